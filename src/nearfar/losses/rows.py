@@ -1,0 +1,134 @@
+"""Losses as rows: functions `rows(s) -> (N,)` of one similarity, one line or two for each paper's equation.
+
+Under a layout (one way, both ways, all views) and with further blocks of negatives they become whole losses; see
+`nearfar.losses` for the doors that take plain tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from nearfar.errors import InputError
+from nearfar.similarity import Count, LogSumExp, Max, Mean, Min, Similarity, Sum, at_least
+
+
+def info_nce_rows(s: Similarity) -> Tensor:
+    """-log( p / (p + sum_n e^{s_n}) ) = softplus( logsumexp(negatives) - s_positive ), in [0, inf)."""
+    return softplus(s.reduce(LogSumExp(where=s.negative)) - s.paired())
+
+
+def smoothed_rows(s: Similarity, *, smoothing: float = 0.1) -> Tensor:
+    """Cross-entropy against (1 - eps) on the positive plus eps / M on each of the M candidates, positive included."""
+    seen = s.visible & ~s.itself
+    negatives, average = s.reduce(LogSumExp(where=s.negative), Mean(where=seen))
+    return softplus(negatives - s.paired()) + smoothing * (s.paired() - average)
+
+
+def require_negatives(s: Similarity, negatives: Tensor, name: str) -> Tensor:
+    """The rows with a negative; raises on every rank if no rank has one, since the loss is then -inf."""
+    some = negatives.detach() > -math.inf
+    if not s.any_rank(some):
+        raise InputError(f"{name} is undefined without negatives: the global batch holds one item only.",
+                         "Use a batch of at least two different items, or add a queue.")
+    return some
+
+
+def dcl_rows(s: Similarity, *, sigma: float | None = None) -> Tensor:
+    """-w_i s_positive + logsumexp(negatives): InfoNCE with the positive taken out of the denominator.
+
+    sigma None: w = 1 (DCL). Else DCLW: w_i = 2 - e^{c_i / sigma} / mean_j e^{c_j / sigma}, c = cosine of the positive
+    pair, a constant in the gradient. May be negative. Rows without a negative count 0. Source: DCL, eq. 4 and 6.
+    """
+    negatives, positive = s.reduce(LogSumExp(where=s.negative)), s.paired()
+    some = require_negatives(s, negatives, "The decoupled loss")
+    if sigma is not None:
+        closeness = (positive.detach() * s.temperature / sigma).detach()
+        positive = positive * (2 - (closeness - s.log_mean_exp(closeness)).exp())
+    return torch.where(some, negatives - positive, 0)
+
+
+def sup_con_rows(s: Similarity) -> Tensor:
+    """logsumexp(all others) - mean over the positives of s: the mean outside the log (SupCon, L_out)."""
+    friends = s.positive & s.visible & ~s.itself
+    everyone_else, mean = s.reduce(LogSumExp(where=s.visible & ~s.itself), Mean(where=friends))
+    return everyone_else - mean
+
+
+def mil_nce_rows(s: Similarity) -> Tensor:
+    """-log( sum_p e^{s_p} / (sum_p e^{s_p} + sum_n e^{s_n}) ): the sum of the positives inside the log (MIL-NCE)."""
+    friends = s.positive & s.visible & ~s.itself
+    bag, negatives = s.reduce(LogSumExp(where=friends), LogSumExp(where=s.negative))
+    return torch.where(bag > -math.inf, softplus(negatives - torch.where(bag > -math.inf, bag, 0)), 0)
+
+
+def log_difference(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """log(e^a - share e^b), -inf where the difference is not positive."""
+    if share == 0:
+        return a
+    ratio = b + math.log(share) - a
+    inside = ratio < 0
+    return torch.where(inside, a + torch.log(-torch.expm1(torch.where(inside, ratio, -1.0))), -math.inf)
+
+
+def hcl_rows(s: Similarity, *, tau_plus: float = 0.1, beta: float = 1.0) -> Tensor:
+    """-log( p / (p + M G) ), G = max( (Q - tau_plus p) / (1 - tau_plus), e^{-1/t} ),
+    Q = sum_k w_k e^{s_k}, w_k = e^{beta s_k} / sum_j e^{beta s_j} over the M negatives.
+
+    Source: Robinson et al., ICLR 2021. beta = 0: the debiased loss; tau_plus = 0 too: InfoNCE.
+    """
+    hard, base, m = s.reduce(LogSumExp(scale=1 + beta, where=s.negative), LogSumExp(scale=beta, where=s.negative),
+                             Count(where=s.negative))
+    some = m > 0
+    positive = s.paired()
+    estimate = log_difference(torch.where(some, hard, 0) - torch.where(some, base, 0), positive, tau_plus)
+    floor = -1 / s.temperature if not isinstance(s.temperature, Tensor) else -1 / s.temperature.detach()
+    log_g = torch.maximum(estimate - math.log1p(-tau_plus), torch.as_tensor(floor).to(estimate))
+    return torch.where(some, softplus(torch.where(some, m, 1).log() + log_g - positive), 0)
+
+
+def debiased_rows(s: Similarity, *, tau_plus: float = 0.1) -> Tensor:
+    """Debiased contrastive loss (Chuang et al., NeurIPS 2020): `hcl_rows` with beta = 0."""
+    return hcl_rows(s, tau_plus=tau_plus, beta=0.0)
+
+
+def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
+    """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th, m = ceil(alpha M).
+
+    Ties are kept; the threshold is a constant in the gradient; one threshold a row. Source: Understanding the
+    Behaviour of Contrastive Loss, sec. 4.3.
+    """
+    total = int(s.reduce(Count(where=s.negative)).max().item()) if s.shape[-2] else 0
+    m = max(1, math.ceil(alpha * total))
+    hard = s.negative & at_least(s.threshold(m, where=s.negative))
+    return softplus(s.reduce(LogSumExp(where=hard)) - s.paired())
+
+
+def siglip_rows(s: Similarity, bias: Tensor | float = 0.0) -> Tensor:
+    """sum_j softplus( -y_ij (s_ij + b) ), y = 1 for the positive and -1 else (SigLIP, sec. 3.2)."""
+    shift = torch.as_tensor(bias, dtype=s.query.dtype, device=s.query.device).expand(s.query.shape[:-1])
+    others = s.reduce(Sum(phi=_sigmoid_loss, per_row=shift, where=s.negative))
+    return others + softplus(-(s.paired() + shift))
+
+
+def _sigmoid_loss(s: Tensor, bias: Tensor) -> Tensor:
+    return softplus(s + bias)
+
+
+def triplet_rows(s: Similarity, *, margin: float = 0.2, mining: str = "hard") -> Tensor:
+    """max(0, s_negative - s_positive + margin); mining "hard": least similar positive and most similar negative of
+    the batch (Hermans et al. 2017); "semi-hard": the most similar negative that is still farther than the positive
+    (FaceNet), else the hardest."""
+    if mining not in ("hard", "semi-hard"):
+        raise InputError(f"mining must be 'hard' or 'semi-hard'. Got '{mining}'.")
+    friends = s.positive & s.visible & ~s.itself
+    positive, negative = s.reduce(Min(where=friends), Max(where=s.negative))
+    if mining == "semi-hard":
+        semi = s.reduce(Max(where=s.negative, below=positive.detach()))
+        negative = torch.where(semi > -math.inf, semi, negative)
+    valid = positive.isfinite() & negative.isfinite()
+    gap = torch.where(valid, negative, 0) - torch.where(valid, positive, 0) + margin
+    return torch.where(valid, gap.clamp(min=0), 0)

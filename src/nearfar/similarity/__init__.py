@@ -1,0 +1,33 @@
+"""A similarity that is never built: every pairwise loss is a few reductions of one matrix, swept tile by tile.
+
+    s = one_way(query, key, temperature=0.07).parts[0]
+    info_nce = s.mean(softplus(s.reduce(LogSumExp(where=s.negative)) - s.paired()))
+"""
+
+from nearfar.similarity.engines import engine
+from nearfar.similarity.layouts import Hidden, Layout, all_views, both_ways, one_way
+from nearfar.similarity.matrix import Block, Similarity, normalise
+from nearfar.similarity.reductions import Count, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
+from nearfar.similarity.relations import (
+    Relation,
+    at_least,
+    at_most,
+    dense,
+    diagonal,
+    everyone,
+    function,
+    listed,
+    low_rank,
+    nobody,
+    overlap,
+    per_column,
+    per_row,
+    same,
+)
+from nearfar.similarity.temperature import Temperature
+
+__all__ = [
+    "Block", "Count", "Hidden", "Layout", "LogSumExp", "Max", "Mean", "Min", "Relation", "Similarity", "SoftmaxMean",
+    "Sum", "Temperature", "all_views", "at_least", "at_most", "both_ways", "dense", "diagonal", "engine", "everyone",
+    "function", "listed", "low_rank", "nobody", "normalise", "one_way", "overlap", "per_column", "per_row", "same",
+]

@@ -1,0 +1,233 @@
+"""How the matrix is swept: `dense` builds it, `streaming` visits it tile by tile and computes each tile again for the
+gradient. Both give the same values and gradients; `auto` takes the faster one for the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.errors import InputError, did_you_mean
+from nearfar.similarity.reductions import Reduction
+from nearfar.similarity.relations import Tile
+
+# Entries of the matrix from which streaming is the faster engine, by device type (benchmarks/loss records them).
+CROSSOVER = {"cpu": 1 << 20, "cuda": 1 << 24}
+TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}
+ENGINES = ("auto", "dense", "streaming")
+
+
+@dataclass
+class Choice:
+    """The engine in force, and a counter of visited tiles for tests and benchmarks."""
+
+    name: str = "auto"
+    tile: tuple[int, int] | None = None
+    visited: int = 0
+
+
+_current = Choice()
+
+
+@contextmanager
+def engine(name: str = "auto", tile: int | tuple[int, int] | None = None) -> Iterator[Choice]:
+    """Forces an engine inside a `with` block. `tile`: rows and columns of a tile (one number for both)."""
+    global _current
+    if name not in ENGINES:
+        raise InputError(f"Unknown similarity engine '{name}'.{did_you_mean(name, ENGINES)}",
+                         f"Choose one of {', '.join(ENGINES)}.")
+    before = _current
+    _current = Choice(name, (tile, tile) if isinstance(tile, int) else tile)
+    try:
+        yield _current
+    finally:
+        _current = before
+
+
+@dataclass(frozen=True)
+class Operand:
+    """The columns of one block: keys (..., M, D) shared by all rows, or (..., N, L, D) lists of each row's own."""
+
+    keys: Tensor
+    own: bool
+
+    @property
+    def width(self) -> int:
+        return self.keys.shape[-2]
+
+    def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
+        q = query[..., rows, :]
+        if not self.own:
+            return q @ self.keys[..., columns, :].transpose(-1, -2)
+        return (self.keys[..., rows, columns, :] @ q.unsqueeze(-1)).squeeze(-1)
+
+
+def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+    """Answers all `reductions` of query @ keys^T in one sweep; one more sweep gives all gradients."""
+    _check(operands, reductions)
+    entries = query.shape[:-1].numel() * sum(o.width for o in operands)
+    name = _current.name
+    if name == "auto":
+        name = "streaming" if entries > CROSSOVER.get(query.device.type, 1 << 24) else "dense"
+    tile = None
+    if name == "streaming":
+        tile = _current.tile or TILE.get(query.device.type, (1024, 1024))
+        inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
+        return list(_Streamed.apply(_Sweep(operands, reductions, tile, _current), *inputs))
+    return _sweep(query, operands, reductions, None, _current)[0]
+
+
+def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None:
+    for r in reductions:
+        if r.dim == 0 and operands[r.block].own:
+            raise InputError("Columns of an anchor's own list have no reduction (dim=0).", "Use dim=1, or share the block.")
+
+
+def _slices(n: int, size: int | None) -> list[slice]:
+    size = size or max(n, 1)
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def tiles(query: Tensor, operands: Sequence[Operand], size: tuple[int, int] | None) -> Iterator[Tile]:
+    height, width = size or (None, None)
+    for block, operand in enumerate(operands):
+        for rows in _slices(query.shape[-2], height):
+            for columns in _slices(operand.width, width):
+                yield Tile(rows, block, columns, operand.own, query.device)
+
+
+def _values(r: Reduction, t: Tile) -> dict[str, Tensor]:
+    return {name: x[..., t.rows].unsqueeze(-1) for name, x in r.row_values().items()}
+
+
+def _span(r: Reduction, t: Tile) -> slice:
+    return t.rows if r.dim == 1 else t.columns
+
+
+def _sweep(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
+           size: tuple[int, int] | None, choice: Choice) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """One pass over all tiles. Without a size each block is one tile, and the pass is differentiable."""
+    lead, n = query.shape[:-2], query.shape[-2]
+    states = [r.start((*lead, n if r.dim == 1 else operands[r.block].width), query) for r in reductions]
+    for t in tiles(query, operands, size):
+        live = [k for k, r in enumerate(reductions) if not r.skips(t)]
+        if not live:
+            continue
+        choice.visited += 1
+        s = operands[t.block].product(query, t.rows, t.columns)
+        t = Tile(t.rows, t.block, t.columns, t.own, t.device, s)
+        for k in live:
+            r, span = reductions[k], _span(reductions[k], t)
+            mask, weight = r.parts(t)
+            if size is None:
+                states[k] = r.fold(states[k], s, mask, weight, **_values(r, t))
+                continue
+            piece = r.fold([x[..., span] for x in states[k]], s, mask, weight, **_values(r, t))
+            for whole, part in zip(states[k], piece, strict=True):
+                whole[..., span] = part
+    return [r.finish(x) for r, x in zip(reductions, states, strict=True)], states
+
+
+@dataclass
+class _Sweep:
+    operands: Sequence[Operand]
+    reductions: Sequence[Reduction]
+    tile: tuple[int, int]
+    choice: Choice
+
+
+class _Streamed(torch.autograd.Function):
+    """Forward: one sweep, keeping results only. Backward: one sweep that computes each tile again."""
+
+    @staticmethod
+    def forward(ctx: Any, sweep: _Sweep, *inputs: Tensor):
+        query, keys = inputs[0], inputs[1:1 + len(sweep.operands)]
+        operands = [Operand(k, o.own) for k, o in zip(keys, sweep.operands, strict=True)]
+        results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
+        kept = [r.saved(x) for r, x in zip(sweep.reductions, states, strict=True)]
+        ctx.sweep, ctx.lengths = sweep, [len(x) for x in kept]
+        ctx.save_for_backward(*inputs, *results, *(x for group in kept for x in group))
+        return tuple(results)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor):
+        sweep: _Sweep = ctx.sweep
+        saved = list(ctx.saved_tensors)
+        many = len(saved) - sum(ctx.lengths) - len(sweep.reductions)
+        inputs, rest = saved[:many], saved[many:]
+        results, flat = rest[:len(sweep.reductions)], iter(rest[len(sweep.reductions):])
+        kept = [[next(flat) for _ in range(k)] for k in ctx.lengths]
+        needed = [x.requires_grad and need for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
+        return None, *_Backward(sweep, inputs, results, kept, grads, needed).run()
+
+
+class _Backward:
+    def __init__(self, sweep: _Sweep, inputs, results, kept, grads, needed):
+        self.sweep, self.results, self.kept, self.grads = sweep, results, kept, grads
+        blocks = len(sweep.operands)
+        self.query = inputs[0].detach()
+        self.operands = [Operand(k.detach(), o.own) for k, o in zip(inputs[1:1 + blocks], sweep.operands, strict=True)]
+        self.out = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needed, strict=True)]
+        self.slots: list[list[int]] = []
+        position = 1 + blocks
+        for r in sweep.reductions:
+            count = len(r.tensors())
+            self.slots.append(list(range(position, position + count)))
+            position += count
+
+    def run(self) -> list[Tensor | None]:
+        for t in tiles(self.query, self.operands, self.sweep.tile):
+            live = [k for k, r in enumerate(self.sweep.reductions) if not r.skips(t)]
+            if live:
+                self.visit(t, live)
+        return self.out
+
+    def visit(self, t: Tile, live: list[int]) -> None:
+        s = self.operands[t.block].product(self.query, t.rows, t.columns)
+        t = Tile(t.rows, t.block, t.columns, t.own, t.device, s)
+        total = None
+        for k in live:
+            flow = self.pull(k, t, s)
+            if flow is not None:
+                total = flow if total is None else total.add_(flow)
+        if total is None:
+            return
+        operand, q_rows = self.operands[t.block], self.query[..., t.rows, :]
+        d_query, d_keys = self.out[0], self.out[1 + t.block]
+        if not t.own:
+            if d_query is not None:
+                d_query[..., t.rows, :] += total @ operand.keys[..., t.columns, :]
+            if d_keys is not None:
+                d_keys[..., t.columns, :] += total.transpose(-1, -2) @ q_rows
+            return
+        if d_query is not None:
+            d_query[..., t.rows, :] += (total.unsqueeze(-2) @ operand.keys[..., t.rows, t.columns, :]).squeeze(-2)
+        if d_keys is not None:
+            d_keys[..., t.rows, t.columns, :] += total.unsqueeze(-1) * q_rows.unsqueeze(-2)
+
+    def pull(self, k: int, t: Tile, s: Tensor) -> Tensor | None:
+        r, span = self.sweep.reductions[k], _span(self.sweep.reductions[k], t)
+        weight_tensors = r.weight.tensors() if r.weight is not None else ()
+        with torch.set_grad_enabled(bool(weight_tensors)):
+            mask, weight = r.parts(t)
+        held = weight.detach() if weight is not None else None
+        kept = [x[..., span] for x in self.kept[k]]
+        pull = r.pull(self.grads[k][..., span], self.results[k][..., span], kept, s, mask, held, **_values(r, t))
+        if weight_tensors and weight is not None and pull.weight is not None and weight.requires_grad:
+            self.spread(k, weight, pull.weight, weight_tensors)
+        if pull.per_row is not None and self.out[self.slots[k][-1]] is not None:
+            self.out[self.slots[k][-1]][..., t.rows] += pull.per_row.squeeze(-1)
+        return pull.s
+
+    def spread(self, k: int, weight: Tensor, flow: Tensor, tensors: Sequence[Tensor]) -> None:
+        """Carries the gradient of a tile's weights back to the tensors that they were made of."""
+        flow = flow.sum_to_size(weight.shape)
+        for slot, g in zip(self.slots[k], torch.autograd.grad(weight, tensors, flow, allow_unused=True), strict=False):
+            if g is not None and self.out[slot] is not None:
+                self.out[slot] += g

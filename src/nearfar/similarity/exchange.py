@@ -1,0 +1,103 @@
+"""Embeddings across processes: every rank sees the candidates of all ranks, with exact gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nearfar.errors import InputError, did_you_mean
+
+NEGATIVES = ("local", "global")
+_warned = False
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all ranks, (sum of n_r, ...). Backward: the gradients of all ranks for the own rows, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.sizes, ctx.group = sizes, group
+        return _all_rows(x, sizes, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor):
+        total = grads[0].contiguous()
+        dist.all_reduce(total, group=ctx.group)
+        rank = dist.get_rank(ctx.group)
+        start = sum(ctx.sizes[:rank])
+        return total[start:start + ctx.sizes[rank]], None, None
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor):
+        g = grads[0].clone()
+        dist.all_reduce(g, group=ctx.group)
+        return g, None
+
+
+def all_sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The sum over ranks; its gradient is the sum of the gradients of all ranks."""
+    total = _AllSum.apply(x, group)
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _all_rows(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
+    most = max(sizes)
+    padded = x.new_zeros((most, *x.shape[1:]))
+    padded[: x.shape[0]] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """`group` None: this process alone."""
+
+    group: dist.ProcessGroup | None = None
+
+    def gather(self, x: Tensor) -> tuple[Tensor, int]:
+        """The rows of all ranks, and the place of this rank's first row."""
+        if self.group is None:
+            return x, 0
+        sizes = self.sizes(x.shape[0], x.device)
+        rows = _Gather.apply(x, sizes, self.group)
+        assert isinstance(rows, Tensor)
+        return rows, sum(sizes[: dist.get_rank(self.group)])
+
+    def sizes(self, n: int, device: torch.device) -> list[int]:
+        world = dist.get_world_size(self.group)
+        counts = torch.zeros(world, dtype=torch.long, device=device)
+        counts[dist.get_rank(self.group)] = n
+        dist.all_reduce(counts, group=self.group)
+        return counts.tolist()
+
+
+def exchange(negatives: str) -> Exchange:
+    """"local": this process alone (warns once where a process group is running); "global": all ranks."""
+    global _warned
+    if negatives not in NEGATIVES:
+        raise InputError(f"negatives must be 'local' or 'global'. Got '{negatives}'.{did_you_mean(negatives, NEGATIVES)}")
+    running = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if negatives == "global" and running:
+        return Exchange(dist.group.WORLD)
+    if running and not _warned:
+        _warned = True
+        import warnings
+
+        warnings.warn(f"negatives='local' in a group of {dist.get_world_size()} processes: each anchor sees only the "
+                      "candidates of its own process. Pass negatives='global' to see those of all.", stacklevel=3)
+    return Exchange()

@@ -1,0 +1,162 @@
+"""Layouts make the similarities of a loss from embeddings: who is an anchor, who a candidate, who a positive.
+
+A loss is a function `rows(s) -> (N,)` of one similarity; a layout says over which similarities it runs and how their
+means are joined. So every loss works with one direction, both directions, many views, and further blocks of negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.errors import InputError
+from nearfar.similarity.exchange import Exchange, exchange
+from nearfar.similarity.matrix import Block, Similarity
+from nearfar.similarity.relations import Listed, Relation, Same, nobody
+
+Rows = Callable[[Similarity], Tensor]
+
+
+@dataclass
+class Layout:
+    """Similarities whose losses are joined by "mean" or "sum"."""
+
+    parts: list[Similarity]
+    join: str = "mean"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def loss(self, rows: Rows) -> Tensor:
+        """The mean of `rows` over the anchors of each part, joined. A scalar."""
+        total = torch.stack([s.mean(rows(s)) for s in self.parts]).sum()
+        return total / len(self.parts) if self.join == "mean" else total
+
+
+Extra = Sequence[Block] | Callable[[Tensor], Sequence[Block]]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Pairs of items that are neither positive nor negative of each other: duplicates and known positives.
+
+    `kinds`: for each kind of identity the values of an anchor's item and of a candidate's item, integers (n,) each;
+    items whose values are equal (and not negative) are hidden from each other.
+    """
+
+    kinds: Sequence[tuple[Tensor, Tensor]]
+
+    def relation(self, items: Tensor, net: Exchange, repeat: int = 1) -> Relation:
+        """Anchors of the local items `items` against the items of all ranks, the columns repeated `repeat` times."""
+        relation: Relation = nobody
+        for row, column in self.kinds:
+            relation = relation | Same(row[items], [net.gather(column)[0].repeat(repeat)])
+        return relation
+
+
+def _one(query: Tensor, keys: Tensor, items: Tensor, positive: Listed, itself: Relation, hidden: Relation,
+         extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange, in_batch: bool = True) -> Similarity:
+    visible = ~(hidden & ~positive) if in_batch else positive
+    more = extra(items) if callable(extra) else extra
+    return Similarity(query, [Block(keys, visible=visible), *more], positive=positive, itself=itself,
+                      temperature=temperature, similarity=similarity, group=net.group)
+
+
+def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
+            hidden: Hidden | None = None, extra: Extra = (), in_batch: bool = True,
+            negatives: str = "local") -> Layout:
+    """Query i against its key i; the other keys of the batch (all ranks with "global") are its negatives.
+
+    Args: query, key: (n, D). key may hold more rows than query (further negatives at the end).
+        extra: further blocks, or a function that makes them for the anchors' items (LongTensor).
+        in_batch: False leaves only the blocks of `extra` as negatives (MoCo, Contriever).
+    """
+    if key.shape[0] < query.shape[0]:
+        raise InputError(f"Each query needs a key: got {query.shape[0]} queries and {key.shape[0]} keys.")
+    net = exchange(negatives)
+    keys, offset = net.gather(key)
+    items = torch.arange(query.shape[0], device=query.device)
+    relation = nobody if hidden is None else hidden.relation(items, net)
+    return Layout([_one(query, keys, items, Listed(items + offset), nobody, relation, extra, temperature, similarity,
+                        net, in_batch)])
+
+
+def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
+              hidden: Hidden | None = None, extra: Extra = (), extra_back: Extra = (),
+              join: str = "mean", negatives: str = "local") -> Layout:
+    """a_i against all b, and b_i against all a: the two directions of image-text and other pairs.
+
+    b may hold more rows than a: further candidates of the direction a -> b. `extra` holds further candidates of the direction a -> b, `extra_back` of b -> a.
+    """
+    forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, extra=extra,
+                    negatives=negatives)
+    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity, hidden=hidden,
+                   extra=extra_back, negatives=negatives)
+    return Layout(forth.parts + back.parts, join)
+
+
+def _transposed(temperature: float | Tensor) -> float | Tensor:
+    if isinstance(temperature, Tensor) and temperature.dim() >= 2:
+        return temperature.transpose(-1, -2)
+    return temperature
+
+
+def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperature: float | Tensor = 1.0,
+              similarity: str = "cosine", hidden: Hidden | None = None, extra: Extra = (),
+              negatives: str = "local") -> Layout:
+    """Every view against every target view of the same item, the other items of both views as negatives.
+
+    Two views: the 2n anchors of NT-Xent, each with 2n - 1 candidates. More: the mean over the ordered pairs of a view
+    and a target (the first `targets` views; default all), so that 8 crops with 2 big ones need no other loss.
+
+    Args: views: V tensors (n, D), row i of each is the same item.
+    Raises InputError: fewer than two views, or views of different sizes.
+    """
+    if len(views) < 2:
+        raise InputError(f"all_views needs at least two views. Got {len(views)}.")
+    if len({v.shape for v in views}) > 1:
+        raise InputError(f"All views must have the same shape. Got {[tuple(v.shape) for v in views]}.")
+    net = exchange(negatives)
+    count = len(views) if targets is None else targets
+    pairs = [(a, b) for a in range(len(views)) for b in range(count) if a != b]
+    if len(views) == 2 and count == 2:
+        pairs = [(0, 1)]
+    elif count >= 2:
+        pairs = [(a, b) for a, b in pairs if not (a < count and a > b)]
+    parts, weights = [], []
+    for a, b in pairs:
+        symmetric = a < count and b < count
+        parts.append(_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, extra, net))
+        weights.append(2 if symmetric else 1)
+    return _Weighted(parts, weights) if len(set(weights)) > 1 else Layout(parts)
+
+
+class _Weighted(Layout):
+    """Parts that stand for different numbers of ordered pairs."""
+
+    def __init__(self, parts: list[Similarity], weights: list[int]):
+        super().__init__(parts)
+        self.weights = weights
+
+    def loss(self, rows: Rows) -> Tensor:
+        total = torch.stack([w * s.mean(rows(s)) for s, w in zip(self.parts, self.weights, strict=True)]).sum()
+        return total / sum(self.weights)
+
+
+def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
+                   hidden: Hidden | None, extra: Extra, net: Exchange) -> Similarity:
+    """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
+    keys_a, offset = net.gather(a)
+    keys_b, _ = net.gather(b)
+    total = keys_a.shape[0]
+    items = torch.arange(a.shape[0], device=a.device)
+    mine = items + offset
+    query = torch.cat([a, b]) if symmetric else a
+    positive = torch.cat([mine + total, mine]) if symmetric else mine + total
+    itself = torch.cat([mine, mine + total]) if symmetric else mine
+    items = items.repeat(2) if symmetric else items
+    relation = nobody if hidden is None else hidden.relation(items, net, repeat=2)
+    return _one(query, torch.cat([keys_a, keys_b]), items, Listed(positive), Listed(itself), relation, extra,
+                temperature, similarity, net)

@@ -1,0 +1,291 @@
+"""`Similarity`: the matrix S_ij = sim(query_i, key_j) / temperature, asked for reductions and never built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import overload
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nearfar.errors import InputError, did_you_mean
+from nearfar.similarity import engines
+from nearfar.similarity.exchange import all_sum
+from nearfar.similarity.reductions import Count, Reduction
+from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
+
+SIMILARITIES = ("cosine", "dot", "euclidean")
+
+
+@dataclass(eq=False)
+class Block:
+    """Candidates. `keys` (..., M, D) are shared by all anchors; with `own=True` (..., N, L, D) is a list for each anchor.
+
+    `ids`, `labels`: integers of the candidates, (M,) or (N, L); negative = unknown.
+    `visible`: which anchors may see them at all (a relation over this block alone); `gradient=False` holds the keys constant.
+    """
+
+    keys: Tensor
+    own: bool = False
+    ids: Tensor | None = None
+    labels: Tensor | None = None
+    visible: Relation = field(default_factory=lambda: everyone)
+    gradient: bool = True
+
+
+@dataclass(eq=False)
+class _PerBlock(Relation):
+    """Another relation for each block; each sees its own block as block 0."""
+
+    members: Sequence[Relation]
+
+    def tile(self, t: Tile) -> Tensor:
+        return self.members[t.block].tile(replace(t, block=0))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(x for m in self.members for x in m.tensors())
+
+    def empty(self, t: Tile) -> bool:
+        return self.members[t.block].empty(replace(t, block=0))
+
+
+class Similarity:
+    """S_ij = sim(query_i, key_j) / temperature over one or more blocks of candidates.
+
+    Args:
+        query: anchors (..., N, D).
+        blocks: keys (..., M, D), a `Block`, or several.
+        positive: the declared positives (a relation; `listed(columns)` for one a row). Default: none.
+        itself: pairs that are the same object (empty between two towers). Default: none.
+        temperature: number or tensor, scalar, (N, 1) or (1, M) of the first block; divides. Never clamped here.
+        similarity: "cosine", "dot", or "euclidean" (minus the squared distance).
+        ids, labels: integers of the anchors, (N,), compared with those of the blocks by `same("ids")`.
+        group: process group whose ranks share the mean; None is this process alone.
+
+    Half precision is accumulated in float32; float64 stays float64. A zero vector has cosine 0 with everything.
+
+    Raises:
+        InputError: shapes that do not fit, an unknown similarity, a temperature that is not positive.
+    """
+
+    def __init__(self, query: Tensor, blocks: Tensor | Block | Sequence[Block], *, positive: Relation | None = None,
+                 itself: Relation | None = None, temperature: float | Tensor = 1.0, similarity: str = "cosine",
+                 ids: Tensor | None = None, labels: Tensor | None = None, group: dist.ProcessGroup | None = None):
+        if isinstance(blocks, Tensor):
+            blocks = [Block(blocks)]
+        self.blocks = [blocks] if isinstance(blocks, Block) else list(blocks)
+        _check(query, self.blocks, temperature, similarity)
+        self.temperature, self.similarity, self.group = temperature, similarity, group
+        self.ids, self.labels = ids, labels
+        self.positive = positive if positive is not None else nobody
+        self.itself = itself if itself is not None else nobody
+        self.visible: Relation = _PerBlock([b.visible for b in self.blocks])
+        if all(b.visible is everyone for b in self.blocks):
+            self.visible = everyone
+        self.negative = self.visible & ~self.positive & ~self.itself
+        self.query, self._operands = _factors(query, self.blocks, temperature, similarity)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(..., N, total number of candidates a row)."""
+        return (*self.query.shape[:-1], sum(o.width for o in self._operands))
+
+    def same(self, what: str) -> Relation:
+        """Pairs with equal "ids" or "labels"; blocks that carry none are related to nobody."""
+        rows = {"ids": self.ids, "labels": self.labels}.get(what)
+        if rows is None:
+            raise InputError(f"These anchors carry no '{what}'.", "Pass ids= or labels= to the similarity.")
+        return Same(rows, [getattr(b, what) for b in self.blocks])
+
+    @overload
+    def reduce(self, reduction: Reduction, /) -> Tensor: ...
+    @overload
+    def reduce(self, reduction: Reduction, another: Reduction, /, *more: Reduction) -> list[Tensor]: ...
+    def reduce(self, *reductions):
+        """Answers all reductions in one sweep over the tiles: (..., N) for dim=1, (..., M) for dim=0."""
+        if not reductions:
+            raise InputError("reduce() needs at least one reduction.")
+        answers = engines.reduce(self.query, self._operands, reductions)
+        return answers[0] if len(answers) == 1 else answers
+
+    def at(self, columns: Tensor, block: int = 0) -> Tensor:
+        """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P)."""
+        operand = self._operands[block]
+        flat = columns if columns.dim() > 1 else columns[:, None]
+        if operand.own:
+            keys = operand.keys.gather(-2, flat[..., None].expand(*flat.shape, operand.keys.shape[-1]))
+        else:
+            keys = operand.keys[..., flat, :]
+        s = (keys * self.query.unsqueeze(-2)).sum(-1)
+        return s if columns.dim() > 1 else s.squeeze(-1)
+
+    def paired(self) -> Tensor:
+        """S of each row's declared positive, (..., N). A row whose positive is -1 gets 0 and leaves `mean`."""
+        positive = self._one_positive()
+        held = positive.columns >= 0
+        return torch.where(held, self.at(positive.columns.clamp(min=0), positive.block), 0)
+
+    def _one_positive(self) -> Listed:
+        if not isinstance(self.positive, Listed) or self.positive.columns.dim() != 1:
+            raise InputError("paired() needs exactly one declared positive a row.",
+                             "Declare it with positive=listed(columns), or use a reduction with where=s.positive.")
+        return self.positive
+
+    def has_positive(self) -> Tensor:
+        """Which rows have a positive, bool (..., N)."""
+        n = self.query.shape[:-1]
+        if isinstance(self.positive, Listed):
+            held = self.positive.columns >= 0
+            return (held if held.dim() == 1 else held.any(1)).expand(n)
+        if self.positive is nobody:
+            return torch.zeros(n, dtype=torch.bool, device=self.query.device)
+        with torch.no_grad():
+            return self.reduce(Count(where=self.positive & self.visible & ~self.itself)) > 0
+
+    def mean(self, rows: Tensor, where: Tensor | None = None) -> Tensor:
+        """The mean of `rows` (..., N) over all anchors of all ranks that have a positive (or those of `where`).
+
+        Scaled so that the average over ranks (DDP's) is exact. No such row anywhere: 0 with a graph.
+        """
+        where = self.has_positive() if where is None else where
+        kept = torch.where(where, rows, torch.zeros_like(rows))
+        total, count = kept.sum(), where.sum().to(rows.dtype)
+        if self.group is not None:
+            dist.all_reduce(count, group=self.group)
+            total = total * dist.get_world_size(self.group)
+        return total / count.clamp(min=1)
+
+    def log_mean_exp(self, rows: Tensor) -> Tensor:
+        """log of the mean of exp(rows) over all anchors of all ranks; a scalar."""
+        top = rows.detach().max() if rows.numel() else rows.new_tensor(-math.inf)
+        count = rows.new_tensor(float(rows.numel()))
+        if self.group is not None:
+            dist.all_reduce(top, dist.ReduceOp.MAX, group=self.group)
+            dist.all_reduce(count, group=self.group)
+        total = (rows - top).exp().sum()
+        if self.group is not None:
+            total = all_sum(total, self.group)
+        return top + (total / count).log()
+
+    def any_rank(self, flag: Tensor) -> bool:
+        """Whether `flag` holds on any rank, so that all ranks raise together."""
+        flag = flag.any().float()
+        if self.group is not None:
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
+        return bool(flag > 0)
+
+    def topk(self, k: int, *, where: Relation | None = None, block: int = 0) -> tuple[Tensor, Tensor]:
+        """The k largest S of each row in one block: detached values and column numbers, (..., N, k).
+
+        Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
+        """
+        with torch.no_grad():
+            return _topk(self.query.detach(), self._operands[block], block, k, where)
+
+    def threshold(self, m: int, *, where: Relation | None = None, block: int = 0) -> Tensor:
+        """Each row's m-th largest S in one block, (..., N), detached; -inf where a row has fewer than m.
+
+        Lowered by the rounding error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
+        """
+        value = self.topk(m, where=where, block=block)[0][..., -1]
+        longest = self._operands[block].keys.detach().norm(dim=-1).amax()
+        return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
+
+    def dense(self) -> Tensor:
+        """The whole matrix (..., N, total): small cases, teaching, tests."""
+        parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
+        return torch.cat(parts, -1)
+
+    def mask(self, relation: Relation) -> Tensor:
+        """A relation as a whole matrix (..., N, total): small cases, teaching, tests."""
+        full = [t for t in engines.tiles(self.query, self._operands, None)]
+        s = [self._operands[t.block].product(self.query, t.rows, t.columns) for t in full]
+        parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.own, t.device, x)).expand_as(x)
+                 for t, x in zip(full, s, strict=True)]
+        return torch.cat(parts, -1)
+
+
+def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> None:
+    if similarity not in SIMILARITIES:
+        raise InputError(f"Unknown similarity '{similarity}'.{did_you_mean(similarity, SIMILARITIES)}",
+                         f"Choose one of {', '.join(SIMILARITIES)}.")
+    if query.dim() < 2:
+        raise InputError(f"query must be (..., N, D). Got {tuple(query.shape)}.")
+    if not blocks:
+        raise InputError("A similarity needs at least one block of candidates.")
+    for b, block in enumerate(blocks):
+        keys = block.keys
+        if keys.dim() < 2 + block.own or keys.shape[-1] != query.shape[-1]:
+            shape = "(..., N, L, D)" if block.own else "(..., M, D)"
+            raise InputError(f"keys of block {b} must be {shape} with D = {query.shape[-1]}. Got {tuple(keys.shape)}.")
+        if block.own and keys.shape[-3] != query.shape[-2]:
+            raise InputError(f"Block {b} has lists for {keys.shape[-3]} anchors, but there are {query.shape[-2]}.")
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+
+
+def _accumulated(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def normalise(x: Tensor, eps: float = 1e-12) -> Tensor:
+    """Rows scaled to unit length in float32 (or float64); a zero row stays zero and gets a zero gradient."""
+    x = _accumulated(x)
+    squares = (x * x).sum(-1, keepdim=True)
+    some = squares > eps * eps
+    return x * torch.where(some, torch.where(some, squares, 1).rsqrt(), 0)
+
+
+def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
+             similarity: str) -> tuple[Tensor, list[engines.Operand]]:
+    """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
+    keys = [b.keys if b.gradient else b.keys.detach() for b in blocks]
+    if similarity == "cosine":
+        query, keys = normalise(query), [normalise(k) for k in keys]
+    else:
+        query, keys = _accumulated(query), [_accumulated(k) for k in keys]
+    if similarity == "euclidean":
+        centre = query.detach().mean(-2, keepdim=True)
+        query, keys = _lifted_query(query - centre), [
+            _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
+    lead = query.shape[:-2]
+    if isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1:
+        keys[0] = keys[0] / temperature.transpose(-1, -2).to(keys[0].dtype)
+    else:
+        query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
+    keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
+    return query, [engines.Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
+
+
+def _lifted_query(q: Tensor) -> Tensor:
+    return torch.cat([2 * q, -(q * q).sum(-1, keepdim=True), -torch.ones_like(q[..., :1])], -1)
+
+
+def _lifted_key(k: Tensor) -> Tensor:
+    return torch.cat([k, torch.ones_like(k[..., :1]), (k * k).sum(-1, keepdim=True)], -1)
+
+
+def _topk(query: Tensor, operand: engines.Operand, block: int, k: int,
+          where: Relation | None) -> tuple[Tensor, Tensor]:
+    if k < 1:
+        raise InputError(f"k must be at least 1. Got {k}.")
+    lead, n = query.shape[:-2], query.shape[-2]
+    values = query.new_full((*lead, n, k), -math.inf)
+    places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
+    for rows in engines._slices(n, 1024):
+        for columns in engines._slices(operand.width, 8192):
+            s = operand.product(query, rows, columns)
+            t = Tile(rows, block, columns, operand.own, query.device, s)
+            if where is not None:
+                if where.empty(t):
+                    continue
+                s = torch.where(where.tile(t), s, -math.inf)
+            best, at = s.topk(min(k, s.shape[-1]), -1)
+            at = torch.where(best == -math.inf, -1, at + columns.start)
+            both, index = torch.cat([values[..., rows, :], best], -1), torch.cat([places[..., rows, :], at], -1)
+            top, order = both.topk(k, -1)
+            values[..., rows, :], places[..., rows, :] = top, index.gather(-1, order)
+    return values, places
