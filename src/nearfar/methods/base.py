@@ -1,0 +1,308 @@
+"""The contract of a method, and what travels with every batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from nearfar.errors import InputError, NearfarError
+from nearfar.similarity import Hidden
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from. `differs`: where this implementation or the released code departs from the paper."""
+
+    title: str
+    venue: str
+    idea: str
+    arxiv: str = ""
+    differs: str = ""
+
+    @property
+    def link(self) -> str:
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the defaults called "auto" may depend on. `samples`: training rows; `items`: things to contrast (groups
+    where several members are drawn); `steps`: optimiser steps of the whole run."""
+
+    samples: int
+    items: int
+    batch_size: int
+    steps: int
+    has_groups: bool = False
+
+    @property
+    def epoch(self) -> int:
+        """Steps in which every item is seen once."""
+        return max(1, self.items // self.batch_size)
+
+
+@dataclass
+class Batch:
+    """n items; with `members` > 1 the rows of each field are member-major: all first members, then all second...
+
+    rows: sample ids (members n,); inputs: role -> uint8 images, Tokens or features; content: role -> content ids;
+    groups: (members n,) or None; labels: column -> (members n,), -1 = missing; views: role -> list of views.
+    """
+
+    rows: Tensor
+    inputs: dict[str, Any]
+    content: dict[str, Tensor] = field(default_factory=dict)
+    groups: Tensor | None = None
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    members: int = 1
+    step: int = 0
+    steps: int = 1
+    seed: int = 0
+    views: dict[str, list] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.rows.shape[0] // self.members
+
+    def to(self, device: torch.device | str) -> Batch:
+        return dataclasses.replace(self, rows=self.rows.to(device), inputs=_to(self.inputs, device),
+                                   content=_to(self.content, device), labels=_to(self.labels, device),
+                                   groups=None if self.groups is None else self.groups.to(device))
+
+    def generator(self) -> torch.Generator:
+        """Random numbers of this step alone, so that a resumed run draws the same."""
+        generator = torch.Generator(device=self.rows.device)
+        generator.manual_seed((self.seed * 1_000_003 + self.step) % (1 << 63))
+        return generator
+
+    def marks(self) -> Tensor:
+        """(n, kinds): group and content of each item, -1 where unknown."""
+        n, kinds = len(self), []
+        if self.groups is not None:
+            kinds.append(self.groups[:n])
+        for values in self.content.values():
+            kinds += list(values.split(n))
+        return torch.stack(kinds, 1) if kinds else self.rows.new_full((n, 0), -1)
+
+    def hidden(self) -> Hidden:
+        """Items of the batch that are no negatives of each other: one group, or any equal content."""
+        n, kinds = len(self), []
+        if self.groups is not None:
+            kinds.append((self.groups[:n], self.groups[:n]))
+        for values in self.content.values():
+            parts = values.split(n)
+            kinds += [(a, b) for a in parts for b in parts]
+        return Hidden(kinds)
+
+    def masked_share(self) -> float:
+        """The share of pairs of different items that are hidden from each other."""
+        n = min(len(self), 2048)
+        if n < 2:
+            return 0.0
+        same = torch.zeros(n, n, dtype=torch.bool, device=self.rows.device)
+        for a, b in self.hidden().kinds:
+            same |= (a[:n, None] == b[None, :n]) & (a[:n, None] >= 0)
+        same.fill_diagonal_(False)
+        return float(same.sum()) / (n * (n - 1))
+
+
+def _to(values: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    return {k: [x.to(device) for x in v] if isinstance(v, list) else v.to(device) for k, v in values.items()}
+
+
+@dataclass
+class Loss:
+    """The total that is minimised, and its named terms for the learning curve."""
+
+    total: Tensor
+    terms: dict[str, Tensor | float] = field(default_factory=dict)
+
+
+class Tower(nn.Module):
+    """Encoder and head of one role. `kept`: the head belongs to the embedding, not to training alone."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module | None = None, kept: bool = False):
+        super().__init__()
+        self.encoder, self.head, self.kept = encoder, head, kept
+
+    def features(self, x: Any) -> Tensor:
+        """(n, encoder.dim). Cached features of a frozen encoder pass through."""
+        if isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point():
+            return x
+        return self.encoder(x)
+
+    def forward(self, x: Any) -> Tensor:
+        h = self.features(x)
+        return h if self.head is None else self.head(h)
+
+    def embed(self, x: Any) -> Tensor:
+        """What the model gives at inference."""
+        return self(x) if self.kept else self.features(x)
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights are updated; chosen by `fit`, not by the method.
+
+    optimiser: a name that timm knows (adamw, sgd, lars, lamb, ...); lr: peak learning rate; warmup: steps of linear
+    rise; schedule: "cosine", "linear" or "constant" from the peak to `final` times the peak.
+    """
+
+    optimiser: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    warmup: int = 0
+    schedule: str = "cosine"
+    final: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        """The learning rate at a step, as a share of the peak."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        share = (step - self.warmup) / max(1, steps - self.warmup)
+        if self.schedule == "constant":
+            return 1.0
+        fall = (1 + math.cos(math.pi * min(share, 1))) / 2 if self.schedule == "cosine" else max(0.0, 1 - share)
+        return self.final + (1 - self.final) * fall
+
+
+class Method(pl.LightningModule):
+    """One paper. A plain one writes `encode` and `loss`; the rest has defaults that do nothing.
+
+    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
+    literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
+    the batch act as negatives (then gradient accumulation does not replace a larger batch).
+    """
+
+    slug: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    paper: ClassVar[Paper]
+    needs: ClassVar[Sequence[frozenset[str]]] = ()
+    preset_paper: ClassVar[Mapping[str, Any]] = {}
+    micro_batch: ClassVar[bool] = True
+    uses_batch: ClassVar[bool] = True
+
+    optimisation: Optimisation = Optimisation()
+    facts: Facts
+
+    def __init__(self):
+        super().__init__()
+        self.watched: Tensor | None = None
+        self.terms: dict[str, float] = {}
+        self._pending: tuple[dict[str, Any], Batch] | None = None
+
+    # -- what a method writes ------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> int:
+        """Rows that one item needs from the sampler."""
+        return 1
+
+    def resolve(self, facts: Facts) -> dict[str, Any]:
+        """Sizes what depends on the data; returns what each "auto" became, for the reader."""
+        return {}
+
+    def prepare(self, data: Any, rows: Any) -> None:
+        """Once before training (mine, cluster, generate); `rows` are the training rows of `data`."""
+
+    def make_views(self, batch: Batch) -> dict[str, list]:
+        """Batch inputs -> views, without gradient, from `batch.generator()` alone."""
+        return {}
+
+    def encode(self, batch: Batch) -> dict[str, Any]:
+        """Views -> embeddings. Pure: it may run in micro-batches."""
+        raise TypeError(f"{type(self).__name__} does not encode")
+
+    def before_targets(self, batch: Batch) -> None:
+        """Before targets are computed, once an optimiser step: the teacher's update."""
+
+    def targets(self, batch: Batch) -> dict[str, Any]:
+        """Further embeddings without gradient (a teacher's)."""
+        return {}
+
+    def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def before_step(self) -> None:
+        """After the backward pass, before the optimiser (frozen prototypes)."""
+
+    def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
+        """Once an optimiser step, after it: memories, projections. `embedded` is detached."""
+
+    def towers(self) -> dict[str, Tower]:
+        """The role -> tower map of the finished model."""
+        raise TypeError(f"{type(self).__name__} has no towers")
+
+    def scaled_parameters(self) -> dict[nn.Parameter, float]:
+        """Parameters that learn at a multiple of the learning rate."""
+        return {}
+
+    # -- wiring ----------------------------------------------------------------------------------------------------
+
+    def attach(self, facts: Facts) -> dict[str, Any]:
+        """Called once before training: keeps the facts and resolves what is "auto"."""
+        self.facts = facts
+        return self.resolve(facts)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.manual_seed(batch.seed * 1_000_003 + batch.step)
+        batch.views = self.make_views(batch)
+        embedded = self.encode(batch)
+        self.before_targets(batch)
+        with torch.no_grad():
+            embedded |= self.targets(batch)
+        loss = self.loss(embedded, batch)
+        self._check(loss, batch.step)
+        self.terms = {name: float(x) for name, x in loss.terms.items()} | {"loss": float(loss.total.detach())}
+        self._pending = {k: _detached(v) for k, v in embedded.items()}, batch
+        return loss.total
+
+    def _check(self, loss: Loss, step: int) -> None:
+        bad = [name for name, x in loss.terms.items() if not math.isfinite(float(x))]
+        if bad or not bool(loss.total.detach().isfinite()):
+            name = bad[0] if bad else "loss"
+            raise NearfarError(f"The term '{name}' of {self.slug or type(self).__name__} is not finite at step {step}.",
+                               "Try a lower learning rate, a higher temperature, or --precision 32; the last "
+                               "checkpoint is kept.")
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.before_step()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._pending is not None:
+            embedded, batch = self._pending
+            self._pending = None
+            self.after_step(embedded, batch)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch if device.type == "cpu" else batch.to(device)
+
+    def configure_optimizers(self) -> Any:
+        from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
+
+        o, scaled = self.optimisation, self.scaled_parameters()
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for p in self.parameters():
+            if p.requires_grad:
+                decay = o.weight_decay if p.dim() > 1 else 0.0
+                groups.setdefault((scaled.get(p, 1.0), decay), []).append(p)
+        listed = [{"params": ps, "lr": o.lr * scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
+        if not listed:
+            raise InputError("Nothing of this model is trained.", "Unfreeze the encoder or add a head.")
+        optimiser = create_optimizer_v2(listed, opt=o.optimiser, lr=o.lr, weight_decay=o.weight_decay,
+                                        momentum=o.momentum)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: o.factor(k, self.facts.steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_detached(v) for v in value]
+    return value.detach() if isinstance(value, Tensor) else value

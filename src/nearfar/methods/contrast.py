@@ -1,0 +1,200 @@
+"""What methods of views and methods of pairs share: a similarity from embeddings, a loss part, negatives, a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nearfar import heads, views
+from nearfar.encoders import Encoder
+from nearfar.errors import InputError
+from nearfar.losses.parts import RowLoss
+from nearfar.methods.base import Batch, Facts, Loss, Method, Tower
+from nearfar.momentum import Teacher, momentum_at
+from nearfar.negatives import Negatives
+from nearfar.similarity import Block, Layout, Temperature, all_views, one_way
+
+
+def auto_momentum(queue: int, batch_size: int) -> float:
+    """0.999 at the papers' scale; less where few steps or a short queue need a faster teacher.
+
+    The rule keeps (1 - m) K / B, the drift of the oldest key, at or below 0.1, within [0.99, 0.9995].
+    """
+    return min(0.9995, max(0.99, 1 - 0.1 * batch_size / max(queue, batch_size)))
+
+
+class Contrast(Method):
+    """Shared wiring: temperature, loss, negatives, masking of duplicates.
+
+    Args:
+        temperature: tau; divides the similarities.
+        learn_temperature: train tau (kept in log space, within 0.01 and 100).
+        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, triplet.
+        negatives: further negatives: none or queue.
+        mask_duplicates: known positives (one group) and exact duplicates are no negatives.
+    """
+
+    def __init__(self, *, temperature: float, learn_temperature: bool = False, loss: RowLoss,
+                 negatives: Negatives | None = None, mask_duplicates: bool = True):
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"temperature must be in (0, inf). Got {temperature}.")
+        self.tau = Temperature(temperature, learned=learn_temperature)
+        self.row_loss, self.negatives, self.mask_duplicates = loss, negatives, mask_duplicates
+        self.kinds = 0
+
+    def scaled_parameters(self) -> dict[nn.Parameter, float]:
+        # A temperature that starts far from its optimum has few steps to get there.
+        return {self.tau.log_tau: 5.0}
+
+    def temperature(self) -> Tensor:
+        return self.tau()
+
+    def place(self, batch: Batch) -> dict[str, Any]:
+        """What every layout takes: temperature, hidden pairs, further blocks, all ranks."""
+        return {"temperature": self.temperature(), "negatives": "global",
+                "hidden": batch.hidden() if self.mask_duplicates else None, "extra": self.extra(batch)}
+
+    def extra(self, batch: Batch) -> Callable[[Tensor], Sequence[Block]] | Sequence[Block]:
+        if self.negatives is None:
+            return ()
+        part, marks = self.negatives, self.marks(batch)
+        return lambda items: part.blocks(items, marks)
+
+    def marks(self, batch: Batch) -> Tensor:
+        return batch.marks() if self.mask_duplicates else batch.marks()[:, :0]
+
+    def setup_negatives(self, dim: int, facts: Facts, kinds: int) -> dict[str, Any]:
+        if self.negatives is None:
+            return {}
+        self.negatives.setup(dim, kinds if self.mask_duplicates else 0, facts.batch_size, facts.samples)
+        return {"negatives.size": len(self.negatives.keys)} if hasattr(self.negatives, "keys") else {}
+
+    def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
+        self.watched = z.detach()
+        terms: dict[str, Tensor | float] = {"temperature": self.temperature().detach()}
+        if self.mask_duplicates and batch.step % 10 == 0:
+            terms["masked"] = batch.masked_share()
+        return Loss(layout.loss(self.row_loss), terms)
+
+    def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
+        self.tau.project()
+        if self.negatives is not None:
+            self.negatives.update(self.keys_of(embedded), self.marks(batch))
+
+    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
+        """What enters the memory after a step, (n, D)."""
+        raise TypeError(f"{type(self).__name__} keeps no memory")
+
+
+class ViewContrast(Contrast):
+    """Views of one sample (or several members of its group) against the views of the others.
+
+    Args:
+        views: what is contrasted: two-crops, multi-crop, members (pictures), twice, crops, delete, mask (texts).
+        momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
+        projector: width of the hidden layer of the projection head; 0 for no head.
+        dim: width of the contrasted vectors.
+    """
+
+    needs = (frozenset({"image"}), frozenset({"text"}))
+
+    def __init__(self, encoder: Encoder, *, views: views.Views | None, loss: RowLoss, temperature: float,
+                 learn_temperature: bool = False, negatives: Negatives | None = None,
+                 momentum: float | Literal["auto"] | None = None, projector: int = 512, dim: int = 128,
+                 mask_duplicates: bool = True):
+        super().__init__(temperature=temperature, learn_temperature=learn_temperature, loss=loss, negatives=negatives,
+                         mask_duplicates=mask_duplicates)
+        self.role = encoder.modality
+        self.plan = check_plan(views or default_views(encoder.modality), encoder)
+        head = heads.mlp(encoder.dim, projector, dim) if projector else None
+        self.tower = Tower(encoder, head)
+        self.dim = dim if projector else encoder.dim
+        self.teacher = None if momentum is None else Teacher(self.tower)
+        self.momentum = momentum
+
+    @property
+    def members(self) -> int:
+        return self.plan.members
+
+    def resolve(self, facts: Facts) -> dict[str, Any]:
+        if self.plan.members > 1 and not facts.has_groups:
+            raise InputError(f"The views '{type(self.plan).__name__.lower()}' draw {self.plan.members} members of a group, "
+                             "but these data have no groups.", "Name the column with --group COLUMN, or use other views.")
+        found = self.setup_negatives(self.dim, facts, int(facts.has_groups) + self.plan.members)
+        if self.momentum == "auto":
+            queue = len(self.negatives.keys) if self.negatives is not None and hasattr(self.negatives, "keys") else 0
+            self.momentum = auto_momentum(int(queue), facts.batch_size)
+            found["momentum"] = self.momentum
+        return found
+
+    def make_views(self, batch: Batch) -> dict[str, list]:
+        return {self.role: self.plan(batch.inputs[self.role], batch.generator())}
+
+    def encode(self, batch: Batch) -> dict[str, Any]:
+        return {"views": forward_views(self.tower, batch.views[self.role])}
+
+    def before_targets(self, batch: Batch) -> None:
+        if self.teacher is not None:
+            assert isinstance(self.momentum, float)
+            self.teacher.follow(self.tower, momentum_at(batch.step, batch.steps, self.momentum))
+
+    def targets(self, batch: Batch) -> dict[str, Any]:
+        if self.teacher is None:
+            return {}
+        return {"targets": forward_views(self.teacher, batch.views[self.role][: self.plan.targets])}
+
+    def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
+        z = embedded["views"]
+        if self.teacher is None:
+            layout = all_views(z, targets=self.plan.targets, **self.place(batch))
+        else:
+            layout = against_targets(z, embedded["targets"], self.in_batch, self.place(batch))
+        return self.report(layout, z[0], batch)
+
+    @property
+    def in_batch(self) -> bool:
+        return self.negatives is None or self.negatives.in_batch
+
+    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
+        return embedded["targets" if self.teacher is not None else "views"][-1 if self.teacher is not None else 0]
+
+    def towers(self) -> dict[str, Tower]:
+        return {self.role: self.tower}
+
+
+def check_plan(plan: views.Views, encoder: Encoder) -> views.Views:
+    """Raises where the views are for another kind of data than the encoder; tells text views the special ids."""
+    if plan.modality != encoder.modality:
+        name = next((k for k, v in views.plans.items() if isinstance(plan, v)), type(plan).__name__)
+        fit = [k for k, v in views.plans.items() if v.modality == encoder.modality]
+        raise InputError(f"The views '{name}' are for {plan.modality}s, but the data are {encoder.modality}s.",
+                         f"Choose one of {', '.join(fit)}.")
+    return plan.bind(encoder)
+
+
+def default_views(modality: str) -> views.Views:
+    return views.build("two-crops" if modality == "image" else "twice")
+
+
+def forward_views(tower: nn.Module, made: Sequence[Any]) -> list[Tensor]:
+    """Embeddings of each view; views of one shape go through the network together."""
+    groups: dict[Any, list[int]] = {}
+    for v, x in enumerate(made):
+        groups.setdefault(tuple(x.shape) if isinstance(x, Tensor) else v, []).append(v)
+    out: list[Tensor | None] = [None] * len(made)
+    for places in groups.values():
+        x = made[places[0]] if len(places) == 1 else torch.cat([made[v] for v in places])
+        for v, z in zip(places, tower(x).chunk(len(places)), strict=True):
+            out[v] = z
+    return [z for z in out if z is not None]
+
+
+def against_targets(z: Sequence[Tensor], targets: Sequence[Tensor], in_batch: bool, place: dict[str, Any]) -> Layout:
+    """Each view against the teacher's target of every other view: the mean over the ordered pairs."""
+    parts = [part for v, query in enumerate(z) for t, key in enumerate(targets) if v != t
+             for part in one_way(query, key, in_batch=in_batch, **place).parts]
+    return Layout(parts)

@@ -1,0 +1,63 @@
+"""DCL: decoupled contrastive learning (Yeh et al., ECCV 2022).
+
+    x --two views--> a, b --encoder--> h --projector--> z_a, z_b --> -s_positive + logsumexp(negatives)
+
+In InfoNCE the gradients of positive and negatives share the factor q = 1 - p(positive); with a small batch p is near
+1 and learning stalls. Without the positive in the denominator the factor is gone. The equation is
+`nearfar.losses.dcl`, its rows `nearfar.losses.rows.dcl_rows`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.encoders import Encoder
+from nearfar.losses.parts import DCL, RowLoss
+from nearfar.methods.base import Batch, Loss, Paper
+from nearfar.methods.contrast import ViewContrast
+from nearfar.methods.registry import register
+from nearfar.negatives import Negatives
+from nearfar.similarity import Layout, LogSumExp, Similarity
+from nearfar.views import Views
+
+
+def coupling(s: Similarity) -> Float[Tensor, "anchors"]:
+    """q = U / (p + U), the factor that InfoNCE's gradient has and DCL's has not (negative-positive coupling)."""
+    with torch.no_grad():
+        return torch.sigmoid(s.reduce(LogSumExp(where=s.negative)) - s.paired())
+
+
+@register("dcl", family="image")
+class DecoupledContrast(ViewContrast):
+    """SimCLR without the positive in the denominator; the curve shows `coupling`, the mean of q.
+
+    Args:
+        temperature: tau; divides the cosine.
+        sigma: width of the von Mises-Fisher weights of the positives (DCLW); none: unweighted.
+        loss: another row loss in place of the decoupled one.
+    """
+
+    paper = Paper("Decoupled Contrastive Learning", "ECCV 2022",
+                  "Take the positive out of the denominator, so that a small batch no longer starves the gradient.",
+                  arxiv="2110.06848",
+                  differs="the weights of DCLW are constants in the gradient; masked entries are left out, not added "
+                          "as e^-103 as in a released implementation")
+    preset_paper = {"temperature": 0.1, "sigma": 0.5, "projector": 512, "dim": 128}
+
+    def __init__(self, encoder: Encoder, *, temperature: float = 0.1, learn_temperature: bool = False,
+                 sigma: float | None = None, views: Views | None = None, loss: RowLoss | None = None,
+                 negatives: Negatives | None = None, momentum: float | Literal["auto"] | None = None,
+                 projector: int = 512, dim: int = 128, mask_duplicates: bool = True):
+        super().__init__(encoder, views=views, loss=loss or DCL(sigma), temperature=temperature,
+                         learn_temperature=learn_temperature, negatives=negatives, momentum=momentum,
+                         projector=projector, dim=dim, mask_duplicates=mask_duplicates)
+
+    def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
+        loss = super().report(layout, z, batch)
+        if batch.step % 10 == 0:
+            loss.terms["coupling"] = coupling(layout.parts[0]).mean()
+        return loss

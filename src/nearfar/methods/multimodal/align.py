@@ -1,0 +1,77 @@
+"""ALIGN: image-text pairs from noisy alt-text (Jia et al., ICML 2021).
+
+    image --encoder--> u      L = L_i2t + L_t2i, each a normalised softmax over the whole batch with smoothed targets;
+    text  --encoder--> v      the temperature sigma is learned together with the weights
+
+Scale beats cleanliness: many noisy pairs are worth more than few clean ones. The equation is `nearfar.losses.align`;
+data rules of the paper that need no training are `frequent`, the filter of repeated captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from nearfar.encoders import Encoder
+from nearfar.losses.parts import RowLoss, Smoothed
+from nearfar.methods.base import Facts, Paper
+from nearfar.methods.pairs.pairs import PairContrast
+from nearfar.methods.registry import register
+from nearfar.negatives import Negatives
+from nearfar.views import Views
+
+
+def frequent(captions: Sequence[str], most: int = 10) -> np.ndarray:
+    """Which captions occur with more than `most` pictures, bool (N,): dropped by the paper as uninformative."""
+    _, inverse, counts = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True,
+                                   return_counts=True)
+    return counts[inverse] > most
+
+
+@register("align", family="multimodal")
+class Align(PairContrast):
+    """Image and text dual encoders with a learned temperature and smoothed targets.
+
+    Args:
+        temperature: sigma_0; start of the learned temperature. auto: 1.0 from 100,000 steps, else 0.1, since a short
+            run has no time to bring it down.
+        smoothing: eps; share of the target spread over all candidates.
+        head: linear maps into the common space: auto, none, linear, mlp.
+        dim: width of the common space.
+    """
+
+    paper = Paper("Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision",
+                  "ICML 2021", "A dual encoder learns from many noisy pairs what few clean ones cannot teach.",
+                  arxiv="2102.05918",
+                  differs="the sum of both directions as in the paper; sigma is kept in log space; identical captions "
+                          "are masked (--mask-duplicates false for the paper's behaviour); AdamW unless "
+                          "--optimiser lamb")
+    needs = (frozenset({"image", "text"}),)
+    preset_paper = {"temperature": 1.0, "smoothing": 0.1, "dim": 640, "mask_duplicates": False, "head": "linear"}
+    join = "sum"
+
+    def __init__(self, encoder: Encoder, encoder_b: Encoder | None = None, *,
+                 temperature: float | Literal["auto"] = "auto", learn_temperature: bool = True,
+                 smoothing: float = 0.1, loss: RowLoss | None = None, negatives: Negatives | None = None,
+                 head: Literal["auto", "none", "linear", "mlp"] = "linear", dim: int = 256,
+                 views: Views | None = None, mask_duplicates: bool = True):
+        super().__init__(encoder, encoder_b, temperature=0.1 if temperature == "auto" else temperature,
+                         learn_temperature=learn_temperature, loss=loss or Smoothed(smoothing), negatives=negatives,
+                         head=head, dim=dim, views=views, mask_duplicates=mask_duplicates)
+        self.auto_temperature = temperature == "auto"
+
+    def resolve(self, facts: Facts) -> dict[str, Any]:
+        found = super().resolve(facts)
+        if self.auto_temperature:
+            start = 1.0 if facts.steps >= 100_000 else 0.1
+            with torch.no_grad():
+                self.tau.log_tau.fill_(float(np.log(start)))
+            found["temperature"] = start
+        return found
+
+    def scaled_parameters(self) -> dict[nn.Parameter, float]:
+        return {self.tau.log_tau: 1.0 if self.facts.steps >= 100_000 else 5.0}

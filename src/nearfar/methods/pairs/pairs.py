@@ -1,0 +1,190 @@
+"""Symmetric InfoNCE over given pairs: the baseline of everything that has two columns, or groups.
+
+    a_i --encoder--> z_a      row i of one column belongs to row i of the other (or: two members of one group);
+    b_i --encoder--> z_b      the other rows are the negatives, and columns of hard negatives join them
+
+One shared encoder or two, of one kind of data or two. What most people need first: fine-tuning a pretrained encoder
+on pairs of one's own. The equation is `nearfar.losses.info_nce(..., symmetric=True)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nearfar import heads
+from nearfar.encoders import Encoder
+from nearfar.errors import InputError
+from nearfar.losses.parts import InfoNCE, RowLoss
+from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
+from nearfar.methods.contrast import Contrast, check_plan
+from nearfar.methods.registry import register
+from nearfar.negatives import Negatives
+from nearfar.similarity import all_views, both_ways, one_way
+from nearfar.views import Views, build
+
+COLUMNS = (("text", "text_b"), ("image", "text"), ("image", "image_b"))
+
+
+class PairContrast(Contrast):
+    """Two columns (or two members of a group), each through its encoder.
+
+    Args:
+        symmetric: both directions (their mean) or only the first column as anchors.
+        head: on top of the encoders, kept at inference: none, linear, mlp. auto: linear where the encoders differ in
+            width or are frozen, else none.
+        dim: width of the common space; needed with a head.
+        views: how a picture (or text) is changed before it is encoded; auto is mild for pictures, nothing for texts.
+    """
+
+    needs = tuple(frozenset(c) for c in COLUMNS) + (frozenset({"image", "group"}), frozenset({"text", "group"}))
+    join = "mean"
+
+    def __init__(self, encoder: Encoder, encoder_b: Encoder | None = None, *, temperature: float, loss: RowLoss,
+                 learn_temperature: bool, symmetric: bool = True, negatives: Negatives | None = None,
+                 head: Literal["auto", "none", "linear", "mlp"] = "auto", dim: int = 256,
+                 views: Views | None = None, mask_duplicates: bool = True):
+        super().__init__(temperature=temperature, learn_temperature=learn_temperature, loss=loss, negatives=negatives,
+                         mask_duplicates=mask_duplicates)
+        self.symmetric = symmetric
+        self.two = encoder_b is not None
+        other = encoder_b or encoder
+        if head == "auto":
+            frozen = not any(p.requires_grad for e in (encoder, other) for p in e.parameters())
+            head = "linear" if frozen or encoder.dim != other.dim else "none"
+        if head == "none" and encoder.dim != other.dim:
+            raise InputError(f"The two encoders give {encoder.dim} and {other.dim} numbers.", "Use head=linear.")
+        self.dim = encoder.dim if head == "none" else dim
+        self.tower_a = Tower(encoder, _head(head, encoder.dim, dim), kept=True)
+        self.tower_b = Tower(other, _head(head, other.dim, dim), kept=True) if self.two else self.tower_a
+        self.plans = {e.modality: _plan(views, e) for e in (encoder, other)}
+        self.roles: tuple[str, str] = ("", "")
+        self.by_group = False
+
+    def columns(self, roles: set[str]) -> None:
+        """Fixes what is paired, from the roles that the data hold."""
+        kinds = {self.tower_a.encoder.modality, self.tower_b.encoder.modality}
+        for pair in COLUMNS:
+            if set(pair) <= roles and {p.split("_")[0] for p in pair} == kinds:
+                self.roles = pair
+                return
+        role = self.tower_a.encoder.modality
+        if "group" in roles and not self.two:
+            self.roles, self.by_group = (str(role), str(role)), True
+            return
+        raise InputError(f"'{self.slug}' needs two columns of pairs or groups; these data have {sorted(roles)}.",
+                         "Name them, for example --text QUESTION --text-b ANSWER, or --group COLUMN.")
+
+    @property
+    def members(self) -> int:
+        if not self.by_group:
+            return 1
+        plan = self.plans[self.roles[0]]
+        return max(2, plan.members) if plan is not None else 2
+
+    def resolve(self, facts: Facts) -> dict[str, Any]:
+        kinds = int(facts.has_groups) + (self.members if self.by_group else len(set(self.roles)))
+        return self.setup_negatives(self.dim, facts, kinds)
+
+    def make_views(self, batch: Batch) -> dict[str, list]:
+        made: dict[str, list] = {}
+        generator = batch.generator()
+        for role, tower in zip(self.roles, (self.tower_a, self.tower_b), strict=True):
+            if role not in made:
+                made[role] = [self._view(x, tower.encoder, generator)
+                              for x in _members(batch.inputs[role], batch.members)]
+        if "negative" in batch.inputs:
+            made["negative"] = [self._view(x, self.tower_b.encoder, generator) for x in batch.inputs["negative"]]
+        return made
+
+    def _view(self, x: Any, encoder: Any, generator: torch.Generator) -> Any:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return x
+        plan = self.plans[encoder.modality]
+        if plan is not None:
+            return plan(x, generator)[0]
+        return encoder.frame(x) if encoder.modality == "text" else x.float() / 255
+
+    def encode(self, batch: Batch) -> dict[str, Any]:
+        if self.by_group:
+            return {"members": [self.tower_a(x) for x in batch.views[self.roles[0]]]}
+        a, b = (batch.views[r][0] for r in self.roles)
+        out: dict[str, Any] = {"a": self.tower_a(a), "b": self.tower_b(b)}
+        if "negative" in batch.views:
+            out["negative"] = [self.tower_b(x) for x in batch.views["negative"]]
+        return out
+
+    def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
+        place = self.place(batch)
+        if self.by_group:
+            z = embedded["members"]
+            return self.report(all_views(z, **place), z[0], batch)
+        a, b = embedded["a"], embedded["b"]
+        keys = torch.cat([b, *embedded.get("negative", [])])
+        if not self.symmetric:
+            layout = one_way(a, keys, **self.further(place, keys, b))
+        else:
+            layout = both_ways(a, keys, join=self.join, **self.further(place, keys, b))
+        return self.report(layout, a, batch)
+
+    def further(self, place: dict[str, Any], keys: Tensor, b: Tensor) -> dict[str, Any]:
+        """Hard negatives beyond the batch belong to no item: their marks are unknown."""
+        hidden, more = place["hidden"], keys.shape[0] - b.shape[0]
+        if hidden is None or not more:
+            return place
+        kinds = [(row, torch.cat([column, column.new_full((more,), -1)])) for row, column in hidden.kinds]
+        return place | {"hidden": type(hidden)(kinds)}
+
+    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
+        return embedded["members"][-1] if self.by_group else embedded["b"]
+
+    def towers(self) -> dict[str, Tower]:
+        if self.by_group:
+            return {self.roles[0]: self.tower_a}
+        return {self.roles[0]: self.tower_a, self.roles[1]: self.tower_b}
+
+
+def _head(kind: str, width: int, dim: int) -> nn.Module | None:
+    if kind == "none":
+        return None
+    return heads.linear(width, dim) if kind == "linear" else heads.mlp(width, width, dim)
+
+
+def _plan(plan: Views | None, encoder: Encoder) -> Views | None:
+    if plan is not None and plan.modality == encoder.modality:
+        return check_plan(plan, encoder)
+    return build("members", k=1) if encoder.modality == "image" else None
+
+
+def _members(x: Any, members: int) -> list[Any]:
+    """Member-major rows -> one batch a member."""
+    if members == 1:
+        return [x]
+    n = (x.shape[0] if isinstance(x, Tensor) else x.ids.shape[0]) // members
+    if isinstance(x, Tensor):
+        return list(x.split(n))
+    return [type(x)(*parts) for parts in zip(*(field.split(n) for field in x), strict=True)]
+
+
+@register("pairs", family="pairs")
+class Pairs(PairContrast):
+    """The two sides of a pair are near, the other rows of the batch far.
+
+    Args:
+        temperature: tau; divides the cosine.
+        learn_temperature: train tau.
+    """
+
+    paper = Paper("Learning Transferable Visual Models From Natural Language Supervision (the loss)", "ICML 2021",
+                  "Each side of a pair must find its partner among all partners of the batch.", arxiv="2103.00020")
+    preset_paper = {"temperature": 0.07, "learn_temperature": True}
+
+    def __init__(self, encoder: Encoder, encoder_b: Encoder | None = None, *, temperature: float = 0.07,
+                 learn_temperature: bool = False, symmetric: bool = True, loss: RowLoss | None = None,
+                 negatives: Negatives | None = None, head: Literal["auto", "none", "linear", "mlp"] = "auto",
+                 dim: int = 256, views: Views | None = None, mask_duplicates: bool = True):
+        super().__init__(encoder, encoder_b, temperature=temperature, learn_temperature=learn_temperature,
+                         symmetric=symmetric, loss=loss or InfoNCE(), negatives=negatives, head=head, dim=dim,
+                         views=views, mask_duplicates=mask_duplicates)

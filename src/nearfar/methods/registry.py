@@ -1,0 +1,98 @@
+"""Slug -> method. Others add theirs by the entry point group "nearfar.methods"."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+from nearfar.errors import InputError, did_you_mean
+
+# Family and module of the built-in methods: known without importing any of them.
+BUILT_IN = {
+    "simclr": ("image", "nearfar.methods.image.simclr"),
+    "dcl": ("image", "nearfar.methods.image.dcl"),
+    "swav": ("image", "nearfar.methods.image.swav"),
+    "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
+    "align": ("multimodal", "nearfar.methods.multimodal.align"),
+    "contriever": ("text", "nearfar.methods.text.contriever"),
+}
+_registered: dict[str, type] = {}
+
+
+def register(slug: str, family: str) -> Callable[[type], type]:
+    """Class decorator: makes a method known by its slug."""
+
+    def add(cls: type) -> type:
+        cls.slug, cls.family = slug, family  # type: ignore[attr-defined]
+        _registered[slug] = cls
+        return cls
+
+    return add
+
+
+def slugs() -> list[str]:
+    """All known slugs, built-in ones first."""
+    others = [e.name for e in entry_points(group="nearfar.methods") if e.name not in BUILT_IN]
+    more = [s for s in _registered if s not in BUILT_IN and s not in others]
+    return [*BUILT_IN, *others, *more]
+
+
+def get(slug: str) -> Any:
+    """The class of a method. Raises InputError, with the nearest name, for an unknown slug."""
+    if slug not in _registered:
+        if slug in BUILT_IN:
+            importlib.import_module(BUILT_IN[slug][1])
+        else:
+            for entry in entry_points(group="nearfar.methods"):
+                if entry.name == slug:
+                    _registered.setdefault(slug, entry.load())
+    if slug not in _registered:
+        raise InputError(f"Unknown method '{slug}'.{did_you_mean(slug, slugs())}",
+                         "`nearfar methods` lists all of them.")
+    return _registered[slug]
+
+
+def options(cls: Any) -> list[dict[str, Any]]:
+    """The options of a method or part, from its signature and the Args of its docstring."""
+    from nearfar.methods.documentation import arguments
+
+    described = arguments(cls)
+    paper = getattr(cls, "preset_paper", {})
+    found = []
+    for p in inspect.signature(cls.__init__).parameters.values():
+        if p.name in ("self", "encoder", "encoder_b") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        default = None if p.default is inspect.Parameter.empty else p.default
+        entry = {"name": p.name, "type": _type_name(p.annotation), "default": default,
+                 "help": described.get(p.name, "")}
+        if p.name in paper:
+            entry["paper"] = paper[p.name]
+        found.append(entry)
+    return found
+
+
+def _type_name(annotation: Any) -> str:
+    if annotation is inspect.Parameter.empty:
+        return ""
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def describe(slug: str) -> dict[str, Any]:
+    """Slug, family, paper, needs and options of a method, ready for JSON."""
+    cls = get(slug)
+    paper = cls.paper
+    return {
+        "slug": slug, "family": cls.family,
+        "paper": {"title": paper.title, "venue": paper.venue, "link": paper.link, "idea": paper.idea,
+                  "differs": paper.differs},
+        "needs": [sorted(n) for n in cls.needs],
+        "options": options(cls),
+    }
+
+
+def list_methods() -> list[dict[str, Any]]:
+    """What `nearfar methods` shows: one dict a method, as `describe` gives it."""
+    return [describe(s) for s in slugs()]

@@ -1,0 +1,92 @@
+"""Contriever: unsupervised dense retrieval from independent crops and a momentum queue (Izacard et al., TMLR 2022).
+
+    text --two independent crops--> query span, key span
+    query --encoder theta--> q;   key --teacher xi, xi <- m xi + (1 - m) theta--> k
+    loss = -log softmax([q.k, q.Q_1 .. q.Q_K] / T)[0];   then k enters the queue Q
+
+Two random spans of one text share its topic but rarely its words in order, so matching them among many others forces
+topical features. With `momentum=none` the other keys of the batch are the negatives (the in-batch form).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from nearfar.encoders import Encoder
+from nearfar.errors import InputError
+from nearfar.losses.parts import InfoNCE, RowLoss, Smoothed
+from nearfar.methods.base import Batch, Loss, Paper
+from nearfar.methods.contrast import ViewContrast, against_targets
+from nearfar.methods.registry import register
+from nearfar.negatives import Negatives, Queue
+from nearfar.views import Views, build
+
+
+def chunk_starts(total: int, length: int, offset: int) -> Int[np.ndarray, "chunks"]:
+    """First positions of the whole chunks of `length` tokens in a stream of `total`, the grid shifted by `offset`."""
+    return np.arange(offset % length, total - length + 1, length)
+
+
+def corpus_shares(sizes: Int[np.ndarray, "corpora"], alpha: float) -> np.ndarray:
+    """Probability of drawing from each corpus: (n_c / sum n)^alpha, normalised; 0 is uniform, 1 proportional."""
+    share = (np.asarray(sizes, dtype=float) / np.sum(sizes)) ** alpha
+    return share / share.sum()
+
+
+@register("contriever", family="text")
+class Contriever(ViewContrast):
+    """Two independent crops of a text find each other among a queue of earlier crops.
+
+    Args:
+        temperature: T; divides the similarity.
+        views: crops (independent), twice, delete, mask.
+        momentum: m; of the teacher that encodes the keys; none: both sides by one encoder, negatives in the batch.
+        negatives: the queue; with the default size a documented rule of the data.
+        normalise: compare by cosine. The paper compares plain inner products, which needs long training.
+        both_directions: keys are anchors as well (the paper: queries only).
+        smoothing: label smoothing eps of the loss.
+        stream: cut chunks from one long stream of all texts instead of taking each text as a document.
+        length: L; tokens of a chunk (stream), or the most that is read of a document around a random place.
+        alpha: texts are drawn from each corpus (role `domain`) with probability proportional to (its share)^alpha.
+    """
+
+    paper = Paper("Unsupervised Dense Information Retrieval with Contrastive Learning", "TMLR 2022",
+                  "Two random spans of one document are a query and its answer; a momentum queue supplies negatives.",
+                  arxiv="2112.09118",
+                  differs="cosine instead of the inner product unless normalise=false; each text is a document unless "
+                          "stream=true")
+    needs = (frozenset({"text"}),)
+    preset_paper = {"temperature": 0.05, "momentum": 0.9995, "negatives": {"name": "queue", "size": 131072},
+                    "normalise": False, "stream": True, "length": 256, "alpha": 0.0}
+
+    def __init__(self, encoder: Encoder, *, temperature: float = 0.05, learn_temperature: bool = False,
+                 views: Views | None = None, loss: RowLoss | None = None,
+                 negatives: Negatives | Literal["auto"] | None = "auto",
+                 momentum: float | Literal["auto"] | None = "auto", normalise: bool = True,
+                 both_directions: bool = False, smoothing: float = 0.0, stream: bool = False, length: int = 256,
+                 alpha: float = 1.0, mask_duplicates: bool = True):
+        if loss is None:
+            loss = Smoothed(smoothing) if smoothing else InfoNCE()
+        if negatives == "auto":
+            negatives = Queue(in_batch=False, random_start=True) if momentum is not None else None
+        super().__init__(encoder, views=views or build("crops"), loss=loss, temperature=temperature,
+                         learn_temperature=learn_temperature, negatives=negatives, momentum=momentum, projector=0,
+                         mask_duplicates=mask_duplicates)
+        if length < 2:
+            raise InputError(f"length must be at least 2 tokens. Got {length}.")
+        self.similarity = "cosine" if normalise else "dot"
+        self.both_directions, self.stream, self.length, self.alpha = both_directions, stream, length, alpha
+
+    def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
+        z = embedded["views"]
+        place = self.place(batch) | {"similarity": self.similarity}
+        queries = z if self.both_directions else z[:1]
+        targets = z if self.teacher is None else embedded["targets"]
+        return self.report(against_targets(queries, targets, self.in_batch, place), z[0], batch)
+
+    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
+        return embedded["targets" if self.teacher is not None else "views"][1]
