@@ -1,0 +1,65 @@
+"""Token batches, and what views and encoders must know of a tokenizer."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """ids int64 (n, L), right-padded; mask bool (n, L), True where there is a token."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        return Tokens(self.ids.to(device), self.mask.to(device))
+
+
+class Special(NamedTuple):
+    """Special ids of a tokenizer. bos, eos, mask are None where it has none; size: ids lie in [0, size).
+
+    length: the most tokens that the encoder takes, bos and eos included.
+    """
+
+    bos: int | None
+    eos: int | None
+    pad: int
+    mask: int | None
+    size: int
+    length: int = 512
+
+    @property
+    def frame(self) -> int:
+        """How many of bos and eos there are."""
+        return (self.bos is not None) + (self.eos is not None)
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int = 0) -> Tokens:
+    """Lists of ids -> Tokens, right-padded with `fill`; nothing is added or cut."""
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    longest = max(1, int(lengths.max())) if len(rows) else 1
+    mask = torch.arange(longest) < lengths[:, None]
+    ids = torch.full((len(rows), longest), fill, dtype=torch.long)
+    flat = [token for row in rows for token in row]
+    ids[mask] = torch.tensor(flat, dtype=torch.long)
+    return Tokens(ids, mask)
+
+
+def frame(tokens: Tokens, special: Special) -> Tokens:
+    """Content tokens -> the encoder's input: cut to its length, bos before, eos after, right-padded."""
+    start = int(special.bos is not None)
+    room = special.length - special.frame
+    mask = tokens.mask[:, :room]
+    lengths = mask.sum(1)
+    width = int(lengths.max()) if len(lengths) else 0
+    n, total = len(lengths), max(1, width + special.frame)
+    ids = torch.full((n, total), special.pad, dtype=torch.long, device=mask.device)
+    ids[:, start:start + width] = tokens.ids[:, :width].masked_fill(~mask[:, :width], special.pad)
+    if special.bos is not None:
+        ids[:, 0] = special.bos
+    if special.eos is not None:
+        ids.scatter_(1, (lengths + start)[:, None], special.eos)
+    places = torch.arange(total, device=mask.device)
+    return Tokens(ids, places < (lengths + special.frame)[:, None])

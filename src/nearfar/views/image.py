@@ -1,0 +1,345 @@
+"""Views of pictures as operations on a whole uint8 batch (n, 3, H, W), each picture with its own random numbers.
+
+    drawn = augment.draw(n, height, width, generator)     # every random number, among them the crop boxes
+    view = augment.apply(pictures, drawn)                 # float32 (n, 3, h, w) in [0, 1]
+
+A plan (`TwoCrops`, `MultiCrop`, `Members`) makes several such views; `plan(pictures, generator)` does both steps.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nearfar.errors import InputError
+from nearfar.views import colour, geometry
+from nearfar.views.plan import Views, check_count, check_members, check_range, check_share
+
+
+class Drawn(NamedTuple):
+    """The random numbers of one view of n pictures (on the generator's device).
+
+    boxes: int64 (n, 4), x0, y0, x1, y1 in pixels of the input (x1, y1 outside the box); flip: bool (n,), whether the
+    view is mirrored left-right. With turns, zooms or shifts the box is the one before them.
+    """
+
+    boxes: Tensor
+    flip: Tensor
+    turn: Tensor
+    zoom: Tensor
+    shift: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+    order: Tensor
+    grey: Tensor
+    blur: Tensor
+    sigma: Tensor
+    solarise: Tensor
+    erase: Tensor
+    erased: Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """One random view of a picture.
+
+    Args:
+        size: side of the view in pixels; None: as the input.
+        crop: share of the picture's area that a crop keeps (from, to); None: the whole picture.
+        ratio: width / height of a crop (from, to).
+        flip: probability of mirroring left-right.
+        rotate: largest turn to either side, in degrees.
+        zoom: largest relative change of scale to either side (0.11: factor 0.89 to 1.11).
+        shift: largest move to either side along each axis, as a share of the side.
+        brightness, contrast, saturation: largest relative change of each (0.4: factor 0.6 to 1.4).
+        hue: largest turn of the colour circle to either side (0.5 is half of it).
+        jitter: probability that these four happen, in a random order.
+        grey: probability of keeping only the luminance.
+        blur: probability of a Gaussian blur; None: 0.5 for views of 96 pixels and more, else 0.
+        sigma: width of the blur (from, to) in pixels of a view of 224; smaller views blur in proportion.
+        solarise: probability of inverting the values above one half.
+        erase: probability of a grey rectangle over 2 % to 20 % of the view.
+    """
+
+    size: int | None = None
+    crop: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter: float = 0.8
+    grey: float = 0.0
+    blur: float | None = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    solarise: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self):
+        where = type(self).__name__
+        check_share(where, flip=self.flip, jitter=self.jitter, grey=self.grey, blur=self.blur or 0.0,
+                    solarise=self.solarise, erase=self.erase, brightness=self.brightness, contrast=self.contrast,
+                    saturation=self.saturation, shift=self.shift)
+        check_range(where, 0, float("inf"), ratio=self.ratio, sigma=self.sigma)
+        if self.crop is not None:
+            check_range(where, 0, 1, crop=self.crop)
+        if self.size is not None:
+            check_count(where, 1, size=self.size)
+        if not 0 <= self.zoom < 1:
+            raise InputError(f"The 'zoom' of {where} must lie in [0, 1). Got {self.zoom} instead.")
+        if not 0 <= self.hue <= 0.5:
+            raise InputError(f"The 'hue' of {where} must lie in [0, 0.5]. Got {self.hue} instead.")
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the view of a picture of that size."""
+        return (height, width) if self.size is None else (self.size, self.size)
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Drawn:
+        """All random numbers for n pictures of height x width pixels; one row of uniform numbers a picture."""
+        u = torch.rand(n, 27, generator=generator, device=generator.device)
+        if self.crop is None:
+            boxes = geometry.full_boxes(n, height, width).to(u.device)
+        else:
+            boxes = geometry.draw_boxes(u[:, :4], height, width, self.crop, self.ratio)
+        side = 2 * u - 1                                                        # uniform in [-1, 1)
+        jittered = (u[:, 5] < self.jitter).float()
+        out_height, out_width = self.out_size(height, width)
+        scale = min(out_height, out_width) / 224
+        sigma = (self.sigma[0] + u[:, 15] * (self.sigma[1] - self.sigma[0])) * scale
+        return Drawn(
+            boxes=boxes, flip=u[:, 4] < self.flip,
+            turn=torch.deg2rad(side[:, 6] * self.rotate), zoom=1 + side[:, 7] * self.zoom,
+            shift=side[:, 8:10] * self.shift,
+            brightness=1 + jittered * side[:, 10] * self.brightness,
+            contrast=1 + jittered * side[:, 11] * self.contrast,
+            saturation=1 + jittered * side[:, 12] * self.saturation,
+            hue=jittered * side[:, 13] * self.hue, order=u[:, 23:27].argsort(1),
+            grey=u[:, 14] < self.grey,
+            blur=u[:, 16] < self._blur(out_height, out_width), sigma=sigma.clamp(min=0.05),
+            solarise=u[:, 17] < self.solarise,
+            erase=u[:, 18] < self.erase,
+            erased=geometry.draw_boxes(u[:, 19:23], out_height, out_width, (0.02, 0.2), (0.3, 1 / 0.3)))
+
+    def apply(self, pictures: Tensor, drawn: Drawn) -> Tensor:
+        """uint8 (n, 3, H, W) -> float32 (n, 3, h, w) in [0, 1], with the given random numbers."""
+        _check_pictures(pictures)
+        x = self._colours(self._geometry(pictures, drawn), drawn)
+        for chosen, change in ((drawn.blur, self._blur_rows), (drawn.solarise, lambda part, _, __: colour.solarise(part)),
+                               (drawn.erase, lambda part, drawn, rows: colour.erase(part, drawn.erased[rows]))):
+            rows = chosen.nonzero()[:, 0]
+            if len(rows):
+                there = rows.to(x.device)
+                x[there] = change(x[there], drawn, rows)
+        return x
+
+    def __call__(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
+        """One view of each picture: `apply` with fresh random numbers."""
+        _check_pictures(pictures)
+        return self.apply(pictures, self.draw(len(pictures), *pictures.shape[-2:], generator))
+
+    def _blur(self, height: int, width: int) -> float:
+        return self.blur if self.blur is not None else (0.5 if min(height, width) >= 96 else 0.0)
+
+    def _geometry(self, pictures: Tensor, drawn: Drawn) -> Tensor:
+        height, width = pictures.shape[-2:]
+        size = self.out_size(height, width)
+        if self.rotate or self.zoom or self.shift:
+            return geometry.affine(pictures, drawn.boxes, drawn.flip, size, drawn.turn, drawn.zoom, drawn.shift)
+        if self.crop is not None or size != (height, width):
+            return geometry.crop_resize(pictures, drawn.boxes, drawn.flip, size)
+        x = pictures.float()
+        return torch.where(drawn.flip.to(x.device)[:, None, None, None], x.flip(-1), x) if self.flip else x
+
+    def _colours(self, x: Tensor, drawn: Drawn) -> Tensor:
+        if not (self.grey or (self.jitter and (self.brightness or self.contrast or self.saturation or self.hue))):
+            return x.mul_(1 / 255)
+        return colour.mix_colours(x, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.order,
+                                  drawn.grey)
+
+    def _blur_rows(self, part: Tensor, drawn: Drawn, rows: Tensor) -> Tensor:
+        kernel = max(3, int(0.1 * min(part.shape[-2:])) // 2 * 2 + 1)
+        return colour.blur(part, drawn.sigma[rows], kernel)
+
+
+class ImageViews(Views):
+    """A plan over pictures: every view has its own `Augment`; the boxes of the crops can be had."""
+
+    modality = "image"
+
+    def augments(self, height: int, width: int) -> list[Augment]:
+        """One Augment a view, for pictures of height x width pixels."""
+        raise NotImplementedError
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> list[Drawn]:
+        """The random numbers of each view of n items: `.boxes` and `.flip` say where each view lies in its picture."""
+        return [augment.draw(n, height, width, generator) for augment in self.augments(height, width)]
+
+    def apply(self, inputs: Tensor, drawn: list[Drawn]) -> list[Tensor]:
+        """The views of uint8 pictures (members * n, 3, H, W) with the given random numbers."""
+        _check_pictures(inputs)
+        n = check_members(len(inputs), self.members, type(self).__name__)
+        augments = self.augments(*inputs.shape[-2:])
+        parts = inputs.split(n) if n else [inputs] * self.members
+        return [augment.apply(parts[v % self.members], numbers)
+                for v, (augment, numbers) in enumerate(zip(augments, drawn))]
+
+    def __call__(self, inputs: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """uint8 (members * n, 3, H, W) -> float32 views (n, 3, h, w) in [0, 1]."""
+        _check_pictures(inputs)
+        n = check_members(len(inputs), self.members, type(self).__name__)
+        return self.apply(inputs, self.draw(n, *inputs.shape[-2:], generator))
+
+
+def simclr_augment(size: int | None = None, crop: tuple[float, float] = (0.2, 1.0), flip: float = 0.5,
+                   strength: float = 0.5, grey: float = 0.2, blur: float | None = None,
+                   solarise: float = 0.0) -> Augment:
+    """SimCLR's random view: crop, flip, colour jitter of `strength` (brightness, contrast, saturation 0.8 strength, hue
+    0.2 strength, with probability 0.8), grey, blur.
+
+    The defaults fit small pictures; the paper's at 224 pixels: crop (0.08, 1), strength 1, blur 0.5.
+    """
+    return Augment(size=size, crop=crop, flip=flip, brightness=min(1.0, 0.8 * strength), contrast=min(1.0, 0.8 * strength),
+                   saturation=min(1.0, 0.8 * strength), hue=min(0.5, 0.2 * strength), grey=grey, blur=blur,
+                   solarise=solarise)
+
+
+@dataclass(frozen=True)
+class TwoCrops(ImageViews):
+    """Two random views of one picture (Chen et al., SimCLR, ICML 2020).
+
+    Args:
+        size: side of both views in pixels; None: as the input.
+        crop: share of the area that a crop keeps (paper: 0.08 to 1 at 224 pixels; 0.2 suits small pictures).
+        flip: probability of mirroring.
+        strength: of the colour jitter (paper: 1; 0.5 for small pictures).
+        grey: probability of losing the colour.
+        blur: probability of a blur; None: 0.5 from 96 pixels on, else 0 (as in the paper). A pair of numbers gives the
+            two views different ones (BYOL: 1.0, 0.1).
+        solarise: probability for the two views (BYOL: 0, 0.2).
+    """
+
+    size: int | None = None
+    crop: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    strength: float = 0.5
+    grey: float = 0.2
+    blur: float | tuple[float, float] | None = None
+    solarise: tuple[float, float] = (0.0, 0.0)
+    members: int = field(default=1, init=False)
+    targets: int = field(default=2, init=False)
+
+    def __post_init__(self):
+        self.augments(1, 1)
+
+    def augments(self, height: int, width: int) -> list[Augment]:
+        blurs = self.blur if isinstance(self.blur, tuple | list) else (self.blur, self.blur)
+        return [simclr_augment(self.size, self.crop, self.flip, self.strength, self.grey, blurs[v], self.solarise[v])
+                for v in range(2)]
+
+
+@dataclass(frozen=True)
+class MultiCrop(ImageViews):
+    """Several big crops, which may be targets, and more small ones of one picture (Caron et al., SwAV, NeurIPS 2020).
+
+    Args:
+        big, small: how many crops of each kind (paper: 2 and 6).
+        big_scale, small_scale: shares of the area. None: the paper's (0.14, 1) and (0.05, 0.14) from 160 pixels on,
+            else (0.3, 1) and (0.1, 0.3), since parts of a small picture show little.
+        big_size, small_size: sides in pixels. None: the input's, and 96/224 of the big one, at least 16.
+        flip, strength, grey, blur: as in `TwoCrops` (paper: strength 1, grey 0.2, blur 0.5).
+    """
+
+    big: int = 2
+    small: int = 6
+    big_scale: tuple[float, float] | None = None
+    small_scale: tuple[float, float] | None = None
+    big_size: int | None = None
+    small_size: int | None = None
+    flip: float = 0.5
+    strength: float = 0.5
+    grey: float = 0.2
+    blur: float | None = None
+    members: int = field(default=1, init=False)
+
+    def __post_init__(self):
+        check_count("MultiCrop", 1, big=self.big)
+        check_count("MultiCrop", 0, small=self.small)
+        if self.big + self.small < 2:
+            raise InputError("MultiCrop needs at least two crops in all: one crop has nothing to be compared with.")
+        self.augments(32, 32)
+
+    @property
+    def targets(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.big
+
+    @property
+    def count(self) -> int:
+        return self.big + self.small
+
+    def augments(self, height: int, width: int) -> list[Augment]:
+        side = self.big_size or min(height, width)
+        photo = min(height, width) >= 160
+        local = self.small_size or max(16, round(side * 96 / 224))
+        common = {"flip": self.flip, "strength": self.strength, "grey": self.grey}
+        blur = self.blur if self.blur is not None else (0.5 if side >= 96 else 0.0)
+        big = simclr_augment(self.big_size, self.big_scale or ((0.14, 1.0) if photo else (0.3, 1.0)), blur=blur, **common)
+        small = simclr_augment(local, self.small_scale or ((0.05, 0.14) if photo else (0.1, 0.3)), blur=blur, **common)
+        return [big] * self.big + [small] * self.small
+
+
+@dataclass(frozen=True)
+class Members(ImageViews):
+    """One view of each of k members of a group (k drawings of one thing), each changed mildly.
+
+    Args:
+        k: members an item.
+        size: side in pixels; None: as the input.
+        rotate: degrees to either side.  zoom: relative.  shift: share of the side.
+        saturation, brightness, contrast: relative changes.
+        grey: probability of losing the colour.
+        flip: probability of mirroring (0: left and right may carry meaning).
+        erase: probability of a grey rectangle.
+    """
+
+    k: int = 2
+    size: int | None = None
+    rotate: float = 7.0
+    zoom: float = 0.11
+    shift: float = 0.06
+    saturation: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    grey: float = 0.2
+    flip: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self):
+        check_count("Members", 2, k=self.k)
+        self.augments(1, 1)
+
+    @property
+    def members(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.k
+
+    @property
+    def targets(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.k
+
+    def augments(self, height: int, width: int) -> list[Augment]:
+        one = Augment(size=self.size, flip=self.flip, rotate=self.rotate, zoom=self.zoom, shift=self.shift,
+                      saturation=self.saturation, brightness=self.brightness, contrast=self.contrast,
+                      jitter=1.0, grey=self.grey, erase=self.erase)
+        return [one] * self.k
+
+
+def _check_pictures(pictures: Tensor) -> None:
+    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise InputError(f"Image views need a uint8 batch (n, 3, height, width). Got {pictures.dtype} "
+                         f"{tuple(pictures.shape)} instead.")

@@ -1,0 +1,61 @@
+"""What every view plan promises, and small checks that all plans share."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from nearfar.errors import InputError
+
+
+class Views:
+    """Turns one batch into the several things to be contrasted.
+
+    members: rows that one item needs (1: one picture or text; k: k members of a group, given member-major).
+    targets: how many of the first views may serve as targets (big crops); the others are local.
+    count:   how many views come out.
+    """
+
+    modality: ClassVar[str]
+    members: int = 1
+    targets: int = 2
+
+    @property
+    def count(self) -> int:
+        return self.targets
+
+    def __call__(self, inputs: Any, generator: torch.Generator) -> list:
+        raise NotImplementedError
+
+    def bind(self, encoder: Any) -> "Views":
+        """Learn from the encoder what the plan needs to know (texts: the special ids). Returns the plan itself."""
+        return self
+
+
+def check_share(where: str, **values: float) -> None:
+    """Raise InputError unless each value lies in [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"The '{name}' of {where} must be a share in [0, 1]. Got {value} instead.")
+
+
+def check_range(where: str, low: float, high: float, **values: Sequence[float]) -> None:
+    """Raise InputError unless each value is a pair (from, to) with low < from <= to <= high."""
+    for name, pair in values.items():
+        if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
+            raise InputError(f"The '{name}' of {where} must be a pair (from, to) with "
+                             f"{low:g} < from <= to <= {high:g}. Got {tuple(pair)} instead.")
+
+
+def check_count(where: str, least: int, **values: int) -> None:
+    """Raise InputError unless each value is a whole number of at least `least`."""
+    for name, value in values.items():
+        if int(value) != value or value < least:
+            raise InputError(f"The '{name}' of {where} must be a whole number of at least {least}. Got {value} instead.")
+
+
+def check_members(inputs_rows: int, members: int, where: str) -> int:
+    """The number of items in a member-major batch; InputError where the rows do not divide."""
+    if inputs_rows % members:
+        raise InputError(f"{where} needs {members} rows an item, member-major; {inputs_rows} rows do not divide.")
+    return inputs_rows // members
