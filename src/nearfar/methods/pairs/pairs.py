@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import heads
-from nearfar.encoders import Encoder
+from nearfar.encoders import Encoder, frame
 from nearfar.errors import InputError
 from nearfar.losses.parts import InfoNCE, RowLoss
 from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
@@ -105,7 +105,7 @@ class PairContrast(Contrast):
         plan = self.plans[encoder.modality]
         if plan is not None:
             return plan(x, generator)[0]
-        return encoder.frame(x) if encoder.modality == "text" else x.float() / 255
+        return frame(x, encoder.special) if encoder.modality == "text" else x.float() / 255
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         if self.by_group:

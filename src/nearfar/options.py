@@ -1,0 +1,217 @@
+"""Options: one schema, the signatures. Values from a command line, a config file or keyword arguments are checked
+and converted in the same way (jsonargparse), and parts (loss, negatives, views) are named by their short names."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nearfar.errors import InputError, did_you_mean
+
+SKIPPED = ("self", "encoder", "encoder_b")
+
+
+def registries() -> dict[str, dict[str, type]]:
+    """Part option -> its short names."""
+    from nearfar import losses, negatives, views  # noqa: F401
+    from nearfar.losses import parts
+
+    return {"views": dict(views.plans), "loss": dict(parts.parts), "negatives": dict(negatives.parts)}
+
+
+def signature(target: Any) -> dict[str, tuple[Any, Any]]:
+    """name -> (type, default) of a class's constructor or of a settings dataclass."""
+    hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else target.__init__)
+    return {p.name: (hints.get(p.name, Any), p.default) for p in inspect.signature(target).parameters.values()
+            if p.name not in SKIPPED or dataclasses.is_dataclass(target)}
+
+
+def make_parser(targets: Sequence[Any]) -> Any:
+    """A parser of the options of all `targets` (later ones do not repeat earlier names)."""
+    from jsonargparse import ArgumentParser
+
+    from nearfar.methods.documentation import arguments
+
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    seen: set[str] = set()
+    for target in targets:
+        described = arguments(target)
+        for name, (kind, default) in signature(target).items():
+            if name in seen:
+                continue
+            seen.add(name)
+            flags = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+            parser.add_argument(*flags, type=kind, default=default, help=described.get(name, ""))
+    return parser
+
+
+def names(targets: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(n for t in targets for n in signature(t)))
+
+
+def from_command_line(targets: Sequence[Any], argv: Sequence[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Options given on a command line, over those of `base` (a config file); only what was given is returned."""
+    given = dict(base or {})
+    known, index, argv = names(targets), 0, list(argv)
+    while index < len(argv):
+        word = argv[index]
+        if not word.startswith("--"):
+            raise InputError(f"Unexpected argument '{word}'.", "Options begin with '--'; quote values with spaces.")
+        flag, equals, value = word[2:].partition("=")
+        path = flag.replace("-", "_").split(".")
+        if path[0] not in known:
+            raise InputError(f"Unknown option '--{flag}'.{_nearest(path[0], known)}")
+        if equals:
+            index += 1
+        elif index + 1 < len(argv) and not re.match(r"--[a-z]", argv[index + 1]):
+            value, index = argv[index + 1], index + 2
+        elif _is_bool(targets, path[0]) and len(path) == 1:
+            value, index = "true", index + 1
+        else:
+            raise InputError(f"The option '--{flag}' needs a value.")
+        _put(given, path, value)
+    return given
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    return did_you_mean(name, known).replace("'", "'--", 1).replace("_", "-")
+
+
+def _is_bool(targets: Sequence[Any], name: str) -> bool:
+    return any(signature(t).get(name, (None, None))[0] is bool for t in targets)
+
+
+def _put(given: dict[str, Any], path: list[str], value: str) -> None:
+    if len(path) == 1:
+        given[path[0]] = value
+        return
+    part = given.get(path[0])
+    if part is None or isinstance(part, str):
+        part = {"name": part} if part else {}
+    given[path[0]] = {**part, path[1]: value}
+
+
+def from_file(path: str | Path, targets: Sequence[Any]) -> dict[str, Any]:
+    """Options from a YAML or JSON file. An unknown key is an error with file, line and the nearest key."""
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no config file '{path}'.")
+    try:
+        node = yaml.compose(path.read_text())
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InputError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not valid YAML.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or node is None:
+        raise InputError(f"{path}: expected 'option: value' lines.")
+    known = names(targets)
+    for key, _ in node.value:
+        name = key.value.replace("-", "_")
+        if name not in known and name not in ("method", "data"):
+            raise InputError(f"{path}, line {key.start_mark.line + 1}: unknown option '{key.value}'."
+                             f"{did_you_mean(name, known)}")
+    return {k.replace("-", "_"): v for k, v in values.items()}
+
+
+def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:
+    """Converts and checks `given` against the signatures; a namespace with every option. Raises InputError."""
+    from jsonargparse import ArgumentError
+
+    known = names(targets)
+    for name in given:
+        if name not in known:
+            raise InputError(f"Unknown option '{name}'.{did_you_mean(name, known)}")
+    values = {k: _expanded(k, v) for k, v in given.items()}
+    parser = make_parser(targets)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            words = [w for k, v in values.items() for w in _words(k, v)]
+            plain = {k: v for k, v in values.items() if not isinstance(v, str)}
+            return parser.parse_args(words, namespace=parser.parse_object(plain)) if words else parser.parse_object(plain)
+    except ArgumentError as error:
+        raise InputError(_sentence(str(error))) from None
+    except TypeError as error:
+        raise InputError(str(error)) from None
+
+
+def _words(name: str, value: Any) -> list[str]:
+    return [f"--{name}={'null' if value in ('none', 'None') else value}"] if isinstance(value, str) else []
+
+
+def _expanded(option: str, value: Any) -> Any:
+    """A short name, or {"name": ..., options}, as the class that it stands for."""
+    table = registries().get(option)
+    if table is None or value is None or value in ("auto", "none", "null"):
+        return None if table is not None and value in ("none", "null") else value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        raise InputError(f"'{option}' takes a name of {', '.join(table)}. Got {value!r}.")
+    rest = {k: v for k, v in value.items() if k != "name"}
+    name = value.get("name")
+    if name is None:
+        raise InputError(f"--{option}.{next(iter(rest), '')} needs --{option} NAME first.")
+    if name not in table:
+        raise InputError(f"Unknown {option} '{name}'.{did_you_mean(name, table)}", f"Known: {', '.join(table)}.")
+    cls, known = table[name], list(signature(table[name]))
+    for k in rest:
+        if k not in known:
+            raise InputError(f"'{name}' has no option '{k}'.{did_you_mean(k, known)}",
+                             f"It has: {', '.join(known) or 'none'}.")
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": {k: _literal(v) for k, v in rest.items()}}
+
+
+def _literal(value: Any) -> Any:
+    """Values of a part's own options come as words; YAML reads them as it would in a config file."""
+    import yaml
+
+    if not isinstance(value, str):
+        return value
+    read = yaml.safe_load(f"[{value}]")
+    return read if len(read) > 1 else read[0] if read else value
+
+
+def _sentence(text: str) -> str:
+    """jsonargparse's account of a wrong value, in one sentence."""
+    key = re.search(r'Parser key "([^"]+)"', text)
+    value = re.search(r"(?:Given|Got) value: (.*)", text)
+    expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", text, re.M)))
+    if key and value and expected:
+        kinds = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", e.strip().rstrip(".")) for e in expected]
+        kinds = [re.sub(r"typing\.Literal\[(.*)\]", r"\1", k) for k in kinds if "NoneType" not in k]
+        return f"The option '{key.group(1)}' must be {' or '.join(kinds)}. Got {value.group(1).strip()} instead."
+    return " ".join(text.split())
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """A namespace as JSON values, parts by their short names."""
+    def convert(name: str, value: Any) -> Any:
+        if hasattr(value, "class_path"):
+            short = {f"{c.__module__}.{c.__qualname__}": k for k, c in registries().get(name, {}).items()}
+            arguments = {k: convert(k, v) for k, v in vars(value.init_args).items()} if value.get("init_args") else {}
+            return {"name": short.get(value.class_path, value.class_path), **arguments}
+        if isinstance(value, tuple):
+            return [convert("", v) for v in value]
+        return value
+
+    return {k: convert(k, v) for k, v in vars(options).items()}
+
+
+def instantiate(targets: Sequence[Any], options: Any) -> dict[str, Any]:
+    """Fresh parts from a checked namespace."""
+    parser = make_parser(targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = parser.instantiate(options) if hasattr(parser, "instantiate") else parser.instantiate_classes(options)
+    return dict(vars(made))

@@ -1,0 +1,235 @@
+"""From settings and data to a method that is ready to train: which method fits, which encoders, which options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nearfar import encoders, methods, options
+from nearfar.encoders import Encoder, Frozen
+from nearfar.errors import InputError
+from nearfar.methods.base import Facts, Method, Optimisation
+from nearfar.training.loading import (
+    Inputs,
+    Loader,
+    Sampler,
+    StreamLoader,
+    TokenStream,
+    cached_inputs,
+    image_inputs,
+    text_inputs,
+)
+from nearfar.training.settings import TrainSettings
+
+ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative")
+
+
+def roles_of(data: Any) -> set[str]:
+    """The roles that the data hold, by name."""
+    return {r for r in ROLES if data.roles.get(r)}
+
+
+def fits(slug: str, data: Any) -> bool:
+    """Whether the data hold what a method needs."""
+    return any(need <= roles_of(data) for need in methods.get(slug).needs)
+
+
+def choose(data: Any) -> tuple[str, str]:
+    """A method that fits the data, and why."""
+    roles = roles_of(data)
+    if {"image", "text"} <= roles and "group" not in roles:
+        return "align", "each row pairs a picture with a text"
+    if {"text", "text_b"} <= roles or {"image", "image_b"} <= roles:
+        return "pairs", "each row is a pair"
+    if "group" in roles:
+        return "pairs", f"rows with the same '{data.roles['group']}' are positives of each other"
+    if "image" in roles:
+        return "simclr", "there are pictures without pairs: two augmentations of one picture are its positives"
+    if "text" in roles:
+        return "contriever", "there are texts without pairs: two crops of one text are its positives"
+    raise InputError(f"{data.name} holds neither pictures nor texts.", "Name a column: --image COLUMN or --text COLUMN.")
+
+
+def check_needs(slug: str, data: Any) -> None:
+    if not fits(slug, data):
+        needs = " or ".join(" + ".join(sorted(n)) for n in methods.get(slug).needs)
+        raise InputError(f"'{slug}' needs {needs}; {data.name} has {', '.join(sorted(roles_of(data))) or 'none of these'}.",
+                         "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.")
+
+
+def modalities(cls: Any, data: Any, settings: TrainSettings) -> list[str]:
+    """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
+    from nearfar.methods.pairs.pairs import COLUMNS, PairContrast
+
+    roles = roles_of(data)
+    if issubclass(cls, PairContrast):
+        prefer_group = settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
+        if "group" in roles and prefer_group and any("group" in n for n in cls.needs):
+            return ["image" if "image" in roles else "text"]
+        for pair in COLUMNS:
+            if set(pair) <= roles and frozenset(pair) in cls.needs:
+                return list(dict.fromkeys(p.split("_")[0] for p in pair))
+        return ["image" if "image" in roles else "text"]
+    wanted = [n for n in cls.needs if n <= roles]
+    return ["image" if "image" in wanted[0] else "text"]
+
+
+def auto_image_size(data: Any, settings: TrainSettings) -> int:
+    """32 for pictures of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
+    if settings.image_size != "auto":
+        return int(settings.image_size)
+    side = data.meta.get("side") or (data.median_side() if hasattr(data, "median_side") else 64)
+    if settings.encoder != "small":
+        return 224 if side > 64 else 64
+    return 32 if side <= 64 else 64
+
+
+def build_encoder(kind: str, data: Any, settings: TrainSettings, size: int) -> Encoder:
+    """The encoder of one kind, its weights drawn from the seed; frozen where asked for."""
+    torch.manual_seed(settings.seed)
+    if kind == "image":
+        made = encoders.image(settings.encoder, size=size, weights=settings.weights, channels=settings.channels)
+    else:
+        train = data.splits["train"]
+        texts = [t for r in ("text", "text_b") if data.roles.get(r) for t in data.texts(r, train)]
+        made = encoders.text(settings.text_encoder, texts=texts, vocabulary=settings.vocabulary)
+    return Frozen(made) if settings.freeze else made
+
+
+def pretrained(kind: str, settings: TrainSettings) -> bool:
+    return bool(settings.weights) if kind == "image" else settings.text_encoder != "small"
+
+
+@dataclass
+class Setup:
+    """A method with its loader, ready for a trainer. `resolved`: what each "auto" became."""
+
+    method: Method
+    loader: Loader
+    settings: TrainSettings
+    options: dict[str, Any]
+    resolved: dict[str, Any]
+    image_size: int
+    rows: np.ndarray
+    kinds: list[str]
+
+
+def targets_of(slug: str) -> list[Any]:
+    return [methods.get(slug)]
+
+
+def method_options(slug: str, given: Mapping[str, Any], preset: str) -> Any:
+    """Checked options of a method; with the paper's literals under what was given."""
+    base = dict(methods.get(slug).preset_paper) if preset == "paper" else {}
+    return options.checked(targets_of(slug), base | dict(given))
+
+
+def build_method(slug: str, data: Any, settings: TrainSettings, checked: Any, size: int,
+                 ready: Mapping[str, Encoder] | None = None) -> tuple[Method, list[str]]:
+    """A fresh method; `ready` replaces encoders (by kind) that are made already."""
+    cls = methods.get(slug)
+    check_needs(slug, data)
+    kinds = modalities(cls, data, settings)
+    made = [(ready or {}).get(k) or build_encoder(k, data, settings, size) for k in kinds]
+    torch.manual_seed(settings.seed + 1)
+    arguments = options.instantiate(targets_of(slug), checked)
+    method = cls(*made, **arguments)
+    if hasattr(method, "columns"):
+        roles = roles_of(data) - ({"group"} if settings.by == "columns" else set())
+        prefer = settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
+        method.columns(roles if not (prefer and len(kinds) == 1) else {kinds[0], "group"})
+    return method, kinds
+
+
+def prepare(slug: str, data: Any, settings: TrainSettings, given: Mapping[str, Any], *,
+            cache: Path | None = None, ready: Mapping[str, Encoder] | None = None) -> Setup:
+    """Everything before the first step. Raises InputError early, before anything is written."""
+    checked = method_options(slug, given, settings.preset)
+    size = auto_image_size(data, settings)
+    method, kinds = build_method(slug, data, settings, checked, size, ready)
+    rows = np.asarray(data.splits["train"])
+    sampler = Sampler(rows, data.groups, method.members, 1, settings.seed)
+    batch = auto_batch(settings, sampler.items, slug)
+    sampler.batch_size = batch
+    known = any(pretrained(k, settings) for k in kinds) and not settings.freeze
+    steps = auto_steps(settings, sampler.epoch_steps, known)
+    loader = make_loader(method, data, sampler, steps, settings, size, cache)
+    facts: Facts = loader.facts(len(rows))
+    method.optimisation = auto_optimisation(settings, steps, known)
+    resolved = {"batch_size": batch, "steps": steps, "image_size": size if "image" in kinds else None,
+                "lr": method.optimisation.lr, "warmup": method.optimisation.warmup}
+    torch.manual_seed(settings.seed + 2)
+    resolved |= method.attach(facts)
+    method.prepare(data, rows)
+    return Setup(method, loader, settings, options.plain(checked), {k: v for k, v in resolved.items() if v is not None},
+                 size, rows, kinds)
+
+
+def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
+    if settings.batch_size == "auto":
+        if items < 4:
+            raise InputError(f"There are only {items} training items: contrast needs more.", "Add data.")
+        return max(2, min(128, items // 4))
+    if settings.batch_size > items:
+        raise InputError(f"The batch size {settings.batch_size} is larger than the {items} training items of '{slug}'.",
+                         f"Use --batch-size {max(2, items // 2)} or less, or leave it to auto.")
+    return int(settings.batch_size)
+
+
+def auto_steps(settings: TrainSettings, epoch: int, known: bool) -> int:
+    """50 epochs within 200 and 3000 steps; 3 epochs within 50 and 3000 for an encoder that is pretrained."""
+    if settings.steps != "auto":
+        return int(settings.steps)
+    return min(3000, max(50, 3 * epoch)) if known else min(3000, max(200, 50 * epoch))
+
+
+def auto_optimisation(settings: TrainSettings, steps: int, known: bool) -> Optimisation:
+    lr = settings.lr
+    if lr == "auto":
+        lr = 5e-5 if known else 2e-3 if settings.encoder == "small" else 1e-3
+    warmup = steps // 20 if settings.warmup == "auto" else int(settings.warmup)
+    return Optimisation(settings.optimiser, float(lr), settings.weight_decay, 0.9, warmup, settings.schedule)
+
+
+def make_loader(method: Method, data: Any, sampler: Sampler, steps: int, settings: TrainSettings, size: int,
+                cache: Path | None) -> Loader:
+    wanted = list(dict.fromkeys(input_roles(method)))
+    if getattr(method, "stream", False):
+        return stream_loader(method, data, sampler, steps, settings)
+    inputs: dict[str, Inputs | list[Inputs]] = {}
+    for role in wanted:
+        inputs[role] = role_inputs(method, data, role, size, cache)
+    negative = data.roles.get("negative")
+    if negative and hasattr(method, "columns") and not getattr(method, "by_group", False):
+        encoder: Any = method.towers()[wanted[1]].encoder
+        inputs["negative"] = [text_inputs(encoder, data.column(column))[1] for column in negative]
+    return Loader(sampler, inputs, data, wanted, steps, settings.seed)
+
+
+def input_roles(method: Any) -> tuple[str, ...]:
+    """Roles that a method reads from the data."""
+    return tuple(method.roles) if hasattr(method, "columns") else (method.role,)
+
+
+def role_inputs(method: Any, data: Any, role: str, size: int, cache: Path | None) -> Inputs:
+    encoder: Any = method.towers()[role].encoder
+    if isinstance(encoder, Frozen):
+        items = data.image_memmap(role, size) if role.startswith("image") else data.texts(role)
+        return cached_inputs(encoder.features(items, cache=cache, key=f"{data.hash}-{role}-{size}"))
+    if role.startswith("image"):
+        return image_inputs(data, role, size)
+    return text_inputs(encoder, data.texts(role), getattr(method, "length", None))[1]
+
+
+def stream_loader(method: Any, data: Any, sampler: Sampler, steps: int, settings: TrainSettings) -> StreamLoader:
+    train = np.asarray(data.splits["train"])
+    encoder: Any = method.towers()[method.role].encoder
+    store, _ = text_inputs(encoder, data.texts(method.role, train))
+    corpora = np.zeros(len(train), np.int64) if data.domains is None else np.asarray(data.domains)[train]
+    stream = TokenStream(store, corpora, method.length, method.alpha)
+    return StreamLoader(stream, method.role, sampler.batch_size, steps, settings.seed)

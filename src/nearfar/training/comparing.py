@@ -1,0 +1,347 @@
+"""`nearfar.compare`: several methods on the same data, encoder, steps and seeds, beside what needs no training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nearfar import evaluation, methods, options
+from nearfar.errors import InputError, NearfarError
+from nearfar.methods.base import Tower
+from nearfar.training import building, engine
+from nearfar.training.embedding import Embedder
+from nearfar.training.engine import Say, silent, write_json
+from nearfar.training.settings import DataSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row that is trained: a method with options of its own, as written ("dcl --views members")."""
+
+    label: str
+    slug: str
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For folders and tables of results."""
+        return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
+
+
+@dataclass
+class Comparison:
+    """A finished comparison. `path`: its folder, with report.html, results.json and best/; `results`: the JSON."""
+
+    path: Path
+    results: dict[str, Any]
+
+    @property
+    def best(self) -> Path | None:
+        folder = self.path / "best"
+        return folder if folder.exists() else None
+
+
+def entry(spec: str) -> Entry:
+    """"slug --option value" -> Entry; options are checked."""
+    words = shlex.split(spec)
+    if not words:
+        raise InputError("An empty method.", "Write for example --methods simclr,dcl.")
+    slug, rest = words[0], words[1:]
+    targets = building.targets_of(slug)
+    given = options.from_command_line(targets, rest)
+    options.checked(targets, given)
+    return Entry(spec.strip(), slug, given)
+
+
+def split_specs(text: str) -> list[str]:
+    """"a, b --x 1,2; c" -> specs. Commas divide only before a method's name."""
+    pieces = re.split(r"[;,]\s*(?=[a-z])", text)
+    known = set(methods.slugs())
+    specs: list[str] = []
+    for piece in pieces:
+        if specs and piece.split(" ")[0] not in known and "--" in specs[-1] and ";" not in text:
+            specs[-1] += "," + piece
+        else:
+            specs.append(piece)
+    return [s.strip() for s in specs if s.strip()]
+
+
+def compare(data: Any, *, methods: Sequence[str] | str | None = None, seeds: int = 3, budget: str | float | None = None,
+            baseline: str | None = None, out: str | Path | None = None, settings: TrainSettings | None = None,
+            data_settings: DataSettings | None = None, progress: bool = True, say: Say = silent, command: str = "",
+            report: bool = True, **given: Any) -> Comparison:
+    """Trains each method with each seed under one plan, measures all by one task, and says which one works.
+
+    Args:
+        data: a path, the name of a built-in set, or an opened Data.
+        methods: slugs, each with options of its own if wanted ("dcl --views members"); default: all that fit.
+        seeds: seeds 0 .. seeds - 1 for every method.
+        budget: of training, e.g. "30m" or seconds, from which the steps are fixed once; default 30 minutes, unless
+            `steps` is given.
+        baseline: the row that the others are paired with; default the first of simclr, pairs that is there.
+        out: folder; default runs/compare-DATA. Finished cells found there are not run again.
+        report: write report.html.
+        given: fields of TrainSettings and DataSettings.
+
+    Raises InputError for wrong input; a method that fails becomes a failed cell, and the others go on.
+    """
+    settings, data_settings, rest = engine.split_options(None, given, settings, data_settings)
+    if rest:
+        raise InputError(f"compare has no option '{next(iter(rest))}'.",
+                         "Options of one method go beside its name: --methods \"dcl --sigma 0.5\".")
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1. Got {seeds}.")
+    opened = data_settings.open(data)
+    task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task)
+    entries = chosen(opened, task, settings, methods, say)
+    folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
+    engine.writable(folder)
+    began = time.perf_counter()
+    plan = make_plan(folder, opened, settings, entries, seeds, budget, say)
+    settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
+    rows = measured_without_training(folder, opened, task, settings, seeds, say)
+    for number, one in enumerate(entries):
+        rows.append(train_cells(folder, opened, task, settings, one, seeds, f"[{number + 1}/{len(entries)}]", progress, say))
+    results = conclude(folder, opened, task, plan, rows, entries, baseline, command, time.perf_counter() - began)
+    write_json(folder / "results.json", results)
+    keep_best(folder, results)
+    if report:
+        from nearfar.reporting import write_report
+
+        write_report(folder / "report.html", results)
+    return Comparison(folder, results)
+
+
+def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] | str | None, say: Say) -> list[Entry]:
+    """The entries: those asked for, or every method whose needs fit and that embeds what is measured; says why."""
+    if wanted is not None:
+        specs = split_specs(wanted) if isinstance(wanted, str) else list(wanted)
+        found = [entry(s) for s in specs]
+        for one in found:
+            building.check_needs(one.slug, data)
+        if len({e.name for e in found}) < len(found):
+            raise InputError("Two of the methods are the same.", "Give each its own options.")
+        return found
+    found = []
+    for slug in methods.slugs():
+        kinds = building.modalities(methods.get(slug), data, settings) if building.fits(slug, data) else []
+        asked = {r.split("_")[0] for r in task.roles}
+        if not kinds:
+            say(f"{slug}: left out (needs {' or '.join(' + '.join(sorted(n)) for n in methods.get(slug).needs)})")
+        elif not asked <= set(kinds):
+            say(f"{slug}: left out (embeds {', '.join(kinds)}; measured are {', '.join(sorted(asked))})")
+        else:
+            say(f"{slug}: in")
+            found.append(Entry(slug, slug, {}))
+    if not found:
+        raise InputError(f"No method fits {data.name}.", "Name the columns: `nearfar data` shows what was understood.")
+    return found
+
+
+def seconds_of(budget: str | float | None) -> float:
+    """"90", "45s", "30m", "2h" -> seconds."""
+    if budget is None:
+        return 1800.0
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([smh]?)\s*", str(budget))
+    if not match or float(match.group(1)) <= 0:
+        raise InputError(f"The budget '{budget}' is not a time.", "Write for example 90s, 30m or 2h.")
+    return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
+
+
+def make_plan(folder: Path, data: Any, settings: TrainSettings, entries: Sequence[Entry], seeds: int,
+              budget: str | float | None, say: Say) -> dict[str, Any]:
+    """Steps and batch size, fixed once and kept in plan.json: the same for every cell, also when resumed."""
+    path = folder / "plan.json"
+    facts = {"data_hash": data.hash, "split_hash": data.split_hash,
+             "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size")}}
+    if path.exists():
+        plan = json.loads(path.read_text())
+        for name in facts:
+            if plan[name] != json.loads(json.dumps(facts[name])):
+                raise InputError(f"'{folder}' holds a comparison with other {name.replace('_', ' ')}: scores on different "
+                                 "data, splits or settings are not ranked together.", "Choose another --out.")
+        if settings.steps not in ("auto", plan["steps"]):
+            raise InputError(f"The plan in '{folder}' has {plan['steps']} steps, not {settings.steps}.", "Choose another --out.")
+        say(f"plan of {folder}: {plan['steps']} steps of {plan['batch_size']} items")
+        return plan
+    limit = seconds_of(budget)
+    paces, batch = {}, None
+    for one in entries:
+        setup = building.prepare(one.slug, data, dataclasses.replace(settings, steps=1000 if settings.steps == "auto" else settings.steps),
+                                 one.options, cache=engine.cache_folder())
+        batch = min(batch or 1 << 30, int(setup.resolved["batch_size"]))
+        if settings.steps == "auto":
+            paces[one.label] = engine.timed_steps(setup, 4)[0]
+    steps = settings.steps
+    if steps == "auto":
+        steps = max(20, int(0.85 * limit / (seeds * sum(paces.values()))))
+        say(f"{limit / 60:.3g} minutes for {len(entries)} methods x {seeds} seeds: {steps} steps each ("
+            + ", ".join(f"{k} {1000 * v:.0f} ms" for k, v in paces.items()) + " a step)")
+    plan = facts | {"steps": steps, "batch_size": batch, "seeds": list(range(seeds)), "encoder": settings.encoder,
+                    "precision": settings.precision, "budget_seconds": limit if settings.steps == "auto" else None,
+                    "seconds_a_step": paces}
+    write_json(path, plan)
+    return plan
+
+
+def cell(seed: int | None, scores: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """One seed of one row, as results.json has it. Scores without a test split come from validation."""
+    test = scores.get("test") or scores.get("val") or {}
+    return {"seed": seed, "primary": test.get("primary"), "val": (scores.get("val") or {}).get("primary"),
+            "metrics": test.get("metrics", {}), "directions": test.get("directions", {}),
+            "bootstrap": test.get("bootstrap"), "counts": test.get("counts", {}), "status": "done", **more}
+
+
+def splits_of(data: Any) -> list[str]:
+    return [s for s in ("val", "test") if len(data.splits.get(s, ()))]
+
+
+def measured_without_training(folder: Path, data: Any, task: Any, settings: TrainSettings, seeds: int,
+                              say: Say) -> list[dict[str, Any]]:
+    """Chance, raw pixels, HOG, TF-IDF, BM25; the untrained encoder for each seed; a pretrained one where given."""
+    path = folder / "references.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    rows = []
+    for one in evaluation.references(data, task):
+        say(f"measuring: {one.label}")
+        start = time.perf_counter()
+        scores = {s: one.evaluate(s).to_dict() for s in splits_of(data)}
+        rows.append({"slug": one.slug, "label": one.label, "kind": one.kind,
+                     "seeds": [cell(0, scores, seconds=time.perf_counter() - start, samples=0)]})
+    kinds = list(dict.fromkeys(r.split("_")[0] for r in task.roles))
+    known = any(building.pretrained(k, settings) for k in kinds)
+    if len(kinds) == 1:
+        say(f"measuring: {'pretrained' if known else 'untrained'} encoder")
+        cells = [untrained_cell(data, task, settings, kinds[0], seed) for seed in range(1 if known else seeds)]
+        kind = "pretrained" if known else "untrained"
+        rows.append({"slug": kind, "label": f"{kind} encoder", "kind": kind, "seeds": cells})
+    write_json(path, rows)
+    return rows
+
+
+def untrained_cell(data: Any, task: Any, settings: TrainSettings, kind: str, seed: int) -> dict[str, Any]:
+    size = building.auto_image_size(data, settings)
+    encoder = building.build_encoder(kind, data, dataclasses.replace(settings, seed=seed), size)
+    embed = Embedder({r: Tower(encoder) for r in task.roles}, data, size=size)
+    start = time.perf_counter()
+    scores = {s: task.evaluate(embed, s).to_dict() for s in splits_of(data)}
+    return cell(seed, scores, seconds=time.perf_counter() - start, samples=0)
+
+
+def train_cells(folder: Path, data: Any, task: Any, settings: TrainSettings, one: Entry, seeds: int, place: str,
+                progress: bool, say: Say) -> dict[str, Any]:
+    """All seeds of one method; finished cells are read, begun ones resumed, failed ones marked."""
+    cells = []
+    for seed in range(seeds):
+        run = folder / "cells" / f"{one.name}-s{seed}"
+        done = run / "scores.json"
+        relative = str(run.relative_to(folder))
+        if not done.exists():
+            say(f"{place} {one.label}, seed {seed}")
+            try:
+                engine.fit(one.slug, data, out=run, resume=(run / "config.json").exists(), progress=progress,
+                           settings=dataclasses.replace(settings, seed=seed), data_settings=DataSettings(), **one.options)
+            except (NearfarError, RuntimeError) as error:
+                if isinstance(error, InputError) and seed == 0:
+                    raise
+                say(f"{place} {one.label}, seed {seed} failed: {error}")
+                cells.append(cell(seed, {}, run=relative) | {"status": "failed", "message": str(error)})
+                continue
+        told = json.loads(done.read_text())
+        check_same(told, data, run)
+        cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
+        if cells[-1]["primary"] is not None:
+            say(f"{place} {one.label}, seed {seed}: {cells[-1]['primary']:.1%} in {told['cost']['seconds']:.0f} s")
+    return {"slug": one.name, "label": one.label, "method": one.slug, "kind": "method", "seeds": cells}
+
+
+def check_same(told: dict[str, Any], data: Any, run: Path) -> None:
+    """Runs whose data or split differ are not ranked together."""
+    for name in ("data_hash", "split_hash"):
+        if told[name] != getattr(data, name.removeprefix("data_")):
+            raise InputError(f"The run '{run}' was made on other data or another split ({name} differs).",
+                             "Take it away, or choose another --out.")
+
+
+def conclude(folder: Path, data: Any, task: Any, plan: dict[str, Any], rows: list[dict[str, Any]],
+             entries: Sequence[Entry], baseline: str | None, command: str, seconds: float) -> dict[str, Any]:
+    """results.json: statistics of every row, the verdict, and what the report shows of the trained models."""
+    trained = [e.name for e in entries]
+    base = baseline or next((n for n in ("simclr", "pairs") if n in trained), trained[0])
+    best = best_on_validation(rows)
+    verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=best)
+    shown = illustrations(folder, data, task, verdict["rows"])
+    return {
+        "format": 1,
+        "data": {"name": data.name, "hash": data.hash, "split": data.split_name, "split_hash": data.split_hash,
+                 "rows": {k: len(v) for k, v in data.splits.items()}, "roles": data.roles},
+        "task": task.summary("test" if len(data.splits.get("test", ())) else "val"),
+        "plan": plan, "baseline": base, "rows": verdict["rows"], "winner": verdict["winner"],
+        "best_on_validation": best, "reason": verdict["reason"], **shown,
+        "commands": commands(folder, data, plan, entries, best, command), "versions": engine.versions(),
+        "seconds": seconds,
+    }
+
+
+def best_on_validation(rows: Sequence[dict[str, Any]]) -> str | None:
+    """The trained row with the best mean on validation data; test data choose nothing."""
+    means = {r["slug"]: np.mean([c["val"] if c["val"] is not None else c["primary"] for c in r["seeds"] if c["status"] == "done"])
+             for r in rows if r["kind"] == "method" and any(c["status"] == "done" and c["primary"] is not None for c in r["seeds"])}
+    return max(means, key=lambda k: means[k]) if means else None
+
+
+def commands(folder: Path, data: Any, plan: dict[str, Any], entries: Sequence[Entry], best: str | None,
+             command: str) -> list[str]:
+    spec = data.name if data.path is None else str(data.path)
+    found = [command] if command else []
+    for one in entries:
+        if one.name == best:
+            found.append(f"nearfar fit {one.label} {shlex.quote(spec)} --steps {plan['steps']} --batch-size {plan['batch_size']}"
+                         .replace(f"fit {one.label} {shlex.quote(spec)}", f"fit {one.slug} {shlex.quote(spec)}{one.label[len(one.slug):]}"))
+            found.append(f"nearfar embed {folder / 'best'} {shlex.quote(spec)} --out {folder / 'index'}")
+            found.append(f"nearfar search {folder / 'index'} QUERY")
+    return found
+
+
+def illustrations(folder: Path, data: Any, task: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Curves of every seed; diagnostics, map and examples of the first finished seed of every trained row."""
+    from nearfar.training import showing
+
+    out: dict[str, Any] = {"diagnostics": {}, "examples": {}, "map": {}, "curves": {}}
+    for row in rows:
+        if row["kind"] != "method":
+            continue
+        finished = [c for c in row["seeds"] if c["status"] == "done"]
+        out["curves"][row["slug"]] = {str(c["seed"]): showing.curve(folder / c["run"]) for c in finished}
+        if finished:
+            shown = showing.illustrate(folder / finished[0]["run"] / "model", data, task)
+            for name, value in shown.items():
+                out[name][row["slug"]] = value
+    return out
+
+
+def keep_best(folder: Path, results: dict[str, Any]) -> None:
+    """Copies the model of the row chosen on validation data (its first seed) to best/."""
+    row = next((r for r in results["rows"] if r["slug"] == results["best_on_validation"]), None)
+    if row is None:
+        return
+    first = next(c for c in row["seeds"] if c["status"] == "done")
+    fresh, place = folder / "best.tmp", folder / "best"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(folder / first["run"] / "model", fresh)
+    shutil.rmtree(place, ignore_errors=True)
+    fresh.rename(place)
+
+
+__all__ = ["Comparison", "Entry", "compare", "entry", "seconds_of", "split_specs"]

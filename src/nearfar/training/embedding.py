@@ -1,0 +1,88 @@
+"""Embeds rows of data with the towers of a method or a saved model, in evaluation mode and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nearfar.encoders import frame
+from nearfar.methods.base import Tower
+from nearfar.training.loading import TokenStore
+
+Progress = Callable[[int, int], None]
+
+
+class Embedder:
+    """embed(role, rows) -> float32 (n, d), unit length (unless similarity is "dot").
+
+    A role that has no tower of its own (`text_b` of one shared text encoder) takes the tower of its kind.
+    """
+
+    def __init__(self, towers: Mapping[str, Tower], data: Any, *, size: int, batch_size: int = 256,
+                 similarity: str = "cosine", device: torch.device | str = "cpu"):
+        self.towers, self.data, self.size, self.batch_size = towers, data, size, batch_size
+        self.similarity, self.device = similarity, torch.device(device)
+        self.stores: dict[str, TokenStore] = {}
+
+    def tower(self, role: str) -> Tower:
+        if role in self.towers:
+            return self.towers[role]
+        kind = role.split("_")[0]
+        return next(t for r, t in self.towers.items() if r.split("_")[0] == kind)
+
+    def has(self, role: str) -> bool:
+        return role in self.towers or any(r.split("_")[0] == role.split("_")[0] for r in self.towers)
+
+    def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        tower = self.tower(role)
+        if role.startswith("image"):
+            pictures = self.data.image_memmap(role, self.size)
+            return self._batches(tower, len(rows), lambda s: torch.from_numpy(pictures[rows[s]]).float() / 255)
+        if role not in self.stores:
+            self.stores[role] = self._store(tower, self.data.texts(role))
+        return self._texts(tower, self.stores[role], rows)
+
+    def corpus(self, role: str) -> np.ndarray:
+        """The further documents of a corpus, (m, d)."""
+        texts = self.data.corpus[role]
+        return self._texts(self.tower(role), self._store(self.tower(role), texts), np.arange(len(texts)))
+
+    def items(self, role: str, items: Any) -> np.ndarray:
+        """Vectors of uint8 pictures (n, 3, h, w) or of texts that are in no table, (n, d)."""
+        tower = self.tower(role)
+        if role.startswith("image"):
+            encoder: Any = tower.encoder
+            return self._batches(tower, len(items), lambda s: encoder.prepare(items[s]))
+        return self._texts(tower, self._store(tower, items), np.arange(len(items)))
+
+    def _store(self, tower: Tower, texts: Sequence[str]) -> TokenStore:
+        encoder: Any = tower.encoder
+        return TokenStore(encoder.encode_ids(list(texts)), encoder.special.length - encoder.special.frame)
+
+    def _texts(self, tower: Tower, store: TokenStore, rows: np.ndarray) -> np.ndarray:
+        order = np.argsort((store.starts[rows + 1] - store.starts[rows]), kind="stable")
+        encoder: Any = tower.encoder
+        z = self._batches(tower, len(rows), lambda s: frame(store.read(rows[order[s]]), encoder.special))
+        out = np.empty_like(z)
+        out[order] = z
+        return out
+
+    def _batches(self, tower: Tower, n: int, load: Callable[[slice], Any]) -> np.ndarray:
+        mode = tower.training
+        tower.eval()
+        parts = []
+        try:
+            with torch.inference_mode():
+                for i in range(0, n, self.batch_size):
+                    x = load(slice(i, min(i + self.batch_size, n)))
+                    z = tower.embed(x.to(self.device)).float()
+                    if self.similarity == "cosine":
+                        z = torch.nn.functional.normalize(z, dim=1)
+                    parts.append(z.cpu().numpy())
+        finally:
+            tower.train(mode)
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)

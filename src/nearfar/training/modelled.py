@@ -1,0 +1,18 @@
+"""A saved model as an embedder of rows of data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nearfar.methods.base import Tower
+from nearfar.training.embedding import Embedder
+
+
+class ModelEmbedder(Embedder):
+    """embed(role, rows) with the towers of a model that was loaded from its folder."""
+
+    def __init__(self, model: Any, data: Any, batch_size: int = 256):
+        towers = {role: Tower(t.encoder, t.head, kept=True) for role, t in model.roles.items()}
+        sizes = [t.encoder.size for t in towers.values() if t.encoder.modality == "image"]
+        super().__init__(towers, data, size=sizes[0] if sizes else 0, batch_size=batch_size,
+                         similarity=model.config.get("similarity", "cosine"))
