@@ -1,0 +1,348 @@
+"""`Data`: rows with roles, content ids, groups, labels and honest splits, whatever they were read from."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from nearfar.errors import InputError, did_you_mean
+from nearfar.sources import pictures
+from nearfar.sources.progress import track
+from nearfar.sources.raw import Problem, Raw
+from nearfar.sources.roles import CONTENT, Roles
+from nearfar.sources.scan import BATCH, Scan, cells, picture_source
+from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
+from nearfar.sources.storage import whole
+
+Rows = Sequence[int] | np.ndarray | None
+
+
+class Data:
+    """N rows in a memory-mapped Arrow table, and what each column is for. Made by `open_data`.
+
+    Attributes:
+        name, path: what was opened; `kind` says as what ("image folder", "csv table"...).
+        hash: hex digest of content, roles and row order; any change of the input changes it.
+        roles: role -> column ("negative" and "label": a list of columns); `reasons`: role -> why.
+        table: `datasets.Dataset` of all N rows; image columns hold paths or bytes.
+        problems: rows that were skipped (only with unreadable="skip"); `notes`: what a user should know.
+        corpus: role -> further documents of the gallery that belong to no row (BEIR), or None; `corpus_keys` their ids.
+        meta: facts of the built-in sets (licences, styles that share outlines, which rows ask at test time).
+
+    Wherever a method takes a role it takes a column name as well (hard negatives: one call for each of `roles["negative"]`).
+    """
+
+    def __init__(
+        self, raw: Raw, roles: Roles, reasons: dict[str, str], scan: Scan, *, seed: int, split: str | None, cache: Path
+    ):
+        self.name, self.path, self.kind, self.base = raw.name, raw.path, raw.kind, raw.base
+        self.table: Dataset = raw.table
+        self.roles, self.reasons, self.seed = roles, reasons, seed
+        self.problems: list[Problem] = list(raw.problems)
+        self.notes: list[str] = list(raw.notes)
+        self.corpus: dict[str, list[str]] | None = raw.corpus or None
+        self.corpus_keys: dict[str, list[str]] = raw.corpus_keys
+        self.meta = dict(raw.meta)
+        self.split_name, self.fit = split or "default", raw.fit
+        self._raw, self._scan, self._cache = raw, scan, cache
+        self._mapped: dict[tuple[str, int, str], np.memmap] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        return f"Data({self.name!r}, {self.kind}, {len(self)} rows, roles {self.roles})"
+
+    @cached_property
+    def hash(self) -> str:
+        state = hashlib.sha256(repr(sorted(self.roles.items())).encode())
+        state.update(self._raw.fingerprint.encode())
+        for column in sorted(self._scan.content):
+            state.update(column.encode())
+            state.update(self._scan.content[column].tobytes())
+        state.update(np.ascontiguousarray(self._row_marks).tobytes())
+        return state.hexdigest()[:32]
+
+    @cached_property
+    def _row_marks(self) -> np.ndarray:
+        """Which rows of the input these are: they differ where rows were skipped or a limit was set."""
+        indices = self.table._indices
+        return np.arange(len(self)) if indices is None else indices.column(0).to_numpy().astype(np.int64)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """int64 (N,): the sample ids 0..N-1."""
+        return np.arange(len(self), dtype=np.int64)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """A readable, stable id of each row: the id column, else the image path, else the row (line) number."""
+        column = self.roles.get("id") or (self.roles.get("image") if self.kind == "image folder" else None)
+        column = column or self._raw.row_column
+        return [str(i) for i in range(len(self))] if column is None else [str(v) for v in self.values(str(column))]
+
+    def column(self, role: str) -> str:
+        """The column of a role (a column's own name is taken as well). Raises InputError where there is none."""
+        value = self.roles.get(role, role)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, str) and value in self.table.column_names:
+            return value
+        if isinstance(value, list):
+            raise InputError(
+                f"The role '{role}' of {self.name} has {len(value)} columns.", f"Name one of {', '.join(value)}."
+            )
+        options = [*self.roles, *self.table.column_names]
+        raise InputError(
+            f"{self.name} has no role or column '{role}'.{did_you_mean(role, options)}",
+            f"Roles: {', '.join(self.roles)}.",
+        )
+
+    def values(self, role: str, rows: Rows = None) -> list[Any]:
+        """Raw cells of a column, all or those of some rows."""
+        column = self.column(role)
+        if rows is None:
+            return [value for block in cells(self.table, column, 16 * BATCH) for value in block]
+        chosen: Any = self.table.select_columns([column]).with_format("arrow")[np.asarray(rows, np.int64)]
+        return chosen.column(0).to_pylist()
+
+    def texts(self, role: str, rows: Rows = None) -> list[str]:
+        """The texts of a role; an empty cell is ""."""
+        return ["" if value is None else str(value) for value in self.values(role, rows)]
+
+    def content(self, role: str) -> np.ndarray:
+        """int64 (N,): equal exactly where the decoded pixels, or the normalised texts, are equal; across columns too."""
+        column = self.column(role)
+        if column not in self._scan.content:
+            raise InputError(
+                f"The column '{column}' of {self.name} holds no checked pictures or texts.", "Give it a role."
+            )
+        return self._scan.content[column]
+
+    @property
+    def content_roles(self) -> list[str]:
+        """Those of image, image_b, text and text_b that the data hold."""
+        return [role for role in CONTENT if role in self.roles]
+
+    def is_image(self, role: str) -> bool:
+        """Whether a role's cells are pictures."""
+        return self.column(role) in self._scan.hashes
+
+    def _codes(self, role: str) -> tuple[np.ndarray, list[str]]:
+        """Codes by sorted names; -1 where the cell is empty."""
+        values = np.array(["" if v is None else str(v) for v in self.values(role)], dtype=object)
+        names = sorted({v for v in values if v != ""}, key=_natural)
+        number = {name: i for i, name in enumerate(names)}
+        return np.array([number.get(v, -1) for v in values], np.int64), names
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """int64 (N,): rows of one group are positives of each other; a row without a group is a group of its own."""
+        if "group" not in self.roles:
+            return None
+        codes, names = self._codes("group")
+        alone = np.flatnonzero(codes < 0)
+        codes[alone] = len(names) + np.arange(len(alone))
+        return codes
+
+    @cached_property
+    def units(self) -> np.ndarray | None:
+        """int64 (N,): what splitting keeps together: the unit column, else the group, else the first content."""
+        if "unit" in self.roles:
+            return self._codes("unit")[0]
+        if self.groups is not None:
+            return self.groups
+        return np.unique(self.content(self.content_roles[0]), return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    @cached_property
+    def _domains(self) -> tuple[np.ndarray, list[str]] | None:
+        return self._codes("domain") if "domain" in self.roles else None
+
+    @property
+    def domains(self) -> np.ndarray | None:
+        """int64 (N,) into `domain_names` (drawing styles, cameras, languages...), or None."""
+        return self._domains[0] if self._domains else None
+
+    @property
+    def domain_names(self) -> list[str]:
+        return self._domains[1] if self._domains else []
+
+    @cached_property
+    def _labels(self) -> dict[str, tuple[np.ndarray, list[str]]]:
+        return {column: self._codes(column) for column in self.roles.get("label", [])}
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Label column -> int64 (N,) into `label_names[column]`; -1 where a row has none."""
+        return {column: codes for column, (codes, _) in self._labels.items()}
+
+    @property
+    def label_names(self) -> dict[str, list[str]]:
+        return {column: names for column, (_, names) in self._labels.items()}
+
+    def drop_label(self, column: str) -> None:
+        """Takes a column out of the labels."""
+        left = [name for name in self.roles.get("label", []) if name != column]
+        self.roles = {k: v for k, v in self.roles.items() if k != "label"} | ({"label": left} if left else {})
+        self.__dict__.pop("_labels", None)
+
+    @cached_property
+    def splits(self) -> dict[str, np.ndarray]:
+        """ "train", "val" and "test": sorted row numbers.
+
+        A split column decides where there is one; a part that it lacks is cut from its training rows. Otherwise 70/15/15 of the units,
+        drawn with the seed, where rows that share a unit or any content stay together.
+        """
+        if "split" in self.roles:
+            return self._given_splits()
+        split = assign(self._components, self._unit_marks, self.seed, SHARES)
+        hand = self._raw.splits.get(self.split_name)
+        return self._without_domains(split, hand) if hand else split
+
+    @cached_property
+    def split_hash(self) -> str:
+        """Hex digest of the splits; two scores compare only where it is equal."""
+        return digest(self.splits)
+
+    def _without_domains(self, split: dict[str, np.ndarray], hidden: list[str]) -> dict[str, np.ndarray]:
+        """Train and val lose the rows of the hidden domains; test keeps all of its own."""
+        assert self.domains is not None
+        away = np.isin(self.domains, [self.domain_names.index(name) for name in hidden])
+        return {name: rows if name == "test" else rows[~away[rows]] for name, rows in split.items()}
+
+    @cached_property
+    def _unit_marks(self) -> np.ndarray:
+        """int64 ids of the units that do not depend on which other units there are."""
+        role = "unit" if "unit" in self.roles else "group" if "group" in self.roles else None
+        if role is None:
+            return self.content(self.content_roles[0])
+        values = ["" if v is None else str(v) for v in self.values(role)]
+        known = {
+            v: int.from_bytes(hashlib.blake2b(v.encode(), digest_size=8).digest(), "little", signed=True)
+            for v in set(values)
+        }
+        return np.array([known[v] for v in values], np.int64)
+
+    @cached_property
+    def _components(self) -> np.ndarray:
+        """Rows that hang together by unit or content. Contents that nearly all rows hang on (a caption that many share) are
+        dropped from the second role on, with a note."""
+        assert self.units is not None
+        columns = [self.units, *(self.content(role) for role in self.content_roles)]
+        joined = components(columns)
+        if len(columns) == 2 or np.bincount(joined, minlength=1).max() <= max(0.5 * len(self), 1):
+            return joined
+        fewer = components(columns[:2])
+        if np.bincount(fewer, minlength=1).max() >= np.bincount(joined).max():
+            return joined
+        self.notes.append(
+            f"most rows hang together through shared values of {', '.join(self.content_roles[1:])}: the splits keep units and "
+            f"{self.content_roles[0]} apart, but such a value may stand on both sides"
+        )
+        return fewer
+
+    def _given_splits(self) -> dict[str, np.ndarray]:
+        values = ["" if v is None else str(v) for v in self.values("split")]
+        names = {v: standard_name(v) for v in set(values)}
+        unknown = sorted(v for v, name in names.items() if name is None)
+        if unknown:
+            row = next(i for i, v in enumerate(values) if names[v] is None)
+            shown = f"'{unknown[0]}'" if unknown[0] else "an empty value"
+            raise InputError(
+                f"{self.path or self.name}, row {self._row(row)}: {shown} in the split column '{self.roles['split']}' is no split.",
+                "Use train, val and test, or take the role away: roles={'split': None}.",
+            )
+        place = np.array([names[v] for v in values], dtype=object)
+        split = {name: np.flatnonzero(place == name) for name in SHARES}
+        return self._filled(split)
+
+    def _filled(self, split: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Parts that the column lacks, cut from the training rows by unit and content."""
+        if not len(split["train"]):
+            raise InputError(
+                f"The split column of {self.path or self.name} names no training rows.", "Use train, val and test."
+            )
+        missing = [name for name in ("val", "test") if not len(split[name])]
+        if missing:
+            rows = split["train"]
+            shares = {"train": 1 - sum(SHARES[m] for m in missing)} | {m: SHARES[m] for m in missing}
+            part = np.unique(self._components[rows], return_inverse=True)[1].reshape(-1)
+            cut = assign(part, self._unit_marks[rows], self.seed, shares)
+            split = split | {name: rows[chosen] for name, chosen in cut.items()}
+        return {name: split[name] for name in SHARES}
+
+    def _row(self, row: int) -> int:
+        return int(self.table[row][self._raw.row_column]) if self._raw.row_column else row
+
+    def leaks(self) -> int:
+        """How many test rows share a content with a training row (0 unless a split column says so)."""
+        split = self.splits
+        shared = np.zeros(len(split["test"]), bool)
+        for role in self.content_roles:
+            content = self.content(role)
+            shared |= np.isin(content[split["test"]], content[split["train"]])
+        return int(shared.sum())
+
+    def images(self, role: str, size: int, rows: Rows = None, fit: str | None = None) -> np.ndarray:
+        """uint8 (n, 3, size, size), RGB, alpha on white; see `image_memmap`."""
+        mapped = self.image_memmap(role, size, fit)
+        return np.array(mapped if rows is None else mapped[np.asarray(rows, np.int64)])
+
+    def image_memmap(self, role: str, size: int, fit: str | None = None) -> np.memmap:
+        """uint8 (N, 3, size, size) on disk, decoded once and kept in the cache folder.
+
+        fit "crop" (default): the short side becomes `size` and the middle is cut out; "pad": the long side does, on white.
+        """
+        fit, column = fit or self.fit, self.column(role)
+        if not self.is_image(role):
+            raise InputError(f"The role '{role}' of {self.name} holds texts, not pictures.")
+        if fit not in ("crop", "pad") or size < 1:
+            raise InputError(f"fit must be 'crop' or 'pad' and size at least 1; got {fit!r} and {size}.")
+        key = (column, size, fit)
+        if key not in self._mapped:
+            mark = hashlib.sha256(self._scan.content[column].tobytes() + f"{column}:{size}:{fit}".encode()).hexdigest()[
+                :32
+            ]
+            path = self._cache / "pixels" / f"{mark}.u8"
+            if not path.exists():
+                self._decode(column, size, fit, path)
+            self._mapped[key] = np.memmap(path, np.uint8, mode="r", shape=(len(self), 3, size, size))
+        return self._mapped[key]
+
+    def _decode(self, column: str, size: int, fit: str, path: Path) -> None:
+        def one(value: Any) -> np.ndarray:
+            return pictures.square(pictures.decode(picture_source(value, self.base), draft=size), size, fit)
+
+        with (
+            whole(path) as temporary,
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+            track(f"decoding {column} at {size} px", len(self)) as advance,
+            open(temporary, "wb") as file,
+        ):
+            for block in cells(self.table, column):
+                try:
+                    file.writelines(picture.tobytes() for picture in pool.map(one, block))
+                except pictures.Unreadable as error:
+                    raise InputError(
+                        f"A picture of {self.name} changed since it was checked: {error}.", "Run again."
+                    ) from error
+                advance(len(block))
+
+    def describe(self, samples: int = 3) -> dict[str, Any]:
+        """What was understood, as plain values that JSON takes; `show` prints it."""
+        from nearfar.sources.describing import describe
+
+        return describe(self, samples)
+
+
+def _natural(name: str) -> tuple:
+    """Numbers sort as numbers."""
+    return (
+        (0, float(name), name) if name.lstrip("-").replace(".", "", 1).isdigit() and name.isascii() else (1, 0.0, name)
+    )

@@ -1,0 +1,142 @@
+"""`open_data`: from a name or a path to checked rows with roles."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nearfar.errors import InputError, did_you_mean
+from nearfar.sources.data import Data
+from nearfar.sources.emoji_set import open_emoji
+from nearfar.sources.raw import Raw
+from nearfar.sources.roles import CONTENT, Roles, resolve
+from nearfar.sources.scan import Scan, scan
+from nearfar.sources.storage import cache_dir
+
+BUILT_IN = ("emoji", "functions")
+
+
+def open_data(
+    spec: str | Path,
+    roles: Mapping[str, Any] | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    unreadable: str = "error",
+    limit: int | None = None,
+    cache: str | Path | None = None,
+) -> Data:
+    """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
+
+    Args:
+        spec: "emoji" or "functions" (built in), or a path: a folder of pictures (folders of classes become labels), a csv, tsv, parquet or
+            jsonl table, a .txt file (one passage a line), a folder of text files or man pages, a BEIR folder, a `datasets`
+            folder saved to disk. Relative image paths are taken from the table's folder.
+        roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None takes a role away).
+        split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
+        seed: of the splits.
+        unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists them in `problems`.
+        limit: at most about so many rows, whole groups, spread over the input.
+        cache: folder of derived data; default NEARFAR_CACHE or ~/.cache/nearfar.
+
+    Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
+    """
+    if unreadable not in ("error", "skip"):
+        raise InputError(f"unreadable must be 'error' or 'skip'; got {unreadable!r}.")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1; got {limit}.")
+    folder = cache_dir(cache)
+    raw = _read(spec, split, unreadable, limit, folder)
+    if not len(raw.table):
+        raise InputError(f"{raw.path or raw.name} holds no rows.", "Check that this is the right file or folder.")
+    wanted = dict(roles or {})
+    if split is not None and split not in raw.splits:
+        _check_split(split, raw)
+        wanted.setdefault("split", split)
+    resolved, reasons = resolve(raw.table, wanted, raw.roles, raw.reasons, str(raw.path or raw.name))
+    raw.roles = resolved
+    if limit is not None:
+        _limit(raw, limit)
+    found = _checked(raw, resolved, unreadable, folder)
+    data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
+    _check_labels(data, wanted)
+    return data
+
+
+def _read(spec: str | Path, split: str | None, unreadable: str, limit: int | None, cache: Path) -> Raw:
+    if str(spec) == "emoji":
+        return open_emoji(split)
+    path = Path(spec).expanduser()
+    if not path.exists():
+        near = did_you_mean(str(spec), BUILT_IN)
+        raise InputError(f"There is no file or folder '{spec}'.{near}", f"Built-in data sets: {', '.join(BUILT_IN)}.")
+    raise InputError(f"nearfar cannot read {path}.")
+
+
+def _check_split(split: str, raw: Raw) -> None:
+    options = [*raw.splits, *raw.table.column_names]
+    if split not in raw.table.column_names:
+        known = f"Splits of {raw.name}: {', '.join(raw.splits)}. " if raw.splits else ""
+        raise InputError(
+            f"{raw.path or raw.name} has no split or column '{split}'.{did_you_mean(split, options)}",
+            f"{known}Leave it out for 70/15/15 by unit and content, or name a column of train/val/test.",
+        )
+
+
+def _columns(raw: Raw, roles: Roles) -> tuple[list[str], list[str]]:
+    images = [str(roles[role]) for role in CONTENT if role.startswith("image") and role in roles]
+    texts = [str(roles[role]) for role in CONTENT if role.startswith("text") and role in roles]
+    return list(dict.fromkeys(images)), list(dict.fromkeys([*texts, *roles.get("negative", [])]))
+
+
+def _limit(raw: Raw, limit: int) -> None:
+    """Whole groups (or rows) at even distances, until the limit is reached."""
+    rows = len(raw.table)
+    if rows <= limit:
+        return
+    role = raw.roles.get("group")
+    if role is None:
+        keep = np.unique(np.linspace(0, rows - 1, limit).round().astype(int))
+    else:
+        values = raw.table.select_columns([str(role)]).with_format("arrow")[:].column(0).to_pylist()
+        codes = np.unique([str(v) for v in values], return_inverse=True)[1]
+        count = codes.max() + 1
+        chosen = np.linspace(0, count - 1, max(1, round(count * limit / rows))).round().astype(int)
+        keep = np.flatnonzero(np.isin(codes, chosen))
+    raw.table = raw.table.select(keep)
+    raw.fingerprint += f":limit{limit}"
+    raw.notes.append(f"limited to {len(keep)} of {rows} rows")
+
+
+def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
+    images, texts = _columns(raw, roles)
+    found = scan(raw, images, texts, cache)
+    if not found.bad:
+        return found
+    if unreadable == "error":
+        more = f" ({len(found.bad) - 1} more like this)" if len(found.bad) > 1 else ""
+        raise InputError(
+            f"{found.bad[0][1]}{more}.", "Mend or remove it, or leave such rows out with --unreadable skip."
+        )
+    bad = {row for row, _ in found.bad}
+    keep = np.array([row for row in range(len(raw.table)) if row not in bad], np.int64)
+    raw.problems += [problem for _, problem in found.bad]
+    if not len(keep):
+        raise InputError(f"No row of {raw.path or raw.name} is usable: {raw.problems[0]}.", "Mend the input.")
+    raw.table = raw.table.select(keep)
+    return found.take(keep)
+
+
+def _check_labels(data: Data, wanted: Mapping[str, Any]) -> None:
+    """A label with one value tells nothing: an error where the user asked for it, a note where it was guessed."""
+    for column, names in data.label_names.items():
+        if len(names) >= 2:
+            continue
+        found = f"one class only ('{names[0]}')" if names else "no value at all"
+        if "label" in wanted:
+            raise InputError(
+                f"{data.path or data.name}: the label column '{column}' holds {found}.",
+                "Labels need two classes or more.",
+            )
+        data.notes.append(f"the label column '{column}' holds {found}: it is not used as a label")
+        data.drop_label(column)

@@ -1,0 +1,170 @@
+"""Roles: what each column is for. The user's word counts; the rest is guessed from names and content, with a reason."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from nearfar.errors import InputError, did_you_mean
+from nearfar.sources.pictures import ENDINGS
+
+ROLES = (
+    "image", "image_b", "text", "text_b", "negative", "label", "group", "unit", "domain", "split", "time", "id",
+)  # fmt: skip
+CONTENT = ("image", "image_b", "text", "text_b")
+LISTS = ("negative", "label")
+Roles = dict[str, str | list[str]]
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "image": ("image", "img", "picture", "photo", "image_path", "image_file", "file_name", "filename", "filepath", "image_a",
+              "image1", "image_1", "path", "file"),
+    "image_b": ("image_b", "image2", "image_2", "img2", "img_b", "picture_b", "positive_image"),
+    "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a", "text1",
+             "sentence", "premise", "summary", "title", "source", "description", "content"),
+    "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b", "text2",
+               "body", "response", "translation", "hypothesis", "code", "target"),
+    "negative": ("negative", "negatives", "hard_negative", "hard_negatives"),
+    "label": ("label", "labels", "class", "category", "class_name", "label_name"),
+    "group": ("group", "group_id"),
+    "unit": ("unit", "unit_id"),
+    "domain": ("domain", "style"),
+    "split": ("split", "subset", "partition"),
+    "time": ("time", "timestamp", "date", "datetime"),
+    "id": ("id", "key", "uuid", "_id", "sample_id"),
+}  # fmt: skip
+
+
+def resolve(
+    table: Dataset, wanted: Mapping[str, Any] | None, fixed: Roles, fixed_reasons: Mapping[str, str], where: str
+) -> tuple[Roles, dict[str, str]]:
+    """The roles and, for each, the reason in words.
+
+    `wanted` is the user's (None or "none" takes a role away); `fixed` comes with the format. Raises InputError for an unknown role
+    or column, or where no column holds pictures or texts.
+    """
+    wanted = dict(wanted or {})
+    columns = table.column_names
+    given = {role: _checked(role, value, columns, where) for role, value in wanted.items()}
+    roles: Roles = {role: value for role, value in fixed.items() if role not in given}
+    reasons = {role: fixed_reasons.get(role, "the format says so") for role in roles}
+    for role, value in given.items():
+        if value:
+            roles[role], reasons[role] = value, "you named it"
+    named = any(given.get(role) for role in CONTENT)
+    if not any(role in fixed for role in CONTENT):
+        taken = {name for value in roles.values() for name in _listed(value)}
+        _by_name(table, roles, reasons, set(given), taken)
+        if not named:
+            _by_content(table, roles, reasons, set(given), taken)
+    if not any(role in roles for role in CONTENT):
+        raise InputError(
+            f"{where}: no column looks like pictures or texts (columns: {', '.join(columns)}).",
+            "Name one, for example --text COLUMN or roles={'text': 'COLUMN'}.",
+        )
+    return {role: roles[role] for role in ROLES if role in roles}, reasons
+
+
+def _listed(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _checked(role: str, value: Any, columns: list[str], where: str) -> str | list[str] | None:
+    if role not in ROLES:
+        raise InputError(f"There is no role '{role}'.{did_you_mean(role, ROLES)}", f"Roles: {', '.join(ROLES)}.")
+    if value is None or value == "none" or value == []:
+        return None
+    names = _listed(value)
+    for name in names:
+        if name not in columns:
+            raise InputError(
+                f"{where}: there is no column '{name}' for the role '{role}'.{did_you_mean(str(name), columns)}",
+                f"Columns: {', '.join(columns)}.",
+            )
+    if role in LISTS:
+        return names
+    if len(names) != 1:
+        raise InputError(f"The role '{role}' takes one column, not {len(names)}.")
+    return names[0]
+
+
+def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
+    lower = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in reversed(table.column_names)}
+    for role, candidates in _NAMES.items():
+        if role in roles or role in given:
+            continue
+        found = [lower[c] for c in candidates if c in lower and lower[c] not in taken and _fits(table, role, lower[c])]
+        if role == "negative":
+            found += [
+                n
+                for low, n in sorted(lower.items())
+                if low.startswith(("negative_", "hard_negative_")) and n not in taken
+            ]
+        if found:
+            roles[role] = found if role == "negative" else found[:1] if role == "label" else found[0]
+            taken.update(_listed(roles[role]))
+            reasons[role] = f"by the name of the column{'s' if len(_listed(roles[role])) > 1 else ''}"
+
+
+def _sample(table: Dataset, column: str, count: int = 64) -> list[Any]:
+    step = max(1, len(table) // count)
+    arrow: Any = table.select_columns([column]).with_format("arrow")
+    return arrow[list(range(0, len(table), step))[:count]].column(0).to_pylist()
+
+
+def _is_picture(values: list[Any]) -> bool:
+    filled = [v for v in values if v not in (None, "", b"")]
+    return bool(filled) and all(
+        isinstance(v, bytes) or (isinstance(v, dict) and "bytes" in v) or (isinstance(v, str) and _ends_like_picture(v))
+        for v in filled
+    )
+
+
+def _ends_like_picture(value: str) -> bool:
+    return "." + value.rsplit(".", 1)[-1].casefold() in ENDINGS
+
+
+def _fits(table: Dataset, role: str, column: str) -> bool:
+    """A column called `path` or `text` still has to hold what its name says."""
+    values = _sample(table, column)
+    if role in ("image", "image_b"):
+        return _is_picture(values)
+    if role in ("text", "text_b", "negative"):
+        return all(v is None or isinstance(v, str) for v in values) and not _is_picture(values)
+    if role == "label":
+        return not _is_picture(values)
+    return True
+
+
+def _by_content(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
+    free = [name for name in table.column_names if name not in taken]
+    samples = {name: _sample(table, name) for name in free}
+    images = [name for name in free if _is_picture(samples[name])]
+    texts = [name for name in free if name not in images and _is_text(samples[name])]
+    _fill(("image", "image_b"), images, "its values are pictures", roles, reasons, given)
+    if "image" not in roles or "text" not in roles:
+        places = ("text",) if "image" in roles else ("text", "text_b")
+        _fill(places, texts, "its values are texts of several words", roles, reasons, given)
+    if not any(role in roles for role in CONTENT):
+        short = [
+            n for n in free if samples[n] and all(isinstance(v, str) for v in samples[n]) and not _numbers(samples[n])
+        ]
+        _fill(("text", "text_b"), short, "its values are short texts", roles, reasons, given)
+
+
+def _fill(
+    places: Sequence[str], names: list[str], reason: str, roles: Roles, reasons: dict[str, str], given: set[str]
+) -> None:
+    open_places = [role for role in places if role not in roles and role not in given]
+    for role, name in zip(open_places, names, strict=False):
+        roles[role], reasons[role] = name, reason
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(str(v).strip().lstrip("-+").replace(".", "", 1).isdigit() for v in values if v not in (None, ""))
+
+
+def _is_text(values: list[Any]) -> bool:
+    filled = [v for v in values if v not in (None, "")]
+    if not filled or not all(isinstance(v, str) for v in filled):
+        return False
+    return sum(len(v.split()) for v in filled) / len(filled) >= 2 and len(set(filled)) > 0.3 * len(filled)

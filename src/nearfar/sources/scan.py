@@ -1,0 +1,162 @@
+"""One pass over all rows: is every picture readable, is every text filled, and what is each one's content id?"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from nearfar.errors import InputError
+from nearfar.sources import pictures, words
+from nearfar.sources.progress import track
+from nearfar.sources.raw import Problem, Raw
+from nearfar.sources.storage import whole
+
+BATCH = 512
+VERSION = "1"  # raise when ids change meaning: stored scans of another version are not read
+
+
+@dataclass
+class Scan:
+    """Per column: content ids, int64 (N,); for pictures also difference hashes (uint64) and width, height (N, 2); for
+    texts the number of words. `bad` lists (row, problem)."""
+
+    content: dict[str, np.ndarray] = field(default_factory=dict)
+    hashes: dict[str, np.ndarray] = field(default_factory=dict)
+    sizes: dict[str, np.ndarray] = field(default_factory=dict)
+    bad: list[tuple[int, Problem]] = field(default_factory=list)
+
+    def take(self, rows: np.ndarray) -> "Scan":
+        """The same for some of the rows; problems are left out."""
+        parts = [{k: v[rows] for k, v in part.items()} for part in (self.content, self.hashes, self.sizes)]
+        return Scan(*parts)
+
+
+def picture_source(value: Any, base: Path | None) -> bytes | Path:
+    """The bytes or the path that an image cell holds. Raises Unreadable for an empty cell."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if value is None or value in ("", b""):
+        raise pictures.Unreadable("there is no picture: the cell is empty")
+    if isinstance(value, bytes):
+        return value
+    return (base or Path()) / str(value)
+
+
+def cells(table: Dataset, column: str, size: int = BATCH) -> Iterator[list[Any]]:
+    """The values of a column in order, in lists of at most `size`; only one list is in memory."""
+    arrow = table.select_columns([column]).with_format("arrow")
+    for start in range(0, len(table), size):
+        block: Any = arrow[start : min(start + size, len(table))]
+        yield plain_values(block.column(0))
+
+
+def plain_values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values; a stored picture is its {bytes, path}."""
+    return column.to_pylist()
+
+
+def scan(raw: Raw, images: list[str], texts: list[str], cache: Path) -> Scan:
+    """Reads a stored scan of the same input, or makes and stores it."""
+    name = hashlib.sha256("\0".join([VERSION, raw.fingerprint, *images, "|", *texts]).encode()).hexdigest()[:32]
+    path = cache / "scans" / f"{name}.npz"
+    if path.exists():
+        return _load(path)
+    result = Scan()
+    for column in images:
+        _scan_images(raw, column, result)
+    for column in texts:
+        _scan_texts(raw, column, result)
+    result.bad.sort(key=lambda pair: pair[0])
+    _store(path, result)
+    return result
+
+
+def row_number(raw: Raw, row: int) -> int:
+    """The number by which a reader finds a row in its file (a line where lines count)."""
+    return int(raw.table[row][raw.row_column]) if raw.row_column else row
+
+
+def _problem(raw: Raw, row: int, column: str, message: str, picture: Any = None) -> tuple[int, Problem]:
+    if raw.kind == "image folder" and isinstance(picture, Path):
+        return row, Problem(str(picture), None, message)
+    where = f" ({picture})" if isinstance(picture, Path) else ""
+    return row, Problem(str(raw.path or raw.name), row_number(raw, row), f"column '{column}'{where}: {message}")
+
+
+def _look(value: Any, base: Path | None) -> tuple[int, int, int, int] | tuple[Any, str]:
+    source: Any = None
+    try:
+        source = picture_source(value, base)
+        picture = pictures.decode(source)
+    except pictures.Unreadable as error:
+        return source, str(error)
+    return pictures.pixel_id(picture), pictures.difference_hash(picture), *picture.size
+
+
+def _scan_images(raw: Raw, column: str, result: Scan) -> None:
+    rows = len(raw.table)
+    content, hashes = np.zeros(rows, np.int64), np.zeros(rows, np.uint64)
+    sizes = np.zeros((rows, 2), np.int32)
+    row = 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, track(f"checking {column}", rows) as advance:
+        for block in cells(raw.table, column):
+            for found in pool.map(lambda value: _look(value, raw.base), block):
+                if len(found) == 2:
+                    result.bad.append(_problem(raw, row, column, found[1], found[0]))
+                else:
+                    content[row], hashes[row], sizes[row] = found[0], found[1], found[2:]
+                row += 1
+            advance(len(block))
+    result.content[column], result.hashes[column], result.sizes[column] = content, hashes, sizes
+
+
+def _scan_texts(raw: Raw, column: str, result: Scan) -> None:
+    rows = len(raw.table)
+    content, sizes = np.zeros(rows, np.int64), np.zeros(rows, np.int32)
+    optional = column in (raw.roles.get("negative") or [])
+    row = 0
+    with track(f"checking {column}", rows) as advance:
+        for block in cells(raw.table, column, 8 * BATCH):
+            for value in block:
+                if value is not None and not isinstance(value, str):
+                    kind = type(value).__name__
+                    raise InputError(
+                        f"{raw.path or raw.name}: column '{column}' holds {kind}, not texts.", "Name another column."
+                    )
+                text = value or ""
+                if not text.strip() and not optional:
+                    result.bad.append(_problem(raw, row, column, "the text is empty"))
+                content[row], sizes[row] = words.text_id(text), len(text.split())
+                row += 1
+            advance(len(block))
+    result.content[column], result.sizes[column] = content, sizes
+
+
+def _store(path: Path, result: Scan) -> None:
+    arrays = {
+        f"{part}/{key}": value
+        for part in ("content", "hashes", "sizes")
+        for key, value in getattr(result, part).items()
+    }
+    bad = [(str(row), p.file, "" if p.row is None else str(p.row), p.message) for row, p in result.bad]
+    with whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays, bad=np.array(bad, dtype=np.str_).reshape(-1, 4))
+
+
+def _load(path: Path) -> Scan:
+    result = Scan()
+    with np.load(path, allow_pickle=False) as stored:
+        for key in stored.files:
+            if key != "bad":
+                part, column = key.split("/", 1)
+                getattr(result, part)[column] = stored[key]
+        for row, file, number, message in stored["bad"]:
+            result.bad.append((int(row), Problem(str(file), int(number) if number else None, str(message))))
+    return result

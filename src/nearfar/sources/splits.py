@@ -1,0 +1,67 @@
+"""Splits by unit and content: what belongs together never stands on both sides."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "development": "val", "eval": "val", "test": "test", "testing": "test", "holdout": "test", "held-out": "test",
+}  # fmt: skip
+
+
+def standard_name(name: str) -> str | None:
+    """ "train", "val" or "test" for the usual spellings, None for others."""
+    return _NAMES.get(name.strip().casefold())
+
+
+def components(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 (N,): rows that share a value in any column, directly or over other rows, get the same number."""
+    rows = len(columns[0])
+    sources, targets, nodes = [], [], rows
+    for column in columns:
+        codes = np.unique(column, return_inverse=True)[1].reshape(-1)
+        sources.append(np.arange(rows))
+        targets.append(codes + nodes)
+        nodes += int(codes.max(initial=-1)) + 1
+    row, column = np.concatenate(sources), np.concatenate(targets)
+    graph = coo_matrix((np.ones(len(row), bool), (row, column)), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][:rows].astype(np.int64)
+
+
+def assign(component: np.ndarray, mark: np.ndarray, seed: int, shares: dict[str, float]) -> dict[str, np.ndarray]:
+    """Sorted row numbers of each split: whole components, `shares` of their number, in an order drawn from the seed.
+
+    The order hashes the seed with the smallest `mark` (an int64 id of unit or content) of each component, so it does not
+    depend on the order of the rows. With three or more components no split is empty.
+    """
+    count = int(component.max(initial=-1)) + 1
+    smallest = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(smallest, component, mark)
+    order = sorted(
+        range(count), key=lambda c: hashlib.blake2b(f"{seed}:{smallest[c]}".encode(), digest_size=16).digest()
+    )
+    place = np.empty(count, np.int64)
+    place[order] = np.repeat(np.arange(len(shares)), _sizes(count, shares))
+    return {name: np.flatnonzero(place[component] == i) for i, name in enumerate(shares)}
+
+
+def _sizes(count: int, shares: dict[str, float]) -> list[int]:
+    """Whole numbers of `count` near the shares; what rounding leaves goes to the first."""
+    rest = [round(count * share) for share in list(shares.values())[1:]]
+    if count >= len(shares):
+        rest = [max(1, r) for r in rest]
+    return [count - sum(rest), *rest]
+
+
+def digest(splits: dict[str, np.ndarray]) -> str:
+    """Hex digest of names and rows."""
+    state = hashlib.sha256()
+    for name, rows in splits.items():
+        state.update(f"{name}:{len(rows)}:".encode())
+        state.update(np.ascontiguousarray(rows, np.int64).tobytes())
+    return state.hexdigest()[:32]
