@@ -86,7 +86,8 @@ def tfidf_scorer(data: Any, search: Search) -> Scorer:
     """Cosine of TF-IDF vectors; document frequencies of the gallery, sublinear counts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
-    vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)
+    analyzer: Any = words
+    vectorizer = TfidfVectorizer(analyzer=analyzer, sublinear_tf=True)
     try:
         gallery = vectorizer.fit_transform(documents)
     except ValueError:                                  # not one word in the whole gallery
