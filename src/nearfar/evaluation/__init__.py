@@ -1,0 +1,1 @@
+"""Scores of embeddings: pure functions on arrays first, tasks and references over them."""

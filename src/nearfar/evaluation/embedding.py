@@ -1,0 +1,55 @@
+"""How a task asks for vectors: by rows, by the corpus, or for items that are in no table."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from nearfar.evaluation.neighbours import as_vectors
+
+IMAGE_ROLES = ("image", "image_b")
+
+
+def is_image(role: str) -> bool:
+    return role in IMAGE_ROLES
+
+
+class Embed(Protocol):
+    """The vectors of one model. `role` is a role of the data ("image", "image_b", "text", "text_b")."""
+
+    def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
+        """float (n, d) of the given rows of the table."""
+        ...
+
+    def corpus(self, role: str) -> np.ndarray:
+        """float (c, d) of the further documents of `data.corpus[role]`."""
+        ...
+
+    def items(self, role: str, items: Any) -> np.ndarray:
+        """float (n, d) of uint8 pictures (n, 3, size, size) or of a list of texts."""
+        ...
+
+
+class DataEmbed:
+    """An `Embed` from one function `encode(role, items) -> (n, d)`; items as in `Embed.items`, pictures at `size`."""
+
+    def __init__(self, data: Any, encode: Callable[[str, Any], Any], *, size: int = 32, batch_size: int = 512):
+        self.data, self.encode, self.size, self.batch_size = data, encode, size, batch_size
+
+    def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        parts = [rows[start: start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        return np.concatenate([as_vectors(self.encode(role, take(self.data, role, part, self.size)))
+                               for part in parts])
+
+    def corpus(self, role: str) -> np.ndarray:
+        return self.items(role, self.data.corpus[role])
+
+    def items(self, role: str, items: Any) -> np.ndarray:
+        parts = [items[start: start + self.batch_size] for start in range(0, len(items), self.batch_size)]
+        return np.concatenate([as_vectors(self.encode(role, part)) for part in parts])
+
+
+def take(data: Any, role: str, rows: np.ndarray, size: int) -> Any:
+    """Pictures uint8 (n, 3, size, size) or texts of the rows."""
+    return data.images(role, size, rows) if is_image(role) else data.texts(role, rows)

@@ -1,0 +1,172 @@
+"""Rows that need no training, scored by the same task: chance, raw pixels, HOG, TF-IDF, BM25.
+
+They answer the first question about any trained model: did training pay at all?
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nearfar.evaluation.embedding import DataEmbed, is_image
+from nearfar.evaluation.neighbours import FunctionScorer, Scorer, SparseScorer
+from nearfar.evaluation.retrieval import Retrieval
+from nearfar.evaluation.searches import Search, side_items
+from nearfar.evaluation.tasks import LabelTask, PairTask, Scores, Task
+
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
+HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """slug, label and kind ("chance" or "reference") of a row of the leaderboard; evaluate(split) -> Scores."""
+
+    slug: str
+    label: str
+    kind: str
+    evaluate: Callable[..., Scores]
+
+
+def references(data: Any, task: Task, *, size: int = 32) -> list[Reference]:
+    """The references that make sense for the task, computed only when `.evaluate(split, examples=0)` is called.
+
+    Pictures are looked at with `size` pixels a side. Between pictures and texts there is only chance.
+    """
+    rows = [Reference("chance", "chance", "chance", lambda split, examples=0: chance(task, split))]
+    roles = task.roles if isinstance(task, PairTask) else (getattr(task, "role", ""),)
+    if all(map(is_image, roles)):
+        rows += [_vectors("pixels", "raw pixels", task, lambda: pixels(data, roles[0], size=size)),
+                 _vectors("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
+    elif not any(map(is_image, roles)):
+        rows += [_scores("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(data, search)),
+                 _scores("bm25", "BM25", task, lambda search: bm25_scorer(data, search))]
+    return rows
+
+
+def _vectors(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> Reference:
+    return Reference(slug, label, "reference",
+                     lambda split, examples=0: task.evaluate(embed(), split, examples=examples))
+
+
+def _scores(slug: str, label: str, task: Task, scorer: Callable[[Search], Scorer]) -> Reference:
+    return Reference(slug, label, "reference",
+                     lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples))
+
+
+def pixels(data: Any, role: str = "image", *, size: int = 32, max_train: int = 5000) -> DataEmbed:
+    """Raw pixels (n, 3 * size * size) less the mean of the training part (at most `max_train` of its rows)."""
+    train = np.asarray(data.splits["train"])
+    drawn = train if len(train) <= max_train else np.random.default_rng(0).choice(train, max_train, replace=False)
+    mean = data.images(role, size, np.sort(drawn)).astype(np.float32).mean(0)
+    return DataEmbed(data, lambda _, items: (np.asarray(items, np.float32) - mean).reshape(len(items), -1) / 255,
+                     size=size)
+
+
+def hog(images: Any, *, cell: int = 8, orientations: int = 9) -> np.ndarray:
+    """Histograms of oriented gradients of uint8 pictures (n, 3, h, w): cells of `cell` pixels, 2 x 2 cells a block.
+
+    Source: Dalal and Triggs, CVPR 2005 (scikit-image's implementation, L2-Hys).
+    """
+    from skimage.feature import hog as gradients
+    return np.stack([gradients(image.transpose(1, 2, 0), orientations=orientations, pixels_per_cell=(cell, cell),
+                               cells_per_block=(2, 2), channel_axis=-1) for image in np.asarray(images)]
+                    ).astype(np.float32)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words; code names are cut at underscores and capitals ("parseHTML_page" -> parse html page), scripts
+    without spaces (Chinese, Japanese) into characters."""
+    return [word.lower() for word in WORD.findall(HUMP.sub(" ", text))]
+
+
+def tfidf_scorer(data: Any, search: Search) -> Scorer:
+    """Cosine of TF-IDF vectors; document frequencies of the gallery, sublinear counts."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    queries, documents = side_items(data, search.query), side_items(data, search.gallery)
+    analyzer: Any = words
+    vectorizer = TfidfVectorizer(analyzer=analyzer, sublinear_tf=True)
+    try:
+        gallery = vectorizer.fit_transform(documents)
+    except ValueError:                                  # not one word in the whole gallery
+        return _nothing(queries, documents)
+    return SparseScorer(vectorizer.transform(queries), gallery)
+
+
+def bm25_scorer(data: Any, search: Search) -> Scorer:
+    """BM25 (Lucene's form, k1 = 1.5, b = 0.75) of the gallery's texts."""
+    import bm25s
+    queries, documents = side_items(data, search.query), side_items(data, search.gallery)
+    ids: dict[str, int] = {}
+    tokens = [[ids.setdefault(word, len(ids)) for word in words(text)] for text in documents]
+    if not ids:
+        return _nothing(queries, documents)
+    index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+    index.index((tokens, ids), show_progress=False)
+    asked = [[ids[word] for word in words(text) if word in ids] for text in queries]
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        return np.stack([index.get_scores_from_ids(asked[row]) if asked[row] else np.zeros(len(documents), np.float32)
+                         for row in rows])
+
+    return FunctionScorer(score, len(queries), len(documents))
+
+
+def _nothing(queries: Sequence[str], documents: Sequence[str]) -> Scorer:
+    return FunctionScorer(lambda rows: np.zeros((len(rows), len(documents))), len(queries), len(documents))
+
+
+def chance(task: Task, split: str) -> Scores:
+    """The expected scores of a random ranking, in closed form; for labels, always saying the commonest one."""
+    searches = task.searches(split)
+    if isinstance(task, LabelTask):
+        return _label_chance(task, searches, split)
+    return task.collect(searches, {search.name: _expected_retrieval(search, task.ks) for search in searches}, split, [])
+
+
+def _expected_retrieval(search: Search, ks: Sequence[int]) -> Retrieval:
+    """`Retrieval` of a random ranking of what each query may see."""
+    queries, size = len(search.query.rows), search.size
+    hidden = np.zeros(queries, np.int64) if search.hidden is None else search.hidden.counts
+    counts = search.relevant.counts
+    if search.hidden is not None:
+        both = [search.relevant.rows(slice(row, row + 1)).without(search.hidden.rows(slice(row, row + 1)), size)
+                for row in range(queries)]
+        counts = np.array([len(pairs.row) for pairs in both])
+    answered = np.flatnonzero(counts)
+    expected = {pair: expected_metrics(*pair, ks=ks)
+                for pair in set(zip(counts[answered].tolist(), (size - hidden[answered]).tolist()))}
+    values = [expected[pair] for pair in zip(counts[answered].tolist(), (size - hidden[answered]).tolist())]
+    per_query = {name: np.array([value[name] for value in values]) for name in values[0]}
+    return Retrieval({name: float(value.mean()) for name, value in per_query.items() if name != "rank"}, per_query,
+                     answered, len(answered), queries - len(answered), size)
+
+
+def expected_metrics(relevant: int, gallery: int, *, ks: Sequence[int] = (1, 5, 10), cut: int = 10) -> dict[str, float]:
+    """Expectation of every metric over all orders of a gallery with some relevant items."""
+    places = np.arange(1, gallery + 1, dtype=np.float64)
+    free = gallery - relevant
+    none_yet = np.cumprod(np.concatenate([[1.0], np.maximum(free - places + 1, 0) / (gallery - places + 1)]))
+    first = none_yet[:-1] - none_yet[1:]
+    ideal = (1 / np.log2(np.arange(2, min(relevant, cut) + 2))).sum()
+    gain = relevant / gallery * (1 / np.log2(np.arange(2, min(gallery, cut) + 2))).sum()
+    others = (relevant - 1) / (gallery - 1) if gallery > 1 else 0.0
+    return ({f"hit@{k}": float(1 - none_yet[min(k, gallery)]) for k in ks}
+            | {f"recall@{k}": min(k, gallery) / gallery for k in ks}
+            | {"mrr": float((first / places).sum()), f"ndcg@{cut}": float(gain / ideal),
+               "map": float(((1 + (places - 1) * others) / places).mean()), "rank": float((first * places).sum())})
+
+
+def _label_chance(task: LabelTask, searches: list[Search], split: str) -> Scores:
+    near, alike = searches
+    train, test = task.labels[near.gallery.rows], task.labels[near.query.rows]
+    guess = np.bincount(train).argmax()
+    correct = (test == guess).astype(np.float64)
+    value, balanced = float(correct.mean()), 1 / len(np.unique(test)) if guess in test else 0.0
+    found = _expected_retrieval(alike, task.ks)
+    metrics = {"knn": value, "knn_balanced": balanced, "probe": value, **found.metrics}
+    return Scores("knn", value, metrics, {"kNN": {"knn": value, "balanced": balanced}, alike.name: found.metrics},
+                  {"kNN": correct}, {"kNN": near.clusters}, {"kNN": {"queries": len(test), "skipped": 0,
+                                                                     "gallery": len(train)}}, split)

@@ -1,0 +1,106 @@
+"""One search: which queries against which gallery, what is relevant, what is hidden - and examples of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nearfar.evaluation.embedding import Embed, is_image, take
+from nearfar.evaluation.heldout import transform_images, transform_texts
+from nearfar.evaluation.neighbours import FunctionScorer, Scorer, topk
+from nearfar.evaluation.relevance import Relation, listed
+from nearfar.evaluation.retrieval import Retrieval
+
+
+@dataclass(frozen=True)
+class Side:
+    """Queries or gallery: rows of a role, then (corpus=True) its further documents; `transformed` by held-out ones."""
+
+    role: str
+    rows: np.ndarray
+    transformed: bool = False
+    corpus: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """One direction of retrieval. size: items of the gallery with its corpus. clusters: ids (n,) of queries that are
+    not independent, for the bootstrap."""
+
+    name: str
+    query: Side
+    gallery: Side
+    size: int
+    relevant: Relation
+    hidden: Relation | None
+    clusters: np.ndarray
+    shared_outline: bool = False
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A gallery item of an example: a row of the table, or (row = -1) number `corpus` of the further documents."""
+
+    role: str
+    row: int
+    corpus: int
+    score: float
+    relevant: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query with its nearest gallery items and the rank of its first relevant one."""
+
+    direction: str
+    role: str
+    row: int
+    transformed: bool
+    rank: int
+    hits: list[Hit]
+
+
+def side_items(data: Any, side: Side, size: int = 32) -> Any:
+    """Pictures or texts of a side, with its corpus and its held-out look."""
+    items = take(data, side.role, side.rows, size)
+    if side.transformed:
+        look = transform_images if is_image(side.role) else transform_texts
+        items = look(items, side.rows)
+    return [*items, *data.corpus[side.role]] if side.corpus else items
+
+
+def embed_side(data: Any, embed: Embed, side: Side) -> np.ndarray:
+    """Vectors (n, d) of a side."""
+    if side.transformed:
+        size = getattr(embed, "size", None) or 32
+        return embed.items(side.role, side_items(data, side, size))
+    z = np.asarray(embed(side.role, side.rows))
+    return np.concatenate([z, np.asarray(embed.corpus(side.role))]) if side.corpus else z
+
+
+def pick_examples(search: Search, scorer: Scorer, found: Retrieval, count: int, k: int = 5) -> list[Example]:
+    """`count` answered queries, hits and misses in turn, drawn with a fixed seed, each with its k nearest items."""
+    hit = found.per_query["rank"] == 1
+    shuffled = np.random.default_rng(0).permutation(found.n)
+    hits, misses = shuffled[hit[shuffled]].tolist(), shuffled[~hit[shuffled]].tolist()
+    fair = max(count // 2, count - len(misses))
+    chosen = hits[:fair] + misses[: count - min(fair, len(hits))]
+    return [_example(search, scorer, int(found.answered[one]), int(found.per_query["rank"][one]), k)
+            for one in chosen]
+
+
+def _example(search: Search, scorer: Scorer, query: int, place: int, k: int) -> Example:
+    def row_scores(_: np.ndarray) -> np.ndarray:
+        return scorer.tile(slice(query, query + 1), slice(0, scorer.gallery))
+
+    def one(relation: Relation | None) -> Relation | None:
+        return None if relation is None else listed(
+            [(0, int(column)) for column in relation.rows(slice(query, query + 1)).column], 1, scorer.gallery)
+
+    near = topk(FunctionScorer(row_scores, 1, scorer.gallery), k, one(search.hidden))
+    relevant = set(search.relevant.rows(slice(query, query + 1)).column.tolist())
+    size = len(search.gallery.rows)
+    hits = [Hit(search.gallery.role, int(search.gallery.rows[item]) if item < size else -1,
+                -1 if item < size else int(item) - size, float(score), int(item) in relevant)
+            for item, score in zip(near.indices[0], near.scores[0]) if item >= 0]
+    return Example(search.name, search.query.role, int(search.query.rows[query]), search.query.transformed, place, hits)

@@ -1,0 +1,373 @@
+"""What "better" means on given data: pairs, else groups, else labels, else a proxy - chosen once, the same for all.
+
+A task turns a split into `Search`es (queries, gallery, who is relevant, who is hidden) and scores anything that can
+rank: vectors (`evaluate`) or a function of scores (`evaluate_scores`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nearfar.errors import InputError
+from nearfar.evaluation.embedding import Embed, is_image
+from nearfar.evaluation.neighbours import Scorer, VectorScorer
+from nearfar.evaluation.probe import Accuracy, knn_scores, linear_probe
+from nearfar.evaluation.relevance import listed, same
+from nearfar.evaluation.retrieval import Retrieval, rank
+from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_examples
+from nearfar.evaluation.statistics import Interval, bootstrap
+
+METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
+                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy"}
+PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
+KINDS = ("pairs", "groups", "labels", "proxy")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model reached. primary: 0..1, higher is better; metrics: means over the directions (and
+    "hard/..." without directions of shared outlines); directions: name -> metrics; per_query and clusters: direction
+    -> the primary's values and the ids of dependent ones; counts: queries, skipped, gallery by direction."""
+
+    primary_name: str
+    primary: float
+    metrics: dict[str, float]
+    directions: dict[str, dict[str, float]]
+    per_query: dict[str, np.ndarray]
+    clusters: dict[str, np.ndarray]
+    counts: dict[str, dict[str, int]]
+    split: str
+    examples: list[Example] = field(default_factory=list)
+
+    def bootstrap(self, *, draws: int = 2000, seed: int = 0) -> Interval:
+        """95 % interval over test items (units), all directions of one item together."""
+        names = list(self.per_query)
+        return bootstrap(np.concatenate([self.per_query[name] for name in names]),
+                         np.concatenate([self.clusters[name] for name in names]), draws=draws, seed=seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, without the per-query values."""
+        return {"split": self.split, "primary_name": self.primary_name, "primary": self.primary,
+                "metrics": self.metrics, "directions": self.directions, "counts": self.counts,
+                "bootstrap": self.bootstrap().bounds}
+
+
+class Task:
+    """One way of measuring on one data set. Use `task_for` to get the right one."""
+
+    kind = ""
+    primary = "hit@1"
+    proxy = False
+    ks: Sequence[int] = (1, 5, 10)
+
+    def __init__(self, data: Any, *, max_queries: int = 5000):
+        self.data, self.max_queries = data, max_queries
+
+    def searches(self, split: str) -> list[Search]:
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What is measured, in a sentence or two."""
+        raise NotImplementedError
+
+    def summary(self, split: str = "test") -> dict[str, Any]:
+        """The task as it stands in results.json."""
+        searches = self.searches(split)
+        return {"kind": self.kind, "primary": self.primary, "label": METRIC_LABELS[self.primary],
+                "description": self.describe(), "proxy": self.proxy, "higher_is_better": True,
+                "directions": [search.name for search in searches],
+                "hard": [search.name for search in hard(searches)]}
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
+        """Scores of vectors; with `examples` > 0 as many queries with their nearest items, hits and misses."""
+        cache: dict[Any, np.ndarray] = {}
+
+        def vectors(side: Side) -> np.ndarray:
+            key = side.role, side.rows.tobytes(), side.transformed, side.corpus
+            if key not in cache:
+                cache[key] = embed_side(self.data, embed, side)
+            return cache[key]
+
+        return self.evaluate_scores(lambda search: VectorScorer(vectors(search.query), vectors(search.gallery)),
+                                    split, examples=examples)
+
+    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+                        examples: int = 0) -> Scores:
+        """Scores of anything that ranks: `scorer(search)` gives the scores of its queries x its gallery."""
+        searches = self.searches(split)
+        scorers = {search.name: scorer(search) for search in searches}
+        found = {search.name: rank(scorers[search.name], search.relevant, search.hidden, ks=self.ks)
+                 for search in searches}
+        chosen = spaced(self.asked(searches), min(4, examples)) if examples else []
+        shown = [example for search in chosen for example in pick_examples(
+            search, scorers[search.name], found[search.name], -(-examples // len(chosen)))]
+        return self.collect(searches, found, split, shown[:examples])
+
+    def asked(self, searches: list[Search]) -> list[Search]:
+        """The directions whose mean is the score; the others are only listed."""
+        return searches
+
+    def collect(self, searches: list[Search], found: dict[str, Retrieval], split: str,
+                examples: list[Example]) -> Scores:
+        """Means over the asked directions, all of equal weight."""
+        asked = self.asked(searches)
+        metrics = average([found[search.name].metrics for search in asked])
+        demanding = hard(asked)
+        if len(demanding) < len(asked):
+            apart = average([found[search.name].metrics for search in demanding])
+            metrics |= {f"hard/{name}": value for name, value in apart.items()}
+        counts = {name: {"queries": result.n, "skipped": result.skipped, "gallery": result.gallery}
+                  for name, result in found.items()}
+        return Scores(self.primary, metrics[self.primary], metrics,
+                      {name: result.metrics for name, result in found.items()},
+                      {search.name: found[search.name].per_query[self.primary] for search in asked},
+                      {search.name: search.clusters[found[search.name].answered] for search in asked},
+                      counts, split, examples)
+
+    def rows(self, split: str) -> np.ndarray:
+        if split not in self.data.splits or not len(self.data.splits[split]):
+            raise InputError(f"The split '{split}' of {self.data.name} is empty.",
+                             f"Splits with rows: {', '.join(k for k, v in self.data.splits.items() if len(v))}.")
+        return np.sort(np.asarray(self.data.splits[split]))
+
+    def draw(self, rows: np.ndarray) -> np.ndarray:
+        """At most max_queries of the rows, the same ones each time."""
+        if len(rows) <= self.max_queries:
+            return rows
+        return np.sort(np.random.default_rng(0).choice(rows, self.max_queries, replace=False))
+
+    def units(self, rows: np.ndarray) -> np.ndarray:
+        units = self.data.units
+        return rows if units is None else np.asarray(units)[rows]
+
+
+class PairTask(Task):
+    """Find the other half of a pair, both ways; relevance by content, so a text with several pictures has several."""
+
+    kind = "pairs"
+
+    def __init__(self, data: Any, roles: tuple[str, str], *, max_queries: int = 5000):
+        super().__init__(data, max_queries=max_queries)
+        self.roles = roles
+        self.primary = "hit@1" if any(map(is_image, roles)) else "ndcg@10"
+
+    def searches(self, split: str) -> list[Search]:
+        rows = self.rows(split)
+        return [self._search(rows, *self.roles), self._search(rows, *reversed(self.roles))]
+
+    def asked(self, searches: list[Search]) -> list[Search]:
+        """Texts are asked one way, the first column for the second; pictures both ways."""
+        return searches if self.primary == "hit@1" else searches[:1]
+
+    def describe(self) -> str:
+        a, b = self.roles
+        if self.primary == "hit@1":
+            return (f"Retrieval between {a} and {b}: R@1, mean of both directions. The gallery holds every different "
+                    f"item of the split.")
+        return (f"Retrieval of {b} by {a}: nDCG@10. The gallery holds every different {b} of the split"
+                + (" and the rest of the corpus" if (self.data.corpus or {}).get(b) else "") + ".")
+
+    def _search(self, rows: np.ndarray, query: str, gallery: str) -> Search:
+        contents_q, contents_g = (np.asarray(self.data.content(role))[rows] for role in (query, gallery))
+        _, first_q, code_q = np.unique(contents_q, return_index=True, return_inverse=True)
+        _, first_g, code_g = np.unique(contents_g, return_index=True, return_inverse=True)
+        asked = self.draw(np.arange(len(first_q)))
+        place = np.full(len(first_q), -1)
+        place[asked] = np.arange(len(asked))
+        pairs = np.stack([place[code_q], code_g], 1)
+        extra = len((self.data.corpus or {}).get(gallery, ()))
+        relevant = listed(pairs[pairs[:, 0] >= 0], len(asked), len(first_g) + extra)
+        query_rows = rows[first_q[asked]]
+        return Search(f"{query} → {gallery}", Side(query, query_rows), Side(gallery, rows[first_g], corpus=extra > 0),
+                      len(first_g) + extra, relevant, None, self.units(query_rows))
+
+
+class GroupTask(Task):
+    """Find another member of the group; where rows have a domain, in another domain, every ordered pair of them."""
+
+    kind = "groups"
+
+    def __init__(self, data: Any, role: str, *, max_queries: int = 5000):
+        super().__init__(data, max_queries=max_queries)
+        self.role = role
+
+    def searches(self, split: str) -> list[Search]:
+        rows = self.one_group_a_unit(self.rows(split))
+        domains = None if self.data.domains is None else np.asarray(self.data.domains)[rows]
+        present = [] if domains is None else [int(domain) for domain in np.unique(domains) if domain >= 0]
+        if domains is None or len(present) < 2:
+            return [self._within(rows)]
+        names = self.data.domain_names
+        outlines = [set(pair) for pair in self.data.meta.get("shared_outline", [])]
+        found = [self._across(rows[domains == a], rows[domains == b], f"{names[a]} → {names[b]}",
+                              {names[a], names[b]} in outlines)
+                 for a in present for b in present if a != b]
+        found = [search for search in found if search.relevant.counts.any()]
+        if not found:
+            raise InputError(f"No group of the {split} split has members in two domains.",
+                             "Check the group and domain columns.")
+        return found
+
+    def describe(self) -> str:
+        if self.data.domains is None:
+            return (f"Retrieval of another {self.role} of the same group: R@1 (is the nearest other item of the "
+                    "group?). Copies of the query are hidden.")
+        return (f"Retrieval of the same thing in another domain, on groups never trained on: R@1 by {self.role}, mean "
+                f"over every ordered pair of {', '.join(self.data.domain_names)}; one group a unit in the gallery.")
+
+    def one_group_a_unit(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of the first group (by row order) of each unit: near-copies of one unit would make misses unfair."""
+        groups, units = np.asarray(self.data.groups)[rows], self.units(rows)
+        rows, units, groups = rows[groups >= 0], units[groups >= 0], groups[groups >= 0]
+        first = np.unique(units, return_index=True)[1]
+        return rows[np.isin(groups, groups[first])]
+
+    def _within(self, rows: np.ndarray) -> Search:
+        groups, contents = np.asarray(self.data.groups), np.asarray(self.data.content(self.role))
+        asked = self.draw(rows)
+        return Search(f"{self.role} → {self.role}", Side(self.role, asked), Side(self.role, rows), len(rows),
+                      same(groups[asked], groups[rows]), same(contents[asked], contents[rows]), groups[asked])
+
+    def _across(self, query: np.ndarray, gallery: np.ndarray, name: str, shared: bool) -> Search:
+        groups, query = np.asarray(self.data.groups), self.draw(query)
+        return Search(name, Side(self.role, query), Side(self.role, gallery), len(gallery),
+                      same(groups[query], groups[gallery]), None, self.units(query), shared)
+
+
+class LabelTask(Task):
+    """kNN accuracy against the training part; beside it a linear probe and retrieval of the same label."""
+
+    kind, primary = "labels", "knn"
+
+    def __init__(self, data: Any, role: str, column: str, *, k: int = 20, max_queries: int = 5000,
+                 max_train: int = 50_000):
+        super().__init__(data, max_queries=max_queries)
+        self.role, self.column, self.k, self.max_train = role, column, k, max_train
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.asarray(self.data.labels[self.column])
+
+    def labelled(self, split: str) -> np.ndarray:
+        rows = self.rows(split)
+        rows = rows[self.labels[rows] >= 0]
+        if not len(rows):
+            raise InputError(f"No row of the {split} split has a value in '{self.column}'.")
+        return rows
+
+    def searches(self, split: str) -> list[Search]:
+        """First the training part as the gallery (kNN), then the split itself (retrieval)."""
+        labels, contents = self.labels, np.asarray(self.data.content(self.role))
+        gallery, rows = self.labelled("train"), self.labelled(split)
+        if len(np.unique(labels[gallery])) < 2:
+            raise InputError(f"'{self.column}' has one value only in the training part, so accuracy says nothing.",
+                             "Give another label column, or leave it out for a proxy measure.")
+        if len(gallery) > self.max_train:
+            gallery = np.sort(np.random.default_rng(0).choice(gallery, self.max_train, replace=False))
+        asked = self.draw(rows)
+        sides = [("kNN", gallery), (f"same {self.column}", rows)]
+        return [Search(name, Side(self.role, asked), Side(self.role, side), len(side),
+                       same(labels[asked], labels[side]), same(contents[asked], contents[side]), self.units(asked))
+                for name, side in sides]
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
+        scores = super().evaluate(embed, split, examples=examples)
+        parts = self.probe_rows(split)
+        arguments = [part for rows in parts for part in (embed(self.role, rows), self.labels[rows])]
+        probe = linear_probe(*arguments)
+        scores.metrics["probe"] = probe.accuracy
+        scores.directions["probe"] = {"probe": probe.accuracy, "balanced": probe.balanced}
+        return scores
+
+    def probe_rows(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows to fit on, to choose the strength on, and to score: never one in two of them."""
+        train, test = self.labelled("train"), self.draw(self.labelled(split))
+        if split != "val":
+            return self.draw(train), self.draw(self.labelled("val")), test
+        train = np.random.default_rng(0).permutation(self.draw(train))
+        return train[len(train) // 5:], train[: len(train) // 5], test
+
+    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+                        examples: int = 0) -> Scores:
+        near, alike = self.searches(split)
+        votes = self.vote(near, scorer(near))
+        ranked = scorer(alike)
+        found = rank(ranked, alike.relevant, alike.hidden, ks=self.ks)
+        shown = pick_examples(alike, ranked, found, examples) if examples else []
+        metrics = {"knn": votes.accuracy, "knn_balanced": votes.balanced, **found.metrics}
+        counts = {"queries": votes.n, "skipped": 0, "gallery": len(near.gallery.rows)}
+        return Scores("knn", votes.accuracy, metrics,
+                      {"kNN": {"knn": votes.accuracy, "balanced": votes.balanced}, alike.name: found.metrics},
+                      {"kNN": votes.correct.astype(np.float64)}, {"kNN": near.clusters}, {"kNN": counts}, split, shown)
+
+    def vote(self, near: Search, scorer: Scorer) -> Accuracy:
+        return knn_scores(scorer, self.labels[near.gallery.rows], self.labels[near.query.rows],
+                          np.arange(len(near.query.rows)), k=self.k, hidden=near.hidden)
+
+    def describe(self) -> str:
+        return (f"Accuracy of a weighted vote of the {self.k} nearest training items on '{self.column}' (kNN); beside "
+                "it a linear probe and retrieval of items with the same label.")
+
+
+class ProxyTask(Task):
+    """Nothing is known about who belongs together: find an item by another look of itself. Names no winner."""
+
+    kind, proxy = "proxy", True
+
+    def __init__(self, data: Any, role: str, *, max_queries: int = 5000):
+        super().__init__(data, max_queries=max_queries)
+        self.role = role
+
+    def searches(self, split: str) -> list[Search]:
+        rows = self.rows(split)
+        contents = np.asarray(self.data.content(self.role))
+        rows = np.sort(rows[np.unique(contents[rows], return_index=True)[1]])
+        asked = self.draw(rows)
+        return [Search("another look → itself", Side(self.role, asked, transformed=True), Side(self.role, rows),
+                       len(rows), same(asked, rows), None, asked)]
+
+    def describe(self) -> str:
+        return (f"PROXY: the data hold no labels, groups or pairs, so each {self.role} is searched by a transformed "
+                "look of itself (R@1). It shows what an encoder ignores, not what it understands; no winner is named.")
+
+
+def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000) -> Task:
+    """The task that the data allow: pairs, else groups, else labels, else a proxy. Groups go first where rows carry a
+    domain (the question is then who finds the same thing elsewhere). `kind` asks for another one.
+
+    Raises InputError for an unknown kind or one that the data lack the roles for.
+    """
+    roles = data.roles
+    pair = next((pair for pair in PAIRS if all(role in roles for role in pair)), None)
+    role = next((role for role in ("image", "text") if role in roles), None)
+    if role is None:
+        raise InputError(f"{data.name} has neither an image nor a text column.", "Name one with a role.")
+    possible: dict[str, Callable[[], Task]] = {}
+    if pair:
+        possible["pairs"] = lambda: PairTask(data, pair, max_queries=max_queries)
+    if data.groups is not None:
+        possible["groups"] = lambda: GroupTask(data, role, max_queries=max_queries)
+    if data.labels:
+        possible["labels"] = lambda: LabelTask(data, role, next(iter(data.labels)), max_queries=max_queries)
+    possible["proxy"] = lambda: ProxyTask(data, role, max_queries=max_queries)
+    if kind is None:
+        kind = "groups" if "groups" in possible and data.domains is not None else next(iter(possible))
+    if kind not in possible:
+        raise InputError(f"{data.name} cannot be measured by '{kind}'.", f"Possible here: {', '.join(possible)}.")
+    return possible[kind]()
+
+
+def hard(searches: Sequence[Search]) -> list[Search]:
+    """The directions whose two domains do not share outlines; all of them where none would be left."""
+    return [search for search in searches if not search.shared_outline] or list(searches)
+
+
+def average(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
+
+
+def spaced(items: Sequence[Any], count: int) -> list[Any]:
+    """About `count` of the items, evenly spread, the first among them."""
+    return [items[place] for place in np.unique(np.linspace(0, len(items) - 1, max(1, count)).round().astype(int))]

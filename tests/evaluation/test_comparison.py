@@ -1,0 +1,65 @@
+"""A winner only where the paired interval against everybody else is above zero; otherwise the reason in words."""
+
+import pytest
+
+from nearfar.errors import InputError
+from nearfar.evaluation.comparison import compare_rows, difference
+
+
+def row(slug, values, kind="method", failed=()):
+    cells = [{"seed": seed, "primary": value, "status": "failed" if seed in failed else "done"}
+             for seed, value in enumerate(values)]
+    return {"slug": slug, "label": slug.upper(), "kind": kind, "seeds": cells}
+
+
+def test_a_clear_winner():
+    result = compare_rows([row("a", [0.50, 0.52, 0.51]), row("b", [0.40, 0.42, 0.40]),
+                           row("hog", [0.45], "reference"), row("chance", [0.01], "chance")], "b")
+    assert result["winner"] == "a"
+    assert "ahead of every other row" in result["reason"]
+    first, second, hog, _ = result["rows"]
+    assert first["holds"] is True
+    assert first["difference"]["mean"] == pytest.approx(0.10333, abs=1e-4)
+    assert second["difference"] is None
+    assert hog["interval"] is None
+    assert hog["difference"]["interval"][0] > 0
+
+
+def test_no_winner_when_the_interval_spans_zero():
+    result = compare_rows([row("a", [0.50, 0.52, 0.51]), row("b", [0.52, 0.49, 0.51])], "b")
+    assert result["winner"] is None
+    assert "not beyond doubt" in result["reason"]
+    assert result["rows"][0]["holds"] == "undecided"
+
+
+def test_a_reference_may_win():
+    result = compare_rows([row("hog", [0.6], "reference"), row("pixels", [0.3], "reference"),
+                           row("a", [0.50, 0.52, 0.51])], "a")
+    assert result["winner"] == "hog"
+
+
+def test_no_winner_from_one_seed_a_proxy_or_nothing():
+    rows = [row("a", [0.9]), row("b", [0.1])]
+    assert "one seed" in compare_rows(rows, "b")["reason"]
+    many = [row("a", [0.9, 0.91, 0.9]), row("b", [0.1, 0.1, 0.11])]
+    assert compare_rows(many, "b")["winner"] == "a"
+    assert compare_rows(many, "b", proxy=True)["winner"] is None
+    assert "proxy" in compare_rows(many, "b", proxy=True)["reason"]
+    nothing = compare_rows([row("a", [0.9], failed=(0,))], "a")
+    assert (nothing["winner"], nothing["rows"][0]["mean"]) == (None, None)
+
+
+def test_failed_cells_are_not_paired():
+    a, b = row("a", [0.5, 0.6, 0.7], failed=(1,)), row("b", [0.4, 0.0, 0.5])
+    assert difference(a, b).n == 2
+    assert difference(a, b).mean == pytest.approx(0.15)
+    assert difference(row("a", [0.5], failed=(0,)), b) is None
+
+
+def test_cells_without_a_finite_score_are_left_out():
+    assert compare_rows([row("a", [0.5, float("nan"), None])], "a")["rows"][0]["mean"] == 0.5
+
+
+def test_unknown_baseline():
+    with pytest.raises(InputError, match="'x' is not among"):
+        compare_rows([row("a", [1])], "x")

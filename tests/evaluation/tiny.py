@@ -1,0 +1,62 @@
+"""A small object with the attributes of Data that tasks ask for."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+def ids(values):
+    """Numbers of equal values, in order of first appearance; None = -1."""
+    seen = {}
+    return np.array([-1 if value is None else seen.setdefault(value, len(seen)) for value in values])
+
+
+@dataclass
+class Tiny:
+    """columns: role -> texts, or uint8 pictures (n, 3, h, w)."""
+
+    columns: dict
+    groups: np.ndarray | None = None
+    units: np.ndarray | None = None
+    domains: np.ndarray | None = None
+    domain_names: list | None = None
+    labels: dict = field(default_factory=dict)
+    corpus: dict | None = None
+    meta: dict = field(default_factory=dict)
+    splits: dict | None = None
+    name: str = "tiny"
+
+    def __post_init__(self):
+        n = len(next(iter(self.columns.values())))
+        self.roles = {role: role for role in self.columns}
+        self.keys = [f"item {row}" for row in range(n)]
+        self.splits = self.splits or {name: np.arange(n) for name in ("train", "val", "test")}
+
+    def content(self, role):
+        return ids([item if isinstance(item, str) else item.tobytes() for item in self.columns[role]])
+
+    def texts(self, role, rows=None):
+        return [self.columns[role][row] for row in (range(len(self.keys)) if rows is None else rows)]
+
+    def images(self, role, size, rows=None):
+        return self.columns[role] if rows is None else self.columns[role][rows]
+
+
+class Vectors:
+    """An embed contract over stored vectors, role -> (n, d)."""
+
+    def __init__(self, vectors, corpus=None):
+        self.vectors, self._corpus, self.asked = vectors, corpus, 0
+
+    def __call__(self, role, rows):
+        self.asked += len(rows)
+        return self.vectors[role][rows]
+
+    def corpus(self, role):
+        return self._corpus[role]
+
+
+def pictures(n, seed=0, size=32):
+    """Blocky random pictures, all different."""
+    small = np.random.default_rng(seed).integers(0, 256, (n, 3, size // 8, size // 8), dtype=np.uint8)
+    return small.repeat(8, axis=2).repeat(8, axis=3)
