@@ -28,18 +28,23 @@ def difference(row: dict[str, Any], other: dict[str, Any]) -> Interval | None:
     return paired_interval([a[seed] - b[seed] for seed in shared]) if shared else None
 
 
-def compare_rows(rows: Sequence[dict[str, Any]], baseline: str, *, proxy: bool = False) -> dict[str, Any]:
+def compare_rows(rows: Sequence[dict[str, Any]], baseline: str, *, proxy: bool = False,
+                 chosen: str | None = None) -> dict[str, Any]:
     """Fills `mean`, `interval`, `difference` and `holds` of each row of results.json (higher is better) and decides.
 
     Returns {"rows", "winner", "reason"}. The winner has the best mean and a paired Student t interval above zero
     against EVERY other row (so no correction for the number of methods is due); with a proxy task, one seed or an
-    interval that spans zero there is none, and `reason` says why. Raises InputError if `baseline` is not a row.
+    interval that spans zero there is none, and `reason` says why. `chosen`: the row that validation data chose; no
+    other trained row may win by its test scores. Raises InputError if `baseline` is not a row.
     """
     by_slug = {row["slug"]: row for row in rows}
     if baseline not in by_slug:
         raise InputError(f"The baseline '{baseline}' is not among the rows: {', '.join(by_slug)}.")
     filled = [_filled(row, by_slug[baseline]) for row in rows]
     winner, reason = _decide(filled, proxy)
+    if winner is not None and chosen not in (None, winner) and by_slug[winner]["kind"] == "method":
+        winner, reason = None, (f"{by_slug[winner]['label']} has the best test scores, but validation data chose "
+                                f"{by_slug[str(chosen)]['label']}: no winner is named.")
     return {"rows": filled, "winner": winner, "reason": reason}
 
 

@@ -64,6 +64,7 @@ class Task:
 
     def __init__(self, data: Any, *, max_queries: int = 5000):
         self.data, self.max_queries = data, max_queries
+        self.roles: tuple[str, ...] = ()
 
     def searches(self, split: str) -> list[Search]:
         raise NotImplementedError
@@ -191,7 +192,7 @@ class GroupTask(Task):
 
     def __init__(self, data: Any, role: str, *, max_queries: int = 5000):
         super().__init__(data, max_queries=max_queries)
-        self.role = role
+        self.role, self.roles = role, (role,)
 
     def searches(self, split: str) -> list[Search]:
         rows = self.one_group_a_unit(self.rows(split))
@@ -244,7 +245,8 @@ class LabelTask(Task):
     def __init__(self, data: Any, role: str, column: str, *, k: int = 20, max_queries: int = 5000,
                  max_train: int = 50_000):
         super().__init__(data, max_queries=max_queries)
-        self.role, self.column, self.k, self.max_train = role, column, k, max_train
+        self.role, self.roles = role, (role,)
+        self.column, self.k, self.max_train = column, k, max_train
 
     @property
     def labels(self) -> np.ndarray:
@@ -318,7 +320,7 @@ class ProxyTask(Task):
 
     def __init__(self, data: Any, role: str, *, max_queries: int = 5000):
         super().__init__(data, max_queries=max_queries)
-        self.role = role
+        self.role, self.roles = role, (role,)
 
     def searches(self, split: str) -> list[Search]:
         rows = self.rows(split)

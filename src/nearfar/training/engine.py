@@ -415,10 +415,11 @@ def save_model(folder: Path, method: str, data: Any, setup: building.Setup, task
             "rows": record["rows"], "resolved": record["resolved"], "task": task.describe() if task else "",
             "scores": {k: v["primary"] for k, v in scores.items()}, "command": record["command"],
             "licence": data.meta.get("licence", ""), "versions": record["versions"]}
-    models.save_model(folder, towers, config, card, examples=example_items(data, towers))
+    models.save_model(folder, towers, config, card, example_items(data, towers, setup.image_size))
 
 
-def example_items(data: Any, towers: Mapping[str, Any]) -> dict[str, Any]:
+def example_items(data: Any, towers: Mapping[str, Any], size: int) -> dict[str, Any]:
     """A few real items a role, with which a saved model checks itself."""
     rows = data.splits["train"][:16]
-    return {role: data.texts(role, rows) if role.startswith("text") else data.images(role, 64, rows) for role in towers}
+    return {r: data.texts(r, rows) if r.startswith("text") else [p.transpose(1, 2, 0) for p in data.images(r, size, rows)]
+            for r in towers}
