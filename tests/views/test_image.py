@@ -57,20 +57,27 @@ def test_large_pictures_take_the_other_engine_and_give_the_same_view():
 @settings(max_examples=40, deadline=None)
 def test_boxes_lie_in_the_picture(height, width, low, more, seed):
     high = low + (1 - low) * more
-    boxes = geometry.draw_boxes(torch.rand(50, 4, generator=generator(seed)), height, width, (low, high), (3 / 4, 4 / 3))
+    u = torch.rand(50, 4, generator=generator(seed))
+    boxes = geometry.draw_boxes(u, height, width, (low, high), (3 / 4, 4 / 3))
     x0, y0, x1, y1 = boxes.unbind(1)
-    assert (x0 >= 0).all() and (y0 >= 0).all() and (x1 <= width).all() and (y1 <= height).all()
-    assert (x1 > x0).all() and (y1 > y0).all()
+    assert (x0 >= 0).all()
+    assert (y0 >= 0).all()
+    assert (x1 <= width).all()
+    assert (y1 <= height).all()
+    assert (x1 > x0).all()
+    assert (y1 > y0).all()
 
 
 def test_area_of_boxes_is_uniform_in_the_range():
-    boxes = geometry.draw_boxes(torch.rand(20000, 4, generator=generator()), 200, 300, (0.2, 1.0), (3 / 4, 4 / 3)).float()
+    u = torch.rand(20000, 4, generator=generator())
+    boxes = geometry.draw_boxes(u, 200, 300, (0.2, 1.0), (3 / 4, 4 / 3)).float()
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 60000
     fits = area < 0.85                              # beyond, a 3:2 picture cannot hold a box of the wanted shape
     assert_close(area.clamp(max=0.85).mean(), torch.tensor(0.2 + 0.65 * (1 - 0.65 / 0.8 / 2)), atol=0.01, rtol=0)
     assert 0.79 < fits.float().mean() < 0.84
     ratio = ((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))[fits]
-    assert ratio.min() > 0.74 and ratio.max() < 1.36
+    assert ratio.min() > 0.74
+    assert ratio.max() < 1.36
 
 
 @pytest.mark.parametrize(("degrees", "zoom", "shift"), [(10.0, 1.0, (0.0, 0.0)), (0.0, 1.3, (0.1, 0.0)),
@@ -99,7 +106,7 @@ def test_affine_with_a_flip_mirrors_and_with_a_box_crops():
 def test_single_colour_changes_equal_torchvision(name, factor):
     x = (pictures(3) // 2 + 40).float()             # far from the limits, where torchvision clamps between steps
     change = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0} | {name: factor}
-    ours = colour.mix_colours(x.clone(), *(torch.full((3,), change[k]) for k in ("brightness", "contrast", "saturation")),
+    ours = colour.mix_colours(x.clone(), *(torch.full((3,), value) for value in change.values()),
                               torch.zeros(3), torch.arange(4).expand(3, 4), torch.zeros(3, dtype=torch.bool))
     theirs = getattr(tv, f"adjust_{name}")(x / 255, factor)
     assert_close(ours, theirs, atol=2e-3, rtol=0)   # torchvision's luminance has four digits
@@ -116,7 +123,7 @@ def test_colour_order_matters_and_follows_the_given_order():
         for k in order[i, :3].tolist():
             expected = steps[k](expected)
         assert_close(ours[i], expected.clamp(0, 1), atol=3e-3, rtol=0)
-    same_picture = colour.mix_colours(x[:1].expand(2, -1, -1, -1).contiguous(), *values, torch.tensor([[0, 1, 2, 3]] * 2),
+    same_picture = colour.mix_colours(x[:1].repeat(2, 1, 1, 1), *values, torch.tensor([[0, 1, 2, 3]] * 2),
                                       torch.tensor([True, False]))
     assert_close(same_picture[0, 0], same_picture[0, 2])
     assert not torch.allclose(same_picture[1, 0], same_picture[1, 2])
@@ -148,7 +155,9 @@ def test_solarise_and_erase():
     x = torch.tensor([0.2, 0.5, 0.9]).view(1, 1, 1, 3).expand(1, 3, 2, 3)
     assert_close(colour.solarise(x)[0, 0, 0], torch.tensor([0.2, 0.5, 0.1]))
     erased = colour.erase(torch.zeros(2, 3, 5, 6), torch.tensor([[1, 2, 4, 5], [0, 0, 1, 1]]))
-    assert erased[0].sum() == 3 * 3 * 3 * 0.5 and (erased[0, :, 2:5, 1:4] == 0.5).all() and erased[1].sum() == 1.5
+    assert erased[0].sum() == 3 * 3 * 3 * 0.5
+    assert (erased[0, :, 2:5, 1:4] == 0.5).all()
+    assert erased[1].sum() == 1.5
 
 
 EVERYTHING = Augment(crop=(0.3, 1.0), flip=0.5, rotate=10, zoom=0.1, shift=0.1, brightness=0.4, contrast=0.4,
@@ -161,8 +170,10 @@ def test_a_picture_does_not_depend_on_its_batch(augment):
     x = pictures(40)
     drawn = augment.draw(40, 20, 24, generator())
     together = augment.apply(x, drawn)
-    assert together.shape == (40, 3, 20, 24) and together.dtype == torch.float32
-    assert together.min() >= 0 and together.max() <= 1
+    assert together.shape == (40, 3, 20, 24)
+    assert together.dtype == torch.float32
+    assert together.min() >= 0
+    assert together.max() <= 1
     rows = torch.tensor([33, 0, 7])
     alone = augment.apply(x[rows], Drawn(*(value[rows] for value in drawn)))
     assert_close(alone, together[rows], atol=1e-5, rtol=0)
@@ -215,7 +226,8 @@ def test_multi_crop_sizes_and_scales():
     out = plan(pictures(3, 64, 64), generator())
     assert [v.shape[-1] for v in out] == [48, 48, 20, 20, 20]
     paper = views.MultiCrop().augments(224, 224)
-    assert [a.crop for a in paper] == [(0.14, 1.0)] * 2 + [(0.05, 0.14)] * 6 and paper[-1].size == 96
+    assert [a.crop for a in paper] == [(0.14, 1.0)] * 2 + [(0.05, 0.14)] * 6
+    assert paper[-1].size == 96
     assert views.MultiCrop().augments(32, 32)[-1].size == 16
 
 

@@ -19,7 +19,7 @@ plans: dict[str, type[Views]] = {
 
 
 def build(name: str, **options: Any) -> Views:
-    """The plan of that short name (see `plans`) with its constructor's options; InputError for a wrong name of either."""
+    """The plan of that short name (see `plans`) with its constructor's options; InputError for a wrong name."""
     if name not in plans:
         raise InputError(f"There are no views '{name}'.{did_you_mean(name, plans)}", f"Known: {', '.join(plans)}.")
     known = list(inspect.signature(plans[name]).parameters)

@@ -94,7 +94,8 @@ def affine(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int],
     """Each picture's box, turned about its centre, zoomed and shifted, in one bilinear sampling.
 
     turn (n,) in radians, counter-clockwise; zoom (n,), > 1 enlarges what is seen; shift (n, 2) moves the content right
-    and down by that share of the box. Beyond the picture its edge is repeated. Returns float32 (n, 3, *size) in [0, 255].
+    and down by that share of the box. Beyond the picture its edge is repeated. Returns float32 (n, 3, *size) in
+    [0, 255].
     """
     n, _, height, width = pictures.shape
     theta = _inverse_maps(boxes, flip, height, width, turn, zoom, shift).to(pictures.device)

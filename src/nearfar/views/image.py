@@ -131,18 +131,19 @@ class Augment:
         """uint8 (n, 3, H, W) -> float32 (n, 3, h, w) in [0, 1], with the given random numbers."""
         _check_pictures(pictures)
         x = self._colours(self._geometry(pictures, drawn), drawn)
-        for chosen, change in ((drawn.blur, self._blur_rows), (drawn.solarise, lambda part, _, __: colour.solarise(part)),
-                               (drawn.erase, lambda part, drawn, rows: colour.erase(part, drawn.erased[rows]))):
-            rows = chosen.nonzero()[:, 0]
-            if len(rows):
-                there = rows.to(x.device)
-                x[there] = change(x[there], drawn, rows)
+        for rows, there in _chosen(drawn.blur, x):
+            x[there] = self._blurred(x[there], drawn.sigma[rows])
+        for _, there in _chosen(drawn.solarise, x):
+            x[there] = colour.solarise(x[there])
+        for rows, there in _chosen(drawn.erase, x):
+            x[there] = colour.erase(x[there], drawn.erased[rows])
         return x
 
     def __call__(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """One view of each picture: `apply` with fresh random numbers."""
         _check_pictures(pictures)
-        return self.apply(pictures, self.draw(len(pictures), *pictures.shape[-2:], generator))
+        height, width = pictures.shape[-2:]
+        return self.apply(pictures, self.draw(len(pictures), height, width, generator))
 
     def _blur(self, height: int, width: int) -> float:
         return self.blur if self.blur is not None else (0.5 if min(height, width) >= 96 else 0.0)
@@ -163,9 +164,9 @@ class Augment:
         return colour.mix_colours(x, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.order,
                                   drawn.grey)
 
-    def _blur_rows(self, part: Tensor, drawn: Drawn, rows: Tensor) -> Tensor:
-        kernel = max(3, int(0.1 * min(part.shape[-2:])) // 2 * 2 + 1)
-        return colour.blur(part, drawn.sigma[rows], kernel)
+    def _blurred(self, part: Tensor, sigma: Tensor) -> Tensor:
+        kernel = max(3, int(0.1 * min(part.shape[-2:])) // 2 * 2 + 1)           # a tenth of the side, as in SimCLR
+        return colour.blur(part, sigma, kernel)
 
 
 class ImageViews(Views):
@@ -185,7 +186,7 @@ class ImageViews(Views):
         """The views of uint8 pictures (members * n, 3, H, W) with the given random numbers."""
         _check_pictures(inputs)
         n = check_members(len(inputs), self.members, type(self).__name__)
-        augments = self.augments(*inputs.shape[-2:])
+        augments = self.augments(inputs.shape[-2], inputs.shape[-1])
         parts = inputs.split(n) if n else [inputs] * self.members
         return [augment.apply(parts[v % self.members], numbers)
                 for v, (augment, numbers) in enumerate(zip(augments, drawn))]
@@ -194,7 +195,8 @@ class ImageViews(Views):
         """uint8 (members * n, 3, H, W) -> float32 views (n, 3, h, w) in [0, 1]."""
         _check_pictures(inputs)
         n = check_members(len(inputs), self.members, type(self).__name__)
-        return self.apply(inputs, self.draw(n, *inputs.shape[-2:], generator))
+        height, width = inputs.shape[-2:]
+        return self.apply(inputs, self.draw(n, height, width, generator))
 
 
 def simclr_augment(size: int | None = None, crop: tuple[float, float] = (0.2, 1.0), flip: float = 0.5,
@@ -205,8 +207,8 @@ def simclr_augment(size: int | None = None, crop: tuple[float, float] = (0.2, 1.
 
     The defaults fit small pictures; the paper's at 224 pixels: crop (0.08, 1), strength 1, blur 0.5.
     """
-    return Augment(size=size, crop=crop, flip=flip, brightness=min(1.0, 0.8 * strength), contrast=min(1.0, 0.8 * strength),
-                   saturation=min(1.0, 0.8 * strength), hue=min(0.5, 0.2 * strength), grey=grey, blur=blur,
+    change = min(1.0, 0.8 * strength)
+    return Augment(size=size, crop=crop, flip=flip, brightness=change, contrast=change, saturation=change, hue=min(0.5, 0.2 * strength), grey=grey, blur=blur,
                    solarise=solarise)
 
 
@@ -289,8 +291,10 @@ class MultiCrop(ImageViews):
         local = self.small_size or max(16, round(side * 96 / 224))
         common = {"flip": self.flip, "strength": self.strength, "grey": self.grey}
         blur = self.blur if self.blur is not None else (0.5 if side >= 96 else 0.0)
-        big = simclr_augment(self.big_size, self.big_scale or ((0.14, 1.0) if photo else (0.3, 1.0)), blur=blur, **common)
-        small = simclr_augment(local, self.small_scale or ((0.05, 0.14) if photo else (0.1, 0.3)), blur=blur, **common)
+        big_scale = self.big_scale or ((0.14, 1.0) if photo else (0.3, 1.0))
+        small_scale = self.small_scale or ((0.05, 0.14) if photo else (0.1, 0.3))
+        big = simclr_augment(self.big_size, big_scale, blur=blur, **common)
+        small = simclr_augment(local, small_scale, blur=blur, **common)
         return [big] * self.big + [small] * self.small
 
 
@@ -337,6 +341,12 @@ class Members(ImageViews):
                       saturation=self.saturation, brightness=self.brightness, contrast=self.contrast,
                       jitter=1.0, grey=self.grey, erase=self.erase)
         return [one] * self.k
+
+
+def _chosen(flags: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The chosen rows, on the flags' device and on that of x; an empty list where there are none."""
+    rows = flags.nonzero()[:, 0]
+    return [(rows, rows.to(x.device))] if len(rows) else []
 
 
 def _check_pictures(pictures: Tensor) -> None:

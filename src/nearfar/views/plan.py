@@ -51,7 +51,8 @@ def check_count(where: str, least: int, **values: int) -> None:
     """Raise InputError unless each value is a whole number of at least `least`."""
     for name, value in values.items():
         if int(value) != value or value < least:
-            raise InputError(f"The '{name}' of {where} must be a whole number of at least {least}. Got {value} instead.")
+            raise InputError(f"The '{name}' of {where} must be a whole number of at least {least}. "
+                             f"Got {value} instead.")
 
 
 def check_members(inputs_rows: int, members: int, where: str) -> int:

@@ -1,0 +1,77 @@
+"""What every encoder promises: inputs to one vector each."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.errors import InputError
+
+UNSAFE = "Weights are read from safetensors files, or from torch files that hold tensors only."
+
+
+class Encoder(nn.Module):
+    """Maps a prepared batch to vectors (n, dim).
+
+    modality: "image" or "text". dim: length of the vectors. `config()` and the files written by `save_files` are enough
+    for `encoders.from_config` to build the same encoder without its weights.
+    """
+
+    modality: ClassVar[str]
+    dim: int
+
+    def prepare(self, items: Any) -> Any:
+        """Raw items (pictures, paths; texts) -> the input of `forward`."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        raise NotImplementedError
+
+    def save_files(self, folder: Path) -> None:
+        """Write what `from_config` needs beside the configuration (a tokenizer, say)."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a torch file, which is read without running any code of it.
+
+    Raises InputError for a missing file, a file that is not one, and a pickle with more than tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no weights file {path}.", UNSAFE)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} cannot be read as weights: {first}.", UNSAFE) from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} holds something else than named tensors.", UNSAFE)
+    return state
+
+
+def load_into(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load every tensor of `module`; further tensors of the file (a classifier, say) are left out.
+
+    Raises InputError that names what is missing or has another shape.
+    """
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    other = [key for key, value in wanted.items() if key in state and state[key].shape != value.shape]
+    if missing or other:
+        said = (f"{len(missing)} tensors are missing, e.g. '{missing[0]}'" if missing else
+                f"'{other[0]}' has shape {tuple(state[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}")
+        raise InputError(f"The weights in {source} do not fit the encoder: {said}.",
+                         "Name the architecture (and input size) that they were trained with.")
+    module.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)

@@ -1,0 +1,53 @@
+"""All items through an encoder, in batches, in order."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nearfar.encoders.base import Encoder
+
+
+@torch.inference_mode()
+def vectors(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int = 64,
+            progress: Callable[[int, int], None] | None = None, head: nn.Module | None = None) -> np.ndarray:
+    """float32 (n, dim) of the items, in their order; in evaluation mode, which is undone afterwards.
+
+    Texts go sorted by length, so that batches carry little padding. progress: called with (done, all).
+    """
+    modules = [encoder] if head is None else [encoder, head]
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        rows, batches = _batches(encoder, items, batch_size)
+        out: np.ndarray | None = None
+        done = 0
+        for where, batch in zip(rows, batches):
+            made = encoder(batch)
+            made = (made if head is None else head(made)).float().cpu().numpy()
+            out = np.empty((len(items), made.shape[1]), np.float32) if out is None else out
+            out[where] = made
+            done += len(where)
+            if progress is not None:
+                progress(done, len(items))
+    finally:
+        for module, mode in zip(modules, modes):
+            module.train(mode)
+    return np.empty((0, _width(encoder, head)), np.float32) if out is None else out
+
+
+def _batches(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int):
+    n = len(items)
+    if encoder.modality == "text":
+        order = np.argsort([-len(text) for text in items], kind="stable")       # longest first: too little memory shows
+        rows = [order[i:i + batch_size] for i in range(0, n, batch_size)]
+        return rows, (encoder.prepare([items[i] for i in where]) for where in rows)
+    rows = [np.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
+    return rows, (encoder.prepare(items[where[0]:where[-1] + 1]) for where in rows)
+
+
+def _width(encoder: Encoder, head: nn.Module | None) -> int:
+    return encoder.dim if head is None else int(head(torch.zeros(1, encoder.dim, device=encoder.device)).shape[1])

@@ -1,0 +1,128 @@
+"""Encoders in the forms of other libraries: a sentence-transformers folder, a timm folder."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.encoders.base import Encoder
+from nearfar.encoders.frozen import Frozen
+from nearfar.encoders.pictures import TimmImage
+from nearfar.encoders.texts import SmallText, TransformerText
+from nearfar.errors import InputError
+
+
+def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bool, folder: Path) -> None:
+    """Write a text encoder, its head and the normalisation as a sentence-transformers folder.
+
+    Batch norms of the head are folded into the linear layers before them (evaluation mode).
+    """
+    from sentence_transformers import SentenceTransformer
+    parts = _parts()
+    encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    if isinstance(encoder, SmallText):
+        modules: list[Any] = [_static(encoder)]
+    elif isinstance(encoder, TransformerText):
+        modules = _transformer(encoder, folder)
+    else:
+        raise InputError(f"A {type(encoder).__name__} is no text encoder that sentence-transformers could load.")
+    for linear, activation in folded_layers(head):
+        dense = parts.Dense(linear.in_features, linear.out_features, linear.bias is not None, activation)
+        dense.linear.load_state_dict(linear.state_dict())
+        modules.append(dense)
+    if normalise:
+        modules.append(parts.Normalize())
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=True)
+
+
+def _parts() -> Any:
+    """The module classes of sentence-transformers, under the name that all its versions know."""
+    return importlib.import_module("sentence_transformers.models")
+
+
+def folded_layers(head: nn.Module | None) -> list[tuple[nn.Linear, nn.Module]]:
+    """The head in evaluation mode as (linear, activation) pairs."""
+    out: list[tuple[nn.Linear, nn.Module]] = []
+    for part in [] if head is None else head if isinstance(head, nn.Sequential) else [head]:
+        if isinstance(part, nn.Linear):
+            out.append((part, nn.Identity()))
+        elif isinstance(part, nn.BatchNorm1d) and out and isinstance(out[-1][1], nn.Identity):
+            out[-1] = (_fold(out[-1][0], part), nn.Identity())
+        elif isinstance(part, nn.ReLU) and out and isinstance(out[-1][1], nn.Identity):
+            out[-1] = (out[-1][0], nn.ReLU())
+        elif not isinstance(part, nn.Identity):
+            raise InputError(f"A head with a {type(part).__name__} there cannot be exported.")
+    return out
+
+
+@torch.no_grad()
+def _fold(linear: nn.Linear, norm: nn.BatchNorm1d) -> nn.Linear:
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise InputError("A batch norm without running statistics cannot be exported.")
+    scale = (variance.double() + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.double())
+    start: Tensor | float = 0.0 if linear.bias is None else linear.bias.double()
+    shift = (start - mean.double()) * scale + (0 if norm.bias is None else norm.bias.double())
+    out = nn.Linear(linear.in_features, linear.out_features)
+    out.weight.copy_(linear.weight.double() * scale[:, None])
+    out.bias.copy_(shift)
+    return out
+
+
+@torch.no_grad()
+def _static(encoder: SmallText) -> Any:
+    """The small encoder is a mean of one vector a token: a table, once its MLP has been applied."""
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
+    tokenizer.enable_truncation(encoder.special.length)
+    ids = torch.arange(encoder.special.size, device=encoder.device)
+    return _parts().StaticEmbedding(tokenizer, embedding_weights=encoder.vocabulary(ids).cpu().numpy())
+
+
+def _transformer(encoder: TransformerText, folder: Path) -> list[Any]:
+    parts = _parts()
+    raw = folder / "raw"
+    encoder.model.save_pretrained(raw)
+    encoder.tokenizer.save_pretrained(raw)
+    module = parts.Transformer(str(raw), max_seq_length=encoder.special.length)
+    shutil.rmtree(raw)
+    modules: list[Any] = [module, parts.Pooling(encoder.model.config.hidden_size, pooling_mode=encoder.pooling)]
+    for layer in encoder.dense:
+        linear, activation = layer[0], layer[1]  # pyright: ignore[reportIndexIssue]
+        dense = parts.Dense(linear.in_features, linear.out_features, linear.bias is not None, activation)
+        dense.linear.load_state_dict(linear.state_dict())
+        modules.append(dense)
+    return modules
+
+
+def timm_folder(encoder: Encoder, head: nn.Module | None, folder: Path) -> TimmImage:
+    """Write a timm encoder as timm.create_model("local-dir:FOLDER", pretrained=True) loads it."""
+    encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    if not isinstance(encoder, TimmImage):
+        raise InputError(f"A {type(encoder).__name__} is not an architecture of timm.",
+                         "Keep the nearfar folder: nearfar.load reads it.")
+    if head is not None or encoder.channels != "rgb":
+        what = "a head" if head is not None else "orientation channels"
+        raise InputError(f"This model has {what}, which timm does not know.",
+                         "Only a plain timm encoder can be exported.")
+    from safetensors.torch import save_file
+    given = dict(encoder.model.pretrained_cfg)
+    kept = ("mean", "std", "interpolation", "crop_pct", "first_conv", "classifier", "pool_size")
+    config = {key: given[key] for key in kept if given.get(key) is not None}
+    config |= {"input_size": [3, encoder.size, encoder.size], "num_classes": 0, "fixed_input_size": False}
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in encoder.model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    described = {"architecture": encoder.name, "num_classes": 0, "num_features": encoder.dim,
+                 "pretrained_cfg": config, "model_args": encoder.arguments}
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return encoder
+
+
+def load_timm(folder: Path) -> nn.Module:
+    """The model of such a folder, by timm itself."""
+    import timm
+    return timm.create_model(f"local-dir:{folder}", pretrained=True)

@@ -1,0 +1,231 @@
+"""Image encoders: a small convolutional one, and every architecture of timm."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, nn
+
+from nearfar.encoders.base import Encoder, load_into, load_tensors
+from nearfar.errors import InputError, did_you_mean
+
+ORIENTATIONS = 6
+CHANNELS = {"rgb": 3, "orientation": 3 + ORIENTATIONS}
+
+
+class ImageEncoder(Encoder):
+    """Float pictures (n, 3, H, W) in [0, 1] -> vectors (n, dim); normalises its input itself."""
+
+    modality = "image"
+    size: int
+    channels: str
+    mean: Tensor
+    std: Tensor
+
+    def _set_input(self, size: int, channels: str, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.size, self.channels = size, channels
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def _input(self, x: Tensor) -> Tensor:
+        plain = (x - self.mean) / self.std
+        return plain if self.channels == "rgb" else torch.cat([plain, orientation_channels(x)], 1)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(n, C, h, w): the last map before pooling."""
+        raise NotImplementedError
+
+    def prepare(self, items: Any) -> Tensor:
+        """Pictures -> float32 (n, 3, size, size) in [0, 1].
+
+        items: a uint8 batch (n, 3, H, W), array or tensor, or a list of paths, PIL pictures and uint8 arrays (H, W, 3).
+        Transparent parts are laid on white; the short side is resized to `size`, then the centre is cut out.
+        """
+        if isinstance(items, np.ndarray | Tensor) and items.ndim == 4:
+            batch = torch.as_tensor(np.ascontiguousarray(items) if isinstance(items, np.ndarray) else items)
+            if batch.dtype != torch.uint8 or batch.shape[1] != 3:
+                raise InputError("A batch of pictures must be uint8 (n, 3, H, W). "
+                                 f"Got {batch.dtype} {tuple(batch.shape)} instead.")
+            if tuple(batch.shape[-2:]) != (self.size, self.size):
+                batch = _fit_batch(batch, self.size)
+        else:
+            batch = torch.stack([_to_tensor(item, self.size) for item in items])
+        return batch.to(self.device).float() / 255
+
+
+class SmallImage(ImageEncoder):
+    """Four 3x3 convolutions (32, 64, 128, 192 channels), each with batch norm and ReLU, the first three with 2x2
+    pooling; global average; linear to `dim`. Takes any height and width from 8 pixels on.
+
+    Pooling stands before the norm, which then has a quarter of the work.
+    """
+
+    widths = (32, 64, 128, 192)
+
+    def __init__(self, size: int = 32, channels: str = "rgb", dim: int = 256):
+        super().__init__()
+        self.dim = dim
+        self._set_input(size, channels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        layers, before = [], CHANNELS[channels]
+        for i, width in enumerate(self.widths):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False)]
+            layers += [nn.MaxPool2d(2)] if i < 3 else []
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            before = width
+        self.body = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.out = nn.Linear(before, dim)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < 8:
+            raise InputError("The small image encoder needs pictures of at least 8 x 8 pixels. "
+                             f"Got {tuple(x.shape[-2:])} instead.")
+        return self.body(self._input(x).contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.feature_map(x).mean((2, 3)))
+
+    def config(self) -> dict[str, Any]:
+        return {"modality": "image", "name": "small", "size": self.size, "channels": self.channels, "dim": self.dim}
+
+
+class TimmImage(ImageEncoder):
+    """An architecture of timm without its classifier; its own input normalisation."""
+
+    def __init__(self, name: str, size: int | None = None, channels: str = "rgb"):
+        super().__init__()
+        import timm
+        if not timm.is_model(name):
+            models = timm.list_models()
+            raise InputError(f"timm has no model '{name}'.{did_you_mean(name, ['small', *models])}",
+                             "See timm.list_models(), or use 'small'.")
+        self.name = name
+        self.model, self.arguments = _create(name, size, CHANNELS[channels])
+        given: Any = self.model.pretrained_cfg
+        self._set_input(size or given["input_size"][-1], channels, given["mean"], given["std"])
+        self.dim = self._measure()
+
+    def _measure(self) -> int:
+        training = self.model.training
+        try:
+            with torch.no_grad():
+                dim = self.model.eval()(torch.zeros(1, CHANNELS[self.channels], self.size, self.size)).shape[1]
+        except Exception as error:
+            raise InputError(f"'{self.name}' cannot take pictures of {self.size} x {self.size} pixels: {error}",
+                             "Choose another size.") from error
+        self.model.train(training)
+        return dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(self._input(x))
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        features = self.model.forward_features(self._input(x))
+        if features.ndim == 3:                                                   # tokens (n, T, C)
+            tokens = features[:, getattr(self.model, "num_prefix_tokens", 0):]
+            h, w = _grid(tokens.shape[1], x.shape[-2], x.shape[-1], self.name)
+            return tokens.transpose(1, 2).unflatten(2, (h, w))
+        if getattr(self.model, "output_fmt", None) is not None and str(self.model.output_fmt).endswith("NHWC"):
+            return features.permute(0, 3, 1, 2)
+        return features
+
+    def config(self) -> dict[str, Any]:
+        return {"modality": "image", "name": self.name, "size": self.size, "channels": self.channels, "dim": self.dim}
+
+
+def image(name: str = "small", size: int | None = None, weights: str | Path | None = None, channels: str = "rgb",
+          dim: int = 256) -> ImageEncoder:
+    """An image encoder with random weights, or with those of a local file.
+
+    Args:
+        name: "small" (`SmallImage`) or any name of timm.list_models().
+        size: side of the pictures in pixels; None: 32 for "small", else the architecture's own.
+        weights: a .safetensors file, or a torch file of tensors, of that architecture; a classifier in it is left out.
+        channels: "rgb", or "orientation", which adds six channels of gradient orientation to the input.
+        dim: length of the vectors of "small".
+
+    Raises InputError for an unknown name, a size that the architecture cannot take, and weights that do not fit.
+    """
+    if channels not in CHANNELS:
+        raise InputError(f"There are no input channels '{channels}'.{did_you_mean(channels, CHANNELS)}",
+                         f"Known: {', '.join(CHANNELS)}.")
+    if size is not None and size < 8:
+        raise InputError(f"The 'size' of an image encoder must be at least 8 pixels. Got {size} instead.")
+    small = name == "small"
+    encoder = SmallImage(size or 32, channels, dim) if small else TimmImage(name, size, channels)
+    if weights is not None:
+        load_into(encoder if isinstance(encoder, SmallImage) else encoder.model, load_tensors(weights), weights)
+    return encoder
+
+
+def orientation_channels(x: Tensor) -> Tensor:
+    """Gradient orientation of pictures (n, 3, H, W) in [0, 1] as six channels (n, 6, H, W), each 0 or more.
+
+    Channel b is |g| max(cos 2(theta - pi b / 6), 0): theta is the direction of the luminance gradient, modulo pi, and
+    |g| its length, divided by its mean over 5 x 5 pixels (so that faint outlines count like strong ones).
+    """
+    grey = (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    gx = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2
+    gy = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2
+    length = (gx * gx + gy * gy + 1e-8).sqrt()
+    share = length * (F.avg_pool2d(length, 5, 1, 2, count_include_pad=False) + 0.05).reciprocal()
+    cos2, sin2 = (gx * gx - gy * gy) / length.square() * share, 2 * gx * gy / length.square() * share
+    angles = 2 * torch.pi * torch.arange(ORIENTATIONS, device=x.device, dtype=x.dtype).view(-1, 1, 1) / ORIENTATIONS
+    return (cos2 * angles.cos() + sin2 * angles.sin()).relu()
+
+
+def _create(name: str, size: int | None, channels: int) -> tuple[Any, dict[str, Any]]:
+    """The timm model and what it was told of the input's size, which only some architectures want to know."""
+    import timm
+    for options in ([{"img_size": size, "dynamic_img_size": True}, {"img_size": size}] if size else []):
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options), options
+        except TypeError:
+            continue
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise InputError(f"'{name}' cannot be built for pictures of {size} pixels: {error}",
+                             "Choose a multiple of its patch size.") from error
+    return timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels), {}
+
+
+def _grid(tokens: int, height: int, width: int, name: str) -> tuple[int, int]:
+    h = max(1, round((tokens * height / width) ** 0.5))
+    if tokens % h:
+        raise InputError(f"The {tokens} tokens of '{name}' form no grid: it has no feature map.")
+    return h, tokens // h
+
+
+def _to_tensor(item: Any, size: int) -> Tensor:
+    picture = _open(item)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    picture = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def _open(item: Any) -> Image.Image:
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, np.ndarray | Tensor):
+        array = np.asarray(item)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4):
+            raise InputError(f"A picture as an array must be uint8 (H, W, 3). Got {array.dtype} {array.shape} instead.")
+        return Image.fromarray(array)
+    try:
+        return ImageOps.exif_transpose(Image.open(item))
+    except (OSError, UnidentifiedImageError, TypeError, AttributeError) as error:
+        raise InputError(f"{item} cannot be read as a picture: {error}.") from error
+
+
+def _fit_batch(batch: Tensor, size: int) -> Tensor:
+    height, width = batch.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = batch[:, :, top:top + side, left:left + side]
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=True)

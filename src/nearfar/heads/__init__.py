@@ -1,0 +1,80 @@
+"""Heads: what stands between an encoder's vector and the contrast, and is usually thrown away after training.
+
+    head = heads.mlp(encoder.dim, 2048, 128)            # projection head: SimCLR, SwAV
+    prototypes = heads.Prototypes(3000, 128)            # SwAV
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nearfar.errors import InputError
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """(n, inputs) -> (n, outputs), without anything else."""
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+def mlp(inputs: int, hidden: int, outputs: int, layers: int = 2, norm: bool = True,
+        last_norm: bool = False) -> nn.Sequential:
+    """`layers` linear layers with ReLU between them: (n, inputs) -> (n, outputs).
+
+    Args:
+        hidden: width of the inner layers.
+        layers: how many linear layers; 1 is a single linear layer.
+        norm: batch norm before each ReLU (the linear layer before it then has no bias).
+        last_norm: batch norm without scale and shift after the last layer (SimCLR's official head has one).
+
+    The papers' heads: SimCLR mlp(d, d, 128), SwAV mlp(2048, 2048, 128), BYOL mlp(2048, 4096, 256).
+    """
+    if layers < 1:
+        raise InputError(f"The 'layers' of a head must be at least 1. Got {layers} instead.")
+    widths = [inputs, *[hidden] * (layers - 1), outputs]
+    parts: list[nn.Module] = []
+    for i, (before, after) in enumerate(pairwise(widths)):
+        last = i == layers - 1
+        normed = last_norm if last else norm
+        parts.append(nn.Linear(before, after, bias=not normed))
+        if normed:
+            parts.append(nn.BatchNorm1d(after, affine=not last))
+        if not last:
+            parts.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*parts)
+
+
+def predictor(dim: int, hidden: int) -> nn.Sequential:
+    """The small network on one side only of BYOL and its kind: mlp(dim, hidden, dim). Paper: dim 256, hidden 4096."""
+    return mlp(dim, hidden, dim)
+
+
+class Prototypes(nn.Module):
+    """K directions on the unit sphere of R^d, to which vectors are compared (SwAV: K = 3000, d = 128).
+
+    `forward(z)` gives the scores z C^T (n, K). `normalise()` projects the rows back to length 1 in place, without
+    gradient; call it at the start of every step.
+    """
+
+    weight: nn.Parameter
+
+    def __init__(self, count: int, dim: int):
+        super().__init__()
+        if count < 1 or dim < 1:
+            raise InputError(f"Prototypes need a count and a dimension of at least 1. Got {count} and {dim} instead.")
+        self.weight = nn.Parameter(torch.randn(count, dim))
+        self.normalise()
+
+    @torch.no_grad()
+    def normalise(self) -> None:
+        self.weight.copy_(F.normalize(self.weight, dim=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z @ self.weight.T
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, dim={self.weight.shape[1]}"
+
+
+__all__ = ["Prototypes", "linear", "mlp", "predictor"]

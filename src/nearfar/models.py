@@ -1,0 +1,514 @@
+"""A model is a folder: safe weights, a readable configuration, tokenizer files, a model card, and a proof of itself.
+
+    save_model("my-model", {"text": encoder}, {"method": "contriever"}, card)
+    model = nearfar.load("my-model")
+    vectors = model.embed_texts(["a cat", "a dog"])       # float32 (2, d), of length 1 for cosine models
+
+    my-model/
+      model.safetensors     weights of all towers
+      config.json           format, similarity, roles, towers with their preprocessing, and what the caller adds
+      text/                 tokenizer and configuration files of the tower "text"
+      verify.json           hashes of the files; example inputs with their vectors
+      README.md             model card
+"""
+
+import base64
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nearfar import encoders
+from nearfar.encoders import Encoder, Frozen
+from nearfar.encoders.base import load_into, load_tensors
+from nearfar.encoders.quiet import quiet
+from nearfar.errors import InputError, NearfarError, did_you_mean
+
+FORMAT = 1
+SIMILARITIES = ("cosine", "dot")
+TOLERANCE = 1e-4            # up to this (relative) difference, stored and recomputed vectors count as equal
+_RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers")
+_EXAMPLE_TEXTS = ("", "a cat sits on the mat", "Stock prices fell on Monday.", "def add(a, b): return a + b",
+                  "Der schnelle braune Fuchs", "12 + 30 = 42")
+
+Progress = Callable[[int, int], None]
+
+
+class Tower(nn.Module):
+    """An encoder and, where the method keeps it at inference, the head after it."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module | None = None):
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def embed(self, items: Sequence[Any] | np.ndarray, batch_size: int = 64, progress: Progress | None = None) -> np.ndarray:
+        return encoders.vectors(self.encoder, items, batch_size, progress, self.head)
+
+    def config(self) -> dict[str, Any]:
+        head = None if self.head is None else describe_head(self.head)
+        return {"encoder": self.encoder.config(), "head": head, "preprocessing": _preprocessing(self.encoder)}
+
+
+class Model:
+    """Vectors of pictures and texts from the towers of a model folder, or of a training that has just ended.
+
+    roles: which tower each role of the data uses; several roles may share one.
+    similarity: "cosine" (vectors come out with length 1) or "dot" (as they are).
+    hash: hex digest of weights, configuration and tokenizer files; empty for a model that was never saved.
+    """
+
+    def __init__(self, roles: Mapping[str, Tower], config: Mapping[str, Any], path: Path | None = None,
+                 digest: str = ""):
+        self.roles, self.config, self.path, self.hash = dict(roles), dict(config), path, digest
+        self.similarity: str = self.config.get("similarity", "cosine")
+
+    @property
+    def modalities(self) -> list[str]:
+        """"image", "text" or both."""
+        return sorted({tower.encoder.modality for tower in self.roles.values()})
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return int(self.config["dim"])
+
+    def to(self, device: torch.device | str) -> "Model":
+        """Move all towers. Returns the model itself."""
+        for tower in self.roles.values():
+            tower.to(device)
+        return self
+
+    def embed(self, items: Sequence[Any] | np.ndarray, role: str | None = None, batch_size: int = 64,
+              progress: Progress | None = None) -> np.ndarray:
+        """float32 (n, d) of pictures (PIL, arrays, paths) or texts, in their order.
+
+        role: whose tower to use. None: by what the items are; in a model of texts and pictures, strings are texts, and
+        paths (`pathlib.Path`) and pictures are pictures. progress: called with (done, all) after each batch.
+        """
+        if isinstance(items, str | Path):
+            raise InputError("embed takes a list of items, not one.", "Write model.embed([item]).")
+        tower = self._tower(role, self._modality(items))
+        made = tower.embed(items, batch_size, progress)
+        return _unit(made) if self.similarity == "cosine" else made
+
+    def embed_texts(self, texts: Sequence[str], role: str | None = None, batch_size: int = 64,
+                    progress: Progress | None = None) -> np.ndarray:
+        """float32 (n, d) of texts; InputError for a model without a text tower."""
+        return self.embed(texts, role or self._role("text"), batch_size, progress)
+
+    def embed_images(self, images: Sequence[Any] | np.ndarray, role: str | None = None, batch_size: int = 64,
+                     progress: Progress | None = None) -> np.ndarray:
+        """float32 (n, d) of pictures: PIL, uint8 arrays (H, W, 3), paths, or one uint8 batch (n, 3, H, W)."""
+        return self.embed(images, role or self._role("image"), batch_size, progress)
+
+    def verify(self) -> float:
+        """Embed the stored examples again; the largest difference from the stored vectors (relative above 1).
+
+        Raises NearfarError where it is above 1e-4: this machine does not reproduce the model.
+        """
+        if self.path is None:
+            raise InputError("Only a model that was loaded from a folder can be verified.")
+        worst = 0.0
+        for role, example in _read_json(self.path / "verify.json")["examples"].items():
+            vectors = self.embed(_decode(example["inputs"], self.roles[role].encoder), role)
+            stored = np.asarray(example["vectors"], np.float32)
+            worst = max(worst, _difference(vectors, stored))
+        if not worst <= TOLERANCE:
+            raise NearfarError(f"The model in {self.path} does not give its stored vectors (difference {worst:.2g}).",
+                               "Are the installed versions those of its README.md?")
+        return worst
+
+    def save_sentence_transformer(self, path: str | Path, role: str | None = None) -> float:
+        """Write the text tower as a folder that sentence-transformers loads; returns the largest difference found.
+
+        Raises NearfarError, and writes nothing, if sentence-transformers would give other vectors.
+        """
+        from nearfar.encoders.export import sentence_transformer
+        tower = self._tower(role or self._role("text"), "text")
+
+        def write(folder: Path) -> float:
+            with quiet():
+                sentence_transformer(tower.encoder, tower.head, self.similarity == "cosine", folder)
+                from sentence_transformers import SentenceTransformer
+                loaded = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+            texts = [*_EXAMPLE_TEXTS, "a longer text " * 400]
+            theirs = loaded.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+            return _same(self.embed(texts, role or self._role("text")), theirs, "sentence-transformers")
+
+        return _replace_folder(Path(path), "modules.json", write)
+
+    def save_timm(self, path: str | Path, role: str | None = None) -> float:
+        """Write the image tower as a folder for timm.create_model("local-dir:PATH", pretrained=True); returns the
+        largest difference found. timm normalises no input itself: use its data configuration, or (x - mean) / std.
+
+        Raises InputError for an encoder that is not timm's or has a head, NearfarError if timm gives other vectors.
+        """
+        from nearfar.encoders.export import load_timm, timm_folder
+        tower = self._tower(role or self._role("image"), "image")
+
+        def write(folder: Path) -> float:
+            encoder = timm_folder(tower.encoder, tower.head, folder)
+            loaded, x = load_timm(folder), torch.from_numpy(_noise_pictures(encoder.size)).float() / 255
+            with torch.inference_mode():
+                theirs = loaded.eval()((x - encoder.mean.cpu()) / encoder.std.cpu()).numpy()
+            return _same(encoders.vectors(encoder, _noise_pictures(encoder.size)), theirs, "timm")
+
+        return _replace_folder(Path(path), "config.json", write)
+
+    def _modality(self, items: Sequence[Any] | np.ndarray) -> str | None:
+        if len(self.modalities) == 1 or not len(items):
+            return self.modalities[0]
+        return "text" if isinstance(items[0], str) else "image"
+
+    def _role(self, modality: str) -> str:
+        for role, tower in self.roles.items():
+            if tower.encoder.modality == modality:
+                return role
+        raise InputError(f"This model has no {modality} tower; it embeds {' and '.join(self.modalities)} only.")
+
+    def _tower(self, role: str | None, modality: str | None) -> Tower:
+        if role is None:
+            return self.roles[self._role(modality or self.modalities[0])]
+        if role not in self.roles:
+            raise InputError(f"This model has no role '{role}'.{did_you_mean(role, self.roles)}",
+                             f"Roles: {', '.join(self.roles)}.")
+        return self.roles[role]
+
+
+def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder, nn.Module | None]],
+               config: Mapping[str, Any] | None = None, card: Mapping[str, Any] | None = None,
+               examples: Mapping[str, Sequence[Any]] | None = None) -> str:
+    """Write a model folder and return the model's hash. Nothing is changed unless all of it could be written.
+
+    Args:
+        towers: role -> encoder, or (encoder, head kept at inference). Roles that share one encoder share its weights.
+        config: "similarity" ("cosine", the default, or "dot"), and whatever else is to be kept (method, options, ...).
+        card: for README.md: "title", "data", "method", "paper", "metrics" (dict), "licence", "command", "versions", ...
+        examples: role -> up to 16 inputs whose vectors are stored; else built-in ones.
+
+    The new folder is loaded and verified before it takes its place; a model that stood there goes only then.
+    Raises InputError for a place that holds something else, NearfarError if it cannot be written.
+    """
+    extra = dict(config or {})
+    taken = sorted(set(extra) & set(_RESERVED) - {"similarity"})
+    if taken:
+        raise InputError(f"config must not set {', '.join(taken)}: these keys are the model's own.")
+    if extra.get("similarity", "cosine") not in SIMILARITIES:
+        raise InputError(f"The similarity '{extra['similarity']}' is not known.", "Known: cosine, dot.")
+    if not towers:
+        raise InputError("A model needs at least one tower.")
+    named, roles = _name_towers(towers)
+
+    def write(place: Path) -> str:
+        whole = _whole_config(named, roles, extra)
+        model = Model({role: named[name] for role, name in roles.items()}, whole)
+        digest = _write(place, named, model, card or {}, examples or {})
+        load(place, verify=True)
+        return digest
+
+    return _replace_folder(Path(folder), "verify.json", write)
+
+
+def load(path: str | Path, verify: bool = False, device: torch.device | str = "cpu") -> Model:
+    """The model of a folder, ready to embed. verify: also embed its stored examples and compare.
+
+    Raises InputError for a folder that is not a model, is not complete, was changed after it was written, or was
+    written by a later nearfar.
+    """
+    folder = Path(path)
+    config = _read_config(folder)
+    digest = _check_files(folder)
+    state = load_tensors(folder / "model.safetensors")
+    named: dict[str, Tower] = {}
+    for name, description in config["towers"].items():
+        encoder = encoders.from_config(description["encoder"], folder / name)
+        head = None if description["head"] is None else build_head(description["head"])
+        named[name] = Tower(encoder, head).eval()
+        part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        load_into(named[name], part, folder / "model.safetensors")
+    model = Model({role: named[name] for role, name in config["roles"].items()}, config, folder, digest).to(device)
+    if verify:
+        model.verify()
+    return model
+
+
+def describe_head(head: nn.Module) -> list[dict[str, Any]]:
+    """A head of linear layers, batch norms and ReLUs as data; InputError for other parts."""
+    out: list[dict[str, Any]] = []
+    for part in head if isinstance(head, nn.Sequential) else [head]:
+        if isinstance(part, nn.Linear):
+            out.append({"layer": "linear", "in": part.in_features, "out": part.out_features,
+                        "bias": part.bias is not None})
+        elif isinstance(part, nn.BatchNorm1d):
+            out.append({"layer": "batch_norm", "size": part.num_features, "affine": part.affine})
+        elif isinstance(part, nn.ReLU):
+            out.append({"layer": "relu"})
+        elif not isinstance(part, nn.Identity):
+            raise InputError(f"A head with a {type(part).__name__} cannot be stored.",
+                             "Linear, BatchNorm1d and ReLU layers can: see nearfar.heads.")
+    return out
+
+
+def build_head(layers: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """The head of `describe_head`; one linear layer alone comes back alone."""
+    made: list[nn.Module] = []
+    for layer in layers:
+        if layer["layer"] == "linear":
+            made.append(nn.Linear(layer["in"], layer["out"], bias=layer["bias"]))
+        elif layer["layer"] == "batch_norm":
+            made.append(nn.BatchNorm1d(layer["size"], affine=layer["affine"]))
+        else:
+            made.append(nn.ReLU())
+    return made[0] if len(made) == 1 else nn.Sequential(*made)
+
+
+def _name_towers(towers: Mapping[str, Any]) -> tuple[dict[str, Tower], dict[str, str]]:
+    """Distinct towers by name (the first role that uses each), and role -> name."""
+    named, roles, known = {}, {}, {}
+    for role, value in towers.items():
+        encoder, head = value if isinstance(value, tuple) else (value, None)
+        if isinstance(encoder, Frozen):
+            encoder = encoder.encoder
+        key = (id(encoder), id(head))
+        if key not in known:
+            known[key] = role
+            named[role] = Tower(encoder, head)
+        roles[role] = known[key]
+    return named, roles
+
+
+def _whole_config(named: Mapping[str, Tower], roles: Mapping[str, str], extra: dict[str, Any]) -> dict[str, Any]:
+    described = {name: tower.config() for name, tower in named.items()}
+    widths = {name: _width(named[name].encoder.dim, described[name]["head"]) for name in named}
+    if len(set(widths.values())) > 1:
+        raise InputError(f"The towers give vectors of different lengths: {widths}.",
+                         "Add heads that end in one length.")
+    return {"format": FORMAT, "nearfar": _version(), "similarity": "cosine"} | extra | {
+        "dim": next(iter(widths.values())), "roles": dict(roles), "towers": described}
+
+
+def _width(dim: int, head: list[dict[str, Any]] | None) -> int:
+    return [layer["out"] for layer in head or [] if layer["layer"] == "linear"][-1] if head else dim
+
+
+def _version() -> str:
+    try:
+        return metadata.version("nearfar")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _preprocessing(encoder: Any) -> dict[str, Any]:
+    if encoder.modality == "text":
+        special = encoder.special
+        return {"tokenizer": "files in this tower's folder", "length": special.length, "bos": special.bos,
+                "eos": special.eos}
+    return {"size": encoder.size, "resize": "short side, bilinear with anti-aliasing, then centre crop",
+            "background": "white", "range": [0, 1],
+            "mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()}
+
+
+def _write(place: Path, named: Mapping[str, Tower], model: Model, card: Mapping[str, Any],
+           examples: Mapping[str, Sequence[Any]]) -> str:
+    from safetensors.torch import save_file
+    state = {}
+    for name, tower in named.items():
+        (place / name).mkdir()
+        tower.encoder.save_files(place / name)
+        if not any((place / name).iterdir()):
+            (place / name).rmdir()
+        state |= {f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                  for key, value in tower.state_dict().items()}
+    save_file(state, place / "model.safetensors", metadata={"format": "pt"})
+    _write_json(place / "config.json", model.config)
+    hashes = _hash_files(place)
+    digest = _digest(hashes)
+    stored = {}
+    for role in dict.fromkeys(model.config["roles"].values()):
+        encoder = model.roles[role].encoder
+        inputs = list(examples.get(role) or _examples(encoder))[:16]
+        coded = _encode(inputs, encoder)
+        stored[role] = {"inputs": coded, "vectors": model.embed(_decode(coded, encoder), role).tolist()}
+    _write_json(place / "verify.json", {"hash": digest, "files": hashes, "examples": stored})
+    (place / "README.md").write_text(model_card(model, card, digest), encoding="utf-8")
+    return digest
+
+
+def _examples(encoder: Any) -> list[Any]:
+    if encoder.modality == "text":
+        return list(_EXAMPLE_TEXTS)
+    return list(_noise_pictures(encoder.size).transpose(0, 2, 3, 1))
+
+
+def _noise_pictures(size: int, n: int = 4) -> np.ndarray:
+    """Seeded blocks of colour, uint8 (n, 3, size, size)."""
+    coarse = np.random.default_rng(0).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
+    steps = np.arange(size) * 8 // size
+    return np.ascontiguousarray(coarse[:, :, steps][:, :, :, steps])
+
+
+def _encode(inputs: Sequence[Any], encoder: Encoder) -> list[str]:
+    """Texts as they are; pictures, prepared to the encoder's size, as PNG in base64."""
+    if encoder.modality == "text":
+        return [str(text) for text in inputs]
+    from PIL import Image
+    prepared = (encoder.prepare(inputs) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    out = []
+    for picture in prepared:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG")
+        out.append(base64.b64encode(buffer.getvalue()).decode())
+    return out
+
+
+def _decode(coded: Sequence[str], encoder: Encoder) -> list[Any]:
+    if encoder.modality == "text":
+        return list(coded)
+    from PIL import Image
+    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in coded]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise InputError(f"There is no model folder {folder}.", "Give the folder that fit or compare wrote.")
+    if (folder / "modules.json").is_file():
+        raise InputError(f"{folder} is a sentence-transformers folder, not a nearfar model.",
+                         "Use it as an encoder: nearfar.encoders.text(folder).")
+    if not (folder / "config.json").is_file():
+        inner = [child.name for child in sorted(folder.iterdir()) if (child / "verify.json").is_file()]
+        raise InputError(f"{folder} is no model folder: it has no config.json.",
+                         f"Did you mean {folder / inner[0]}?" if inner else "")
+    config = _read_json(folder / "config.json")
+    if not isinstance(config, dict) or "format" not in config or "towers" not in config:
+        raise InputError(f"{folder / 'config.json'} was not written by nearfar.",
+                         "A transformers folder is an encoder: nearfar.encoders.text(folder).")
+    if config["format"] > FORMAT:
+        raise InputError(f"The model in {folder} has format {config['format']}; this nearfar reads up to {FORMAT}.",
+                         f"Install nearfar {config.get('nearfar', '')} or later.")
+    return config
+
+
+def _check_files(folder: Path) -> str:
+    """The model's hash; InputError for a missing or changed file."""
+    for name in ("verify.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"The model in {folder} is not complete: {name} is missing.", "Copy the whole folder.")
+    written = _read_json(folder / "verify.json")
+    for name, digest in written["files"].items():
+        if not (folder / name).is_file():
+            raise InputError(f"The model in {folder} is not complete: {name} is missing.", "Copy the whole folder.")
+        if _hash_file(folder / name) != digest:
+            raise InputError(f"{folder / name} was changed after the model was written.",
+                             "Copy the folder again, or save the changed model as a new one.")
+    return _digest(written["files"])
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _hash_file(path) for path in files}
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.", "The model folder is damaged.") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference of a coordinate, relative to the largest coordinate where that is above 1."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float(np.abs(ours - theirs).max(initial=0) / max(1.0, float(np.abs(theirs).max(initial=0))))
+
+
+def _same(ours: np.ndarray, theirs: np.ndarray, name: str) -> float:
+    worst = _difference(ours, theirs)
+    if not worst <= TOLERANCE:
+        raise NearfarError(f"{name} gives other vectors (largest difference {worst:.2g}); nothing was written.")
+    return worst
+
+
+def _replace_folder(target: Path, mark: str, write: Callable[[Path], Any]) -> Any:
+    """Let `write` fill a temporary folder beside `target`, then put it in its place; on failure `target` stays.
+
+    mark: a file that an older version of such a folder has; a folder with other things in it is not replaced.
+    """
+    if target.exists() and not (target.is_dir() and ((target / mark).is_file() or not any(target.iterdir()))):
+        raise InputError(f"{target} exists and is not a model folder; it is left as it is.", "Choose another place.")
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        result = write(temporary)
+        temporary.chmod(0o755)
+        old = temporary.with_name(temporary.name + "-old")
+        if target.exists():
+            target.rename(old)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return result
+    except OSError as error:
+        kind = InputError if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) else NearfarError
+        raise kind(f"{target} could not be written: {error}.", "What was there before is unchanged.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:
+    """README.md of a model: data, method, metrics, licence, how to use it."""
+    title = card.get("title") or f"{model.config.get('method', 'nearfar')} model"
+    feature = "sentence-similarity" if model.modalities == ["text"] else "image-feature-extraction"
+    lines = ["---", "library_name: nearfar", f"pipeline_tag: {feature}", "tags: [contrastive-learning, nearfar]", "---",
+             "", f"# {title}", "", f"Maps {' and '.join(model.modalities)} to vectors of {model.dim} numbers; compare "
+             f"them by {'cosine similarity' if model.similarity == 'cosine' else 'dot product'}.", ""]
+    for key in ("data", "method", "paper", "licence", "command", "versions", "notes"):
+        if card.get(key):
+            value = card[key]
+            text = "\n".join(f"- {k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+            lines += [f"## {key.capitalize()}", "", f"    {text}" if key == "command" else text, ""]
+    if card.get("metrics"):
+        lines += ["## Metrics", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {_number(value)} |" for name, value in card["metrics"].items()] + [""]
+    if not card.get("licence"):
+        lines += ["## Licence", "", "Not stated. Mind the licences of the training data and of pretrained weights.", ""]
+    call = "embed_texts([\"a text\"])" if "text" in model.modalities else "embed_images([\"picture.png\"])"
+    lines += ["## Use", "", "```python", "import nearfar", 'model = nearfar.load("path/of/this/folder")',
+              f"vectors = model.{call}", "```", ""]
+    return "\n".join(lines + ([f"Model hash: `{digest}`", ""] if digest else []))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
