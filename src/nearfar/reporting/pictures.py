@@ -1,0 +1,93 @@
+"""Small pictures, 2-D maps and retrieval examples as JSON for results.json and the report."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, features
+
+from nearfar.errors import InputError
+from nearfar.evaluation.embedding import is_image
+from nearfar.evaluation.heldout import transform_images, transform_texts
+from nearfar.evaluation.neighbours import normalise
+from nearfar.evaluation.searches import Example
+
+MAP_POINTS, TEXT_LENGTH = 1500, 240
+
+
+def thumbnail(image: Any, size: int = 48) -> str:
+    """A data-URI of a uint8 picture, (3, h, w), (h, w, 3) or (h, w), at most `size` pixels a side."""
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise InputError(f"A thumbnail needs a uint8 picture. Got {array.dtype} {array.shape} instead.")
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    picture = Image.fromarray(array.squeeze()).convert("RGB")
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    kind = "webp" if features.check("webp") else "png"
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **({"quality": 85, "method": 4} if kind == "webp" else {"optimize": True}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def clip(text: str, length: int = TEXT_LENGTH) -> str:
+    """The beginning of a text, its white space evened."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
+    """Places (n, 2) in -1..1 of embeddings (n, d): t-SNE with cosine distance, begun from PCA; seeded.
+
+    For fewer than ten rows PCA alone. Raises InputError for more than 1500 rows: draw some first.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    z = normalise(z)
+    if len(z) > MAP_POINTS:
+        raise InputError(f"A map takes at most {MAP_POINTS} points. Got {len(z)} instead.", "Draw some of them.")
+    if len(z) < 10 or z.shape[1] < 2 or np.ptp(z, axis=0).max() < 1e-9:
+        flat = z - z.mean(0)
+        places = PCA(2, random_state=seed).fit_transform(flat) if min(z.shape) >= 2 else np.zeros((len(z), 2))
+    else:
+        width = PCA(min(50, *z.shape), random_state=seed).fit_transform(z)
+        places = TSNE(perplexity=min(30, (len(z) - 1) / 3), init="pca", random_state=seed).fit_transform(width)
+    places = np.asarray(places, np.float64)
+    places = places - places.mean(0)
+    return places / max(np.abs(places).max(), 1e-9)
+
+
+def map_json(data: Any, role: str, rows: Any, z: Any, labels: Sequence[str] | None = None, *, size: int = 40,
+             seed: int = 0) -> dict[str, list]:
+    """The map of embeddings z (n, d) of the rows, as it stands in results.json: x, y, label, key and thumb or text."""
+    rows, places = np.asarray(rows), map_2d(z, seed=seed)
+    shown = ({"thumb": [thumbnail(image, size) for image in data.images(role, size, rows)]} if is_image(role)
+             else {"text": [clip(text) for text in data.texts(role, rows)]})
+    return {"x": places[:, 0].round(4).tolist(), "y": places[:, 1].round(4).tolist(),
+            "label": list(labels) if labels is not None else [""] * len(rows),
+            "key": [data.keys[row] for row in rows], **shown}
+
+
+def examples_json(data: Any, examples: Sequence[Example], *, size: int = 64) -> list[dict[str, Any]]:
+    """Examples as they stand in results.json: direction, rank of the first relevant item, query and hits, each with
+    key and image (data-URI) or text."""
+    return [{"direction": example.direction, "rank": example.rank,
+             "query": _item(data, example.role, example.row, -1, size, example.transformed),
+             "hits": [_item(data, hit.role, hit.row, hit.corpus, size)
+                      | {"score": round(hit.score, 4), "relevant": hit.relevant} for hit in example.hits]}
+            for example in examples]
+
+
+def _item(data: Any, role: str, row: int, corpus: int, size: int, transformed: bool = False) -> dict[str, Any]:
+    if row < 0:
+        keys = getattr(data, "corpus_keys", None) or {}
+        key = keys[role][corpus] if role in keys else f"corpus {corpus}"
+        return {"key": str(key), "text": clip(data.corpus[role][corpus])}
+    key, rows = str(data.keys[row]), np.array([row])
+    if is_image(role):
+        images = data.images(role, size, rows)
+        return {"key": key, "image": thumbnail((transform_images(images, rows) if transformed else images)[0], size)}
+    texts = data.texts(role, rows)
+    return {"key": key, "text": clip((transform_texts(texts, rows) if transformed else texts)[0])}
