@@ -38,6 +38,12 @@ class Index:
         """The keys of all items, in the order of storage."""
         return self._table.search().select(["key"]).limit(max(1, len(self))).to_arrow()["key"].to_pylist()
 
+    def vector(self, key: str) -> np.ndarray | None:
+        """The stored vector (d,) of an item, or None where there is no such key."""
+        quoted = key.replace("'", "''")
+        found = self._table.search().where(f"key = '{quoted}'").select(["vector"]).limit(1).to_list()
+        return np.asarray(found[0]["vector"], np.float32) if found else None
+
     def search(self, vector: Any, k: int = 10, where: str | None = None) -> list[dict[str, Any]]:
         """The k nearest items of a vector (d,) by cosine, exactly: dicts of key, payload columns and score (-1..1).
 

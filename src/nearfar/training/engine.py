@@ -399,7 +399,8 @@ def finish(folder: Path, method: str, data: Any, setup: building.Setup, task: An
              "precision": setup.settings.precision, "batch_size": setup.resolved["batch_size"],
              "steps": setup.loader.steps, "versions": record["versions"]}
     save_model(folder / "model", method, data, setup, task, record, scores)
-    write_json(folder / "scores.json", facts | {"task": task.describe() if task else None, "scores": scores, "cost": cost})
+    write_json(folder / "scores.json", facts | {"task": task.describe() if task else None, "summary": task.summary() if task else None,
+                                                 "scores": scores, "cost": cost})
     return Run(folder, method, record, scores, cost)
 
 

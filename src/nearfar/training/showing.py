@@ -28,51 +28,29 @@ def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 700, e
     scores = task.evaluate(embed, split, examples=examples)
     rows = np.asarray(data.splits[split])
     return {"diagnostics": [d.to_dict() for d in diagnostics(embed, data, task, rows)],
-            "examples": [example(data, e) for e in scores.examples],
+            "examples": reporting.examples_json(data, scores.examples),
             "map": map_of(embed, data, task.roles[0], rows, points)}
 
 
-def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray, most: int = 3000) -> list[Any]:
-    """Numbers with verdict and advice for the embedding of (at most `most` of) the rows."""
-    rows = np.sort(np.random.default_rng(0).permutation(rows)[:most])
+def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]:
+    """Numbers with verdict and advice for the embedding of the rows."""
     role = task.roles[0]
-    other = next((r for r in task.roles[1:] if r != role), None)
-    labels = next(iter(data.labels.values()))[rows] if data.labels else None
-    groups = data.groups[rows] if data.groups is not None else None
-    paired = embed(other, rows) if other is not None and embed.has(other) else None
-    return evaluation.diagnose(embed(role, rows), labels=labels, groups=groups, other=paired)
-
-
-def item(data: Any, role: str, row: int) -> dict[str, Any]:
-    """A row as the report shows it: its key, and a text or a thumbnail."""
-    if role.startswith("image"):
-        return {"key": data.keys[row], "image": reporting.thumbnail(data.images(role, 48, np.array([row]))[0])}
-    return {"key": data.keys[row], "text": data.texts(role, np.array([row]))[0]}
-
-
-def example(data: Any, e: Any) -> dict[str, Any]:
-    """One retrieval example with pictures or texts."""
-    hits = []
-    for h in e.hits:
-        shown = item(data, h.role, h.row) if h.row >= 0 else {"key": f"corpus {h.corpus}", "text": data.corpus[h.role][h.corpus]}
-        hits.append(shown | {"score": float(h.score), "relevant": bool(h.relevant)})
-    return {"query": item(data, e.role, e.row), "hits": hits, "direction": e.direction, "rank": int(e.rank)}
+    other = next((r for r in task.roles[1:] if r != role and embed.has(r)), None)
+    return evaluation.diagnose(
+        embed(role, rows), labels=next(iter(data.labels.values()))[rows] if data.labels else None,
+        groups=None if data.groups is None else data.groups[rows], contents=data.content(role)[rows],
+        domains=None if data.domains is None else data.domains[rows],
+        partner=embed(other, rows) if other is not None else None,
+        two_modalities=other is not None and other.split("_")[0] != role.split("_")[0])
 
 
 def map_of(embed: Any, data: Any, role: str, rows: np.ndarray, points: int) -> dict[str, Any]:
-    """A 2-D map of (at most `points` of) the rows."""
+    """A 2-D map of (at most `points` of) the rows, coloured by the first label, else the domain."""
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:points])
-    xy = reporting.map_2d(embed(role, rows))
-    shown = [item(data, role, int(r)) for r in rows]
-    name = next(iter(data.labels)) if data.labels else None
-    if name is not None:
-        label = [data.label_names[name][v] if v >= 0 else "" for v in data.labels[name][rows]]
+    labels = None
+    if data.labels:
+        name = next(iter(data.labels))
+        labels = [data.label_names[name][v] if v >= 0 else "" for v in data.labels[name][rows]]
     elif data.domains is not None:
-        label = [data.domain_names[v] for v in data.domains[rows]]
-    else:
-        label = [""] * len(rows)
-    found = {"x": xy[:, 0].round(3).tolist(), "y": xy[:, 1].round(3).tolist(), "label": label,
-             "key": [s["key"] for s in shown]}
-    kind = "image" if role.startswith("image") else "text"
-    found["thumb" if kind == "image" else "text"] = [s[kind] for s in shown]
-    return found
+        labels = [data.domain_names[v] if v >= 0 else "" for v in data.domains[rows]]
+    return reporting.map_json(data, role, rows, embed(role, rows), labels)
