@@ -55,28 +55,35 @@ def names(targets: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(n for t in targets for n in signature(t)))
 
 
-def from_command_line(targets: Sequence[Any], argv: Sequence[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Options given on a command line, over those of `base` (a config file); only what was given is returned."""
-    given = dict(base or {})
-    known, index, argv = names(targets), 0, list(argv)
-    while index < len(argv):
-        word = argv[index]
-        if not word.startswith("--"):
-            raise InputError(f"Unexpected argument '{word}'.", "Options begin with '--'; quote values with spaces.")
+def from_command_line(targets: Sequence[Any], argv: Sequence[str],
+                      positional: list[str] | None = None) -> dict[str, Any]:
+    """Options given on a command line, as words; other words go to `positional`, or are an error."""
+    given: dict[str, Any] = {}
+    known, words = names(targets), list(argv)
+    while words:
+        word = words.pop(0)
+        if not re.match(r"--[A-Za-z]", word):
+            if positional is None:
+                raise InputError(f"Unexpected argument '{word}'.", "Options begin with '--'; quote values with spaces.")
+            positional.append(word)
+            continue
         flag, equals, value = word[2:].partition("=")
         path = flag.replace("-", "_").split(".")
         if path[0] not in known:
             raise InputError(f"Unknown option '--{flag}'.{_nearest(path[0], known)}")
-        if equals:
-            index += 1
-        elif index + 1 < len(argv) and not re.match(r"--[a-z]", argv[index + 1]):
-            value, index = argv[index + 1], index + 2
-        elif _is_bool(targets, path[0]) and len(path) == 1:
-            value, index = "true", index + 1
-        else:
-            raise InputError(f"The option '--{flag}' needs a value.")
+        if not equals:
+            value = _value_of(flag, words, len(path) == 1 and _is_bool(targets, path[0]))
         _put(given, path, value)
     return given
+
+
+def _value_of(flag: str, words: list[str], is_bool: bool) -> str:
+    """The value that follows an option; a bare yes-or-no option means yes."""
+    if is_bool:
+        return words.pop(0) if words and words[0].lower() in ("true", "false", "yes", "no") else "true"
+    if not words or re.match(r"--[A-Za-z]", words[0]):
+        raise InputError(f"The option '--{flag}' needs a value.")
+    return words.pop(0)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -1,0 +1,79 @@
+"""The command line. Importing this is cheap; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+nearfar - contrastive learning on your own data
+
+usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
+
+  demo                        the whole way on built-in data, in about five minutes
+  data PATH                   what is understood of your data: roles, sizes, duplicates, problems
+  methods [METHOD]            the methods; or one with its paper, needs and options
+  fit [METHOD] DATA           train one method (without METHOD: one that fits the data)
+  compare DATA                train several under the same conditions; leaderboard and report
+  evaluate MODEL DATA         kNN, probe, retrieval, beside what needs no training
+  diagnose MODEL DATA         alignment, uniformity, rank, collapse... each with advice
+  embed MODEL DATA --out X    vectors of all rows, as parquet, npy or a searchable index
+  search INDEX QUERY          nearest items to a text, a picture or an item
+  report RUN...               one HTML page of a run or a comparison
+
+DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl or txt file, a BEIR folder, a saved `datasets`
+folder, or the name of a built-in set: emoji, functions.
+`nearfar COMMAND --help` shows its options. Every command that prints results takes --json.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
+"""
+
+COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "search", "report")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(USAGE)
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        from nearfar import __version__
+
+        sys.stdout.write(f"nearfar {__version__}\n")
+        return 0
+    return _run(words[0], words[1:])
+
+
+def _run(command: str, words: list[str]) -> int:
+    from nearfar.errors import InputError, NearfarError, did_you_mean
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        if command not in COMMANDS:
+            raise InputError(f"Unknown command '{command}'.{did_you_mean(command, COMMANDS)}",
+                             "`nearfar --help` lists the commands.")
+        from nearfar.cli import commands
+
+        return getattr(commands, f"run_{command}")(words) or 0
+    except InputError as error:
+        _say(error)
+        return 2
+    except NearfarError as error:
+        _say(error)
+        return 1
+    except KeyboardInterrupt:
+        _say("stopped. What was begun goes on with --resume (fit) or by the same command (compare, embed).")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        return 1
+
+
+def _say(message: object) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"nearfar: {message}\n")

@@ -1,0 +1,314 @@
+"""One function a command: words in, something printed, an exit code out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nearfar import options
+from nearfar.cli import help as helping
+from nearfar.cli import tables
+from nearfar.errors import InputError
+from nearfar.training.settings import DataSettings, TrainSettings
+
+
+@dataclass
+class Output:
+    """Args:
+        json: print one JSON document and nothing else on standard output.
+    """
+
+    json: bool = False
+
+
+@dataclass
+class FitOptions:
+    """Args:
+        out: folder of the run; default runs/METHOD-DATA-NUMBER.
+        resume: go on from the last checkpoint of --out.
+        dry_run: show the plan after a few timed steps, and write nothing.
+        config: YAML file of options; the command line goes before it.
+    """
+
+    out: str | None = None
+    resume: bool = False
+    dry_run: bool = False
+    config: str | None = None
+
+
+@dataclass
+class CompareOptions:
+    """Args:
+        methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members".
+        seeds: how many seeds a method.
+        budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
+        baseline: the row that the others are compared with.
+        out: folder; default runs/compare-DATA. What is finished there is not run again.
+    """
+
+    methods: str | None = None
+    seeds: int = 3
+    budget: str | None = None
+    baseline: str | None = None
+    out: str | None = None
+
+
+@dataclass
+class MeasureOptions:
+    """Args:
+        task: pairs, groups, labels or proxy; default the first that the data hold.
+        on: the split that is looked at.
+    """
+
+    task: Literal["pairs", "groups", "labels", "proxy"] | None = None
+    on: Literal["train", "val", "test"] = "test"
+
+
+@dataclass
+class EmbedOptions:
+    """Args:
+        out: FILE.parquet, FILE.npy, or a folder (a searchable index).
+        role: the column to embed; default the first that the model can.
+        append: add the rows that are not there yet.
+        batch_size: rows a batch.
+    """
+
+    out: str | None = None
+    role: str | None = None
+    append: bool = False
+    batch_size: int = 256
+
+
+@dataclass
+class SearchOptions:
+    """Args:
+        k: number of hits.
+        where: filter in SQL over the index's columns, such as "style = 'noto'".
+        model: folder of the model; default the one that built the index.
+        role: the tower that embeds the query.
+    """
+
+    k: int = 10
+    where: str | None = None
+    model: str | None = None
+    role: str | None = None
+
+
+@dataclass
+class ReportOptions:
+    """Args:
+        out: path of the page; default report.html in the first folder.
+    """
+
+    out: str | None = None
+
+
+@dataclass
+class DemoOptions:
+    """Args:
+        out: folder of the demo.
+        seconds: time for all training.
+    """
+
+    out: str = "runs/demo"
+    seconds: int = 240
+
+
+def parse(words: Sequence[str], targets: Sequence[Any], counts: Sequence[int], usage: str) -> tuple[list[str], dict[str, Any]]:
+    """Positional words and options given; shows help; raises where the number of positional words is wrong."""
+    if "--help" in words or "-h" in words:
+        sys.stdout.write(helping.text(usage, targets))
+        raise SystemExit(0)
+    places: list[str] = []
+    given = options.from_command_line(targets, words, places)
+    if len(places) not in counts:
+        raise InputError(f"Expected: {usage}.", f"Got {len(places)} argument{'s' * (len(places) != 1)}"
+                         f"{': ' + ' '.join(places) if places else ''}.")
+    return places, given
+
+
+def build(target: Any, checked: Any) -> Any:
+    return target(**{f.name: getattr(checked, f.name) for f in dataclasses.fields(target)})
+
+
+def emit(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def speaker(quiet: bool) -> Any:
+    """Where remarks go: standard output, or standard error where that holds a JSON document."""
+    stream = sys.stderr if quiet else sys.stdout
+
+    def say(text: str) -> None:
+        stream.write(text + "\n")
+        stream.flush()
+
+    return say
+
+
+def written(command: str, words: Sequence[str]) -> str:
+    return shlex.join(["nearfar", command, *words])
+
+
+def run_methods(words: list[str]) -> None:
+    places, given = parse(words, [Output], (0, 1), "nearfar methods [METHOD]")
+    from nearfar import methods
+
+    as_json = options.checked([Output], given).json
+    if places:
+        found = methods.describe(places[0])
+        emit(found) if as_json else tables.method(found)
+        return
+    found = methods.list_methods()
+    emit(found) if as_json else tables.gallery(found)
+
+
+def run_data(words: list[str]) -> None:
+    targets = [Output, DataSettings]
+    places, given = parse(words, targets, (1,), "nearfar data PATH")
+    checked = options.checked(targets, given)
+    from nearfar import sources
+
+    opened = build(DataSettings, checked).open(places[0])
+    emit(opened.describe()) if checked.json else sources.show(opened)
+
+
+def run_fit(words: list[str]) -> None:
+    from nearfar import methods
+    from nearfar.training.engine import fit
+
+    base = [FitOptions, Output, TrainSettings, DataSettings]
+    usage = "nearfar fit [METHOD] DATA"
+    named = next((w for w in words if w in methods.slugs()), None)
+    targets = [*base, methods.get(named)] if named else base
+    places, given = parse(words, targets, (0, 1, 2), usage)
+    method, data = (places[0], places[1]) if len(places) == 2 else (None, places[0] if places else None)
+    if method is not None:
+        methods.get(method)
+        targets = [*base, methods.get(method)]
+    if "config" in given:
+        from_file = options.from_file(given["config"], targets)
+        method, data = method or from_file.pop("method", None), data or from_file.pop("data", None)
+        given = from_file | given
+    if data is None and given.get("resume") and given.get("out"):
+        method, data, given = remembered(given)
+        targets = [*base, methods.get(method)]
+    if data is None:
+        raise InputError(f"Expected: {usage}.", "Name the data: a path, or emoji.")
+    if data in methods.slugs() and not Path(data).exists():
+        raise InputError(f"'{data}' is a method; the data are missing.", f"Expected: {usage}.")
+    checked = options.checked(targets, given)
+    own = {k: v for k, v in given.items() if k not in options.names(base)}
+    say = speaker(checked.json)
+    run = fit(method, data, out=checked.out, resume=checked.resume, dry_run=checked.dry_run,
+              settings=build(TrainSettings, checked), data_settings=build(DataSettings, checked), say=say,
+              command=written("fit", words), **own)
+    if checked.json:
+        emit({"path": run.path, "method": run.method, "plan": run.plan, "scores": run.scores, "cost": run.cost})
+    elif run.path is not None:
+        tables.run(run)
+
+
+def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """`fit --resume --out RUN` alone: everything else is in the run's config.json."""
+    path = Path(given["out"]) / "config.json"
+    if not path.exists():
+        raise InputError(f"'{given['out']}' holds no run to resume.")
+    config = json.loads(path.read_text())
+    stored = {k: v for part in ("settings", "data_settings", "options") for k, v in config[part].items() if v is not None}
+    return config["method"], config["data"], stored | given
+
+
+def run_compare(words: list[str]) -> None:
+    from nearfar.training.comparing import compare
+
+    targets = [CompareOptions, Output, TrainSettings, DataSettings]
+    places, given = parse(words, targets, (1,), "nearfar compare DATA")
+    checked = options.checked(targets, given)
+    done = compare(places[0], methods=checked.methods, seeds=checked.seeds, budget=checked.budget,
+                   baseline=checked.baseline, out=checked.out, settings=build(TrainSettings, checked),
+                   data_settings=build(DataSettings, checked), say=speaker(checked.json),
+                   command=written("compare", words))
+    if checked.json:
+        emit(done.results)
+        return
+    tables.leaderboard(done.results)
+    tables.next_steps(done)
+
+
+def run_evaluate(words: list[str]) -> None:
+    from nearfar import using
+
+    targets = [MeasureOptions, Output, DataSettings]
+    places, given = parse(words, targets, (2,), "nearfar evaluate MODEL DATA")
+    checked = options.checked(targets, given)
+    found = using.evaluate(places[0], places[1], task=checked.task, on=checked.on,
+                           data_settings=build(DataSettings, checked), say=speaker(True))
+    emit(found) if checked.json else tables.evaluation(found)
+
+
+def run_diagnose(words: list[str]) -> None:
+    from nearfar import using
+
+    targets = [MeasureOptions, Output, DataSettings]
+    places, given = parse(words, targets, (2,), "nearfar diagnose MODEL DATA")
+    checked = options.checked(targets, given)
+    found = using.diagnose(places[0], places[1], task=checked.task, on=checked.on,
+                           data_settings=build(DataSettings, checked))
+    emit(found) if checked.json else tables.diagnosis(found)
+
+
+def run_embed(words: list[str]) -> None:
+    from nearfar import using
+
+    targets = [EmbedOptions, Output, DataSettings]
+    places, given = parse(words, targets, (2,), "nearfar embed MODEL DATA --out X")
+    checked = options.checked(targets, given)
+    if checked.out is None:
+        raise InputError("Where to? The option '--out' is missing.", "Write FILE.parquet, FILE.npy or a folder.")
+    with tables.bar("embedding") as progress:
+        path = using.embed(places[0], places[1], out=checked.out, role=checked.role, append=checked.append,
+                           batch_size=checked.batch_size, progress=progress, data_settings=build(DataSettings, checked))
+    if checked.json:
+        emit({"path": path})
+    else:
+        sys.stdout.write(f"wrote {path}\n" + ("" if path.suffix else f"search it:  nearfar search {path} QUERY\n"))
+
+
+def run_search(words: list[str]) -> None:
+    from nearfar import using
+
+    targets = [SearchOptions, Output]
+    places, given = parse(words, targets, (2,), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
+    checked = options.checked(targets, given)
+    hits = using.search(places[0], places[1], k=checked.k, where=checked.where, model=checked.model, role=checked.role)
+    emit(hits) if checked.json else tables.hits(places[1], hits)
+
+
+def run_report(words: list[str]) -> None:
+    from nearfar import using
+
+    targets = [ReportOptions, Output]
+    places, given = parse(words, targets, range(1, 1000), "nearfar report RUN...")
+    checked = options.checked(targets, given)
+    path = using.report(*places, out=checked.out)
+    emit({"path": path}) if checked.json else sys.stdout.write(f"report: {path}\n")
+
+
+def run_demo(words: list[str]) -> None:
+    from nearfar.cli.demo import demo
+
+    targets = [DemoOptions, Output]
+    _, given = parse(words, targets, (0,), "nearfar demo")
+    checked = options.checked(targets, given)
+    demo(Path(checked.out), checked.seconds, speaker(checked.json), checked.json)
