@@ -1,7 +1,10 @@
 """Data in: from a name or a path to rows with roles, content ids and honest splits."""
 
+from nearfar.sources.beir import export_beir
 from nearfar.sources.data import Data
 from nearfar.sources.opening import BUILT_IN, open_data
 from nearfar.sources.raw import Problem
+from nearfar.sources.roles import ROLES
+from nearfar.sources.showing import show
 
-__all__ = ["BUILT_IN", "Data", "Problem", "open_data"]
+__all__ = ["BUILT_IN", "ROLES", "Data", "Problem", "export_beir", "open_data", "show"]

@@ -82,9 +82,8 @@ class Data:
 
     @cached_property
     def keys(self) -> list[str]:
-        """A readable, stable id of each row: the id column, else the image path, else the row (line) number."""
-        column = self.roles.get("id") or (self.roles.get("image") if self.kind == "image folder" else None)
-        column = column or self._raw.row_column
+        """A readable, stable id of each row: the id column, else the path of its file, else its line or row number."""
+        column = self.roles.get("id") or self._raw.row_column
         return [str(i) for i in range(len(self))] if column is None else [str(v) for v in self.values(str(column))]
 
     def column(self, role: str) -> str:

@@ -23,6 +23,15 @@ LICENCES = {
     "openmoji-line": "CC-BY-SA 4.0",
     "text": "Unicode-3.0 and MIT",
 }
+REASONS = {
+    "image": "a drawing, 48 x 48 pixels",
+    "text": "the English name and keywords; text_de, text_fr... hold other languages",
+    "label": "Unicode's own classes",
+    "group": "drawings of one emoji are positives of each other",
+    "unit": "variants by tone and gender, and shared artwork, stay together",
+    "domain": "the drawing style",
+    "id": "style and code points",
+}
 
 
 def open_emoji(split: str | None = None) -> Raw:
@@ -59,6 +68,7 @@ def open_emoji(split: str | None = None) -> Raw:
             "image": "image", "text": "text", "label": ["category", "subcategory"], "group": "emoji", "unit": "family",
             "domain": "style", "id": "key",
         },
+        reasons=REASONS,
         splits={"unseen-hand": [style for style, vendor in VENDORS.items() if vendor == HELD_OUT]},
         meta=meta,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources.data import Data
 from nearfar.sources.emoji_set import open_emoji
+from nearfar.sources.folders import read_path
 from nearfar.sources.raw import Raw
 from nearfar.sources.roles import CONTENT, Roles, resolve
 from nearfar.sources.scan import Scan, scan
@@ -46,7 +47,7 @@ def open_data(
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1; got {limit}.")
     folder = cache_dir(cache)
-    raw = _read(spec, split, unreadable, limit, folder)
+    raw = _read(spec, split, unreadable == "skip", limit, folder)
     if not len(raw.table):
         raise InputError(f"{raw.path or raw.name} holds no rows.", "Check that this is the right file or folder.")
     wanted = dict(roles or {})
@@ -63,14 +64,25 @@ def open_data(
     return data
 
 
-def _read(spec: str | Path, split: str | None, unreadable: str, limit: int | None, cache: Path) -> Raw:
+def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path) -> Raw:
     if str(spec) == "emoji":
         return open_emoji(split)
+    if str(spec) == "functions":
+        from nearfar.sources.functions import open_functions
+
+        return open_functions(cache, limit)
     path = Path(spec).expanduser()
-    if not path.exists():
-        near = did_you_mean(str(spec), BUILT_IN)
+    try:
+        exists = path.exists()
+    except PermissionError as error:
+        raise InputError(
+            f"{path} cannot be reached: permission denied.", "Change the permissions of its folder."
+        ) from error
+    if not exists:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = did_you_mean(str(spec), BUILT_IN) or did_you_mean(path.name, siblings)
         raise InputError(f"There is no file or folder '{spec}'.{near}", f"Built-in data sets: {', '.join(BUILT_IN)}.")
-    raise InputError(f"nearfar cannot read {path}.")
+    return read_path(path, cache, skip)
 
 
 def _check_split(split: str, raw: Raw) -> None:

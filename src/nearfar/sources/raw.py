@@ -8,22 +8,24 @@ from datasets import Dataset
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in the input: the file, the row (a line or a row number as `row_name` of the source counts) and what it is."""
+    """Something wrong in the input: the file, the row (or line: `unit`) and what it is."""
 
     file: str
     row: int | None
     message: str
+    unit: str = "row"
 
     def __str__(self) -> str:
-        return f"{self.file}{'' if self.row is None else f', row {self.row}'}: {self.message}"
+        return f"{self.file}{'' if self.row is None else f', {self.unit} {self.row}'}: {self.message}"
 
 
 @dataclass
 class Raw:
     """A readable table. `fingerprint` changes with any input; `base` is the folder of relative image paths.
 
-    `roles` and `reasons` are those that the format itself fixes; `rows` numbers each row as a reader of the file counts (line
-    numbers for text formats), None for 0, 1, 2...; `corpus` and `corpus_keys` hold further documents per role.
+    `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a reader of the
+    file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has its own. `corpus` and
+    `corpus_keys` hold further documents per role; `splits` the hidden domains of each further split.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Raw:
     roles: dict[str, str | list[str]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     row_column: str | None = None
+    file_column: str | None = None
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     corpus: dict[str, list[str]] = field(default_factory=dict)

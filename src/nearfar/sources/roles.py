@@ -1,5 +1,6 @@
 """Roles: what each column is for. The user's word counts; the rest is guessed from names and content, with a reason."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ ROLES = (
 CONTENT = ("image", "image_b", "text", "text_b")
 LISTS = ("negative", "label")
 Roles = dict[str, str | list[str]]
+_NEGATIVE = re.compile(r"(hard_)?negatives?[_.]?\d+")
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "image": ("image", "img", "picture", "photo", "image_path", "image_file", "file_name", "filename", "filepath", "image_a",
@@ -43,7 +45,7 @@ def resolve(
     or column, or where no column holds pictures or texts.
     """
     wanted = dict(wanted or {})
-    columns = table.column_names
+    columns = visible(table)
     given = {role: _checked(role, value, columns, where) for role, value in wanted.items()}
     roles: Roles = {role: value for role, value in fixed.items() if role not in given}
     reasons = {role: fixed_reasons.get(role, "the format says so") for role in roles}
@@ -62,6 +64,11 @@ def resolve(
             "Name one, for example --text COLUMN or roles={'text': 'COLUMN'}.",
         )
     return {role: roles[role] for role in ROLES if role in roles}, reasons
+
+
+def visible(table: Dataset) -> list[str]:
+    """The user's columns; names with two underscores in front are bookkeeping."""
+    return [name for name in table.column_names if not name.startswith("__")]
 
 
 def _listed(value: str | Sequence[str]) -> list[str]:
@@ -88,17 +95,13 @@ def _checked(role: str, value: Any, columns: list[str], where: str) -> str | lis
 
 
 def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
-    lower = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in reversed(table.column_names)}
+    lower = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in reversed(visible(table))}
     for role, candidates in _NAMES.items():
         if role in roles or role in given:
             continue
         found = [lower[c] for c in candidates if c in lower and lower[c] not in taken and _fits(table, role, lower[c])]
         if role == "negative":
-            found += [
-                n
-                for low, n in sorted(lower.items())
-                if low.startswith(("negative_", "hard_negative_")) and n not in taken
-            ]
+            found += [n for low, n in sorted(lower.items()) if _NEGATIVE.fullmatch(low) and n not in taken]
         if found:
             roles[role] = found if role == "negative" else found[:1] if role == "label" else found[0]
             taken.update(_listed(roles[role]))
@@ -136,7 +139,7 @@ def _fits(table: Dataset, role: str, column: str) -> bool:
 
 
 def _by_content(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
-    free = [name for name in table.column_names if name not in taken]
+    free = [name for name in visible(table) if name not in taken]
     samples = {name: _sample(table, name) for name in free}
     images = [name for name in free if _is_picture(samples[name])]
     texts = [name for name in free if name not in images and _is_text(samples[name])]

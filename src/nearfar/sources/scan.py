@@ -64,7 +64,8 @@ def plain_values(column: pa.ChunkedArray) -> list[Any]:
 
 def scan(raw: Raw, images: list[str], texts: list[str], cache: Path) -> Scan:
     """Reads a stored scan of the same input, or makes and stores it."""
-    name = hashlib.sha256("\0".join([VERSION, raw.fingerprint, *images, "|", *texts]).encode()).hexdigest()[:32]
+    marks = [_files_mark(raw, column) for column in images]
+    name = hashlib.sha256("\0".join([VERSION, raw.fingerprint, *images, "|", *texts, *marks]).encode()).hexdigest()[:32]
     path = cache / "scans" / f"{name}.npz"
     if path.exists():
         return _load(path)
@@ -84,10 +85,27 @@ def row_number(raw: Raw, row: int) -> int:
 
 
 def _problem(raw: Raw, row: int, column: str, message: str, picture: Any = None) -> tuple[int, Problem]:
-    if raw.kind == "image folder" and isinstance(picture, Path):
-        return row, Problem(str(picture), None, message)
+    if raw.file_column:
+        return row, Problem(str((raw.base or Path()) / raw.table[row][raw.file_column]), None, message)
     where = f" ({picture})" if isinstance(picture, Path) else ""
-    return row, Problem(str(raw.path or raw.name), row_number(raw, row), f"column '{column}'{where}: {message}")
+    unit = "line" if raw.row_column else "row"
+    return row, Problem(str(raw.path or raw.name), row_number(raw, row), f"column '{column}'{where}: {message}", unit)
+
+
+def _files_mark(raw: Raw, column: str) -> str:
+    """Changes when a picture file that a column points to changes (its size or time)."""
+    state = hashlib.sha256()
+    for block in cells(raw.table, column):
+        for value in block:
+            if isinstance(value, bytes) or not value:
+                continue
+            try:
+                source = picture_source(value, raw.base)
+                found = os.stat(source) if isinstance(source, Path) else None
+            except (OSError, pictures.Unreadable):
+                found = None
+            state.update(f"{found.st_size}:{found.st_mtime_ns};".encode() if found else b"-")
+    return state.hexdigest()
 
 
 def _look(value: Any, base: Path | None) -> tuple[int, int, int, int] | tuple[Any, str]:
@@ -145,9 +163,9 @@ def _store(path: Path, result: Scan) -> None:
         for part in ("content", "hashes", "sizes")
         for key, value in getattr(result, part).items()
     }
-    bad = [(str(row), p.file, "" if p.row is None else str(p.row), p.message) for row, p in result.bad]
+    bad = [(str(row), p.file, "" if p.row is None else str(p.row), p.message, p.unit) for row, p in result.bad]
     with whole(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays, bad=np.array(bad, dtype=np.str_).reshape(-1, 4))
+        np.savez(file, **arrays, bad=np.array(bad, dtype=np.str_).reshape(-1, 5))
 
 
 def _load(path: Path) -> Scan:
@@ -157,6 +175,6 @@ def _load(path: Path) -> Scan:
             if key != "bad":
                 part, column = key.split("/", 1)
                 getattr(result, part)[column] = stored[key]
-        for row, file, number, message in stored["bad"]:
-            result.bad.append((int(row), Problem(str(file), int(number) if number else None, str(message))))
+        for row, file, number, message, unit in stored["bad"]:
+            result.bad.append((int(row), Problem(str(file), int(number) if number else None, str(message), str(unit))))
     return result

@@ -3,11 +3,15 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 _TOKEN = re.compile(r"\w+", re.UNICODE)
 _PRIME = np.uint64((1 << 61) - 1)
+_BAND = 4
+_FACTORS = np.random.default_rng(1).integers(1, 1 << 31, (32, 1), np.uint64)
+_OFFSETS = np.random.default_rng(2).integers(0, 1 << 60, (32, 1), np.uint64)
 
 
 def normal(text: str) -> str:
@@ -21,15 +25,42 @@ def text_id(text: str) -> int:
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
-def min_hashes(text: str, count: int = 32, shingle: int = 3) -> np.ndarray:
-    """uint64 (count,): minima of `count` hashes over the text's runs of `shingle` words. Texts whose runs overlap by a
-    share J (Jaccard) agree in about J of the entries."""
+def shingles(text: str, size: int = 3) -> set[str]:
+    """The runs of `size` words of a text's normal form (the whole text where it is shorter)."""
     tokens = _TOKEN.findall(normal(text)) or [""]
-    runs = {" ".join(tokens[i : i + shingle]) for i in range(max(1, len(tokens) - shingle + 1))}
-    marks = np.array(
-        [int.from_bytes(hashlib.blake2b(r.encode(), digest_size=4).digest(), "little") for r in runs], np.uint64
+    return {" ".join(tokens[i : i + size]) for i in range(max(1, len(tokens) - size + 1))}
+
+
+def min_hashes(runs: set[str]) -> np.ndarray:
+    """uint64 (32,): minima of 32 hashes over the runs. Two sets that overlap by a share J (Jaccard) agree in about J of the entries."""
+    marks = np.frombuffer(
+        b"".join(hashlib.blake2b(r.encode("utf-8", "replace"), digest_size=4).digest() for r in runs), "<u4"
     )
-    generator = np.random.default_rng(20240601)
-    a = generator.integers(1, 1 << 31, (count, 1), np.uint64)
-    b = generator.integers(0, 1 << 60, (count, 1), np.uint64)
-    return ((a * marks + b) % _PRIME).min(axis=1)
+    return ((_FACTORS * marks.astype(np.uint64) + _OFFSETS) % _PRIME).min(axis=1)
+
+
+def near_copies(
+    texts: Sequence[str], least: float = 0.8, advance: Callable[[int], None] = lambda count: None
+) -> np.ndarray:
+    """int64 (N,): the first text that each one nearly repeats, its own number where there is none.
+
+    Near means that the runs of three words overlap by `least` (Jaccard, exact). Candidates are texts with an equal band of four
+    hashes: of eight bands a pair at 0.8 shares one with a probability of 0.98.
+    """
+    first = np.arange(len(texts), dtype=np.int64)
+    if not len(texts):
+        return first
+    runs, marks = [], []
+    for text in texts:
+        runs.append(shingles(text))
+        marks.append(min_hashes(runs[-1]))
+        advance(1)
+    table = np.stack(marks)
+    for start in range(0, table.shape[1], _BAND):
+        _, head, code = np.unique(table[:, start : start + _BAND], axis=0, return_index=True, return_inverse=True)
+        candidates = head[code.reshape(-1)]
+        for row in np.flatnonzero((candidates < np.arange(len(texts))) & (candidates < first)):
+            a, b = runs[row], runs[candidates[row]]
+            if len(a & b) >= least * len(a | b):
+                first[row] = candidates[row]
+    return first[first]

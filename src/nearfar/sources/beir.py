@@ -1,0 +1,134 @@
+"""BEIR folders (corpus.jsonl, queries.jsonl, qrels/*.tsv): read as pairs with a corpus, and written from any pairs of texts."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from nearfar.errors import InputError
+from nearfar.sources.data import Data
+from nearfar.sources.raw import Raw
+from nearfar.sources.splits import standard_name
+from nearfar.sources.storage import whole
+from nearfar.sources.tables import Row, file_digest, stored, string_batches, text_file
+
+
+def read_beir(path: Path, cache: Path) -> Raw:
+    """One row a relevant pair: text = query, text_b = document (title, then text). Documents of no pair form the corpus."""
+    qrels = sorted((path / "qrels").glob("*.tsv"))
+    if not qrels:
+        raise InputError(
+            f"{path} has a corpus and queries but no qrels/*.tsv.", "Add relevance: query-id, corpus-id, score."
+        )
+    files = [path / "corpus.jsonl", path / "queries.jsonl", *qrels]
+    digest = hashlib.sha256("".join(file_digest(f) for f in files).encode()).hexdigest()
+    documents, queries = _documents(files[0]), _documents(files[1])
+    pairs = [pair for file in qrels for pair in _pairs(file, documents, queries)]
+    columns = ["pair", "query_id", "doc_id", "query", "document", "split"]
+    rows: Iterator[Row] = (
+        (i, dict(zip(columns, (f"{q} {d}", q, d, queries[q], documents[d], split), strict=True)))
+        for i, (q, d, split) in enumerate(pairs)
+    )
+    raw = Raw(path.name, path, "BEIR folder", stored(cache, f"beir:{digest}", string_batches(rows, columns)), digest)
+    raw.roles = {"text": "query", "text_b": "document", "id": "pair"}
+    raw.reasons = {"text": "the queries", "text_b": "their relevant documents", "id": "query and document"}
+    if "train" in {split for _, _, split in pairs}:
+        raw.roles["split"], raw.reasons["split"] = "split", "the names of the qrels files"
+    else:
+        raw.notes.append("the qrels name no training pairs: all are split anew by query and content")
+    used, asked = {d for _, d, _ in pairs}, {q for q, _, _ in pairs}
+    rest = [d for d in documents if d not in used]
+    raw.corpus, raw.corpus_keys = {"text_b": [documents[d] for d in rest]}, {"text_b": rest}
+    if len(asked) < len(queries):
+        raw.notes.append(f"{len(queries) - len(asked)} queries without a relevant document left out")
+    return raw
+
+
+def _documents(path: Path) -> dict[str, str]:
+    """Id -> text, with the title in front where there is one."""
+    found: dict[str, str] = {}
+    with text_file(path) as file:
+        for line, content in enumerate(file, 1):
+            if not content.strip():
+                continue
+            try:
+                item = json.loads(content)
+                key, text = str(item["_id"]), str(item["text"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                hint = 'Each line is {"_id": "...", "text": "..."}, with "title" in a corpus.'
+                raise InputError(f"{path}, line {line}: no such object ({error}).", hint) from error
+            if key in found:
+                raise InputError(
+                    f"{path}, line {line}: the id '{key}' occurs a second time.", "Ids are unique in a file."
+                )
+            title = str(item.get("title") or "").strip()
+            found[key] = f"{title}\n{text}" if title else text
+    return found
+
+
+def _pairs(path: Path, documents: dict[str, str], queries: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(query id, document id, split) of every pair with a score above 0."""
+    split = standard_name(path.stem) or "test"
+    with text_file(path) as file:
+        for line, fields in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+            if not fields or (line == 1 and fields[0].casefold().startswith("query")):
+                continue
+            try:
+                query, document, score = fields[0], fields[1], float(fields[2])
+            except (IndexError, ValueError) as error:
+                hint = "Each line is query-id, corpus-id and a number, separated by tabs."
+                raise InputError(f"{path}, line {line}: no relevance ({error}).", hint) from error
+            for key, known, what in ((query, queries, "queries.jsonl"), (document, documents, "corpus.jsonl")):
+                if key not in known:
+                    raise InputError(
+                        f"{path}, line {line}: the id '{key}' is not in {what}.", "Add it there or remove the line."
+                    )
+            if score > 0:
+                yield query, document, split
+
+
+def export_beir(data: Data, folder: str | Path) -> Path:
+    """Writes the texts and text_b of `data` as corpus.jsonl, queries.jsonl and qrels/{train,val,test}.tsv; equal texts stand once.
+
+    The corpus also takes the further documents of `data.corpus`. The folder appears whole or not at all.
+    Raises InputError where it exists, or where the data are no pairs of texts.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(f"{folder} exists.", "Name a new folder.")
+    if any(role not in data.roles for role in ("text", "text_b")):
+        raise InputError(
+            f"{data.name} holds no pairs of texts (roles: {', '.join(data.roles)}).", "BEIR needs text and text_b."
+        )
+    queries, documents = data.texts("text"), data.texts("text_b")
+    query_id, document_id = _numbered(queries, data.keys, "q"), _numbered(documents, data.keys, "d")
+    corpus = {key: text for text, key in document_id.items()}
+    if data.corpus:
+        corpus |= {
+            f"c:{key}": text for key, text in zip(data.corpus_keys["text_b"], data.corpus["text_b"], strict=True)
+        }
+    with whole(folder) as temporary:
+        (temporary / "qrels").mkdir(parents=True)
+        _write_texts(temporary / "corpus.jsonl", corpus, {"title": ""})
+        _write_texts(temporary / "queries.jsonl", {key: text for text, key in query_id.items()}, {})
+        for part, rows in data.splits.items():
+            pairs = dict.fromkeys((query_id[queries[row]], document_id[documents[row]]) for row in rows)
+            lines = [f"{query}\t{document}\t1\n" for query, document in pairs]
+            (temporary / "qrels" / f"{part}.tsv").write_text(
+                "query-id\tcorpus-id\tscore\n" + "".join(lines), encoding="utf-8"
+            )
+    return folder
+
+
+def _write_texts(path: Path, texts: dict[str, str], more: dict[str, str]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for key, text in texts.items():
+            file.write(json.dumps({"_id": key, **more, "text": text}, ensure_ascii=False) + "\n")
+
+
+def _numbered(texts: list[str], keys: list[str], letter: str) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for text, key in zip(texts, keys, strict=True):
+        known.setdefault(text, f"{letter}:{key}".replace("\t", " "))
+    return known

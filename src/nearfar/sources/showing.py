@@ -1,0 +1,129 @@
+"""`show`: what was understood of a data set, on the terminal."""
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nearfar.sources.data import Data
+
+
+def show(data: Data, console: Console | None = None, samples: int = 3, problems: int = 10) -> None:
+    """Prints rows, roles and why, sizes, duplicates and near copies, splits, samples and problems."""
+    facts = data.describe(samples)
+    console = console or Console()
+    console.print(Panel(_head(facts), title=f"[bold]{escape(facts['name'])}[/bold]", title_align="left", expand=False))
+    console.print(_roles(facts))
+    console.print(_content(facts))
+    for column, label in facts["labels"].items():
+        console.print(_label(column, label), soft_wrap=False)
+    console.print(_splits(facts))
+    console.print(_samples(facts))
+    _remarks(console, facts, problems)
+
+
+def _head(facts: dict[str, Any]) -> Group:
+    lines = [Text.assemble((f"{facts['rows']:,}", "bold"), " rows, read as ", (facts["kind"], "bold"))]
+    if facts["path"]:
+        lines.append(Text(facts["path"], style="dim", overflow="fold"))
+    if facts["groups"]:
+        g = facts["groups"]
+        span = f"{g['least']}" if g["least"] == g["most"] else f"{g['least']} to {g['most']}"
+        lines.append(Text(f"{g['count']:,} groups of {span} rows; rows of one group are positives of each other"))
+    if facts["domains"]:
+        lines.append(Text("domains: " + ", ".join(f"{n} {c:,}" for n, c in facts["domains"].items())))
+    for role, count in facts["corpus"].items():
+        lines.append(Text(f"{count:,} further documents of the gallery ({role})"))
+    lines.append(Text(f"data hash {facts['hash']}", style="dim"))
+    return Group(*lines)
+
+
+def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column, style=None, header_style="dim", justify="right" if column in right else "left", overflow="fold"
+        )
+    return table
+
+
+def _roles(facts: dict[str, Any]) -> Table:
+    table = _table("\nRoles", "role", "column", "why")
+    for role, column in facts["roles"].items():
+        names = column if isinstance(column, str) else ", ".join(column)
+        table.add_row(Text(role, style="cyan"), Text(names), Text(facts["reasons"].get(role) or "the data set says so"))
+    used = {c for v in facts["roles"].values() for c in ([v] if isinstance(v, str) else v)}
+    rest = [c for c in facts["columns"] if c not in used]
+    if rest:
+        table.add_row(Text("no role", style="dim"), Text(_short(rest, 12), style="dim"), "")
+    return table
+
+
+def _short(names: list[str], count: int) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def _size(facts: dict[str, Any]) -> str:
+    sizes = facts["sizes"]
+    if facts["type"] == "text":
+        return f"{sizes['least']} / {sizes['median']} / {sizes['most']} words"
+    named = [f"{s[0]}x{s[1]}" for s in (sizes["least"], sizes["median"], sizes["most"])]
+    return f"{named[0]} px" if len(set(named)) == 1 else f"{' / '.join(named)} px"
+
+
+def _content(facts: dict[str, Any]) -> Table:
+    numbers = ("distinct", "repeats", "near copies", "across splits")
+    table = _table("\nContents", "role", "type", "least / median / most", *numbers, right=numbers)
+    for role, column in facts["content"].items():
+        near = column["near_copies"]
+        table.add_row(
+            Text(role, style="cyan"), column["type"], _size(column), f"{column['distinct']:,}", f"{column['duplicates']:,}",
+            f"{near['rows']:,}", f"{near['rows_across_splits']:,}",
+        )  # fmt: skip
+    return table
+
+
+def _label(column: str, label: dict[str, Any]) -> Text:
+    names = ", ".join(f"{name} {count:,}" for name, count in label["largest"].items())
+    more = label["classes"] - len(label["largest"])
+    tail = f" and {more} more, the smallest with {label['least']:,}" if more > 0 else ""
+    missing = f"; {label['missing']:,} rows without one" if label["missing"] else ""
+    return Text.assemble(
+        "\n", ("Label ", "bold"), (column, "cyan"), f": {label['classes']} classes: {names}{tail}{missing}"
+    )
+
+
+def _splits(facts: dict[str, Any]) -> Text:
+    parts = ", ".join(f"{name} {count:,}" for name, count in facts["splits"].items())
+    units = f"; {facts['units']:,} units, none on two sides" if facts["units"] and not facts["leaks"] else ""
+    text = Text.assemble("\n", ("Split ", "bold"), f"{parts}{units} ", (f"(hash {facts['split_hash'][:12]})", "dim"))
+    if facts["leaks"]:
+        text.append(f"\n{facts['leaks']:,} test rows share a picture or text with a training row", style="yellow")
+    return text
+
+
+def _samples(facts: dict[str, Any]) -> Table:
+    table = _table("\nSamples", "row", *facts["content"])
+    columns = [column["samples"] for column in facts["content"].values()]
+    for cells in zip(*columns, strict=True):
+        shown = [Text(c["value"] if len(c["value"]) <= 160 else c["value"][:157] + "...") for c in cells]
+        table.add_row(Text(cells[0]["key"], style="dim"), *shown)
+    return table
+
+
+def _remarks(console: Console, facts: dict[str, Any], count: int) -> None:
+    for role, column in facts["content"].items():
+        for a, b in column["near_copies"]["examples"]:
+            console.print(Text.assemble(("near copies ", "dim"), (role, "cyan"), f": {a}  ~  {b}"))
+    for note in facts["notes"]:
+        console.print(Text(f"Note: {note}"), style="yellow")
+    found = facts["problems"]
+    if found:
+        console.print(Text(f"\n{len(found):,} rows skipped", style="bold red"))
+        for problem in found[:count]:
+            console.print(Text(f"  {problem}"))
+        if len(found) > count:
+            console.print(Text(f"  and {len(found) - count:,} more", style="dim"))
