@@ -167,7 +167,7 @@ def test_wrong_folders_are_told_apart(dual, tmp_path):
         models.load(bert)
     with pytest.raises(InputError, match=r"no config\.json"):
         models.load(tmp_path / "empty")
-    with pytest.raises(InputError, match="Did you mean .*dual"):
+    with pytest.raises(InputError, match=r"Did you mean .*dual"):
         models.load(tmp_path)
     config = json.loads((dual[0] / "config.json").read_text())
     (dual[0] / "config.json").write_text(json.dumps(config | {"format": models.FORMAT + 1}))
@@ -292,7 +292,8 @@ def test_timm_gives_equal_vectors(tmp_path, name, size):
 
 
 def test_timm_refuses_what_it_cannot_hold(tmp_path):
-    for name, tower in {"small": encoders.image(size=16), "head": (encoders.image("resnet10t", 32), heads.linear(512, 8)),
+    for name, tower in {"small": encoders.image(size=16),
+                        "head": (encoders.image("resnet10t", 32), heads.linear(512, 8)),
                         "channels": encoders.image("resnet10t", 32, channels="orientation")}.items():
         models.save_model(tmp_path / name, {"image": tower})
         with pytest.raises(InputError):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "sat", "on", "the", "mat", "ran", "##s", "fell"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "sat", "on", "the", "mat", "ran", "##s",
+         "fell"]
 TEXTS = ["a cat sat on the mat", "the dog ran", "", "cats fell", "a dog on a mat on a mat on a mat " * 8]
 
 

@@ -40,6 +40,9 @@ class TextEncoder(Encoder):
         """Texts -> Tokens, cut to the encoder's length."""
         if isinstance(items, str):
             raise InputError("A text encoder takes a list of texts, not one text.")
+        for i, item in enumerate(items):
+            if not isinstance(item, str):
+                raise InputError(f"Item {i} is no text but {item!r} ({type(item).__name__}).")
         return self.build(self.encode_ids(items))
 
 
@@ -131,7 +134,7 @@ class TransformerText(TextEncoder):
         self.tokenizer.save_pretrained(folder)
 
 
-def text(name: str = "small", texts: Iterable[str] | None = None, vocabulary: int = 8000, dim: int = 128,
+def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabulary: int = 8000, dim: int = 128,
          dropout: float | None = None, length: int | None = None, pooling: str | None = None) -> TextEncoder:
     """A text encoder.
 
@@ -155,7 +158,7 @@ def text(name: str = "small", texts: Iterable[str] | None = None, vocabulary: in
     if not folder.is_dir():
         raise InputError(f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
                          "Models are not downloaded: give the path of a local folder.")
-    return _from_folder(folder, name, dropout, length, pooling)
+    return _from_folder(folder, str(name), dropout, length, pooling)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 8000) -> Any:
