@@ -50,7 +50,8 @@ class Tower(nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
 
-    def embed(self, items: Sequence[Any] | np.ndarray, batch_size: int = 64, progress: Progress | None = None) -> np.ndarray:
+    def embed(self, items: Sequence[Any] | np.ndarray, batch_size: int = 64,
+              progress: Progress | None = None) -> np.ndarray:
         return encoders.vectors(self.encoder, items, batch_size, progress, self.head)
 
     def config(self) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Frozen(Encoder):
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def features(self, items: Sequence[Any] | np.ndarray, cache: str | Path | None = None, key: str = "", batch_size: int = 64,
-                 progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    def features(self, items: Sequence[Any] | np.ndarray, cache: str | Path | None = None, key: str = "",
+                 batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """float32 (n, dim) of all items (pictures or texts), in their order.
 
         cache: a folder; the features are stored there under the encoder's hash and `key` and read back the next time.

@@ -205,7 +205,9 @@ def _to_tensor(item: Any, size: int) -> Tensor:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    picture = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    (height, width), (top, left) = _fit(picture.height, picture.width, size)
+    picture = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    picture = picture.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
@@ -224,8 +226,13 @@ def _open(item: Any) -> Image.Image:
 
 
 def _fit_batch(batch: Tensor, size: int) -> Tensor:
-    height, width = batch.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = batch[:, :, top:top + side, left:left + side]
-    return F.interpolate(square, (size, size), mode="bilinear", antialias=True)
+    whole, (top, left) = _fit(batch.shape[-2], batch.shape[-1], size)
+    resized = F.interpolate(batch, whole, mode="bilinear", antialias=True)
+    return resized[:, :, top:top + size, left:left + size]
+
+
+def _fit(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) with `size` as the short side, and the corner (top, left) of the centre square in it."""
+    scale = size / min(height, width)
+    height, width = max(size, round(height * scale)), max(size, round(width * scale))
+    return (height, width), ((height - size) // 2, (width - size) // 2)

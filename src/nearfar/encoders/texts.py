@@ -40,6 +40,9 @@ class TextEncoder(Encoder):
         """Texts -> Tokens, cut to the encoder's length."""
         if isinstance(items, str):
             raise InputError("A text encoder takes a list of texts, not one text.")
+        for i, item in enumerate(items):
+            if not isinstance(item, str):
+                raise InputError(f"Item {i} is no text but {item!r} ({type(item).__name__}).")
         return self.build(self.encode_ids(items))
 
 
@@ -131,7 +134,7 @@ class TransformerText(TextEncoder):
         self.tokenizer.save_pretrained(folder)
 
 
-def text(name: str = "small", texts: Iterable[str] | None = None, vocabulary: int = 8000, dim: int = 128,
+def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabulary: int = 8000, dim: int = 128,
          dropout: float | None = None, length: int | None = None, pooling: str | None = None) -> TextEncoder:
     """A text encoder.
 
@@ -155,21 +158,25 @@ def text(name: str = "small", texts: Iterable[str] | None = None, vocabulary: in
     if not folder.is_dir():
         raise InputError(f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
                          "Models are not downloaded: give the path of a local folder.")
-    return _from_folder(folder, name, dropout, length, pooling)
+    return _from_folder(folder, str(name), dropout, length, pooling)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 8000) -> Any:
-    """A WordPiece tokenizer (lower case; accents stay) of at most `vocabulary` pieces, trained on `texts`."""
+    """A byte-pair tokenizer (lower case; accents stay) of at most `vocabulary` pieces, trained on `texts`.
+
+    The same texts give the same tokenizer each time. (WordPiece training does not: its pieces vary from run to run.)
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     if vocabulary <= len(special):
         raise InputError(f"A vocabulary must have more than {len(special)} pieces. Got {vocabulary} instead.")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # pyright: ignore[reportCallIssue]
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)  # pyright: ignore
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore
-    tokenizer.decoder = decoders.WordPiece()  # pyright: ignore
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False,
-                                        limit_alphabet=max(1000, vocabulary // 4))
+    tokenizer: Any = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    tokenizer.decoder = decoders.Metaspace()
+    trainer: Any = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False,
+                                       limit_alphabet=max(1000, vocabulary // 4))
     tokenizer.train_from_iterator((str(row) for row in texts), trainer)
     if tokenizer.get_vocab_size() <= len(special):
         raise InputError("The tokenizer found no words: all texts are empty.")
@@ -190,7 +197,8 @@ def _minilm() -> Path:
     return Path(get_model_path())
 
 
-def _from_folder(folder: Path, name: str, dropout: float | None, length: int | None, pooling: str | None) -> TextEncoder:
+def _from_folder(folder: Path, name: str, dropout: float | None, length: int | None,
+                 pooling: str | None) -> TextEncoder:
     listed = folder / "modules.json"
     said = _read_modules(folder, json.loads(listed.read_text()) if listed.is_file() else [])
     inner = folder / said["path"]
@@ -198,17 +206,20 @@ def _from_folder(folder: Path, name: str, dropout: float | None, length: int | N
         raise InputError(f"{folder} is no model folder: it has no config.json.",
                          "Give a folder written by transformers or sentence-transformers.")
     from transformers import AutoModel, AutoTokenizer
-    options = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     try:
         with quiet():
             model = AutoModel.from_pretrained(inner, local_files_only=True, trust_remote_code=False, weights_only=True,
-                                              dtype=torch.float32, **options)
+                                              dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(inner, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise InputError(f"The model in {folder} cannot be loaded: {str(error).strip()[:300]}",
-                         "It must be complete, and of an architecture that the installed transformers knows.") from error
+                         "It must be complete, of an architecture that the installed transformers knows, and its "
+                         "weights must hold tensors only.") from error
     encoder = TransformerText(model, tokenizer, pooling or said["pooling"] or "mean",
                               length or said["length"] or _length(tokenizer, model.config), said["dense"], name)
+    for part in encoder.modules() if dropout is not None else ():
+        if isinstance(part, nn.Dropout):
+            part.p = float(dropout or 0)
     for layer, path in zip(encoder.dense, said["dense_paths"]):
         layer[0].load_state_dict({key.removeprefix("linear."): value for key, value in _weights(path).items()})  # pyright: ignore
     return encoder

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+CACHED = 450_000        # numbers worked on together on a CPU: they stay in the processor's cache
 LUMINANCE = (0.299, 0.587, 0.114)
 _TO_YIQ = torch.tensor([LUMINANCE, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], dtype=torch.float64)
 
@@ -74,20 +75,21 @@ def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     weights = (-0.5 * (taps / sigma.to(x)[:, None]) ** 2).exp()
     weights = weights / (weights[:, :1] + 2 * weights[:, 1:].sum(1, keepdim=True))
     out = torch.empty_like(x)
-    for i in range(0, len(x), 16):
-        part = _blur_along(x[i:i + 16], weights[i:i + 16], -1)
-        out[i:i + 16] = _blur_along(part, weights[i:i + 16], -2)
+    step = max(1, CACHED // x[0].numel()) if x.device.type == "cpu" and len(x) else max(1, len(x))
+    for i in range(0, len(x), step):
+        part = _blur_along(x[i:i + step], weights[i:i + step], -1)
+        out[i:i + step] = _blur_along(part, weights[i:i + step], -2)
     return out
 
 
 def _blur_along(x: Tensor, weights: Tensor, dim: int) -> Tensor:
     reach, size = weights.shape[1] - 1, x.shape[dim]
     pad = (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach)
-    padded = torch.nn.functional.pad(x, pad, mode="reflect")
-    out = x * weights[:, 0, None, None, None]
+    padded, weights = torch.nn.functional.pad(x, pad, mode="reflect"), weights[:, :, None, None, None]
+    out = x * weights[:, 0]
     for t in range(1, reach + 1):
-        both = padded.narrow(dim, reach - t, size) + padded.narrow(dim, reach + t, size)
-        out.addcmul_(both, weights[:, t, None, None, None])
+        out.addcmul_(padded.narrow(dim, reach - t, size), weights[:, t])
+        out.addcmul_(padded.narrow(dim, reach + t, size), weights[:, t])
     return out
 
 

@@ -208,8 +208,8 @@ def simclr_augment(size: int | None = None, crop: tuple[float, float] = (0.2, 1.
     The defaults fit small pictures; the paper's at 224 pixels: crop (0.08, 1), strength 1, blur 0.5.
     """
     change = min(1.0, 0.8 * strength)
-    return Augment(size=size, crop=crop, flip=flip, brightness=change, contrast=change, saturation=change, hue=min(0.5, 0.2 * strength), grey=grey, blur=blur,
-                   solarise=solarise)
+    return Augment(size=size, crop=crop, flip=flip, brightness=change, contrast=change, saturation=change,
+                   hue=min(0.5, 0.2 * strength), grey=grey, blur=blur, solarise=solarise)
 
 
 @dataclass(frozen=True)
