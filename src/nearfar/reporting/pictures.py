@@ -41,7 +41,8 @@ def clip(text: str, length: int = TEXT_LENGTH) -> str:
 def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
     """Places (n, 2) in -1..1 of embeddings (n, d): t-SNE with cosine distance, begun from PCA; seeded.
 
-    For fewer than ten rows PCA alone; zeros where all are equal. Raises InputError for more than 1500 rows: draw some first.
+    For fewer than ten rows PCA alone; zeros where all are equal.
+    Raises InputError for more than 1500 rows: draw some first.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
