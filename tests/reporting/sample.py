@@ -1,5 +1,8 @@
 """results.json as compare leaves it, small, with every part; values drawn with a fixed seed."""
 
+import copy
+from functools import cache
+
 import numpy as np
 
 from nearfar.evaluation.comparison import compare_rows
@@ -60,16 +63,31 @@ def embedding(n=240, seed=0):
     return generator.normal(size=(12, 16))[labels] + 0.5 * generator.normal(size=(n, 16)), labels
 
 
+@cache
+def places_of(n, seed):
+    return map_2d(embedding(n, seed)[0])
+
+
 def map_of(n=240, seed=0, text=False):
-    z, labels = embedding(n, seed)
-    places = map_2d(z)
+    labels, places = embedding(n, seed)[1], places_of(n, seed)
     return {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), "label": [f"kind {label}" for label in labels],
             "key": [f"item {row}" for row in range(n)],
             **({"text": [f"words of {row}" for row in range(n)]} if text else
                {"thumb": [thumbnail(picture(row)) for row in range(n)]})}
 
 
+def curve(seed):
+    return [{"step": step, "loss": 5 * np.exp(-step / 200) + 1 + seed / 20, "seconds": step / 9}
+            for step in range(0, 800, 10)]
+
+
 def results(seeds=3, text=False):
+    """A fresh copy each time, since tests change it."""
+    return copy.deepcopy(_results(seeds, text))
+
+
+@cache
+def _results(seeds, text):
     z, labels = embedding()
     outline = {"openmoji-color → openmoji-line", "openmoji-line → openmoji-color"}
     hard = [f"{a} → {b}" for a in STYLES for b in STYLES if a != b and f"{a} → {b}" not in outline]
@@ -87,9 +105,7 @@ def results(seeds=3, text=False):
         "diagnostics": {slug: [item.to_dict() for item in diagnose(z, labels=labels)] for slug in trained},
         "examples": {slug: [example(number, number % 2 == 0, text) for number in range(4)] for slug in trained},
         "map": {slug: map_of(seed=place, text=text) for place, slug in enumerate(trained)},
-        "curves": {slug: {str(seed): [{"step": step, "loss": 5 * np.exp(-step / 200) + 1 + seed / 20, "seconds": step / 9}
-                                      for step in range(0, 800, 10)] for seed in range(seeds)}
-                   for slug in ("simclr", "pairs", "dcl")},
+        "curves": {slug: {str(seed): curve(seed) for seed in range(seeds)} for slug in ("simclr", "pairs", "dcl")},
         "commands": ["nearfar compare emoji --methods simclr,pairs,dcl --seeds 3 --budget 5m",
                      "nearfar search runs/emoji/best \"smiling cat\""],
         "versions": {"nearfar": "0.1.0", "torch": "2.14.1", "python": "3.11.7"}, "seconds": 512.0}

@@ -75,14 +75,15 @@ def _decide(rows: list[dict[str, Any]], proxy: bool) -> tuple[str | None, str]:
     if max(len(done(row)) for row in ranked) < 2:
         return None, (f"{best['label']} has the highest mean, but with one seed the difference to "
                       f"{rivals[0]['label']} has no interval: run at least 3 seeds to name a winner.")
-    open_rivals = [row for row in rivals if not _beaten(best, row)]
+    open_rivals = [row for row in rivals if not beats(best, row)]
     if not open_rivals:
         return best["slug"], f"{best['label']} is ahead of every other row, {_against(best, rivals[0])}."
     return None, (f"{best['label']} has the highest mean, but not beyond doubt: {_against(best, open_rivals[0])}"
                   + (f", and {len(open_rivals) - 1} more open." if len(open_rivals) > 1 else "."))
 
 
-def _beaten(best: dict[str, Any], rival: dict[str, Any]) -> bool:
+def beats(best: dict[str, Any], rival: dict[str, Any]) -> bool:
+    """Whether the paired interval of best - rival lies above zero."""
     apart = difference(best, rival)
     if apart is not None and _seedless(best) and _seedless(rival):
         return apart.mean > 0                     # nothing random in either: there is no interval to ask for

@@ -164,10 +164,10 @@ def _uniformity(z: np.ndarray) -> Diagnostic:
     value = uniformity(z)
     verdict = _verdict(value, -1.0, -2.0)
     return Diagnostic("uniformity", value, verdict, {
-        "good": "The vectors use the sphere evenly (-4 is even, 0 is one point).",
-        "watch": "The vectors are somewhat crowded (-4 is even, 0 is one point); a lower temperature or more negatives "
+        "good": "The vectors use the sphere evenly (−4 is even, 0 is one point).",
+        "watch": "The vectors are somewhat crowded (−4 is even, 0 is one point); a lower temperature or more negatives "
                  "push them apart.",
-        "bad": "The vectors are crowded together (-4 is even, 0 is one point); search will hardly tell items apart."
+        "bad": "The vectors are crowded together (−4 is even, 0 is one point); search will hardly tell items apart."
     }[verdict])
 
 
@@ -199,10 +199,11 @@ def _labels(z: np.ndarray, labels: np.ndarray) -> list[Diagnostic]:
     known = labels[labels >= 0]
     if len(np.unique(known)) < 2:
         return [Diagnostic("tolerance", value, "info", "All labels are equal, so they say nothing about neighbours.")]
-    margin = value - float(np.mean(normalise(z).mean(0) ** 2) * z.shape[1])
+    any_two = float((z.mean(0) ** 2).sum())
+    margin = value - any_two
     verdict = _verdict(margin, 0.02, 0.1)
-    return [Diagnostic("tolerance", value, verdict, f"The mean cosine of items with one label is {margin:+.2f} above "
-                       "that of any two items; " + {
+    return [Diagnostic("tolerance", value, verdict, f"Items with one label have a mean cosine of {value:.2f}, any two "
+                       f"items {any_two:.2f}; " + {
         "good": "classes hold together.", "watch": "classes hold together weakly.",
         "bad": "labels play no part in this space: choose positives by label if labels matter to you."}[verdict]),
         _false_negatives(labels, "label")]

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nearfar.evaluation.comparison import done
+from nearfar.evaluation.comparison import beats, done
 from nearfar.evaluation.tasks import METRIC_LABELS
 
-KINDS = {"chance": "chance", "reference": "no training", "untrained": "untrained", "pretrained": "pretrained",
+KINDS = {"chance": "random ranking", "reference": "no training", "untrained": "untrained", "pretrained": "pretrained",
          "method": "trained here"}
 VERDICTS = {"good": "good", "watch": "watch", "bad": "bad", "info": "note"}
 MAX_DIRECTIONS, MAX_COLUMNS = 40, 8
@@ -42,8 +42,8 @@ def amount(value: float | None) -> str:
         return "–"
     if value == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{round(value, 2 - math.floor(math.log10(abs(value)))):,.{min(digits, 2)}f}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return f"{round(value, digits):,.{min(max(0, digits), 2)}f}".replace("-", "−")
 
 
 def scale_of(rows: Sequence[dict[str, Any]]) -> tuple[float, list[float]]:
@@ -73,24 +73,32 @@ def _row(row: dict[str, Any], results: dict[str, Any], end: float) -> dict[str, 
     finished = [cell for cell in row["seeds"] if cell["seed"] in done(row)]
     failed = [cell for cell in row["seeds"] if cell["seed"] not in done(row)]
     low, high = row.get("interval") or (None, None)
-    place = lambda value: max(0.0, min(100.0, 100 * value / end))  # noqa: E731
-    difference = row.get("difference") or {}
+
+    def place(value: float) -> float:
+        return max(0.0, min(100.0, 100 * value / end))
+
+    difference = (row.get("difference") or {}) if row["kind"] != "chance" else {}
     return {
         "slug": row["slug"], "label": row["label"], "kind": row["kind"], "kind_words": KINDS[row["kind"]],
         "winner": row["slug"] == results.get("winner"), "baseline": row["slug"] == results.get("baseline"),
         "value": points(row.get("mean")), "done": bool(finished), "seeds": len(finished),
-        "half": points((high - low) / 2) if high is not None else "",
+        "half": points((high - low) / 2) if low is not None and high is not None else "",
         "bar": place(row["mean"]) if row.get("mean") is not None else 0,
         "dots": [place(value) for value in done(row).values()],
-        "whisker": [place(low), place(high)] if high is not None else None,
+        "whisker": [place(low), place(high)] if low is not None and high is not None else None,
         "bootstrap": _between(row.get("bootstrap")), "hard": points(_mean_metric(row, f"hard/{_primary(results)}")),
         "difference": points(difference.get("mean"), signed=True) if difference else "",
-        "difference_between": _between(difference.get("interval"), signed=True), "holds": row.get("holds"),
+        "difference_between": _between(difference.get("interval"), signed=True), "tone": _tone(row),
         "seconds": spell(_mean_cell(finished, "seconds")), "samples": amount(_mean_cell(finished, "samples")),
         "speed": amount(_mean_cell(finished, "samples_per_second")), "memory": amount(_mean_cell(finished, "peak_mib")),
         "trained": any(cell.get("samples") for cell in finished),
         "failed": [{"seed": cell["seed"], "message": cell.get("message") or "no finite score"} for cell in failed],
     }
+
+
+def _tone(row: dict[str, Any]) -> str:
+    """Colour of the difference, where it is beyond doubt."""
+    return {True: "up", False: "down"}[row["holds"]] if row.get("holds") in (True, False) else ""
 
 
 def _primary(results: dict[str, Any]) -> str:
@@ -186,8 +194,26 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
     elif len(real) == 1:
         title, tone = f"{best['label']}: {points(best['mean'])} % {metric}", "open"
     else:
-        title, tone = "No winner yet", "open"
-    return {"title": title, "tone": tone, "text": results.get("reason", ""), "facts": _facts(results, real, metric)}
+        title, tone = _open_title(real), "open"
+    return {"title": title, "tone": tone, "text": results.get("reason", "").replace(" -", " −"),
+            "facts": _facts(results, real, metric)}
+
+
+def _open_title(real: list[dict[str, Any]]) -> str:
+    """Two or three rows that cannot be told apart are named; more are not."""
+    level = [row["label"] for row in real[1:] if not beats(real[0], row)]
+    if max(len(done(row)) for row in real) < 2:
+        return f"{real[0]['label']} leads, from one seed"
+    if 1 <= len(level) <= 2:
+        return f"{', '.join([real[0]['label'], *level[:-1]])} or {level[-1]}: too close to call"
+    return "No winner: too close to call"
+
+
+def found_and_missed(examples: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Examples whose first hit is right, and the others."""
+    right = [bool(example["hits"] and example["hits"][0].get("relevant")) for example in examples]
+    return [("Found", [example for example, good in zip(examples, right) if good]),
+            ("Missed", [example for example, good in zip(examples, right) if not good])]
 
 
 def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: str) -> list[dict[str, str]]:

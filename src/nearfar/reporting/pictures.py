@@ -41,16 +41,18 @@ def clip(text: str, length: int = TEXT_LENGTH) -> str:
 def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
     """Places (n, 2) in -1..1 of embeddings (n, d): t-SNE with cosine distance, begun from PCA; seeded.
 
-    For fewer than ten rows PCA alone. Raises InputError for more than 1500 rows: draw some first.
+    For fewer than ten rows PCA alone; zeros where all are equal.
+    Raises InputError for more than 1500 rows: draw some first.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     z = normalise(z)
     if len(z) > MAP_POINTS:
         raise InputError(f"A map takes at most {MAP_POINTS} points. Got {len(z)} instead.", "Draw some of them.")
-    if len(z) < 10 or z.shape[1] < 2 or np.ptp(z, axis=0).max() < 1e-9:
-        flat = z - z.mean(0)
-        places = PCA(2, random_state=seed).fit_transform(flat) if min(z.shape) >= 2 else np.zeros((len(z), 2))
+    if min(z.shape) < 2 or np.ptp(z, axis=0).max() < 1e-9:
+        return np.zeros((len(z), 2))
+    if len(z) < 10:
+        places = PCA(2, random_state=seed).fit_transform(z)
     else:
         width = PCA(min(50, *z.shape), random_state=seed).fit_transform(z)
         places = TSNE(perplexity=min(30, (len(z) - 1) / 3), init="pca", random_state=seed).fit_transform(width)

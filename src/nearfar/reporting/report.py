@@ -48,14 +48,14 @@ def render(results: dict[str, Any]) -> str:
     ranked = [row["slug"] for row in sorted(results["rows"], key=lambda row: -(row.get("mean") or 0))]
     maps, pool = pooled(_ordered(results.get("map"), ranked))
     curves = curve_lines(_ordered(results.get("curves"), ranked), labels)
+    found = {slug: page.found_and_missed(shown) for slug, shown in _ordered(results.get("examples"), ranked).items()}
     return environment.get_template("report.html.j2").render(
         results=results, task=results["task"], verdict=page.verdict(results), board=page.board(results),
         metric=page.METRIC_LABELS.get(results["task"]["primary"], results["task"]["primary"]),
         metrics=page.metric_table(results), directions=page.direction_table(results), measured=page.measured(results),
-        examples=_ordered(results.get("examples"), ranked), diagnostics=_ordered(results.get("diagnostics"), ranked),
-        verdicts=page.VERDICTS, labels=labels, maps=maps, curves=curves,
-        payload={"maps": maps, "pool": pool, "curves": curves, "labels": labels},
-        plotly=plotly_source() if maps or curves else "")
+        examples=found, diagnostics=_ordered(results.get("diagnostics"), ranked), verdicts=page.VERDICTS,
+        labels=labels, maps=maps, curves=curves, plotly=plotly_source() if maps or curves else "",
+        payload={"maps": maps, "pool": pool, "curves": curves, "labels": labels})
 
 
 def results_of_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

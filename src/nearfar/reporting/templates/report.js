@@ -65,7 +65,13 @@
   const tip = document.getElementById("map-tip");
   const toggle = document.getElementById("as-pictures");
   let current = maps && Object.keys(maps)[0];
-  let pictures = false;
+  let pictures = true;
+
+  const range = (values) => {
+    const low = Math.min(...values), high = Math.max(...values);
+    const pad = 0.07 * (high - low || 1);
+    return [low - pad, high + pad];
+  };
 
   const traces = (map) => {
     const groups = map.shown.length ? [...map.shown, null] : [null];
@@ -76,36 +82,46 @@
         x: rows.map((row) => map.x[row]), y: rows.map((row) => map.y[row]), customdata: rows, type: "scatter",
         mode: "markers", hoverinfo: "none", name: label === null ? (map.shown.length ? "other" : "items") : label,
         marker: {
-          size: map.x.length > 600 ? 6 : 8, line: { width: 0.5, color: ink("card") },
+          size: pictured(map) ? 4 : map.x.length > 600 ? 6 : 8, line: { width: pictured(map) ? 0 : 0.5, color: ink("card") },
           color: label === null ? (map.shown.length ? ink("pale") : ink("near")) : hues[number],
-          opacity: pictures ? 0 : 0.85,
+          opacity: pictured(map) ? 0.55 : 0.85,
         },
       };
     }).filter((trace) => trace.x.length);
   };
 
+  const pictured = (map) => pictures && Boolean(map.thumb);
+
+  // Only pictures that do not cover one another are drawn; the others stay dots.
   const drawnPictures = (map) => {
-    if (!pictures || !map.thumb) return [];
-    const most = narrow.matches ? 160 : 420;
-    const every = Math.max(1, Math.ceil(map.x.length / most));
-    const side = narrow.matches ? 0.11 : 0.085;
-    return map.x.map((_, row) => row).filter((row) => row % every === 0).map((row) => ({
+    if (!pictured(map)) return [];
+    const [left, right] = range(map.x), [low, high] = range(map.y);
+    const side = narrow.matches ? 22 : 28;
+    const wide = side * (right - left) / plot.clientWidth, tall = side * (high - low) / plot.clientHeight;
+    const taken = [];
+    map.x.forEach((x, row) => {
+      const free = taken.every((other) => Math.abs(map.x[other] - x) > 0.86 * wide
+        || Math.abs(map.y[other] - map.y[row]) > 0.86 * tall);
+      if (free) taken.push(row);
+    });
+    return taken.map((row) => ({
       source: pool[map.thumb[row]], xref: "x", yref: "y", x: map.x[row], y: map.y[row],
-      sizex: side, sizey: side, xanchor: "center", yanchor: "middle", layer: "above",
+      sizex: wide, sizey: tall, xanchor: "center", yanchor: "middle", layer: "above",
     }));
   };
 
   const drawMap = () => {
     const map = maps[current];
-    const axis = { visible: false, zeroline: false, range: [-1.08, 1.08], fixedrange: narrow.matches };
+    const axis = { visible: false, zeroline: false, fixedrange: narrow.matches };
     const layout = {
       ...base(), margin: { l: 8, r: 8, t: 12, b: 8 }, dragmode: narrow.matches ? false : "pan", hovermode: "closest",
-      showlegend: map.shown.length > 0 && !pictures, images: drawnPictures(map), uirevision: current,
+      showlegend: map.shown.length > 0 && !pictured(map), images: drawnPictures(map), uirevision: current,
       legend: { orientation: "h", y: -0.02, yanchor: "top", font: { size: 12, color: ink("soft") }, itemsizing: "constant" },
-      xaxis: axis, yaxis: axis,
+      xaxis: { ...axis, range: range(map.x) }, yaxis: { ...axis, range: range(map.y) },
     };
     tip.hidden = true;
     toggle.hidden = !map.thumb;
+    plot.parentElement.classList.toggle("pictured", pictured(map));
     Plotly.react(plot, traces(map), layout, { ...still, scrollZoom: !narrow.matches });
   };
 
@@ -142,8 +158,7 @@
     plot.on("plotly_unhover", () => { tip.hidden = true; });
     toggle.addEventListener("click", () => {
       pictures = !pictures;
-      toggle.setAttribute("aria-pressed", String(pictures));
-      toggle.textContent = pictures ? "show dots" : "show pictures";
+      toggle.textContent = pictures ? "show kinds" : "show pictures";
       drawMap();
     });
     listeners.map = (slug) => { current = slug; drawMap(); };
