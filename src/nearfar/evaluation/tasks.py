@@ -21,6 +21,7 @@ from nearfar.evaluation.statistics import Interval, bootstrap
 
 METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
                  "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy"}
+COLUMNS = ("image", "image_b", "text", "text_b")
 PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
 KINDS = ("pairs", "groups", "labels", "proxy")
 
@@ -202,9 +203,11 @@ class GroupTask(Task):
             return [self._within(rows)]
         names = self.data.domain_names
         outlines = [set(pair) for pair in self.data.meta.get("shared_outline", [])]
+        wanted = (self.data.meta.get("directions") or {}).get(split)
         found = [self._across(rows[domains == a], rows[domains == b], f"{names[a]} → {names[b]}",
                               {names[a], names[b]} in outlines)
-                 for a in present for b in present if a != b]
+                 for a in present for b in present
+                 if a != b and (wanted is None or [names[a], names[b]] in wanted)]
         found = [search for search in found if search.relevant.counts.any()]
         if not found:
             raise InputError(f"No group of the {split} split has members in two domains.",
@@ -335,13 +338,15 @@ class ProxyTask(Task):
                 "look of itself (R@1). It shows what an encoder ignores, not what it understands; no winner is named.")
 
 
-def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000) -> Task:
+def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
+             modalities: Sequence[str] = ("image", "text")) -> Task:
     """The task that the data allow: pairs, else groups, else labels, else a proxy. Groups go first where rows carry a
-    domain (the question is then who finds the same thing elsewhere). `kind` asks for another one.
+    domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
+    `modalities`: the kinds of data that the models at hand embed.
 
     Raises InputError for an unknown kind or one that the data lack the roles for.
     """
-    roles = data.roles
+    roles = [role for role in data.roles if role not in COLUMNS or role.split("_")[0] in modalities]
     pair = next((pair for pair in PAIRS if all(role in roles for role in pair)), None)
     role = next((role for role in ("image", "text") if role in roles), None)
     if role is None:
@@ -349,7 +354,7 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000) -> 
     possible: dict[str, Callable[[], Task]] = {}
     if pair:
         possible["pairs"] = lambda: PairTask(data, pair, max_queries=max_queries)
-    if data.groups is not None:
+    if data.groups is not None and differ_within(data.groups, data.content(role)):
         possible["groups"] = lambda: GroupTask(data, role, max_queries=max_queries)
     if data.labels:
         possible["labels"] = lambda: LabelTask(data, role, next(iter(data.labels)), max_queries=max_queries)
@@ -359,6 +364,12 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000) -> 
     if kind not in possible:
         raise InputError(f"{data.name} cannot be measured by '{kind}'.", f"Possible here: {', '.join(possible)}.")
     return possible[kind]()
+
+
+def differ_within(groups: np.ndarray, contents: np.ndarray) -> bool:
+    """Whether any group has two different contents: copies of one text find each other without any learning."""
+    groups, contents = np.asarray(groups), np.asarray(contents)
+    return len(np.unique(np.stack([groups, contents], 1), axis=0)) > len(np.unique(groups))
 
 
 def hard(searches: Sequence[Search]) -> list[Search]:

@@ -288,6 +288,10 @@ class Data:
             shared |= np.isin(content[split["test"]], content[split["train"]])
         return int(shared.sum())
 
+    def side(self, role: str) -> int:
+        """The median short side of a role's pictures, in pixels."""
+        return int(np.median(self._scan.sizes[self.column(role)].min(axis=1)))
+
     def images(self, role: str, size: int, rows: Rows = None, fit: str | None = None) -> np.ndarray:
         """uint8 (n, 3, size, size), RGB, alpha on white; see `image_memmap`."""
         mapped = self.image_memmap(role, size, fit)

@@ -52,6 +52,7 @@ def open_emoji(split: str | None = None) -> Raw:
         "licences": LICENCES,
         "attribution": str(FOLDER / "ATTRIBUTION.md"),
         "native_size": 48,
+        "by": "group",
         "directions": None,
     }
     if split == "unseen-hand":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearfar import encoders, methods, options
+from nearfar import encoders, evaluation, methods, options
 from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.methods.base import Facts, Method, Optimisation
@@ -83,7 +83,8 @@ def auto_image_size(data: Any, settings: TrainSettings) -> int:
     """32 for pictures of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
     if settings.image_size != "auto":
         return int(settings.image_size)
-    side = data.meta.get("side") or (data.median_side() if hasattr(data, "median_side") else 64)
+    role = next((r for r in ("image", "image_b") if r in data.roles), None)
+    side = 64 if role is None else data.side(role)
     if settings.encoder != "small":
         return 224 if side > 64 else 64
     return 32 if side <= 64 else 64
@@ -99,6 +100,19 @@ def build_encoder(kind: str, data: Any, settings: TrainSettings, size: int) -> E
         texts = [t for r in ("text", "text_b") if data.roles.get(r) for t in data.texts(r, train)]
         made = encoders.text(settings.text_encoder, texts=texts, vocabulary=settings.vocabulary)
     return Frozen(made) if settings.freeze else made
+
+
+def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
+    """What is measured: the task asked for, else the first that the data hold and the method's encoders can answer."""
+    if settings.task != "auto":
+        return evaluation.task_for(data, settings.task)
+    task = evaluation.task_for(data)
+    kinds = modalities(methods.get(slug), data, settings)
+    if len(kinds) == 2:
+        return evaluation.task_for(data, "pairs")
+    if {r.split("_")[0] for r in task.roles} <= set(kinds):
+        return task
+    return evaluation.task_for(data, modalities=kinds)
 
 
 def pretrained(kind: str, settings: TrainSettings) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nearfar import evaluation, methods
+from nearfar import methods
 from nearfar.errors import InputError, NearfarError
 from nearfar.training import building
 from nearfar.training.callbacks import Checkpoint, Curve, Progress
@@ -74,7 +74,8 @@ def fit(method: str | None, data: Any, *, out: str | Path | None = None, resume:
         say(f"method: {method} ({why})")
     else:
         methods.get(method)
-    task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task)
+    building.check_needs(method, opened)
+    task = building.task_of(method, opened, settings)
     folder = None if dry_run else run_folder(out, method, opened, resume)
     setup = building.prepare(method, opened, settings, given, cache=cache_folder())
     record = describe(method, opened, setup, data, data_settings, command)

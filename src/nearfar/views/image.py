@@ -325,7 +325,7 @@ class Members(ImageViews):
     erase: float = 0.0
 
     def __post_init__(self):
-        check_count("Members", 2, k=self.k)
+        check_count("Members", 1, k=self.k)
         self.augments(1, 1)
 
     @property
