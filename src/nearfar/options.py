@@ -8,7 +8,7 @@ import inspect
 import re
 import typing
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,10 @@ def _put(given: dict[str, Any], path: list[str], value: str) -> None:
     given[path[0]] = {**part, path[1]: value}
 
 
-def from_file(path: str | Path, targets: Sequence[Any]) -> dict[str, Any]:
-    """Options from a YAML or JSON file. An unknown key is an error with file, line and the nearest key."""
+def from_file(path: str | Path, targets_of: Callable[[dict[str, Any]], Sequence[Any]]) -> dict[str, Any]:
+    """Options from a YAML or JSON file. An unknown key is an error with file, line and the nearest key.
+
+    `targets_of` gives the targets for the values that were read (the file may name the method)."""
     import yaml
 
     path = Path(path)
@@ -121,7 +123,7 @@ def from_file(path: str | Path, targets: Sequence[Any]) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict) or node is None:
         raise InputError(f"{path}: expected 'option: value' lines.")
-    known = names(targets)
+    known = names(targets_of(values))
     for key, _ in node.value:
         name = key.value.replace("-", "_")
         if name not in known and name not in ("method", "data"):

@@ -197,9 +197,14 @@ def run_fit(words: list[str]) -> None:
         methods.get(method)
         targets = [*base, methods.get(method)]
     if "config" in given:
-        from_file = options.from_file(given["config"], targets)
+        def with_method(values: dict[str, Any]) -> list[Any]:
+            named = method or values.get("method")
+            return [*base, methods.get(named)] if named else base
+
+        from_file = options.from_file(given["config"], with_method)
+        targets = with_method(from_file)
         method, data = method or from_file.pop("method", None), data or from_file.pop("data", None)
-        given = from_file | given
+        given = {k: v for k, v in from_file.items() if k not in ("method", "data")} | given
     if data is None and given.get("resume") and given.get("out"):
         method, data, given = remembered(given)
         targets = [*base, methods.get(method)]

@@ -34,13 +34,14 @@ class Paper:
 @dataclass(frozen=True)
 class Facts:
     """What the defaults called "auto" may depend on. `samples`: training rows; `items`: things to contrast (groups
-    where several members are drawn); `steps`: optimiser steps of the whole run."""
+    where several members are drawn); `steps`: optimiser steps of the whole run; `kinds`: columns of `Batch.marks`."""
 
     samples: int
     items: int
     batch_size: int
     steps: int
     has_groups: bool = False
+    kinds: int = 0
 
     @property
     def epoch(self) -> int:

@@ -67,10 +67,10 @@ class Contrast(Method):
     def marks(self, batch: Batch) -> Tensor:
         return batch.marks() if self.mask_duplicates else batch.marks()[:, :0]
 
-    def setup_negatives(self, dim: int, facts: Facts, kinds: int) -> dict[str, Any]:
+    def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
         if self.negatives is None:
             return {}
-        self.negatives.setup(dim, kinds if self.mask_duplicates else 0, facts.batch_size, facts.samples)
+        self.negatives.setup(dim, facts.kinds if self.mask_duplicates else 0, facts.batch_size, facts.samples)
         return {"negatives.size": len(self.negatives.keys)} if hasattr(self.negatives, "keys") else {}
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
@@ -124,7 +124,7 @@ class ViewContrast(Contrast):
         if self.plan.members > 1 and not facts.has_groups:
             raise InputError(f"The views '{type(self.plan).__name__.lower()}' draw {self.plan.members} members of a group, "
                              "but these data have no groups.", "Name the column with --group COLUMN, or use other views.")
-        found = self.setup_negatives(self.dim, facts, int(facts.has_groups) + self.plan.members)
+        found = self.setup_negatives(self.dim, facts)
         if self.momentum == "auto":
             queue = len(self.negatives.keys) if self.negatives is not None and hasattr(self.negatives, "keys") else 0
             self.momentum = auto_momentum(int(queue), facts.batch_size)

@@ -135,7 +135,8 @@ class Loader:
                      {k: v[index] for k, v in self.labels.items()}, self.sampler.members, step, self.steps, self.seed)
 
     def facts(self, samples: int) -> Facts:
-        return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, self.groups is not None)
+        kinds = int(self.groups is not None) + self.sampler.members * len(self.content)
+        return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, self.groups is not None, kinds)
 
 
 class StreamLoader(Loader):

@@ -85,8 +85,7 @@ class PairContrast(Contrast):
         return max(2, plan.members) if plan is not None else 2
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
-        kinds = int(facts.has_groups) + (self.members if self.by_group else len(set(self.roles)))
-        return self.setup_negatives(self.dim, facts, kinds)
+        return self.setup_negatives(self.dim, facts)
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         made: dict[str, list] = {}

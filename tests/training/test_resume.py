@@ -1,0 +1,101 @@
+"""n + m steps equal n steps, save, load, m steps: weights, memories and curve, to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nearfar.cli import main
+from nearfar.errors import InputError
+from nearfar.training import callbacks
+from nearfar.training.engine import fit
+
+STEPS = 8
+CASES = {
+    "simclr": {},
+    "dcl": {"negatives": "queue", "momentum": "auto"},
+    "swav": {"prototypes": 30, "queue": 32, "queue_start": 0.3},
+    "pairs": {"negatives": {"name": "queue", "size": 40}},
+    "align": {},
+    "contriever": {"stream": True, "length": 16},
+}
+
+
+def run(method, data, out, **more):
+    return fit(method, data, out=out, steps=STEPS, batch_size=16, val_every=4, save_every=2, progress=False, **more)
+
+
+class Stop(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_resumed_equals_uninterrupted(method, emoji_few, tmp_path, monkeypatch):
+    options = CASES[method]
+    whole = run(method, emoji_few, tmp_path / "whole", **options)
+    save = callbacks.Checkpoint.on_train_batch_end
+
+    def stop_at_five(self, trainer, *rest):
+        save(self, trainer, *rest)
+        if trainer.global_step == 5:  # one step after the checkpoint: that step must be done again
+            raise Stop
+
+    monkeypatch.setattr(callbacks.Checkpoint, "on_train_batch_end", stop_at_five)
+    with pytest.raises(Stop):
+        run(method, emoji_few, tmp_path / "parts", **options)
+    monkeypatch.undo()
+    resumed = run(method, emoji_few, tmp_path / "parts", resume=True, **options)
+    a, b = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("whole", "parts"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    ends = [torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for n in ("whole", "parts")]
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])  # queues, pointers, teachers, prototypes
+    curves = [[json.loads(line) for line in (tmp_path / n / "curve.jsonl").read_text().splitlines()] for n in ("whole", "parts")]
+    assert [(c["step"], c["loss"]) for c in curves[0]] == [(c["step"], c["loss"]) for c in curves[1]]
+    assert whole.scores["test"]["primary"] == resumed.scores["test"]["primary"]
+
+
+def test_a_killed_process_is_resumed(tmp_path):
+    options = ["--limit", "400", "--batch-size", "16", "--steps", "40", "--save-every", "2", "--val-every", "0"]
+    folder = tmp_path / "run"
+    words = [sys.executable, "-c", "import sys; from nearfar.cli import main; sys.exit(main())", "fit", "simclr", "emoji",
+             *options, "--out", str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    for _ in range(2400):
+        if checkpoint.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert torch.load(checkpoint, weights_only=True)["global_step"] < 40
+    assert not (folder / "scores.json").exists()
+    assert main(["fit", "--resume", "--out", str(folder)]) == 0
+    assert main(["fit", "simclr", "emoji", *options, "--out", str(tmp_path / "whole")]) == 0
+    a, b = (load_file(f / "model" / "model.safetensors") for f in (folder, tmp_path / "whole"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_is_resumed_only_as_what_it_was(emoji_few, tmp_path):
+    run("simclr", emoji_few, tmp_path / "run")
+    with pytest.raises(InputError, match="already holds a run"):
+        run("simclr", emoji_few, tmp_path / "run")
+    with pytest.raises(InputError, match="is a run of 'simclr', not of 'dcl'"):
+        run("dcl", emoji_few, tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match=r"temperature = 0\.1, not 0\.3"):
+        run("simclr", emoji_few, tmp_path / "run", resume=True, temperature=0.3)
+    before = (tmp_path / "run" / "scores.json").read_text()
+    again = run("simclr", emoji_few, tmp_path / "run", resume=True)
+    assert json.loads(before)["scores"]["test"]["primary"] == again.scores["test"]["primary"]
+
+
+def test_nothing_is_left_of_a_run_that_never_began(emoji_few, tmp_path):
+    with pytest.raises(InputError, match="larger than the"):
+        fit("simclr", emoji_few, out=tmp_path / "run", batch_size=100_000, progress=False)
+    assert not (tmp_path / "run" / "config.json").exists()
