@@ -1,8 +1,10 @@
-"""The built-in data set `functions`: what a function's summary says -> the function's code, from the libraries installed here.
+"""The built-in data set `functions`: what a function's summary says -> the function's code, from the libraries
+installed here.
 
-Source: the standard library and nearfar's own dependencies (numpy, scipy, scikit-learn, torch, networkx, sympy, transformers, timm, as far as
-they are installed), each under its own licence, read on the user's machine and kept in the cache folder; nothing is shipped. Which
-pairs there are depends on the installed versions: the data hash says so.
+Source: the standard library and nearfar's own dependencies (numpy, scipy, scikit-learn, torch, networkx, sympy,
+    transformers, timm, as far as they are installed), each under its own licence, read on the user's machine and kept
+    in the cache folder; nothing is shipped. Which pairs there are depends on the installed versions: the data hash
+    says so.
 """
 
 import ast
@@ -59,9 +61,9 @@ class Pair:
 def open_functions(cache: Path, limit: int | None = None) -> Raw:
     """One row a function: text = the first sentence of its docstring, text_b = its source without the docstring.
 
-    Left out: summaries under four words or found in the code, bodies under four lines, test folders, and whatever repeats an
-    earlier summary or nearly repeats (Jaccard of word triples >= 0.8) earlier code. Split by module. With `limit` only so many files are
-    read, in an order that mixes the packages.
+    Left out: summaries under four words or found in the code, bodies under four lines, test folders, and whatever
+    repeats an earlier summary or nearly repeats (Jaccard of word triples >= 0.8) earlier code. Split by module. With
+    `limit` only so many files are read, in an order that mixes the packages.
     """
     found = packages()
     versions = {name: _version(name) for name in found}

@@ -80,7 +80,8 @@ def _content(facts: dict[str, Any]) -> Table:
     for role, column in facts["content"].items():
         near = column["near_copies"]
         table.add_row(
-            Text(role, style="cyan"), column["type"], _size(column), f"{column['distinct']:,}", f"{column['duplicates']:,}",
+            Text(role, style="cyan"), column["type"], _size(column),
+            f"{column['distinct']:,}", f"{column['duplicates']:,}",
             f"{near['rows']:,}", f"{near['rows_across_splits']:,}",
         )  # fmt: skip
     return table
