@@ -51,7 +51,7 @@ def test_show(pairs, width):
         "[here]",
         "k0 7",
         "train",
-        "1 rows skipped",
+        "1 row skipped",
         "line 9",
     ):
         assert part in text

@@ -1,5 +1,6 @@
 import gzip
 import json
+import pickle
 
 import datasets
 import numpy as np
@@ -226,6 +227,20 @@ def test_the_users_roles_win_and_guesses_are_told(written):
     assert told.roles == {"text": "body", "label": ["kind"]}
     assert told.reasons["text"] == "you named it"
     assert told.hash != guessed.hash
+
+
+def test_a_further_column_of_words_is_no_pair(written):
+    rows = "".join(f"words of number {i},k{i % 2},a remark about {i}\n" for i in range(6))
+    assert written("t.csv", "text,label,remark\n" + rows).roles == {"text": "text", "label": ["label"]}
+    rows = "".join(f"words of number {i},other words {i}\n" for i in range(6))
+    assert written("u.csv", "left,right\n" + rows).roles == {"text": "left", "text_b": "right"}
+
+
+def test_pickled_data_find_their_pixels(image_folder):
+    data = open_data(image_folder)
+    pixels = data.images("image", 16)
+    stored = pickle.dumps(data)
+    assert np.array_equal(pickle.loads(stored).images("image", 16), pixels)
 
 
 def test_tables_are_memory_mapped(written, cache):

@@ -57,6 +57,9 @@ class Data:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_mapped": {}}  # a pickled map would be a copy of all pixels
+
     def __repr__(self) -> str:
         return f"Data({self.name!r}, {self.kind}, {len(self)} rows, roles {self.roles})"
 

@@ -44,6 +44,7 @@ _LEFT_OUT = {
     "lib2to3",
     "__pycache__",
 }
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
 _VERSION = "1"
 
 
@@ -161,15 +162,12 @@ def functions_of(path: Path, module: str, package: str) -> Iterator[Pair]:
 
 
 def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    for child in ast.iter_child_nodes(node):
+    """Every function with its dotted name. Only statements are walked: expressions hold no definitions."""
+    for child in (c for block in _BLOCKS for c in getattr(node, block, ())):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix + child.name, child
-        inside = (
-            f"{prefix}{child.name}."
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            else prefix
-        )
-        yield from _definitions(child, inside)
+        named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from _definitions(child, f"{prefix}{child.name}." if named else prefix)
 
 
 def _summary(docstring: str) -> str:

@@ -143,8 +143,10 @@ def _by_content(table: Dataset, roles: Roles, reasons: dict[str, str], given: se
     samples = {name: _sample(table, name) for name in free}
     images = [name for name in free if _is_picture(samples[name])]
     texts = [name for name in free if name not in images and _is_text(samples[name])]
-    _fill(("image", "image_b"), images, "its values are pictures", roles, reasons, given)
-    if "image" not in roles or "text" not in roles:
+    if not any(role in roles for role in ("image", "image_b")):
+        _fill(("image", "image_b"), images, "its values are pictures", roles, reasons, given)
+    # Where a name told what the text is, another column of words may be anything: authors, comments.
+    if not any(role in roles for role in ("text", "text_b")):
         places = ("text",) if "image" in roles else ("text", "text_b")
         _fill(places, texts, "its values are texts of several words", roles, reasons, given)
     if not any(role in roles for role in CONTENT):

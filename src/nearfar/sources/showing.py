@@ -123,7 +123,7 @@ def _remarks(console: Console, facts: dict[str, Any], count: int) -> None:
         console.print(Text(f"Note: {note}"), style="yellow")
     found = facts["problems"]
     if found:
-        console.print(Text(f"\n{len(found):,} rows skipped", style="bold red"))
+        console.print(Text(f"\n{len(found):,} row{'s' * (len(found) != 1)} skipped", style="bold red"))
         for problem in found[:count]:
             console.print(Text(f"  {problem}"))
         if len(found) > count:
