@@ -93,7 +93,7 @@ def _label(column: str, label: dict[str, Any]) -> Text:
     tail = f" and {more} more, the smallest with {label['least']:,}" if more > 0 else ""
     missing = f"; {label['missing']:,} rows without one" if label["missing"] else ""
     return Text.assemble(
-        "\n", ("Label ", "bold"), (column, "cyan"), f": {label['classes']} classes: {names}{tail}{missing}"
+        "\n", ("Classes of ", "bold"), (column, "cyan"), f" ({label['classes']}): {names}{tail}{missing}"
     )
 
 
