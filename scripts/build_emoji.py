@@ -2,10 +2,11 @@
 
     python scripts/build_emoji.py            # needs npm, Pillow, numpy, pyarrow and cairosvg (with the cairo library)
 
-The same input packages give the same bytes. What happens to the artwork, in this order: flags and the five bare skin-tone
-swatches are left out; only emoji drawn in all four styles stay; OpenMoji's vector drawings are rasterised; alpha is laid on white;
-each drawing is cropped to its ink, padded to a square with a small margin and scaled to 48 pixels; colours are rounded to 64 levels a
-channel (an error of at most 2 of 255), which is what keeps the set small; it is stored losslessly.
+The same input packages give the same bytes. What happens to the artwork, in this order: flags and the five bare
+skin-tone swatches are left out; only emoji drawn in all four styles stay; OpenMoji's vector drawings are rasterised;
+alpha is laid on white; each drawing is cropped to its ink, padded to a square with a small margin and scaled to 48
+pixels; colours are rounded to 64 levels a channel (an error of at most 2 of 255), which is what keeps the set small;
+it is stored losslessly.
 """
 
 import argparse
@@ -42,9 +43,11 @@ STYLES = {  # style: (package, folder, file ending)
     "openmoji-color": ("openmoji", "color/svg", ".svg"),
     "openmoji-line": ("openmoji", "black/svg", ".svg"),
 }
+# en-gb and es-mx repeat en and es nearly everywhere
 LANGUAGES = (
-    "bn da de en es et fi fr hi hu it ja ko lt ms nb nl pl pt ru sv th uk vi zh zh-hant".split()
-)  # en-gb and es-mx repeat en and es nearly everywhere
+    "bn", "da", "de", "en", "es", "et", "fi", "fr", "hi", "hu", "it", "ja", "ko", "lt", "ms", "nb", "nl", "pl", "pt",
+    "ru", "sv", "th", "uk", "vi", "zh", "zh-hant",
+)  # fmt: skip
 TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 NEUTRAL = {
     "1F468": "1F9D1",
@@ -58,7 +61,8 @@ COUNTERPART = {  # gender variants that Unicode spells with code points of their
     "1F385": "1F9D1-200D-1F384", "1F936": "1F9D1-200D-1F384",  # Santa, Mrs. Claus
     "1F57A": "1F483",  # man, woman dancing
     "1FAC3": "1F930", "1FAC4": "1F930",  # pregnant man, person: pregnant woman
-    "1F46B": "1F9D1-200D-1F91D-200D-1F9D1", "1F46C": "1F9D1-200D-1F91D-200D-1F9D1", "1F46D": "1F9D1-200D-1F91D-200D-1F9D1",
+    "1F46B": "1F9D1-200D-1F91D-200D-1F9D1", "1F46C": "1F9D1-200D-1F91D-200D-1F9D1",
+    "1F46D": "1F9D1-200D-1F91D-200D-1F9D1",
     "1F9D1-200D-2764-200D-1F9D1": "1F491",  # couple with heart
     "1F9D1-200D-2764-200D-1F48B-200D-1F9D1": "1F48F",  # kiss
 }  # fmt: skip
@@ -188,7 +192,8 @@ def write_style(out: Path, style: str, codes: list[str], pictures: list[np.ndarr
 
 
 def texts(root: Path, codes: list[str]) -> dict[str, list[str | None]]:
-    """`name` (English), `text` (English) and `text_LANGUAGE`: the name, then the keywords; None where a language has none."""
+    """`name` (English), `text` (English) and `text_LANGUAGE`: the name, then the keywords; None where a language has
+    none."""
     columns: dict[str, list[str | None]] = {"name": [], "text": []}
     for language in LANGUAGES:
         labels: dict[str, str] = {}

@@ -114,3 +114,10 @@ def test_a_limit_keeps_whole_emoji(emoji):
 def test_unknown_split(emoji):
     with pytest.raises(InputError, match=r"no split or column 'unseen-hnd'.*unseen-hand"):
         open_data("emoji", split="unseen-hnd", cache=emoji._cache)
+
+
+def test_other_languages_and_domains_by_role(emoji):
+    data = open_data("emoji", roles={"text": "text_fr", "domain": "vendor"}, cache=emoji._cache)
+    assert data.texts("text", [data.keys.index("noto/1F431")])[0].startswith("tête de chat")
+    assert data.domain_names == ["noto", "openmoji", "twemoji"]
+    assert data.hash != emoji.hash

@@ -1,4 +1,5 @@
-"""BEIR folders (corpus.jsonl, queries.jsonl, qrels/*.tsv): read as pairs with a corpus, and written from any pairs of texts."""
+"""BEIR folders (corpus.jsonl, queries.jsonl, qrels/*.tsv): read as pairs with a corpus, and written from any pairs of
+texts."""
 
 import csv
 import hashlib
@@ -15,7 +16,8 @@ from nearfar.sources.tables import Row, file_digest, stored, string_batches, tex
 
 
 def read_beir(path: Path, cache: Path) -> Raw:
-    """One row a relevant pair: text = query, text_b = document (title, then text). Documents of no pair form the corpus."""
+    """One row a relevant pair: text = query, text_b = document (title, then text). Documents of no pair form the
+    corpus."""
     qrels = sorted((path / "qrels").glob("*.tsv"))
     if not qrels:
         raise InputError(
@@ -89,7 +91,8 @@ def _pairs(path: Path, documents: dict[str, str], queries: dict[str, str]) -> It
 
 
 def export_beir(data: Data, folder: str | Path) -> Path:
-    """Writes the texts and text_b of `data` as corpus.jsonl, queries.jsonl and qrels/{train,val,test}.tsv; equal texts stand once.
+    """Writes the texts and text_b of `data` as corpus.jsonl, queries.jsonl and qrels/{train,val,test}.tsv; equal
+    texts stand once.
 
     The corpus also takes the further documents of `data.corpus`. The folder appears whole or not at all.
     Raises InputError where it exists, or where the data are no pairs of texts.

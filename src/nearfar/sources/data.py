@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import pictures
 from nearfar.sources.progress import track
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.roles import CONTENT, Roles
-from nearfar.sources.scan import BATCH, Scan, cells, picture_source
+from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, stamp
 from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
 from nearfar.sources.storage import whole
 
@@ -35,7 +35,8 @@ class Data:
         corpus: role -> further documents of the gallery that belong to no row (BEIR), or None; `corpus_keys` their ids.
         meta: facts of the built-in sets (licences, styles that share outlines, which rows ask at test time).
 
-    Wherever a method takes a role it takes a column name as well (hard negatives: one call for each of `roles["negative"]`).
+    Wherever a method takes a role it takes a column name as well (hard negatives: one call for each of
+    `roles["negative"]`).
     """
 
     def __init__(
@@ -55,6 +56,9 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_mapped": {}}  # a pickled map would be a copy of all pixels
 
     def __repr__(self) -> str:
         return f"Data({self.name!r}, {self.kind}, {len(self)} rows, roles {self.roles})"
@@ -116,7 +120,8 @@ class Data:
         return ["" if value is None else str(value) for value in self.values(role, rows)]
 
     def content(self, role: str) -> np.ndarray:
-        """int64 (N,): equal exactly where the decoded pixels, or the normalised texts, are equal; across columns too."""
+        """int64 (N,): equal exactly where the decoded pixels, or the normalised texts, are equal; across columns
+        too."""
         column = self.column(role)
         if column not in self._scan.content:
             raise InputError(
@@ -134,11 +139,20 @@ class Data:
         return self.column(role) in self._scan.hashes
 
     def _codes(self, role: str) -> tuple[np.ndarray, list[str]]:
-        """Codes by sorted names; -1 where the cell is empty."""
+        """Codes by sorted names; -1 where the cell is empty. The numbers of a ClassLabel column become its names."""
+        feature = self.table.features[self.column(role)]
+        if isinstance(feature, ClassLabel):
+            return self._class_codes(role, feature.names)
         values = np.array(["" if v is None else str(v) for v in self.values(role)], dtype=object)
         names = sorted({v for v in values if v != ""}, key=_natural)
         number = {name: i for i, name in enumerate(names)}
         return np.array([number.get(v, -1) for v in values], np.int64), names
+
+    def _class_codes(self, role: str, given: list[str]) -> tuple[np.ndarray, list[str]]:
+        found = np.array([-1 if v is None else int(v) for v in self.values(role)], np.int64)
+        names = sorted({given[i] for i in np.unique(found) if i >= 0}, key=_natural)
+        place = np.array([names.index(n) if n in names else -1 for n in given] + [-1], np.int64)
+        return place[found], names
 
     @cached_property
     def groups(self) -> np.ndarray | None:
@@ -195,8 +209,8 @@ class Data:
     def splits(self) -> dict[str, np.ndarray]:
         """ "train", "val" and "test": sorted row numbers.
 
-        A split column decides where there is one; a part that it lacks is cut from its training rows. Otherwise 70/15/15 of the units,
-        drawn with the seed, where rows that share a unit or any content stay together.
+        A split column decides where there is one; a part that it lacks is cut from its training rows. Otherwise
+        70/15/15 of the units, drawn with the seed, where rows that share a unit or any content stay together.
         """
         if "split" in self.roles:
             return self._given_splits()
@@ -230,7 +244,8 @@ class Data:
 
     @cached_property
     def _components(self) -> np.ndarray:
-        """Rows that hang together by unit or content. Contents that nearly all rows hang on (a caption that many share) are
+        """Rows that hang together by unit or content. Contents that nearly all rows hang on (a caption that many
+        share) are
         dropped from the second role on, with a note."""
         assert self.units is not None
         columns = [self.units, *(self.content(role) for role in self.content_roles)]
@@ -241,8 +256,8 @@ class Data:
         if np.bincount(fewer, minlength=1).max() >= np.bincount(joined).max():
             return joined
         self.notes.append(
-            f"most rows hang together through shared values of {', '.join(self.content_roles[1:])}: the splits keep units and "
-            f"{self.content_roles[0]} apart, but such a value may stand on both sides"
+            f"most rows hang together through shared values of {', '.join(self.content_roles[1:])}: the splits keep "
+            f"units and {self.content_roles[0]} apart, but such a value may stand on both sides"
         )
         return fewer
 
@@ -254,7 +269,7 @@ class Data:
             row = next(i for i, v in enumerate(values) if names[v] is None)
             shown = f"'{unknown[0]}'" if unknown[0] else "an empty value"
             raise InputError(
-                f"{self.path or self.name}, row {self._row(row)}: {shown} in the split column '{self.roles['split']}' is no split.",
+                f"{self._place(row)}: {shown} in the split column '{self.roles['split']}' is no split.",
                 "Use train, val and test, or take the role away: roles={'split': None}.",
             )
         place = np.array([names[v] for v in values], dtype=object)
@@ -276,8 +291,10 @@ class Data:
             split = split | {name: rows[chosen] for name, chosen in cut.items()}
         return {name: split[name] for name in SHARES}
 
-    def _row(self, row: int) -> int:
-        return int(self.table[row][self._raw.row_column]) if self._raw.row_column else row
+    def _place(self, row: int) -> str:
+        """The file and the line (or row) in it, for messages."""
+        line = self._raw.row_column
+        return f"{self.path or self.name}, {f'line {self.table[row][line]}' if line else f'row {row}'}"
 
     def leaks(self) -> int:
         """How many test rows share a content with a training row (0 unless a split column says so)."""
@@ -300,7 +317,8 @@ class Data:
     def image_memmap(self, role: str, size: int, fit: str | None = None) -> np.memmap:
         """uint8 (N, 3, size, size) on disk, decoded once and kept in the cache folder.
 
-        fit "crop" (default): the short side becomes `size` and the middle is cut out; "pad": the long side does, on white.
+        fit "crop" (default): the short side becomes `size` and the middle is cut out; "pad": the long side does, on
+        white.
         """
         fit, column = fit or self.fit, self.column(role)
         if not self.is_image(role):
@@ -319,8 +337,13 @@ class Data:
         return self._mapped[key]
 
     def _decode(self, column: str, size: int, fit: str, path: Path) -> None:
-        def one(value: Any) -> np.ndarray:
-            return pictures.square(pictures.decode(picture_source(value, self.base), draft=size), size, fit)
+        stamps = self._scan.stamps[column]
+
+        def one(pair: tuple[Any, int]) -> bytes:
+            value, known = pair
+            if stamp(value, self.base) != known:
+                raise pictures.Unreadable(str(picture_source(value, self.base)))
+            return pictures.square(pictures.decode(picture_source(value, self.base), size), size, fit).tobytes()
 
         with (
             whole(path) as temporary,
@@ -328,13 +351,16 @@ class Data:
             track(f"decoding {column} at {size} px", len(self)) as advance,
             open(temporary, "wb") as file,
         ):
+            row = 0
             for block in cells(self.table, column):
                 try:
-                    file.writelines(picture.tobytes() for picture in pool.map(one, block))
+                    pairs = list(zip(block, stamps[row : row + len(block)].tolist(), strict=True))
+                    file.writelines(in_chunks(pool, one, pairs))
                 except pictures.Unreadable as error:
                     raise InputError(
-                        f"A picture of {self.name} changed since it was checked: {error}.", "Run again."
+                        f"A picture changed since {self.name} was opened: {error}.", "Open it again."
                     ) from error
+                row += len(block)
                 advance(len(block))
 
     def describe(self, samples: int = 3) -> dict[str, Any]:

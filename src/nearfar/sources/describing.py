@@ -26,7 +26,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "content": columns,
         "labels": {c: _label(data, c) for c in data.labels},
         "groups": _groups(data.groups),
-        "units": None if data.units is None else int(len(np.unique(data.units))),
+        "units": None if data.units is None else len(np.unique(data.units)),
         "domains": {n: int((data.domains == i).sum()) for i, n in enumerate(data.domain_names)}
         if data.domains is not None
         else {},
@@ -128,7 +128,8 @@ def _near_texts(data: Data, role: str) -> dict[str, Any]:
 
 
 def _near(data: Data, pairs: list[tuple[int, int]], compared: int) -> dict[str, Any]:
-    """How many of the distinct contents have a near copy outside their group, and how many have one in another split."""
+    """How many of the distinct contents have a near copy outside their group, and how many have one in another
+    split."""
     groups = data.groups
     pairs = [(a, b) for a, b in pairs if groups is None or groups[a] != groups[b]]
     place = np.full(len(data), -1)

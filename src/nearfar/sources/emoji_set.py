@@ -1,7 +1,8 @@
-"""The built-in data set `emoji`: 3,519 emoji, each drawn in four styles by three vendors, with names and keywords in 26 languages.
+"""The built-in data set `emoji`: 3,519 emoji, each drawn in four styles by three vendors, with names and keywords in
+26 languages.
 
-Drawings: Twemoji (CC-BY 4.0), Noto Emoji (Apache-2.0), OpenMoji (CC-BY-SA 4.0); texts: Unicode CLDR by way of emojibase (Unicode-3.0, MIT).
-Licences and attribution lie beside the data; `scripts/build_emoji.py` makes them.
+Drawings: Twemoji (CC-BY 4.0), Noto Emoji (Apache-2.0), OpenMoji (CC-BY-SA 4.0); texts: Unicode CLDR by way of
+    emojibase (Unicode-3.0, MIT). Licences and attribution lie beside the data; `scripts/build_emoji.py` makes them.
 """
 
 import hashlib
@@ -37,13 +38,14 @@ REASONS = {
 def open_emoji(split: str | None = None) -> Raw:
     """One row a drawing, ordered by style, then by emoji.
 
-    Splits (70/15/15 of the families; a family holds the variants of an emoji by tone, gender and facing side, and every emoji that shares
-    exact artwork with one of them in any style):
-      default        unseen emoji: queries and gallery of val and test are drawings, in all four styles, of families never trained on.
-      "unseen-hand"  the vendor noto is held out with all its styles: train and val hold no Noto drawing, and val holds families never
-                     trained on. Test holds all four styles of the test families, so its emoji are unseen and Noto's hand is too:
-                     queries are the Noto drawings, the gallery is one of the other styles, one after the other
-                     (meta["directions"]); Noto drawings of training and validation emoji are in no split.
+    Splits (70/15/15 of the families; a family holds the variants of an emoji by tone, gender and facing side, and
+    every emoji that shares exact artwork with one of them in any style):
+      default        unseen emoji: queries and gallery of val and test are drawings, in all four styles, of families
+      never trained on. "unseen-hand"  the vendor noto is held out with all its styles: train and val hold no Noto
+      drawing, and val holds families never
+                     trained on. Test holds all four styles of the test families, so its emoji are unseen and Noto's
+                     hand is too: queries are the Noto drawings, the gallery is one of the other styles, one after the
+                     other (meta["directions"]); Noto drawings of training and validation emoji are in no split.
     """
     parts = [_style(style) for style in VENDORS]
     table = pa.concat_tables(parts).combine_chunks()

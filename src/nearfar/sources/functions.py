@@ -1,8 +1,10 @@
-"""The built-in data set `functions`: what a function's summary says -> the function's code, from the libraries installed here.
+"""The built-in data set `functions`: what a function's summary says -> the function's code, from the libraries
+installed here.
 
-Source: the standard library and nearfar's own dependencies (numpy, scipy, scikit-learn, torch, networkx, sympy, transformers, timm, as far as
-they are installed), each under its own licence, read on the user's machine and kept in the cache folder; nothing is shipped. Which
-pairs there are depends on the installed versions: the data hash says so.
+Source: the standard library and nearfar's own dependencies (numpy, scipy, scikit-learn, torch, networkx, sympy,
+    transformers, timm, as far as they are installed), each under its own licence, read on the user's machine and kept
+    in the cache folder; nothing is shipped. Which pairs there are depends on the installed versions: the data hash
+    says so.
 """
 
 import ast
@@ -42,6 +44,7 @@ _LEFT_OUT = {
     "lib2to3",
     "__pycache__",
 }
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
 _VERSION = "1"
 
 
@@ -59,9 +62,9 @@ class Pair:
 def open_functions(cache: Path, limit: int | None = None) -> Raw:
     """One row a function: text = the first sentence of its docstring, text_b = its source without the docstring.
 
-    Left out: summaries under four words or found in the code, bodies under four lines, test folders, and whatever repeats an
-    earlier summary or nearly repeats (Jaccard of word triples >= 0.8) earlier code. Split by module. With `limit` only so many files are
-    read, in an order that mixes the packages.
+    Left out: summaries under four words or found in the code, bodies under four lines, test folders, and whatever
+    repeats an earlier summary or nearly repeats (Jaccard of word triples >= 0.8) earlier code. Split by module. With
+    `limit` only so many files are read, in an order that mixes the packages.
     """
     found = packages()
     versions = {name: _version(name) for name in found}
@@ -159,15 +162,12 @@ def functions_of(path: Path, module: str, package: str) -> Iterator[Pair]:
 
 
 def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    for child in ast.iter_child_nodes(node):
+    """Every function with its dotted name. Only statements are walked: expressions hold no definitions."""
+    for child in (c for block in _BLOCKS for c in getattr(node, block, ())):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix + child.name, child
-        inside = (
-            f"{prefix}{child.name}."
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            else prefix
-        )
-        yield from _definitions(child, inside)
+        named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from _definitions(child, f"{prefix}{child.name}." if named else prefix)
 
 
 def _summary(docstring: str) -> str:

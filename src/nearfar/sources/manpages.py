@@ -4,15 +4,16 @@ import re
 
 _PAGE = re.compile(r".+\.([1-8])[a-z]*(\.gz)?$")
 _GLYPHS = {
-    "aq": "'", "dq": '"', "cq": "'", "oq": "'", "lq": '"', "rq": '"', "bu": "-", "em": "-", "en": "-", "hy": "-", "co": "(c)",
-    "rg": "(r)", "tm": "(tm)", "ti": "~", "ha": "^", "rs": "\\", "ga": "`", "pl": "+", "mi": "-", "mu": "x", "->": "->",
-    "<-": "<-", "<=": "<=", ">=": ">=", "!=": "!=", "+-": "+-", "Tm": "(TM)", "R": "(R)",
+    "aq": "'", "dq": '"', "cq": "'", "oq": "'", "lq": '"', "rq": '"', "bu": "-", "em": "-", "en": "-", "hy": "-",
+    "co": "(c)", "rg": "(r)", "tm": "(tm)", "ti": "~", "ha": "^", "rs": "\\", "ga": "`", "pl": "+", "mi": "-", "mu":
+    "x", "->": "->", "<-": "<-", "<=": "<=", ">=": ">=", "!=": "!=", "+-": "+-", "Tm": "(TM)", "R": "(R)",
 }  # fmt: skip
 _ALTERNATING = {"BR", "RB", "BI", "IB", "IR", "RI"}
 _SILENT = {
-    "TH", "IX", "tm", "rr", "Dd", "Dt", "Os", "de", "ds", "nr", "if", "ie", "el", "so", "ig", "ft", "ad", "hy", "ne", "ps", "ta", "tr", "UR", "UE",
-    "in", "ti", "na", "fi", "nf", "RS", "RE", "EX", "EE", "PD", "HP", "TQ", "sp", "br", "Bl", "El", "Bd", "Ed", "Bk", "Ek",
-    "nh", "ll", "fam", "mso", "rm", "am", "als", "cs", "bp", "ce", "fl", "lf", "SY", "YS", "TS", "TE", "\\}", "rn", "ev", "shift",
+    "TH", "IX", "tm", "rr", "Dd", "Dt", "Os", "de", "ds", "nr", "if", "ie", "el", "so", "ig", "ft", "ad", "hy", "ne",
+    "ps", "ta", "tr", "UR", "UE", "in", "ti", "na", "fi", "nf", "RS", "RE", "EX", "EE", "PD", "HP", "TQ", "sp", "br",
+    "Bl", "El", "Bd", "Ed", "Bk", "Ek", "nh", "ll", "fam", "mso", "rm", "am", "als", "cs", "bp", "ce", "fl", "lf",
+    "SY", "YS", "TS", "TE", "\\}", "rn", "ev", "shift",
 }  # fmt: skip
 _HEADINGS = {"SH", "SS", "Sh", "Ss"}
 _BREAKS = {"PP", "P", "LP", "TP", "IP", "Pp", "It"}

@@ -12,7 +12,7 @@ from nearfar.sources.emoji_set import open_emoji
 from nearfar.sources.folders import read_path
 from nearfar.sources.raw import Raw
 from nearfar.sources.roles import CONTENT, Roles, resolve
-from nearfar.sources.scan import Scan, scan
+from nearfar.sources.scan import Scan, cells, scan
 from nearfar.sources.storage import cache_dir
 
 BUILT_IN = ("emoji", "functions")
@@ -30,15 +30,15 @@ def open_data(
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
     Args:
-        spec: "emoji" or "functions" (built in), or a path: a folder of pictures (folders of classes become labels), a csv, tsv, parquet or
-            jsonl table, a .txt file (one passage a line), a folder of text files or man pages, a BEIR folder, a `datasets`
-            folder saved to disk. Relative image paths are taken from the table's folder.
-        roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None takes a role away).
-        split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
-        seed: of the splits.
-        unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists them in `problems`.
-        limit: at most about so many rows, whole groups, spread over the input.
-        cache: folder of derived data; default NEARFAR_CACHE or ~/.cache/nearfar.
+        spec: "emoji" or "functions" (built in), or a path: a folder of pictures (folders of classes become labels), a
+            csv, tsv, parquet or
+            jsonl table, a .txt file (one passage a line), a folder of text files or man pages, a BEIR folder, a
+            `datasets` folder saved to disk. Relative image paths are taken from the table's folder.
+        roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
+            takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
+            seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
+            them in `problems`. limit: at most about so many rows, whole groups, spread over the input. cache: folder
+            of derived data; default NEARFAR_CACHE or ~/.cache/nearfar.
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
@@ -110,7 +110,7 @@ def _limit(raw: Raw, limit: int) -> None:
     if role is None:
         keep = np.unique(np.linspace(0, rows - 1, limit).round().astype(int))
     else:
-        values = raw.table.select_columns([str(role)]).with_format("arrow")[:].column(0).to_pylist()
+        values = [value for block in cells(raw.table, str(role)) for value in block]
         codes = np.unique([str(v) for v in values], return_inverse=True)[1]
         count = codes.max() + 1
         chosen = np.linspace(0, count - 1, max(1, round(count * limit / rows))).round().astype(int)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+_MARKS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"RIFF", "WEBP"), (b"GIF8", "GIF"))
 
 
 class Unreadable(Exception):
@@ -23,11 +24,11 @@ def decode(source: bytes | str | Path, draft: int | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures below Pillow's limit, odd EXIF blocks
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            with _opened(source) as picture:
                 if draft:
                     picture.draft("RGB", (draft, draft))
                 picture.load()
-                return _rgb(ImageOps.exif_transpose(picture))
+                return _rgb(ImageOps.exif_transpose(picture) if "exif" in picture.info else picture)
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
     except PermissionError:
@@ -41,6 +42,14 @@ def decode(source: bytes | str | Path, draft: int | None = None) -> Image.Image:
         raise Unreadable("it is empty" if _empty(source) else "it is not a picture in a known format") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
         raise Unreadable(f"it is damaged or cut off ({error})") from None
+
+
+def _opened(source: bytes | str | Path) -> Image.Image:
+    if not isinstance(source, bytes):
+        return Image.open(source)
+    kind = next((name for mark, name in _MARKS if source.startswith(mark)), None)
+    # Pillow would try a dozen formats in turn, which takes longer than decoding a small picture.
+    return Image.open(io.BytesIO(source), formats=[kind] if kind else None)
 
 
 def _empty(source: bytes | str | Path) -> bool:
@@ -68,19 +77,21 @@ def pixel_id(picture: Image.Image) -> int:
 
 
 def difference_hash(picture: Image.Image) -> int:
-    """64 signs of the brightness steps along the rows of a 9 x 8 thumbnail: near-copies differ in few bits. Unsigned."""
+    """64 signs of the brightness steps along the rows of a 9 x 8 thumbnail: near-copies differ in few bits.
+    Unsigned."""
     small = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
 
 def square(picture: Image.Image, size: int, fit: str = "crop") -> np.ndarray:
-    """uint8 (3, size, size). "crop": the short side becomes `size`, then the middle is cut out; "pad": the long side, then white around."""
+    """uint8 (3, size, size). "crop": the short side becomes `size`, then the middle is cut out; "pad": the long side,
+    then white around."""
     width, height = picture.size
     if fit == "crop":
         side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        out = picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
+        left, top = (width - side) // 2, (height - side) // 2
+        middle = picture.crop((left, top, left + side, top + side))  # resize(box=...) would blend in what lies outside
+        out = middle.resize((size, size), Image.Resampling.LANCZOS)
     else:
         scale = size / max(width, height)
         inner = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)

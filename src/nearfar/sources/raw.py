@@ -23,9 +23,10 @@ class Problem:
 class Raw:
     """A readable table. `fingerprint` changes with any input; `base` is the folder of relative image paths.
 
-    `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a reader of the
-    file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has its own. `corpus` and
-    `corpus_keys` hold further documents per role; `splits` the hidden domains of each further split.
+    `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a
+    reader of the file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has
+    its own. `corpus` and `corpus_keys` hold further documents per role; `splits` the hidden domains of each further
+    split.
     """
 
     name: str

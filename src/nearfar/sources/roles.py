@@ -18,11 +18,11 @@ Roles = dict[str, str | list[str]]
 _NEGATIVE = re.compile(r"(hard_)?negatives?[_.]?\d+")
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "image": ("image", "img", "picture", "photo", "image_path", "image_file", "file_name", "filename", "filepath", "image_a",
-              "image1", "image_1", "path", "file"),
+    "image": ("image", "img", "picture", "photo", "image_path", "image_file", "file_name", "filename", "filepath",
+              "image_a", "image1", "image_1", "path", "file"),
     "image_b": ("image_b", "image2", "image_2", "img2", "img_b", "picture_b", "positive_image"),
-    "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a", "text1",
-             "sentence", "premise", "summary", "title", "source", "description", "content"),
+    "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a",
+             "text1", "sentence", "premise", "summary", "title", "source", "description", "content"),
     "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b", "text2",
                "body", "response", "translation", "hypothesis", "code", "target"),
     "negative": ("negative", "negatives", "hard_negative", "hard_negatives"),
@@ -41,8 +41,8 @@ def resolve(
 ) -> tuple[Roles, dict[str, str]]:
     """The roles and, for each, the reason in words.
 
-    `wanted` is the user's (None or "none" takes a role away); `fixed` comes with the format. Raises InputError for an unknown role
-    or column, or where no column holds pictures or texts.
+    `wanted` is the user's (None or "none" takes a role away); `fixed` comes with the format. Raises InputError for an
+    unknown role or column, or where no column holds pictures or texts.
     """
     wanted = dict(wanted or {})
     columns = visible(table)
@@ -143,8 +143,10 @@ def _by_content(table: Dataset, roles: Roles, reasons: dict[str, str], given: se
     samples = {name: _sample(table, name) for name in free}
     images = [name for name in free if _is_picture(samples[name])]
     texts = [name for name in free if name not in images and _is_text(samples[name])]
-    _fill(("image", "image_b"), images, "its values are pictures", roles, reasons, given)
-    if "image" not in roles or "text" not in roles:
+    if not any(role in roles for role in ("image", "image_b")):
+        _fill(("image", "image_b"), images, "its values are pictures", roles, reasons, given)
+    # Where a name told what the text is, another column of words may be anything: authors, comments.
+    if not any(role in roles for role in ("text", "text_b")):
         places = ("text",) if "image" in roles else ("text", "text_b")
         _fill(places, texts, "its values are texts of several words", roles, reasons, given)
     if not any(role in roles for role in CONTENT):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,23 +19,27 @@ from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.storage import whole
 
 BATCH = 512
+_PARTS = ("content", "hashes", "sizes", "stamps")
 VERSION = "1"  # raise when ids change meaning: stored scans of another version are not read
 
 
 @dataclass
 class Scan:
     """Per column: content ids, int64 (N,); for pictures also difference hashes (uint64) and width, height (N, 2); for
-    texts the number of words. `bad` lists (row, problem)."""
+    texts the number of words. `stamps` tell whether a picture's file changed. `bad` lists (row, problem)."""
 
     content: dict[str, np.ndarray] = field(default_factory=dict)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: dict[str, np.ndarray] = field(default_factory=dict)
+    stamps: dict[str, np.ndarray] = field(default_factory=dict)
     bad: list[tuple[int, Problem]] = field(default_factory=list)
 
     def take(self, rows: np.ndarray) -> "Scan":
         """The same for some of the rows; problems are left out."""
-        parts = [{k: v[rows] for k, v in part.items()} for part in (self.content, self.hashes, self.sizes)]
-        return Scan(*parts)
+        result = Scan()
+        for part in _PARTS:
+            setattr(result, part, {key: values[rows] for key, values in getattr(self, part).items()})
+        return result
 
 
 def picture_source(value: Any, base: Path | None) -> bytes | Path:
@@ -62,14 +66,27 @@ def plain_values(column: pa.ChunkedArray) -> list[Any]:
     return column.to_pylist()
 
 
+def in_chunks(
+    pool: ThreadPoolExecutor, function: Callable[[Any], Any], values: Sequence[Any], size: int = 32
+) -> Iterator[Any]:
+    """`pool.map` that hands over several small tasks at a time: the threads would spend more time on changing
+    places."""
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    for results in pool.map(lambda part: [function(value) for value in part], parts):
+        yield from results
+
+
 def scan(raw: Raw, images: list[str], texts: list[str], cache: Path) -> Scan:
     """Reads a stored scan of the same input, or makes and stores it."""
-    marks = [_files_mark(raw, column) for column in images]
-    name = hashlib.sha256("\0".join([VERSION, raw.fingerprint, *images, "|", *texts, *marks]).encode()).hexdigest()[:32]
+    stamps = {column: _stamps(raw, column) for column in images}
+    state = hashlib.sha256("\0".join([VERSION, raw.fingerprint, *images, "|", *texts]).encode())
+    for stamp in stamps.values():
+        state.update(stamp.tobytes())
+    name = state.hexdigest()[:32]
     path = cache / "scans" / f"{name}.npz"
     if path.exists():
         return _load(path)
-    result = Scan()
+    result = Scan(stamps=stamps)
     for column in images:
         _scan_images(raw, column, result)
     for column in texts:
@@ -92,20 +109,20 @@ def _problem(raw: Raw, row: int, column: str, message: str, picture: Any = None)
     return row, Problem(str(raw.path or raw.name), row_number(raw, row), f"column '{column}'{where}: {message}", unit)
 
 
-def _files_mark(raw: Raw, column: str) -> str:
-    """Changes when a picture file that a column points to changes (its size or time)."""
-    state = hashlib.sha256()
-    for block in cells(raw.table, column):
-        for value in block:
-            if isinstance(value, bytes) or not value:
-                continue
-            try:
-                source = picture_source(value, raw.base)
-                found = os.stat(source) if isinstance(source, Path) else None
-            except (OSError, pictures.Unreadable):
-                found = None
-            state.update(f"{found.st_size}:{found.st_mtime_ns};".encode() if found else b"-")
-    return state.hexdigest()
+def stamp(value: Any, base: Path | None) -> int:
+    """An int64 of a picture file's size and time of change; 0 for stored bytes and for files that are not there."""
+    if isinstance(value, bytes) or not value:
+        return 0
+    try:
+        source = picture_source(value, base)
+        found = os.stat(source) if isinstance(source, Path) else None
+    except (OSError, pictures.Unreadable):
+        return 0
+    return hash((found.st_size, found.st_mtime_ns)) if found else 0
+
+
+def _stamps(raw: Raw, column: str) -> np.ndarray:
+    return np.array([stamp(value, raw.base) for block in cells(raw.table, column) for value in block], np.int64)
 
 
 def _look(value: Any, base: Path | None) -> tuple[int, int, int, int] | tuple[Any, str]:
@@ -125,7 +142,7 @@ def _scan_images(raw: Raw, column: str, result: Scan) -> None:
     row = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, track(f"checking {column}", rows) as advance:
         for block in cells(raw.table, column):
-            for found in pool.map(lambda value: _look(value, raw.base), block):
+            for found in in_chunks(pool, lambda value: _look(value, raw.base), block):
                 if len(found) == 2:
                     result.bad.append(_problem(raw, row, column, found[1], found[0]))
                 else:
@@ -158,11 +175,7 @@ def _scan_texts(raw: Raw, column: str, result: Scan) -> None:
 
 
 def _store(path: Path, result: Scan) -> None:
-    arrays = {
-        f"{part}/{key}": value
-        for part in ("content", "hashes", "sizes")
-        for key, value in getattr(result, part).items()
-    }
+    arrays = {f"{part}/{key}": value for part in _PARTS for key, value in getattr(result, part).items()}
     bad = [(str(row), p.file, "" if p.row is None else str(p.row), p.message, p.unit) for row, p in result.bad]
     with whole(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays, bad=np.array(bad, dtype=np.str_).reshape(-1, 5))

@@ -80,7 +80,8 @@ def _content(facts: dict[str, Any]) -> Table:
     for role, column in facts["content"].items():
         near = column["near_copies"]
         table.add_row(
-            Text(role, style="cyan"), column["type"], _size(column), f"{column['distinct']:,}", f"{column['duplicates']:,}",
+            Text(role, style="cyan"), column["type"], _size(column),
+            f"{column['distinct']:,}", f"{column['duplicates']:,}",
             f"{near['rows']:,}", f"{near['rows_across_splits']:,}",
         )  # fmt: skip
     return table
@@ -92,7 +93,7 @@ def _label(column: str, label: dict[str, Any]) -> Text:
     tail = f" and {more} more, the smallest with {label['least']:,}" if more > 0 else ""
     missing = f"; {label['missing']:,} rows without one" if label["missing"] else ""
     return Text.assemble(
-        "\n", ("Label ", "bold"), (column, "cyan"), f": {label['classes']} classes: {names}{tail}{missing}"
+        "\n", ("Classes of ", "bold"), (column, "cyan"), f" ({label['classes']}): {names}{tail}{missing}"
     )
 
 
@@ -122,7 +123,7 @@ def _remarks(console: Console, facts: dict[str, Any], count: int) -> None:
         console.print(Text(f"Note: {note}"), style="yellow")
     found = facts["problems"]
     if found:
-        console.print(Text(f"\n{len(found):,} rows skipped", style="bold red"))
+        console.print(Text(f"\n{len(found):,} row{'s' * (len(found) != 1)} skipped", style="bold red"))
         for problem in found[:count]:
             console.print(Text(f"  {problem}"))
         if len(found) > count:

@@ -36,8 +36,8 @@ def components(columns: Sequence[np.ndarray]) -> np.ndarray:
 def assign(component: np.ndarray, mark: np.ndarray, seed: int, shares: dict[str, float]) -> dict[str, np.ndarray]:
     """Sorted row numbers of each split: whole components, `shares` of their number, in an order drawn from the seed.
 
-    The order hashes the seed with the smallest `mark` (an int64 id of unit or content) of each component, so it does not
-    depend on the order of the rows. With three or more components no split is empty.
+    The order hashes the seed with the smallest `mark` (an int64 id of unit or content) of each component, so it does
+    not depend on the order of the rows. With three or more components no split is empty.
     """
     count = int(component.max(initial=-1)) + 1
     smallest = np.full(count, np.iinfo(np.int64).max)

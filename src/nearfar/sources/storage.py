@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nearfar.errors import InputError, NearfarError
@@ -22,14 +22,15 @@ def cache_dir(cache: str | Path | None = None) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The cache folder {path} cannot be created: {error.strerror}.", hint) from error
-    if not os.access(path, os.W_OK | os.X_OK):
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise InputError(f"The cache folder {path} cannot be written: permission denied.", hint)
     return path
 
 
 @contextmanager
 def whole(target: Path) -> Iterator[Path]:
-    """Gives a fresh path beside `target` to write a file or a folder to; it takes the target's place only after the block ends well.
+    """Gives a fresh path beside `target` to write a file or a folder to; it takes the target's place only after the
+    block ends well.
 
     Two processes may write the same target: one of them wins, and both contents are whole.
     Raises NearfarError where the disk is full or the folder cannot be written.
@@ -49,7 +50,8 @@ def whole(target: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _move(source: Path, target: Path) -> None:

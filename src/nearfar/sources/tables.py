@@ -40,16 +40,19 @@ def text_file(path: Path) -> Iterator[TextIO]:
     with open(path, "rb") as file:
         head = file.read(4)
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in head:
+        raise InputError(f"{path}, line 1: the text looks like UTF-16 without its mark.", _mend(path, "UTF-16LE"))
     try:
         with open(path, encoding=encoding, newline="") as file:
             yield file
     except UnicodeError as error:
         line = _bad_line(path) if encoding.startswith("utf-8") else None
         where = f"{path}, line {line}" if line else str(path)
-        kind = "looks like UTF-16 without its mark" if b"\0" in head else f"is not valid {encoding.upper()}"
-        source = "UTF-16" if b"\0" in head else "WINDOWS-1252"
-        hint = f"Save it as UTF-8, for example: iconv -f {source} -t UTF-8 {path.name} > new{path.suffix}"
-        raise InputError(f"{where}: the text {kind}.", hint) from error
+        raise InputError(f"{where}: the text is not valid {encoding.upper()}.", _mend(path, "WINDOWS-1252")) from error
+
+
+def _mend(path: Path, source: str) -> str:
+    return f"Save it as UTF-8, for example: iconv -f {source} -t UTF-8 {path.name} > new{path.suffix}"
 
 
 def _bad_line(path: Path) -> int | None:
@@ -117,7 +120,8 @@ class _Faults:
 
 
 def read_csv(path: Path, cache: Path, skip: bool) -> Raw:
-    """Comma, semicolon or tab separated, quoted as spreadsheets do; the first line names the columns; all values are strings."""
+    """Comma, semicolon or tab separated, quoted as spreadsheets do; the first line names the columns; all values are
+    strings."""
     digest = file_digest(path)
     faults = _Faults(path, skip, "Quote fields that hold the separator or a line break, or use --unreadable skip.")
     with text_file(path) as file:
@@ -180,7 +184,8 @@ def _even(rows: Iterable[tuple[int, list[str]]], header: list[str], faults: _Fau
 
 
 def read_json(path: Path, cache: Path, skip: bool) -> Raw:
-    """One JSON object a line (or one array of objects). Numbers become strings; a list of strings becomes columns NAME.0, NAME.1..."""
+    """One JSON object a line (or one array of objects). Numbers become strings; a list of strings becomes columns
+    NAME.0, NAME.1..."""
     digest = file_digest(path)
     faults = _Faults(path, skip, 'Each line is one JSON object such as {"text": "..."}; or use --unreadable skip.')
     columns: dict[str, None] = {}
@@ -246,16 +251,15 @@ def read_parquet(paths: list[Path], path: Path, cache: Path) -> Raw:
 
 
 def _parquet_batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
-    schema: pa.Schema | None = None
+    schema = pa.schema([])
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
-                plain = _plain(file.schema_arrow)
-                schema = schema or plain
-                if plain.names != schema.names:
-                    raise InputError(
-                        f"{path}: its columns differ from those of {paths[0]}.", "Give each kind its own folder."
-                    )
+                own = _plain(file.schema_arrow)
+                schema = own if path == paths[0] else schema
+                if own.names != schema.names:
+                    hint = "Give each kind its own folder."
+                    raise InputError(f"{path}: its columns differ from those of {paths[0]}.", hint)
                 for batch in file.iter_batches(1024):
                     arrays = [array.cast(field.type) for array, field in zip(batch.columns, schema, strict=True)]
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema)

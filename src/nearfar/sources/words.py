@@ -32,7 +32,8 @@ def shingles(text: str, size: int = 3) -> set[str]:
 
 
 def min_hashes(runs: set[str]) -> np.ndarray:
-    """uint64 (32,): minima of 32 hashes over the runs. Two sets that overlap by a share J (Jaccard) agree in about J of the entries."""
+    """uint64 (32,): minima of 32 hashes over the runs. Two sets that overlap by a share J (Jaccard) agree in about J
+    of the entries."""
     marks = np.frombuffer(
         b"".join(hashlib.blake2b(r.encode("utf-8", "replace"), digest_size=4).digest() for r in runs), "<u4"
     )
@@ -44,8 +45,8 @@ def near_copies(
 ) -> np.ndarray:
     """int64 (N,): the first text that each one nearly repeats, its own number where there is none.
 
-    Near means that the runs of three words overlap by `least` (Jaccard, exact). Candidates are texts with an equal band of four
-    hashes: of eight bands a pair at 0.8 shares one with a probability of 0.98.
+    Near means that the runs of three words overlap by `least` (Jaccard, exact). Candidates are texts with an equal
+    band of four hashes: of eight bands a pair at 0.8 shares one with a probability of 0.98.
     """
     first = np.arange(len(texts), dtype=np.int64)
     if not len(texts):
