@@ -47,9 +47,11 @@ class TextEncoder(Encoder):
 
 
 class SmallText(TextEncoder):
-    """Tokenizer of the user's texts; embedding table (d = `dim`); residual MLP on each token; mean over the tokens.
+    """Tokenizer of the user's texts; embedding table (d = `dim`); residual MLP and a learned weight for each token; mean
+    over the tokens.
 
-    Without bos and eos, which would add the same constant to every vector. An empty text gives the zero vector.
+    The weights start as a / (a + share of the token in the texts), a = 0.001 (Arora et al., ICLR 2017), so that words
+    which stand everywhere do not drown the others; the MLP starts as nothing. Without bos and eos, which would add the same constant to every vector. An empty text gives the zero vector.
     """
 
     def __init__(self, tokenizer: Any, dim: int = 128, hidden: int = 256, dropout: float = 0.1, length: int = 512):
@@ -61,6 +63,9 @@ class SmallText(TextEncoder):
         self.table = nn.Embedding(size, dim)
         nn.init.normal_(self.table.weight, std=1 / math.sqrt(dim))
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        nn.init.zeros_(self.mlp[-1].weight)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.mlp[-1].bias)  # pyright: ignore[reportArgumentType]
+        self.log_weight = nn.Parameter(torch.zeros(size))
         self.dropout = nn.Dropout(dropout)
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -69,7 +74,17 @@ class SmallText(TextEncoder):
     def vocabulary(self, ids: Tensor) -> Tensor:
         """Vectors of the given token ids; the text's vector is the mean of those of its tokens."""
         rows = self.table(ids)
-        return rows + self.mlp(rows)
+        return self.log_weight[ids].exp()[..., None] * (rows + self.mlp(rows))
+
+    @torch.no_grad()
+    def weigh(self, texts: Sequence[str]) -> None:
+        """Set the weights of the tokens from how often they stand in `texts`."""
+        counts = torch.zeros(self.special.size, dtype=torch.float64)
+        for start in range(0, len(texts), 1000):
+            flat = [token for row in self.encode_ids(texts[start:start + 1000]) for token in row]
+            counts += torch.bincount(torch.tensor(flat, dtype=torch.long), minlength=self.special.size)
+        share = counts / counts.sum().clamp(min=1)
+        self.log_weight.copy_((1e-3 / (1e-3 + share)).log())
 
     def tokens(self, x: Tokens) -> tuple[Tensor, Tensor]:
         ids, where = x.ids.unique(return_inverse=True)                 # each distinct token goes through the MLP once
@@ -152,8 +167,11 @@ def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabul
     if name == "small":
         if texts is None:
             raise InputError("The small text encoder trains its tokenizer on your texts.", "Give texts=[...].")
-        return SmallText(train_tokenizer(texts, vocabulary), dim, 2 * dim, 0.1 if dropout is None else dropout,
-                         length or 512)
+        texts = [str(row) for row in texts]
+        small = SmallText(train_tokenizer(texts, vocabulary), dim, 2 * dim, 0.1 if dropout is None else dropout,
+                          length or 512)
+        small.weigh(texts[::max(1, len(texts) // 20_000)])
+        return small
     folder = _minilm() if name == "minilm" else Path(name)
     if not folder.is_dir():
         raise InputError(f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
