@@ -185,7 +185,8 @@ class PairTask(Task):
 
 
 class GroupTask(Task):
-    """Find another member of the group; where rows have a domain, in another domain, every ordered pair of them."""
+    """Find another member of the group; where rows have a domain, in another domain: every ordered pair of them, or
+    those that `data.meta["directions"][split]` lists."""
 
     kind = "groups"
 
@@ -201,9 +202,11 @@ class GroupTask(Task):
             return [self._within(rows)]
         names = self.data.domain_names
         outlines = [set(pair) for pair in self.data.meta.get("shared_outline", [])]
+        wanted = (self.data.meta.get("directions") or {}).get(split)
         found = [self._across(rows[domains == a], rows[domains == b], f"{names[a]} → {names[b]}",
                               {names[a], names[b]} in outlines)
-                 for a in present for b in present if a != b]
+                 for a in present for b in present
+                 if a != b and (wanted is None or [names[a], names[b]] in wanted)]
         found = [search for search in found if search.relevant.counts.any()]
         if not found:
             raise InputError(f"No group of the {split} split has members in two domains.",
@@ -215,7 +218,8 @@ class GroupTask(Task):
             return (f"Retrieval of another {self.role} of the same group: R@1 (is the nearest other item of the "
                     "group?). Copies of the query are hidden.")
         return (f"Retrieval of the same thing in another domain, on groups never trained on: R@1 by {self.role}, mean "
-                f"over every ordered pair of {', '.join(self.data.domain_names)}; one group a unit in the gallery.")
+                f"over {'chosen pairs' if self.data.meta.get('directions') else 'every ordered pair'} of "
+                f"{', '.join(self.data.domain_names)}; one group a unit in the gallery.")
 
     def one_group_a_unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the first group (by row order) of each unit: near-copies of one unit would make misses unfair."""
