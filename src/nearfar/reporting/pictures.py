@@ -55,7 +55,8 @@ def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
         places = PCA(2, random_state=seed).fit_transform(z)
     else:
         width = PCA(min(50, *z.shape), random_state=seed).fit_transform(z)
-        places = TSNE(perplexity=min(30, (len(z) - 1) / 3), init="pca", max_iter=500, random_state=seed).fit_transform(width)
+        nearby = min(30, (len(z) - 1) / 3)
+        places = TSNE(perplexity=nearby, init="pca", max_iter=500, random_state=seed).fit_transform(width)
     places = np.asarray(places, np.float64)
     places = places - places.mean(0)
     return places / max(np.abs(places).max(), 1e-9)
