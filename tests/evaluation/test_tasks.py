@@ -57,6 +57,12 @@ def test_groups_across_domains():
     assert task.summary()["hard"] == ["ink → photo", "colour → photo", "photo → ink", "photo → colour"]
 
 
+def test_chosen_directions():
+    data = drawings(meta={"directions": {"test": [["photo", "ink"], ["photo", "colour"]]}})
+    assert [search.name for search in task_for(data).searches("test")] == ["photo → ink", "photo → colour"]
+    assert len(task_for(data).searches("val")) == 6
+
+
 def test_directions_hard_mean_and_counts():
     z = np.tile(np.eye(4), (3, 1))
     z[8:] = np.eye(4)[[1, 2, 3, 0]]                            # photos are all taken for another group

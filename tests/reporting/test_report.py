@@ -10,7 +10,7 @@ import pytest
 from nearfar.errors import InputError, NearfarError
 from nearfar.evaluation.comparison import compare_rows
 from nearfar.reporting import results_of_runs, write_report
-from nearfar.reporting.report import render
+from nearfar.reporting.report import parts_of, render
 
 from .sample import results, rows
 
@@ -199,6 +199,15 @@ def test_runs_of_several_methods_and_seeds_stand_in_one_table():
     assert [(row["slug"], len(row["seeds"])) for row in found["rows"]] == [("simclr", 2), ("dcl", 2)]
     assert found["rows"][0]["mean"] == pytest.approx(0.805)
     read(render(found))
+
+
+def test_runs_fill_in_what_results_lack():
+    lacking = results()
+    del lacking["curves"], lacking["map"], lacking["examples"], lacking["diagnostics"]
+    assert "curves" not in read(render(lacking)).ids
+    assert parts_of([run(seed=1), run(seed=2), run("dcl", map={"x": []}, diagnostics=[1])]) == {
+        "curves": {"simclr": {"1": run()["curve"], "2": run()["curve"]}, "dcl": {"0": run()["curve"]}},
+        "diagnostics": {"dcl": [1]}, "map": {"dcl": {"x": []}}}
 
 
 def test_a_run_without_scores():

@@ -13,7 +13,7 @@ import numpy as np
 
 from nearfar.errors import InputError
 
-QUERY_TILE, GALLERY_TILE = 256, 8192
+QUERY_TILE, GALLERY_TILE = 256, 32_768
 GRID = 2.0**24
 
 

@@ -101,15 +101,17 @@ def per_query(places: np.ndarray, counts: np.ndarray, ks: Iterable[int], cut: in
 
 def _places(scorer: Scorer, rows: slice, pairs: Pairs, unseen: Pairs | None, gallery_tile: int) -> np.ndarray:
     """int64 (pairs,): the place of each relevant item in its query's ranking, rising within a query."""
-    scores = np.empty(len(pairs.row), np.float32)
-    for columns in spans(scorer.gallery, gallery_tile):
-        pairs.read(scorer.tile(rows, columns), columns, scores)
+    scores, tile = np.empty(len(pairs.row), np.float32), np.empty(0, np.float32)
+    tiles = list(spans(scorer.gallery, gallery_tile))
+    for columns in tiles:
+        tile = scorer.tile(rows, columns)
+        pairs.read(tile, columns, scores)
     order = np.lexsort((-scores, pairs.row))
     scores = scores[order]
     ends = np.searchsorted(pairs.row, np.arange(pairs.queries + 1))
     ahead = np.zeros(len(scores), np.int64)
-    for columns in spans(scorer.gallery, gallery_tile):
-        tile = scorer.tile(rows, columns)
+    for columns in tiles:
+        tile = tile if len(tiles) == 1 else scorer.tile(rows, columns)
         pairs.write(tile, columns, -np.inf)
         if unseen is not None:
             unseen.write(tile, columns, -np.inf)

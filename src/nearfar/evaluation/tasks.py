@@ -187,7 +187,8 @@ class PairTask(Task):
 
 
 class GroupTask(Task):
-    """Find another member of the group; where rows have a domain, in another domain, every ordered pair of them."""
+    """Find another member of the group; where rows have a domain, in another domain: every ordered pair of them, or
+    those that `data.meta["directions"][split]` lists."""
 
     kind = "groups"
 
@@ -219,7 +220,8 @@ class GroupTask(Task):
             return (f"Retrieval of another {self.role} of the same group: R@1 (is the nearest other item of the "
                     "group?). Copies of the query are hidden.")
         return (f"Retrieval of the same thing in another domain, on groups never trained on: R@1 by {self.role}, mean "
-                f"over every ordered pair of {', '.join(self.data.domain_names)}; one group a unit in the gallery.")
+                f"over {'chosen pairs' if self.data.meta.get('directions') else 'every ordered pair'} of "
+                f"{', '.join(self.data.domain_names)}; one group a unit in the gallery.")
 
     def one_group_a_unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the first group (by row order) of each unit: near-copies of one unit would make misses unfair."""

@@ -55,15 +55,20 @@ def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
         places = PCA(2, random_state=seed).fit_transform(z)
     else:
         width = PCA(min(50, *z.shape), random_state=seed).fit_transform(z)
-        places = TSNE(perplexity=min(30, (len(z) - 1) / 3), init="pca", random_state=seed).fit_transform(width)
+        nearby = min(30, (len(z) - 1) / 3)
+        places = TSNE(perplexity=nearby, init="pca", max_iter=500, random_state=seed).fit_transform(width)
     places = np.asarray(places, np.float64)
     places = places - places.mean(0)
     return places / max(np.abs(places).max(), 1e-9)
 
 
-def map_json(data: Any, role: str, rows: Any, z: Any, labels: Sequence[str] | None = None, *, size: int = 40,
+def map_json(data: Any, role: str, rows: Any, z: Any, labels: Sequence[str] | None = None, *, size: int | None = None,
              seed: int = 0) -> dict[str, list]:
-    """The map of embeddings z (n, d) of the rows, as it stands in results.json: x, y, label, key and thumb or text."""
+    """The map of embeddings z (n, d) of the rows, as it stands in results.json: x, y, label, key and thumb or text.
+
+    size: pixels of a thumbnail; by default that of the data's own pictures where it is known, else 48.
+    """
+    size = size or _native(data)
     rows, places = np.asarray(rows), map_2d(z, seed=seed)
     shown = ({"thumb": [thumbnail(image, size) for image in data.images(role, size, rows)]} if is_image(role)
              else {"text": [clip(text) for text in data.texts(role, rows)]})
@@ -72,14 +77,19 @@ def map_json(data: Any, role: str, rows: Any, z: Any, labels: Sequence[str] | No
             "key": [data.keys[row] for row in rows], **shown}
 
 
-def examples_json(data: Any, examples: Sequence[Example], *, size: int = 64) -> list[dict[str, Any]]:
+def examples_json(data: Any, examples: Sequence[Example], *, size: int | None = None) -> list[dict[str, Any]]:
     """Examples as they stand in results.json: direction, rank of the first relevant item, query and hits, each with
-    key and image (data-URI) or text."""
+    key and image (data-URI, `size` pixels as in `map_json`) or text."""
+    size = size or _native(data)
     return [{"direction": example.direction, "rank": example.rank,
              "query": _item(data, example.role, example.row, -1, size, example.transformed),
              "hits": [_item(data, hit.role, hit.row, hit.corpus, size)
                       | {"score": round(hit.score, 4), "relevant": hit.relevant} for hit in example.hits]}
             for example in examples]
+
+
+def _native(data: Any) -> int:
+    return int((data.meta or {}).get("native_size") or 48)
 
 
 def _item(data: Any, role: str, row: int, corpus: int, size: int, transformed: bool = False) -> dict[str, Any]:

@@ -20,10 +20,11 @@ def write_report(path: str | Path, results: dict[str, Any], runs: Sequence[dict[
     """Writes the report of a comparison (`results` as in results.json), or of `runs` alone where results is empty.
 
     runs: dicts of a run folder's parts: config, scores, curve and, where known, diagnostics, examples, map and path.
-    Whatever part is missing is left out of the page. The file appears only when complete.
+    Beside results, runs fill in curves, diagnostics, examples and maps that it lacks. A part that is missing everywhere
+    is left out of the page. The file appears only when complete.
     Raises InputError where there is neither a row nor a run, or runs differ in data or split.
     """
-    results = results or results_of_runs(runs)
+    results = {**parts_of(runs), **results} if results else results_of_runs(runs)
     if not results.get("rows"):
         raise InputError("There is nothing to report: no row and no run was given.")
     html = render(results)
@@ -78,15 +79,22 @@ def results_of_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first, scores = configs[0], next((run["scores"] for run in runs if run.get("scores")), {})
     task = scores.get("task") or {"primary": scores.get("primary_name", "hit@1"), "proxy": False, "description": ""}
     decided = compare_rows(list(rows.values()), next(iter(rows)), proxy=bool(task.get("proxy")))
-    by_slug = {run["config"].get("method", "run"): run for run in runs}
-    parts = {part: {slug: run[part] for slug, run in by_slug.items() if run.get(part)}
-             for part in ("diagnostics", "examples", "map")}
     return {"task": task, "data": _data_of(first), "plan": _plan_of(configs), "baseline": next(iter(rows)), **decided,
-            **parts, "curves": {slug: {str(run["config"].get("seed", 0)): run["curve"] for run in runs
-                                       if run["config"].get("method", "run") == slug and run.get("curve")}
-                                for slug in rows},
-            "commands": list(dict.fromkeys(config["command"] for config in configs if config.get("command"))),
-            "versions": first.get("versions", {})}
+            **parts_of(runs), "versions": first.get("versions", {}),
+            "commands": list(dict.fromkeys(config["command"] for config in configs if config.get("command")))}
+
+
+def parts_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Curves of every run by method and seed; diagnostics, examples and map of the last run of each method."""
+    parts: dict[str, Any] = {"curves": {}, "diagnostics": {}, "examples": {}, "map": {}}
+    for run in runs:
+        slug, seed = run["config"].get("method", "run"), str(run["config"].get("seed", 0))
+        if run.get("curve"):
+            parts["curves"].setdefault(slug, {})[seed] = run["curve"]
+        for part in ("diagnostics", "examples", "map"):
+            if run.get(part):
+                parts[part][slug] = run[part]
+    return {part: found for part, found in parts.items() if found}
 
 
 def _cell(run: dict[str, Any]) -> dict[str, Any]:
