@@ -1,0 +1,67 @@
+"""The demo's question with three seeds at fixed steps, on both splits: the table of the README.
+
+    python benchmarks/demo.py [--steps 800] [--seeds 3] [--out runs/benchmark-demo]
+
+Writes benchmarks/results/demo.json and demo.md. Resumable: finished cells are not run again. The README's table is made
+from these files by scripts/build_docs.py, never typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from nearfar.sources import open_data
+from nearfar.training.comparing import compare
+
+METHODS = ["simclr", "pairs", "dcl --views members", "swav --views members"]
+SPLITS = {"unseen emoji": None, "unseen hand": "unseen-hand"}
+
+
+def row(r: dict[str, Any], hard: str) -> dict[str, Any]:
+    done = [c for c in r["seeds"] if c["status"] == "done"]
+
+    def mean(values: list[float]) -> float | None:
+        return sum(values) / len(values) if values else None
+
+    return {"label": r["label"], "kind": r["kind"], "r1": r["mean"], "interval": r["interval"],
+            "r10": mean([c["metrics"]["hit@10"] for c in done if "hit@10" in c["metrics"]]),
+            "hard_r1": mean([c["metrics"][hard] for c in done if hard in c["metrics"]]),
+            "difference": r["difference"], "seconds": mean([c["seconds"] for c in done if c.get("seconds")]),
+            "values": [c["primary"] for c in done]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--orientation", action="store_true", help="also the encoder with orientation channels")
+    parser.add_argument("--splits", nargs="*", default=list(SPLITS))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-demo"))
+    given = parser.parse_args()
+    results = Path("benchmarks/results/demo.json")
+    table: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {"splits": {}}
+    for name in given.splits:
+        data = open_data("emoji", split=SPLITS[name])
+        done = compare(data, methods=given.methods, seeds=given.seeds, steps=given.steps, batch_size=128, val_every=0,
+                       baseline="simclr", out=given.out / name.replace(" ", "-"), say=print, progress=False)
+        rows = [row(r, "hard/hit@1") for r in done.results["rows"]]
+        if given.orientation:
+            turned = compare(data, methods=["pairs"], seeds=given.seeds, steps=given.steps, batch_size=128, val_every=0,
+                             channels="orientation", out=given.out / f"{name.replace(' ', '-')}-orientation", say=print,
+                             progress=False)
+            rows += [row(r, "hard/hit@1") | {"label": "pairs, orientation channels"} for r in turned.results["rows"]
+                     if r["kind"] == "method"]
+        table["splits"][name] = {"rows": rows, "reason": done.results["reason"], "steps": given.steps,
+                                 "seeds": given.seeds, "data_hash": data.hash, "split_hash": data.split_hash}
+        table["versions"] = done.results["versions"]
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(table, indent=1) + "\n")
+    print(f"written: {results}")
+
+
+if __name__ == "__main__":
+    main()
