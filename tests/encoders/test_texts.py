@@ -179,3 +179,10 @@ def test_a_folder_without_weights_is_told(tmp_path):
 def test_pad_of_nothing():
     assert pad([]).ids.shape == (0, 1)
     assert pad([[]]).mask.sum() == 0
+
+
+def test_frequent_tokens_start_with_less_weight():
+    encoder = encoders.text("small", texts=["the cat", "the dog", "the mat", "the end"] * 5, vocabulary=60)
+    the, cat = (encoder.log_weight[encoder.encode_ids([word])[0][0]].detach() for word in ("the", "cat"))
+    assert float(the) == pytest.approx(np.log(1e-3 / (1e-3 + 0.5)), rel=0.05)
+    assert float(cat) == pytest.approx(np.log(1e-3 / (1e-3 + 0.125)), rel=0.05)

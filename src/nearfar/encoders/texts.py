@@ -47,11 +47,12 @@ class TextEncoder(Encoder):
 
 
 class SmallText(TextEncoder):
-    """Tokenizer of the user's texts; embedding table (d = `dim`); residual MLP and a learned weight for each token; mean
-    over the tokens.
+    """Tokenizer of the user's texts; embedding table (d = `dim`); residual MLP and a learned weight for each token;
+    mean over the tokens.
 
     The weights start as a / (a + share of the token in the texts), a = 0.001 (Arora et al., ICLR 2017), so that words
-    which stand everywhere do not drown the others; the MLP starts as nothing. Without bos and eos, which would add the same constant to every vector. An empty text gives the zero vector.
+    which stand everywhere do not drown the others; the MLP starts as nothing. Without bos and eos, which would add the
+    same constant to every vector. An empty text gives the zero vector.
     """
 
     def __init__(self, tokenizer: Any, dim: int = 128, hidden: int = 256, dropout: float = 0.1, length: int = 512):
