@@ -68,7 +68,7 @@ def test_metrics_equal_the_loop(search, gallery_tile, query_tile):
 
 
 def test_many_relevant_items_equal_the_loop():
-    """More than eight relevant items a query take the sorting path."""
+    """More than eight relevant items a query take another path."""
     generator = np.random.default_rng(1)
     query, gallery = generator.normal(size=(7, 4)), generator.normal(size=(90, 4))
     gallery[40:60] = gallery[:20]
@@ -159,6 +159,14 @@ def test_torch_tensors_are_taken():
     import torch
     z = torch.eye(4, requires_grad=True)
     assert retrieval(z, z, range(4), range(4))["hit@1"] == 1
+
+
+def test_tiles_computed_again_give_the_same(monkeypatch):
+    query, gallery = np.random.default_rng(0).normal(size=(9, 4)), np.random.default_rng(1).normal(size=(60, 4))
+    arguments = VectorScorer(query, gallery), same(range(9), np.arange(60) % 9)
+    kept = rank(*arguments, gallery_tile=13)
+    monkeypatch.setattr("nearfar.evaluation.retrieval.KEPT_BYTES", 0)
+    assert rank(*arguments, gallery_tile=13).metrics == kept.metrics
 
 
 def test_no_tile_is_larger_than_asked_for():
