@@ -22,7 +22,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import GALLERY_TILE, QUERY_TILE, Scorer, VectorScorer, spans
 from nearfar.evaluation.relevance import Pairs, Relation, listed, same
 
-SEARCH_FROM, KEPT_BYTES = 8, 128 * 2**20
+SEARCH_FROM, KEPT_BYTES = 64, 128 * 2**20
 
 
 @dataclass(frozen=True)
