@@ -38,6 +38,12 @@ def test_a_reference_may_win():
     assert result["winner"] == "hog"
 
 
+def test_rows_without_seeds_are_compared_as_they_are():
+    result = compare_rows([row("hog", [0.6], "reference"), row("pixels", [0.3], "reference")], "pixels")
+    assert result["winner"] == "hog"
+    assert result["reason"].endswith("+30.0 points against PIXELS.")
+
+
 def test_no_winner_from_one_seed_a_proxy_or_nothing():
     rows = [row("a", [0.9]), row("b", [0.1])]
     assert "one seed" in compare_rows(rows, "b")["reason"]

@@ -68,15 +68,15 @@ def test_metrics_equal_the_loop(search, gallery_tile, query_tile):
 
 
 def test_many_relevant_items_equal_the_loop():
-    """More than eight relevant items a query take the sorting path."""
+    """More than 64 relevant items a query take another path."""
     generator = np.random.default_rng(1)
-    query, gallery = generator.normal(size=(7, 4)), generator.normal(size=(90, 4))
-    gallery[40:60] = gallery[:20]
-    labels = np.arange(90) % 3
+    query, gallery = generator.normal(size=(7, 4)), generator.normal(size=(270, 4))
+    gallery[140:200] = gallery[:60]
+    labels = np.arange(270) % 3
     scores = np.round(normalise(query) @ normalise(gallery).T, 6)
     result = rank(VectorScorer(query, gallery), same(np.arange(7) % 3, labels), ks=KS, gallery_tile=17)
     for i in range(7):
-        expected = loop_metrics(scores[i], labels == i % 3, np.zeros(90, bool), KS)
+        expected = loop_metrics(scores[i], labels == i % 3, np.zeros(270, bool), KS)
         for name, value in expected.items():
             assert result.per_query[name][i] == pytest.approx(value), name
 
@@ -159,6 +159,14 @@ def test_torch_tensors_are_taken():
     import torch
     z = torch.eye(4, requires_grad=True)
     assert retrieval(z, z, range(4), range(4))["hit@1"] == 1
+
+
+def test_tiles_computed_again_give_the_same(monkeypatch):
+    query, gallery = np.random.default_rng(0).normal(size=(9, 4)), np.random.default_rng(1).normal(size=(60, 4))
+    arguments = VectorScorer(query, gallery), same(range(9), np.arange(60) % 9)
+    kept = rank(*arguments, gallery_tile=13)
+    monkeypatch.setattr("nearfar.evaluation.retrieval.KEPT_BYTES", 0)
+    assert rank(*arguments, gallery_tile=13).metrics == kept.metrics
 
 
 def test_no_tile_is_larger_than_asked_for():

@@ -72,12 +72,12 @@ def _decide(rows: list[dict[str, Any]], proxy: bool) -> tuple[str | None, str]:
                       "transforms), which favours methods trained on similar transforms: no winner is named.")
     if not rivals:
         return None, f"{best['label']} is the only row, so there is nothing to compare it with."
-    if max(len(done(row)) for row in ranked) < 2:
-        return None, (f"{best['label']} has the highest mean, but with one seed the difference to "
-                      f"{rivals[0]['label']} has no interval: run at least 3 seeds to name a winner.")
     open_rivals = [row for row in rivals if not beats(best, row)]
     if not open_rivals:
         return best["slug"], f"{best['label']} is ahead of every other row, {_against(best, rivals[0])}."
+    if max(len(done(row)) for row in ranked) < 2:
+        return None, (f"{best['label']} has the highest mean, but with one seed the difference to "
+                      f"{rivals[0]['label']} has no interval: run at least 3 seeds to name a winner.")
     return None, (f"{best['label']} has the highest mean, but not beyond doubt: {_against(best, open_rivals[0])}"
                   + (f", and {len(open_rivals) - 1} more open." if len(open_rivals) > 1 else "."))
 
@@ -96,5 +96,5 @@ def _against(best: dict[str, Any], rival: dict[str, Any]) -> str:
         return f"it shares no finished seed with {rival['label']}"
     text = f"{100 * apart.mean:+.1f} points against {rival['label']}"
     if apart.bounds is None:
-        return text + " in one shared seed"
+        return text + ("" if _seedless(best) and _seedless(rival) else " in one shared seed")
     return text + f" (95 % interval {100 * apart.bounds[0]:+.1f} to {100 * apart.bounds[1]:+.1f}, {apart.n} seeds)"

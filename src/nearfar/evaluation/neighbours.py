@@ -13,7 +13,7 @@ import numpy as np
 
 from nearfar.errors import InputError
 
-QUERY_TILE, GALLERY_TILE = 256, 32_768
+QUERY_TILE, GALLERY_TILE = 256, 16_384
 GRID = 2.0**24
 
 
@@ -65,7 +65,10 @@ class VectorScorer:
     def tile(self, rows: slice, columns: slice) -> np.ndarray:
         if not self.cosine:
             return (self.query[rows].astype(np.float64) @ self.keys[columns].T.astype(np.float64)).astype(np.float32)
-        return (np.rint(_unit(self.query[rows]) @ _unit(self.keys[columns]).T * GRID) / GRID).astype(np.float32)
+        exact = (_unit(self.query[rows]) * GRID) @ _unit(self.keys[columns]).T
+        tile = np.rint(exact, out=exact).astype(np.float32)
+        tile *= 1 / GRID                                    # a power of two: nothing is rounded again
+        return tile
 
 
 class SparseScorer:
@@ -133,11 +136,22 @@ def topk(scorer: Scorer, k: int, hidden: Any = None, *, query_tile: int = QUERY_
 
 def _merge(scores: np.ndarray, indices: np.ndarray, rows: slice, tile: np.ndarray, first: int) -> None:
     k = scores.shape[1]
-    near, places = _largest(tile, k)
+    near, places = _largest(tile, k) if first == 0 else _above(tile, scores[rows, -1:])
     places = np.where(np.isneginf(near), -1, places + first)
     both, where = np.hstack([scores[rows], near]), np.hstack([indices[rows], places])
     order = np.argsort(-both, axis=1, kind="stable")[:, :k]        # earlier tiles stand first: ties keep their order
     scores[rows], indices[rows] = np.take_along_axis(both, order, 1), np.take_along_axis(where, order, 1)
+
+
+def _above(tile: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of each row above its floor, by column, filled up with -inf: after the first tiles they are few."""
+    row, column = np.nonzero(tile > floor)
+    counts = np.bincount(row, minlength=len(tile))
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    near = np.full((len(tile), counts.max(initial=0)), -np.inf, np.float32)
+    places = np.zeros(near.shape, np.int64)
+    near[row, place], places[row, place] = tile[row, column], column
+    return near, places
 
 
 def _largest(tile: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

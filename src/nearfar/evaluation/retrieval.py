@@ -22,7 +22,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import GALLERY_TILE, QUERY_TILE, Scorer, VectorScorer, spans
 from nearfar.evaluation.relevance import Pairs, Relation, listed, same
 
-SORT_FROM = 8
+SEARCH_FROM, KEPT_BYTES = 64, 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def retrieval(query: Any, gallery: Any, query_ids: Any = None, gallery_ids: Any 
 
 def rank(scorer: Scorer, relevant: Relation, hidden: Relation | None = None, *, ks: Sequence[int] = (1, 5, 10),
          query_tile: int = QUERY_TILE, gallery_tile: int = GALLERY_TILE) -> Retrieval:
-    """`retrieval` for any `Scorer` and relation. Memory: one tile and the relevant pairs of one chunk of queries."""
+    """`retrieval` for any `Scorer` and relation. Memory: one tile (or, up to 128 MiB, the tiles of one chunk of
+    queries, so that none is computed twice) and the relevant pairs of one chunk."""
     if len(relevant.counts) != scorer.queries:
         raise InputError(f"Relevance has {len(relevant.counts)} queries, the scores have {scorer.queries}.")
     parts, answered = [], []
@@ -101,17 +102,20 @@ def per_query(places: np.ndarray, counts: np.ndarray, ks: Iterable[int], cut: in
 
 def _places(scorer: Scorer, rows: slice, pairs: Pairs, unseen: Pairs | None, gallery_tile: int) -> np.ndarray:
     """int64 (pairs,): the place of each relevant item in its query's ranking, rising within a query."""
-    scores, tile = np.empty(len(pairs.row), np.float32), np.empty(0, np.float32)
-    tiles = list(spans(scorer.gallery, gallery_tile))
-    for columns in tiles:
+    scores = np.empty(len(pairs.row), np.float32)
+    small = pairs.queries * scorer.gallery * scores.itemsize <= KEPT_BYTES
+    kept: dict[int, np.ndarray] = {}
+    for columns in spans(scorer.gallery, gallery_tile):
         tile = scorer.tile(rows, columns)
         pairs.read(tile, columns, scores)
+        if small:
+            kept[columns.start] = tile
     order = np.lexsort((-scores, pairs.row))
     scores = scores[order]
     ends = np.searchsorted(pairs.row, np.arange(pairs.queries + 1))
     ahead = np.zeros(len(scores), np.int64)
-    for columns in tiles:
-        tile = tile if len(tiles) == 1 else scorer.tile(rows, columns)
+    for columns in spans(scorer.gallery, gallery_tile):
+        tile = kept.pop(columns.start) if small else scorer.tile(rows, columns)
         pairs.write(tile, columns, -np.inf)
         if unseen is not None:
             unseen.write(tile, columns, -np.inf)
@@ -124,14 +128,14 @@ def _at_least(tile: np.ndarray, scores: np.ndarray, ends: np.ndarray) -> np.ndar
     """How many entries of its tile row reach each score; the scores of row i are scores[ends[i]:ends[i + 1]]."""
     counts = np.diff(ends)
     result = np.empty(len(scores), np.int64)
-    if counts.max(initial=0) <= SORT_FROM:
+    if counts.max(initial=0) <= SEARCH_FROM:
         for nth in range(counts.max(initial=0)):
             rows = np.flatnonzero(counts > nth)
             place = ends[rows] + nth
             result[place] = (tile[rows] >= scores[place, None]).sum(1)
         return result
-    tile.sort(axis=1)
     for row in np.flatnonzero(counts):
         span = slice(ends[row], ends[row + 1])
-        result[span] = tile.shape[1] - np.searchsorted(tile[row], scores[span], "left")
+        reached = np.searchsorted(scores[span][::-1], tile[row], "right")      # scores that each entry reaches
+        result[span] = np.cumsum(np.bincount(reached, minlength=counts[row] + 1)[::-1])[:-1]
     return result

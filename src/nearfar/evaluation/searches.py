@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -79,9 +80,9 @@ def embed_side(data: Any, embed: Embed, side: Side) -> np.ndarray:
 
 
 def pick_examples(search: Search, scorer: Scorer, found: Retrieval, count: int, k: int = 5) -> list[Example]:
-    """`count` answered queries, hits and misses in turn, drawn with a fixed seed, each with its k nearest items."""
+    """`count` answered queries, hits and misses alike, each with its k nearest items; the seed is the direction's."""
     hit = found.per_query["rank"] == 1
-    shuffled = np.random.default_rng(0).permutation(found.n)
+    shuffled = np.random.default_rng(crc32(search.name.encode())).permutation(found.n)
     hits, misses = shuffled[hit[shuffled]].tolist(), shuffled[~hit[shuffled]].tolist()
     fair = max(count // 2, count - len(misses))
     chosen = hits[:fair] + misses[: count - min(fair, len(hits))]

@@ -219,9 +219,10 @@ class GroupTask(Task):
         if self.data.domains is None:
             return (f"Retrieval of another {self.role} of the same group: R@1 (is the nearest other item of the "
                     "group?). Copies of the query are hidden.")
-        return (f"Retrieval of the same thing in another domain, on groups never trained on: R@1 by {self.role}, mean "
-                f"over {'chosen pairs' if self.data.meta.get('directions') else 'every ordered pair'} of "
-                f"{', '.join(self.data.domain_names)}; one group a unit in the gallery.")
+        pairs = "chosen pairs" if self.data.meta.get("directions") else "every ordered pair"
+        return (f"Retrieval of the same thing in another domain, for things never trained on: R@1 by {self.role}, mean "
+                f"over {pairs} of {', '.join(self.data.domain_names)}. Of the groups that form one unit (variants of "
+                "one another), the first stands for all.")
 
     def one_group_a_unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the first group (by row order) of each unit: near-copies of one unit would make misses unfair."""

@@ -154,12 +154,17 @@ def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
     hard = [name for name in names if name in task.get("hard", names)] or names
     easy = [name for name in names if name not in hard]
     values = {name: [_direction(row, name, metric) for row in rows] for name in names}
-    most = max([value or 0 for line in values.values() for value in line] + [1e-9])
-    parts = [{"title": title, "rows": [_cells(name, values[name], most) for name in part[:MAX_DIRECTIONS]],
-              "mean": _cells("mean", [_mean(column) for column in zip(*(values[name] for name in part))], most)}
+    parts = [_direction_part(title, {name: values[name] for name in part})
              for title, part in (("different outlines" if easy else "", hard), ("shared outlines", easy)) if part]
     return {"columns": [row["label"] for row in rows], "parts": parts, "apart": bool(easy),
             "metric": METRIC_LABELS.get(metric, metric)}
+
+
+def _direction_part(title: str, values: dict[str, list[float | None]]) -> dict[str, Any]:
+    """Shaded rows of some directions and their mean; the deepest shade is the part's best value."""
+    most = max([value or 0 for line in values.values() for value in line] + [1e-9])
+    return {"title": title, "rows": [_cells(name, line, most) for name, line in list(values.items())[:MAX_DIRECTIONS]],
+            "mean": _cells("mean", [_mean(column) for column in zip(*values.values())], most)}
 
 
 def _direction(row: dict[str, Any], name: str, metric: str) -> float | None:
