@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def prepare(slug: str, data: Any, settings: TrainSettings, given: Mapping[str, A
     steps = auto_steps(settings, sampler.epoch_steps, known)
     loader = make_loader(method, data, sampler, steps, settings, size, cache)
     facts: Facts = loader.facts(len(rows))
-    method.optimisation = auto_optimisation(settings, steps, known)
+    method.optimisation = auto_optimisation(settings, steps, known, kinds)
     resolved = {"batch_size": batch, "steps": steps, "image_size": size if "image" in kinds else None,
                 "lr": method.optimisation.lr, "warmup": method.optimisation.warmup}
     torch.manual_seed(settings.seed + 2)
@@ -202,10 +202,10 @@ def auto_steps(settings: TrainSettings, epoch: int, known: bool) -> int:
     return min(3000, max(50, 3 * epoch)) if known else min(3000, max(200, 50 * epoch))
 
 
-def auto_optimisation(settings: TrainSettings, steps: int, known: bool) -> Optimisation:
+def auto_optimisation(settings: TrainSettings, steps: int, known: bool, kinds: Sequence[str]) -> Optimisation:
     lr = settings.lr
     if lr == "auto":
-        lr = 5e-5 if known else 2e-3 if settings.encoder == "small" else 1e-3
+        lr = 5e-5 if known else 2e-3 if settings.encoder == "small" and "image" in kinds else 1e-3
     warmup = steps // 20 if settings.warmup == "auto" else int(settings.warmup)
     return Optimisation(settings.optimiser, float(lr), settings.weight_decay, 0.9, warmup, settings.schedule)
 

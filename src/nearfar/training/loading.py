@@ -107,7 +107,7 @@ class Sampler:
             return self.rows[chosen]
         rng = np.random.default_rng([self.seed, epoch, place])
         drawn = [rng.choice(self.lists[i], self.members, replace=False) for i in chosen]
-        return np.stack(drawn, 1).T.reshape(-1)
+        return np.stack(drawn, 1).reshape(-1)
 
 
 class Loader:

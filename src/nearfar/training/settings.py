@@ -84,7 +84,7 @@ class TrainSettings:
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
         optimiser: any name that timm knows: adamw, sgd, lars, lamb...
-        lr: peak learning rate. auto: 2e-3 (small encoders), 1e-3 (timm), 5e-5 (pretrained).
+        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (timm, small text encoder), 5e-5 (pretrained).
         weight_decay: of weights that are not biases or norms.
         warmup: steps of linear rise. auto: a twentieth of the steps.
         schedule: cosine, linear or constant after the warm-up.
