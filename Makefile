@@ -8,7 +8,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nearfar demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -26,11 +26,17 @@ def row(r: dict[str, Any], hard: str) -> dict[str, Any]:
     def mean(values: list[float]) -> float | None:
         return sum(values) / len(values) if values else None
 
-    return {"label": r["label"], "kind": r["kind"], "r1": r["mean"], "interval": r["interval"],
-            "r10": mean([c["metrics"]["hit@10"] for c in done if "hit@10" in c["metrics"]]),
-            "hard_r1": mean([c["metrics"][hard] for c in done if hard in c["metrics"]]),
-            "difference": r["difference"], "seconds": mean([c["seconds"] for c in done if c.get("seconds")]),
-            "values": [c["primary"] for c in done]}
+    return {
+        "label": r["label"],
+        "kind": r["kind"],
+        "r1": r["mean"],
+        "interval": r["interval"],
+        "r10": mean([c["metrics"]["hit@10"] for c in done if "hit@10" in c["metrics"]]),
+        "hard_r1": mean([c["metrics"][hard] for c in done if hard in c["metrics"]]),
+        "difference": r["difference"],
+        "seconds": mean([c["seconds"] for c in done if c.get("seconds")]),
+        "values": [c["primary"] for c in done],
+    }
 
 
 def main() -> None:
@@ -46,17 +52,45 @@ def main() -> None:
     table: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {"splits": {}}
     for name in given.splits:
         data = open_data("emoji", split=SPLITS[name])
-        done = compare(data, methods=given.methods, seeds=given.seeds, steps=given.steps, batch_size=128, val_every=0,
-                       baseline="simclr", out=given.out / name.replace(" ", "-"), say=print, progress=False)
+        done = compare(
+            data,
+            methods=given.methods,
+            seeds=given.seeds,
+            steps=given.steps,
+            batch_size=128,
+            val_every=0,
+            baseline="simclr",
+            out=given.out / name.replace(" ", "-"),
+            say=print,
+            progress=False,
+        )
         rows = [row(r, "hard/hit@1") for r in done.results["rows"]]
         if given.orientation:
-            turned = compare(data, methods=["pairs"], seeds=given.seeds, steps=given.steps, batch_size=128, val_every=0,
-                             channels="orientation", out=given.out / f"{name.replace(' ', '-')}-orientation", say=print,
-                             progress=False)
-            rows += [row(r, "hard/hit@1") | {"label": "pairs, orientation channels"} for r in turned.results["rows"]
-                     if r["kind"] == "method"]
-        table["splits"][name] = {"rows": rows, "reason": done.results["reason"], "steps": given.steps,
-                                 "seeds": given.seeds, "data_hash": data.hash, "split_hash": data.split_hash}
+            turned = compare(
+                data,
+                methods=["pairs"],
+                seeds=given.seeds,
+                steps=given.steps,
+                batch_size=128,
+                val_every=0,
+                channels="orientation",
+                out=given.out / f"{name.replace(' ', '-')}-orientation",
+                say=print,
+                progress=False,
+            )
+            rows += [
+                row(r, "hard/hit@1") | {"label": "pairs, orientation channels"}
+                for r in turned.results["rows"]
+                if r["kind"] == "method"
+            ]
+        table["splits"][name] = {
+            "rows": rows,
+            "reason": done.results["reason"],
+            "steps": given.steps,
+            "seeds": given.seeds,
+            "data_hash": data.hash,
+            "split_hash": data.split_hash,
+        }
         table["versions"] = done.results["versions"]
         results.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(json.dumps(table, indent=1) + "\n")

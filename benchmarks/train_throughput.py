@@ -1,6 +1,6 @@
 """Samples a second of `fit simclr` against hand-written loops with the same encoder, loss and batch.
 
-    python benchmarks/train_throughput.py [--pairs 15] [--steps 12] [--batch 128] [--out benchmarks/results/train_throughput.json]
+    python benchmarks/train_throughput.py [--pairs 15] [--steps 12] [--batch 128] [--out FILE]
 
 Four ways of training on the same pictures (the built-in set at 32 pixels), each a full step (views, forward, loss,
 backward, AdamW), run in turn in one process, so that the machine's moods hit all alike; printed is the ratio of each
@@ -110,11 +110,14 @@ def batched_way(pictures: torch.Tensor, batch: int, steps: int) -> Callable[[], 
     return run
 
 
-def loader_way(pictures: Any, transform: Callable[[Any], Any], batch: int, steps: int, loss: Any) -> Callable[[], float]:
+def loader_way(
+    pictures: Any, transform: Callable[[Any], Any], batch: int, steps: int, loss: Any
+) -> Callable[[], float]:
     def run() -> float:
         net, optimiser = model()
-        loader = DataLoader(Pictures(pictures, transform), batch, shuffle=True, num_workers=2, drop_last=True,
-                            persistent_workers=True)
+        loader = DataLoader(
+            Pictures(pictures, transform), batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        )
 
         def batches():
             while True:
@@ -136,9 +139,15 @@ def loader_way(pictures: Any, transform: Callable[[Any], Any], batch: int, steps
 def torchvision_transform() -> Callable[[Any], Any]:
     from torchvision.transforms import v2
 
-    one = v2.Compose([v2.RandomResizedCrop(32, scale=(0.2, 1.0)), v2.RandomHorizontalFlip(),
-                      v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8), v2.RandomGrayscale(0.2),
-                      v2.ToDtype(torch.float32, scale=True)])
+    one = v2.Compose(
+        [
+            v2.RandomResizedCrop(32, scale=(0.2, 1.0)),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
     return lambda picture: (one(picture), one(picture))
 
 
@@ -154,8 +163,13 @@ def main() -> None:
     ways = {
         "nearfar": nearfar_way(data, given.batch, given.steps),
         "batched": batched_way(pictures, given.batch, given.steps),
-        "per-picture": loader_way(pictures, torchvision_transform(), given.batch, given.steps,
-                                  lambda x, y: losses.nt_xent(x, y, temperature=0.1)),
+        "per-picture": loader_way(
+            pictures,
+            torchvision_transform(),
+            given.batch,
+            given.steps,
+            lambda x, y: losses.nt_xent(x, y, temperature=0.1),
+        ),
     }
     try:
         from lightly.loss import NTXentLoss
@@ -163,8 +177,9 @@ def main() -> None:
         from torchvision.transforms.functional import to_pil_image
 
         transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
-        ways["lightly"] = loader_way([to_pil_image(p) for p in pictures], transform, given.batch, given.steps,
-                                     NTXentLoss(temperature=0.1))
+        ways["lightly"] = loader_way(
+            [to_pil_image(p) for p in pictures], transform, given.batch, given.steps, NTXentLoss(temperature=0.1)
+        )
     except ImportError:
         print("lightly is not installed (pip install .[bench]): left out")
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -172,8 +187,15 @@ def main() -> None:
         for name, way in ways.items():
             rates[name].append(way())
         print(f"round {round_ + 1}: " + "  ".join(f"{n} {r[-1]:.0f}" for n, r in rates.items()), flush=True)
-    report = {"unit": "samples/s", "batch": given.batch, "steps": given.steps, "threads": torch.get_num_threads(),
-              "versions": engine.versions(), "rates": rates, "ratios": {}}
+    report = {
+        "unit": "samples/s",
+        "batch": given.batch,
+        "steps": given.steps,
+        "threads": torch.get_num_threads(),
+        "versions": engine.versions(),
+        "rates": rates,
+        "ratios": {},
+    }
     for name in ways:
         if name != "nearfar":
             ratios = [a / b for a, b in zip(rates["nearfar"], rates[name], strict=True)]

@@ -20,16 +20,26 @@ from torchvision.transforms import InterpolationMode, v2
 
 from nearfar import views
 
-CASES = ((32, 128), (96, 64))           # side in pixels, pictures a batch
+CASES = ((32, 128), (96, 64))  # side in pixels, pictures a batch
 
 
 def transforms(side: int, source: str) -> v2.Compose:
     blur = [v2.RandomApply([v2.GaussianBlur(int(0.1 * side) // 2 * 2 + 1)], 0.5)] if side >= 96 else []
-    end = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)] if source == "pil" else [
-        v2.ToDtype(torch.float32, scale=True)]
-    return v2.Compose([
-        v2.RandomResizedCrop(side, (0.2, 1.0), interpolation=InterpolationMode.BILINEAR), v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8), v2.RandomGrayscale(0.2), *blur, *end])
+    end = (
+        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        if source == "pil"
+        else [v2.ToDtype(torch.float32, scale=True)]
+    )
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(side, (0.2, 1.0), interpolation=InterpolationMode.BILINEAR),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            *blur,
+            *end,
+        ]
+    )
 
 
 def seconds(work) -> float:
@@ -56,11 +66,21 @@ def measure(side: int, n: int, pairs: int) -> list[dict]:
         theirs(), ours()
         times = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
         ratios = [b / a for a, b in times]
-        rows.append({"side": side, "batch": n, "against": source, "pairs": pairs,
-                     "nearfar_samples_per_second": round(n / statistics.median(a for a, _ in times)),
-                     "torchvision_samples_per_second": round(n / statistics.median(b for _, b in times)),
-                     "times_faster": {"median": round(statistics.median(ratios), 2), "least": round(min(ratios), 2),
-                                      "most": round(max(ratios), 2)}})
+        rows.append(
+            {
+                "side": side,
+                "batch": n,
+                "against": source,
+                "pairs": pairs,
+                "nearfar_samples_per_second": round(n / statistics.median(a for a, _ in times)),
+                "torchvision_samples_per_second": round(n / statistics.median(b for _, b in times)),
+                "times_faster": {
+                    "median": round(statistics.median(ratios), 2),
+                    "least": round(min(ratios), 2),
+                    "most": round(max(ratios), 2),
+                },
+            }
+        )
     return rows
 
 
@@ -71,9 +91,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [row for side, n in CASES for row in measure(side, n, options.pairs)]
-    print(json.dumps({"question": "batched views against per-picture transforms", "threads": options.threads,
-                      "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
-                      "rows": rows}, indent=2))
+    print(
+        json.dumps(
+            {
+                "question": "batched views against per-picture transforms",
+                "threads": options.threads,
+                "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+                "rows": rows,
+            },
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

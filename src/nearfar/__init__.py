@@ -1,12 +1,12 @@
 """nearfar: contrastive learning on your own data.
 
-    import nearfar
+import nearfar
 
-    run = nearfar.fit("simclr", "my/pictures")          # or None: a method that fits the data
-    table = nearfar.compare("my/pictures")              # several methods, fairly, with intervals
-    model = nearfar.load(run.path / "model")
-    vectors = model.embed(pictures)
-    loss = nearfar.losses.info_nce(query, key)          # the losses need nothing else of the library
+run = nearfar.fit("simclr", "my/pictures")          # or None: a method that fits the data
+table = nearfar.compare("my/pictures")              # several methods, fairly, with intervals
+model = nearfar.load(run.path / "model")
+vectors = model.embed(pictures)
+loss = nearfar.losses.info_nce(query, key)          # the losses need nothing else of the library
 """
 
 import importlib
@@ -15,15 +15,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _CALLS = {
-    "compare": ("nearfar.training.comparing", "compare"), "data": ("nearfar.sources", "open_data"),
-    "describe_method": ("nearfar.methods.registry", "describe"), "diagnose": ("nearfar.using", "diagnose"),
-    "embed": ("nearfar.using", "embed"), "evaluate": ("nearfar.using", "evaluate"),
-    "fit": ("nearfar.training.engine", "fit"), "list_methods": ("nearfar.methods.registry", "list_methods"),
-    "load": ("nearfar.models", "load"), "report": ("nearfar.using", "report"), "search": ("nearfar.using", "search"),
-    "InputError": ("nearfar.errors", "InputError"), "NearfarError": ("nearfar.errors", "NearfarError"),
+    "compare": ("nearfar.training.comparing", "compare"),
+    "data": ("nearfar.sources", "open_data"),
+    "describe_method": ("nearfar.methods.registry", "describe"),
+    "diagnose": ("nearfar.using", "diagnose"),
+    "embed": ("nearfar.using", "embed"),
+    "evaluate": ("nearfar.using", "evaluate"),
+    "fit": ("nearfar.training.engine", "fit"),
+    "list_methods": ("nearfar.methods.registry", "list_methods"),
+    "load": ("nearfar.models", "load"),
+    "report": ("nearfar.using", "report"),
+    "search": ("nearfar.using", "search"),
+    "InputError": ("nearfar.errors", "InputError"),
+    "NearfarError": ("nearfar.errors", "NearfarError"),
 }
-_PACKAGES = ("encoders", "evaluation", "heads", "indexing", "losses", "methods", "models", "negatives", "reporting",
-             "similarity", "sources", "training", "views")
+_PACKAGES = (
+    "encoders",
+    "evaluation",
+    "heads",
+    "indexing",
+    "losses",
+    "methods",
+    "models",
+    "negatives",
+    "reporting",
+    "similarity",
+    "sources",
+    "training",
+    "views",
+)
 
 __all__ = [*_CALLS, *_PACKAGES]
 

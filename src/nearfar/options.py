@@ -28,8 +28,11 @@ def registries() -> dict[str, dict[str, type]]:
 def signature(target: Any) -> dict[str, tuple[Any, Any]]:
     """name -> (type, default) of a class's constructor or of a settings dataclass."""
     hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else target.__init__)
-    return {p.name: (hints.get(p.name, Any), p.default) for p in inspect.signature(target).parameters.values()
-            if p.name not in SKIPPED or dataclasses.is_dataclass(target)}
+    return {
+        p.name: (hints.get(p.name, Any), p.default)
+        for p in inspect.signature(target).parameters.values()
+        if p.name not in SKIPPED or dataclasses.is_dataclass(target)
+    }
 
 
 def make_parser(targets: Sequence[Any]) -> Any:
@@ -55,8 +58,9 @@ def names(targets: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(n for t in targets for n in signature(t)))
 
 
-def from_command_line(targets: Sequence[Any], argv: Sequence[str],
-                      positional: list[str] | None = None) -> dict[str, Any]:
+def from_command_line(
+    targets: Sequence[Any], argv: Sequence[str], positional: list[str] | None = None
+) -> dict[str, Any]:
     """Options given on a command line, as words; other words go to `positional`, or are an error."""
     given: dict[str, Any] = {}
     known, words = names(targets), list(argv)
@@ -127,8 +131,9 @@ def from_file(path: str | Path, targets_of: Callable[[dict[str, Any]], Sequence[
     for key, _ in node.value:
         name = key.value.replace("-", "_")
         if name not in known and name not in ("method", "data"):
-            raise InputError(f"{path}, line {key.start_mark.line + 1}: unknown option '{key.value}'."
-                             f"{did_you_mean(name, known)}")
+            raise InputError(
+                f"{path}, line {key.start_mark.line + 1}: unknown option '{key.value}'.{did_you_mean(name, known)}"
+            )
     return {k.replace("-", "_"): v for k, v in values.items()}
 
 
@@ -147,7 +152,9 @@ def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:
             warnings.simplefilter("ignore")
             words = [w for k, v in values.items() for w in _words(k, v)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
-            return parser.parse_args(words, namespace=parser.parse_object(plain)) if words else parser.parse_object(plain)
+            return (
+                parser.parse_args(words, namespace=parser.parse_object(plain)) if words else parser.parse_object(plain)
+            )
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from None
     except TypeError as error:
@@ -176,9 +183,13 @@ def _expanded(option: str, value: Any) -> Any:
     cls, known = table[name], list(signature(table[name]))
     for k in rest:
         if k not in known:
-            raise InputError(f"'{name}' has no option '{k}'.{did_you_mean(k, known)}",
-                             f"It has: {', '.join(known) or 'none'}.")
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": {k: _literal(v) for k, v in rest.items()}}
+            raise InputError(
+                f"'{name}' has no option '{k}'.{did_you_mean(k, known)}", f"It has: {', '.join(known) or 'none'}."
+            )
+    return {
+        "class_path": f"{cls.__module__}.{cls.__qualname__}",
+        "init_args": {k: _literal(v) for k, v in rest.items()},
+    }
 
 
 def _literal(value: Any) -> Any:
@@ -205,6 +216,7 @@ def _sentence(text: str) -> str:
 
 def plain(options: Any) -> dict[str, Any]:
     """A namespace as JSON values, parts by their short names."""
+
     def convert(name: str, value: Any) -> Any:
         if hasattr(value, "class_path"):
             short = {f"{c.__module__}.{c.__qualname__}": k for k, c in registries().get(name, {}).items()}

@@ -28,16 +28,21 @@ def open_model(model: Any) -> Any:
     if isinstance(model, models.Model):
         return model
     path = Path(model)
-    for inner in ("model", "best"):
-        if not (path / "config.json").exists() or (path / inner / "config.json").exists():
-            if (path / inner / "config.json").exists():
-                path = path / inner
-                break
-    return models.load(path)
+    inner = next((path / n for n in ("model", "best") if (path / n / "config.json").exists()), None)
+    return models.load(inner or path)
 
 
-def evaluate(model: Any, data: Any, *, task: str | None = None, on: str = "test", baseline: bool = True,
-             data_settings: DataSettings | None = None, say: Say = silent, **roles: Any) -> dict[str, Any]:
+def evaluate(
+    model: Any,
+    data: Any,
+    *,
+    task: str | None = None,
+    on: str = "test",
+    baseline: bool = True,
+    data_settings: DataSettings | None = None,
+    say: Say = silent,
+    **roles: Any,
+) -> dict[str, Any]:
     """Scores of a model on data: retrieval (both directions for two columns), kNN and linear probe.
 
     Args:
@@ -51,20 +56,38 @@ def evaluate(model: Any, data: Any, *, task: str | None = None, on: str = "test"
     embed = ModelEmbedder(loaded, opened)
     for role in measure.roles:
         if not embed.has(role):
-            raise InputError(f"This model embeds {', '.join(loaded.roles)}, but the task asks for {role}.",
-                             "Choose another --task, or a model with that tower.")
+            raise InputError(
+                f"This model embeds {', '.join(loaded.roles)}, but the task asks for {role}.",
+                "Choose another --task, or a model with that tower.",
+            )
     rows = [{"slug": "model", "label": str(model), **measure.evaluate(embed, on).to_dict()}]
     if baseline:
         for one in evaluation.references(opened, measure):
             say(f"measuring: {one.label}")
             rows.append({"slug": one.slug, "label": one.label, **one.evaluate(on).to_dict()})
-    return {"task": measure.summary(on), "data": {"name": opened.name, "hash": opened.hash},
-            "split": on, "split_hash": opened.split_hash, "model_hash": loaded.hash, "precision": "32",
-            "batch_size": embed.batch_size, "seed": None, "versions": versions(), "rows": rows}
+    return {
+        "task": measure.summary(on),
+        "data": {"name": opened.name, "hash": opened.hash},
+        "split": on,
+        "split_hash": opened.split_hash,
+        "model_hash": loaded.hash,
+        "precision": "32",
+        "batch_size": embed.batch_size,
+        "seed": None,
+        "versions": versions(),
+        "rows": rows,
+    }
 
 
-def diagnose(model: Any, data: Any, *, task: str | None = None, on: str = "test",
-             data_settings: DataSettings | None = None, **roles: Any) -> list[dict[str, Any]]:
+def diagnose(
+    model: Any,
+    data: Any,
+    *,
+    task: str | None = None,
+    on: str = "test",
+    data_settings: DataSettings | None = None,
+    **roles: Any,
+) -> list[dict[str, Any]]:
     """Alignment, uniformity, effective rank, collapse, ... of a model's embedding of a split, each with advice."""
     opened = (data_settings or DataSettings(**roles)).open(data)
     measure = evaluation.task_for(opened, task)
@@ -74,9 +97,18 @@ def diagnose(model: Any, data: Any, *, task: str | None = None, on: str = "test"
     return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on))]
 
 
-def embed(model: Any, data: Any, *, out: str | Path, role: str | None = None, append: bool = False,
-          batch_size: int = 256, progress: Progress | None = None, data_settings: DataSettings | None = None,
-          **roles: Any) -> Path:
+def embed(
+    model: Any,
+    data: Any,
+    *,
+    out: str | Path,
+    role: str | None = None,
+    append: bool = False,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    data_settings: DataSettings | None = None,
+    **roles: Any,
+) -> Path:
     """Embeds every row and writes vectors with their keys.
 
     Args:
@@ -92,16 +124,25 @@ def embed(model: Any, data: Any, *, out: str | Path, role: str | None = None, ap
     out = Path(out)
     opened, loaded = (data_settings or DataSettings(**roles)).open(data), open_model(model)
     vectors_of = ModelEmbedder(loaded, opened, batch_size)
-    role = role or next((r for r in ("image", "text", "image_b", "text_b") if r in opened.roles and vectors_of.has(r)), None)
+    role = role or next(
+        (r for r in ("image", "text", "image_b", "text_b") if r in opened.roles and vectors_of.has(r)), None
+    )
     if role is None or role not in opened.roles:
-        raise InputError(f"This model embeds {', '.join(loaded.roles)}; {opened.name} has {', '.join(opened.roles)}.",
-                         "Name the column: --text COLUMN or --image COLUMN.")
+        raise InputError(
+            f"This model embeds {', '.join(loaded.roles)}; {opened.name} has {', '.join(opened.roles)}.",
+            "Name the column: --text COLUMN or --image COLUMN.",
+        )
     known = existing_keys(out, append, loaded.hash)
     rows = np.array([i for i, k in enumerate(opened.keys) if k not in known], dtype=np.int64)
     vectors = chunked(vectors_of, role, rows, parts_folder(out, loaded.hash, opened.hash, role), progress)
     keys = [opened.keys[i] for i in rows]
-    facts = {"model_hash": loaded.hash, "model": str(Path(loaded.path).resolve()) if loaded.path else "", "role": role,
-             "data": opened.name, "versions": versions()}
+    facts = {
+        "model_hash": loaded.hash,
+        "model": str(Path(loaded.path).resolve()) if loaded.path else "",
+        "role": role,
+        "data": opened.name,
+        "versions": versions(),
+    }
     write_vectors(out, vectors, keys, payload(opened, rows), facts, append)
     shutil.rmtree(parts_folder(out, loaded.hash, opened.hash, role), ignore_errors=True)
     return out
@@ -121,7 +162,7 @@ def chunked(vectors_of: Any, role: str, rows: np.ndarray, folder: Path, progress
         raise InputError(f"Cannot write to '{folder.parent}': {error.strerror}.", "Choose another --out.") from None
     parts = []
     for start in range(0, len(rows), CHUNK):
-        some = rows[start:start + CHUNK]
+        some = rows[start : start + CHUNK]
         path = folder / f"{start}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
         if path.exists():
             parts.append(np.load(path, allow_pickle=False))
@@ -142,7 +183,7 @@ def payload(data: Any, rows: np.ndarray) -> dict[str, list[Any]]:
         for column in columns if isinstance(columns, list) else [columns]:
             if role in ("negative", "id") or column in ("key", "vector", "score"):
                 continue
-            values = [data.values(column, rows[i:i + CHUNK]) for i in range(0, len(rows), CHUNK)]
+            values = [data.values(column, rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
             flat = [v for part in values for v in part]
             if all(v is None or isinstance(v, (str, int, float, bool)) for v in flat):
                 found[column] = flat
@@ -169,16 +210,24 @@ def existing_keys(out: Path, append: bool, model_hash: str) -> set[str]:
 
 def check_hash(out: Path, stored: str, mine: str) -> None:
     if stored != mine:
-        raise InputError(f"'{out}' was made by another model, so its vectors cannot be compared with new ones.",
-                         "Choose another --out.")
+        raise InputError(
+            f"'{out}' was made by another model, so its vectors cannot be compared with new ones.",
+            "Choose another --out.",
+        )
 
 
 def keys_path(out: Path) -> Path:
     return out.with_suffix(".keys.json")
 
 
-def write_vectors(out: Path, vectors: np.ndarray, keys: Sequence[str], columns: dict[str, list[Any]],
-                  facts: dict[str, Any], append: bool) -> None:
+def write_vectors(
+    out: Path,
+    vectors: np.ndarray,
+    keys: Sequence[str],
+    columns: dict[str, list[Any]],
+    facts: dict[str, Any],
+    append: bool,
+) -> None:
     if out.suffix == ".parquet":
         write_parquet(out, vectors, keys, columns, facts, append)
     elif out.suffix == ".npy":
@@ -196,8 +245,14 @@ def write_vectors(out: Path, vectors: np.ndarray, keys: Sequence[str], columns: 
         indexing.build_index(out, vectors, keys, columns, model_hash=facts["model_hash"], append=append, meta=facts)
 
 
-def write_parquet(out: Path, vectors: np.ndarray, keys: Sequence[str], columns: dict[str, list[Any]],
-                  facts: dict[str, Any], append: bool) -> None:
+def write_parquet(
+    out: Path,
+    vectors: np.ndarray,
+    keys: Sequence[str],
+    columns: dict[str, list[Any]],
+    facts: dict[str, Any],
+    append: bool,
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -215,8 +270,15 @@ def write_parquet(out: Path, vectors: np.ndarray, keys: Sequence[str], columns: 
     os.replace(part, out)
 
 
-def search(where_from: str | Path, query: Any, *, k: int = 10, where: str | None = None, model: Any = None,
-           role: str | None = None) -> list[dict[str, Any]]:
+def search(
+    where_from: str | Path,
+    query: Any,
+    *,
+    k: int = 10,
+    where: str | None = None,
+    model: Any = None,
+    role: str | None = None,
+) -> list[dict[str, Any]]:
     """The nearest items of an index to a text, a picture or one of its own items.
 
     Args:
@@ -231,8 +293,11 @@ def search(where_from: str | Path, query: Any, *, k: int = 10, where: str | None
     path = Path(where_from)
     place = path if indexing.is_index(path) else path / "index"
     if not indexing.is_index(place):
-        hint = f"Make one: nearfar embed {path} DATA --out {path / 'index'}" if (path / "config.json").exists() else \
-            "`nearfar embed MODEL DATA --out INDEX` makes one."
+        hint = (
+            f"Make one: nearfar embed {path} DATA --out {path / 'index'}"
+            if (path / "config.json").exists()
+            else "`nearfar embed MODEL DATA --out INDEX` makes one."
+        )
         raise InputError(f"There is no index at '{path}'.", hint)
     index = indexing.open_index(place)
     if isinstance(query, str) and query.startswith("key:"):
@@ -263,8 +328,10 @@ def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
             raise InputError("This model embeds texts only.", "Give a text as the query.")
         return model.embed_images([Path(query)], role)[0]
     if "text" not in model.modalities:
-        raise InputError("This model embeds pictures only, so it cannot search by a text.",
-                         "Give the path of a picture, or key:KEY for an item of the index.")
+        raise InputError(
+            "This model embeds pictures only, so it cannot search by a text.",
+            "Give the path of a picture, or key:KEY for an item of the index.",
+        )
     if not query.strip():
         raise InputError("The query is empty.")
     return model.embed_texts([query], role)[0]
@@ -290,8 +357,11 @@ def run_parts(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         raise InputError(f"'{folder}' is neither a run nor a comparison of nearfar.")
     config = json.loads((folder / "config.json").read_text())
-    parts: dict[str, Any] = {"config": config | {"seed": config["settings"]["seed"]}, "path": str(folder),
-                             "curve": showing.curve(folder)}
+    parts: dict[str, Any] = {
+        "config": config | {"seed": config["settings"]["seed"]},
+        "path": str(folder),
+        "curve": showing.curve(folder),
+    }
     if (folder / "scores.json").exists():
         told = json.loads((folder / "scores.json").read_text())
         test = told["scores"].get("test") or told["scores"].get("val")

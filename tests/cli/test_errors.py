@@ -23,29 +23,35 @@ def said(capsys, *words):
     return code, capsys.readouterr()
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["fitt"], "Did you mean 'fit'?"),
-    (["fit", "simclrr", "emoji"], "Did you mean 'simclr'?"),
-    (["methods", "sawv"], "Did you mean 'swav'?"),
-    (["fit", "simclr", "emoji", "--temprature", "0.2"], "Did you mean '--temperature'?"),
-    (["fit", "simclr", "emoji", "--loss", "dlc"], "Did you mean 'dcl'?"),
-    (["fit", "simclr", "emoji", "--views", "multicrop"], "Did you mean 'multi-crop'?"),
-    (["fit", "simclr", "emoji", "--temperature", "warm"], "must be float. Got warm instead"),
-    (["fit", "simclr", "emoji", "--temperature", "-1"], "temperature must be in (0, inf)"),
-    (["fit", "simclr", "emoji", "--steps", "0"], "steps must be"),
-    (["fit", "simclr", "no/such/folder"], "no/such/folder"),
-    (["fit", "simclr"], "the data are missing"),
-    (["fit", "simclr", "emojis"], "emoji"),
-    (["fit", "simclr", "emoji", "--config", "none.yaml"], "There is no config file"),
-    (["fit", "--resume", "--out", "nowhere"], "holds no run to resume"),
-    (["fit", "contriever", "emoji", "--views", "two-crops", "--limit", "200"], "are for images, but the data are texts"),
-    (["compare", "emoji", "--methods", "simclr,dlc"], "Did you mean 'dcl'?"),
-    (["compare", "emoji", "--budget", "soon", "--limit", "200", "--methods", "simclr"], "is not a time"),
-    (["embed", "no/model", "emoji", "--out", "x.npy"], "no/model"),
-    (["search", "no/index", "cat"], "There is no index"),
-    (["report", "no/run"], "There is no folder"),
-    (["evaluate", "no/model"], "Expected: nearfar evaluate MODEL DATA"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fitt"], "Did you mean 'fit'?"),
+        (["fit", "simclrr", "emoji"], "Did you mean 'simclr'?"),
+        (["methods", "sawv"], "Did you mean 'swav'?"),
+        (["fit", "simclr", "emoji", "--temprature", "0.2"], "Did you mean '--temperature'?"),
+        (["fit", "simclr", "emoji", "--loss", "dlc"], "Did you mean 'dcl'?"),
+        (["fit", "simclr", "emoji", "--views", "multicrop"], "Did you mean 'multi-crop'?"),
+        (["fit", "simclr", "emoji", "--temperature", "warm"], "must be float. Got warm instead"),
+        (["fit", "simclr", "emoji", "--temperature", "-1"], "temperature must be in (0, inf)"),
+        (["fit", "simclr", "emoji", "--steps", "0"], "steps must be"),
+        (["fit", "simclr", "no/such/folder"], "no/such/folder"),
+        (["fit", "simclr"], "the data are missing"),
+        (["fit", "simclr", "emojis"], "emoji"),
+        (["fit", "simclr", "emoji", "--config", "none.yaml"], "There is no config file"),
+        (["fit", "--resume", "--out", "nowhere"], "holds no run to resume"),
+        (
+            ["fit", "contriever", "emoji", "--views", "two-crops", "--limit", "200"],
+            "are for images, but the data are texts",
+        ),
+        (["compare", "emoji", "--methods", "simclr,dlc"], "Did you mean 'dcl'?"),
+        (["compare", "emoji", "--budget", "soon", "--limit", "200", "--methods", "simclr"], "is not a time"),
+        (["embed", "no/model", "emoji", "--out", "x.npy"], "no/model"),
+        (["search", "no/index", "cat"], "There is no index"),
+        (["report", "no/run"], "There is no folder"),
+        (["evaluate", "no/model"], "Expected: nearfar evaluate MODEL DATA"),
+    ],
+)
 def test_wrong_usage(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, shown = said(capsys, *words)
@@ -131,13 +137,28 @@ def test_no_space_left(tmp_path):
     import subprocess
     import sys
 
-    program = ("import resource, sys; from nearfar.cli import main; from nearfar.sources import open_data; "
-               "open_data('emoji', limit=200).image_memmap('image', 32); "
-               "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); sys.exit(main(sys.argv[1:]))")
+    program = (
+        "import resource, sys; from nearfar.cli import main; from nearfar.sources import open_data; "
+        "open_data('emoji', limit=200).image_memmap('image', 32); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); sys.exit(main(sys.argv[1:]))"
+    )
     (tmp_path / "earlier").mkdir()
     (tmp_path / "earlier" / "scores.json").write_text("{}")
-    words = ["fit", "simclr", "emoji", "--limit", "200", "--steps", "4", "--val-every", "0", "--batch-size", "16",
-             "--out", str(tmp_path / "run")]
+    words = [
+        "fit",
+        "simclr",
+        "emoji",
+        "--limit",
+        "200",
+        "--steps",
+        "4",
+        "--val-every",
+        "0",
+        "--batch-size",
+        "16",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "Writing to" in done.stderr

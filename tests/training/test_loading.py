@@ -14,8 +14,8 @@ def test_members_are_laid_member_major():
     groups = np.repeat(np.arange(10), 3)
     sampler = Sampler(np.arange(30), groups, 3, 4, seed=1)
     rows = sampler.at(0).reshape(3, 4)
-    assert (groups[rows] == groups[rows[0]]).all()       # column i: three members of one group
-    assert len(np.unique(groups[rows[0]])) == 4          # four different groups
+    assert (groups[rows] == groups[rows[0]]).all()  # column i: three members of one group
+    assert len(np.unique(groups[rows[0]])) == 4  # four different groups
     assert all(len(np.unique(column)) == 3 for column in rows.T)
 
 
@@ -38,7 +38,9 @@ def test_groups_too_small_are_an_error():
         Sampler(np.arange(5), None, 2, 2, seed=0)
 
 
-@pytest.mark.parametrize(("slug", "options"), [("pairs", {}), ("dcl", {"views": "members"}), ("swav", {"views": "members"})])
+@pytest.mark.parametrize(
+    ("slug", "options"), [("pairs", {}), ("dcl", {"views": "members"}), ("swav", {"views": "members"})]
+)
 def test_positives_of_a_group_method_are_of_one_group(slug, options, emoji_few):
     setup = building.prepare(slug, emoji_few, TrainSettings(batch_size=8, steps=3), options)
     batch = setup.loader.at(0)
@@ -55,8 +57,8 @@ def test_token_store_windows():
     assert start.ids[0].tolist() == [0, 1, 2, 3]
     assert start.mask.sum(1).tolist() == [4, 0, 2]
     drawn = store.read(np.zeros(200, np.int64), np.random.default_rng(0)).ids
-    assert (drawn.diff(dim=1) == 1).all()                # contiguous
-    assert set(drawn[:, 0].tolist()) == set(range(7))    # every place
+    assert (drawn.diff(dim=1) == 1).all()  # contiguous
+    assert set(drawn[:, 0].tolist()) == set(range(7))  # every place
 
 
 def test_stream_chunks_are_contiguous_and_drawn_by_corpus():
@@ -94,4 +96,4 @@ def test_auto_rules(emoji_few):
     assert setup.resolved["freeze_prototypes"] == 10
     paper = building.prepare("dcl", emoji_few, TrainSettings(batch_size=8, steps=5, preset="paper"), {"dim": 64})
     assert paper.options["sigma"] == 0.5
-    assert paper.options["dim"] == 64                    # what is given goes before the preset
+    assert paper.options["dim"] == 64  # what is given goes before the preset

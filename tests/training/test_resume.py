@@ -54,9 +54,15 @@ def test_resumed_equals_uninterrupted(method, emoji_few, tmp_path, monkeypatch):
     a, b = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("whole", "parts"))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
-    ends = [torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for n in ("whole", "parts")]
+    ends = [
+        torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for n in ("whole", "parts")
+    ]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])  # queues, pointers, teachers, prototypes
-    curves = [[json.loads(line) for line in (tmp_path / n / "curve.jsonl").read_text().splitlines()] for n in ("whole", "parts")]
+    curves = [
+        [json.loads(line) for line in (tmp_path / n / "curve.jsonl").read_text().splitlines()]
+        for n in ("whole", "parts")
+    ]
     assert [(c["step"], c["loss"]) for c in curves[0]] == [(c["step"], c["loss"]) for c in curves[1]]
     assert whole.scores["test"]["primary"] == resumed.scores["test"]["primary"]
 
@@ -64,8 +70,17 @@ def test_resumed_equals_uninterrupted(method, emoji_few, tmp_path, monkeypatch):
 def test_a_killed_process_is_resumed(tmp_path):
     options = ["--limit", "400", "--batch-size", "16", "--steps", "40", "--save-every", "2", "--val-every", "0"]
     folder = tmp_path / "run"
-    words = [sys.executable, "-c", "import sys; from nearfar.cli import main; sys.exit(main())", "fit", "simclr", "emoji",
-             *options, "--out", str(folder)]
+    words = [
+        sys.executable,
+        "-c",
+        "import sys; from nearfar.cli import main; sys.exit(main())",
+        "fit",
+        "simclr",
+        "emoji",
+        *options,
+        "--out",
+        str(folder),
+    ]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     for _ in range(2400):

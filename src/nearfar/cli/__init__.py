@@ -52,8 +52,9 @@ def _run(command: str, words: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         if command not in COMMANDS:
-            raise InputError(f"Unknown command '{command}'.{did_you_mean(command, COMMANDS)}",
-                             "`nearfar --help` lists the commands.")
+            raise InputError(
+                f"Unknown command '{command}'.{did_you_mean(command, COMMANDS)}", "`nearfar --help` lists the commands."
+            )
         from nearfar.cli import commands
 
         return getattr(commands, f"run_{command}")(words) or 0

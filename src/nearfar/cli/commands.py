@@ -21,7 +21,7 @@ from nearfar.training.settings import DataSettings, TrainSettings
 @dataclass
 class Output:
     """Args:
-        json: print one JSON document and nothing else on standard output.
+    json: print one JSON document and nothing else on standard output.
     """
 
     json: bool = False
@@ -30,10 +30,10 @@ class Output:
 @dataclass
 class FitOptions:
     """Args:
-        out: folder of the run; default runs/METHOD-DATA-NUMBER.
-        resume: go on from the last checkpoint of --out.
-        dry_run: show the plan after a few timed steps, and write nothing.
-        config: YAML file of options; the command line goes before it.
+    out: folder of the run; default runs/METHOD-DATA-NUMBER.
+    resume: go on from the last checkpoint of --out.
+    dry_run: show the plan after a few timed steps, and write nothing.
+    config: YAML file of options; the command line goes before it.
     """
 
     out: str | None = None
@@ -45,11 +45,11 @@ class FitOptions:
 @dataclass
 class CompareOptions:
     """Args:
-        methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members".
-        seeds: how many seeds a method.
-        budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
-        baseline: the row that the others are compared with.
-        out: folder; default runs/compare-DATA. What is finished there is not run again.
+    methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members".
+    seeds: how many seeds a method.
+    budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
+    baseline: the row that the others are compared with.
+    out: folder; default runs/compare-DATA. What is finished there is not run again.
     """
 
     methods: str | None = None
@@ -62,8 +62,8 @@ class CompareOptions:
 @dataclass
 class MeasureOptions:
     """Args:
-        task: pairs, groups, labels or proxy; default the first that the data hold.
-        on: the split that is looked at.
+    task: pairs, groups, labels or proxy; default the first that the data hold.
+    on: the split that is looked at.
     """
 
     task: Literal["pairs", "groups", "labels", "proxy"] | None = None
@@ -73,10 +73,10 @@ class MeasureOptions:
 @dataclass
 class EmbedOptions:
     """Args:
-        out: FILE.parquet, FILE.npy, or a folder (a searchable index).
-        role: the column to embed; default the first that the model can.
-        append: add the rows that are not there yet.
-        batch_size: rows a batch.
+    out: FILE.parquet, FILE.npy, or a folder (a searchable index).
+    role: the column to embed; default the first that the model can.
+    append: add the rows that are not there yet.
+    batch_size: rows a batch.
     """
 
     out: str | None = None
@@ -88,10 +88,10 @@ class EmbedOptions:
 @dataclass
 class SearchOptions:
     """Args:
-        k: number of hits.
-        where: filter in SQL over the index's columns, such as "style = 'noto'".
-        model: folder of the model; default the one that built the index.
-        role: the tower that embeds the query.
+    k: number of hits.
+    where: filter in SQL over the index's columns, such as "style = 'noto'".
+    model: folder of the model; default the one that built the index.
+    role: the tower that embeds the query.
     """
 
     k: int = 10
@@ -103,7 +103,7 @@ class SearchOptions:
 @dataclass
 class ReportOptions:
     """Args:
-        out: path of the page; default report.html in the first folder.
+    out: path of the page; default report.html in the first folder.
     """
 
     out: str | None = None
@@ -112,15 +112,17 @@ class ReportOptions:
 @dataclass
 class DemoOptions:
     """Args:
-        out: folder of the demo.
-        seconds: time for all training.
+    out: folder of the demo.
+    seconds: time for all training.
     """
 
     out: str = "runs/demo"
     seconds: int = 240
 
 
-def parse(words: Sequence[str], targets: Sequence[Any], counts: Sequence[int], usage: str) -> tuple[list[str], dict[str, Any]]:
+def parse(
+    words: Sequence[str], targets: Sequence[Any], counts: Sequence[int], usage: str
+) -> tuple[list[str], dict[str, Any]]:
     """Positional words and options given; shows help; raises where the number of positional words is wrong."""
     if "--help" in words or "-h" in words:
         sys.stdout.write(helping.text(usage, targets))
@@ -128,8 +130,10 @@ def parse(words: Sequence[str], targets: Sequence[Any], counts: Sequence[int], u
     places: list[str] = []
     given = options.from_command_line(targets, words, places)
     if len(places) not in counts:
-        raise InputError(f"Expected: {usage}.", f"Got {len(places)} argument{'s' * (len(places) != 1)}"
-                         f"{': ' + ' '.join(places) if places else ''}.")
+        raise InputError(
+            f"Expected: {usage}.",
+            f"Got {len(places)} argument{'s' * (len(places) != 1)}{': ' + ' '.join(places) if places else ''}.",
+        )
     return places, given
 
 
@@ -197,6 +201,7 @@ def run_fit(words: list[str]) -> None:
         methods.get(method)
         targets = [*base, methods.get(method)]
     if "config" in given:
+
         def with_method(values: dict[str, Any]) -> list[Any]:
             named = method or values.get("method")
             return [*base, methods.get(named)] if named else base
@@ -215,9 +220,18 @@ def run_fit(words: list[str]) -> None:
     checked = options.checked(targets, given)
     own = {k: v for k, v in given.items() if k not in options.names(base)}
     say = speaker(checked.json)
-    run = fit(method, data, out=checked.out, resume=checked.resume, dry_run=checked.dry_run,
-              settings=build(TrainSettings, checked), data_settings=build(DataSettings, checked), say=say,
-              command=written("fit", words), **own)
+    run = fit(
+        method,
+        data,
+        out=checked.out,
+        resume=checked.resume,
+        dry_run=checked.dry_run,
+        settings=build(TrainSettings, checked),
+        data_settings=build(DataSettings, checked),
+        say=say,
+        command=written("fit", words),
+        **own,
+    )
     if checked.json:
         emit({"path": run.path, "method": run.method, "plan": run.plan, "scores": run.scores, "cost": run.cost})
     elif run.path is not None:
@@ -230,7 +244,9 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     if not path.exists():
         raise InputError(f"'{given['out']}' holds no run to resume.")
     config = json.loads(path.read_text())
-    stored = {k: v for part in ("settings", "data_settings", "options") for k, v in config[part].items() if v is not None}
+    stored = {
+        k: v for part in ("settings", "data_settings", "options") for k, v in config[part].items() if v is not None
+    }
     return config["method"], config["data"], stored | given
 
 
@@ -240,10 +256,18 @@ def run_compare(words: list[str]) -> None:
     targets = [CompareOptions, Output, TrainSettings, DataSettings]
     places, given = parse(words, targets, (1,), "nearfar compare DATA")
     checked = options.checked(targets, given)
-    done = compare(places[0], methods=checked.methods, seeds=checked.seeds, budget=checked.budget,
-                   baseline=checked.baseline, out=checked.out, settings=build(TrainSettings, checked),
-                   data_settings=build(DataSettings, checked), say=speaker(checked.json),
-                   command=written("compare", words))
+    done = compare(
+        places[0],
+        methods=checked.methods,
+        seeds=checked.seeds,
+        budget=checked.budget,
+        baseline=checked.baseline,
+        out=checked.out,
+        settings=build(TrainSettings, checked),
+        data_settings=build(DataSettings, checked),
+        say=speaker(checked.json),
+        command=written("compare", words),
+    )
     if checked.json:
         emit(done.results)
         return
@@ -257,8 +281,14 @@ def run_evaluate(words: list[str]) -> None:
     targets = [MeasureOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar evaluate MODEL DATA")
     checked = options.checked(targets, given)
-    found = using.evaluate(places[0], places[1], task=checked.task, on=checked.on,
-                           data_settings=build(DataSettings, checked), say=speaker(True))
+    found = using.evaluate(
+        places[0],
+        places[1],
+        task=checked.task,
+        on=checked.on,
+        data_settings=build(DataSettings, checked),
+        say=speaker(True),
+    )
     emit(found) if checked.json else tables.evaluation(found)
 
 
@@ -268,8 +298,9 @@ def run_diagnose(words: list[str]) -> None:
     targets = [MeasureOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar diagnose MODEL DATA")
     checked = options.checked(targets, given)
-    found = using.diagnose(places[0], places[1], task=checked.task, on=checked.on,
-                           data_settings=build(DataSettings, checked))
+    found = using.diagnose(
+        places[0], places[1], task=checked.task, on=checked.on, data_settings=build(DataSettings, checked)
+    )
     emit(found) if checked.json else tables.diagnosis(found)
 
 
@@ -282,8 +313,16 @@ def run_embed(words: list[str]) -> None:
     if checked.out is None:
         raise InputError("Where to? The option '--out' is missing.", "Write FILE.parquet, FILE.npy or a folder.")
     with tables.bar("embedding") as progress:
-        path = using.embed(places[0], places[1], out=checked.out, role=checked.role, append=checked.append,
-                           batch_size=checked.batch_size, progress=progress, data_settings=build(DataSettings, checked))
+        path = using.embed(
+            places[0],
+            places[1],
+            out=checked.out,
+            role=checked.role,
+            append=checked.append,
+            batch_size=checked.batch_size,
+            progress=progress,
+            data_settings=build(DataSettings, checked),
+        )
     if checked.json:
         emit({"path": path})
     else:

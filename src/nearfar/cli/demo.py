@@ -21,14 +21,23 @@ QUERIES = 3
 
 def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
     """Compares four methods on the emoji set with one seed each, embeds all drawings with the best, and searches."""
-    say("nearfar demo: find the same emoji drawn by another hand.\n"
+    say(
+        "nearfar demo: find the same emoji drawn by another hand.\n"
         "3,500 emoji in four styles; what is measured are emoji that were never trained on.\n"
-        "simclr sees augmentations of one drawing; the others take another drawing of the emoji as the positive.\n")
+        "simclr sees augmentations of one drawing; the others take another drawing of the emoji as the positive.\n"
+    )
     from nearfar import sources
 
     data = sources.open_data("emoji")
-    done = compare(data, methods=METHODS, seeds=1, budget=seconds, out=out, say=say,
-                   command=f"nearfar compare emoji --methods {shlex.quote(','.join(METHODS))} --seeds 1 --budget {seconds}s")
+    done = compare(
+        data,
+        methods=METHODS,
+        seeds=1,
+        budget=seconds,
+        out=out,
+        say=say,
+        command=f"nearfar compare emoji --methods {shlex.quote(','.join(METHODS))} --seeds 1 --budget {seconds}s",
+    )
     index = out / "index"
     if not index.exists():
         using.embed(done.best or out, data, out=index)
@@ -61,7 +70,7 @@ def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def closing(done: Comparison, index: Path, say: Say) -> None:
     say(f"""
-report: {done.path / 'report.html'}
+report: {done.path / "report.html"}
 model:  {done.best}
 
 The same on your own data - a folder of pictures, a csv of pairs, a text file:

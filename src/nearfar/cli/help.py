@@ -10,8 +10,14 @@ from typing import Any
 from nearfar import options
 from nearfar.methods.documentation import arguments, summary
 
-TITLES = {"Output": "output", "TrainSettings": "training", "DataSettings": "data", "FitOptions": "the run",
-          "CompareOptions": "the comparison", "MeasureOptions": "what is measured"}
+TITLES = {
+    "Output": "output",
+    "TrainSettings": "training",
+    "DataSettings": "data",
+    "FitOptions": "the run",
+    "CompareOptions": "the comparison",
+    "MeasureOptions": "what is measured",
+}
 
 
 def text(usage: str, targets: Sequence[Any]) -> str:

@@ -11,8 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "ndcg@10": "nDCG@10", "mrr": "MRR", "map": "MAP",
-          "knn": "kNN", "probe": "probe", "recall@10": "recall@10"}
+LABELS = {
+    "hit@1": "R@1",
+    "hit@5": "R@5",
+    "hit@10": "R@10",
+    "ndcg@10": "nDCG@10",
+    "mrr": "MRR",
+    "map": "MAP",
+    "knn": "kNN",
+    "probe": "probe",
+    "recall@10": "recall@10",
+}
 SHOWN = ("hit@1", "hit@10", "ndcg@10", "mrr", "recall@10", "knn", "probe")
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
 
@@ -32,7 +41,9 @@ def gallery(found: list[dict[str, Any]]) -> None:
         table.add_column(head, overflow="fold")
     for m in found:
         needs = " or ".join(" + ".join(n) for n in m["needs"])
-        table.add_row(f"[bold cyan]{m['slug']}[/]", m["family"], needs, f"{m['paper']['idea']} [dim]{m['paper']['venue']}[/]")
+        table.add_row(
+            f"[bold cyan]{m['slug']}[/]", m["family"], needs, f"{m['paper']['idea']} [dim]{m['paper']['venue']}[/]"
+        )
     console().print(table)
     console().print("\n[dim]`nearfar methods METHOD` shows one with its options.[/]")
 
@@ -88,7 +99,17 @@ def leaderboard(results: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     label = task.get("label", task["primary"])
     hard = any("hard/" + task["primary"] in c["metrics"] for r in results["rows"] for c in r["seeds"])
-    heads = ["", label, "95 %", *(["hard " + label] if hard else []), "R@10", f"vs {results['baseline']}", "s", "samples", "MiB"]
+    heads = [
+        "",
+        label,
+        "95 %",
+        *(["hard " + label] if hard else []),
+        "R@10",
+        f"vs {results['baseline']}",
+        "s",
+        "samples",
+        "MiB",
+    ]
     for k, head in enumerate(heads):
         table.add_column(head, justify="left" if k == 0 else "right", no_wrap=True)
     for r in sorted(results["rows"], key=lambda r: -(r["mean"] if r["mean"] is not None else -1)):
@@ -106,15 +127,28 @@ def _row(r: dict[str, Any], results: dict[str, Any], hard: bool) -> list[str]:
     if r["mean"] is None:
         return [name, "failed", *[""] * (7 + hard)]
     interval = r["interval"]
-    spread = f"{percent(interval[0])}..{percent(interval[1])}" if interval else "1 seed" if r["kind"] == "method" else ""
+    spread = (
+        f"{percent(interval[0])}..{percent(interval[1])}" if interval else "1 seed" if r["kind"] == "method" else ""
+    )
     d = r.get("difference")
     gap = "" if not d else f"{100 * d['mean']:+.1f}"
     if d and d["interval"]:
         gap += f" [dim]({100 * d['interval'][0]:+.1f}..{100 * d['interval'][1]:+.1f})[/]"
     trained = r["kind"] == "method"
-    cost = [f"{_mean(done, 'seconds'):.0f}", f"{_mean(done, 'samples'):,.0f}", f"{_mean(done, 'peak_mib'):.0f}"] if trained else [""] * 3
-    return [name, percent(r["mean"]), spread, *([percent(_metric(done, "hard/" + primary))] if hard else []),
-            percent(_metric(done, "hit@10")), gap, *cost]
+    cost = (
+        [f"{_mean(done, 'seconds'):.0f}", f"{_mean(done, 'samples'):,.0f}", f"{_mean(done, 'peak_mib'):.0f}"]
+        if trained
+        else [""] * 3
+    )
+    return [
+        name,
+        percent(r["mean"]),
+        spread,
+        *([percent(_metric(done, "hard/" + primary))] if hard else []),
+        percent(_metric(done, "hit@10")),
+        gap,
+        *cost,
+    ]
 
 
 def _mean(cells: list[dict[str, Any]], name: str) -> float:
@@ -145,13 +179,17 @@ def evaluation(found: dict[str, Any]) -> None:
         table.add_column(LABELS[n], justify="right")
     for r in found["rows"]:
         low, high = r["bootstrap"] or (None, None)
-        table.add_row(escape(r["label"]), f"{percent(low)}..{percent(high)}", *[percent(r["metrics"].get(n)) for n in names])
+        table.add_row(
+            escape(r["label"]), f"{percent(low)}..{percent(high)}", *[percent(r["metrics"].get(n)) for n in names]
+        )
     out.print(table)
     directions = found["rows"][0]["directions"]
     if len(directions) > 1:
         out.print("\n[bold]directions[/]")
         for name, metrics in directions.items():
-            shown = "  ".join(f"{LABELS.get(k, k)} {percent(v)}" for k, v in metrics.items() if k in SHOWN or k in ("balanced",))
+            shown = "  ".join(
+                f"{LABELS.get(k, k)} {percent(v)}" for k, v in metrics.items() if k in SHOWN or k in ("balanced",)
+            )
             out.print(f"  {escape(name)}:  {shown}")
 
 
@@ -171,8 +209,17 @@ def hits(query: str, found: list[dict[str, Any]]) -> None:
     if not found:
         out.print("nothing found")
     for n, h in enumerate(found, 1):
-        rest = "  ".join(f"[dim]{escape(k)}[/] {escape(_short(v))}" for k, v in h.items() if k not in ("key", "score") and v not in (None, ""))
-        out.print(f"{n:>3}  [bold]{h['score']:.3f}[/]  {escape(str(h['key']))}  {rest}", soft_wrap=False, overflow="ellipsis", no_wrap=True)
+        rest = "  ".join(
+            f"[dim]{escape(k)}[/] {escape(_short(v))}"
+            for k, v in h.items()
+            if k not in ("key", "score") and v not in (None, "")
+        )
+        out.print(
+            f"{n:>3}  [bold]{h['score']:.3f}[/]  {escape(str(h['key']))}  {rest}",
+            soft_wrap=False,
+            overflow="ellipsis",
+            no_wrap=True,
+        )
 
 
 def _short(value: Any, most: int = 48) -> str:

@@ -72,9 +72,14 @@ class Batch:
         return self.rows.shape[0] // self.members
 
     def to(self, device: torch.device | str) -> Batch:
-        return dataclasses.replace(self, rows=self.rows.to(device), inputs=_to(self.inputs, device),
-                                   content=_to(self.content, device), labels=_to(self.labels, device),
-                                   groups=None if self.groups is None else self.groups.to(device))
+        return dataclasses.replace(
+            self,
+            rows=self.rows.to(device),
+            inputs=_to(self.inputs, device),
+            content=_to(self.content, device),
+            labels=_to(self.labels, device),
+            groups=None if self.groups is None else self.groups.to(device),
+        )
 
     def generator(self) -> torch.Generator:
         """Random numbers of this step alone, so that a resumed run draws the same."""
@@ -269,9 +274,10 @@ class Method(pl.LightningModule):
         bad = [name for name, x in loss.terms.items() if not math.isfinite(float(x))]
         if bad or not bool(loss.total.detach().isfinite()):
             name = bad[0] if bad else "loss"
-            raise NearfarError(f"The term '{name}' of {self.slug or type(self).__name__} is not finite at step {step}.",
-                               "Try a lower learning rate, a higher temperature, or --precision 32; the last "
-                               "checkpoint is kept.")
+            raise NearfarError(
+                f"The term '{name}' of {self.slug or type(self).__name__} is not finite at step {step}.",
+                "Try a lower learning rate, a higher temperature, or --precision 32; the last checkpoint is kept.",
+            )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.before_step()
@@ -298,8 +304,9 @@ class Method(pl.LightningModule):
         listed = [{"params": ps, "lr": o.lr * scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
         if not listed:
             raise InputError("Nothing of this model is trained.", "Unfreeze the encoder or add a head.")
-        optimiser = create_optimizer_v2(listed, opt=o.optimiser, lr=o.lr, weight_decay=o.weight_decay,
-                                        momentum=o.momentum)
+        optimiser = create_optimizer_v2(
+            listed, opt=o.optimiser, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: o.factor(k, self.facts.steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

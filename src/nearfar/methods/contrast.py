@@ -37,8 +37,15 @@ class Contrast(Method):
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """
 
-    def __init__(self, *, temperature: float, learn_temperature: bool = False, loss: RowLoss,
-                 negatives: Negatives | None = None, mask_duplicates: bool = True):
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        learn_temperature: bool = False,
+        loss: RowLoss,
+        negatives: Negatives | None = None,
+        mask_duplicates: bool = True,
+    ):
         super().__init__()
         if not temperature > 0:
             raise InputError(f"temperature must be in (0, inf). Got {temperature}.")
@@ -55,8 +62,12 @@ class Contrast(Method):
 
     def place(self, batch: Batch) -> dict[str, Any]:
         """What every layout takes: temperature, hidden pairs, further blocks, all ranks."""
-        return {"temperature": self.temperature(), "negatives": "global",
-                "hidden": batch.hidden() if self.mask_duplicates else None, "extra": self.extra(batch)}
+        return {
+            "temperature": self.temperature(),
+            "negatives": "global",
+            "hidden": batch.hidden() if self.mask_duplicates else None,
+            "extra": self.extra(batch),
+        }
 
     def extra(self, batch: Batch) -> Callable[[Tensor], Sequence[Block]] | Sequence[Block]:
         if self.negatives is None:
@@ -102,12 +113,27 @@ class ViewContrast(Contrast):
 
     needs = (frozenset({"image"}), frozenset({"text"}))
 
-    def __init__(self, encoder: Encoder, *, views: views.Views | None, loss: RowLoss, temperature: float,
-                 learn_temperature: bool = False, negatives: Negatives | None = None,
-                 momentum: float | Literal["auto"] | None = None, projector: int = 512, dim: int = 128,
-                 mask_duplicates: bool = True):
-        super().__init__(temperature=temperature, learn_temperature=learn_temperature, loss=loss, negatives=negatives,
-                         mask_duplicates=mask_duplicates)
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        views: views.Views | None,
+        loss: RowLoss,
+        temperature: float,
+        learn_temperature: bool = False,
+        negatives: Negatives | None = None,
+        momentum: float | Literal["auto"] | None = None,
+        projector: int = 512,
+        dim: int = 128,
+        mask_duplicates: bool = True,
+    ):
+        super().__init__(
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            loss=loss,
+            negatives=negatives,
+            mask_duplicates=mask_duplicates,
+        )
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         head = heads.mlp(encoder.dim, projector, dim) if projector else None
@@ -122,8 +148,11 @@ class ViewContrast(Contrast):
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         if self.plan.members > 1 and not facts.has_groups:
-            raise InputError(f"The views '{type(self.plan).__name__.lower()}' draw {self.plan.members} members of a group, "
-                             "but these data have no groups.", "Name the column with --group COLUMN, or use other views.")
+            raise InputError(
+                f"The views '{type(self.plan).__name__.lower()}' draw {self.plan.members} members of a group, "
+                "but these data have no groups.",
+                "Name the column with --group COLUMN, or use other views.",
+            )
         found = self.setup_negatives(self.dim, facts)
         if self.momentum == "auto":
             queue = len(self.negatives.keys) if self.negatives is not None and hasattr(self.negatives, "keys") else 0
@@ -171,8 +200,10 @@ def check_plan(plan: views.Views, encoder: Encoder) -> views.Views:
     if plan.modality != encoder.modality:
         name = next((k for k, v in views.plans.items() if isinstance(plan, v)), type(plan).__name__)
         fit = [k for k, v in views.plans.items() if v.modality == encoder.modality]
-        raise InputError(f"The views '{name}' are for {plan.modality}s, but the data are {encoder.modality}s.",
-                         f"Choose one of {', '.join(fit)}.")
+        raise InputError(
+            f"The views '{name}' are for {plan.modality}s, but the data are {encoder.modality}s.",
+            f"Choose one of {', '.join(fit)}.",
+        )
     return plan.bind(encoder)
 
 
@@ -195,6 +226,11 @@ def forward_views(tower: nn.Module, made: Sequence[Any]) -> list[Tensor]:
 
 def against_targets(z: Sequence[Tensor], targets: Sequence[Tensor], in_batch: bool, place: dict[str, Any]) -> Layout:
     """Each view against the teacher's target of every other view: the mean over the ordered pairs."""
-    parts = [part for v, query in enumerate(z) for t, key in enumerate(targets) if v != t
-             for part in one_way(query, key, in_batch=in_batch, **place).parts]
+    parts = [
+        part
+        for v, query in enumerate(z)
+        for t, key in enumerate(targets)
+        if v != t
+        for part in one_way(query, key, in_batch=in_batch, **place).parts
+    ]
     return Layout(parts)

@@ -50,8 +50,9 @@ def get(slug: str) -> Any:
                 if entry.name == slug:
                     _registered.setdefault(slug, entry.load())
     if slug not in _registered:
-        raise InputError(f"Unknown method '{slug}'.{did_you_mean(slug, slugs())}",
-                         "`nearfar methods` lists all of them.")
+        raise InputError(
+            f"Unknown method '{slug}'.{did_you_mean(slug, slugs())}", "`nearfar methods` lists all of them."
+        )
     return _registered[slug]
 
 
@@ -66,8 +67,12 @@ def options(cls: Any) -> list[dict[str, Any]]:
         if p.name in ("self", "encoder", "encoder_b") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
         default = None if p.default is inspect.Parameter.empty else p.default
-        entry = {"name": p.name, "type": _type_name(p.annotation), "default": default,
-                 "help": described.get(p.name, "")}
+        entry = {
+            "name": p.name,
+            "type": _type_name(p.annotation),
+            "default": default,
+            "help": described.get(p.name, ""),
+        }
         if p.name in paper:
             entry["paper"] = paper[p.name]
         found.append(entry)
@@ -85,9 +90,15 @@ def describe(slug: str) -> dict[str, Any]:
     cls = get(slug)
     paper = cls.paper
     return {
-        "slug": slug, "family": cls.family,
-        "paper": {"title": paper.title, "venue": paper.venue, "link": paper.link, "idea": paper.idea,
-                  "differs": paper.differs},
+        "slug": slug,
+        "family": cls.family,
+        "paper": {
+            "title": paper.title,
+            "venue": paper.venue,
+            "link": paper.link,
+            "idea": paper.idea,
+            "differs": paper.differs,
+        },
         "needs": [sorted(n) for n in cls.needs],
         "options": options(cls),
     }

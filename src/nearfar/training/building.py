@@ -52,14 +52,18 @@ def choose(data: Any) -> tuple[str, str]:
         return "simclr", "there are pictures without pairs: two augmentations of one picture are its positives"
     if "text" in roles:
         return "contriever", "there are texts without pairs: two crops of one text are its positives"
-    raise InputError(f"{data.name} holds neither pictures nor texts.", "Name a column: --image COLUMN or --text COLUMN.")
+    raise InputError(
+        f"{data.name} holds neither pictures nor texts.", "Name a column: --image COLUMN or --text COLUMN."
+    )
 
 
 def check_needs(slug: str, data: Any) -> None:
     if not fits(slug, data):
         needs = " or ".join(" + ".join(sorted(n)) for n in methods.get(slug).needs)
-        raise InputError(f"'{slug}' needs {needs}; {data.name} has {', '.join(sorted(roles_of(data))) or 'none of these'}.",
-                         "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.")
+        raise InputError(
+            f"'{slug}' needs {needs}; {data.name} has {', '.join(sorted(roles_of(data))) or 'none of these'}.",
+            "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.",
+        )
 
 
 def modalities(cls: Any, data: Any, settings: TrainSettings) -> list[str]:
@@ -143,8 +147,9 @@ def method_options(slug: str, given: Mapping[str, Any], preset: str) -> Any:
     return options.checked(targets_of(slug), base | dict(given))
 
 
-def build_method(slug: str, data: Any, settings: TrainSettings, checked: Any, size: int,
-                 ready: Mapping[str, Encoder] | None = None) -> tuple[Method, list[str]]:
+def build_method(
+    slug: str, data: Any, settings: TrainSettings, checked: Any, size: int, ready: Mapping[str, Encoder] | None = None
+) -> tuple[Method, list[str]]:
     """A fresh method; `ready` replaces encoders (by kind) that are made already."""
     cls = methods.get(slug)
     check_needs(slug, data)
@@ -160,8 +165,15 @@ def build_method(slug: str, data: Any, settings: TrainSettings, checked: Any, si
     return method, kinds
 
 
-def prepare(slug: str, data: Any, settings: TrainSettings, given: Mapping[str, Any], *,
-            cache: Path | None = None, ready: Mapping[str, Encoder] | None = None) -> Setup:
+def prepare(
+    slug: str,
+    data: Any,
+    settings: TrainSettings,
+    given: Mapping[str, Any],
+    *,
+    cache: Path | None = None,
+    ready: Mapping[str, Encoder] | None = None,
+) -> Setup:
     """Everything before the first step. Raises InputError early, before anything is written."""
     checked = method_options(slug, given, settings.preset)
     size = auto_image_size(data, settings)
@@ -175,13 +187,26 @@ def prepare(slug: str, data: Any, settings: TrainSettings, given: Mapping[str, A
     loader = make_loader(method, data, sampler, steps, settings, size, cache)
     facts: Facts = loader.facts(len(rows))
     method.optimisation = auto_optimisation(settings, steps, known, kinds)
-    resolved = {"batch_size": batch, "steps": steps, "image_size": size if "image" in kinds else None,
-                "lr": method.optimisation.lr, "warmup": method.optimisation.warmup}
+    resolved = {
+        "batch_size": batch,
+        "steps": steps,
+        "image_size": size if "image" in kinds else None,
+        "lr": method.optimisation.lr,
+        "warmup": method.optimisation.warmup,
+    }
     torch.manual_seed(settings.seed + 2)
     resolved |= method.attach(facts)
     method.prepare(data, rows)
-    return Setup(method, loader, settings, options.plain(checked), {k: v for k, v in resolved.items() if v is not None},
-                 size, rows, kinds)
+    return Setup(
+        method,
+        loader,
+        settings,
+        options.plain(checked),
+        {k: v for k, v in resolved.items() if v is not None},
+        size,
+        rows,
+        kinds,
+    )
 
 
 def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
@@ -190,8 +215,10 @@ def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
             raise InputError(f"There are only {items} training items: contrast needs more.", "Add data.")
         return max(2, min(128, items // 4))
     if settings.batch_size > items:
-        raise InputError(f"The batch size {settings.batch_size} is larger than the {items} training items of '{slug}'.",
-                         f"Use --batch-size {max(2, items // 2)} or less, or leave it to auto.")
+        raise InputError(
+            f"The batch size {settings.batch_size} is larger than the {items} training items of '{slug}'.",
+            f"Use --batch-size {max(2, items // 2)} or less, or leave it to auto.",
+        )
     return int(settings.batch_size)
 
 
@@ -210,8 +237,9 @@ def auto_optimisation(settings: TrainSettings, steps: int, known: bool, kinds: S
     return Optimisation(settings.optimiser, float(lr), settings.weight_decay, 0.9, warmup, settings.schedule)
 
 
-def make_loader(method: Method, data: Any, sampler: Sampler, steps: int, settings: TrainSettings, size: int,
-                cache: Path | None) -> Loader:
+def make_loader(
+    method: Method, data: Any, sampler: Sampler, steps: int, settings: TrainSettings, size: int, cache: Path | None
+) -> Loader:
     wanted = list(dict.fromkeys(input_roles(method)))
     if getattr(method, "stream", False):
         return stream_loader(method, data, sampler, steps, settings)

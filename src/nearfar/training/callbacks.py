@@ -27,8 +27,14 @@ class Curve(pl.Callback):
     On resuming, lines after the checkpoint's step are dropped first.
     """
 
-    def __init__(self, path: Path, every: int, validate: Callable[[], dict[str, float]] | None, val_every: int,
-                 on_log: Callable[[dict[str, Any]], None] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        every: int,
+        validate: Callable[[], dict[str, float]] | None,
+        val_every: int,
+        on_log: Callable[[dict[str, Any]], None] | None = None,
+    ):
         self.path, self.every, self.validate, self.val_every, self.on_log = path, every, validate, val_every, on_log
         self.seconds, self.samples, self.last, self.warned = 0.0, 0, 0.0, False
 
@@ -51,8 +57,13 @@ class Curve(pl.Callback):
         last = step >= trainer.max_steps
         due = self.validate is not None and self.val_every and (step % self.val_every == 0 or last)
         if step % self.every == 0 or step == 1 or last or due:
-            line = {"step": step, "seconds": round(self.seconds, 3), "samples": self.samples, **pl_module.terms,
-                    "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+            line = {
+                "step": step,
+                "seconds": round(self.seconds, 3),
+                "samples": self.samples,
+                **pl_module.terms,
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            }
             if pl_module.watched is not None:
                 line["spread"] = spread(pl_module.watched)
                 self.warn(line["spread"], step)
@@ -67,9 +78,12 @@ class Curve(pl.Callback):
     def warn(self, value: float, step: int) -> None:
         if value < 0.05 and step > 20 and not self.warned:
             self.warned = True
-            warnings.warn(f"The representation is collapsing at step {step}: the spread of the embeddings is {value:.3f} "
-                          "(1 is even, 0 is a single point). Try a lower learning rate, a lower temperature or "
-                          "stronger views; `nearfar diagnose` shows more.", stacklevel=2)
+            warnings.warn(
+                f"The representation is collapsing at step {step}: the spread of the embeddings is {value:.3f} "
+                "(1 is even, 0 is a single point). Try a lower learning rate, a lower temperature or "
+                "stronger views; `nearfar diagnose` shows more.",
+                stacklevel=2,
+            )
 
 
 def _lines(path: Path) -> list[str]:
@@ -126,8 +140,15 @@ class Progress(pl.Callback):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self.bar = Bar(TextColumn("[bold]{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),
-                       TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console, transient=True)
+        self.bar = Bar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+        )
         self.bar.start()
         self.task = self.bar.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step, note="")
 
@@ -136,7 +157,8 @@ class Progress(pl.Callback):
             self.bar.update(self.task, completed=trainer.global_step, note=self.note)
         elif time.monotonic() - self.shown > self.every:
             self.shown = time.monotonic()
-            print(f"{self.title}: step {trainer.global_step}/{trainer.max_steps}  {self.note}", file=sys.stderr, flush=True)  # noqa: T201
+            sys.stderr.write(f"{self.title}: step {trainer.global_step}/{trainer.max_steps}  {self.note}\n")
+            sys.stderr.flush()
 
     def stop(self) -> None:
         if self.bar is not None:

@@ -52,7 +52,7 @@ class Comparison:
 
 
 def entry(spec: str) -> Entry:
-    """"slug --option value" -> Entry; options are checked."""
+    """ "slug --option value" -> Entry; options are checked."""
     words = shlex.split(spec)
     if not words:
         raise InputError("An empty method.", "Write for example --methods simclr,dcl.")
@@ -64,7 +64,7 @@ def entry(spec: str) -> Entry:
 
 
 def split_specs(text: str) -> list[str]:
-    """"a, b --x 1,2; c" -> specs. Commas divide only before a method's name."""
+    """ "a, b --x 1,2; c" -> specs. Commas divide only before a method's name."""
     pieces = re.split(r"[;,]\s*(?=[a-z])", text)
     known = set(methods.slugs())
     specs: list[str] = []
@@ -76,10 +76,22 @@ def split_specs(text: str) -> list[str]:
     return [s.strip() for s in specs if s.strip()]
 
 
-def compare(data: Any, *, methods: Sequence[str] | str | None = None, seeds: int = 3, budget: str | float | None = None,
-            baseline: str | None = None, out: str | Path | None = None, settings: TrainSettings | None = None,
-            data_settings: DataSettings | None = None, progress: bool = True, say: Say = silent, command: str = "",
-            report: bool = True, **given: Any) -> Comparison:
+def compare(
+    data: Any,
+    *,
+    methods: Sequence[str] | str | None = None,
+    seeds: int = 3,
+    budget: str | float | None = None,
+    baseline: str | None = None,
+    out: str | Path | None = None,
+    settings: TrainSettings | None = None,
+    data_settings: DataSettings | None = None,
+    progress: bool = True,
+    say: Say = silent,
+    command: str = "",
+    report: bool = True,
+    **given: Any,
+) -> Comparison:
     """Trains each method with each seed under one plan, measures all by one task, and says which one works.
 
     Args:
@@ -97,8 +109,10 @@ def compare(data: Any, *, methods: Sequence[str] | str | None = None, seeds: int
     """
     settings, data_settings, rest = engine.split_options(None, given, settings, data_settings)
     if rest:
-        raise InputError(f"compare has no option '{next(iter(rest))}'.",
-                         "Options of one method go beside its name: --methods \"dcl --sigma 0.5\".")
+        raise InputError(
+            f"compare has no option '{next(iter(rest))}'.",
+            'Options of one method go beside its name: --methods "dcl --sigma 0.5".',
+        )
     if seeds < 1:
         raise InputError(f"seeds must be at least 1. Got {seeds}.")
     opened = data_settings.open(data)
@@ -111,7 +125,9 @@ def compare(data: Any, *, methods: Sequence[str] | str | None = None, seeds: int
     settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
     rows = measured_without_training(folder, opened, task, settings, seeds, say)
     for number, one in enumerate(entries):
-        rows.append(train_cells(folder, opened, task, settings, one, seeds, f"[{number + 1}/{len(entries)}]", progress, say))
+        rows.append(
+            train_cells(folder, opened, task, settings, one, seeds, f"[{number + 1}/{len(entries)}]", progress, say)
+        )
     results = conclude(folder, opened, task, plan, rows, entries, baseline, command, time.perf_counter() - began)
     write_json(folder / "results.json", results)
     keep_best(folder, results)
@@ -149,7 +165,7 @@ def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] 
 
 
 def seconds_of(budget: str | float | None) -> float:
-    """"90", "45s", "30m", "2h" -> seconds."""
+    """ "90", "45s", "30m", "2h" -> seconds."""
     if budget is None:
         return 1800.0
     match = re.fullmatch(r"\s*([0-9.]+)\s*([smh]?)\s*", str(budget))
@@ -158,38 +174,67 @@ def seconds_of(budget: str | float | None) -> float:
     return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
 
 
-def make_plan(folder: Path, data: Any, settings: TrainSettings, entries: Sequence[Entry], seeds: int,
-              budget: str | float | None, say: Say) -> dict[str, Any]:
+def make_plan(
+    folder: Path,
+    data: Any,
+    settings: TrainSettings,
+    entries: Sequence[Entry],
+    seeds: int,
+    budget: str | float | None,
+    say: Say,
+) -> dict[str, Any]:
     """Steps and batch size, fixed once and kept in plan.json: the same for every cell, also when resumed."""
     path = folder / "plan.json"
-    facts = {"data_hash": data.hash, "split_hash": data.split_hash,
-             "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size")}}
+    facts = {
+        "data_hash": data.hash,
+        "split_hash": data.split_hash,
+        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size")},
+    }
     if path.exists():
         plan = json.loads(path.read_text())
         for name in facts:
             if plan[name] != json.loads(json.dumps(facts[name])):
-                raise InputError(f"'{folder}' holds a comparison with other {name.replace('_', ' ')}: scores on different "
-                                 "data, splits or settings are not ranked together.", "Choose another --out.")
+                raise InputError(
+                    f"'{folder}' holds a comparison with other {name.replace('_', ' ')}: scores on different "
+                    "data, splits or settings are not ranked together.",
+                    "Choose another --out.",
+                )
         if settings.steps not in ("auto", plan["steps"]):
-            raise InputError(f"The plan in '{folder}' has {plan['steps']} steps, not {settings.steps}.", "Choose another --out.")
+            raise InputError(
+                f"The plan in '{folder}' has {plan['steps']} steps, not {settings.steps}.", "Choose another --out."
+            )
         say(f"plan of {folder}: {plan['steps']} steps of {plan['batch_size']} items")
         return plan
     limit = seconds_of(budget)
     paces, batch = {}, None
     for one in entries:
-        setup = building.prepare(one.slug, data, dataclasses.replace(settings, steps=1000 if settings.steps == "auto" else settings.steps),
-                                 one.options, cache=engine.cache_folder())
+        setup = building.prepare(
+            one.slug,
+            data,
+            dataclasses.replace(settings, steps=1000 if settings.steps == "auto" else settings.steps),
+            one.options,
+            cache=engine.cache_folder(),
+        )
         batch = min(batch or 1 << 30, int(setup.resolved["batch_size"]))
         if settings.steps == "auto":
             paces[one.label] = engine.timed_steps(setup, 4)[0]
     steps = settings.steps
     if steps == "auto":
         steps = max(20, int(0.85 * limit / (seeds * sum(paces.values()))))
-        say(f"{limit / 60:.3g} minutes for {len(entries)} methods x {seeds} seeds: {steps} steps each ("
-            + ", ".join(f"{k} {1000 * v:.0f} ms" for k, v in paces.items()) + " a step)")
-    plan = facts | {"steps": steps, "batch_size": batch, "seeds": list(range(seeds)), "encoder": settings.encoder,
-                    "precision": settings.precision, "budget_seconds": limit if settings.steps == "auto" else None,
-                    "seconds_a_step": paces}
+        say(
+            f"{limit / 60:.3g} minutes for {len(entries)} methods x {seeds} seeds: {steps} steps each ("
+            + ", ".join(f"{k} {1000 * v:.0f} ms" for k, v in paces.items())
+            + " a step)"
+        )
+    plan = facts | {
+        "steps": steps,
+        "batch_size": batch,
+        "seeds": list(range(seeds)),
+        "encoder": settings.encoder,
+        "precision": settings.precision,
+        "budget_seconds": limit if settings.steps == "auto" else None,
+        "seconds_a_step": paces,
+    }
     write_json(path, plan)
     return plan
 
@@ -197,17 +242,26 @@ def make_plan(folder: Path, data: Any, settings: TrainSettings, entries: Sequenc
 def cell(seed: int | None, scores: dict[str, Any], **more: Any) -> dict[str, Any]:
     """One seed of one row, as results.json has it. Scores without a test split come from validation."""
     test = scores.get("test") or scores.get("val") or {}
-    return {"seed": seed, "primary": test.get("primary"), "val": (scores.get("val") or {}).get("primary"),
-            "metrics": test.get("metrics", {}), "directions": test.get("directions", {}),
-            "bootstrap": test.get("bootstrap"), "counts": test.get("counts", {}), "status": "done", **more}
+    return {
+        "seed": seed,
+        "primary": test.get("primary"),
+        "val": (scores.get("val") or {}).get("primary"),
+        "metrics": test.get("metrics", {}),
+        "directions": test.get("directions", {}),
+        "bootstrap": test.get("bootstrap"),
+        "counts": test.get("counts", {}),
+        "status": "done",
+        **more,
+    }
 
 
 def splits_of(data: Any) -> list[str]:
     return [s for s in ("val", "test") if len(data.splits.get(s, ()))]
 
 
-def measured_without_training(folder: Path, data: Any, task: Any, settings: TrainSettings, seeds: int,
-                              say: Say) -> list[dict[str, Any]]:
+def measured_without_training(
+    folder: Path, data: Any, task: Any, settings: TrainSettings, seeds: int, say: Say
+) -> list[dict[str, Any]]:
     """Chance, raw pixels, HOG, TF-IDF, BM25; the untrained encoder for each seed; a pretrained one where given."""
     path = folder / "references.json"
     if path.exists():
@@ -217,8 +271,14 @@ def measured_without_training(folder: Path, data: Any, task: Any, settings: Trai
         say(f"measuring: {one.label}")
         start = time.perf_counter()
         scores = {s: one.evaluate(s).to_dict() for s in splits_of(data)}
-        rows.append({"slug": one.slug, "label": one.label, "kind": one.kind,
-                     "seeds": [cell(0, scores, seconds=time.perf_counter() - start, samples=0)]})
+        rows.append(
+            {
+                "slug": one.slug,
+                "label": one.label,
+                "kind": one.kind,
+                "seeds": [cell(0, scores, seconds=time.perf_counter() - start, samples=0)],
+            }
+        )
     kinds = list(dict.fromkeys(r.split("_")[0] for r in task.roles))
     known = any(building.pretrained(k, settings) for k in kinds)
     if len(kinds) == 1:
@@ -239,8 +299,17 @@ def untrained_cell(data: Any, task: Any, settings: TrainSettings, kind: str, see
     return cell(seed, scores, seconds=time.perf_counter() - start, samples=0)
 
 
-def train_cells(folder: Path, data: Any, task: Any, settings: TrainSettings, one: Entry, seeds: int, place: str,
-                progress: bool, say: Say) -> dict[str, Any]:
+def train_cells(
+    folder: Path,
+    data: Any,
+    task: Any,
+    settings: TrainSettings,
+    one: Entry,
+    seeds: int,
+    place: str,
+    progress: bool,
+    say: Say,
+) -> dict[str, Any]:
     """All seeds of one method; finished cells are read, begun ones resumed, failed ones marked."""
     cells = []
     for seed in range(seeds):
@@ -250,8 +319,16 @@ def train_cells(folder: Path, data: Any, task: Any, settings: TrainSettings, one
         if not done.exists():
             say(f"{place} {one.label}, seed {seed}")
             try:
-                engine.fit(one.slug, data, out=run, resume=(run / "config.json").exists(), progress=progress,
-                           settings=dataclasses.replace(settings, seed=seed), data_settings=DataSettings(), **one.options)
+                engine.fit(
+                    one.slug,
+                    data,
+                    out=run,
+                    resume=(run / "config.json").exists(),
+                    progress=progress,
+                    settings=dataclasses.replace(settings, seed=seed),
+                    data_settings=DataSettings(),
+                    **one.options,
+                )
             except (NearfarError, RuntimeError) as error:
                 if isinstance(error, InputError) and seed == 0:
                     raise
@@ -270,12 +347,23 @@ def check_same(told: dict[str, Any], data: Any, run: Path) -> None:
     """Runs whose data or split differ are not ranked together."""
     for name in ("data_hash", "split_hash"):
         if told[name] != getattr(data, name.removeprefix("data_")):
-            raise InputError(f"The run '{run}' was made on other data or another split ({name} differs).",
-                             "Take it away, or choose another --out.")
+            raise InputError(
+                f"The run '{run}' was made on other data or another split ({name} differs).",
+                "Take it away, or choose another --out.",
+            )
 
 
-def conclude(folder: Path, data: Any, task: Any, plan: dict[str, Any], rows: list[dict[str, Any]],
-             entries: Sequence[Entry], baseline: str | None, command: str, seconds: float) -> dict[str, Any]:
+def conclude(
+    folder: Path,
+    data: Any,
+    task: Any,
+    plan: dict[str, Any],
+    rows: list[dict[str, Any]],
+    entries: Sequence[Entry],
+    baseline: str | None,
+    command: str,
+    seconds: float,
+) -> dict[str, Any]:
     """results.json: statistics of every row, the verdict, and what the report shows of the trained models."""
     trained = [e.name for e in entries]
     base = baseline or next((n for n in ("simclr", "pairs") if n in trained), trained[0])
@@ -284,33 +372,54 @@ def conclude(folder: Path, data: Any, task: Any, plan: dict[str, Any], rows: lis
     shown = illustrations(folder, data, task, verdict["rows"])
     return {
         "format": 1,
-        "data": {"name": data.name, "hash": data.hash, "split": data.split_name, "split_hash": data.split_hash,
-                 "rows": {k: len(v) for k, v in data.splits.items()}, "roles": data.roles},
+        "data": {
+            "name": data.name,
+            "hash": data.hash,
+            "split": data.split_name,
+            "split_hash": data.split_hash,
+            "rows": {k: len(v) for k, v in data.splits.items()},
+            "roles": data.roles,
+        },
         "task": task.summary("test" if len(data.splits.get("test", ())) else "val"),
-        "plan": plan, "baseline": base, "rows": verdict["rows"], "winner": verdict["winner"],
-        "best_on_validation": best, "reason": verdict["reason"], **shown,
-        "commands": commands(folder, data, plan, entries, best, command), "versions": engine.versions(),
+        "plan": plan,
+        "baseline": base,
+        "rows": verdict["rows"],
+        "winner": verdict["winner"],
+        "best_on_validation": best,
+        "reason": verdict["reason"],
+        **shown,
+        "commands": commands(folder, data, plan, entries, best, command),
+        "versions": engine.versions(),
         "seconds": seconds,
     }
 
 
 def best_on_validation(rows: Sequence[dict[str, Any]]) -> str | None:
     """The trained row with the best mean on validation data; test data choose nothing."""
-    means = {r["slug"]: np.mean([c["val"] if c["val"] is not None else c["primary"] for c in r["seeds"] if c["status"] == "done"])
-             for r in rows if r["kind"] == "method" and any(c["status"] == "done" and c["primary"] is not None for c in r["seeds"])}
+    means = {
+        r["slug"]: np.mean(
+            [c["val"] if c["val"] is not None else c["primary"] for c in r["seeds"] if c["status"] == "done"]
+        )
+        for r in rows
+        if r["kind"] == "method" and any(c["status"] == "done" and c["primary"] is not None for c in r["seeds"])
+    }
     return max(means, key=lambda k: means[k]) if means else None
 
 
-def commands(folder: Path, data: Any, plan: dict[str, Any], entries: Sequence[Entry], best: str | None,
-             command: str) -> list[str]:
-    spec = data.name if data.path is None else str(data.path)
+def commands(
+    folder: Path, data: Any, plan: dict[str, Any], entries: Sequence[Entry], best: str | None, command: str
+) -> list[str]:
+    """What to type to repeat the comparison, to train its best method alone, and to search with it."""
+    spec = shlex.quote(data.name if data.path is None else str(data.path))
     found = [command] if command else []
     for one in entries:
         if one.name == best:
-            found.append(f"nearfar fit {one.label} {shlex.quote(spec)} --steps {plan['steps']} --batch-size {plan['batch_size']}"
-                         .replace(f"fit {one.label} {shlex.quote(spec)}", f"fit {one.slug} {shlex.quote(spec)}{one.label[len(one.slug):]}"))
-            found.append(f"nearfar embed {folder / 'best'} {shlex.quote(spec)} --out {folder / 'index'}")
-            found.append(f"nearfar search {folder / 'index'} QUERY")
+            own = one.label[len(one.slug) :]
+            found += [
+                f"nearfar fit {one.slug} {spec}{own} --steps {plan['steps']} --batch-size {plan['batch_size']}",
+                f"nearfar embed {folder / 'best'} {spec} --out {folder / 'index'}",
+                f"nearfar search {folder / 'index'} QUERY",
+            ]
     return found
 
 

@@ -21,8 +21,16 @@ class Embedder:
     A role that has no tower of its own (`text_b` of one shared text encoder) takes the tower of its kind.
     """
 
-    def __init__(self, towers: Mapping[str, Tower], data: Any, *, size: int, batch_size: int = 256,
-                 similarity: str = "cosine", device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        data: Any,
+        *,
+        size: int,
+        batch_size: int = 256,
+        similarity: str = "cosine",
+        device: torch.device | str = "cpu",
+    ):
         self.towers, self.data, self.size, self.batch_size = towers, data, size, batch_size
         self.similarity, self.device = similarity, torch.device(device)
         self.stores: dict[str, TokenStore] = {}

@@ -50,9 +50,20 @@ def silent(_: str) -> None:
     return None
 
 
-def fit(method: str | None, data: Any, *, out: str | Path | None = None, resume: bool = False, dry_run: bool = False,
-        settings: TrainSettings | None = None, data_settings: DataSettings | None = None,
-        progress: bool = True, say: Say = silent, command: str = "", **given: Any) -> Run:
+def fit(
+    method: str | None,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    settings: TrainSettings | None = None,
+    data_settings: DataSettings | None = None,
+    progress: bool = True,
+    say: Say = silent,
+    command: str = "",
+    **given: Any,
+) -> Run:
     """Trains a method on data and leaves a folder with the model, its curve and its scores.
 
     Args:
@@ -88,8 +99,9 @@ def fit(method: str | None, data: Any, *, out: str | Path | None = None, resume:
         return train(folder, method, opened, setup, task, record, resume, progress, say)
 
 
-def split_options(method: str | None, given: Mapping[str, Any], settings: TrainSettings | None,
-                  data_settings: DataSettings | None) -> tuple[TrainSettings, DataSettings, dict[str, Any]]:
+def split_options(
+    method: str | None, given: Mapping[str, Any], settings: TrainSettings | None, data_settings: DataSettings | None
+) -> tuple[TrainSettings, DataSettings, dict[str, Any]]:
     """Keyword options to settings, data settings and what is the method's own; unknown ones raise."""
     from nearfar import options
 
@@ -164,24 +176,31 @@ class owned:
                 if place.exists() and not any(place.iterdir()):
                     place.rmdir()
         if isinstance(error, OSError):
-            raise NearfarError(f"Writing to '{self.folder}' failed: {error.strerror or error}.",
-                               "Free some space, then go on with --resume.") from error
+            raise NearfarError(
+                f"Writing to '{self.folder}' failed: {error.strerror or error}.",
+                "Free some space, then go on with --resume.",
+            ) from error
 
 
 def differ(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """A run is only resumed as what it was."""
     if before["method"] != now["method"]:
-        raise InputError(f"'{folder}' is a run of '{before['method']}', not of '{now['method']}'.",
-                         "Choose another --out, or resume with the same method.")
+        raise InputError(
+            f"'{folder}' is a run of '{before['method']}', not of '{now['method']}'.",
+            "Choose another --out, or resume with the same method.",
+        )
     for name in ("data_hash", "split_hash"):
         if before[name] != now[name]:
-            raise InputError(f"The data have changed since the run in '{folder}' began ({name} differs).",
-                             "Start a new run.")
+            raise InputError(
+                f"The data have changed since the run in '{folder}' began ({name} differs).", "Start a new run."
+            )
     for group in ("options", "settings"):
         for key, value in now[group].items():
             if key in before[group] and json.loads(json.dumps(value)) != before[group][key]:
-                raise InputError(f"The run in '{folder}' has {key} = {before[group][key]}, not {value}.",
-                                 "Resume it with the same options, or start a new run.")
+                raise InputError(
+                    f"The run in '{folder}' has {key} = {before[group][key]}, not {value}.",
+                    "Resume it with the same options, or start a new run.",
+                )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -211,18 +230,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(method: str, data: Any, setup: building.Setup, spec: Any, data_settings: DataSettings,
-             command: str) -> dict[str, Any]:
+def describe(
+    method: str, data: Any, setup: building.Setup, spec: Any, data_settings: DataSettings, command: str
+) -> dict[str, Any]:
     """config.json: all that is needed to understand and repeat the run."""
     return {
-        "format": 1, "method": method, "options": setup.options,
-        "settings": dataclasses.asdict(setup.settings), "resolved": setup.resolved,
+        "format": 1,
+        "method": method,
+        "options": setup.options,
+        "settings": dataclasses.asdict(setup.settings),
+        "resolved": setup.resolved,
         "data": str(spec) if isinstance(spec, (str, Path)) else data.name,
         "data_settings": dataclasses.asdict(data_settings),
-        "data_hash": data.hash, "split_hash": data.split_hash,
-        "rows": {k: len(v) for k, v in data.splits.items()}, "roles": data.roles,
+        "data_hash": data.hash,
+        "split_hash": data.split_hash,
+        "rows": {k: len(v) for k, v in data.splits.items()},
+        "roles": data.roles,
         "parameters": sum(p.numel() for p in setup.method.parameters() if p.requires_grad),
-        "command": command, "versions": versions(),
+        "command": command,
+        "versions": versions(),
     }
 
 
@@ -243,20 +269,36 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
     device = setup.settings.device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pl.Trainer(max_steps=steps, accelerator=device, devices=1, precision=precision, logger=False,
-                          enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                          num_sanity_val_steps=0, callbacks=callbacks, max_epochs=-1,
-                          log_every_n_steps=1_000_000)
+        return pl.Trainer(
+            max_steps=steps,
+            accelerator=device,
+            devices=1,
+            precision=precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            max_epochs=-1,
+            log_every_n_steps=1_000_000,
+        )
 
 
 def dry(method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], say: Say) -> Run:
     """Times a few real steps; nothing is kept."""
     seconds, peak = timed_steps(setup, 4)
     steps = setup.loader.steps
-    plan = record | {"seconds_a_step": seconds, "estimated_seconds": seconds * steps, "peak_mib": peak,
-                     "task": task.describe()}
-    say(f"{steps} steps of {setup.resolved['batch_size']} items: about {human(seconds * steps)} "
-        f"({seconds * 1000:.0f} ms a step), about {peak:.0f} MiB of memory")
+    plan = record | {
+        "seconds_a_step": seconds,
+        "estimated_seconds": seconds * steps,
+        "peak_mib": peak,
+        "task": task.describe(),
+    }
+    say(
+        f"{steps} steps of {setup.resolved['batch_size']} items: about {human(seconds * steps)} "
+        f"({seconds * 1000:.0f} ms a step), about {peak:.0f} MiB of memory"
+    )
     say(f"measured by: {task.describe()}")
     return Run(None, method, plan, {}, {})
 
@@ -269,6 +311,7 @@ def human(seconds: float) -> str:
 
 def timed_steps(setup: building.Setup, count: int) -> tuple[float, float]:
     """Seconds of a step (median of the steps after the first) and peak memory in MiB, of a few real steps."""
+
     class Clock(Curve):
         def __init__(self):
             self.times = [time.perf_counter()]
@@ -288,7 +331,9 @@ def timed_steps(setup: building.Setup, count: int) -> tuple[float, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer_for(setup, [clock], steps).fit(setup.method, setup.loader)
-    gaps = sorted(b - a for a, b in zip(clock.times[1:], clock.times[2:], strict=False)) or [clock.times[-1] - clock.times[0]]
+    gaps = sorted(b - a for a, b in zip(clock.times[1:], clock.times[2:], strict=False)) or [
+        clock.times[-1] - clock.times[0]
+    ]
     return gaps[len(gaps) // 2], peak_mib()
 
 
@@ -318,8 +363,13 @@ def peak_mib() -> float:
 
 def embedder(setup: building.Setup, data: Any) -> Embedder:
     method: Any = setup.method
-    return Embedder(method.towers(), data, size=setup.image_size, similarity=getattr(method, "similarity", "cosine"),
-                    device=method.device)
+    return Embedder(
+        method.towers(),
+        data,
+        size=setup.image_size,
+        similarity=getattr(method, "similarity", "cosine"),
+        device=method.device,
+    )
 
 
 def can_measure(towers: Mapping[str, Any], task: Any) -> bool:
@@ -328,8 +378,17 @@ def can_measure(towers: Mapping[str, Any], task: Any) -> bool:
     return {r.split("_")[0] for r in task.roles} <= kinds
 
 
-def train(folder: Path, method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], resume: bool,
-          progress: bool, say: Say) -> Run:
+def train(
+    folder: Path,
+    method: str,
+    data: Any,
+    setup: building.Setup,
+    task: Any,
+    record: dict[str, Any],
+    resume: bool,
+    progress: bool,
+    say: Say,
+) -> Run:
     steps, settings = setup.loader.steps, setup.settings
     measured = can_measure(setup.method.towers(), task)
     if not measured:
@@ -342,8 +401,13 @@ def train(folder: Path, method: str, data: Any, setup: building.Setup, task: Any
     val_every = max(1, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
     save_every = max(1, steps // 20) if settings.save_every == "auto" else int(settings.save_every)
     bar = Progress(f"{method} on {data.name}") if progress else None
-    curve = Curve(folder / "curve.jsonl", max(1, steps // 200), validate if measured else None, val_every,
-                  bar.log if bar else None)
+    curve = Curve(
+        folder / "curve.jsonl",
+        max(1, steps // 200),
+        validate if measured else None,
+        val_every,
+        bar.log if bar else None,
+    )
     checkpoint = Checkpoint(folder / "checkpoints", save_every)
     callbacks = [curve, checkpoint, *([bar] if bar else [])]
     reset_peak()
@@ -354,8 +418,12 @@ def train(folder: Path, method: str, data: Any, setup: building.Setup, task: Any
         run_trainer(trainer_for(setup, callbacks, steps), setup, checkpoint.path if start is not None else None)
     else:
         load_finished(setup, checkpoint.path, curve)
-    cost = {"seconds": curve.seconds, "samples": curve.samples, "peak_mib": peak_mib(),
-            "samples_per_second": curve.samples / curve.seconds if curve.seconds else 0.0}
+    cost = {
+        "seconds": curve.seconds,
+        "samples": curve.samples,
+        "peak_mib": peak_mib(),
+        "samples_per_second": curve.samples / curve.seconds if curve.seconds else 0.0,
+    }
     return finish(folder, method, data, setup, task if measured else None, record, cost)
 
 
@@ -378,7 +446,9 @@ def resume_from(path: Path) -> int | None:
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
     except Exception as error:
-        raise InputError(f"The checkpoint '{path}' cannot be read ({type(error).__name__}).", "Start a new run.") from None
+        raise InputError(
+            f"The checkpoint '{path}' cannot be read ({type(error).__name__}).", "Start a new run."
+        ) from None
 
 
 def load_finished(setup: building.Setup, path: Path, curve: Curve) -> None:
@@ -387,8 +457,15 @@ def load_finished(setup: building.Setup, path: Path, curve: Curve) -> None:
     curve.load_state_dict(state["callbacks"][curve.state_key])
 
 
-def finish(folder: Path, method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any],
-           cost: dict[str, float]) -> Run:
+def finish(
+    folder: Path,
+    method: str,
+    data: Any,
+    setup: building.Setup,
+    task: Any,
+    record: dict[str, Any],
+    cost: dict[str, float],
+) -> Run:
     """Scores on validation and test data, then the model folder."""
     scores: dict[str, Any] = {}
     if task is not None:
@@ -396,32 +473,65 @@ def finish(folder: Path, method: str, data: Any, setup: building.Setup, task: An
         for split in ("val", "test"):
             if len(data.splits.get(split, ())):
                 scores[split] = task.evaluate(embed, split).to_dict()
-    facts = {"method": method, "data_hash": data.hash, "split_hash": data.split_hash, "seed": setup.settings.seed,
-             "precision": setup.settings.precision, "batch_size": setup.resolved["batch_size"],
-             "steps": setup.loader.steps, "versions": record["versions"]}
+    facts = {
+        "method": method,
+        "data_hash": data.hash,
+        "split_hash": data.split_hash,
+        "seed": setup.settings.seed,
+        "precision": setup.settings.precision,
+        "batch_size": setup.resolved["batch_size"],
+        "steps": setup.loader.steps,
+        "versions": record["versions"],
+    }
     save_model(folder / "model", method, data, setup, task, record, scores)
-    write_json(folder / "scores.json", facts | {"task": task.describe() if task else None, "summary": task.summary() if task else None,
-                                                 "scores": scores, "cost": cost})
+    write_json(
+        folder / "scores.json",
+        facts
+        | {
+            "task": task.describe() if task else None,
+            "summary": task.summary() if task else None,
+            "scores": scores,
+            "cost": cost,
+        },
+    )
     return Run(folder, method, record, scores, cost)
 
 
-def save_model(folder: Path, method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any],
-               scores: dict[str, Any]) -> None:
+def save_model(
+    folder: Path,
+    method: str,
+    data: Any,
+    setup: building.Setup,
+    task: Any,
+    record: dict[str, Any],
+    scores: dict[str, Any],
+) -> None:
     from nearfar import models
 
     trained: Any = setup.method
     towers = {role: (t.encoder, t.head if t.kept else None) for role, t in trained.towers().items()}
     paper = type(trained).paper
     config = {"method": method, "options": record["options"], "similarity": getattr(trained, "similarity", "cosine")}
-    card = {"method": method, "paper": f"{paper.title} ({paper.venue})", "link": paper.link, "data": data.name,
-            "rows": record["rows"], "resolved": record["resolved"], "task": task.describe() if task else "",
-            "scores": {k: v["primary"] for k, v in scores.items()}, "command": record["command"],
-            "licence": data.meta.get("licence", ""), "versions": record["versions"]}
+    card = {
+        "method": method,
+        "paper": f"{paper.title} ({paper.venue})",
+        "link": paper.link,
+        "data": data.name,
+        "rows": record["rows"],
+        "resolved": record["resolved"],
+        "task": task.describe() if task else "",
+        "scores": {k: v["primary"] for k, v in scores.items()},
+        "command": record["command"],
+        "licence": data.meta.get("licence", ""),
+        "versions": record["versions"],
+    }
     models.save_model(folder, towers, config, card, example_items(data, towers, setup.image_size))
 
 
 def example_items(data: Any, towers: Mapping[str, Any], size: int) -> dict[str, Any]:
     """A few real items a role, with which a saved model checks itself."""
     rows = data.splits["train"][:16]
-    return {r: data.texts(r, rows) if r.startswith("text") else [p.transpose(1, 2, 0) for p in data.images(r, size, rows)]
-            for r in towers}
+    return {
+        r: data.texts(r, rows) if r.startswith("text") else [p.transpose(1, 2, 0) for p in data.images(r, size, rows)]
+        for r in towers
+    }

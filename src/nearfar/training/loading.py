@@ -1,4 +1,4 @@
-"""From rows on disk to batches. Every step's batch is a function of (seed, step) alone, so a resumed run sees the same."""
+"""From rows on disk to batches. Each batch is a function of (seed, step) alone, so a resumed run sees the same."""
 
 from __future__ import annotations
 
@@ -46,11 +46,15 @@ class TokenStream:
         from nearfar.methods.text.contriever import corpus_shares
 
         lengths = np.diff(store.starts)
-        self.streams = [np.concatenate([store.flat[store.starts[r]:store.starts[r + 1]] for r in np.flatnonzero(corpora == c)])
-                        for c in np.unique(corpora)]
+        self.streams = [
+            np.concatenate([store.flat[store.starts[r] : store.starts[r + 1]] for r in np.flatnonzero(corpora == c)])
+            for c in np.unique(corpora)
+        ]
         if max(len(s) for s in self.streams) < length:
-            raise InputError(f"The texts hold {int(lengths.sum())} tokens in all, fewer than one chunk of {length}.",
-                             "Use a smaller --length, or --stream false.")
+            raise InputError(
+                f"The texts hold {int(lengths.sum())} tokens in all, fewer than one chunk of {length}.",
+                "Use a smaller --length, or --stream false.",
+            )
         self.streams = [s for s in self.streams if len(s) >= length]
         self.length, self.shares = length, corpus_shares(np.array([len(s) for s in self.streams]), alpha)
 
@@ -63,7 +67,7 @@ class TokenStream:
             stream = self.streams[c]
             room = (len(stream) - offset % self.length) // self.length
             start = (offset % self.length if room else 0) + int(rng.integers(max(room, 1))) * self.length
-            rows.append(stream[start:start + self.length].tolist())
+            rows.append(stream[start : start + self.length].tolist())
         return pad(rows)
 
 
@@ -79,13 +83,17 @@ class Sampler:
         self.lists: list[np.ndarray] = []
         if members > 1:
             if groups is None:
-                raise InputError(f"This method draws {members} members of each group, but the data have no groups.",
-                                 "Name the column with --group COLUMN.")
+                raise InputError(
+                    f"This method draws {members} members of each group, but the data have no groups.",
+                    "Name the column with --group COLUMN.",
+                )
             order = self.rows[np.argsort(groups[self.rows], kind="stable")]
             cuts = np.flatnonzero(np.diff(groups[order])) + 1
             self.lists = [g for g in np.split(order, cuts) if len(g) >= members and groups[g[0]] >= 0]
             if not self.lists:
-                raise InputError(f"No group of the training rows has {members} members.", "Check the column of --group.")
+                raise InputError(
+                    f"No group of the training rows has {members} members.", "Check the column of --group."
+                )
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     @property
@@ -102,7 +110,7 @@ class Sampler:
         if epoch != self._epoch:
             self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
             self._epoch = epoch
-        chosen = self._order[place * self.batch_size:(place + 1) * self.batch_size]
+        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         if self.members == 1:
             return self.rows[chosen]
         rng = np.random.default_rng([self.seed, epoch, place])
@@ -113,8 +121,15 @@ class Sampler:
 class Loader:
     """Batches from `start` to the last step. Iterating again begins at `start` again."""
 
-    def __init__(self, sampler: Sampler, inputs: dict[str, Inputs | list[Inputs]], data: Any, roles: Sequence[str],
-                 steps: int, seed: int):
+    def __init__(
+        self,
+        sampler: Sampler,
+        inputs: dict[str, Inputs | list[Inputs]],
+        data: Any,
+        roles: Sequence[str],
+        steps: int,
+        seed: int,
+    ):
         self.sampler, self.inputs, self.steps, self.seed, self.start = sampler, inputs, steps, seed, 0
         self.content = {r: torch.from_numpy(np.ascontiguousarray(data.content(r))) for r in roles}
         self.groups = None if data.groups is None else torch.from_numpy(np.ascontiguousarray(data.groups))
@@ -127,12 +142,22 @@ class Loader:
     def at(self, step: int) -> Batch:
         rows = self.sampler.at(step)
         rng = np.random.default_rng([self.seed, step, 7])
-        made = {role: [one(rows, rng) for one in load] if isinstance(load, list) else load(rows, rng)
-                for role, load in self.inputs.items()}
+        made = {
+            role: [one(rows, rng) for one in load] if isinstance(load, list) else load(rows, rng)
+            for role, load in self.inputs.items()
+        }
         index = torch.from_numpy(rows)
-        return Batch(index, made, {r: c[index] for r, c in self.content.items()},
-                     None if self.groups is None else self.groups[index],
-                     {k: v[index] for k, v in self.labels.items()}, self.sampler.members, step, self.steps, self.seed)
+        return Batch(
+            index,
+            made,
+            {r: c[index] for r, c in self.content.items()},
+            None if self.groups is None else self.groups[index],
+            {k: v[index] for k, v in self.labels.items()},
+            self.sampler.members,
+            step,
+            self.steps,
+            self.seed,
+        )
 
     def facts(self, samples: int) -> Facts:
         kinds = int(self.groups is not None) + self.sampler.members * len(self.content)
@@ -151,7 +176,9 @@ class StreamLoader(Loader):
         epoch = step * self.batch_size // max(len(self.stream), 1)
         offset = int(np.random.default_rng([self.seed, epoch, 3]).integers(self.stream.length))
         tokens = self.stream.draw(self.batch_size, rng, offset)
-        return Batch(torch.full((self.batch_size,), -1), {self.role: tokens}, step=step, steps=self.steps, seed=self.seed)
+        return Batch(
+            torch.full((self.batch_size,), -1), {self.role: tokens}, step=step, steps=self.steps, seed=self.seed
+        )
 
     def facts(self, samples: int) -> Facts:
         return Facts(samples, len(self.stream), self.batch_size, self.steps)

@@ -62,8 +62,14 @@ class DataSettings:
 
         if isinstance(spec, sources.Data):
             return spec
-        return sources.open_data(spec, roles=self.roles() or None, split=self.split, seed=self.split_seed,
-                                 unreadable=self.unreadable, limit=self.limit)
+        return sources.open_data(
+            spec,
+            roles=self.roles() or None,
+            split=self.split,
+            seed=self.split_seed,
+            unreadable=self.unreadable,
+            limit=self.limit,
+        )
 
 
 @dataclass

@@ -27,9 +27,11 @@ def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 700, e
         return {}
     scores = task.evaluate(embed, split, examples=examples)
     rows = np.asarray(data.splits[split])
-    return {"diagnostics": [d.to_dict() for d in diagnostics(embed, data, task, rows)],
-            "examples": reporting.examples_json(data, scores.examples),
-            "map": map_of(embed, data, task.roles[0], rows, points)}
+    return {
+        "diagnostics": [d.to_dict() for d in diagnostics(embed, data, task, rows)],
+        "examples": reporting.examples_json(data, scores.examples),
+        "map": map_of(embed, data, task.roles[0], rows, points),
+    }
 
 
 def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]:
@@ -37,11 +39,14 @@ def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]
     role = task.roles[0]
     other = next((r for r in task.roles[1:] if r != role and embed.has(r)), None)
     return evaluation.diagnose(
-        embed(role, rows), labels=next(iter(data.labels.values()))[rows] if data.labels else None,
-        groups=None if data.groups is None else data.groups[rows], contents=data.content(role)[rows],
+        embed(role, rows),
+        labels=next(iter(data.labels.values()))[rows] if data.labels else None,
+        groups=None if data.groups is None else data.groups[rows],
+        contents=data.content(role)[rows],
         domains=None if data.domains is None else data.domains[rows],
         partner=embed(other, rows) if other is not None else None,
-        two_modalities=other is not None and other.split("_")[0] != role.split("_")[0])
+        two_modalities=other is not None and other.split("_")[0] != role.split("_")[0],
+    )
 
 
 def map_of(embed: Any, data: Any, role: str, rows: np.ndarray, points: int) -> dict[str, Any]:

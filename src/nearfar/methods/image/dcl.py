@@ -41,20 +41,43 @@ class DecoupledContrast(ViewContrast):
         loss: another row loss in place of the decoupled one.
     """
 
-    paper = Paper("Decoupled Contrastive Learning", "ECCV 2022",
-                  "Take the positive out of the denominator, so that a small batch no longer starves the gradient.",
-                  arxiv="2110.06848",
-                  differs="the weights of DCLW are constants in the gradient; masked entries are left out, not added "
-                          "as e^-103 as in a released implementation")
+    paper = Paper(
+        "Decoupled Contrastive Learning",
+        "ECCV 2022",
+        "Take the positive out of the denominator, so that a small batch no longer starves the gradient.",
+        arxiv="2110.06848",
+        differs="the weights of DCLW are constants in the gradient; masked entries are left out, not added "
+        "as e^-103 as in a released implementation",
+    )
     preset_paper = {"temperature": 0.1, "sigma": 0.5, "projector": 512, "dim": 128}
 
-    def __init__(self, encoder: Encoder, *, temperature: float = 0.1, learn_temperature: bool = False,
-                 sigma: float | None = None, views: Views | None = None, loss: RowLoss | None = None,
-                 negatives: Negatives | None = None, momentum: float | Literal["auto"] | None = None,
-                 projector: int = 512, dim: int = 128, mask_duplicates: bool = True):
-        super().__init__(encoder, views=views, loss=loss or DCL(sigma), temperature=temperature,
-                         learn_temperature=learn_temperature, negatives=negatives, momentum=momentum,
-                         projector=projector, dim=dim, mask_duplicates=mask_duplicates)
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float = 0.1,
+        learn_temperature: bool = False,
+        sigma: float | None = None,
+        views: Views | None = None,
+        loss: RowLoss | None = None,
+        negatives: Negatives | None = None,
+        momentum: float | Literal["auto"] | None = None,
+        projector: int = 512,
+        dim: int = 128,
+        mask_duplicates: bool = True,
+    ):
+        super().__init__(
+            encoder,
+            views=views,
+            loss=loss or DCL(sigma),
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            negatives=negatives,
+            momentum=momentum,
+            projector=projector,
+            dim=dim,
+            mask_duplicates=mask_duplicates,
+        )
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         loss = super().report(layout, z, batch)

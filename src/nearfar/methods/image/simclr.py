@@ -26,15 +26,38 @@ class SimCLR(ViewContrast):
         temperature: tau; divides the cosine.
     """
 
-    paper = Paper("A Simple Framework for Contrastive Learning of Visual Representations", "ICML 2020",
-                  "Two random augmentations of one sample must find each other among all others of the batch.",
-                  arxiv="2002.05709", differs="AdamW instead of LARS unless asked for (--optimiser lars)")
+    paper = Paper(
+        "A Simple Framework for Contrastive Learning of Visual Representations",
+        "ICML 2020",
+        "Two random augmentations of one sample must find each other among all others of the batch.",
+        arxiv="2002.05709",
+        differs="AdamW instead of LARS unless asked for (--optimiser lars)",
+    )
     preset_paper = {"temperature": 0.1, "projector": 2048, "dim": 128}
 
-    def __init__(self, encoder: Encoder, *, temperature: float = 0.1, learn_temperature: bool = False,
-                 views: Views | None = None, loss: RowLoss | None = None, negatives: Negatives | None = None,
-                 momentum: float | Literal["auto"] | None = None, projector: int = 512, dim: int = 128,
-                 mask_duplicates: bool = True):
-        super().__init__(encoder, views=views, loss=loss or InfoNCE(), temperature=temperature,
-                         learn_temperature=learn_temperature, negatives=negatives, momentum=momentum,
-                         projector=projector, dim=dim, mask_duplicates=mask_duplicates)
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float = 0.1,
+        learn_temperature: bool = False,
+        views: Views | None = None,
+        loss: RowLoss | None = None,
+        negatives: Negatives | None = None,
+        momentum: float | Literal["auto"] | None = None,
+        projector: int = 512,
+        dim: int = 128,
+        mask_duplicates: bool = True,
+    ):
+        super().__init__(
+            encoder,
+            views=views,
+            loss=loss or InfoNCE(),
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            negatives=negatives,
+            momentum=momentum,
+            projector=projector,
+            dim=dim,
+            mask_duplicates=mask_duplicates,
+        )

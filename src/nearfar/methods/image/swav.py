@@ -45,19 +45,42 @@ class SwAV(Method):
         dim: width of the embedding that is compared with the prototypes.
     """
 
-    paper = Paper("Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", "NeurIPS 2020",
-                  "Predict the balanced cluster code of one crop from another: no pairwise negatives.",
-                  arxiv="2006.09882", differs="AdamW instead of LARC unless asked for; Sinkhorn in log space")
+    paper = Paper(
+        "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+        "NeurIPS 2020",
+        "Predict the balanced cluster code of one crop from another: no pairwise negatives.",
+        arxiv="2006.09882",
+        differs="AdamW instead of LARC unless asked for; Sinkhorn in log space",
+    )
     needs = (frozenset({"image"}),)
-    preset_paper = {"prototypes": 3000, "temperature": 0.1, "eps": 0.05, "iterations": 3, "queue": 3840,
-                    "queue_start": 0.0375, "freeze_prototypes": 5005, "projector": 2048, "dim": 128}
+    preset_paper = {
+        "prototypes": 3000,
+        "temperature": 0.1,
+        "eps": 0.05,
+        "iterations": 3,
+        "queue": 3840,
+        "queue_start": 0.0375,
+        "freeze_prototypes": 5005,
+        "projector": 2048,
+        "dim": 128,
+    }
     uses_batch = False
 
-    def __init__(self, encoder: Encoder, *, views: Views | None = None,
-                 prototypes: int | Literal["auto"] = "auto", temperature: float = 0.1,
-                 eps: float | Literal["auto"] = "auto", iterations: int = 3, queue: int | Literal["auto"] = "auto",
-                 queue_start: float = 0.0375, freeze_prototypes: int | Literal["auto"] = "auto",
-                 projector: int = 512, dim: int = 128):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        views: Views | None = None,
+        prototypes: int | Literal["auto"] = "auto",
+        temperature: float = 0.1,
+        eps: float | Literal["auto"] = "auto",
+        iterations: int = 3,
+        queue: int | Literal["auto"] = "auto",
+        queue_start: float = 0.0375,
+        freeze_prototypes: int | Literal["auto"] = "auto",
+        projector: int = 512,
+        dim: int = 128,
+    ):
         super().__init__()
         self.plan = check_plan(views or build("multi-crop", big=2, small=2), encoder)
         if self.plan.targets < 1 or self.plan.count < 2:
@@ -107,7 +130,7 @@ class SwAV(Method):
         full = self.queue.shape[1] > 0 and int(self.queued) >= self.queue.shape[1]
         if full and step >= self.queue_start * steps:
             scores = torch.cat([self.centres(self.queue[crop]).detach(), scores])
-        return sinkhorn(scores, eps=float(self.eps), iterations=self.iterations, group=net.group)[-z.shape[0]:]
+        return sinkhorn(scores, eps=float(self.eps), iterations=self.iterations, group=net.group)[-z.shape[0] :]
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]

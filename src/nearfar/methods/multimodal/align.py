@@ -27,8 +27,9 @@ from nearfar.views import Views
 
 def frequent(captions: Sequence[str], most: int = 10) -> np.ndarray:
     """Which captions occur with more than `most` pictures, bool (N,): dropped by the paper as uninformative."""
-    _, inverse, counts = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True,
-                                   return_counts=True)
+    _, inverse, counts = np.unique(
+        np.asarray(captions, dtype=object).astype(str), return_inverse=True, return_counts=True
+    )
     return counts[inverse] > most
 
 
@@ -44,24 +45,46 @@ class Align(PairContrast):
         dim: width of the common space.
     """
 
-    paper = Paper("Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision",
-                  "ICML 2021", "A dual encoder learns from many noisy pairs what few clean ones cannot teach.",
-                  arxiv="2102.05918",
-                  differs="the sum of both directions as in the paper; sigma is kept in log space; identical captions "
-                          "are masked (--mask-duplicates false for the paper's behaviour); AdamW unless "
-                          "--optimiser lamb")
+    paper = Paper(
+        "Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision",
+        "ICML 2021",
+        "A dual encoder learns from many noisy pairs what few clean ones cannot teach.",
+        arxiv="2102.05918",
+        differs="the sum of both directions as in the paper; sigma is kept in log space; identical captions "
+        "are masked (--mask-duplicates false for the paper's behaviour); AdamW unless "
+        "--optimiser lamb",
+    )
     needs = (frozenset({"image", "text"}),)
     preset_paper = {"temperature": 1.0, "smoothing": 0.1, "dim": 640, "mask_duplicates": False, "head": "linear"}
     join = "sum"
 
-    def __init__(self, encoder: Encoder, encoder_b: Encoder | None = None, *,
-                 temperature: float | Literal["auto"] = "auto", learn_temperature: bool = True,
-                 smoothing: float = 0.1, loss: RowLoss | None = None, negatives: Negatives | None = None,
-                 head: Literal["auto", "none", "linear", "mlp"] = "linear", dim: int = 256,
-                 views: Views | None = None, mask_duplicates: bool = True):
-        super().__init__(encoder, encoder_b, temperature=0.1 if temperature == "auto" else temperature,
-                         learn_temperature=learn_temperature, loss=loss or Smoothed(smoothing), negatives=negatives,
-                         head=head, dim=dim, views=views, mask_duplicates=mask_duplicates)
+    def __init__(
+        self,
+        encoder: Encoder,
+        encoder_b: Encoder | None = None,
+        *,
+        temperature: float | Literal["auto"] = "auto",
+        learn_temperature: bool = True,
+        smoothing: float = 0.1,
+        loss: RowLoss | None = None,
+        negatives: Negatives | None = None,
+        head: Literal["auto", "none", "linear", "mlp"] = "linear",
+        dim: int = 256,
+        views: Views | None = None,
+        mask_duplicates: bool = True,
+    ):
+        super().__init__(
+            encoder,
+            encoder_b,
+            temperature=0.1 if temperature == "auto" else temperature,
+            learn_temperature=learn_temperature,
+            loss=loss or Smoothed(smoothing),
+            negatives=negatives,
+            head=head,
+            dim=dim,
+            views=views,
+            mask_duplicates=mask_duplicates,
+        )
         self.auto_temperature = temperature == "auto"
 
     def resolve(self, facts: Facts) -> dict[str, Any]:

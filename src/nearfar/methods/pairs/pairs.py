@@ -39,15 +39,31 @@ class PairContrast(Contrast):
         views: how a picture (or text) is changed before it is encoded; auto is mild for pictures, nothing for texts.
     """
 
-    needs = tuple(frozenset(c) for c in COLUMNS) + (frozenset({"image", "group"}), frozenset({"text", "group"}))
+    needs = (*map(frozenset, COLUMNS), frozenset({"image", "group"}), frozenset({"text", "group"}))
     join = "mean"
 
-    def __init__(self, encoder: Encoder, encoder_b: Encoder | None = None, *, temperature: float, loss: RowLoss,
-                 learn_temperature: bool, symmetric: bool = True, negatives: Negatives | None = None,
-                 head: Literal["auto", "none", "linear", "mlp"] = "auto", dim: int = 256,
-                 views: Views | None = None, mask_duplicates: bool = True):
-        super().__init__(temperature=temperature, learn_temperature=learn_temperature, loss=loss, negatives=negatives,
-                         mask_duplicates=mask_duplicates)
+    def __init__(
+        self,
+        encoder: Encoder,
+        encoder_b: Encoder | None = None,
+        *,
+        temperature: float,
+        loss: RowLoss,
+        learn_temperature: bool,
+        symmetric: bool = True,
+        negatives: Negatives | None = None,
+        head: Literal["auto", "none", "linear", "mlp"] = "auto",
+        dim: int = 256,
+        views: Views | None = None,
+        mask_duplicates: bool = True,
+    ):
+        super().__init__(
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            loss=loss,
+            negatives=negatives,
+            mask_duplicates=mask_duplicates,
+        )
         self.symmetric = symmetric
         self.two = encoder_b is not None
         other = encoder_b or encoder
@@ -74,8 +90,10 @@ class PairContrast(Contrast):
         if "group" in roles and not self.two:
             self.roles, self.by_group = (str(role), str(role)), True
             return
-        raise InputError(f"'{self.slug}' needs two columns of pairs or groups; these data have {sorted(roles)}.",
-                         "Name them, for example --text QUESTION --text-b ANSWER, or --group COLUMN.")
+        raise InputError(
+            f"'{self.slug}' needs two columns of pairs or groups; these data have {sorted(roles)}.",
+            "Name them, for example --text QUESTION --text-b ANSWER, or --group COLUMN.",
+        )
 
     @property
     def members(self) -> int:
@@ -92,8 +110,9 @@ class PairContrast(Contrast):
         generator = batch.generator()
         for role, tower in zip(self.roles, (self.tower_a, self.tower_b), strict=True):
             if role not in made:
-                made[role] = [self._view(x, tower.encoder, generator)
-                              for x in _members(batch.inputs[role], batch.members)]
+                made[role] = [
+                    self._view(x, tower.encoder, generator) for x in _members(batch.inputs[role], batch.members)
+                ]
         if "negative" in batch.inputs:
             made["negative"] = [self._view(x, self.tower_b.encoder, generator) for x in batch.inputs["negative"]]
         return made
@@ -176,14 +195,39 @@ class Pairs(PairContrast):
         learn_temperature: train tau.
     """
 
-    paper = Paper("Learning Transferable Visual Models From Natural Language Supervision (the loss)", "ICML 2021",
-                  "Each side of a pair must find its partner among all partners of the batch.", arxiv="2103.00020")
+    paper = Paper(
+        "Learning Transferable Visual Models From Natural Language Supervision (the loss)",
+        "ICML 2021",
+        "Each side of a pair must find its partner among all partners of the batch.",
+        arxiv="2103.00020",
+    )
     preset_paper = {"temperature": 0.07, "learn_temperature": True}
 
-    def __init__(self, encoder: Encoder, encoder_b: Encoder | None = None, *, temperature: float = 0.07,
-                 learn_temperature: bool = False, symmetric: bool = True, loss: RowLoss | None = None,
-                 negatives: Negatives | None = None, head: Literal["auto", "none", "linear", "mlp"] = "auto",
-                 dim: int = 256, views: Views | None = None, mask_duplicates: bool = True):
-        super().__init__(encoder, encoder_b, temperature=temperature, learn_temperature=learn_temperature,
-                         symmetric=symmetric, loss=loss or InfoNCE(), negatives=negatives, head=head, dim=dim,
-                         views=views, mask_duplicates=mask_duplicates)
+    def __init__(
+        self,
+        encoder: Encoder,
+        encoder_b: Encoder | None = None,
+        *,
+        temperature: float = 0.07,
+        learn_temperature: bool = False,
+        symmetric: bool = True,
+        loss: RowLoss | None = None,
+        negatives: Negatives | None = None,
+        head: Literal["auto", "none", "linear", "mlp"] = "auto",
+        dim: int = 256,
+        views: Views | None = None,
+        mask_duplicates: bool = True,
+    ):
+        super().__init__(
+            encoder,
+            encoder_b,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            symmetric=symmetric,
+            loss=loss or InfoNCE(),
+            negatives=negatives,
+            head=head,
+            dim=dim,
+            views=views,
+            mask_duplicates=mask_duplicates,
+        )

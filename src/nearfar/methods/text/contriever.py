@@ -54,28 +54,58 @@ class Contriever(ViewContrast):
         alpha: texts are drawn from each corpus (role `domain`) with probability proportional to (its share)^alpha.
     """
 
-    paper = Paper("Unsupervised Dense Information Retrieval with Contrastive Learning", "TMLR 2022",
-                  "Two random spans of one document are a query and its answer; a momentum queue supplies negatives.",
-                  arxiv="2112.09118",
-                  differs="cosine instead of the inner product unless normalise=false; each text is a document unless "
-                          "stream=true")
+    paper = Paper(
+        "Unsupervised Dense Information Retrieval with Contrastive Learning",
+        "TMLR 2022",
+        "Two random spans of one document are a query and its answer; a momentum queue supplies negatives.",
+        arxiv="2112.09118",
+        differs="cosine instead of the inner product unless normalise=false; each text is a document unless "
+        "stream=true",
+    )
     needs = (frozenset({"text"}),)
-    preset_paper = {"temperature": 0.05, "momentum": 0.9995, "negatives": {"name": "queue", "size": 131072},
-                    "normalise": False, "stream": True, "length": 256, "alpha": 0.0}
+    preset_paper = {
+        "temperature": 0.05,
+        "momentum": 0.9995,
+        "negatives": {"name": "queue", "size": 131072},
+        "normalise": False,
+        "stream": True,
+        "length": 256,
+        "alpha": 0.0,
+    }
 
-    def __init__(self, encoder: Encoder, *, temperature: float = 0.05, learn_temperature: bool = False,
-                 views: Views | None = None, loss: RowLoss | None = None,
-                 negatives: Negatives | Literal["auto"] | None = "auto",
-                 momentum: float | Literal["auto"] | None = "auto", normalise: bool = True,
-                 both_directions: bool = False, smoothing: float = 0.0, stream: bool = False, length: int = 256,
-                 alpha: float = 1.0, mask_duplicates: bool = True):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float = 0.05,
+        learn_temperature: bool = False,
+        views: Views | None = None,
+        loss: RowLoss | None = None,
+        negatives: Negatives | Literal["auto"] | None = "auto",
+        momentum: float | Literal["auto"] | None = "auto",
+        normalise: bool = True,
+        both_directions: bool = False,
+        smoothing: float = 0.0,
+        stream: bool = False,
+        length: int = 256,
+        alpha: float = 1.0,
+        mask_duplicates: bool = True,
+    ):
         if loss is None:
             loss = Smoothed(smoothing) if smoothing else InfoNCE()
         if negatives == "auto":
             negatives = Queue(in_batch=False, random_start=True) if momentum is not None else None
-        super().__init__(encoder, views=views or build("crops"), loss=loss, temperature=temperature,
-                         learn_temperature=learn_temperature, negatives=negatives, momentum=momentum, projector=0,
-                         mask_duplicates=mask_duplicates)
+        super().__init__(
+            encoder,
+            views=views or build("crops"),
+            loss=loss,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            negatives=negatives,
+            momentum=momentum,
+            projector=0,
+            mask_duplicates=mask_duplicates,
+        )
         if length < 2:
             raise InputError(f"length must be at least 2 tokens. Got {length}.")
         self.similarity = "cosine" if normalise else "dot"
