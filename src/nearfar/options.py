@@ -234,5 +234,10 @@ def instantiate(targets: Sequence[Any], options: Any) -> dict[str, Any]:
     parser = make_parser(targets)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = parser.instantiate(options) if hasattr(parser, "instantiate") else parser.instantiate_classes(options)
+        make = parser.instantiate if hasattr(parser, "instantiate") else parser.instantiate_classes
+        try:
+            made = make(options)
+        except ValueError as error:
+            cause = error if isinstance(error, InputError) else error.__cause__
+            raise (cause if isinstance(cause, InputError) else InputError(_sentence(str(error)))) from None
     return dict(vars(made))

@@ -46,7 +46,7 @@ class ImageEncoder(Encoder):
         Transparent parts are laid on white; the short side is resized to `size`, then the centre is cut out.
         """
         if isinstance(items, np.ndarray | Tensor) and items.ndim == 4:
-            batch = torch.as_tensor(np.ascontiguousarray(items) if isinstance(items, np.ndarray) else items)
+            batch = torch.from_numpy(np.array(items)) if isinstance(items, np.ndarray) else items
             if batch.dtype != torch.uint8 or batch.shape[1] != 3:
                 raise InputError("A batch of pictures must be uint8 (n, 3, H, W). "
                                  f"Got {batch.dtype} {tuple(batch.shape)} instead.")

@@ -249,7 +249,10 @@ def make_loader(
     negative = data.roles.get("negative")
     if negative and hasattr(method, "columns") and not getattr(method, "by_group", False):
         encoder: Any = method.towers()[wanted[1]].encoder
-        inputs["negative"] = [text_inputs(encoder, data.column(column))[1] for column in negative]
+        inputs["negative"] = [
+            image_inputs(data, column, size) if data.is_image(column) else text_inputs(encoder, data.texts(column))[1]
+            for column in negative
+        ]
     return Loader(sampler, inputs, data, wanted, steps, settings.seed)
 
 

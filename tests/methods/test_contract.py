@@ -1,0 +1,135 @@
+"""What every registered method promises: one suite, run for each by existing."""
+
+import copy
+
+import pytest
+import torch
+
+from nearfar import methods
+from nearfar.errors import InputError
+from nearfar.methods.base import Batch
+from nearfar.training import building, engine
+from nearfar.training.settings import TrainSettings
+
+SLUGS = methods.slugs()
+
+
+def setup(slug, data, **options):
+    settings = TrainSettings(batch_size=8, steps=6, warmup=0, by="columns" if slug == "align" else "auto")
+    return building.prepare(slug, data, settings, options)
+
+
+def step(made, number=0):
+    """Embeddings, batch and loss of one training step, as the engine runs it."""
+    batch: Batch = made.loader.at(number)
+    batch.views = made.method.make_views(batch)
+    embedded = made.method.encode(batch)
+    made.method.before_targets(batch)
+    with torch.no_grad():
+        embedded |= made.method.targets(batch)
+    return embedded, batch, made.method.loss(embedded, batch)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_every_trained_parameter_gets_a_finite_gradient(slug, emoji_few):
+    made = setup(slug, emoji_few)
+    made.method.train()
+    _, _, loss = step(made)
+    loss.total.backward()
+    assert loss.total.dim() == 0
+    assert torch.isfinite(loss.total)
+    for name, p in made.method.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None, name
+            assert torch.isfinite(p.grad).all(), name
+        else:
+            assert p.grad is None, name
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_encode_is_pure(slug, emoji_few):
+    """The same batch encoded twice in evaluation mode gives the same embeddings and changes no state."""
+    made = setup(slug, emoji_few)
+    made.method.eval()
+    batch = made.loader.at(0)
+    batch.views = made.method.make_views(batch)
+    before = copy.deepcopy(made.method.state_dict())
+    a, b = made.method.encode(batch), made.method.encode(batch)
+    assert a.keys() == b.keys()
+    for key in a:
+        pairs = zip(a[key], b[key], strict=True) if isinstance(a[key], list) else [(a[key], b[key])]
+        assert all(torch.equal(x, y) for x, y in pairs)
+    assert all(torch.equal(v, made.method.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_views_depend_on_seed_and_step_alone(slug, emoji_few):
+    made = setup(slug, emoji_few)
+
+    def flat(number):
+        batch = made.loader.at(number)
+        views = made.method.make_views(batch)
+        return [x if isinstance(x, torch.Tensor) else x.ids for role in views for x in views[role]]
+
+    first, again, other = flat(1), flat(1), flat(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_description(slug):
+    found = methods.describe(slug)
+    assert found["paper"]["title"]
+    assert found["paper"]["idea"].endswith(".")
+    assert found["needs"]
+    assert all(o["help"] for o in found["options"])
+    signature = {o["name"] for o in found["options"]}
+    assert set(methods.get(slug).preset_paper) <= signature, "the paper's literals name real options"
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_it_learns_a_toy_task(slug, emoji_few, tmp_path):
+    """Forty real steps on small data bring the loss down from where it began."""
+    options = {"prototypes": 30, "freeze_prototypes": 0} if slug == "swav" else {}
+    settings = {"by": "columns"} if slug == "align" else {}
+    run = engine.fit(
+        slug,
+        emoji_few,
+        out=tmp_path / "run",
+        steps=40,
+        batch_size=32,
+        val_every=0,
+        progress=False,
+        **settings,
+        **options,
+    )
+    import json
+
+    losses = [json.loads(line)["loss"] for line in (run.path / "curve.jsonl").read_text().splitlines()]
+    assert sum(losses[-8:]) / 8 < sum(losses[2:6]) / 4 if slug == "contriever" else sum(losses[-8:]) / 8 < losses[0]
+
+
+def test_composition_is_free(emoji_few):
+    """DCL's loss with a queue, in align, and over SwAV's crops."""
+    for slug, options in (
+        ("dcl", {"negatives": {"name": "queue", "size": 32}}),
+        ("align", {"loss": "dcl"}),
+        ("dcl", {"views": {"name": "multi-crop", "small": 2}}),
+        ("simclr", {"loss": {"name": "hcl", "beta": 0.5}, "momentum": "auto", "negatives": "queue"}),
+        ("pairs", {"loss": {"name": "dcl", "sigma": 0.5}, "negatives": "queue"}),
+        ("contriever", {"negatives": None, "momentum": None, "loss": "debiased"}),
+    ):
+        made = setup(slug, emoji_few, **options)
+        embedded, batch, loss = step(made)
+        assert torch.isfinite(loss.total)
+        loss.total.backward()
+        made.method.after_step(
+            {k: [x.detach() for x in v] if isinstance(v, list) else v.detach() for k, v in embedded.items()}, batch
+        )
+        _, _, second = step(made, 1)
+        assert torch.isfinite(second.total)
+
+
+def test_views_of_another_kind_are_refused(emoji_few):
+    with pytest.raises(InputError, match="are for texts, but the data are images"):
+        setup("simclr", emoji_few, views="crops")
