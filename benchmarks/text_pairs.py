@@ -20,10 +20,17 @@ from nearfar.training.comparing import compare
 
 def shown(row: dict[str, Any], way: str) -> dict[str, Any]:
     done = [c for c in row["seeds"] if c["status"] == "done"]
-    return {"label": row["label"], "way": way, "kind": row["kind"], "ndcg@10": row["mean"], "interval": row["interval"],
-            "difference": row["difference"], "values": [c["primary"] for c in done],
-            "recall@10": [c["metrics"].get("recall@10") for c in done],
-            "seconds": [c.get("seconds") for c in done]}
+    return {
+        "label": row["label"],
+        "way": way,
+        "kind": row["kind"],
+        "ndcg@10": row["mean"],
+        "interval": row["interval"],
+        "difference": row["difference"],
+        "values": [c["primary"] for c in done],
+        "recall@10": [c["metrics"].get("recall@10") for c in done],
+        "seconds": [c.get("seconds") for c in done],
+    }
 
 
 def main() -> None:
@@ -39,14 +46,29 @@ def main() -> None:
         "frozen": {"freeze": True, "steps": 400, "batch_size": 256, "lr": 1e-3},
         "whole": {"steps": given.steps, "batch_size": 32},
     }
-    results: dict[str, Any] = {"data": data.name, "data_hash": data.hash, "rows": {k: len(v) for k, v in data.splits.items()},
-                               "table": []}
+    results: dict[str, Any] = {
+        "data": data.name,
+        "data_hash": data.hash,
+        "rows": {k: len(v) for k, v in data.splits.items()},
+        "table": [],
+    }
     path = Path("benchmarks/results/text_pairs.json")
     if path.exists():
         results["table"] = [r for r in json.loads(path.read_text())["table"] if r["way"] not in (*given.ways, "")]
     for way in given.ways:
-        done = compare(data, methods=["pairs"], seeds=given.seeds, text_encoder="minilm", val_every=0, baseline="pretrained",
-                       out=given.out / way, say=print, progress=False, report=False, **plans[way])
+        done = compare(
+            data,
+            methods=["pairs"],
+            seeds=given.seeds,
+            text_encoder="minilm",
+            val_every=0,
+            baseline="pretrained",
+            out=given.out / way,
+            say=print,
+            progress=False,
+            report=False,
+            **plans[way],
+        )
         results["table"] += [shown(r, way) for r in done.results["rows"] if r["kind"] == "method"]
         results["table"] = [r for r in results["table"] if r["way"] != ""]
         results["table"] += [shown(r, "") for r in done.results["rows"] if r["kind"] != "method"]

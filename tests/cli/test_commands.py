@@ -15,7 +15,7 @@ SHAPES = ("disc", "square", "cross", "ring")
 def drawing(kind, rng, size=40):
     """A shape of random colour, place and size on a noisy ground."""
     y, x = np.mgrid[:size, :size]
-    cx, cy, r = rng.uniform(14, 26, 2).tolist() + [rng.uniform(8, 13)]
+    (cx, cy), r = rng.uniform(14, 26, 2), rng.uniform(8, 13)
     d = np.hypot(x - cx, y - cy)
     mask = {
         "disc": d < r,
@@ -41,7 +41,7 @@ def folders(tmp_path_factory):
             picture.save(place / f"{i:03}.png")
         lines.append(f"img/{i:03}.png,a {kind} number {i} drawn by hand")
     (root / "pairs" / "pairs.csv").write_text("\n".join(lines) + "\n")
-    words = "river stone market winter garden letter engine harbour violin bread".split()
+    words = ["river", "stone", "market", "winter", "garden", "letter", "engine", "harbour", "violin", "bread"]
     passages = [" ".join(rng.choice(words, 30)) + f" chapter {i}" for i in range(120)]
     (root / "passages.txt").write_text("\n".join(passages) + "\n")
     return root
@@ -141,7 +141,17 @@ def test_embedding_appends_and_refuses_another_model(folders, tmp_path, capsys):
 
 def test_compare_is_fair_and_resumable(folders, tmp_path, capsys):
     out = tmp_path / "cmp"
-    words = ["compare", folders / "classes", "--methods", "simclr,dcl --sigma 0.5", "--seeds", "2", *QUICK, "--out", out]
+    words = [
+        "compare",
+        folders / "classes",
+        "--methods",
+        "simclr,dcl --sigma 0.5",
+        "--seeds",
+        "2",
+        *QUICK,
+        "--out",
+        out,
+    ]
     shown = done(capsys, *words)
     assert "raw pixels" in shown.out
     results = json.loads((out / "results.json").read_text())
@@ -155,7 +165,7 @@ def test_compare_is_fair_and_resumable(folders, tmp_path, capsys):
     before = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/scores.json")}
     (out / "cells" / "dcl-sigma-0-5-s1" / "scores.json").unlink()
     again = json.loads(done(capsys, *words, "--json").out)
-    assert again["rows"] == results["rows"] or [r["mean"] for r in again["rows"]] == [r["mean"] for r in results["rows"]]
+    assert [r["mean"] for r in again["rows"]] == [r["mean"] for r in results["rows"]]
     after = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/scores.json")}
     assert sum(before[p] != after[p] for p in before) == 1  # finished cells are not run again
     assert main([str(w) for w in ["compare", folders / "passages.txt", "--out", out, "--seeds", "1", *QUICK]]) == 2
@@ -194,8 +204,18 @@ def test_report_of_a_single_run(folders, tmp_path, capsys):
 
 
 def test_python_calls_have_the_commands_names(folders, tmp_path):
-    run = nearfar.fit("simclr", folders / "classes", steps=2, batch_size=8, val_every=0, out=tmp_path / "run",
-                      progress=False, views={"name": "multi-crop", "small": 1}, loss="hcl", negatives="queue")
+    run = nearfar.fit(
+        "simclr",
+        folders / "classes",
+        steps=2,
+        batch_size=8,
+        val_every=0,
+        out=tmp_path / "run",
+        progress=False,
+        views={"name": "multi-crop", "small": 1},
+        loss="hcl",
+        negatives="queue",
+    )
     assert run.scores["test"]["primary"] >= 0
     assert run.plan["options"]["views"]["small"] == 1
     with pytest.raises(nearfar.InputError, match="Did you mean 'temperature'"):

@@ -87,7 +87,7 @@ def test_prototypes_are_frozen_at_first(made):
 
 
 def test_codes_are_constants(made):
-    embedded, batch = run(made, 0)
+    embedded, _ = run(made, 0)
     codes = made.method.codes(embedded["views"][0], 0, 0, 40)
     assert not codes.requires_grad
     assert torch.allclose(codes.sum(1), torch.ones(8), atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,14 @@ class Batch:
             groups=None if self.groups is None else self.groups.to(device),
         )
 
+    def part(self, rows: slice) -> Batch:
+        """Some items with their views, for encoding in micro-batches; inputs that views were made from stay behind."""
+        cut = {role: [_rows(x, rows) for x in views] for role, views in self.views.items()}
+        index = [torch.arange(len(self), device=self.rows.device)[rows] + m * len(self) for m in range(self.members)]
+        return dataclasses.replace(
+            self, rows=self.rows[torch.cat(index)], inputs={}, content={}, groups=None, labels={}, views=cut
+        )
+
     def generator(self) -> torch.Generator:
         """Random numbers of this step alone, so that a resumed run draws the same."""
         generator = torch.Generator(device=self.rows.device)
@@ -120,6 +129,10 @@ class Batch:
 
 def _to(values: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
     return {k: [x.to(device) for x in v] if isinstance(v, list) else v.to(device) for k, v in values.items()}
+
+
+def _rows(x: Any, rows: slice) -> Any:
+    return x[rows] if isinstance(x, Tensor) else type(x)(*(field[rows] for field in x))
 
 
 @dataclass
@@ -179,12 +192,77 @@ class Optimisation:
         return self.final + (1 - self.final) * fall
 
 
+class Cached:
+    """A large batch through the encoder on the memory of a small one, with exact gradients (gradient caching, Gao et
+    al. 2021): embeddings of all parts without a graph; the loss and its gradient to the embeddings; then each part
+    once more with a graph, under the same random numbers (dropout), and backward.
+
+    Batch norm sees the parts, not the whole batch: there the gradients are those of the parts' own statistics.
+    """
+
+    def __init__(self, method: Method, batch: Batch, size: int):
+        self.method = method
+        count = -(-len(batch) // size)
+        edges = [round(k * len(batch) / count) for k in range(count + 1)]
+        self.parts = [batch.part(slice(a, b)) for a, b in itertools.pairwise(edges)]
+        self.states: list[Any] = []
+        self.leaves: dict[str, Any] = {}
+
+    def embedded(self) -> dict[str, Any]:
+        """Embeddings of the whole batch, as leaves that collect the gradient of the loss."""
+        made = []
+        with torch.no_grad():
+            for part in self.parts:
+                self.states.append(random_state())
+                made.append(self.method.encode(part))
+        self.leaves = {name: _joined([m[name] for m in made]) for name in made[0]}
+        return dict(self.leaves)
+
+    def backward(self) -> None:
+        """Carries the gradients of the embeddings through the encoder, part by part."""
+        after, place = random_state(), 0
+        for part, state in zip(self.parts, self.states, strict=True):
+            set_random_state(state)
+            outputs = self.method.encode(part)
+            pairs = [
+                (z, leaf.grad[place : place + len(part)])
+                for name in outputs
+                for z, leaf in zip(_listed(outputs[name]), _listed(self.leaves[name]), strict=True)
+                if leaf.grad is not None and z.requires_grad
+            ]
+            if pairs:
+                torch.autograd.backward([z for z, _ in pairs], [g for _, g in pairs])
+            place += len(part)
+        set_random_state(after)
+
+
+def random_state() -> tuple[Tensor, list[Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+
+
+def _listed(value: Any) -> list[Tensor]:
+    return value if isinstance(value, list) else [value]
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], list):
+        return [_joined([p[k] for p in parts]) for k in range(len(parts[0]))]
+    return torch.cat(parts).requires_grad_()
+
+
 class Method(pl.LightningModule):
     """One paper. A plain one writes `encode` and `loss`; the rest has defaults that do nothing.
 
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
-    the batch act as negatives (then gradient accumulation does not replace a larger batch).
+    the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
+    pass the encoder at once; `fit` sets it from --micro-batch.
     """
 
     slug: ClassVar[str] = ""
@@ -192,16 +270,17 @@ class Method(pl.LightningModule):
     paper: ClassVar[Paper]
     needs: ClassVar[Sequence[frozenset[str]]] = ()
     preset_paper: ClassVar[Mapping[str, Any]] = {}
-    micro_batch: ClassVar[bool] = True
     uses_batch: ClassVar[bool] = True
 
     optimisation: Optimisation = Optimisation()
+    micro: int | None = None
     facts: Facts
 
     def __init__(self):
         super().__init__()
         self.watched: Tensor | None = None
         self.terms: dict[str, float] = {}
+        self._cached: Cached | None = None
         self._pending: tuple[dict[str, Any], Batch] | None = None
 
     # -- what a method writes ------------------------------------------------------------------------------------
@@ -260,7 +339,12 @@ class Method(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         torch.manual_seed(batch.seed * 1_000_003 + batch.step)
         batch.views = self.make_views(batch)
-        embedded = self.encode(batch)
+        self._cached = None
+        if self.micro is not None and self.micro < len(batch):
+            self._cached = Cached(self, batch, self.micro)
+            embedded = self._cached.embedded()
+        else:
+            embedded = self.encode(batch)
         self.before_targets(batch)
         with torch.no_grad():
             embedded |= self.targets(batch)
@@ -278,6 +362,12 @@ class Method(pl.LightningModule):
                 f"The term '{name}' of {self.slug or type(self).__name__} is not finite at step {step}.",
                 "Try a lower learning rate, a higher temperature, or --precision 32; the last checkpoint is kept.",
             )
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(loss, *args, **kwargs)
+        if self._cached is not None:
+            self._cached.backward()
+            self._cached = None
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.before_step()

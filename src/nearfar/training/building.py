@@ -186,6 +186,7 @@ def prepare(
     steps = auto_steps(settings, sampler.epoch_steps, known)
     loader = make_loader(method, data, sampler, steps, settings, size, cache)
     facts: Facts = loader.facts(len(rows))
+    method.micro = settings.micro_batch
     method.optimisation = auto_optimisation(settings, steps, known, kinds)
     resolved = {
         "batch_size": batch,

@@ -429,7 +429,13 @@ def train(
 
 def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) -> None:
     with warnings.catch_warnings():
-        for text in (".*does not have many workers.*", ".*lr_scheduler.step.*", ".*treespec.*", ".*IterableDataset.*"):
+        for text in (
+            ".*does not have many workers.*",
+            ".*lr_scheduler.step.*",
+            ".*treespec.*",
+            ".*IterableDataset.*",
+            ".*in eval mode.*",
+        ):
             warnings.filterwarnings("ignore", text)
         if checkpoint is None:
             trainer.fit(setup.method, setup.loader)

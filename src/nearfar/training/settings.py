@@ -88,6 +88,7 @@ class TrainSettings:
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
         task: what is measured: pairs, groups, labels, proxy. auto: the first that the data hold.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
+        micro_batch: most items that pass the encoder at once; the whole batch still contrasts, with exact gradients.
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
         optimiser: any name that timm knows: adamw, sgd, lars, lamb...
         lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (timm, small text encoder), 5e-5 (pretrained).
@@ -112,6 +113,7 @@ class TrainSettings:
     by: Literal["auto", "columns", "group"] = "auto"
     task: Literal["auto", "pairs", "groups", "labels", "proxy"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
+    micro_batch: int | None = None
     steps: int | Literal["auto"] = "auto"
     optimiser: str = "adamw"
     lr: float | Literal["auto"] = "auto"
@@ -130,6 +132,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise InputError(f"{name} must be 'auto' or at least 1. Got {value}.")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise InputError(f"micro_batch must be at least 1. Got {self.micro_batch}.")
         if self.lr != "auto" and not self.lr > 0:
             raise InputError(f"lr must be 'auto' or in (0, inf). Got {self.lr}.")
         if self.batch_size == 1:
