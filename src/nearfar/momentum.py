@@ -39,8 +39,8 @@ class Teacher(nn.Module):
     def follow(self, student: nn.Module, momentum: float) -> None:
         if not 0 <= momentum <= 1:
             raise InputError(f"The momentum of a teacher must be in [0, 1]. Got {momentum}.")
-        mine, theirs = list(self.module.parameters()), list(student.parameters())
-        torch._foreach_lerp_(mine, [p.detach() for p in theirs], 1 - momentum)
+        for mine, theirs in zip(self.module.parameters(), student.parameters(), strict=True):
+            mine.lerp_(theirs.detach(), 1 - momentum)
 
     def forward(self, *args, **kwargs):
         with torch.no_grad():

@@ -27,10 +27,11 @@ def registries() -> dict[str, dict[str, type]]:
 
 def signature(target: Any) -> dict[str, tuple[Any, Any]]:
     """name -> (type, default) of a class's constructor or of a settings dataclass."""
-    hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else target.__init__)
+    hints: dict[str, Any] = typing.get_type_hints(target if dataclasses.is_dataclass(target) else target.__init__)
+    parameters = inspect.signature(typing.cast(Any, target)).parameters
     return {
         p.name: (hints.get(p.name, Any), p.default)
-        for p in inspect.signature(target).parameters.values()
+        for p in parameters.values()
         if p.name not in SKIPPED or dataclasses.is_dataclass(target)
     }
 

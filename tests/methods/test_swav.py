@@ -65,11 +65,11 @@ def test_queue_is_newest_first_and_counts_only_when_full(made):
         assert full == (number >= 2)
         z = embedded["views"]
         codes = method.codes(z[0], 0, number, 40)
-        alone = sinkhorn(method.centres(z[0]).detach(), eps=0.05, iterations=3)
+        alone = sinkhorn(method.scores(z[0]).detach(), eps=0.05, iterations=3)
         assert torch.allclose(codes, alone) != full
         if full:
             joint = sinkhorn(
-                torch.cat([method.centres(method.queue[0]), method.centres(z[0])]).detach(), eps=0.05, iterations=3
+                torch.cat([method.scores(method.queue[0]), method.scores(z[0])]).detach(), eps=0.05, iterations=3
             )
             assert torch.allclose(codes, joint[-8:])
         seen.insert(0, z[0].detach().clone())

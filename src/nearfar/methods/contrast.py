@@ -82,7 +82,7 @@ class Contrast(Method):
         if self.negatives is None:
             return {}
         self.negatives.setup(dim, facts.kinds if self.mask_duplicates else 0, facts.batch_size, facts.samples)
-        return {"negatives.size": len(self.negatives.keys)} if hasattr(self.negatives, "keys") else {}
+        return {"negatives.size": self.negatives.capacity} if self.negatives.capacity else {}
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         self.watched = z.detach()
@@ -155,8 +155,8 @@ class ViewContrast(Contrast):
             )
         found = self.setup_negatives(self.dim, facts)
         if self.momentum == "auto":
-            queue = len(self.negatives.keys) if self.negatives is not None and hasattr(self.negatives, "keys") else 0
-            self.momentum = auto_momentum(int(queue), facts.batch_size)
+            queue = self.negatives.capacity if self.negatives is not None else 0
+            self.momentum = auto_momentum(queue, facts.batch_size)
             found["momentum"] = self.momentum
         return found
 

@@ -25,6 +25,11 @@ class Negatives(nn.Module):
         super().__init_subclass__(**kwargs)
         parts[cls.__name__.lower()] = cls
 
+    @property
+    def capacity(self) -> int:
+        """How many keys it keeps."""
+        return 0
+
     def setup(self, dim: int, kinds: int, batch_size: int, samples: int) -> None:
         """Sizes what depends on the data. Called once, before the first step or before a state is loaded."""
 

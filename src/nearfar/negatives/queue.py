@@ -37,7 +37,8 @@ class Queue(Negatives):
         super().__init__()
         if size != "auto" and size < 1:
             raise InputError(f"The size of a queue must be 'auto' or at least 1. Got {size}.")
-        self.size, self.in_batch, self.random_start = size, in_batch, random_start
+        self.size: int | Literal["auto"] = size
+        self.in_batch, self.random_start = in_batch, random_start
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("now", torch.zeros((), dtype=torch.long))
         self.register_buffer("keys", torch.empty(0, 0))
@@ -45,14 +46,19 @@ class Queue(Negatives):
         self.register_buffer("entered", torch.empty(0, dtype=torch.long))
 
     def setup(self, dim: int, kinds: int, batch_size: int, samples: int) -> None:
-        if self.size == "auto":
+        size = self.size
+        if size == "auto":
             most = min(samples // 4, 65536) // batch_size * batch_size
-            self.size = max(most, 4 * batch_size)
-        device = self.keys.device
-        start = torch.randn(self.size, dim, device=device) if self.random_start else torch.zeros(self.size, dim, device=device)
+            size = max(most, 4 * batch_size)
+        device, held = self.keys.device, 0 if self.random_start else -1
+        start = torch.randn(size, dim, device=device) if self.random_start else torch.zeros(size, dim, device=device)
         self.keys = torch.nn.functional.normalize(start, dim=1)
-        self.marks = torch.full((self.size, kinds), -1, dtype=torch.long, device=device)
-        self.entered = torch.full((self.size,), 0 if self.random_start else -1, dtype=torch.long, device=device)
+        self.marks = torch.full((size, kinds), -1, dtype=torch.long, device=device)
+        self.entered = torch.full((size,), held, dtype=torch.long, device=device)
+
+    @property
+    def capacity(self) -> int:
+        return len(self.keys)
 
     @property
     def filled(self) -> Tensor:
@@ -77,7 +83,7 @@ class Queue(Negatives):
         net = exchange("global")
         keys, marks = net.gather(keys.detach())[0], net.gather(marks)[0]
         self.now += 1
-        keys, marks = keys[-len(self.keys):], marks[-len(self.keys):]
+        keys, marks = keys[-len(self.keys) :], marks[-len(self.keys) :]
         places = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)
         self.keys[places] = keys.to(self.keys.dtype)
         self.marks[places] = marks

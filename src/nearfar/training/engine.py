@@ -265,7 +265,7 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
     import lightning.pytorch as pl
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[setup.settings.precision]
+    precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[setup.settings.precision]
     device = setup.settings.device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.encoders import Encoder, Tokens
+from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
 from nearfar.errors import InputError
 from nearfar.methods.base import Batch, Facts
@@ -194,7 +194,9 @@ def image_inputs(data: Any, role: str, size: int) -> Inputs:
     return read
 
 
-def text_inputs(encoder: Encoder, texts: Sequence[str], length: int | None = None) -> tuple[TokenStore, Inputs]:
+def text_inputs(
+    encoder: TextEncoder | Frozen, texts: Sequence[str], length: int | None = None
+) -> tuple[TokenStore, Inputs]:
     """Content tokens of texts, tokenised once."""
     special = encoder.special
     store = TokenStore(encoder.encode_ids(list(texts)), length or special.length - special.frame)

@@ -26,6 +26,27 @@ from nearfar.similarity.exchange import exchange
 from nearfar.views import Views, build
 
 
+def auto_prototypes(facts: Facts) -> int:
+    """A quarter of the items, within 30 and the paper's 3000."""
+    return max(30, min(3000, facts.items // 4))
+
+
+def auto_eps(prototypes: int) -> float:
+    """The paper's 0.05 at its 3000 prototypes; codes over few prototypes must be sharper."""
+    return 0.05 if prototypes >= 3000 else 0.03 if prototypes >= 1000 else 0.02
+
+
+def auto_queue(facts: Facts, prototypes: int) -> int:
+    """The paper's 3840 (at most the items) where a batch cannot fill the prototypes, else none."""
+    few = facts.batch_size < prototypes
+    return min(3840, facts.items) // facts.batch_size * facts.batch_size if few else 0
+
+
+def auto_freeze(facts: Facts) -> int:
+    """One epoch, at most a tenth of the run."""
+    return min(facts.epoch, facts.steps // 10)
+
+
 @register("swav", family="image")
 class SwAV(Method):
     """Every crop predicts the balanced cluster code of the others.
@@ -65,6 +86,8 @@ class SwAV(Method):
         "dim": 128,
     }
     uses_batch = False
+    queue: Tensor
+    queued: Tensor
 
     def __init__(
         self,
@@ -88,9 +111,9 @@ class SwAV(Method):
         self.role = encoder.modality
         self.tower = Tower(encoder, heads.mlp(encoder.dim, projector, dim))
         self.temperature, self.iterations, self.queue_start, self.dim = temperature, iterations, queue_start, dim
-        self.eps, self.prototypes = eps, prototypes
-        self.queue_size, self.freeze = queue, freeze_prototypes
-        self.centres = torch.nn.Module()
+        self.wanted = {"prototypes": prototypes, "eps": eps, "queue": queue, "freeze_prototypes": freeze_prototypes}
+        self.eps, self.frozen_steps = 0.05, 0
+        self.centres: heads.Prototypes | None = None
         self.register_buffer("queue", torch.empty(0), persistent=True)
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))
 
@@ -99,20 +122,22 @@ class SwAV(Method):
         return self.plan.members
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if self.prototypes == "auto":
-            self.prototypes = found["prototypes"] = max(30, min(3000, facts.items // 4))
-        if self.eps == "auto":
-            self.eps = found["eps"] = 0.05 if self.prototypes >= 3000 else 0.03 if self.prototypes >= 1000 else 0.02
-        if self.queue_size == "auto":
-            few = facts.batch_size < self.prototypes
-            size = min(3840, facts.items) // facts.batch_size * facts.batch_size if few else 0
-            self.queue_size = found["queue"] = size
-        if self.freeze == "auto":
-            self.freeze = found["freeze_prototypes"] = min(facts.epoch, facts.steps // 10)
-        self.centres = heads.Prototypes(int(self.prototypes), self.dim)
-        self.queue = torch.zeros(self.plan.targets, int(self.queue_size), self.dim)
-        return found
+        values = {
+            name: auto(facts) if self.wanted[name] == "auto" else self.wanted[name]
+            for name, auto in (("prototypes", auto_prototypes), ("freeze_prototypes", auto_freeze))
+        }
+        count = int(values["prototypes"])
+        values["eps"] = auto_eps(count) if self.wanted["eps"] == "auto" else self.wanted["eps"]
+        values["queue"] = auto_queue(facts, count) if self.wanted["queue"] == "auto" else self.wanted["queue"]
+        self.eps, self.frozen_steps = float(values["eps"]), int(values["freeze_prototypes"])
+        self.centres = heads.Prototypes(count, self.dim)
+        self.queue = torch.zeros(self.plan.targets, int(values["queue"]), self.dim)
+        return {name: value for name, value in values.items() if self.wanted[name] == "auto"}
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Similarity of unit vectors (n, d) to the prototypes, (n, K)."""
+        assert self.centres is not None
+        return self.centres(z)
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         return {self.role: self.plan(batch.inputs[self.role], batch.generator())}
@@ -121,30 +146,31 @@ class SwAV(Method):
         return {"views": [normalise(z) for z in forward_views(self.tower, batch.views[self.role])]}
 
     def before_targets(self, batch: Batch) -> None:
+        assert self.centres is not None
         self.centres.normalise()
 
     def codes(self, z: Tensor, crop: int, step: int, steps: int) -> Tensor:
         """The codes of one big crop's batch, computed together with its queue once that is full and due."""
         net = exchange("global")
-        scores = self.centres(z.detach())
+        scores = self.scores(z.detach())
         full = self.queue.shape[1] > 0 and int(self.queued) >= self.queue.shape[1]
         if full and step >= self.queue_start * steps:
-            scores = torch.cat([self.centres(self.queue[crop]).detach(), scores])
-        return sinkhorn(scores, eps=float(self.eps), iterations=self.iterations, group=net.group)[-z.shape[0] :]
+            scores = torch.cat([self.scores(self.queue[crop]).detach(), scores])
+        return sinkhorn(scores, eps=self.eps, iterations=self.iterations, group=net.group)[-z.shape[0] :]
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
         self.watched = z[0].detach()
         with torch.no_grad():
             codes = [self.codes(z[c], c, batch.step, batch.steps) for c in range(self.plan.targets)]
-        total = swapped_prediction([self.centres(x) for x in z], codes, temperature=self.temperature)
+        total = swapped_prediction([self.scores(x) for x in z], codes, temperature=self.temperature)
         used = torch.cat(codes).argmax(1).unique().numel()
         return Loss(total, {"prototypes_used": float(used)})
 
     def before_step(self) -> None:
-        if self.global_step < int(self.freeze):
-            for p in self.centres.parameters():
-                p.grad = None
+        if self.global_step < self.frozen_steps:
+            assert self.centres is not None
+            self.centres.weight.grad = None
 
     @torch.no_grad()
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:

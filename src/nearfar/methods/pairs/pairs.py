@@ -123,7 +123,7 @@ class PairContrast(Contrast):
         plan = self.plans[encoder.modality]
         if plan is not None:
             return plan(x, generator)[0]
-        return frame(x, encoder.special) if encoder.modality == "text" else x.float() / 255
+        return x.float() / 255 if isinstance(x, Tensor) else frame(x, encoder.special)
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         if self.by_group:
