@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,7 +79,8 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
         tile = _current.tile or TILE.get(query.device.type, (1024, 1024))
         inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
         return list(_Streamed.apply(_Sweep(operands, reductions, tile, _current), *inputs))
-    return _sweep(query, operands, reductions, None, _current)[0]
+    answers = _sweep(query, operands, reductions, None, _current)[0]
+    return [x if x.requires_grad else x + query.reshape(-1)[:0].sum() for x in answers]  # 0 with a graph, always
 
 
 def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None:
@@ -120,7 +121,7 @@ def _sweep(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
             continue
         choice.visited += 1
         s = operands[t.block].product(query, t.rows, t.columns)
-        t = Tile(t.rows, t.block, t.columns, t.own, t.device, s)
+        t = replace(t, s=s.detach())
         for k in live:
             r, span = reductions[k], _span(reductions[k], t)
             mask, weight = r.parts(t)
@@ -155,8 +156,9 @@ class _Streamed(torch.autograd.Function):
         return tuple(results)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor):
+        if torch.is_grad_enabled():  # create_graph=True: the answer would silently lack this part
+            raise InputError("The streaming engine has no second derivatives.", 'Use `with engine("dense"):`.')
         sweep: _Sweep = ctx.sweep
         saved = list(ctx.saved_tensors)
         many = len(saved) - sum(ctx.lengths) - len(sweep.reductions)
@@ -190,7 +192,7 @@ class _Backward:
 
     def visit(self, t: Tile, live: list[int]) -> None:
         s = self.operands[t.block].product(self.query, t.rows, t.columns)
-        t = Tile(t.rows, t.block, t.columns, t.own, t.device, s)
+        t = replace(t, s=s)
         total = None
         for k in live:
             flow = self.pull(k, t, s)
@@ -213,7 +215,7 @@ class _Backward:
 
     def pull(self, k: int, t: Tile, s: Tensor) -> Tensor | None:
         r, span = self.sweep.reductions[k], _span(self.sweep.reductions[k], t)
-        weight_tensors = r.weight.tensors() if r.weight is not None else ()
+        weight_tensors = r.weight_tensors()
         with torch.set_grad_enabled(bool(weight_tensors)):
             mask, weight = r.parts(t)
         held = weight.detach() if weight is not None else None
