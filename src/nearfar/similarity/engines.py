@@ -79,8 +79,14 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
         tile = _current.tile or TILE.get(query.device.type, (1024, 1024))
         inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
         return list(_Streamed.apply(_Sweep(operands, reductions, tile, _current), *inputs))
-    answers = _sweep(query, operands, reductions, None, _current)[0]
+    with full_precision(query.device):
+        answers = _sweep(query, operands, reductions, None, _current)[0]
     return [x if x.requires_grad else x + query.reshape(-1)[:0].sum() for x in answers]  # 0 with a graph, always
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """No autocast: similarities are accumulated in the precision of their inputs, at least float32."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None:
@@ -149,7 +155,8 @@ class _Streamed(torch.autograd.Function):
     def forward(ctx: Any, sweep: _Sweep, *inputs: Tensor):
         query, keys = inputs[0], inputs[1:1 + len(sweep.operands)]
         operands = [Operand(k, o.own) for k, o in zip(keys, sweep.operands, strict=True)]
-        results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
+        with full_precision(query.device):
+            results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
         kept = [r.saved(x) for r, x in zip(sweep.reductions, states, strict=True)]
         ctx.sweep, ctx.lengths = sweep, [len(x) for x in kept]
         ctx.save_for_backward(*inputs, *results, *(x for group in kept for x in group))
@@ -166,7 +173,8 @@ class _Streamed(torch.autograd.Function):
         results, flat = rest[:len(sweep.reductions)], iter(rest[len(sweep.reductions):])
         kept = [[next(flat) for _ in range(k)] for k in ctx.lengths]
         needed = [x.requires_grad and need for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
-        return None, *_Backward(sweep, inputs, results, kept, grads, needed).run()
+        with full_precision(inputs[0].device):
+            return None, *_Backward(sweep, inputs, results, kept, grads, needed).run()
 
 
 class _Backward:

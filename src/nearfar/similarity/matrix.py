@@ -158,17 +158,34 @@ class Similarity:
             total = total * dist.get_world_size(self.group)
         return total / count.clamp(min=1)
 
-    def log_mean_exp(self, rows: Tensor) -> Tensor:
-        """log of the mean of exp(rows) over all anchors of all ranks; a scalar."""
+    def log_mean_exp(self, rows: Tensor, where: Tensor | None = None) -> Tensor:
+        """log of the mean of exp(rows) over all anchors of all ranks that have a positive (or those of `where`).
+
+        A scalar; 0 where there is no such row anywhere.
+        """
+        where = self.has_positive() if where is None else where
+        rows = torch.where(where, rows, -math.inf)
         top = rows.detach().max() if rows.numel() else rows.new_tensor(-math.inf)
-        count = rows.new_tensor(float(rows.numel()))
+        count = where.sum().to(rows.dtype)
         if self.group is not None:
             dist.all_reduce(top, dist.ReduceOp.MAX, group=self.group)
             dist.all_reduce(count, group=self.group)
+        top = torch.where(top.isfinite(), top, 0)
         total = (rows - top).exp().sum()
         if self.group is not None:
             total = all_sum(total, self.group)
-        return top + (total / count).log()
+        return top + torch.where(count > 0, total / count.clamp(min=1), 1).log()
+
+    def row_temperature(self) -> Tensor:
+        """The temperature of each row's similarities, (..., N) or a scalar.
+
+        Raises InputError where it differs between the columns.
+        """
+        t = torch.as_tensor(self.temperature, dtype=self.query.dtype, device=self.query.device)
+        if t.dim() >= 2 and t.shape[-1] > 1:
+            raise InputError("This loss needs one temperature a row; here it differs between the candidates.",
+                             "Pass a number or a tensor (N, 1).")
+        return t.squeeze(-1) if t.dim() >= 2 else t
 
     def any_rank(self, flag: Tensor) -> bool:
         """Whether `flag` holds on any rank, so that all ranks raise together."""
@@ -182,21 +199,27 @@ class Similarity:
 
         Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
         """
-        with torch.no_grad():
+        with torch.no_grad(), engines.full_precision(self.query.device):
             return _topk(self.query.detach(), self._operands[block], block, k, where)
 
-    def threshold(self, m: int, *, where: Relation | None = None, block: int = 0) -> Tensor:
+    def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int = 0) -> Tensor:
         """Each row's m-th largest S in one block, (..., N), detached; -inf where a row has fewer than m.
 
-        Lowered by the rounding error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
+        m: at least 1; a number, or one for each row (LongTensor (..., N)). Lowered by the rounding error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
         """
-        value = self.topk(m, where=where, block=block)[0][..., -1]
-        longest = self._operands[block].keys.detach().norm(dim=-1).amax()
+        most = max(1, int(m.max())) if isinstance(m, Tensor) and m.numel() else m if isinstance(m, int) else 1
+        values = self.topk(most, where=where, block=block)[0]
+        value = values[..., -1]
+        if isinstance(m, Tensor):
+            value = values.gather(-1, (m.clamp(min=1) - 1).unsqueeze(-1)).squeeze(-1)
+        lengths = self._operands[block].keys.detach().norm(dim=-1)
+        longest = lengths.amax() if lengths.numel() else 0
         return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
 
     def dense(self) -> Tensor:
         """The whole matrix (..., N, total): small cases, teaching, tests."""
-        parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
+        with engines.full_precision(self.query.device):
+            parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
         return torch.cat(parts, -1)
 
     def mask(self, relation: Relation) -> Tensor:
