@@ -151,7 +151,7 @@ def test_default_engine_streams_large_matrices():
         Similarity(torch.randn(64, 4), torch.randn(64, 4)).reduce(LogSumExp())
         assert choice.visited == 1
     with engine() as choice:
-        Similarity(torch.randn(1500, 4), torch.randn(1500, 4)).reduce(Mean(where=~listed(torch.arange(1500))))
+        Similarity(torch.randn(1500, 4), torch.randn(1500, 4)).reduce(LogSumExp())
         assert choice.visited > 1
 
 

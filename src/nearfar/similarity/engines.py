@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
+from nearfar.similarity import closed, fast
 from nearfar.similarity.reductions import Reduction
 from nearfar.similarity.relations import Tile
 
@@ -77,11 +78,40 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     tile = None
     if name == "streaming":
         tile = _current.tile or TILE.get(query.device.type, (1024, 1024))
-        inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
-        return list(_Streamed.apply(_Sweep(operands, reductions, tile, _current), *inputs))
+        return _stream(query, operands, reductions, tile)
     with full_precision(query.device):
         answers = _sweep(query, operands, reductions, None, _current)[0]
-    return [x if x.requires_grad else x + query.reshape(-1)[:0].sum() for x in answers]  # 0 with a graph, always
+    return [_with_graph(x, query) for x in answers]
+
+
+def _with_graph(x: Tensor, query: Tensor) -> Tensor:
+    """A value that does not depend on the query is still part of the graph, so that `backward` works."""
+    return x if x.requires_grad else x + query.reshape(-1)[:0].sum()
+
+
+def _stream(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
+            tile: tuple[int, int]) -> list[Tensor]:
+    """Without a sweep where that is possible, else the fast sweep if it can answer all that is left, else this one."""
+    answers: list[Tensor | None] = [None] * len(reductions)
+    alone = len(operands) == 1 and not operands[0].own and query.dim() == 2 and operands[0].keys.dim() == 2
+    with full_precision(query.device):
+        if alone:
+            answers = [closed.answer(query, operands[0].keys, r) for r in reductions]
+        left = [k for k, x in enumerate(answers) if x is None]
+        asked = [reductions[k] for k in left]
+        found = fast.reduce(query, operands[0].keys, asked, tile, _current) if alone and left else None
+    if found is None and left:
+        inputs = [query, *(o.keys for o in operands), *(x for r in asked for x in r.tensors())]
+        found = _Streamed.apply(_Sweep(operands, asked, tile, _current), *inputs)
+    for k, x in zip(left, found or (), strict=True):
+        answers[k] = x
+    return [_with_graph(x, query) for x in answers if x is not None]
+
+
+def refuse_second_derivatives() -> None:
+    """create_graph=True: the answer would silently lack this part."""
+    if torch.is_grad_enabled():
+        raise InputError("The streaming engine has no second derivatives.", 'Use `with engine("dense"):`.')
 
 
 def full_precision(device: torch.device) -> torch.autocast:
@@ -164,8 +194,7 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
-        if torch.is_grad_enabled():  # create_graph=True: the answer would silently lack this part
-            raise InputError("The streaming engine has no second derivatives.", 'Use `with engine("dense"):`.')
+        refuse_second_derivatives()
         sweep: _Sweep = ctx.sweep
         saved = list(ctx.saved_tensors)
         many = len(saved) - sum(ctx.lengths) - len(sweep.reductions)

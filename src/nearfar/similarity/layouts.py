@@ -175,10 +175,11 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     total = keys_a.shape[0]
     items = torch.arange(a.shape[0], device=a.device)
     mine = items + offset
-    query = torch.cat([a, b]) if symmetric else a
+    keys = torch.cat([keys_a, keys_b])
+    query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
     positive = torch.cat([mine + total, mine]) if symmetric else mine + total
     itself = torch.cat([mine, mine + total]) if symmetric else mine
     items = items.repeat(2) if symmetric else items
     relation = nobody if hidden is None else hidden.relation(items, net, len(a), repeat=2)
-    return _one(query, torch.cat([keys_a, keys_b]), items, Listed(positive), Listed(itself), relation, extra,
+    return _one(query, keys, items, Listed(positive), Listed(itself), relation, extra,
                 temperature, similarity, net)

@@ -266,6 +266,11 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
              similarity: str) -> tuple[Tensor, list[engines.Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
     keys = [b.keys if b.gradient else b.keys.detach() for b in blocks]
+    if _is_own_keys(query, blocks, temperature, similarity):
+        z = normalise(query) if similarity == "cosine" else _accumulated(query)
+        t = torch.as_tensor(temperature, dtype=z.dtype, device=z.device)
+        z = z * t.rsqrt()  # half of the temperature on each side keeps the two factors one tensor
+        return z, [engines.Operand(z, False)]
     if similarity == "cosine":
         query, keys = normalise(query), [normalise(k) for k in keys]
     else:
@@ -281,6 +286,13 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
     return query, [engines.Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
+
+
+def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:
+    """Whether the queries are the keys, so that the matrix is symmetric."""
+    alone = len(blocks) == 1 and blocks[0].keys is query and blocks[0].gradient and query.dim() == 2
+    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    return alone and scalar and similarity != "euclidean"
 
 
 def _lifted_query(q: Tensor) -> Tensor:
