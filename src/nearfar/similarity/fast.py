@@ -159,15 +159,31 @@ class Grid:
         return all(g.where is not None and g.where.empty(t) for g in self.plan.groups)
 
 
-def shift_for(query: Tensor, keys: Tensor, scale: float) -> float:
+def shift_for(query: Tensor, keys: Tensor, group: Group) -> float:
     """0 where no exponent can leave float32, else the middle of the largest exponents of a few rows and columns."""
-    longest = (query.norm(dim=1).amax() * keys.norm(dim=1).amax()).item() if len(query) and len(keys) else 0.0
-    if longest * scale * LOG2E <= BOUND:
+    if not len(query) or not len(keys):
         return 0.0
-    rows = query[:: max(1, len(query) // 16)]
-    columns = keys[:: max(1, len(keys) // 16)]
-    tops = torch.cat([(rows @ keys.T).amax(1), (query @ columns.T).amax(0)]) * scale * LOG2E
-    return ((tops.min() + tops.max()) / 2).item()
+    longest = (query.norm(dim=1).amax() * keys.norm(dim=1).amax()).item()
+    if longest * group.scale * LOG2E <= BOUND:
+        return 0.0
+    everyone, all_keys = slice(0, len(query)), slice(0, len(keys))
+    tops = [_exponents(query, keys, group, i, all_keys).amax(1) for i in _few(len(query))]
+    tops += [_exponents(query, keys, group, everyone, j).amax(0) for j in _few(len(keys))]
+    held = torch.cat(tops)
+    held = held[held > -math.inf]
+    return ((held.min() + held.max()) / 2).item() if len(held) else 0.0
+
+
+def _few(n: int) -> list[slice]:
+    """Four short slices spread over n."""
+    return [slice(i, min(i + 4, n)) for i in sorted({0, n // 3, 2 * n // 3, max(0, n - 4)})]
+
+
+def _exponents(query: Tensor, keys: Tensor, group: Group, rows: slice, columns: slice) -> Tensor:
+    e = (query[rows] @ keys[columns].T).mul_(group.scale * LOG2E)
+    if group.where is None:
+        return e
+    return e.masked_fill_(~group.where.tile(Tile(rows, 0, columns, False, e.device)), -math.inf)
 
 
 def sums(plan: Plan, query: Tensor, keys: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -301,7 +317,7 @@ def reduce(query: Tensor, keys: Tensor, reductions: Sequence[Reduction], tile: t
     itself = query is keys and not any(g.columns for g in found) and all(g.symmetric() for g in found)
     plan = Plan(found, tile, itself, choice)
     with torch.no_grad():
-        plan.shifts = [shift_for(query, keys, g.scale) for g in found]
+        plan.shifts = [shift_for(query, keys, g) for g in found]
         rows, columns = sums(plan, query.detach(), keys.detach())
         if not in_range(plan, rows, columns):
             return None

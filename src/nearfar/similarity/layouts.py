@@ -28,10 +28,22 @@ class Layout:
     parts: list[Similarity]
     join: str = "mean"
     facts: dict[str, Any] = field(default_factory=dict)
+    transposed: bool = False
 
     def loss(self, rows: Rows) -> Tensor:
-        """The mean of `rows` over the anchors of each part, joined. A scalar."""
-        total = torch.stack([s.mean(rows(s)) for s in self.parts]).sum()
+        """The mean of `rows` over the anchors of each part, joined. A scalar.
+
+        Two directions over one matrix share their sweeps.
+        """
+        if self.transposed:
+            first, second = self.parts
+            first.share(second)
+            second.share(first)
+        try:
+            total = torch.stack([s.mean(rows(s)) for s in self.parts]).sum()
+        finally:
+            for s in self.parts:
+                s.share(None)
         return total / len(self.parts) if self.join == "mean" else total
 
 
@@ -106,7 +118,11 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
                     negatives=negatives)
     back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
                    hidden=None if hidden is None else hidden.reversed(), extra=extra_back, negatives=negatives)
-    return Layout(forth.parts + back.parts, join)
+    alone = forth.parts[0].group is None and a.shape == b.shape
+    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    one_block = len(forth.parts[0].blocks) == len(back.parts[0].blocks) == 1
+    return Layout(forth.parts + back.parts, join,
+                  transposed=alone and scalar and one_block and similarity != "euclidean")
 
 
 def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:

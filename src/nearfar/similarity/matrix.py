@@ -14,7 +14,7 @@ from torch import Tensor
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import engines
 from nearfar.similarity.exchange import all_sum
-from nearfar.similarity.reductions import Count, Reduction
+from nearfar.similarity.reductions import Count, LogSumExp, Reduction
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -87,6 +87,8 @@ class Similarity:
             self.visible = everyone
         self.negative = self.visible & ~self.positive & ~self.itself
         self.query, self._operands = _factors(query, self.blocks, temperature, similarity)
+        self._twin: Similarity | None = None
+        self._known: dict[tuple[float, bool], Tensor] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,8 +110,28 @@ class Similarity:
         """Answers all reductions in one sweep over the tiles: (..., N) for dim=1, (..., M) for dim=0."""
         if not reductions:
             raise InputError("reduce() needs at least one reduction.")
-        answers = engines.reduce(self.query, self._operands, reductions)
+        answers = self._from_twin(reductions)
+        if answers is None:
+            answers = engines.reduce(self.query, self._operands, reductions)
         return answers[0] if len(answers) == 1 else answers
+
+    def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
+        """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
+        twin = self._twin
+        asked = [_transposable(r, self) for r in reductions]
+        if twin is None or None in asked:
+            return None
+        if all(a in self._known for a in asked):
+            return [self._known[a] for a in asked]
+        flipped = [replace(r, dim=0) for r in reductions]
+        answers = engines.reduce(self.query, self._operands, [*reductions, *flipped])
+        half = len(reductions)
+        twin._known = dict(zip(asked, answers[half:], strict=True))
+        return answers[:half]
+
+    def share(self, twin: Similarity | None) -> None:
+        """Shares sweeps with `twin`, whose matrix and relations are the transposes of these; None stops it."""
+        self._twin, self._known = twin, {}
 
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
         """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P)."""
@@ -248,6 +270,14 @@ def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, 
             raise InputError(f"Block {b} has lists for {keys.shape[-3]} anchors, but there are {query.shape[-2]}.")
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+
+
+def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
+    """A log-sum-exp of the rows over everyone or over the negatives, as (scale, negatives only)."""
+    plain = type(r) is LogSumExp and r.weight is None and r.dim == 1 and r.block == 0
+    if not plain or (r.where is not None and r.where is not s.negative):
+        return None
+    return r.scale, r.where is not None
 
 
 def _accumulated(x: Tensor) -> Tensor:
