@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -97,11 +98,12 @@ def siglip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperatu
 
 def _labelled(features: Tensor, labels: Tensor, temperature: float | Tensor, negatives: str,
               similarity: str = "cosine") -> Similarity:
-    import torch
-
-    if labels.shape != features.shape[:1]:
-        raise InputError(f"labels must be ({features.shape[0]},) like the rows of features. Got {tuple(labels.shape)}.")
     net = exchange(negatives)
+    with net.together():
+        if features.dim() != 2 or labels.shape != features.shape[:1]:
+            raise InputError("features must be (n, D) and labels (n,). "
+                             f"Got {tuple(features.shape)} and {tuple(labels.shape)}.")
+    net.widths(features)
     keys, offset = net.gather(features)
     columns, _ = net.gather(labels)
     mine = torch.arange(features.shape[0], device=features.device) + offset

@@ -2,66 +2,86 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity import LogSumExp, Similarity, listed, normalise
+from nearfar.similarity import LogSumExp, Similarity, diagonal, normalise
+from nearfar.similarity.engines import full_precision
+from nearfar.similarity.exchange import exchange
 
 
 def align_uniform(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, alpha: float = 2.0, t: float = 2.0,
-                  weight: float = 1.0) -> Float[Tensor, ""]:
+                  weight: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
     """mean ||a - b||^alpha + weight * mean over the views of log mean_{i != j} e^{-t ||z_i - z_j||^2}.
 
-    Unit vectors. Needs n >= 2. Source: Wang and Isola, ICML 2020.
+    Unit vectors. Needs n >= 2 (of all processes with negatives="global"). Source: Wang and Isola, ICML 2020.
     """
+    net = exchange(negatives)
     a, b = normalise(view_a), normalise(view_b)
     distance = (a - b).square().sum(-1)
-    alignment = distance.mean() if alpha == 2 else (distance + 1e-24).pow(alpha / 2).mean()
-    return alignment + weight * (uniformity(a, t=t) + uniformity(b, t=t)) / 2
+    total = net.sum((distance if alpha == 2 else (distance + 1e-24).pow(alpha / 2)).sum())
+    spread = (uniformity(a, t=t, negatives=negatives) + uniformity(b, t=t, negatives=negatives)) / 2
+    return total / net.count(a) + weight * spread
 
 
-def uniformity(z: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, ""]:
+def uniformity(z: Float[Tensor, "n d"], *, t: float = 2.0, negatives: str = "local") -> Float[Tensor, ""]:
     """log mean_{i != j} e^{-t ||z_i - z_j||^2} of unit vectors, in [-4t, 0]; exact, never builds n x n."""
-    n = z.shape[0]
+    net = exchange(negatives)
+    keys, offset = net.gather(z)
+    n = keys.shape[0]
     if n < 2:
         raise InputError("Uniformity needs at least two vectors.")
-    itself = listed(torch.arange(n, device=z.device))
-    s = Similarity(z, z, itself=itself, temperature=1 / (2 * t))
+    itself = diagonal(z.shape[0], offset, z.device)
+    s = Similarity(z, keys, itself=itself, temperature=1 / (2 * t), group=net.group)
     rows = s.reduce(LogSumExp(where=~itself))
-    return torch.logsumexp(rows, 0) - 2 * t - torch.log(rows.new_tensor(n * (n - 1.0)))
+    return s.log_mean_exp(rows, where=torch.ones_like(rows, dtype=torch.bool)) - 2 * t - math.log(n - 1)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    with full_precision(a.device):
+        return a.T @ b
 
 
 def barlow_twins(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, weight: float = 0.005,
-                 eps: float = 1e-5) -> Float[Tensor, ""]:
+                 eps: float = 1e-5, negatives: str = "local") -> Float[Tensor, ""]:
     """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2, C the cross-correlation of the standardised features.
 
-    Source: Zbontar et al., ICML 2021. Needs n >= 2.
+    negatives="global": mean, variance and correlation over the items of all processes. Needs n >= 2.
+    Source: Zbontar et al., ICML 2021.
     """
-    if view_a.shape[0] < 2:
+    net = exchange(negatives)
+    n = net.count(view_a)
+    if n < 2:
         raise InputError("Barlow Twins needs at least two items: a correlation over a batch of one is undefined.")
-    a, b = (((z - z.mean(0)) / (z.var(0, unbiased=False) + eps).sqrt()) for z in (_wide(view_a), _wide(view_b)))
-    c = a.T @ b / a.shape[0]
-    diagonal = c.diagonal()
-    return (1 - diagonal).square().sum() + weight * (c.square().sum() - diagonal.square().sum())
+    centred = [z - net.sum(z.sum(0)) / n for z in (_wide(view_a), _wide(view_b))]
+    a, b = (z / (net.sum(z.square().sum(0)) / n + eps).sqrt() for z in centred)
+    c = net.sum(_product(a, b)) / n
+    diagonal_of_c = c.diagonal()
+    return (1 - diagonal_of_c).square().sum() + weight * (c.square().sum() - diagonal_of_c.square().sum())
 
 
 def vicreg(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, invariance: float = 25.0,
-           variance: float = 25.0, covariance: float = 1.0, eps: float = 1e-4) -> Float[Tensor, ""]:
+           variance: float = 25.0, covariance: float = 1.0, eps: float = 1e-4,
+           negatives: str = "local") -> Float[Tensor, ""]:
     """Mean squared distance + hinge on the standard deviation (>= 1) + off-diagonal covariance^2 / d.
 
-    Source: Bardes et al., ICLR 2022. Needs n >= 2.
+    negatives="global": statistics over the items of all processes. Needs n >= 2. Source: Bardes et al., ICLR 2022.
     """
-    if view_a.shape[0] < 2:
+    net = exchange(negatives)
+    n = net.count(view_a)
+    if n < 2:
         raise InputError("VICReg needs at least two items: a variance over a batch of one is undefined.")
     a, b = _wide(view_a), _wide(view_b)
-    loss = invariance * F.mse_loss(a, b)
+    loss = invariance * net.sum((a - b).square().sum()) / (n * a.shape[1])
     for z in (a, b):
-        z = z - z.mean(0)
-        spread = (z.var(0) + eps).sqrt()
-        c = z.T @ z / (z.shape[0] - 1)
+        z = z - net.sum(z.sum(0)) / n
+        c = net.sum(_product(z, z)) / (n - 1)
+        spread = (c.diagonal() + eps).sqrt()
         off = c.square().sum() - c.diagonal().square().sum()
         loss = loss + variance * F.relu(1 - spread).mean() / 2 + covariance * off / z.shape[1]
     return loss

@@ -10,10 +10,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from nearfar.errors import InputError
 from nearfar.similarity import Count, LogSumExp, Max, Mean, Min, Similarity, Sum, at_least
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), exact in float64 too (torch's default turns linear from 20 on)."""
+    return torch.nn.functional.softplus(x, 1, 40)
 
 
 def info_nce_rows(s: Similarity) -> Tensor:
@@ -46,7 +50,7 @@ def dcl_rows(s: Similarity, *, sigma: float | None = None) -> Tensor:
     negatives, positive = s.reduce(LogSumExp(where=s.negative)), s.paired()
     some = require_negatives(s, negatives, "The decoupled loss")
     if sigma is not None:
-        closeness = (positive.detach() * s.temperature / sigma).detach()
+        closeness = (positive * s.row_temperature() / sigma).detach()
         positive = positive * (2 - (closeness - s.log_mean_exp(closeness)).exp())
     return torch.where(some, negatives - positive, 0)
 
@@ -85,8 +89,7 @@ def hcl_rows(s: Similarity, *, tau_plus: float = 0.1, beta: float = 1.0) -> Tens
     some = m > 0
     positive = s.paired()
     estimate = log_difference(torch.where(some, hard, 0) - torch.where(some, base, 0), positive, tau_plus)
-    floor = -1 / s.temperature if not isinstance(s.temperature, Tensor) else -1 / s.temperature.detach()
-    log_g = torch.maximum(estimate - math.log1p(-tau_plus), torch.as_tensor(floor).to(estimate))
+    log_g = torch.maximum(estimate - math.log1p(-tau_plus), -1 / s.row_temperature().detach())
     return torch.where(some, softplus(torch.where(some, m, 1).log() + log_g - positive), 0)
 
 
@@ -96,13 +99,13 @@ def debiased_rows(s: Similarity, *, tau_plus: float = 0.1) -> Tensor:
 
 
 def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
-    """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th, m = ceil(alpha M).
+    """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th.
 
-    Ties are kept; the threshold is a constant in the gradient; one threshold a row. Source: Understanding the
+    m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; the threshold is a constant in the gradient; one threshold a row. Source: Understanding the
     Behaviour of Contrastive Loss, sec. 4.3.
     """
-    total = int(s.reduce(Count(where=s.negative)).max().item()) if s.shape[-2] else 0
-    m = max(1, math.ceil(alpha * total))
+    total = s.reduce(Count(where=s.negative)).detach()
+    m = (alpha * total + 0.5).floor().long().clamp(min=1)
     hard = s.negative & at_least(s.threshold(m, where=s.negative))
     return softplus(s.reduce(LogSumExp(where=hard)) - s.paired())
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
+from nearfar.similarity import closed, fast
 from nearfar.similarity.reductions import Reduction
 from nearfar.similarity.relations import Tile
 
@@ -77,9 +78,45 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     tile = None
     if name == "streaming":
         tile = _current.tile or TILE.get(query.device.type, (1024, 1024))
-        inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
-        return list(_Streamed.apply(_Sweep(operands, reductions, tile, _current), *inputs))
-    return _sweep(query, operands, reductions, None, _current)[0]
+        return _stream(query, operands, reductions, tile)
+    with full_precision(query.device):
+        answers = _sweep(query, operands, reductions, None, _current)[0]
+    return [_with_graph(x, query) for x in answers]
+
+
+def _with_graph(x: Tensor, query: Tensor) -> Tensor:
+    """A value that does not depend on the query is still part of the graph, so that `backward` works."""
+    return x if x.requires_grad else x + query.reshape(-1)[:0].sum()
+
+
+def _stream(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
+            tile: tuple[int, int]) -> list[Tensor]:
+    """Without a sweep where that is possible, else the fast sweep if it can answer all that is left, else this one."""
+    answers: list[Tensor | None] = [None] * len(reductions)
+    alone = len(operands) == 1 and not operands[0].own and query.dim() == 2 and operands[0].keys.dim() == 2
+    with full_precision(query.device):
+        if alone:
+            answers = [closed.answer(query, operands[0].keys, r) for r in reductions]
+        left = [k for k, x in enumerate(answers) if x is None]
+        asked = [reductions[k] for k in left]
+        found = fast.reduce(query, operands[0].keys, asked, tile, _current) if alone and left else None
+    if found is None and left:
+        inputs = [query, *(o.keys for o in operands), *(x for r in asked for x in r.tensors())]
+        found = _Streamed.apply(_Sweep(operands, asked, tile, _current), *inputs)
+    for k, x in zip(left, found or (), strict=True):
+        answers[k] = x
+    return [_with_graph(x, query) for x in answers if x is not None]
+
+
+def refuse_second_derivatives() -> None:
+    """create_graph=True: the answer would silently lack this part."""
+    if torch.is_grad_enabled():
+        raise InputError("The streaming engine has no second derivatives.", 'Use `with engine("dense"):`.')
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """No autocast: similarities are accumulated in the precision of their inputs, at least float32."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None:
@@ -120,7 +157,7 @@ def _sweep(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
             continue
         choice.visited += 1
         s = operands[t.block].product(query, t.rows, t.columns)
-        t = Tile(t.rows, t.block, t.columns, t.own, t.device, s)
+        t = replace(t, s=s.detach())
         for k in live:
             r, span = reductions[k], _span(reductions[k], t)
             mask, weight = r.parts(t)
@@ -148,15 +185,16 @@ class _Streamed(torch.autograd.Function):
     def forward(ctx: Any, sweep: _Sweep, *inputs: Tensor):
         query, keys = inputs[0], inputs[1:1 + len(sweep.operands)]
         operands = [Operand(k, o.own) for k, o in zip(keys, sweep.operands, strict=True)]
-        results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
+        with full_precision(query.device):
+            results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
         kept = [r.saved(x) for r, x in zip(sweep.reductions, states, strict=True)]
         ctx.sweep, ctx.lengths = sweep, [len(x) for x in kept]
         ctx.save_for_backward(*inputs, *results, *(x for group in kept for x in group))
         return tuple(results)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor):
+        refuse_second_derivatives()
         sweep: _Sweep = ctx.sweep
         saved = list(ctx.saved_tensors)
         many = len(saved) - sum(ctx.lengths) - len(sweep.reductions)
@@ -164,7 +202,8 @@ class _Streamed(torch.autograd.Function):
         results, flat = rest[:len(sweep.reductions)], iter(rest[len(sweep.reductions):])
         kept = [[next(flat) for _ in range(k)] for k in ctx.lengths]
         needed = [x.requires_grad and need for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
-        return None, *_Backward(sweep, inputs, results, kept, grads, needed).run()
+        with full_precision(inputs[0].device):
+            return None, *_Backward(sweep, inputs, results, kept, grads, needed).run()
 
 
 class _Backward:
@@ -190,7 +229,7 @@ class _Backward:
 
     def visit(self, t: Tile, live: list[int]) -> None:
         s = self.operands[t.block].product(self.query, t.rows, t.columns)
-        t = Tile(t.rows, t.block, t.columns, t.own, t.device, s)
+        t = replace(t, s=s)
         total = None
         for k in live:
             flow = self.pull(k, t, s)
@@ -213,7 +252,7 @@ class _Backward:
 
     def pull(self, k: int, t: Tile, s: Tensor) -> Tensor | None:
         r, span = self.sweep.reductions[k], _span(self.sweep.reductions[k], t)
-        weight_tensors = r.weight.tensors() if r.weight is not None else ()
+        weight_tensors = r.weight_tensors()
         with torch.set_grad_enabled(bool(weight_tensors)):
             mask, weight = r.parts(t)
         held = weight.detach() if weight is not None else None

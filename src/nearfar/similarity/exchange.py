@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
-        total = grads[0].contiguous()
+        total = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=ctx.group)
         rank = dist.get_rank(ctx.group)
         start = sum(ctx.sizes[:rank])
@@ -77,6 +79,41 @@ class Exchange:
         rows = _Gather.apply(x, sizes, self.group)
         assert isinstance(rows, Tensor)
         return rows, sum(sizes[: dist.get_rank(self.group)])
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over ranks, with gradient."""
+        return x if self.group is None else all_sum(x, self.group)
+
+    def count(self, x: Tensor) -> int:
+        """The rows of all ranks."""
+        return x.shape[0] if self.group is None else sum(self.sizes(x.shape[0], x.device))
+
+    def widths(self, *inputs: Tensor) -> None:
+        """Raises on every rank alike where the ranks' vectors differ in length."""
+        if self.group is None:
+            return
+        most = torch.tensor([w for x in inputs for w in (x.shape[-1], -x.shape[-1])], device=inputs[0].device)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
+        if bool((most[0::2] != -most[1::2]).any()):
+            raise InputError(f"The vectors of the processes differ in length; here: {[x.shape[-1] for x in inputs]}.")
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What fails inside on one rank fails on all of them, so that none waits for the others for ever."""
+        problem: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            problem = caught
+        failed = torch.tensor([0.0 if problem is None else 1.0])
+        if self.group is not None:
+            failed = failed.to(torch.device("cuda") if dist.get_backend(self.group) == "nccl" else "cpu")
+            dist.all_reduce(failed, group=self.group)
+        if problem is not None:
+            raise problem
+        if failed.item():
+            raise InputError(f"{int(failed.item())} of {dist.get_world_size(self.group)} processes refused their inputs.",
+                             "Their own messages say why.")
 
     def sizes(self, n: int, device: torch.device) -> list[int]:
         world = dist.get_world_size(self.group)

@@ -28,10 +28,22 @@ class Layout:
     parts: list[Similarity]
     join: str = "mean"
     facts: dict[str, Any] = field(default_factory=dict)
+    transposed: bool = False
 
     def loss(self, rows: Rows) -> Tensor:
-        """The mean of `rows` over the anchors of each part, joined. A scalar."""
-        total = torch.stack([s.mean(rows(s)) for s in self.parts]).sum()
+        """The mean of `rows` over the anchors of each part, joined. A scalar.
+
+        Two directions over one matrix share their sweeps.
+        """
+        if self.transposed:
+            first, second = self.parts
+            first.share(second)
+            second.share(first)
+        try:
+            total = torch.stack([s.mean(rows(s)) for s in self.parts]).sum()
+        finally:
+            for s in self.parts:
+                s.share(None)
         return total / len(self.parts) if self.join == "mean" else total
 
 
@@ -48,12 +60,20 @@ class Hidden:
 
     kinds: Sequence[tuple[Tensor, Tensor]]
 
-    def relation(self, items: Tensor, net: Exchange, repeat: int = 1) -> Relation:
-        """Anchors of the local items `items` against the items of all ranks, the columns repeated `repeat` times."""
+    def relation(self, items: Tensor, net: Exchange, width: int, repeat: int = 1) -> Relation:
+        """Anchors of the local items `items` against `width` items of each rank, the columns repeated `repeat` times.
+
+        Columns beyond the known values (further negatives) are unknown.
+        """
         relation: Relation = nobody
         for row, column in self.kinds:
+            column = torch.cat([column, column.new_full((max(0, width - len(column)),), -1)])[:width]
             relation = relation | Same(row[items], [net.gather(column)[0].repeat(repeat)])
         return relation
+
+    def reversed(self) -> Hidden:
+        """The same pairs seen from the candidates."""
+        return Hidden([(column, row) for row, column in self.kinds])
 
 
 def _one(query: Tensor, keys: Tensor, items: Tensor, positive: Listed, itself: Relation, hidden: Relation,
@@ -73,12 +93,15 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
         extra: further blocks, or a function that makes them for the anchors' items (LongTensor).
         in_batch: False leaves only the blocks of `extra` as negatives (MoCo, Contriever).
     """
-    if key.shape[0] < query.shape[0]:
-        raise InputError(f"Each query needs a key: got {query.shape[0]} queries and {key.shape[0]} keys.")
     net = exchange(negatives)
+    with net.together():
+        _matrices(query, key, temperature)
+        if key.shape[0] < query.shape[0]:
+            raise InputError(f"Each query needs a key: got {query.shape[0]} queries and {key.shape[0]} keys.")
+    net.widths(query, key)
     keys, offset = net.gather(key)
     items = torch.arange(query.shape[0], device=query.device)
-    relation = nobody if hidden is None else hidden.relation(items, net)
+    relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
     return Layout([_one(query, keys, items, Listed(items + offset), nobody, relation, extra, temperature, similarity,
                         net, in_batch)])
 
@@ -88,13 +111,25 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
               join: str = "mean", negatives: str = "local") -> Layout:
     """a_i against all b, and b_i against all a: the two directions of image-text and other pairs.
 
-    b may hold more rows than a: further candidates of the direction a -> b. `extra` holds further candidates of the direction a -> b, `extra_back` of b -> a.
+    b may hold more rows than a: further candidates of the direction a -> b. `extra` holds more of that direction,
+    `extra_back` of b -> a.
     """
     forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, extra=extra,
                     negatives=negatives)
-    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity, hidden=hidden,
-                   extra=extra_back, negatives=negatives)
-    return Layout(forth.parts + back.parts, join)
+    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
+                   hidden=None if hidden is None else hidden.reversed(), extra=extra_back, negatives=negatives)
+    alone = forth.parts[0].group is None and a.shape == b.shape
+    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    one_block = len(forth.parts[0].blocks) == len(back.parts[0].blocks) == 1
+    return Layout(forth.parts + back.parts, join,
+                  transposed=alone and scalar and one_block and similarity != "euclidean")
+
+
+def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
+        raise InputError(f"Embeddings must be (n, D) and (m, D) of one D. Got {tuple(a.shape)} and {tuple(b.shape)}.")
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
 
 
 def _transposed(temperature: float | Tensor) -> float | Tensor:
@@ -114,11 +149,14 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
     Args: views: V tensors (n, D), row i of each is the same item.
     Raises InputError: fewer than two views, or views of different sizes.
     """
-    if len(views) < 2:
-        raise InputError(f"all_views needs at least two views. Got {len(views)}.")
-    if len({v.shape for v in views}) > 1:
-        raise InputError(f"All views must have the same shape. Got {[tuple(v.shape) for v in views]}.")
     net = exchange(negatives)
+    with net.together():
+        if len(views) < 2:
+            raise InputError(f"all_views needs at least two views. Got {len(views)}.")
+        if len({v.shape for v in views}) > 1:
+            raise InputError(f"All views must have the same shape. Got {[tuple(v.shape) for v in views]}.")
+        _matrices(views[0], views[1], temperature)
+    net.widths(views[0])
     count = len(views) if targets is None else targets
     pairs = [(a, b) for a in range(len(views)) for b in range(count) if a != b]
     if len(views) == 2 and count == 2:
@@ -153,10 +191,11 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     total = keys_a.shape[0]
     items = torch.arange(a.shape[0], device=a.device)
     mine = items + offset
-    query = torch.cat([a, b]) if symmetric else a
+    keys = torch.cat([keys_a, keys_b])
+    query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
     positive = torch.cat([mine + total, mine]) if symmetric else mine + total
     itself = torch.cat([mine, mine + total]) if symmetric else mine
     items = items.repeat(2) if symmetric else items
-    relation = nobody if hidden is None else hidden.relation(items, net, repeat=2)
-    return _one(query, torch.cat([keys_a, keys_b]), items, Listed(positive), Listed(itself), relation, extra,
+    relation = nobody if hidden is None else hidden.relation(items, net, len(a), repeat=2)
+    return _one(query, keys, items, Listed(positive), Listed(itself), relation, extra,
                 temperature, similarity, net)

@@ -14,7 +14,7 @@ from torch import Tensor
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import engines
 from nearfar.similarity.exchange import all_sum
-from nearfar.similarity.reductions import Count, Reduction
+from nearfar.similarity.reductions import Count, LogSumExp, Reduction
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -87,6 +87,8 @@ class Similarity:
             self.visible = everyone
         self.negative = self.visible & ~self.positive & ~self.itself
         self.query, self._operands = _factors(query, self.blocks, temperature, similarity)
+        self._twin: Similarity | None = None
+        self._known: dict[tuple[float, bool], Tensor] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,8 +110,28 @@ class Similarity:
         """Answers all reductions in one sweep over the tiles: (..., N) for dim=1, (..., M) for dim=0."""
         if not reductions:
             raise InputError("reduce() needs at least one reduction.")
-        answers = engines.reduce(self.query, self._operands, reductions)
+        answers = self._from_twin(reductions)
+        if answers is None:
+            answers = engines.reduce(self.query, self._operands, reductions)
         return answers[0] if len(answers) == 1 else answers
+
+    def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
+        """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
+        twin = self._twin
+        asked = [_transposable(r, self) for r in reductions]
+        if twin is None or None in asked:
+            return None
+        if all(a in self._known for a in asked):
+            return [self._known[a] for a in asked]
+        flipped = [replace(r, dim=0) for r in reductions]
+        answers = engines.reduce(self.query, self._operands, [*reductions, *flipped])
+        half = len(reductions)
+        twin._known = dict(zip(asked, answers[half:], strict=True))
+        return answers[:half]
+
+    def share(self, twin: Similarity | None) -> None:
+        """Shares sweeps with `twin`, whose matrix and relations are the transposes of these; None stops it."""
+        self._twin, self._known = twin, {}
 
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
         """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P)."""
@@ -158,17 +180,34 @@ class Similarity:
             total = total * dist.get_world_size(self.group)
         return total / count.clamp(min=1)
 
-    def log_mean_exp(self, rows: Tensor) -> Tensor:
-        """log of the mean of exp(rows) over all anchors of all ranks; a scalar."""
+    def log_mean_exp(self, rows: Tensor, where: Tensor | None = None) -> Tensor:
+        """log of the mean of exp(rows) over all anchors of all ranks that have a positive (or those of `where`).
+
+        A scalar; 0 where there is no such row anywhere.
+        """
+        where = self.has_positive() if where is None else where
+        rows = torch.where(where, rows, -math.inf)
         top = rows.detach().max() if rows.numel() else rows.new_tensor(-math.inf)
-        count = rows.new_tensor(float(rows.numel()))
+        count = where.sum().to(rows.dtype)
         if self.group is not None:
             dist.all_reduce(top, dist.ReduceOp.MAX, group=self.group)
             dist.all_reduce(count, group=self.group)
+        top = torch.where(top.isfinite(), top, 0)
         total = (rows - top).exp().sum()
         if self.group is not None:
             total = all_sum(total, self.group)
-        return top + (total / count).log()
+        return top + torch.where(count > 0, total / count.clamp(min=1), 1).log()
+
+    def row_temperature(self) -> Tensor:
+        """The temperature of each row's similarities, (..., N) or a scalar.
+
+        Raises InputError where it differs between the columns.
+        """
+        t = torch.as_tensor(self.temperature, dtype=self.query.dtype, device=self.query.device)
+        if t.dim() >= 2 and t.shape[-1] > 1:
+            raise InputError("This loss needs one temperature a row; here it differs between the candidates.",
+                             "Pass a number or a tensor (N, 1).")
+        return t.squeeze(-1) if t.dim() >= 2 else t
 
     def any_rank(self, flag: Tensor) -> bool:
         """Whether `flag` holds on any rank, so that all ranks raise together."""
@@ -182,21 +221,27 @@ class Similarity:
 
         Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
         """
-        with torch.no_grad():
+        with torch.no_grad(), engines.full_precision(self.query.device):
             return _topk(self.query.detach(), self._operands[block], block, k, where)
 
-    def threshold(self, m: int, *, where: Relation | None = None, block: int = 0) -> Tensor:
+    def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int = 0) -> Tensor:
         """Each row's m-th largest S in one block, (..., N), detached; -inf where a row has fewer than m.
 
-        Lowered by the rounding error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
+        m: at least 1; a number, or one for each row (LongTensor (..., N)). Lowered by the rounding error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
         """
-        value = self.topk(m, where=where, block=block)[0][..., -1]
-        longest = self._operands[block].keys.detach().norm(dim=-1).amax()
+        most = max(1, int(m.max())) if isinstance(m, Tensor) and m.numel() else m if isinstance(m, int) else 1
+        values = self.topk(most, where=where, block=block)[0]
+        value = values[..., -1]
+        if isinstance(m, Tensor):
+            value = values.gather(-1, (m.clamp(min=1) - 1).unsqueeze(-1)).squeeze(-1)
+        lengths = self._operands[block].keys.detach().norm(dim=-1)
+        longest = lengths.amax() if lengths.numel() else 0
         return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
 
     def dense(self) -> Tensor:
         """The whole matrix (..., N, total): small cases, teaching, tests."""
-        parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
+        with engines.full_precision(self.query.device):
+            parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
         return torch.cat(parts, -1)
 
     def mask(self, relation: Relation) -> Tensor:
@@ -227,6 +272,14 @@ def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, 
         raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
 
 
+def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
+    """A log-sum-exp of the rows over everyone or over the negatives, as (scale, negatives only)."""
+    plain = type(r) is LogSumExp and r.weight is None and r.dim == 1 and r.block == 0
+    if not plain or (r.where is not None and r.where is not s.negative):
+        return None
+    return r.scale, r.where is not None
+
+
 def _accumulated(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
@@ -243,6 +296,11 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
              similarity: str) -> tuple[Tensor, list[engines.Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
     keys = [b.keys if b.gradient else b.keys.detach() for b in blocks]
+    if _is_own_keys(query, blocks, temperature, similarity):
+        z = normalise(query) if similarity == "cosine" else _accumulated(query)
+        t = torch.as_tensor(temperature, dtype=z.dtype, device=z.device)
+        z = z * t.rsqrt()  # half of the temperature on each side keeps the two factors one tensor
+        return z, [engines.Operand(z, False)]
     if similarity == "cosine":
         query, keys = normalise(query), [normalise(k) for k in keys]
     else:
@@ -258,6 +316,13 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
     return query, [engines.Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
+
+
+def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:
+    """Whether the queries are the keys, so that the matrix is symmetric."""
+    alone = len(blocks) == 1 and blocks[0].keys is query and blocks[0].gradient and query.dim() == 2
+    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    return alone and scalar and similarity != "euclidean"
 
 
 def _lifted_query(q: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ differentiable operations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +25,16 @@ def safe_log(x: Tensor) -> Tensor:
     """log x with -inf and a zero gradient where x is 0."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1).log(), -INF)
+
+
+def cap(x: Tensor) -> float:
+    """The largest exponent whose exponential is surely finite; only candidates of weight 0 exceed it."""
+    return 700.0 if x.dtype == torch.float64 else 88.0
+
+
+def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Each tensor once: one that is used twice must not be given its gradient twice."""
+    return tuple({id(x): x for x in tensors}.values())
 
 
 def finite(x: Tensor) -> Tensor:
@@ -61,7 +71,10 @@ class Reduction:
         return -1 if self.dim == 1 else -2
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.weight.tensors() if self.weight is not None else ()
+        return self.weight_tensors()
+
+    def weight_tensors(self) -> tuple[Tensor, ...]:
+        return distinct(self.weight.tensors()) if self.weight is not None else ()
 
     def row_values(self) -> dict[str, Tensor]:
         """Further values of each row, (..., N), that `fold` and `pull` take by these names."""
@@ -71,6 +84,8 @@ class Reduction:
         """The boolean mask and the float weights of a tile; None stands for all ones."""
         mask = self.where.tile(t) if self.where is not None else None
         weight = self.weight.tile(t) if self.weight is not None else None
+        if mask is not None and mask.dtype != torch.bool:
+            raise InputError("`where` needs a boolean relation; this one has weights.", "Pass weights as weight=.")
         return mask, weight
 
     def skips(self, t: Tile) -> bool:
@@ -102,6 +117,17 @@ def select(values: Tensor, mask: Tensor | None, fill: float) -> Tensor:
     return values if mask is None else torch.where(mask, values, fill)
 
 
+def exponentials(x: Tensor, weight: Tensor | None, top: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The new maxima of x + log weight, their finite shift, and weight * exp(x - shift)."""
+    held = x.detach() if weight is None else x.detach() + safe_log(weight.detach())
+    new = torch.maximum(top, held.amax(axis))
+    shift = finite(new)
+    away = x - shift.unsqueeze(axis)
+    if weight is None:
+        return new, shift, away.exp()
+    return new, shift, away.clamp(max=cap(x)).exp() * weight
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LogSumExp(Reduction):
     """log sum_j W_ij exp(scale S_ij); -inf where no pair counts. Weights must not be negative."""
@@ -114,11 +140,7 @@ class LogSumExp(Reduction):
     def fold(self, state, s, mask, weight):
         top, total = state
         x = select(s * self.scale if self.scale != 1 else s, mask, -INF)
-        new_top = torch.maximum(top, x.detach().amax(self.axis))
-        shift = finite(new_top)
-        terms = (x - self.along(shift)).exp()
-        if weight is not None:
-            terms = terms * weight
+        new_top, shift, terms = exponentials(x, weight, top, self.axis)
         return [new_top, total * (top - shift).exp() + terms.sum(self.axis)]
 
     def finish(self, state):
@@ -126,7 +148,8 @@ class LogSumExp(Reduction):
 
     def pull(self, grad, result, saved, s, mask, weight):
         x = select(s * self.scale, mask, -INF)
-        share = (x - self.along(finite(result))).exp() * self.along(torch.where(result == -INF, 0, grad))
+        share = (x - self.along(finite(result))).clamp(max=cap(x)).exp()
+        share = share * self.along(torch.where(result == -INF, 0, grad))
         if weight is None:
             return Pull(share * self.scale)
         return Pull(share * weight * self.scale, share)
@@ -146,7 +169,7 @@ class Sum(Reduction):
         return [like.new_zeros(shape)]
 
     def tensors(self):
-        return super().tensors() + (() if self.per_row is None else (self.per_row,))
+        return self.weight_tensors() + (() if self.per_row is None else (self.per_row,))
 
     def row_values(self):
         return {} if self.per_row is None else {"u": self.per_row}
@@ -238,11 +261,8 @@ class SoftmaxMean(Reduction):
     def fold(self, state, s, mask, weight):
         top, total, moment = state
         x = select((s.detach() if self.detach else s) * self.scale, mask, -INF)
-        new_top = torch.maximum(top, x.detach().amax(self.axis))
-        shift = finite(new_top)
-        terms = (x - self.along(shift)).exp()
-        if weight is not None:
-            terms = terms * (weight.detach() if self.detach else weight)
+        held = weight.detach() if weight is not None and self.detach else weight
+        new_top, shift, terms = exponentials(x, held, top, self.axis)
         keep = (top - shift).exp()
         return [new_top, total * keep + terms.sum(self.axis), moment * keep + (terms * s).sum(self.axis)]
 
@@ -256,7 +276,7 @@ class SoftmaxMean(Reduction):
     def pull(self, grad, result, saved, s, mask, weight):
         x = select(s * self.scale, mask, -INF)
         live = torch.where(saved[0] == -INF, 0, grad)
-        share = (x - self.along(finite(saved[0]))).exp() * self.along(live)
+        share = (x - self.along(finite(saved[0]))).clamp(max=cap(x)).exp() * self.along(live)
         if self.detach:
             return Pull(share if weight is None else share * weight)
         away = s - self.along(result)

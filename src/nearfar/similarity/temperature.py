@@ -31,6 +31,7 @@ class Temperature(nn.Module):
         self.log_tau.clamp_(math.log(self.bounds[0]), math.log(self.bounds[1]))
 
     def _apply(self, fn, recurse=True):
+        kept = self.log_tau.data.clone()  # moves to another device, but is never rounded to half precision
         super()._apply(fn, recurse)
-        self.log_tau.data = self.log_tau.data.float()
+        self.log_tau.data = kept.to(self.log_tau.device)
         return self

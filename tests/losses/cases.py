@@ -1,0 +1,46 @@
+"""Every registered loss as a call on one pair of batches, for tests that must hold for all of them."""
+
+import torch
+
+from nearfar import losses
+
+LABELS = torch.tensor([0, 1, 0, 2, 1, 1, -1, 3, 0, 2])
+
+
+def of_pairs(loss, **options):
+    return lambda a, b, labels, **more: loss(a, b, **options, **more)
+
+
+def of_labels(loss, **options):
+    return lambda a, b, labels, **more: loss(a + b, labels, **options, **more)
+
+
+# name -> (call on (a, b, labels), has in-batch negatives)
+CASES = {
+    "info_nce": (of_pairs(losses.info_nce), True),
+    "info_nce-symmetric": (of_pairs(losses.info_nce, symmetric=True), True),
+    "nt_xent": (of_pairs(losses.nt_xent), True),
+    "clip": (of_pairs(losses.clip), True),
+    "align": (of_pairs(losses.align), True),
+    "dcl": (of_pairs(losses.dcl), True),
+    "dcl-weighted": (of_pairs(losses.dcl, sigma=0.5), True),
+    "hcl": (of_pairs(losses.hcl), True),
+    "debiased": (of_pairs(losses.debiased), True),
+    "hard_contrastive": (of_pairs(losses.hard_contrastive, alpha=0.3), True),
+    "siglip": (of_pairs(losses.siglip, bias=-1.0), True),
+    "sup_con": (of_labels(losses.sup_con), True),
+    "mil_nce": (of_labels(losses.mil_nce), True),
+    "triplet": (of_labels(losses.triplet), True),
+    "triplet-semi-hard": (of_labels(losses.triplet, mining="semi-hard"), True),
+    "align_uniform": (of_pairs(losses.align_uniform), True),
+    "barlow_twins": (of_pairs(losses.barlow_twins), True),
+    "vicreg": (of_pairs(losses.vicreg), True),
+    "byol": (of_pairs(losses.byol), False),
+}
+PLAIN = ("sinkhorn", "swapped_prediction", "uniformity")  # tested on their own
+
+
+def batch(n=6, d=4, seed=0, dtype=torch.float64):
+    make = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(n, d, dtype=torch.float64, generator=make).to(dtype) for _ in range(2))
+    return a, b, LABELS[:n]

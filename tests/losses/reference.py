@@ -1,0 +1,167 @@
+"""Each named loss once more: float64 loops over the equation, from plain lists of similarities."""
+
+import math
+
+import torch
+
+from tests.similarity.naive import cosine, log_sum_exp
+
+
+def lse(values):
+    return log_sum_exp([(x, 1.0) for x in values])
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
+
+
+def info_nce(q, k, *, temperature=0.07, symmetric=False):
+    s = (cosine(q, k) / temperature).tolist()
+    forth = mean(lse(row) - row[i] for i, row in enumerate(s))
+    if not symmetric:
+        return forth
+    t = (cosine(k[: len(q)], q) / temperature).tolist()
+    return (forth + mean(lse(row) - row[i] for i, row in enumerate(t))) / 2
+
+
+def clip(a, b, *, temperature=0.07):
+    return info_nce(a, b, temperature=temperature, symmetric=True)
+
+
+def two_views(a, b, temperature):
+    """For each of the 2n anchors: similarity to the positive, and to the 2n - 2 others."""
+    z, n = torch.cat([a, b]), len(a)
+    s = (cosine(z, z) / temperature).tolist()
+    return [(row[(i + n) % (2 * n)], [row[j] for j in range(2 * n) if j not in (i, (i + n) % (2 * n))])
+            for i, row in enumerate(s)]
+
+
+def nt_xent(a, b, *, temperature=0.1):
+    return mean(lse([p, *negatives]) - p for p, negatives in two_views(a, b, temperature))
+
+
+def dcl(a, b, *, temperature=0.1, sigma=None):
+    rows = two_views(a, b, temperature)
+    w = [1.0] * len(rows)
+    if sigma is not None:
+        close = [math.exp(p * temperature / sigma) for p, _ in rows]
+        w = [2 - c / mean(close) for c in close]
+    return mean(-w_i * p + lse(negatives) for w_i, (p, negatives) in zip(w, rows, strict=True))
+
+
+def hcl(a, b, *, temperature=0.5, tau_plus=0.1, beta=1.0):
+    out = []
+    for p, negatives in two_views(a, b, temperature):
+        m = len(negatives)
+        if not m:
+            out.append(0.0)
+            continue
+        weights = [math.exp(beta * x) for x in negatives]
+        q = sum(w / sum(weights) * math.exp(x) for w, x in zip(weights, negatives, strict=True))
+        g = max((q - tau_plus * math.exp(p)) / (1 - tau_plus), math.exp(-1 / temperature))
+        out.append(-math.log(math.exp(p) / (math.exp(p) + m * g)))
+    return mean(out)
+
+
+def debiased(a, b, *, temperature=0.5, tau_plus=0.1):
+    return hcl(a, b, temperature=temperature, tau_plus=tau_plus, beta=0.0)
+
+
+def hard_contrastive(a, b, *, temperature=0.3, alpha=0.1):
+    def direction(s):
+        out = []
+        for i, row in enumerate(s):
+            others = sorted((x for j, x in enumerate(row) if j != i), reverse=True)
+            m = max(1, math.floor(alpha * len(others) + 0.5))
+            kept = [x for x in others if x >= others[m - 1] - 1e-12] if others else []
+            out.append(lse([row[i], *kept]) - row[i])
+        return mean(out)
+    return (direction((cosine(a, b) / temperature).tolist()) + direction((cosine(b, a) / temperature).tolist())) / 2
+
+
+def align(a, b, *, temperature=1.0, smoothing=0.1):
+    def direction(s):
+        n = len(s)
+        return mean(-sum(((1 - smoothing) * (i == j) + smoothing / n) * (row[j] - lse(row)) for j in range(n))
+                    for i, row in enumerate(s))
+    return direction((cosine(a, b) / temperature).tolist()) + direction((cosine(b, a) / temperature).tolist())
+
+
+def siglip(a, b, *, temperature=0.1, bias=-10.0):
+    s = (cosine(a, b) / temperature).tolist()
+    return mean(sum(math.log1p(math.exp(-(1 if i == j else -1) * (x + bias))) for j, x in enumerate(row))
+                for i, row in enumerate(s))
+
+
+def labelled(z, labels, temperature):
+    s, y = (cosine(z, z) / temperature).tolist(), labels.tolist()
+    for i, row in enumerate(s):
+        friends = [row[j] for j in range(len(y)) if j != i and y[j] == y[i] >= 0]
+        if friends:
+            others = [row[j] for j in range(len(y)) if j != i]
+            yield friends, others, [row[j] for j in range(len(y)) if j != i and not y[j] == y[i] >= 0]
+
+
+def sup_con(z, labels, *, temperature=0.1):
+    return mean(lse(others) - mean(friends) for friends, others, _ in labelled(z, labels, temperature))
+
+
+def mil_nce(z, labels, *, temperature=0.1):
+    return mean(lse(others) - lse(friends) for friends, others, _ in labelled(z, labels, temperature))
+
+
+def triplet(z, labels, *, margin=0.2, mining="hard"):
+    out = []
+    for friends, _, enemies in labelled(z, labels, 1.0):
+        if not enemies:
+            out.append(0.0)
+            continue
+        p, n = min(friends), max(enemies)
+        below = [x for x in enemies if x < p]
+        if mining == "semi-hard" and below:
+            n = max(below)
+        out.append(max(0.0, n - p + margin))
+    return mean(out)
+
+
+def uniformity(z, *, t=2.0):
+    s, n = cosine(z, z).tolist(), len(z)
+    return math.log(mean(math.exp(-t * (2 - 2 * s[i][j])) for i in range(n) for j in range(n) if i != j))
+
+
+def align_uniform(a, b, *, alpha=2.0, t=2.0, weight=1.0):
+    lengths = [(p > 0) + (q > 0) for p, q in zip(a.norm(dim=1).tolist(), b.norm(dim=1).tolist(), strict=True)]
+    close = mean((size - 2 * x) ** (alpha / 2)
+                 for size, x in zip(lengths, cosine(a, b).diagonal().tolist(), strict=True))
+    return close + weight * (uniformity(a, t=t) + uniformity(b, t=t)) / 2
+
+
+def barlow_twins(a, b, *, weight=0.005, eps=1e-5):
+    n, d = a.shape
+
+    def standard(z):
+        out = []
+        for column in z.double().T.tolist():
+            m = mean(column)
+            out.append([(x - m) / math.sqrt(mean((y - m) ** 2 for y in column) + eps) for x in column])
+        return out
+
+    x, y = standard(a), standard(b)
+    c = [[sum(x[i][r] * y[j][r] for r in range(n)) / n for j in range(d)] for i in range(d)]
+    return sum((1 - c[i][i]) ** 2 if i == j else weight * c[i][j] ** 2 for i in range(d) for j in range(d))
+
+
+def vicreg(a, b, *, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4):
+    n, d = a.shape
+    total = invariance * mean((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
+    for z in (a, b):
+        columns = [[x - mean(column) for x in column] for column in z.double().T.tolist()]
+        c = [[sum(p * q for p, q in zip(u, v, strict=True)) / (n - 1) for v in columns] for u in columns]
+        total += variance / 2 * mean(max(0.0, 1 - math.sqrt(c[i][i] + eps)) for i in range(d))
+        total += covariance / d * sum(c[i][j] ** 2 for i in range(d) for j in range(d) if i != j)
+    return total
+
+
+def byol(p, z):
+    return mean(2 - 2 * x for x in cosine(p, z).diagonal().tolist())

@@ -1,0 +1,233 @@
+"""Named losses against loops, on every engine, with their invariances and edges."""
+
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.autograd import gradcheck
+from torch.testing import assert_close
+
+from nearfar import losses
+from nearfar.errors import InputError
+from nearfar.similarity import engine
+from tests.losses import reference
+from tests.losses.cases import CASES, PLAIN, batch
+
+ENGINES = (("dense", None), ("streaming", 3))
+OPTIONS = {"info_nce-symmetric": {"symmetric": True}, "dcl-weighted": {"sigma": 0.5}, "siglip": {"bias": -1.0},
+           "hard_contrastive": {"alpha": 0.3}, "triplet-semi-hard": {"mining": "semi-hard"}}
+LABELLED = ("sup_con", "mil_nce", "triplet")
+
+
+def expected(name, a, b, labels):
+    base = name.split("-")[0]
+    first = (a + b, labels) if base in LABELLED else (a, b)
+    return getattr(reference, base)(*first, **OPTIONS.get(name, {}))
+
+
+def test_every_registered_loss_is_tested():
+    assert {name.split("-")[0] for name in CASES} | set(PLAIN) == set(losses.__all__)
+
+
+@st.composite
+def batches(draw):
+    n, d = draw(st.integers(2, 7)), draw(st.integers(2, 5))
+    a, b, _ = batch(n, d, seed=draw(st.integers(0, 10_000)))
+    if draw(st.booleans()):
+        a[0] = 0
+    if draw(st.booleans()):
+        b[-1] = b[0]
+    labels = torch.tensor(draw(st.lists(st.integers(-1, 2), min_size=n, max_size=n)))
+    return a, b, labels
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=12, deadline=None)
+@given(data=batches())
+def test_loss_equals_its_equation(name, data):
+    a, b, labels = data
+    want = expected(name, a, b, labels)
+    for kind, tile in ENGINES:
+        with engine(kind, tile=tile):
+            found = CASES[name][0](a, b, labels)
+        assert found.shape == ()
+        assert found.item() == pytest.approx(want, rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name):
+    a, b, labels = batch(5, 3, seed=4)
+    wanted = None
+    for kind, tile in ENGINES:
+        with engine(kind, tile=tile):
+            x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+            CASES[name][0](x, y, labels).backward()
+            found = [x.grad, y.grad if y.grad is not None else torch.zeros_like(y)]
+            wanted = wanted or found
+            for p, q in zip(found, wanted, strict=True):
+                assert_close(p, q, rtol=1e-9, atol=1e-9)
+            f = CASES[name][0] if name != "byol" else lambda p, q, labels: CASES["byol"][0](p, b, labels)
+            if name != "dcl-weighted":  # its weights are constants in the gradient
+                assert gradcheck(lambda p, q, f=f: f(p, q, labels), (x, y), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_invariances(name):
+    call = CASES[name][0]
+    a, b, labels = batch(6, 4, seed=7)
+    value = call(a, b, labels)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    assert_close(call(a[order], b[order], labels[order]), value, rtol=1e-9, atol=1e-9)
+    if name not in ("barlow_twins", "vicreg"):
+        rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0]
+        assert_close(call(a @ rotation, b @ rotation, labels), value, rtol=1e-9, atol=1e-9)
+        scale = 3.0 if name in LABELLED or "triplet" in name else torch.rand(6, 1, dtype=torch.float64) + 0.1
+        assert_close(call(a * scale, b * scale, labels), value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_is_accumulated_in_float32(name, dtype):
+    a, b, labels = batch(7, 8, seed=3, dtype=dtype)
+    exact = CASES[name][0](a.double(), b.double(), labels)
+    if name in LABELLED or "triplet" in name:
+        exact = CASES[name][0]((a + b).double(), torch.zeros_like(b.double()), labels)
+    for kind, tile in ENGINES:
+        with engine(kind, tile=tile):
+            x = a.clone().requires_grad_()
+            value = CASES[name][0](x, b, labels)
+            value.backward()
+        assert value.dtype == torch.float32
+        assert x.grad.dtype == dtype
+        assert x.grad.isfinite().all()
+        assert_close(value.double(), exact, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [k for k in CASES if k not in ("barlow_twins", "vicreg")])
+def test_autocast_does_not_round_the_similarities(name):
+    a, b, labels = batch(9, 16, seed=3, dtype=torch.float32)
+    plain = CASES[name][0](a, b, labels)
+    for kind, tile in ENGINES:
+        with engine(kind, tile=tile), torch.autocast("cpu", dtype=torch.bfloat16):
+            assert_close(CASES[name][0](a, b, labels), plain, rtol=1e-5, atol=1e-5)
+
+
+HAS_TEMPERATURE = [k for k in CASES if k.split("-")[0] not in
+                   ("triplet", "align_uniform", "barlow_twins", "vicreg", "byol")]
+
+
+@pytest.mark.parametrize("name", HAS_TEMPERATURE)
+def test_temperature_of_5_thousandths_and_zero_vectors(name):
+    a, b, labels = batch(8, 6, seed=5, dtype=torch.float32)
+    a[1], b[3] = 0, 0
+    exact_in = [a.double().requires_grad_(), b.double()]
+    exact = CASES[name][0](*exact_in, labels, temperature=0.005)
+    exact.backward()
+    for kind, tile in ENGINES:
+        with engine(kind, tile=tile):
+            x = a.clone().requires_grad_()
+            value = CASES[name][0](x, b, labels, temperature=0.005)
+            value.backward()
+        assert_close(value.double(), exact.detach(), rtol=1e-5, atol=1e-4)
+        assert_close(x.grad.double(), exact_in[0].grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_non_contiguous_inputs(name):
+    a, b, labels = batch(6, 8, seed=9)
+    thin_a, thin_b = a[:, ::2], b.T.contiguous().T[:, ::2]
+    value = CASES[name][0](thin_a, thin_b, labels)
+    assert_close(value, CASES[name][0](thin_a.contiguous(), thin_b.contiguous(), labels))
+
+
+ONE = {"info_nce": 0, "info_nce-symmetric": 0, "nt_xent": 0, "clip": 0, "align": 0, "hcl": 0, "debiased": 0,
+       "hard_contrastive": 0, "sup_con": 0, "mil_nce": 0, "triplet": 0, "triplet-semi-hard": 0}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("kind", "tile"), ENGINES)
+def test_batch_of_one(name, kind, tile):
+    a, b, labels = batch(1, 4)
+    a.requires_grad_()
+    with engine(kind, tile=tile):
+        if name in ("dcl", "dcl-weighted", "align_uniform", "barlow_twins", "vicreg"):
+            with pytest.raises(InputError, match=r"one item|at least two"):
+                CASES[name][0](a, b, labels)
+            return
+        value = CASES[name][0](a, b, labels)
+        value.backward()
+    assert a.grad.isfinite().all()
+    if name in ONE:
+        assert value.item() == pytest.approx(0, abs=1e-12)
+        assert_close(a.grad, torch.zeros_like(a))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_empty_batch_gives_0_with_a_graph(name):
+    if name in ("dcl", "dcl-weighted", "align_uniform", "barlow_twins", "vicreg", "byol"):
+        return
+    a, b = torch.zeros(0, 4, requires_grad=True), torch.zeros(0, 4)
+    value = CASES[name][0](a, b, torch.zeros(0, dtype=torch.long))
+    value.backward()
+    assert value.item() == 0
+
+
+@pytest.mark.parametrize("name", ["sup_con", "mil_nce", "triplet"])
+@pytest.mark.parametrize(("kind", "tile"), ENGINES)
+def test_labels_without_positives_or_without_negatives(name, kind, tile):
+    a, b, _ = batch(5, 3)
+    a.requires_grad_()
+    with engine(kind, tile=tile):
+        alone = CASES[name][0](a, b, torch.arange(5))
+        alone.backward()
+        assert alone.item() == 0
+        assert_close(a.grad, torch.zeros_like(a))
+        unknown = CASES[name][0](a, b, torch.full((5,), -1))
+        assert unknown.item() == 0
+        together = CASES[name][0](a, b, torch.zeros(5, dtype=torch.long))
+        together.backward()
+        assert a.grad.isfinite().all()
+        assert together.item() == pytest.approx(expected(name, a.detach(), b, torch.zeros(5, dtype=torch.long)))
+
+
+@pytest.mark.parametrize(("name", "floor"), [
+    ("info_nce", math.log(6)), ("clip", math.log(6)), ("nt_xent", math.log(11)), ("sup_con", math.log(5)),
+    ("align", 2 * math.log(6)), ("dcl", math.log(10)), ("triplet", 0.2)])
+def test_value_at_collapse(name, floor):
+    a = torch.ones(6, 4, dtype=torch.float64)
+    assert CASES[name][0](a, a, torch.tensor([0, 0, 0, 1, 1, 1])).item() == pytest.approx(floor)
+
+
+@pytest.mark.parametrize(("kind", "tile"), ENGINES)
+def test_learned_temperature_and_bias_get_their_gradient(kind, tile):
+    a, b, _ = batch(5, 3)
+    t, bias = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.3, -1.0))
+    with engine(kind, tile=tile):
+        for loss in (losses.info_nce, losses.align, losses.nt_xent, losses.dcl):
+            assert gradcheck(lambda t, loss=loss: loss(a, b, temperature=t), (t,))
+        assert gradcheck(lambda t, bias: losses.siglip(a, b, temperature=t, bias=bias), (t, bias))
+        each = torch.rand(5, 1, dtype=torch.float64).add(0.2).requires_grad_()
+        assert gradcheck(lambda t: losses.info_nce(a, b, temperature=t, symmetric=True), (each,))
+
+
+def test_further_negatives_can_only_raise_the_loss():
+    a, b, _ = batch(5, 4)
+    more = torch.cat([b, batch(7, 4, seed=2)[0]])
+    assert losses.info_nce(a, more) > losses.info_nce(a, b)
+    assert losses.info_nce(a, more).item() == pytest.approx(reference.info_nce(a, more))
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda a, b, y: losses.info_nce(a, b[:3]), "Each query needs a key"),
+    (lambda a, b, y: losses.info_nce(a, b[:, :2]), "of one D"),
+    (lambda a, b, y: losses.nt_xent(a, b[:3]), "same shape"),
+    (lambda a, b, y: losses.clip(a, b, temperature=0.0), "temperature"),
+    (lambda a, b, y: losses.clip(a, b, negatives="globl"), "Did you mean 'global'"),
+    (lambda a, b, y: losses.sup_con(a, y[:2]), "labels"),
+    (lambda a, b, y: losses.triplet(a, y, mining="soft"), "semi-hard"),
+])
+def test_wrong_inputs_are_told(call, message):
+    with pytest.raises(InputError, match=message):
+        call(*batch(5, 4))

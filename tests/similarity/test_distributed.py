@@ -1,0 +1,133 @@
+"""Two and three processes equal one: value (mean over ranks) and gradients (averaged), for every loss."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.testing import assert_close
+
+from nearfar import losses
+from nearfar.errors import InputError
+from nearfar.losses.rows import info_nce_rows
+from nearfar.negatives import Queue
+from nearfar.similarity import Hidden, all_views, both_ways, engine
+from tests.losses.cases import CASES, batch
+
+SHARES = {2: [3, 6], 3: [4, 1, 3]}
+MARKS = torch.tensor([0, 1, 0, 2, 2, -1, -1, 1, 0])
+NEGATIVE = [name for name, (_, has) in CASES.items() if has]
+
+
+def hidden_pairs(a, b, labels, rows, **more):
+    """Both directions with hidden items, and two further hard negatives on every process."""
+    hidden = Hidden([(MARKS[rows], MARKS[rows])])
+    keys = torch.cat([b, batch(9, 4, seed=5)[0][rows][:1]])
+    return both_ways(a, keys, hidden=hidden, **more).loss(info_nce_rows)
+
+
+def hidden_views(a, b, labels, rows, **more):
+    return all_views([a, b], hidden=Hidden([(MARKS[rows], MARKS[rows])]), **more).loss(info_nce_rows)
+
+
+def joined_hidden_pairs(a, b, shares):
+    starts = torch.tensor(shares).cumsum(0) - torch.tensor(shares)
+    keys = torch.cat([b, batch(9, 4, seed=5)[0][starts]])
+    marks = MARKS[: len(a)]
+    return both_ways(a, keys, hidden=Hidden([(marks, marks)])).loss(info_nce_rows)
+
+
+def value_and_gradients(call, a, b, world):
+    x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+    scale = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)  # a parameter that all processes share
+    value = call(x * scale + 0.1 * scale, y)
+    value.backward()
+    shared = scale.grad.clone()
+    if world > 1:
+        dist.all_reduce(shared)
+        dist.all_reduce(value.detach())
+    return value.detach() / world, x.grad / world, y.grad / world, shared / world
+
+
+def compare(name, call, joined, share, world):
+    a, b, _ = batch(sum(SHARES[world]), 4, seed=1)
+    whole = value_and_gradients(joined, a, b, 1)
+    part = value_and_gradients(call, a[share], b[share], world)
+    for found, want in zip(part, (whole[0], whole[1][share], whole[2][share], whole[3]), strict=True):
+        assert_close(found, want, rtol=1e-8, atol=1e-9, msg=lambda m: f"{name}: {m}")
+
+
+def all_losses(rank, world):
+    shares = SHARES[world]
+    start = sum(shares[:rank])
+    share = slice(start, start + shares[rank])
+    labels = torch.tensor([0, 1, 0, 2, 1, 1, -1, 3, 0])[: sum(shares)]
+    kinds = [("dense", None), ("streaming", 2)] if world == 2 else [("dense", None)]
+    for kind, tile in kinds:
+        with engine(kind, tile=tile):
+            for name in NEGATIVE:
+                loss = CASES[name][0]
+                compare(name, lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
+                        lambda a, b, f=loss: f(a, b, labels), share, world)
+            rows = torch.arange(sum(shares))[share]
+            compare("hidden pairs", lambda a, b: hidden_pairs(a, b, None, rows, negatives="global"),
+                    lambda a, b: joined_hidden_pairs(a, b, shares), share, world)
+            everything = torch.arange(sum(shares))
+            compare("hidden views", lambda a, b: hidden_views(a, b, None, rows, negatives="global"),
+                    lambda a, b: hidden_views(a, b, None, everything), share, world)
+
+
+def errors_are_shared(rank, world):
+    good = torch.randn(3, 4)
+    bad = {"rows": torch.randn(2, 4), "width": torch.randn(3, 5)}
+    for kind in bad:
+        mine = bad[kind] if rank == 0 else good
+        for loss in (losses.info_nce, losses.nt_xent, losses.clip):
+            with pytest.raises(InputError):
+                loss(good if kind == "rows" else mine, mine, negatives="global")
+    with pytest.raises(InputError):
+        losses.sup_con(good, torch.zeros(3 if rank else 2, dtype=torch.long), negatives="global")
+    one = torch.randn(1 if rank == 0 else 0, 4)
+    with pytest.raises(InputError, match="one item"):
+        losses.dcl(one, one, negatives="global")
+
+
+def sinkhorn_and_queue(rank, world):
+    scores = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()
+    share = slice(0, 3) if rank == 0 else slice(3, 5) if rank == 1 and world == 3 else slice(3 if world == 2 else 5, 7)
+    found = losses.sinkhorn(scores[share], group=dist.group.WORLD)
+    assert_close(found, losses.sinkhorn(scores)[share], rtol=1e-10, atol=1e-10)
+    queue = Queue(6)
+    queue.setup(4, 1, 3, 100)
+    queue.update(scores[share].float().repeat(1, 2)[:, :4], torch.full((len(scores[share]), 1), rank))
+    everyone = [torch.empty_like(queue.keys) for _ in range(world)]
+    dist.all_gather(everyone, queue.keys)
+    assert all(torch.equal(x, queue.keys) for x in everyone)
+    assert sorted(queue.keys[:, 0].tolist()) == sorted(scores[1:, 0].float().tolist())
+
+
+def warns_once(rank, world):
+    a, b, _ = batch(3, 4)
+    with pytest.warns(UserWarning, match="negatives='local'"):
+        losses.clip(a, b)
+
+
+def work(rank, world, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    try:
+        for check in (warns_once, all_losses, errors_are_shared, sinkhorn_and_queue):
+            check(rank, world)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_equal_one(world):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (world, port), nprocs=world)

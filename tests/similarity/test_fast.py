@@ -1,0 +1,138 @@
+"""The fast sweep: that it is taken, how few tiles it visits, and that it hands over where float32 would not do."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nearfar import losses
+from nearfar.losses import rows
+from nearfar.similarity import (
+    Block,
+    Hidden,
+    LogSumExp,
+    Mean,
+    Similarity,
+    both_ways,
+    engine,
+    engines,
+    fast,
+    listed,
+    one_way,
+    same,
+)
+from tests.losses.cases import batch
+
+
+def spread(n, d, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Counts how often the sweep with running maxima runs."""
+    calls = []
+    plain = engines._sweep
+    monkeypatch.setattr(engines, "_sweep", lambda *a: calls.append(1) or plain(*a))
+    return calls
+
+
+def value_and_gradients(loss, *inputs):
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    value = loss(*inputs)
+    value.backward()
+    return [value.detach(), *(x.grad for x in inputs)]
+
+
+@pytest.mark.parametrize(("loss", "tiles"), [
+    (losses.clip, 2 * 4 * 4), (losses.nt_xent, 2 * (8 * 9) // 2), (losses.info_nce, 2 * 4 * 4),
+    (losses.hcl, 2 * (8 * 9) // 2), (losses.dcl, 2 * (8 * 9) // 2)])
+def test_two_directions_share_a_sweep_and_views_visit_half_the_grid(loss, tiles, slow):
+    a, b = spread(16, 8), spread(16, 8, 1)
+    with engine("dense"):
+        expected = value_and_gradients(loss, a, b)
+    slow.clear()
+    with engine("streaming", tile=4) as choice:
+        found = value_and_gradients(loss, a, b)
+    assert choice.visited == tiles  # one sweep for the values, one for the gradients
+    assert slow == []
+    for x, y in zip(found, expected, strict=True):
+        assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_sup_con_sweeps_half_the_grid_and_its_positives_need_none(slow):
+    z, labels = spread(16, 8), torch.arange(16) % 3
+    with engine("streaming", tile=4) as choice:
+        losses.sup_con(z.requires_grad_(), labels).backward()
+    assert choice.visited == 2 * (4 * 5) // 2
+    assert slow == []
+    with engine("streaming", tile=4) as choice:
+        s = Similarity(z, z, positive=same(labels), itself=listed(torch.arange(16)))
+        s.reduce(Mean(where=s.positive & ~s.itself))
+        assert s.has_positive().all()
+        assert choice.visited == 0
+
+
+@pytest.mark.parametrize("loss", [losses.clip, losses.nt_xent, losses.info_nce, losses.hcl])
+def test_running_maximum_takes_over_where_one_shift_is_not_enough(loss, slow):
+    """One item apart from a tight cluster: no single shift holds its sums and those of the others."""
+    a, b = (0.05 * spread(12, 6, seed) + torch.eye(6)[1] for seed in (2, 3))
+    a[0], b[0] = torch.eye(6)[0], torch.eye(6)[0] + 0.1 * torch.eye(6)[3]
+    for temperature in (0.005, 0.003):
+        x, y = a.double(), b.double()
+        with engine("dense"):
+            expected = value_and_gradients(lambda p, q: loss(p, q, temperature=temperature), x, y)
+        slow.clear()
+        with engine("streaming", tile=5):
+            found = value_and_gradients(lambda p, q: loss(p, q, temperature=temperature), a, b)
+        assert slow, "the fallback did not run"
+        for p, q in zip(found, expected, strict=True):
+            assert_close(p.double(), q, rtol=2e-3, atol=2e-3)
+
+
+def test_one_shift_is_enough_at_a_small_temperature_of_spread_data(slow):
+    a = spread(40, 64, 3)
+    b = a + 0.3 * spread(40, 64, 4)
+    with engine("dense"):
+        expected = value_and_gradients(lambda p, q: losses.info_nce(p, q, temperature=0.01), a.double(), b.double())
+    slow.clear()
+    s = one_way(a, b, temperature=0.01).parts[0]
+    assert fast.shift_for(s.query, s._operands[0].keys, fast.Group(1.0, s.negative)) != 0
+    with engine("streaming", tile=16):
+        found = value_and_gradients(lambda p, q: losses.info_nce(p, q, temperature=0.01), a, b)
+    assert slow == []
+    for p, q in zip(found, expected, strict=True):
+        assert_close(p.double(), q, rtol=1e-3, atol=1e-3)
+
+
+def test_hidden_pairs_stay_hidden_on_the_fast_path():
+    a, b, _ = batch(9, 4)
+    marks = torch.tensor([0, 0, 1, 2, 1, -1, -1, 3, 0])
+    wanted = None
+    for name, tile in (("dense", None), ("streaming", 4)):
+        with engine(name, tile=tile):
+            found = value_and_gradients(
+                lambda p, q: both_ways(p, q, hidden=Hidden([(marks, marks.flip(0))])).loss(rows.info_nce_rows), a, b)
+        wanted = wanted or found
+        for p, q in zip(found, wanted, strict=True):
+            assert_close(p, q, rtol=1e-10, atol=1e-10)
+
+
+def test_asymmetric_relations_use_the_whole_grid():
+    z = batch(8, 4)[0]
+    one_sided = listed(torch.tensor([1, 2, 3, 4, 5, 6, 7, 0]))
+    values = []
+    for name, tile in (("dense", None), ("streaming", 3)):
+        with engine(name, tile=tile):
+            values.append(value_and_gradients(
+                lambda x: Similarity(x, Block(x), temperature=0.2).reduce(LogSumExp(where=~one_sided)).sum(), z))
+    for p, q in zip(*values, strict=True):
+        assert_close(p, q, rtol=1e-10, atol=1e-10)
+
+
+def test_a_directions_own_answers_are_not_kept():
+    a, b, _ = batch(6, 4)
+    layout = both_ways(a, b)
+    layout.loss(rows.info_nce_rows)
+    s = layout.parts[1]
+    assert_close(s.reduce(LogSumExp()), s.dense().logsumexp(1))
+    assert s._known == {}

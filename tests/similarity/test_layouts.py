@@ -1,0 +1,73 @@
+"""Layouts: who is an anchor, who a candidate, what is hidden."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nearfar.errors import InputError
+from nearfar.losses.rows import info_nce_rows
+from nearfar.similarity import Block, Hidden, all_views, both_ways, one_way
+from tests.losses import reference
+
+
+def views(count, n=5, d=4):
+    make = torch.Generator().manual_seed(0)
+    return [torch.randn(n, d, dtype=torch.float64, generator=make) for _ in range(count)]
+
+
+def test_two_views_are_nt_xent_and_more_the_mean_over_ordered_pairs():
+    v = views(4)
+    assert_close(all_views(v[:2], temperature=0.2).loss(info_nce_rows).item(),
+                 reference.nt_xent(v[0], v[1], temperature=0.2))
+    z = [torch.nn.functional.normalize(x, dim=1) for x in v]
+    total, pairs = 0.0, 0
+    for a in range(4):
+        for b in range(2):  # two targets
+            if a != b:
+                s = torch.cat([z[a] @ z[a].T, z[a] @ z[b].T], 1) / 0.2
+                s[torch.arange(5), torch.arange(5)] = -torch.inf
+                total += torch.nn.functional.cross_entropy(s, torch.arange(5) + 5)
+                pairs += 1
+    assert pairs == 6
+    assert_close(all_views(v, targets=2, temperature=0.2).loss(info_nce_rows), total / pairs)
+
+
+def test_hidden_items_are_neither_positive_nor_negative():
+    a, b = views(2)
+    marks = torch.tensor([7, 3, 7, -1, -1])
+    s = one_way(a, b, temperature=0.3, hidden=Hidden([(marks, marks)])).parts[0]
+    assert s.mask(s.negative)[0].tolist() == [False, True, False, True, True]
+    assert s.mask(s.negative)[3].tolist() == [True, True, True, False, True]
+    assert_close(s.paired(), s.dense().diagonal())
+    two = all_views([a, b], hidden=Hidden([(marks, marks)])).parts[0]
+    assert two.mask(two.negative)[0].tolist() == 2 * [False, True, False, True, True]
+
+
+def test_hidden_pairs_are_seen_from_both_sides_and_further_keys_are_unknown():
+    a, b = views(2)
+    more = torch.cat([b, views(1, n=3)[0]])
+    of_a, of_b = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([9, 9, 9, 9, 0])
+    hidden = Hidden([(of_a, of_b)])
+    forth, back = both_ways(a, more, hidden=hidden).parts
+    assert not forth.mask(forth.negative)[0, 4]
+    assert forth.mask(forth.negative)[:, 5:].all()
+    assert not back.mask(back.negative)[4, 0]
+    assert back.mask(back.negative)[0, 4]
+
+
+def test_only_further_blocks_are_negatives_without_the_batch():
+    a, b = views(2)
+    queue = views(1, n=3)[0]
+    s = one_way(a, b, in_batch=False, extra=[Block(queue)]).parts[0]
+    assert s.mask(s.negative).sum(1).tolist() == [3] * 5
+    assert not s.mask(s.negative)[:, :5].any()
+    seen = []
+    one_way(a, b, extra=lambda items: seen.append(items) or [])
+    assert seen[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_wrong_views_are_told():
+    with pytest.raises(InputError, match="at least two views"):
+        all_views(views(1))
+    with pytest.raises(InputError, match="temperature"):
+        all_views(views(2), temperature=0)
