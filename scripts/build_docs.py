@@ -1,7 +1,7 @@
 """Makes what the documentation takes from the code and from measurements, then builds the site.
 
-    python scripts/build_docs.py            # gallery, claims, the README's table, the worked example; mkdocs if installed
-    python scripts/build_docs.py --check    # writes nothing; exit code 1 and the names of the pages that are out of date
+    python scripts/build_docs.py            # all made pages; then mkdocs, if installed
+    python scripts/build_docs.py --check    # writes nothing; exit code 1 where a page is out of date
 
 docs/gallery.md comes from `nearfar.list_methods()`, docs/claims.md from benchmarks/claims/results/*.json and
 benchmarks/results/*.json, the table in README.md from benchmarks/results/demo.json. None of them is typed by hand.
@@ -59,9 +59,10 @@ def gallery() -> str:
     from nearfar.methods.registry import BUILT_IN
 
     found = [methods.describe(slug) for slug in BUILT_IN]
-    rows = [[f"[{m['slug']}](#{m['slug']})", m["family"], needs(m), m["paper"]["idea"], m["paper"]["venue"]] for m in found]
-    parts = [MADE, "", "# Method gallery", "", f"{len(found)} methods. `nearfar methods METHOD` shows the same on a terminal; "
-             "`auto` follows a rule of the data that the meaning states.", "",
+    rows = [[f"[{m['slug']}](#{m['slug']})", m["family"], needs(m), m["paper"]["idea"], m["paper"]["venue"]]
+            for m in found]
+    parts = [MADE, "", "# Method gallery", "", f"{len(found)} methods. `nearfar methods METHOD` shows the same on a "
+             "terminal; `auto` follows a rule of the data that the meaning states.", "",
              table(["method", "family", "needs", "idea", "venue"], rows)]
     for m in found:
         parts += ["", *section(m)]
@@ -103,9 +104,9 @@ def claims(root: Path = ROOT) -> str:
     """docs/claims.md from what was measured; says so where nothing was yet."""
     checked = read_results(root / "benchmarks" / "claims" / "results")
     measured = read_results(root / "benchmarks" / "results")
-    parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with several "
-             "seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the claimed side of zero; "
-             "*undecided*: it spans zero. A negative result stands here like a positive one.", "", "## Methods", ""]
+    parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with "
+             "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
+             "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "", "## Methods", ""]
     parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
     parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
     rates = {name: r for name, r in measured.items() if r.get("ratios")}
@@ -149,7 +150,8 @@ def demo(results: Mapping[str, Any]) -> str:
         steps, seeds = split.get("steps"), split.get("seeds")
         facts = f" ({steps} steps of 128 emoji, {seeds} seeds a method)" if steps and seeds else ""
         parts.append(f"**{name}**{facts}\n\n" + table(
-            ["", "R@1", "95 %", "R@10", "hard R@1", "vs simclr", "95 % of the difference", "s a run"], rows, range(1, 8))
+            ["", "R@1", "95 %", "R@10", "hard R@1", "vs simclr", "95 % of the difference", "s a run"], rows,
+            range(1, 8))
             + (f"\n\n{split['reason']}" if split.get("reason") else ""))
     return "\n\n".join(parts)
 
@@ -164,7 +166,8 @@ def demo_row(r: Mapping[str, Any]) -> list[str]:
 
 def readme(root: Path = ROOT) -> str:
     path = root / "benchmarks" / "results" / "demo.json"
-    inside = demo(json.loads(path.read_text())) if path.exists() else "Not measured yet: run `python benchmarks/demo.py`."
+    missing = "Not measured yet: run `python benchmarks/demo.py`."
+    inside = demo(json.loads(path.read_text())) if path.exists() else missing
     return between((root / "README.md").read_text(), "<!-- demo:begin -->", "<!-- demo:end -->", inside)
 
 

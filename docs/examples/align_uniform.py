@@ -28,8 +28,8 @@ class AlignUniform(Method):
         dim: width of the contrasted vectors.
     """
 
-    paper = Paper("Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
-                  "ICML 2020", "Minimise the distance of positives and the density on the sphere, directly.",
+    paper = Paper("Understanding Contrastive Representation Learning through Alignment and Uniformity on the "
+                  "Hypersphere", "ICML 2020", "Minimise the distance of positives and the density on the sphere.",
                   arxiv="2005.10242")
     needs = (frozenset({"image"}), frozenset({"text"}))
     preset_paper = {"alpha": 2.0, "t": 2.0, "weight": 1.0}

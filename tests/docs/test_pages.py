@@ -99,7 +99,7 @@ def test_claims_are_shown_as_measured(tmp_path):
     results = tmp_path / "benchmarks" / "claims" / "results"
     results.mkdir(parents=True)
     (results / "dcl.json").write_text(json.dumps({
-        "claim": "DCL beats InfoNCE at a small batch", "data": "emoji", "metric": "R@1", "command": "nearfar compare emoji",
+        "claim": "DCL beats InfoNCE at a small batch", "data": "emoji", "metric": "R@1", "command": "nearfar data",
         "difference": {"mean": -0.021, "interval": [-0.05, 0.008]}, "holds": "undecided"}))
     (results / "swav.json").write_text(json.dumps({
         "claim": "more crops help", "difference": {"mean": 0.03, "interval": [0.01, 0.05]}, "holds": True}))
@@ -114,10 +114,11 @@ def test_claims_are_shown_as_measured(tmp_path):
 
 def test_the_demo_table_is_sorted_and_shows_intervals():
     row = {"kind": "method", "r10": 0.8, "hard_r1": 0.4, "seconds": 100.0}
-    text = build_docs().demo({"splits": {"unseen emoji": {"steps": 800, "seeds": 3, "reason": "pairs is ahead.", "rows": [
-        row | {"label": "simclr", "r1": 0.2, "interval": [0.19, 0.21], "difference": None},
-        row | {"label": "pairs", "r1": 0.5, "interval": [0.48, 0.52],
-               "difference": {"mean": 0.3, "interval": [0.28, 0.32]}}]}}})
+    rows = [row | {"label": "simclr", "r1": 0.2, "interval": [0.19, 0.21], "difference": None},
+            row | {"label": "pairs", "r1": 0.5, "interval": [0.48, 0.52],
+                   "difference": {"mean": 0.3, "interval": [0.28, 0.32]}}]
+    split = {"steps": 800, "seeds": 3, "reason": "pairs is ahead.", "rows": rows}
+    text = build_docs().demo({"splits": {"unseen emoji": split}})
     assert "| **pairs** | 50.0 | 48.0 .. 52.0 | 80.0 | 40.0 | +30.0 | +28.0 .. +32.0 | 100 |" in text
     assert text.index("**pairs**") < text.index("**simclr**")
     assert text.endswith("pairs is ahead.")
