@@ -313,7 +313,7 @@ def _preprocessing(encoder: Any) -> dict[str, Any]:
         special = encoder.special
         return {"tokenizer": "files in this tower's folder", "length": special.length, "bos": special.bos,
                 "eos": special.eos}
-    return {"size": encoder.size, "resize": "short side, bilinear with anti-aliasing, then centre crop",
+    return {"size": encoder.size, "resize": "centre square, then Lanczos",
             "background": "white", "range": [0, 1],
             "mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()}
 

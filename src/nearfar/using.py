@@ -368,6 +368,23 @@ def run_parts(folder: Path) -> dict[str, Any]:
         if test:
             parts["scores"] = test | told["cost"] | {"task": told["summary"]}
     shown = folder / "shown.json"
+    if not shown.exists() and (folder / "model" / "config.json").exists():
+        write_json(shown, illustrated(folder, config))
     if shown.exists():
         parts |= json.loads(shown.read_text())
     return parts
+
+
+def illustrated(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Diagnostics, examples and map of a run's model; nothing where its data are no longer there or have changed."""
+    from nearfar.training.building import task_of
+    from nearfar.training.settings import TrainSettings
+
+    try:
+        opened = DataSettings(**config["data_settings"]).open(config["data"])
+    except InputError:
+        return {}
+    if opened.hash != config["data_hash"]:
+        return {}
+    task = task_of(config["method"], opened, TrainSettings(**config["settings"]))
+    return showing.illustrate(folder / "model", opened, task)

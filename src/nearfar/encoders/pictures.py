@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from nearfar.encoders.base import Encoder, load_into, load_tensors
@@ -51,7 +51,7 @@ class ImageEncoder(Encoder):
                 raise InputError("A batch of pictures must be uint8 (n, 3, H, W). "
                                  f"Got {batch.dtype} {tuple(batch.shape)} instead.")
             if tuple(batch.shape[-2:]) != (self.size, self.size):
-                batch = _fit_batch(batch, self.size)
+                batch = torch.stack([_to_tensor(x, self.size) for x in batch.permute(0, 2, 3, 1).numpy()])
         else:
             batch = torch.stack([_to_tensor(item, self.size) for item in items])
         return batch.to(self.device).float() / 255
@@ -200,39 +200,16 @@ def _grid(tokens: int, height: int, width: int, name: str) -> tuple[int, int]:
 
 
 def _to_tensor(item: Any, size: int) -> Tensor:
-    picture = _open(item)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    (height, width), (top, left) = _fit(picture.height, picture.width, size)
-    picture = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    picture = picture.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    """One picture, decoded and cut as those of data sets are, so that a served picture equals a trained one."""
+    from nearfar.sources.pictures import Unreadable, decode, rgb, square
 
-
-def _open(item: Any) -> Image.Image:
-    if isinstance(item, Image.Image):
-        return item
     if isinstance(item, np.ndarray | Tensor):
         array = np.asarray(item)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4):
             raise InputError(f"A picture as an array must be uint8 (H, W, 3). Got {array.dtype} {array.shape} instead.")
-        return Image.fromarray(array)
+        item = Image.fromarray(array)
     try:
-        return ImageOps.exif_transpose(Image.open(item))
-    except (OSError, UnidentifiedImageError, TypeError, AttributeError) as error:
+        picture = rgb(ImageOps.exif_transpose(item)) if isinstance(item, Image.Image) else decode(item, draft=size)
+    except (Unreadable, TypeError, AttributeError) as error:
         raise InputError(f"{item} cannot be read as a picture: {error}.") from error
-
-
-def _fit_batch(batch: Tensor, size: int) -> Tensor:
-    whole, (top, left) = _fit(batch.shape[-2], batch.shape[-1], size)
-    resized = F.interpolate(batch, whole, mode="bilinear", antialias=True)
-    return resized[:, :, top:top + size, left:left + size]
-
-
-def _fit(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) with `size` as the short side, and the corner (top, left) of the centre square in it."""
-    scale = size / min(height, width)
-    height, width = max(size, round(height * scale)), max(size, round(width * scale))
-    return (height, width), ((height - size) // 2, (width - size) // 2)
+    return torch.from_numpy(square(picture, size))

@@ -28,7 +28,7 @@ def decode(source: bytes | str | Path, draft: int | None = None) -> Image.Image:
                 if draft:
                     picture.draft("RGB", (draft, draft))
                 picture.load()
-                return _rgb(ImageOps.exif_transpose(picture) if "exif" in picture.info else picture)
+                return rgb(ImageOps.exif_transpose(picture) if "exif" in picture.info else picture)
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
     except PermissionError:
@@ -56,7 +56,7 @@ def _empty(source: bytes | str | Path) -> bool:
     return not source if isinstance(source, bytes) else Path(source).stat().st_size == 0
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
         # Pillow's own conversion clips what lies above 255 to white.

@@ -369,7 +369,7 @@ def conclude(
     base = baseline or next((n for n in ("simclr", "pairs") if n in trained), trained[0])
     best = best_on_validation(rows)
     verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=best)
-    shown = illustrations(folder, data, task, verdict["rows"])
+    shown = illustrations(folder, data, task, verdict["rows"], (best, base))
     return {
         "format": 1,
         "data": {
@@ -423,8 +423,11 @@ def commands(
     return found
 
 
-def illustrations(folder: Path, data: Any, task: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Curves of every seed; diagnostics, map and examples of the first finished seed of every trained row."""
+def illustrations(
+    folder: Path, data: Any, task: Any, rows: Sequence[dict[str, Any]], mapped: Sequence[str | None]
+) -> dict[str, Any]:
+    """Curves of every seed; diagnostics and examples of the first finished seed of every trained row, and maps of those
+    in `mapped` (drawing one takes seconds)."""
     from nearfar.training import showing
 
     out: dict[str, Any] = {"diagnostics": {}, "examples": {}, "map": {}, "curves": {}}
@@ -434,7 +437,9 @@ def illustrations(folder: Path, data: Any, task: Any, rows: Sequence[dict[str, A
         finished = [c for c in row["seeds"] if c["status"] == "done"]
         out["curves"][row["slug"]] = {str(c["seed"]): showing.curve(folder / c["run"]) for c in finished}
         if finished:
-            shown = showing.illustrate(folder / finished[0]["run"] / "model", data, task)
+            shown = showing.illustrate(
+                folder / finished[0]["run"] / "model", data, task, points=600 if row["slug"] in mapped else 0
+            )
             for name, value in shown.items():
                 out[name][row["slug"]] = value
     return out

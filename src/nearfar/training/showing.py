@@ -19,19 +19,19 @@ def curve(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
 
-def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 700, examples: int = 8) -> dict[str, Any]:
-    """diagnostics, examples and map of one model on the test (else validation) rows."""
+def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 600, examples: int = 8) -> dict[str, Any]:
+    """diagnostics, examples and (unless points is 0) map of one model on the test (else validation) rows."""
     split = "test" if len(data.splits.get("test", ())) else "val"
     embed = ModelEmbedder(load(model_folder), data)
     if not all(embed.has(r) for r in task.roles):
         return {}
     scores = task.evaluate(embed, split, examples=examples)
     rows = np.asarray(data.splits[split])
-    return {
+    shown = {
         "diagnostics": [d.to_dict() for d in diagnostics(embed, data, task, rows)],
         "examples": reporting.examples_json(data, scores.examples),
-        "map": map_of(embed, data, task.roles[0], rows, points),
     }
+    return shown | {"map": map_of(embed, data, task.roles[0], rows, points)} if points else shown
 
 
 def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]:
