@@ -1,0 +1,209 @@
+"""Makes what the documentation takes from the code and from measurements, then builds the site.
+
+    python scripts/build_docs.py            # all made pages; then mkdocs, if installed
+    python scripts/build_docs.py --check    # writes nothing; exit code 1 where a page is out of date
+
+docs/gallery.md comes from `nearfar.list_methods()`, docs/claims.md from benchmarks/claims/results/*.json and
+benchmarks/results/*.json, the table in README.md from benchmarks/results/demo.json. None of them is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MADE = "<!-- Made by scripts/build_docs.py; do not edit. -->"
+VERDICTS = {True: "holds", False: "does not hold", "undecided": "undecided", None: ""}
+
+
+def percent(value: float | None, sign: bool = False) -> str:
+    return "" if value is None else f"{100 * value:{'+' if sign else ''}.1f}"
+
+
+def spread(bounds: Sequence[float] | None, show: Any = percent) -> str:
+    return "" if not bounds else f"{show(bounds[0])} .. {show(bounds[1])}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> str:
+    """A Markdown table; the columns numbered in `right` are aligned to the right."""
+    def line(cells: Sequence[Any]) -> str:
+        return "| " + " | ".join(" ".join(str(c).split()).replace("|", "\\|") for c in cells) + " |"
+
+    rule = "|" + "|".join("---:" if i in right else "---" for i in range(len(heads))) + "|"
+    return "\n".join([line(heads), rule, *[line(row) for row in rows]])
+
+
+def between(text: str, begin: str, end: str, inside: str) -> str:
+    """`text` with what stands between two marker lines replaced."""
+    pattern = re.compile(f"({re.escape(begin)}\n).*?({re.escape(end)})", re.S)
+    if not pattern.search(text):
+        raise SystemExit(f"The markers {begin} and {end} are missing.")
+    return pattern.sub(lambda m: m.group(1) + inside.rstrip("\n") + "\n" + m.group(2), text)
+
+
+# -- gallery ------------------------------------------------------------------------------------------------------
+
+
+def gallery() -> str:
+    """docs/gallery.md from the registry (the built-in methods only)."""
+    sys.path.insert(0, str(ROOT / "src"))
+    from nearfar import methods
+    from nearfar.methods.registry import BUILT_IN
+
+    found = [methods.describe(slug) for slug in BUILT_IN]
+    rows = [[f"[{m['slug']}](#{m['slug']})", m["family"], needs(m), m["paper"]["idea"], m["paper"]["venue"]]
+            for m in found]
+    parts = [MADE, "", "# Method gallery", "", f"{len(found)} methods. `nearfar methods METHOD` shows the same on a "
+             "terminal; `auto` follows a rule of the data that the meaning states.", "",
+             table(["method", "family", "needs", "idea", "venue"], rows)]
+    for m in found:
+        parts += ["", *section(m)]
+    return "\n".join(parts) + "\n"
+
+
+def needs(m: Mapping[str, Any]) -> str:
+    return " or ".join(" + ".join(n) for n in m["needs"])
+
+
+def section(m: Mapping[str, Any]) -> list[str]:
+    paper = m["paper"]
+    title = f"[{paper['title']}]({paper['link']})" if paper["link"] else paper["title"]
+    lines = [f"## {m['slug']}", "", f"{title}, {paper['venue']}.", "", paper["idea"], "", f"**Needs** {needs(m)}."]
+    if paper["differs"]:
+        lines += ["", f"**Differs** from the paper or its released code: {paper['differs']}."]
+    rows = [[f"`--{o['name'].replace('_', '-')}`", shown(o["default"]), shown(o.get("paper")), o["help"]]
+            for o in m["options"]]
+    return [*lines, "", table(["option", "default", "paper", "meaning"], rows)]
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return " ".join(str(v) for v in value.values())
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# -- claims -------------------------------------------------------------------------------------------------------
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """name -> JSON of every file of a folder; empty where there is none."""
+    return {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
+
+
+def claims(root: Path = ROOT) -> str:
+    """docs/claims.md from what was measured; says so where nothing was yet."""
+    checked = read_results(root / "benchmarks" / "claims" / "results")
+    measured = read_results(root / "benchmarks" / "results")
+    parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with "
+             "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
+             "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "", "## Methods", ""]
+    parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
+    parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
+    rates = {name: r for name, r in measured.items() if r.get("ratios")}
+    parts += ["", "## Speed", "", "\n\n".join(speed(n, r) for n, r in rates.items()) if rates else "Not measured yet."]
+    return "\n".join(parts) + "\n"
+
+
+def claims_table(checked: Mapping[str, Any]) -> str:
+    rows = []
+    for slug, r in checked.items():
+        d = r.get("difference")
+        d = d if isinstance(d, Mapping) else {"mean": d, "interval": r.get("interval")}
+        rows.append([slug, r.get("claim", ""), r.get("data", ""), r.get("metric", ""), number(d.get("mean")),
+                     spread(d.get("interval"), number), VERDICTS.get(r.get("holds"), r.get("holds")),
+                     f"`{r['command']}`" if r.get("command") else ""])
+    return table(["method", "claim", "data", "metric", "difference", "95 %", "verdict", "command"], rows, (4, 5))
+
+
+def number(value: Any) -> str:
+    return f"{value:+.3g}" if isinstance(value, (int, float)) else ""
+
+
+def speed(name: str, r: Mapping[str, Any]) -> str:
+    rows = []
+    for other, ratio in r["ratios"].items():
+        middle, bounds = (ratio["median"], ratio["interval"]) if isinstance(ratio, Mapping) else (ratio, None)
+        rows.append([f"nearfar / {other}", f"{middle:.2f}", spread(bounds, lambda x: f"{x:.2f}")])
+    facts = ", ".join(f"{k} {r[k]}" for k in ("unit", "batch", "steps", "threads") if k in r)
+    return f"`python benchmarks/{name}.py` ({facts}); above 1: nearfar is faster.\n\n" \
+        + table(["ratio", "median", "95 %"], rows, (1, 2))
+
+
+# -- the README's table -------------------------------------------------------------------------------------------
+
+
+def demo(results: Mapping[str, Any]) -> str:
+    """One table a split, best first."""
+    parts = []
+    for name, split in results["splits"].items():
+        rows = [demo_row(r) for r in sorted(split["rows"], key=lambda r: -(r["r1"] or 0))]
+        steps, seeds = split.get("steps"), split.get("seeds")
+        facts = f" ({steps} steps of 128 emoji, {seeds} seeds a method)" if steps and seeds else ""
+        parts.append(f"**{name}**{facts}\n\n" + table(
+            ["", "R@1", "95 %", "R@10", "hard R@1", "vs simclr", "95 % of the difference", "s a run"], rows,
+            range(1, 8))
+            + (f"\n\n{split['reason']}" if split.get("reason") else ""))
+    return "\n\n".join(parts)
+
+
+def demo_row(r: Mapping[str, Any]) -> list[str]:
+    d = r.get("difference") or {}
+    label = f"**{r['label']}**" if r["kind"] == "method" else r["label"]
+    seconds = f"{r['seconds']:.0f}" if r["kind"] == "method" and r.get("seconds") else ""
+    return [label, percent(r["r1"]), spread(r.get("interval")), percent(r.get("r10")), percent(r.get("hard_r1")),
+            percent(d.get("mean"), True), spread(d.get("interval"), lambda x: percent(x, True)), seconds]
+
+
+def readme(root: Path = ROOT) -> str:
+    path = root / "benchmarks" / "results" / "demo.json"
+    missing = "Not measured yet: run `python benchmarks/demo.py`."
+    inside = demo(json.loads(path.read_text())) if path.exists() else missing
+    return between((root / "README.md").read_text(), "<!-- demo:begin -->", "<!-- demo:end -->", inside)
+
+
+def adding(root: Path = ROOT) -> str:
+    code = (root / "docs" / "examples" / "align_uniform.py").read_text()
+    return between((root / "docs" / "adding.md").read_text(), "<!-- include: examples/align_uniform.py -->",
+                   "<!-- end include -->", f"```python\n{code}```")
+
+
+# -----------------------------------------------------------------------------------------------------------------
+
+
+def pages() -> dict[Path, str]:
+    """Every page that is made, as it should be now."""
+    return {ROOT / "docs" / "gallery.md": gallery(), ROOT / "docs" / "claims.md": claims(),
+            ROOT / "README.md": readme(), ROOT / "docs" / "adding.md": adding()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say which pages are out of date")
+    given = parser.parse_args()
+    stale = [p for p, text in pages().items() if not p.exists() or p.read_text() != text]
+    if given.check:
+        for p in stale:
+            print(f"out of date: {p.relative_to(ROOT)} (run python scripts/build_docs.py)")
+        return 1 if stale else 0
+    made = pages()
+    for p in stale:
+        p.write_text(made[p])
+        print(f"written: {p.relative_to(ROOT)}")
+    if importlib.util.find_spec("mkdocs") is None:
+        print("mkdocs is not installed (pip install .[docs]): the site is not built")
+        return 0
+    return subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"], cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

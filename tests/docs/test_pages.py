@@ -1,0 +1,136 @@
+"""What the documentation says is true: commands parse, links lead somewhere, generated pages are up to date."""
+
+import importlib.util
+
+import pytest
+
+from nearfar import options
+from nearfar.cli import COMMANDS, commands
+from nearfar.training.comparing import entry, seconds_of, split_specs
+from nearfar.training.settings import DataSettings, TrainSettings
+from tests.docs import pages
+
+TARGETS = {
+    "demo": ([commands.DemoOptions, commands.Output], (0,)),
+    "data": ([commands.Output, DataSettings], (1,)),
+    "methods": ([commands.Output], (0, 1)),
+    "compare": ([commands.CompareOptions, commands.Output, TrainSettings, DataSettings], (1,)),
+    "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings], (2,)),
+    "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings], (2,)),
+    "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
+    "search": ([commands.SearchOptions, commands.Output], (2,)),
+    "report": ([commands.ReportOptions, commands.Output], range(1, 9)),
+}
+LINES = list(dict.fromkeys((pages.name(p), line) for p in pages.PAGES for line in pages.commands(p)))
+
+
+def check(words: list[str]) -> None:
+    """Parses a command line with the real options of the command; raises InputError where it would."""
+    from nearfar import methods
+
+    command, rest = words[0], words[1:]
+    assert command in COMMANDS
+    places: list[str] = []
+    if command == "fit":
+        base = [commands.FitOptions, commands.Output, TrainSettings, DataSettings]
+        slug = next((w for w in rest if w in methods.slugs()), None)
+        targets, counts = ([*base, methods.get(slug)] if slug else base), ((2,) if slug else (0, 1))
+    else:
+        targets, counts = TARGETS[command]
+    given = options.from_command_line(targets, rest, places)
+    options.checked(targets, given)
+    assert len(places) in counts, words
+    if command == "methods" and places:
+        methods.get(places[0])
+    if command == "compare":
+        seconds_of(given.get("budget"))
+        for spec in split_specs(given.get("methods", "")):
+            entry(spec)
+
+
+@pytest.mark.parametrize(("page", "line"), LINES)
+def test_command_lines_parse(page, line):
+    words = pages.words(line)
+    if "--help" not in words and "COMMAND" not in words:
+        check(words)
+
+
+def test_every_command_has_a_section_with_an_example():
+    page = pages.ROOT / "docs" / "commands.md"
+    shown = {pages.words(line)[0] for line in pages.commands(page)}
+    assert set(COMMANDS) <= pages.anchors(page)
+    assert set(COMMANDS) <= shown
+
+
+def test_the_parse_check_can_fail():
+    from nearfar.errors import InputError
+
+    for line in ("nearfar fit simclr photos --losss dcl", "nearfar compare photos --methods simclrr",
+                 "nearfar fit simclr photos --loss dcl --loss.beta 1"):
+        with pytest.raises(InputError):
+            check(pages.words(line))
+
+
+@pytest.mark.parametrize("path", pages.PAGES, ids=pages.name)
+def test_links_lead_somewhere(path):
+    for target in pages.links(path):
+        file, _, anchor = target.partition("#")
+        place = (path.parent / file).resolve() if file else path
+        assert place.exists(), f"{pages.name(path)}: {target}"
+        if anchor:
+            assert anchor in pages.anchors(place), f"{pages.name(path)}: {target}"
+
+
+def build_docs():
+    spec = importlib.util.spec_from_file_location("build_docs", pages.ROOT / "scripts" / "build_docs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_up_to_date():
+    stale = [pages.name(p) for p, text in build_docs().pages().items() if not p.exists() or p.read_text() != text]
+    assert not stale, f"run python scripts/build_docs.py: {', '.join(stale)} out of date"
+
+
+def test_claims_are_shown_as_measured(tmp_path):
+    import json
+
+    results = tmp_path / "benchmarks" / "claims" / "results"
+    results.mkdir(parents=True)
+    (results / "dcl.json").write_text(json.dumps({
+        "claim": "DCL beats InfoNCE at a small batch", "data": "emoji", "metric": "R@1", "command": "nearfar data",
+        "difference": {"mean": -0.021, "interval": [-0.05, 0.008]}, "holds": "undecided"}))
+    (results / "swav.json").write_text(json.dumps({
+        "claim": "more crops help", "difference": {"mean": 0.03, "interval": [0.01, 0.05]}, "holds": True}))
+    (tmp_path / "benchmarks" / "results").mkdir()
+    (tmp_path / "benchmarks" / "results" / "speed.json").write_text(json.dumps({
+        "unit": "samples/s", "ratios": {"lightly": {"median": 2.5, "interval": [2.25, 2.75]}}}))
+    text = build_docs().claims(tmp_path)
+    assert "| dcl | DCL beats InfoNCE at a small batch | emoji | R@1 | -0.021 | -0.05 .. +0.008 | undecided |" in text
+    assert "| +0.03 | +0.01 .. +0.05 | holds |" in text
+    assert "| nearfar / lightly | 2.50 | 2.25 .. 2.75 |" in text
+
+
+def test_the_demo_table_is_sorted_and_shows_intervals():
+    row = {"kind": "method", "r10": 0.8, "hard_r1": 0.4, "seconds": 100.0}
+    rows = [row | {"label": "simclr", "r1": 0.2, "interval": [0.19, 0.21], "difference": None},
+            row | {"label": "pairs", "r1": 0.5, "interval": [0.48, 0.52],
+                   "difference": {"mean": 0.3, "interval": [0.28, 0.32]}}]
+    split = {"steps": 800, "seeds": 3, "reason": "pairs is ahead.", "rows": rows}
+    text = build_docs().demo({"splits": {"unseen emoji": split}})
+    assert "| **pairs** | 50.0 | 48.0 .. 52.0 | 80.0 | 40.0 | +30.0 | +28.0 .. +32.0 | 100 |" in text
+    assert text.index("**pairs**") < text.index("**simclr**")
+    assert text.endswith("pairs is ahead.")
+
+
+def test_the_repository_speaks_of_the_product_only():
+    """No absolute paths of a machine, and drawings need nothing from elsewhere."""
+    for path in pages.PAGES:
+        for line in path.read_text().splitlines():
+            assert "/home/" not in line, f"{pages.name(path)}: {line}"
+            assert "/tmp/" not in line, f"{pages.name(path)}: {line}"
+    for drawing in (pages.ROOT / "docs" / "assets").glob("*.svg"):
+        text = drawing.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http" not in text, drawing.name
+        assert "<title" in text, drawing.name
