@@ -249,7 +249,7 @@ def make_loader(
     negative = data.roles.get("negative")
     if negative and hasattr(method, "columns") and not getattr(method, "by_group", False):
         encoder: Any = method.towers()[wanted[1]].encoder
-        inputs["negative"] = [text_inputs(encoder, data.column(column))[1] for column in negative]
+        inputs["negative"] = [text_inputs(encoder, data.texts(column))[1] for column in negative]
     return Loader(sampler, inputs, data, wanted, steps, settings.seed)
 
 
