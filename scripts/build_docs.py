@@ -106,7 +106,8 @@ def claims(root: Path = ROOT) -> str:
     measured = read_results(root / "benchmarks" / "results")
     parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with "
              "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
-             "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "", "## Methods", ""]
+             "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "",
+             "## Methods", ""]
     parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
     parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
     rates = {name: r for name, r in measured.items() if r.get("ratios")}

@@ -20,7 +20,9 @@ from nearfar.training.settings import DataSettings, TrainSettings
 
 @dataclass
 class Output:
-    """Args:
+    """What is printed.
+
+    Args:
     json: print one JSON document and nothing else on standard output.
     """
 
@@ -29,7 +31,9 @@ class Output:
 
 @dataclass
 class FitOptions:
-    """Args:
+    """Where the run goes, and whether it goes on.
+
+    Args:
     out: folder of the run; default runs/METHOD-DATA-NUMBER.
     resume: go on from the last checkpoint of --out.
     dry_run: show the plan after a few timed steps, and write nothing.
@@ -44,7 +48,9 @@ class FitOptions:
 
 @dataclass
 class CompareOptions:
-    """Args:
+    """What is compared, how often, for how long.
+
+    Args:
     methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members".
     seeds: how many seeds a method.
     budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
@@ -61,7 +67,9 @@ class CompareOptions:
 
 @dataclass
 class MeasureOptions:
-    """Args:
+    """What is measured.
+
+    Args:
     task: pairs, groups, labels or proxy; default the first that the data hold.
     on: the split that is looked at.
     """
@@ -72,7 +80,9 @@ class MeasureOptions:
 
 @dataclass
 class EmbedOptions:
-    """Args:
+    """Where vectors go.
+
+    Args:
     out: FILE.parquet, FILE.npy, or a folder (a searchable index).
     role: the column to embed; default the first that the model can.
     append: add the rows that are not there yet.
@@ -87,7 +97,9 @@ class EmbedOptions:
 
 @dataclass
 class SearchOptions:
-    """Args:
+    """What is searched.
+
+    Args:
     k: number of hits.
     where: filter in SQL over the index's columns, such as "style = 'noto'".
     model: folder of the model; default the one that built the index.
@@ -102,7 +114,9 @@ class SearchOptions:
 
 @dataclass
 class ReportOptions:
-    """Args:
+    """Where the page goes.
+
+    Args:
     out: path of the page; default report.html in the first folder.
     """
 
@@ -111,7 +125,9 @@ class ReportOptions:
 
 @dataclass
 class DemoOptions:
-    """Args:
+    """Where the demo goes.
+
+    Args:
     out: folder of the demo.
     seconds: time for all training.
     """

@@ -259,6 +259,7 @@ def _joined(parts: list[Any]) -> Any:
 class Method(pl.LightningModule):
     """One paper. A plain one writes `encode` and `loss`; the rest has defaults that do nothing.
 
+    Attributes: `role`: the role of the data that it reads ("image" or "text"; methods of pairs have `columns` instead).
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that

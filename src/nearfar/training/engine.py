@@ -437,10 +437,13 @@ def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) ->
             ".*in eval mode.*",
         ):
             warnings.filterwarnings("ignore", text)
-        if checkpoint is None:
-            trainer.fit(setup.method, setup.loader)
-        else:
-            trainer.fit(setup.method, setup.loader, ckpt_path=str(checkpoint), weights_only=True)
+        setup.method.train()  # pretrained encoders arrive in evaluation mode, with their dropout off
+        resumed = {} if checkpoint is None else {"ckpt_path": str(checkpoint), "weights_only": True}
+        try:
+            trainer.fit(setup.method, setup.loader, **resumed)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if not trainer.interrupted:
+                raise
     if trainer.interrupted:
         raise KeyboardInterrupt
 
