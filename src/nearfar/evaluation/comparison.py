@@ -86,8 +86,14 @@ def beats(best: dict[str, Any], rival: dict[str, Any]) -> bool:
     """Whether the paired interval of best - rival lies above zero."""
     apart = difference(best, rival)
     if apart is not None and _seedless(best) and _seedless(rival):
-        return apart.mean > 0                     # nothing random in either: there is no interval to ask for
+        return apart.mean > 0 and _items_tell(best, rival)      # no seeds to differ: the test items decide
     return holds(apart) is True
+
+
+def _items_tell(best: dict[str, Any], rival: dict[str, Any]) -> bool:
+    """Whether the bootstrap intervals over test items, where both have one, lie apart."""
+    low, high = best["seeds"][0].get("bootstrap"), rival["seeds"][0].get("bootstrap")
+    return not low or not high or low[0] > high[1]
 
 
 def _against(best: dict[str, Any], rival: dict[str, Any]) -> str:
