@@ -44,7 +44,7 @@ def batches(draw):
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(data=batches())
 def test_loss_equals_its_equation(name, data):
     a, b, labels = data

@@ -111,7 +111,7 @@ def _labelled(features: Tensor, labels: Tensor, temperature: float | Tensor, neg
                       temperature=temperature, similarity=similarity, group=net.group)
 
 
-def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: float | Tensor = 0.1,
+def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperature: float | Tensor = 0.1,
             negatives: str = "local") -> Float[Tensor, ""]:
     """Supervised contrast: the mean over an anchor's positives outside the log; anchors without one leave the mean.
 
@@ -121,14 +121,14 @@ def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, tempera
     return s.mean(rows.sup_con_rows(s))
 
 
-def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: float | Tensor = 0.1,
+def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperature: float | Tensor = 0.1,
             negatives: str = "local") -> Float[Tensor, ""]:
     """All positives of an anchor as one bag, summed inside the log. Source: Miech et al., CVPR 2020, eq. 1."""
     s = _labelled(features, labels, temperature, negatives)
     return s.mean(rows.mil_nce_rows(s))
 
 
-def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, margin: float = 0.2, mining: str = "hard",
+def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, margin: float = 0.2, mining: str = "hard",
             similarity: str = "cosine", negatives: str = "local") -> Float[Tensor, ""]:
     """Triplet loss with batch-hard or semi-hard mining; range [0, margin + 2] under cosine, `margin` at collapse."""
     s = _labelled(features, labels, 1.0, negatives, similarity)

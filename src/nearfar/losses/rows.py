@@ -101,8 +101,8 @@ def debiased_rows(s: Similarity, *, tau_plus: float = 0.1) -> Tensor:
 def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
     """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th.
 
-    m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; the threshold is a constant in the gradient; one threshold a row. Source: Understanding the
-    Behaviour of Contrastive Loss, sec. 4.3.
+    m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; one threshold a row, a
+    constant in the gradient. Source: Understanding the Behaviour of Contrastive Loss, sec. 4.3.
     """
     total = s.reduce(Count(where=s.negative)).detach()
     m = (alpha * total + 0.5).floor().long().clamp(min=1)

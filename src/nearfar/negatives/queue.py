@@ -48,11 +48,11 @@ class Queue(Negatives):
         if self.size == "auto":
             most = min(samples // 4, 65536) // batch_size * batch_size
             self.size = max(most, 4 * batch_size)
-        device = self.keys.device
-        start = torch.randn(self.size, dim, device=device) if self.random_start else torch.zeros(self.size, dim, device=device)
+        device, size = self.keys.device, int(self.size)
+        start = torch.randn(size, dim, device=device) if self.random_start else torch.zeros(size, dim, device=device)
         self.keys = torch.nn.functional.normalize(start, dim=1)
-        self.marks = torch.full((self.size, kinds), -1, dtype=torch.long, device=device)
-        self.entered = torch.full((self.size,), 0 if self.random_start else -1, dtype=torch.long, device=device)
+        self.marks = torch.full((size, kinds), -1, dtype=torch.long, device=device)
+        self.entered = torch.full((size,), 0 if self.random_start else -1, dtype=torch.long, device=device)
 
     @property
     def filled(self) -> Tensor:
