@@ -221,3 +221,44 @@ def test_swapped_prediction():
 def test_uniformity_range():
     assert losses.uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-5)
     assert -8 <= losses.uniformity(torch.tensor([[1.0, 0], [-1, 0]])).item() <= 0
+
+
+def test_cwcl_weights():
+    p, q = pair(seed=12)
+    x = q.clone().requires_grad_()
+    losses.cwcl(p.requires_grad_(), x).backward()
+    assert x.grad is None
+    same = torch.ones(6, 5, dtype=torch.float64)
+    plain = losses.info_nce(same, p.detach(), temperature=0.07)
+    assert_close(losses.cwcl(p.detach(), same), math.log(6) + plain)
+    two = torch.tensor([[1.0, 0], [-1, 0]], dtype=torch.float64)  # antipodal: only the pair itself has a weight
+    z = torch.randn(2, 2, dtype=torch.float64)
+    assert_close(losses.cwcl(z, two), 2 * losses.clip(z, two))
+    order = torch.tensor([3, 1, 0, 2, 5, 4])
+    assert not torch.isclose(losses.cwcl(p.detach(), q, reference=q[order]), losses.cwcl(p.detach(), q))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_cacr_weights_in_the_gradient(detach):
+    a, b = pair(seed=13)
+    views = [a, b, a - 2 * b]
+    value = losses.cacr(views, detach=detach)
+    assert_close(value, losses.cacr(views))
+    flat = [losses.cacr([v.requires_grad_() for v in views], tau_pos=0, tau_neg=0, detach=d) for d in (False, True)]
+    grads = [torch.autograd.grad(x, views[1])[0] for x in flat]
+    assert_close(*grads)
+    free, held = (torch.autograd.grad(losses.cacr(views, detach=d), views[1])[0] for d in (False, True))
+    assert not torch.allclose(free, held)
+    assert_close(losses.cacr(views[:2], beta=0.0), (2 - 2 * torch.cosine_similarity(a, b)).mean())
+    assert_close(losses.cacr([a[:1], b[:1]], alpha=0.0).item(), 0.0)
+    with pytest.raises(InputError, match="two views"):
+        losses.cacr([a])
+
+
+def test_team_up_strengths():
+    a, b = pair(seed=14)
+    s = torch.rand(6, dtype=torch.float64)
+    assert_close(losses.team_up(a, b, s, gamma=0.0), losses.nt_xent(a, b, temperature=0.4))
+    assert_close(losses.team_up(a, b, s + 3), losses.team_up(a, b, s))
+    assert not torch.isclose(losses.team_up(a, b, s.flip(0)), losses.team_up(a, b, s))
+    assert losses.team_up(a, b, s) >= 0

@@ -48,7 +48,8 @@ def value_and_gradients(call, a, b, world):
     if world > 1:
         dist.all_reduce(shared)
         dist.all_reduce(value.detach())
-    return value.detach() / world, x.grad / world, y.grad / world, shared / world
+    grads = [torch.zeros_like(x) if x.grad is None else x.grad for x in (x, y)]  # a frozen side has none
+    return value.detach() / world, grads[0] / world, grads[1] / world, shared / world
 
 
 def compare(name, call, joined, share, world):
