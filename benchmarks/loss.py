@@ -184,6 +184,8 @@ def main() -> None:
     if options.cell:
         serve(*options.cell, options.rows[0], options.dim[0])
         return
+    if options.pairs < 2:
+        parser.error("--pairs must be at least 2: a spread needs two turns.")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; temperature {TEMPERATURE}")
     for dim in options.dim:
         for rows in options.rows:
