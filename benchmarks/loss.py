@@ -5,8 +5,9 @@
 Every cell (loss, peer) is a process of its own, so that its peak memory is its own; the cells take turns, one forward
 and backward pass a turn after a warm-up, and each peer's ratio to nearfar is formed turn by turn. The limit is the
 machine's own rate for the matrix products that the loss needs, timed by a process that takes its turn with the others.
-Printed: the median ratio with its quartiles, the median seconds, memory beyond inputs and gradients, and the error of
-the gradient against float64 (at 256 rows). NEARFAR_CLOCK=cpu takes CPU time instead of wall time. A ratio above 1: nearfar is faster.
+Printed: the median ratio with its quartiles, the median seconds, memory beyond inputs and gradients, and
+the error of the gradient against float64 (at 256 rows). NEARFAR_CLOCK=cpu takes CPU time instead of wall time.
+A ratio above 1: nearfar is faster.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def dense_sup_con(a, b):
     s, eye = z @ z.T / TEMPERATURE, torch.eye(len(a), dtype=torch.bool)
     log = s - s.masked_fill(eye, -torch.inf).logsumexp(1, keepdim=True)
     friends = (y[:, None] == y) & ~eye
-    return -(torch.where(friends, log, 0).sum(1) / friends.sum(1).clamp(min=1)).mean()
+    some = friends.any(1)
+    return -(torch.where(friends, log, 0).sum(1)[some] / friends.sum(1)[some]).mean()
 
 
 def chunked(x, keys):
@@ -145,8 +147,9 @@ def serve(loss: str, peer: str, rows: int, dim: int) -> None:
 
 def measure(loss: str, rows: int, dim: int, pairs: int) -> None:
     names = ["nearfar", *CELLS[loss][0], "limit"]
-    cells = {p: subprocess.Popen([sys.executable, __file__, "--cell", loss, p, "--rows", str(rows), "--dim", str(dim)],
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for p in names}
+    command = [sys.executable, __file__, "--rows", str(rows), "--dim", str(dim), "--cell", loss]
+    cells = {p: subprocess.Popen([*command, p], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+             for p in names}
     seen: dict[str, list[dict]] = {p: [] for p in names}
     for turn in range(pairs + 1):
         for p, cell in cells.items():
@@ -166,7 +169,8 @@ def measure(loss: str, rows: int, dim: int, pairs: int) -> None:
         label = f"limit ({CELLS[loss][1]} n^2 d)" if p == "limit" else p
         error = f"{seen[p][-1]['error']:.1e}" if p != "limit" else "-"
         print(f"{loss:9} {rows:6} x {dim:<4} {label:22} {statistics.median(seconds):8.3f} s   "
-              f"ratio {middle:6.2f} [{low:.2f}, {high:.2f}]   {seen[p][-1]['mib']:7.0f} MiB   error {error}", flush=True)
+              f"ratio {middle:6.2f} [{low:.2f}, {high:.2f}]   {seen[p][-1]['mib']:7.0f} MiB   "
+              f"error {error}", flush=True)
 
 
 def main() -> None:
@@ -180,6 +184,8 @@ def main() -> None:
     if options.cell:
         serve(*options.cell, options.rows[0], options.dim[0])
         return
+    if options.pairs < 2:
+        parser.error("--pairs must be at least 2: a spread needs two turns.")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; temperature {TEMPERATURE}")
     for dim in options.dim:
         for rows in options.rows:

@@ -125,6 +125,41 @@ def triplet(z, labels, *, margin=0.2, mining="hard"):
     return mean(out)
 
 
+def cwcl(p, q, *, temperature=0.07, weighted="trained"):
+    n = len(p)
+    w = [[x / 2 + 0.5 for x in row] for row in cosine(q, q).tolist()]
+    total = 0.0
+    for who, s in (("trained", cosine(p, q)), ("frozen", cosine(q, p))):
+        s = (s / temperature).tolist()
+        if weighted in ("both", who):
+            total += mean(-sum(w[i][j] / sum(w[i]) * (s[i][j] - lse(s[i])) for j in range(n)) for i in range(n))
+        else:
+            total += mean(lse(s[i]) - s[i][i] for i in range(n))
+    return total
+
+
+def cacr(views, *, alpha=1.0, beta=1.0, tau_pos=1.0, tau_neg=2.0):
+    v, n = len(views), len(views[0])
+
+    def weighted(costs, tau):
+        weights = [math.exp(tau * c) for c in costs]
+        return sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights) if costs else 0.0
+
+    d = {(a, b): (2 - 2 * cosine(views[a], views[b])).tolist() for a in range(v) for b in range(v)}
+    near = mean(weighted([d[a, b][i][i] for b in range(v) if b != a], tau_pos) for a in range(v) for i in range(n))
+    far = mean(weighted([d[a, b][i][j] for j in range(n) if j != i], -tau_neg)
+               for a in range(v) for b in range(a + 1, v) for i in range(n))
+    return alpha * near - beta * far
+
+
+def team_up(a, b, strength, *, temperature=0.4, gamma=1.0):
+    z, n = torch.cat([a, b]), len(a)
+    lift = (gamma * torch.cat([strength, strength]).double() / temperature).tolist()
+    s = (cosine(z, z) / temperature).tolist()
+    return mean(lse([s[i][j] + lift[j] for j in range(2 * n) if j != i]) - s[i][(i + n) % (2 * n)] - lift[i]
+                for i in range(2 * n))
+
+
 def uniformity(z, *, t=2.0):
     s, n = cosine(z, z).tolist(), len(z)
     return math.log(mean(math.exp(-t * (2 - 2 * s[i][j])) for i in range(n) for j in range(n) if i != j))

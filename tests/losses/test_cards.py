@@ -1,6 +1,7 @@
 """What the papers say about their losses: identities and limits of DCL, ALIGN, Contriever, HCL, the hard loss, SwAV."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,6 +13,11 @@ from nearfar.losses import rows
 from nearfar.methods.image.dcl import coupling
 from nearfar.similarity import Block, LogSumExp, Similarity, all_views, listed, one_way
 from tests.losses.cases import batch
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
 
 
 def pair(n=6, d=5, seed=0):
@@ -129,7 +135,7 @@ def test_hard_loss_limits_and_zero_gradient_of_dropped_negatives():
     full = losses.clip(a, b, temperature=0.3)
     values = [losses.hard_contrastive(a, b, alpha=m / 7) for m in range(1, 8)]
     assert_close(values[-1], full)
-    assert all(x <= y + 1e-12 for x, y in zip(values, values[1:], strict=False))
+    assert all(x <= y + 1e-12 for x, y in pairwise(values))
     x = b.clone().requires_grad_()
     s = one_way(a[:1], x, temperature=0.3).parts[0]
     rows.hard_rows(s, alpha=2 / 7).sum().backward()
@@ -146,7 +152,7 @@ def test_relative_penalty_and_limits_of_the_temperature():
         share = torch.where(s.mask(s.negative), (s.dense() - negatives[:, None]).exp(), 0)
         assert_close(share.sum(1), torch.ones(8, dtype=torch.float64))
         entropies.append(-(share * share.clamp(min=1e-300).log()).sum(1))
-    for low, high in zip(entropies, entropies[1:], strict=False):
+    for low, high in pairwise(entropies):
         assert (high > low).all()
     assert (entropies[-1] <= math.log(7)).all()
     s = one_way(a, b, temperature=1e-3).parts[0]
@@ -172,9 +178,9 @@ def test_sinkhorn_codes():
         assert (codes >= 0).all()
         assert_close(losses.sinkhorn(scores + 7, iterations=iterations), codes)
         assert_close(losses.sinkhorn(scores + torch.randn(4, dtype=torch.float64), iterations=iterations), codes)
-    balanced = losses.sinkhorn(scores, iterations=1000)
+    balanced = losses.sinkhorn(scores, eps=0.2, iterations=1000)
     assert_close(balanced.sum(0), torch.full((4,), 3.0, dtype=torch.float64), rtol=1e-6, atol=1e-6)
-    assert_close(losses.sinkhorn(scores + torch.randn(12, 1, dtype=torch.float64), iterations=1000), balanced,
+    assert_close(losses.sinkhorn(scores + torch.randn(12, 1, dtype=torch.float64), eps=0.2, iterations=1000), balanced,
                  rtol=1e-5, atol=1e-6)
     assert losses.sinkhorn(scores, iterations=0).sum().item() == pytest.approx(12)
     assert_close(losses.sinkhorn(scores, eps=1e9), torch.full((12, 4), 0.25, dtype=torch.float64))
@@ -215,3 +221,44 @@ def test_swapped_prediction():
 def test_uniformity_range():
     assert losses.uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-5)
     assert -8 <= losses.uniformity(torch.tensor([[1.0, 0], [-1, 0]])).item() <= 0
+
+
+def test_cwcl_weights():
+    p, q = pair(seed=12)
+    x = q.clone().requires_grad_()
+    losses.cwcl(p.requires_grad_(), x).backward()
+    assert x.grad is None
+    same = torch.ones(6, 5, dtype=torch.float64)
+    plain = losses.info_nce(same, p.detach(), temperature=0.07)
+    assert_close(losses.cwcl(p.detach(), same), math.log(6) + plain)
+    two = torch.tensor([[1.0, 0], [-1, 0]], dtype=torch.float64)  # antipodal: only the pair itself has a weight
+    z = torch.randn(2, 2, dtype=torch.float64)
+    assert_close(losses.cwcl(z, two), 2 * losses.clip(z, two))
+    order = torch.tensor([3, 1, 0, 2, 5, 4])
+    assert not torch.isclose(losses.cwcl(p.detach(), q, reference=q[order]), losses.cwcl(p.detach(), q))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_cacr_weights_in_the_gradient(detach):
+    a, b = pair(seed=13)
+    views = [a, b, a - 2 * b]
+    value = losses.cacr(views, detach=detach)
+    assert_close(value, losses.cacr(views))
+    flat = [losses.cacr([v.requires_grad_() for v in views], tau_pos=0, tau_neg=0, detach=d) for d in (False, True)]
+    grads = [torch.autograd.grad(x, views[1])[0] for x in flat]
+    assert_close(*grads)
+    free, held = (torch.autograd.grad(losses.cacr(views, detach=d), views[1])[0] for d in (False, True))
+    assert not torch.allclose(free, held)
+    assert_close(losses.cacr(views[:2], beta=0.0), (2 - 2 * torch.cosine_similarity(a, b)).mean())
+    assert_close(losses.cacr([a[:1], b[:1]], alpha=0.0).item(), 0.0)
+    with pytest.raises(InputError, match="two views"):
+        losses.cacr([a])
+
+
+def test_team_up_strengths():
+    a, b = pair(seed=14)
+    s = torch.rand(6, dtype=torch.float64)
+    assert_close(losses.team_up(a, b, s, gamma=0.0), losses.nt_xent(a, b, temperature=0.4))
+    assert_close(losses.team_up(a, b, s + 3), losses.team_up(a, b, s))
+    assert not torch.isclose(losses.team_up(a, b, s.flip(0)), losses.team_up(a, b, s))
+    assert losses.team_up(a, b, s) >= 0

@@ -48,7 +48,8 @@ def value_and_gradients(call, a, b, world):
     if world > 1:
         dist.all_reduce(shared)
         dist.all_reduce(value.detach())
-    return value.detach() / world, x.grad / world, y.grad / world, shared / world
+    grads = [torch.zeros_like(x) if x.grad is None else x.grad for x in (x, y)]  # a frozen side has none
+    return value.detach() / world, grads[0] / world, grads[1] / world, shared / world
 
 
 def compare(name, call, joined, share, world):
@@ -72,11 +73,11 @@ def all_losses(rank, world):
                 compare(name, lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
                         lambda a, b, f=loss: f(a, b, labels), share, world)
             rows = torch.arange(sum(shares))[share]
-            compare("hidden pairs", lambda a, b: hidden_pairs(a, b, None, rows, negatives="global"),
+            compare("hidden pairs", lambda a, b, rows=rows: hidden_pairs(a, b, None, rows, negatives="global"),
                     lambda a, b: joined_hidden_pairs(a, b, shares), share, world)
             everything = torch.arange(sum(shares))
-            compare("hidden views", lambda a, b: hidden_views(a, b, None, rows, negatives="global"),
-                    lambda a, b: hidden_views(a, b, None, everything), share, world)
+            compare("hidden views", lambda a, b, rows=rows: hidden_views(a, b, None, rows, negatives="global"),
+                    lambda a, b, rows=everything: hidden_views(a, b, None, rows), share, world)
 
 
 def errors_are_shared(rank, world):

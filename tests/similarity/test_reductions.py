@@ -307,7 +307,7 @@ def test_wrong_questions_are_told():
     s = Similarity(Q, [Block(K), Block(seeded(N, 2, D), own=True)])
     with pytest.raises(InputError, match="own list"):
         s.reduce(LogSumExp(dim=0, block=1))
-    with pytest.raises(InputError, match="0 .columns. or 1"):
+    with pytest.raises(InputError, match=r"0 \(columns\) or 1"):
         LogSumExp(dim=2)
     with pytest.raises(InputError, match="at least one"):
         s.reduce()

@@ -3,7 +3,9 @@
 from nearfar.losses.assignment import sinkhorn, swapped_prediction
 from nearfar.losses.contrastive import (
     align,
+    cacr,
     clip,
+    cwcl,
     dcl,
     debiased,
     hard_contrastive,
@@ -13,11 +15,13 @@ from nearfar.losses.contrastive import (
     nt_xent,
     siglip,
     sup_con,
+    team_up,
     triplet,
 )
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 
 __all__ = [
-    "align", "align_uniform", "barlow_twins", "byol", "clip", "dcl", "debiased", "hard_contrastive", "hcl", "info_nce",
-    "mil_nce", "nt_xent", "siglip", "sinkhorn", "sup_con", "swapped_prediction", "triplet", "uniformity", "vicreg",
+    "align", "align_uniform", "barlow_twins", "byol", "cacr", "clip", "cwcl", "dcl", "debiased", "hard_contrastive",
+    "hcl", "info_nce", "mil_nce", "nt_xent", "siglip", "sinkhorn", "sup_con", "swapped_prediction", "team_up",
+    "triplet", "uniformity", "vicreg",
 ]

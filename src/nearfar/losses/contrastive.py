@@ -6,6 +6,7 @@ Reductions run in float32 (float64 stays); values are scalars, the mean over all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.losses import rows
-from nearfar.similarity import Block, Similarity, all_views, both_ways, one_way, same
+from nearfar.similarity import Block, Similarity, all_views, both_ways, low_rank, normalise, one_way, same
 from nearfar.similarity.exchange import exchange
 from nearfar.similarity.relations import Listed
 
@@ -111,7 +112,7 @@ def _labelled(features: Tensor, labels: Tensor, temperature: float | Tensor, neg
                       temperature=temperature, similarity=similarity, group=net.group)
 
 
-def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: float | Tensor = 0.1,
+def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperature: float | Tensor = 0.1,
             negatives: str = "local") -> Float[Tensor, ""]:
     """Supervised contrast: the mean over an anchor's positives outside the log; anchors without one leave the mean.
 
@@ -121,15 +122,82 @@ def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, tempera
     return s.mean(rows.sup_con_rows(s))
 
 
-def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: float | Tensor = 0.1,
+def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperature: float | Tensor = 0.1,
             negatives: str = "local") -> Float[Tensor, ""]:
     """All positives of an anchor as one bag, summed inside the log. Source: Miech et al., CVPR 2020, eq. 1."""
     s = _labelled(features, labels, temperature, negatives)
     return s.mean(rows.mil_nce_rows(s))
 
 
-def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, margin: float = 0.2, mining: str = "hard",
+def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, margin: float = 0.2, mining: str = "hard",
             similarity: str = "cosine", negatives: str = "local") -> Float[Tensor, ""]:
     """Triplet loss with batch-hard or semi-hard mining; range [0, margin + 2] under cosine, `margin` at collapse."""
     s = _labelled(features, labels, 1.0, negatives, similarity)
     return s.mean(rows.triplet_rows(s, margin=margin, mining=mining))
+
+
+def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.07,
+         weighted: str = "trained", reference: Float[Tensor, "n r"] | None = None,
+         negatives: str = "local") -> Float[Tensor, ""]:
+    """Continuously weighted contrast with a frozen tower: the SUM of a weighted direction and a plain one.
+
+    Weights w_ij = cos(r_i, r_j) / 2 + 1/2 of the frozen vectors (or of `reference`), rows scaled to sum 1, constants.
+    weighted: whose vectors are the anchors of the weighted direction: "trained", "frozen", or "both". No gradient
+    reaches `frozen`. 0 for n = 1. Source: CWCL, Srinivasa et al., NeurIPS 2023.
+    """
+    if weighted not in ("trained", "frozen", "both"):
+        raise InputError(f"weighted must be 'trained', 'frozen' or 'both'. Got '{weighted}'.")
+    layout = both_ways(trained, frozen.detach(), temperature=temperature, join="sum", negatives=negatives)
+    held = normalise((frozen if reference is None else reference).detach())
+    everyone, _ = exchange(negatives).gather(held)
+    weight = low_rank(held / 2, everyone, 0.5)
+    terms = [s.mean(rows.weighted_rows(s, weight) if weighted in ("both", who) else rows.info_nce_rows(s))
+             for s, who in zip(layout.parts, ("trained", "frozen"), strict=True)]
+    return torch.stack(terms).sum()
+
+
+def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: float = 1.0, tau_pos: float = 1.0,
+         tau_neg: float = 2.0, detach: bool = False, negatives: str = "local") -> Float[Tensor, ""]:
+    """Attraction to far positives minus repulsion from near negatives, each weighted given the anchor (form A).
+
+    alpha mean_a mean_i sum_b w c_p, w = softmax_b(tau_pos c_p) over the other views of the item, minus
+    beta mean_{a < b} mean_i sum_j v D_ij, v = softmax_j(-tau_neg D_ij) over the other items; c and D are squared
+    distances of unit vectors. detach: the weights are constants in the gradient. tau 0: uniform weights.
+    May be negative. Source: CACR, Zheng et al., TMLR 2023. Raises InputError with fewer than two views.
+    """
+    z = [normalise(v) for v in views]
+    if len(z) < 2:
+        raise InputError(f"CACR needs at least two views. Got {len(z)}.")
+    parts = {(a, b): one_way(z[a], z[b], negatives=negatives).parts[0]
+             for a in range(len(z)) for b in range(a + 1, len(z))}
+    repulsion = [s.mean(rows.repulsion_rows(s, tau=tau_neg, detach=detach)) for s in parts.values()]
+    s = parts[0, 1]
+    attraction = []
+    for a in range(len(z)):
+        cost = torch.stack([2 - 2 * (z[a] * z[b]).sum(1) for b in range(len(z)) if b != a], 1)
+        w = torch.softmax(tau_pos * (cost.detach() if detach else cost), 1)
+        attraction.append(s.mean((w * cost).sum(1)))
+    return alpha * torch.stack(attraction).mean() - beta * torch.stack(repulsion).mean()
+
+
+def team_up(view_1: Float[Tensor, "n d"], view_2: Float[Tensor, "n d"], strength: Float[Tensor, n], *,
+            temperature: float = 0.4, gamma: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
+    """InfoNCE over two views in which candidate j counts exp(gamma strength_j / t) times; strengths are constants.
+
+    gamma 0: NT-Xent. 0 for n = 1. Source: CSGCL, IJCAI 2023, team-up objective.
+    """
+    net = exchange(negatives)
+    with net.together():
+        if view_1.shape != view_2.shape or strength.shape != view_1.shape[:1]:
+            raise InputError("The views must be (n, D) and strength (n,). "
+                             f"Got {tuple(view_1.shape)}, {tuple(view_2.shape)} and {tuple(strength.shape)}.")
+    views = [normalise(v) for v in (view_1, view_2)]
+    lift = strength.detach().to(views[0].dtype)[:, None] * (gamma / temperature)
+    # The weight of a candidate is one more coordinate of its key: exact where e^lift would underflow.
+    keys, offset = zip(*(net.gather(torch.cat([v, lift], 1)) for v in views), strict=True)
+    query = torch.cat([torch.cat([v / temperature, torch.ones_like(lift)], 1) for v in views])
+    mine = torch.arange(len(lift), device=lift.device) + offset[0]
+    other = mine + keys[0].shape[0]
+    s = Similarity(query, torch.cat(keys), positive=Listed(torch.cat([other, mine])), group=net.group,
+                   itself=Listed(torch.cat([mine, other])), similarity="dot")
+    return s.mean(rows.info_nce_rows(s))

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity import Count, LogSumExp, Max, Mean, Min, Similarity, Sum, at_least
+from nearfar.similarity import (
+    Count,
+    LogSumExp,
+    Max,
+    Mean,
+    Min,
+    Relation,
+    Similarity,
+    SoftmaxMean,
+    Sum,
+    at_least,
+)
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -101,8 +112,8 @@ def debiased_rows(s: Similarity, *, tau_plus: float = 0.1) -> Tensor:
 def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
     """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th.
 
-    m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; the threshold is a constant in the gradient; one threshold a row. Source: Understanding the
-    Behaviour of Contrastive Loss, sec. 4.3.
+    m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; one threshold a row, a
+    constant in the gradient. Source: Understanding the Behaviour of Contrastive Loss, sec. 4.3.
     """
     total = s.reduce(Count(where=s.negative)).detach()
     m = (alpha * total + 0.5).floor().long().clamp(min=1)
@@ -135,3 +146,19 @@ def triplet_rows(s: Similarity, *, margin: float = 0.2, mining: str = "hard") ->
     valid = positive.isfinite() & negative.isfinite()
     gap = torch.where(valid, negative, 0) - torch.where(valid, positive, 0) + margin
     return torch.where(valid, gap.clamp(min=0), 0)
+
+
+def weighted_rows(s: Similarity, weight: Relation) -> Tensor:
+    """-sum_j w_ij / (sum_k w_ik) log softmax_j(s_i.): every candidate is a positive to its weight's degree."""
+    everyone_else, mean = s.reduce(LogSumExp(where=s.visible & ~s.itself),
+                                   Mean(where=s.visible & ~s.itself, weight=weight))
+    return everyone_else - mean
+
+
+def repulsion_rows(s: Similarity, *, tau: float, detach: bool = False) -> Tensor:
+    """sum_j v_ij D_ij, v = softmax_j(-tau D_ij) over the negatives, D = 2 - 2 s the squared distance (CACR).
+
+    `s` needs temperature 1 and cosine. tau = 0: uniform weights. Rows without a negative give 0.
+    """
+    mean, count = s.reduce(SoftmaxMean(scale=2 * tau, where=s.negative, detach=detach), Count(where=s.negative))
+    return torch.where(count > 0, 2 - 2 * mean, 0)

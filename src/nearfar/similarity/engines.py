@@ -122,7 +122,8 @@ def full_precision(device: torch.device) -> torch.autocast:
 def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None:
     for r in reductions:
         if r.dim == 0 and operands[r.block].own:
-            raise InputError("Columns of an anchor's own list have no reduction (dim=0).", "Use dim=1, or share the block.")
+            raise InputError("Columns of an anchor's own list have no reduction (dim=0).",
+                             "Use dim=1, or share the block.")
 
 
 def _slices(n: int, size: int | None) -> list[slice]:
@@ -260,13 +261,16 @@ class _Backward:
         pull = r.pull(self.grads[k][..., span], self.results[k][..., span], kept, s, mask, held, **_values(r, t))
         if weight_tensors and weight is not None and pull.weight is not None and weight.requires_grad:
             self.spread(k, weight, pull.weight, weight_tensors)
-        if pull.per_row is not None and self.out[self.slots[k][-1]] is not None:
-            self.out[self.slots[k][-1]][..., t.rows] += pull.per_row.squeeze(-1)
+        if pull.per_row is not None:
+            d_row = self.out[self.slots[k][-1]]
+            if d_row is not None:
+                d_row[..., t.rows] += pull.per_row.squeeze(-1)
         return pull.s
 
     def spread(self, k: int, weight: Tensor, flow: Tensor, tensors: Sequence[Tensor]) -> None:
         """Carries the gradient of a tile's weights back to the tensors that they were made of."""
         flow = flow.sum_to_size(weight.shape)
         for slot, g in zip(self.slots[k], torch.autograd.grad(weight, tensors, flow, allow_unused=True), strict=False):
-            if g is not None and self.out[slot] is not None:
-                self.out[slot] += g
+            held = self.out[slot]
+            if g is not None and held is not None:
+                held += g

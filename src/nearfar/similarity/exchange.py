@@ -112,8 +112,8 @@ class Exchange:
         if problem is not None:
             raise problem
         if failed.item():
-            raise InputError(f"{int(failed.item())} of {dist.get_world_size(self.group)} processes refused their inputs.",
-                             "Their own messages say why.")
+            count, world = int(failed.item()), dist.get_world_size(self.group)
+            raise InputError(f"{count} of {world} processes refused their inputs.", "Their own messages say why.")
 
     def sizes(self, n: int, device: torch.device) -> list[int]:
         world = dist.get_world_size(self.group)
@@ -127,7 +127,8 @@ def exchange(negatives: str) -> Exchange:
     """"local": this process alone (warns once where a process group is running); "global": all ranks."""
     global _warned
     if negatives not in NEGATIVES:
-        raise InputError(f"negatives must be 'local' or 'global'. Got '{negatives}'.{did_you_mean(negatives, NEGATIVES)}")
+        raise InputError(f"negatives must be 'local' or 'global'. Got '{negatives}'."
+                         f"{did_you_mean(negatives, NEGATIVES)}")
     running = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     if negatives == "global" and running:
         return Exchange(dist.group.WORLD)

@@ -77,7 +77,8 @@ class Hidden:
 
 
 def _one(query: Tensor, keys: Tensor, items: Tensor, positive: Listed, itself: Relation, hidden: Relation,
-         extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange, in_batch: bool = True) -> Similarity:
+         extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
+         in_batch: bool = True) -> Similarity:
     visible = ~(hidden & ~positive) if in_batch else positive
     more = extra(items) if callable(extra) else extra
     return Similarity(query, [Block(keys, visible=visible), *more], positive=positive, itself=itself,

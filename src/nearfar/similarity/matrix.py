@@ -22,10 +22,11 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 
 @dataclass(eq=False)
 class Block:
-    """Candidates. `keys` (..., M, D) are shared by all anchors; with `own=True` (..., N, L, D) is a list for each anchor.
+    """Candidates. `keys` (..., M, D) are shared by all anchors; with `own=True` (..., N, L, D) are each anchor's own.
 
     `ids`, `labels`: integers of the candidates, (M,) or (N, L); negative = unknown.
-    `visible`: which anchors may see them at all (a relation over this block alone); `gradient=False` holds the keys constant.
+    `visible`: which anchors may see them at all (a relation over this block alone).
+    `gradient=False` holds the keys constant.
     """
 
     keys: Tensor
@@ -118,8 +119,8 @@ class Similarity:
     def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
         """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
         twin = self._twin
-        asked = [_transposable(r, self) for r in reductions]
-        if twin is None or None in asked:
+        asked = [a for a in (_transposable(r, self) for r in reductions) if a is not None]
+        if twin is None or len(asked) < len(reductions):
             return None
         if all(a in self._known for a in asked):
             return [self._known[a] for a in asked]
@@ -227,7 +228,8 @@ class Similarity:
     def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int = 0) -> Tensor:
         """Each row's m-th largest S in one block, (..., N), detached; -inf where a row has fewer than m.
 
-        m: at least 1; a number, or one for each row (LongTensor (..., N)). Lowered by the rounding error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
+        m: at least 1; a number, or one for each row (LongTensor (..., N)). The value is lowered by the rounding
+        error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
         """
         most = max(1, int(m.max())) if isinstance(m, Tensor) and m.numel() else m if isinstance(m, int) else 1
         values = self.topk(most, where=where, block=block)[0]
@@ -246,7 +248,7 @@ class Similarity:
 
     def mask(self, relation: Relation) -> Tensor:
         """A relation as a whole matrix (..., N, total): small cases, teaching, tests."""
-        full = [t for t in engines.tiles(self.query, self._operands, None)]
+        full = list(engines.tiles(self.query, self._operands, None))
         s = [self._operands[t.block].product(self.query, t.rows, t.columns) for t in full]
         parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.own, t.device, x)).expand_as(x)
                  for t, x in zip(full, s, strict=True)]
@@ -274,8 +276,9 @@ def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, 
 
 def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
     """A log-sum-exp of the rows over everyone or over the negatives, as (scale, negatives only)."""
-    plain = type(r) is LogSumExp and r.weight is None and r.dim == 1 and r.block == 0
-    if not plain or (r.where is not None and r.where is not s.negative):
+    if not isinstance(r, LogSumExp) or r.weight is not None or r.dim != 1 or r.block != 0:
+        return None
+    if r.where is not None and r.where is not s.negative:
         return None
     return r.scale, r.where is not None
 
