@@ -175,6 +175,7 @@ def test_compare_is_fair_and_resumable(folders, tmp_path, capsys):
 def test_pairs_of_pictures_and_captions(folders, tmp_path, capsys):
     shown = done(capsys, "fit", folders / "pairs" / "pairs.csv", *QUICK, "--out", tmp_path / "run")
     assert "method: align (each row pairs a picture with a text)" in shown.out
+    assert "masked" not in json.loads((tmp_path / "run" / "scores.json").read_text())["cost"]  # nothing is doubled here
     model = nearfar.load(tmp_path / "run" / "model", verify=True)
     assert model.modalities == ["image", "text"]
     assert model.embed(["a ring"]).shape == (1, model.dim)

@@ -79,7 +79,7 @@ def test_stream_chunks_are_contiguous_and_drawn_by_corpus():
 def test_duplicates_and_known_positives_hide(emoji_few):
     setup = building.prepare("pairs", emoji_few, TrainSettings(batch_size=16, steps=3), {})
     batch = setup.loader.at(0)
-    batch.content["image"] = torch.arange(32)            # no two drawings alike
+    batch.content["image"] = torch.arange(32)  # no two drawings alike
     assert batch.masked_share() == 0
     batch.content["image"][0] = batch.content["image"][5]
     hidden = batch.hidden()

@@ -44,3 +44,12 @@ def test_collapse_is_told_once(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         curve.warn(0.01, 31)
+
+
+def test_masked_pairs_are_counted_and_told(emoji_few, tmp_path):
+    said = []
+    run = engine.fit(
+        "simclr", emoji_few, out=tmp_path / "run", steps=3, batch_size=64, val_every=0, progress=False, say=said.append
+    )
+    assert 0 < run.cost["masked"] < 0.2  # several drawings of one emoji meet in a batch
+    assert any("were not pushed apart" in line for line in said)

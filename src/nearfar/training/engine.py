@@ -424,7 +424,18 @@ def train(
         "peak_mib": peak_mib(),
         "samples_per_second": curve.samples / curve.seconds if curve.seconds else 0.0,
     }
+    masked = masked_share(folder / "curve.jsonl")
+    if masked:
+        cost["masked"] = masked
+        say(f"{masked:.2%} of the pairs in a batch were duplicates or known positives and were not pushed apart")
     return finish(folder, method, data, setup, task if measured else None, record, cost)
+
+
+def masked_share(curve: Path) -> float:
+    """The mean share of pairs of a batch that were hidden from each other, as the curve logged it."""
+    lines = [json.loads(line) for line in curve.read_text().splitlines()]
+    values = [line["masked"] for line in lines if "masked" in line]
+    return sum(values) / len(values) if values else 0.0
 
 
 def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) -> None:
