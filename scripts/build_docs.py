@@ -153,7 +153,7 @@ def demo(results: Mapping[str, Any]) -> str:
         parts.append(f"**{name}**{facts}\n\n" + table(
             ["", "R@1", "95 %", "R@10", "hard R@1", "vs simclr", "95 % of the difference", "s a run"], rows,
             range(1, 8))
-            + (f"\n\n{split['reason']}" if split.get("reason") else ""))
+            + "".join(f"\n\n{split[k]}" for k in ("reason", "note") if split.get(k)))
     return "\n\n".join(parts)
 
 
