@@ -22,9 +22,10 @@ QUERIES = 3
 def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
     """Compares four methods on the emoji set with one seed each, embeds all drawings with the best, and searches."""
     say(
-        "nearfar demo: find the same emoji drawn by another hand.\n"
-        "3,500 emoji in four styles; what is measured are emoji that were never trained on.\n"
-        "simclr sees augmentations of one drawing; the others take another drawing of the emoji as the positive.\n"
+        "nearfar demo: find the same thing drawn by another hand\n\n"
+        "3,500 emoji in four drawing styles; measured are emoji never trained on.\n"
+        "simclr sees augmentations of one drawing; for the other methods another\n"
+        "drawing of the emoji is the positive.\n"
     )
     from nearfar import sources
 

@@ -221,11 +221,10 @@ def make_plan(
     steps = settings.steps
     if steps == "auto":
         steps = max(20, int(0.85 * limit / (seeds * sum(paces.values()))))
-        say(
-            f"{limit / 60:.3g} minutes for {len(entries)} methods x {seeds} seeds: {steps} steps each ("
-            + ", ".join(f"{k} {1000 * v:.0f} ms" for k, v in paces.items())
-            + " a step)"
-        )
+        many = f"{len(entries)} method{'s' * (len(entries) > 1)} x {seeds} seed{'s' * (seeds > 1)}"
+        say(f"{engine.human(limit)} of training for {many}: {steps} steps each")
+        for label, pace in paces.items():
+            say(f"  {label}: {1000 * pace:.0f} ms a step")
     plan = facts | {
         "steps": steps,
         "batch_size": batch,
