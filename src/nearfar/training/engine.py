@@ -398,7 +398,7 @@ def train(
         scores = task.evaluate(embedder(setup, data), "val")
         return {"primary": scores.primary, **scores.metrics}
 
-    val_every = max(1, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
+    val_every = max(50, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
     save_every = max(1, steps // 20) if settings.save_every == "auto" else int(settings.save_every)
     bar = Progress(f"{method} on {data.name}") if progress else None
     curve = Curve(

@@ -97,7 +97,7 @@ class TrainSettings:
         schedule: cosine, linear or constant after the warm-up.
         precision: 32, bf16 or 16 (mixed).
         seed: of weights, order and views.
-        val_every: steps between measurements on validation data. auto: ten in a run; 0 for none.
+        val_every: steps between measurements on validation data. auto: ten in a run, at least 50 apart; 0 for none.
         save_every: steps between checkpoints. auto: twenty in a run.
         preset: auto fits the defaults to the data, paper takes the paper's literals.
         device: cpu, cuda or auto.
