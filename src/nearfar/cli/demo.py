@@ -57,7 +57,9 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
 def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     """Test drawings as queries, each searched among the drawings of the other hands."""
     rows = np.asarray(data.splits["test"])
-    chosen = rows[np.linspace(0, len(rows) - 1, QUERIES + 2).astype(int)[1:-1]]
+    drawn = np.random.default_rng(0).permutation(rows)
+    families = drawn[np.unique(data.units[drawn], return_index=True)[1]]  # one drawing of each family
+    chosen = families[:: max(1, len(families) // QUERIES)][:QUERIES]
     domain = data.roles["domain"]
     names = data.texts("text")
     found = []
@@ -65,7 +67,7 @@ def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
         style = data.domain_names[data.domains[row]]
         hits = using.search(index, f"key:{data.keys[row]}", k=5, where=f"{domain} != '{style}'")
         keep = [{k: h[k] for k in ("key", "score", "text") if k in h} for h in hits]
-        found.append((f"searched with: {names[row]}  ({style}; in the other styles)", keep))
+        found.append((f"searched with: {names[row].split(':')[0]}, drawn by {style}; among the other hands", keep))
     return found
 
 

@@ -76,8 +76,9 @@ def _decide(rows: list[dict[str, Any]], proxy: bool) -> tuple[str | None, str]:
     if not open_rivals:
         return best["slug"], f"{best['label']} is ahead of every other row, {_against(best, rivals[0])}."
     if max(len(done(row)) for row in ranked) < 2:
+        trained = next((row for row in rivals if row["kind"] == "method"), rivals[0])
         return None, (f"{best['label']} has the highest mean, but with one seed the difference to "
-                      f"{rivals[0]['label']} has no interval: run at least 3 seeds to name a winner.")
+                      f"{trained['label']} has no interval: run at least 3 seeds to name a winner.")
     return None, (f"{best['label']} has the highest mean, but not beyond doubt: {_against(best, open_rivals[0])}"
                   + (f", and {len(open_rivals) - 1} more open." if len(open_rivals) > 1 else "."))
 
