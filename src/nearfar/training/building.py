@@ -66,14 +66,18 @@ def check_needs(slug: str, data: Any) -> None:
         )
 
 
+def prefers_groups(data: Any, settings: TrainSettings) -> bool:
+    """Whether pairs are made of groups where the data hold columns of pairs as well."""
+    return settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
+
+
 def modalities(cls: Any, data: Any, settings: TrainSettings) -> list[str]:
     """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
     from nearfar.methods.pairs.pairs import COLUMNS, PairContrast
 
     roles = roles_of(data)
     if issubclass(cls, PairContrast):
-        prefer_group = settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
-        if "group" in roles and prefer_group and any("group" in n for n in cls.needs):
+        if "group" in roles and prefers_groups(data, settings) and any("group" in n for n in cls.needs):
             return ["image" if "image" in roles else "text"]
         for pair in COLUMNS:
             if set(pair) <= roles and frozenset(pair) in cls.needs:
@@ -160,8 +164,7 @@ def build_method(
     method = cls(*made, **arguments)
     if hasattr(method, "columns"):
         roles = roles_of(data) - ({"group"} if settings.by == "columns" else set())
-        prefer = settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
-        method.columns(roles if not (prefer and len(kinds) == 1) else {kinds[0], "group"})
+        method.columns(roles if not (prefers_groups(data, settings) and len(kinds) == 1) else {kinds[0], "group"})
     return method, kinds
 
 

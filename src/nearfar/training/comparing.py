@@ -18,6 +18,7 @@ import numpy as np
 from nearfar import evaluation, methods, options
 from nearfar.errors import InputError, NearfarError
 from nearfar.methods.base import Tower
+from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
 from nearfar.training.embedding import Embedder
 from nearfar.training.engine import Say, silent, write_json
@@ -213,7 +214,7 @@ def make_plan(
             data,
             dataclasses.replace(settings, steps=1000 if settings.steps == "auto" else settings.steps),
             one.options,
-            cache=engine.cache_folder(),
+            cache=cache_dir(),
         )
         batch = min(batch or 1 << 30, int(setup.resolved["batch_size"]))
         if settings.steps == "auto":

@@ -18,6 +18,7 @@ import torch
 
 from nearfar import methods
 from nearfar.errors import InputError, NearfarError
+from nearfar.sources.storage import cache_dir
 from nearfar.training import building
 from nearfar.training.callbacks import Checkpoint, Curve, Progress
 from nearfar.training.embedding import Embedder
@@ -88,7 +89,7 @@ def fit(
     building.check_needs(method, opened)
     task = building.task_of(method, opened, settings)
     folder = None if dry_run else run_folder(out, method, opened, resume)
-    setup = building.prepare(method, opened, settings, given, cache=cache_folder())
+    setup = building.prepare(method, opened, settings, given, cache=cache_dir())
     record = describe(method, opened, setup, data, data_settings, command)
     for line in told(setup):
         say(line)
@@ -115,10 +116,6 @@ def split_options(
     if data_settings is None:
         data_settings = DataSettings(**{k: checked[k] for k in roles if k in checked})
     return settings, data_settings, own
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("NEARFAR_CACHE") or Path.home() / ".cache" / "nearfar")
 
 
 def run_folder(out: str | Path | None, method: str, data: Any, resume: bool) -> Path:
