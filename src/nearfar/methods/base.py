@@ -56,6 +56,7 @@ class Batch:
 
     rows: sample ids (members n,); inputs: role -> uint8 images, Tokens or features; content: role -> content ids;
     groups: (members n,) or None; labels: column -> (members n,), -1 = missing; views: role -> list of views.
+    pools: (n,) or None; an item's negatives come from its own pool alone.
     """
 
     rows: Tensor
@@ -68,6 +69,7 @@ class Batch:
     steps: int = 1
     seed: int = 0
     views: dict[str, list] = field(default_factory=dict)
+    pools: Tensor | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0] // self.members
@@ -80,6 +82,7 @@ class Batch:
             content=_to(self.content, device),
             labels=_to(self.labels, device),
             groups=None if self.groups is None else self.groups.to(device),
+            pools=None if self.pools is None else self.pools.to(device),
         )
 
     def part(self, rows: slice) -> Batch:
@@ -263,7 +266,8 @@ class Method(pl.LightningModule):
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
-    pass the encoder at once; `fit` sets it from --micro-batch.
+    pass the encoder at once; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the curve.
+    `survey`: the whole training set as the method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     """
 
     slug: ClassVar[str] = ""
@@ -275,6 +279,9 @@ class Method(pl.LightningModule):
 
     optimisation: Optimisation = Optimisation()
     micro: int | None = None
+    log_every: int = 10
+    survey: Any = None
+    seed: int = 0
     facts: Facts
 
     def __init__(self):
@@ -297,6 +304,27 @@ class Method(pl.LightningModule):
 
     def prepare(self, data: Any, rows: Any) -> None:
         """Once before training (mine, cluster, generate); `rows` are the training rows of `data`."""
+
+    def stage_starts(self) -> Sequence[int]:
+        """The steps at which a stage begins. The first is 0; each has its own learning-rate schedule."""
+        return (0,)
+
+    def begin_stage(self, stage: int) -> None:
+        """What happens when a stage after the first begins (embed, cluster, new weights), before its first batch is
+        drawn. The optimiser's state is cleared afterwards. All that changes must be part of the state."""
+
+    def pools(self) -> Any:
+        """A label of each training row, int (N,): each batch holds rows of one label alone; None: any rows."""
+        return None
+
+    def before_draw(self, step: int) -> None:
+        """Before the batch of a step is drawn: a stage may begin."""
+        starts = list(self.stage_starts())
+        if step > 0 and step in starts:
+            torch.manual_seed(int(self.seed) * 1_000_003 + step)
+            self.begin_stage(starts.index(step))
+            for optimiser in self.trainer.optimizers if self._trainer is not None else ():
+                optimiser.state.clear()
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         """Batch inputs -> views, without gradient, from `batch.generator()` alone."""
@@ -331,6 +359,18 @@ class Method(pl.LightningModule):
         return {}
 
     # -- wiring ----------------------------------------------------------------------------------------------------
+
+    def within(self, step: int) -> tuple[int, int]:
+        """The step as one of its stage, and the steps of that stage."""
+        starts = list(self.stage_starts())
+        stage = max(k for k, s in enumerate(starts) if s <= step or k == 0)
+        ends = [*starts[1:], self.facts.steps]
+        return step - starts[stage], ends[stage] - starts[stage]
+
+    def logged(self, batch: Batch) -> bool:
+        """Whether this step gets a line of the learning curve, so that numbers for the reader are worth their time."""
+        done = batch.step + 1
+        return done % self.log_every == 0 or done in (1, batch.steps)
 
     def attach(self, facts: Facts) -> dict[str, Any]:
         """Called once before training: keeps the facts and resolves what is "auto"."""
@@ -398,8 +438,15 @@ class Method(pl.LightningModule):
         optimiser = create_optimizer_v2(
             listed, opt=o.optimiser, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: o.factor(k, self.facts.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step as a share of the peak; each stage has a schedule and its share of warm-up."""
+        o, (inside, length) = self.optimisation, self.within(step)
+        warmup = round(o.warmup * length / self.facts.steps)
+        return dataclasses.replace(o, warmup=warmup).factor(inside, length)
 
 
 def _detached(value: Any) -> Any:

@@ -14,8 +14,8 @@ from nearfar.errors import InputError
 from nearfar.losses.parts import RowLoss
 from nearfar.methods.base import Batch, Facts, Loss, Method, Tower
 from nearfar.momentum import Teacher, momentum_at
-from nearfar.negatives import Negatives
-from nearfar.similarity import Block, Layout, Temperature, all_views, one_way
+from nearfar.negatives import Items, Negatives
+from nearfar.similarity import Anchors, Further, Layout, Temperature, all_views, one_way, same
 
 
 def auto_momentum(queue: int, batch_size: int) -> float:
@@ -33,7 +33,7 @@ class Contrast(Method):
         temperature: tau; divides the similarities.
         learn_temperature: train tau (kept in log space, within 0.01 and 100).
         loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, triplet.
-        negatives: further negatives: none or queue.
+        negatives: further negatives, or fewer: none, queue, mixing, cross-batch, mined, cluster, fnc.
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """
 
@@ -69,35 +69,71 @@ class Contrast(Method):
             "extra": self.extra(batch),
         }
 
-    def extra(self, batch: Batch) -> Callable[[Tensor], Sequence[Block]] | Sequence[Block]:
-        if self.negatives is None:
+    def extra(self, batch: Batch, blocks: bool = True) -> Callable[[Anchors], Further] | tuple[()]:
+        """What the negatives part and the pools of the batch add to each similarity; `blocks=False`: only who hides
+        from whom (the way back, whose candidates are the anchors)."""
+        part, items = self.negatives, self.items(batch)
+        if part is None and items.pools is None:
             return ()
-        part, marks = self.negatives, self.marks(batch)
-        return lambda items: part.blocks(items, marks)
 
-    def marks(self, batch: Batch) -> Tensor:
-        return batch.marks() if self.mask_duplicates else batch.marks()[:, :0]
+        def further(anchors: Anchors) -> Further:
+            found = Further() if part is None else part.further(anchors, items)
+            hidden = found.hidden
+            if items.pools is not None:
+                hidden = hidden | ~same(items.pools[anchors.items], anchors.columns(items.pools))
+            return Further(found.blocks if blocks else (), hidden, found.friends)
+
+        return further
+
+    def items(self, batch: Batch) -> Items:
+        """The batch as a negatives part sees it; steps are those of the stage."""
+        n, marks = len(batch), batch.marks()
+        step, steps = self.within(batch.step)
+        return Items(
+            batch.rows[:n],
+            marks if self.mask_duplicates else marks[:, :0],
+            batch.pools,
+            step,
+            steps,
+            batch.seed + 7919 * (batch.step - step),
+        )
 
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
         if self.negatives is None:
             return {}
-        self.negatives.setup(dim, facts.kinds if self.mask_duplicates else 0, facts.batch_size, facts.samples)
-        return {"negatives.size": self.negatives.capacity} if self.negatives.capacity else {}
+        kinds = facts.kinds if self.mask_duplicates else 0
+        self.negatives.setup(dim, kinds, facts.batch_size, facts.samples, self.within(0)[1])
+        size = {"size": self.negatives.capacity} if self.negatives.capacity else {}
+        return {f"negatives.{k}": v for k, v in (size | self.negatives.resolved).items()}
+
+    def before_draw(self, step: int) -> None:
+        super().before_draw(step)
+        if self.negatives is not None:
+            self.negatives.before(*self.within(step), self.survey)
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         self.watched = z.detach()
         terms: dict[str, Tensor | float] = {"temperature": self.temperature().detach()}
-        if self.mask_duplicates and batch.step % 10 == 0:
-            terms["masked"] = batch.masked_share()
+        if self.logged(batch):
+            if self.mask_duplicates:
+                terms["masked"] = batch.masked_share()
+            if self.negatives is not None:
+                with torch.no_grad():
+                    terms |= self.negatives.terms(layout.parts[0])
         return Loss(layout.loss(self.row_loss), terms)
 
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
         self.tau.project()
         if self.negatives is not None:
-            self.negatives.update(self.keys_of(embedded), self.marks(batch))
+            keys = self.keys_of(embedded, own=self.negatives.own_keys)
+            self.negatives.update(keys, self.items(batch))
 
-    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
-        """What enters the memory after a step, (n, D)."""
+    def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Each item as an anchor and as a key, (n, D) twice."""
+        raise TypeError(f"{type(self).__name__} keeps no memory")
+
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
+        """What enters the memory after a step, (n, D); `own`: the student's, also where a teacher gives the keys."""
         raise TypeError(f"{type(self).__name__} keeps no memory")
 
 
@@ -188,8 +224,11 @@ class ViewContrast(Contrast):
     def in_batch(self) -> bool:
         return self.negatives is None or self.negatives.in_batch
 
-    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
-        return embedded["targets" if self.teacher is not None else "views"][-1 if self.teacher is not None else 0]
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
+        return embedded["views"][0] if own or self.teacher is None else embedded["targets"][-1]
+
+    def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return embedded["views"][0], embedded["views" if self.teacher is None else "targets"][1]
 
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}

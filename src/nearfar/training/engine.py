@@ -406,6 +406,7 @@ def train(
         bar.log if bar else None,
     )
     checkpoint = Checkpoint(folder / "checkpoints", save_every)
+    setup.method.log_every, setup.method.survey.folder, setup.method.survey.say = curve.every, folder, say
     callbacks = [curve, checkpoint, *([bar] if bar else [])]
     reset_peak()
     start = resume_from(checkpoint.path) if resume else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
-from nearfar.errors import InputError
+from nearfar.errors import InputError, NearfarError
 from nearfar.methods.base import Batch, Facts
 
 Inputs = Callable[[np.ndarray, np.random.Generator | None], Any]
@@ -95,6 +96,37 @@ class Sampler:
                     f"No group of the training rows has {members} members.", "Check the column of --group."
                 )
         self._epoch, self._order = -1, np.empty(0, np.int64)
+        self.pools: np.ndarray | None = None
+        self.since = 0
+
+    def restrict(self, pools: np.ndarray | None, since: int = 0) -> None:
+        """From the step `since` on each batch holds items of one pool alone. pools: a label of each row, (N,)."""
+        if pools is not None and self.members > 1:
+            place = {int(row): label for row, label in zip(self.rows, pools, strict=True)}
+            pools = np.array([place[int(rows[0])] for rows in self.lists])
+        if since == self.since and (self.pools is pools or np.array_equal(self.pools, pools)):  # pyright: ignore
+            return
+        self.pools, self.since, self._epoch = pools, since, -1
+        if pools is not None:
+            self._pooled_batches(0)
+
+    @property
+    def dropped(self) -> float:
+        """The share of the items that no batch of an epoch holds."""
+        held = self.items // self.batch_size if self.pools is None else len(self._pooled_batches(0))
+        return 1 - held * self.batch_size / self.items
+
+    def _pooled_batches(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch of the restricted order."""
+        assert self.pools is not None
+        made = single_pool_batches(self.pools, self.batch_size, np.random.default_rng([self.seed, self.since, epoch]))
+        if not made:
+            raise NearfarError(
+                f"None of the {len(np.unique(self.pools))} groups of the {self.items} items fills a batch of "
+                f"{self.batch_size}.",
+                "Use a smaller --batch-size, fewer clusters or fewer stages.",
+            )
+        return made
 
     @property
     def items(self) -> int:
@@ -106,20 +138,63 @@ class Sampler:
 
     def at(self, step: int) -> np.ndarray:
         """Rows of a step's batch, member-major."""
-        epoch, place = divmod(step, self.epoch_steps)
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
-            self._epoch = epoch
-        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        epoch, place, chosen = self._chosen(step)
         if self.members == 1:
             return self.rows[chosen]
         rng = np.random.default_rng([self.seed, epoch, place])
         drawn = [rng.choice(self.lists[i], self.members, replace=False) for i in chosen]
         return np.stack(drawn, 1).reshape(-1)
 
+    def _chosen(self, step: int) -> tuple[int, int, np.ndarray]:
+        """Epoch, place in it, and the items of a step's batch."""
+        if self.pools is not None:
+            epoch, place = divmod(step - self.since, len(self._pooled_batches(0)))
+            if epoch != self._epoch:
+                self._order, self._epoch = np.concatenate(self._pooled_batches(epoch)), epoch
+        else:
+            epoch, place = divmod(step, self.epoch_steps)
+            if epoch != self._epoch:
+                self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
+                self._epoch = epoch
+        return epoch, place, self._order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def with_partners(self, rows: np.ndarray) -> np.ndarray:
+        """The rows as items, member-major: further members come from their group, or are the row itself."""
+        if self.members == 1:
+            return rows
+        lists = {int(row): group for group in self.lists for row in group}
+        partners = []
+        for row in rows:
+            group = lists.get(int(row), np.array([row]))
+            place = int(np.flatnonzero(group == row)[0])
+            partners.append(group[(place + np.arange(self.members)) % len(group)])
+        return np.stack(partners, 1).reshape(-1)
+
+
+def single_pool_batches(pools: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The batches of one epoch in which every batch holds items of one pool: sum_g floor(n_g / B) of them.
+
+    Each pool is permuted and cut to whole batches; the pools take turns (0, 1, 2, ...), each giving a batch from the
+    end of its list, until all are used up. pools: the label of each item, (N,); returns item numbers, (B,) each.
+    """
+    lists = []
+    for label in np.unique(pools):
+        order = rng.permutation(np.flatnonzero(pools == label))
+        lists.append([order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)])
+    batches: list[np.ndarray] = []
+    while any(lists):
+        batches += [own.pop() for own in lists if own]
+    return batches
+
 
 class Loader:
-    """Batches from `start` to the last step. Iterating again begins at `start` again."""
+    """Batches from `start` to the last step. Iterating again begins at `start` again.
+
+    `method`: is told before each batch is drawn (`before_draw`), and may restrict what is drawn (`pools`).
+    """
+
+    method: Any = None
+    sampler: Any = None
 
     def __init__(
         self,
@@ -135,21 +210,36 @@ class Loader:
         self.groups = None if data.groups is None else torch.from_numpy(np.ascontiguousarray(data.groups))
         self.labels = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in data.labels.items()}
 
+    def __len__(self) -> int:
+        """All steps. With a length Lightning fetches no batch ahead of its step."""
+        return self.steps
+
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.start, self.steps):
+            if self.method is not None:
+                self.method.before_draw(step)
+            if self.method is not None and self.sampler is not None:
+                self.sampler.restrict(self.method.pools(), step - self.method.within(step)[0])
             yield self.at(step)
 
     def at(self, step: int) -> Batch:
-        rows = self.sampler.at(step)
+        return self.batch(self.sampler.at(step), step)
+
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
+        """The batch of some rows (member-major), with the random numbers of a step."""
         rng = np.random.default_rng([self.seed, step, 7])
         made = {
             role: [one(rows, rng) for one in load] if isinstance(load, list) else load(rows, rng)
             for role, load in self.inputs.items()
         }
+        return dataclasses.replace(self.bare(rows, step), inputs=made)
+
+    def bare(self, rows: np.ndarray, step: int = 0) -> Batch:
+        """The batch of some rows without its inputs: content, groups, labels."""
         index = torch.from_numpy(rows)
         return Batch(
             index,
-            made,
+            {},
             {r: c[index] for r, c in self.content.items()},
             None if self.groups is None else self.groups[index],
             {k: v[index] for k, v in self.labels.items()},
