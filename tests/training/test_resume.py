@@ -24,6 +24,12 @@ CASES = {
     "pairs": {"negatives": {"name": "queue", "size": 40}},
     "align": {},
     "contriever": {"stream": True, "length": 16},
+    "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
+    "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
+    "simclr cross-batch": {"negatives": {"name": "cross-batch", "size": 48, "start": 0.3}, "momentum": "auto"},
+    "pairs mined": {"negatives": {"name": "mined", "count": 4, "start": 0.2, "refresh": 3}},
+    "simclr cluster": {"negatives": {"name": "cluster", "clusters": 3, "start": 0.2, "refresh": 3}},
+    "pairs fnc": {"negatives": {"name": "fnc", "strategy": "attract", "threshold": 0.0, "start": 0.2}},
 }
 
 
@@ -37,7 +43,7 @@ class Stop(RuntimeError):
 
 @pytest.mark.parametrize("method", CASES)
 def test_resumed_equals_uninterrupted(method, emoji_few, tmp_path, monkeypatch):
-    options = CASES[method]
+    options, method = CASES[method], method.split()[0]
     whole = run(method, emoji_few, tmp_path / "whole", **options)
     save = callbacks.Checkpoint.on_train_batch_end
 

@@ -148,6 +148,7 @@ class ViewContrast(Contrast):
     """
 
     needs = (frozenset({"image"}), frozenset({"text"}))
+    both_directions = True
 
     def __init__(
         self,
@@ -217,7 +218,8 @@ class ViewContrast(Contrast):
         if self.teacher is None:
             layout = all_views(z, targets=self.plan.targets, **self.place(batch))
         else:
-            layout = against_targets(z, embedded["targets"], self.in_batch, self.place(batch))
+            queries = z if self.both_directions else z[:1]
+            layout = against_targets(queries, embedded["targets"], self.in_batch, self.place(batch))
         return self.report(layout, z[0], batch)
 
     @property

@@ -15,6 +15,7 @@ BUILT_IN = {
     "simclr": ("image", "nearfar.methods.image.simclr"),
     "dcl": ("image", "nearfar.methods.image.dcl"),
     "swav": ("image", "nearfar.methods.image.swav"),
+    "mochi": ("image", "nearfar.methods.image.mochi"),
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
     "align": ("multimodal", "nearfar.methods.multimodal.align"),
     "contriever": ("text", "nearfar.methods.text.contriever"),

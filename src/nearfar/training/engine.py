@@ -444,6 +444,7 @@ def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) ->
             ".*treespec.*",
             ".*IterableDataset.*",
             ".*in eval mode.*",
+            ".*dataloader is not resumable.*",
         ):
             warnings.filterwarnings("ignore", text)
         setup.method.train()  # pretrained encoders arrive in evaluation mode, with their dropout off
