@@ -267,6 +267,7 @@ class Method(pl.LightningModule):
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
     pass the encoder at once; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the curve.
+    `single_pool_batches`: where there are pools, each batch is drawn from one of them.
     `survey`: the whole training set as the method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     """
 
@@ -276,6 +277,7 @@ class Method(pl.LightningModule):
     needs: ClassVar[Sequence[frozenset[str]]] = ()
     preset_paper: ClassVar[Mapping[str, Any]] = {}
     uses_batch: ClassVar[bool] = True
+    single_pool_batches: bool = True
 
     optimisation: Optimisation = Optimisation()
     micro: int | None = None
@@ -314,7 +316,8 @@ class Method(pl.LightningModule):
         drawn. The optimiser's state is cleared afterwards. All that changes must be part of the state."""
 
     def pools(self) -> Any:
-        """A label of each training row, int (N,): each batch holds rows of one label alone; None: any rows."""
+        """A label of each training row, int (N,), in the order of `survey.rows`: the negatives of an item come from its
+        own pool alone; None: from everywhere."""
         return None
 
     def before_draw(self, step: int) -> None:

@@ -16,6 +16,7 @@ BUILT_IN = {
     "dcl": ("image", "nearfar.methods.image.dcl"),
     "swav": ("image", "nearfar.methods.image.swav"),
     "mochi": ("image", "nearfar.methods.image.mochi"),
+    "mcl": ("image", "nearfar.methods.image.mcl"),
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
     "align": ("multimodal", "nearfar.methods.multimodal.align"),
     "contriever": ("text", "nearfar.methods.text.contriever"),

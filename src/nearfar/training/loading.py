@@ -195,6 +195,7 @@ class Loader:
 
     method: Any = None
     sampler: Any = None
+    pools: Tensor | None = None
 
     def __init__(
         self,
@@ -218,9 +219,18 @@ class Loader:
         for step in range(self.start, self.steps):
             if self.method is not None:
                 self.method.before_draw(step)
-            if self.method is not None and self.sampler is not None:
-                self.sampler.restrict(self.method.pools(), step - self.method.within(step)[0])
+                self.restrict(self.method.pools(), step - self.method.within(step)[0])
             yield self.at(step)
+
+    def restrict(self, pools: np.ndarray | None, since: int) -> None:
+        """Gives the batches their pools; draws each from a single one where the method wants it."""
+        if self.sampler is None or (pools is None and self.pools is None):
+            return
+        self.pools = None
+        if pools is not None:
+            self.pools = torch.full((int(self.sampler.rows.max()) + 1,), -1)
+            self.pools[torch.from_numpy(self.sampler.rows)] = torch.from_numpy(pools)
+        self.sampler.restrict(pools if self.method.single_pool_batches else None, since)
 
     def at(self, step: int) -> Batch:
         return self.batch(self.sampler.at(step), step)
@@ -247,6 +257,7 @@ class Loader:
             step,
             self.steps,
             self.seed,
+            pools=None if self.pools is None else self.pools[index[: len(rows) // self.sampler.members]],
         )
 
     def facts(self, samples: int) -> Facts:
