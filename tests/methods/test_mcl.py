@@ -15,7 +15,8 @@ import nearfar
 from nearfar.encoders import Joined, image
 from nearfar.errors import InputError, NearfarError
 from nearfar.losses import clip, nt_xent
-from nearfar.methods.image.mcl import concatenated, grouped_clip, grouped_nt_xent, joint_labels
+from nearfar.methods.base import Facts
+from nearfar.methods.image.mcl import auto_clusters, concatenated, grouped_clip, grouped_nt_xent, joint_labels
 from nearfar.training import building, callbacks
 from nearfar.training.engine import fit
 from nearfar.training.loading import Sampler, single_pool_batches
@@ -249,6 +250,14 @@ def test_wrong_options_are_told(emoji_few):
         building.prepare("mcl", emoji_few, TrainSettings(batch_size=16, steps=2), {"stages": 2})
     with pytest.raises(InputError, match="frozen"):
         building.prepare("mcl", emoji_few, TrainSettings(batch_size=16, steps=9, freeze=True), {})
+
+
+def test_automatic_clusters_leave_full_batches():
+    assert auto_clusters(Facts(1_000_000, 1_000_000, 256, 1000), 3, True) == 10
+    assert auto_clusters(Facts(1200, 1200, 32, 1000), 1, True) == 10
+    assert auto_clusters(Facts(1200, 1200, 32, 1000), 2, True) == 4
+    assert auto_clusters(Facts(100, 100, 32, 1000), 1, True) == 2
+    assert auto_clusters(Facts(1200, 1200, 32, 1000), 1, False) == 8
 
 
 def test_joined_encoders_are_their_parts_side_by_side():

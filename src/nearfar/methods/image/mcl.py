@@ -52,6 +52,12 @@ def joint_labels(clusters: Int[np.ndarray, "s n"], k: int, how: str = "all") -> 
     return p
 
 
+def auto_clusters(facts: Facts, stages: int, batches: bool) -> int:
+    """10 (the paper); fewer, at least 2, so that K^S groups hold two batches each (or a batch four items of each)."""
+    room = facts.items / (2 * facts.batch_size) if batches else facts.batch_size / 4
+    return max(2, min(10, int(room ** (1 / stages))))
+
+
 def concatenated(outputs: Sequence[Float[Tensor, "n d"]]) -> Float[Tensor, "n sd"]:
     """The raw outputs of all stages side by side, with one normalisation of the whole: a stage with longer vectors
     weighs more in the cosine."""
@@ -93,7 +99,8 @@ class MCL(ViewContrast):
 
     Args:
         stages: S; stages after the first. The steps are divided evenly among the 1 + S stages.
-        clusters: K; of the features of each stage.
+        clusters: K; of the features of each stage. auto: the paper's 10, fewer where the groups of the last stage
+            would not fill two batches on average (form batch), or a batch not hold four of each (form mask).
         form: batch draws each batch from a single group and leaves the loss as it is (as released); mask draws mixed
             batches and hides the other groups.
         joint_labels: all joins the clusters of all earlier stages; last counts the newest alone, as the released
@@ -123,7 +130,7 @@ class MCL(ViewContrast):
         encoder: Encoder,
         *,
         stages: int = 1,
-        clusters: int = 10,
+        clusters: int | Literal["auto"] = "auto",
         form: Literal["batch", "mask"] = "batch",
         joint_labels: Literal["all", "last"] = "all",
         weights: Literal["fresh", "continue"] = "fresh",
@@ -137,7 +144,7 @@ class MCL(ViewContrast):
         dim: int = 128,
         mask_duplicates: bool = True,
     ):
-        if stages < 1 or clusters < 1:
+        if stages < 1 or (clusters != "auto" and clusters < 1):
             raise InputError(f"stages and clusters must be at least 1. Got {stages} and {clusters}.")
         if isinstance(encoder, Frozen):
             raise InputError("A frozen encoder is the same in every stage.", "Leave out --freeze.")
@@ -153,7 +160,8 @@ class MCL(ViewContrast):
             dim=dim,
             mask_duplicates=mask_duplicates,
         )
-        self.stages, self.clusters, self.weights = stages, clusters, weights
+        self.stages, self.wanted, self.weights = stages, clusters, weights
+        self.clusters = 10 if clusters == "auto" else clusters
         self.single_pool_batches, self.joined = form == "batch", joint_labels
         self.past = nn.ModuleList(copy.deepcopy(encoder).requires_grad_(False) for _ in range(stages))
         self.first_tau = self.tau.log_tau.detach().clone()
@@ -164,7 +172,9 @@ class MCL(ViewContrast):
         if facts.steps <= self.stages:
             raise InputError(f"{facts.steps} steps are too few for {1 + self.stages} stages.", "Use more --steps.")
         self.labels = torch.full((self.stages, facts.samples), -1, dtype=torch.long)
-        return super().resolve(facts) | {"steps_a_stage": self.within(0)[1]}
+        if self.wanted == "auto":
+            self.clusters = auto_clusters(facts, self.stages, self.single_pool_batches)
+        return super().resolve(facts) | {"clusters": self.clusters, "steps_a_stage": self.within(0)[1]}
 
     def stage_starts(self) -> Sequence[int]:
         return [s * self.facts.steps // (self.stages + 1) for s in range(self.stages + 1)]
