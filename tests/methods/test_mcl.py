@@ -17,9 +17,10 @@ from nearfar.errors import InputError, NearfarError
 from nearfar.losses import clip, nt_xent
 from nearfar.methods.base import Facts
 from nearfar.methods.image.mcl import auto_clusters, concatenated, grouped_clip, grouped_nt_xent, joint_labels
-from nearfar.training import building, callbacks
+from nearfar.training import building, callbacks, showing
 from nearfar.training.engine import fit
 from nearfar.training.loading import Sampler, single_pool_batches
+from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
 
 
@@ -161,6 +162,10 @@ def test_a_run_stopped_inside_a_stage_resumes_to_the_same_numbers(form, emoji_fe
     assert vectors.shape == (3, 3 * 256)
     assert_close(torch.from_numpy(vectors).norm(dim=1), torch.ones(3))
     assert model.verify() < 1e-4
+    embed, rows = ModelEmbedder(model, emoji_few), emoji_few.splits["test"][:30]
+    read = showing.stage_readouts(embed, emoji_few, "image", rows, most=60)
+    assert {d.name for d in read} >= {"read off linearly: category", "read off linearly: style"}
+    assert all("stages together" in d.advice for d in read)
 
 
 def stepped(data, count, **options):

@@ -45,6 +45,9 @@ class Whole:
     def note(self, name, value):
         self.notes[name] = json.loads(json.dumps(value))
 
+    def tell(self, text):
+        self.told = text
+
     def key(self, row):
         return f"row {row}"
 
@@ -91,6 +94,7 @@ def test_mined_lists_follow_the_rows_whatever_their_order():
     part.update(-whole.k[[3]], items([[-1]], rows=[20]))
     seen = part.further(anchors(unit(1)), items([[-1]], rows=[rows[int((found == 3).any(1).nonzero()[0])]])).blocks[0]
     assert bool((seen.keys == -whole.k[3]).all(-1).any()), "the bank holds the latest key"
+    assert whole.told.startswith("mined at step 0: 100% of the rows have hard negatives")
     told = whole.notes["mined"]
     assert told["false_negatives"] == pytest.approx(shared_label(found, torch.tensor(whole.labels)))
     assert told["examples"][0]["row"].startswith("row ")

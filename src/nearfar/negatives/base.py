@@ -66,6 +66,10 @@ class Survey(Protocol):
         """The readable name of a row."""
         ...
 
+    def tell(self, text: str) -> None:
+        """A remark for the user."""
+        ...
+
 
 class Negatives(nn.Module):
     """Further candidates beside (or instead of) the other items of the batch, and pairs of it that are no negatives.

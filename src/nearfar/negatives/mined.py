@@ -153,7 +153,10 @@ class Mined(Negatives):
         if survey.labels is not None:
             share = shared_label(found.lists.cpu(), torch.from_numpy(survey.labels)[order])
         self.false.fill_(share)
-        survey.note("mined", self.account(found, survey, step, share))
+        told = self.account(found, survey, step, share)
+        survey.note("mined", told)
+        survey.tell(f"mined at step {step}: {told['rows_with_negatives']:.0%} of the rows have hard negatives, about "
+                    f"{share:.1%} of them false (by {told['estimated_by']}); examples in mined.json")
 
     def account(self, found: Found, survey: Survey, step: int, share: float, examples: int = 10) -> dict[str, Any]:
         """What was mined, for the reader: shares, and the lists of a few rows by their names."""

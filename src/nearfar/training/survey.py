@@ -68,6 +68,9 @@ class WholeSet:
         role = next(iter(self.method.towers()))
         return self.build(role.split("_")[0], seed)
 
+    def tell(self, text: str) -> None:
+        self.say(text)
+
     def note(self, name: str, value: Any) -> None:
         """Writes FOLDER/NAME.json."""
         if self.folder is not None:

@@ -190,7 +190,7 @@ class MCL(ViewContrast):
             self.start_over(self.survey.fresh(self.seed + 1000 * stage))
         if self.negatives is not None:
             self.negatives.reset()
-        self.survey.say(self.account(stage))
+        self.survey.tell(self.account(stage))
 
     @torch.no_grad()
     def start_over(self, encoder: Encoder) -> None:
