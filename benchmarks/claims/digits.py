@@ -34,7 +34,7 @@ def digits(train: int = 1200, seed: int = 0) -> tuple[Tensor, np.ndarray, Tensor
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A random view: rotation to 15 degrees, shift to one pixel of eight, scale to 15 %, contrast, noise 0.1, 3x3 erased."""
+    """A random view: rotation to 15 degrees, shift to one pixel, scale to 15 %, contrast, noise 0.1, 3x3 erased."""
     n = len(x)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:

@@ -145,8 +145,8 @@ def conclude(table: dict[str, Any], shared: list[dict[str, float]], given: Any, 
     mean = {k: float(np.mean([s[k] for s in shared])) for k in shared[0]}
     return {
         "slug": "mcl",
-        "claim": "A second stage with negatives from the clusters of the first learns the suppressed feature, more than "
-        "an ensemble of equal cost and width.",
+        "claim": "A second stage with negatives from the clusters of the first learns the suppressed feature, more "
+        "than an ensemble of equal cost and width.",
         "data": "pairs of scikit-learn digits in two channels, the second scaled by 0.4; 1200 train / 600 test",
         "command": "python benchmarks/claims/mcl.py",
         "metric": "linear probe of the weak digit, accuracy %",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ def train(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet, 
         for mine, theirs in zip(teacher.buffers(), net.buffers(), strict=True):
             mine.copy_(torch.lerp(theirs, mine, MOMENTUM) if mine.is_floating_point() else theirs)
         query, key = net(augment(x[rows], views)), teacher(augment(x[rows], views))
-        layout = one_way(query, key, temperature=TEMPERATURE, in_batch=False, extra=lambda a, i=items: part.further(a, i))
+        more = partial(part.further, items=items)
+        layout = one_way(query, key, temperature=TEMPERATURE, in_batch=False, extra=more)
         loss = layout.loss(info_nce_rows)
         optimiser.zero_grad()
         loss.backward()
@@ -87,7 +89,7 @@ def main() -> None:
     print(result["notes"])
 
 
-def conclude(table: dict[str, list[dict[str, float]]], told: dict[str, Any], given: Any, seconds: float) -> dict[str, Any]:
+def conclude(table: dict[str, Any], told: dict[str, Any], given: Any, seconds: float) -> dict[str, Any]:
     def column(name: str, metric: str) -> list[float]:
         return [s[metric] for s in table[name]]
 

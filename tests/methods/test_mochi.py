@@ -1,4 +1,4 @@
-"""MoCHi as a method: its host, what it starts from, what stays a queue. The equations: tests/negatives/test_mixing.py."""
+"""MoCHi as a method: its host, its defaults, its queue. The equations: tests/negatives/test_mixing.py."""
 
 import json
 
@@ -32,17 +32,20 @@ def test_defaults_are_its_host_with_a_random_queue(emoji_few):
     made = setup(emoji_few)
     part = made.method.negatives
     assert isinstance(part, Mixing)
-    assert not part.in_batch and part.filled.all()
-    assert made.method.momentum == 0.99 and not made.method.both_directions
+    assert not part.in_batch
+    assert part.filled.all()
+    assert made.method.momentum == 0.99
+    assert not made.method.both_directions
     assert (1 - made.method.momentum) * part.capacity / 8 <= 0.1 + 1e-9
     assert made.resolved["negatives.hard"] == 8
     paper = building.method_options("mochi", {}, "paper")
-    assert paper.momentum == 0.999 and vars(paper.negatives.init_args)["mixed"] == 1024
+    assert paper.momentum == 0.999
+    assert vars(paper.negatives.init_args)["mixed"] == 1024
 
 
 def test_one_direction_against_the_teacher_alone(emoji_few):
     made = setup(emoji_few, negatives={"name": "queue", "size": 16, "in_batch": False, "random_start": True})
-    embedded, batch, loss = step(made)
+    embedded, _, loss = step(made)
     q, k = embedded["views"][0], embedded["targets"][1]
     z, t, queue = (torch.nn.functional.normalize(x, dim=1) for x in (q, k, made.method.negatives.keys))
     logits = torch.cat([(z * t).sum(1, keepdim=True), z @ queue.T], 1) / 0.2
@@ -76,6 +79,7 @@ def test_the_curve_tells_of_the_mixtures(emoji_few, tmp_path):
     run = fit("mochi", emoji_few, out=tmp_path / "run", steps=6, batch_size=16, val_every=0, progress=False,
               negatives={"name": "mixing", "size": 32, "start": 0.4, "in_batch": False})
     lines = [json.loads(x) for x in (run.path / "curve.jsonl").read_text().splitlines()]
-    assert "mixed_mass" not in lines[0] and 0 < lines[-1]["mixed_mass"] < 1
+    assert "mixed_mass" not in lines[0]
+    assert 0 < lines[-1]["mixed_mass"] < 1
     assert {"proxy", "mixed_hardest", "cos_mixed", "cos_with_query"} <= set(lines[-1])
     assert methods.describe("mochi")["paper"]["venue"] == "NeurIPS 2020"

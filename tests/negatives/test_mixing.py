@@ -78,7 +78,8 @@ def test_lengths_bounds_and_hardening(seed, share, beta):
     assert_close(h.norm(dim=-1), torch.ones(3, 7, dtype=torch.float64))
     ends = torch.einsum("nd,nspd->nsp", q, torch.stack([hard[i][pairs[i]] for i in range(3)])).amin(-1)
     some = ends >= 0
-    assert bool((torch.einsum("nd,nsd->ns", q, h)[some] >= ends[some] - 1e-12).all()), "never easier than its easier end"
+    found = torch.einsum("nd,nsd->ns", q, h)
+    assert bool((found[some] >= ends[some] - 1e-12).all()), "never easier than its easier end"
     assert_close(h, mix_hardest(hard, pairs.flip(-1), 1 - alpha))
     with_q = mix_query(q, hard, pairs[..., 0], torch.full((3, 7), beta, dtype=torch.float64))
     before = torch.einsum("nd,nsd->ns", q, torch.stack([hard[i][pairs[i, :, 0]] for i in range(3)]))

@@ -65,17 +65,17 @@ def test_only_further_blocks_are_negatives_without_the_batch():
 
 def test_further_sees_the_anchors_and_may_hide_pairs():
     a, b = views(2, n=5)
-    seen = []
+    seen, row, column = [], torch.tensor([0, 1, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 2])
 
     def hide(anchors):
         seen.append(anchors)
-        return Further(hidden=same(torch.tensor([0, 1, 0, 1, 2])[anchors.items], anchors.columns(torch.tensor([0, 0, 1, 1, 2]))))
+        return Further(hidden=same(row[anchors.items], anchors.columns(column)))
 
     layout = one_way(a, b, extra=hide)
     assert (seen[0].items.tolist(), seen[0].positive.tolist()) == ([0, 1, 2, 3, 4],) * 2
     assert seen[0].query is a
     s = layout.parts[0]
-    hidden = torch.tensor([0, 1, 0, 1, 2])[:, None] == torch.tensor([0, 0, 1, 1, 2])
+    hidden = row[:, None] == column
     assert torch.equal(s.mask(s.negative), ~hidden & ~torch.eye(5, dtype=torch.bool))
     both = both_ways(a, b, extra=hide, extra_back=hide)
     assert [torch.equal(p.mask(p.negative), s.mask(s.negative)) for p in both.parts] == [True, True]

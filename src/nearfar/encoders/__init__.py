@@ -58,5 +58,5 @@ def _transformer_text(config: dict[str, Any], folder: Path) -> TransformerText:
     return TransformerText(model, tokenizer, config["pooling"], config["length"], config["dense"], config["source"])
 
 
-__all__ = ["Encoder", "Frozen", "ImageEncoder", "Joined", "SmallImage", "SmallText", "Special", "TextEncoder", "TimmImage",
-           "Tokens", "TransformerText", "frame", "from_config", "image", "pad", "text", "train_tokenizer", "vectors"]
+__all__ = ["Encoder", "Frozen", "ImageEncoder", "Joined", "SmallImage", "SmallText", "Special", "TextEncoder",
+           "TimmImage", "Tokens", "TransformerText", "frame", "from_config", "image", "pad", "text", "train_tokenizer", "vectors"]

@@ -9,5 +9,5 @@ from nearfar.evaluation.retrieval import retrieval
 from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
 from nearfar.evaluation.tasks import Scores, Task, task_for
 
-__all__ = ["Diagnostic", "Scores", "Task", "bootstrap", "compare_rows", "diagnose", "factor_diagnostics", "interval", "knn",
-           "linear_probe", "paired_interval", "read_factors", "references", "retrieval", "task_for"]
+__all__ = ["Diagnostic", "Scores", "Task", "bootstrap", "compare_rows", "diagnose", "factor_diagnostics", "interval",
+           "knn", "linear_probe", "paired_interval", "read_factors", "references", "retrieval", "task_for"]

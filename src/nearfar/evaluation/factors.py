@@ -1,4 +1,4 @@
-"""Which known factors can be read off an embedding linearly, after each of its stages: a sign of feature suppression."""
+"""Which known factors can be read off an embedding linearly after each of its stages: signs of feature suppression."""
 
 from __future__ import annotations
 

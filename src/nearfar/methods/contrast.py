@@ -95,7 +95,7 @@ class Contrast(Method):
             batch.pools,
             step,
             steps,
-            batch.seed + 7919 * (batch.step - step),
+            batch.seed + 7919 * (batch.step - step) + 104_729 * batch.turn + (batch.rank << 40),
         )
 
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:

@@ -109,7 +109,8 @@ class Negatives(nn.Module):
         return Further()
 
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
-        """Named numbers for the learning curve, from a similarity of this step that `further` added to."""
+        """Named numbers for the learning curve, from a similarity of this step that `further` added to. The names are
+        the same on all processes, which average the numbers."""
         return {}
 
     def update(self, keys: Tensor, items: Items) -> None:

@@ -1,4 +1,4 @@
-"""False negative cancellation (Huynh et al., WACV 2022): probable positives leave the negatives, or join the positives."""
+"""False negative cancellation (Huynh et al., WACV 2022): probable positives leave the negatives, or are attracted."""
 
 from __future__ import annotations
 

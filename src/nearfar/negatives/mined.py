@@ -63,7 +63,7 @@ def mine(
 
 
 def shared_label(lists: Int[Tensor, "n l"], labels: Int[Tensor, "n"]) -> float:
-    """The share of mined pairs whose rows have one label: false negatives, where labels say so. NaN if none is known."""
+    """The share of mined pairs whose rows have one label: false negatives, where labels say so. NaN if none is."""
     there = (lists >= 0) & (labels[:, None] >= 0) & (labels[lists.clamp(min=0)] >= 0)
     equal: Bool[Tensor, "n l"] = labels[:, None] == labels[lists.clamp(min=0)]
     return float(equal[there].float().mean()) if bool(there.any()) else float("nan")
@@ -189,7 +189,7 @@ class Mined(Negatives):
         return Further([Block(keys, own=True, visible=visible, gradient=False)])
 
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
-        return {"mined_false": self.false} if any(b.own for b in s.blocks) else {}
+        return {"mined_false": self.false}
 
     @torch.no_grad()
     def update(self, keys: Tensor, items: Items) -> None:

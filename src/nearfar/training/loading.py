@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar import processes
 from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
 from nearfar.errors import InputError, NearfarError
@@ -188,11 +189,13 @@ def single_pool_batches(pools: np.ndarray, batch_size: int, rng: np.random.Gener
 
 
 class Loader:
-    """Batches from `start` to the last step. Iterating again begins at `start` again.
+    """Batches from `start` to the last step, `turns` of them a step. Iterating again begins at `start` again. Of each
+    batch, every one of the connected processes gets its own share of the items.
 
-    `method`: is told before each batch is drawn (`before_draw`), and may restrict what is drawn (`pools`).
+    `method`: is told before each step's batches are drawn (`before_draw`), and may restrict what is drawn (`pools`).
     """
 
+    turns = 1
     method: Any = None
     sampler: Any = None
     pools: Tensor | None = None
@@ -212,15 +215,17 @@ class Loader:
         self.labels = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in data.labels.items()}
 
     def __len__(self) -> int:
-        """All steps. With a length Lightning fetches no batch ahead of its step."""
-        return self.steps
+        """All batches of the run. With a length Lightning fetches none ahead of its step."""
+        return self.steps * self.turns
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in range(self.start, self.steps):
-            if self.method is not None:
+        rank, world = processes.place()
+        for draw in range(self.start * self.turns, self.steps * self.turns):
+            step, turn = divmod(draw, self.turns)
+            if self.method is not None and turn == 0:
                 self.method.before_draw(step)
-                self.restrict(self.method.pools(), step - self.method.within(step)[0])
-            yield self.at(step)
+                self.restrict(self.method.pools(), (step - self.method.within(step)[0]) * self.turns)
+            yield self.at(draw, rank, world)
 
     def restrict(self, pools: np.ndarray | None, since: int) -> None:
         """Gives the batches their pools; draws each from a single one where the method wants it."""
@@ -232,19 +237,21 @@ class Loader:
             self.pools[torch.from_numpy(self.sampler.rows)] = torch.from_numpy(pools)
         self.sampler.restrict(pools if self.method.single_pool_batches else None, since)
 
-    def at(self, step: int) -> Batch:
-        return self.batch(self.sampler.at(step), step)
+    def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch number `draw`, or the share of it that the process `rank` of `world` takes."""
+        rows = self.sampler.at(draw)
+        return self.batch(shared(rows, self.sampler.members, rank, world), draw, rank, len(rows))
 
-    def batch(self, rows: np.ndarray, step: int) -> Batch:
-        """The batch of some rows (member-major), with the random numbers of a step."""
-        rng = np.random.default_rng([self.seed, step, 7])
+    def batch(self, rows: np.ndarray, draw: int, rank: int = 0, everywhere: int = 0) -> Batch:
+        """The batch of some rows (member-major), with the random numbers of a draw."""
+        rng = np.random.default_rng([self.seed, draw, 7, *([rank] if rank else [])])
         made = {
             role: [one(rows, rng) for one in load] if isinstance(load, list) else load(rows, rng)
             for role, load in self.inputs.items()
         }
-        return dataclasses.replace(self.bare(rows, step), inputs=made)
+        return dataclasses.replace(self.bare(rows, draw, rank, everywhere), inputs=made)
 
-    def bare(self, rows: np.ndarray, step: int = 0) -> Batch:
+    def bare(self, rows: np.ndarray, draw: int = 0, rank: int = 0, everywhere: int = 0) -> Batch:
         """The batch of some rows without its inputs: content, groups, labels."""
         index = torch.from_numpy(rows)
         return Batch(
@@ -254,15 +261,25 @@ class Loader:
             None if self.groups is None else self.groups[index],
             {k: v[index] for k, v in self.labels.items()},
             self.sampler.members,
-            step,
-            self.steps,
-            self.seed,
+            **self.place(draw, rank, everywhere or len(rows)),
             pools=None if self.pools is None else self.pools[index[: len(rows) // self.sampler.members]],
         )
+
+    def place(self, draw: int, rank: int, everywhere: int) -> dict[str, int]:
+        """Where in the run a batch stands."""
+        step, turn = divmod(draw, self.turns)
+        return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,
+                "everywhere": everywhere, "seed": self.seed}  # fmt: skip
 
     def facts(self, samples: int) -> Facts:
         kinds = int(self.groups is not None) + self.sampler.members * len(self.content)
         return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, self.groups is not None, kinds)
+
+
+def shared(rows: np.ndarray, members: int, rank: int, world: int) -> np.ndarray:
+    """The share of a member-major batch that one process takes: whole items, in order."""
+    by_member = rows.reshape(members, -1)
+    return by_member[:, processes.share(by_member.shape[1], rank, world)].reshape(-1)
 
 
 class StreamLoader(Loader):
@@ -272,14 +289,14 @@ class StreamLoader(Loader):
         self.stream, self.role, self.steps, self.seed, self.start = stream, role, steps, seed, 0
         self.batch_size, self.groups = batch_size, None
 
-    def at(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step])
-        epoch = step * self.batch_size // max(len(self.stream), 1)
+    def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
+        rng = np.random.default_rng([self.seed, draw, *([rank] if rank else [])])
+        epoch = draw * self.batch_size // max(len(self.stream), 1)
         offset = int(np.random.default_rng([self.seed, epoch, 3]).integers(self.stream.length))
-        tokens = self.stream.draw(self.batch_size, rng, offset)
-        return Batch(
-            torch.full((self.batch_size,), -1), {self.role: tokens}, step=step, steps=self.steps, seed=self.seed
-        )
+        part = processes.share(self.batch_size, rank, world)
+        tokens = self.stream.draw(part.stop - part.start, rng, offset)
+        unknown = torch.full((part.stop - part.start,), -1)
+        return Batch(unknown, {self.role: tokens}, **self.place(draw, rank, self.batch_size))
 
     def facts(self, samples: int) -> Facts:
         return Facts(samples, len(self.stream), self.batch_size, self.steps)

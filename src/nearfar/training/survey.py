@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar import processes
 from nearfar.methods.base import Tower
 from nearfar.training.embedding import Embedder
 
@@ -43,7 +44,7 @@ class WholeSet:
         role = next(iter(towers))
         embed = Embedder(towers if tower is None else {role: tower}, self.data, size=self.size,
                          device=self.method.device)
-        return torch.from_numpy(embed(role, self.rows))
+        return agreed(torch.from_numpy(embed(role, self.rows)))
 
     @torch.no_grad()
     def sides(self) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ class WholeSet:
         finally:
             method.train(mode)
         anchors, keys = zip(*parts, strict=True)
-        return torch.cat(anchors).float(), torch.cat(keys).float()
+        return agreed(torch.cat(anchors).float()), agreed(torch.cat(keys).float())
 
     def fresh(self, seed: int) -> Any:
         """A new encoder as the settings describe it: the pretrained one, or other random weights."""
@@ -73,7 +74,7 @@ class WholeSet:
 
     def note(self, name: str, value: Any) -> None:
         """Writes FOLDER/NAME.json."""
-        if self.folder is not None:
+        if self.folder is not None and processes.leader():
             from nearfar.training.engine import write_json
 
             write_json(self.folder / f"{name}.json", value)
@@ -83,6 +84,15 @@ class WholeSet:
         text = next((r for r in ("text", "text_b") if self.data.roles.get(r)), None)
         name = str(self.data.keys[row])
         return name if text is None else f"{name}: {self.data.texts(text, np.array([row]))[0][:80]}"
+
+
+def agreed(vectors: Tensor) -> Tensor:
+    """The first process's vectors, on all: running statistics of batch norm differ between processes."""
+    if processes.place()[1] > 1:
+        home = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+        vectors = vectors.to(home).contiguous()
+        torch.distributed.broadcast(vectors, 0)
+    return vectors
 
 
 def survey_of(setup: Any, data: Any) -> WholeSet:
