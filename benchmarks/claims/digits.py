@@ -20,6 +20,7 @@ from nearfar import evaluation
 from nearfar.evaluation.statistics import paired_interval
 
 RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parent.parent.parent / "docs" / "assets" / "methods"
 
 
 def digits(train: int = 1200, seed: int = 0) -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:

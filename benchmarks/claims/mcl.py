@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from digits import difference, digits, verdict, write
+from digits import FIGURES, difference, digits, verdict, write
 from torch import Tensor, nn
 
 from nearfar import evaluation
 from nearfar.clustering import k_means
 from nearfar.losses import nt_xent
 from nearfar.methods.image.mcl import concatenated
+from nearfar.reporting.figures import bars_svg
 from nearfar.training.loading import single_pool_batches
 
 CLUSTERS, BATCH, WEAK, TEMPERATURE, NOISE = 10, 32, 0.4, 0.5, 0.15
@@ -133,7 +134,19 @@ def main() -> None:
     result = conclude(table, shared, given, time.perf_counter() - began)
     if not given.dry:
         write("mcl", result)
+        figure(result)
     print(result["difference"], result["notes"])
+
+
+def figure(result: dict[str, Any]) -> None:
+    """Both digits as each row reads them off, in docs/assets/methods/mcl.svg."""
+    weak = result["method"] | result["baselines"]
+    shown = ("SimCLR", "SimCLR, 2x steps", "ensemble of two SimCLR", "random clusters", "MCL")
+    values = {n: {"strong digit": result["strong_digit"][n], "weak digit": weak[n]} for n in shown}
+    about = "All rows read the strong digit alike; MCL reads the weak one best."
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "mcl.svg").write_text(bars_svg(values, "Two digits in one picture: linear probe, accuracy", about,
+                                              unit=" %"))
 
 
 def conclude(table: dict[str, Any], shared: list[dict[str, float]], given: Any, seconds: float) -> dict[str, Any]:

@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from digits import SmallNet, augment, difference, digits, label_scores, verdict, write
+from digits import FIGURES, SmallNet, augment, difference, digits, label_scores, verdict, write
 
 from nearfar.losses.rows import info_nce_rows
 from nearfar.momentum import Teacher
 from nearfar.negatives import Items, Mixing
+from nearfar.negatives.mixing import hardest
+from nearfar.reporting import map_2d
+from nearfar.reporting.figures import Points, scatter_svg
 from nearfar.similarity import one_way
 
 BATCH, QUEUE, TEMPERATURE, MOMENTUM, WARMUP = 64, 512, 0.2, 0.99, 0.2
@@ -29,6 +32,12 @@ CASES = {"MoCo": (32, 0, 0), "MoCHi (32, 32, 16)": (32, 32, 16), "MoCHi (64, 128
 
 def train(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet, dict[str, float]]:
     """The trained network, and the mean of the diagnostics over the last tenth of the run."""
+    net, _, told = trained(case, seed, steps)
+    return net, {k: float(np.mean([t[k] for t in told])) for k in told[0]}
+
+
+def trained(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet, Mixing, list[dict[str, float]]]:
+    """The network, its queue, and the diagnostics of the last tenth of the steps."""
     torch.manual_seed(seed)
     x = digits()[0]
     net = SmallNet()
@@ -54,7 +63,7 @@ def train(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet, 
         part.update(key, items)
         if step >= 0.9 * steps:
             told.append({k: float(v) for k, v in part.terms(layout.parts[0]).items()} | {"loss": float(loss.detach())})
-    return net, {k: float(np.mean([t[k] for t in told])) for k in told[0]}
+    return net, part, told
 
 
 def scores(net: SmallNet, seed: int) -> dict[str, float]:
@@ -71,9 +80,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--figure", action="store_true", help="only draw docs/assets/methods/mochi.svg, from one run")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.figure:
+        figure(given.steps)
+        return
     began, table, told = time.perf_counter(), {}, {}
     for seed in range(given.seeds):
         torch.manual_seed(seed)
@@ -87,6 +100,27 @@ def main() -> None:
     if not given.dry:
         write("mochi", result)
     print(result["notes"])
+
+
+def figure(steps: int, queries: int = 3) -> None:
+    """A map of the queue's keys, the hardest of some queries, and what was mixed from them."""
+    net, part = trained(CASES["MoCHi (32, 32, 16)"], 0, steps)[:2]
+    x = digits()[0]
+    with torch.no_grad():
+        views = net(augment(x[:BATCH], torch.Generator().manual_seed(0)))
+    query = torch.nn.functional.normalize(views[:queries])
+    items = Items(torch.full((queries,), -1), torch.full((queries, 1), -1), None, steps, steps, 0)
+    seen = one_way(query, query, extra=partial(part.further, items=items)).parts[0].blocks
+    hard = hardest(query, seen[1].keys, 32).flatten().unique()
+    mixed, with_query = seen[2].keys[:, :32].flatten(0, 1), seen[2].keys[:, 32:].flatten(0, 1)
+    groups = {"key of the queue": seen[1].keys, "among the 32 hardest": seen[1].keys[hard], "mixture of two": mixed,
+              "mixture with the query": with_query, "query": query}
+    places = np.split(map_2d(torch.cat(list(groups.values()))), np.cumsum([len(z) for z in groups.values()])[:-1])
+    points = [Points(name, at, 6 if name == "query" else 2.6) for (name, _), at in zip(groups.items(), places,
+                                                                                       strict=True)]
+    about = "Mixtures of hard keys lie among them; mixtures with the query lie between the query and its hard keys."
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "mochi.svg").write_text(scatter_svg(points, "Hard negatives, real and mixed, of three digits", about))
 
 
 def conclude(table: dict[str, Any], told: dict[str, Any], given: Any, seconds: float) -> dict[str, Any]:

@@ -59,4 +59,5 @@ def _transformer_text(config: dict[str, Any], folder: Path) -> TransformerText:
 
 
 __all__ = ["Encoder", "Frozen", "ImageEncoder", "Joined", "SmallImage", "SmallText", "Special", "TextEncoder",
-           "TimmImage", "Tokens", "TransformerText", "frame", "from_config", "image", "pad", "text", "train_tokenizer", "vectors"]
+           "TimmImage", "Tokens", "TransformerText", "frame", "from_config", "image", "pad", "text", "train_tokenizer",
+           "vectors"]

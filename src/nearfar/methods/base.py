@@ -306,8 +306,8 @@ class Method(pl.LightningModule):
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
-    pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the curve.
-    `single_pool_batches`: where there are pools, each batch is drawn from one of them.
+    pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the
+    curve. `single_pool_batches`: where there are pools, each batch is drawn from one of them.
     `survey`: the whole training set as the method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     """
 
