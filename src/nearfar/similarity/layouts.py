@@ -75,13 +75,14 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, items: Tensor, positive: Listed, itself: Relation, hidden: Relation,
-         extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange, in_batch: bool = True,
-         width: int = 0, repeat: int = 1) -> Layout:
+def _one(query: Tensor, keys: Tensor, partner: Tensor, items: Tensor, positive: Listed, itself: Relation,
+         hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
+         in_batch: bool = True, width: int = 0, repeat: int = 1) -> Layout:
     """One similarity; with further positives one more for each of them, weighing as much."""
     visible = ~(hidden & ~positive) if in_batch else positive
     more = Further(extra) if not callable(extra) else extra(
-        Anchors(query, items, keys, positive.columns, visible & ~positive & ~itself, similarity, net, width, repeat))
+        Anchors(query, items, partner, positive.columns, Block(keys), visible & ~positive & ~itself, similarity, net,
+                width, repeat))
     visible = visible & ~(more.hidden & ~positive)
     friends = () if more.friends is None else more.friends.unbind(1)
     parts = []
@@ -121,8 +122,8 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
     keys, offset = net.gather(key)
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
-    return _one(query, keys, items, Listed(items + offset), nobody, relation, extra, temperature, similarity, net,
-                in_batch, key.shape[0])
+    return _one(query, keys, key[: len(items)], items, Listed(items + offset), nobody, relation, extra, temperature,
+                similarity, net, in_batch, key.shape[0])
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -203,5 +204,6 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     itself = torch.cat([mine, mine + total]) if symmetric else mine
     items = items.repeat(2) if symmetric else items
     relation = nobody if hidden is None else hidden.relation(items, net, len(a), repeat=2)
-    return _one(query, keys, items, Listed(positive), Listed(itself), relation, extra, temperature, similarity, net,
-                width=len(a), repeat=2)
+    partner = torch.cat([b, a]) if symmetric else b
+    return _one(query, keys, partner, items, Listed(positive), Listed(itself), relation, extra, temperature, similarity,
+                net, width=len(a), repeat=2)
