@@ -47,7 +47,7 @@ def evaluate(
 
     Args:
         model: a model or its folder; data: path, name or Data.
-        task: pairs, groups, labels or proxy; default the first that the data hold.
+        task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
         on: the split that is scored.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
     """

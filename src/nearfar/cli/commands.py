@@ -70,11 +70,11 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-    task: pairs, groups, labels or proxy; default the first that the data hold.
+    task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
     on: the split that is looked at.
     """
 
-    task: Literal["pairs", "groups", "labels", "proxy"] | None = None
+    task: Literal["pairs", "groups", "labels", "few-shot", "proxy"] | None = None
     on: Literal["train", "val", "test"] = "test"
 
 
