@@ -123,6 +123,23 @@ def test_standardised_ignores_scale_and_offset():
     assert (standardised(np.ones((2, 4))) == 0).all()
 
 
+def test_many_tasks_at_once_equal_one_after_the_other():
+    rng = np.random.default_rng(0)
+    prototypes, queries = rng.normal(size=(6, 4, 5)), rng.normal(size=(6, 30, 5))
+    together = opta(prototypes, queries, passes=2)
+    for a, b, c in zip(prototypes, queries, together, strict=True):
+        np.testing.assert_allclose(opta(a, b, passes=2), c, atol=1e-9)
+
+
+def test_the_fit_in_the_span_of_the_prototypes_is_the_whole_fit():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    prototypes, queries = rng.normal(size=(5, 40)), rng.normal(size=(60, 40))
+    whole = LogisticRegression(C=1.0, max_iter=1000).fit(prototypes, np.arange(5)).predict(queries)
+    assert (told_apart(prototypes, queries) == whole).mean() > 0.98
+
+
 def test_told_apart_is_the_nearest_of_two():
     prototypes = np.array([[0.0, 0.0], [2.0, 0.0]])
     assert told_apart(prototypes, np.array([[0.4, 5.0], [1.7, -3.0]])).tolist() == [0, 1]

@@ -8,6 +8,7 @@ regression fitted on the prototypes alone tells the queries apart (BECLR, ICLR 2
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -58,12 +59,16 @@ def standardised(z: Any) -> np.ndarray:
 
 
 def told_apart(prototypes: np.ndarray, queries: np.ndarray, *, strength: float = 1.0) -> np.ndarray:
-    """The class (0 .. n - 1) of each query (m, d), by logistic regression on one example a class, prototypes (n, d)."""
+    """The class (0 .. n - 1) of each query (m, d), by logistic regression on one example a class, prototypes (n, d).
+
+    The weights of a ridge-penalised fit lie in the span of the prototypes, so it is done in n dimensions.
+    """
     from sklearn.linear_model import LogisticRegression
     if np.ptp(prototypes, axis=0).max(initial=0) == 0:  # a collapsed encoder: nothing to fit, one class for all
         return np.zeros(len(queries), np.int64)
-    fitted = LogisticRegression(C=strength, max_iter=1000).fit(prototypes, np.arange(len(prototypes)))
-    return fitted.predict(queries)
+    basis = np.linalg.qr(prototypes.T)[0]
+    fitted = LogisticRegression(C=strength, max_iter=1000).fit(prototypes @ basis, np.arange(len(prototypes)))
+    return fitted.predict(queries @ basis)
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,13 @@ def few_shot(z: Any, labels: Any, *, ways: int = 5, shots: int = 1, queries: int
     """
     z = standardised(z)
     passes, keep = (5, 0.0) if shots == 1 else (1, 0.3)
-    plain, aligned = [], []
-    for one in episodes(labels, ways=ways, shots=shots, queries=queries, count=count, seed=seed):
-        prototypes, cloud = z[one.support].mean(1), z[one.query].reshape(-1, z.shape[1])
-        truth = np.repeat(np.arange(ways), queries)
-        moved = opta(prototypes, cloud, eps=eps, passes=passes, keep=keep)
-        plain.append((told_apart(prototypes, cloud) == truth).mean())
-        aligned.append((told_apart(moved, cloud) == truth).mean())
+    truth, plain, aligned = np.repeat(np.arange(ways), queries), [], []
+    drawn = episodes(labels, ways=ways, shots=shots, queries=queries, count=count, seed=seed)
+    while part := list(islice(drawn, 64)):  # bounds the memory; the transport of all of them runs together
+        prototypes = np.stack([z[one.support].mean(1) for one in part])
+        clouds = np.stack([z[one.query].reshape(-1, z.shape[1]) for one in part])
+        moved = opta(prototypes, clouds, eps=eps, passes=passes, keep=keep)
+        for before, after, cloud in zip(prototypes, moved, clouds, strict=True):
+            plain.append((told_apart(before, cloud) == truth).mean())
+            aligned.append((told_apart(after, cloud) == truth).mean())
     return FewShot(np.array(plain), np.array(aligned))

@@ -4,7 +4,7 @@ A task turns a split into `Search`es (queries, gallery, who is relevant, who is 
 rank: vectors (`evaluate`) or a function of scores (`evaluate_scores`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -412,10 +412,10 @@ class ProxyTask(Task):
 
 
 def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
-             modalities: Sequence[str] = ("image", "text")) -> Task:
+             modalities: Sequence[str] = ("image", "text"), few_shot: Mapping[str, Any] | None = None) -> Task:
     """The task that the data allow: pairs, else groups, else labels, else a proxy. Groups go first where rows carry a
     domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
-    `modalities`: the kinds of data that the models at hand embed.
+    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways, shots, queries, count of episodes.
 
     Raises InputError for an unknown kind or one that the data lack the roles for.
     """
@@ -432,7 +432,7 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
     if data.labels:
         possible["labels"] = lambda: LabelTask(data, role, next(iter(data.labels)), max_queries=max_queries)
         column = list(data.labels)[-1]
-        possible["few-shot"] = lambda: FewShotTask(data, role, column, max_queries=max_queries)
+        possible["few-shot"] = lambda: FewShotTask(data, role, column, max_queries=max_queries, **few_shot or {})
     possible["proxy"] = lambda: ProxyTask(data, role, max_queries=max_queries)
     if kind is None:
         kind = "groups" if "groups" in possible and data.domains is not None else next(iter(possible))

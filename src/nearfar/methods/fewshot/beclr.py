@@ -108,7 +108,7 @@ class BECLR(Method):
         "Rows from a memory of balanced clusters stand in for class-mates; optimal transport mends the prototypes.",
         arxiv="2402.02444",
         differs="rows are assigned to near prototypes and neighbours come from their cluster, as described; the "
-        "released code does neither (--official). No negatives from the memory (off in the paper). AdamW unless asked for",
+        "released code does neither (--official). No negatives from the memory (off in the paper). AdamW unless asked",
     )
     needs = (frozenset({"image"}), frozenset({"text"}))
     preset_paper = {"temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
