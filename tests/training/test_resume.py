@@ -24,6 +24,7 @@ CASES = {
     "pairs": {"negatives": {"name": "queue", "size": 40}},
     "align": {},
     "contriever": {"stream": True, "length": 16},
+    "pixpro": {"pretext": "contrast", "projector": 16, "dim": 8},
     "beclr": {"clusters": 3, "scale": 8, "neighbours": 2, "memory_start": 0.3},
 }
 

@@ -18,6 +18,7 @@ BUILT_IN = {
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
     "align": ("multimodal", "nearfar.methods.multimodal.align"),
     "contriever": ("text", "nearfar.methods.text.contriever"),
+    "pixpro": ("image", "nearfar.methods.image.pixpro"),
     "beclr": ("fewshot", "nearfar.methods.fewshot.beclr"),
 }
 _registered: dict[str, type] = {}
