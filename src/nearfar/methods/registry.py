@@ -15,8 +15,11 @@ BUILT_IN = {
     "simclr": ("image", "nearfar.methods.image.simclr"),
     "dcl": ("image", "nearfar.methods.image.dcl"),
     "swav": ("image", "nearfar.methods.image.swav"),
+    "cacr": ("image", "nearfar.methods.image.cacr"),
+    "contrastive-behaviour": ("image", "nearfar.methods.image.contrastive_behaviour"),
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
     "align": ("multimodal", "nearfar.methods.multimodal.align"),
+    "cwcl": ("multimodal", "nearfar.methods.multimodal.cwcl"),
     "contriever": ("text", "nearfar.methods.text.contriever"),
 }
 _registered: dict[str, type] = {}
