@@ -5,8 +5,8 @@
 Digits, all 1,797 as nodes, each joined to its 3 nearest neighbours (cosine); an auto-encoder 64-128-128-256-10,
 60 epochs of reconstruction, K-means, then 100 full-batch Adam steps 1e-3 of alpha 2 times the loss plus beta 2 times
 the divergence to the sharpened assignment (influence of order 2, tau 0.5). Both arms start from the same encoder.
-Measured at the last step; labels are used for that alone. Also seconds and MiB of loss and gradient as the nodes grow. Writes
-benchmarks/claims/results/pamc.json.
+Measured at the last step; labels are used for that alone. Also seconds and MiB of loss and gradient as the nodes grow.
+Writes benchmarks/claims/results/pamc.json.
 """
 
 from __future__ import annotations
