@@ -24,6 +24,11 @@ CASES = {
     "pairs": {"negatives": {"name": "queue", "size": 40}},
     "align": {},
     "contriever": {"stream": True, "length": 16},
+    "cacr queue": {"form": "queue", "positives": 2, "negatives": {"name": "queue", "size": 40}},
+    "cacr momentum": {"form": "momentum", "positives": 1},
+    "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
+    "cwcl": {},
+    "simclr siglip": {"loss": "siglip"},
 }
 
 
@@ -37,7 +42,7 @@ class Stop(RuntimeError):
 
 @pytest.mark.parametrize("method", CASES)
 def test_resumed_equals_uninterrupted(method, emoji_few, tmp_path, monkeypatch):
-    options = CASES[method]
+    options, method = CASES[method], method.split()[0]
     whole = run(method, emoji_few, tmp_path / "whole", **options)
     save = callbacks.Checkpoint.on_train_batch_end
 
