@@ -92,20 +92,29 @@ def main() -> None:
     further = {f"{ours} - {name}, {kind}, {metric}":
                compare(*([x[metric] for x in found[f"{n}, {kind}"]] for n in (ours, name)))
                for kind in kinds for metric in ("accuracy", "map") for ours in ARMS[:2] for name in ARMS[2:]}
-
-    def told(name: str) -> str:
-        means = [100 * sum(x[k] for x in found[name]) / given.seeds for k in ("accuracy", "map")]
-        return f"{name}: {means[0]:.1f} / {means[1]:.1f}"
-
-    bound = 100 * sum(x["bound"] for x in found[next(iter(found))]) / given.seeds
     write("cwcl",
           claim="Weights from the frozen tower beat one positive a row in what the other tower learns of its classes.",
           data="scikit-learn digits in halves, 600 / 600 / 500", command="python benchmarks/claims/cwcl.py",
           metric="zero-shot accuracy (temperature learned from 0.2)", seeds=list(range(given.seeds)),
           method={k: accuracy[f"{k}, learned"] for k in ARMS[:2]},
           baselines={k: accuracy[f"{k}, learned"] for k in ARMS[2:]}, further=further, all=found, seconds=seconds,
-          notes="Accuracy / mAP of every arm, in %: " + "; ".join(told(name) for name in found)
-          + f". The frozen tower itself on left halves: {bound:.1f}.")
+          notes=notes(found, further))
+
+
+def notes(found: dict, further: dict) -> str:
+    def mean(name: str, key: str) -> float:
+        return 100 * sum(x[key] for x in found[name]) / len(found[name])
+
+    def gap(name: str) -> str:
+        low, high = further[name]["interval"]
+        return f"{name}: {100 * further[name]['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+    rows = [f"{name}: {mean(name, 'accuracy'):.1f} / {mean(name, 'map'):.1f}" for name in found]
+    gaps = [gap(f"cwcl - {name}, {kind}, {metric}") for kind, metric in
+            (("learned", "accuracy"), ("learned", "map"), ("fixed 0.07", "accuracy"), ("fixed 0.07", "map"))
+            for name in ("plain", "uniform weights")]
+    return (f"Accuracy / mAP of every arm, in %: {'; '.join(rows)}. Differences with 95 % intervals: {'; '.join(gaps)}. "
+            f"The frozen tower itself on left halves: {mean(next(iter(found)), 'bound'):.1f}.")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def notes(found: dict, further: dict) -> str:
     rows = [f"batch {s}, lr {r:g}: {100 * further[f'dcl - infonce, batch {s}, lr {r:g}, few']['mean']:+.1f}"
             for s in STEPS for r in RATES]
     return (f"Few-label accuracy of DCL minus InfoNCE in points, all rates tried: {'; '.join(rows)}. "
+            "A gain at small steps need not last at large ones: nothing stops the growth of DCL's steps. "
             f"Mean q over InfoNCE's training, the factor that its gradient loses: {mean('infonce 8/0.0003', 'q'):.2f} "
             f"with batches of 8, {mean('infonce 32/0.0003', 'q'):.2f} with 32.")
 
