@@ -161,6 +161,7 @@ def write(slug: str, *, method: dict[str, list[float]], baselines: dict[str, lis
     with os.fdopen(handle, "w") as file:
         json.dump(rounded(result), file, indent=1)
         file.write("\n")
+    Path(name).chmod(0o644)
     Path(name).replace(RESULTS / f"{slug}.json")
     print(json.dumps(rounded({"difference": result["difference"], "holds": result["holds"]})))
 

@@ -15,7 +15,7 @@ from nearfar.losses.parts import RowLoss
 from nearfar.methods.base import Batch, Facts, Loss, Method, Tower
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.negatives import Negatives
-from nearfar.similarity import Block, Layout, Temperature, all_views, one_way
+from nearfar.similarity import Block, Hidden, Layout, Temperature, all_views, one_way
 
 
 def auto_momentum(queue: int, batch_size: int) -> float:
@@ -32,7 +32,8 @@ class Contrast(Method):
     Args:
         temperature: tau; divides the similarities.
         learn_temperature: train tau (kept in log space, within 0.01 and 100).
-        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, triplet.
+        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, simple, siglip, triplet, cacr; with labels or
+            groups as positives: supcon, milnce.
         negatives: further negatives: none or queue.
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """
@@ -49,6 +50,9 @@ class Contrast(Method):
         super().__init__()
         if not temperature > 0:
             raise InputError(f"temperature must be in (0, inf). Got {temperature}.")
+        if learn_temperature and not loss.tempered:
+            name = type(loss).__name__.lower()
+            raise InputError(f"The loss '{name}' has no temperature to learn.", "Use --learn-temperature false.")
         self.tau = Temperature(temperature, learned=learn_temperature)
         self.row_loss, self.negatives, self.mask_duplicates = loss, negatives, mask_duplicates
         self.kinds = 0
@@ -61,13 +65,19 @@ class Contrast(Method):
         return self.tau()
 
     def place(self, batch: Batch) -> dict[str, Any]:
-        """What every layout takes: temperature, hidden pairs, further blocks, all ranks."""
+        """What every layout takes: temperature, hidden and befriended pairs, further blocks, all ranks."""
+        friends = self.friends(batch)
         return {
-            "temperature": self.temperature(),
+            "temperature": self.temperature() if self.row_loss.tempered else 1.0,
             "negatives": "global",
             "hidden": batch.hidden() if self.mask_duplicates else None,
+            "friends": None if friends is None else Hidden([(friends, friends)]),
             "extra": self.extra(batch),
         }
+
+    def friends(self, batch: Batch) -> Tensor | None:
+        """What makes items positives of each other, where the loss takes several: (n,) integers."""
+        return None if self.row_loss.positives is None else batch.friends(self.row_loss.positives)
 
     def extra(self, batch: Batch) -> Callable[[Tensor], Sequence[Block]] | Sequence[Block]:
         if self.negatives is None:
@@ -76,17 +86,25 @@ class Contrast(Method):
         return lambda items: part.blocks(items, marks)
 
     def marks(self, batch: Batch) -> Tensor:
-        return batch.marks() if self.mask_duplicates else batch.marks()[:, :0]
+        """(n, kinds): what hides an item from a remembered one; items of one class are no negatives either."""
+        marks = batch.marks() if self.mask_duplicates else batch.marks()[:, :0]
+        if self.row_loss.positives is None:
+            return marks
+        friends = self.friends(batch)
+        return torch.cat([marks, marks.new_full((len(marks), 1), -1) if friends is None else friends[:, None]], 1)
 
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
         if self.negatives is None:
             return {}
-        self.negatives.setup(dim, facts.kinds if self.mask_duplicates else 0, facts.batch_size, facts.samples)
+        kinds = (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
+        self.negatives.setup(dim, kinds, facts.batch_size, facts.samples)
         return {"negatives.size": self.negatives.capacity} if self.negatives.capacity else {}
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         self.watched = z.detach()
-        terms: dict[str, Tensor | float] = {"temperature": self.temperature().detach()}
+        terms: dict[str, Tensor | float] = {}
+        if self.row_loss.tempered:
+            terms["temperature"] = self.temperature().detach()
         if self.mask_duplicates and batch.step % 10 == 0:
             terms["masked"] = batch.masked_share()
         return Loss(layout.loss(self.row_loss), terms)
@@ -109,6 +127,7 @@ class ViewContrast(Contrast):
         momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
         projector: width of the hidden layer of the projection head; 0 for no head.
         dim: width of the contrasted vectors.
+        last_norm: batch norm after the last layer of the projection head, so that the vectors start spread out.
     """
 
     needs = (frozenset({"image"}), frozenset({"text"}))
@@ -125,6 +144,7 @@ class ViewContrast(Contrast):
         momentum: float | Literal["auto"] | None = None,
         projector: int = 512,
         dim: int = 128,
+        last_norm: bool = False,
         mask_duplicates: bool = True,
     ):
         super().__init__(
@@ -136,7 +156,7 @@ class ViewContrast(Contrast):
         )
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
-        head = heads.mlp(encoder.dim, projector, dim) if projector else None
+        head = heads.mlp(encoder.dim, projector, dim, last_norm=last_norm) if projector else None
         self.tower = Tower(encoder, head)
         self.dim = dim if projector else encoder.dim
         self.teacher = None if momentum is None else Teacher(self.tower)
