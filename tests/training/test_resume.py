@@ -31,6 +31,12 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "simclr siglip": {"loss": "siglip"},
+    "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
+    "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
+    "simclr cross-batch": {"negatives": {"name": "cross-batch", "size": 48, "start": 0.3}, "momentum": "auto"},
+    "pairs mined": {"negatives": {"name": "mined", "count": 4, "start": 0.2, "refresh": 3}},
+    "simclr cluster": {"negatives": {"name": "cluster", "clusters": 3, "start": 0.2, "refresh": 3}},
+    "pairs fnc": {"negatives": {"name": "fnc", "strategy": "attract", "threshold": 0.0, "start": 0.2}},
 }
 
 

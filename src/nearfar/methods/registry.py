@@ -17,6 +17,8 @@ BUILT_IN = {
     "swav": ("image", "nearfar.methods.image.swav"),
     "cacr": ("image", "nearfar.methods.image.cacr"),
     "contrastive-behaviour": ("image", "nearfar.methods.image.contrastive_behaviour"),
+    "mochi": ("image", "nearfar.methods.image.mochi"),
+    "mcl": ("image", "nearfar.methods.image.mcl"),
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
     "align": ("multimodal", "nearfar.methods.multimodal.align"),
     "cwcl": ("multimodal", "nearfar.methods.multimodal.cwcl"),
