@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nearfar.clustering import k_means
 from nearfar.errors import InputError
 from nearfar.losses.assignment import sinkhorn
 from nearfar.similarity import Similarity, normalise, same
@@ -79,15 +80,14 @@ class ClusteredMemory(nn.Module):
     @torch.no_grad()
     def cluster(self, seed: int = 0) -> None:
         """K-means on the unit vectors of the bank; a result with an empty cluster is thrown away."""
-        from sklearn.cluster import KMeans
-
-        points = normalise(self.bank).cpu().numpy()
-        found = KMeans(len(self.prototypes), n_init=self.restarts, random_state=seed).fit(points)
-        labels = torch.from_numpy(found.labels_).long()
-        if len(labels.unique()) < len(self.prototypes) and bool(self.ready):
+        points, count = normalise(self.bank), len(self.prototypes)
+        labels = torch.from_numpy(k_means(points.cpu().numpy(), count, seed=seed, restarts=self.restarts))
+        sizes = torch.bincount(labels, minlength=count).to(self.bank)
+        if bool((sizes == 0).any()) and bool(self.ready):
             return
         self.labels = labels.to(self.bank.device)
-        self.prototypes = torch.from_numpy(found.cluster_centers_).to(self.bank)
+        total = torch.zeros_like(self.prototypes).index_add_(0, self.labels, points)
+        self.prototypes = total / sizes.clamp(min=1)[:, None]
         self.ready.fill_(True)
 
     @torch.no_grad()
