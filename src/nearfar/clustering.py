@@ -10,10 +10,13 @@ from jaxtyping import Int
 from nearfar.errors import InputError
 
 
-def k_means(vectors: Any, clusters: int, *, seed: int = 0, restarts: int = 4, most: int = 20_000) -> Int[np.ndarray, "n"]:
+def k_means(
+    vectors: Any, clusters: int, *, seed: int = 0, restarts: int = 4, most: int = 20_000
+) -> Int[np.ndarray, "n"]:
     """The cluster 0 .. clusters - 1 of each vector (n, d), by Euclidean distance. Numbers mean nothing by themselves.
 
-    restarts: the best of so many beginnings is kept. Above `most` vectors: the mini-batch variant. Empty clusters start again at far points.
+    restarts: the best of so many beginnings is kept. Above `most` vectors: the mini-batch variant. Empty clusters start
+    again at far points.
     Raises InputError: more clusters than vectors, or fewer than one.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans

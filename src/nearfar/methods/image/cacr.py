@@ -27,7 +27,7 @@ from nearfar.methods.contrast import ViewContrast, forward_views
 from nearfar.methods.registry import register
 from nearfar.momentum import momentum_at
 from nearfar.negatives import Negatives, Queue
-from nearfar.similarity import one_way
+from nearfar.similarity import Block, one_way
 from nearfar.views import Views
 
 
@@ -159,7 +159,7 @@ class ContrastiveAttraction(ViewContrast):
         if self.form == "batch":
             total = cacr(z, repulsion=self.repulsion, **self.taus, **self.further, **place)
         elif self.form == "queue":
-            total = cacr_queue(z, embedded["targets"], self.remembered(batch), in_batch=self.in_batch, **self.taus,
+            total = cacr_queue(z, embedded["targets"], self.remembered(embedded, batch), in_batch=self.in_batch, **self.taus,
                                **place)
         else:
             total = cacr_targets(z, embedded["targets"], temperature=float(self.temperature()), cost=self.repulsion,
@@ -171,6 +171,7 @@ class ContrastiveAttraction(ViewContrast):
                 terms["masked"] = batch.masked_share()
         return Loss(total, terms)
 
-    def remembered(self, batch: Batch) -> list:
-        blocks = self.extra(batch)
-        return list(blocks(torch.arange(len(batch), device=batch.rows.device)) if callable(blocks) else blocks)
+    def remembered(self, embedded: dict[str, Any], batch: Batch) -> list[Block]:
+        """The blocks of the queue, as every layout would add them."""
+        query, key = embedded["views"][0], embedded["targets"][0]
+        return one_way(query, key, extra=self.extra(batch), negatives="global").parts[0].blocks[1:]
