@@ -27,9 +27,7 @@ def k_means(
         raise InputError(f"The number of clusters must be within 1 and the {len(z)} items. Got {clusters}.")
     if clusters == 1:
         return np.zeros(len(z), np.int64)
-    if len(z) > most:
-        fitted = MiniBatchKMeans(clusters, n_init=3, batch_size=most, max_iter=100, random_state=seed)
-    else:
-        fitted = KMeans(clusters, n_init=restarts, max_iter=100, random_state=seed)
+    chosen: dict[str, Any] = {"n_init": restarts, "max_iter": 100, "random_state": seed}
+    fitted = MiniBatchKMeans(clusters, batch_size=most, **chosen) if len(z) > most else KMeans(clusters, **chosen)
     with threadpool_limits(1):  # sums in one order: a resumed run finds the same clusters
         return fitted.fit_predict(z).astype(np.int64)

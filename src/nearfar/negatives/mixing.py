@@ -154,7 +154,7 @@ class Mixing(Queue):
     @torch.no_grad()
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
         own = [b for b, block in enumerate(s.blocks) if block.own]
-        proxy = {"proxy": (s.reduce(Max(where=s.negative)) < s.paired()).float().mean()}
+        proxy: dict[str, Tensor | float] = {"proxy": (s.reduce(Max(where=s.negative)) < s.paired()).float().mean()}
         if not own:
             return proxy
         place, first = own[0], self.counts[1]
@@ -165,9 +165,12 @@ class Mixing(Queue):
             Mean(where=s.negative & function(lambda t: _of(t, place, slice(first, None)))))
         mass = (mixtures - torch.logaddexp(everything, s.paired())).exp().mean()
         t = s.row_temperature()
-        more = {"cos_mixed": (cos_h * t).mean()} if first else {}
-        more |= {"cos_with_query": (cos_query * t).mean()} if self.counts[2] else {}
-        return proxy | {"mixed_mass": mass, "mixed_hardest": self._among_hardest(s, place)} | more
+        proxy |= {"mixed_mass": mass, "mixed_hardest": self._among_hardest(s, place)}
+        if first:
+            proxy["cos_mixed"] = (cos_h * t).mean()
+        if self.counts[2]:
+            proxy["cos_with_query"] = (cos_query * t).mean()
+        return proxy
 
     def _among_hardest(self, s: Similarity, place: int) -> Tensor:
         """The share of mixtures among the N hardest candidates of each anchor."""

@@ -265,7 +265,7 @@ class Loader:
             pools=None if self.pools is None else self.pools[index[: len(rows) // self.sampler.members]],
         )
 
-    def place(self, draw: int, rank: int, everywhere: int) -> dict[str, int]:
+    def place(self, draw: int, rank: int, everywhere: int) -> dict[str, Any]:
         """Where in the run a batch stands."""
         step, turn = divmod(draw, self.turns)
         return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,

@@ -197,8 +197,9 @@ class MCL(ViewContrast):
         """The weights of a new encoder, a new head, the first temperature; the teacher follows from there."""
         self.tower.encoder.load_state_dict(encoder.state_dict())
         for module in self.tower.head.modules() if self.tower.head is not None else ():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            begin: Any = getattr(module, "reset_parameters", None)
+            if begin is not None:
+                begin()
         self.tau.log_tau.copy_(self.first_tau.to(self.tau.log_tau.device))
         if isinstance(self.teacher, Teacher):
             self.teacher.module.load_state_dict(self.tower.state_dict())
@@ -231,5 +232,5 @@ class MCL(ViewContrast):
         return loss
 
     def towers(self) -> dict[str, Tower]:
-        earlier: list[Any] = list(self.past)[: int(self.stage)]
-        return {self.role: Tower(Joined([*earlier, self.tower.encoder])) if earlier else self.tower}
+        kept: list[Any] = [*list(self.past)[: int(self.stage)], self.tower.encoder]
+        return {self.role: Tower(Joined(kept)) if len(kept) > 1 else self.tower}
