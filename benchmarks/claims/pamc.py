@@ -131,7 +131,8 @@ def main() -> None:
                       f"{100 * sum(nmi[k]) / given.seeds:.1f}" for k in names)
     write("pamc",
           claim="Clusters in place of node pairs as negatives improve on the K-means start, as the exact loss does.",
-          data="scikit-learn digits, 1797 nodes, 3 neighbours, half of them measured", command="python benchmarks/claims/pamc.py",
+          data="scikit-learn digits, 1797 nodes, 3 neighbours, half of them measured",
+          command="python benchmarks/claims/pamc.py",
           metric="NMI of the clusters after 100 steps, against K-means on the same encoder",
           seeds=list(range(given.seeds)), method={"pamc": nmi["pamc"]},
           baselines={k: nmi[k] for k in ("k-means start", "exact")}, further=further, cost=costs, all=found,
