@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 import torch
-from digits import batches, compare, run, write
+from checks import batches, compare, run, write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize

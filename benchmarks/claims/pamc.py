@@ -23,7 +23,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from digits import compare, run, write
+from checks import compare, run, write
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
