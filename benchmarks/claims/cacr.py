@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from digits import Augment, batches, compare, conv_net, digits, embed, few_labels, knn, probe, run, write
+from checks import Augment, batches, compare, conv_net, digits, embed, few_labels, knn, probe, run, write
 from torch import Tensor, nn
 
 from nearfar.losses import cacr, nt_xent

@@ -13,7 +13,7 @@ import argparse
 from itertools import pairwise
 
 import torch
-from digits import Augment, batches, compare, digits, embed, knn, probe, run, write
+from checks import Augment, batches, compare, digits, embed, knn, probe, run, write
 from torch import Tensor, nn
 
 from nearfar.evaluation.diagnostics import tolerance, uniformity

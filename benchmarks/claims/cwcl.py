@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 import torch
-from digits import batches, compare, run, write
+from checks import batches, compare, run, write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -113,8 +113,9 @@ def notes(found: dict, further: dict) -> str:
     gaps = [gap(f"cwcl - {name}, {kind}, {metric}") for kind, metric in
             (("learned", "accuracy"), ("learned", "map"), ("fixed 0.07", "accuracy"), ("fixed 0.07", "map"))
             for name in ("plain", "uniform weights")]
-    return (f"Accuracy / mAP of every arm, in %: {'; '.join(rows)}. Differences with 95 % intervals: {'; '.join(gaps)}. "
-            f"The frozen tower itself on left halves: {mean(next(iter(found)), 'bound'):.1f}.")
+    bound = mean(next(iter(found)), "bound")
+    return (f"Accuracy / mAP of every arm, in %: {'; '.join(rows)}. "
+            f"Differences with 95 % intervals: {'; '.join(gaps)}. The frozen tower itself on left halves: {bound:.1f}.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 from functools import partial
 
 import torch
-from digits import Augment, batches, compare, conv_net, digits, embed, few_labels, knn, probe, run, write
+from checks import Augment, batches, compare, conv_net, digits, embed, few_labels, knn, probe, run, write
 from torch import nn
 
 from nearfar.losses import dcl, nt_xent

@@ -2,11 +2,12 @@
 
     python benchmarks/claims/pamc.py [--seeds 3]
 
-Digits, all 1,797 as nodes, each joined to its 3 nearest neighbours (cosine); an auto-encoder 64-128-128-256-10,
-60 epochs of reconstruction, K-means, then 100 full-batch Adam steps 1e-3 of alpha 2 times the loss plus beta 2 times
-the divergence to the sharpened assignment (influence of order 2, tau 0.5). Both arms start from the same encoder.
-Measured at the last step; labels are used for that alone. Also seconds and MiB of loss and gradient as the nodes grow.
-Writes benchmarks/claims/results/pamc.json.
+Digits, all 1,797 as nodes, each joined to its 3 nearest neighbours (cosine), influence of order 4; an auto-encoder
+64-128-128-256-10, 60 epochs of reconstruction, K-means, then 100 full-batch Adam steps 1e-3 of 0.5 times the loss
+(tau 0.5) plus 12.5 times the divergence to the sharpened assignment. All arms start from the same encoder. Labels are
+used to measure alone, at the last step: those of every other node chose between the paper's weights (2 and 2, 0.5 and
+12.5) on other seeds, the rest is reported. Also seconds and MiB of loss and gradient as the nodes grow. Writes
+benchmarks/claims/results/pamc.json.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from digits import compare, run, write
+from checks import compare, run, write
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
@@ -62,10 +63,10 @@ def auto_encoder(seed: int) -> nn.Sequential:
 
 
 def scores(guess: np.ndarray) -> dict[str, float]:
-    table = np.zeros((K, K))
-    np.add.at(table, (guess, Y), 1)
-    return {"acc": float(table[linear_sum_assignment(-table)].sum() / len(Y)),
-            "nmi": float(normalized_mutual_info_score(Y, guess))}
+    guess, truth, table = guess[1::2], Y[1::2], np.zeros((K, K))
+    np.add.at(table, (guess, truth), 1)
+    return {"acc": float(table[linear_sum_assignment(-table)].sum() / len(truth)),
+            "nmi": float(normalized_mutual_info_score(truth, guess))}
 
 
 Start = tuple[nn.Sequential, Tensor]
@@ -83,10 +84,9 @@ def train(seed: int, name: str, started: dict[int, Start], influence: Tensor) ->
         z = encoder(X)
         q = soft_assignment(z, centres)
         negative = pamc(z, q.detach().argmax(1), influence, inverse_temperature=TAU) if name == "pamc" else \
-            pamc(z, q, influence, inverse_temperature=TAU) if name == "pamc, soft" else \
             graph_mlp(z, influence, inverse_temperature=TAU)
         optimiser.zero_grad()
-        (2 * negative + 2 * cluster_divergence(q)).backward()
+        (0.5 * negative + 12.5 * cluster_divergence(q)).backward()
         optimiser.step()
     seconds = time.perf_counter() - start
     with torch.no_grad():
@@ -115,26 +115,27 @@ def main() -> None:
     if given.cost:
         print(*cost(given.cost[0], int(given.cost[1])))
         return
-    influence, started = influence_matrix(neighbours(X, 3), len(X), order=2), {}
-    names = ("pamc", "pamc, soft", "exact", "k-means start")
+    influence, started = influence_matrix(neighbours(X, 3), len(X), order=4), {}
+    names = ("pamc", "exact", "k-means start")
     found, seconds = run({n: (lambda seed, n=n: train(seed, n, started, influence)) for n in names}, range(given.seeds))
     costs = {}
     for n in (500, 1000, 1797, 8000, 32000):
-        for name in ("pamc", "exact"):
+        for name in ("pamc", "exact") if n <= 8000 else ("pamc",):
             told = subprocess.run([sys.executable, __file__, "--cost", name, str(n)], capture_output=True, check=True)
             costs[f"{name}, {n} nodes"] = [float(x) for x in told.stdout.split()]
-    acc = {k: [x["acc"] for x in v] for k, v in found.items()}
+    nmi = {k: [x["nmi"] for x in v] for k, v in found.items()}
     further = {f"{ours} - {name}, {key}": compare(*([x[key] for x in found[n]] for n in (ours, name)))
-               for ours in names[:2] for name in names[2:] for key in ("acc", "nmi")}
+               for ours in names[:1] for name in names[1:] for key in ("acc", "nmi")}
     table = "; ".join(f"{k}: {1000 * s:.1f} ms, {m:.0f} MiB" for k, (s, m) in costs.items())
-    means = "; ".join(f"{k}: {100 * sum(acc[k]) / given.seeds:.1f} / "
-                      f"{100 * sum(x['nmi'] for x in found[k]) / given.seeds:.1f}" for k in names)
+    means = "; ".join(f"{k}: {100 * sum(x['acc'] for x in found[k]) / given.seeds:.1f} / "
+                      f"{100 * sum(nmi[k]) / given.seeds:.1f}" for k in names)
     write("pamc",
           claim="Clusters in place of node pairs as negatives improve on the K-means start, as the exact loss does.",
-          data="scikit-learn digits, 1797 nodes, 3 neighbours", command="python benchmarks/claims/pamc.py",
-          metric="clustering accuracy after 100 steps, against K-means on the same encoder",
-          seeds=list(range(given.seeds)), method={k: acc[k] for k in names[:2]},
-          baselines={k: acc[k] for k in ("k-means start", "exact")}, further=further, cost=costs, all=found,
+          data="scikit-learn digits, 1797 nodes, 3 neighbours, half of them measured",
+          command="python benchmarks/claims/pamc.py",
+          metric="NMI of the clusters after 100 steps, against K-means on the same encoder",
+          seeds=list(range(given.seeds)), method={"pamc": nmi["pamc"]},
+          baselines={k: nmi[k] for k in ("k-means start", "exact")}, further=further, cost=costs, all=found,
           seconds=seconds, notes=f"ACC / NMI in %: {means}. Loss and gradient: {table} (the exact loss is streamed).")
 
 

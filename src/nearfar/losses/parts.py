@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nearfar.errors import InputError
 from nearfar.losses import rows
-from nearfar.similarity import Similarity
+from nearfar.similarity import Count, Similarity
 
 parts: dict[str, type[RowLoss]] = {}
 
@@ -186,7 +186,8 @@ class SigLIP(nn.Module, RowLoss):
     def forward(self, s: Similarity) -> Tensor:
         if not self.fitted:
             with torch.no_grad():
-                self.bias.fill_(-math.log(max(s.shape[-1], 1)))
+                candidates = s.reduce(Count())
+                self.bias.fill_(-math.log(max(1.0, *candidates.tolist()[:1])))
                 self.fitted.fill_(True)
         return rows.siglip_rows(s, bias=self.bias)
 
