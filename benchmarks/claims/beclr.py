@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from digits import batches, compare, embed, run, write
+from checks import batches, compare, embed, run, write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 

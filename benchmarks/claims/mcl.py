@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from digits import FIGURES, compare, digits, store
+from checks import FIGURES, compare, digits, store
 from torch import Tensor, nn
 
 from nearfar import evaluation

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from digits import compare, run, write
+from checks import compare, run, write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize

@@ -3,7 +3,7 @@
 import torch
 
 from nearfar.negatives import Items
-from nearfar.similarity import Anchors, everyone, listed
+from nearfar.similarity import Anchors, Block, everyone, listed
 from nearfar.similarity.exchange import exchange
 
 
@@ -16,5 +16,5 @@ def items(marks, rows=None, pools=None, step=0, steps=100, seed=0):
 def anchors(query, which=None, similarity="cosine"):
     which = torch.arange(len(query)) if which is None else torch.as_tensor(which)
     positive = torch.arange(len(query))
-    return Anchors(query, which, query, positive, everyone & ~listed(positive), similarity, exchange("global"),
-                   len(query), 1)
+    return Anchors(query, which, query, positive, Block(query), everyone & ~listed(positive), similarity,
+                   exchange("global"), len(query), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,12 +16,13 @@ from nearfar.similarity import Anchors, Block, Further, Relation, Similarity, ev
 
 
 def false_negatives(
-    support: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], count: int, *, threshold: float = -math.inf,
-    where: Relation = everyone, similarity: str = "cosine",
+    support: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"] | Block, count: int, *,
+    threshold: float = -math.inf, where: Relation = everyone, similarity: str = "cosine",
 ) -> Int[Tensor, "n count"]:
     """The columns of the `count` candidates most similar to each anchor's support view, at least `threshold`;
     -1 where there are fewer. Detached. Source: Huynh et al., sec. 3.2 with a support set of one view."""
-    s = Similarity(support.detach(), Block(keys.detach()), similarity=similarity)
+    block = candidates if isinstance(candidates, Block) else Block(candidates)
+    s = Similarity(support.detach(), replace(block, visible=everyone, gradient=False), similarity=similarity)
     scores, columns = s.topk(count, where=where)
     return torch.where(scores >= threshold, columns, -1)
 
@@ -54,8 +56,7 @@ class FNC(Negatives):
         self.cancelled = 0.0
         if items.step < self.start * items.steps:
             return Further()
-        support = anchors.keys[anchors.positive.clamp(min=0)]
-        found = false_negatives(support, anchors.keys, min(self.count, len(anchors.keys)), threshold=self.threshold,
+        found = false_negatives(anchors.partner, anchors.batch, self.count, threshold=self.threshold,
                                 where=anchors.negative, similarity=anchors.similarity)
         self.cancelled = float((found >= 0).sum(1).float().mean())
         return Further(friends=found) if self.strategy == "attract" else Further(hidden=listed(found))

@@ -18,14 +18,15 @@ class Anchors:
     """The anchors of one similarity, and the candidates that stand in the batch (block 0).
 
     query: the anchors' vectors (N, D). items: the item of each in this process's batch, (N,).
-    keys: the candidates of the batch, of all ranks, (M, D). positive: the column of each anchor's positive, (N,).
-    negative: the pairs of that block that are negatives so far. similarity: "cosine", "dot" or "euclidean".
+    partner: the vector of each anchor's positive, (N, D); positive: its column, (N,). batch: the candidates of the
+    batch. negative: the pairs of that block that are negatives so far. similarity: "cosine", "dot" or "euclidean".
     """
 
     query: Tensor
     items: Tensor
-    keys: Tensor
+    partner: Tensor
     positive: Tensor
+    batch: Block
     negative: Relation
     similarity: str
     net: Exchange

@@ -78,14 +78,15 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, items: Tensor, first: Listed, itself: Relation, hidden: Relation,
-         extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange, in_batch: bool = True,
-         width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
+def _one(query: Tensor, keys: Tensor, partner: Tensor, items: Tensor, first: Listed, itself: Relation,
+         hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
+         in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
     """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
     positive = first | also
     visible = ~(hidden & ~positive) if in_batch else positive
     more = Further(extra) if not callable(extra) else extra(
-        Anchors(query, items, keys, first.columns, visible & ~positive & ~itself, similarity, net, width, repeat))
+        Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself, similarity, net,
+                width, repeat))
     visible = visible & ~(more.hidden & ~positive)
     friends = () if more.friends is None else more.friends.unbind(1)
     parts = []
@@ -127,8 +128,8 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
     same = nobody if friends is None else friends.relation(items, net, key.shape[0])
-    return _one(query, keys, items, Listed(items + offset), nobody, relation, extra, temperature, similarity, net,
-                in_batch, key.shape[0], also=same)
+    return _one(query, keys, key[: len(items)], items, Listed(items + offset), nobody, relation, extra, temperature,
+                similarity, net, in_batch, key.shape[0], also=same)
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -210,5 +211,6 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     itself = torch.cat([mine, mine + total]) if symmetric else mine
     items = items.repeat(2) if symmetric else items
     known, same = (nobody if x is None else x.relation(items, net, len(a), repeat=2) for x in (hidden, friends))
-    return _one(query, keys, items, Listed(positive), Listed(itself), known, extra, temperature, similarity, net,
-                width=len(a), repeat=2, also=same)
+    partner = torch.cat([b, a]) if symmetric else b
+    return _one(query, keys, partner, items, Listed(positive), Listed(itself), known, extra, temperature, similarity,
+                net, width=len(a), repeat=2, also=same)
