@@ -159,8 +159,8 @@ class ContrastiveAttraction(ViewContrast):
         if self.form == "batch":
             total = cacr(z, repulsion=self.repulsion, **self.taus, **self.further, **place)
         elif self.form == "queue":
-            total = cacr_queue(z, embedded["targets"], self.remembered(embedded, batch), in_batch=self.in_batch, **self.taus,
-                               **place)
+            further = self.remembered(embedded, batch)
+            total = cacr_queue(z, embedded["targets"], further, in_batch=self.in_batch, **self.taus, **place)
         else:
             total = cacr_targets(z, embedded["targets"], temperature=float(self.temperature()), cost=self.repulsion,
                                  **place)
