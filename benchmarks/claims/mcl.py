@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from digits import FIGURES, difference, digits, verdict, write
+from checks import FIGURES, compare, digits, store
 from torch import Tensor, nn
 
 from nearfar import evaluation
@@ -94,7 +94,8 @@ def run(seed: int, steps: int) -> tuple[dict[str, dict[str, float]], dict[str, f
     """All rows of one seed; and how far the clusters of stage 0 are the strong or the weak digit (NMI)."""
     from sklearn.metrics import normalized_mutual_info_score as nmi
 
-    x, y, test_x, test_y = digits()
+    found = digits()
+    x, y, test_x, test_y = found.train, found.train_y, found.test, found.test_y
     train, test = (Pairs(p, q, n, np.random.default_rng([seed, k]))
                    for k, (p, q, n) in enumerate(((x, y, 1200), (test_x, test_y, 600))))
     one = np.zeros(1200, np.int64)
@@ -133,7 +134,7 @@ def main() -> None:
         print(f"seed {seed}  clusters", {k: round(v, 3) for k, v in clusters.items()}, flush=True)
     result = conclude(table, shared, given, time.perf_counter() - began)
     if not given.dry:
-        write("mcl", result)
+        store("mcl", result)
         figure(result)
     print(result["difference"], result["notes"])
 
@@ -154,7 +155,7 @@ def conclude(table: dict[str, Any], shared: list[dict[str, float]], given: Any, 
         return [round(s[which], 2) for s in table[name]]
 
     rival = "ensemble of two SimCLR"
-    gaps = {n: {w: difference(column("MCL", w), column(n, w)) for w in "ab"} for n in table if n != "MCL"}
+    gaps = {n: {w: compare(column("MCL", w), column(n, w)) for w in "ab"} for n in table if n != "MCL"}
     mean = {k: float(np.mean([s[k] for s in shared])) for k in shared[0]}
     return {
         "slug": "mcl",
@@ -168,7 +169,7 @@ def conclude(table: dict[str, Any], shared: list[dict[str, float]], given: Any, 
         "method": {"MCL": column("MCL", "b")},
         "baselines": {n: column(n, "b") for n in table if n != "MCL"},
         "difference": gaps[rival]["b"],
-        "holds": verdict(gaps[rival]["b"]),
+        "holds": gaps[rival]["b"]["holds"],
         "strong_digit": {n: column(n, "a") for n in table},
         "differences": gaps,
         "clusters": mean,

@@ -10,14 +10,18 @@ the metric is instance retrieval, the test picture of a fresh view. All settings
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from digits import FIGURES, SmallNet, augment, difference, digits, label_scores, verdict, write
+from checks import FIGURES, compare, digits, store
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from nearfar import evaluation
 from nearfar.losses.rows import info_nce_rows
 from nearfar.momentum import Teacher
 from nearfar.negatives import Items, Mixing
@@ -30,6 +34,62 @@ BATCH, QUEUE, TEMPERATURE, MOMENTUM, WARMUP = 64, 512, 0.2, 0.99, 0.2
 CASES = {"MoCo": (32, 0, 0), "MoCHi (32, 32, 16)": (32, 32, 16), "MoCHi (64, 128, 64)": (64, 128, 64)}
 
 
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A random view: rotation to 15 degrees, shift to one pixel, scale to 15 %, contrast, noise 0.1, 3x3 erased."""
+    n = len(x)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(n, *shape, generator=generator)
+
+    angle, scale, shift = uniform(-15, 15) * math.pi / 180, uniform(0.85, 1.15), uniform(-0.25, 0.25, 2)
+    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)], 1)
+    grid = F.affine_grid(torch.cat([turn / scale[:, None, None], shift[:, :, None]], 2), list(x.shape), False)
+    x = F.grid_sample(x, grid, align_corners=False) * uniform(0.6, 1.4, 1, 1, 1)
+    x = x + 0.1 * torch.randn(x.shape, generator=generator)
+    place = torch.randint(0, x.shape[-1] - 2, (n, 2), generator=generator)
+    line = torch.arange(x.shape[-1])
+    inside = (line >= place[:, :, None]) & (line < place[:, :, None] + 3)
+    return x.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
+
+
+class SmallNet(nn.Module):
+    """Three 3x3 convolutions (16, 32, 64 channels) with batch norm, average pooling after the first two: 256 features,
+    and a projection 256-64-32."""
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width, pool in ((1, 16, True), (16, 32, True), (32, 64, False)):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.AvgPool2d(2)] if pool else []
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> np.ndarray:
+        self.eval()
+        made = self.body(x)
+        self.train()
+        return made.numpy()
+
+
+def label_scores(train_z: Any, train_y: Any, test_z: Any, test_y: Any, seed: int) -> dict[str, float]:
+    """kNN, linear probe (C chosen on a sixth of the training part), and 1-NN with 5 labels a class, in percent."""
+    held = np.random.default_rng(seed).permutation(len(train_z))
+    fit, val = held[len(held) // 6 :], held[: len(held) // 6]
+    probe = evaluation.linear_probe(train_z[fit], train_y[fit], train_z[val], train_y[val], test_z, test_y)
+    rng = np.random.default_rng(seed)
+    few = np.concatenate([rng.choice(np.flatnonzero(train_y == c), 5, replace=False) for c in np.unique(train_y)])
+    return {
+        "knn": 100 * evaluation.knn(train_z, train_y, test_z, test_y).accuracy,
+        "probe": 100 * probe.accuracy,
+        "few": 100 * evaluation.knn(train_z[few], train_y[few], test_z, test_y, k=1).accuracy,
+    }
+
+
 def train(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet, dict[str, float]]:
     """The trained network, and the mean of the diagnostics over the last tenth of the run."""
     net, _, told = trained(case, seed, steps)
@@ -39,7 +99,7 @@ def train(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet, 
 def trained(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet, Mixing, list[dict[str, float]]]:
     """The network, its queue, and the diagnostics of the last tenth of the steps."""
     torch.manual_seed(seed)
-    x = digits()[0]
+    x = digits().train
     net = SmallNet()
     teacher = Teacher(net)
     hard, mixed, with_query = case
@@ -67,12 +127,13 @@ def trained(case: tuple[int, int, int], seed: int, steps: int) -> tuple[SmallNet
 
 
 def scores(net: SmallNet, seed: int) -> dict[str, float]:
-    train_x, train_y, test_x, test_y = digits()
+    found = digits()
+    train_x, train_y, test_x, test_y = found.train, found.train_y, found.test, found.test_y
     gallery = net.features(test_x)
     query = net.features(augment(test_x, torch.Generator().manual_seed(1000 + seed)))
-    found = torch.nn.functional.normalize(torch.from_numpy(query)) @ torch.nn.functional.normalize(
+    cosine = torch.nn.functional.normalize(torch.from_numpy(query)) @ torch.nn.functional.normalize(
         torch.from_numpy(gallery)).T
-    hits = (found.argmax(1) == torch.arange(len(found))).float().mean()
+    hits = (cosine.argmax(1) == torch.arange(len(cosine))).float().mean()
     return {"retrieval": 100 * float(hits), **label_scores(net.features(train_x), train_y, gallery, test_y, seed)}
 
 
@@ -98,14 +159,14 @@ def main() -> None:
             print(f"seed {seed}  {name:20}", {k: round(v, 3) for k, v in (table[name][-1] | terms).items()}, flush=True)
     result = conclude(table, told, given, time.perf_counter() - began)
     if not given.dry:
-        write("mochi", result)
+        store("mochi", result)
     print(result["notes"])
 
 
 def figure(steps: int, queries: int = 3) -> None:
     """A map of the queue's keys, the hardest of some queries, and what was mixed from them."""
     net, part = trained(CASES["MoCHi (32, 32, 16)"], 0, steps)[:2]
-    x = digits()[0]
+    x = digits().train
     with torch.no_grad():
         views = net(augment(x[:BATCH], torch.Generator().manual_seed(0)))
     query = torch.nn.functional.normalize(views[:queries])
@@ -128,10 +189,10 @@ def conclude(table: dict[str, Any], told: dict[str, Any], given: Any, seconds: f
         return [s[metric] for s in table[name]]
 
     ours, base = "MoCHi (32, 32, 16)", "MoCo"
-    gap = difference(column(ours, "retrieval"), column(base, "retrieval"))
+    gap = compare(column(ours, "retrieval"), column(base, "retrieval"))
     metrics = {m: {n: [round(v, 2) for v in column(n, m)] for n in table} for m in ("retrieval", "knn", "probe", "few")}
     mechanism = {n: {k: round(float(np.mean([t[k] for t in seeds])), 4) for k in seeds[0]} for n, seeds in told.items()}
-    gaps = {n: {m: difference(column(n, m), column(base, m)) for m in metrics} for n in CASES if n != base}
+    gaps = {n: {m: compare(column(n, m), column(base, m)) for m in metrics} for n in CASES if n != base}
     proxy = {n: 100 * m["proxy"] for n, m in mechanism.items()}
     mass = 100 * mechanism[ours]["mixed_mass"]
     return {
@@ -145,7 +206,7 @@ def conclude(table: dict[str, Any], told: dict[str, Any], given: Any, seconds: f
         "method": {n: metrics["retrieval"][n] for n in CASES if n != base},
         "baselines": {n: metrics["retrieval"][n] for n in ("MoCo", "untrained")},
         "difference": gap,
-        "holds": verdict(gap),
+        "holds": gap["holds"],
         "metrics": metrics,
         "differences": gaps,
         "mechanism": mechanism,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import processes
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.similarity import Hidden
 
 
@@ -157,6 +157,22 @@ class Batch:
             parts = values.split(n)
             kinds += [(a, b) for a in parts for b in parts]
         return Hidden(kinds)
+
+    def friends(self, kind: str) -> Tensor | None:
+        """(n,) integers, equal for items that are positives of each other, -1 where unknown; None: no such pair.
+
+        kind: "group", the name of a column of labels, or "auto": the first column of labels, else the groups.
+        """
+        n = len(self)
+        if kind == "auto":
+            kind = next(iter(self.labels), "group")
+        elif kind != "group" and kind not in self.labels:
+            raise InputError(
+                f"There is no column of labels '{kind}'.{did_you_mean(kind, list(self.labels))}",
+                f"Known: {', '.join(['group', *self.labels])}. Name columns of labels with --label.",
+            )
+        values = self.groups if kind == "group" else self.labels[kind]
+        return None if values is None else values[:n]
 
     def masked_share(self) -> float:
         """The share of pairs of different items that are hidden from each other."""

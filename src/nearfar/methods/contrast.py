@@ -15,7 +15,7 @@ from nearfar.losses.parts import RowLoss
 from nearfar.methods.base import Batch, Facts, Loss, Method, Tower
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.negatives import Items, Negatives
-from nearfar.similarity import Anchors, Further, Layout, Temperature, all_views, one_way, same
+from nearfar.similarity import Anchors, Further, Hidden, Layout, Temperature, all_views, one_way, same
 
 
 def auto_momentum(queue: int, batch_size: int) -> float:
@@ -32,7 +32,8 @@ class Contrast(Method):
     Args:
         temperature: tau; divides the similarities.
         learn_temperature: train tau (kept in log space, within 0.01 and 100).
-        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, triplet.
+        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, simple, siglip, triplet, cacr; with labels or
+            groups as positives: supcon, milnce.
         negatives: further negatives, or fewer: none, queue, mixing, cross-batch, mined, cluster, fnc.
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """
@@ -49,6 +50,9 @@ class Contrast(Method):
         super().__init__()
         if not temperature > 0:
             raise InputError(f"temperature must be in (0, inf). Got {temperature}.")
+        if learn_temperature and not loss.tempered:
+            name = type(loss).__name__.lower()
+            raise InputError(f"The loss '{name}' has no temperature to learn.", "Use --learn-temperature false.")
         self.tau = Temperature(temperature, learned=learn_temperature)
         self.row_loss, self.negatives, self.mask_duplicates = loss, negatives, mask_duplicates
         self.kinds = 0
@@ -61,13 +65,19 @@ class Contrast(Method):
         return self.tau()
 
     def place(self, batch: Batch) -> dict[str, Any]:
-        """What every layout takes: temperature, hidden pairs, further blocks, all ranks."""
+        """What every layout takes: temperature, hidden and befriended pairs, further blocks, all ranks."""
+        friends = self.friends(batch)
         return {
-            "temperature": self.temperature(),
+            "temperature": self.temperature() if self.row_loss.tempered else 1.0,
             "negatives": "global",
             "hidden": batch.hidden() if self.mask_duplicates else None,
+            "friends": None if friends is None else Hidden([(friends, friends)]),
             "extra": self.extra(batch),
         }
+
+    def friends(self, batch: Batch) -> Tensor | None:
+        """What makes items positives of each other, where the loss takes several: (n,) integers."""
+        return None if self.row_loss.positives is None else batch.friends(self.row_loss.positives)
 
     def extra(self, batch: Batch, blocks: bool = True) -> Callable[[Anchors], Further] | tuple[()]:
         """What the negatives part and the pools of the batch add to each similarity; `blocks=False`: only who hides
@@ -85,13 +95,20 @@ class Contrast(Method):
 
         return further
 
+    def marks(self, batch: Batch) -> Tensor:
+        """(n, kinds): what hides an item from a remembered one; items of one class are no negatives either."""
+        marks = batch.marks() if self.mask_duplicates else batch.marks()[:, :0]
+        if self.row_loss.positives is None:
+            return marks
+        friends = self.friends(batch)
+        return torch.cat([marks, marks.new_full((len(marks), 1), -1) if friends is None else friends[:, None]], 1)
+
     def items(self, batch: Batch) -> Items:
         """The batch as a negatives part sees it; steps are those of the stage."""
-        n, marks = len(batch), batch.marks()
         step, steps = self.within(batch.step)
         return Items(
-            batch.rows[:n],
-            marks if self.mask_duplicates else marks[:, :0],
+            batch.rows[: len(batch)],
+            self.marks(batch),
             batch.pools,
             step,
             steps,
@@ -101,7 +118,7 @@ class Contrast(Method):
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
         if self.negatives is None:
             return {}
-        kinds = facts.kinds if self.mask_duplicates else 0
+        kinds = (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
         self.negatives.setup(dim, kinds, facts.batch_size, facts.samples, self.within(0)[1])
         size = {"size": self.negatives.capacity} if self.negatives.capacity else {}
         return {f"negatives.{k}": v for k, v in (size | self.negatives.resolved).items()}
@@ -113,7 +130,9 @@ class Contrast(Method):
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         self.watched = z.detach()
-        terms: dict[str, Tensor | float] = {"temperature": self.temperature().detach()}
+        terms: dict[str, Tensor | float] = {}
+        if self.row_loss.tempered:
+            terms["temperature"] = self.temperature().detach()
         if self.logged(batch):
             if self.mask_duplicates:
                 terms["masked"] = batch.masked_share()
@@ -145,6 +164,7 @@ class ViewContrast(Contrast):
         momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
         projector: width of the hidden layer of the projection head; 0 for no head.
         dim: width of the contrasted vectors.
+        last_norm: batch norm after the last layer of the projection head, so that the vectors start spread out.
     """
 
     needs = (frozenset({"image"}), frozenset({"text"}))
@@ -162,6 +182,7 @@ class ViewContrast(Contrast):
         momentum: float | Literal["auto"] | None = None,
         projector: int = 512,
         dim: int = 128,
+        last_norm: bool = False,
         mask_duplicates: bool = True,
     ):
         super().__init__(
@@ -173,7 +194,7 @@ class ViewContrast(Contrast):
         )
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
-        head = heads.mlp(encoder.dim, projector, dim) if projector else None
+        head = heads.mlp(encoder.dim, projector, dim, last_norm=last_norm) if projector else None
         self.tower = Tower(encoder, head)
         self.dim = dim if projector else encoder.dim
         self.teacher = None if momentum is None else Teacher(self.tower)

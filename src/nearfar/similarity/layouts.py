@@ -51,10 +51,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Pairs of items that are neither positive nor negative of each other: duplicates and known positives.
+    """Pairs of items that are equal in some kind of identity.
+
+    As `hidden` of a layout they are neither positive nor negative of each other (duplicates, known positives); as
+    `friends` they are positives of each other (labels, for losses of several positives).
 
     `kinds`: for each kind of identity the values of an anchor's item and of a candidate's item, integers (n,) each;
-    items whose values are equal (and not negative) are hidden from each other.
+    items whose values are equal (and not negative) are such a pair.
     """
 
     kinds: Sequence[tuple[Tensor, Tensor]]
@@ -75,13 +78,14 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, partner: Tensor, items: Tensor, positive: Listed, itself: Relation,
+def _one(query: Tensor, keys: Tensor, partner: Tensor, items: Tensor, first: Listed, itself: Relation,
          hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
-         in_batch: bool = True, width: int = 0, repeat: int = 1) -> Layout:
-    """One similarity; with further positives one more for each of them, weighing as much."""
+         in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
+    """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
+    positive = first | also
     visible = ~(hidden & ~positive) if in_batch else positive
     more = Further(extra) if not callable(extra) else extra(
-        Anchors(query, items, partner, positive.columns, Block(keys), visible & ~positive & ~itself, similarity, net,
+        Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself, similarity, net,
                 width, repeat))
     visible = visible & ~(more.hidden & ~positive)
     friends = () if more.friends is None else more.friends.unbind(1)
@@ -105,11 +109,12 @@ def _together(layouts: Sequence[Layout], join: str = "mean", shares: Sequence[fl
 
 
 def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-            hidden: Hidden | None = None, extra: Extra = (), in_batch: bool = True,
+            hidden: Hidden | None = None, friends: Hidden | None = None, extra: Extra = (), in_batch: bool = True,
             negatives: str = "local") -> Layout:
     """Query i against its key i; the other keys of the batch (all ranks with "global") are its negatives.
 
     Args: query, key: (n, D). key may hold more rows than query (further negatives at the end).
+        hidden, friends: pairs of items that are no negatives of each other, and those that are further positives.
         extra: further blocks, or a function of the `Anchors` that gives `Further` candidates.
         in_batch: False leaves only the blocks of `extra` as negatives (MoCo, Contriever).
     """
@@ -122,22 +127,24 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
     keys, offset = net.gather(key)
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
+    same = nobody if friends is None else friends.relation(items, net, key.shape[0])
     return _one(query, keys, key[: len(items)], items, Listed(items + offset), nobody, relation, extra, temperature,
-                similarity, net, in_batch, key.shape[0])
+                similarity, net, in_batch, key.shape[0], also=same)
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-              hidden: Hidden | None = None, extra: Extra = (), extra_back: Extra = (),
+              hidden: Hidden | None = None, friends: Hidden | None = None, extra: Extra = (), extra_back: Extra = (),
               join: str = "mean", negatives: str = "local") -> Layout:
     """a_i against all b, and b_i against all a: the two directions of image-text and other pairs.
 
     b may hold more rows than a: further candidates of the direction a -> b. `extra` holds more of that direction,
     `extra_back` of b -> a.
     """
-    forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, extra=extra,
+    forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, friends=friends, extra=extra,
                     negatives=negatives)
     back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
-                   hidden=None if hidden is None else hidden.reversed(), extra=extra_back, negatives=negatives)
+                   hidden=None if hidden is None else hidden.reversed(),
+                   friends=None if friends is None else friends.reversed(), extra=extra_back, negatives=negatives)
     alone = forth.parts[0].group is None and a.shape == b.shape
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     plain = not (extra or extra_back)
@@ -160,14 +167,14 @@ def _transposed(temperature: float | Tensor) -> float | Tensor:
 
 
 def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperature: float | Tensor = 1.0,
-              similarity: str = "cosine", hidden: Hidden | None = None, extra: Extra = (),
-              negatives: str = "local") -> Layout:
+              similarity: str = "cosine", hidden: Hidden | None = None, friends: Hidden | None = None,
+              extra: Extra = (), negatives: str = "local") -> Layout:
     """Every view against every target view of the same item, the other items of both views as negatives.
 
     Two views: the 2n anchors of NT-Xent, each with 2n - 1 candidates. More: the mean over the ordered pairs of a view
     and a target (the first `targets` views; default all), so that 8 crops with 2 big ones need no other loss.
 
-    Args: views: V tensors (n, D), row i of each is the same item.
+    Args: views: V tensors (n, D), row i of each is the same item. hidden, friends: as in `one_way`.
     Raises InputError: fewer than two views, or views of different sizes.
     """
     net = exchange(negatives)
@@ -185,13 +192,13 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
     elif count >= 2:
         pairs = [(a, b) for a, b in pairs if not (a < count and a > b)]
     both = [a < count and b < count for a, b in pairs]
-    parts = [_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, extra, net)
+    parts = [_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, friends, extra, net)
              for (a, b), symmetric in zip(pairs, both, strict=True)]
     return _together(parts, shares=[2.0 if x else 1.0 for x in both] if len(set(both)) > 1 else None)
 
 
 def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
-                   hidden: Hidden | None, extra: Extra, net: Exchange) -> Layout:
+                   hidden: Hidden | None, friends: Hidden | None, extra: Extra, net: Exchange) -> Layout:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
     keys_a, offset = net.gather(a)
     keys_b, _ = net.gather(b)
@@ -203,7 +210,7 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     positive = torch.cat([mine + total, mine]) if symmetric else mine + total
     itself = torch.cat([mine, mine + total]) if symmetric else mine
     items = items.repeat(2) if symmetric else items
-    relation = nobody if hidden is None else hidden.relation(items, net, len(a), repeat=2)
+    known, same = (nobody if x is None else x.relation(items, net, len(a), repeat=2) for x in (hidden, friends))
     partner = torch.cat([b, a]) if symmetric else b
-    return _one(query, keys, partner, items, Listed(positive), Listed(itself), relation, extra, temperature, similarity,
-                net, width=len(a), repeat=2)
+    return _one(query, keys, partner, items, Listed(positive), Listed(itself), known, extra, temperature, similarity,
+                net, width=len(a), repeat=2, also=same)

@@ -225,19 +225,21 @@ class Similarity:
         with torch.no_grad(), engines.full_precision(self.query.device):
             return _topk(self.query.detach(), self._operands[block], block, k, where)
 
-    def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int = 0) -> Tensor:
-        """Each row's m-th largest S in one block, (..., N), detached; -inf where a row has fewer than m.
+    def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int | None = 0) -> Tensor:
+        """Each row's m-th largest S in one block (None: in all), (..., N), detached; -inf where it has fewer than m.
 
         m: at least 1; a number, or one for each row (LongTensor (..., N)). The value is lowered by the rounding
         error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
         """
         most = max(1, int(m.max())) if isinstance(m, Tensor) and m.numel() else m if isinstance(m, int) else 1
-        values = self.topk(most, where=where, block=block)[0]
+        blocks = range(len(self._operands)) if block is None else [block]
+        values = torch.cat([self.topk(most, where=where, block=b)[0] for b in blocks], -1)
+        values = values.topk(most, -1).values if len(blocks) > 1 else values
         value = values[..., -1]
         if isinstance(m, Tensor):
             value = values.gather(-1, (m.clamp(min=1) - 1).unsqueeze(-1)).squeeze(-1)
-        lengths = self._operands[block].keys.detach().norm(dim=-1)
-        longest = lengths.amax() if lengths.numel() else 0
+        lengths = [self._operands[b].keys.detach().norm(dim=-1) for b in blocks]
+        longest = max((float(x.amax()) for x in lengths if x.numel()), default=0.0)
         return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
 
     def dense(self) -> Tensor:

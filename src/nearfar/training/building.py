@@ -186,7 +186,7 @@ def prepare(
     sampler = Sampler(rows, data.groups, method.members, 1, settings.seed)
     batch = auto_batch(settings, sampler.items, slug)
     sampler.batch_size = batch
-    known = any(pretrained(k, settings) for k in kinds) and not settings.freeze
+    known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known)
     loader = make_loader(method, data, sampler, steps, settings, size, cache)
     loader.turns = settings.accumulate
@@ -216,6 +216,12 @@ def prepare(
     method.seed, loader.method = settings.seed, method
     method.survey = survey_of(setup, data)
     return setup
+
+
+def trains(method: Method, kind: str) -> bool:
+    """Whether a method changes the encoder of one kind of data (and does not keep it frozen)."""
+    made = [t.encoder for t in method.towers().values() if t.encoder.modality == kind]
+    return any(p.requires_grad for encoder in made for p in encoder.parameters())
 
 
 def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
