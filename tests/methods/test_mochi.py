@@ -67,11 +67,14 @@ def test_after_some_steps_the_queue_holds_the_teachers_keys(emoji_few):
     assert made.method.negatives.filled.all()
 
 
-@pytest.mark.parametrize("slug", ["mochi", "contriever", "simclr", "pairs"])
-def test_mixing_with_any_loss_in_any_method(slug, emoji_few):
-    made = setup(emoji_few, slug, negatives={"name": "mixing", "size": 16, "start": 0.0}, loss="dcl")
+@pytest.mark.parametrize(("slug", "loss"), [("mochi", "dcl"), ("contriever", "dcl"), ("simclr", "supcon"),
+                                            ("pairs", "hcl")])
+def test_mixing_with_any_loss_in_any_method(slug, loss, emoji_few):
+    made = setup(emoji_few, slug, negatives={"name": "mixing", "size": 16, "start": 0.0}, loss=loss)
+    made.method.log_every = 1
     losses, _ = trained(made, 3)
     assert all(torch.isfinite(x.total) for x in losses)
+    assert losses[-1].terms["mixed_mass"] > 0
     losses[-1].total.backward()
 
 

@@ -154,16 +154,18 @@ class Mixing(Queue):
     @torch.no_grad()
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
         own = [b for b, block in enumerate(s.blocks) if block.own]
-        proxy: dict[str, Tensor | float] = {"proxy": (s.reduce(Max(where=s.negative)) < s.paired()).float().mean()}
+        friends = s.positive & s.visible & ~s.itself
+        rival, best = s.reduce(Max(where=s.negative), Max(where=friends))
+        proxy: dict[str, Tensor | float] = {"proxy": (rival < best).float().mean()}
         if not own:
             return proxy
         place, first = own[0], self.counts[1]
         made = s.negative & function(lambda t: _of(t, place, None))
-        everything, mixtures, cos_h, cos_query = s.reduce(
-            LogSumExp(where=s.negative), LogSumExp(where=made),
+        everything, positives, mixtures, cos_h, cos_query = s.reduce(
+            LogSumExp(where=s.negative), LogSumExp(where=friends), LogSumExp(where=made),
             Mean(where=s.negative & function(lambda t: _of(t, place, slice(0, first)))),
             Mean(where=s.negative & function(lambda t: _of(t, place, slice(first, None)))))
-        mass = (mixtures - torch.logaddexp(everything, s.paired())).exp().mean()
+        mass = (mixtures - torch.logaddexp(everything, positives)).exp().mean()
         t = s.row_temperature()
         proxy |= {"mixed_mass": mass, "mixed_hardest": self._among_hardest(s, place)}
         if first:

@@ -34,9 +34,8 @@ class WholeSet:
         self.say: Callable[[str], None] = lambda _: None
 
     def marks(self) -> Tensor:
-        """(N, kinds): group and content of each training row."""
-        found = self.loader.bare(self.loader.sampler.with_partners(self.rows)).marks()
-        return found if self.method.mask_duplicates else found[:, :0]
+        """(N, kinds): what hides the training rows from each other."""
+        return self.method.marks(self.loader.bare(self.loader.sampler.with_partners(self.rows)))
 
     def features(self, tower: Tower | None = None) -> Tensor:
         """Unit vectors (N, d) of the method's model, or of one tower, for the first role."""
