@@ -14,6 +14,7 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.similarity import (
     Count,
+    CrossEntropy,
     LogSumExp,
     Max,
     Mean,
@@ -33,14 +34,15 @@ def softplus(x: Tensor) -> Tensor:
 
 def info_nce_rows(s: Similarity) -> Tensor:
     """-log( p / (p + sum_n e^{s_n}) ) = softplus( logsumexp(negatives) - s_positive ), in [0, inf)."""
-    return softplus(s.reduce(LogSumExp(where=s.negative)) - s.paired())
+    return s.reduce(CrossEntropy(where=s.negative, of=s.paired()))
 
 
 def smoothed_rows(s: Similarity, *, smoothing: float = 0.1) -> Tensor:
     """Cross-entropy against (1 - eps) on the positive plus eps / M on each of the M candidates, positive included."""
     seen = s.visible & ~s.itself
-    negatives, average = s.reduce(LogSumExp(where=s.negative), Mean(where=seen))
-    return softplus(negatives - s.paired()) + smoothing * (s.paired() - average)
+    positive = s.paired()
+    entropy, average = s.reduce(CrossEntropy(where=s.negative, of=positive), Mean(where=seen))
+    return entropy + smoothing * (positive - average)
 
 
 def require_negatives(s: Similarity, negatives: Tensor, name: str) -> Tensor:
@@ -118,7 +120,7 @@ def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
     total = s.reduce(Count(where=s.negative)).detach()
     m = (alpha * total + 0.5).floor().long().clamp(min=1)
     hard = s.negative & at_least(s.threshold(m, where=s.negative))
-    return softplus(s.reduce(LogSumExp(where=hard)) - s.paired())
+    return s.reduce(CrossEntropy(where=hard, of=s.paired()))
 
 
 def siglip_rows(s: Similarity, bias: Tensor | float = 0.0) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.similarity import closed, fast
-from nearfar.similarity.reductions import Reduction
+from nearfar.similarity import blockwise, onepass, per_entry
+from nearfar.similarity.operands import Operand
+from nearfar.similarity.reductions import CrossEntropy, Reduction
 from nearfar.similarity.relations import Tile
 
 # Entries of the matrix from which streaming is the faster engine, by device type (benchmarks/loss records them).
@@ -50,38 +51,43 @@ def engine(name: str = "auto", tile: int | tuple[int, int] | None = None) -> Ite
         _current = before
 
 
-@dataclass(frozen=True)
-class Operand:
-    """The columns of one block: keys (..., M, D) shared by all rows, or (..., N, L, D) lists of each row's own."""
-
-    keys: Tensor
-    own: bool
-
-    @property
-    def width(self) -> int:
-        return self.keys.shape[-2]
-
-    def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
-        q = query[..., rows, :]
-        if not self.own:
-            return q @ self.keys[..., columns, :].transpose(-1, -2)
-        return (self.keys[..., rows, columns, :] @ q.unsqueeze(-1)).squeeze(-1)
-
-
 def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
     """Answers all `reductions` of query @ keys^T in one sweep; one more sweep gives all gradients."""
     _check(operands, reductions)
-    entries = query.shape[:-1].numel() * sum(o.width for o in operands)
-    name = _current.name
-    if name == "auto":
-        name = "streaming" if entries > CROSSOVER.get(query.device.type, 1 << 24) else "dense"
-    tile = None
-    if name == "streaming":
-        tile = _current.tile or TILE.get(query.device.type, (1024, 1024))
-        return _stream(query, operands, reductions, tile)
     with full_precision(query.device):
-        answers = _sweep(query, operands, reductions, None, _current)[0]
+        if _current.name == "dense":
+            answers = dense(query, operands, reductions)
+        elif per_entry.fits(query, operands, reductions):
+            answers = per_entry.answer(query, operands, reductions, _answers)
+        else:
+            answers = _answers(query, operands, reductions)
     return [_with_graph(x, query) for x in answers]
+
+
+def cross_entropy(query: Tensor, operands: Sequence[Operand], r: CrossEntropy, counts: Tensor) -> Tensor | None:
+    """The cross-entropy of each row with its gradient in one pass, or None where two sweeps are the better way."""
+    keys = [o.keys for o in operands]
+    itself = len(keys) == 1 and keys[0] is query
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys))
+    if _current.name == "dense" or itself or not wanted or any(o.own for o in operands):
+        return None
+    small = is_small(query, operands)
+    return onepass.answer(query, keys, r, counts, _tile(query, small), _current, small)
+
+
+def is_small(query: Tensor, operands: Sequence[Operand]) -> bool:
+    """Whether the matrix may be built where neither closed form nor fast sweep can answer."""
+    entries = query.shape[:-1].numel() * sum(o.width for o in operands)
+    return _current.name == "auto" and entries <= CROSSOVER.get(query.device.type, 1 << 24)
+
+
+def _tile(query: Tensor, small: bool) -> tuple[int, int]:
+    return _current.tile or TILE.get(query.device.type, (1024, 1024))
+
+
+def dense(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+    """Answers from the whole matrix, differentiable any number of times."""
+    return _sweep(query, operands, reductions, None, _current)[0]
 
 
 def _with_graph(x: Tensor, query: Tensor) -> Tensor:
@@ -89,23 +95,28 @@ def _with_graph(x: Tensor, query: Tensor) -> Tensor:
     return x if x.requires_grad else x + query.reshape(-1)[:0].sum()
 
 
-def _stream(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
-            tile: tuple[int, int]) -> list[Tensor]:
-    """Without a sweep where that is possible, else the fast sweep if it can answer all that is left, else this one."""
+def _answers(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+    """Closed forms and fast sweeps where they can answer, one general sweep for what is left."""
+    small = is_small(query, operands)
+
+    def general(held: Sequence[Operand], asked: Sequence[Reduction]) -> list[Tensor]:
+        return dense(query, held, asked) if small else _streamed(query, held, asked)
+
     answers: list[Tensor | None] = [None] * len(reductions)
-    alone = len(operands) == 1 and not operands[0].own and query.dim() == 2 and operands[0].keys.dim() == 2
-    with full_precision(query.device):
-        if alone:
-            answers = [closed.answer(query, operands[0].keys, r) for r in reductions]
-        left = [k for k, x in enumerate(answers) if x is None]
-        asked = [reductions[k] for k in left]
-        found = fast.reduce(query, operands[0].keys, asked, tile, _current) if alone and left else None
-    if found is None and left:
-        inputs = [query, *(o.keys for o in operands), *(x for r in asked for x in r.tensors())]
-        found = _Streamed.apply(_Sweep(operands, asked, tile, _current), *inputs)
-    for k, x in zip(left, found or (), strict=True):
-        answers[k] = x
-    return [_with_graph(x, query) for x in answers if x is not None]
+    if query.dim() == 2 and all(o.keys.dim() == 2 + o.own for o in operands):
+        answers = blockwise.Question(query, operands, reductions, _tile(query, small), _current, small).answer(general)
+    left = [k for k, x in enumerate(answers) if x is None]
+    if left:
+        for k, x in zip(left, general(operands, [reductions[k] for k in left]), strict=True):
+            answers[k] = x
+    return [x for x in answers if x is not None]
+
+
+def _streamed(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+    inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
+    found = _Streamed.apply(_Sweep(operands, reductions, _tile(query, False), _current), *inputs)
+    assert isinstance(found, tuple)
+    return list(found)
 
 
 def refuse_second_derivatives() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import engines
 from nearfar.similarity.exchange import all_sum
-from nearfar.similarity.reductions import Count, LogSumExp, Reduction
+from nearfar.similarity.operands import Operand
+from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -111,10 +112,26 @@ class Similarity:
         """Answers all reductions in one sweep over the tiles: (..., N) for dim=1, (..., M) for dim=0."""
         if not reductions:
             raise InputError("reduce() needs at least one reduction.")
-        answers = self._from_twin(reductions)
-        if answers is None:
-            answers = engines.reduce(self.query, self._operands, reductions)
+        answers: list[Tensor | None] = [self._in_one_pass(r, reductions) for r in reductions]
+        left = [k for k, x in enumerate(answers) if x is None]
+        if left:
+            plain = [r.negatives() if isinstance(r, CrossEntropy) else r for r in (reductions[k] for k in left)]
+            found = self._from_twin(plain)
+            if found is None:
+                found = engines.reduce(self.query, self._operands, plain)
+            for k, x in zip(left, found, strict=True):
+                r = reductions[k]
+                answers[k] = r.from_negatives(x) if isinstance(r, CrossEntropy) else x
         return answers[0] if len(answers) == 1 else answers
+
+    def _in_one_pass(self, r: Reduction, asked: Sequence[Reduction]) -> Tensor | None:
+        """A cross-entropy whose sweeps nothing else shares."""
+        alone = self._twin is None and sum(isinstance(x, LogSumExp) for x in asked) == 1
+        if not isinstance(r, CrossEntropy) or not alone:
+            return None
+        known = isinstance(self.positive, Listed)
+        counts = self.has_positive() if known else torch.ones_like(r.of, dtype=torch.bool)
+        return engines.cross_entropy(self.query, self._operands, r, counts)
 
     def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
         """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
@@ -296,14 +313,14 @@ def normalise(x: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
-             similarity: str) -> tuple[Tensor, list[engines.Operand]]:
+             similarity: str) -> tuple[Tensor, list[Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
     keys = [b.keys if b.gradient else b.keys.detach() for b in blocks]
     if _is_own_keys(query, blocks, temperature, similarity):
         z = normalise(query) if similarity == "cosine" else _accumulated(query)
         t = torch.as_tensor(temperature, dtype=z.dtype, device=z.device)
         z = z * t.rsqrt()  # half of the temperature on each side keeps the two factors one tensor
-        return z, [engines.Operand(z, False)]
+        return z, [Operand(z, False)]
     if similarity == "cosine":
         query, keys = normalise(query), [normalise(k) for k in keys]
     else:
@@ -318,7 +335,7 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
     else:
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
-    return query, [engines.Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
+    return query, [Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
 
 
 def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:
@@ -336,7 +353,7 @@ def _lifted_key(k: Tensor) -> Tensor:
     return torch.cat([k, torch.ones_like(k[..., :1]), (k * k).sum(-1, keepdim=True)], -1)
 
 
-def _topk(query: Tensor, operand: engines.Operand, block: int, k: int,
+def _topk(query: Tensor, operand: Operand, block: int, k: int,
           where: Relation | None) -> tuple[Tensor, Tensor]:
     if k < 1:
         raise InputError(f"k must be at least 1. Got {k}.")
