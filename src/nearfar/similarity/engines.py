@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import blockwise, onepass, per_entry
-from nearfar.similarity.operands import Operand
+from nearfar.similarity.operands import Operand, slices
 from nearfar.similarity.reductions import CrossEntropy, Reduction
 from nearfar.similarity.relations import Tile
 
@@ -137,16 +137,11 @@ def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None
                              "Use dim=1, or share the block.")
 
 
-def _slices(n: int, size: int | None) -> list[slice]:
-    size = size or max(n, 1)
-    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
-
-
 def tiles(query: Tensor, operands: Sequence[Operand], size: tuple[int, int] | None) -> Iterator[Tile]:
     height, width = size or (None, None)
     for block, operand in enumerate(operands):
-        for rows in _slices(query.shape[-2], height):
-            for columns in _slices(operand.width, width):
+        for rows in slices(query.shape[-2], height):
+            for columns in slices(operand.width, width):
                 yield Tile(rows, block, columns, operand.own, query.device)
 
 

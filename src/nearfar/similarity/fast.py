@@ -96,7 +96,10 @@ class Conditions:
 
     def __init__(self, t: Terms, like: Tensor, scale: float = 1.0):
         """scale: log2(e) where the tile's similarities are given in base 2."""
-        self.unlisted = [flat(x.columns) for x in t.unlisted if x.block == 0]
+        out = [x for x in t.unlisted if x.block == 0]
+        self.diagonals = [x.start for x in out if x.start is not None]
+        lists = [flat(x.columns) for x in out if x.start is None]
+        self.unlisted = [torch.cat(lists, 1)] if lists else []
         pairs = [(x, torch.eq) for x in t.same] + [(x, torch.ne) for x in t.different]
         self.values = [(*_floats(x.rows, x.columns[0], like.dtype), test) for x, test in pairs]
         limits = [x for x in t.rest if isinstance(x, Threshold)]
@@ -127,6 +130,10 @@ class Conditions:
 
     def clear(self, e: Tensor, rows: slice, columns: slice, fill: float = 0.0) -> None:
         """`fill` in place of the listed pairs that do not count."""
+        for start in self.diagonals:
+            offset = rows.start + start - columns.start
+            if -e.shape[0] < offset < e.shape[1]:
+                e.diagonal(offset).fill_(fill)
         for lists in self.unlisted:
             there = lists[rows]
             i, p = ((there >= columns.start) & (there < columns.stop)).nonzero(as_tuple=True)

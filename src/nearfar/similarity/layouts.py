@@ -16,7 +16,8 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.similarity.exchange import Exchange, exchange
 from nearfar.similarity.matrix import Block, Similarity
-from nearfar.similarity.relations import Listed, Relation, Same, nobody
+from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
+from nearfar.similarity.units import normalise
 
 Rows = Callable[[Similarity], Tensor]
 
@@ -103,8 +104,8 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
     keys, offset = net.gather(key)
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
-    return Layout([_one(query, keys, items, Listed(items + offset), nobody, relation, extra, temperature, similarity,
-                        net, in_batch)])
+    positive = diagonal(query.shape[0], offset, query.device)
+    return Layout([_one(query, keys, items, positive, nobody, relation, extra, temperature, similarity, net, in_batch)])
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -115,10 +116,15 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     b may hold more rows than a: further candidates of the direction a -> b. `extra` holds more of that direction,
     `extra_back` of b -> a.
     """
-    forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, extra=extra,
-                    negatives=negatives)
-    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
+    once = similarity == "cosine" and not extra and not extra_back and exchange(negatives).group is None
+    if once and a.dim() == b.dim() == 2:
+        a, b = normalise(a), normalise(b)
+    kind = "dot" if once else similarity
+    forth = one_way(a, b, temperature=temperature, similarity=kind, hidden=hidden, extra=extra, negatives=negatives)
+    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=kind,
                    hidden=None if hidden is None else hidden.reversed(), extra=extra_back, negatives=negatives)
+    for part in forth.parts + back.parts:
+        part.similarity = similarity
     alone = forth.parts[0].group is None and a.shape == b.shape
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     one_block = len(forth.parts[0].blocks) == len(back.parts[0].blocks) == 1

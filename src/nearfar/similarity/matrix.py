@@ -12,11 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.similarity import engines
+from nearfar.similarity import engines, ranks
 from nearfar.similarity.exchange import all_sum
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
+from nearfar.similarity.units import accumulated, normalise, scaled_unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
@@ -154,6 +155,8 @@ class Similarity:
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
         """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P)."""
         operand = self._operands[block]
+        if self.query.dim() == 2 and columns.dim() == 1 and operand.keys.dim() == 2:
+            return (self.query * operand.keys.index_select(0, columns)).sum(-1)
         flat = columns if columns.dim() > 1 else columns[:, None]
         if operand.own:
             keys = operand.keys.gather(-2, flat[..., None].expand(*flat.shape, operand.keys.shape[-1]))
@@ -165,6 +168,11 @@ class Similarity:
     def paired(self) -> Tensor:
         """S of each row's declared positive, (..., N). A row whose positive is -1 gets 0 and leaves `mean`."""
         positive = self._one_positive()
+        keys = self._operands[positive.block].keys
+        if positive.start == 0 and keys.shape == self.query.shape:
+            return (self.query * keys).sum(-1)
+        if positive.start is not None:
+            return self.at(positive.columns, positive.block)
         held = positive.columns >= 0
         return torch.where(held, self.at(positive.columns.clamp(min=0), positive.block), 0)
 
@@ -240,19 +248,17 @@ class Similarity:
         Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
         """
         with torch.no_grad(), engines.full_precision(self.query.device):
-            return _topk(self.query.detach(), self._operands[block], block, k, where)
+            return ranks.topk(self.query.detach(), self._operands[block], block, k, where)
 
     def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int = 0) -> Tensor:
         """Each row's m-th largest S in one block, (..., N), detached; -inf where a row has fewer than m.
 
         m: at least 1; a number, or one for each row (LongTensor (..., N)). The value is lowered by the rounding
-        error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
+        error of a product, so that `at_least` keeps the m-th and its ties with any tiling. One sweep, exact, in
+        O(N + M) memory: a few rows at a time are held against all candidates.
         """
-        most = max(1, int(m.max())) if isinstance(m, Tensor) and m.numel() else m if isinstance(m, int) else 1
-        values = self.topk(most, where=where, block=block)[0]
-        value = values[..., -1]
-        if isinstance(m, Tensor):
-            value = values.gather(-1, (m.clamp(min=1) - 1).unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad(), engines.full_precision(self.query.device):
+            value = ranks.nth_largest(self.query.detach(), self._operands[block], block, m, where)
         lengths = self._operands[block].keys.detach().norm(dim=-1)
         longest = lengths.amax() if lengths.numel() else 0
         return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
@@ -300,39 +306,28 @@ def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
     return r.scale, r.where is not None
 
 
-def _accumulated(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def normalise(x: Tensor, eps: float = 1e-12) -> Tensor:
-    """Rows scaled to unit length in float32 (or float64); a zero row stays zero and gets a zero gradient."""
-    x = _accumulated(x)
-    squares = (x * x).sum(-1, keepdim=True)
-    some = squares > eps * eps
-    return x * torch.where(some, torch.where(some, squares, 1).rsqrt(), 0)
-
-
 def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
              similarity: str) -> tuple[Tensor, list[Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
     keys = [b.keys if b.gradient else b.keys.detach() for b in blocks]
     if _is_own_keys(query, blocks, temperature, similarity):
-        z = normalise(query) if similarity == "cosine" else _accumulated(query)
-        t = torch.as_tensor(temperature, dtype=z.dtype, device=z.device)
-        z = z * t.rsqrt()  # half of the temperature on each side keeps the two factors one tensor
-        return z, [Operand(z, False)]
+        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
+        z = scaled_unit(query, half) if similarity == "cosine" else accumulated(query) * half
+        return z, [Operand(z, False)]  # half of the temperature on each side keeps the two factors one tensor
+    of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
     if similarity == "cosine":
-        query, keys = normalise(query), [normalise(k) for k in keys]
+        query = scaled_unit(query, None if of_columns else 1 / temperature)
+        keys = [normalise(k) for k in keys]
     else:
-        query, keys = _accumulated(query), [_accumulated(k) for k in keys]
+        query, keys = accumulated(query), [accumulated(k) for k in keys]
     if similarity == "euclidean":
         centre = query.detach().mean(-2, keepdim=True)
         query, keys = _lifted_query(query - centre), [
             _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
     lead = query.shape[:-2]
-    if isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1:
+    if of_columns and isinstance(temperature, Tensor):
         keys[0] = keys[0] / temperature.transpose(-1, -2).to(keys[0].dtype)
-    else:
+    elif similarity != "cosine":
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
     return query, [Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
@@ -351,26 +346,3 @@ def _lifted_query(q: Tensor) -> Tensor:
 
 def _lifted_key(k: Tensor) -> Tensor:
     return torch.cat([k, torch.ones_like(k[..., :1]), (k * k).sum(-1, keepdim=True)], -1)
-
-
-def _topk(query: Tensor, operand: Operand, block: int, k: int,
-          where: Relation | None) -> tuple[Tensor, Tensor]:
-    if k < 1:
-        raise InputError(f"k must be at least 1. Got {k}.")
-    lead, n = query.shape[:-2], query.shape[-2]
-    values = query.new_full((*lead, n, k), -math.inf)
-    places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
-    for rows in engines._slices(n, 1024):
-        for columns in engines._slices(operand.width, 8192):
-            s = operand.product(query, rows, columns)
-            t = Tile(rows, block, columns, operand.own, query.device, s)
-            if where is not None:
-                if where.empty(t):
-                    continue
-                s = torch.where(where.tile(t), s, -math.inf)
-            best, at = s.topk(min(k, s.shape[-1]), -1)
-            at = torch.where(best == -math.inf, -1, at + columns.start)
-            both, index = torch.cat([values[..., rows, :], best], -1), torch.cat([places[..., rows, :], at], -1)
-            top, order = both.topk(k, -1)
-            values[..., rows, :], places[..., rows, :] = top, index.gather(-1, order)
-    return values, places

@@ -23,3 +23,8 @@ class Operand:
         if not self.own:
             return q @ self.keys[..., columns, :].transpose(-1, -2)
         return (self.keys[..., rows, columns, :] @ q.unsqueeze(-1)).squeeze(-1)
+
+
+def slices(n: int, size: int | None) -> list[slice]:
+    size = size or max(n, 1)
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]

@@ -1,0 +1,79 @@
+"""The nearest candidates of each row, and the similarity of the m-th nearest; constants in the gradient."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar.errors import InputError
+from nearfar.similarity.operands import Operand, slices
+from nearfar.similarity.relations import Relation, Tile
+
+# Floats of the panel of rows in which an m-th largest is looked for.
+PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
+
+
+def topk(query: Tensor, operand: Operand, block: int, k: int,
+          where: Relation | None) -> tuple[Tensor, Tensor]:
+    if k < 1:
+        raise InputError(f"k must be at least 1. Got {k}.")
+    lead, n = query.shape[:-2], query.shape[-2]
+    values = query.new_full((*lead, n, k), -math.inf)
+    places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
+    for rows in slices(n, 1024):
+        for columns in slices(operand.width, 8192):
+            s = operand.product(query, rows, columns)
+            t = Tile(rows, block, columns, operand.own, query.device, s)
+            if where is not None:
+                if where.empty(t):
+                    continue
+                s = torch.where(where.tile(t), s, -math.inf)
+            best, at = s.topk(min(k, s.shape[-1]), -1)
+            at = torch.where(best == -math.inf, -1, at + columns.start)
+            both, index = torch.cat([values[..., rows, :], best], -1), torch.cat([places[..., rows, :], at], -1)
+            top, order = both.topk(k, -1)
+            values[..., rows, :], places[..., rows, :] = top, index.gather(-1, order)
+    return values, places
+
+
+def nth_largest(query: Tensor, operand: Operand, block: int, m: int | Tensor, where: Relation | None) -> Tensor:
+    """Each row's m-th largest similarity, (..., N); -inf where it has fewer candidates."""
+    if isinstance(m, int) and m < 1:
+        raise InputError(f"m must be at least 1. Got {m}.")
+    lead, n, width = query.shape[:-2], query.shape[-2], operand.width
+    out = query.new_full((*lead, n), -math.inf)
+    if not width:
+        return out
+    each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
+    height = max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel()))
+    for rows in slices(n, height):
+        s = operand.product(query, rows, slice(0, width))
+        t = Tile(rows, block, slice(0, width), operand.own, query.device, s)
+        if where is not None:
+            s = torch.where(where.tile(t), s, -math.inf)
+        out[..., rows] = _select(s, m if each is None else each[..., rows])
+    return out
+
+
+def _select(s: Tensor, m: int | Tensor) -> Tensor:
+    """The m-th largest along the last axis, in linear time for each number that occurs in m."""
+    width = s.shape[-1]
+    if not isinstance(m, Tensor):
+        return _place(s, width - m) if m <= width else torch.full_like(s[..., 0], -math.inf)
+    flat, wanted = s.reshape(-1, width), m.reshape(-1)
+    out = flat.new_full((len(flat),), -math.inf)
+    for k in wanted.unique().tolist():
+        if k <= width:
+            mine = (wanted == k).nonzero().squeeze(1)
+            out[mine] = _place(flat if len(mine) == len(flat) else flat[mine], width - k)
+    return out.view(m.shape)
+
+
+def _place(s: Tensor, place: int) -> Tensor:
+    """What stands at `place` of each sorted row."""
+    if s.device.type != "cpu":
+        return s.kthvalue(place + 1, -1).values
+    return torch.from_numpy(np.partition(s.numpy(), place, axis=-1)[..., place].copy())  # 10 times kthvalue's speed
