@@ -21,6 +21,7 @@ from nearfar.similarity.conjunction import Terms, factors, reads_similarities, t
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import LogSumExp, Reduction
 from nearfar.similarity.relations import PerColumn, Relation, Same, Threshold, Tile
+from nearfar.similarity.units import aliases
 
 LOG2E = math.log2(math.e)
 # Exponents of single terms and of sums that float32 surely holds; beyond them the running maximum takes over.
@@ -376,14 +377,17 @@ def _joined(grads: Sequence[Tensor], members: list[int]) -> Tensor | None:
     return sum((grads[k] for k in members[1:]), grads[members[0]]) if members else None
 
 
-def _differentiable(plan: Plan, inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor | None]:
+def _differentiable(plan: Plan, inputs: Sequence[Tensor | None], grads: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients that can be derived again: the small matrix is built."""
     from nearfar.similarity import engines
 
     if not plan.small:
         engines.refuse_second_derivatives()
     many = len(plan.groups)
+    inputs = aliases(inputs)
     matrices, weights = inputs[: -many], inputs[-many:]
+    assert matrices[0] is not None
+    assert matrices[-1] is not None
     asked: list[Reduction] = list(plan.asked)
     for g, w in zip(plan.groups, weights, strict=True):
         for k in (*g.rows, *g.columns):

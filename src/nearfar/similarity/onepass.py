@@ -23,6 +23,7 @@ from nearfar.similarity.fast import BOUND, LOG2E, Conditions, answerable, longes
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import CrossEntropy, LogSumExp
 from nearfar.similarity.relations import PerColumn, Relation, Tile, everyone
+from nearfar.similarity.units import aliases
 
 # Floats of a panel: its rows times all candidates.
 PANEL = {"cpu": 1 << 21, "cuda": 1 << 27}
@@ -204,16 +205,20 @@ class OnePass(torch.autograd.Function):
         return None, *out
 
 
-def _differentiable(job: Pass, inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
+def _differentiable(job: Pass, inputs: Sequence[Tensor | None], grad: Tensor) -> list[Tensor | None]:
     """Gradients that can be derived again: the small matrix is built."""
     from nearfar.similarity import engines
 
     if not job.small:
         engines.refuse_second_derivatives()
     many = len(job.blocks)
+    inputs = aliases(inputs)
     query, positive, keys, weights = inputs[0], inputs[1], inputs[2:2 + many], inputs[2 + many:]
+    assert query is not None
+    assert positive is not None
     parts = []
     for k, w, block in zip(keys, weights, job.blocks, strict=True):
+        assert k is not None
         r = LogSumExp(where=block.where, scale=block.scale, weight=None if w is None else PerColumn(w))
         parts += engines.dense(query, [Operand(k, False)], [r])
     values = torch.nn.functional.softplus(torch.stack(parts).logsumexp(0) - positive, 1, 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,6 +38,11 @@ def _inverse(x: Tensor, eps: float) -> Tensor:
     return torch.where(length > eps, length.clamp(min=eps).reciprocal(), 0)
 
 
+def aliases(inputs: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """The same tensors, apart from how one was made of another: that path must not be counted twice."""
+    return [None if x is None else x.view_as(x) for x in inputs]
+
+
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, factor: float, eps: float) -> Tensor:
@@ -50,6 +56,7 @@ class _Unit(torch.autograd.Function):
         x, scale, inverse = ctx.saved_tensors
         g = grads[0]
         if torch.is_grad_enabled():
+            x, scale = aliases((x, scale))
             again = x * (_inverse(x, ctx.eps) * ctx.factor * (1 if scale is None else scale))
             wanted = [y for y, need in zip((x, scale), ctx.needs_input_grad, strict=False) if need]
             found = iter(torch.autograd.grad(again, wanted, g, create_graph=True))
