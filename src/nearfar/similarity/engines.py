@@ -17,6 +17,7 @@ from nearfar.similarity import blockwise, onepass, per_entry
 from nearfar.similarity.operands import Operand, slices
 from nearfar.similarity.reductions import CrossEntropy, Reduction
 from nearfar.similarity.relations import Tile
+from nearfar.similarity.ring import Trip, refuse
 
 # Entries of the matrix from which streaming is the faster engine, by device type (benchmarks/loss records them).
 CROSSOVER = {"cpu": 1 << 20, "cuda": 1 << 24}
@@ -55,7 +56,9 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     """Answers all `reductions` of query @ keys^T in one sweep; one more sweep gives all gradients."""
     _check(operands, reductions)
     with full_precision(query.device):
-        if _current.name == "dense":
+        if any(o.ring is not None for o in operands):
+            answers = _streamed(query, operands, reductions)
+        elif _current.name == "dense":
             answers = dense(query, operands, reductions)
         elif per_entry.fits(query, operands, reductions):
             answers = per_entry.answer(query, operands, reductions, _answers)
@@ -69,7 +72,8 @@ def cross_entropy(query: Tensor, operands: Sequence[Operand], r: CrossEntropy, c
     keys = [o.keys for o in operands]
     itself = len(keys) == 1 and keys[0] is query
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys))
-    if _current.name == "dense" or itself or not wanted or any(o.own for o in operands):
+    away = any(o.own or o.ring is not None for o in operands)
+    if _current.name == "dense" or itself or not wanted or away:
         return None
     small = is_small(query, operands)
     return onepass.answer(query, keys, r, counts, _tile(query, small), _current, small)
@@ -135,14 +139,20 @@ def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None
         if r.dim == 0 and operands[r.block].own:
             raise InputError("Columns of an anchor's own list have no reduction (dim=0).",
                              "Use dim=1, or share the block.")
+        if r.dim == 0:
+            refuse(operands[r.block], "A reduction of the columns (dim=0)")
 
 
 def tiles(query: Tensor, operands: Sequence[Operand], size: tuple[int, int] | None) -> Iterator[Tile]:
-    height, width = size or (None, None)
     for block, operand in enumerate(operands):
-        for rows in slices(query.shape[-2], height):
-            for columns in slices(operand.width, width):
-                yield Tile(rows, block, columns, operand.own, query.device)
+        yield from _tiles_of(query, block, operand, size)
+
+
+def _tiles_of(query: Tensor, block: int, part: Operand, size: tuple[int, int] | None) -> Iterator[Tile]:
+    height, width = size or (None, None)
+    for rows in slices(query.shape[-2], height):
+        for columns in part.columns(width):
+            yield Tile(rows, block, columns, part.own, query.device)
 
 
 def _values(r: Reduction, t: Tile) -> dict[str, Tensor]:
@@ -158,23 +168,32 @@ def _sweep(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     """One pass over all tiles. Without a size each block is one tile, and the pass is differentiable."""
     lead, n = query.shape[:-2], query.shape[-2]
     states = [r.start((*lead, n if r.dim == 1 else operands[r.block].width), query) for r in reductions]
-    for t in tiles(query, operands, size):
-        live = [k for k, r in enumerate(reductions) if not r.skips(t)]
-        if not live:
-            continue
-        choice.visited += 1
-        s = operands[t.block].product(query, t.rows, t.columns)
-        t = replace(t, s=s.detach())
-        for k in live:
-            r, span = reductions[k], _span(reductions[k], t)
-            mask, weight = r.parts(t)
-            if size is None:
-                states[k] = r.fold(states[k], s, mask, weight, **_values(r, t))
-                continue
-            piece = r.fold([x[..., span] for x in states[k]], s, mask, weight, **_values(r, t))
-            for whole, part in zip(states[k], piece, strict=True):
-                whole[..., span] = part
+    for block, operand in enumerate(operands):
+        trip = Trip(operand)
+        for part in trip:
+            with trip.guard():
+                for t in _tiles_of(query, block, part, size):
+                    _fold(t, part, query, reductions, states, size is None, choice)
     return [r.finish(x) for r, x in zip(reductions, states, strict=True)], states
+
+
+def _fold(t: Tile, operand: Operand, query: Tensor, reductions: Sequence[Reduction], states: list[list[Tensor]],
+          whole: bool, choice: Choice) -> None:
+    live = [k for k, r in enumerate(reductions) if not r.skips(t)]
+    if not live:
+        return
+    choice.visited += 1
+    s = operand.product(query, t.rows, t.columns)
+    t = replace(t, s=s.detach())
+    for k in live:
+        r, span = reductions[k], _span(reductions[k], t)
+        mask, weight = r.parts(t)
+        if whole:
+            states[k] = r.fold(states[k], s, mask, weight, **_values(r, t))
+            continue
+        piece = r.fold([x[..., span] for x in states[k]], s, mask, weight, **_values(r, t))
+        for held, part in zip(states[k], piece, strict=True):
+            held[..., span] = part
 
 
 @dataclass
@@ -191,7 +210,7 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sweep: _Sweep, *inputs: Tensor):
         query, keys = inputs[0], inputs[1:1 + len(sweep.operands)]
-        operands = [Operand(k, o.own) for k, o in zip(keys, sweep.operands, strict=True)]
+        operands = [replace(o, keys=k) for k, o in zip(keys, sweep.operands, strict=True)]
         with full_precision(query.device):
             results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
         kept = [r.saved(x) for r, x in zip(sweep.reductions, states, strict=True)]
@@ -218,7 +237,7 @@ class _Backward:
         self.sweep, self.results, self.kept, self.grads = sweep, results, kept, grads
         blocks = len(sweep.operands)
         self.query = inputs[0].detach()
-        self.operands = [Operand(k.detach(), o.own) for k, o in zip(inputs[1:1 + blocks], sweep.operands, strict=True)]
+        self.operands = [replace(o, keys=k.detach()) for k, o in zip(inputs[1:1 + blocks], sweep.operands, strict=True)]
         self.out = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needed, strict=True)]
         self.slots: list[list[int]] = []
         position = 1 + blocks
@@ -228,14 +247,20 @@ class _Backward:
             position += count
 
     def run(self) -> list[Tensor | None]:
-        for t in tiles(self.query, self.operands, self.sweep.tile):
-            live = [k for k, r in enumerate(self.sweep.reductions) if not r.skips(t)]
-            if live:
-                self.visit(t, live)
+        for block, operand in enumerate(self.operands):
+            wanted = self.out[1 + block] is not None
+            trip = Trip(operand, gradients=wanted if operand.ring is None else operand.ring.any(wanted))
+            for part in trip:
+                with trip.guard():
+                    for t in _tiles_of(self.query, block, part, self.sweep.tile):
+                        live = [k for k, r in enumerate(self.sweep.reductions) if not r.skips(t)]
+                        if live:
+                            self.visit(t, part, trip.carried, live)
+            self.out[1 + block] = trip.carried if wanted else None
         return self.out
 
-    def visit(self, t: Tile, live: list[int]) -> None:
-        s = self.operands[t.block].product(self.query, t.rows, t.columns)
+    def visit(self, t: Tile, operand: Operand, d_keys: Tensor | None, live: list[int]) -> None:
+        s = operand.product(self.query, t.rows, t.columns)
         t = replace(t, s=s)
         total = None
         for k in live:
@@ -244,18 +269,17 @@ class _Backward:
                 total = flow if total is None else total.add_(flow)
         if total is None:
             return
-        operand, q_rows = self.operands[t.block], self.query[..., t.rows, :]
-        d_query, d_keys = self.out[0], self.out[1 + t.block]
+        here, q_rows, d_query = operand.here(t.columns), self.query[..., t.rows, :], self.out[0]
         if not t.own:
             if d_query is not None:
-                d_query[..., t.rows, :] += total @ operand.keys[..., t.columns, :]
+                d_query[..., t.rows, :] += total @ operand.keys[..., here, :]
             if d_keys is not None:
-                d_keys[..., t.columns, :] += total.transpose(-1, -2) @ q_rows
+                d_keys[..., here, :] += total.transpose(-1, -2) @ q_rows
             return
         if d_query is not None:
-            d_query[..., t.rows, :] += (total.unsqueeze(-2) @ operand.keys[..., t.rows, t.columns, :]).squeeze(-2)
+            d_query[..., t.rows, :] += (total.unsqueeze(-2) @ operand.keys[..., t.rows, here, :]).squeeze(-2)
         if d_keys is not None:
-            d_keys[..., t.rows, t.columns, :] += total.unsqueeze(-1) * q_rows.unsqueeze(-2)
+            d_keys[..., t.rows, here, :] += total.unsqueeze(-1) * q_rows.unsqueeze(-2)
 
     def pull(self, k: int, t: Tile, s: Tensor) -> Tensor | None:
         r, span = self.sweep.reductions[k], _span(self.sweep.reductions[k], t)

@@ -17,6 +17,7 @@ from nearfar.errors import InputError
 from nearfar.similarity.exchange import Exchange, exchange
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
+from nearfar.similarity.ring import Ring
 from nearfar.similarity.units import normalise
 
 Rows = Callable[[Similarity], Tensor]
@@ -62,14 +63,14 @@ class Hidden:
     kinds: Sequence[tuple[Tensor, Tensor]]
 
     def relation(self, items: Tensor, net: Exchange, width: int, repeat: int = 1) -> Relation:
-        """Anchors of the local items `items` against `width` items of each rank, the columns repeated `repeat` times.
+        """Anchors of the local items `items` against `width` items of each rank, each rank's repeated `repeat` times.
 
         Columns beyond the known values (further negatives) are unknown.
         """
         relation: Relation = nobody
         for row, column in self.kinds:
             column = torch.cat([column, column.new_full((max(0, width - len(column)),), -1)])[:width]
-            relation = relation | Same(row[items], [net.gather(column)[0].repeat(repeat)])
+            relation = relation | Same(row[items], [net.gather(column.repeat(repeat))[0]])
         return relation
 
     def reversed(self) -> Hidden:
@@ -77,12 +78,12 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, items: Tensor, positive: Listed, itself: Relation, hidden: Relation,
-         extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
+def _one(query: Tensor, keys: Tensor, ring: Ring | None, items: Tensor, positive: Listed, itself: Relation,
+         hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
          in_batch: bool = True) -> Similarity:
     visible = ~(hidden & ~positive) if in_batch else positive
     more = extra(items) if callable(extra) else extra
-    return Similarity(query, [Block(keys, visible=visible), *more], positive=positive, itself=itself,
+    return Similarity(query, [Block(keys, visible=visible, ring=ring), *more], positive=positive, itself=itself,
                       temperature=temperature, similarity=similarity, group=net.group)
 
 
@@ -101,11 +102,12 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
         if key.shape[0] < query.shape[0]:
             raise InputError(f"Each query needs a key: got {query.shape[0]} queries and {key.shape[0]} keys.")
     net.widths(query, key)
-    keys, offset = net.gather(key)
+    keys, offset, ring = net.keys(key)
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
     positive = diagonal(query.shape[0], offset, query.device)
-    return Layout([_one(query, keys, items, positive, nobody, relation, extra, temperature, similarity, net, in_batch)])
+    return Layout([_one(query, keys, ring, items, positive, nobody, relation, extra, temperature, similarity, net,
+                        in_batch)])
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -193,16 +195,13 @@ class _Weighted(Layout):
 def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
                    hidden: Hidden | None, extra: Extra, net: Exchange) -> Similarity:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
-    keys_a, offset = net.gather(a)
-    keys_b, _ = net.gather(b)
-    total = keys_a.shape[0]
-    items = torch.arange(a.shape[0], device=a.device)
+    n = a.shape[0]
+    keys, offset, ring = net.keys(torch.cat([a, b]))  # rank after rank: the rows of a, then those of b
+    items = torch.arange(n, device=a.device)
     mine = items + offset
-    keys = torch.cat([keys_a, keys_b])
     query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
-    positive = torch.cat([mine + total, mine]) if symmetric else mine + total
-    itself = torch.cat([mine, mine + total]) if symmetric else mine
+    positive = torch.cat([mine + n, mine]) if symmetric else mine + n
+    itself = diagonal(2 * n if symmetric else n, offset, a.device)
     items = items.repeat(2) if symmetric else items
-    relation = nobody if hidden is None else hidden.relation(items, net, len(a), repeat=2)
-    return _one(query, keys, items, Listed(positive), Listed(itself), relation, extra,
-                temperature, similarity, net)
+    relation = nobody if hidden is None else hidden.relation(items, net, n, repeat=2)
+    return _one(query, keys, ring, items, Listed(positive), itself, relation, extra, temperature, similarity, net)

@@ -17,6 +17,7 @@ from nearfar.similarity.exchange import all_sum
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
+from nearfar.similarity.ring import Ring, refuse
 from nearfar.similarity.units import accumulated, normalise, scaled_unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -29,6 +30,8 @@ class Block:
     `ids`, `labels`: integers of the candidates, (M,) or (N, L); negative = unknown.
     `visible`: which anchors may see them at all (a relation over this block alone).
     `gradient=False` holds the keys constant.
+    `ring`: the keys are those of this rank, and those of the others travel (`Exchange.keys` makes it); columns are then
+    numbered over all ranks, and `ids`, `labels` and relations hold the values of all.
     """
 
     keys: Tensor
@@ -37,6 +40,7 @@ class Block:
     labels: Tensor | None = None
     visible: Relation = field(default_factory=lambda: everyone)
     gradient: bool = True
+    ring: Ring | None = None
 
 
 @dataclass(eq=False)
@@ -153,8 +157,12 @@ class Similarity:
         self._twin, self._known = twin, {}
 
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
-        """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P)."""
+        """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P).
+
+        Where keys travel, the columns must be this rank's own.
+        """
         operand = self._operands[block]
+        columns = _local(columns, operand)
         if self.query.dim() == 2 and columns.dim() == 1 and operand.keys.dim() == 2:
             return (self.query * operand.keys.index_select(0, columns)).sum(-1)
         flat = columns if columns.dim() > 1 else columns[:, None]
@@ -169,12 +177,14 @@ class Similarity:
         """S of each row's declared positive, (..., N). A row whose positive is -1 gets 0 and leaves `mean`."""
         positive = self._one_positive()
         keys = self._operands[positive.block].keys
-        if positive.start == 0 and keys.shape == self.query.shape:
+        ring = self._operands[positive.block].ring
+        if keys.shape == self.query.shape and positive.start == (0 if ring is None else ring.first(ring.rank)):
             return (self.query * keys).sum(-1)
         if positive.start is not None:
             return self.at(positive.columns, positive.block)
         held = positive.columns >= 0
-        return torch.where(held, self.at(positive.columns.clamp(min=0), positive.block), 0)
+        some = positive.columns.clamp(min=0 if ring is None else ring.first(ring.rank))
+        return torch.where(held, self.at(some, positive.block), 0) if keys.shape[-2] else self.query[..., 0] * 0
 
     def _one_positive(self) -> Listed:
         if not isinstance(self.positive, Listed) or self.positive.columns.dim() != 1:
@@ -259,18 +269,24 @@ class Similarity:
         """
         with torch.no_grad(), engines.full_precision(self.query.device):
             value = ranks.nth_largest(self.query.detach(), self._operands[block], block, m, where)
-        lengths = self._operands[block].keys.detach().norm(dim=-1)
-        longest = lengths.amax() if lengths.numel() else 0
+        operand = self._operands[block]
+        lengths = operand.keys.detach().norm(dim=-1)
+        longest = lengths.amax() if lengths.numel() else lengths.new_zeros(())
+        longest = longest if operand.ring is None else operand.ring.most(longest)
         return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
 
     def dense(self) -> Tensor:
-        """The whole matrix (..., N, total): small cases, teaching, tests."""
+        """The whole matrix (..., N, total): small cases, teaching, tests. Raises InputError where keys travel."""
+        for operand in self._operands:
+            refuse(operand, "The whole matrix")
         with engines.full_precision(self.query.device):
             parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
         return torch.cat(parts, -1)
 
     def mask(self, relation: Relation) -> Tensor:
-        """A relation as a whole matrix (..., N, total): small cases, teaching, tests."""
+        """A relation as a whole matrix (..., N, total): small cases, teaching, tests. Not where keys travel."""
+        for operand in self._operands:
+            refuse(operand, "The whole matrix")
         full = list(engines.tiles(self.query, self._operands, None))
         s = [self._operands[t.block].product(self.query, t.rows, t.columns) for t in full]
         parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.own, t.device, x)).expand_as(x)
@@ -295,6 +311,16 @@ def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, 
             raise InputError(f"Block {b} has lists for {keys.shape[-3]} anchors, but there are {query.shape[-2]}.")
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+
+
+def _local(columns: Tensor, operand: Operand) -> Tensor:
+    """The places of the columns among the keys that are here."""
+    if operand.ring is None:
+        return columns
+    columns = columns - operand.ring.first(operand.ring.rank)
+    if columns.numel() and not bool(((columns >= 0) & (columns < operand.keys.shape[-2])).all()):
+        refuse(operand, "A similarity with another process's candidate")
+    return columns
 
 
 def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
@@ -330,12 +356,13 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
     elif similarity != "cosine":
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
-    return query, [Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
+    return query, [Operand(k, b.own, b.ring) for k, b in zip(keys, blocks, strict=True)]
 
 
 def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:
     """Whether the queries are the keys, so that the matrix is symmetric."""
     alone = len(blocks) == 1 and blocks[0].keys is query and blocks[0].gradient and query.dim() == 2
+    alone = alone and blocks[0].ring is None
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     return alone and scalar and similarity != "euclidean"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,32 +12,38 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.similarity.operands import Operand, slices
 from nearfar.similarity.relations import Relation, Tile
+from nearfar.similarity.ring import Trip
 
 # Floats of the panel of rows in which an m-th largest is looked for.
 PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 def topk(query: Tensor, operand: Operand, block: int, k: int,
-          where: Relation | None) -> tuple[Tensor, Tensor]:
+         where: Relation | None) -> tuple[Tensor, Tensor]:
     if k < 1:
         raise InputError(f"k must be at least 1. Got {k}.")
     lead, n = query.shape[:-2], query.shape[-2]
     values = query.new_full((*lead, n, k), -math.inf)
     places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
-    for rows in slices(n, 1024):
-        for columns in slices(operand.width, 8192):
-            s = operand.product(query, rows, columns)
-            t = Tile(rows, block, columns, operand.own, query.device, s)
-            if where is not None:
-                if where.empty(t):
-                    continue
-                s = torch.where(where.tile(t), s, -math.inf)
-            best, at = s.topk(min(k, s.shape[-1]), -1)
-            at = torch.where(best == -math.inf, -1, at + columns.start)
-            both, index = torch.cat([values[..., rows, :], best], -1), torch.cat([places[..., rows, :], at], -1)
-            top, order = both.topk(k, -1)
-            values[..., rows, :], places[..., rows, :] = top, index.gather(-1, order)
+    trip = Trip(operand)
+    for part in trip:
+        with trip.guard():
+            for rows, columns in product(slices(n, 1024), part.columns(8192)):
+                s = _candidates(query, part, block, rows, columns, where)
+                best, at = s.topk(min(k, s.shape[-1]), -1)
+                at = torch.where(best == -math.inf, -1, at + columns.start)
+                both, index = torch.cat([values[..., rows, :], best], -1), torch.cat([places[..., rows, :], at], -1)
+                top, order = both.topk(k, -1)
+                values[..., rows, :], places[..., rows, :] = top, index.gather(-1, order)
     return values, places
+
+
+def _candidates(query: Tensor, operand: Operand, block: int, rows: slice, columns: slice,
+                where: Relation | None) -> Tensor:
+    """The similarities of a tile, -inf where a pair does not count."""
+    s = operand.product(query, rows, columns)
+    t = Tile(rows, block, columns, operand.own, query.device, s)
+    return s if where is None else torch.where(where.tile(t), s, -math.inf)
 
 
 def nth_largest(query: Tensor, operand: Operand, block: int, m: int | Tensor, where: Relation | None) -> Tensor:
@@ -47,13 +54,12 @@ def nth_largest(query: Tensor, operand: Operand, block: int, m: int | Tensor, wh
     out = query.new_full((*lead, n), -math.inf)
     if not width:
         return out
+    if operand.ring is not None:
+        return _travelling(query, operand, block, m, where)
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
     height = max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel()))
     for rows in slices(n, height):
-        s = operand.product(query, rows, slice(0, width))
-        t = Tile(rows, block, slice(0, width), operand.own, query.device, s)
-        if where is not None:
-            s = torch.where(where.tile(t), s, -math.inf)
+        s = _candidates(query, operand, block, rows, slice(0, width), where)
         out[..., rows] = _select(s, m if each is None else each[..., rows])
     return out
 
@@ -77,3 +83,30 @@ def _place(s: Tensor, place: int) -> Tensor:
     if s.device.type != "cpu":
         return s.kthvalue(place + 1, -1).values
     return torch.from_numpy(np.partition(s.numpy(), place, axis=-1)[..., place].copy())  # 10 times kthvalue's speed
+
+
+def _ordered(s: Tensor) -> Tensor:
+    """The bits of floats as integers of the same order."""
+    bits = s.contiguous().view(torch.int64 if s.dtype == torch.float64 else torch.int32)
+    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
+
+
+def _travelling(query: Tensor, operand: Operand, block: int, m: int | Tensor, where: Relation | None) -> Tensor:
+    """The m-th largest of keys that travel: four bits of it a round, by counting what is at least as large."""
+    kind = torch.int64 if query.dtype == torch.float64 else torch.int32
+    bits = torch.iinfo(kind)
+    found = torch.full((query.shape[0],), bits.min, dtype=kind, device=query.device)
+    wanted = torch.as_tensor(m, device=query.device).clamp(min=1).expand(query.shape[0])
+    for shift in range(bits.bits - 4, -4, -4):
+        limits = torch.stack([found + (j << shift) for j in range(1, 16)], 1)
+        counts = torch.zeros_like(limits, dtype=torch.long)
+        trip = Trip(operand)
+        for part in trip:
+            with trip.guard():
+                for rows, columns in product(slices(len(query), 512), part.columns(1024)):
+                    s = _ordered(_candidates(query, part, block, rows, columns, where))
+                    for j in range(15):
+                        counts[rows, j] += (s >= limits[rows, j, None]).sum(1)
+        found = found + ((counts >= wanted[:, None]).sum(1) << shift).to(found.dtype)
+    value = _ordered(found.view(query.dtype)).view(query.dtype)
+    return torch.where(found == bits.min, -math.inf, value)  # no candidate was as large as the least float
