@@ -67,8 +67,12 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     return [_with_graph(x, query) for x in answers]
 
 
-def cross_entropy(query: Tensor, operands: Sequence[Operand], r: CrossEntropy, counts: Tensor) -> Tensor | None:
-    """The cross-entropy of each row with its gradient in one pass, or None where two sweeps are the better way."""
+def cross_entropy(query: Tensor, operands: Sequence[Operand], r: CrossEntropy, counts: Tensor,
+                  diagonal: int | None = None) -> Tensor | None:
+    """The cross-entropy of each row with its gradient in one pass, or None where two sweeps are the better way.
+
+    diagonal: the block whose row i is the positive of anchor i, where `r.of` is that similarity.
+    """
     keys = [o.keys for o in operands]
     itself = len(keys) == 1 and keys[0] is query
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys))
@@ -76,7 +80,7 @@ def cross_entropy(query: Tensor, operands: Sequence[Operand], r: CrossEntropy, c
     if _current.name == "dense" or itself or not wanted or away:
         return None
     small = is_small(query, operands)
-    return onepass.answer(query, keys, r, counts, _tile(query, small), _current, small)
+    return onepass.answer(query, keys, r, counts, diagonal, _tile(query, small), _current, small)
 
 
 def is_small(query: Tensor, operands: Sequence[Operand]) -> bool:

@@ -95,6 +95,7 @@ class Similarity:
         self.negative = self.visible & ~self.positive & ~self.itself
         self.query, self._operands = _factors(query, self.blocks, temperature, similarity)
         self._twin: Similarity | None = None
+        self._diagonal: Tensor | None = None
         self._known: dict[tuple[float, bool], Tensor] = {}
 
     @property
@@ -136,7 +137,8 @@ class Similarity:
             return None
         known = isinstance(self.positive, Listed)
         counts = self.has_positive() if known else torch.ones_like(r.of, dtype=torch.bool)
-        return engines.cross_entropy(self.query, self._operands, r, counts)
+        own = self.positive.block if r.of is self._diagonal and isinstance(self.positive, Listed) else None
+        return engines.cross_entropy(self.query, self._operands, r, counts, own)
 
     def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
         """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
@@ -179,7 +181,8 @@ class Similarity:
         keys = self._operands[positive.block].keys
         ring = self._operands[positive.block].ring
         if keys.shape == self.query.shape and positive.start == (0 if ring is None else ring.first(ring.rank)):
-            return (self.query * keys).sum(-1)
+            self._diagonal = (self.query * keys).sum(-1)
+            return self._diagonal
         if positive.start is not None:
             return self.at(positive.columns, positive.block)
         held = positive.columns >= 0

@@ -45,6 +45,7 @@ class Pass:
     choice: Any
     tile: tuple[int, int]
     counts: Tensor
+    diagonal: int | None
     small: bool
     bounded: bool = True
     grads: list[Tensor | None] | None = None
@@ -130,6 +131,7 @@ def run(job: Pass, query: Tensor, positive: Tensor, keys: Sequence[Tensor], weig
     values, shares = torch.empty_like(positive), torch.empty_like(positive)
     needs = job.needs if upstream is not None else [False] * len(job.needs)
     d_query = torch.zeros_like(query) if needs[0] else None
+    pull = torch.empty_like(positive)
     d_keys = [torch.zeros_like(k) if n else None for k, n in zip(keys, needs[2:], strict=False)]
     d_weights = [torch.zeros_like(w) if w is not None and n else None
                  for w, n in zip(weights, needs[2 + len(keys):], strict=True)]
@@ -140,8 +142,11 @@ def run(job: Pass, query: Tensor, positive: Tensor, keys: Sequence[Tensor], weig
         shares[rows] = away.sigmoid_()
         if upstream is None:
             continue
-        factor = torch.where(total > 0, upstream[rows] * shares[rows] / torch.where(total > 0, total, 1), 0)
+        pull[rows] = upstream[rows] * shares[rows]
+        factor = torch.where(total > 0, pull[rows] / torch.where(total > 0, total, 1), 0)
         _collect(panel, rows, factor, d_query, d_keys, d_weights)
+    if job.diagonal is not None and upstream is not None:
+        _release(query, keys[job.diagonal], pull[:, None], d_query, d_keys[job.diagonal])
     return values, shares, [d_query, None, *d_keys, *d_weights]
 
 
@@ -161,6 +166,14 @@ def _collect(panel: Panel, rows: slice, factor: Tensor, d_query: Tensor | None, 
             d_query[rows].addmm_(e, panel.keys[b][columns], alpha=scale)
     if d_query is not None:
         d_query[rows].mul_(factor[:, None])
+
+
+def _release(query: Tensor, keys: Tensor, pull: Tensor, d_query: Tensor | None, d_keys: Tensor | None) -> None:
+    """The gradient of the positives, where anchor i's is key i."""
+    if d_query is not None:
+        d_query.addcmul_(keys, pull, value=-1)
+    if d_keys is not None:
+        d_keys.addcmul_(query, pull, value=-1)
 
 
 class OnePass(torch.autograd.Function):
@@ -214,7 +227,9 @@ def _differentiable(job: Pass, inputs: Sequence[Tensor | None], grad: Tensor) ->
     many = len(job.blocks)
     inputs = aliases(inputs)
     query, positive, keys, weights = inputs[0], inputs[1], inputs[2:2 + many], inputs[2 + many:]
+    own = None if job.diagonal is None else keys[job.diagonal]
     assert query is not None
+    positive = positive if own is None else (query * own).sum(-1)
     assert positive is not None
     parts = []
     for k, w, block in zip(keys, weights, job.blocks, strict=True):
@@ -227,10 +242,11 @@ def _differentiable(job: Pass, inputs: Sequence[Tensor | None], grad: Tensor) ->
     return [next(found) if x is not None and x.requires_grad else None for x in inputs]
 
 
-def answer(query: Tensor, keys: Sequence[Tensor], r: CrossEntropy, counts: Tensor, tile: tuple[int, int],
-           choice: Any, small: bool) -> Tensor | None:
+def answer(query: Tensor, keys: Sequence[Tensor], r: CrossEntropy, counts: Tensor, diagonal: int | None,
+           tile: tuple[int, int], choice: Any, small: bool) -> Tensor | None:
     """The cross-entropy of each row over shared blocks of candidates, or None where a relation does not allow it.
 
+    diagonal: the block whose row i is the positive of anchor i, whose gradient is then made here as well.
     counts: the rows whose upstream gradient is expected to be one number, the others' to be 0; bool (N,).
     """
     if query.dim() != 2 or any(k.dim() != 2 for k in keys) or r.scale <= 0:
@@ -250,7 +266,7 @@ def answer(query: Tensor, keys: Sequence[Tensor], r: CrossEntropy, counts: Tenso
     with torch.no_grad():
         bounded = all(longest(query, k) * r.scale * LOG2E <= BOUND for k, b in zip(keys, blocks, strict=True)
                       if not b.nothing)
-    job = Pass(blocks, choice, tile, counts, small, bounded)
-    values = OnePass.apply(job, query, r.of, *keys, *weights)
+    job = Pass(blocks, choice, tile, counts, diagonal, small, bounded)
+    values = OnePass.apply(job, query, r.of if diagonal is None else r.of.detach(), *keys, *weights)
     assert isinstance(values, Tensor)
     return values
