@@ -1,5 +1,6 @@
 """How the matrix is swept: `dense` builds it, `streaming` visits it tile by tile and computes each tile again for the
-gradient. Both give the same values and gradients; `auto` takes the faster one for the size.
+gradient. Both give the same values and gradients; `auto` takes closed forms and fast sweeps wherever they can answer,
+and the faster of building and sweeping for what is left.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from nearfar.similarity.reductions import CrossEntropy, Reduction
 from nearfar.similarity.relations import Tile
 from nearfar.similarity.ring import Trip, refuse
 
-# Entries of the matrix from which streaming is the faster engine, by device type (benchmarks/loss records them).
-CROSSOVER = {"cpu": 1 << 20, "cuda": 1 << 24}
+# Entries of the matrix from which the general sweep is faster than building it, by device type: set from
+# benchmarks/loss/crossover.py. Closed forms and the fast sweep are the faster ones at any size.
+CROSSOVER = {"cpu": 1 << 21, "cuda": 1 << 24}
 TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}
 ENGINES = ("auto", "dense", "streaming")
 
