@@ -4,6 +4,7 @@ and converted in the same way (jsonargparse), and parts (loss, negatives, views)
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 import typing
@@ -167,21 +168,21 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _expanded(option: str, value: Any) -> Any:
-    """A short name, or {"name": ..., options}, as the class that it stands for."""
+    """A part as {"class_path", "init_args"}: from a short name, a dotted class path, {"name": ..., options}, a class or
+    an instance (Python only), so that a part of one's own stands beside the built-in ones."""
     table = registries().get(option)
     if table is None or value is None or value in ("auto", "none", "null"):
         return None if table is not None and value in ("none", "null") else value
-    if isinstance(value, str):
+    if isinstance(value, (str, type)):
         value = {"name": value}
-    if not isinstance(value, Mapping):
-        raise InputError(f"'{option}' takes a name of {', '.join(table)}. Got {value!r}.")
+    elif not isinstance(value, Mapping):
+        value = _described(option, value)
     rest = {k: v for k, v in value.items() if k != "name"}
     name = value.get("name")
     if name is None:
         raise InputError(f"--{option}.{next(iter(rest), '')} needs --{option} NAME first.")
-    if name not in table:
-        raise InputError(f"Unknown {option} '{name}'.{did_you_mean(name, table)}", f"Known: {', '.join(table)}.")
-    cls, known = table[name], list(signature(table[name]))
+    cls = _part(option, name, table)
+    known = list(signature(cls))
     for k in rest:
         if k not in known:
             raise InputError(
@@ -191,6 +192,55 @@ def _expanded(option: str, value: Any) -> Any:
         "class_path": f"{cls.__module__}.{cls.__qualname__}",
         "init_args": {k: _literal(v) for k, v in rest.items()},
     }
+
+
+def _part(option: str, name: str | type, table: Mapping[str, type]) -> type:
+    """The class behind a short name, a dotted path or a class; it must be of the option's kind."""
+    kind = _kind(table)
+    if isinstance(name, str) and name in table:
+        return table[name]
+    if isinstance(name, str) and "." in name:
+        module, _, last = name.rpartition(".")
+        try:
+            cls = getattr(importlib.import_module(module), last)
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"The {option} '{name}' cannot be imported: {error}.", "Its module must lie on the PYTHONPATH."
+            ) from None
+    elif isinstance(name, type):
+        cls = name
+    else:
+        raise InputError(f"Unknown {option} '{name}'.{did_you_mean(str(name), table)}", f"Known: {', '.join(table)}.")
+    if not (isinstance(cls, type) and issubclass(cls, kind)):
+        raise InputError(f"'{name}' is no {option}: it must be a class derived from {kind.__module__}.{kind.__name__}.")
+    if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
+        raise InputError(
+            f"The {option} '{cls.__qualname__}' cannot be found again when the run is resumed or its model loaded.",
+            "Define it at the top level of a module that can be imported.",
+        )
+    return cls
+
+
+def _kind(table: Mapping[str, type]) -> type:
+    """The class from which all parts of a registry derive."""
+    shared = set.intersection(*(set(c.__mro__) for c in table.values()))
+    return max(shared, key=lambda c: len(c.__mro__))
+
+
+def _described(option: str, part: Any) -> dict[str, Any]:
+    """An instance as its class and options, read from the attributes that bear the names of the constructor's
+    arguments: a fresh one is made from them, since a run must be repeatable from its config file alone."""
+    table = registries()[option]
+    cls = type(part)
+    if not isinstance(part, _kind(table)):
+        raise InputError(f"'{option}' takes a part or a name of {', '.join(table)}. Got {part!r}.")
+    lacking = [k for k in signature(cls) if not hasattr(part, k)]
+    if lacking:
+        raise InputError(
+            f"The options of this {cls.__name__} cannot be read: it keeps no attribute '{lacking[0]}'.",
+            f"Give {option}={{'name': '{cls.__module__}.{cls.__name__}', '{lacking[0]}': ...}} instead.",
+        )
+    return {"name": cls, **{k: getattr(part, k) for k in signature(cls)}}
 
 
 def _literal(value: Any) -> Any:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from nearfar.errors import InputError
 from nearfar.losses import align, info_nce
 from nearfar.methods.multimodal.align import frequent
 from nearfar.sources import open_data
@@ -87,3 +88,17 @@ def test_frequent_captions():
     captions = ["a photo"] * 12 + ["a cat", "a dog"] * 3
     assert frequent(captions, 10).tolist() == [True] * 12 + [False] * 6
     assert not np.any(frequent(captions, 12))
+
+
+@pytest.mark.parametrize("options", [{}, {"views": {"name": "members"}}, {"views": {"name": "members", "k": 1}}])
+def test_every_group_of_the_batch_is_contrasted(options, emoji_few):
+    made = building.prepare("pairs", emoji_few, TrainSettings(batch_size=8, steps=4), options)
+    embedded, _ = embed(made)
+    assert [z.shape[0] for z in embedded["members"]] == [8, 8]
+
+
+def test_views_of_several_members_need_groups(questions, emoji_few):
+    with pytest.raises(InputError, match="made of columns"):
+        building.prepare(
+            "pairs", emoji_few, TrainSettings(batch_size=8, steps=4, by="columns"), {"views": {"name": "members"}}
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -46,10 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, words: list[str]) -> int:
+    from nearfar import processes
     from nearfar.errors import InputError, NearfarError, did_you_mean
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not processes.leader():
+        sys.stdout = io.StringIO()  # of several processes that run one command, the first speaks
     try:
         if command not in COMMANDS:
             raise InputError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nearfar import options
+from nearfar import options, processes
 from nearfar.cli import help as helping
 from nearfar.cli import tables
 from nearfar.errors import InputError
@@ -248,6 +248,8 @@ def run_fit(words: list[str]) -> None:
         command=written("fit", words),
         **own,
     )
+    if not processes.leader():
+        return
     if checked.json:
         emit({"path": run.path, "method": run.method, "plan": run.plan, "scores": run.scores, "cost": run.cost})
     elif run.path is not None:

@@ -23,7 +23,7 @@ class RowLoss:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        parts[cls.__name__.lower()] = cls
+        parts.setdefault(cls.__name__.lower(), cls)  # a namesake of one's own does not displace a built-in one
 
     def __call__(self, s: Similarity) -> Tensor:
         raise TypeError(f"{type(self).__name__} is not a loss")

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from nearfar import processes
 from nearfar.errors import InputError, NearfarError
 from nearfar.similarity import Hidden
 
@@ -56,6 +57,9 @@ class Batch:
 
     rows: sample ids (members n,); inputs: role -> uint8 images, Tokens or features; content: role -> content ids;
     groups: (members n,) or None; labels: column -> (members n,), -1 = missing; views: role -> list of views.
+    step, steps: the optimiser step that it belongs to, and their number; turn, turns: which batch of that step it is,
+    of how many (more than one where gradients are accumulated). rank: of the process that holds it; everywhere: rows
+    of this batch over all processes.
     """
 
     rows: Tensor
@@ -66,6 +70,10 @@ class Batch:
     members: int = 1
     step: int = 0
     steps: int = 1
+    turn: int = 0
+    turns: int = 1
+    rank: int = 0
+    everywhere: int = 0
     seed: int = 0
     views: dict[str, list] = field(default_factory=dict)
 
@@ -93,8 +101,39 @@ class Batch:
     def generator(self) -> torch.Generator:
         """Random numbers of this step alone, so that a resumed run draws the same."""
         generator = torch.Generator(device=self.rows.device)
-        generator.manual_seed((self.seed * 1_000_003 + self.step) % (1 << 63))
+        generator.manual_seed(self.random_seed)
         return generator
+
+    @property
+    def random_seed(self) -> int:
+        """Another one for every batch of every process."""
+        return (self.seed * 1_000_003 + self.step * self.turns + self.turn + (self.rank << 40)) % (1 << 63)
+
+    @property
+    def last_turn(self) -> bool:
+        """Whether the optimiser steps after this batch."""
+        return self.turn == self.turns - 1
+
+    @staticmethod
+    def joined(parts: Sequence[Batch]) -> Batch:
+        """The batches of one optimiser step as one, without their inputs and views."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+
+        def join(values: Sequence[Tensor]) -> Tensor:
+            by_member = [v.view(first.members, -1) for v in values]
+            return torch.cat(by_member, 1).reshape(-1)
+
+        return dataclasses.replace(
+            parts[-1],
+            rows=join([p.rows for p in parts]),
+            inputs={},
+            content={k: join([p.content[k] for p in parts]) for k in first.content},
+            groups=None if first.groups is None else join([p.groups for p in parts if p.groups is not None]),
+            labels={k: join([p.labels[k] for p in parts]) for k in first.labels},
+            views={},
+        )
 
     def marks(self) -> Tensor:
         """(n, kinds): group and content of each item, -1 where unknown."""
@@ -263,7 +302,7 @@ class Method(pl.LightningModule):
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
-    pass the encoder at once; `fit` sets it from --micro-batch.
+    pass the encoder at once on a device; `fit` sets it from --micro-batch.
     """
 
     slug: ClassVar[str] = ""
@@ -282,7 +321,7 @@ class Method(pl.LightningModule):
         self.watched: Tensor | None = None
         self.terms: dict[str, float] = {}
         self._cached: Cached | None = None
-        self._pending: tuple[dict[str, Any], Batch] | None = None
+        self._pending: list[tuple[dict[str, Any], Batch]] = []
 
     # -- what a method writes ------------------------------------------------------------------------------------
 
@@ -338,7 +377,7 @@ class Method(pl.LightningModule):
         return self.resolve(facts)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        torch.manual_seed(batch.seed * 1_000_003 + batch.step)
+        torch.manual_seed(batch.random_seed)
         batch.views = self.make_views(batch)
         self._cached = None
         if self.micro is not None and self.micro < len(batch):
@@ -346,18 +385,21 @@ class Method(pl.LightningModule):
             embedded = self._cached.embedded()
         else:
             embedded = self.encode(batch)
-        self.before_targets(batch)
+        if batch.turn == 0:
+            self.before_targets(batch)
         with torch.no_grad():
             embedded |= self.targets(batch)
         loss = self.loss(embedded, batch)
         self._check(loss, batch.step)
         self.terms = {name: float(x) for name, x in loss.terms.items()} | {"loss": float(loss.total.detach())}
-        self._pending = {k: _detached(v) for k, v in embedded.items()}, batch
+        if batch.turn == 0:
+            self._pending = []
+        self._pending.append(({k: _detached(v) for k, v in embedded.items()}, batch))
         return loss.total
 
     def _check(self, loss: Loss, step: int) -> None:
         bad = [name for name, x in loss.terms.items() if not math.isfinite(float(x))]
-        if bad or not bool(loss.total.detach().isfinite()):
+        if processes.anywhere(bool(bad) or not bool(loss.total.detach().isfinite())):
             name = bad[0] if bad else "loss"
             raise NearfarError(
                 f"The term '{name}' of {self.slug or type(self).__name__} is not finite at step {step}.",
@@ -369,16 +411,23 @@ class Method(pl.LightningModule):
         if self._cached is not None:
             self._cached.backward()
             self._cached = None
+        if self.micro is not None and self._pending[-1][1].last_turn:
+            processes.average_gradients(self.parameters())
+
+    def on_train_start(self) -> None:
+        wrapped: Any = self.trainer.strategy.model
+        if self.micro is not None and hasattr(wrapped, "require_backward_grad_sync"):
+            wrapped.require_backward_grad_sync = False  # DDP would reduce at the first part; `backward` does it once
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.before_step()
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self._pending is not None:
-            embedded, batch = self._pending
-            self._pending = None
-            self.after_step(embedded, batch)
+        if self._pending:
+            made, batches = zip(*self._pending, strict=True)
+            self._pending = []
+            self.after_step({k: _together([m[k] for m in made]) for k in made[0]}, Batch.joined(batches))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch if device.type == "cpu" else batch.to(device)
@@ -400,6 +449,15 @@ class Method(pl.LightningModule):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: o.factor(k, self.facts.steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _together(values: list[Any]) -> Any:
+    """One embedding (or list of embeddings) of several batches, along the items."""
+    if len(values) == 1:
+        return values[0]
+    if isinstance(values[0], list):
+        return [_together([v[k] for v in values]) for k in range(len(values[0]))]
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[-1]
 
 
 def _detached(value: Any) -> Any:

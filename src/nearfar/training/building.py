@@ -186,8 +186,9 @@ def prepare(
     batch = auto_batch(settings, sampler.items, slug)
     sampler.batch_size = batch
     known = any(pretrained(k, settings) for k in kinds) and not settings.freeze
-    steps = auto_steps(settings, sampler.epoch_steps, known)
+    steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known)
     loader = make_loader(method, data, sampler, steps, settings, size, cache)
+    loader.turns = settings.accumulate
     facts: Facts = loader.facts(len(rows))
     method.micro = settings.micro_batch
     method.optimisation = auto_optimisation(settings, steps, known, kinds)
@@ -214,6 +215,17 @@ def prepare(
 
 
 def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
+    """128, or a quarter of the items if that is less. Raises where there is not an item a process."""
+    batch, together = _batch(settings, items, slug), settings.devices * settings.nodes
+    if batch < together:
+        raise InputError(
+            f"{together} processes cannot share a batch of {batch} items.",
+            "Use a larger --batch-size or fewer devices.",
+        )
+    return batch
+
+
+def _batch(settings: TrainSettings, items: int, slug: str) -> int:
     if settings.batch_size == "auto":
         if items < 4:
             raise InputError(f"There are only {items} training items: contrast needs more.", "Add data.")

@@ -14,6 +14,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from nearfar import processes
+
 
 def spread(z: torch.Tensor) -> float:
     """Standard deviation of unit vectors over the batch, times sqrt(d): 1 when spread evenly, 0 when collapsed."""
@@ -45,14 +47,22 @@ class Curve(pl.Callback):
         self.seconds, self.samples = state_dict["seconds"], state_dict["samples"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= trainer.global_step]
-        self.path.write_text("".join(kept))
+        if processes.leader():
+            kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= trainer.global_step]
+            self.path.write_text("".join(kept))
         self.last = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         now = time.perf_counter()
         self.seconds += now - self.last
-        self.samples += batch.rows.shape[0]
+        self.samples += batch.everywhere
+        self.last = now
+        if batch.last_turn:
+            self.at_step(trainer, pl_module)
+            self.last = time.perf_counter()
+
+    def at_step(self, trainer: Any, pl_module: Any) -> None:
+        """After an optimiser step: a line of the curve, where one is due; its terms are means over all processes."""
         step = trainer.global_step
         last = step >= trainer.max_steps
         due = self.validate is not None and self.val_every and (step % self.val_every == 0 or last)
@@ -61,19 +71,20 @@ class Curve(pl.Callback):
                 "step": step,
                 "seconds": round(self.seconds, 3),
                 "samples": self.samples,
-                **pl_module.terms,
+                **processes.mean(pl_module.terms),
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
             }
             if pl_module.watched is not None:
                 line["spread"] = spread(pl_module.watched)
                 self.warn(line["spread"], step)
+            if not processes.leader():
+                return
             if due and self.validate is not None:
                 line.update({f"val_{k}": v for k, v in self.validate().items()})
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             if self.on_log:
                 self.on_log(line)
-        self.last = time.perf_counter()
 
     def warn(self, value: float, step: int) -> None:
         if value < 0.05 and step > 20 and not self.warned:
@@ -100,17 +111,19 @@ class Checkpoint(pl.Callback):
         self.path, self.every = folder / "last.ckpt", every
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step >= trainer.max_steps:
+        if batch.last_turn and (trainer.global_step % self.every == 0 or trainer.global_step >= trainer.max_steps):
             self.save(trainer)
 
     def save(self, trainer: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(part)
-        os.replace(part, self.path)
+        trainer.save_checkpoint(part)  # by all processes together; the first one writes
+        if processes.leader():
+            os.replace(part, self.path)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0 and not pl_module._pending:
+        alone = processes.place()[1] == 1  # several processes do not stop at one step: their last checkpoint stands
+        if isinstance(exception, KeyboardInterrupt) and alone and trainer.global_step > 0 and not pl_module._pending:
             self.save(trainer)
 
 

@@ -114,6 +114,10 @@ def compare(
             f"compare has no option '{next(iter(rest))}'.",
             'Options of one method go beside its name: --methods "dcl --sigma 0.5".',
         )
+    if settings.devices * settings.nodes > 1:
+        raise InputError(
+            "compare trains on one device.", "Train the winner on several: nearfar fit METHOD DATA --devices N."
+        )
     if seeds < 1:
         raise InputError(f"seeds must be at least 1. Got {seeds}.")
     opened = data_settings.open(data)
@@ -175,6 +179,11 @@ def seconds_of(budget: str | float | None) -> float:
     return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
 
 
+def plan_settings(settings: TrainSettings) -> dict[str, Any]:
+    """What all cells of a comparison share beside steps and batch size."""
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size")}
+
+
 def make_plan(
     folder: Path,
     data: Any,
@@ -189,10 +198,11 @@ def make_plan(
     facts = {
         "data_hash": data.hash,
         "split_hash": data.split_hash,
-        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size")},
+        "settings": plan_settings(settings),
     }
     if path.exists():
         plan = json.loads(path.read_text())
+        plan["settings"] = plan_settings(TrainSettings()) | plan["settings"]  # what has become an option since
         for name in facts:
             if plan[name] != json.loads(json.dumps(facts[name])):
                 raise InputError(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nearfar import methods
+from nearfar import methods, processes
 from nearfar.errors import InputError, NearfarError
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building
@@ -87,12 +87,21 @@ def fit(
     else:
         methods.get(method)
     building.check_needs(method, opened)
+    processes.check_launch(settings.devices, settings.nodes)
+    say = say if processes.leader() else silent
     task = building.task_of(method, opened, settings)
-    folder = None if dry_run else run_folder(out, method, opened, resume)
+    folder = None if dry_run else agreed_folder(out, method, opened, resume)
     setup = building.prepare(method, opened, settings, given, cache=cache_dir())
     record = describe(method, opened, setup, data, data_settings, command)
     for line in told(setup):
         say(line)
+    if settings.accumulate > 1 and setup.method.uses_batch:
+        say(
+            f"note: --accumulate {settings.accumulate} adds up gradients, not negatives: each item is contrasted "
+            f"within its own batch of {setup.resolved['batch_size']}. For one large batch on the same memory use "
+            f"--batch-size {settings.accumulate * setup.resolved['batch_size']} "
+            f"--micro-batch {setup.resolved['batch_size']}."
+        )
     if dry_run:
         return dry(method, opened, setup, task, record, say)
     assert folder is not None
@@ -116,6 +125,18 @@ def split_options(
     if data_settings is None:
         data_settings = DataSettings(**{k: checked[k] for k in roles if k in checked})
     return settings, data_settings, own
+
+
+def agreed_folder(out: str | Path | None, method: str, data: Any, resume: bool) -> Path:
+    """The run's folder; the first process chooses and checks it, the others take it over."""
+    if processes.leader():
+        folder = run_folder(out, method, data, resume)
+        os.environ[processes.FOLDER] = str(folder)
+        return folder
+    told = os.environ.get(processes.FOLDER, out)
+    if told is None:
+        raise InputError("Processes that are started together need one folder.", "Add --out FOLDER.")
+    return Path(told)
 
 
 def run_folder(out: str | Path | None, method: str, data: Any, resume: bool) -> Path:
@@ -160,12 +181,16 @@ class owned:
 
     def __enter__(self) -> None:
         path = self.folder / "config.json"
+        if not processes.leader():
+            return
         if self.resume:
             differ(json.loads(path.read_text()), self.record, self.folder)
             return
         write_json(path, self.record)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if not processes.leader():
+            return
         if error is not None and not self.resume and not (self.folder / "checkpoints" / "last.ckpt").exists():
             for name in ("config.json", "curve.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -263,13 +288,17 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[setup.settings.precision]
-    device = setup.settings.device
+    device, together = setup.settings.device, setup.settings.devices * setup.settings.nodes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pl.Trainer(
             max_steps=steps,
             accelerator=device,
-            devices=1,
+            devices=setup.settings.devices,
+            num_nodes=setup.settings.nodes,
+            strategy="auto" if together == 1 else together_strategy(setup.settings.device),
+            use_distributed_sampler=False,
+            accumulate_grad_batches=setup.settings.accumulate,
             precision=precision,
             logger=False,
             enable_checkpointing=False,
@@ -280,6 +309,15 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
             max_epochs=-1,
             log_every_n_steps=1_000_000,
         )
+
+
+def together_strategy(device: str) -> Any:
+    """DDP. Every process keeps its own running statistics and the first one's are saved: queues and teachers are equal
+    everywhere by construction, and sending them anew at each step would cost their size."""
+    from lightning.pytorch.strategies import DDPStrategy
+
+    backend = "gloo" if device == "cpu" or not torch.cuda.is_available() else "nccl"
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, process_group_backend=backend)
 
 
 def dry(method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], say: Say) -> Run:
@@ -320,12 +358,13 @@ def timed_steps(setup: building.Setup, count: int) -> tuple[float, float]:
             self.times = [time.perf_counter()]
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            self.times.append(time.perf_counter())
+            if batch.last_turn:
+                self.times.append(time.perf_counter())
 
     clock = Clock()
     reset_peak()
     steps = min(count + 1, setup.loader.steps)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), processes.connected():
         warnings.simplefilter("ignore")
         trainer_for(setup, [clock], steps).fit(setup.method, setup.loader)
     gaps = sorted(b - a for a, b in zip(clock.times[1:], clock.times[2:], strict=False)) or [
@@ -397,7 +436,7 @@ def train(
 
     val_every = max(50, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
     save_every = max(1, steps // 20) if settings.save_every == "auto" else int(settings.save_every)
-    bar = Progress(f"{method} on {data.name}") if progress else None
+    bar = Progress(f"{method} on {data.name}") if progress and processes.leader() else None
     curve = Curve(
         folder / "curve.jsonl",
         max(1, steps // 200),
@@ -412,9 +451,12 @@ def train(
     if start is not None:
         setup.loader.start = start
     if start is None or start < steps:
-        run_trainer(trainer_for(setup, callbacks, steps), setup, checkpoint.path if start is not None else None)
+        with processes.connected():
+            run_trainer(trainer_for(setup, callbacks, steps), setup, checkpoint.path if start is not None else None)
     else:
         load_finished(setup, checkpoint.path, curve)
+    if not processes.leader():
+        return Run(folder, method, record, {}, {})
     cost = {
         "seconds": curve.seconds,
         "samples": curve.samples,

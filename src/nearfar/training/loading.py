@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar import processes
 from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
 from nearfar.errors import InputError
@@ -119,7 +120,10 @@ class Sampler:
 
 
 class Loader:
-    """Batches from `start` to the last step. Iterating again begins at `start` again."""
+    """Batches from `start` to the last step, `turns` of them a step. Iterating again begins at `start` again. Of each
+    batch, every one of the connected processes gets its own share of the items."""
+
+    turns = 1
 
     def __init__(
         self,
@@ -136,12 +140,15 @@ class Loader:
         self.labels = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in data.labels.items()}
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in range(self.start, self.steps):
-            yield self.at(step)
+        rank, world = processes.place()
+        for draw in range(self.start * self.turns, self.steps * self.turns):
+            yield self.at(draw, rank, world)
 
-    def at(self, step: int) -> Batch:
-        rows = self.sampler.at(step)
-        rng = np.random.default_rng([self.seed, step, 7])
+    def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch number `draw`, or the share of it that the process `rank` of `world` takes."""
+        all_rows = self.sampler.at(draw)
+        rows = shared(all_rows, self.sampler.members, rank, world)
+        rng = np.random.default_rng([self.seed, draw, 7, *([rank] if rank else [])])
         made = {
             role: [one(rows, rng) for one in load] if isinstance(load, list) else load(rows, rng)
             for role, load in self.inputs.items()
@@ -154,14 +161,24 @@ class Loader:
             None if self.groups is None else self.groups[index],
             {k: v[index] for k, v in self.labels.items()},
             self.sampler.members,
-            step,
-            self.steps,
-            self.seed,
+            **self.place(draw, rank, len(all_rows)),
         )
+
+    def place(self, draw: int, rank: int, everywhere: int) -> dict[str, int]:
+        """Where in the run a batch stands."""
+        step, turn = divmod(draw, self.turns)
+        return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,
+                "everywhere": everywhere, "seed": self.seed}  # fmt: skip
 
     def facts(self, samples: int) -> Facts:
         kinds = int(self.groups is not None) + self.sampler.members * len(self.content)
         return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, self.groups is not None, kinds)
+
+
+def shared(rows: np.ndarray, members: int, rank: int, world: int) -> np.ndarray:
+    """The share of a member-major batch that one process takes: whole items, in order."""
+    by_member = rows.reshape(members, -1)
+    return by_member[:, processes.share(by_member.shape[1], rank, world)].reshape(-1)
 
 
 class StreamLoader(Loader):
@@ -171,14 +188,14 @@ class StreamLoader(Loader):
         self.stream, self.role, self.steps, self.seed, self.start = stream, role, steps, seed, 0
         self.batch_size, self.groups = batch_size, None
 
-    def at(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step])
-        epoch = step * self.batch_size // max(len(self.stream), 1)
+    def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
+        rng = np.random.default_rng([self.seed, draw, *([rank] if rank else [])])
+        epoch = draw * self.batch_size // max(len(self.stream), 1)
         offset = int(np.random.default_rng([self.seed, epoch, 3]).integers(self.stream.length))
-        tokens = self.stream.draw(self.batch_size, rng, offset)
-        return Batch(
-            torch.full((self.batch_size,), -1), {self.role: tokens}, step=step, steps=self.steps, seed=self.seed
-        )
+        part = processes.share(self.batch_size, rank, world)
+        tokens = self.stream.draw(part.stop - part.start, rng, offset)
+        unknown = torch.full((part.stop - part.start,), -1)
+        return Batch(unknown, {self.role: tokens}, **self.place(draw, rank, self.batch_size))
 
     def facts(self, samples: int) -> Facts:
         return Facts(samples, len(self.stream), self.batch_size, self.steps)

@@ -88,7 +88,10 @@ class TrainSettings:
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
         task: what is measured: pairs, groups, labels, proxy. auto: the first that the data hold.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
-        micro_batch: most items that pass the encoder at once; the whole batch still contrasts, with exact gradients.
+        micro_batch: most items that pass the encoder at once on a device; the whole batch still contrasts, with exact
+            gradients.
+        accumulate: batches whose gradients are added up for one optimiser step. They do not contrast with each other:
+            for more negatives use --batch-size with --micro-batch.
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
         optimiser: any name that timm knows: adamw, sgd, lars, lamb...
         lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (timm, small text encoder), 5e-5 (pretrained).
@@ -101,6 +104,8 @@ class TrainSettings:
         save_every: steps between checkpoints. auto: twenty in a run.
         preset: auto fits the defaults to the data, paper takes the paper's literals.
         device: cpu, cuda or auto.
+        devices: GPUs (or processes on a CPU) of each machine that share every batch and contrast all of it.
+        nodes: machines that train together, each started with the same command (torchrun, SLURM).
     """
 
     encoder: str = "small"
@@ -114,6 +119,7 @@ class TrainSettings:
     task: Literal["auto", "pairs", "groups", "labels", "proxy"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     micro_batch: int | None = None
+    accumulate: int = 1
     steps: int | Literal["auto"] = "auto"
     optimiser: str = "adamw"
     lr: float | Literal["auto"] = "auto"
@@ -126,14 +132,18 @@ class TrainSettings:
     save_every: int | Literal["auto"] = "auto"
     preset: Literal["auto", "paper"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    nodes: int = 1
 
     def __post_init__(self):
         for name in ("batch_size", "steps", "image_size"):
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise InputError(f"{name} must be 'auto' or at least 1. Got {value}.")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InputError(f"micro_batch must be at least 1. Got {self.micro_batch}.")
+        for name in ("micro_batch", "accumulate", "devices", "nodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1. Got {value}.")
         if self.lr != "auto" and not self.lr > 0:
             raise InputError(f"lr must be 'auto' or in (0, inf). Got {self.lr}.")
         if self.batch_size == 1:

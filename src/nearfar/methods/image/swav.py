@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nearfar import heads
+from nearfar import heads, processes
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses import sinkhorn, swapped_prediction
@@ -155,7 +155,8 @@ class SwAV(Method):
         scores = self.scores(z.detach())
         full = self.queue.shape[1] > 0 and int(self.queued) >= self.queue.shape[1]
         if full and step >= self.queue_start * steps:
-            scores = torch.cat([self.scores(self.queue[crop]).detach(), scores])
+            mine = processes.share(self.queue.shape[1], *processes.place())
+            scores = torch.cat([self.scores(self.queue[crop, mine]).detach(), scores])
         return sinkhorn(scores, eps=self.eps, iterations=self.iterations, group=net.group)[-z.shape[0] :]
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
@@ -174,11 +175,12 @@ class SwAV(Method):
 
     @torch.no_grad()
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
-        size = self.queue.shape[1]
+        size, net = self.queue.shape[1], exchange("global")
         if size:
-            for c in range(self.plan.targets):
-                self.queue[c] = torch.cat([embedded["views"][c].to(self.queue.dtype), self.queue[c]])[:size]
-            self.queued += embedded["views"][0].shape[0]
+            new = [net.gather(z.to(self.queue.dtype))[0] for z in embedded["views"][: self.plan.targets]]
+            for c, z in enumerate(new):
+                self.queue[c] = torch.cat([z, self.queue[c]])[:size]
+            self.queued += new[0].shape[0]
 
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}

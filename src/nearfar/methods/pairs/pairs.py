@@ -85,6 +85,7 @@ class PairContrast(Contrast):
         for pair in COLUMNS:
             if set(pair) <= roles and {p.split("_")[0] for p in pair} == kinds:
                 self.roles = pair
+                self._check_single()
                 return
         role = self.tower_a.encoder.modality
         if "group" in roles and not self.two:
@@ -94,6 +95,16 @@ class PairContrast(Contrast):
             f"'{self.slug}' needs two columns of pairs or groups; these data have {sorted(roles)}.",
             "Name them, for example --text QUESTION --text-b ANSWER, or --group COLUMN.",
         )
+
+    def _check_single(self) -> None:
+        """Columns pair single items: views that draw several members of a group have nothing to draw from."""
+        for plan in self.plans.values():
+            if plan is not None and plan.members > 1:
+                raise InputError(
+                    f"The views '{type(plan).__name__.lower()}' draw {plan.members} members of a group, but the pairs "
+                    "are made of columns here.",
+                    "Add --by group where there are groups, set --views.k 1, or choose other views.",
+                )
 
     @property
     def members(self) -> int:
@@ -110,12 +121,17 @@ class PairContrast(Contrast):
         generator = batch.generator()
         for role, tower in zip(self.roles, (self.tower_a, self.tower_b), strict=True):
             if role not in made:
-                made[role] = [
-                    self._view(x, tower.encoder, generator) for x in _members(batch.inputs[role], batch.members)
-                ]
+                made[role] = self._views(batch.inputs[role], batch.members, tower.encoder, generator)
         if "negative" in batch.inputs:
             made["negative"] = [self._view(x, self.tower_b.encoder, generator) for x in batch.inputs["negative"]]
         return made
+
+    def _views(self, x: Any, members: int, encoder: Any, generator: torch.Generator) -> list[Any]:
+        """One view of each member; a plan over several members gets them together."""
+        plan = self.plans[encoder.modality]
+        if plan is not None and plan.members == members and members > 1:
+            return plan(x, generator)
+        return [self._view(part, encoder, generator) for part in _members(x, members)]
 
     def _view(self, x: Any, encoder: Any, generator: torch.Generator) -> Any:
         if isinstance(x, Tensor) and x.is_floating_point():

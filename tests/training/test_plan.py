@@ -1,0 +1,40 @@
+"""The plan of a comparison: fixed once, the same for every cell, also for one begun by an earlier version."""
+
+import json
+
+import pytest
+
+from nearfar.errors import InputError
+from nearfar.training import comparing
+from nearfar.training.settings import TrainSettings
+
+
+def plan(folder, data, **settings):
+    entries = [comparing.entry("simclr")]
+    return comparing.make_plan(folder, data, TrainSettings(**settings), entries, 2, None, lambda text: None)
+
+
+def test_a_plan_is_kept_and_guards_its_settings(emoji_few, tmp_path):
+    first = plan(tmp_path, emoji_few, steps=7, batch_size=8)
+    assert plan(tmp_path, emoji_few, steps=7, batch_size=8)["steps"] == first["steps"] == 7
+    with pytest.raises(InputError, match="other settings"):
+        plan(tmp_path, emoji_few, steps=7, batch_size=8, lr=0.5)
+    with pytest.raises(InputError, match="7 steps, not 9"):
+        plan(tmp_path, emoji_few, steps=9, batch_size=8)
+
+
+def test_a_plan_from_before_an_option_existed_goes_on_with_its_default(emoji_few, tmp_path):
+    plan(tmp_path, emoji_few, steps=7, batch_size=8)
+    path = tmp_path / "plan.json"
+    stored = json.loads(path.read_text())
+    del stored["settings"]["accumulate"]
+    path.write_text(json.dumps(stored))
+    assert plan(tmp_path, emoji_few, steps=7, batch_size=8)["steps"] == 7
+    with pytest.raises(InputError, match="other settings"):
+        plan(tmp_path, emoji_few, steps=7, batch_size=8, accumulate=2)
+
+
+def test_compare_trains_on_one_device(emoji_few, tmp_path):
+    with pytest.raises(InputError, match="one device"):
+        comparing.compare(emoji_few, methods="simclr", devices=2, out=tmp_path / "c")
+    assert not (tmp_path / "c").exists()

@@ -1,0 +1,160 @@
+"""Two processes that train one model together: the same numbers as one process on the same batches."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nearfar import processes
+from nearfar.errors import InputError
+from nearfar.methods.base import Batch
+from nearfar.training.engine import fit
+from nearfar.training.loading import shared
+
+WORDS = ["stone", "river", "window", "paper", "garden", "engine", "letter", "bridge", "candle", "forest", "market"]
+WORDS += ["needle", "pocket", "ribbon", "saddle"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Pairs of texts too short to be cropped: nothing is random but the order."""
+    path = tmp_path_factory.mktemp("together") / "pairs.csv"
+    lines = [f"the {a} and the {b},{b} beside {a}" for a in WORDS for b in WORDS if a < b]
+    path.write_text("question,answer\n" + "\n".join(lines) + "\n")
+    return path
+
+
+SCRIPT = """
+import json
+import sys
+import nearfar
+import torch
+from nearfar.training import callbacks
+
+torch.nn.Dropout.forward = lambda self, x: x  # its random numbers depend on how a batch is divided
+table, out, options, stop = sys.argv[1:]
+save = callbacks.Checkpoint.on_train_batch_end
+
+def stopping(self, trainer, *rest):
+    save(self, trainer, *rest)
+    if trainer.global_step == int(stop):
+        sys.exit(3)
+
+callbacks.Checkpoint.on_train_batch_end = stopping
+nearfar.fit("pairs", table, text="question", text_b="answer", out=out, steps=4, batch_size=9, val_every=2,
+            save_every=2, device="cpu", progress=False, **json.loads(options))
+"""
+SGD = {"optimiser": "sgd", "lr": 0.02, "weight_decay": 0.0}  # AdamW would magnify the rounding of tiny gradients
+
+
+def clean():
+    """The environment without the marks of a launcher."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+def train(table, out, stop=9, **options):
+    script = out.with_suffix(".py")
+    script.write_text(SCRIPT)
+    words = [sys.executable, script, table, out, json.dumps(options), stop]
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=400, env=clean())
+
+
+def weights(out):
+    return load_file(out / "model" / "model.safetensors")
+
+
+CASES = {
+    "micro-batch": {"micro_batch": 2, "accumulate": 2},
+    "queue": {"negatives": {"name": "queue", "size": 24}, "learn_temperature": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(case, table, tmp_path):
+    for name, devices in (("one", 1), ("two", 2)):
+        done = train(table, tmp_path / name, devices=devices, **SGD, **CASES[case])
+        assert done.returncode == 0, done.stderr
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    curves = [[json.loads(x) for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    for first, second in zip(*curves, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+        assert second["samples"] == first["samples"]
+        assert second.get("val_primary") == pytest.approx(first.get("val_primary"), abs=0.02)
+
+
+def test_stopped_on_two_processes_and_gone_on_to_the_same_numbers(table, tmp_path):
+    options = {"devices": 2, "negatives": "queue"}
+    whole = train(table, tmp_path / "whole", **options)
+    assert whole.returncode == 0, whole.stderr
+    assert train(table, tmp_path / "part", stop=3, **options).returncode != 0  # a step after the checkpoint of step 2
+    assert torch.load(tmp_path / "part" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    again = train(table, tmp_path / "part", resume=True, **options)
+    assert again.returncode == 0, again.stderr
+    assert all(torch.equal(v, weights(tmp_path / "part")[k]) for k, v in weights(tmp_path / "whole").items())
+
+
+def command(table, out, *more):
+    words = [sys.executable, "-m", "nearfar", "fit", "pairs", table, "--text", "question", "--text-b", "answer"]
+    words += ["--out", out, "--steps", "2", "--batch-size", "9", "--val-every", "0", "--device", "cpu", "--devices", 2]
+    return subprocess.run(list(map(str, [*words, *more])), capture_output=True, text=True, timeout=400, env=clean())
+
+
+def test_on_the_command_line_the_first_process_speaks(table, tmp_path):
+    done = command(table, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained parameters") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_run_ends_all_processes(table, tmp_path):
+    done = command(table, tmp_path / "bad", "--lr", "1e30", "--optimiser", "sgd", "--warmup", "0", "--steps", "5")
+    assert done.returncode == 1
+    assert "not finite" in done.stderr
+
+
+def test_launched_by_hand_without_devices(monkeypatch, emoji_few, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match="--devices 4"):
+        fit("simclr", emoji_few, out=tmp_path / "x", steps=2, batch_size=8, progress=False)
+
+
+def test_more_processes_than_items(emoji_few, tmp_path):
+    with pytest.raises(InputError, match="cannot share a batch"):
+        fit("simclr", emoji_few, out=tmp_path / "x", steps=2, batch_size=2, devices=3, progress=False)
+
+
+@pytest.mark.parametrize(("count", "world"), [(9, 2), (3, 3), (10, 4), (2, 3)])
+def test_shares_cover_the_batch_once(count, world):
+    rows = torch.arange(2 * count).numpy()
+    parts = [shared(rows, 2, r, world).reshape(2, -1) for r in range(world)]
+    assert max(p.shape[1] for p in parts) - min(p.shape[1] for p in parts) <= 1
+    assert torch.equal(torch.cat([torch.from_numpy(p) for p in parts], 1), torch.arange(2 * count).view(2, -1))
+
+
+def test_batches_of_one_step_join_by_member():
+    parts = [
+        Batch(torch.tensor([1, 2, 11, 12]), {}, groups=torch.tensor([1, 2, 1, 2]), members=2, turn=0, turns=2),
+        Batch(torch.tensor([3, 13]), {}, groups=torch.tensor([3, 3]), members=2, turn=1, turns=2),
+    ]
+    whole = Batch.joined(parts)
+    assert whole.rows.tolist() == [1, 2, 3, 11, 12, 13]
+    assert whole.groups is not None
+    assert whole.groups.tolist() == [1, 2, 3, 1, 2, 3]
+
+
+def test_one_process_needs_no_exchange():
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.full((2,), 3.0)
+    processes.average_gradients([p])
+    assert p.grad.tolist() == [3, 3]
+    assert processes.mean({"a": 2.0}) == {"a": 2.0}
+    assert processes.anywhere(True)
+    assert not processes.anywhere(False)
