@@ -118,17 +118,19 @@ class Similarity:
         """Answers all reductions in one sweep over the tiles: (..., N) for dim=1, (..., M) for dim=0."""
         if not reductions:
             raise InputError("reduce() needs at least one reduction.")
-        answers: list[Tensor | None] = [self._in_one_pass(r, reductions) for r in reductions]
-        left = [k for k, x in enumerate(answers) if x is None]
-        if left:
-            plain = [r.negatives() if isinstance(r, CrossEntropy) else r for r in (reductions[k] for k in left)]
-            found = self._from_twin(plain)
-            if found is None:
-                found = engines.reduce(self.query, self._operands, plain)
-            for k, x in zip(left, found, strict=True):
-                r = reductions[k]
-                answers[k] = r.from_negatives(x) if isinstance(r, CrossEntropy) else x
+        at_once = [self._in_one_pass(r, reductions) for r in reductions]
+        asked = [r for r, x in zip(reductions, at_once, strict=True) if x is None]
+        rest = iter(self._swept(asked) if asked else ())
+        answers = [next(rest) if x is None else x for x in at_once]
         return answers[0] if len(answers) == 1 else answers
+
+    def _swept(self, reductions: Sequence[Reduction]) -> list[Tensor]:
+        plain = [r.negatives() if isinstance(r, CrossEntropy) else r for r in reductions]
+        found = self._from_twin(plain)
+        if found is None:
+            found = engines.reduce(self.query, self._operands, plain)
+        return [r.from_negatives(x) if isinstance(r, CrossEntropy) else x
+                for r, x in zip(reductions, found, strict=True)]
 
     def _in_one_pass(self, r: Reduction, asked: Sequence[Reduction]) -> Tensor | None:
         """A cross-entropy whose sweeps nothing else shares."""

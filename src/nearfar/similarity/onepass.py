@@ -206,11 +206,12 @@ class OnePass(torch.autograd.Function):
         level = grads[0][some[0, 0]] if len(some) else grads[0].new_zeros(())
         even = torch.equal(grads[0], job.counts * level)
         if made is None or not even:
-            many = len(job.blocks)
-            held = [None if x is None else x.detach() for x in inputs]
+            many = 2 + len(job.blocks)
+            query, positive, *keys = (x.detach() for x in inputs[:many])
+            weights = [None if x is None else x.detach() for x in inputs[many:]]
             upstream = job.counts.to(shares.dtype) if even else grads[0]
-            with full_precision(inputs[0].device):
-                made = run(job, held[0], held[1], held[2:2 + many], held[2 + many:], upstream)[2]
+            with full_precision(query.device):
+                made = run(job, query, positive, keys, weights, upstream)[2]
             level = level if even else grads[0].new_ones(())
         out = [None if x is None else x.mul_(level) for x in made]
         if job.needs[1]:

@@ -56,9 +56,9 @@ class _Unit(torch.autograd.Function):
         x, scale, inverse = ctx.saved_tensors
         g = grads[0]
         if torch.is_grad_enabled():
-            x, scale = aliases((x, scale))
+            x, scale = x.view_as(x), None if scale is None else scale.view_as(scale)
             again = x * (_inverse(x, ctx.eps) * ctx.factor * (1 if scale is None else scale))
-            wanted = [y for y, need in zip((x, scale), ctx.needs_input_grad, strict=False) if need]
+            wanted = [y for y, need in zip((x, scale), ctx.needs_input_grad, strict=False) if need and y is not None]
             found = iter(torch.autograd.grad(again, wanted, g, create_graph=True))
             return *(next(found) if need else None for need in ctx.needs_input_grad[:2]), None, None
         along = (g * x).sum(-1, keepdim=True) * inverse
