@@ -78,6 +78,8 @@ def section(m: Mapping[str, Any]) -> list[str]:
     paper = m["paper"]
     title = f"[{paper['title']}]({paper['link']})" if paper["link"] else paper["title"]
     lines = [f"## {m['slug']}", "", f"{title}, {paper['venue']}.", "", paper["idea"], "", f"**Needs** {needs(m)}."]
+    if (ROOT / "docs" / "assets" / "methods" / f"{m['slug']}.svg").exists():
+        lines += ["", f"![{m['slug']}](assets/methods/{m['slug']}.svg)"]
     if paper["differs"]:
         lines += ["", f"**Differs** from the paper or its released code: {paper['differs']}."]
     rows = [[f"`--{o['name'].replace('_', '-')}`", shown(o["default"]), shown(o.get("paper")), o["help"]]
@@ -124,7 +126,10 @@ def claims_table(checked: Mapping[str, Any]) -> str:
         rows.append([slug, r.get("claim", ""), r.get("data", ""), r.get("metric", ""), number(d.get("mean")),
                      spread(d.get("interval"), number), VERDICTS.get(r.get("holds"), r.get("holds")),
                      f"`{r['command']}`" if r.get("command") else ""])
-    return table(["method", "claim", "data", "metric", "difference", "95 %", "verdict", "command"], rows, (4, 5))
+    noted = {slug: r for slug, r in checked.items() if r.get("notes")}
+    notes = [f"**{slug}** ({len(r.get('seeds', ()))} seeds): {r['notes']}" for slug, r in noted.items()]
+    found = table(["method", "claim", "data", "metric", "difference", "95 %", "verdict", "command"], rows, (4, 5))
+    return "\n\n".join([found, *notes])
 
 
 def number(value: Any) -> str:

@@ -15,6 +15,28 @@ def of_labels(loss, **options):
     return lambda a, b, labels, **more: loss(a + b, labels, **options, **more)
 
 
+def past(a):
+    """A queue of older keys for vectors like `a`."""
+    make = torch.Generator().manual_seed(9)
+    return (4 * torch.randn(5, a.shape[1], generator=make)).round().div(4).to(a.dtype)
+
+
+def cacr_views(a, b):
+    return [a, b, a + 2 * b]
+
+
+# What the losses of several views are given, from a pair of batches.
+VIEWS = {
+    "cacr": lambda a, b: (cacr_views(a, b),),
+    "cacr_queue": lambda a, b: (cacr_views(a, b), [b, a - b, a], past(a)),
+    "cacr_targets": lambda a, b: (cacr_views(a, b), [b, a - b]),
+}
+
+
+def of_views(name, **options):
+    return lambda a, b, labels, **more: getattr(losses, name)(*VIEWS[name](a, b), **options, **more)
+
+
 # name -> (call on (a, b, labels), has in-batch negatives)
 CASES = {
     "info_nce": (of_pairs(losses.info_nce), True),
@@ -34,14 +56,29 @@ CASES = {
     "triplet-semi-hard": (of_labels(losses.triplet, mining="semi-hard"), True),
     "cwcl": (of_pairs(losses.cwcl), True),
     "cwcl-both": (of_pairs(losses.cwcl, weighted="both"), True),
-    "cacr": (lambda a, b, labels, **more: losses.cacr([a, b, a + 2 * b], **more), True),
+    "soft_nearest_neighbour": (of_labels(losses.soft_nearest_neighbour), True),
+    "simple": (of_pairs(losses.simple), True),
+    "simple-hard": (of_pairs(losses.simple, alpha=0.4), True),
+    "cacr": (of_views("cacr"), True),
+    "cacr-detached": (of_views("cacr", detach=True), True),
+    "cacr-rbf": (of_views("cacr", repulsion="rbf", beta=0.7), True),
+    "cacr-rbf-detached": (of_views("cacr", repulsion="rbf", beta=0.7, detach=True), True),
+    "cacr-debiased": (of_views("cacr", tau_plus=0.1), True),
+    "cacr_queue": (of_views("cacr_queue"), True),
+    "cacr_queue-alone": (of_views("cacr_queue", in_batch=False, beta=3.0), True),
+    "cacr_targets": (of_views("cacr_targets", temperature=0.4), True),
+    "cacr_targets-euclidean": (of_views("cacr_targets", temperature=0.4, cost="euclidean"), True),
     "team_up": (lambda a, b, labels, **more: losses.team_up(a, b, labels * 0.3, **more), True),
     "align_uniform": (of_pairs(losses.align_uniform), True),
     "barlow_twins": (of_pairs(losses.barlow_twins), True),
     "vicreg": (of_pairs(losses.vicreg), True),
     "byol": (of_pairs(losses.byol), False),
 }
-PLAIN = ("sinkhorn", "swapped_prediction", "uniformity")  # tested on their own
+# Tested on their own.
+PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",
+         "sharpened", "cluster_divergence")
+CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",
+                    "cacr_targets", "cacr_targets-euclidean")  # gradients are no derivatives of the value
 
 
 def batch(n=6, d=4, seed=0, dtype=torch.float64):

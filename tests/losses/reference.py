@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tests.similarity.naive import cosine, log_sum_exp
+from tests.similarity.naive import cosine, log_sum_exp, squared_distance
 
 
 def lse(values):
@@ -138,18 +138,91 @@ def cwcl(p, q, *, temperature=0.07, weighted="trained"):
     return total
 
 
-def cacr(views, *, alpha=1.0, beta=1.0, tau_pos=1.0, tau_neg=2.0):
+def weighted(costs, tau):
+    """sum w c with w = softmax(tau c)."""
+    weights = [math.exp(tau * c) for c in costs]
+    return sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights) if costs else 0.0
+
+
+def squared(u, v):
+    """(n, m) squared distances of unit vectors."""
+    return (2 - 2 * cosine(u, v)).tolist()
+
+
+def cacr(views, *, alpha=1.0, beta=1.0, tau_pos=1.0, tau_neg=2.0, repulsion="euclidean", t=2.0, tau_plus=0.0,
+         detach=False, official=False):
     v, n = len(views), len(views[0])
-
-    def weighted(costs, tau):
-        weights = [math.exp(tau * c) for c in costs]
-        return sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights) if costs else 0.0
-
-    d = {(a, b): (2 - 2 * cosine(views[a], views[b])).tolist() for a in range(v) for b in range(v)}
+    d = {(a, b): squared(views[a], views[b]) for a in range(v) for b in range(v)}
     near = mean(weighted([d[a, b][i][i] for b in range(v) if b != a], tau_pos) for a in range(v) for i in range(n))
-    far = mean(weighted([d[a, b][i][j] for j in range(n) if j != i], -tau_neg)
-               for a in range(v) for b in range(a + 1, v) for i in range(n))
-    return alpha * near - beta * far
+
+    def push(a, b):
+        others = [[d[a, b][i][j] for j in range(n) if j != i] for i in range(n)]
+        if n < 2:
+            return 0.0
+        if repulsion == "rbf":
+            shares = [[math.exp(-tau_neg * x) for x in row] for row in others]
+            return beta * math.log(mean(sum(w * math.exp(-t * x) for w, x in zip(ws, row, strict=True)) / sum(ws)
+                                        for ws, row in zip(shares, others, strict=True)))
+        sign = -1 if official else 1
+        return mean((-beta * weighted(row, -tau_neg) + sign * tau_plus * d[a, b][i][i]) / (1 - tau_plus)
+                    for i, row in enumerate(others))
+
+    return alpha * near + mean(push(a, b) for a in range(v) for b in range(a + 1, v))
+
+
+def cacr_queue(queries, keys, queue, *, alpha=1.0, beta=1.0, tau_pos=1.0, tau_neg=2.0, in_batch=True, official=False):
+    v, n = len(queries), len(queries[0])
+    out = []
+    for a in range(v):
+        own = [squared(queries[a], k) for k in keys]
+        past = squared(queries[0 if official else a], queue)
+        batch = squared(queries[a], queries[a])
+        for i in range(n):
+            near = weighted([own[b][i][i] for b in range(v) if b != a], tau_pos)
+            far = past[i] + [batch[i][j] for j in range(n) if j != i and in_batch]
+            out.append(alpha * near - beta * weighted(far, -tau_neg))
+    return mean(out)
+
+
+def cacr_targets(queries, targets, *, temperature=1.0, cost="rbf", official=False):
+    n, out = len(queries[0]), []
+    for t, key in enumerate(targets):
+        others = [cosine(q, key).tolist() for a, q in enumerate(queries) if a != t]
+        total = 0.0
+        for i in range(n):
+            far = [math.exp((2 - 2 * c[i][i]) / temperature) for c in others]
+            for p, c in zip(far, others, strict=True):
+                row = [x / temperature for x in c[i]]
+                if cost == "rbf":
+                    value = 2 * temperature * (lse(row) - row[i])
+                else:
+                    value = 1 - c[i][i] - weighted([1 - c[i][j] for j in range(n) if j != i], -1 / temperature)
+                total += p / sum(far) * value
+        out.append(total if official and cost == "euclidean" else total / max(n, 1))
+    return mean(out)
+
+
+def simple(a, b, *, weight=None, alpha=None):
+    def direction(s):
+        out = []
+        for i, row in enumerate(s):
+            others = sorted((x for j, x in enumerate(row) if j != i), reverse=True)
+            if alpha is not None and others:
+                m = max(1, math.floor(alpha * len(others) + 0.5))
+                others = [x for x in others if x >= others[m - 1] - 1e-12]
+            out.append((mean(others) if weight is None else weight * sum(others)) - row[i])
+        return mean(out)
+    return (direction(cosine(a, b).tolist()) + direction(cosine(b, a).tolist())) / 2
+
+
+def soft_nearest_neighbour(z, labels, *, temperature=1.0):
+    y, out = labels.tolist(), []
+    d = squared_distance(z, z).tolist()
+    for i, row in enumerate(d):
+        friends = [-row[j] / temperature for j in range(len(y)) if j != i and y[j] == y[i] >= 0]
+        if friends:
+            out.append(lse([-row[j] / temperature for j in range(len(y)) if j != i]) - lse(friends))
+    return mean(out)
 
 
 def team_up(a, b, strength, *, temperature=0.4, gamma=1.0):

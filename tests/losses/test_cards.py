@@ -5,13 +5,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from nearfar import losses
 from nearfar.errors import InputError
 from nearfar.losses import rows
 from nearfar.methods.image.dcl import coupling
-from nearfar.similarity import Block, LogSumExp, Similarity, all_views, listed, one_way
+from nearfar.similarity import Block, LogSumExp, Similarity, all_views, dense, listed, one_way
 from tests.losses.cases import batch
 
 
@@ -236,6 +237,45 @@ def test_cwcl_weights():
     assert_close(losses.cwcl(z, two), 2 * losses.clip(z, two))
     order = torch.tensor([3, 1, 0, 2, 5, 4])
     assert not torch.isclose(losses.cwcl(p.detach(), q, reference=q[order]), losses.cwcl(p.detach(), q))
+
+
+def test_cwcl_is_at_least_the_entropy_of_its_weights():
+    p, q = pair(5, 5, seed=15)
+    u = torch.nn.functional.normalize(q, dim=1)
+    w = u @ u.T / 2 + 0.5
+    assert ((w >= 0) & (w <= 1 + 1e-12)).all()
+    assert_close(w.diagonal(), torch.ones(5, dtype=torch.float64))
+    share = w / w.sum(1, keepdim=True)
+    entropy = -torch.special.xlogy(share, share).sum(1).mean()
+    for who, anchors, candidates in (("trained", p, q), ("frozen", q, p)):
+        plain = losses.info_nce(*((q, p) if who == "trained" else (p, q)), temperature=0.3)
+        soft = losses.cwcl(p, q, temperature=0.3, weighted=who) - plain
+        assert soft > entropy
+        s = one_way(anchors, candidates, temperature=0.3).parts[0].dense()
+        assert_close(soft, -(share * torch.log_softmax(s, 1)).sum(1).mean())  # in both the rows of w are the anchors'
+    itself = listed(torch.arange(5))
+    best = Similarity(share.log(), torch.eye(5, dtype=torch.float64), similarity="dot", positive=itself)
+    assert_close(best.mean(rows.weighted_rows(best, dense(share))), entropy)
+
+
+def test_team_up_ignores_the_anchors_own_strength():
+    """The strength of the row cancels: only the candidates' count."""
+    a, b = pair(seed=16)
+    s = torch.rand(6, dtype=torch.float64)
+    z = torch.nn.functional.normalize(torch.cat([a, b]), dim=1)
+    for lift in (torch.zeros(12, dtype=torch.float64), torch.randn(12, dtype=torch.float64)):
+        logits = (z @ z.T + 0.5 * torch.cat([s, s])) / 0.4 + lift[:, None]
+        logits.fill_diagonal_(-math.inf)
+        naive = torch.nn.functional.cross_entropy(logits, torch.arange(12).roll(6))
+        assert_close(losses.team_up(a, b, s, gamma=0.5), naive)
+
+
+def test_gradients_of_what_has_no_negatives():
+    a, b = pair(4, 3, seed=17)
+    a.requires_grad_()
+    assert gradcheck(losses.uniformity, (a,))
+    codes = [losses.sinkhorn(x) for x in (a, b)]
+    assert gradcheck(lambda x: losses.swapped_prediction([x, b], codes), (a,))
 
 
 @pytest.mark.parametrize("detach", [False, True])

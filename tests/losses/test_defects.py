@@ -1,6 +1,7 @@
 """Defects measured in other libraries: values that nearfar must get right."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -65,6 +66,45 @@ def test_zero_vector_has_cosine_0_and_no_gradient():
     assert_close(s.dense(), torch.zeros(3, 5))
     s.reduce(LogSumExp()).sum().backward()
     assert_close(z.grad, torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tiny_vectors_in_half_precision_keep_their_direction(dtype):
+    """An epsilon of 1e-12 is 0 in float16, and the squares of such vectors are too."""
+    make = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(6, 8, generator=make).to(dtype) * 2.0**-12 for _ in range(2))
+    a.requires_grad_()
+    value = losses.nt_xent(a, b)
+    value.backward()
+    assert value.item() == pytest.approx(losses.nt_xent(a.detach().double(), b.double()).item(), rel=1e-5)
+    assert a.grad.isfinite().all()
+    assert a.grad.norm() > 0
+
+
+def test_a_decoupled_loss_far_below_zero_is_no_defect_and_stays_finite():
+    a = torch.eye(8)
+    for t in (0.1, 0.02, 0.005):
+        x = a.clone().requires_grad_()
+        value = losses.dcl(x, a, temperature=t)
+        value.backward()
+        assert value.item() == pytest.approx(math.log(14) - 1 / t, rel=1e-5)
+        assert x.grad.isfinite().all()
+
+
+def test_more_negatives_of_a_query_change_the_loss():
+    """A column of 1, 4 or 10 hard negatives that gives one and the same loss was never read."""
+    make = torch.Generator().manual_seed(4)
+    q, k, hard = (torch.randn(n, 8, generator=make) for n in (5, 5, 10))
+    values = [losses.info_nce(q, torch.cat([k, hard[:n]])).item() for n in (0, 1, 4, 10)]
+    assert all(x < y for x, y in pairwise(values))
+
+
+def test_labels_matter_even_where_one_class_is_far_larger():
+    make = torch.Generator().manual_seed(5)
+    z = torch.randn(9, 4, generator=make)
+    few, many = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4]), torch.tensor([0] * 8 + [1])
+    for loss in (losses.sup_con, losses.mil_nce, losses.soft_nearest_neighbour, losses.triplet):
+        assert loss(z, few).item() != pytest.approx(loss(z, many).item(), rel=1e-3)
 
 
 def test_a_dominant_positive_keeps_its_small_loss():

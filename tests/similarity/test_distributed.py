@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from nearfar import losses
 from nearfar.errors import InputError
-from nearfar.losses.rows import info_nce_rows
+from nearfar.losses.rows import info_nce_rows, mil_nce_rows, sup_con_rows
 from nearfar.negatives import Queue
+from nearfar.negatives.base import Items
 from nearfar.similarity import (
     Block,
     Count,
@@ -44,6 +45,13 @@ def hidden_pairs(a, b, labels, rows, **more):
 
 def hidden_views(a, b, labels, rows, **more):
     return all_views([a, b], hidden=Hidden([(MARKS[rows], MARKS[rows])]), **more).loss(info_nce_rows)
+
+
+def befriended(a, b, labels, **more):
+    """Labels make several positives of every anchor, under two layouts at once."""
+    friends = Hidden([(labels, labels)])
+    views = all_views([a, b], friends=friends, temperature=0.3, **more).loss(sup_con_rows)
+    return views + both_ways(a, b, friends=friends, temperature=0.3, **more).loss(mil_nce_rows)
 
 
 def joined_hidden_pairs(a, b, shares):
@@ -86,6 +94,8 @@ def all_losses(rank, world):
                 loss = CASES[name][0]
                 compare(name, lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
                         lambda a, b, f=loss: f(a, b, labels), share, world)
+            compare("friends", lambda a, b: befriended(a, b, labels[share], negatives="global"),
+                    lambda a, b: befriended(a, b, labels), share, world)
             rows = torch.arange(sum(shares))[share]
             compare("hidden pairs", lambda a, b, rows=rows: hidden_pairs(a, b, None, rows, negatives="global"),
                     lambda a, b: joined_hidden_pairs(a, b, shares), share, world)
@@ -151,7 +161,8 @@ def sinkhorn_and_queue(rank, world):
     assert_close(found, losses.sinkhorn(scores)[share], rtol=1e-10, atol=1e-10)
     queue = Queue(6)
     queue.setup(4, 1, 3, 100)
-    queue.update(scores[share].float().repeat(1, 2)[:, :4], torch.full((len(scores[share]), 1), rank))
+    rows = torch.arange(7)[share]
+    queue.update(scores[share].float().repeat(1, 2)[:, :4], Items(rows, torch.full((len(rows), 1), rank)))
     everyone = [torch.empty_like(queue.keys) for _ in range(world)]
     dist.all_gather(everyone, queue.keys)
     assert all(torch.equal(x, queue.keys) for x in everyone)

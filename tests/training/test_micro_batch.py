@@ -9,7 +9,8 @@ from nearfar.methods.base import Cached, random_state, set_random_state
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 
-CASES = {"contriever": {"momentum": None, "negatives": None}, "align": {}, "swav": {"prototypes": 8}, "simclr": {}}
+CASES = {"contriever": {"momentum": None, "negatives": None}, "align": {}, "swav": {"prototypes": 8}, "simclr": {},
+         "cacr": {"form": "momentum", "positives": 1}, "cwcl": {}}
 
 
 def loss_of(method, batch, embedded):
@@ -21,7 +22,7 @@ def loss_of(method, batch, embedded):
 
 @pytest.mark.parametrize("slug", CASES)
 def test_gradients_are_exact(slug, emoji_few):
-    settings = TrainSettings(batch_size=10, steps=4, by="columns" if slug == "align" else "auto")
+    settings = TrainSettings(batch_size=10, steps=4, by="columns" if slug in ("align", "cwcl") else "auto")
     made = building.prepare(slug, emoji_few, settings, CASES[slug])
     method = made.method.double().train()
     batch = made.loader.at(0)

@@ -9,10 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import Neighbours, VectorScorer, normalise, topk
 from nearfar.evaluation.relevance import same
+from nearfar.losses.noncontrastive import uniformity_among
+from nearfar.similarity import engine
+from nearfar.similarity.exchange import Exchange
 
 Verdict = Literal["good", "watch", "bad", "info"]
 
@@ -36,16 +40,16 @@ def alignment(a: Any, b: Any) -> float:
     return float(((a - b) ** 2).sum(1).mean())
 
 
-def uniformity(z: Any, *, t: float = 2.0, tile: int = 1024) -> float:
-    """log of the mean of exp(-t |x - y|^2) over pairs of different rows (n, d): 0 = one point, about -2t = spread."""
+def uniformity(z: Any, *, t: float = 2.0, tile: int | None = None) -> float:
+    """log of the mean of exp(-t |x - y|^2) over pairs of different rows (n, d): 0 = one point, about -2t = spread.
+
+    The loss of that name, on this process alone; `tile`: rows and columns that are looked at together.
+    """
     z = normalise(z)
     if len(z) < 2:
         raise InputError("Uniformity needs at least two embeddings. Got one instead.")
-    total = 0.0
-    for start in range(0, len(z), tile):
-        squared = np.maximum(2 - 2 * (z[start: start + tile] @ z.T), 0)
-        total += np.exp(-t * squared).sum() - np.exp(-t * np.diagonal(squared, start)).sum()
-    return float(np.log(total / (len(z) * (len(z) - 1))))
+    with torch.no_grad(), engine("auto" if tile is None else "streaming", tile=tile):
+        return float(uniformity_among(torch.from_numpy(z), t, Exchange()))
 
 
 def tolerance(z: Any, labels: Any) -> float:
@@ -70,8 +74,13 @@ def effective_rank(z: Any) -> float:
 
 
 def spread(z: Any) -> float:
-    """sqrt(d) x the mean standard deviation of normalised features: 0 = collapsed, about 1 = spread over the sphere."""
+    """sqrt(d) x the mean standard deviation of normalised features: 0 = collapsed, about 1 = spread over the sphere.
+
+    1 for a single vector, which tells nothing.
+    """
     z = normalise(z)
+    if len(z) < 2:
+        return 1.0
     return float(z.std(0).mean() * np.sqrt(z.shape[1]))
 
 

@@ -1,9 +1,9 @@
 """Losses as functions of tensors: `loss = nearfar.losses.info_nce(query, key, temperature=0.07)`."""
 
 from nearfar.losses.assignment import sinkhorn, swapped_prediction
+from nearfar.losses.attraction import cacr, cacr_queue, cacr_targets
 from nearfar.losses.contrastive import (
     align,
-    cacr,
     clip,
     cwcl,
     dcl,
@@ -14,14 +14,18 @@ from nearfar.losses.contrastive import (
     mil_nce,
     nt_xent,
     siglip,
+    simple,
+    soft_nearest_neighbour,
     sup_con,
     team_up,
     triplet,
 )
+from nearfar.losses.graph import cluster_divergence, graph_mlp, influence_matrix, pamc, sharpened, soft_assignment
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 
 __all__ = [
-    "align", "align_uniform", "barlow_twins", "byol", "cacr", "clip", "cwcl", "dcl", "debiased", "hard_contrastive",
-    "hcl", "info_nce", "mil_nce", "nt_xent", "siglip", "sinkhorn", "sup_con", "swapped_prediction", "team_up",
-    "triplet", "uniformity", "vicreg",
+    "align", "align_uniform", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets", "clip",
+    "cluster_divergence", "cwcl", "dcl", "debiased", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix",
+    "info_nce", "mil_nce", "nt_xent", "pamc", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment",
+    "soft_nearest_neighbour", "sup_con", "swapped_prediction", "team_up", "triplet", "uniformity", "vicreg",
 ]

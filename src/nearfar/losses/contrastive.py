@@ -6,7 +6,6 @@ Reductions run in float32 (float64 stays); values are scalars, the mean over all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,7 +14,18 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.losses import rows
-from nearfar.similarity import Block, Similarity, all_views, both_ways, diagonal, low_rank, normalise, one_way, same
+from nearfar.similarity import (
+    Block,
+    Hidden,
+    Similarity,
+    all_views,
+    both_ways,
+    diagonal,
+    low_rank,
+    normalise,
+    one_way,
+    same,
+)
 from nearfar.similarity.exchange import exchange
 from nearfar.similarity.relations import Listed
 
@@ -35,14 +45,18 @@ def nt_xent(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, tempe
             negatives: str = "local") -> Float[Tensor, ""]:
     """InfoNCE of the 2n anchors of two views, each among the 2n - 1 others (itself excluded).
 
-    Range [0, inf); log(2n - 1) at collapse. Source: SimCLR, Chen et al., ICML 2020, eq. 1.
+    Range [0, inf), at most log(1 + (2n - 2) e^{2/t}); log(2n - 1) at collapse.
+    Source: SimCLR, Chen et al., ICML 2020, eq. 1.
     """
     return all_views([view_a, view_b], temperature=temperature, negatives=negatives).loss(rows.info_nce_rows)
 
 
 def clip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.07,
          negatives: str = "local") -> Float[Tensor, ""]:
-    """The mean of image -> text and text -> image InfoNCE. log n at collapse. Source: CLIP, Radford et al. 2021."""
+    """The mean of image -> text and text -> image InfoNCE: anchors are both sides, negatives the other rows.
+
+    Range [0, inf); log n at collapse. Source: CLIP, Radford et al., ICML 2021, fig. 3.
+    """
     return info_nce(image, text, temperature=temperature, symmetric=True, negatives=negatives)
 
 
@@ -50,7 +64,8 @@ def align(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperatur
           smoothing: float = 0.1, negatives: str = "local") -> Float[Tensor, ""]:
     """The SUM of both directions, with smoothed targets: (1 - eps) on the pair plus eps / n on every candidate.
 
-    2 log n at collapse; 0 for n = 1. Source: ALIGN, Jia et al., ICML 2021, eq. 1 and 2.
+    Lowest: twice the entropy of the targets; 2 log n at collapse; 0 for n = 1.
+    Source: ALIGN, Jia et al., ICML 2021, eq. 1 and 2.
     """
     layout = both_ways(image, text, temperature=temperature, join="sum", negatives=negatives)
     return layout.loss(partial(rows.smoothed_rows, smoothing=smoothing))
@@ -61,7 +76,8 @@ def dcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperatu
     """Decoupled contrastive loss of two views: the positive leaves the denominator, 2(n - 1) negatives an anchor.
 
     sigma: the von Mises-Fisher weighted form (0.5 in the paper). Range [log(2n-2) - 2/t, log(2n-2) + 2/t]: may be
-    negative. Raises InputError for a global batch of one item. Source: DCL, Yeh et al., ECCV 2022.
+    negative; log(2n-2) at collapse (unweighted). Raises InputError for a global batch of one item.
+    Source: DCL, Yeh et al., ECCV 2022.
     """
     layout = all_views([view_a, view_b], temperature=temperature, negatives=negatives)
     return layout.loss(partial(rows.dcl_rows, sigma=sigma))
@@ -69,14 +85,21 @@ def dcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperatu
 
 def hcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float = 0.5,
         tau_plus: float = 0.1, beta: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
-    """Hard-negative contrast of two views; see `rows.hcl_rows`. Source: Robinson et al., ICLR 2021."""
+    """Hard-negative contrast of two views, 2n anchors with 2n - 2 negatives each; see `rows.hcl_rows`.
+
+    tau_plus: expected share of hidden positives; beta: concentration on hard negatives. Range (0, inf); log(2n - 1) at
+    collapse; 0 for n = 1. Source: Robinson et al., ICLR 2021, eq. 4 and 5.
+    """
     layout = all_views([view_a, view_b], temperature=temperature, negatives=negatives)
     return layout.loss(partial(rows.hcl_rows, tau_plus=tau_plus, beta=beta))
 
 
 def debiased(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float = 0.5,
              tau_plus: float = 0.1, negatives: str = "local") -> Float[Tensor, ""]:
-    """Debiased contrast of two views. Source: Chuang et al., NeurIPS 2020."""
+    """Debiased contrast of two views: `hcl` without the concentration on hard negatives (beta = 0).
+
+    Range (0, inf); log(2n - 1) at collapse; 0 for n = 1. Source: Chuang et al., NeurIPS 2020, eq. 8.
+    """
     return hcl(view_a, view_b, temperature=temperature, tau_plus=tau_plus, beta=0.0, negatives=negatives)
 
 
@@ -84,15 +107,31 @@ def hard_contrastive(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"],
                      alpha: float = 0.1, negatives: str = "local") -> Float[Tensor, ""]:
     """InfoNCE over the share `alpha` of the hardest of the n - 1 cross-view negatives, both directions.
 
-    Source: Wang and Liu, CVPR 2021, sec. 4.3; the threshold is exact, one an anchor and direction, ties kept.
+    The threshold is exact, one an anchor and direction, ties kept, a constant in the gradient. Range [0, inf), at most
+    `clip`; log n at collapse (all tie). Source: Wang and Liu, CVPR 2021, sec. 4.3.
     """
     layout = both_ways(view_a, view_b, temperature=temperature, negatives=negatives)
     return layout.loss(partial(rows.hard_rows, alpha=alpha))
 
 
+def simple(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, weight: float | None = None,
+           alpha: float | None = None, negatives: str = "local") -> Float[Tensor, ""]:
+    """-s_ii + lambda sum_j s_ij over the cross-view negatives, both directions: contrast without hardness weighting.
+
+    weight: lambda; None: 1 over the number of negatives that count. alpha: only the share of the hardest (the hard
+    simple loss). Range [-2, 2], 0 at collapse with weight None. Source: Wang and Liu, CVPR 2021, sec. 3.3 and 4.3.
+    """
+    layout = both_ways(view_a, view_b, negatives=negatives)
+    return layout.loss(partial(rows.simple_rows, weight=weight, alpha=alpha))
+
+
 def siglip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.1,
            bias: float | Tensor = -10.0, negatives: str = "local") -> Float[Tensor, ""]:
-    """Pairwise sigmoid loss: the mean over images of the sum over texts. Source: SigLIP, Zhai et al., ICCV 2023."""
+    """Pairwise sigmoid loss: the mean over images of the sum over texts of softplus(-y (s + bias)), y = 1 or -1.
+
+    Range (0, inf); softplus(-1/t - b) + (n - 1) softplus(1/t + b) at collapse: n log 2 with the defaults, the paper's.
+    Source: SigLIP, Zhai et al., ICCV 2023, eq. 1.
+    """
     layout = one_way(image, text, temperature=temperature, negatives=negatives)
     return layout.loss(partial(rows.siglip_rows, bias=bias))
 
@@ -116,7 +155,8 @@ def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperatu
             negatives: str = "local") -> Float[Tensor, ""]:
     """Supervised contrast: the mean over an anchor's positives outside the log; anchors without one leave the mean.
 
-    Negative labels mean "unknown". log(n - 1) at collapse. Source: Khosla et al., NeurIPS 2020, eq. 2 (L_out).
+    Negative labels mean "unknown". Range [0, inf), lowest log of the number of positives; log(n - 1) at collapse.
+    Source: Khosla et al., NeurIPS 2020, eq. 2 (L_out).
     """
     s = _labelled(features, labels, temperature, negatives)
     return s.mean(rows.sup_con_rows(s))
@@ -124,67 +164,68 @@ def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperatu
 
 def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperature: float | Tensor = 0.1,
             negatives: str = "local") -> Float[Tensor, ""]:
-    """All positives of an anchor as one bag, summed inside the log. Source: Miech et al., CVPR 2020, eq. 1."""
+    """All positives of an anchor as one bag, summed inside the log: -log( bag / (bag + negatives) ).
+
+    Negative labels mean "unknown". Range [0, inf); log((n - 1) / p) at collapse, p positives an anchor.
+    Source: MIL-NCE, Miech et al., CVPR 2020, eq. 1.
+    """
     s = _labelled(features, labels, temperature, negatives)
+    return s.mean(rows.mil_nce_rows(s))
+
+
+def soft_nearest_neighbour(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *,
+                           temperature: float | Tensor = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
+    """-log of the share of an anchor's own class in sum_j e^{-|x_i - x_j|^2 / T}: `mil_nce` over squared distances.
+
+    Plain vectors, not scaled to unit length. Range [0, inf); log((n - 1) / p) at collapse, p positives an anchor.
+    Source: Frosst et al., ICML 2019, eq. 1.
+    """
+    s = _labelled(features, labels, temperature, negatives, "euclidean")
     return s.mean(rows.mil_nce_rows(s))
 
 
 def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, margin: float = 0.2, mining: str = "hard",
             similarity: str = "cosine", negatives: str = "local") -> Float[Tensor, ""]:
-    """Triplet loss with batch-hard or semi-hard mining; range [0, margin + 2] under cosine, `margin` at collapse."""
+    """Triplet loss with batch-hard or semi-hard mining: max(0, s_negative - s_positive + margin).
+
+    mining "hard": the least similar positive and the most similar negative of the batch (Hermans et al. 2017);
+    "semi-hard": the most similar negative that is still farther than the positive, else the hardest (FaceNet, Schroff
+    et al., CVPR 2015). Range [0, margin + 2] under cosine, `margin` at collapse.
+    """
     s = _labelled(features, labels, 1.0, negatives, similarity)
     return s.mean(rows.triplet_rows(s, margin=margin, mining=mining))
 
 
 def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.07,
          weighted: str = "trained", reference: Float[Tensor, "n r"] | None = None,
-         negatives: str = "local") -> Float[Tensor, ""]:
+         negatives: str = "local", hidden: Hidden | None = None) -> Float[Tensor, ""]:
     """Continuously weighted contrast with a frozen tower: the SUM of a weighted direction and a plain one.
 
     Weights w_ij = cos(r_i, r_j) / 2 + 1/2 of the frozen vectors (or of `reference`), rows scaled to sum 1, constants.
-    weighted: whose vectors are the anchors of the weighted direction: "trained", "frozen", or "both". No gradient
-    reaches `frozen`. 0 for n = 1. Source: CWCL, Srinivasa et al., NeurIPS 2023.
+    weighted: whose vectors are the anchors of the weighted direction: "trained", "frozen", or "both". hidden: items
+    that are no negatives of each other in the plain direction (the weights know them in the other). No gradient reaches
+    `frozen`. Lowest: the entropy of the weights' rows; 2 log n at collapse; 0 for n = 1.
+    Source: CWCL, Srinivasa et al., NeurIPS 2023.
     """
     if weighted not in ("trained", "frozen", "both"):
         raise InputError(f"weighted must be 'trained', 'frozen' or 'both'. Got '{weighted}'.")
-    layout = both_ways(trained, frozen.detach(), temperature=temperature, join="sum", negatives=negatives)
     held = normalise((frozen if reference is None else reference).detach())
     everyone, _ = exchange(negatives).gather(held)
     weight = low_rank(held / 2, everyone, 0.5)
-    terms = [s.mean(rows.weighted_rows(s, weight) if weighted in ("both", who) else rows.info_nce_rows(s))
-             for s, who in zip(layout.parts, ("trained", "frozen"), strict=True)]
+    terms = []
+    for who, anchors, candidates in (("trained", trained, frozen.detach()), ("frozen", frozen.detach(), trained)):
+        soft = weighted in ("both", who)
+        s = one_way(anchors, candidates, temperature=temperature, hidden=None if soft else hidden,
+                    negatives=negatives).parts[0]
+        terms.append(s.mean(rows.weighted_rows(s, weight) if soft else rows.info_nce_rows(s)))
     return torch.stack(terms).sum()
-
-
-def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: float = 1.0, tau_pos: float = 1.0,
-         tau_neg: float = 2.0, detach: bool = False, negatives: str = "local") -> Float[Tensor, ""]:
-    """Attraction to far positives minus repulsion from near negatives, each weighted given the anchor (form A).
-
-    alpha mean_a mean_i sum_b w c_p, w = softmax_b(tau_pos c_p) over the other views of the item, minus
-    beta mean_{a < b} mean_i sum_j v D_ij, v = softmax_j(-tau_neg D_ij) over the other items; c and D are squared
-    distances of unit vectors. detach: the weights are constants in the gradient. tau 0: uniform weights.
-    May be negative. Source: CACR, Zheng et al., TMLR 2023. Raises InputError with fewer than two views.
-    """
-    z = [normalise(v) for v in views]
-    if len(z) < 2:
-        raise InputError(f"CACR needs at least two views. Got {len(z)}.")
-    parts = {(a, b): one_way(z[a], z[b], negatives=negatives).parts[0]
-             for a in range(len(z)) for b in range(a + 1, len(z))}
-    repulsion = [s.mean(rows.repulsion_rows(s, tau=tau_neg, detach=detach)) for s in parts.values()]
-    s = parts[0, 1]
-    attraction = []
-    for a in range(len(z)):
-        cost = torch.stack([2 - 2 * (z[a] * z[b]).sum(1) for b in range(len(z)) if b != a], 1)
-        w = torch.softmax(tau_pos * (cost.detach() if detach else cost), 1)
-        attraction.append(s.mean((w * cost).sum(1)))
-    return alpha * torch.stack(attraction).mean() - beta * torch.stack(repulsion).mean()
 
 
 def team_up(view_1: Float[Tensor, "n d"], view_2: Float[Tensor, "n d"], strength: Float[Tensor, n], *,
             temperature: float = 0.4, gamma: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
     """InfoNCE over two views in which candidate j counts exp(gamma strength_j / t) times; strengths are constants.
 
-    gamma 0: NT-Xent. 0 for n = 1. Source: CSGCL, IJCAI 2023, team-up objective.
+    gamma 0: NT-Xent (GRACE's loss). Range [0, inf); 0 for n = 1. Source: CSGCL, IJCAI 2023, team-up objective.
     """
     net = exchange(negatives)
     with net.together():

@@ -12,14 +12,15 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.similarity import Block, LogSumExp, Similarity, diagonal, normalise
 from nearfar.similarity.engines import full_precision
-from nearfar.similarity.exchange import exchange
+from nearfar.similarity.exchange import Exchange, exchange
 
 
 def align_uniform(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, alpha: float = 2.0, t: float = 2.0,
                   weight: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
     """mean ||a - b||^alpha + weight * mean over the views of log mean_{i != j} e^{-t ||z_i - z_j||^2}.
 
-    Unit vectors. Needs n >= 2 (of all processes with negatives="global"). Source: Wang and Isola, ICML 2020.
+    Unit vectors. In [-4 t weight, 2^alpha], 0 at collapse. Needs n >= 2 (of all processes with "global").
+    Source: Wang and Isola, ICML 2020.
     """
     net = exchange(negatives)
     a, b = normalise(view_a), normalise(view_b)
@@ -31,7 +32,11 @@ def align_uniform(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *,
 
 def uniformity(z: Float[Tensor, "n d"], *, t: float = 2.0, negatives: str = "local") -> Float[Tensor, ""]:
     """log mean_{i != j} e^{-t ||z_i - z_j||^2} of unit vectors, in [-4t, 0]; exact, never builds n x n."""
-    net = exchange(negatives)
+    return uniformity_among(z, t, exchange(negatives))
+
+
+def uniformity_among(z: Tensor, t: float, net: Exchange) -> Tensor:
+    """The uniformity of the vectors of the processes of `net`."""
     keys, offset, ring = net.keys(z)
     n = net.count(z)
     if n < 2:
@@ -51,7 +56,8 @@ def barlow_twins(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, 
                  eps: float = 1e-5, negatives: str = "local") -> Float[Tensor, ""]:
     """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2, C the cross-correlation of the standardised features.
 
-    negatives="global": mean, variance and correlation over the items of all processes. Needs n >= 2.
+    In [0, inf); D at collapse. Needs n >= 2.
+    negatives="global": mean, variance and correlation over the items of all processes.
     Source: Zbontar et al., ICML 2021.
     """
     net = exchange(negatives)
@@ -70,7 +76,8 @@ def vicreg(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, invari
            negatives: str = "local") -> Float[Tensor, ""]:
     """Mean squared distance + hinge on the standard deviation (>= 1) + off-diagonal covariance^2 / d.
 
-    negatives="global": statistics over the items of all processes. Needs n >= 2. Source: Bardes et al., ICLR 2022.
+    In [0, inf); variance (1 - sqrt(eps)) at collapse. Needs n >= 2.
+    negatives="global": statistics over the items of all processes. Source: Bardes et al., ICLR 2022.
     """
     net = exchange(negatives)
     n = net.count(view_a)
@@ -88,7 +95,10 @@ def vicreg(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, invari
 
 
 def byol(prediction: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """mean(2 - 2 cos(prediction, target)), no gradient into the target; in [0, 4]. Source: Grill et al., 2020."""
+    """mean(2 - 2 cos(prediction, target)), no gradient into the target; in [0, 4], 0 at collapse.
+
+    Source: BYOL, Grill et al., NeurIPS 2020, eq. 2.
+    """
     return (2 - 2 * (normalise(prediction) * normalise(target.detach())).sum(-1)).mean()
 
 

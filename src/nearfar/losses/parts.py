@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from nearfar.errors import InputError
 from nearfar.losses import rows
-from nearfar.similarity import Similarity
+from nearfar.similarity import Count, Similarity
 
 parts: dict[str, type[RowLoss]] = {}
 
@@ -17,9 +19,14 @@ class RowLoss:
     """A loss over one similarity; the temperature belongs to the method that makes the similarity.
 
     `bounded_below`: whether the loss cannot be negative (for the reader of a curve).
+    `tempered`: whether it has a temperature; else it gets similarities at temperature 1.
+    `positives`: None for one declared positive an anchor; else which items of a batch are positives of each other
+    besides: "group", a column of labels, or "auto" (the first column of labels, else the groups).
     """
 
     bounded_below = True
+    tempered = True
+    positives: str | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -100,22 +107,109 @@ class Hard(RowLoss):
     """
 
     def __init__(self, alpha: float = 0.1):
-        if not 0 < alpha <= 1:
-            raise InputError(f"alpha must be in (0, 1]. Got {alpha}.")
-        self.alpha = alpha
+        self.alpha = _share(alpha)
 
     def __call__(self, s: Similarity) -> Tensor:
         return rows.hard_rows(s, alpha=self.alpha)
 
 
-class Triplet(RowLoss):
-    """Triplet loss with mining in the batch; the temperature should be 1.
+class Simple(RowLoss):
+    """Positive minus the mean of the negatives, without a softmax (and so without a temperature).
 
-    Args: margin: least gap between positive and negative; mining: "hard" or "semi-hard".
+    Args: weight: lambda, of the sum of the negatives; none: 1 over their number; alpha: only the hardest share.
     """
 
-    def __init__(self, margin: float = 0.2, mining: Literal["hard", "semi-hard"] = "hard"):
-        self.margin, self.mining = margin, mining
+    bounded_below = False
+    tempered = False
+
+    def __init__(self, weight: float | None = None, alpha: float | None = None):
+        self.weight, self.alpha = weight, None if alpha is None else _share(alpha)
+
+    def __call__(self, s: Similarity) -> Tensor:
+        return rows.simple_rows(s, weight=self.weight, alpha=self.alpha)
+
+
+class Triplet(RowLoss):
+    """Triplet loss with mining in the batch, without a temperature.
+
+    Args: margin: least gap between positive and negative; mining: "hard" or "semi-hard"; positives: which items are
+        positives of each other: none (its own views only), auto, group, or a column of labels.
+    """
+
+    tempered = False
+
+    def __init__(self, margin: float = 0.2, mining: Literal["hard", "semi-hard"] = "hard",
+                 positives: str | None = None):
+        self.margin, self.mining, self.positives = margin, mining, positives
 
     def __call__(self, s: Similarity) -> Tensor:
         return rows.triplet_rows(s, margin=self.margin, mining=self.mining)
+
+
+class SupCon(RowLoss):
+    """Supervised contrast: the mean over all positives outside the log (L_out).
+
+    Args: positives: which items are positives of each other besides their views: auto (the first column of labels, else
+        the groups), group, or a column of labels.
+    """
+
+    def __init__(self, positives: str = "auto"):
+        self.positives = positives
+
+    def __call__(self, s: Similarity) -> Tensor:
+        return rows.sup_con_rows(s)
+
+
+class MILNCE(SupCon):
+    """All positives of an anchor as one bag, summed inside the log.
+
+    Args: positives: which items are positives of each other besides their views: auto, group, or a column of labels.
+    """
+
+    def __call__(self, s: Similarity) -> Tensor:
+        return rows.mil_nce_rows(s)
+
+
+class SigLIP(nn.Module, RowLoss):
+    """Pairwise sigmoid loss with a learned bias.
+
+    Args: bias: start of b; auto: minus the log of the number of candidates, the paper's -10 at its batch of 32768.
+    """
+
+    fitted: Tensor
+
+    def __init__(self, bias: float | Literal["auto"] = "auto"):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(0.0 if bias == "auto" else float(bias)))
+        self.register_buffer("fitted", torch.tensor(bias != "auto"))
+
+    def forward(self, s: Similarity) -> Tensor:
+        if not self.fitted:
+            with torch.no_grad():
+                candidates = s.reduce(Count())
+                self.bias.fill_(-math.log(max(1.0, *candidates.tolist()[:1])))
+                self.fitted.fill_(True)
+        return rows.siglip_rows(s, bias=self.bias)
+
+
+class CACR(RowLoss):
+    """Attraction and repulsion with one positive: the nearer a negative, the more it is pushed; no temperature.
+
+    Args: alpha: of the attraction; beta: of the repulsion; tau_neg: how sharply near negatives count more (0: all
+        alike); detach: the weights are constants in the gradient.
+    """
+
+    bounded_below = False
+    tempered = False
+
+    def __init__(self, alpha: float = 1.0, beta: float = 1.0, tau_neg: float = 2.0, detach: bool = False):
+        self.alpha, self.beta, self.tau_neg, self.detach = alpha, beta, tau_neg, detach
+
+    def __call__(self, s: Similarity) -> Tensor:
+        return rows.cacr_rows(s, alpha=self.alpha, beta=self.beta, tau_neg=self.tau_neg, detach=self.detach)
+
+
+def _share(alpha: float) -> float:
+    if not 0 < alpha <= 1:
+        raise InputError(f"alpha must be in (0, 1]. Got {alpha}.")
+    return alpha

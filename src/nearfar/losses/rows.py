@@ -112,15 +112,40 @@ def debiased_rows(s: Similarity, *, tau_plus: float = 0.1) -> Tensor:
 
 
 def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
-    """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th.
+    """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th of all blocks.
 
     m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; one threshold a row, a
-    constant in the gradient. Source: Understanding the Behaviour of Contrastive Loss, sec. 4.3.
+    constant in the gradient. In [0, inf), at most InfoNCE. Source: Wang and Liu, CVPR 2021, sec. 4.3.
     """
+    return s.reduce(CrossEntropy(where=hardest(s, alpha), of=s.paired()))
+
+
+def hardest(s: Similarity, alpha: float) -> Relation:
+    """Each row's m = max(1, round(alpha M)) most similar negatives over all blocks, ties kept."""
     total = s.reduce(Count(where=s.negative)).detach()
     m = (alpha * total + 0.5).floor().long().clamp(min=1)
-    hard = s.negative & at_least(s.threshold(m, where=s.negative))
-    return s.reduce(CrossEntropy(where=hard, of=s.paired()))
+    return s.negative & at_least(s.threshold(m, where=s.negative, block=None))
+
+
+def simple_rows(s: Similarity, *, weight: float | None = None, alpha: float | None = None) -> Tensor:
+    """-s_ii + weight sum_j s_ij over the negatives, or over the share alpha of the hardest: no hardness weighting.
+
+    weight: lambda; None: 1 over the number of negatives that count. `s` needs temperature 1. In [-2, 2] under cosine
+    with weight None, 0 at collapse. Source: Wang and Liu, CVPR 2021, sec. 3.3 and 4.3.
+    """
+    kept = s.negative if alpha is None else hardest(s, alpha)
+    far = s.reduce(Mean(where=kept)) if weight is None else weight * s.reduce(Sum(where=kept))
+    return far - s.paired()
+
+
+def entropy_rows(s: Similarity) -> Tensor:
+    """H_i = -sum_j r_ij log r_ij of the relative penalty r_i = softmax of the negatives' similarities.
+
+    How many negatives share the push: from 0 (the nearest alone) to log M (all alike); it rises with the temperature.
+    Source: Wang and Liu, CVPR 2021, sec. 3.2 (r) and 3.3.
+    """
+    total, mean = s.reduce(LogSumExp(where=s.negative), SoftmaxMean(where=s.negative))
+    return torch.where(total > -math.inf, total - mean, 0)
 
 
 def siglip_rows(s: Similarity, bias: Tensor | float = 0.0) -> Tensor:
@@ -135,9 +160,11 @@ def _sigmoid_loss(s: Tensor, bias: Tensor) -> Tensor:
 
 
 def triplet_rows(s: Similarity, *, margin: float = 0.2, mining: str = "hard") -> Tensor:
-    """max(0, s_negative - s_positive + margin); mining "hard": least similar positive and most similar negative of
-    the batch (Hermans et al. 2017); "semi-hard": the most similar negative that is still farther than the positive
-    (FaceNet), else the hardest."""
+    """max(0, s_negative - s_positive + margin), s at temperature 1.
+
+    mining "hard": least similar positive and most similar negative of the batch (Hermans et al. 2017);
+    "semi-hard": the most similar negative that is still farther than the positive (FaceNet), else the hardest.
+    """
     if mining not in ("hard", "semi-hard"):
         raise InputError(f"mining must be 'hard' or 'semi-hard'. Got '{mining}'.")
     friends = s.positive & s.visible & ~s.itself
@@ -164,3 +191,26 @@ def repulsion_rows(s: Similarity, *, tau: float, detach: bool = False) -> Tensor
     """
     mean, count = s.reduce(SoftmaxMean(scale=2 * tau, where=s.negative, detach=detach), Count(where=s.negative))
     return torch.where(count > 0, 2 - 2 * mean, 0)
+
+
+def rbf_repulsion_rows(s: Similarity, *, tau: float, t: float = 2.0, detach: bool = False) -> Tensor:
+    """log sum_j v_ij e^{-t D_ij} with the v and D of `repulsion_rows`; -inf for rows without a negative (CACR).
+
+    The log of the batch mean of its exponential is `s.log_mean_exp(rows)`: with tau = 0 the loss of uniformity.
+    """
+    near, base = s.reduce(LogSumExp(scale=2 * (tau + t), where=s.negative), LogSumExp(scale=2 * tau, where=s.negative))
+    some = base > -math.inf
+    near, base = torch.where(some, near, 0), torch.where(some, base, 0)
+    if detach:  # d/dD of the log with constant weights is -t times the same softmax
+        share = t / (tau + t)
+        near, base = near * share + (near * (1 - share)).detach(), base.detach()
+    return torch.where(some, near - base - 2 * t, -math.inf)
+
+
+def cacr_rows(s: Similarity, *, alpha: float = 1.0, beta: float = 1.0, tau_neg: float = 2.0,
+              detach: bool = False) -> Tensor:
+    """alpha ||z - z+||^2 - beta sum_j v_ij D_ij: CACR with one positive, as a row loss of any layout.
+
+    `s` needs temperature 1 and cosine. In [-4 beta, 4 alpha], 0 at collapse.
+    """
+    return alpha * (2 - 2 * s.paired()) - beta * repulsion_rows(s, tau=tau_neg, detach=detach)

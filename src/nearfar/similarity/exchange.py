@@ -105,15 +105,17 @@ class Exchange:
         assert isinstance(rows, Tensor)
         return rows, sum(sizes[: dist.get_rank(self.group)])
 
-    def keys(self, x: Tensor) -> tuple[Tensor, int, Ring | None]:
+    def keys(self, x: Tensor, whole: bool = False) -> tuple[Tensor, int, Ring | None]:
         """Candidates of all ranks: their keys, the number of this rank's first, and the ring where keys travel.
 
-        Without a ring the keys are those of all ranks; with one they are this rank's (see `Block.ring`).
+        whole: they are needed in one place (a part of negatives looks at them), so that they never travel. Without a
+        ring the keys are those of all ranks; with one they are this rank's (see `Block.ring`).
         """
         if self.group is None:
             return x, 0, None
         sizes = self.sizes(x.shape[0], x.device)
-        if _plan == "ring" or (_plan == "auto" and sum(sizes) * x.shape[1:].numel() >= RING_FROM):
+        large = sum(sizes) * x.shape[1:].numel() >= RING_FROM
+        if not whole and (_plan == "ring" or (_plan == "auto" and large)):
             ring = Ring(self.group, sizes)
             return x, ring.first(ring.rank), ring
         rows = _Gather.apply(x, sizes, self.group)

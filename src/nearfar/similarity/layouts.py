@@ -7,14 +7,14 @@ means are joined. So every loss works with one direction, both directions, many 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.similarity.exchange import Exchange, exchange
+from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
 from nearfar.similarity.ring import Ring
@@ -25,12 +25,12 @@ Rows = Callable[[Similarity], Tensor]
 
 @dataclass
 class Layout:
-    """Similarities whose losses are joined by "mean" or "sum"."""
+    """Similarities whose losses are joined by "mean" or "sum", each with its weight (default 1)."""
 
     parts: list[Similarity]
     join: str = "mean"
-    facts: dict[str, Any] = field(default_factory=dict)
     transposed: bool = False
+    weights: Sequence[float] | None = None
 
     def loss(self, rows: Rows) -> Tensor:
         """The mean of `rows` over the anchors of each part, joined. A scalar.
@@ -42,22 +42,24 @@ class Layout:
             first.share(second)
             second.share(first)
         try:
-            total = torch.stack([s.mean(rows(s)) for s in self.parts]).sum()
+            losses = [s.mean(rows(s)) for s in self.parts]
         finally:
             for s in self.parts:
                 s.share(None)
-        return total / len(self.parts) if self.join == "mean" else total
-
-
-Extra = Sequence[Block] | Callable[[Tensor], Sequence[Block]]
+        weights = self.weights or [1.0] * len(losses)
+        total = torch.stack([w * x if w != 1 else x for w, x in zip(weights, losses, strict=True)]).sum()
+        return total / sum(weights) if self.join == "mean" else total
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """Pairs of items that are neither positive nor negative of each other: duplicates and known positives.
+    """Pairs of items that are equal in some kind of identity.
+
+    As `hidden` of a layout they are neither positive nor negative of each other (duplicates, known positives); as
+    `friends` they are positives of each other (labels, for losses of several positives).
 
     `kinds`: for each kind of identity the values of an anchor's item and of a candidate's item, integers (n,) each;
-    items whose values are equal (and not negative) are hidden from each other.
+    items whose values are equal (and not negative) are such a pair.
     """
 
     kinds: Sequence[tuple[Tensor, Tensor]]
@@ -78,22 +80,45 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, ring: Ring | None, items: Tensor, positive: Listed, itself: Relation,
-         hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
-         in_batch: bool = True) -> Similarity:
+def _one(query: Tensor, keys: Tensor, ring: Ring | None, partner: Tensor, items: Tensor, first: Listed,
+         itself: Relation, hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
+         in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
+    """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
+    positive = first | also
     visible = ~(hidden & ~positive) if in_batch else positive
-    more = extra(items) if callable(extra) else extra
-    return Similarity(query, [Block(keys, visible=visible, ring=ring), *more], positive=positive, itself=itself,
-                      temperature=temperature, similarity=similarity, group=net.group)
+    more = Further(extra) if not callable(extra) else extra(
+        Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself, similarity, net,
+                width, repeat))
+    visible = visible & ~(more.hidden & ~positive)
+    friends = () if more.friends is None else more.friends.unbind(1)
+    parts = []
+    for mine in (positive, *map(Listed, friends)):
+        seen = visible if mine is positive else visible | mine
+        candidates = [Block(keys, visible=seen, ring=ring), *more.blocks]
+        parts.append(Similarity(query, candidates, positive=mine, itself=itself, temperature=temperature,
+                                similarity=similarity, group=net.group))
+    return Layout(parts, weights=[1 / len(parts)] * len(parts) if friends else None)
+
+
+def _together(layouts: Sequence[Layout], join: str = "mean", shares: Sequence[float] | None = None) -> Layout:
+    """Several layouts as one; `shares` weigh each of them."""
+    parts = [s for layout in layouts for s in layout.parts]
+    if shares is None and all(layout.weights is None for layout in layouts):
+        return Layout(parts, join)
+    shares = shares or [1.0] * len(layouts)
+    weights = [w * x for layout, w in zip(layouts, shares, strict=True)
+               for x in layout.weights or [1.0] * len(layout.parts)]
+    return Layout(parts, join, weights=weights)
 
 
 def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-            hidden: Hidden | None = None, extra: Extra = (), in_batch: bool = True,
+            hidden: Hidden | None = None, friends: Hidden | None = None, extra: Extra = (), in_batch: bool = True,
             negatives: str = "local") -> Layout:
     """Query i against its key i; the other keys of the batch (all ranks with "global") are its negatives.
 
     Args: query, key: (n, D). key may hold more rows than query (further negatives at the end).
-        extra: further blocks, or a function that makes them for the anchors' items (LongTensor).
+        hidden, friends: pairs of items that are no negatives of each other, and those that are further positives.
+        extra: further blocks, or a function of the `Anchors` that gives `Further` candidates.
         in_batch: False leaves only the blocks of `extra` as negatives (MoCo, Contriever).
     """
     net = exchange(negatives)
@@ -102,16 +127,17 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
         if key.shape[0] < query.shape[0]:
             raise InputError(f"Each query needs a key: got {query.shape[0]} queries and {key.shape[0]} keys.")
     net.widths(query, key)
-    keys, offset, ring = net.keys(key)
+    keys, offset, ring = net.keys(key, whole=callable(extra))
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
     positive = diagonal(query.shape[0], offset, query.device)
-    return Layout([_one(query, keys, ring, items, positive, nobody, relation, extra, temperature, similarity, net,
-                        in_batch)])
+    same = nobody if friends is None else friends.relation(items, net, key.shape[0])
+    return _one(query, keys, ring, key[: len(items)], items, positive, nobody, relation, extra, temperature, similarity,
+                net, in_batch, key.shape[0], also=same)
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-              hidden: Hidden | None = None, extra: Extra = (), extra_back: Extra = (),
+              hidden: Hidden | None = None, friends: Hidden | None = None, extra: Extra = (), extra_back: Extra = (),
               join: str = "mean", negatives: str = "local") -> Layout:
     """a_i against all b, and b_i against all a: the two directions of image-text and other pairs.
 
@@ -122,16 +148,19 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     if once and a.dim() == b.dim() == 2:
         a, b = normalise(a), normalise(b)
     kind = "dot" if once else similarity
-    forth = one_way(a, b, temperature=temperature, similarity=kind, hidden=hidden, extra=extra, negatives=negatives)
+    forth = one_way(a, b, temperature=temperature, similarity=kind, hidden=hidden, friends=friends, extra=extra,
+                    negatives=negatives)
     back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=kind,
-                   hidden=None if hidden is None else hidden.reversed(), extra=extra_back, negatives=negatives)
+                   hidden=None if hidden is None else hidden.reversed(),
+                   friends=None if friends is None else friends.reversed(), extra=extra_back, negatives=negatives)
     for part in forth.parts + back.parts:
         part.similarity = similarity
     alone = forth.parts[0].group is None and a.shape == b.shape
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
-    one_block = len(forth.parts[0].blocks) == len(back.parts[0].blocks) == 1
-    return Layout(forth.parts + back.parts, join,
-                  transposed=alone and scalar and one_block and similarity != "euclidean")
+    plain = not (extra or extra_back)
+    layout = _together([forth, back], join)
+    layout.transposed = alone and scalar and plain and similarity != "euclidean"
+    return layout
 
 
 def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:
@@ -148,14 +177,14 @@ def _transposed(temperature: float | Tensor) -> float | Tensor:
 
 
 def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperature: float | Tensor = 1.0,
-              similarity: str = "cosine", hidden: Hidden | None = None, extra: Extra = (),
-              negatives: str = "local") -> Layout:
+              similarity: str = "cosine", hidden: Hidden | None = None, friends: Hidden | None = None,
+              extra: Extra = (), negatives: str = "local") -> Layout:
     """Every view against every target view of the same item, the other items of both views as negatives.
 
     Two views: the 2n anchors of NT-Xent, each with 2n - 1 candidates. More: the mean over the ordered pairs of a view
     and a target (the first `targets` views; default all), so that 8 crops with 2 big ones need no other loss.
 
-    Args: views: V tensors (n, D), row i of each is the same item.
+    Args: views: V tensors (n, D), row i of each is the same item. hidden, friends: as in `one_way`.
     Raises InputError: fewer than two views, or views of different sizes.
     """
     net = exchange(negatives)
@@ -172,36 +201,25 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
         pairs = [(0, 1)]
     elif count >= 2:
         pairs = [(a, b) for a, b in pairs if not (a < count and a > b)]
-    parts, weights = [], []
-    for a, b in pairs:
-        symmetric = a < count and b < count
-        parts.append(_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, extra, net))
-        weights.append(2 if symmetric else 1)
-    return _Weighted(parts, weights) if len(set(weights)) > 1 else Layout(parts)
-
-
-class _Weighted(Layout):
-    """Parts that stand for different numbers of ordered pairs."""
-
-    def __init__(self, parts: list[Similarity], weights: list[int]):
-        super().__init__(parts)
-        self.weights = weights
-
-    def loss(self, rows: Rows) -> Tensor:
-        total = torch.stack([w * s.mean(rows(s)) for s, w in zip(self.parts, self.weights, strict=True)]).sum()
-        return total / sum(self.weights)
+    both = [a < count and b < count for a, b in pairs]
+    parts = [_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, friends, extra, net)
+             for (a, b), symmetric in zip(pairs, both, strict=True)]
+    return _together(parts, shares=[2.0 if x else 1.0 for x in both] if len(set(both)) > 1 else None)
 
 
 def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
-                   hidden: Hidden | None, extra: Extra, net: Exchange) -> Similarity:
+                   hidden: Hidden | None, friends: Hidden | None, extra: Extra, net: Exchange) -> Layout:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
     n = a.shape[0]
-    keys, offset, ring = net.keys(torch.cat([a, b]))  # rank after rank: the rows of a, then those of b
+    # Rank after rank: the rows of a, then those of b.
+    keys, offset, ring = net.keys(torch.cat([a, b]), whole=callable(extra))
     items = torch.arange(n, device=a.device)
     mine = items + offset
     query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
     positive = torch.cat([mine + n, mine]) if symmetric else mine + n
     itself = diagonal(2 * n if symmetric else n, offset, a.device)
     items = items.repeat(2) if symmetric else items
-    relation = nobody if hidden is None else hidden.relation(items, net, n, repeat=2)
-    return _one(query, keys, ring, items, Listed(positive), itself, relation, extra, temperature, similarity, net)
+    known, same = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
+    partner = torch.cat([b, a]) if symmetric else b
+    return _one(query, keys, ring, partner, items, Listed(positive), itself, known, extra, temperature, similarity, net,
+                width=n, repeat=2, also=same)

@@ -265,19 +265,18 @@ class Similarity:
         with torch.no_grad(), engines.full_precision(self.query.device):
             return ranks.topk(self.query.detach(), self._operands[block], block, k, where)
 
-    def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int = 0) -> Tensor:
-        """Each row's m-th largest S in one block, (..., N), detached; -inf where a row has fewer than m.
+    def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int | None = 0) -> Tensor:
+        """Each row's m-th largest S in one block (None: in all), (..., N), detached; -inf where it has fewer than m.
 
         m: at least 1; a number, or one for each row (LongTensor (..., N)). The value is lowered by the rounding
         error of a product, so that `at_least` keeps the m-th and its ties with any tiling. One sweep, exact, in
         O(N + M) memory: a few rows at a time are held against all candidates.
         """
+        blocks = range(len(self._operands)) if block is None else [block]
+        operands = {b: self._operands[b] for b in blocks}
         with torch.no_grad(), engines.full_precision(self.query.device):
-            value = ranks.nth_largest(self.query.detach(), self._operands[block], block, m, where)
-        operand = self._operands[block]
-        lengths = operand.keys.detach().norm(dim=-1)
-        longest = lengths.amax() if lengths.numel() else lengths.new_zeros(())
-        longest = longest if operand.ring is None else operand.ring.most(longest)
+            value = ranks.nth_largest(self.query.detach(), operands, m, where)
+            longest = torch.stack([ranks.longest(o) for o in operands.values()]).amax()
         return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
 
     def dense(self) -> Tensor:
@@ -352,7 +351,7 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
     else:
         query, keys = accumulated(query), [accumulated(k) for k in keys]
     if similarity == "euclidean":
-        centre = query.detach().mean(-2, keepdim=True)
+        centre = _centre(query.detach(), next((b.ring for b in blocks if b.ring is not None), None))
         query, keys = _lifted_query(query - centre), [
             _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
     lead = query.shape[:-2]
@@ -362,6 +361,15 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
     return query, [Operand(k, b.own, b.ring) for k, b in zip(keys, blocks, strict=True)]
+
+
+def _centre(query: Tensor, ring: Ring | None) -> Tensor:
+    """Where distances are measured from, so that few digits are lost; keys that travel need one for all ranks."""
+    if ring is None:
+        return query.mean(-2, keepdim=True)
+    total = torch.cat([query.sum(-2, keepdim=True), query.new_full((*query.shape[:-2], 1, 1), query.shape[-2])], -1)
+    total = ring.sum(total)
+    return total[..., :-1] / total[..., -1:].clamp(min=1)
 
 
 def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:

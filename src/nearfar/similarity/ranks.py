@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
@@ -46,21 +47,28 @@ def _candidates(query: Tensor, operand: Operand, block: int, rows: slice, column
     return s if where is None else torch.where(where.tile(t), s, -math.inf)
 
 
-def nth_largest(query: Tensor, operand: Operand, block: int, m: int | Tensor, where: Relation | None) -> Tensor:
-    """Each row's m-th largest similarity, (..., N); -inf where it has fewer candidates."""
+def longest(operand: Operand) -> Tensor:
+    """The largest length of its keys."""
+    lengths = operand.keys.detach().norm(dim=-1)
+    most = lengths.amax() if lengths.numel() else lengths.new_zeros(())
+    return most if operand.ring is None else operand.ring.most(most)
+
+
+def nth_largest(query: Tensor, operands: Mapping[int, Operand], m: int | Tensor, where: Relation | None) -> Tensor:
+    """Each row's m-th largest similarity in the numbered blocks, (..., N); -inf where it has fewer candidates."""
     if isinstance(m, int) and m < 1:
         raise InputError(f"m must be at least 1. Got {m}.")
-    lead, n, width = query.shape[:-2], query.shape[-2], operand.width
+    lead, n, width = query.shape[:-2], query.shape[-2], sum(o.width for o in operands.values())
     out = query.new_full((*lead, n), -math.inf)
+    if any(o.ring is not None for o in operands.values()):
+        return _travelling(query, operands, m, where)
     if not width:
         return out
-    if operand.ring is not None:
-        return _travelling(query, operand, block, m, where)
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
     height = max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel()))
     for rows in slices(n, height):
-        s = _candidates(query, operand, block, rows, slice(0, width), where)
-        out[..., rows] = _select(s, m if each is None else each[..., rows])
+        s = [_candidates(query, o, b, rows, slice(0, o.width), where) for b, o in operands.items()]
+        out[..., rows] = _select(torch.cat(s, -1), m if each is None else each[..., rows])
     return out
 
 
@@ -91,7 +99,7 @@ def _ordered(s: Tensor) -> Tensor:
     return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
 
 
-def _travelling(query: Tensor, operand: Operand, block: int, m: int | Tensor, where: Relation | None) -> Tensor:
+def _travelling(query: Tensor, operands: Mapping[int, Operand], m: int | Tensor, where: Relation | None) -> Tensor:
     """The m-th largest of keys that travel: four bits of it a round, by counting what is at least as large."""
     kind = torch.int64 if query.dtype == torch.float64 else torch.int32
     bits = torch.iinfo(kind)
@@ -100,13 +108,19 @@ def _travelling(query: Tensor, operand: Operand, block: int, m: int | Tensor, wh
     for shift in range(bits.bits - 4, -4, -4):
         limits = torch.stack([found + (j << shift) for j in range(1, 16)], 1)
         counts = torch.zeros_like(limits, dtype=torch.long)
-        trip = Trip(operand)
-        for part in trip:
-            with trip.guard():
-                for rows, columns in product(slices(len(query), 512), part.columns(1024)):
-                    s = _ordered(_candidates(query, part, block, rows, columns, where))
-                    for j in range(15):
-                        counts[rows, j] += (s >= limits[rows, j, None]).sum(1)
+        for block, operand in operands.items():
+            trip = Trip(operand)
+            for part in trip:
+                with trip.guard():
+                    _count(query, part, block, where, limits, counts)
         found = found + ((counts >= wanted[:, None]).sum(1) << shift).to(found.dtype)
     value = _ordered(found.view(query.dtype)).view(query.dtype)
     return torch.where(found == bits.min, -math.inf, value)  # no candidate was as large as the least float
+
+
+def _count(query: Tensor, part: Operand, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
+    """Adds how many similarities are at least each limit of their row."""
+    for rows, columns in product(slices(len(query), 512), part.columns(1024)):
+        s = _ordered(_candidates(query, part, block, rows, columns, where))
+        for j in range(limits.shape[1]):
+            counts[rows, j] += (s >= limits[rows, j, None]).sum(1)

@@ -43,6 +43,12 @@ class Ring:
         dist.all_reduce(x, dist.ReduceOp.MAX, group=self.group)
         return x
 
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        x = x.clone()
+        dist.all_reduce(x, group=self.group)
+        return x
+
     def any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""
         device = torch.device("cuda") if dist.get_backend(self.group) == "nccl" else torch.device("cpu")

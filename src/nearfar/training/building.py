@@ -25,6 +25,7 @@ from nearfar.training.loading import (
     text_inputs,
 )
 from nearfar.training.settings import TrainSettings
+from nearfar.training.survey import survey_of
 
 ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative")
 
@@ -185,7 +186,7 @@ def prepare(
     sampler = Sampler(rows, data.groups, method.members, 1, settings.seed)
     batch = auto_batch(settings, sampler.items, slug)
     sampler.batch_size = batch
-    known = any(pretrained(k, settings) for k in kinds) and not settings.freeze
+    known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known)
     loader = make_loader(method, data, sampler, steps, settings, size, cache)
     loader.turns = settings.accumulate
@@ -202,7 +203,7 @@ def prepare(
     torch.manual_seed(settings.seed + 2)
     resolved |= method.attach(facts)
     method.prepare(data, rows)
-    return Setup(
+    setup = Setup(
         method,
         loader,
         settings,
@@ -212,6 +213,15 @@ def prepare(
         rows,
         kinds,
     )
+    method.seed, loader.method = settings.seed, method
+    method.survey = survey_of(setup, data)
+    return setup
+
+
+def trains(method: Method, kind: str) -> bool:
+    """Whether a method changes the encoder of one kind of data (and does not keep it frozen)."""
+    made = [t.encoder for t in method.towers().values() if t.encoder.modality == kind]
+    return any(p.requires_grad for encoder in made for p in encoder.parameters())
 
 
 def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
@@ -258,6 +268,10 @@ def make_loader(
 ) -> Loader:
     wanted = list(dict.fromkeys(input_roles(method)))
     if getattr(method, "stream", False):
+        if getattr(getattr(method, "negatives", None), "needs_rows", False):
+            raise InputError(
+                "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
+            )
         return stream_loader(method, data, sampler, steps, settings)
     inputs: dict[str, Inputs | list[Inputs]] = {}
     for role in wanted:

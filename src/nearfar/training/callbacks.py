@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from nearfar import processes
-
-
-def spread(z: torch.Tensor) -> float:
-    """Standard deviation of unit vectors over the batch, times sqrt(d): 1 when spread evenly, 0 when collapsed."""
-    z = torch.nn.functional.normalize(z.float(), dim=1)
-    return float(z.std(0).mean() * z.shape[1] ** 0.5) if len(z) > 1 else 1.0
+from nearfar.evaluation.diagnostics import spread
 
 
 class Curve(pl.Callback):
@@ -75,7 +69,7 @@ class Curve(pl.Callback):
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
             }
             if pl_module.watched is not None:
-                line["spread"] = spread(pl_module.watched)
+                line["spread"] = spread(pl_module.watched.float())
                 self.warn(line["spread"], step)
             if not processes.leader():
                 return

@@ -1,0 +1,116 @@
+"""CWCL: continuously weighted contrast with a frozen tower of the other modality (Srinivasa et al., NeurIPS 2023).
+
+    v --frozen tower--> q      w_ij = q_i.q_j / 2 + 1/2: how much pair j is a positive of pair i
+    u --trained tower--> p     L = weighted cross-entropy of p over all q  +  plain InfoNCE of q over all p
+
+Of a batch's "negatives" many mean nearly the same. The frozen tower knows how near they are, so every pair of the batch
+is a positive to that degree, and the geometry of the frozen space is carried over as a whole. The equation is
+`nearfar.losses.cwcl`. Features of the frozen tower are computed once and joined to the batches by row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nearfar.encoders import Encoder, Frozen
+from nearfar.losses import cwcl
+from nearfar.losses.parts import InfoNCE
+from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
+from nearfar.methods.pairs.pairs import PairContrast
+from nearfar.methods.registry import register
+from nearfar.views import Views
+
+
+def class_vectors(prompts: Float[Tensor, "p d"], classes: Int[Tensor, "p"]) -> Float[Tensor, "c d"]:
+    """Each class's vector: the mean of its prompts' unit vectors, scaled to unit length. classes: 0 .. c - 1."""
+    sums = prompts.new_zeros(int(classes.max()) + 1, prompts.shape[1])
+    return normalize(sums.index_add(0, classes, normalize(prompts, dim=1)), dim=1)
+
+
+def zero_shot(vectors: Float[Tensor, "n d"], classes: Float[Tensor, "c d"]) -> Int[Tensor, "n"]:
+    """The class of the highest cosine for each vector."""
+    return (normalize(vectors, dim=1) @ normalize(classes, dim=1).T).argmax(1)
+
+
+@register("cwcl", family="multimodal")
+class ContinuousWeights(PairContrast):
+    """One tower stays frozen and gives continuous weights; the other learns to speak its language.
+
+    Args:
+        frozen: which tower stays as it is. Give it pretrained weights (--text-encoder minilm, --weights FILE); a fresh
+            small text encoder compares keywords, a fresh picture encoder nothing that is worth keeping.
+        weighted: whose vectors are the anchors of the weighted direction: trained, frozen, both. Which one the paper
+            weights could not be verified; the effect is nearly the same.
+        temperature: tau_0; start of the learned temperature. auto: 0.07, the paper's, from 100,000 steps, else 0.2: the
+            weights of a small run need a softer start.
+        learn_temperature: train tau; a small fixed one costs the weighted loss accuracy.
+        head: of the trained tower, into the frozen space: linear or mlp.
+        views: how the input of the trained tower is changed before it is encoded; the frozen one sees it as it is.
+    """
+
+    paper = Paper(
+        "Cross-Modal Transfer with Continuously Weighted Contrastive Loss",
+        "NeurIPS 2023",
+        "Every pair of the batch is a positive to the degree that a frozen tower finds the two alike.",
+        arxiv="2309.14580",
+        differs="no code was released; trained anchors carry the weights unless weighted says otherwise; identical "
+        "items are masked in the plain direction (--mask-duplicates false for all as negatives)",
+    )
+    needs = (frozenset({"image", "text"}),)
+    preset_paper = {"temperature": 0.07, "learn_temperature": True, "weighted": "trained", "mask_duplicates": False}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        encoder_b: Encoder | None = None,
+        *,
+        frozen: Literal["text", "image"] = "text",
+        weighted: Literal["trained", "frozen", "both"] = "trained",
+        temperature: float | Literal["auto"] = "auto",
+        learn_temperature: bool = True,
+        head: Literal["linear", "mlp"] = "linear",
+        views: Views | None = None,
+        mask_duplicates: bool = True,
+    ):
+        both = [encoder, encoder_b or encoder]
+        place = next((k for k, e in enumerate(both) if e.modality == frozen), 1)
+        both[place] = both[place] if isinstance(both[place], Frozen) else Frozen(both[place])
+        super().__init__(
+            *both,
+            temperature=0.2 if temperature == "auto" else temperature,
+            learn_temperature=learn_temperature,
+            loss=InfoNCE(),
+            head=head,
+            dim=both[place].dim,
+            views=views,
+            mask_duplicates=mask_duplicates,
+        )
+        held = Tower(both[place], kept=True)  # scores live in the frozen space as it is
+        if place:
+            self.tower_b = held
+        else:
+            self.tower_a = held
+        self.frozen_first, self.weighted, self.auto_temperature = not place, weighted, temperature == "auto"
+
+    def resolve(self, facts: Facts) -> dict[str, Any]:
+        found = super().resolve(facts)
+        if self.auto_temperature:
+            found["temperature"] = 0.07 if facts.steps >= 100_000 else 0.2
+            with torch.no_grad():
+                self.tau.log_tau.fill_(float(np.log(found["temperature"])))
+        return found
+
+    def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
+        a, b = embedded["a"], embedded["b"]
+        trained, frozen = (b, a) if self.frozen_first else (a, b)
+        self.watched = trained.detach()
+        hidden = batch.hidden() if self.mask_duplicates else None
+        total = cwcl(trained, frozen, temperature=self.temperature(), weighted=self.weighted, negatives="global",
+                     hidden=hidden)
+        return Loss(total, {"temperature": self.temperature().detach()})

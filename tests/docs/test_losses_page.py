@@ -1,0 +1,24 @@
+"""The table of papers names real losses, and every loss over pairs stands in it."""
+
+import re
+
+from nearfar import losses
+from nearfar.losses.parts import parts
+from tests.docs import pages
+
+PAGE = pages.ROOT / "docs" / "losses.md"
+OTHERS = {"barlow_twins", "vicreg", "byol", "sinkhorn", "uniformity", "graph_mlp", "influence_matrix", "sharpened",
+          "soft_assignment", "cluster_divergence"}  # not over pairs, or tools of others
+
+
+def test_every_pairwise_loss_stands_in_the_table():
+    rows = [x for x in PAGE.read_text().split("## What a value means")[0].splitlines() if x.startswith("| ")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(losses.__all__) - OTHERS
+
+
+def test_composing_lists_every_part():
+    lines = (pages.ROOT / "docs" / "composing.md").read_text().splitlines()
+    line = next(x for x in lines if x.startswith("| `--loss`"))
+    told = set(re.findall(r"[a-z]+", line.split("|")[2].replace("of several positives", "")))
+    assert told == {name for name, part in parts.items() if part.__module__.startswith("nearfar.")}

@@ -1,0 +1,100 @@
+"""Losses as parts of a method: each is its row function under any layout, and several positives come from labels."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nearfar import losses
+from nearfar.errors import InputError
+from nearfar.losses import rows
+from nearfar.losses.parts import parts
+from nearfar.similarity import Block, Hidden, all_views, both_ways, one_way
+from tests.losses.cases import batch
+
+
+def layout(part, a, b, labels=None, **more):
+    friends = None if labels is None else Hidden([(labels, labels)])
+    return all_views([a, b], temperature=0.3 if part.tempered else 1.0, friends=friends, **more)
+
+
+@pytest.mark.parametrize("name", parts)
+def test_every_part_works_with_views_directions_and_a_memory(name):
+    part = parts[name]()
+    a, b, labels = batch(6, 5, seed=1)
+    memory = Block(torch.randn(4, 5, dtype=torch.float64), gradient=False)
+    friends = Hidden([(labels, labels)]) if part.positives else None
+    t = {"temperature": 0.3 if part.tempered else 1.0, "friends": friends}
+    a.requires_grad_()
+    for made in (all_views([a, b], **t), both_ways(a, b, **t), one_way(a, b, extra=[memory], **t),
+                 all_views([a, b, a + b], targets=2, **t)):
+        value = made.loss(part)
+        assert value.isfinite()
+        assert torch.autograd.grad(value, a)[0].norm() > 0
+        if part.bounded_below:
+            assert value >= 0
+
+
+def test_parts_are_the_named_losses():
+    a, b, labels = batch(6, 5, seed=2)
+    z, both = torch.cat([a, b]), torch.cat([labels, labels])
+    for name, door in (("supcon", losses.sup_con), ("milnce", losses.mil_nce)):
+        part = parts[name]()
+        assert_close(layout(part, a, b, labels).loss(part), door(z, both, temperature=0.3))
+    alone = torch.arange(6)
+    part = parts["supcon"]()
+    assert_close(layout(part, a, b, alone).loss(part), losses.nt_xent(a, b, temperature=0.3))
+    assert_close(layout(part, a, b).loss(part), losses.nt_xent(a, b, temperature=0.3))
+    for mining in ("hard", "semi-hard"):
+        part = parts["triplet"](mining=mining, positives="auto")
+        assert_close(layout(part, a, b, labels).loss(part), losses.triplet(z, both, mining=mining))
+    assert_close(both_ways(a, b).loss(parts["simple"](alpha=0.4)), losses.simple(a, b, alpha=0.4))
+    assert_close(one_way(a, b).loss(parts["cacr"](tau_neg=1.5)), losses.cacr([a, b], tau_neg=1.5))
+
+
+def test_friends_win_over_hidden_and_unknown_labels_are_alone():
+    a, b, _ = batch(6, 5, seed=3)
+    labels, twins = torch.tensor([0, 0, 1, 1, -1, -1]), torch.tensor([5, 5, 6, 6, 7, 7])
+    s = all_views([a, b], friends=Hidden([(labels, labels)]), hidden=Hidden([(twins, twins)])).parts[0]
+    related, seen = s.mask(s.positive & ~s.itself), s.mask(s.negative)
+    assert related.sum(1).tolist() == [3, 3, 3, 3, 1, 1] * 2  # a row of 12: the other view, and the friend's two
+    assert seen.sum(1).tolist() == [8] * 12  # the hidden twin is a negative of nobody
+    a, b = a[:4], b[:4]
+    pairs = one_way(a, b, friends=Hidden([(labels[:4], labels[:4])])).parts[0]
+    assert pairs.mask(pairs.positive).sum(1).tolist() == [2, 2, 2, 2]
+
+
+def test_hardest_negatives_are_taken_from_all_blocks():
+    a, b, _ = batch(6, 5, seed=4)
+    memory = torch.randn(5, 5, dtype=torch.float64)
+    s = one_way(a, b, temperature=0.2, extra=[Block(memory)]).parts[0]
+    whole = one_way(a, torch.cat([b, memory]), temperature=0.2).parts[0]
+    for alpha in (0.1, 0.35, 1.0):
+        assert_close(rows.hard_rows(s, alpha=alpha), rows.hard_rows(whole, alpha=alpha))
+        kept = s.mask(rows.hardest(s, alpha)).sum(1)
+        assert kept.tolist() == [max(1, math.floor(alpha * 10 + 0.5))] * 6
+
+
+def test_siglip_starts_at_the_size_of_the_batch_and_remembers_it():
+    a, b, _ = batch(8, 5, seed=5)
+    part = parts["siglip"]()
+    made = one_way(a, b, temperature=0.1)
+    assert_close(made.loss(part).double(), losses.siglip(a, b, bias=-math.log(8)), rtol=1e-6, atol=1e-6)
+    made.loss(part).backward()
+    assert part.bias.grad.abs() > 0
+    again = parts["siglip"]()
+    again.load_state_dict(part.state_dict())
+    one_way(a[:3], b[:3], temperature=0.1).loss(again)
+    assert again.bias.item() == pytest.approx(-math.log(8))
+    assert parts["siglip"](bias=-10)(made.parts[0]).mean() > 0
+    at_the_papers_batch = -math.log(32768)
+    assert at_the_papers_batch == pytest.approx(-10, abs=0.5)
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("hard", {"alpha": 0.0}), ("simple", {"alpha": 1.5}), ("dcl", {"sigma": -1.0}), ("smoothed", {"smoothing": 2.0}),
+    ("hcl", {"tau_plus": 1.0}), ("hcl", {"beta": -1.0})])
+def test_options_out_of_range_are_refused(name, options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        parts[name](**options)

