@@ -4,7 +4,8 @@
     python scripts/build_docs.py --check    # writes nothing; exit code 1 where a page is out of date
 
 docs/gallery.md comes from `nearfar.list_methods()`, docs/claims.md from benchmarks/claims/results/*.json and
-benchmarks/results/*.json, the table in README.md from benchmarks/results/demo.json. None of them is typed by hand.
+benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss.json, the table in README.md from
+benchmarks/results/demo.json. None of them is typed by hand.
 """
 
 from __future__ import annotations
@@ -145,6 +146,21 @@ def speed(name: str, r: Mapping[str, Any]) -> str:
         + table(["ratio", "median", "95 %"], rows, (1, 2))
 
 
+# -- speed of the losses ------------------------------------------------------------------------------------------
+
+
+def losses(root: Path = ROOT) -> str:
+    """docs/speed.md from benchmarks/results/loss.json."""
+    source = importlib.util.spec_from_file_location("loss_tables", ROOT / "benchmarks" / "loss" / "tables.py")
+    assert source is not None
+    assert source.loader is not None
+    tables = importlib.util.module_from_spec(source)
+    source.loader.exec_module(tables)
+    found = root / "benchmarks" / "results" / "loss.json"
+    return "\n".join([MADE, "", "# Speed of the losses", "",
+                      tables.page(json.loads(found.read_text()) if found.exists() else {})]) + "\n"
+
+
 # -- the README's table -------------------------------------------------------------------------------------------
 
 
@@ -189,6 +205,7 @@ def adding(root: Path = ROOT) -> str:
 def pages() -> dict[Path, str]:
     """Every page that is made, as it should be now."""
     return {ROOT / "docs" / "gallery.md": gallery(), ROOT / "docs" / "claims.md": claims(),
+            ROOT / "docs" / "speed.md": losses(),
             ROOT / "README.md": readme(), ROOT / "docs" / "adding.md": adding()}
 
 

@@ -112,6 +112,25 @@ def test_claims_are_shown_as_measured(tmp_path):
     assert "| nearfar / lightly | 2.50 | 2.25 .. 2.75 |" in text
 
 
+def test_the_speed_of_the_losses_is_shown_with_its_intervals(tmp_path):
+    import json
+
+    assert "Not measured yet." in build_docs().losses(tmp_path)
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    turns = [1.0 + 0.01 * i for i in range(15)]
+    cell = {"nearfar": {"seconds": [1.0] * 15, "mib": 12.0, "value_error": 1e-7, "gradient_error": 2e-7},
+            "dense": {"seconds": turns, "mib": 400.0}, "keops": {"missing": "no module"},
+            "big": {"skipped": "needs about 80 GiB"}}
+    (tmp_path / "benchmarks" / "results" / "loss.json").write_text(json.dumps({
+        "threads": 2, "gflops": 100.0, "temperature": 0.07, "versions": {"torch": "2"},
+        "cells": {"clip/1024/256": cell}}))
+    text = build_docs().losses(tmp_path)
+    assert "## clip, 1,024 rows, width 256" in text
+    assert "| dense | 1.070 | 1.07 [1.03, 1.11] | 400 |" in text  # the 4th and the 12th of 15 hold the median with 96 %
+    assert "| keops | not installed |" in text
+    assert "| big | needs about 80 GiB |" in text
+
+
 def test_the_demo_table_is_sorted_and_shows_intervals():
     row = {"kind": "method", "r10": 0.8, "hard_r1": 0.4, "seconds": 100.0}
     rows = [row | {"label": "simclr", "r1": 0.2, "interval": [0.19, 0.21], "difference": None},

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from itertools import product
 
 import pytest
 import torch
@@ -13,7 +14,21 @@ from nearfar import losses
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows, mil_nce_rows, sup_con_rows
 from nearfar.negatives import Queue
-from nearfar.similarity import Hidden, all_views, both_ways, engine
+from nearfar.negatives.base import Items
+from nearfar.similarity import (
+    Block,
+    Count,
+    Hidden,
+    LogSumExp,
+    Max,
+    Similarity,
+    all_views,
+    both_ways,
+    engine,
+    exchange_plan,
+    function,
+)
+from nearfar.similarity.exchange import exchange
 from tests.losses.cases import CASES, batch
 
 SHARES = {2: [3, 6], 3: [4, 1, 3]}
@@ -72,9 +87,9 @@ def all_losses(rank, world):
     start = sum(shares[:rank])
     share = slice(start, start + shares[rank])
     labels = torch.tensor([0, 1, 0, 2, 1, 1, -1, 3, 0])[: sum(shares)]
-    kinds = [("dense", None), ("streaming", 2)] if world == 2 else [("dense", None)]
-    for kind, tile in kinds:
-        with engine(kind, tile=tile):
+    kinds = [("auto", None, "gather"), ("streaming", 2, "gather"), ("streaming", 2, "ring")]
+    for kind, tile, plan in kinds if world == 2 else [*kinds[:1], *kinds[2:]]:
+        with engine(kind, tile=tile), exchange_plan(plan):
             for name in NEGATIVE:
                 loss = CASES[name][0]
                 compare(name, lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
@@ -91,17 +106,52 @@ def all_losses(rank, world):
 
 def errors_are_shared(rank, world):
     good = torch.randn(3, 4)
-    bad = {"rows": torch.randn(2, 4), "width": torch.randn(3, 5)}
-    for kind in bad:
+    bad = {"rows": torch.randn(2, 4), "width": torch.randn(3, 5), "type": torch.randn(3, 4).double()}
+    for kind, plan in product(bad, ("gather", "ring")):
         mine = bad[kind] if rank == 0 else good
         for loss in (losses.info_nce, losses.nt_xent, losses.clip):
-            with pytest.raises(InputError):
+            with exchange_plan(plan), pytest.raises(InputError):
                 loss(good if kind == "rows" else mine, mine, negatives="global")
     with pytest.raises(InputError):
         losses.sup_con(good, torch.zeros(3 if rank else 2, dtype=torch.long), negatives="global")
     one = torch.randn(1 if rank == 0 else 0, 4)
     with pytest.raises(InputError, match="one item"):
         losses.dcl(one, one, negatives="global")
+
+
+def travelling(rank, world):
+    """What a ring answers beside the losses, what it refuses, and an error inside a sweep of one rank."""
+    shares = SHARES[world]
+    q, k, _ = batch(sum(shares), 4, seed=3)
+    k[2] = k[-1]  # a tie across ranks
+    start = sum(shares[:rank])
+    mine = slice(start, start + shares[rank])
+    whole = Similarity(q, k, temperature=0.5)
+    with exchange_plan("ring"), engine("streaming", tile=2) as choice:
+        keys, offset, ring = exchange("global").keys(k[mine])
+        assert (offset, keys.shape[0]) == (start, shares[rank])
+        s = Similarity(q[mine], Block(keys, ring=ring), temperature=0.5)
+        assert s.shape == (shares[rank], sum(shares))
+        found = s.reduce(LogSumExp())
+        assert choice.visited == -(-shares[rank] // 2) * sum(-(-n // 2) for n in shares)
+        assert_close(found, whole.reduce(LogSumExp())[mine])
+        for found, want in zip(s.topk(3), whole.topk(3), strict=True):
+            assert_close(found.sort(-1).values, want[mine].sort(-1).values)
+        for m in (1, 4, torch.arange(1, sum(shares) + 1), 99):
+            wanted = whole.threshold(m)[mine]
+            assert_close(s.threshold(m if isinstance(m, int) else m[mine]), wanted)
+        assert_close(s.reduce(Max()), whole.reduce(Max())[mine])
+        for ask in (s.dense, lambda: s.reduce(Count(dim=0)), lambda: s.at(torch.zeros(shares[rank]).long() - 1)):
+            with pytest.raises(InputError, match="travel"):
+                ask()
+
+        def broken(t):
+            if rank == 0:
+                raise InputError("this rank's own weight")
+            return torch.ones(1, 1, dtype=torch.float64)
+
+        with pytest.raises(InputError, match="own weight" if rank == 0 else "1 of"):
+            s.reduce(LogSumExp(weight=function(broken)))
 
 
 def sinkhorn_and_queue(rank, world):
@@ -111,7 +161,8 @@ def sinkhorn_and_queue(rank, world):
     assert_close(found, losses.sinkhorn(scores)[share], rtol=1e-10, atol=1e-10)
     queue = Queue(6)
     queue.setup(4, 1, 3, 100)
-    queue.update(scores[share].float().repeat(1, 2)[:, :4], torch.full((len(scores[share]), 1), rank))
+    rows = torch.arange(7)[share]
+    queue.update(scores[share].float().repeat(1, 2)[:, :4], Items(rows, torch.full((len(rows), 1), rank)))
     everyone = [torch.empty_like(queue.keys) for _ in range(world)]
     dist.all_gather(everyone, queue.keys)
     assert all(torch.equal(x, queue.keys) for x in everyone)
@@ -129,7 +180,7 @@ def work(rank, world, port):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     try:
-        for check in (warns_once, all_losses, errors_are_shared, sinkhorn_and_queue):
+        for check in (warns_once, all_losses, travelling, errors_are_shared, sinkhorn_and_queue):
             check(rank, world)
     finally:
         dist.destroy_process_group()

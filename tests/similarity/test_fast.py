@@ -46,7 +46,7 @@ def value_and_gradients(loss, *inputs):
 
 
 @pytest.mark.parametrize(("loss", "tiles"), [
-    (losses.clip, 2 * 4 * 4), (losses.nt_xent, 2 * (8 * 9) // 2), (losses.info_nce, 2 * 4 * 4),
+    (losses.clip, 2 * 4 * 4), (losses.nt_xent, 2 * (8 * 9) // 2), (losses.info_nce, 4 * 4),
     (losses.hcl, 2 * (8 * 9) // 2), (losses.dcl, 2 * (8 * 9) // 2)])
 def test_two_directions_share_a_sweep_and_views_visit_half_the_grid(loss, tiles, slow):
     a, b = spread(16, 8), spread(16, 8, 1)
@@ -55,7 +55,7 @@ def test_two_directions_share_a_sweep_and_views_visit_half_the_grid(loss, tiles,
     slow.clear()
     with engine("streaming", tile=4) as choice:
         found = value_and_gradients(loss, a, b)
-    assert choice.visited == tiles  # one sweep for the values, one for the gradients
+    assert choice.visited == tiles  # values, then gradients; one direction: at once
     assert slow == []
     for x, y in zip(found, expected, strict=True):
         assert_close(x, y, rtol=1e-4, atol=1e-5)
@@ -86,7 +86,7 @@ def test_running_maximum_takes_over_where_one_shift_is_not_enough(loss, slow):
         slow.clear()
         with engine("streaming", tile=5):
             found = value_and_gradients(ask, a, b)
-        assert slow, "the fallback did not run"
+        assert slow or loss is losses.info_nce, "the fallback did not run"  # one pass has each row's own maximum
         for p, q in zip(found, expected, strict=True):
             assert_close(p.double(), q, rtol=2e-3, atol=2e-3)
 

@@ -21,6 +21,7 @@ from nearfar.similarity import (
     dense,
     engine,
     listed,
+    ranks,
     same,
 )
 from nearfar.similarity.matrix import normalise
@@ -115,6 +116,24 @@ def test_topk_and_threshold_equal_sorting():
     assert (s.mask(at_least(s.threshold(each))).sum(1) == each).all()
     with pytest.raises(InputError, match="at least 1"):
         s.topk(0)
+
+
+@pytest.mark.parametrize("panel", [1, 40, 1 << 20])
+@pytest.mark.parametrize("lead", [(), (2, 2)])
+def test_threshold_is_the_mth_largest_for_shares_and_for_each_rows_own_m(panel, lead, monkeypatch):
+    monkeypatch.setitem(ranks.PANEL, "cpu", panel)
+    q, k = seeded(*lead, 7, D, seed=1), seeded(*lead, 20, D, seed=2)
+    k[..., 5, :] = k[..., 6, :]
+    where = dense(seeded(7, 20, seed=3) > -0.5)
+    s = Similarity(q, k)
+    ordered = torch.where(s.mask(where), s.dense(), -math.inf).sort(descending=True).values
+    for m in (1, 8, 20):
+        assert_close(s.threshold(m, where=where), ordered[..., m - 1])
+    each = torch.tensor([1, 5, 5, 20, 12, 3, 25]).expand(*lead, 7)
+    expected = ordered.gather(-1, (each - 1).clamp(max=19)[..., None])[..., 0]
+    assert_close(s.threshold(each, where=where), torch.where(each <= 20, expected, -math.inf))
+    with pytest.raises(InputError, match="at least 1"):
+        s.threshold(0)
 
 
 @pytest.mark.parametrize("tile", [1, 2, 5])

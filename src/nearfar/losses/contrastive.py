@@ -14,7 +14,18 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.losses import rows
-from nearfar.similarity import Block, Hidden, Similarity, all_views, both_ways, low_rank, normalise, one_way, same
+from nearfar.similarity import (
+    Block,
+    Hidden,
+    Similarity,
+    all_views,
+    both_ways,
+    diagonal,
+    low_rank,
+    normalise,
+    one_way,
+    same,
+)
 from nearfar.similarity.exchange import exchange
 from nearfar.similarity.relations import Listed
 
@@ -133,10 +144,10 @@ def _labelled(features: Tensor, labels: Tensor, temperature: float | Tensor, neg
             raise InputError("features must be (n, D) and labels (n,). "
                              f"Got {tuple(features.shape)} and {tuple(labels.shape)}.")
     net.widths(features)
-    keys, offset = net.gather(features)
+    keys, offset, ring = net.keys(features)
     columns, _ = net.gather(labels)
-    mine = torch.arange(features.shape[0], device=features.device) + offset
-    return Similarity(features, Block(keys), positive=same(labels, columns), itself=Listed(mine),
+    itself = diagonal(features.shape[0], offset, features.device)
+    return Similarity(features, Block(keys, ring=ring), positive=same(labels, columns), itself=itself,
                       temperature=temperature, similarity=similarity, group=net.group)
 
 
@@ -224,10 +235,10 @@ def team_up(view_1: Float[Tensor, "n d"], view_2: Float[Tensor, "n d"], strength
     views = [normalise(v) for v in (view_1, view_2)]
     lift = strength.detach().to(views[0].dtype)[:, None] * (gamma / temperature)
     # The weight of a candidate is one more coordinate of its key: exact where e^lift would underflow.
-    keys, offset = zip(*(net.gather(torch.cat([v, lift], 1)) for v in views), strict=True)
+    n = len(lift)
+    keys, offset, ring = net.keys(torch.cat([torch.cat([v, lift], 1) for v in views]))
     query = torch.cat([torch.cat([v / temperature, torch.ones_like(lift)], 1) for v in views])
-    mine = torch.arange(len(lift), device=lift.device) + offset[0]
-    other = mine + keys[0].shape[0]
-    s = Similarity(query, torch.cat(keys), positive=Listed(torch.cat([other, mine])), group=net.group,
-                   itself=Listed(torch.cat([mine, other])), similarity="dot")
+    mine = torch.arange(n, device=lift.device) + offset
+    s = Similarity(query, Block(keys, ring=ring), positive=Listed(torch.cat([mine + n, mine])), group=net.group,
+                   itself=diagonal(2 * n, offset, lift.device), similarity="dot")
     return s.mean(rows.info_nce_rows(s))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity import LogSumExp, Similarity, diagonal, normalise
+from nearfar.similarity import Block, LogSumExp, Similarity, diagonal, normalise
 from nearfar.similarity.engines import full_precision
 from nearfar.similarity.exchange import Exchange, exchange
 
@@ -37,12 +37,12 @@ def uniformity(z: Float[Tensor, "n d"], *, t: float = 2.0, negatives: str = "loc
 
 def uniformity_among(z: Tensor, t: float, net: Exchange) -> Tensor:
     """The uniformity of the vectors of the processes of `net`."""
-    keys, offset = net.gather(z)
-    n = keys.shape[0]
+    keys, offset, ring = net.keys(z)
+    n = net.count(z)
     if n < 2:
         raise InputError("Uniformity needs at least two vectors.")
     itself = diagonal(z.shape[0], offset, z.device)
-    s = Similarity(z, keys, itself=itself, temperature=1 / (2 * t), group=net.group)
+    s = Similarity(z, Block(keys, ring=ring), itself=itself, temperature=1 / (2 * t), group=net.group)
     rows = s.reduce(LogSumExp(where=~itself))
     return s.log_mean_exp(rows, where=torch.ones_like(rows, dtype=torch.bool)) - 2 * t - math.log(n - 1)
 

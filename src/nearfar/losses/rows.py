@@ -14,6 +14,7 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.similarity import (
     Count,
+    CrossEntropy,
     LogSumExp,
     Max,
     Mean,
@@ -33,14 +34,15 @@ def softplus(x: Tensor) -> Tensor:
 
 def info_nce_rows(s: Similarity) -> Tensor:
     """-log( p / (p + sum_n e^{s_n}) ) = softplus( logsumexp(negatives) - s_positive ), in [0, inf)."""
-    return softplus(s.reduce(LogSumExp(where=s.negative)) - s.paired())
+    return s.reduce(CrossEntropy(where=s.negative, of=s.paired()))
 
 
 def smoothed_rows(s: Similarity, *, smoothing: float = 0.1) -> Tensor:
     """Cross-entropy against (1 - eps) on the positive plus eps / M on each of the M candidates, positive included."""
     seen = s.visible & ~s.itself
-    negatives, average = s.reduce(LogSumExp(where=s.negative), Mean(where=seen))
-    return softplus(negatives - s.paired()) + smoothing * (s.paired() - average)
+    positive = s.paired()
+    entropy, average = s.reduce(CrossEntropy(where=s.negative, of=positive), Mean(where=seen))
+    return entropy + smoothing * (positive - average)
 
 
 def require_negatives(s: Similarity, negatives: Tensor, name: str) -> Tensor:
@@ -115,7 +117,7 @@ def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
     m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; one threshold a row, a
     constant in the gradient. In [0, inf), at most InfoNCE. Source: Wang and Liu, CVPR 2021, sec. 4.3.
     """
-    return softplus(s.reduce(LogSumExp(where=hardest(s, alpha))) - s.paired())
+    return s.reduce(CrossEntropy(where=hardest(s, alpha), of=s.paired()))
 
 
 def hardest(s: Similarity, alpha: float) -> Relation:

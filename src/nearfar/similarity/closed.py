@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from nearfar.similarity.conjunction import Terms, terms
 from nearfar.similarity.reductions import Count, Mean, Reduction, Sum
-from nearfar.similarity.relations import Both, Constant, Listed, Not, Relation, Same
+from nearfar.similarity.relations import Same
 
-
-@dataclass
-class Terms:
-    """A conjunction taken apart: pairs that are listed, pairs that are not, one class, and whatever else."""
-
-    listed: list[Listed]
-    unlisted: list[Listed]
-    same: list[Same]
-    rest: list[Relation]
-
-
-def terms(where: Relation | None) -> Terms:
-    out = Terms([], [], [], [])
-    stack = [] if where is None else [where]
-    while stack:
-        r = stack.pop()
-        if isinstance(r, Both):
-            stack += [r.a, r.b]
-        elif isinstance(r, Listed):
-            out.listed.append(r)
-        elif isinstance(r, Not) and isinstance(r.other, Listed):
-            out.unlisted.append(r.other)
-        elif isinstance(r, Same):
-            out.same.append(r)
-        elif not (isinstance(r, Constant) and r.value):
-            out.rest.append(r)
-    return out
+# Inclusion and exclusion takes 2^MOST class sums; more kinds of hidden pairs than this are swept.
+MOST = 3
 
 
 def flat(columns: Tensor) -> Tensor:
@@ -61,21 +38,26 @@ def among(columns: Tensor, listed: Tensor) -> Tensor:
 
 def pairs(query: Tensor, keys: Tensor, columns: Tensor) -> Tensor:
     """S of row i and columns[i, p], one p at a time: O(N D) memory."""
+    if not len(keys):
+        return query.new_zeros(columns.shape)
     return torch.stack([(query * keys[c.clamp(min=0)]).sum(-1) for c in columns.unbind(1)], 1)
 
 
 def answer(query: Tensor, keys: Tensor, r: Reduction) -> Tensor | None:
-    """The reduction of query @ keys^T over one shared block, or None where it needs a sweep."""
+    """The reduction of the rows of query @ keys^T over one shared block, or None where it needs a sweep."""
     if r.dim != 1 or r.weight is not None or r.block != 0:
         return None
     t = terms(r.where)
+    if t.nothing:
+        return r.finish(r.start(query.shape[:-1], query))
+    equal = [*t.same, *t.different]
     if t.rest or any(x.block != 0 for x in (*t.listed, *t.unlisted)):
         return None
-    if t.listed:
-        return None if t.same else _listed(query, keys, r, t)
-    if type(r) not in (Sum, Mean, Count) or (isinstance(r, Sum) and r.phi is not None) or len(t.same) > 1:
+    if any(len(x.columns) != 1 or x.columns[0] is None or x.columns[0].dim() != 1 for x in equal):
         return None
-    if t.same and (len(t.same[0].columns) != 1 or t.same[0].columns[0] is None):
+    if t.listed:
+        return None if equal else _listed(query, keys, r, t)
+    if type(r) not in (Sum, Mean, Count) or (isinstance(r, Sum) and r.phi is not None) or len(t.different) > MOST:
         return None
     return _sums(query, keys, r, t)
 
@@ -94,35 +76,54 @@ def _listed(query: Tensor, keys: Tensor, r: Reduction, t: Terms) -> Tensor:
 
 
 def _sums(query: Tensor, keys: Tensor, r: Reduction, t: Terms) -> Tensor:
-    """sum_j S_ij = q_i . sum_j k_j over everyone, or over the class of row i, less the listed pairs."""
-    n = query.shape[0]
-    row, column = None, None
-    if t.same:
-        row, column = _classes(t.same[0].rows, t.same[0].columns[0])
+    """sum_j S_ij = q_i . sum_j k_j over everyone or a class, less the listed pairs; "different from" by inclusion and
+    exclusion over the classes."""
     away = distinct(torch.cat([flat(x.columns) for x in t.unlisted], 1)) if t.unlisted else None
-    out = None
-    if away is not None:
-        out = away >= 0
-        if row is not None and column is not None:
-            out = out & (row[:, None] == column[away.clamp(min=0)]) & (row[:, None] > 0)
-    count = _class_count(query, keys, row, column)
-    if out is not None:
-        count = count - out.sum(1).to(count.dtype)
+    values = pairs(query, keys, away) if away is not None and not isinstance(r, Count) else None
+    count, total = query.new_zeros(()), query.new_zeros(())
+    for size in range(len(t.different) + 1):
+        for chosen in combinations(t.different, size):
+            row, column = _classes([*t.same, *chosen])
+            out = None if away is None else _outside(away, row, column)
+            sign = -1 if size % 2 else 1
+            held = _class_count(query, keys, row, column)
+            count = count + sign * (held if out is None else held - out.sum(1).to(held.dtype))
+            if isinstance(r, Count):
+                continue
+            part = _class_total(query, keys, row, column)
+            if out is not None and values is not None:
+                part = part - torch.where(out, values, 0).sum(1)
+            total = total + sign * part
     if isinstance(r, Count):
         return count
-    if row is None or column is None:
-        total = query @ keys.sum(0)
-    else:
-        sums = keys.new_zeros((int(max(row.max(), column.max())) + 1 if n and len(column) else 1, keys.shape[1]))
-        sums = sums.index_add(0, column, keys)
-        total = torch.where(row > 0, (query * sums[row]).sum(1), 0)
-    if away is not None and out is not None:
-        total = total - torch.where(out, pairs(query, keys, away), 0).sum(1)
     total = torch.where(count > 0, total, 0)
     return total if isinstance(r, Sum) else total / count.clamp(min=1)
 
 
-def _classes(rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+def _outside(away: Tensor, row: Tensor | None, column: Tensor | None) -> Tensor:
+    """Which of the pairs that do not count lie in the row's class."""
+    out = away >= 0
+    if row is None or column is None or not len(column):
+        return out
+    return out & (row[:, None] == column[away.clamp(min=0)]) & (row[:, None] > 0)
+
+
+def _classes(equal: Sequence[Same]) -> tuple[Tensor | None, Tensor | None]:
+    """Pairs that agree in all values, as one small number of each row and column from 1 on; 0 where unknown."""
+    row, column = None, None
+    for x in equal:
+        a, b = numbered(x.rows, x.columns[0])
+        if row is None or column is None:
+            row, column = a, b
+            continue
+        base = int(max(a.max(), b.max())) + 1 if len(a) and len(b) else 1
+        known = (row > 0) & (a > 0), (column > 0) & (b > 0)
+        row, column = (torch.where(k, x * base + y, -1) for k, x, y in ((known[0], row, a), (known[1], column, b)))
+        row, column = numbered(row, column)
+    return row, column
+
+
+def numbered(rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
     """Values as small numbers from 1 on; 0 stands for unknown."""
     assert columns is not None
     both = torch.cat([rows, columns])
@@ -131,9 +132,19 @@ def _classes(rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
     return small[: len(rows)], small[len(rows):]
 
 
+def _most(row: Tensor, column: Tensor) -> int:
+    return int(torch.cat([row, column]).max()) + 1 if len(row) + len(column) else 1
+
+
+def _class_total(query: Tensor, keys: Tensor, row: Tensor | None, column: Tensor | None) -> Tensor:
+    if row is None or column is None:
+        return query @ keys.sum(0)
+    sums = keys.new_zeros((_most(row, column), keys.shape[1])).index_add(0, column, keys)
+    return torch.where(row > 0, (query * sums[row]).sum(1), 0)
+
+
 def _class_count(query: Tensor, keys: Tensor, row: Tensor | None, column: Tensor | None) -> Tensor:
     if row is None or column is None:
         return query.new_full((query.shape[0],), float(keys.shape[0]))
-    most = int(max(row.max(), column.max())) + 1 if len(row) and len(column) else 1
-    sizes = torch.bincount(column, minlength=most)
-    return torch.where(row > 0, sizes[row.clamp(max=most - 1)], 0).to(query.dtype)
+    sizes = torch.bincount(column, minlength=_most(row, column))
+    return torch.where(row > 0, sizes[row], 0).to(query.dtype)

@@ -1,5 +1,6 @@
 """How the matrix is swept: `dense` builds it, `streaming` visits it tile by tile and computes each tile again for the
-gradient. Both give the same values and gradients; `auto` takes the faster one for the size.
+gradient. Both give the same values and gradients; `auto` takes closed forms and fast sweeps wherever they can answer,
+and the faster of building and sweeping for what is left.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.similarity import closed, fast
-from nearfar.similarity.reductions import Reduction
+from nearfar.similarity import blockwise, onepass, per_entry
+from nearfar.similarity.operands import Operand, slices
+from nearfar.similarity.reductions import CrossEntropy, Reduction
 from nearfar.similarity.relations import Tile
+from nearfar.similarity.ring import Trip, refuse
 
-# Entries of the matrix from which streaming is the faster engine, by device type (benchmarks/loss records them).
-CROSSOVER = {"cpu": 1 << 20, "cuda": 1 << 24}
+# Entries of the matrix from which the general sweep is faster than building it, by device type: set from
+# benchmarks/loss/crossover.py. Closed forms and the fast sweep are the faster ones at any size.
+CROSSOVER = {"cpu": 1 << 21, "cuda": 1 << 24}
 TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}
 ENGINES = ("auto", "dense", "streaming")
 
@@ -50,38 +54,50 @@ def engine(name: str = "auto", tile: int | tuple[int, int] | None = None) -> Ite
         _current = before
 
 
-@dataclass(frozen=True)
-class Operand:
-    """The columns of one block: keys (..., M, D) shared by all rows, or (..., N, L, D) lists of each row's own."""
-
-    keys: Tensor
-    own: bool
-
-    @property
-    def width(self) -> int:
-        return self.keys.shape[-2]
-
-    def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
-        q = query[..., rows, :]
-        if not self.own:
-            return q @ self.keys[..., columns, :].transpose(-1, -2)
-        return (self.keys[..., rows, columns, :] @ q.unsqueeze(-1)).squeeze(-1)
-
-
 def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
     """Answers all `reductions` of query @ keys^T in one sweep; one more sweep gives all gradients."""
     _check(operands, reductions)
-    entries = query.shape[:-1].numel() * sum(o.width for o in operands)
-    name = _current.name
-    if name == "auto":
-        name = "streaming" if entries > CROSSOVER.get(query.device.type, 1 << 24) else "dense"
-    tile = None
-    if name == "streaming":
-        tile = _current.tile or TILE.get(query.device.type, (1024, 1024))
-        return _stream(query, operands, reductions, tile)
     with full_precision(query.device):
-        answers = _sweep(query, operands, reductions, None, _current)[0]
+        if any(o.ring is not None for o in operands):
+            answers = _streamed(query, operands, reductions)
+        elif _current.name == "dense":
+            answers = dense(query, operands, reductions)
+        elif per_entry.fits(query, operands, reductions):
+            answers = per_entry.answer(query, operands, reductions, _answers)
+        else:
+            answers = _answers(query, operands, reductions)
     return [_with_graph(x, query) for x in answers]
+
+
+def cross_entropy(query: Tensor, operands: Sequence[Operand], r: CrossEntropy, counts: Tensor,
+                  diagonal: int | None = None) -> Tensor | None:
+    """The cross-entropy of each row with its gradient in one pass, or None where two sweeps are the better way.
+
+    diagonal: the block whose row i is the positive of anchor i, where `r.of` is that similarity.
+    """
+    keys = [o.keys for o in operands]
+    itself = len(keys) == 1 and keys[0] is query
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys))
+    away = any(o.own or o.ring is not None for o in operands)
+    if _current.name == "dense" or itself or not wanted or away:
+        return None
+    small = is_small(query, operands)
+    return onepass.answer(query, keys, r, counts, diagonal, _tile(query, small), _current, small)
+
+
+def is_small(query: Tensor, operands: Sequence[Operand]) -> bool:
+    """Whether the matrix may be built where neither closed form nor fast sweep can answer."""
+    entries = query.shape[:-1].numel() * sum(o.width for o in operands)
+    return _current.name == "auto" and entries <= CROSSOVER.get(query.device.type, 1 << 24)
+
+
+def _tile(query: Tensor, small: bool) -> tuple[int, int]:
+    return _current.tile or TILE.get(query.device.type, (1024, 1024))
+
+
+def dense(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+    """Answers from the whole matrix, differentiable any number of times."""
+    return _sweep(query, operands, reductions, None, _current)[0]
 
 
 def _with_graph(x: Tensor, query: Tensor) -> Tensor:
@@ -89,23 +105,28 @@ def _with_graph(x: Tensor, query: Tensor) -> Tensor:
     return x if x.requires_grad else x + query.reshape(-1)[:0].sum()
 
 
-def _stream(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
-            tile: tuple[int, int]) -> list[Tensor]:
-    """Without a sweep where that is possible, else the fast sweep if it can answer all that is left, else this one."""
+def _answers(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+    """Closed forms and fast sweeps where they can answer, one general sweep for what is left."""
+    small = is_small(query, operands)
+
+    def general(held: Sequence[Operand], asked: Sequence[Reduction]) -> list[Tensor]:
+        return dense(query, held, asked) if small else _streamed(query, held, asked)
+
     answers: list[Tensor | None] = [None] * len(reductions)
-    alone = len(operands) == 1 and not operands[0].own and query.dim() == 2 and operands[0].keys.dim() == 2
-    with full_precision(query.device):
-        if alone:
-            answers = [closed.answer(query, operands[0].keys, r) for r in reductions]
-        left = [k for k, x in enumerate(answers) if x is None]
-        asked = [reductions[k] for k in left]
-        found = fast.reduce(query, operands[0].keys, asked, tile, _current) if alone and left else None
-    if found is None and left:
-        inputs = [query, *(o.keys for o in operands), *(x for r in asked for x in r.tensors())]
-        found = _Streamed.apply(_Sweep(operands, asked, tile, _current), *inputs)
-    for k, x in zip(left, found or (), strict=True):
-        answers[k] = x
-    return [_with_graph(x, query) for x in answers if x is not None]
+    if query.dim() == 2 and all(o.keys.dim() == 2 + o.own for o in operands):
+        answers = blockwise.Question(query, operands, reductions, _tile(query, small), _current, small).answer(general)
+    left = [k for k, x in enumerate(answers) if x is None]
+    if left:
+        for k, x in zip(left, general(operands, [reductions[k] for k in left]), strict=True):
+            answers[k] = x
+    return [x for x in answers if x is not None]
+
+
+def _streamed(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+    inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
+    found = _Streamed.apply(_Sweep(operands, reductions, _tile(query, False), _current), *inputs)
+    assert isinstance(found, tuple)
+    return list(found)
 
 
 def refuse_second_derivatives() -> None:
@@ -124,19 +145,20 @@ def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None
         if r.dim == 0 and operands[r.block].own:
             raise InputError("Columns of an anchor's own list have no reduction (dim=0).",
                              "Use dim=1, or share the block.")
-
-
-def _slices(n: int, size: int | None) -> list[slice]:
-    size = size or max(n, 1)
-    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+        if r.dim == 0:
+            refuse(operands[r.block], "A reduction of the columns (dim=0)")
 
 
 def tiles(query: Tensor, operands: Sequence[Operand], size: tuple[int, int] | None) -> Iterator[Tile]:
-    height, width = size or (None, None)
     for block, operand in enumerate(operands):
-        for rows in _slices(query.shape[-2], height):
-            for columns in _slices(operand.width, width):
-                yield Tile(rows, block, columns, operand.own, query.device)
+        yield from _tiles_of(query, block, operand, size)
+
+
+def _tiles_of(query: Tensor, block: int, part: Operand, size: tuple[int, int] | None) -> Iterator[Tile]:
+    height, width = size or (None, None)
+    for rows in slices(query.shape[-2], height):
+        for columns in part.columns(width):
+            yield Tile(rows, block, columns, part.own, query.device)
 
 
 def _values(r: Reduction, t: Tile) -> dict[str, Tensor]:
@@ -152,23 +174,32 @@ def _sweep(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     """One pass over all tiles. Without a size each block is one tile, and the pass is differentiable."""
     lead, n = query.shape[:-2], query.shape[-2]
     states = [r.start((*lead, n if r.dim == 1 else operands[r.block].width), query) for r in reductions]
-    for t in tiles(query, operands, size):
-        live = [k for k, r in enumerate(reductions) if not r.skips(t)]
-        if not live:
-            continue
-        choice.visited += 1
-        s = operands[t.block].product(query, t.rows, t.columns)
-        t = replace(t, s=s.detach())
-        for k in live:
-            r, span = reductions[k], _span(reductions[k], t)
-            mask, weight = r.parts(t)
-            if size is None:
-                states[k] = r.fold(states[k], s, mask, weight, **_values(r, t))
-                continue
-            piece = r.fold([x[..., span] for x in states[k]], s, mask, weight, **_values(r, t))
-            for whole, part in zip(states[k], piece, strict=True):
-                whole[..., span] = part
+    for block, operand in enumerate(operands):
+        trip = Trip(operand)
+        for part in trip:
+            with trip.guard():
+                for t in _tiles_of(query, block, part, size):
+                    _fold(t, part, query, reductions, states, size is None, choice)
     return [r.finish(x) for r, x in zip(reductions, states, strict=True)], states
+
+
+def _fold(t: Tile, operand: Operand, query: Tensor, reductions: Sequence[Reduction], states: list[list[Tensor]],
+          whole: bool, choice: Choice) -> None:
+    live = [k for k, r in enumerate(reductions) if not r.skips(t)]
+    if not live:
+        return
+    choice.visited += 1
+    s = operand.product(query, t.rows, t.columns)
+    t = replace(t, s=s.detach())
+    for k in live:
+        r, span = reductions[k], _span(reductions[k], t)
+        mask, weight = r.parts(t)
+        if whole:
+            states[k] = r.fold(states[k], s, mask, weight, **_values(r, t))
+            continue
+        piece = r.fold([x[..., span] for x in states[k]], s, mask, weight, **_values(r, t))
+        for held, part in zip(states[k], piece, strict=True):
+            held[..., span] = part
 
 
 @dataclass
@@ -185,7 +216,7 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sweep: _Sweep, *inputs: Tensor):
         query, keys = inputs[0], inputs[1:1 + len(sweep.operands)]
-        operands = [Operand(k, o.own) for k, o in zip(keys, sweep.operands, strict=True)]
+        operands = [replace(o, keys=k) for k, o in zip(keys, sweep.operands, strict=True)]
         with full_precision(query.device):
             results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
         kept = [r.saved(x) for r, x in zip(sweep.reductions, states, strict=True)]
@@ -212,7 +243,7 @@ class _Backward:
         self.sweep, self.results, self.kept, self.grads = sweep, results, kept, grads
         blocks = len(sweep.operands)
         self.query = inputs[0].detach()
-        self.operands = [Operand(k.detach(), o.own) for k, o in zip(inputs[1:1 + blocks], sweep.operands, strict=True)]
+        self.operands = [replace(o, keys=k.detach()) for k, o in zip(inputs[1:1 + blocks], sweep.operands, strict=True)]
         self.out = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needed, strict=True)]
         self.slots: list[list[int]] = []
         position = 1 + blocks
@@ -222,14 +253,20 @@ class _Backward:
             position += count
 
     def run(self) -> list[Tensor | None]:
-        for t in tiles(self.query, self.operands, self.sweep.tile):
-            live = [k for k, r in enumerate(self.sweep.reductions) if not r.skips(t)]
-            if live:
-                self.visit(t, live)
+        for block, operand in enumerate(self.operands):
+            wanted = self.out[1 + block] is not None
+            trip = Trip(operand, gradients=wanted if operand.ring is None else operand.ring.any(wanted))
+            for part in trip:
+                with trip.guard():
+                    for t in _tiles_of(self.query, block, part, self.sweep.tile):
+                        live = [k for k, r in enumerate(self.sweep.reductions) if not r.skips(t)]
+                        if live:
+                            self.visit(t, part, trip.carried, live)
+            self.out[1 + block] = trip.carried if wanted else None
         return self.out
 
-    def visit(self, t: Tile, live: list[int]) -> None:
-        s = self.operands[t.block].product(self.query, t.rows, t.columns)
+    def visit(self, t: Tile, operand: Operand, d_keys: Tensor | None, live: list[int]) -> None:
+        s = operand.product(self.query, t.rows, t.columns)
         t = replace(t, s=s)
         total = None
         for k in live:
@@ -238,18 +275,17 @@ class _Backward:
                 total = flow if total is None else total.add_(flow)
         if total is None:
             return
-        operand, q_rows = self.operands[t.block], self.query[..., t.rows, :]
-        d_query, d_keys = self.out[0], self.out[1 + t.block]
+        here, q_rows, d_query = operand.here(t.columns), self.query[..., t.rows, :], self.out[0]
         if not t.own:
             if d_query is not None:
-                d_query[..., t.rows, :] += total @ operand.keys[..., t.columns, :]
+                d_query[..., t.rows, :] += total @ operand.keys[..., here, :]
             if d_keys is not None:
-                d_keys[..., t.columns, :] += total.transpose(-1, -2) @ q_rows
+                d_keys[..., here, :] += total.transpose(-1, -2) @ q_rows
             return
         if d_query is not None:
-            d_query[..., t.rows, :] += (total.unsqueeze(-2) @ operand.keys[..., t.rows, t.columns, :]).squeeze(-2)
+            d_query[..., t.rows, :] += (total.unsqueeze(-2) @ operand.keys[..., t.rows, here, :]).squeeze(-2)
         if d_keys is not None:
-            d_keys[..., t.rows, t.columns, :] += total.unsqueeze(-1) * q_rows.unsqueeze(-2)
+            d_keys[..., t.rows, here, :] += total.unsqueeze(-1) * q_rows.unsqueeze(-2)
 
     def pull(self, k: int, t: Tile, s: Tensor) -> Tensor | None:
         r, span = self.sweep.reductions[k], _span(self.sweep.reductions[k], t)

@@ -12,9 +12,34 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
+from nearfar.similarity.ring import Ring
 
 NEGATIVES = ("local", "global")
+PLANS = ("auto", "gather", "ring")
+# Numbers in the joined keys from which they travel instead of being held by every rank.
+RING_FROM = 1 << 26
+TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_plan = "auto"
 _warned = False
+
+
+@contextmanager
+def exchange_plan(name: str = "auto") -> Iterator[None]:
+    """How ranks see each other's keys inside a `with` block, with the same result.
+
+    "gather": every rank holds the keys of all. "ring": every rank holds its own, and blocks of keys and their
+    gradients travel: O(N D) of the local N, slower for small batches. "auto": ring where the joined keys are large.
+    All ranks must choose alike.
+    """
+    global _plan
+    if name not in PLANS:
+        raise InputError(f"Unknown exchange plan '{name}'.{did_you_mean(name, PLANS)}",
+                         f"Choose one of {', '.join(PLANS)}.")
+    before, _plan = _plan, name
+    try:
+        yield
+    finally:
+        _plan = before
 
 
 class _Gather(torch.autograd.Function):
@@ -80,6 +105,23 @@ class Exchange:
         assert isinstance(rows, Tensor)
         return rows, sum(sizes[: dist.get_rank(self.group)])
 
+    def keys(self, x: Tensor, whole: bool = False) -> tuple[Tensor, int, Ring | None]:
+        """Candidates of all ranks: their keys, the number of this rank's first, and the ring where keys travel.
+
+        whole: they are needed in one place (a part of negatives looks at them), so that they never travel. Without a
+        ring the keys are those of all ranks; with one they are this rank's (see `Block.ring`).
+        """
+        if self.group is None:
+            return x, 0, None
+        sizes = self.sizes(x.shape[0], x.device)
+        large = sum(sizes) * x.shape[1:].numel() >= RING_FROM
+        if not whole and (_plan == "ring" or (_plan == "auto" and large)):
+            ring = Ring(self.group, sizes)
+            return x, ring.first(ring.rank), ring
+        rows = _Gather.apply(x, sizes, self.group)
+        assert isinstance(rows, Tensor)
+        return rows, sum(sizes[: dist.get_rank(self.group)]), None
+
     def sum(self, x: Tensor) -> Tensor:
         """The sum over ranks, with gradient."""
         return x if self.group is None else all_sum(x, self.group)
@@ -89,12 +131,16 @@ class Exchange:
         return x.shape[0] if self.group is None else sum(self.sizes(x.shape[0], x.device))
 
     def widths(self, *inputs: Tensor) -> None:
-        """Raises on every rank alike where the ranks' vectors differ in length."""
+        """Raises on every rank alike where the ranks' vectors differ in length or type."""
         if self.group is None:
             return
-        most = torch.tensor([w for x in inputs for w in (x.shape[-1], -x.shape[-1])], device=inputs[0].device)
+        known = [w for x in inputs for w in (x.shape[-1], TYPES.index(x.dtype) if x.dtype in TYPES else -1)]
+        most = torch.tensor([y for w in known for y in (w, -w)], device=inputs[0].device)
         dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
-        if bool((most[0::2] != -most[1::2]).any()):
+        differ = (most[0::2] != -most[1::2])
+        if bool(differ[1::2].any()):
+            raise InputError(f"The vectors of the processes differ in type; here: {[str(x.dtype) for x in inputs]}.")
+        if bool(differ.any()):
             raise InputError(f"The vectors of the processes differ in length; here: {[x.shape[-1] for x in inputs]}.")
 
     @contextmanager

@@ -9,44 +9,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nearfar.similarity.closed import flat, terms
+from nearfar.errors import InputError
+from nearfar.similarity.closed import flat, numbered
+from nearfar.similarity.conjunction import Terms, factors, reads_similarities, terms
+from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import LogSumExp, Reduction
-from nearfar.similarity.relations import Listed, Relation, Same, Tile
+from nearfar.similarity.relations import PerColumn, Relation, Same, Threshold, Tile
+from nearfar.similarity.units import aliases
 
 LOG2E = math.log2(math.e)
 # Exponents of single terms and of sums that float32 surely holds; beyond them the running maximum takes over.
-BOUND, LOW, HIGH = 100.0, 2.0 ** -100, 2.0 ** 120
+BOUND, LOW, HIGH, MOST = 100.0, 2.0 ** -100, 2.0 ** 120, 126.0
+EXACT = 1 << 24  # integers that float32 tells apart
 
 
 @dataclass
 class Group:
-    """Log-sum-exps of one scale and one relation: they share every exponential."""
+    """Log-sum-exps of one scale, relation and weight of the columns: they share every exponential."""
 
     scale: float
     where: Relation | None
+    weight: Tensor | None = None
     rows: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
 
     def __post_init__(self):
-        t = terms(self.where)
-        self.unlisted: list[Listed] = t.unlisted
-        self.masks: list[Relation] = [*t.listed, *t.same, *t.rest]
+        self.terms: Terms = terms(self.where)
 
     def symmetric(self) -> bool:
         """Whether the relation is its own transpose, where queries are keys."""
-        if not all(isinstance(m, Same) and _same_ends(m) for m in self.masks):
+        t = self.terms
+        if self.weight is not None or t.rest or t.listed or not all(_same_ends(m) for m in (*t.same, *t.different)):
             return False
-        return _mutual([flat(x.columns) for x in self.unlisted])
+        return _mutual([flat(x.columns) for x in t.unlisted])
 
 
 def _same_ends(m: Same) -> bool:
-    return len(m.columns) == 1 and m.columns[0] is not None and torch.equal(m.rows, m.columns[0])
+    columns = m.columns[0] if len(m.columns) == 1 else None
+    return columns is not None and (m.rows is columns or torch.equal(m.rows, columns))
 
 
 def _mutual(lists: Sequence[Tensor]) -> bool:
@@ -63,30 +69,86 @@ def _mutual(lists: Sequence[Tensor]) -> bool:
 
 
 def groups(reductions: Sequence[Reduction]) -> list[Group] | None:
-    """The reductions as groups; None where one of them is no plain log-sum-exp."""
-    found: dict[tuple[float, int], Group] = {}
+    """The reductions of one block as groups; None where one of them is no such log-sum-exp."""
+    found: dict[tuple[float, int, int], Group] = {}
     for k, r in enumerate(reductions):
-        if type(r) is not LogSumExp or r.weight is not None or r.block != 0 or r.scale <= 0:
+        if type(r) is not LogSumExp or r.block != 0 or r.scale <= 0:
             return None
-        if r.where is not None and _reads_similarities(r.where):
-            return None
-        group = found.setdefault((r.scale, id(r.where)), Group(r.scale, r.where))
-        (group.rows if r.dim == 1 else group.columns).append(k)
+        key = (r.scale, id(r.where), id(r.weight))
+        if key not in found:
+            weight = factors(r.weight)
+            if weight is None or weight.rows:
+                return None
+            where = weight.where if r.where is None else r.where & weight.where
+            column = math.prod(weight.columns[1:], start=weight.columns[0]) if weight.columns else None
+            found[key] = Group(r.scale, where, column)
+            if not answerable(found[key].terms):
+                return None
+        (found[key].rows if r.dim == 1 else found[key].columns).append(k)
     return list(found.values())
 
 
-def _reads_similarities(where: Relation) -> bool:
-    """Relations over the tile's similarities (thresholds, functions) need them in the natural base."""
-    from nearfar.similarity.relations import Both, Either, Function, Not, Threshold
+def answerable(t: Terms) -> bool:
+    return not any(reads_similarities(x) for x in t.rest if not isinstance(x, Threshold))
 
-    if isinstance(where, (Threshold, Function)):
-        return True
-    if isinstance(where, (Both, Either)):
-        return _reads_similarities(where.a) or _reads_similarities(where.b)
-    if isinstance(where, Not):
-        return _reads_similarities(where.other)
-    members = getattr(where, "members", None)
-    return members is not None and any(_reads_similarities(m) for m in members)
+
+class Conditions:
+    """The conditions of one group, made ready for the loop: factors 0 and 1 in the scratch."""
+
+    def __init__(self, t: Terms, like: Tensor, scale: float = 1.0):
+        """scale: log2(e) where the tile's similarities are given in base 2."""
+        out = [x for x in t.unlisted if x.block == 0]
+        self.diagonals = [x.start for x in out if x.start is not None]
+        lists = [flat(x.columns) for x in out if x.start is None]
+        self.unlisted = [torch.cat(lists, 1)] if lists else []
+        pairs = [(x, torch.eq) for x in t.same] + [(x, torch.ne) for x in t.different]
+        self.values = [(*_floats(x.rows, x.columns[0], like.dtype), test) for x, test in pairs]
+        limits = [x for x in t.rest if isinstance(x, Threshold)]
+        self.limits = [(x.threshold.detach() * scale, torch.ge if x.above else torch.le) for x in limits]
+        self.rest = [*t.listed, *(x for x in t.rest if not isinstance(x, Threshold))]
+
+    @property
+    def masked(self) -> bool:
+        return bool(self.values or self.limits or self.rest)
+
+    def mask(self, s: Tensor, rows: slice, columns: slice, out: Tensor, work: Tensor) -> Tensor | None:
+        """1 where a pair counts, listed pairs aside; read before `s` is overwritten."""
+        first = True
+        sides = [(row[rows, None], column[columns], test) for row, column, test in self.values]
+        sides += [(s, limit[rows, None], test) for limit, test in self.limits]
+        for left, right, test in sides:
+            test(left, right, out=out if first else work)
+            if not first:
+                out.mul_(work)
+            first = False
+        for relation in self.rest:
+            here = relation.tile(Tile(rows, 0, columns, False, s.device))
+            if here.dtype != torch.bool:
+                raise InputError("`where` needs a boolean relation; this one has weights.", "Pass weights as weight=.")
+            out.copy_(here) if first else out.mul_(here)
+            first = False
+        return None if first else out
+
+    def clear(self, e: Tensor, rows: slice, columns: slice, fill: float = 0.0) -> None:
+        """`fill` in place of the listed pairs that do not count."""
+        for start in self.diagonals:
+            offset = rows.start + start - columns.start
+            if -e.shape[0] < offset < e.shape[1]:
+                e.diagonal(offset).fill_(fill)
+        for lists in self.unlisted:
+            there = lists[rows]
+            i, p = ((there >= columns.start) & (there < columns.stop)).nonzero(as_tuple=True)
+            if len(i):
+                e[i, there[i, p] - columns.start] = fill
+
+
+def _floats(rows: Tensor, columns: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Values that are equal as floats exactly where they are equal and known."""
+    assert columns is not None
+    small = all(not x.is_floating_point() and (not len(x) or int(x.amax()) < EXACT) for x in (rows, columns))
+    if not small:
+        rows, columns = (x - 1 for x in numbered(rows, columns))
+    return torch.where(rows >= 0, rows, -1).to(dtype), torch.where(columns >= 0, columns, -2).to(dtype)
 
 
 @dataclass
@@ -97,7 +159,10 @@ class Plan:
     tile: tuple[int, int]
     self_symmetric: bool
     choice: Any
+    asked: Sequence[LogSumExp]
+    small: bool = False
     shifts: list[float] = field(default_factory=list)
+    conditions: list[Conditions] = field(default_factory=list)
 
 
 class Grid:
@@ -110,6 +175,7 @@ class Grid:
         size = self.height * self.width
         self.product = query.new_empty(size)
         self.work = query.new_empty(size) if len(plan.groups) > 1 else self.product
+        self.masks = [query.new_empty(size) for _ in range(2)] if any(c.masked for c in plan.conditions) else None
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         for i in range(0, len(self.query), self.height):
@@ -127,44 +193,40 @@ class Grid:
 
     def exponentials(self, s: Tensor, g: int, rows: slice, columns: slice) -> Tensor:
         """2^(scale s - shift), 0 where a pair does not count; overwrites s where there is one group."""
-        group, shift = self.plan.groups[g], self.plan.shifts[g]
+        group, shift, conditions = self.plan.groups[g], self.plan.shifts[g], self.plan.conditions[g]
+        mask = None
+        if self.masks is not None and conditions.masked:
+            mask = conditions.mask(s, rows, columns, *(x[: s.numel()].view(s.shape) for x in self.masks))
         e = s
         if len(self.plan.groups) > 1:
             e = self.work[: s.numel()].view(s.shape)
         if group.scale != 1:
             e = torch.mul(s, group.scale, out=e)
         if shift != 0:
-            e = torch.sub(e, shift, out=e)
+            e = torch.sub(e if group.scale != 1 else s, shift, out=e).clamp_(max=MOST)
         elif e is not s and group.scale == 1:
             e.copy_(s)
         e.exp2_()
-        self.clear(e, group, rows, columns)
+        if mask is not None:
+            e.mul_(mask)
+        conditions.clear(e, rows, columns)
         return e
-
-    def clear(self, e: Tensor, group: Group, rows: slice, columns: slice) -> None:
-        for lists in group.unlisted:
-            if lists.block != 0:
-                continue
-            there = flat(lists.columns)[rows]
-            i, p = ((there >= columns.start) & (there < columns.stop)).nonzero(as_tuple=True)
-            if len(i):
-                e[i, there[i, p] - columns.start] = 0
-        for relation in group.masks:
-            mask = relation.tile(Tile(rows, 0, columns, False, e.device))
-            if mask.numel() != 1 or not bool(mask):
-                e.masked_fill_(~mask, 0)
 
     def empty(self, rows: slice, columns: slice) -> bool:
         t = Tile(rows, 0, columns, False, self.query.device)
         return all(g.where is not None and g.where.empty(t) for g in self.plan.groups)
 
 
-def shift_for(query: Tensor, keys: Tensor, group: Group) -> float:
-    """0 where no exponent can leave float32, else the middle of the largest exponents of a few rows and columns."""
+def longest(query: Tensor, keys: Tensor) -> float:
+    """No similarity is larger than this."""
     if not len(query) or not len(keys):
         return 0.0
-    longest = (query.norm(dim=1).amax() * keys.norm(dim=1).amax()).item()
-    if longest * group.scale * LOG2E <= BOUND:
+    return (query.norm(dim=1).amax() * keys.norm(dim=1).amax()).item()
+
+
+def shift_for(query: Tensor, keys: Tensor, group: Group) -> float:
+    """0 where no exponent can leave float32, else the middle of the largest exponents of a few rows and columns."""
+    if longest(query, keys) * group.scale * LOG2E <= BOUND:
         return 0.0
     everyone, all_keys = slice(0, len(query)), slice(0, len(keys))
     tops = [_exponents(query, keys, group, i, all_keys).amax(1) for i in _few(len(query))]
@@ -180,10 +242,11 @@ def _few(n: int) -> list[slice]:
 
 
 def _exponents(query: Tensor, keys: Tensor, group: Group, rows: slice, columns: slice) -> Tensor:
-    e = (query[rows] @ keys[columns].T).mul_(group.scale * LOG2E)
+    s = query[rows] @ keys[columns].T
+    e = s * (group.scale * LOG2E)
     if group.where is None:
         return e
-    return e.masked_fill_(~group.where.tile(Tile(rows, 0, columns, False, e.device)), -math.inf)
+    return e.masked_fill_(~group.where.tile(Tile(rows, 0, columns, False, e.device, s)), -math.inf)
 
 
 def sums(plan: Plan, query: Tensor, keys: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -197,6 +260,8 @@ def sums(plan: Plan, query: Tensor, keys: Tensor) -> tuple[list[Tensor], list[Te
         s = grid.similarities(i, j)
         for g, group in enumerate(plan.groups):
             e = grid.exponentials(s, g, i, j)
+            if group.weight is not None:
+                e.mul_(group.weight.detach()[j])
             if plan.self_symmetric:
                 rows[g][i] += e.sum(1)
                 if i.start != j.start:
@@ -222,18 +287,19 @@ def in_range(plan: Plan, rows: list[Tensor], columns: list[Tensor]) -> bool:
 
 
 def slopes(gradient: Tensor | None, total: Tensor, scale: float) -> Tensor:
-    """u = scale * gradient / sum, 0 where the row is empty."""
+    """scale * gradient / sum, 0 where the row is empty."""
     if gradient is None:
         return torch.zeros_like(total)
     return torch.where(total > 0, gradient * scale / torch.where(total > 0, total, 1), 0)
 
 
 def gradients(plan: Plan, query: Tensor, keys: Tensor, u: list[Tensor], v: list[Tensor],
-              want: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of query and keys from the slopes of each group's rows and columns."""
+              want: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients of query, keys and the weights of each group from the slopes of its rows and columns."""
     grid = Grid(plan, query, keys)
     d_query = torch.zeros_like(query) if want[0] else None
     d_keys = torch.zeros_like(keys) if want[1] and not plan.self_symmetric else None
+    d_weights = [None if g.weight is None else torch.zeros_like(g.weight) for g in plan.groups]
     total = torch.empty_like(grid.product) if len(plan.groups) > 1 else grid.product
     weights = torch.empty_like(grid.product) if any(g.columns for g in plan.groups) or plan.self_symmetric else None
     for i, j in grid.tiles():
@@ -244,19 +310,19 @@ def gradients(plan: Plan, query: Tensor, keys: Tensor, u: list[Tensor], v: list[
         for g, group in enumerate(plan.groups):
             e = grid.exponentials(s, g, i, j)
             _weigh(e, group, u[g][i], v[g][j], weights, plan.self_symmetric)
+            held = d_weights[g]
+            if group.weight is not None and held is not None:
+                held[j] += e.sum(0) / group.scale
+                e.mul_(group.weight.detach()[j])
             if e is not out:
                 out.copy_(e) if g == 0 else out.add_(e)
-        if plan.self_symmetric:
-            assert d_query is not None
-            d_query[i].addmm_(out, keys[j])
-            if i.start != j.start:
-                d_query[j].addmm_(out.T, query[i])
-            continue
         if d_query is not None:
             d_query[i].addmm_(out, keys[j])
+            if plan.self_symmetric and i.start != j.start:
+                d_query[j].addmm_(out.T, query[i])
         if d_keys is not None:
             d_keys[j].addmm_(out.T, query[i])
-    return d_query, d_keys
+    return [d_query, *([] if plan.self_symmetric else [d_keys]), *d_weights]
 
 
 def _weigh(e: Tensor, group: Group, u: Tensor, v: Tensor, weights: Tensor | None, self_symmetric: bool) -> None:
@@ -272,11 +338,12 @@ def _weigh(e: Tensor, group: Group, u: Tensor, v: Tensor, weights: Tensor | None
 
 
 class FastLogSumExp(torch.autograd.Function):
-    """Answers in the order of the reductions. Inputs: query and keys, or the query alone where it is its own keys."""
+    """Answers in the order of the reductions. Inputs: query and keys, or the query alone where it is its own keys; then
+    the weights of the groups (None where they have none)."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, rows: list[Tensor], columns: list[Tensor], count: int, *inputs: Tensor):
-        answers: list[Tensor | None] = [None] * count
+    def forward(ctx: Any, plan: Plan, rows: list[Tensor], columns: list[Tensor], *inputs: Tensor):
+        answers: list[Tensor | None] = [None] * len(plan.asked)
         for g, group in enumerate(plan.groups):
             shift = plan.shifts[g] / LOG2E
             for k in group.rows:
@@ -289,39 +356,67 @@ class FastLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
-        from nearfar.similarity.engines import full_precision, refuse_second_derivatives
+        from nearfar.similarity.engines import full_precision
 
-        refuse_second_derivatives()
         plan: Plan = ctx.plan
         saved, many = ctx.saved_tensors, len(plan.groups)
         inputs, rows, columns = saved[: -2 * many], saved[-2 * many: -many], saved[-many:]
+        if torch.is_grad_enabled():
+            return None, None, None, *_differentiable(plan, inputs, grads)
+        matrices = inputs[: -many]
         u = [slopes(_joined(grads, g.rows), rows[k], g.scale) for k, g in enumerate(plan.groups)]
         v = [slopes(_joined(grads, g.columns), columns[k], g.scale) for k, g in enumerate(plan.groups)]
-        query, keys = inputs[0].detach(), inputs[-1].detach()
-        need = ctx.needs_input_grad[4:]
+        query, keys = matrices[0].detach(), matrices[-1].detach()
+        need = ctx.needs_input_grad[3:]
         with full_precision(query.device):
-            d_query, d_keys = gradients(plan, query, keys, u, u if plan.self_symmetric else v, (need[0], need[-1]))
-        return None, None, None, None, d_query, *([] if plan.self_symmetric else [d_keys])
+            found = gradients(plan, query, keys, u, u if plan.self_symmetric else v, (need[0], need[len(matrices) - 1]))
+        return None, None, None, *found
 
 
 def _joined(grads: Sequence[Tensor], members: list[int]) -> Tensor | None:
     return sum((grads[k] for k in members[1:]), grads[members[0]]) if members else None
 
 
-def reduce(query: Tensor, keys: Tensor, reductions: Sequence[Reduction], tile: tuple[int, int],
-           choice: Any) -> list[Tensor] | None:
-    """All reductions in one sweep, or None where the running maximum is needed."""
+def _differentiable(plan: Plan, inputs: Sequence[Tensor | None], grads: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients that can be derived again: the small matrix is built."""
+    from nearfar.similarity import engines
+
+    if not plan.small:
+        engines.refuse_second_derivatives()
+    many = len(plan.groups)
+    inputs = aliases(inputs)
+    matrices, weights = inputs[: -many], inputs[-many:]
+    assert matrices[0] is not None
+    assert matrices[-1] is not None
+    asked: list[Reduction] = list(plan.asked)
+    for g, w in zip(plan.groups, weights, strict=True):
+        for k in (*g.rows, *g.columns):
+            asked[k] = replace(asked[k], where=g.where, weight=None if w is None else PerColumn(w))
+    answers = engines.dense(matrices[0], [Operand(matrices[-1], False)], asked)
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(answers, wanted, grads, create_graph=True, allow_unused=True))
+    return [next(found) if x is not None and x.requires_grad else None for x in inputs]
+
+
+def reduce(query: Tensor, keys: Tensor, reductions: Sequence[Reduction], tile: tuple[int, int], choice: Any,
+           small: bool = False) -> list[Tensor] | None:
+    """All reductions in one sweep, or None where the running maximum is needed.
+
+    small: the matrix may be built for second derivatives.
+    """
     found = groups(reductions)
     if found is None or query.dim() != 2 or keys.dim() != 2:
         return None
     itself = query is keys and not any(g.columns for g in found) and all(g.symmetric() for g in found)
-    plan = Plan(found, tile, itself, choice)
+    asked = [r for r in reductions if isinstance(r, LogSumExp)]
+    plan = Plan(found, tile, itself, choice, asked, small)
     with torch.no_grad():
         plan.shifts = [shift_for(query, keys, g) for g in found]
+        plan.conditions = [Conditions(g.terms, query, LOG2E) for g in found]
         rows, columns = sums(plan, query.detach(), keys.detach())
         if not in_range(plan, rows, columns):
             return None
     inputs = [query] if itself else [query, keys]
-    answers = FastLogSumExp.apply(plan, rows, columns, len(reductions), *inputs)
+    answers = FastLogSumExp.apply(plan, rows, columns, *inputs, *(g.weight for g in found))
     assert isinstance(answers, tuple)
     return list(answers)

@@ -39,7 +39,7 @@ class Anchors:
         Columns that belong to no item (further negatives) are -1. Talks to the other processes: call it on all.
         """
         more = values.new_full((max(0, self.width - len(values)),), -1)
-        return self.net.gather(torch.cat([values, more])[: self.width])[0].repeat(self.repeat)
+        return self.net.gather(torch.cat([values, more])[: self.width].repeat(self.repeat))[0]
 
 
 @dataclass(frozen=True, eq=False)

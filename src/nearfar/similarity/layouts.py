@@ -16,7 +16,9 @@ from nearfar.errors import InputError
 from nearfar.similarity.exchange import Exchange, exchange
 from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
-from nearfar.similarity.relations import Listed, Relation, Same, nobody
+from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
+from nearfar.similarity.ring import Ring
+from nearfar.similarity.units import normalise
 
 Rows = Callable[[Similarity], Tensor]
 
@@ -63,14 +65,14 @@ class Hidden:
     kinds: Sequence[tuple[Tensor, Tensor]]
 
     def relation(self, items: Tensor, net: Exchange, width: int, repeat: int = 1) -> Relation:
-        """Anchors of the local items `items` against `width` items of each rank, the columns repeated `repeat` times.
+        """Anchors of the local items `items` against `width` items of each rank, each rank's repeated `repeat` times.
 
         Columns beyond the known values (further negatives) are unknown.
         """
         relation: Relation = nobody
         for row, column in self.kinds:
             column = torch.cat([column, column.new_full((max(0, width - len(column)),), -1)])[:width]
-            relation = relation | Same(row[items], [net.gather(column)[0].repeat(repeat)])
+            relation = relation | Same(row[items], [net.gather(column.repeat(repeat))[0]])
         return relation
 
     def reversed(self) -> Hidden:
@@ -78,8 +80,8 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, partner: Tensor, items: Tensor, first: Listed, itself: Relation,
-         hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
+def _one(query: Tensor, keys: Tensor, ring: Ring | None, partner: Tensor, items: Tensor, first: Listed,
+         itself: Relation, hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
          in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
     """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
     positive = first | also
@@ -92,8 +94,9 @@ def _one(query: Tensor, keys: Tensor, partner: Tensor, items: Tensor, first: Lis
     parts = []
     for mine in (positive, *map(Listed, friends)):
         seen = visible if mine is positive else visible | mine
-        parts.append(Similarity(query, [Block(keys, visible=seen), *more.blocks], positive=mine, itself=itself,
-                                temperature=temperature, similarity=similarity, group=net.group))
+        candidates = [Block(keys, visible=seen, ring=ring), *more.blocks]
+        parts.append(Similarity(query, candidates, positive=mine, itself=itself, temperature=temperature,
+                                similarity=similarity, group=net.group))
     return Layout(parts, weights=[1 / len(parts)] * len(parts) if friends else None)
 
 
@@ -124,12 +127,13 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
         if key.shape[0] < query.shape[0]:
             raise InputError(f"Each query needs a key: got {query.shape[0]} queries and {key.shape[0]} keys.")
     net.widths(query, key)
-    keys, offset = net.gather(key)
+    keys, offset, ring = net.keys(key, whole=callable(extra))
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
+    positive = diagonal(query.shape[0], offset, query.device)
     same = nobody if friends is None else friends.relation(items, net, key.shape[0])
-    return _one(query, keys, key[: len(items)], items, Listed(items + offset), nobody, relation, extra, temperature,
-                similarity, net, in_batch, key.shape[0], also=same)
+    return _one(query, keys, ring, key[: len(items)], items, positive, nobody, relation, extra, temperature, similarity,
+                net, in_batch, key.shape[0], also=same)
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -140,11 +144,17 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     b may hold more rows than a: further candidates of the direction a -> b. `extra` holds more of that direction,
     `extra_back` of b -> a.
     """
-    forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, friends=friends, extra=extra,
+    once = similarity == "cosine" and not extra and not extra_back and exchange(negatives).group is None
+    if once and a.dim() == b.dim() == 2:
+        a, b = normalise(a), normalise(b)
+    kind = "dot" if once else similarity
+    forth = one_way(a, b, temperature=temperature, similarity=kind, hidden=hidden, friends=friends, extra=extra,
                     negatives=negatives)
-    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
+    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=kind,
                    hidden=None if hidden is None else hidden.reversed(),
                    friends=None if friends is None else friends.reversed(), extra=extra_back, negatives=negatives)
+    for part in forth.parts + back.parts:
+        part.similarity = similarity
     alone = forth.parts[0].group is None and a.shape == b.shape
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     plain = not (extra or extra_back)
@@ -200,17 +210,16 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
 def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
                    hidden: Hidden | None, friends: Hidden | None, extra: Extra, net: Exchange) -> Layout:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
-    keys_a, offset = net.gather(a)
-    keys_b, _ = net.gather(b)
-    total = keys_a.shape[0]
-    items = torch.arange(a.shape[0], device=a.device)
+    n = a.shape[0]
+    # Rank after rank: the rows of a, then those of b.
+    keys, offset, ring = net.keys(torch.cat([a, b]), whole=callable(extra))
+    items = torch.arange(n, device=a.device)
     mine = items + offset
-    keys = torch.cat([keys_a, keys_b])
     query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
-    positive = torch.cat([mine + total, mine]) if symmetric else mine + total
-    itself = torch.cat([mine, mine + total]) if symmetric else mine
+    positive = torch.cat([mine + n, mine]) if symmetric else mine + n
+    itself = diagonal(2 * n if symmetric else n, offset, a.device)
     items = items.repeat(2) if symmetric else items
-    known, same = (nobody if x is None else x.relation(items, net, len(a), repeat=2) for x in (hidden, friends))
+    known, same = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
     partner = torch.cat([b, a]) if symmetric else b
-    return _one(query, keys, partner, items, Listed(positive), Listed(itself), known, extra, temperature, similarity,
-                net, width=len(a), repeat=2, also=same)
+    return _one(query, keys, ring, partner, items, Listed(positive), itself, known, extra, temperature, similarity, net,
+                width=n, repeat=2, also=same)

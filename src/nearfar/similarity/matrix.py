@@ -12,10 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.similarity import engines
+from nearfar.similarity import engines, ranks
 from nearfar.similarity.exchange import all_sum
-from nearfar.similarity.reductions import Count, LogSumExp, Reduction
+from nearfar.similarity.operands import Operand
+from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
+from nearfar.similarity.ring import Ring, refuse
+from nearfar.similarity.units import accumulated, normalise, scaled_unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
@@ -27,6 +30,8 @@ class Block:
     `ids`, `labels`: integers of the candidates, (M,) or (N, L); negative = unknown.
     `visible`: which anchors may see them at all (a relation over this block alone).
     `gradient=False` holds the keys constant.
+    `ring`: the keys are those of this rank, and those of the others travel (`Exchange.keys` makes it); columns are then
+    numbered over all ranks, and `ids`, `labels` and relations hold the values of all.
     """
 
     keys: Tensor
@@ -35,6 +40,7 @@ class Block:
     labels: Tensor | None = None
     visible: Relation = field(default_factory=lambda: everyone)
     gradient: bool = True
+    ring: Ring | None = None
 
 
 @dataclass(eq=False)
@@ -89,6 +95,7 @@ class Similarity:
         self.negative = self.visible & ~self.positive & ~self.itself
         self.query, self._operands = _factors(query, self.blocks, temperature, similarity)
         self._twin: Similarity | None = None
+        self._diagonal: Tensor | None = None
         self._known: dict[tuple[float, bool], Tensor] = {}
 
     @property
@@ -111,10 +118,29 @@ class Similarity:
         """Answers all reductions in one sweep over the tiles: (..., N) for dim=1, (..., M) for dim=0."""
         if not reductions:
             raise InputError("reduce() needs at least one reduction.")
-        answers = self._from_twin(reductions)
-        if answers is None:
-            answers = engines.reduce(self.query, self._operands, reductions)
+        at_once = [self._in_one_pass(r, reductions) for r in reductions]
+        asked = [r for r, x in zip(reductions, at_once, strict=True) if x is None]
+        rest = iter(self._swept(asked) if asked else ())
+        answers = [next(rest) if x is None else x for x in at_once]
         return answers[0] if len(answers) == 1 else answers
+
+    def _swept(self, reductions: Sequence[Reduction]) -> list[Tensor]:
+        plain = [r.negatives() if isinstance(r, CrossEntropy) else r for r in reductions]
+        found = self._from_twin(plain)
+        if found is None:
+            found = engines.reduce(self.query, self._operands, plain)
+        return [r.from_negatives(x) if isinstance(r, CrossEntropy) else x
+                for r, x in zip(reductions, found, strict=True)]
+
+    def _in_one_pass(self, r: Reduction, asked: Sequence[Reduction]) -> Tensor | None:
+        """A cross-entropy whose sweeps nothing else shares."""
+        alone = self._twin is None and sum(isinstance(x, LogSumExp) for x in asked) == 1
+        if not isinstance(r, CrossEntropy) or not alone:
+            return None
+        known = isinstance(self.positive, Listed)
+        counts = self.has_positive() if known else torch.ones_like(r.of, dtype=torch.bool)
+        own = self.positive.block if r.of is self._diagonal and isinstance(self.positive, Listed) else None
+        return engines.cross_entropy(self.query, self._operands, r, counts, own)
 
     def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
         """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
@@ -135,8 +161,14 @@ class Similarity:
         self._twin, self._known = twin, {}
 
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
-        """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P)."""
+        """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P).
+
+        Where keys travel, the columns must be this rank's own.
+        """
         operand = self._operands[block]
+        columns = _local(columns, operand)
+        if self.query.dim() == 2 and columns.dim() == 1 and operand.keys.dim() == 2:
+            return (self.query * operand.keys.index_select(0, columns)).sum(-1)
         flat = columns if columns.dim() > 1 else columns[:, None]
         if operand.own:
             keys = operand.keys.gather(-2, flat[..., None].expand(*flat.shape, operand.keys.shape[-1]))
@@ -148,8 +180,16 @@ class Similarity:
     def paired(self) -> Tensor:
         """S of each row's declared positive, (..., N). A row whose positive is -1 gets 0 and leaves `mean`."""
         positive = self._one_positive()
+        keys = self._operands[positive.block].keys
+        ring = self._operands[positive.block].ring
+        if keys.shape == self.query.shape and positive.start == (0 if ring is None else ring.first(ring.rank)):
+            self._diagonal = (self.query * keys).sum(-1)
+            return self._diagonal
+        if positive.start is not None:
+            return self.at(positive.columns, positive.block)
         held = positive.columns >= 0
-        return torch.where(held, self.at(positive.columns.clamp(min=0), positive.block), 0)
+        some = positive.columns.clamp(min=0 if ring is None else ring.first(ring.rank))
+        return torch.where(held, self.at(some, positive.block), 0) if keys.shape[-2] else self.query[..., 0] * 0
 
     def _one_positive(self) -> Listed:
         if not isinstance(self.positive, Listed) or self.positive.columns.dim() != 1:
@@ -223,33 +263,34 @@ class Similarity:
         Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
         """
         with torch.no_grad(), engines.full_precision(self.query.device):
-            return _topk(self.query.detach(), self._operands[block], block, k, where)
+            return ranks.topk(self.query.detach(), self._operands[block], block, k, where)
 
     def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int | None = 0) -> Tensor:
         """Each row's m-th largest S in one block (None: in all), (..., N), detached; -inf where it has fewer than m.
 
         m: at least 1; a number, or one for each row (LongTensor (..., N)). The value is lowered by the rounding
-        error of a product, so that `at_least` keeps the m-th and its ties with any tiling.
+        error of a product, so that `at_least` keeps the m-th and its ties with any tiling. One sweep, exact, in
+        O(N + M) memory: a few rows at a time are held against all candidates.
         """
-        most = max(1, int(m.max())) if isinstance(m, Tensor) and m.numel() else m if isinstance(m, int) else 1
         blocks = range(len(self._operands)) if block is None else [block]
-        values = torch.cat([self.topk(most, where=where, block=b)[0] for b in blocks], -1)
-        values = values.topk(most, -1).values if len(blocks) > 1 else values
-        value = values[..., -1]
-        if isinstance(m, Tensor):
-            value = values.gather(-1, (m.clamp(min=1) - 1).unsqueeze(-1)).squeeze(-1)
-        lengths = [self._operands[b].keys.detach().norm(dim=-1) for b in blocks]
-        longest = max((float(x.amax()) for x in lengths if x.numel()), default=0.0)
+        operands = {b: self._operands[b] for b in blocks}
+        with torch.no_grad(), engines.full_precision(self.query.device):
+            value = ranks.nth_largest(self.query.detach(), operands, m, where)
+            longest = torch.stack([ranks.longest(o) for o in operands.values()]).amax()
         return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
 
     def dense(self) -> Tensor:
-        """The whole matrix (..., N, total): small cases, teaching, tests."""
+        """The whole matrix (..., N, total): small cases, teaching, tests. Raises InputError where keys travel."""
+        for operand in self._operands:
+            refuse(operand, "The whole matrix")
         with engines.full_precision(self.query.device):
             parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
         return torch.cat(parts, -1)
 
     def mask(self, relation: Relation) -> Tensor:
-        """A relation as a whole matrix (..., N, total): small cases, teaching, tests."""
+        """A relation as a whole matrix (..., N, total): small cases, teaching, tests. Not where keys travel."""
+        for operand in self._operands:
+            refuse(operand, "The whole matrix")
         full = list(engines.tiles(self.query, self._operands, None))
         s = [self._operands[t.block].product(self.query, t.rows, t.columns) for t in full]
         parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.own, t.device, x)).expand_as(x)
@@ -276,6 +317,16 @@ def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, 
         raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
 
 
+def _local(columns: Tensor, operand: Operand) -> Tensor:
+    """The places of the columns among the keys that are here."""
+    if operand.ring is None:
+        return columns
+    columns = columns - operand.ring.first(operand.ring.rank)
+    if columns.numel() and not bool(((columns >= 0) & (columns < operand.keys.shape[-2])).all()):
+        refuse(operand, "A similarity with another process's candidate")
+    return columns
+
+
 def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
     """A log-sum-exp of the rows over everyone or over the negatives, as (scale, negatives only)."""
     if not isinstance(r, LogSumExp) or r.weight is not None or r.dim != 1 or r.block != 0:
@@ -285,47 +336,46 @@ def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
     return r.scale, r.where is not None
 
 
-def _accumulated(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def normalise(x: Tensor, eps: float = 1e-12) -> Tensor:
-    """Rows scaled to unit length in float32 (or float64); a zero row stays zero and gets a zero gradient."""
-    x = _accumulated(x)
-    squares = (x * x).sum(-1, keepdim=True)
-    some = squares > eps * eps
-    return x * torch.where(some, torch.where(some, squares, 1).rsqrt(), 0)
-
-
 def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
-             similarity: str) -> tuple[Tensor, list[engines.Operand]]:
+             similarity: str) -> tuple[Tensor, list[Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
     keys = [b.keys if b.gradient else b.keys.detach() for b in blocks]
     if _is_own_keys(query, blocks, temperature, similarity):
-        z = normalise(query) if similarity == "cosine" else _accumulated(query)
-        t = torch.as_tensor(temperature, dtype=z.dtype, device=z.device)
-        z = z * t.rsqrt()  # half of the temperature on each side keeps the two factors one tensor
-        return z, [engines.Operand(z, False)]
+        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
+        z = scaled_unit(query, half) if similarity == "cosine" else accumulated(query) * half
+        return z, [Operand(z, False)]  # half of the temperature on each side keeps the two factors one tensor
+    of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
     if similarity == "cosine":
-        query, keys = normalise(query), [normalise(k) for k in keys]
+        query = scaled_unit(query, None if of_columns else 1 / temperature)
+        keys = [normalise(k) for k in keys]
     else:
-        query, keys = _accumulated(query), [_accumulated(k) for k in keys]
+        query, keys = accumulated(query), [accumulated(k) for k in keys]
     if similarity == "euclidean":
-        centre = query.detach().mean(-2, keepdim=True)
+        centre = _centre(query.detach(), next((b.ring for b in blocks if b.ring is not None), None))
         query, keys = _lifted_query(query - centre), [
             _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
     lead = query.shape[:-2]
-    if isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1:
+    if of_columns and isinstance(temperature, Tensor):
         keys[0] = keys[0] / temperature.transpose(-1, -2).to(keys[0].dtype)
-    else:
+    elif similarity != "cosine":
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
-    return query, [engines.Operand(k, b.own) for k, b in zip(keys, blocks, strict=True)]
+    return query, [Operand(k, b.own, b.ring) for k, b in zip(keys, blocks, strict=True)]
+
+
+def _centre(query: Tensor, ring: Ring | None) -> Tensor:
+    """Where distances are measured from, so that few digits are lost; keys that travel need one for all ranks."""
+    if ring is None:
+        return query.mean(-2, keepdim=True)
+    total = torch.cat([query.sum(-2, keepdim=True), query.new_full((*query.shape[:-2], 1, 1), query.shape[-2])], -1)
+    total = ring.sum(total)
+    return total[..., :-1] / total[..., -1:].clamp(min=1)
 
 
 def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:
     """Whether the queries are the keys, so that the matrix is symmetric."""
     alone = len(blocks) == 1 and blocks[0].keys is query and blocks[0].gradient and query.dim() == 2
+    alone = alone and blocks[0].ring is None
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     return alone and scalar and similarity != "euclidean"
 
@@ -336,26 +386,3 @@ def _lifted_query(q: Tensor) -> Tensor:
 
 def _lifted_key(k: Tensor) -> Tensor:
     return torch.cat([k, torch.ones_like(k[..., :1]), (k * k).sum(-1, keepdim=True)], -1)
-
-
-def _topk(query: Tensor, operand: engines.Operand, block: int, k: int,
-          where: Relation | None) -> tuple[Tensor, Tensor]:
-    if k < 1:
-        raise InputError(f"k must be at least 1. Got {k}.")
-    lead, n = query.shape[:-2], query.shape[-2]
-    values = query.new_full((*lead, n, k), -math.inf)
-    places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
-    for rows in engines._slices(n, 1024):
-        for columns in engines._slices(operand.width, 8192):
-            s = operand.product(query, rows, columns)
-            t = Tile(rows, block, columns, operand.own, query.device, s)
-            if where is not None:
-                if where.empty(t):
-                    continue
-                s = torch.where(where.tile(t), s, -math.inf)
-            best, at = s.topk(min(k, s.shape[-1]), -1)
-            at = torch.where(best == -math.inf, -1, at + columns.start)
-            both, index = torch.cat([values[..., rows, :], best], -1), torch.cat([places[..., rows, :], at], -1)
-            top, order = both.topk(k, -1)
-            values[..., rows, :], places[..., rows, :] = top, index.gather(-1, order)
-    return values, places

@@ -156,6 +156,30 @@ class LogSumExp(Reduction):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class CrossEntropy(LogSumExp):
+    """-log( e^{u_i} / (e^{u_i} + sum_j W_ij e^{scale S_ij}) ) = log(1 + sum_j W_ij e^{scale S_ij - u_i}).
+
+    0 where no pair counts. `of` is u, (..., N): the (scaled) similarity of the row's positive, which `where` leaves
+    out: it never stands inside a log-sum-exp, so that nothing is lost where it dominates. Rows only. With gradient,
+    one direction takes one pass over the matrix in place of two.
+    """
+
+    of: Tensor
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dim != 1:
+            raise InputError("CrossEntropy is a reduction of the rows (dim=1).", "Use LogSumExp(dim=0) for columns.")
+
+    def negatives(self) -> LogSumExp:
+        """The log-sum-exp that the answer is made of."""
+        return LogSumExp(where=self.where, weight=self.weight, block=self.block, scale=self.scale)
+
+    def from_negatives(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(x - self.of, 1, 40)  # torch's default turns linear from 20 on
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sum(Reduction):
     """sum_j W_ij phi(S_ij, u_i); phi defaults to the similarity itself, `per_row` is u, (N,).
 

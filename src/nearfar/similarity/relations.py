@@ -135,11 +135,12 @@ class Not(Relation):
 class Listed(Relation):
     """Row i is related to column `columns[i]` (or to each of `columns[i, :]`) of one block; -1 means to none.
 
-    `columns`: LongTensor (N,) or (N, P).
+    `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here.
     """
 
     columns: Tensor
     block: int = 0
+    start: int | None = None
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:
@@ -163,7 +164,7 @@ def listed(columns: Tensor, block: int = 0) -> Listed:
 
 def diagonal(n: int, offset: int = 0, device: torch.device | None = None, block: int = 0) -> Listed:
     """Row i and column i + offset."""
-    return Listed(torch.arange(n, device=device) + offset, block)
+    return Listed(torch.arange(n, device=device) + offset, block, offset)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,94 @@
+"""Ratio tables of the loss benchmark, for the terminal and for the documentation."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float, float]:
+    """Median with an interval from order statistics that holds it with at least this chance (the range where few)."""
+    x, n = sorted(values), len(values)
+    best, tail = 0, 0.0
+    for k in range(n // 2):
+        tail += math.comb(n, k) / 2 ** n
+        if 1 - 2 * tail < coverage:
+            break
+        best = k + 1
+    low, high = (x[best - 1], x[n - best]) if best else (x[0], x[-1])
+    return statistics.median(x), low, high
+
+
+def rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """A line for each peer: name, seconds, ratio to nearfar with its interval, MiB, errors."""
+    mine = found.get("nearfar", {}).get("seconds", [])
+    out = []
+    for peer, x in found.items():
+        if "seconds" not in x or not mine:
+            reason = "not installed" if "missing" in x else x.get("skipped", "not measured")
+            out.append([peer, reason, "", "", "", ""])
+            continue
+        turns = min(len(x["seconds"]), len(mine))
+        ratio = [t / m for t, m in zip(x["seconds"][:turns], mine[:turns], strict=True)]
+        middle, low, high = interval(ratio)
+        out.append([peer, f"{statistics.median(x['seconds']):.3f}", f"{middle:.2f} [{low:.2f}, {high:.2f}]",
+                    f"{x['mib']:.0f}" if "mib" in x else "", *(f"{x[e]:.0e}" if e in x else "" for e in ERRORS)])
+    return out
+
+
+ERRORS = ("value_error", "gradient_error")
+HEADS = ("peer", "seconds", "over nearfar [95 %]", "MiB", "error of value", "of gradient")
+
+
+def cell(name: str, found: Mapping[str, Any]) -> str:
+    """For the terminal."""
+    lines = [HEADS, *rows(found)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
+    return f"{name}\n" + "\n".join("  " + "  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip()
+                                   for line in lines)
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(["| " + " | ".join(x) + " |" for x in (heads, ["---"] * len(heads), *lines)])
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """docs/speed.md: what was measured, one table a loss and width."""
+    known = results.get("cells", {})
+    if not known:
+        return "Not measured yet."
+    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    parts = [f"Measured with {results['threads']} thread(s), matrix products at up to {results['gflops']:.0f} GF/s; "
+             f"{versions}. One forward and backward pass at temperature {results['temperature']}; *over nearfar*: the "
+             "median over interleaved turns of the peer's time over nearfar's, above 1 nearfar is faster; *limit*: the "
+             "time of the matrix products alone, below 1; *MiB*: peak beyond the inputs and their gradients; errors "
+             "against float64 at 1,024 rows. `python benchmarks/loss/run.py` measures it."]
+    for name in sorted(known, key=_order):
+        loss, n, d = name.split("/")
+        parts += [f"## {loss}, {int(n):,} rows, width {d}", markdown(HEADS, rows(known[name]))]
+    if "precision" in results:
+        parts += ["## Errors by precision and temperature", _precision(results["precision"])]
+    if "crossover" in results:
+        parts += ["## Closed forms and fast sweeps against the whole matrix", _crossover(results["crossover"])]
+    return "\n\n".join(parts)
+
+
+def _order(name: str) -> tuple[str, int, int]:
+    loss, n, d = name.split("/")
+    return loss, int(n), int(d)
+
+
+def _precision(found: Mapping[str, Any]) -> str:
+    lines = []
+    for name, peers in sorted(found.items()):
+        for peer, x in peers.items():
+            held = [f"{x[e]:.0e}" if e in x else x.get("failed", "not installed") for e in ERRORS]
+            lines.append([*name.split("/"), peer, *held])
+    return markdown(("loss", "temperature", "inputs", "peer", "error of value", "of gradient"), lines)
+
+
+def _crossover(found: Mapping[str, Any]) -> str:
+    lines = [[device, x["loss"], str(x["rows"]), f"{x['dense']:.2f}"] for device, xs in found.items() for x in xs]
+    return markdown(("device", "loss", "rows", "whole matrix over default"), lines)

@@ -1,0 +1,123 @@
+"""Questions about several blocks, answered block by block: in closed form or by the fast sweep where they can be.
+
+Log-sum-exps, sums, counts and means of blocks are joined to those of all candidates in O(N) a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.similarity import closed, fast
+from nearfar.similarity.conjunction import Factors, at_block, factors
+from nearfar.similarity.operands import Operand
+from nearfar.similarity.reductions import Count, LogSumExp, Mean, Reduction, Sum, finite, safe_log
+from nearfar.similarity.relations import Relation, per_column
+
+General = Callable[[Sequence[Operand], Sequence[Reduction]], list[Tensor]]
+JOINED = (LogSumExp, Sum, Count, Mean)
+
+
+@dataclass
+class Piece:
+    """One reduction over one block; `lift` is added to its log-sum-exp."""
+
+    reduction: Reduction
+    block: int
+    lift: Tensor | None = None
+    answer: Tensor | None = None
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """log of the sum of the exponentials; -inf where all are."""
+    if len(parts) == 1:
+        return parts[0]
+    x = torch.stack(list(parts))
+    top = finite(x.detach().amax(0))
+    return top + safe_log((x - top).exp().sum(0))
+
+
+class Question:
+    """The reductions as pieces of single blocks."""
+
+    def __init__(self, query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
+                 tile: tuple[int, int], choice: Any, small: bool):
+        self.query, self.operands, self.reductions = query, operands, reductions
+        self.tile, self.choice, self.small = tile, choice, small
+        self.seen: dict[tuple[int, int], Relation | None] = {}
+        self.weights: dict[tuple[int, int], Factors | None] = {}
+        self.pieces = [self._split(r) for r in reductions]
+
+    def _at(self, relation: Relation | None, block: int) -> Relation | None:
+        key = (id(relation), block)
+        if key not in self.seen:
+            self.seen[key] = None if relation is None else at_block(relation, block)
+        return self.seen[key]
+
+    def _split(self, r: Reduction) -> list[Piece]:
+        if r.dim == 0:
+            return [self._piece(r, r.block)]
+        if len(self.operands) == 1:
+            return [self._piece(r, 0)]
+        if type(r) not in JOINED or (isinstance(r, Sum) and r.phi is not None):
+            return []
+        kinds = [r]
+        if isinstance(r, Mean):
+            kinds = [kind(where=r.where, weight=r.weight) for kind in (Sum, Count)]
+        return [self._piece(x, b) for x in kinds for b in range(len(self.operands))]
+
+    def _piece(self, r: Reduction, block: int) -> Piece:
+        weight = self._at(r.weight, block)
+        lift = None
+        if isinstance(r, LogSumExp) and r.dim == 1 and weight is not None:
+            found = self.weights.setdefault((id(r.weight), block), factors(weight))
+            if found is not None and found.rows:
+                lift = safe_log(math.prod(found.rows[1:], start=found.rows[0]))
+                key = (id(r.weight), ~block)
+                if key not in self.seen:
+                    left = found.where
+                    for w in found.columns:
+                        left = left & per_column(w)
+                    self.seen[key] = left
+                weight = self.seen[key]
+        return Piece(replace(r, where=self._at(r.where, block), weight=weight, block=0), block, lift)
+
+    def answer(self, general: General) -> list[Tensor | None]:
+        """None for those that need the general sweep over all blocks."""
+        for p in (p for pieces in self.pieces for p in pieces):
+            operand = self.operands[p.block]
+            p.answer = None if operand.own else closed.answer(self.query, operand.keys, p.reduction)
+        open_ones = [p for pieces in self.pieces for p in pieces if p.answer is None]
+        if all(self.pieces):
+            for b in range(len(self.operands)):
+                self._sweep(b, [p for p in open_ones if p.block == b], general)
+        return [self._joined(r, pieces) if pieces and all(p.answer is not None for p in pieces) else None
+                for r, pieces in zip(self.reductions, self.pieces, strict=True)]
+
+    def _sweep(self, block: int, pieces: list[Piece], general: General) -> None:
+        if not pieces:
+            return
+        operand, asked = self.operands[block], [p.reduction for p in pieces]
+        found = None
+        if not operand.own:
+            found = fast.reduce(self.query, operand.keys, asked, self.tile, self.choice, self.small)
+        for p, x in zip(pieces, found or general([operand], asked), strict=True):
+            p.answer = x if p.lift is None else x + p.lift
+
+    def _joined(self, r: Reduction, pieces: list[Piece]) -> Tensor:
+        parts = [p.answer for p in pieces if p.answer is not None]
+        if len(parts) == 1:
+            return parts[0]
+        if isinstance(r, LogSumExp):
+            return join(parts)
+        half = len(self.operands)
+        total = torch.stack(parts[:half]).sum(0)
+        if not isinstance(r, Mean):
+            return total
+        count = torch.stack(parts[half:]).sum(0)
+        return torch.where(count != 0, total / torch.where(count != 0, count, 1), 0)
