@@ -77,6 +77,8 @@ def section(m: Mapping[str, Any]) -> list[str]:
     paper = m["paper"]
     title = f"[{paper['title']}]({paper['link']})" if paper["link"] else paper["title"]
     lines = [f"## {m['slug']}", "", f"{title}, {paper['venue']}.", "", paper["idea"], "", f"**Needs** {needs(m)}."]
+    if (ROOT / "docs" / "assets" / "methods" / f"{m['slug']}.svg").exists():
+        lines += ["", f"![{m['slug']}](assets/methods/{m['slug']}.svg)"]
     if paper["differs"]:
         lines += ["", f"**Differs** from the paper or its released code: {paper['differs']}."]
     rows = [[f"`--{o['name'].replace('_', '-')}`", shown(o["default"]), shown(o.get("paper")), o["help"]]

@@ -30,6 +30,7 @@ from nearfar.evaluation.statistics import holds, paired_interval
 
 torch.set_num_threads(1)
 RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parent.parent.parent / "docs" / "assets" / "methods"
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,13 @@ def write(slug: str, *, method: dict[str, list[float]], baselines: dict[str, lis
     """benchmarks/claims/results/<slug>.json, atomically: the first method against the first baseline, and the facts."""
     difference = compare(next(iter(method.values())), next(iter(baselines.values())), higher_is_better)
     result = {"slug": slug, **facts, "higher_is_better": higher_is_better, "method": method, "baselines": baselines,
-              "difference": {k: difference[k] for k in ("mean", "interval")}, "holds": difference["holds"],
-              "versions": {"nearfar": nearfar.__version__, "torch": torch.__version__.split("+")[0],
+              "difference": {k: difference[k] for k in ("mean", "interval")}, "holds": difference["holds"]}
+    store(slug, result)
+
+
+def store(slug: str, result: dict[str, Any]) -> None:
+    """benchmarks/claims/results/<slug>.json with the versions, replaced in one step."""
+    result = {**result, "versions": {"nearfar": nearfar.__version__, "torch": torch.__version__.split("+")[0],
                            "numpy": np.__version__, "python": platform.python_version()}}
     RESULTS.mkdir(exist_ok=True)
     handle, name = tempfile.mkstemp(dir=RESULTS, suffix=".part")

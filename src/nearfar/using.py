@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def evaluate(
     task: str | None = None,
     on: str = "test",
     baseline: bool = True,
+    few_shot: Mapping[str, Any] | None = None,
     data_settings: DataSettings | None = None,
     say: Say = silent,
     **roles: Any,
@@ -47,12 +48,13 @@ def evaluate(
 
     Args:
         model: a model or its folder; data: path, name or Data.
-        task: pairs, groups, labels or proxy; default the first that the data hold.
+        task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
         on: the split that is scored.
+        few_shot: ways (5), shots (1, 5), queries (15) and count (600) of the episodes of the few-shot task.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
     """
     opened = (data_settings or DataSettings(**roles)).open(data)
-    loaded, measure = open_model(model), evaluation.task_for(opened, task)
+    loaded, measure = open_model(model), evaluation.task_for(opened, task, few_shot=few_shot)
     embed = ModelEmbedder(loaded, opened)
     for role in measure.roles:
         if not embed.has(role):

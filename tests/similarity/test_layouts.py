@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows
-from nearfar.similarity import Block, Hidden, all_views, both_ways, one_way
+from nearfar.similarity import Block, Further, Hidden, all_views, both_ways, one_way, same
 from tests.losses import reference
 
 
@@ -61,9 +61,40 @@ def test_only_further_blocks_are_negatives_without_the_batch():
     s = one_way(a, b, in_batch=False, extra=[Block(queue)]).parts[0]
     assert s.mask(s.negative).sum(1).tolist() == [3] * 5
     assert not s.mask(s.negative)[:, :5].any()
-    seen = []
-    one_way(a, b, extra=lambda items: seen.append(items) or [])
-    assert seen[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_further_sees_the_anchors_and_may_hide_pairs():
+    a, b = views(2, n=5)
+    seen, row, column = [], torch.tensor([0, 1, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 2])
+
+    def hide(anchors):
+        seen.append(anchors)
+        return Further(hidden=same(row[anchors.items], anchors.columns(column)))
+
+    layout = one_way(a, b, extra=hide)
+    assert (seen[0].items.tolist(), seen[0].positive.tolist()) == ([0, 1, 2, 3, 4],) * 2
+    assert seen[0].query is a
+    s = layout.parts[0]
+    hidden = row[:, None] == column
+    assert torch.equal(s.mask(s.negative), ~hidden & ~torch.eye(5, dtype=torch.bool))
+    both = both_ways(a, b, extra=hide, extra_back=hide)
+    assert [torch.equal(p.mask(p.negative), s.mask(s.negative)) for p in both.parts] == [True, True]
+    joined = all_views([a, b], extra=hide).parts[0]
+    again = hidden.repeat(2, 2) | torch.eye(5, dtype=torch.bool).repeat(2, 2)
+    assert torch.equal(joined.mask(joined.negative), ~again)
+
+
+def test_further_positives_are_the_mean_outside_the_log():
+    a, b = views(2, n=5)
+    friends = torch.tensor([[1, 2], [0, 3], [4, 0], [1, 2], [3, 3]])
+    layout = one_way(a, b, temperature=0.3, extra=lambda _: Further(friends=friends))
+    s = torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(b, dim=1).T / 0.3
+    log_p = s - s.logsumexp(1, keepdim=True)
+    expected = -torch.stack([log_p[i, [i, *friends[i].tolist()]].mean() for i in range(5)]).mean()
+    assert_close(layout.loss(info_nce_rows), expected)
+    summed = both_ways(a, b, temperature=0.3, join="sum", extra=lambda _: Further(friends=friends))
+    back = one_way(b, a, temperature=0.3).loss(info_nce_rows)
+    assert_close(summed.loss(info_nce_rows), expected + back)
 
 
 def test_wrong_views_are_told():

@@ -71,6 +71,8 @@ def weights(out):
 CASES = {
     "micro-batch": {"micro_batch": 2, "accumulate": 2},
     "queue": {"negatives": {"name": "queue", "size": 24}, "learn_temperature": True},
+    "mined": {"negatives": {"name": "mined", "count": 4, "start": 0.0, "refresh": 2}},
+    "fnc": {"negatives": {"name": "fnc", "strategy": "attract", "threshold": 0.0, "start": 0.0}},
 }
 
 

@@ -24,11 +24,19 @@ CASES = {
     "pairs": {"negatives": {"name": "queue", "size": 40}},
     "align": {},
     "contriever": {"stream": True, "length": 16},
+    "pixpro": {"pretext": "contrast", "projector": 16, "dim": 8},
+    "beclr": {"clusters": 3, "scale": 8, "neighbours": 2, "memory_start": 0.3},
     "cacr queue": {"form": "queue", "positives": 2, "negatives": {"name": "queue", "size": 40}},
     "cacr momentum": {"form": "momentum", "positives": 1},
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "simclr siglip": {"loss": "siglip"},
+    "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
+    "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
+    "simclr cross-batch": {"negatives": {"name": "cross-batch", "size": 48, "start": 0.3}, "momentum": "auto"},
+    "pairs mined": {"negatives": {"name": "mined", "count": 4, "start": 0.2, "refresh": 3}},
+    "simclr cluster": {"negatives": {"name": "cluster", "clusters": 3, "start": 0.2, "refresh": 3}},
+    "pairs fnc": {"negatives": {"name": "fnc", "strategy": "attract", "threshold": 0.0, "start": 0.2}},
 }
 
 

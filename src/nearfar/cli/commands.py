@@ -70,12 +70,28 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-    task: pairs, groups, labels or proxy; default the first that the data hold.
+    task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
     on: the split that is looked at.
+    ways: classes of a few-shot episode.
+    shots: labelled items a class, one or several numbers divided by commas.
+    queries: unlabelled items a class.
+    episodes: how many are drawn.
     """
 
-    task: Literal["pairs", "groups", "labels", "proxy"] | None = None
+    task: Literal["pairs", "groups", "labels", "few-shot", "proxy"] | None = None
     on: Literal["train", "val", "test"] = "test"
+    ways: int = 5
+    shots: str = "1,5"
+    queries: int = 15
+    episodes: int = 600
+
+    def few_shot(self) -> dict[str, Any]:
+        """The options of few-shot episodes. Raises where the shots are no numbers."""
+        try:
+            shots = tuple(int(word) for word in str(self.shots).split(","))
+        except ValueError:
+            raise InputError(f"--shots takes numbers divided by commas. Got '{self.shots}'.") from None
+        return {"ways": self.ways, "shots": shots, "queries": self.queries, "count": self.episodes}
 
 
 @dataclass
@@ -304,6 +320,7 @@ def run_evaluate(words: list[str]) -> None:
         places[1],
         task=checked.task,
         on=checked.on,
+        few_shot=build(MeasureOptions, checked).few_shot(),
         data_settings=build(DataSettings, checked),
         say=speaker(True),
     )

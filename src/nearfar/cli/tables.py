@@ -21,8 +21,15 @@ LABELS = {
     "knn": "kNN",
     "probe": "probe",
     "recall@10": "recall@10",
+    "1-shot": "1-shot",
+    "1-shot+opta": "1-shot +opta",
+    "5-shot": "5-shot",
+    "5-shot+opta": "5-shot +opta",
+    "accuracy": "accuracy",
+    "low": "from",
+    "high": "to",
 }
-SHOWN = ("hit@1", "hit@10", "ndcg@10", "mrr", "recall@10", "knn", "probe")
+SHOWN = tuple(name for name in LABELS if name not in ("hit@5", "map"))
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.batches import vectors
 from nearfar.encoders.frozen import Frozen
+from nearfar.encoders.joined import Joined
 from nearfar.encoders.pictures import ImageEncoder, SmallImage, TimmImage, image
 from nearfar.encoders.texts import SmallText, TextEncoder, TransformerText, text, train_tokenizer
 from nearfar.encoders.tokens import Special, Tokens, frame, pad
@@ -25,6 +26,8 @@ def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Enc
     config = dict(config)
     if config.pop("frozen", False):
         return Frozen(from_config(config, folder))
+    if "joined" in config:
+        return Joined([from_config(part, folder) for part in config["joined"]])
     try:
         if config["modality"] == "image":
             return image(config["name"], config["size"], channels=config["channels"], dim=config["dim"])
@@ -55,5 +58,6 @@ def _transformer_text(config: dict[str, Any], folder: Path) -> TransformerText:
     return TransformerText(model, tokenizer, config["pooling"], config["length"], config["dense"], config["source"])
 
 
-__all__ = ["Encoder", "Frozen", "ImageEncoder", "SmallImage", "SmallText", "Special", "TextEncoder", "TimmImage",
-           "Tokens", "TransformerText", "frame", "from_config", "image", "pad", "text", "train_tokenizer", "vectors"]
+__all__ = ["Encoder", "Frozen", "ImageEncoder", "Joined", "SmallImage", "SmallText", "Special", "TextEncoder",
+           "TimmImage", "Tokens", "TransformerText", "frame", "from_config", "image", "pad", "text", "train_tokenizer",
+           "vectors"]

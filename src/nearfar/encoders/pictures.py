@@ -39,6 +39,19 @@ class ImageEncoder(Encoder):
         """(n, C, h, w): the last map before pooling."""
         raise NotImplementedError
 
+    @property
+    def map_channels(self) -> int:
+        """C of the feature map."""
+        training = self.training
+        with torch.no_grad():
+            found = self.eval().feature_map(torch.zeros(1, 3, self.size, self.size, device=self.device))
+        self.train(training)
+        return found.shape[1]
+
+    def without_projection(self) -> "ImageEncoder":
+        """The same encoder without what stands after the pooling, for methods that train its map alone."""
+        return self
+
     def prepare(self, items: Any) -> Tensor:
         """Pictures -> float32 (n, 3, size, size) in [0, 1].
 
@@ -59,7 +72,8 @@ class ImageEncoder(Encoder):
 
 class SmallImage(ImageEncoder):
     """Four 3x3 convolutions (32, 64, 128, 192 channels), each with batch norm and ReLU, the first three with 2x2
-    pooling; global average; linear to `dim`. Takes any height and width from 8 pixels on.
+    pooling; global average; linear to `dim`, or with dim=0 nothing after the average (192 numbers). Takes any height
+    and width from 8 pixels on.
 
     Pooling stands before the norm, which then has a quarter of the work.
     """
@@ -68,7 +82,6 @@ class SmallImage(ImageEncoder):
 
     def __init__(self, size: int = 32, channels: str = "rgb", dim: int = 256):
         super().__init__()
-        self.dim = dim
         self._set_input(size, channels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         layers, before = [], CHANNELS[channels]
         for i, width in enumerate(self.widths):
@@ -77,7 +90,8 @@ class SmallImage(ImageEncoder):
             layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             before = width
         self.body = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.out = nn.Linear(before, dim)
+        self.out: nn.Module = nn.Linear(before, dim) if dim else nn.Identity()
+        self.dim = dim or before
 
     def feature_map(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < 8:
@@ -88,8 +102,13 @@ class SmallImage(ImageEncoder):
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.feature_map(x).mean((2, 3)))
 
+    def without_projection(self) -> "SmallImage":
+        self.out, self.dim = nn.Identity(), self.widths[-1]
+        return self
+
     def config(self) -> dict[str, Any]:
-        return {"modality": "image", "name": "small", "size": self.size, "channels": self.channels, "dim": self.dim}
+        dim = 0 if isinstance(self.out, nn.Identity) else self.dim
+        return {"modality": "image", "name": "small", "size": self.size, "channels": self.channels, "dim": dim}
 
 
 class TimmImage(ImageEncoder):
@@ -145,7 +164,7 @@ def image(name: str = "small", size: int | None = None, weights: str | Path | No
         size: side of the pictures in pixels; None: 32 for "small", else the architecture's own.
         weights: a .safetensors file, or a torch file of tensors, of that architecture; a classifier in it is left out.
         channels: "rgb", or "orientation", which adds six channels of gradient orientation to the input.
-        dim: length of the vectors of "small".
+        dim: length of the vectors of "small"; 0 for its pooled features (192).
 
     Raises InputError for an unknown name, a size that the architecture cannot take, and weights that do not fit.
     """

@@ -14,7 +14,7 @@ from nearfar.evaluation.embedding import DataEmbed, is_image
 from nearfar.evaluation.neighbours import FunctionScorer, Scorer, SparseScorer
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.searches import Search, side_items
-from nearfar.evaluation.tasks import LabelTask, PairTask, Scores, Task
+from nearfar.evaluation.tasks import FewShotTask, LabelTask, PairTask, Scores, Task
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -40,7 +40,7 @@ def references(data: Any, task: Task, *, size: int = 32) -> list[Reference]:
     if all(map(is_image, roles)):
         rows += [_vectors("pixels", "raw pixels", task, lambda: pixels(data, roles[0], size=size)),
                  _vectors("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
-    elif not any(map(is_image, roles)):
+    elif not any(map(is_image, roles)) and not isinstance(task, FewShotTask):
         rows += [_scores("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(data, search)),
                  _scores("bm25", "BM25", task, lambda search: bm25_scorer(data, search))]
     return rows
@@ -120,6 +120,8 @@ def _nothing(queries: Sequence[str], documents: Sequence[str]) -> Scorer:
 
 def chance(task: Task, split: str) -> Scores:
     """The expected scores of a random ranking, in closed form; for labels, always saying the commonest one."""
+    if isinstance(task, FewShotTask):
+        return task.chance(split)
     searches = task.searches(split)
     if isinstance(task, LabelTask):
         return _label_chance(task, searches, split)

@@ -4,7 +4,7 @@ A task turns a split into `Search`es (queries, gallery, who is relevant, who is 
 rank: vectors (`evaluate`) or a function of scores (`evaluate_scores`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,18 +12,20 @@ import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed, is_image
+from nearfar.evaluation.fewshot import few_shot
 from nearfar.evaluation.neighbours import Scorer, VectorScorer
 from nearfar.evaluation.probe import Accuracy, knn_scores, linear_probe
 from nearfar.evaluation.relevance import listed, same
 from nearfar.evaluation.retrieval import Retrieval, rank
 from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_examples
-from nearfar.evaluation.statistics import Interval, bootstrap
+from nearfar.evaluation.statistics import Interval, bootstrap, interval
 
 METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
-                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy"}
+                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy",
+                 "1-shot": "1-shot accuracy"}
 COLUMNS = ("image", "image_b", "text", "text_b")
 PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
-KINDS = ("pairs", "groups", "labels", "proxy")
+KINDS = ("pairs", "groups", "labels", "few-shot", "proxy")
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,74 @@ class LabelTask(Task):
                 "it a linear probe and retrieval of items with the same label.")
 
 
+class FewShotTask(Task):
+    """Episodes over classes of the split: tell `ways` of them apart after seeing `shots` items of each.
+
+    The main score is the accuracy with one shot, without transport; transport sees all queries of an episode at once
+    and stands beside it ("1-shot+opta"). Meant for splits by class (--unit with the label column).
+    """
+
+    kind, primary = "few-shot", "1-shot"
+
+    def __init__(self, data: Any, role: str, column: str, *, ways: int = 5, shots: Sequence[int] = (1, 5),
+                 queries: int = 15, count: int = 600, max_queries: int = 5000):
+        super().__init__(data, max_queries=max_queries)
+        self.role, self.roles, self.column = role, (role,), column
+        self.ways, self.shots, self.queries, self.count = ways, tuple(shots), queries, count
+        self.primary = f"{self.shots[0]}-shot"
+
+    def searches(self, split: str) -> list[Search]:
+        return []
+
+    def items(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with a label, and their labels."""
+        rows = self.rows(split)
+        labels = np.asarray(self.data.labels[self.column])[rows]
+        return rows[labels >= 0], labels[labels >= 0]
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
+        rows, labels = self.items(split)
+        z = embed(self.role, rows)
+        found = {k: few_shot(z, labels, ways=self.ways, shots=k, queries=self.queries, count=self.count)
+                 for k in self.shots}
+        return self.scored({f"{k}-shot": one.plain for k, one in found.items()}
+                           | {f"{k}-shot+opta": one.aligned for k, one in found.items()}, split)
+
+    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+                        examples: int = 0) -> Scores:
+        raise InputError("Few-shot episodes need vectors.", "Choose another --task.")
+
+    def scored(self, values: dict[str, np.ndarray], split: str) -> Scores:
+        """Scores from the accuracy of each episode, by setting."""
+        metrics = {name: float(one.mean()) for name, one in values.items()}
+        ends = {name: interval(one).bounds or (metrics[name],) * 2 for name, one in values.items()}
+        directions = {f"{self.ways}-way {name}": {"accuracy": metrics[name], "low": ends[name][0],
+                                                  "high": ends[name][1]} for name in values}
+        counts = {"episodes": {"queries": self.count * self.ways * self.queries, "skipped": 0,
+                               "gallery": len(np.unique(self.items(split)[1]))}}
+        return Scores(self.primary, metrics[self.primary], metrics, directions,
+                      {self.primary: values[self.primary]}, {self.primary: np.arange(self.count)}, counts, split)
+
+    def chance(self, split: str) -> Scores:
+        names = [f"{k}-shot{more}" for k in self.shots for more in ("", "+opta")]
+        return self.scored({name: np.full(self.count, 1 / self.ways) for name in names}, split)
+
+    def unseen(self, split: str) -> tuple[int, int]:
+        """How many classes of the split are in no training row, and how many there are."""
+        labels = np.asarray(self.data.labels[self.column])
+        here, trained = np.unique(self.items(split)[1]), labels[np.asarray(self.data.splits["train"])]
+        return int((~np.isin(here, trained)).sum()), len(here)
+
+    def describe(self) -> str:
+        split = next((name for name in ("test", "val") if len(self.data.splits.get(name, ()))), "train")
+        new, all_of_them = self.unseen(split)
+        held = (f"none of the {all_of_them} classes was trained on" if new == all_of_them else
+                f"{new} of the {all_of_them} classes were never trained on; --unit with the label column keeps all out")
+        return (f"{self.ways}-way episodes on '{self.column}': accuracy after {' and '.join(map(str, self.shots))} "
+                f"labelled items a class, {self.queries} unlabelled ones, mean of {self.count} episodes ({held}). "
+                "+opta: prototypes moved by optimal transport onto the queries, which sees them all at once.")
+
+
 class ProxyTask(Task):
     """Nothing is known about who belongs together: find an item by another look of itself. Names no winner."""
 
@@ -342,10 +412,10 @@ class ProxyTask(Task):
 
 
 def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
-             modalities: Sequence[str] = ("image", "text")) -> Task:
+             modalities: Sequence[str] = ("image", "text"), few_shot: Mapping[str, Any] | None = None) -> Task:
     """The task that the data allow: pairs, else groups, else labels, else a proxy. Groups go first where rows carry a
     domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
-    `modalities`: the kinds of data that the models at hand embed.
+    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways, shots, queries, count of episodes.
 
     Raises InputError for an unknown kind or one that the data lack the roles for.
     """
@@ -361,6 +431,8 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
         possible["groups"] = lambda: GroupTask(data, role, max_queries=max_queries)
     if data.labels:
         possible["labels"] = lambda: LabelTask(data, role, next(iter(data.labels)), max_queries=max_queries)
+        column = list(data.labels)[-1]
+        possible["few-shot"] = lambda: FewShotTask(data, role, column, max_queries=max_queries, **few_shot or {})
     possible["proxy"] = lambda: ProxyTask(data, role, max_queries=max_queries)
     if kind is None:
         kind = "groups" if "groups" in possible and data.domains is not None else next(iter(possible))

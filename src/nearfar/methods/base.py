@@ -57,6 +57,7 @@ class Batch:
 
     rows: sample ids (members n,); inputs: role -> uint8 images, Tokens or features; content: role -> content ids;
     groups: (members n,) or None; labels: column -> (members n,), -1 = missing; views: role -> list of views.
+    pools: (n,) or None; an item's negatives come from its own pool alone.
     step, steps: the optimiser step that it belongs to, and their number; turn, turns: which batch of that step it is,
     of how many (more than one where gradients are accumulated). rank: of the process that holds it; everywhere: rows
     of this batch over all processes.
@@ -76,6 +77,7 @@ class Batch:
     everywhere: int = 0
     seed: int = 0
     views: dict[str, list] = field(default_factory=dict)
+    pools: Tensor | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0] // self.members
@@ -88,6 +90,7 @@ class Batch:
             content=_to(self.content, device),
             labels=_to(self.labels, device),
             groups=None if self.groups is None else self.groups.to(device),
+            pools=None if self.pools is None else self.pools.to(device),
         )
 
     def part(self, rows: slice) -> Batch:
@@ -95,7 +98,7 @@ class Batch:
         cut = {role: [_rows(x, rows) for x in views] for role, views in self.views.items()}
         index = [torch.arange(len(self), device=self.rows.device)[rows] + m * len(self) for m in range(self.members)]
         return dataclasses.replace(
-            self, rows=self.rows[torch.cat(index)], inputs={}, content={}, groups=None, labels={}, views=cut
+            self, rows=self.rows[torch.cat(index)], inputs={}, content={}, groups=None, labels={}, views=cut, pools=None
         )
 
     def generator(self) -> torch.Generator:
@@ -132,6 +135,7 @@ class Batch:
             content={k: join([p.content[k] for p in parts]) for k in first.content},
             groups=None if first.groups is None else join([p.groups for p in parts if p.groups is not None]),
             labels={k: join([p.labels[k] for p in parts]) for k in first.labels},
+            pools=None if first.pools is None else torch.cat([p.pools for p in parts if p.pools is not None]),
             views={},
         )
 
@@ -318,7 +322,9 @@ class Method(pl.LightningModule):
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
-    pass the encoder at once on a device; `fit` sets it from --micro-batch.
+    pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the
+    curve. `single_pool_batches`: where there are pools, each batch is drawn from one of them.
+    `survey`: the whole training set as the method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     """
 
     slug: ClassVar[str] = ""
@@ -327,9 +333,13 @@ class Method(pl.LightningModule):
     needs: ClassVar[Sequence[frozenset[str]]] = ()
     preset_paper: ClassVar[Mapping[str, Any]] = {}
     uses_batch: ClassVar[bool] = True
+    single_pool_batches: bool = True
 
     optimisation: Optimisation = Optimisation()
     micro: int | None = None
+    log_every: int = 10
+    survey: Any = None
+    seed: int = 0
     facts: Facts
 
     def __init__(self):
@@ -352,6 +362,28 @@ class Method(pl.LightningModule):
 
     def prepare(self, data: Any, rows: Any) -> None:
         """Once before training (mine, cluster, generate); `rows` are the training rows of `data`."""
+
+    def stage_starts(self) -> Sequence[int]:
+        """The steps at which a stage begins. The first is 0; each has its own learning-rate schedule."""
+        return (0,)
+
+    def begin_stage(self, stage: int) -> None:
+        """What happens when a stage after the first begins (embed, cluster, new weights), before its first batch is
+        drawn. The optimiser's state is cleared afterwards. All that changes must be part of the state."""
+
+    def pools(self) -> Any:
+        """A label of each training row, int (N,), in the order of `survey.rows`: the negatives of an item come from its
+        own pool alone; None: from everywhere."""
+        return None
+
+    def before_draw(self, step: int) -> None:
+        """Before the batch of a step is drawn: a stage may begin."""
+        starts = list(self.stage_starts())
+        if step > 0 and step in starts:
+            torch.manual_seed(int(self.seed) * 1_000_003 + step)
+            self.begin_stage(starts.index(step))
+            for optimiser in self.trainer.optimizers if self._trainer is not None else ():
+                optimiser.state.clear()
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         """Batch inputs -> views, without gradient, from `batch.generator()` alone."""
@@ -386,6 +418,18 @@ class Method(pl.LightningModule):
         return {}
 
     # -- wiring ----------------------------------------------------------------------------------------------------
+
+    def within(self, step: int) -> tuple[int, int]:
+        """The step as one of its stage, and the steps of that stage."""
+        starts = list(self.stage_starts())
+        stage = max(k for k, s in enumerate(starts) if s <= step or k == 0)
+        ends = [*starts[1:], self.facts.steps]
+        return step - starts[stage], ends[stage] - starts[stage]
+
+    def logged(self, batch: Batch) -> bool:
+        """Whether this step gets a line of the learning curve, so that numbers for the reader are worth their time."""
+        done = batch.step + 1
+        return done % self.log_every == 0 or done in (1, batch.steps)
 
     def attach(self, facts: Facts) -> dict[str, Any]:
         """Called once before training: keeps the facts and resolves what is "auto"."""
@@ -463,8 +507,15 @@ class Method(pl.LightningModule):
         optimiser = create_optimizer_v2(
             listed, opt=o.optimiser, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: o.factor(k, self.facts.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step as a share of the peak; each stage has a schedule and its share of warm-up."""
+        o, (inside, length) = self.optimisation, self.within(step)
+        warmup = round(o.warmup * length / self.facts.steps)
+        return dataclasses.replace(o, warmup=warmup).factor(inside, length)
 
 
 def _together(values: list[Any]) -> Any:

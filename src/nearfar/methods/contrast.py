@@ -14,8 +14,8 @@ from nearfar.errors import InputError
 from nearfar.losses.parts import RowLoss
 from nearfar.methods.base import Batch, Facts, Loss, Method, Tower
 from nearfar.momentum import Teacher, momentum_at
-from nearfar.negatives import Negatives
-from nearfar.similarity import Block, Hidden, Layout, Temperature, all_views, one_way
+from nearfar.negatives import Items, Negatives
+from nearfar.similarity import Anchors, Further, Hidden, Layout, Temperature, all_views, one_way, same
 
 
 def auto_momentum(queue: int, batch_size: int) -> float:
@@ -34,7 +34,7 @@ class Contrast(Method):
         learn_temperature: train tau (kept in log space, within 0.01 and 100).
         loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, simple, siglip, triplet, cacr; with labels or
             groups as positives: supcon, milnce.
-        negatives: further negatives: none or queue.
+        negatives: further negatives, or fewer: none, queue, mixing, cross-batch, mined, cluster, fnc.
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """
 
@@ -79,11 +79,21 @@ class Contrast(Method):
         """What makes items positives of each other, where the loss takes several: (n,) integers."""
         return None if self.row_loss.positives is None else batch.friends(self.row_loss.positives)
 
-    def extra(self, batch: Batch) -> Callable[[Tensor], Sequence[Block]] | Sequence[Block]:
-        if self.negatives is None:
+    def extra(self, batch: Batch, blocks: bool = True) -> Callable[[Anchors], Further] | tuple[()]:
+        """What the negatives part and the pools of the batch add to each similarity; `blocks=False`: only who hides
+        from whom (the way back, whose candidates are the anchors)."""
+        part, items = self.negatives, self.items(batch)
+        if part is None and items.pools is None:
             return ()
-        part, marks = self.negatives, self.marks(batch)
-        return lambda items: part.blocks(items, marks)
+
+        def further(anchors: Anchors) -> Further:
+            found = Further() if part is None else part.further(anchors, items)
+            hidden = found.hidden
+            if items.pools is not None:
+                hidden = hidden | ~same(items.pools[anchors.items], anchors.columns(items.pools))
+            return Further(found.blocks if blocks else (), hidden, found.friends)
+
+        return further
 
     def marks(self, batch: Batch) -> Tensor:
         """(n, kinds): what hides an item from a remembered one; items of one class are no negatives either."""
@@ -93,29 +103,56 @@ class Contrast(Method):
         friends = self.friends(batch)
         return torch.cat([marks, marks.new_full((len(marks), 1), -1) if friends is None else friends[:, None]], 1)
 
+    def items(self, batch: Batch) -> Items:
+        """The batch as a negatives part sees it; steps are those of the stage."""
+        step, steps = self.within(batch.step)
+        return Items(
+            batch.rows[: len(batch)],
+            self.marks(batch),
+            batch.pools,
+            step,
+            steps,
+            batch.seed + 7919 * (batch.step - step) + 104_729 * batch.turn + (batch.rank << 40),
+        )
+
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
         if self.negatives is None:
             return {}
         kinds = (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
-        self.negatives.setup(dim, kinds, facts.batch_size, facts.samples)
-        return {"negatives.size": self.negatives.capacity} if self.negatives.capacity else {}
+        self.negatives.setup(dim, kinds, facts.batch_size, facts.samples, self.within(0)[1])
+        size = {"size": self.negatives.capacity} if self.negatives.capacity else {}
+        return {f"negatives.{k}": v for k, v in (size | self.negatives.resolved).items()}
+
+    def before_draw(self, step: int) -> None:
+        super().before_draw(step)
+        if self.negatives is not None:
+            self.negatives.before(*self.within(step), self.survey)
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         self.watched = z.detach()
         terms: dict[str, Tensor | float] = {}
         if self.row_loss.tempered:
             terms["temperature"] = self.temperature().detach()
-        if self.mask_duplicates and batch.step % 10 == 0:
-            terms["masked"] = batch.masked_share()
+        if self.logged(batch):
+            if self.mask_duplicates:
+                terms["masked"] = batch.masked_share()
+            if self.negatives is not None:
+                with torch.no_grad():
+                    terms |= self.negatives.terms(layout.parts[0])
         return Loss(layout.loss(self.row_loss), terms)
 
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
         self.tau.project()
         if self.negatives is not None:
-            self.negatives.update(self.keys_of(embedded), self.marks(batch))
+            keys = self.keys_of(embedded, own=self.negatives.own_keys)
+            self.negatives.update(keys, self.items(batch))
 
-    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
-        """What enters the memory after a step, (n, D)."""
+    def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Each item as an anchor and as a key, (n, D) twice."""
+        raise TypeError(f"{type(self).__name__} keeps no memory")
+
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
+        """What enters the memory after a step, (n, D); `own`: the student's, also where a teacher gives the keys."""
         raise TypeError(f"{type(self).__name__} keeps no memory")
 
 
@@ -131,6 +168,7 @@ class ViewContrast(Contrast):
     """
 
     needs = (frozenset({"image"}), frozenset({"text"}))
+    both_directions = True
 
     def __init__(
         self,
@@ -201,15 +239,19 @@ class ViewContrast(Contrast):
         if self.teacher is None:
             layout = all_views(z, targets=self.plan.targets, **self.place(batch))
         else:
-            layout = against_targets(z, embedded["targets"], self.in_batch, self.place(batch))
+            queries = z if self.both_directions else z[:1]
+            layout = against_targets(queries, embedded["targets"], self.in_batch, self.place(batch))
         return self.report(layout, z[0], batch)
 
     @property
     def in_batch(self) -> bool:
         return self.negatives is None or self.negatives.in_batch
 
-    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
-        return embedded["targets" if self.teacher is not None else "views"][-1 if self.teacher is not None else 0]
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
+        return embedded["views"][0] if own or self.teacher is None else embedded["targets"][-1]
+
+    def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return embedded["views"][0], embedded["views" if self.teacher is None else "targets"][1]
 
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}

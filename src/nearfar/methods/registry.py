@@ -17,10 +17,14 @@ BUILT_IN = {
     "swav": ("image", "nearfar.methods.image.swav"),
     "cacr": ("image", "nearfar.methods.image.cacr"),
     "contrastive-behaviour": ("image", "nearfar.methods.image.contrastive_behaviour"),
+    "mochi": ("image", "nearfar.methods.image.mochi"),
+    "mcl": ("image", "nearfar.methods.image.mcl"),
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
     "align": ("multimodal", "nearfar.methods.multimodal.align"),
     "cwcl": ("multimodal", "nearfar.methods.multimodal.cwcl"),
     "contriever": ("text", "nearfar.methods.text.contriever"),
+    "pixpro": ("image", "nearfar.methods.image.pixpro"),
+    "beclr": ("fewshot", "nearfar.methods.fewshot.beclr"),
 }
 _registered: dict[str, type] = {}
 

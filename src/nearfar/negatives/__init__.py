@@ -1,6 +1,10 @@
-"""Further negatives as parts: each adds blocks of candidates to a similarity, whatever the loss."""
+"""Further negatives as parts: each adds blocks of candidates to a similarity or restricts it, whatever the loss."""
 
-from nearfar.negatives.base import Negatives, parts
-from nearfar.negatives.queue import Queue
+from nearfar.negatives.base import Items, Negatives, Survey, parts
+from nearfar.negatives.cluster import Cluster
+from nearfar.negatives.fnc import FNC
+from nearfar.negatives.mined import Mined
+from nearfar.negatives.mixing import Mixing
+from nearfar.negatives.queue import CrossBatch, Queue
 
-__all__ = ["Negatives", "Queue", "parts"]
+__all__ = ["FNC", "Cluster", "CrossBatch", "Items", "Mined", "Mixing", "Negatives", "Queue", "Survey", "parts"]

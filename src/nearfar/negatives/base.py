@@ -1,41 +1,153 @@
-"""What a part that supplies negatives promises."""
+"""What a part that supplies or restricts negatives promises."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from nearfar.similarity import Block
+from nearfar.errors import InputError
+from nearfar.similarity import Anchors, Further, Relation, Similarity, nobody, same
 
 parts: dict[str, type[Negatives]] = {}
 
 
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The n items of one step's batch on this process.
+
+    rows: sample ids (n,), -1 unknown. marks (n, kinds): items with an equal mark of one kind hide from each other,
+    -1 unknown. pools (n,): an item's negatives come from its own pool alone; None: from everywhere.
+    """
+
+    rows: Tensor
+    marks: Tensor
+    pools: Tensor | None = None
+    step: int = 0
+    steps: int = 1
+    seed: int = 0
+
+    def generator(self) -> torch.Generator:
+        """Random numbers of this step for negatives alone: views draw from others."""
+        made = torch.Generator(device=self.rows.device)
+        made.manual_seed((self.seed * 1_000_003 + self.step * 7 + 3) % (1 << 63))
+        return made
+
+
+class Survey(Protocol):
+    """The whole training set as the method sees it now. `fit` makes one.
+
+    rows: sample ids (N,) of the training rows. labels: (N,) for reports alone, or None.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray | None
+
+    def marks(self) -> Tensor:
+        """(N, kinds), as `Items.marks`."""
+        ...
+
+    def features(self) -> Tensor:
+        """What the model gives at inference for each row, unit vectors (N, d)."""
+        ...
+
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """The vectors that are contrasted: each row as an anchor and as a key (one fresh view each), (N, D) twice."""
+        ...
+
+    def note(self, name: str, value: Any) -> None:
+        """Writes a JSON file into the run's folder, where there is one."""
+        ...
+
+    def key(self, row: int) -> str:
+        """The readable name of a row."""
+        ...
+
+    def tell(self, text: str) -> None:
+        """A remark for the user."""
+        ...
+
+
 class Negatives(nn.Module):
-    """Further candidates beside (or instead of) the other items of the batch.
+    """Further candidates beside (or instead of) the other items of the batch, and pairs of it that are no negatives.
 
     in_batch: whether the other keys of the batch are negatives as well.
-    A *mark* is an integer that says what an item is (content, group...); items with an equal mark of one kind hide
-    from each other. `marks` are LongTensors (n, kinds), -1 where unknown.
+    own_keys: whether the vectors that enter with `update` are the student's own, also where a teacher gives the keys.
+    needs_rows: whether it looks at all training rows (so that a stream without rows is refused).
+    A subclass is known by its `name` on the command line; its constructor's arguments are its options.
     """
 
     in_batch: bool = True
+    own_keys: bool = False
+    needs_rows: bool = False
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, name: str = "", **kwargs):
         super().__init_subclass__(**kwargs)
-        parts.setdefault(cls.__name__.lower(), cls)  # a namesake of one's own does not displace a built-in one
+        parts.setdefault(name or cls.__name__.lower(), cls)  # one's own does not displace a built-in namesake
 
     @property
     def capacity(self) -> int:
         """How many keys it keeps."""
         return 0
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int) -> None:
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What each "auto" became in `setup`, beside the capacity."""
+        return {}
+
+    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
         """Sizes what depends on the data. Called once, before the first step or before a state is loaded."""
 
-    def blocks(self, items: Tensor, marks: Tensor) -> Sequence[Block]:
-        """Blocks for anchors `items` (N,) of the batch whose `marks` are (n, kinds)."""
-        raise TypeError(f"{type(self).__name__} makes no blocks")
+    def before(self, step: int, steps: int, survey: Survey | None) -> None:
+        """Before a step's batch is drawn: what needs the whole training set is computed here, where it is due."""
 
-    def update(self, keys: Tensor, marks: Tensor) -> None:
-        """After the optimiser step: the step's keys (n, D), detached, and their marks."""
+    def further(self, anchors: Anchors, items: Items) -> Further:
+        """What it adds to one similarity of the batch. Collective: called on all processes alike."""
+        return Further()
+
+    def terms(self, s: Similarity) -> dict[str, Tensor | float]:
+        """Named numbers for the learning curve, from a similarity of this step that `further` added to. The names are
+        the same on all processes, which average the numbers."""
+        return {}
+
+    def update(self, keys: Tensor, items: Items) -> None:
+        """After the optimiser step: the step's keys (n, D), detached."""
+
+    def reset(self) -> None:
+        """Forgets everything: the encoder begins anew."""
+
+
+def check_share(name: str, value: float | str) -> None:
+    """Raises InputError unless the value is "auto" or a share of the run."""
+    if not isinstance(value, str) and not 0 <= value <= 1:
+        raise InputError(f"'{name}' must be a share of the run in [0, 1]. Got {value}.")
+
+
+def check_counts(least: int = 1, **values: int | str) -> None:
+    """Raises InputError unless each value is "auto" or a whole number of at least `least`."""
+    for name, value in values.items():
+        if not isinstance(value, str) and value < least:
+            raise InputError(f"'{name}' must be at least {least}. Got {value}.")
+
+
+def columns_of(rows: Tensor, known: Tensor) -> Tensor:
+    """The place of each sample id in a sorted list of ids, -1 where it is not there."""
+    if not len(known):
+        return torch.full_like(rows, -1)
+    place = torch.searchsorted(known, rows).clamp(max=len(known) - 1)
+    return torch.where(known[place] == rows, place, -1)
+
+
+def known_pairs(items: Tensor, marks: Tensor, stored: Tensor) -> Relation:
+    """Pairs of an anchor and a stored key with an equal mark: they hide from each other.
+
+    items: the anchors' items (N,); marks: of the batch (n, kinds); stored: of the keys (K, kinds).
+    """
+    relation: Relation = nobody
+    for kind in range(marks.shape[1]):
+        relation = relation | same(marks[items, kind], stored[:, kind])
+    return relation
+

@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.negatives.base import Negatives
-from nearfar.similarity import Block, Relation, nobody, same
+from nearfar.negatives.base import Items, Negatives, known_pairs
+from nearfar.similarity import Anchors, Block, Further, Relation, same
 from nearfar.similarity.exchange import exchange
+
+
+def auto_size(batch_size: int, samples: int) -> int:
+    """The largest multiple of the batch that is at most a quarter of the samples and 65536, at least four batches."""
+    most = min(samples // 4, 65536) // batch_size * batch_size
+    return max(most, 4 * batch_size)
 
 
 class Queue(Negatives):
@@ -23,12 +29,13 @@ class Queue(Negatives):
         random_start: fill with random unit vectors at first, as MoCo and Contriever do; else unfilled places are
             invisible.
 
-    State (saved and resumed): keys (K, D), marks (K, kinds), step of entry (K,), pointer.
+    State (saved and resumed): keys (K, D), marks (K, kinds), pools (K,), step of entry (K,), pointer.
     Raises InputError: a size that is neither "auto" nor a positive number.
     """
 
     keys: Tensor
     marks: Tensor
+    pools: Tensor
     entered: Tensor
     pointer: Tensor
     now: Tensor
@@ -43,18 +50,25 @@ class Queue(Negatives):
         self.register_buffer("now", torch.zeros((), dtype=torch.long))
         self.register_buffer("keys", torch.empty(0, 0))
         self.register_buffer("marks", torch.empty(0, 0, dtype=torch.long))
+        self.register_buffer("pools", torch.empty(0, dtype=torch.long))
         self.register_buffer("entered", torch.empty(0, dtype=torch.long))
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int) -> None:
-        size = self.size
-        if size == "auto":
-            most = min(samples // 4, 65536) // batch_size * batch_size
-            size = max(most, 4 * batch_size)
+    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
+        size = auto_size(batch_size, samples) if self.size == "auto" else self.size
+        self.keys = torch.empty(size, dim, device=self.keys.device)
+        self.marks = torch.empty(size, kinds, dtype=torch.long, device=self.keys.device)
+        self.reset()
+
+    def reset(self) -> None:
+        size, dim = self.keys.shape
         device, held = self.keys.device, 0 if self.random_start else -1
         start = torch.randn(size, dim, device=device) if self.random_start else torch.zeros(size, dim, device=device)
         self.keys = torch.nn.functional.normalize(start, dim=1)
-        self.marks = torch.full((size, kinds), -1, dtype=torch.long, device=device)
+        self.marks = torch.full_like(self.marks, -1)
+        self.pools = torch.full((size,), -1, dtype=torch.long, device=device)
         self.entered = torch.full((size,), held, dtype=torch.long, device=device)
+        self.pointer.zero_()
+        self.now.zero_()
 
     @property
     def capacity(self) -> int:
@@ -70,22 +84,53 @@ class Queue(Negatives):
         """Steps since each key entered, (K,); -1 where unfilled."""
         return torch.where(self.filled, self.now - self.entered, -1)
 
-    def blocks(self, items: Tensor, marks: Tensor) -> list[Block]:
+    def memory(self, anchors: Anchors, items: Items) -> Block | None:
+        """The keys that are there and who may see them; None while there is none."""
         held = self.filled
         keys, stored = self.keys[held], self.marks[held]  # copies: the queue moves on before the backward pass
-        known: Relation = nobody
-        for kind in range(marks.shape[1]):
-            known = known | same(marks[items, kind], stored[:, kind])
-        return [Block(keys, visible=~known, gradient=False)] if len(keys) else []
+        visible: Relation = ~known_pairs(anchors.items, items.marks, stored)
+        if items.pools is not None:
+            visible = visible & same(items.pools[anchors.items], self.pools[held])
+        return Block(keys, visible=visible, gradient=False) if len(keys) else None
+
+    def further(self, anchors: Anchors, items: Items) -> Further:
+        block = self.memory(anchors, items)
+        return Further([] if block is None else [block])
 
     @torch.no_grad()
-    def update(self, keys: Tensor, marks: Tensor) -> None:
-        net = exchange("global")
-        keys, marks = net.gather(keys.detach())[0], net.gather(marks)[0]
+    def update(self, keys: Tensor, items: Items) -> None:
+        net, size = exchange("global"), len(self.keys)
+        pools = items.pools if items.pools is not None else items.rows.new_full((len(keys),), -1)
+        keys, marks, pools = (net.gather(x)[0][-size:] for x in (keys.detach(), items.marks, pools))
         self.now += 1
-        keys, marks = keys[-len(self.keys) :], marks[-len(self.keys) :]
-        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)
+        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         self.keys[places] = keys.to(self.keys.dtype)
         self.marks[places] = marks
+        self.pools[places] = pools
         self.entered[places] = self.now
-        self.pointer.copy_((self.pointer + len(keys)) % len(self.keys))
+        self.pointer.copy_((self.pointer + len(keys)) % size)
+
+
+class CrossBatch(Queue, name="cross-batch"):
+    """The student's own embeddings of the last steps as negatives of every anchor (cross-batch memory, XBM): they
+    drift slowly once the first steps are over, so no teacher is needed.
+
+    Args:
+        size: how many embeddings are kept. Paper: up to the whole training set. auto: as in `queue`.
+        start: share of the run before the memory is used; it fills in the meantime.
+        in_batch: the other keys of the batch are negatives as well.
+
+    Source: Wang et al., CVPR 2020. Its positives in the memory (labels) are hidden here, not attracted.
+    Raises InputError: a size that is neither "auto" nor a positive number, a start outside [0, 1].
+    """
+
+    own_keys = True
+
+    def __init__(self, size: int | Literal["auto"] = "auto", start: float = 0.1, in_batch: bool = True):
+        super().__init__(size, in_batch)
+        if not 0 <= start <= 1:
+            raise InputError(f"'start' must be a share of the run in [0, 1]. Got {start}.")
+        self.start = start
+
+    def further(self, anchors: Anchors, items: Items) -> Further:
+        return super().further(anchors, items) if items.step >= self.start * items.steps else Further()

@@ -5,6 +5,7 @@
 """
 
 from nearfar.similarity.engines import engine
+from nearfar.similarity.further import Anchors, Further
 from nearfar.similarity.layouts import Hidden, Layout, all_views, both_ways, one_way
 from nearfar.similarity.matrix import Block, Similarity, normalise
 from nearfar.similarity.reductions import Count, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
@@ -27,7 +28,8 @@ from nearfar.similarity.relations import (
 from nearfar.similarity.temperature import Temperature
 
 __all__ = [
-    "Block", "Count", "Hidden", "Layout", "LogSumExp", "Max", "Mean", "Min", "Relation", "Similarity", "SoftmaxMean",
-    "Sum", "Temperature", "all_views", "at_least", "at_most", "both_ways", "dense", "diagonal", "engine", "everyone",
-    "function", "listed", "low_rank", "nobody", "normalise", "one_way", "overlap", "per_column", "per_row", "same",
+    "Anchors", "Block", "Count", "Further", "Hidden", "Layout", "LogSumExp", "Max", "Mean", "Min", "Relation",
+    "Similarity", "SoftmaxMean", "Sum", "Temperature", "all_views", "at_least", "at_most", "both_ways", "dense",
+    "diagonal", "engine", "everyone", "function", "listed", "low_rank", "nobody", "normalise", "one_way", "overlap",
+    "per_column", "per_row", "same",
 ]

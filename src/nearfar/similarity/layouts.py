@@ -7,14 +7,14 @@ means are joined. So every loss works with one direction, both directions, many 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.similarity.exchange import Exchange, exchange
+from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.relations import Listed, Relation, Same, nobody
 
@@ -23,12 +23,12 @@ Rows = Callable[[Similarity], Tensor]
 
 @dataclass
 class Layout:
-    """Similarities whose losses are joined by "mean" or "sum"."""
+    """Similarities whose losses are joined by "mean" or "sum", each with its weight (default 1)."""
 
     parts: list[Similarity]
     join: str = "mean"
-    facts: dict[str, Any] = field(default_factory=dict)
     transposed: bool = False
+    weights: Sequence[float] | None = None
 
     def loss(self, rows: Rows) -> Tensor:
         """The mean of `rows` over the anchors of each part, joined. A scalar.
@@ -40,14 +40,13 @@ class Layout:
             first.share(second)
             second.share(first)
         try:
-            total = torch.stack([s.mean(rows(s)) for s in self.parts]).sum()
+            losses = [s.mean(rows(s)) for s in self.parts]
         finally:
             for s in self.parts:
                 s.share(None)
-        return total / len(self.parts) if self.join == "mean" else total
-
-
-Extra = Sequence[Block] | Callable[[Tensor], Sequence[Block]]
+        weights = self.weights or [1.0] * len(losses)
+        total = torch.stack([w * x if w != 1 else x for w, x in zip(weights, losses, strict=True)]).sum()
+        return total / sum(weights) if self.join == "mean" else total
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,34 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, items: Tensor, positive: Relation, itself: Relation, hidden: Relation,
-         extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
-         in_batch: bool = True) -> Similarity:
+def _one(query: Tensor, keys: Tensor, partner: Tensor, items: Tensor, first: Listed, itself: Relation,
+         hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
+         in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
+    """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
+    positive = first | also
     visible = ~(hidden & ~positive) if in_batch else positive
-    more = extra(items) if callable(extra) else extra
-    return Similarity(query, [Block(keys, visible=visible), *more], positive=positive, itself=itself,
-                      temperature=temperature, similarity=similarity, group=net.group)
+    more = Further(extra) if not callable(extra) else extra(
+        Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself, similarity, net,
+                width, repeat))
+    visible = visible & ~(more.hidden & ~positive)
+    friends = () if more.friends is None else more.friends.unbind(1)
+    parts = []
+    for mine in (positive, *map(Listed, friends)):
+        seen = visible if mine is positive else visible | mine
+        parts.append(Similarity(query, [Block(keys, visible=seen), *more.blocks], positive=mine, itself=itself,
+                                temperature=temperature, similarity=similarity, group=net.group))
+    return Layout(parts, weights=[1 / len(parts)] * len(parts) if friends else None)
+
+
+def _together(layouts: Sequence[Layout], join: str = "mean", shares: Sequence[float] | None = None) -> Layout:
+    """Several layouts as one; `shares` weigh each of them."""
+    parts = [s for layout in layouts for s in layout.parts]
+    if shares is None and all(layout.weights is None for layout in layouts):
+        return Layout(parts, join)
+    shares = shares or [1.0] * len(layouts)
+    weights = [w * x for layout, w in zip(layouts, shares, strict=True)
+               for x in layout.weights or [1.0] * len(layout.parts)]
+    return Layout(parts, join, weights=weights)
 
 
 def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -95,7 +115,7 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
 
     Args: query, key: (n, D). key may hold more rows than query (further negatives at the end).
         hidden, friends: pairs of items that are no negatives of each other, and those that are further positives.
-        extra: further blocks, or a function that makes them for the anchors' items (LongTensor).
+        extra: further blocks, or a function of the `Anchors` that gives `Further` candidates.
         in_batch: False leaves only the blocks of `extra` as negatives (MoCo, Contriever).
     """
     net = exchange(negatives)
@@ -107,8 +127,9 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
     keys, offset = net.gather(key)
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
-    positive = Listed(items + offset) | (nobody if friends is None else friends.relation(items, net, key.shape[0]))
-    return Layout([_one(query, keys, items, positive, nobody, relation, extra, temperature, similarity, net, in_batch)])
+    same = nobody if friends is None else friends.relation(items, net, key.shape[0])
+    return _one(query, keys, key[: len(items)], items, Listed(items + offset), nobody, relation, extra, temperature,
+                similarity, net, in_batch, key.shape[0], also=same)
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -126,9 +147,10 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
                    friends=None if friends is None else friends.reversed(), extra=extra_back, negatives=negatives)
     alone = forth.parts[0].group is None and a.shape == b.shape
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
-    one_block = len(forth.parts[0].blocks) == len(back.parts[0].blocks) == 1
-    return Layout(forth.parts + back.parts, join,
-                  transposed=alone and scalar and one_block and similarity != "euclidean")
+    plain = not (extra or extra_back)
+    layout = _together([forth, back], join)
+    layout.transposed = alone and scalar and plain and similarity != "euclidean"
+    return layout
 
 
 def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:
@@ -169,29 +191,14 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
         pairs = [(0, 1)]
     elif count >= 2:
         pairs = [(a, b) for a, b in pairs if not (a < count and a > b)]
-    parts, weights = [], []
-    for a, b in pairs:
-        symmetric = a < count and b < count
-        parts.append(_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, friends, extra,
-                                    net))
-        weights.append(2 if symmetric else 1)
-    return _Weighted(parts, weights) if len(set(weights)) > 1 else Layout(parts)
-
-
-class _Weighted(Layout):
-    """Parts that stand for different numbers of ordered pairs."""
-
-    def __init__(self, parts: list[Similarity], weights: list[int]):
-        super().__init__(parts)
-        self.weights = weights
-
-    def loss(self, rows: Rows) -> Tensor:
-        total = torch.stack([w * s.mean(rows(s)) for s, w in zip(self.parts, self.weights, strict=True)]).sum()
-        return total / sum(self.weights)
+    both = [a < count and b < count for a, b in pairs]
+    parts = [_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, friends, extra, net)
+             for (a, b), symmetric in zip(pairs, both, strict=True)]
+    return _together(parts, shares=[2.0 if x else 1.0 for x in both] if len(set(both)) > 1 else None)
 
 
 def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
-                   hidden: Hidden | None, friends: Hidden | None, extra: Extra, net: Exchange) -> Similarity:
+                   hidden: Hidden | None, friends: Hidden | None, extra: Extra, net: Exchange) -> Layout:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
     keys_a, offset = net.gather(a)
     keys_b, _ = net.gather(b)
@@ -204,4 +211,6 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     itself = torch.cat([mine, mine + total]) if symmetric else mine
     items = items.repeat(2) if symmetric else items
     known, same = (nobody if x is None else x.relation(items, net, len(a), repeat=2) for x in (hidden, friends))
-    return _one(query, keys, items, Listed(positive) | same, Listed(itself), known, extra, temperature, similarity, net)
+    partner = torch.cat([b, a]) if symmetric else b
+    return _one(query, keys, partner, items, Listed(positive), Listed(itself), known, extra, temperature, similarity,
+                net, width=len(a), repeat=2, also=same)

@@ -25,6 +25,7 @@ from nearfar.training.loading import (
     text_inputs,
 )
 from nearfar.training.settings import TrainSettings
+from nearfar.training.survey import survey_of
 
 ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative")
 
@@ -202,7 +203,7 @@ def prepare(
     torch.manual_seed(settings.seed + 2)
     resolved |= method.attach(facts)
     method.prepare(data, rows)
-    return Setup(
+    setup = Setup(
         method,
         loader,
         settings,
@@ -212,6 +213,9 @@ def prepare(
         rows,
         kinds,
     )
+    method.seed, loader.method = settings.seed, method
+    method.survey = survey_of(setup, data)
+    return setup
 
 
 def trains(method: Method, kind: str) -> bool:
@@ -264,6 +268,10 @@ def make_loader(
 ) -> Loader:
     wanted = list(dict.fromkeys(input_roles(method)))
     if getattr(method, "stream", False):
+        if getattr(getattr(method, "negatives", None), "needs_rows", False):
+            raise InputError(
+                "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
+            )
         return stream_loader(method, data, sampler, steps, settings)
     inputs: dict[str, Inputs | list[Inputs]] = {}
     for role in wanted:

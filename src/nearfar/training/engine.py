@@ -445,6 +445,7 @@ def train(
         bar.log if bar else None,
     )
     checkpoint = Checkpoint(folder / "checkpoints", save_every)
+    setup.method.log_every, setup.method.survey.folder, setup.method.survey.say = curve.every, folder, say
     callbacks = [curve, checkpoint, *([bar] if bar else [])]
     reset_peak()
     start = resume_from(checkpoint.path) if resume else None
@@ -485,6 +486,7 @@ def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) ->
             ".*treespec.*",
             ".*IterableDataset.*",
             ".*in eval mode.*",
+            ".*dataloader is not resumable.*",
         ):
             warnings.filterwarnings("ignore", text)
         setup.method.train()  # pretrained encoders arrive in evaluation mode, with their dropout off

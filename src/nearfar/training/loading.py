@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from nearfar import processes
 from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
-from nearfar.errors import InputError
+from nearfar.errors import InputError, NearfarError
 from nearfar.methods.base import Batch, Facts
 
 Inputs = Callable[[np.ndarray, np.random.Generator | None], Any]
@@ -96,6 +97,37 @@ class Sampler:
                     f"No group of the training rows has {members} members.", "Check the column of --group."
                 )
         self._epoch, self._order = -1, np.empty(0, np.int64)
+        self.pools: np.ndarray | None = None
+        self.since = 0
+
+    def restrict(self, pools: np.ndarray | None, since: int = 0) -> None:
+        """From the step `since` on each batch holds items of one pool alone. pools: a label of each row, (N,)."""
+        if pools is not None and self.members > 1:
+            place = {int(row): label for row, label in zip(self.rows, pools, strict=True)}
+            pools = np.array([place[int(rows[0])] for rows in self.lists])
+        if since == self.since and (self.pools is pools or np.array_equal(self.pools, pools)):  # pyright: ignore
+            return
+        self.pools, self.since, self._epoch = pools, since, -1
+        if pools is not None:
+            self._pooled_batches(0)
+
+    @property
+    def dropped(self) -> float:
+        """The share of the items that no batch of an epoch holds."""
+        held = self.items // self.batch_size if self.pools is None else len(self._pooled_batches(0))
+        return 1 - held * self.batch_size / self.items
+
+    def _pooled_batches(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch of the restricted order."""
+        assert self.pools is not None
+        made = single_pool_batches(self.pools, self.batch_size, np.random.default_rng([self.seed, self.since, epoch]))
+        if not made:
+            raise NearfarError(
+                f"None of the {len(np.unique(self.pools))} groups of the {self.items} items fills a batch of "
+                f"{self.batch_size}.",
+                "Use a smaller --batch-size, fewer clusters or fewer stages.",
+            )
+        return made
 
     @property
     def items(self) -> int:
@@ -107,23 +139,66 @@ class Sampler:
 
     def at(self, step: int) -> np.ndarray:
         """Rows of a step's batch, member-major."""
-        epoch, place = divmod(step, self.epoch_steps)
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
-            self._epoch = epoch
-        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        epoch, place, chosen = self._chosen(step)
         if self.members == 1:
             return self.rows[chosen]
         rng = np.random.default_rng([self.seed, epoch, place])
         drawn = [rng.choice(self.lists[i], self.members, replace=False) for i in chosen]
         return np.stack(drawn, 1).reshape(-1)
 
+    def _chosen(self, step: int) -> tuple[int, int, np.ndarray]:
+        """Epoch, place in it, and the items of a step's batch."""
+        if self.pools is not None:
+            epoch, place = divmod(step - self.since, len(self._pooled_batches(0)))
+            if epoch != self._epoch:
+                self._order, self._epoch = np.concatenate(self._pooled_batches(epoch)), epoch
+        else:
+            epoch, place = divmod(step, self.epoch_steps)
+            if epoch != self._epoch:
+                self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
+                self._epoch = epoch
+        return epoch, place, self._order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def with_partners(self, rows: np.ndarray) -> np.ndarray:
+        """The rows as items, member-major: further members come from their group, or are the row itself."""
+        if self.members == 1:
+            return rows
+        lists = {int(row): group for group in self.lists for row in group}
+        partners = []
+        for row in rows:
+            group = lists.get(int(row), np.array([row]))
+            place = int(np.flatnonzero(group == row)[0])
+            partners.append(group[(place + np.arange(self.members)) % len(group)])
+        return np.stack(partners, 1).reshape(-1)
+
+
+def single_pool_batches(pools: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The batches of one epoch in which every batch holds items of one pool: sum_g floor(n_g / B) of them.
+
+    Each pool is permuted and cut to whole batches; the pools take turns (0, 1, 2, ...), each giving a batch from the
+    end of its list, until all are used up. pools: the label of each item, (N,); returns item numbers, (B,) each.
+    """
+    lists = []
+    for label in np.unique(pools):
+        order = rng.permutation(np.flatnonzero(pools == label))
+        lists.append([order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)])
+    batches: list[np.ndarray] = []
+    while any(lists):
+        batches += [own.pop() for own in lists if own]
+    return batches
+
 
 class Loader:
     """Batches from `start` to the last step, `turns` of them a step. Iterating again begins at `start` again. Of each
-    batch, every one of the connected processes gets its own share of the items."""
+    batch, every one of the connected processes gets its own share of the items.
+
+    `method`: is told before each step's batches are drawn (`before_draw`), and may restrict what is drawn (`pools`).
+    """
 
     turns = 1
+    method: Any = None
+    sampler: Any = None
+    pools: Tensor | None = None
 
     def __init__(
         self,
@@ -139,32 +214,58 @@ class Loader:
         self.groups = None if data.groups is None else torch.from_numpy(np.ascontiguousarray(data.groups))
         self.labels = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in data.labels.items()}
 
+    def __len__(self) -> int:
+        """All batches of the run. With a length Lightning fetches none ahead of its step."""
+        return self.steps * self.turns
+
     def __iter__(self) -> Iterator[Batch]:
         rank, world = processes.place()
         for draw in range(self.start * self.turns, self.steps * self.turns):
+            step, turn = divmod(draw, self.turns)
+            if self.method is not None and turn == 0:
+                self.method.before_draw(step)
+                self.restrict(self.method.pools(), (step - self.method.within(step)[0]) * self.turns)
             yield self.at(draw, rank, world)
+
+    def restrict(self, pools: np.ndarray | None, since: int) -> None:
+        """Gives the batches their pools; draws each from a single one where the method wants it."""
+        if self.sampler is None or (pools is None and self.pools is None):
+            return
+        self.pools = None
+        if pools is not None:
+            self.pools = torch.full((int(self.sampler.rows.max()) + 1,), -1)
+            self.pools[torch.from_numpy(self.sampler.rows)] = torch.from_numpy(pools)
+        self.sampler.restrict(pools if self.method.single_pool_batches else None, since)
 
     def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch number `draw`, or the share of it that the process `rank` of `world` takes."""
-        all_rows = self.sampler.at(draw)
-        rows = shared(all_rows, self.sampler.members, rank, world)
+        rows = self.sampler.at(draw)
+        return self.batch(shared(rows, self.sampler.members, rank, world), draw, rank, len(rows))
+
+    def batch(self, rows: np.ndarray, draw: int, rank: int = 0, everywhere: int = 0) -> Batch:
+        """The batch of some rows (member-major), with the random numbers of a draw."""
         rng = np.random.default_rng([self.seed, draw, 7, *([rank] if rank else [])])
         made = {
             role: [one(rows, rng) for one in load] if isinstance(load, list) else load(rows, rng)
             for role, load in self.inputs.items()
         }
+        return dataclasses.replace(self.bare(rows, draw, rank, everywhere), inputs=made)
+
+    def bare(self, rows: np.ndarray, draw: int = 0, rank: int = 0, everywhere: int = 0) -> Batch:
+        """The batch of some rows without its inputs: content, groups, labels."""
         index = torch.from_numpy(rows)
         return Batch(
             index,
-            made,
+            {},
             {r: c[index] for r, c in self.content.items()},
             None if self.groups is None else self.groups[index],
             {k: v[index] for k, v in self.labels.items()},
             self.sampler.members,
-            **self.place(draw, rank, len(all_rows)),
+            **self.place(draw, rank, everywhere or len(rows)),
+            pools=None if self.pools is None else self.pools[index[: len(rows) // self.sampler.members]],
         )
 
-    def place(self, draw: int, rank: int, everywhere: int) -> dict[str, int]:
+    def place(self, draw: int, rank: int, everywhere: int) -> dict[str, Any]:
         """Where in the run a batch stands."""
         step, turn = divmod(draw, self.turns)
         return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,

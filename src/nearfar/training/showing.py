@@ -38,7 +38,7 @@ def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]
     """Numbers with verdict and advice for the embedding of the rows."""
     role = task.roles[0]
     other = next((r for r in task.roles[1:] if r != role and embed.has(r)), None)
-    return evaluation.diagnose(
+    found = evaluation.diagnose(
         embed(role, rows),
         labels=next(iter(data.labels.values()))[rows] if data.labels else None,
         groups=None if data.groups is None else data.groups[rows],
@@ -47,6 +47,21 @@ def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]
         partner=embed(other, rows) if other is not None else None,
         two_modalities=other is not None and other.split("_")[0] != role.split("_")[0],
     )
+    return found + stage_readouts(embed, data, role, rows)
+
+
+def stage_readouts(embed: Any, data: Any, role: str, rows: np.ndarray, most: int = 4000) -> list[Any]:
+    """Which label columns (and domains) can be read off linearly after each stage, for a model that has several stages
+    and data with several such columns; nothing otherwise. Looks at no more than `most` training rows."""
+    widths = getattr(embed.tower(role).encoder, "widths", [])
+    factors = dict(data.labels) | ({} if data.domains is None else {data.roles["domain"]: data.domains})
+    train, val = (np.asarray(data.splits.get(part, ())) for part in ("train", "val"))
+    if len(widths) < 2 or len(factors) < 2 or not len(train) or not len(val):
+        return []
+    chosen = {"train": np.sort(np.random.default_rng(0).permutation(train)[:most]), "val": val, "test": rows}
+    vectors = {part: embed(role, some) for part, some in chosen.items()}
+    labels = {name: {part: np.asarray(y)[some] for part, some in chosen.items()} for name, y in factors.items()}
+    return evaluation.factor_diagnostics(evaluation.read_factors(vectors, widths, labels))
 
 
 def map_of(embed: Any, data: Any, role: str, rows: np.ndarray, points: int) -> dict[str, Any]:

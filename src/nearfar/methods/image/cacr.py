@@ -165,7 +165,7 @@ class ContrastiveAttraction(ViewContrast):
             total = cacr_targets(z, embedded["targets"], temperature=float(self.temperature()), cost=self.repulsion,
                                  **place)
         terms: dict[str, Tensor | float] = {}
-        if batch.step % 10 == 0:
+        if self.logged(batch):
             terms["weight_entropy"] = weight_entropy(z[0], z[1], self.taus["tau_neg"])
             if self.mask_duplicates:
                 terms["masked"] = batch.masked_share()

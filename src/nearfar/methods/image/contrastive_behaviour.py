@@ -105,7 +105,7 @@ class HardContrast(ViewContrast):
         else:
             layout = Layout([part for b in z[1:] for part in one_way(z[0], b, **place).parts])
         loss = self.report(layout, z[0], batch)
-        if self.row_loss.tempered and batch.step % 10 == 0:
+        if self.row_loss.tempered and self.logged(batch):
             with torch.no_grad():
                 loss.terms["penalty_entropy"] = entropy_rows(layout.parts[0]).mean()
         return loss

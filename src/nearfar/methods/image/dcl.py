@@ -81,6 +81,6 @@ class DecoupledContrast(ViewContrast):
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         loss = super().report(layout, z, batch)
-        if batch.step % 10 == 0:
+        if self.logged(batch):
             loss.terms["coupling"] = coupling(layout.parts[0]).mean()
         return loss

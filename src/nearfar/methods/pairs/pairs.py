@@ -160,7 +160,8 @@ class PairContrast(Contrast):
         if not self.symmetric:
             layout = one_way(a, keys, **self.further(place, keys, b))
         else:
-            layout = both_ways(a, keys, join=self.join, **self.further(place, keys, b))
+            back = self.extra(batch, blocks=False)
+            layout = both_ways(a, keys, join=self.join, extra_back=back, **self.further(place, keys, b))
         return self.report(layout, a, batch)
 
     def further(self, place: dict[str, Any], keys: Tensor, b: Tensor) -> dict[str, Any]:
@@ -171,8 +172,11 @@ class PairContrast(Contrast):
         kinds = [(row, torch.cat([column, column.new_full((more,), -1)])) for row, column in hidden.kinds]
         return place | {"hidden": type(hidden)(kinds)}
 
-    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         return embedded["members"][-1] if self.by_group else embedded["b"]
+
+    def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return (embedded["members"][0] if self.by_group else embedded["a"]), self.keys_of(embedded)
 
     def towers(self) -> dict[str, Tower]:
         if self.by_group:

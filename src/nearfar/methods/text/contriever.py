@@ -118,5 +118,5 @@ class Contriever(ViewContrast):
         targets = z if self.teacher is None else embedded["targets"]
         return self.report(against_targets(queries, targets, self.in_batch, place), z[0], batch)
 
-    def keys_of(self, embedded: dict[str, Any]) -> Tensor:
-        return embedded["targets" if self.teacher is not None else "views"][1]
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
+        return embedded["views" if own or self.teacher is None else "targets"][1]

@@ -1,0 +1,73 @@
+"""Several encoders of one input side by side: their vectors one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.encoders.base import Encoder
+from nearfar.errors import InputError
+
+
+class Joined(Encoder):
+    """x -> [f_0(x); f_1(x); ...], (n, sum of dims). All parts prepare their input as the first does.
+
+    `widths`: the length of each part's vector. Raises InputError: no part, or parts of different modalities.
+    """
+
+    def __init__(self, parts: Sequence[Encoder]):
+        super().__init__()
+        if not parts or len({p.modality for p in parts}) > 1:
+            raise InputError("Joined encoders need one modality and at least one part.")
+        self.parts = nn.ModuleList(parts)
+        self.modality = parts[0].modality  # pyright: ignore[reportAttributeAccessIssue]
+        self.widths = [p.dim for p in parts]
+        self.dim = sum(self.widths)
+
+    @property
+    def first(self) -> Any:
+        return self.parts[0]
+
+    def forward(self, x: Any) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], 1)
+
+    def prepare(self, items: Any) -> Any:
+        return self.first.prepare(items)
+
+    def config(self) -> dict[str, Any]:
+        return {"modality": self.modality, "joined": [p.config() for p in self.parts]}  # pyright: ignore
+
+    def save_files(self, folder: Path) -> None:
+        self.first.save_files(folder)
+
+    @property
+    def size(self) -> int:
+        """The side of the pictures."""
+        return self.first.size
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean that the first part takes from pictures."""
+        return self.first.mean
+
+    @property
+    def std(self) -> Tensor:
+        """The deviation by which the first part divides pictures."""
+        return self.first.std
+
+    @property
+    def special(self) -> Any:
+        """The special ids of texts."""
+        return self.first.special
+
+    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Content ids of each text."""
+        return self.first.encode_ids(texts)
+
+    def build(self, rows: Sequence[Sequence[int]]) -> Any:
+        """Lists of content ids -> Tokens."""
+        return self.first.build(rows)

@@ -1,0 +1,89 @@
+"""Which known factors can be read off an embedding linearly after each of its stages: signs of feature suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nearfar.errors import InputError
+from nearfar.evaluation.diagnostics import Diagnostic
+from nearfar.evaluation.neighbours import normalise
+from nearfar.evaluation.probe import linear_probe
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Accuracy of a linear probe, 0..1: of each stage alone, of the stages up to each, and of the commonest class."""
+
+    factor: str
+    alone: list[float]
+    joined: list[float]
+    commonest: float
+
+
+def read_factors(
+    parts: Mapping[str, Any],
+    widths: Sequence[int],
+    factors: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int = 0,
+) -> list[Readout]:
+    """How well each factor is read off by a linear probe after each stage.
+
+    parts: "train", "val" and "test" -> vectors (n, sum of widths), the stages' outputs side by side (C of the probe is
+    chosen on "val"). widths: the length of each stage's vector. factors: name -> part -> integer labels (n,), -1 where
+    missing. A factor with one class, or without labels in a part, is left out.
+
+    A factor that stage 0 does not show and a later one does was suppressed: the easier ones were enough to tell the
+    items apart (Chen et al., "Intriguing Properties of Contrastive Losses", NeurIPS 2021).
+    Raises InputError: widths that do not add up.
+    """
+    if any(np.asarray(z).shape[1] != sum(widths) for z in parts.values()):
+        raise InputError(f"The stages' widths {list(widths)} do not add up to the length of the vectors.")
+    ends = np.cumsum(widths)
+    spans = [slice(int(e - w), int(e)) for e, w in zip(ends, widths, strict=True)]
+    found = []
+    for name, labels in factors.items():
+        y = {part: np.asarray(labels[part]) for part in ("train", "val", "test")}
+        if any(not (v >= 0).any() for v in y.values()) or len(np.unique(y["train"][y["train"] >= 0])) < 2:
+            continue
+        alone = [_accuracy(parts, y, span, seed) for span in spans]
+        joined = [a if k == 0 else _accuracy(parts, y, slice(0, spans[k].stop), seed) for k, a in enumerate(alone)]
+        known = y["train"][y["train"] >= 0]
+        common = np.bincount(known).argmax()
+        share = float((y["test"][y["test"] >= 0] == common).mean())
+        found.append(Readout(name, alone, joined, share))
+    return found
+
+
+def _accuracy(parts: Mapping[str, Any], y: Mapping[str, np.ndarray], span: slice, seed: int) -> float:
+    z = {part: normalise(np.asarray(parts[part])[:, span]) for part in y}
+    probe = linear_probe(z["train"], y["train"], z["val"], y["val"], z["test"], y["test"], seed=seed,
+                         strengths=(0.1, 1.0), max_train=4000)
+    return probe.accuracy
+
+
+def factor_diagnostics(found: Sequence[Readout]) -> list[Diagnostic]:
+    """The readouts as lines of `nearfar diagnose`."""
+
+    def spelled(values: Sequence[float]) -> str:
+        return ", ".join(f"{100 * v:.0f} %" for v in values)
+
+    return [
+        Diagnostic(
+            f"read off linearly: {r.factor}",
+            r.joined[-1],
+            "info",
+            f"By stage alone {spelled(r.alone)}; stages together {spelled(r.joined)}; the commonest class is "
+            f"{100 * r.commonest:.0f} %. "
+            + (
+                "A later stage shows what the first had suppressed."
+                if max(r.alone[1:], default=0) > r.alone[0] + 0.02
+                else "The first stage shows it best."
+            ),
+        )
+        for r in found
+    ]

@@ -1,0 +1,105 @@
+"""The whole training set as a method sees it at one step: for mining, clustering and stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar import processes
+from nearfar.methods.base import Tower
+from nearfar.training.embedding import Embedder
+
+
+class WholeSet:
+    """What `nearfar.negatives.Survey` promises, for a method under training.
+
+    rows: sample ids (N,) of the training rows; labels: (N,) of the first label column, for reports alone, or None.
+    folder: the run's folder, where notes go; None: nowhere. Embeds in evaluation mode, without gradient, and draws
+    from no global random numbers.
+    """
+
+    def __init__(self, method: Any, data: Any, loader: Any, rows: np.ndarray, size: int,
+                 build: Callable[[str, int], Any]):
+        self.method, self.data, self.loader, self.rows, self.size = method, data, loader, rows, size
+        self.build = build
+        first = next(iter(data.labels.values()), None)
+        self.labels: np.ndarray | None = None if first is None else np.asarray(first)[rows]
+        self.folder: Path | None = None
+        self.say: Callable[[str], None] = lambda _: None
+
+    def marks(self) -> Tensor:
+        """(N, kinds): group and content of each training row."""
+        found = self.loader.bare(self.loader.sampler.with_partners(self.rows)).marks()
+        return found if self.method.mask_duplicates else found[:, :0]
+
+    def features(self, tower: Tower | None = None) -> Tensor:
+        """Unit vectors (N, d) of the method's model, or of one tower, for the first role."""
+        towers = self.method.towers()
+        role = next(iter(towers))
+        embed = Embedder(towers if tower is None else {role: tower}, self.data, size=self.size,
+                         device=self.method.device)
+        return agreed(torch.from_numpy(embed(role, self.rows)))
+
+    @torch.no_grad()
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Each row as an anchor and as a key, (N, D) twice, as they are contrasted: one fresh view each."""
+        method, device = self.method, self.method.device
+        mode, parts, size = method.training, [], self.loader.sampler.batch_size
+        method.eval()
+        try:
+            for number, start in enumerate(range(0, len(self.rows), size)):
+                rows = self.loader.sampler.with_partners(self.rows[start : start + size])
+                batch = self.loader.batch(rows, 1_000_000_000 + number).to(device)
+                batch.views = method.make_views(batch)
+                embedded = method.encode(batch)
+                parts.append(method.sides(embedded | method.targets(batch)))
+        finally:
+            method.train(mode)
+        anchors, keys = zip(*parts, strict=True)
+        return agreed(torch.cat(anchors).float()), agreed(torch.cat(keys).float())
+
+    def fresh(self, seed: int) -> Any:
+        """A new encoder as the settings describe it: the pretrained one, or other random weights."""
+        role = next(iter(self.method.towers()))
+        return self.build(role.split("_")[0], seed)
+
+    def tell(self, text: str) -> None:
+        self.say(text)
+
+    def note(self, name: str, value: Any) -> None:
+        """Writes FOLDER/NAME.json."""
+        if self.folder is not None and processes.leader():
+            from nearfar.training.engine import write_json
+
+            write_json(self.folder / f"{name}.json", value)
+
+    def key(self, row: int) -> str:
+        """The readable name of a row; its text where it has one."""
+        text = next((r for r in ("text", "text_b") if self.data.roles.get(r)), None)
+        name = str(self.data.keys[row])
+        return name if text is None else f"{name}: {self.data.texts(text, np.array([row]))[0][:80]}"
+
+
+def agreed(vectors: Tensor) -> Tensor:
+    """The first process's vectors, on all: running statistics of batch norm differ between processes."""
+    if processes.place()[1] > 1:
+        home = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+        vectors = vectors.to(home).contiguous()
+        torch.distributed.broadcast(vectors, 0)
+    return vectors
+
+
+def survey_of(setup: Any, data: Any) -> WholeSet:
+    """The survey of a prepared run."""
+    from nearfar.training import building
+
+    def build(kind: str, seed: int) -> Any:
+        return building.build_encoder(kind, data, dataclasses.replace(setup.settings, seed=seed), setup.image_size)
+
+    return WholeSet(setup.method, data, setup.loader, setup.rows, setup.image_size, build)

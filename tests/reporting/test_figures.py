@@ -1,0 +1,33 @@
+"""Figures as SVG: every point and bar is there, texts are escaped, and wrong input is told."""
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from nearfar.errors import InputError
+from nearfar.reporting.figures import Points, bars_svg, scatter_svg
+
+NS = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_map_holds_every_point_inside_its_frame():
+    places = np.random.default_rng(0).standard_normal((50, 2)) * 100
+    text = scatter_svg([Points("real <keys>", places, 2), Points("mixed", places[:10])], "A & B", "about")
+    root = ET.fromstring(text)
+    circles = [c for c in root.iter(f"{NS}circle") if c.get("r") != "5"]
+    assert len(circles) == 60
+    assert all(0 <= float(c.get("cx")) <= 760 and 0 <= float(c.get("cy")) <= 460 for c in circles)
+    assert "real &lt;keys&gt;" in text
+    with pytest.raises(InputError):
+        scatter_svg([], "x", "y")
+
+
+def test_bars_are_as_long_as_their_means():
+    values = {"one": {"a": [1.0, 3.0], "b": [4.0]}, "two": {"a": [4.0, 4.0], "b": [0.0]}}
+    root = ET.fromstring(bars_svg(values, "t", "d"))
+    widths = [float(r.get("width")) for r in root.iter(f"{NS}rect") if r.get("fill") in ("#4f46e5", "#f59e0b")]
+    assert widths[0] * 2 == pytest.approx(widths[2], abs=0.2)
+    assert widths[1] == widths[2] > widths[3] == 0
+    with pytest.raises(InputError):
+        bars_svg({"one": {"a": [1.0]}, "two": {"b": [1.0]}}, "t", "d")
