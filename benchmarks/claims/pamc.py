@@ -136,7 +136,8 @@ def main() -> None:
           seeds=list(range(given.seeds)), method={"pamc": nmi["pamc"]},
           baselines={k: nmi[k] for k in ("k-means start", "exact")}, further=further, cost=costs, all=found,
           seconds=seconds, notes=f"ACC / NMI in %: {means}. Loss and gradient: {table} (the exact loss is streamed). "
-          "The divergence does most of it at these weights; with 2 and 2 the nodes that chose fell from 73.0 to 63.9 NMI.")
+          "The divergence does most of it at these weights; with 2 and 2 the nodes that chose fell from 73.0 to 63.9 "
+          "NMI.")
 
 
 if __name__ == "__main__":
