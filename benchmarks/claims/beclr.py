@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from checks import batches, compare, embed, run, write
+from checks import FIGURES, batches, compare, embed, run, write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from nearfar.encoders import Encoder
-from nearfar.evaluation import few_shot
+from nearfar.evaluation import episodes, few_shot, opta
+from nearfar.evaluation.fewshot import standardised
 from nearfar.methods.base import Batch, Facts
 from nearfar.methods.fewshot.beclr import BECLR
+from nearfar.reporting import map_2d
+from nearfar.reporting.figures import Points, scatter_svg
 
 FOUND = load_digits()
 X = torch.from_numpy(FOUND.data).float().div(16).reshape(-1, 1, 8, 8)
@@ -59,7 +62,7 @@ def view(x: Tensor, make: torch.Generator) -> Tensor:
     return moved + 0.1 * torch.randn(moved.shape, generator=make)
 
 
-def train(seed: int, name: str) -> dict[str, float]:
+def trained(seed: int, name: str) -> BECLR:
     options = {"projector": 64, "dim": 64, "clusters": 10, "scale": 20, "memory_start": 1 / 3}
     method = BECLR(Small(), **options | ARMS[name])
     method.attach(Facts(len(SEEN), len(SEEN), SIZE, STEPS))
@@ -76,18 +79,46 @@ def train(seed: int, name: str) -> dict[str, float]:
         method.loss(embedded, batch).total.backward()
         optimiser.step()
         method.after_step(embedded, batch)
+    return method
+
+
+def train(seed: int, name: str) -> dict[str, float]:
+    method = trained(seed, name)
     z = embed(method.tower.encoder, X[torch.from_numpy(NEW)])
     found = {f"{k}": few_shot(z, Y[NEW], shots=k, count=300, seed=seed) for k in (1, 5)}
     scores = {f"{k}-shot": float(v.plain.mean()) for k, v in found.items()}
     scores |= {f"{k}-shot+opta": float(v.aligned.mean()) for k, v in found.items()}
     purity: Any = method.memories["targets"]
-    return scores | ({"purity": purity.purity(torch.from_numpy(Y).long())} if chosen else {})
+    return scores | ({"purity": purity.purity(torch.from_numpy(Y).long())} if name != "untrained" else {})
+
+
+def figure(ways: int = 3, queries: int = 30) -> None:
+    """One-shot prototypes of one episode before and after transport, in docs/assets/methods/beclr.svg."""
+    torch.manual_seed(0)
+    z = standardised(embed(trained(0, "beclr").tower.encoder, X[torch.from_numpy(NEW)]))
+    one = next(episodes(Y[NEW], ways=ways, shots=1, queries=queries, count=1, seed=1))
+    start, cloud = z[one.support[:, 0]], z[one.query.ravel()]
+    moved = opta(start, cloud, passes=5)
+    places = map_2d(np.concatenate([cloud, start, moved]))
+    sides = np.split(places, [len(cloud), len(cloud) + ways])
+    groups = [Points(f"queries, digit {Y[NEW][one.query[c, 0]]}", part, 4)
+              for c, part in enumerate(np.split(sides[0], ways))]
+    groups = [groups[0], groups[1], groups[2], Points("one example", sides[1], 8),
+              Points("after transport", sides[2], 8)]
+    about = "Each prototype, at first a single example, moves into the middle of the queries of its class."
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "beclr.svg").write_text(scatter_svg(groups, "Prototypes of three new digits, carried onto the queries",
+                                                   about, lines=np.stack(sides[1:], 1)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--figure", action="store_true", help="only draw docs/assets/methods/beclr.svg")
     given = parser.parse_args()
+    if given.figure:
+        figure()
+        return
     found, seconds = run({name: (lambda seed, n=name: train(seed, n)) for name in ARMS}, range(given.seeds))
 
     def values(name: str, metric: str) -> list[float]:

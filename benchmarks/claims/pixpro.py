@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from checks import compare, run, write
+from checks import FIGURES, compare, run, write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
@@ -24,6 +24,7 @@ from nearfar.evaluation import dense_probe
 from nearfar.losses import info_nce
 from nearfar.methods.image.pixpro import (
     Propagation,
+    cell_centres,
     crop_coordinates,
     pixcontrast,
     pixel_mlp,
@@ -32,6 +33,7 @@ from nearfar.methods.image.pixpro import (
     positive_pixels,
 )
 from nearfar.momentum import Teacher, momentum_at
+from nearfar.reporting.figures import Points, scatter_svg
 from nearfar.views import TwoCrops
 
 STEPS, SIZE, MOMENTUM = 400, 24, 0.99
@@ -128,10 +130,28 @@ def measured(net: Net) -> dict[str, float]:
     return {"foreground": found.foreground, "miou": found.miou, "spread in space": float(unit.std((2, 3)).mean())}
 
 
+def figure(side: int = 6) -> None:
+    """Which cells of two crops of one picture are positives, in docs/assets/methods/pixpro.svg."""
+    crops = torch.tensor([[0.05, 0.1, 0.7, 0.75], [0.95, 0.3, 0.4, 0.95]])  # the second one mirrored
+    a, b = (cell_centres(c[None], side, side)[0][0].numpy() for c in crops)
+    pairs = positive_pixels(crops[:1], crops[1:], side, side)[0].nonzero().numpy()
+    lines = np.stack([a[pairs[:, 0]], b[pairs[:, 1]]], 1)
+    both = [Points("positive cells", np.concatenate([a[pairs[:, 0]], b[pairs[:, 1]]]), 7),
+            Points("cells of the first crop", a, 4), Points("cells of the second crop, mirrored", b, 4)]  # fmt: skip
+    about = "Two grids of cells overlap; cells whose centres lie near each other are joined as positives."
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "pixpro.svg").write_text(scatter_svg(both, "Cells of two crops that show the same place", about,
+                                                    lines=lines, height=560))  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--figure", action="store_true", help="only draw docs/assets/methods/pixpro.svg")
     given = parser.parse_args()
+    if given.figure:
+        figure()
+        return
     found, seconds = run({name: (lambda seed, n=name: train(seed, n)) for name in HEADS}, range(given.seeds))
 
     def values(name: str, metric: str = "foreground") -> list[float]:

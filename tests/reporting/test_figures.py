@@ -1,5 +1,6 @@
 """Figures as SVG: every point and bar is there, texts are escaped, and wrong input is told."""
 
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -31,3 +32,12 @@ def test_bars_are_as_long_as_their_means():
     assert widths[1] == widths[2] > widths[3] == 0
     with pytest.raises(InputError):
         bars_svg({"one": {"a": [1.0]}, "two": {"b": [1.0]}}, "t", "d")
+
+
+def test_lines_join_places_beneath_the_points():
+    places = np.array([[0.0, 0.0], [1.0, 2.0]])
+    svg = scatter_svg([Points("end", places)], "Joined", "Two ends.", lines=places[None])
+    assert svg.count("<line") == 1
+    assert svg.index("<line") < svg.index('fill-opacity="0.8"')
+    x1, y1 = re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)"', svg)[0]
+    assert f'cx="{x1}" cy="{y1}"' in svg

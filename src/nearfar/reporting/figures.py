@@ -24,8 +24,10 @@ class Points:
     radius: float = 3.0
 
 
-def scatter_svg(groups: Sequence[Points], title: str, about: str, *, width: int = 760, height: int = 460) -> str:
+def scatter_svg(groups: Sequence[Points], title: str, about: str, *, lines: Any = (), width: int = 760,
+                height: int = 460) -> str:
     """Points of several kinds on one map; later kinds lie above earlier ones. `about` is read to who cannot see it.
+    lines: pairs of places (m, 2, 2) that are joined, beneath the points.
 
     Raises InputError: no group, or more than there are colours.
     """
@@ -33,11 +35,16 @@ def scatter_svg(groups: Sequence[Points], title: str, about: str, *, width: int 
         raise InputError(f"A map shows 1 to {len(COLOURS)} kinds of points. Got {len(groups)}.")
     every = np.concatenate([np.asarray(g.places, float).reshape(-1, 2) for g in groups])
     low, span = every.min(0), np.maximum(np.ptp(every, axis=0), 1e-9)
-    parts = []
+
+    def placed(places: Any) -> np.ndarray:
+        return (np.asarray(places, float).reshape(-1, 2) - low) / span * (width - 48, height - 88) + (24, 64)
+
+    ends = placed(lines).reshape(-1, 4)
+    parts = [f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" stroke="#6b7280" stroke-width="1.2"/>'
+             for a, b, c, d in ends]
     for g, colour in zip(groups, COLOURS, strict=False):
-        at = (np.asarray(g.places, float).reshape(-1, 2) - low) / span
-        parts += [f'<circle cx="{24 + x * (width - 48):.1f}" cy="{64 + y * (height - 88):.1f}" r="{g.radius:g}" '
-                  f'fill="{colour}" fill-opacity="0.8"/>' for x, y in at]
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{g.radius:g}" fill="{colour}" fill-opacity="0.8"/>'
+                  for x, y in placed(g.places)]
     return _page(parts + _legend([g.name for g in groups], width), title, about, width, height)
 
 
