@@ -16,6 +16,7 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.losses import rows
 from nearfar.similarity import Block, Count, Hidden, LogSumExp, Similarity, SoftmaxMean, normalise, one_way
+from nearfar.similarity.layouts import Extra
 
 REPULSIONS = ("euclidean", "rbf")
 
@@ -86,7 +87,7 @@ def _repulsion(s: Similarity, beta: float, tau: float, kind: str, t: float, tau_
 
 
 def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Tensor, "n d"]],
-               queue: Float[Tensor, "k d"] | Sequence[Block], *, alpha: float = 1.0, beta: float = 1.0,
+               queue: Float[Tensor, "k d"] | Extra, *, alpha: float = 1.0, beta: float = 1.0,
                tau_pos: float = 1.0, tau_neg: float = 2.0, in_batch: bool = True, official: bool = False,
                negatives: str = "local", hidden: Hidden | None = None) -> Float[Tensor, ""]:
     """Form B, against a queue of past keys: query views (with gradient), the teacher's key views (without).
@@ -95,19 +96,22 @@ def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Ten
     (its weights constant) and, with `in_batch`, the other items' queries of the SAME view (weights in the gradient).
     The mean over views. In [-4 beta, 4 alpha], 0 at collapse.
 
-    Args: queue: keys (K, D), or blocks of candidates. official: the released code computes the products with the queue
-        once, so that every view's repulsion uses the FIRST view's distances to it.
+    Args: queue: keys (K, D), or what a layout takes as `extra`: blocks of candidates, or a function that makes them.
+        official: the released code computes the products with the queue once, so that every view's repulsion uses the
+        FIRST view's distances to it.
     Raises InputError with fewer than two views, or different numbers of query and key views.
     """
     if len(queries) < 2 or len(queries) != len(keys):
         raise InputError("cacr_queue needs at least two views and as many key views as query views. "
                          f"Got {len(queries)} and {len(keys)}.")
     q, k = [normalise(v) for v in queries], [normalise(v.detach()) for v in keys]
-    blocks = [Block(queue, gradient=False)] if isinstance(queue, Tensor) else list(queue)
+    extra = [Block(queue, gradient=False)] if isinstance(queue, Tensor) else queue
+    made = [one_way(v, v, hidden=hidden, extra=extra, negatives=negatives).parts[0] for v in q]
     terms = []
     for a, view in enumerate(q):
-        batch = one_way(view, view, hidden=hidden, negatives=negatives).parts[0]
-        past = Similarity(q[0] if official else view, blocks) if blocks else None
+        source = 0 if official else a
+        batch = Similarity(view, made[a].blocks[0], positive=made[a].positive, group=made[a].group)
+        past = Similarity(q[source], made[source].blocks[1:]) if made[source].blocks[1:] else None
         push = _two_sources(past, batch if in_batch else None, tau_neg, view)
         pull = attraction(view, [key for b, key in enumerate(k) if b != a], alpha=alpha, tau_pos=tau_pos, detach=True)
         terms.append(batch.mean(pull - beta * push))
@@ -117,6 +121,7 @@ def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Ten
 def _two_sources(past: Similarity | None, batch: Similarity | None, tau: float, like: Tensor) -> Tensor:
     """sum_j v_j D_j of one softmax over constant-weight candidates (`past`) and others (`batch`)."""
     empty = (like.new_full(like.shape[:1], -torch.inf), like.new_zeros(like.shape[:1]))
+
     def ask(s: Similarity | None, detach: bool) -> Sequence[Tensor]:
         return empty if s is None else s.reduce(LogSumExp(scale=2 * tau, where=s.negative),
                                                 SoftmaxMean(scale=2 * tau, where=s.negative, detach=detach))

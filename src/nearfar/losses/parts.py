@@ -61,7 +61,7 @@ class Smoothed(RowLoss):
 class DCL(RowLoss):
     """Decoupled contrast: the positive leaves the denominator.
 
-    Args: sigma: width of the von Mises-Fisher weights of the positives (DCLW; paper: 0.5); none: unweighted.
+    Args: sigma: width of the von Mises-Fisher weights of the positives (DCLW, paper 0.5); unweighted without it.
     """
 
     bounded_below = False
@@ -116,7 +116,7 @@ class Hard(RowLoss):
 class Simple(RowLoss):
     """Positive minus the mean of the negatives, without a softmax (and so without a temperature).
 
-    Args: weight: lambda, of the sum of the negatives; none: 1 over their number; alpha: only the hardest share.
+    Args: weight: lambda, of the sum of the negatives (none: 1 over their number); alpha: only the hardest share.
     """
 
     bounded_below = False
@@ -173,7 +173,7 @@ class MILNCE(SupCon):
 class SigLIP(nn.Module, RowLoss):
     """Pairwise sigmoid loss with a learned bias.
 
-    Args: bias: start of b; auto: minus the log of the number of candidates, the paper's -10 at its batch of 32768.
+    Args: bias: start of b (auto: minus the log of the number of candidates, the paper's -10 at its batch of 32768).
     """
 
     fitted: Tensor

@@ -27,7 +27,7 @@ from nearfar.methods.contrast import ViewContrast, forward_views
 from nearfar.methods.registry import register
 from nearfar.momentum import momentum_at
 from nearfar.negatives import Negatives, Queue
-from nearfar.similarity import Block, one_way
+from nearfar.similarity import one_way
 from nearfar.views import Views
 
 
@@ -43,8 +43,8 @@ class ContrastiveAttraction(ViewContrast):
     """Far positives are pulled more, near negatives pushed more, each weighted given the anchor.
 
     Args:
-        form: batch: negatives are the other items' views; queue: also past keys of a teacher (MoCo-v2 style); momentum:
-            a predictor against a teacher's targets (MoCo-v3 style).
+        form: batch (negatives are the other items' views), queue (and past keys of a teacher, as in MoCo-v2), momentum
+            (a predictor against a teacher's targets, as in MoCo-v3).
         positives: K; views beside the anchor. Views are drawn until there are K + 1; more stay. Paper: 4 (1 in form C
             without local crops).
         alpha: of the attraction (forms batch and queue).
@@ -159,8 +159,8 @@ class ContrastiveAttraction(ViewContrast):
         if self.form == "batch":
             total = cacr(z, repulsion=self.repulsion, **self.taus, **self.further, **place)
         elif self.form == "queue":
-            further = self.remembered(embedded, batch)
-            total = cacr_queue(z, embedded["targets"], further, in_batch=self.in_batch, **self.taus, **place)
+            total = cacr_queue(z, embedded["targets"], self.extra(batch), in_batch=self.in_batch, **self.taus,
+                               **place)
         else:
             total = cacr_targets(z, embedded["targets"], temperature=float(self.temperature()), cost=self.repulsion,
                                  **place)
@@ -170,8 +170,3 @@ class ContrastiveAttraction(ViewContrast):
             if self.mask_duplicates:
                 terms["masked"] = batch.masked_share()
         return Loss(total, terms)
-
-    def remembered(self, embedded: dict[str, Any], batch: Batch) -> list[Block]:
-        """The blocks of the queue, as every layout would add them."""
-        query, key = embedded["views"][0], embedded["targets"][0]
-        return one_way(query, key, extra=self.extra(batch), negatives="global").parts[0].blocks[1:]

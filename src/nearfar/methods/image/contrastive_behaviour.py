@@ -48,7 +48,7 @@ class HardContrast(ViewContrast):
             alone).
         temperature: tau; of the variants with a softmax. Paper: 0.07, 0.3, 0.7, 1.0.
         alpha: share of the negatives that count as hard. Paper: 0.0819, the 4095 nearest of 50,000.
-        weight: lambda of the simple variants; none: 1 over the number of negatives that count.
+        weight: lambda of the simple variants (none: 1 over the number of negatives that count).
         symmetric: both views are anchors, each direction with its own thresholds.
         last_norm: batch norm after the projection head: hard losses do not leave a narrow cone by themselves.
     """

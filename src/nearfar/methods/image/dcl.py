@@ -37,7 +37,7 @@ class DecoupledContrast(ViewContrast):
 
     Args:
         temperature: tau; divides the cosine.
-        sigma: width of the von Mises-Fisher weights of the positives (DCLW); none: unweighted.
+        sigma: width of the von Mises-Fisher weights of the positives (DCLW); unweighted without it.
         loss: another row loss in place of the decoupled one.
     """
 

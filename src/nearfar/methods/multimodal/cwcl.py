@@ -49,7 +49,7 @@ class ContinuousWeights(PairContrast):
             weights could not be verified; the effect is nearly the same.
         temperature: tau_0; start of the learned temperature. auto: 0.07, the paper's, from 100,000 steps, else 0.2: the
             weights of a small run need a softer start.
-        learn_temperature: train tau; a small fixed one costs the weighted loss accuracy.
+        learn_temperature: train tau, as the paper does.
         head: of the trained tower, into the frozen space: linear or mlp.
         views: how the input of the trained tower is changed before it is encoded; the frozen one sees it as it is.
     """
