@@ -45,9 +45,9 @@ def stopping(self, trainer, *rest):
         sys.exit(3)
 
 callbacks.Checkpoint.on_train_batch_end = stopping
-nearfar.fit("pairs", table, text="question", text_b="answer", out=out, steps=4, batch_size=9, val_every=2,
-            save_every=2, device="cpu", progress=False, **json.loads(options))
+nearfar.fit("pairs", table, text="question", text_b="answer", out=out, **json.loads(options))
 """
+SCHEDULE = {"steps": 4, "batch_size": 9, "val_every": 2, "save_every": 2, "device": "cpu", "progress": False}
 SGD = {"optimiser": "sgd", "lr": 0.02, "weight_decay": 0.0}  # AdamW would magnify the rounding of tiny gradients
 
 
@@ -60,7 +60,7 @@ def clean():
 def train(table, out, stop=9, **options):
     script = out.with_suffix(".py")
     script.write_text(SCRIPT)
-    words = [sys.executable, script, table, out, json.dumps(options), stop]
+    words = [sys.executable, script, table, out, json.dumps(SCHEDULE | options), stop]
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=400, env=clean())
 
 
@@ -77,10 +77,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_equal_one(case, table, tmp_path):
-    for name, devices in (("one", 1), ("two", 2)):
-        done = train(table, tmp_path / name, devices=devices, **SGD, **CASES[case])
-        assert done.returncode == 0, done.stderr
+def test_two_processes_equal_one(case, table, tmp_path, monkeypatch):
+    done = train(table, tmp_path / "two", devices=2, **SGD, **CASES[case])
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit("pairs", table, text="question", text_b="answer", out=tmp_path / "one", **SCHEDULE, **SGD, **CASES[case])
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert a.keys() == b.keys()
     for name in a:

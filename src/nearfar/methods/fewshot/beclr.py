@@ -166,11 +166,16 @@ class BECLR(Method):
         scale = auto_scale(facts, clusters) if wanted["scale"] == "auto" else int(wanted["scale"])
         self.k = (5 if scale >= 15 else 3) if wanted["neighbours"] == "auto" else int(wanted["neighbours"])
         size = memory_rows(clusters, scale, 2 * facts.batch_size)
-        for memory in self.memories.values():
-            assert isinstance(memory, ClusteredMemory)
-            memory.setup(self.dim, clusters, size)
+        for kind in KINDS:
+            self.memory(kind).setup(self.dim, clusters, size)
         values = {"clusters": clusters, "scale": scale, "neighbours": self.k}
         return {name: v for name, v in values.items() if wanted[name] == "auto"} | {"memory": size}
+
+    def memory(self, kind: str) -> ClusteredMemory:
+        """The memory of "predicted", "projected" or "targets"."""
+        found = self.memories[kind]
+        assert isinstance(found, ClusteredMemory)
+        return found
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         generator = batch.generator()
@@ -183,7 +188,7 @@ class BECLR(Method):
     def patch_of(self, view: Any) -> int:
         if not isinstance(view, Tensor) or view.dim() != 4:
             return 0
-        return (16 if min(view.shape[-2:]) >= 96 else 0) if self.patch == "auto" else self.patch
+        return (16 if min(view.shape[-2:]) >= 96 else 0) if self.patch == "auto" else int(self.patch)
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         z = forward_views(self.tower, batch.views.get("masked", batch.views[self.role]))
@@ -200,7 +205,7 @@ class BECLR(Method):
         spread = {"student": z, "both": (z[0], t[1].detach()), "teacher": t}[self.spread_over]
         near = attraction(rows["predicted"], t, negatives="global")
         far = repulsion(spread, temperature=self.temperature, negatives="global")
-        used = self.memories["targets"].labels.unique()
+        used = self.memory("targets").labels.unique()
         return Loss(near + self.weight * far, {"attraction": near.detach(), "repulsion": far.detach(),
                                                "clusters_used": float((used >= 0).sum())})  # fmt: skip
 
@@ -210,16 +215,15 @@ class BECLR(Method):
         net = exchange("global")
         every = max(1, round(self.recluster * batch.steps)) if self.recluster else 0
         items = net.gather(batch.rows[: len(batch)].repeat(2))[0]
-        for kind, memory in self.memories.items():
-            assert isinstance(memory, ClusteredMemory)
+        for kind in KINDS:
+            memory = self.memory(kind)
             if every and batch.step and batch.step % every == 0 and batch.turn == 0 and bool(memory.ready):
                 memory.cluster(batch.step)
             memory.update(net.gather(torch.cat(embedded[kind]).detach())[0], items, seed=batch.step)
 
     def enhanced(self, kind: str, views: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Both views (n, D), each followed by its rows' k neighbours once the memory is in use: (n (1 + k), D)."""
-        memory = self.memories[kind]
-        assert isinstance(memory, ClusteredMemory)
+        memory = self.memory(kind)
         if not self.k or batch.step < self.memory_start * batch.steps or not bool(memory.ready):
             return views[0], views[1]
         a, b = (torch.cat([normalise(x), memory.neighbours(x, self.k).flatten(0, 1).to(x.dtype)]) for x in views[:2])

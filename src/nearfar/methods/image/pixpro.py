@@ -241,7 +241,8 @@ class PixPro(Method):
         found, targets = embedded["pixels"], embedded["target pixels"]
         height, width = found[0].shape[-2:]
         self.watched = pixels(found[0]).detach().flatten(0, 1)
-        there = positive_pixels(*batch.views["places"], height, width, threshold=self.threshold)
+        here, other = batch.views["places"]
+        there = positive_pixels(here, other, height, width, threshold=self.threshold)
         total = self.one_way(found[0], targets[1], there) + self.one_way(found[1], targets[0], there.transpose(1, 2))
         total = total / 2 if self.pretext == "contrast" else total
         terms: dict[str, Any] = {"pixels": total.detach(), "overlap": there.any(-1).float().mean()}
@@ -275,7 +276,11 @@ def default_crops() -> Views:
 
 def check_geometry(plan: Views) -> ImageViews:
     """Raises for views whose cells cannot be traced back: several members, or turned, zoomed or shifted pictures."""
-    traced = isinstance(plan, ImageViews) and plan.members == 1 and plan.targets >= 2
-    if not traced or any(a.rotate or a.zoom or a.shift for a in plan.augments(64, 64)[:2]):
+    if not isinstance(plan, ImageViews) or plan.members > 1 or plan.targets < 2 or turned(plan):
         raise InputError("PixPro needs two crops of one picture, neither turned nor shifted.", "Use --views two-crops.")
     return plan
+
+
+def turned(plan: ImageViews) -> bool:
+    """Whether a box does not tell where its view lies."""
+    return any(a.rotate or a.zoom or a.shift for a in plan.augments(64, 64)[:2])
