@@ -187,7 +187,7 @@ def orientation(split: Mapping[str, Any]) -> str:
     low, high = (percent(x - hog["r1"], sign=True) for x in mine["interval"])
     ahead, over = (percent(mine["r1"] - r["r1"], sign=True) for r in (hog, rows["raw pixels"]))
     return ("That holds for encoders that see plain colours. With gradient orientations as further input "
-            f"(`--channels orientation`, a picture of what HOG sees), pairs lies {ahead} points from HOG (95 % interval "
+            f"(`--channels orientation`, what HOG sees), pairs lies {ahead} points from HOG (95 % interval "
             f"{low} to {high}) and {over} from raw pixels.")
 
 
