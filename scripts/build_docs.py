@@ -113,6 +113,8 @@ def claims(root: Path = ROOT) -> str:
              "## Methods", ""]
     parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
     parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
+    if "text_pairs" in measured:
+        parts += ["", "## A pretrained sentence encoder on one's own pairs", "", text_pairs(measured["text_pairs"])]
     rates = {name: r for name, r in measured.items() if r.get("ratios")}
     parts += ["", "## Speed", "", "\n\n".join(speed(n, r) for n, r in rates.items()) if rates else "Not measured yet."]
     return "\n".join(parts) + "\n"
@@ -175,6 +177,20 @@ def demo(results: Mapping[str, Any]) -> str:
             ["", "R@1", "95 %", "R@10", "hard R@1", "vs simclr", "95 % of the difference", "s a run"], rows,
             range(1, 8))
             + "".join(f"\n\n{text}" for text in (split.get("reason"), orientation(split), split.get("note")) if text))
+    return "\n\n".join(parts)
+
+
+WAYS = {"frozen": "a linear head on frozen features", "whole": "the whole encoder, 64 tokens of a text"}
+
+
+def text_pairs(results: Mapping[str, Any]) -> str:
+    """nDCG@10 before and after training, beside what needs none, for each way of training."""
+    parts = ["Summaries of documented functions find the functions' code, split by module; packaged all-MiniLM-L6-v2 "
+             "(`python benchmarks/text_pairs.py`)."]
+    for way in dict.fromkeys(r["way"] for r in results["table"]):
+        found = sorted((r for r in results["table"] if r["way"] == way), key=lambda r: -r["ndcg@10"])
+        rows = [[r["label"], percent(r["ndcg@10"]), spread(r["interval"]), len(r["values"])] for r in found]
+        parts.append(f"**{WAYS.get(way, way)}**\n\n" + table(["", "nDCG@10", "95 %", "seeds"], rows, (1, 2, 3)))
     return "\n\n".join(parts)
 
 

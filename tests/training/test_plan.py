@@ -5,7 +5,8 @@ import json
 import pytest
 
 from nearfar.errors import InputError
-from nearfar.training import comparing
+from nearfar.sources import open_data
+from nearfar.training import building, comparing
 from nearfar.training.settings import TrainSettings
 
 
@@ -38,3 +39,17 @@ def test_compare_trains_on_one_device(emoji_few, tmp_path):
     with pytest.raises(InputError, match="one device"):
         comparing.compare(emoji_few, methods="simclr", devices=2, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_shorter_text_length_reaches_the_encoder(tmp_path):
+    path = tmp_path / "pairs.csv"
+    lines = [f"question number {i} " + "with many more words " * 20 + f",answer {i}" for i in range(40)]
+    path.write_text("question,answer\n" + "\n".join(lines) + "\n")
+    data = open_data(path, roles={"text": "question", "text_b": "answer"})
+    made = building.prepare("pairs", data, TrainSettings(batch_size=8, steps=2, text_length=12), {})
+    encoder = made.method.towers()["text"].encoder
+    assert encoder.special.length == 12
+    batch = made.loader.at(0)
+    assert made.method.make_views(batch)["text"][0].ids.shape[1] <= 12
+    with pytest.raises(InputError, match="text_length"):
+        TrainSettings(text_length=2)

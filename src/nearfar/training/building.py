@@ -107,7 +107,9 @@ def build_encoder(kind: str, data: Any, settings: TrainSettings, size: int) -> E
     else:
         train = data.splits["train"]
         texts = [t for r in ("text", "text_b") if data.roles.get(r) for t in data.texts(r, train)]
-        made = encoders.text(settings.text_encoder, texts=texts, vocabulary=settings.vocabulary)
+        made = encoders.text(
+            settings.text_encoder, texts=texts, vocabulary=settings.vocabulary, length=settings.text_length
+        )
     return Frozen(made) if settings.freeze else made
 
 

@@ -83,6 +83,8 @@ class TrainSettings:
         weights: file of weights (safetensors) for the picture encoder.
         text_encoder: small (trained from scratch with a tokenizer of its own), minilm (packaged), or the folder of a
             transformers or sentence-transformers model.
+        text_length: most tokens of a text that the encoder reads, the special ones included; default what the encoder
+            takes. Fewer make training on long texts much cheaper.
         vocabulary: size of the vocabulary of a small text encoder.
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
@@ -113,6 +115,7 @@ class TrainSettings:
     channels: Literal["rgb", "orientation"] = "rgb"
     weights: str | None = None
     text_encoder: str = "small"
+    text_length: int | None = None
     vocabulary: int = 8000
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
@@ -144,6 +147,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1. Got {value}.")
+        if self.text_length is not None and self.text_length < 4:
+            raise InputError(f"text_length must be at least 4. Got {self.text_length}.")
         if self.lr != "auto" and not self.lr > 0:
             raise InputError(f"lr must be 'auto' or in (0, inf). Got {self.lr}.")
         if self.batch_size == 1:
