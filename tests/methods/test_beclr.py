@@ -30,7 +30,7 @@ def test_attraction_equals_the_loop():
     assert loss.item() == pytest.approx(expected, abs=1e-12)
     loss.backward()
     assert t[0].grad is None
-    assert float(attraction(p, (5 * p[1], 0.1 * p[0]))) == pytest.approx(-1)
+    assert attraction(p, (5 * p[1], 0.1 * p[0])).item() == pytest.approx(-1)
     assert torch.autograd.gradcheck(lambda a, b: attraction((a, b), t), p)
 
 
