@@ -53,3 +53,13 @@ def test_a_shorter_text_length_reaches_the_encoder(tmp_path):
     assert made.method.make_views(batch)["text"][0].ids.shape[1] <= 12
     with pytest.raises(InputError, match="text_length"):
         TrainSettings(text_length=2)
+
+
+def test_a_model_of_one_stage_is_illustrated_on_data_with_several_labels(emoji_few, tmp_path):
+    done = comparing.compare(
+        emoji_few, methods="simclr", seeds=1, steps=2, batch_size=8, val_every=0, out=tmp_path / "c", progress=False
+    )
+    names = [d["name"] for d in done.results["diagnostics"]["simclr"]]
+    assert "uniformity" in names
+    assert not any("stage" in name for name in names)
+    assert (tmp_path / "c" / "report.html").exists()

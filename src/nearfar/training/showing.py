@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nearfar import evaluation, reporting
+from nearfar.encoders import Joined
 from nearfar.models import load
 from nearfar.training.modelled import ModelEmbedder
 
@@ -53,7 +54,8 @@ def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]
 def stage_readouts(embed: Any, data: Any, role: str, rows: np.ndarray, most: int = 4000) -> list[Any]:
     """Which label columns (and domains) can be read off linearly after each stage, for a model that has several stages
     and data with several such columns; nothing otherwise. Looks at no more than `most` training rows."""
-    widths = getattr(embed.tower(role).encoder, "widths", [])
+    encoder = embed.tower(role).encoder
+    widths = encoder.widths if isinstance(encoder, Joined) else []
     factors = dict(data.labels) | ({} if data.domains is None else {data.roles["domain"]: data.domains})
     train, val = (np.asarray(data.splits.get(part, ())) for part in ("train", "val"))
     if len(widths) < 2 or len(factors) < 2 or not len(train) or not len(val):
