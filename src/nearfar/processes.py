@@ -52,7 +52,7 @@ def mean(values: dict[str, float]) -> dict[str, float]:
 
     if place()[1] == 1 or not values:
         return values
-    total = torch.tensor(list(values.values()), dtype=torch.float64, device=_device())
+    total = torch.tensor(list(values.values()), dtype=torch.float64, device=device())
     dist.all_reduce(total)
     return dict(zip(values, (total / dist.get_world_size()).tolist(), strict=True))
 
@@ -64,7 +64,7 @@ def anywhere(flag: bool) -> bool:
 
     if place()[1] == 1:
         return flag
-    raised = torch.tensor(float(flag), device=_device())
+    raised = torch.tensor(float(flag), device=device())
     dist.all_reduce(raised, dist.ReduceOp.MAX)
     return bool(raised)
 
@@ -78,7 +78,7 @@ def average_gradients(parameters: Iterable[Any]) -> None:
     if place()[1] == 1:
         return
     trained = [p for p in parameters if p.requires_grad]
-    held = torch.tensor([float(p.grad is not None) for p in trained], device=_device())
+    held = torch.tensor([float(p.grad is not None) for p in trained], device=device())
     dist.all_reduce(held, dist.ReduceOp.MAX)
     used = [p for p, h in zip(trained, held.tolist(), strict=True) if h]
     for p in used:
@@ -93,7 +93,7 @@ def average_gradients(parameters: Iterable[Any]) -> None:
             p.grad.copy_(grad.view_as(p.grad))
 
 
-def _device() -> Any:
+def device() -> Any:
     """Where small messages live: NCCL knows only the GPU's memory."""
     import torch
     import torch.distributed as dist

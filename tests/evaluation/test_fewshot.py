@@ -158,3 +158,5 @@ def test_the_task_on_real_pictures(emoji_few):
     assert scores.to_dict()["bootstrap"][0] < scores.primary < scores.to_dict()["bootstrap"][1]
     assert "classes" in task.describe()
     assert task.summary("test")["label"] == "1-shot accuracy"
+    five = task_for(emoji_few, "few-shot", few_shot={"shots": (5,)})
+    assert five.summary("test")["label"] == "5-shot accuracy"

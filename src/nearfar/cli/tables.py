@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,16 +21,19 @@ LABELS = {
     "knn": "kNN",
     "probe": "probe",
     "recall@10": "recall@10",
-    "1-shot": "1-shot",
-    "1-shot+opta": "1-shot +opta",
-    "5-shot": "5-shot",
-    "5-shot+opta": "5-shot +opta",
     "accuracy": "accuracy",
     "low": "from",
     "high": "to",
 }
 SHOWN = tuple(name for name in LABELS if name not in ("hit@5", "map"))
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
+
+
+def columns(found: Iterable[Mapping[str, float]]) -> dict[str, str]:
+    """The metrics that a table of these rows shows, with their labels; few-shot ones whatever their shots."""
+    present = list(dict.fromkeys(name for metrics in found for name in metrics))
+    shots = [name for name in present if "-shot" in name and "/" not in name]
+    return {name: LABELS.get(name, name) for name in [*(n for n in SHOWN if n in present), *shots]}
 
 
 def console() -> Console:
@@ -86,9 +89,9 @@ def run(done: Any) -> None:
     out = console()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("split")
-    names = [n for n in SHOWN if any(n in s["metrics"] for s in done.scores.values())]
-    for n in names:
-        table.add_column(LABELS[n], justify="right")
+    names = columns(s["metrics"] for s in done.scores.values())
+    for label in names.values():
+        table.add_column(label, justify="right")
     for split, scores in done.scores.items():
         table.add_row(split, *[percent(scores["metrics"].get(n)) for n in names])
     if done.scores:
@@ -180,10 +183,10 @@ def evaluation(found: dict[str, Any]) -> None:
     out.print(escape(found["task"]["description"]))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
-    names = [n for n in SHOWN if any(n in r["metrics"] for r in found["rows"])]
+    names = columns(r["metrics"] for r in found["rows"])
     table.add_column("95 % (items)", justify="right")
-    for n in names:
-        table.add_column(LABELS[n], justify="right")
+    for label in names.values():
+        table.add_column(label, justify="right")
     for r in found["rows"]:
         low, high = r["bootstrap"] or (None, None)
         table.add_row(

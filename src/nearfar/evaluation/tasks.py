@@ -21,8 +21,7 @@ from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_
 from nearfar.evaluation.statistics import Interval, bootstrap, interval
 
 METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
-                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy",
-                 "1-shot": "1-shot accuracy"}
+                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy"}
 COLUMNS = ("image", "image_b", "text", "text_b")
 PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
 KINDS = ("pairs", "groups", "labels", "few-shot", "proxy")
@@ -79,7 +78,8 @@ class Task:
     def summary(self, split: str = "test") -> dict[str, Any]:
         """The task as it stands in results.json."""
         searches = self.searches(split)
-        return {"kind": self.kind, "primary": self.primary, "label": METRIC_LABELS[self.primary],
+        label = METRIC_LABELS.get(self.primary, f"{self.primary} accuracy")
+        return {"kind": self.kind, "primary": self.primary, "label": label,
                 "description": self.describe(), "proxy": self.proxy, "higher_is_better": True,
                 "directions": [search.name for search in searches],
                 "hard": [search.name for search in hard(searches)]}

@@ -88,8 +88,7 @@ class WholeSet:
 def agreed(vectors: Tensor) -> Tensor:
     """The first process's vectors, on all: running statistics of batch norm differ between processes."""
     if processes.place()[1] > 1:
-        home = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-        vectors = vectors.to(home).contiguous()
+        vectors = vectors.to(processes.device()).contiguous()
         torch.distributed.broadcast(vectors, 0)
     return vectors
 
