@@ -10,16 +10,24 @@ from nearfar import losses
 from nearfar.losses import rows
 from nearfar.similarity import (
     Block,
+    Count,
+    CrossEntropy,
     Hidden,
     LogSumExp,
+    Max,
     Mean,
     Similarity,
+    SoftmaxMean,
+    Sum,
     both_ways,
     engine,
     engines,
     fast,
     listed,
+    low_rank,
     one_way,
+    per_column,
+    per_row,
     same,
 )
 from tests.losses.cases import batch
@@ -138,3 +146,71 @@ def test_a_directions_own_answers_are_not_kept():
     s = layout.parts[1]
     assert_close(s.reduce(LogSumExp()), s.dense().logsumexp(1))
     assert s._known == {}
+
+
+@pytest.mark.parametrize(("make", "tensors"), [
+    (lambda a, b: low_rank(a, b, 0.3), [(40, 3), (24, 3)]),
+    (lambda a, b, c: low_rank(a, b) & per_column(c), [(40, 3), (24, 3), (24,)]),
+    (lambda r, c: per_row(r) & per_column(c), [(40,), (24,)]),
+    (lambda c: per_column(c), [(24,)])])
+@pytest.mark.parametrize("kind", [Sum, Mean, Count])
+def test_sums_weighted_by_factors_or_low_rank_need_no_sweep(kind, make, tensors):
+    q, k = spread(40, 8).double(), spread(24, 8, 1).double()
+    weights = [spread(*(size if len(size) == 2 else (*size, 1)), seed).view(size).double() + 1.5
+               for seed, size in enumerate(tensors)]
+
+    def ask(q, k, *weights):
+        return Similarity(q, k, temperature=0.2).reduce(kind(weight=make(*weights))).square().sum()
+
+    with engine("dense"):
+        expected = value_and_gradients(ask, q, k, *weights)
+    with engine("streaming", tile=4) as choice:
+        found = value_and_gradients(ask, q, k, *weights)
+    assert choice.visited == 0
+    for x, y in zip(found, expected, strict=True):
+        assert (x is None and y is None) or torch.allclose(x, y, rtol=1e-10, atol=1e-10)
+
+
+def test_a_matrix_of_high_rank_is_swept_where_that_is_cheaper():
+    s = Similarity(spread(4, 8), spread(4, 8, 1))
+    with engine("streaming", tile=2) as choice:
+        s.reduce(Sum(weight=low_rank(spread(4, 64), spread(4, 64, 1))))
+    assert choice.visited == 4
+
+
+@pytest.mark.parametrize("kind", [LogSumExp, Max, SoftmaxMean])
+def test_labels_in_order_skip_the_tiles_that_hold_no_pair(kind):
+    """Eight classes of eight rows: one tile a class where equals are asked for, all others where strangers are."""
+    z, labels = spread(64, 8), torch.arange(8).repeat_interleave(8)
+    for where, tiles in ((same(labels), 8), (~same(labels), 8 * 8 - 8), (same(labels) & ~same(labels), 0)):
+        with engine("dense"):
+            expected = value_and_gradients(lambda z, w=where: Similarity(z, spread(64, 8, 1)).reduce(
+                kind(where=w)).clamp(min=-1e3).sum(), z)
+        with engine("streaming", tile=8) as choice:
+            found = value_and_gradients(lambda z, w=where: Similarity(z, spread(64, 8, 1)).reduce(
+                kind(where=w)).clamp(min=-1e3).sum(), z)
+        assert choice.visited == 2 * tiles
+        for x, y in zip(found, expected, strict=True):
+            assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_in_order_skip_tiles_in_one_pass_and_on_half_of_the_grid():
+    a, b, labels = spread(64, 8), spread(64, 8, 1), torch.arange(8).repeat_interleave(8)
+    s = one_way(a.requires_grad_(), b, temperature=0.2, hidden=Hidden([(labels, labels)])).parts[0]
+    with engine("streaming", tile=8) as choice:
+        s.reduce(CrossEntropy(where=s.negative, of=s.paired())).sum().backward()
+        assert choice.visited == 8 * 8 - 8
+    z = Similarity(a, a, temperature=0.2)
+    with engine("streaming", tile=8) as choice:
+        z.reduce(LogSumExp(where=same(labels))).sum().backward()
+        assert choice.visited == 2 * 8
+
+
+def test_unknown_values_and_unsorted_ones_are_never_skipped_wrongly():
+    rows, columns = torch.tensor([-1, -1, 3, 5, 5, 5, 0, 9]), torch.tensor([-1, 5, 5, 5, -1, -1, 9, 0])
+    s = Similarity(spread(8, 4), spread(8, 4, 1))
+    for where in (same(rows, columns), ~same(rows, columns)):
+        expected = s.mask(where)
+        with engine("streaming", tile=2):
+            assert_close(s.reduce(Count(where=where)), expected.sum(1).float())
+            assert_close(s.reduce(LogSumExp(where=where)), s.dense().masked_fill(~expected, -torch.inf).logsumexp(1))

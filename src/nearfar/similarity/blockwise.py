@@ -5,7 +5,6 @@ Log-sum-exps, sums, counts and means of blocks are joined to those of all candid
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +30,9 @@ class Piece:
     block: int
     lift: Tensor | None = None
     answer: Tensor | None = None
+
+    def take(self, x: Tensor | None) -> None:
+        self.answer = x if x is None or self.lift is None else x + self.lift
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
@@ -77,7 +79,8 @@ class Question:
         if isinstance(r, LogSumExp) and r.dim == 1 and weight is not None:
             found = self.weights.setdefault((id(r.weight), block), factors(weight))
             if found is not None and found.rows:
-                lift = safe_log(math.prod(found.rows[1:], start=found.rows[0]))
+                assert found.row is not None
+                lift = safe_log(found.row)
                 key = (id(r.weight), ~block)
                 if key not in self.seen:
                     left = found.where
@@ -91,7 +94,7 @@ class Question:
         """None for those that need the general sweep over all blocks."""
         for p in (p for pieces in self.pieces for p in pieces):
             operand = self.operands[p.block]
-            p.answer = None if operand.own else closed.answer(self.query, operand.keys, p.reduction)
+            p.take(None if operand.own else closed.answer(self.query, operand.keys, p.reduction))
         open_ones = [p for pieces in self.pieces for p in pieces if p.answer is None]
         if all(self.pieces):
             for b in range(len(self.operands)):
@@ -107,7 +110,7 @@ class Question:
         if not operand.own:
             found = fast.reduce(self.query, operand.keys, asked, self.tile, self.choice, self.small)
         for p, x in zip(pieces, found or general([operand], asked), strict=True):
-            p.answer = x if p.lift is None else x + p.lift
+            p.take(x)
 
     def _joined(self, r: Reduction, pieces: list[Piece]) -> Tensor:
         parts = [p.answer for p in pieces if p.answer is not None]

@@ -1,4 +1,5 @@
-"""Answers that need no sweep: listed pairs in O(pairs D), sums over everyone or over a class in O((N + M) D)."""
+"""Answers that need no sweep: listed pairs in O(pairs D), sums over everyone or over a class in O((N + M) D), sums
+weighted by factors or by a matrix of rank R in O((N + M) D R)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from nearfar.similarity.conjunction import Terms, terms
+from nearfar.similarity.conjunction import Factors, Terms, product, terms
 from nearfar.similarity.reductions import Count, Mean, Reduction, Sum
 from nearfar.similarity.relations import Same
 
@@ -45,9 +46,11 @@ def pairs(query: Tensor, keys: Tensor, columns: Tensor) -> Tensor:
 
 def answer(query: Tensor, keys: Tensor, r: Reduction) -> Tensor | None:
     """The reduction of the rows of query @ keys^T over one shared block, or None where it needs a sweep."""
-    if r.dim != 1 or r.weight is not None or r.block != 0:
+    weight = product(r.weight)
+    if r.dim != 1 or r.block != 0 or weight is None:
         return None
-    t = terms(r.where)
+    weighted = bool(weight.rows or weight.columns or weight.low_rank)
+    t = terms(weight.where if r.where is None else r.where & weight.where)
     if t.nothing:
         return r.finish(r.start(query.shape[:-1], query))
     equal = [*t.same, *t.different]
@@ -56,10 +59,10 @@ def answer(query: Tensor, keys: Tensor, r: Reduction) -> Tensor | None:
     if any(len(x.columns) != 1 or x.columns[0] is None or x.columns[0].dim() != 1 for x in equal):
         return None
     if t.listed:
-        return None if equal else _listed(query, keys, r, t)
+        return None if equal or weighted else _listed(query, keys, r, t)
     if type(r) not in (Sum, Mean, Count) or (isinstance(r, Sum) and r.phi is not None) or len(t.different) > MOST:
         return None
-    return _sums(query, keys, r, t)
+    return _weighted(query, keys, r, t, weight) if weighted else _sums(query, keys, r, t)
 
 
 def _listed(query: Tensor, keys: Tensor, r: Reduction, t: Terms) -> Tensor:
@@ -98,6 +101,40 @@ def _sums(query: Tensor, keys: Tensor, r: Reduction, t: Terms) -> Tensor:
         return count
     total = torch.where(count > 0, total, 0)
     return total if isinstance(r, Sum) else total / count.clamp(min=1)
+
+
+def _weighted(query: Tensor, keys: Tensor, r: Reduction, t: Terms, weight: Factors) -> Tensor | None:
+    """sum_j W_ij S_ij over everyone or a class: W_ij = r_i c_j, or over everyone also times a_i . b_j + shift.
+
+    Pairs are not taken out again: where little is left, the difference of two sums would hold no digits.
+    """
+    if t.unlisted or t.different or (weight.low_rank and (t.same or not _worth(query, keys, weight))):
+        return None
+    ones = keys.new_ones(len(keys)) if weight.column is None else weight.column.to(keys.dtype)
+    held = keys if weight.column is None else keys * ones[:, None]
+    if weight.low_rank:
+        low = weight.low_rank[0]
+        a, b = low.a.to(keys.dtype), low.b.to(keys.dtype)
+        count = a @ (b * ones[:, None]).sum(0) + low.shift * ones.sum()
+        total = ((query @ (held.T @ b)) * a).sum(1) + low.shift * (query @ held.sum(0))
+    else:
+        row, column = _classes(t.same)
+        count = _class_total(query.new_ones((len(query), 1)), ones[:, None], row, column)
+        total = _class_total(query, held, row, column)
+    if weight.row is not None:
+        count, total = count * weight.row, total * weight.row
+    if isinstance(r, Count):
+        return count
+    return total if isinstance(r, Sum) else torch.where(count != 0, total / torch.where(count != 0, count, 1), 0)
+
+
+def _worth(query: Tensor, keys: Tensor, weight: Factors) -> bool:
+    """Whether one matrix of low rank is given, and products over its rank cost less than all pairs."""
+    low, n, m = weight.low_rank[0], len(query), len(keys)
+    if len(weight.low_rank) > 1 or low.block != 0 or low.a.dim() != 2 or low.b.dim() != 2:
+        return False
+    rank, dim = low.a.shape[1], query.shape[1]
+    return (n + m) * dim * rank < 2 * n * m * (dim + rank)
 
 
 def _outside(away: Tensor, row: Tensor | None, column: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ holds besides is kept as a relation of its own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -118,9 +119,10 @@ class Terms:
     rest: list[Relation] = field(default_factory=list)
     nothing: bool = False
 
-    def plain(self) -> bool:
-        """Whether at most listed pairs are left out of everyone."""
-        return not (self.listed or self.same or self.different or self.rest)
+    def empty(self, t: Tile) -> bool:
+        """True where the tile is known to hold no pair."""
+        held = (*self.listed, *self.same, *self.rest)
+        return self.nothing or any(x.empty(t) for x in held) or any(x.full(t) for x in self.different)
 
 
 def _decided(found: list[Relation]) -> list[Relation]:
@@ -161,19 +163,36 @@ def terms(where: Relation | None) -> Terms:
 
 @dataclass
 class Factors:
-    """A weight as a product: of each row, of each column, and a boolean relation."""
+    """A weight as a product: of each row, of each column, a boolean relation, and weights of low rank."""
 
     rows: list[Tensor] = field(default_factory=list)
     columns: list[Tensor] = field(default_factory=list)
     where: Relation = everyone
+    low_rank: list[LowRank] = field(default_factory=list)
+
+    @property
+    def row(self) -> Tensor | None:
+        return math.prod(self.rows[1:], start=self.rows[0]) if self.rows else None
+
+    @property
+    def column(self) -> Tensor | None:
+        return math.prod(self.columns[1:], start=self.columns[0]) if self.columns else None
 
 
 def factors(weight: Relation | None) -> Factors | None:
-    """A weight over one block as factors, or None where it is no such product (conditions may be among them)."""
+    """A weight over one block as factors of rows and columns, or None where it is no such product."""
+    found = product(weight)
+    return None if found is None or found.low_rank else found
+
+
+def product(weight: Relation | None) -> Factors | None:
+    """A weight over one block as a product (conditions may be among its factors), or None where it is none."""
     out = Factors()
     for x in literals(weight):
         vector = x.weight if isinstance(x, (PerRow, PerColumn)) else None
-        if vector is None:
+        if isinstance(x, LowRank):
+            out.low_rank.append(x)
+        elif vector is None:
             if not _boolean(x):
                 return None
             out.where = out.where & x

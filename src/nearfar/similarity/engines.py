@@ -261,6 +261,7 @@ class _Backward:
                     for t in _tiles_of(self.query, block, part, self.sweep.tile):
                         live = [k for k, r in enumerate(self.sweep.reductions) if not r.skips(t)]
                         if live:
+                            self.sweep.choice.visited += 1
                             self.visit(t, part, trip.carried, live)
             self.out[1 + block] = trip.carried if wanted else None
         return self.out

@@ -80,8 +80,7 @@ def groups(reductions: Sequence[Reduction]) -> list[Group] | None:
             if weight is None or weight.rows:
                 return None
             where = weight.where if r.where is None else r.where & weight.where
-            column = math.prod(weight.columns[1:], start=weight.columns[0]) if weight.columns else None
-            found[key] = Group(r.scale, where, column)
+            found[key] = Group(r.scale, where, weight.column)
             if not answerable(found[key].terms):
                 return None
         (found[key].rows if r.dim == 1 else found[key].columns).append(k)
@@ -214,7 +213,7 @@ class Grid:
 
     def empty(self, rows: slice, columns: slice) -> bool:
         t = Tile(rows, 0, columns, False, self.query.device)
-        return all(g.where is not None and g.where.empty(t) for g in self.plan.groups)
+        return all(g.terms.empty(t) for g in self.plan.groups)
 
 
 def longest(query: Tensor, keys: Tensor) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.similarity.conjunction import at_block, factors, terms
+from nearfar.similarity.conjunction import Terms, at_block, factors, terms
 from nearfar.similarity.fast import BOUND, LOG2E, Conditions, answerable, longest
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import CrossEntropy, LogSumExp
@@ -26,7 +26,7 @@ from nearfar.similarity.relations import PerColumn, Relation, Tile, everyone
 from nearfar.similarity.units import aliases
 
 # Floats of a panel: its rows times all candidates.
-PANEL = {"cpu": 1 << 21, "cuda": 1 << 27}
+PANEL = {"cpu": 1 << 22, "cuda": 1 << 27}
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Candidates:
     """One block as a pass needs it."""
 
     where: Relation
+    terms: Terms
     scale: float
     conditions: Conditions
-    nothing: bool
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Panel:
 
     def __init__(self, job: Pass, query: Tensor, keys: Sequence[Tensor], weights: Sequence[Tensor | None]):
         self.job, self.query, self.keys, self.weights = job, query, keys, weights
-        width = sum(len(k) for k, b in zip(keys, job.blocks, strict=True) if not b.nothing)
+        width = sum(len(k) for k, b in zip(keys, job.blocks, strict=True) if not b.terms.nothing)
         budget = PANEL.get(query.device.type, 1 << 24)
         self.height = max(min(job.tile[0], len(query), max(budget // max(width, 1), 128)), 1)
         self.kept = query.new_empty(self.height * max(width, 1))
@@ -74,10 +74,10 @@ class Panel:
         """Block, columns and the place of their exponentials."""
         height, start = rows.stop - rows.start, 0
         for b, keys in enumerate(self.keys):
-            for j in range(0, 0 if self.job.blocks[b].nothing else len(keys), self.width):
+            for j in range(0, 0 if self.job.blocks[b].terms.nothing else len(keys), self.width):
                 columns = slice(j, min(j + self.width, len(keys)))
                 size = height * (columns.stop - j)
-                if self.job.blocks[b].where.empty(Tile(rows, 0, columns, False, keys.device)):
+                if self.job.blocks[b].terms.empty(Tile(rows, 0, columns, False, keys.device)):
                     continue
                 yield b, columns, self.kept[start: start + size].view(height, -1)
                 start += size
@@ -261,12 +261,12 @@ def answer(query: Tensor, keys: Sequence[Tensor], r: CrossEntropy, counts: Tenso
         t = terms(where)
         if not answerable(t):
             return None
-        weights.append(math.prod(weight.columns[1:], start=weight.columns[0]) if weight.columns else None)
+        weights.append(weight.column)
         conditions = Conditions(t, query, LOG2E * r.scale)
-        blocks.append(Candidates(where, r.scale, conditions, t.nothing))
+        blocks.append(Candidates(where, t, r.scale, conditions))
     with torch.no_grad():
         bounded = all(longest(query, k) * r.scale * LOG2E <= BOUND for k, b in zip(keys, blocks, strict=True)
-                      if not b.nothing)
+                      if not b.terms.nothing)
     job = Pass(blocks, choice, tile, counts, diagonal, small, bounded)
     values = OnePass.apply(job, query, r.of if diagonal is None else r.of.detach(), *keys, *weights)
     assert isinstance(values, Tensor)

@@ -7,8 +7,9 @@ matrix. Boolean relations select pairs, float relations weigh them; both are com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -52,6 +53,10 @@ class Relation:
         """True where the tile is known to hold no pair, without looking at its entries."""
         return False
 
+    def full(self, t: Tile) -> bool:
+        """True where every pair of the tile is known to count (boolean relations)."""
+        return False
+
     def __and__(self, other: Relation) -> Relation:
         if isinstance(self, Constant):
             return other if self.value else self
@@ -84,6 +89,9 @@ class Constant(Relation):
     def empty(self, t: Tile) -> bool:
         return not self.value
 
+    def full(self, t: Tile) -> bool:
+        return self.value
+
 
 everyone = Constant(True)
 nobody = Constant(False)
@@ -104,6 +112,9 @@ class Both(Relation):
     def empty(self, t: Tile) -> bool:
         return self.a.empty(t) or self.b.empty(t)
 
+    def full(self, t: Tile) -> bool:
+        return self.a.full(t) and self.b.full(t)
+
 
 @dataclass(frozen=True, eq=False)
 class Either(Relation):
@@ -119,6 +130,9 @@ class Either(Relation):
     def empty(self, t: Tile) -> bool:
         return self.a.empty(t) and self.b.empty(t)
 
+    def full(self, t: Tile) -> bool:
+        return self.a.full(t) or self.b.full(t)
+
 
 @dataclass(frozen=True, eq=False)
 class Not(Relation):
@@ -129,6 +143,12 @@ class Not(Relation):
         if answer.dtype != torch.bool:
             raise InputError("'~' negates boolean relations; weights have no opposite.")
         return ~answer
+
+    def empty(self, t: Tile) -> bool:
+        return self.other.full(t)
+
+    def full(self, t: Tile) -> bool:
+        return self.other.empty(t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +193,13 @@ class Same(Relation):
 
     `rows`: (N,) integers; `columns`: one entry a block, (M,) for shared and (N, L) for own lists, None where a block
     has no such value (it is then related to nobody). Negative values mean "unknown" and equal nothing.
+    Tiles are known to be empty by the range of their values: rows and columns sorted by value skip most of the grid.
     """
 
     rows: Tensor
     columns: Sequence[Tensor | None]
+    _ranges: dict[tuple[int, int, int], tuple[float, float, float]] = field(
+        init=False, default_factory=dict, repr=False)
 
     def tile(self, t: Tile) -> Tensor:
         values = self.columns[t.block] if t.block < len(self.columns) else None
@@ -185,6 +208,38 @@ class Same(Relation):
         row = self.rows[t.rows, None]
         column = values[t.rows, t.columns] if t.own else values[t.columns]
         return (row == column) & (row >= 0)
+
+    def empty(self, t: Tile) -> bool:
+        values = self.columns[t.block] if t.block < len(self.columns) else None
+        if values is None:
+            return True
+        if t.own:
+            return False
+        _, low, high = self._range(self.rows, -1, t.rows)
+        _, first, last = self._range(values, t.block, t.columns)
+        return high < first or last < low
+
+    def full(self, t: Tile) -> bool:
+        values = self.columns[t.block] if t.block < len(self.columns) else None
+        if values is None or t.own:
+            return False
+        least, low, high = self._range(self.rows, -1, t.rows)
+        other, first, last = self._range(values, t.block, t.columns)
+        return min(least, other) >= 0 and low == high == first == last
+
+    def _range(self, values: Tensor, side: int, where: slice) -> tuple[float, float, float]:
+        """The least value of a piece, and the least and largest of its known ones."""
+        key = (side, where.start, where.stop)
+        if key not in self._ranges:
+            self._ranges[key] = _range(values[where])
+        return self._ranges[key]
+
+
+def _range(values: Tensor) -> tuple[float, float, float]:
+    known = values[values >= 0]
+    if not len(known):
+        return (-1.0 if len(values) else math.inf), math.inf, -math.inf
+    return values.min().item(), known.min().item(), known.max().item()
 
 
 def same(rows: Tensor, columns: Tensor | Sequence[Tensor | None] | None = None) -> Same:
