@@ -25,8 +25,11 @@ from nearfar.similarity import (
     all_views,
     both_ways,
     engine,
+    engines,
     exchange_plan,
     function,
+    per_column,
+    same,
 )
 from nearfar.similarity.exchange import exchange
 from tests.losses.cases import CASES, batch
@@ -154,6 +157,36 @@ def travelling(rank, world):
             s.reduce(LogSumExp(weight=function(broken)))
 
 
+def travelling_fast(rank, world):
+    """Log-sum-exps of keys that travel take the fast sweep on all ranks, or on none where float32 would not hold."""
+    shares = SHARES[world]
+    q, k, labels = (x.float() if x.is_floating_point() else x for x in batch(sum(shares), 4, seed=3))
+    start = sum(shares[:rank])
+    mine = slice(start, start + shares[rank])
+    general, plain = [], engines._sweep
+    engines._sweep = lambda *a: general.append(1) or plain(*a)
+    weight = torch.linspace(0.2, 2, sum(shares))
+    try:
+        for t, slow in ((0.3, False), (0.004, True)):
+            inputs = [x.clone().requires_grad_() for x in (q, k, weight)]
+            whole = [x.clone().requires_grad_() for x in (q, k, weight)]
+            with exchange_plan("ring"), engine("streaming", tile=2):
+                keys, _, ring = exchange("global").keys(inputs[1][mine])
+                s = Similarity(inputs[0][mine], Block(keys, ring=ring), temperature=t)
+                asked = [LogSumExp(weight=per_column(inputs[2]), where=~same(labels[mine], labels)), LogSumExp(scale=2)]
+                sum(x[x.isfinite()].sum() for x in s.reduce(*asked)).backward()
+            assert bool(general) == slow
+            s = Similarity(whole[0], whole[1], temperature=t)
+            asked = [LogSumExp(weight=per_column(whole[2]), where=~same(labels)), LogSumExp(scale=2)]
+            sum(x[x.isfinite()].sum() for x in s.reduce(*asked)).backward()
+            dist.all_reduce(inputs[2].grad)
+            for x, y, place in zip(inputs, whole, (mine, mine, slice(None)), strict=True):
+                assert_close(x.grad[place], y.grad[place], rtol=1e-4, atol=1e-4)
+            general.clear()
+    finally:
+        engines._sweep = plain
+
+
 def sinkhorn_and_queue(rank, world):
     scores = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()
     share = slice(0, 3) if rank == 0 else slice(3, 5) if rank == 1 and world == 3 else slice(3 if world == 2 else 5, 7)
@@ -180,7 +213,7 @@ def work(rank, world, port):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     try:
-        for check in (warns_once, all_losses, travelling, errors_are_shared, sinkhorn_and_queue):
+        for check in (warns_once, all_losses, travelling, travelling_fast, errors_are_shared, sinkhorn_and_queue):
             check(rank, world)
     finally:
         dist.destroy_process_group()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.similarity import closed, fast
+from nearfar.similarity import closed, fast, travelling
 from nearfar.similarity.conjunction import Factors, at_block, factors
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import Count, LogSumExp, Mean, Reduction, Sum, finite, safe_log
@@ -94,7 +94,8 @@ class Question:
         """None for those that need the general sweep over all blocks."""
         for p in (p for pieces in self.pieces for p in pieces):
             operand = self.operands[p.block]
-            p.take(None if operand.own else closed.answer(self.query, operand.keys, p.reduction))
+            here = not operand.own and operand.ring is None
+            p.take(closed.answer(self.query, operand.keys, p.reduction) if here else None)
         open_ones = [p for pieces in self.pieces for p in pieces if p.answer is None]
         if all(self.pieces):
             for b in range(len(self.operands)):
@@ -107,7 +108,9 @@ class Question:
             return
         operand, asked = self.operands[block], [p.reduction for p in pieces]
         found = None
-        if not operand.own:
+        if operand.ring is not None:
+            found = travelling.reduce(self.query, operand, asked, self.tile, self.choice)
+        elif not operand.own:
             found = fast.reduce(self.query, operand.keys, asked, self.tile, self.choice, self.small)
         for p, x in zip(pieces, found or general([operand], asked), strict=True):
             p.take(x)

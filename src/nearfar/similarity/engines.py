@@ -58,11 +58,10 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     """Answers all `reductions` of query @ keys^T in one sweep; one more sweep gives all gradients."""
     _check(operands, reductions)
     with full_precision(query.device):
-        if any(o.ring is not None for o in operands):
-            answers = _streamed(query, operands, reductions)
-        elif _current.name == "dense":
+        travels = any(o.ring is not None for o in operands)
+        if _current.name == "dense" and not travels:
             answers = dense(query, operands, reductions)
-        elif per_entry.fits(query, operands, reductions):
+        elif not travels and per_entry.fits(query, operands, reductions):
             answers = per_entry.answer(query, operands, reductions, _answers)
         else:
             answers = _answers(query, operands, reductions)
@@ -110,7 +109,8 @@ def _answers(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Re
     small = is_small(query, operands)
 
     def general(held: Sequence[Operand], asked: Sequence[Reduction]) -> list[Tensor]:
-        return dense(query, held, asked) if small else _streamed(query, held, asked)
+        built = small and all(o.ring is None for o in held)
+        return dense(query, held, asked) if built else _streamed(query, held, asked)
 
     answers: list[Tensor | None] = [None] * len(reductions)
     if query.dim() == 2 and all(o.keys.dim() == 2 + o.own for o in operands):

@@ -165,10 +165,10 @@ class Plan:
 
 
 class Grid:
-    """Visits the tiles with scratch of their own."""
+    """Visits the tiles with scratch of their own. `first`: the number of the first key, where others lie elsewhere."""
 
-    def __init__(self, plan: Plan, query: Tensor, keys: Tensor):
-        self.plan, self.query, self.keys = plan, query, keys
+    def __init__(self, plan: Plan, query: Tensor, keys: Tensor, first: int = 0):
+        self.plan, self.query, self.keys, self.first = plan, query, keys, first
         height, width = (min(plan.tile),) * 2 if plan.self_symmetric else plan.tile
         self.height, self.width = min(height, max(1, len(query))), min(width, max(1, len(keys)))
         size = self.height * self.width
@@ -183,6 +183,10 @@ class Grid:
             for j in range(start, len(self.keys), self.width):
                 yield rows, slice(j, min(j + self.width, len(self.keys)))
 
+    def numbered(self, columns: slice) -> slice:
+        """Columns by their numbers among all."""
+        return slice(columns.start + self.first, columns.stop + self.first)
+
     def similarities(self, rows: slice, columns: slice) -> Tensor:
         """log2(e) S of a tile, in the scratch."""
         self.plan.choice.visited += 1
@@ -193,7 +197,7 @@ class Grid:
     def exponentials(self, s: Tensor, g: int, rows: slice, columns: slice) -> Tensor:
         """2^(scale s - shift), 0 where a pair does not count; overwrites s where there is one group."""
         group, shift, conditions = self.plan.groups[g], self.plan.shifts[g], self.plan.conditions[g]
-        mask = None
+        columns, mask = self.numbered(columns), None
         if self.masks is not None and conditions.masked:
             mask = conditions.mask(s, rows, columns, *(x[: s.numel()].view(s.shape) for x in self.masks))
         e = s
@@ -212,7 +216,7 @@ class Grid:
         return e
 
     def empty(self, rows: slice, columns: slice) -> bool:
-        t = Tile(rows, 0, columns, False, self.query.device)
+        t = Tile(rows, 0, self.numbered(columns), False, self.query.device)
         return all(g.terms.empty(t) for g in self.plan.groups)
 
 
@@ -248,9 +252,9 @@ def _exponents(query: Tensor, keys: Tensor, group: Group, rows: slice, columns: 
     return e.masked_fill_(~group.where.tile(Tile(rows, 0, columns, False, e.device, s)), -math.inf)
 
 
-def sums(plan: Plan, query: Tensor, keys: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def sums(plan: Plan, query: Tensor, keys: Tensor, first: int = 0) -> tuple[list[Tensor], list[Tensor]]:
     """For each group the sums of exponentials of the rows and of the columns."""
-    grid = Grid(plan, query, keys)
+    grid = Grid(plan, query, keys, first)
     rows = [query.new_zeros(len(query)) for _ in plan.groups]
     columns = [query.new_zeros(len(keys)) for _ in plan.groups]
     for i, j in grid.tiles():
@@ -260,7 +264,7 @@ def sums(plan: Plan, query: Tensor, keys: Tensor) -> tuple[list[Tensor], list[Te
         for g, group in enumerate(plan.groups):
             e = grid.exponentials(s, g, i, j)
             if group.weight is not None:
-                e.mul_(group.weight.detach()[j])
+                e.mul_(group.weight.detach()[grid.numbered(j)])
             if plan.self_symmetric:
                 rows[g][i] += e.sum(1)
                 if i.start != j.start:
@@ -293,9 +297,9 @@ def slopes(gradient: Tensor | None, total: Tensor, scale: float) -> Tensor:
 
 
 def gradients(plan: Plan, query: Tensor, keys: Tensor, u: list[Tensor], v: list[Tensor],
-              want: Sequence[bool]) -> list[Tensor | None]:
+              want: Sequence[bool], first: int = 0) -> list[Tensor | None]:
     """Gradients of query, keys and the weights of each group from the slopes of its rows and columns."""
-    grid = Grid(plan, query, keys)
+    grid = Grid(plan, query, keys, first)
     d_query = torch.zeros_like(query) if want[0] else None
     d_keys = torch.zeros_like(keys) if want[1] and not plan.self_symmetric else None
     d_weights = [None if g.weight is None else torch.zeros_like(g.weight) for g in plan.groups]
@@ -311,8 +315,8 @@ def gradients(plan: Plan, query: Tensor, keys: Tensor, u: list[Tensor], v: list[
             _weigh(e, group, u[g][i], v[g][j], weights, plan.self_symmetric)
             held = d_weights[g]
             if group.weight is not None and held is not None:
-                held[j] += e.sum(0) / group.scale
-                e.mul_(group.weight.detach()[j])
+                held[grid.numbered(j)] += e.sum(0) / group.scale
+                e.mul_(group.weight.detach()[grid.numbered(j)])
             if e is not out:
                 out.copy_(e) if g == 0 else out.add_(e)
         if d_query is not None:
@@ -363,8 +367,8 @@ class FastLogSumExp(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, None, *_differentiable(plan, inputs, grads)
         matrices = inputs[: -many]
-        u = [slopes(_joined(grads, g.rows), rows[k], g.scale) for k, g in enumerate(plan.groups)]
-        v = [slopes(_joined(grads, g.columns), columns[k], g.scale) for k, g in enumerate(plan.groups)]
+        u = [slopes(joined(grads, g.rows), rows[k], g.scale) for k, g in enumerate(plan.groups)]
+        v = [slopes(joined(grads, g.columns), columns[k], g.scale) for k, g in enumerate(plan.groups)]
         query, keys = matrices[0].detach(), matrices[-1].detach()
         need = ctx.needs_input_grad[3:]
         with full_precision(query.device):
@@ -372,7 +376,7 @@ class FastLogSumExp(torch.autograd.Function):
         return None, None, None, *found
 
 
-def _joined(grads: Sequence[Tensor], members: list[int]) -> Tensor | None:
+def joined(grads: Sequence[Tensor], members: list[int]) -> Tensor | None:
     return sum((grads[k] for k in members[1:]), grads[members[0]]) if members else None
 
 
