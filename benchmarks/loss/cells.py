@@ -15,12 +15,14 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CLASSES = 100
+EACH_ROW = -1  # as many matrices as there are rows
 
 
 @dataclass(frozen=True)
 class Cell:
     """`products`: the matrix products that the loss needs, in units of n^2 d flops for n rows in all. `share`: rows of
-    each view for n rows in all. `built`: matrices (n, n) of floats that a peer which builds them holds at its peak."""
+    each view for n rows in all. `built`: matrices (n, n) of floats that a peer which builds them holds at its peak, or
+    EACH_ROW."""
 
     peers: dict[str, Callable[[float], Loss]]
     products: int
@@ -166,7 +168,7 @@ CELLS: dict[str, Cell] = {
                       "keops": keops_info_nce}, 6,
                      built={"dense": 3, "sentence-transformers": 4, "info-nce-pytorch": 4}),
     "nt_xent": Cell({"dense": dense_nt_xent, "lightly": lightly, "pytorch-metric-learning": metric_learning_nt_xent},
-                    4, 0.5, built={"dense": 3, "lightly": 5, "pytorch-metric-learning": 8}),
+                    4, 0.5, built={"dense": 3, "lightly": 5, "pytorch-metric-learning": EACH_ROW}),
     "sup_con": Cell({"dense": dense_sup_con, "pytorch-metric-learning": metric_learning_sup_con}, 4,
                     built={"dense": 6, "pytorch-metric-learning": 8}),
 }

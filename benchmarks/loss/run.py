@@ -11,7 +11,8 @@ formed turn by turn. The limit is the machine's own rate for the matrix products
 with the others. Stored in benchmarks/results/loss.json: for each peer the seconds of its turns, MiB beyond inputs and
 their gradients, and the difference of value and gradient to a float64 reference straight from the equation (1,024
 rows). Cells that are stored with enough turns are left out, so that an interrupted run goes on where it stopped;
---again measures them anew. A peer that would need more than --memory GiB, or is not installed, is recorded as such.
+--again measures them anew. A peer that would need more than --memory GiB, or is not installed, is recorded as such; one
+whose first turn takes longer than --longest seconds is stored with that turn alone.
 """
 
 from __future__ import annotations
@@ -143,13 +144,15 @@ def ask(process: subprocess.Popen, what: str = "turn") -> dict[str, Any]:
     return json.loads(line) if line else {"missing": f"ended with exit code {process.wait()}"}
 
 
-def measure(loss: str, rows: int, dim: int, pairs: int, memory: float, only: Sequence[str]) -> dict[str, Any]:
+def measure(loss: str, rows: int, dim: int, pairs: int, memory: float, only: Sequence[str],
+            longest: float) -> dict[str, Any]:
     """One cell: the peers in turn, after a turn for warming up."""
     cell = cells.CELLS[loss]
     found: dict[str, Any] = {}
     names = ["nearfar", *(p for p in cell.peers if not only or p in only), "limit"]
     for p in list(names):
-        need = cell.built.get(p, 0) * 4 * rows * rows / 2 ** 30
+        many = cell.built.get(p, 0)
+        need = (rows if many == cells.EACH_ROW else many) * 4 * rows * rows / 2 ** 30
         if need > memory:
             found[p] = {"skipped": f"needs about {need:.0f} GiB"}
             names.remove(p)
@@ -167,8 +170,11 @@ def measure(loss: str, rows: int, dim: int, pairs: int, memory: float, only: Seq
                 running.pop(p).communicate()
                 continue
             found[p] = answer
-            if turn:
+            slow = not turn and answer["seconds"] > longest and p not in ("nearfar", "limit")
+            if turn or slow:
                 seconds[p].append(answer["seconds"])
+            if slow:
+                running.pop(p).communicate()
     for p, process in running.items():
         if p != "limit":
             found[p] = {**found[p], **ask(process, "errors")}
@@ -231,6 +237,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=15, help="turns that count; at 65,536 rows a third of them")
     parser.add_argument("--peer", nargs="+", default=[], help="only these peers beside nearfar and the limit")
     parser.add_argument("--memory", type=float, default=6.0, help="GiB that a peer may need")
+    parser.add_argument("--longest", type=float, default=60.0, help="seconds a peer's turn may take to be repeated")
     parser.add_argument("--again", action="store_true", help="measure stored cells anew")
     parser.add_argument("--precision", action="store_true", help="only the errors")
     parser.add_argument("--show", action="store_true", help="only print what is stored")
@@ -259,7 +266,7 @@ def main() -> None:
         have = results["cells"].get(name, {})
         if not o.again and len(have.get("nearfar", {}).get("seconds", [])) >= pairs and not o.peer:
             continue
-        results["cells"][name] = {**have, **measure(loss, rows, dim, pairs, o.memory, o.peer)}
+        results["cells"][name] = {**have, **measure(loss, rows, dim, pairs, o.memory, o.peer, o.longest)}
         store(results)
         print(tables.cell(name, results["cells"][name]), flush=True)
     if o.show or o.precision:

@@ -33,7 +33,8 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
         turns = min(len(x["seconds"]), len(mine))
         ratio = [t / m for t, m in zip(x["seconds"][:turns], mine[:turns], strict=True)]
         middle, low, high = interval(ratio)
-        out.append([peer, f"{statistics.median(x['seconds']):.3f}", f"{middle:.2f} [{low:.2f}, {high:.2f}]",
+        spread = f"[{low:.2f}, {high:.2f}]" if turns > 1 else "(one turn)"
+        out.append([peer, f"{statistics.median(x['seconds']):.3f}", f"{middle:.2f} {spread}",
                     f"{x['mib']:.0f}" if "mib" in x else "", *(f"{x[e]:.0e}" if e in x else "" for e in ERRORS)])
     return out
 
