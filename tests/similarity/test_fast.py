@@ -214,3 +214,29 @@ def test_unknown_values_and_unsorted_ones_are_never_skipped_wrongly():
         with engine("streaming", tile=2):
             assert_close(s.reduce(Count(where=where)), expected.sum(1).float())
             assert_close(s.reduce(LogSumExp(where=where)), s.dense().masked_fill(~expected, -torch.inf).logsumexp(1))
+
+
+@pytest.mark.parametrize(("loss", "tiles"), [(losses.clip, 1), (losses.nt_xent, 1), (losses.hcl, 2)])
+def test_a_small_matrix_is_multiplied_once_and_every_backward_pass_is_right(loss, tiles):
+    a, b = spread(16, 8), spread(16, 8, 1)
+    with engine("dense"):
+        _, *expected = value_and_gradients(loss, a, b)
+    inputs = [x.clone().requires_grad_() for x in (a, b)]
+    with engine() as choice:
+        value = loss(*inputs)
+        first = torch.autograd.grad(value, inputs, retain_graph=True)
+        assert choice.visited == tiles  # of two scales nothing is kept
+        second = torch.autograd.grad(value, inputs)
+        assert choice.visited == tiles + 1
+    for x, y, z in zip(first, second, expected, strict=True):
+        assert torch.equal(x, y)
+        assert_close(x, z, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_kept_of_large_matrices_or_without_gradient(monkeypatch):
+    grids = []
+    monkeypatch.setattr(fast.Grid, "renew", lambda self: grids.append(self))
+    losses.clip(spread(16, 8), spread(16, 8, 1))
+    monkeypatch.setitem(engines.CROSSOVER, "cpu", 255)
+    losses.clip(spread(16, 8).requires_grad_(), spread(16, 8, 1)).backward()
+    assert grids == []

@@ -2,7 +2,8 @@
 
 Every tile is one matrix product into a scratch, one exponential, and one or two sums; the backward pass computes the
 tile again and turns it into the gradient in place: dS = E (u_i + v_j), u = gradient / sum of the row, v likewise of
-the column. Where the queries are the keys only the upper half of the tile grid is visited.
+the column. Where the queries are the keys only the upper half of the tile grid is visited. The exponentials of a small
+matrix are kept instead.
 """
 
 from __future__ import annotations
@@ -162,6 +163,11 @@ class Plan:
     small: bool = False
     shifts: list[float] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
+    kept: list[Tensor] | None = None
+
+    def keeps(self) -> bool:
+        """Whether the exponentials of the values are kept for the gradient: where the matrix could as well be built."""
+        return self.small and len(self.groups) == 1 and self.groups[0].weight is None
 
 
 class Grid:
@@ -182,6 +188,11 @@ class Grid:
             start = i if self.plan.self_symmetric else 0
             for j in range(start, len(self.keys), self.width):
                 yield rows, slice(j, min(j + self.width, len(self.keys)))
+
+    def renew(self) -> None:
+        """A scratch of its own for the next tile: that of the last one is kept."""
+        self.product = torch.empty_like(self.product)
+        self.work = self.product
 
     def numbered(self, columns: slice) -> slice:
         """Columns by their numbers among all."""
@@ -260,9 +271,13 @@ def sums(plan: Plan, query: Tensor, keys: Tensor, first: int = 0) -> tuple[list[
     for i, j in grid.tiles():
         if grid.empty(i, j):
             continue
+        if plan.kept is not None:
+            grid.renew()
         s = grid.similarities(i, j)
         for g, group in enumerate(plan.groups):
             e = grid.exponentials(s, g, i, j)
+            if plan.kept is not None:
+                plan.kept.append(e)
             if group.weight is not None:
                 e.mul_(group.weight.detach()[grid.numbered(j)])
             if plan.self_symmetric:
@@ -303,15 +318,17 @@ def gradients(plan: Plan, query: Tensor, keys: Tensor, u: list[Tensor], v: list[
     d_query = torch.zeros_like(query) if want[0] else None
     d_keys = torch.zeros_like(keys) if want[1] and not plan.self_symmetric else None
     d_weights = [None if g.weight is None else torch.zeros_like(g.weight) for g in plan.groups]
-    total = torch.empty_like(grid.product) if len(plan.groups) > 1 else grid.product
+    total = torch.empty_like(grid.product) if len(plan.groups) > 1 else None
     weights = torch.empty_like(grid.product) if any(g.columns for g in plan.groups) or plan.self_symmetric else None
+    kept, plan.kept = plan.kept, None  # overwritten below: a second backward pass computes them again
+    ready = None if kept is None else iter(kept)
     for i, j in grid.tiles():
         if grid.empty(i, j):
             continue
-        s = grid.similarities(i, j)
-        out = total[: s.numel()].view(s.shape)
+        s = grid.similarities(i, j) if ready is None else next(ready)
+        out = s if total is None else total[: s.numel()].view(s.shape)
         for g, group in enumerate(plan.groups):
-            e = grid.exponentials(s, g, i, j)
+            e = s if ready is not None else grid.exponentials(s, g, i, j)
             _weigh(e, group, u[g][i], v[g][j], weights, plan.self_symmetric)
             held = d_weights[g]
             if group.weight is not None and held is not None:
@@ -413,9 +430,11 @@ def reduce(query: Tensor, keys: Tensor, reductions: Sequence[Reduction], tile: t
     itself = query is keys and not any(g.columns for g in found) and all(g.symmetric() for g in found)
     asked = [r for r in reductions if isinstance(r, LogSumExp)]
     plan = Plan(found, tile, itself, choice, asked, small)
+    wanted = torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad)
     with torch.no_grad():
         plan.shifts = [shift_for(query, keys, g) for g in found]
         plan.conditions = [Conditions(g.terms, query, LOG2E) for g in found]
+        plan.kept = [] if plan.keeps() and wanted else None
         rows, columns = sums(plan, query.detach(), keys.detach())
         if not in_range(plan, rows, columns):
             return None
