@@ -226,7 +226,8 @@ def facts() -> dict[str, Any]:
         start = time.perf_counter()
         torch.mm(q, k.T, out=out)
         rates.append(2 * out.numel() * 256 / (time.perf_counter() - start) / 1e9)
-    return {"threads": torch.get_num_threads(), "versions": versions, "gflops": max(rates), "temperature": TEMPERATURE}
+    return {"threads": torch.get_num_threads(), "versions": versions, "gflops": max(rates), "temperature": TEMPERATURE,
+            "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
 def options() -> argparse.Namespace:

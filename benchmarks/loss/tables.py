@@ -56,24 +56,70 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """docs/speed.md: what was measured, one table a loss and width."""
+    """docs/speed.md: what was measured, one table a loss; errors below."""
     known = results.get("cells", {})
     if not known:
         return "Not measured yet."
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-    parts = [f"Measured with {results['threads']} thread(s), matrix products at up to {results['gflops']:.0f} GF/s; "
-             f"{versions}. One forward and backward pass at temperature {results['temperature']}; *over nearfar*: the "
-             "median over interleaved turns of the peer's time over nearfar's, above 1 nearfar is faster; *limit*: the "
-             "time of the matrix products alone, below 1; *MiB*: peak beyond the inputs and their gradients; errors "
-             "against float64 at 1,024 rows. `python benchmarks/loss/run.py` measures it."]
-    for name in sorted(known, key=_order):
-        loss, n, d = name.split("/")
-        parts += [f"## {loss}, {int(n):,} rows, width {d}", markdown(HEADS, rows(known[name]))]
+    rate = f"{results['gflops']:.0f} GF/s, {results['cpu']}" if "cpu" in results else f"{results['gflops']:.0f} GF/s"
+    parts = [f"One forward and backward pass at temperature {results['temperature']}, each peer in a process of its "
+             f"own, all in turn, with {results['threads']} thread(s). Columns of peers: their time over nearfar's, above "
+             "1 nearfar is faster (median over the turns, 95 % interval), and MiB at the peak beyond the inputs and "
+             "their gradients. *of the limit*: nearfar's time over that of the matrix products that the loss needs, "
+             f"timed in turn (up to {rate}). `python benchmarks/loss/run.py` measures it. {versions}."]
+    for loss in sorted({name.split("/")[0] for name in known}):
+        parts += [f"## {loss}", _by_size({n: x for n, x in known.items() if n.split("/")[0] == loss})]
+    parts += ["## Errors", "Largest difference to float64 at 1,024 rows: of the value, and of the gradient over the "
+              "largest gradient.", _errors(known)]
     if "precision" in results:
-        parts += ["## Errors by precision and temperature", _precision(results["precision"])]
+        parts += ["### By precision and temperature", _precision(results["precision"])]
     if "crossover" in results:
         parts += ["## Closed forms and fast sweeps against the whole matrix", _crossover(results["crossover"])]
     return "\n\n".join(parts)
+
+
+def _by_size(found: Mapping[str, Any]) -> str:
+    """The sizes of one loss: nearfar's time and memory, its distance to the limit, and every peer."""
+    peers = list(dict.fromkeys(p for x in found.values() for p in x if p not in ("nearfar", "limit")))
+    lines = []
+    for name in sorted(found, key=_order):
+        _, n, d = name.split("/")
+        x = found[name]
+        mine = x["nearfar"]
+        limit = _ratio(mine["seconds"], x["limit"]["seconds"]) if "limit" in x else ""
+        lines.append([f"{int(n):,}", d, f"{statistics.median(mine['seconds']):.3f}", limit, f"{mine['mib']:.0f}",
+                      *(_peer(x.get(p), mine["seconds"]) for p in peers)])
+    return markdown(("rows", "width", "s", "of the limit", "MiB", *peers), lines)
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    turns = min(len(above), len(below))
+    middle, low, high = interval([a / b for a, b in zip(above[:turns], below[:turns], strict=True)])
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]" if turns > 1 else f"{middle:.1f} (one turn)"
+
+
+def _peer(x: Mapping[str, Any] | None, mine: Sequence[float]) -> str:
+    if x is None:
+        return ""
+    if "seconds" not in x:
+        return "not installed" if "missing" in x else x.get("skipped", "not measured")
+    return f"{_ratio(x['seconds'], mine)}, {x['mib']:.0f} MiB"
+
+
+def _errors(known: Mapping[str, Any]) -> str:
+    """One line a loss and width: the errors do not depend on the rows that were timed."""
+    lines = {}
+    for name in sorted(known, key=_order):
+        loss, _, d = name.split("/")
+        for peer, x in known[name].items():
+            if "gradient_error" in x:
+                lines[loss, int(d), peer] = [loss, d, peer, *(f"{x[e]:.0e}" for e in ERRORS)]
+    return markdown(("loss", "width", "", "value", "gradient"), [lines[k] for k in sorted(lines, key=_first)])
+
+
+def _first(key: tuple[str, int, str]) -> tuple[str, int, bool, str]:
+    loss, width, peer = key
+    return loss, width, peer != "nearfar", peer
 
 
 def _order(name: str) -> tuple[str, int, int]:
