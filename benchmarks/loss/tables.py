@@ -62,11 +62,11 @@ def page(results: Mapping[str, Any]) -> str:
         return "Not measured yet."
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     rate = f"{results['gflops']:.0f} GF/s, {results['cpu']}" if "cpu" in results else f"{results['gflops']:.0f} GF/s"
-    parts = [f"One forward and backward pass at temperature {results['temperature']}, each peer in a process of its "
-             f"own, all in turn, with {results['threads']} thread(s). Columns of peers: their time over nearfar's, above "
-             "1 nearfar is faster (median over the turns, 95 % interval), and MiB at the peak beyond the inputs and "
-             "their gradients. *of the limit*: nearfar's time over that of the matrix products that the loss needs, "
-             f"timed in turn (up to {rate}). `python benchmarks/loss/run.py` measures it. {versions}."]
+    parts = [f"One forward and backward pass at temperature {results['temperature']}, {results['threads']} thread(s), "
+             "each peer in a process of its own, all in turn. Columns of peers: their time over nearfar's (median over "
+             "the turns, 95 % interval; above 1 nearfar is faster), and MiB at the peak beyond the inputs and their "
+             "gradients. *of the limit*: nearfar's time over that of the matrix products that the loss needs, timed in "
+             f"turn (up to {rate}). `python benchmarks/loss/run.py` measures it. {versions}."]
     for loss in sorted({name.split("/")[0] for name in known}):
         parts += [f"## {loss}", _by_size({n: x for n, x in known.items() if n.split("/")[0] == loss})]
     parts += ["## Errors", "Largest difference to float64 at 1,024 rows: of the value, and of the gradient over the "
