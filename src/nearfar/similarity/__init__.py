@@ -9,6 +9,7 @@ from nearfar.similarity.exchange import exchange_plan
 from nearfar.similarity.further import Anchors, Further
 from nearfar.similarity.layouts import Hidden, Layout, all_views, both_ways, one_way
 from nearfar.similarity.matrix import Block, Similarity, normalise
+from nearfar.similarity.operands import Source
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
 from nearfar.similarity.relations import (
     Relation,
@@ -30,7 +31,7 @@ from nearfar.similarity.temperature import Temperature
 
 __all__ = [
     "Anchors", "Block", "Count", "CrossEntropy", "Further", "Hidden", "Layout", "LogSumExp", "Max", "Mean", "Min",
-    "Relation", "Similarity", "SoftmaxMean", "Sum", "Temperature", "all_views", "at_least", "at_most", "both_ways",
+    "Relation", "Similarity", "SoftmaxMean", "Source", "Sum", "Temperature", "all_views", "at_least", "at_most", "both_ways",
     "dense", "diagonal", "engine", "everyone", "exchange_plan", "function", "listed", "low_rank", "nobody",
     "normalise", "one_way", "overlap", "per_column", "per_row", "same",
 ]

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from nearfar.similarity import closed, fast, travelling
 from nearfar.similarity.conjunction import Factors, at_block, factors
-from nearfar.similarity.operands import Operand
+from nearfar.similarity.operands import Columns, Operand
 from nearfar.similarity.reductions import Count, LogSumExp, Mean, Reduction, Sum, finite, safe_log
 from nearfar.similarity.relations import Relation, per_column
 
-General = Callable[[Sequence[Operand], Sequence[Reduction]], list[Tensor]]
+General = Callable[[Sequence[Columns], Sequence[Reduction]], list[Tensor]]
 JOINED = (LogSumExp, Sum, Count, Mean)
 
 
@@ -47,7 +47,7 @@ def join(parts: Sequence[Tensor]) -> Tensor:
 class Question:
     """The reductions as pieces of single blocks."""
 
-    def __init__(self, query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
+    def __init__(self, query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction],
                  tile: tuple[int, int], choice: Any, small: bool):
         self.query, self.operands, self.reductions = query, operands, reductions
         self.tile, self.choice, self.small = tile, choice, small
@@ -93,9 +93,8 @@ class Question:
     def answer(self, general: General) -> list[Tensor | None]:
         """None for those that need the general sweep over all blocks."""
         for p in (p for pieces in self.pieces for p in pieces):
-            operand = self.operands[p.block]
-            here = not operand.own and operand.ring is None
-            p.take(closed.answer(self.query, operand.keys, p.reduction) if here else None)
+            keys = self._keys(self.operands[p.block], p.reduction)
+            p.take(None if keys is None else closed.answer(self.query, keys, p.reduction))
         open_ones = [p for pieces in self.pieces for p in pieces if p.answer is None]
         if all(self.pieces):
             for b in range(len(self.operands)):
@@ -103,14 +102,20 @@ class Question:
         return [self._joined(r, pieces) if pieces and all(p.answer is not None for p in pieces) else None
                 for r, pieces in zip(self.reductions, self.pieces, strict=True)]
 
+    def _keys(self, operand: Columns, r: Reduction) -> Tensor | None:
+        """Keys for a closed form; counting needs none, whatever the similarity is."""
+        if isinstance(operand, Operand):
+            return None if operand.own or operand.ring is not None else operand.keys
+        return self.query.new_empty(operand.width, 0) if isinstance(r, Count) else None
+
     def _sweep(self, block: int, pieces: list[Piece], general: General) -> None:
         if not pieces:
             return
         operand, asked = self.operands[block], [p.reduction for p in pieces]
         found = None
-        if operand.ring is not None:
+        if isinstance(operand, Operand) and operand.ring is not None:
             found = travelling.reduce(self.query, operand, asked, self.tile, self.choice)
-        elif not operand.own:
+        elif isinstance(operand, Operand) and not operand.own:
             found = fast.reduce(self.query, operand.keys, asked, self.tile, self.choice, self.small)
         for p, x in zip(pieces, found or general([operand], asked), strict=True):
             p.take(x)

@@ -5,6 +5,7 @@ and the faster of building and sweeping for what is left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import blockwise, onepass, per_entry
-from nearfar.similarity.operands import Operand, slices
+from nearfar.similarity.operands import Columns, Operand, Scored, slices
 from nearfar.similarity.reductions import CrossEntropy, Reduction
 from nearfar.similarity.relations import Tile
 from nearfar.similarity.ring import Trip, refuse
@@ -54,7 +55,7 @@ def engine(name: str = "auto", tile: int | tuple[int, int] | None = None) -> Ite
         _current = before
 
 
-def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+def reduce(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
     """Answers all `reductions` of query @ keys^T in one sweep; one more sweep gives all gradients."""
     _check(operands, reductions)
     with full_precision(query.device):
@@ -68,33 +69,39 @@ def reduce(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     return [_with_graph(x, query) for x in answers]
 
 
-def cross_entropy(query: Tensor, operands: Sequence[Operand], r: CrossEntropy, counts: Tensor,
+def cross_entropy(query: Tensor, operands: Sequence[Columns], r: CrossEntropy, counts: Tensor,
                   diagonal: int | None = None) -> Tensor | None:
     """The cross-entropy of each row with its gradient in one pass, or None where two sweeps are the better way.
 
     diagonal: the block whose row i is the positive of anchor i, where `r.of` is that similarity.
     """
-    keys = [o.keys for o in operands]
+    keys = [o.keys for o in operands if isinstance(o, Operand) and not o.own and o.ring is None]
     itself = len(keys) == 1 and keys[0] is query
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys))
-    away = any(o.own or o.ring is not None for o in operands)
-    if _current.name == "dense" or itself or not wanted or away:
+    if _current.name == "dense" or itself or not wanted or len(keys) < len(operands):
         return None
     small = is_small(query, operands)
-    return onepass.answer(query, keys, r, counts, diagonal, _tile(query, small), _current, small)
+    return onepass.answer(query, keys, r, counts, diagonal, tile_of(query, operands), _current, small)
 
 
-def is_small(query: Tensor, operands: Sequence[Operand]) -> bool:
+def is_small(query: Tensor, operands: Sequence[Columns]) -> bool:
     """Whether the matrix may be built where neither closed form nor fast sweep can answer."""
     entries = query.shape[:-1].numel() * sum(o.width for o in operands)
-    return _current.name == "auto" and entries <= CROSSOVER.get(query.device.type, 1 << 24)
+    most = CROSSOVER.get(query.device.type, 1 << 24)
+    if any(isinstance(o, Scored) for o in operands):
+        most = math.prod(tile_of(query, operands))  # what a source holds beside its numbers is not known
+    return _current.name == "auto" and entries <= most
 
 
-def _tile(query: Tensor, small: bool) -> tuple[int, int]:
+def tile_of(query: Tensor, operands: Sequence[Columns]) -> tuple[int, int]:
+    """Rows and columns of a tile: those that are forced, else those that suit the sources."""
+    wanted = [o.source.tile_shape for o in operands if isinstance(o, Scored) and o.source.tile_shape is not None]
+    if _current.tile is None and wanted:
+        return min(h for h, _ in wanted), min(w for _, w in wanted)
     return _current.tile or TILE.get(query.device.type, (1024, 1024))
 
 
-def dense(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+def dense(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
     """Answers from the whole matrix, differentiable any number of times."""
     return _sweep(query, operands, reductions, None, _current)[0]
 
@@ -104,17 +111,18 @@ def _with_graph(x: Tensor, query: Tensor) -> Tensor:
     return x if x.requires_grad else x + query.reshape(-1)[:0].sum()
 
 
-def _answers(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
+def _answers(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
     """Closed forms and fast sweeps where they can answer, one general sweep for what is left."""
     small = is_small(query, operands)
 
-    def general(held: Sequence[Operand], asked: Sequence[Reduction]) -> list[Tensor]:
+    def general(held: Sequence[Columns], asked: Sequence[Reduction]) -> list[Tensor]:
         built = small and all(o.ring is None for o in held)
         return dense(query, held, asked) if built else _streamed(query, held, asked)
 
     answers: list[Tensor | None] = [None] * len(reductions)
-    if query.dim() == 2 and all(o.keys.dim() == 2 + o.own for o in operands):
-        answers = blockwise.Question(query, operands, reductions, _tile(query, small), _current, small).answer(general)
+    if query.dim() == 2 and all(o.flat for o in operands):
+        tile = tile_of(query, operands)
+        answers = blockwise.Question(query, operands, reductions, tile, _current, small).answer(general)
     left = [k for k, x in enumerate(answers) if x is None]
     if left:
         for k, x in zip(left, general(operands, [reductions[k] for k in left]), strict=True):
@@ -122,9 +130,9 @@ def _answers(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Re
     return [x for x in answers if x is not None]
 
 
-def _streamed(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction]) -> list[Tensor]:
-    inputs = [query, *(o.keys for o in operands), *(x for r in reductions for x in r.tensors())]
-    found = _Streamed.apply(_Sweep(operands, reductions, _tile(query, False), _current), *inputs)
+def _streamed(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
+    inputs = [query, *(x for o in operands for x in o.tensors()), *(x for r in reductions for x in r.tensors())]
+    found = _Streamed.apply(_Sweep(operands, reductions, tile_of(query, operands), _current), *inputs)
     assert isinstance(found, tuple)
     return list(found)
 
@@ -140,7 +148,7 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None:
+def _check(operands: Sequence[Columns], reductions: Sequence[Reduction]) -> None:
     for r in reductions:
         if r.dim == 0 and operands[r.block].own:
             raise InputError("Columns of an anchor's own list have no reduction (dim=0).",
@@ -149,12 +157,12 @@ def _check(operands: Sequence[Operand], reductions: Sequence[Reduction]) -> None
             refuse(operands[r.block], "A reduction of the columns (dim=0)")
 
 
-def tiles(query: Tensor, operands: Sequence[Operand], size: tuple[int, int] | None) -> Iterator[Tile]:
+def tiles(query: Tensor, operands: Sequence[Columns], size: tuple[int, int] | None) -> Iterator[Tile]:
     for block, operand in enumerate(operands):
         yield from _tiles_of(query, block, operand, size)
 
 
-def _tiles_of(query: Tensor, block: int, part: Operand, size: tuple[int, int] | None) -> Iterator[Tile]:
+def _tiles_of(query: Tensor, block: int, part: Columns, size: tuple[int, int] | None) -> Iterator[Tile]:
     height, width = size or (None, None)
     for rows in slices(query.shape[-2], height):
         for columns in part.columns(width):
@@ -169,7 +177,7 @@ def _span(r: Reduction, t: Tile) -> slice:
     return t.rows if r.dim == 1 else t.columns
 
 
-def _sweep(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Reduction],
+def _sweep(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction],
            size: tuple[int, int] | None, choice: Choice) -> tuple[list[Tensor], list[list[Tensor]]]:
     """One pass over all tiles. Without a size each block is one tile, and the pass is differentiable."""
     lead, n = query.shape[:-2], query.shape[-2]
@@ -183,7 +191,7 @@ def _sweep(query: Tensor, operands: Sequence[Operand], reductions: Sequence[Redu
     return [r.finish(x) for r, x in zip(reductions, states, strict=True)], states
 
 
-def _fold(t: Tile, operand: Operand, query: Tensor, reductions: Sequence[Reduction], states: list[list[Tensor]],
+def _fold(t: Tile, operand: Columns, query: Tensor, reductions: Sequence[Reduction], states: list[list[Tensor]],
           whole: bool, choice: Choice) -> None:
     live = [k for k, r in enumerate(reductions) if not r.skips(t)]
     if not live:
@@ -204,10 +212,16 @@ def _fold(t: Tile, operand: Operand, query: Tensor, reductions: Sequence[Reducti
 
 @dataclass
 class _Sweep:
-    operands: Sequence[Operand]
+    operands: Sequence[Columns]
     reductions: Sequence[Reduction]
     tile: tuple[int, int]
     choice: Choice
+
+
+def _given(operands: Sequence[Columns], tensors: Sequence[Tensor]) -> list[Columns]:
+    """The operands made of the first of these tensors."""
+    rest = iter(tensors)
+    return [o.given([next(rest) for _ in o.tensors()]) for o in operands]
 
 
 class _Streamed(torch.autograd.Function):
@@ -215,8 +229,7 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sweep: _Sweep, *inputs: Tensor):
-        query, keys = inputs[0], inputs[1:1 + len(sweep.operands)]
-        operands = [replace(o, keys=k) for k, o in zip(keys, sweep.operands, strict=True)]
+        query, operands = inputs[0], _given(sweep.operands, inputs[1:])
         with full_precision(query.device):
             results, states = _sweep(query, operands, sweep.reductions, sweep.tile, sweep.choice)
         kept = [r.saved(x) for r, x in zip(sweep.reductions, states, strict=True)]
@@ -241,20 +254,20 @@ class _Streamed(torch.autograd.Function):
 class _Backward:
     def __init__(self, sweep: _Sweep, inputs, results, kept, grads, needed):
         self.sweep, self.results, self.kept, self.grads = sweep, results, kept, grads
-        blocks = len(sweep.operands)
         self.query = inputs[0].detach()
-        self.operands = [replace(o, keys=k.detach()) for k, o in zip(inputs[1:1 + blocks], sweep.operands, strict=True)]
+        self.operands = _given(sweep.operands, [x.detach() for x in inputs[1:]])
         self.out = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needed, strict=True)]
-        self.slots: list[list[int]] = []
-        position = 1 + blocks
-        for r in sweep.reductions:
-            count = len(r.tensors())
-            self.slots.append(list(range(position, position + count)))
-            position += count
+        position = 1
+        self.blocks, self.slots = [], []
+        for members, slots in ((self.operands, self.blocks), (sweep.reductions, self.slots)):
+            for x in members:
+                slots.append(range(position, position + len(x.tensors())))
+                position += len(x.tensors())
 
     def run(self) -> list[Tensor | None]:
         for block, operand in enumerate(self.operands):
-            wanted = self.out[1 + block] is not None
+            out = [self.out[k] for k in self.blocks[block]]
+            wanted = out[0] is not None if isinstance(operand, Operand) else False
             trip = Trip(operand, gradients=wanted if operand.ring is None else operand.ring.any(wanted))
             for part in trip:
                 with trip.guard():
@@ -262,11 +275,12 @@ class _Backward:
                         live = [k for k, r in enumerate(self.sweep.reductions) if not r.skips(t)]
                         if live:
                             self.sweep.choice.visited += 1
-                            self.visit(t, part, trip.carried, live)
-            self.out[1 + block] = trip.carried if wanted else None
+                            self.visit(t, part, [trip.carried] if isinstance(operand, Operand) else out, live)
+            if isinstance(operand, Operand):
+                self.out[self.blocks[block][0]] = trip.carried if wanted else None
         return self.out
 
-    def visit(self, t: Tile, operand: Operand, d_keys: Tensor | None, live: list[int]) -> None:
+    def visit(self, t: Tile, operand: Columns, d_inputs: Sequence[Tensor | None], live: list[int]) -> None:
         s = operand.product(self.query, t.rows, t.columns)
         t = replace(t, s=s)
         total = None
@@ -274,19 +288,8 @@ class _Backward:
             flow = self.pull(k, t, s)
             if flow is not None:
                 total = flow if total is None else total.add_(flow)
-        if total is None:
-            return
-        here, q_rows, d_query = operand.here(t.columns), self.query[..., t.rows, :], self.out[0]
-        if not t.own:
-            if d_query is not None:
-                d_query[..., t.rows, :] += total @ operand.keys[..., here, :]
-            if d_keys is not None:
-                d_keys[..., here, :] += total.transpose(-1, -2) @ q_rows
-            return
-        if d_query is not None:
-            d_query[..., t.rows, :] += (total.unsqueeze(-2) @ operand.keys[..., t.rows, here, :]).squeeze(-2)
-        if d_keys is not None:
-            d_keys[..., t.rows, here, :] += total.unsqueeze(-1) * q_rows.unsqueeze(-2)
+        if total is not None:
+            operand.pull(total, self.query, t.rows, t.columns, self.out[0], d_inputs)
 
     def pull(self, k: int, t: Tile, s: Tensor) -> Tensor | None:
         r, span = self.sweep.reductions[k], _span(self.sweep.reductions[k], t)

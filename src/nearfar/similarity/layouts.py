@@ -164,6 +164,9 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
 
 
 def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        raise InputError(f"A layout is made of embeddings. Got {type(a).__name__} and {type(b).__name__}.",
+                         "A similarity of your own stands alone: Similarity(source, positive=...).")
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"Embeddings must be (n, D) and (m, D) of one D. Got {tuple(a.shape)} and {tuple(b.shape)}.")
     if not isinstance(temperature, Tensor) and not temperature > 0:

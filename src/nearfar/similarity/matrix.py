@@ -14,8 +14,8 @@ from torch import Tensor
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import engines, ranks
 from nearfar.similarity.exchange import all_sum
-from nearfar.similarity.operands import Operand
-from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction
+from nearfar.similarity.operands import Columns, Operand, Scored, Source, kind
+from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction, Sum
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
 from nearfar.similarity.ring import Ring, refuse
 from nearfar.similarity.units import accumulated, normalise, scaled_unit
@@ -26,15 +26,16 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 @dataclass(eq=False)
 class Block:
     """Candidates. `keys` (..., M, D) are shared by all anchors; with `own=True` (..., N, L, D) are each anchor's own.
+    A `Source` in place of keys says itself how similar anchors and candidates are.
 
     `ids`, `labels`: integers of the candidates, (M,) or (N, L); negative = unknown.
     `visible`: which anchors may see them at all (a relation over this block alone).
-    `gradient=False` holds the keys constant.
+    `gradient=False` holds the keys (what the source reads) constant.
     `ring`: the keys are those of this rank, and those of the others travel (`Exchange.keys` makes it); columns are then
     numbered over all ranks, and `ids`, `labels` and relations hold the values of all.
     """
 
-    keys: Tensor
+    keys: Tensor | Source
     own: bool = False
     ids: Tensor | None = None
     labels: Tensor | None = None
@@ -63,8 +64,9 @@ class Similarity:
     """S_ij = sim(query_i, key_j) / temperature over one or more blocks of candidates.
 
     Args:
-        query: anchors (..., N, D).
-        blocks: keys (..., M, D), a `Block`, or several.
+        query: anchors (..., N, D). A `Source` stands alone: a similarity (N, M) of one's own in place of query, keys
+            and `similarity`. None: all blocks are sources.
+        blocks: keys (..., M, D), a `Source`, a `Block` of either, or several.
         positive: the declared positives (a relation; `listed(columns)` for one a row). Default: none.
         itself: pairs that are the same object (empty between two towers). Default: none.
         temperature: number or tensor, scalar, (N, 1) or (1, M) of the first block; divides. Never clamped here.
@@ -75,15 +77,21 @@ class Similarity:
     Half precision is accumulated in float32; float64 stays float64. A zero vector has cosine 0 with everything.
 
     Raises:
-        InputError: shapes that do not fit, an unknown similarity, a temperature that is not positive.
+        InputError: shapes that do not fit, an unknown similarity, a temperature that is not positive; a source among
+            keys that travel or with leading dimensions, or one that reads tensors with gradient without saying so.
     """
 
-    def __init__(self, query: Tensor, blocks: Tensor | Block | Sequence[Block], *, positive: Relation | None = None,
-                 itself: Relation | None = None, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-                 ids: Tensor | None = None, labels: Tensor | None = None, group: dist.ProcessGroup | None = None):
-        if isinstance(blocks, Tensor):
+    def __init__(self, query: Tensor | Source | None, blocks: Tensor | Source | Block | Sequence[Block] = (), *,
+                 positive: Relation | None = None, itself: Relation | None = None, temperature: float | Tensor = 1.0,
+                 similarity: str = "cosine", ids: Tensor | None = None, labels: Tensor | None = None,
+                 group: dist.ProcessGroup | None = None):
+        if isinstance(query, Source):
+            query, blocks = None, _alone(query, blocks)
+        if isinstance(blocks, (Tensor, Source)):
             blocks = [Block(blocks)]
         self.blocks = [blocks] if isinstance(blocks, Block) else list(blocks)
+        _check_sources(query, self.blocks)
+        query = _no_vectors(self.blocks) if query is None else query
         _check(query, self.blocks, temperature, similarity)
         self.temperature, self.similarity, self.group = temperature, similarity, group
         self.ids, self.labels = ids, labels
@@ -93,7 +101,7 @@ class Similarity:
         if all(b.visible is everyone for b in self.blocks):
             self.visible = everyone
         self.negative = self.visible & ~self.positive & ~self.itself
-        self.query, self._operands = _factors(query, self.blocks, temperature, similarity)
+        self.query, self._operands = _operands(query, self.blocks, temperature, similarity)
         self._twin: Similarity | None = None
         self._diagonal: Tensor | None = None
         self._known: dict[tuple[float, bool], Tensor] = {}
@@ -163,9 +171,13 @@ class Similarity:
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
         """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P).
 
-        Where keys travel, the columns must be this rank's own.
+        Where keys travel, the columns must be this rank's own. A source answers for the tiles that hold such pairs.
         """
         operand = self._operands[block]
+        if not isinstance(operand, Operand):
+            each = [columns] if columns.dim() == 1 else columns.unbind(1)
+            found = engines.reduce(self.query, self._operands, [Sum(where=Listed(c, block)) for c in each])
+            return found[0] if columns.dim() == 1 else torch.stack(found, 1)
         columns = _local(columns, operand)
         if self.query.dim() == 2 and columns.dim() == 1 and operand.keys.dim() == 2:
             return (self.query * operand.keys.index_select(0, columns)).sum(-1)
@@ -180,8 +192,10 @@ class Similarity:
     def paired(self) -> Tensor:
         """S of each row's declared positive, (..., N). A row whose positive is -1 gets 0 and leaves `mean`."""
         positive = self._one_positive()
-        keys = self._operands[positive.block].keys
-        ring = self._operands[positive.block].ring
+        operand = self._operands[positive.block]
+        if not isinstance(operand, Operand):
+            return self.at(positive.columns, positive.block)
+        keys, ring = operand.keys, operand.ring
         if keys.shape == self.query.shape and positive.start == (0 if ring is None else ring.first(ring.rank)):
             self._diagonal = (self.query * keys).sum(-1)
             return self._diagonal
@@ -276,8 +290,7 @@ class Similarity:
         operands = {b: self._operands[b] for b in blocks}
         with torch.no_grad(), engines.full_precision(self.query.device):
             value = ranks.nth_largest(self.query.detach(), operands, m, where)
-            longest = torch.stack([ranks.longest(o) for o in operands.values()]).amax()
-        return value - 8 * torch.finfo(value.dtype).eps * self.query.detach().norm(dim=-1) * longest
+            return value - ranks.rounding(self.query.detach(), operands.values(), value)
 
     def dense(self) -> Tensor:
         """The whole matrix (..., N, total): small cases, teaching, tests. Raises InputError where keys travel."""
@@ -308,6 +321,8 @@ def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, 
         raise InputError("A similarity needs at least one block of candidates.")
     for b, block in enumerate(blocks):
         keys = block.keys
+        if isinstance(keys, Source):
+            continue
         if keys.dim() < 2 + block.own or keys.shape[-1] != query.shape[-1]:
             shape = "(..., N, L, D)" if block.own else "(..., M, D)"
             raise InputError(f"keys of block {b} must be {shape} with D = {query.shape[-1]}. Got {tuple(keys.shape)}.")
@@ -336,10 +351,83 @@ def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
     return r.scale, r.where is not None
 
 
+def _alone(source: Source, blocks: Tensor | Source | Block | Sequence[Block]) -> Block:
+    if isinstance(blocks, (Tensor, Source, Block)) or len(blocks):
+        raise InputError("A source stands in place of query and blocks.",
+                         "Pass it alone; with further blocks: Similarity(None, [Block(source), ...]).")
+    return Block(source)
+
+
+def _check_sources(query: Tensor | None, blocks: Sequence[Block]) -> None:
+    """What a source cannot be, and what only keys can be without anchors."""
+    for b, block in enumerate(blocks):
+        if not isinstance(block.keys, Source):
+            if query is None or not isinstance(block.keys, Tensor):
+                raise InputError(f"Block {b} holds {type(block.keys).__name__}; without anchors each block is a source.",
+                                 "Derive it from nearfar.similarity.Source, or pass the query.")
+            continue
+        name, shape = type(block.keys).__name__, getattr(block.keys, "shape", None)
+        if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape)):
+            raise InputError(f"{name}.shape must be (rows, columns). Got {shape}.")
+        if block.own or block.ring is not None:
+            raise InputError(f"{name} of block {b} is shared by all anchors and stays on its process.",
+                             "Leave out own= and ring=; a list of each anchor's own is a matter of its tiles.")
+        if query is not None and (query.dim() != 2 or query.shape[0] != shape[0]):
+            raise InputError(f"{name} of block {b} has {shape[0]} rows; the query is {tuple(query.shape)}.",
+                             "Both must be of the same anchors, without leading dimensions.")
+    rows = {block.keys.shape[0] for block in blocks if isinstance(block.keys, Source)}
+    if len(rows) > 1:
+        raise InputError(f"The sources have different numbers of rows: {sorted(rows)}.")
+
+
+def _no_vectors(blocks: Sequence[Block]) -> Tensor:
+    """Anchors of no dimension (N, 0), in the graph of what the sources read."""
+    sources = [b.keys for b in blocks if isinstance(b.keys, Source)]
+    if not sources:
+        raise InputError("A similarity needs at least one block of candidates.")
+    dtype, device = kind(sources[0])
+    query = torch.zeros(sources[0].shape[0], 0, dtype=dtype, device=device)
+    for x in (x for b, source in zip(blocks, sources, strict=True) if b.gradient for x in source.tensors()):
+        query = query + x.reshape(-1)[:0].sum().to(dtype) if x.requires_grad else query
+    return query
+
+
+def _scored(block: Block, source: Source, temperature: float | Tensor, dtype: torch.dtype) -> Scored:
+    held = tuple(x if block.gradient else x.detach() for x in source.tensors())
+    if not isinstance(temperature, Tensor):
+        return Scored(source, held, dtype, float(temperature))
+    if any(a not in (1, b) for a, b in zip(reversed(temperature.shape), reversed(source.shape), strict=False)):
+        raise InputError(f"The temperature must be one number, (N, 1) or (1, M) with (N, M) = {source.shape}. "
+                         f"Got {tuple(temperature.shape)}.")
+    return Scored(source, (*held, temperature), dtype)
+
+
+def _operands(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
+              similarity: str) -> tuple[Tensor, list[Columns]]:
+    """The anchors and the columns of each block, in their order."""
+    vectors = [b for b in blocks if isinstance(b.keys, Tensor)]
+    of_first = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
+    if of_first and 1 < len(blocks) != len(vectors):
+        raise InputError("A temperature of the columns, (1, M), needs a single block where one is a source.")
+    made = iter(())
+    if vectors:
+        query, products = _factors(query, vectors, temperature, similarity)
+        made = iter(products)
+    out: list[Columns] = []
+    for block in blocks:
+        if not isinstance(block.keys, Source):
+            out.append(next(made))
+            continue
+        out.append(operand := _scored(block, block.keys, temperature, query.dtype))
+        if torch.is_grad_enabled():
+            operand.check_declared()
+    return query, out
+
+
 def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
              similarity: str) -> tuple[Tensor, list[Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
-    keys = [b.keys if b.gradient else b.keys.detach() for b in blocks]
+    keys = [b.keys if b.gradient else b.keys.detach() for b in blocks if isinstance(b.keys, Tensor)]
     if _is_own_keys(query, blocks, temperature, similarity):
         half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
         z = scaled_unit(query, half) if similarity == "cosine" else accumulated(query) * half

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity.operands import Operand, slices
+from nearfar.similarity.operands import Columns, Operand, Scored, slices
 from nearfar.similarity.relations import Relation, Tile
 from nearfar.similarity.ring import Trip
 
@@ -19,7 +19,7 @@ from nearfar.similarity.ring import Trip
 PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
-def topk(query: Tensor, operand: Operand, block: int, k: int,
+def topk(query: Tensor, operand: Columns, block: int, k: int,
          where: Relation | None) -> tuple[Tensor, Tensor]:
     if k < 1:
         raise InputError(f"k must be at least 1. Got {k}.")
@@ -39,7 +39,7 @@ def topk(query: Tensor, operand: Operand, block: int, k: int,
     return values, places
 
 
-def _candidates(query: Tensor, operand: Operand, block: int, rows: slice, columns: slice,
+def _candidates(query: Tensor, operand: Columns, block: int, rows: slice, columns: slice,
                 where: Relation | None) -> Tensor:
     """The similarities of a tile, -inf where a pair does not count."""
     s = operand.product(query, rows, columns)
@@ -47,14 +47,26 @@ def _candidates(query: Tensor, operand: Operand, block: int, rows: slice, column
     return s if where is None else torch.where(where.tile(t), s, -math.inf)
 
 
-def longest(operand: Operand) -> Tensor:
+def rounding(query: Tensor, operands: Iterable[Columns], value: Tensor) -> Tensor:
+    """By how much a similarity of this size may differ between two tiles, at most, (..., N)."""
+    most = torch.zeros_like(value)
+    for operand in operands:
+        if isinstance(operand, Scored):
+            most = torch.maximum(most, operand.rounding(value))
+        elif isinstance(operand, Operand):
+            lengths = 8 * torch.finfo(value.dtype).eps * query.norm(dim=-1) * _longest(operand)
+            most = torch.maximum(most, lengths)
+    return most
+
+
+def _longest(operand: Operand) -> Tensor:
     """The largest length of its keys."""
     lengths = operand.keys.detach().norm(dim=-1)
     most = lengths.amax() if lengths.numel() else lengths.new_zeros(())
     return most if operand.ring is None else operand.ring.most(most)
 
 
-def nth_largest(query: Tensor, operands: Mapping[int, Operand], m: int | Tensor, where: Relation | None) -> Tensor:
+def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
     """Each row's m-th largest similarity in the numbered blocks, (..., N); -inf where it has fewer candidates."""
     if isinstance(m, int) and m < 1:
         raise InputError(f"m must be at least 1. Got {m}.")
@@ -99,7 +111,7 @@ def _ordered(s: Tensor) -> Tensor:
     return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
 
 
-def _travelling(query: Tensor, operands: Mapping[int, Operand], m: int | Tensor, where: Relation | None) -> Tensor:
+def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
     """The m-th largest of keys that travel: four bits of it a round, by counting what is at least as large."""
     kind = torch.int64 if query.dtype == torch.float64 else torch.int32
     bits = torch.iinfo(kind)
@@ -118,7 +130,7 @@ def _travelling(query: Tensor, operands: Mapping[int, Operand], m: int | Tensor,
     return torch.where(found == bits.min, -math.inf, value)  # no candidate was as large as the least float
 
 
-def _count(query: Tensor, part: Operand, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
+def _count(query: Tensor, part: Columns, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
     """Adds how many similarities are at least each limit of their row."""
     for rows, columns in product(slices(len(query), 512), part.columns(1024)):
         s = _ordered(_candidates(query, part, block, rows, columns, where))
