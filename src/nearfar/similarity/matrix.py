@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
 
@@ -18,6 +18,7 @@ from nearfar.similarity.operands import Columns, Operand, Scored, Source, kind
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction, Sum
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
 from nearfar.similarity.ring import Ring, refuse
+from nearfar.similarity.sparse import Sparse
 from nearfar.similarity.units import accumulated, normalise, scaled_unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -271,13 +272,24 @@ class Similarity:
             dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
         return bool(flag > 0)
 
-    def topk(self, k: int, *, where: Relation | None = None, block: int = 0) -> tuple[Tensor, Tensor]:
+    def topk(self, k: int, *, where: Relation | None = None, block: int = 0,
+             progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
         """The k largest S of each row in one block: detached values and column numbers, (..., N, k).
 
-        Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
+        Equal values by column. Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
+        `progress` is called with the number of rows after each few that are done.
         """
         with torch.no_grad(), engines.full_precision(self.query.device):
-            return ranks.topk(self.query.detach(), self._operands[block], block, k, where)
+            return ranks.topk(self.query.detach(), self._operands[block], block, k, where, progress)
+
+    def places(self, wanted: Sparse, *, where: Relation | None = None, block: int = 0) -> Iterator[ranks.Placed]:
+        """Where wanted candidates stand in the ranking of their row, some rows at a time, without gradient.
+
+        wanted: a `sparse` relation. A candidate's place is 1 + the number of other candidates of the row that are as
+        similar or more, wanted ones apart, + that of the wanted ones before it: a tie never helps. What `where` hides
+        is not in the ranking. Each similarity is computed once; O(N + M) memory.
+        """
+        return ranks.placed(self.query.detach(), self._operands[block], block, wanted, where)
 
     def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int | None = 0) -> Tensor:
         """Each row's m-th largest S in one block (None: in all), (..., N), detached; -inf where it has fewer than m.

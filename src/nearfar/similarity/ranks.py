@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -11,40 +12,234 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.similarity.conjunction import at_block, literals
+from nearfar.similarity.engines import tile_of
 from nearfar.similarity.operands import Columns, Operand, Scored, slices
-from nearfar.similarity.relations import Relation, Tile
-from nearfar.similarity.ring import Trip
+from nearfar.similarity.relations import Listed, Not, Relation, Tile
+from nearfar.similarity.ring import Trip, refuse
+from nearfar.similarity.sparse import Sparse, places
 
-# Floats of the panel of rows in which an m-th largest is looked for.
+# Floats of the panel of rows in which an m-th largest is looked for, and of that in which candidates are ranked.
 PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
+RANKED = {"cpu": 1 << 24, "cuda": 1 << 28}
+# Columns that are searched together for the largest; a chunk of them is passed over by its largest.
+STRIP = {"cpu": 4096, "cuda": 1 << 15}
+CHUNK = 64
+# Candidates a row, over k, from which they are cut down before they are sorted.
+FLOOD = 8
+# Wanted candidates of a row up to which others are compared with each of them; beyond, the row is sorted.
+FEW = 100
 
 
-def topk(query: Tensor, operand: Columns, block: int, k: int,
-         where: Relation | None) -> tuple[Tensor, Tensor]:
+def topk(query: Tensor, operand: Columns, block: int, k: int, where: Relation | None,
+         progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
+    """Values and columns (..., N, k), best first, equal ones by column; -inf and -1 where nothing is left."""
     if k < 1:
         raise InputError(f"k must be at least 1. Got {k}.")
     lead, n = query.shape[:-2], query.shape[-2]
     values = query.new_full((*lead, n, k), -math.inf)
     places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
-    trip = Trip(operand)
+    tile = tile_of(query, [operand])
+    height, width = max(1, tile[0] // max(1, lead.numel())), max(tile[1], STRIP.get(query.device.type, 1 << 15))
+    trip, last = Trip(operand), -1
     for part in trip:
+        rising, last = part.first > last, max(last, part.first)
         with trip.guard():
-            for rows, columns in product(slices(n, 1024), part.columns(8192)):
-                s = _candidates(query, part, block, rows, columns, where)
-                best, at = s.topk(min(k, s.shape[-1]), -1)
-                at = torch.where(best == -math.inf, -1, at + columns.start)
-                both, index = torch.cat([values[..., rows, :], best], -1), torch.cat([places[..., rows, :], at], -1)
-                top, order = both.topk(k, -1)
-                values[..., rows, :], places[..., rows, :] = top, index.gather(-1, order)
+            sight = Sight(query, part, block, where, tile)
+            for rows in slices(n, height):
+                best = Best(values[..., rows, :], places[..., rows, :], rising)
+                for columns in part.columns(width):
+                    best.take(sight.strip(rows, columns, CHUNK), columns.start)
+                values[..., rows, :], places[..., rows, :] = best.answer()
+                if progress is not None:
+                    progress(rows.stop - rows.start)
     return values, places
 
 
-def _candidates(query: Tensor, operand: Columns, block: int, rows: slice, columns: slice,
-                where: Relation | None) -> Tensor:
-    """The similarities of a tile, -inf where a pair does not count."""
-    s = operand.product(query, rows, columns)
-    t = Tile(rows, block, columns, operand.own, query.device, s)
-    return s if where is None else torch.where(where.tile(t), s, -math.inf)
+class Sight:
+    """Similarities of some rows and columns, with a value of no meaning where a pair does not count."""
+
+    def __init__(self, query: Tensor, operand: Columns, block: int, where: Relation | None, tile: tuple[int, int]):
+        self.query, self.operand, self.block, self.tile = query, operand, block, tile
+        conditions = [] if where is None else literals(at_block(where, block))
+        hidden = [x.other for x in conditions if isinstance(x, Not)]
+        self.few = [x for x in hidden if isinstance(x, (Listed, Sparse))]
+        self.rest = [x for x in conditions if not (isinstance(x, Not) and isinstance(x.other, (Listed, Sparse)))]
+        self.scratch = query.new_empty(0)
+
+    def strip(self, rows: slice, columns: slice, multiple: int = 1, fill: float = -math.inf) -> Tensor:
+        """(..., rows, columns) in scratch that the next strip takes; filled up to a `multiple` of columns."""
+        lead, height, width = self.query.shape[:-2], rows.stop - rows.start, columns.stop - columns.start
+        wide = -(-width // multiple) * multiple
+        size = lead.numel() * height * wide
+        if self.scratch.numel() < size:
+            self.scratch = self.query.new_empty(size)
+        out = self.scratch[:size].view(*lead, height, wide)
+        out[..., width:] = fill
+        for i in slices(height, self.tile[0]):
+            for j in slices(width, self.tile[1]):
+                t = Tile(_moved(i, rows.start), 0, _moved(j, columns.start), self.operand.own, self.query.device)
+                out[..., i, j] = self.operand.product(self.query, t.rows, t.columns)
+                self._hide(out[..., i, j], t, fill)
+        return out
+
+    def _hide(self, s: Tensor, t: Tile, fill: float) -> None:
+        t = replace(t, s=s)
+        for relation in self.rest:
+            s.masked_fill_(~relation.tile(t), fill)
+        for relation in self.few:
+            i, j = places(relation, t)
+            s[..., i, j] = fill
+
+
+def _moved(x: slice, by: int) -> slice:
+    return slice(x.start + by, x.stop + by)
+
+
+class Best:
+    """The k largest so far of some rows, in order. Candidates that cannot be among them are passed over by the largest
+    of each chunk of columns; equal ones keep the order of the columns.
+
+    rising: strips come in the order of their columns.
+    """
+
+    def __init__(self, values: Tensor, places: Tensor, rising: bool):
+        self.shape, self.rising = values.shape, rising
+        self.values, self.places = values.reshape(-1, values.shape[-1]), places.reshape(-1, places.shape[-1])
+
+    def answer(self) -> tuple[Tensor, Tensor]:
+        return self.values.view(self.shape), self.places.view(self.shape)
+
+    def take(self, s: Tensor, first: int) -> None:
+        """A strip (..., rows, columns) whose columns are numbered from `first` on."""
+        s = s.view(-1, s.shape[-1])
+        row, column, value = self._candidates(s)
+        if not len(row):
+            return
+        live, row = torch.unique_consecutive(row, return_inverse=True)
+        counts = torch.bincount(row, minlength=len(live))
+        nth = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        k, most = self.values.shape[1], int(counts.max())
+        both = self.values.new_full((len(live), k + most), -math.inf)
+        at = self.places.new_full(both.shape, -1)
+        both[:, :k], at[:, :k] = self.values[live], self.places[live]
+        both[row, k + nth], at[row, k + nth] = value, column + first
+        if not self.rising:
+            order = at.sort(dim=1, stable=True).indices
+            both, at = both.gather(1, order), at.gather(1, order)
+        order = both.sort(dim=1, descending=True, stable=True).indices[:, :k]
+        self.values[live], self.places[live] = both.gather(1, order), at.gather(1, order)
+
+    def _candidates(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and value of what may be among the k largest, by row and then by column."""
+        k, floor = self.values.shape[1], self.values[:, -1]
+        chunks = s.view(len(s), -1, CHUNK)
+        top = chunks.amax(-1)
+        least = torch.nextafter(floor, torch.full_like(floor, math.inf)) if self.rising else floor
+        least = least.clamp(min=torch.finfo(s.dtype).min)
+        if bool((floor == -math.inf).any()):
+            least = torch.maximum(least, _at_least_k(s, top, k))
+        i, c = (~(top < least[:, None])).nonzero(as_tuple=True)  # a chunk whose largest is no number is looked at
+        picked = chunks[i, c]
+        f, w = (picked >= least[i, None]).nonzero(as_tuple=True)
+        row, column, value = i[f], c[f] * CHUNK + w, picked[f, w]
+        if len(row) > FLOOD * k * len(s):
+            stay = _flood(row, value, _place(_numbers(s), s.shape[1] - k), k)
+            row, column, value = row[stay], column[stay], value[stay]
+        return row, column, value
+
+
+def _numbers(s: Tensor) -> Tensor:
+    """-inf in place of what is no number."""
+    return torch.where(s.isnan(), -math.inf, s)
+
+
+def _at_least_k(s: Tensor, top: Tensor, k: int) -> Tensor:
+    """For each row a value that k entries reach; -inf where there are no k."""
+    if top.shape[1] >= k:
+        return _numbers(top).topk(k, 1).values[:, -1]
+    return _place(_numbers(s), s.shape[1] - k) if s.shape[1] > k else torch.full_like(top[:, 0], -math.inf)
+
+
+def _flood(row: Tensor, value: Tensor, level: Tensor, k: int) -> Tensor:
+    """Which of many candidates reach the k-th largest of their row, of those that equal it the first k."""
+    tie = value == level[row]
+    count = tie.cumsum(0)
+    counts = torch.bincount(row, weights=tie.double(), minlength=len(level)).long()
+    nth = count - (counts.cumsum(0) - counts)[row]
+    return (value > level[row]) | (tie & (nth <= k))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the wanted candidates of some rows stand. row: the row of each, from 0 on within `rows`, rising; place:
+    its place in the row's ranking, from 1, rising within a row. LongTensors (P,)."""
+
+    rows: slice
+    row: Tensor
+    place: Tensor
+
+
+def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: Relation | None) -> Iterator[Placed]:
+    """The places of the wanted candidates of all rows, some rows at a time; equal scores place them last.
+
+    A wanted candidate that `where` hides has no place. Each similarity is computed once.
+    """
+    refuse(operand, "A ranking")
+    if query.dim() != 2 or len(wanted.start) != len(query):
+        raise InputError(f"A ranking is of anchors (N, D) and of pairs of N rows. Got {tuple(query.shape)} and "
+                         f"{len(wanted.start)} rows.")
+    tile = tile_of(query, [operand])
+    height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // max(1, operand.width)))
+    sight = Sight(query, operand, block, where, tile)
+    for rows in slices(len(query), height):
+        yield _placed(sight, rows, wanted)
+
+
+@torch.no_grad()
+def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
+    with torch.autocast(sight.query.device.type, enabled=False):
+        s = sight.strip(rows, slice(0, sight.operand.width), fill=math.nan)
+    row, column = wanted.pairs(rows)
+    score = s[row, column]
+    seen = ~score.isnan()
+    s[row, column] = math.nan
+    row, score = row[seen], score[seen]
+    counts = torch.bincount(row, minlength=len(s))
+    start = counts.cumsum(0) - counts
+    place = torch.empty_like(row)
+    few = (counts <= FEW)[row].nonzero().squeeze(1)
+    order = score[few].sort(descending=True, stable=True).indices
+    order = order[row[few][order].sort(stable=True).indices]
+    mine, limit = row[few], score[few][order]
+    nth = few - start[mine]
+    place[few] = _ahead(s, mine, nth, limit) + nth + 1
+    for r in (counts > FEW).nonzero().squeeze(1).tolist():
+        part = slice(int(start[r]), int(start[r] + counts[r]))
+        others = _sorted(s[r])
+        others = others[: len(others) - int(others.isnan().sum())]
+        ahead = len(others) - torch.searchsorted(others, _sorted(score[part]).flip(0))
+        place[part] = ahead + torch.arange(1, len(ahead) + 1, device=row.device)
+    return Placed(rows, row, place)
+
+
+def _ahead(s: Tensor, row: Tensor, nth: Tensor, limit: Tensor) -> Tensor:
+    """How many similarities of its row reach each limit."""
+    out = torch.zeros_like(row)
+    for n in range(int(nth.max()) + 1 if len(nth) else 0):
+        mine = (nth == n).nonzero().squeeze(1)
+        rows, least = row[mine], limit[mine, None]
+        for columns in slices(s.shape[1], STRIP.get(s.device.type, 1 << 15)):
+            part = s[:, columns] if len(rows) == len(s) else s[rows, columns]
+            out[mine] += torch.ge(part, least, out=torch.empty_like(part)).sum(1).long()
+    return out
+
+
+def _sorted(s: Tensor) -> Tensor:
+    """Rising; what is no number last."""
+    if s.device.type != "cpu":
+        return s.sort(-1).values
+    return torch.from_numpy(np.sort(s.numpy(), axis=-1))  # 4 times the speed
 
 
 def rounding(query: Tensor, operands: Iterable[Columns], value: Tensor) -> Tensor:
@@ -77,10 +272,12 @@ def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
     if not width:
         return out
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
-    height = max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel()))
+    tile = tile_of(query, list(operands.values()))
+    height = min(tile[0], max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel())))
+    sights = [Sight(query, o, b, where, tile) for b, o in operands.items()]
     for rows in slices(n, height):
-        s = [_candidates(query, o, b, rows, slice(0, o.width), where) for b, o in operands.items()]
-        out[..., rows] = _select(torch.cat(s, -1), m if each is None else each[..., rows])
+        s = [sight.strip(rows, slice(0, sight.operand.width)) for sight in sights]
+        out[..., rows] = _select(torch.cat(s, -1) if len(s) > 1 else s[0], m if each is None else each[..., rows])
     return out
 
 
@@ -132,7 +329,8 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
 
 def _count(query: Tensor, part: Columns, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
     """Adds how many similarities are at least each limit of their row."""
+    sight = Sight(query, part, block, where, tile_of(query, [part]))
     for rows, columns in product(slices(len(query), 512), part.columns(1024)):
-        s = _ordered(_candidates(query, part, block, rows, columns, where))
+        s = _ordered(sight.strip(rows, columns))
         for j in range(limits.shape[1]):
             counts[rows, j] += (s >= limits[rows, j, None]).sum(1)
