@@ -1,7 +1,6 @@
 """Retrieval against a naive loop: negative scores, ties, no relevant item, copies in the gallery, large k."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer, VectorScorer, normalise, topk
 from nearfar.evaluation.relevance import listed, same
 from nearfar.evaluation.retrieval import rank, retrieval
+from nearfar.similarity import engine, ranks
 
 KS = (1, 3, 10, 50)
 
@@ -57,7 +57,8 @@ def test_metrics_equal_the_loop(search, gallery_tile, query_tile):
         with pytest.raises(InputError, match="No query"):
             rank(*arguments, ks=KS)
         return
-    result = rank(*arguments, ks=KS, query_tile=query_tile, gallery_tile=gallery_tile)
+    with engine("streaming", tile=(query_tile, gallery_tile)):
+        result = rank(*arguments, ks=KS)
     kept = [row for row in expected if row]
     assert result.n == len(kept)
     assert result.skipped == len(expected) - len(kept)
@@ -68,16 +69,20 @@ def test_metrics_equal_the_loop(search, gallery_tile, query_tile):
             assert result[name] == pytest.approx(np.mean([row[name] for row in kept]))
 
 
-def test_many_relevant_items_equal_the_loop():
-    """More than 64 relevant items a query take another path."""
+@pytest.mark.parametrize("few", [0, 89, 90])
+def test_many_relevant_items_equal_the_loop(few, monkeypatch):
+    """Many relevant items a query take another path; here none, some and all of the rows do."""
+    monkeypatch.setattr(ranks, "FEW", few)
     generator = np.random.default_rng(1)
     query, gallery = generator.normal(size=(7, 4)), generator.normal(size=(270, 4))
     gallery[140:200] = gallery[:60]
-    labels = np.arange(270) % 3
+    labels, rows = np.arange(270) % 3, np.arange(277)
+    rows[7:9] = 0, 1
     scores = np.round(normalise(query) @ normalise(gallery).T, 6)
-    result = rank(VectorScorer(query, gallery), same(np.arange(7) % 3, labels), ks=KS, gallery_tile=17)
+    with engine("streaming", tile=17):
+        result = rank(VectorScorer(query, gallery), same(np.arange(7) % 3, labels), same(rows[:7], rows[7:]), ks=KS)
     for i in range(7):
-        expected = loop_metrics(scores[i], labels == i % 3, np.zeros(270, bool), KS)
+        expected = loop_metrics(scores[i], labels == i % 3, rows[i] == rows[7:], KS)
         for name, value in expected.items():
             assert result.per_query[name][i] == pytest.approx(value), name
 
@@ -131,8 +136,8 @@ def test_topk_equals_a_stable_sort(search, k, gallery_tile, query_tile):
     query, gallery, _, _, rows = search
     scores = np.round(normalise(query) @ normalise(gallery).T, 6)
     hidden = rows[:len(query), None] == rows[len(query):]
-    result = topk(VectorScorer(query, gallery), k, same(rows[:len(query)], rows[len(query):]),
-                  query_tile=query_tile, gallery_tile=gallery_tile)
+    with engine("streaming", tile=(query_tile, gallery_tile)):
+        result = topk(VectorScorer(query, gallery), k, same(rows[:len(query)], rows[len(query):]))
     assert result.indices.shape == (len(query), min(k, len(gallery)))
     for i in range(len(query)):
         seen = [j for j in range(len(gallery)) if not hidden[i, j]]
@@ -149,8 +154,9 @@ def test_every_scorer_gives_the_same_ranking():
     dense = VectorScorer(query, gallery, cosine=False)
     scorers = [dense, SparseScorer(csr_matrix(query), csr_matrix(gallery)),
                FunctionScorer(lambda rows: query[rows] @ gallery.T, 11, 33)]
-    found = [topk(scorer, 5, query_tile=4, gallery_tile=10) for scorer in scorers]
-    ranked = [rank(scorer, same(range(11), np.arange(33) % 11), query_tile=4, gallery_tile=10) for scorer in scorers]
+    with engine("streaming", tile=(4, 10)):
+        found = [topk(scorer, 5) for scorer in scorers]
+        ranked = [rank(scorer, same(range(11), np.arange(33) % 11)) for scorer in scorers]
     for near, scores in zip(found[1:], ranked[1:]):
         np.testing.assert_array_equal(near.indices, found[0].indices)
         assert scores.metrics == ranked[0].metrics
@@ -162,27 +168,59 @@ def test_torch_tensors_are_taken():
     assert retrieval(z, z, range(4), range(4))["hit@1"] == 1
 
 
-def test_tiles_computed_again_give_the_same(monkeypatch):
+def test_a_small_budget_of_memory_gives_the_same(monkeypatch):
     query, gallery = np.random.default_rng(0).normal(size=(9, 4)), np.random.default_rng(1).normal(size=(60, 4))
     arguments = VectorScorer(query, gallery), same(range(9), np.arange(60) % 9)
-    kept = rank(*arguments, gallery_tile=13)
-    monkeypatch.setattr(sys.modules[rank.__module__], "KEPT_BYTES", 0)
-    assert rank(*arguments, gallery_tile=13).metrics == kept.metrics
+    whole = rank(*arguments)
+    monkeypatch.setitem(ranks.RANKED, "cpu", 1)
+    assert rank(*arguments).metrics == whole.metrics
 
 
 def test_no_tile_is_larger_than_asked_for():
     class Watched(VectorScorer):
         largest = 0
 
-        def tile(self, rows, columns):
+        def tile(self, rows, columns, tensors=()):
             tile = super().tile(rows, columns)
-            self.largest = max(self.largest, tile.size)
+            self.largest = max(self.largest, tile.numel())
             return tile
 
     scorer = Watched(np.random.default_rng(0).normal(size=(100, 4)), np.random.default_rng(1).normal(size=(300, 4)))
-    rank(scorer, same(range(100), np.arange(300) % 100), query_tile=16, gallery_tile=32)
-    topk(scorer, 5, query_tile=16, gallery_tile=32)
+    with engine("streaming", tile=(16, 32)):
+        rank(scorer, same(range(100), np.arange(300) % 100))
+        topk(scorer, 5)
     assert scorer.largest == 16 * 32
+
+
+@pytest.mark.parametrize("tile", [None, (7, 5)])
+def test_a_function_is_asked_once_for_each_query(tile):
+    asked = []
+    scores = np.random.default_rng(0).normal(size=(600, 40))
+
+    def score(rows):
+        asked.extend(rows.tolist())
+        return scores[rows]
+
+    scorer = FunctionScorer(score, 600, 40)
+    with engine("auto" if tile is None else "streaming", tile=tile):
+        for ask in (lambda: topk(scorer, 3), lambda: rank(scorer, same(range(600), np.arange(40)))):
+            asked.clear()
+            ask()
+            assert asked == list(range(600))
+
+
+def test_scores_that_are_no_scores_are_an_error():
+    with pytest.raises(InputError, match=r"queries 0 to 1 must have the shape \(2, 4\)"):
+        topk(FunctionScorer(lambda rows: np.zeros((len(rows), 3)), 2, 4), 1)
+    with pytest.raises(InputError, match="query 1 hold values that are not numbers"):
+        topk(FunctionScorer(lambda rows: np.where(rows[:, None] == 1, np.nan, np.zeros((2, 4))), 2, 4), 1)
+
+
+def test_an_item_that_scores_minus_infinity_stands_last():
+    scores = np.array([[1.0, -np.inf, 0.0, 5.0]])
+    scorer = FunctionScorer(lambda rows: scores[rows], 1, 4)
+    assert rank(scorer, same([0], [-1, 0, -1, 7]), same([7], [-1, -1, -1, 7])).per_query["rank"].tolist() == [3]
+    assert topk(scorer, 4).indices.tolist() == [[3, 0, 2, -1]]
 
 
 def test_listed_relation_counts_repeats_once():

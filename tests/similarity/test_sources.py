@@ -176,7 +176,8 @@ def questions(u, bias):
     mask, classes = dense(seeded(N, M, seed=5) > -0.6), same(torch.arange(N) % 3, torch.arange(M) % 3)
     weight = per_row(u.exp()) & per_column(seeded(M, seed=7).exp()) & low_rank(u[:, None] ** 2, seeded(M, 1).abs(), 0.1)
     return [
-        LogSumExp(), LogSumExp(dim=0), LogSumExp(where=classes, scale=1.7), LogSumExp(where=~mask, weight=weight, dim=0),
+        LogSumExp(), LogSumExp(dim=0), LogSumExp(where=classes, scale=1.7),
+        LogSumExp(where=~mask, weight=weight, dim=0),
         Sum(where=mask, weight=weight), Sum(phi=lambda s, u: torch.tanh(s * u), per_row=bias, where=mask),
         Mean(where=classes), Mean(dim=0, where=mask), SoftmaxMean(where=mask, scale=2.0), Max(where=mask), Min(dim=0),
         Count(where=mask, weight=weight), Count(where=classes), CrossEntropy(where=~diagonal(N), of=bias),
@@ -222,7 +223,7 @@ def test_gradients_by_differences(name):
             source.tensors = lambda: inputs
         with engine("streaming", tile=3):
             s = Similarity(source, temperature=t, positive=diagonal(N))
-            return s.reduce(LogSumExp(), LogSumExp(dim=0), Max()) + [s.paired()]
+            return [*s.reduce(LogSumExp(), LogSumExp(dim=0), Max()), s.paired()]
 
     assert gradcheck(f, (t, *inputs))
 

@@ -1,31 +1,24 @@
-"""Exact nearest neighbours in bounded memory.
+"""Exact nearest neighbours in bounded memory: what can be searched, as sources of the core's similarity.
 
-A `Scorer` gives any tile of the score matrix (queries x gallery); nobody ever builds the matrix. Tiles are computed in
-float64 and cosines rounded to multiples of 2^-24, so that equal vectors get equal scores wherever they stand and no
-result depends on the size of a tile.
+Vectors are multiplied in float64 and cosines rounded to multiples of 2^-24, so that equal vectors get equal scores
+wherever they stand and no result depends on the size of a tile. Nobody ever builds the matrix queries x gallery.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.progress import track
+from nearfar.similarity import Relation, Similarity, Source
 
-QUERY_TILE, GALLERY_TILE = 256, 16_384
 GRID = 2.0**24
-
-
-class Scorer(Protocol):
-    """Scores of `queries` x `gallery` items, tile by tile; higher is nearer."""
-
-    queries: int
-    gallery: int
-
-    def tile(self, rows: slice, columns: slice) -> np.ndarray:
-        """float32 (rows, columns), in memory of the caller."""
-        ...
+# Scores that a function of the rows gives at once.
+AT_ONCE = 1 << 23
 
 
 def as_vectors(z: Any, name: str = "embeddings") -> np.ndarray:
@@ -43,63 +36,85 @@ def as_vectors(z: Any, name: str = "embeddings") -> np.ndarray:
 
 def normalise(z: Any, name: str = "embeddings") -> np.ndarray:
     """Rows of length 1 in float64 (n, d); a zero row stays zero, so that its cosine with everything is 0."""
-    return _unit(as_vectors(z, name))
+    array = as_vectors(z, name).astype(np.float64)
+    return array / _lengths(array)
 
 
-def _unit(z: np.ndarray) -> np.ndarray:
-    z = z.astype(np.float64)
-    length = np.linalg.norm(z, axis=1, keepdims=True)
-    return z / np.where(length > 0, length, 1)
+def _lengths(z: np.ndarray) -> np.ndarray:
+    """float64 (n, 1), 1 for a zero row."""
+    length = np.sqrt(np.einsum("nd,nd->n", z, z, dtype=np.float64, casting="safe"))[:, None]
+    return np.where(length > 0, length, 1)
 
 
-class VectorScorer:
+class VectorScorer(Source):
     """Cosine (or, with `cosine=False`, inner product) of query (n, d) with gallery (m, d) vectors."""
 
+    dtype, device, rounding = torch.float32, torch.device("cpu"), 0.0
+
     def __init__(self, query: Any, gallery: Any, *, cosine: bool = True):
-        self.query, self.keys = as_vectors(query, "query embeddings"), as_vectors(gallery, "gallery embeddings")
-        self.queries, self.gallery, self.cosine = len(self.query), len(self.keys), cosine
-        if self.query.shape[1] != self.keys.shape[1]:
-            raise InputError(f"Queries have {self.query.shape[1]} dimensions, the gallery has {self.keys.shape[1]}.",
+        sides = as_vectors(query, "query embeddings"), as_vectors(gallery, "gallery embeddings")
+        self.shape, self.cosine = (len(sides[0]), len(sides[1])), cosine
+        if sides[0].shape[1] != sides[1].shape[1]:
+            raise InputError(f"Queries have {sides[0].shape[1]} dimensions, the gallery has {sides[1].shape[1]}.",
                              "Both must come from the same model.")
+        self.query, self.keys = map(_tensor, sides)
+        if cosine:
+            self.lengths = [torch.from_numpy(_lengths(z)) for z in sides]
 
-    def tile(self, rows: slice, columns: slice) -> np.ndarray:
+    def tile(self, rows: slice, columns: slice, tensors: Sequence[Tensor] = ()) -> Tensor:
+        query, keys = (x.to(torch.float64, copy=True) for x in (self.query[rows], self.keys[columns]))
         if not self.cosine:
-            return (self.query[rows].astype(np.float64) @ self.keys[columns].T.astype(np.float64)).astype(np.float32)
-        exact = (_unit(self.query[rows]) * GRID) @ _unit(self.keys[columns]).T
-        tile = np.rint(exact, out=exact).astype(np.float32)
-        tile *= 1 / GRID                                    # a power of two: nothing is rounded again
-        return tile
+            return (query @ keys.T).float()
+        query /= self.lengths[0][rows]
+        keys /= self.lengths[1][columns]
+        tile = (query.mul_(GRID) @ keys.T).round_().float()
+        return tile.mul_(1 / GRID)                              # a power of two: nothing is rounded again
 
 
-class SparseScorer:
+def _tensor(z: np.ndarray) -> Tensor:
+    return torch.from_numpy(z if z.flags.writeable else z.copy())
+
+
+class SparseScorer(Source):
     """Inner product of two scipy CSR matrices, (n, d) and (m, d)."""
 
+    dtype, device, rounding, tile_shape = torch.float32, torch.device("cpu"), 0.0, (256, 16_384)
+
     def __init__(self, query: Any, gallery: Any):
-        self.query, self.keys = query, gallery
-        self.queries, self.gallery = query.shape[0], gallery.shape[0]
+        self.query, self.keys, self.shape = query, gallery, (query.shape[0], gallery.shape[0])
 
-    def tile(self, rows: slice, columns: slice) -> np.ndarray:
-        return (self.query[rows] @ self.keys[columns].T).toarray().astype(np.float32)
+    def tile(self, rows: slice, columns: slice, tensors: Sequence[Tensor] = ()) -> Tensor:
+        product = self.query[rows] @ self.keys[columns].T
+        return torch.from_numpy(product.toarray().astype(np.float32, copy=False))
 
 
-class FunctionScorer:
+class FunctionScorer(Source):
     """The door for what is not a vector: `score(rows) -> (rows, gallery)` for an array of query numbers (BM25, a
-    cross-encoder). The last block is kept, since its tiles are asked for one after the other."""
+    cross-encoder). It is asked once for each block of queries."""
+
+    dtype, device, rounding = torch.float32, torch.device("cpu"), 0.0
 
     def __init__(self, score: Callable[[np.ndarray], np.ndarray], queries: int, gallery: int):
-        self.score, self.queries, self.gallery = score, queries, gallery
-        self._block: tuple[tuple[int, int], np.ndarray] | None = None
+        self.score, self.shape = score, (queries, gallery)
+        self.tile_shape = min(256, max(1, AT_ONCE // max(1, gallery))), max(1, gallery)
+        self._block: tuple[tuple[int, int], Tensor] | None = None
 
-    def tile(self, rows: slice, columns: slice) -> np.ndarray:
+    def tile(self, rows: slice, columns: slice, tensors: Sequence[Tensor] = ()) -> Tensor:
         key = (rows.start, rows.stop)
-        if self._block is None or self._block[0] != key:
-            self._block = key, np.asarray(self.score(np.arange(*key)), np.float32)
-        return self._block[1][:, columns].copy()
+        if self._block is None or self._block[0] != key:        # tiles beside each other share their block
+            self._block = key, self._scores(*key)
+        return self._block[1][:, columns]
 
-
-def spans(size: int, step: int) -> Iterator[slice]:
-    """Slices of at most `step` that cover range(size)."""
-    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+    def _scores(self, start: int, stop: int) -> Tensor:
+        scores = np.asarray(self.score(np.arange(start, stop)), np.float32)
+        wanted = (stop - start, self.shape[1])
+        if scores.shape != wanted:
+            raise InputError(f"The scores of the queries {start} to {stop - 1} must have the shape {wanted} (queries, "
+                             f"gallery). Got {scores.shape}.")
+        bad = np.flatnonzero(np.isnan(scores).any(1))
+        if len(bad):
+            raise InputError(f"The scores of query {start + bad[0]} hold values that are not numbers.")
+        return _tensor(scores)
 
 
 @dataclass(frozen=True)
@@ -113,58 +128,15 @@ class Neighbours:
     indices: np.ndarray
 
 
-def topk(scorer: Scorer, k: int, hidden: Any = None, *, query_tile: int = QUERY_TILE,
-         gallery_tile: int = GALLERY_TILE) -> Neighbours:
+def topk(scorer: Source, k: int, hidden: Relation | None = None) -> Neighbours:
     """Exact k nearest of every query; equal scores in the order of the gallery. k is cut to the gallery's size.
 
-    hidden: a `Relation` of gallery items that a query may not see (itself, its copies).
+    hidden: gallery items that a query may not see (itself, its copies).
     """
-    k = min(k, scorer.gallery)
+    queries, gallery = scorer.shape
+    k = min(k, gallery)
     if k < 1:
-        raise InputError(f"k and the gallery must hold at least one item. Got k={k} of {scorer.gallery} instead.")
-    scores = np.full((scorer.queries, k), -np.inf, np.float32)
-    indices = np.full((scorer.queries, k), -1, np.int64)
-    for rows in spans(scorer.queries, query_tile):
-        unseen = hidden.rows(rows) if hidden is not None else None
-        for columns in spans(scorer.gallery, gallery_tile):
-            tile = scorer.tile(rows, columns)
-            if unseen is not None:
-                unseen.write(tile, columns, -np.inf)
-            _merge(scores, indices, rows, tile, columns.start)
-    return Neighbours(scores, indices)
-
-
-def _merge(scores: np.ndarray, indices: np.ndarray, rows: slice, tile: np.ndarray, first: int) -> None:
-    k = scores.shape[1]
-    near, places = _largest(tile, k) if first == 0 else _above(tile, scores[rows, -1:])
-    places = np.where(np.isneginf(near), -1, places + first)
-    both, where = np.hstack([scores[rows], near]), np.hstack([indices[rows], places])
-    order = np.argsort(-both, axis=1, kind="stable")[:, :k]        # earlier tiles stand first: ties keep their order
-    scores[rows], indices[rows] = np.take_along_axis(both, order, 1), np.take_along_axis(where, order, 1)
-
-
-def _above(tile: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of each row above its floor, by column, filled up with -inf: after the first tiles they are few."""
-    row, column = np.nonzero(tile > floor)
-    counts = np.bincount(row, minlength=len(tile))
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    near = np.full((len(tile), counts.max(initial=0)), -np.inf, np.float32)
-    places = np.zeros(near.shape, np.int64)
-    near[row, place], places[row, place] = tile[row, column], column
-    return near, places
-
-
-def _largest(tile: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of each row in order, equal ones by column: argpartition alone would choose among ties freely."""
-    if k >= tile.shape[1] or k > 256:
-        order = np.argsort(-tile, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(tile, order, 1), order
-    floor = -np.partition(-tile, k - 1, axis=1)[:, k - 1: k]
-    above = tile > floor
-    room = k - above.sum(1, keepdims=True)
-    level = tile == floor
-    keep = above | (level & (np.cumsum(level, axis=1) <= room))
-    places = np.nonzero(keep)[1].reshape(len(tile), k)
-    order = np.argsort(-np.take_along_axis(tile, places, 1), axis=1, kind="stable")
-    places = np.take_along_axis(places, order, 1)
-    return np.take_along_axis(tile, places, 1), places
+        raise InputError(f"k and the gallery must hold at least one item. Got k={k} of {gallery} instead.")
+    with torch.no_grad(), track("nearest neighbours", queries, least=10_000) as on:
+        found = Similarity(scorer).topk(k, where=None if hidden is None else ~hidden, progress=on)
+    return Neighbours(*(x.numpy() for x in found))

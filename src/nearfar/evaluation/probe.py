@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import Scorer, VectorScorer, as_vectors, topk
+from nearfar.evaluation.neighbours import VectorScorer, as_vectors, topk
+from nearfar.similarity import Relation, Source
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,26 @@ def knn(train_z: Any, train_y: Any, test_z: Any, test_y: Any, *, k: int = 20, te
     return knn_scores(VectorScorer(test_z, train_z), train_y, test_y, items, k=k, temperature=temperature)
 
 
-def knn_scores(scorer: Scorer, train_y: np.ndarray, test_y: np.ndarray, items: np.ndarray, *, k: int = 20,
-               temperature: float = 0.07, hidden: Any = None) -> Accuracy:
-    """`knn` for any `Scorer`; every label is known here."""
+def knn_scores(scorer: Source, train_y: np.ndarray, test_y: np.ndarray, items: np.ndarray, *, k: int = 20,
+               temperature: float = 0.07, hidden: Relation | None = None) -> Accuracy:
+    """`knn` for any source; every label is known here."""
     near = topk(scorer, k, hidden)
     classes, code = np.unique(train_y, return_inverse=True)
-    seen = near.indices >= 0
-    best = np.where(seen, near.scores, -np.inf).max(1, keepdims=True)
-    weight = np.where(seen, np.exp((near.scores.astype(np.float64) - best) / temperature), 0)
-    votes = np.zeros((scorer.queries, len(classes)))
-    np.add.at(votes, (np.arange(scorer.queries)[:, None], code[near.indices]), weight)
-    return _accuracy(classes[votes.argmax(1)], test_y, items, {"k": near.indices.shape[1]})
+    guess = np.empty(len(near.indices), classes.dtype)
+    for start in range(0, len(guess), 4096):
+        rows = slice(start, start + 4096)
+        guess[rows] = classes[_votes(near.scores[rows], near.indices[rows], code, len(classes), temperature).argmax(1)]
+    return _accuracy(guess, test_y, items, {"k": near.indices.shape[1]})
+
+
+def _votes(scores: np.ndarray, indices: np.ndarray, code: np.ndarray, classes: int, temperature: float) -> np.ndarray:
+    """float64 (n, classes) of neighbours (n, k)."""
+    seen = indices >= 0
+    best = np.where(seen, scores, -np.inf).max(1, keepdims=True)
+    weight = np.where(seen, np.exp((scores.astype(np.float64) - best) / temperature), 0)
+    votes = np.zeros((len(scores), classes))
+    np.add.at(votes, (np.arange(len(scores))[:, None], code[indices]), weight)
+    return votes
 
 
 def linear_probe(train_z: Any, train_y: Any, val_z: Any, val_y: Any, test_z: Any, test_y: Any, *,

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from nearfar.evaluation.embedding import DataEmbed, is_image
-from nearfar.evaluation.neighbours import FunctionScorer, Scorer, SparseScorer
+from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer
+from nearfar.evaluation.relevance import visible_counts
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.searches import Search, side_items
 from nearfar.evaluation.tasks import FewShotTask, LabelTask, PairTask, Scores, Task
+from nearfar.similarity import Source
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -51,7 +53,7 @@ def _vectors(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> Ref
                      lambda split, examples=0: task.evaluate(embed(), split, examples=examples))
 
 
-def _scores(slug: str, label: str, task: Task, scorer: Callable[[Search], Scorer]) -> Reference:
+def _scores(slug: str, label: str, task: Task, scorer: Callable[[Search], Source]) -> Reference:
     return Reference(slug, label, "reference",
                      lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples))
 
@@ -82,7 +84,7 @@ def words(text: str) -> list[str]:
     return [word.lower() for word in WORD.findall(HUMP.sub(" ", text))]
 
 
-def tfidf_scorer(data: Any, search: Search) -> Scorer:
+def tfidf_scorer(data: Any, search: Search) -> Source:
     """Cosine of TF-IDF vectors; document frequencies of the gallery, sublinear counts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
@@ -95,7 +97,7 @@ def tfidf_scorer(data: Any, search: Search) -> Scorer:
     return SparseScorer(vectorizer.transform(queries), gallery)
 
 
-def bm25_scorer(data: Any, search: Search) -> Scorer:
+def bm25_scorer(data: Any, search: Search) -> Source:
     """BM25 (Lucene's form, k1 = 1.5, b = 0.75) of the gallery's texts."""
     import bm25s
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
@@ -114,7 +116,7 @@ def bm25_scorer(data: Any, search: Search) -> Scorer:
     return FunctionScorer(score, len(queries), len(documents))
 
 
-def _nothing(queries: Sequence[str], documents: Sequence[str]) -> Scorer:
+def _nothing(queries: Sequence[str], documents: Sequence[str]) -> Source:
     return FunctionScorer(lambda rows: np.zeros((len(rows), len(documents))), len(queries), len(documents))
 
 
@@ -131,12 +133,8 @@ def chance(task: Task, split: str) -> Scores:
 def _expected_retrieval(search: Search, ks: Sequence[int]) -> Retrieval:
     """`Retrieval` of a random ranking of what each query may see."""
     queries, size = len(search.query.rows), search.size
-    hidden = np.zeros(queries, np.int64) if search.hidden is None else search.hidden.counts
-    counts = search.relevant.counts
-    if search.hidden is not None:
-        both = [search.relevant.rows(slice(row, row + 1)).without(search.hidden.rows(slice(row, row + 1)), size)
-                for row in range(queries)]
-        counts = np.array([len(pairs.row) for pairs in both])
+    hidden = np.zeros(queries, np.int64) if search.hidden is None else search.hidden.counts.numpy()
+    counts = visible_counts(search.relevant, search.hidden)
     answered = np.flatnonzero(counts)
     expected = {pair: expected_metrics(*pair, ks=ks)
                 for pair in set(zip(counts[answered].tolist(), (size - hidden[answered]).tolist()))}

@@ -1,16 +1,18 @@
 """One search: which queries against which gallery, what is relevant, what is hidden - and examples of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
 import numpy as np
+from torch import Tensor
 
 from nearfar.evaluation.embedding import Embed, is_image, take
 from nearfar.evaluation.heldout import transform_images, transform_texts
-from nearfar.evaluation.neighbours import FunctionScorer, Scorer, topk
-from nearfar.evaluation.relevance import Relation, listed
+from nearfar.evaluation.neighbours import topk
 from nearfar.evaluation.retrieval import Retrieval
+from nearfar.similarity import Source, Sparse
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Search:
     query: Side
     gallery: Side
     size: int
-    relevant: Relation
-    hidden: Relation | None
+    relevant: Sparse
+    hidden: Sparse | None
     clusters: np.ndarray
     shared_outline: bool = False
 
@@ -79,7 +81,7 @@ def embed_side(data: Any, embed: Embed, side: Side) -> np.ndarray:
     return np.concatenate([z, np.asarray(embed.corpus(side.role))]) if side.corpus else z
 
 
-def pick_examples(search: Search, scorer: Scorer, found: Retrieval, count: int, k: int = 5) -> list[Example]:
+def pick_examples(search: Search, scorer: Source, found: Retrieval, count: int, k: int = 5) -> list[Example]:
     """`count` answered queries, hits and misses alike, each with its k nearest items; the seed is the direction's."""
     hit = found.per_query["rank"] == 1
     shuffled = np.random.default_rng(crc32(search.name.encode())).permutation(found.n)
@@ -90,18 +92,28 @@ def pick_examples(search: Search, scorer: Scorer, found: Retrieval, count: int, 
             for one in chosen]
 
 
-def _example(search: Search, scorer: Scorer, query: int, place: int, k: int) -> Example:
-    def row_scores(_: np.ndarray) -> np.ndarray:
-        return scorer.tile(slice(query, query + 1), slice(0, scorer.gallery))
-
-    def one(relation: Relation | None) -> Relation | None:
-        return None if relation is None else listed(
-            [(0, int(column)) for column in relation.rows(slice(query, query + 1)).column], 1, scorer.gallery)
-
-    near = topk(FunctionScorer(row_scores, 1, scorer.gallery), k, one(search.hidden))
-    relevant = set(search.relevant.rows(slice(query, query + 1)).column.tolist())
+def _example(search: Search, scorer: Source, query: int, place: int, k: int) -> Example:
+    near = topk(_Row(scorer, query), k, None if search.hidden is None else _row(search.hidden, query))
+    relevant = set(_row(search.relevant, query).order.tolist())
     size = len(search.gallery.rows)
     hits = [Hit(search.gallery.role, int(search.gallery.rows[item]) if item < size else -1,
                 -1 if item < size else int(item) - size, float(score), int(item) in relevant)
             for item, score in zip(near.indices[0], near.scores[0]) if item >= 0]
     return Example(search.name, search.query.role, int(search.query.rows[query]), search.query.transformed, place, hits)
+
+
+class _Row(Source):
+    """One query of a source."""
+
+    def __init__(self, source: Source, query: int):
+        self.source, self.query, self.shape = source, query, (1, source.shape[1])
+        self.dtype, self.device, self.tile_shape = source.dtype, source.device, source.tile_shape
+
+    def tile(self, rows: slice, columns: slice, tensors: Sequence[Tensor]) -> Tensor:
+        return self.source.tile(slice(self.query, self.query + 1), columns, self.source.tensors())
+
+
+def _row(relation: Sparse, query: int) -> Sparse:
+    """A relation of one query alone."""
+    columns = relation.pairs(slice(query, query + 1))[1]
+    return Sparse(columns, columns.new_zeros(1), columns.new_tensor([len(columns)]))

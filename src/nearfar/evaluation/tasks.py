@@ -13,12 +13,13 @@ import numpy as np
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed, is_image
 from nearfar.evaluation.fewshot import few_shot
-from nearfar.evaluation.neighbours import Scorer, VectorScorer
+from nearfar.evaluation.neighbours import VectorScorer
 from nearfar.evaluation.probe import Accuracy, knn_scores, linear_probe
 from nearfar.evaluation.relevance import listed, same
 from nearfar.evaluation.retrieval import Retrieval, rank
 from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_examples
 from nearfar.evaluation.statistics import Interval, bootstrap, interval
+from nearfar.similarity import Source
 
 METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
                  "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy"}
@@ -97,7 +98,7 @@ class Task:
         return self.evaluate_scores(lambda search: VectorScorer(vectors(search.query), vectors(search.gallery)),
                                     split, examples=examples)
 
-    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
                         examples: int = 0) -> Scores:
         """Scores of anything that ranks: `scorer(search)` gives the scores of its queries x its gallery."""
         searches = self.searches(split)
@@ -299,7 +300,7 @@ class LabelTask(Task):
         train = np.random.default_rng(0).permutation(self.draw(train))
         return train[len(train) // 5:], train[: len(train) // 5], test
 
-    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
                         examples: int = 0) -> Scores:
         near, alike = self.searches(split)
         votes = self.vote(near, scorer(near))
@@ -312,7 +313,7 @@ class LabelTask(Task):
                       {"kNN": {"knn": votes.accuracy, "balanced": votes.balanced}, alike.name: found.metrics},
                       {"kNN": votes.correct.astype(np.float64)}, {"kNN": near.clusters}, {"kNN": counts}, split, shown)
 
-    def vote(self, near: Search, scorer: Scorer) -> Accuracy:
+    def vote(self, near: Search, scorer: Source) -> Accuracy:
         return knn_scores(scorer, self.labels[near.gallery.rows], self.labels[near.query.rows],
                           np.arange(len(near.query.rows)), k=self.k, hidden=near.hidden)
 
@@ -354,7 +355,7 @@ class FewShotTask(Task):
         return self.scored({f"{k}-shot": one.plain for k, one in found.items()}
                            | {f"{k}-shot+opta": one.aligned for k, one in found.items()}, split)
 
-    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
                         examples: int = 0) -> Scores:
         raise InputError("Few-shot episodes need vectors.", "Choose another --task.")
 

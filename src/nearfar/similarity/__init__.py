@@ -27,11 +27,12 @@ from nearfar.similarity.relations import (
     per_row,
     same,
 )
+from nearfar.similarity.sparse import Sparse, equal, sparse
 from nearfar.similarity.temperature import Temperature
 
 __all__ = [
     "Anchors", "Block", "Count", "CrossEntropy", "Further", "Hidden", "Layout", "LogSumExp", "Max", "Mean", "Min",
-    "Relation", "Similarity", "SoftmaxMean", "Source", "Sum", "Temperature", "all_views", "at_least", "at_most", "both_ways",
-    "dense", "diagonal", "engine", "everyone", "exchange_plan", "function", "listed", "low_rank", "nobody",
-    "normalise", "one_way", "overlap", "per_column", "per_row", "same",
+    "Relation", "Similarity", "SoftmaxMean", "Source", "Sparse", "Sum", "Temperature", "all_views", "at_least",
+    "at_most", "both_ways", "dense", "diagonal", "engine", "equal", "everyone", "exchange_plan", "function", "listed",
+    "low_rank", "nobody", "normalise", "one_way", "overlap", "per_column", "per_row", "same", "sparse",
 ]

@@ -375,7 +375,8 @@ def _check_sources(query: Tensor | None, blocks: Sequence[Block]) -> None:
     for b, block in enumerate(blocks):
         if not isinstance(block.keys, Source):
             if query is None or not isinstance(block.keys, Tensor):
-                raise InputError(f"Block {b} holds {type(block.keys).__name__}; without anchors each block is a source.",
+                found = type(block.keys).__name__
+                raise InputError(f"Block {b} holds {found}; without anchors each block is a source.",
                                  "Derive it from nearfar.similarity.Source, or pass the query.")
             continue
         name, shape = type(block.keys).__name__, getattr(block.keys, "shape", None)

@@ -180,8 +180,9 @@ class Scored(Columns):
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         if not isinstance(s, Tensor) or s.shape != shape or not s.is_floating_point():
             found = f"{s.dtype} {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
-            raise InputError(f"{type(self.source).__name__}.tile must give a float tensor {shape} for the rows "
-                             f"{rows.start} to {rows.stop} and the columns {columns.start} to {columns.stop}. Got {found}.")
+            place = f"rows {rows.start} to {rows.stop} and the columns {columns.start} to {columns.stop}"
+            raise InputError(f"{type(self.source).__name__}.tile must give a float tensor {shape} for the {place}. "
+                             f"Got {found}.")
         return s
 
     def rounding(self, value: Tensor) -> Tensor:
@@ -199,8 +200,8 @@ class Scored(Columns):
         with torch.enable_grad():
             s = self._answer(slice(0, 1), slice(0, 1), [x.detach() for x in held])
         if s.requires_grad:
-            raise InputError(f"{type(self.source).__name__}.tile reads tensors with gradient that its tensors() does not "
-                             "list: they would get none.",
+            raise InputError(f"{type(self.source).__name__}.tile reads tensors with gradient that its tensors() does "
+                             "not list: they would get none.",
                              "Return them in tensors(), and read those that `tile` is given.")
 
     def pull(self, flow: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,

@@ -12,8 +12,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from nearfar.errors import InputError, did_you_mean
+from nearfar.progress import track
 from nearfar.sources import pictures
-from nearfar.sources.progress import track
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.roles import CONTENT, Roles
 from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, stamp

@@ -24,7 +24,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from nearfar.errors import InputError
-from nearfar.sources.progress import track
+from nearfar.progress import track
 from nearfar.sources.raw import Raw
 from nearfar.sources.storage import whole
 from nearfar.sources.words import near_copies, normal

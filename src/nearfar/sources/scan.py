@@ -13,8 +13,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from nearfar.errors import InputError
+from nearfar.progress import track
 from nearfar.sources import pictures, words
-from nearfar.sources.progress import track
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.storage import whole
 

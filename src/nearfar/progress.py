@@ -1,0 +1,20 @@
+"""A progress bar on stderr for what takes long; silent where nobody watches."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def track(what: str, total: int, least: int = 2000) -> Iterator[Callable[[int], None]]:
+    """Gives a function that counts on. The bar is drawn only on a terminal and for at least `least` items."""
+    if total < least or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
