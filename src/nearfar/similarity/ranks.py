@@ -27,6 +27,8 @@ STRIP = {"cpu": 4096, "cuda": 1 << 15}
 CHUNK = 64
 # Candidates a row, over k, from which they are cut down before they are sorted.
 FLOOD = 8
+# Floats that a wanted candidate needs besides.
+MORE = 32
 # Wanted candidates of a row up to which others are compared with each of them; beyond, the row is sorted.
 FEW = 100
 
@@ -190,7 +192,8 @@ def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: R
         raise InputError(f"A ranking is of anchors (N, D) and of pairs of N rows. Got {tuple(query.shape)} and "
                          f"{len(wanted.start)} rows.")
     tile = tile_of(query, [operand])
-    height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // max(1, operand.width)))
+    most = max(1, operand.width + MORE * int(wanted.counts.sum()) // max(1, len(query)))
+    height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // most))
     sight = Sight(query, operand, block, where, tile)
     for rows in slices(len(query), height):
         yield _placed(sight, rows, wanted)
@@ -216,10 +219,7 @@ def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
     place[few] = _ahead(s, mine, nth, limit) + nth + 1
     for r in (counts > FEW).nonzero().squeeze(1).tolist():
         part = slice(int(start[r]), int(start[r] + counts[r]))
-        others = _sorted(s[r])
-        others = others[: len(others) - int(others.isnan().sum())]
-        ahead = len(others) - torch.searchsorted(others, _sorted(score[part]).flip(0))
-        place[part] = ahead + torch.arange(1, len(ahead) + 1, device=row.device)
+        place[part] = _places_by_sorting(s[r], score[part])
     return Placed(rows, row, place)
 
 
@@ -235,11 +235,16 @@ def _ahead(s: Tensor, row: Tensor, nth: Tensor, limit: Tensor) -> Tensor:
     return out
 
 
-def _sorted(s: Tensor) -> Tensor:
-    """Rising; what is no number last."""
-    if s.device.type != "cpu":
-        return s.sort(-1).values
-    return torch.from_numpy(np.sort(s.numpy(), axis=-1))  # 4 times the speed
+def _places_by_sorting(s: Tensor, own: Tensor) -> Tensor:
+    """The places of one row's own scores among those of s that are numbers."""
+    if s.device.type == "cpu":                       # numpy sorts and searches at 4 times the speed
+        others, mine = np.sort(s.numpy()), np.sort(own.numpy())
+        others = others[: np.searchsorted(others, np.nan)]
+        ahead = len(others) - torch.from_numpy(np.searchsorted(others, mine)).flip(0)
+    else:
+        others = s[~s.isnan()].sort().values
+        ahead = len(others) - torch.searchsorted(others, own.sort().values).flip(0)
+    return ahead + torch.arange(1, len(ahead) + 1, device=s.device)
 
 
 def rounding(query: Tensor, operands: Iterable[Columns], value: Tensor) -> Tensor:
