@@ -1,6 +1,6 @@
 """Seconds and memory of exact neighbours and rankings, each measurement in a process of its own.
 
-    python benchmarks/evaluation.py                                   # the table below, some minutes
+    python benchmarks/evaluation.py                                   # the small cells, some minutes
     python benchmarks/evaluation.py --ask knn --rows 200000 --dim 64  # one cell
     python benchmarks/evaluation.py --peer scikit-learn --ask knn     # another library in place of nearfar
     python benchmarks/evaluation.py --show                            # prints what is stored
@@ -8,8 +8,9 @@
 Rows are as many queries as gallery items: normal vectors, the gallery a noisy copy of the queries. Asks: `knn` (the
 vote of the 20 nearest), `retrieval` (one relevant item a query), `labels` (a tenth of the gallery is relevant to each
 query), `mine` (16 hard negatives a row). Stored in benchmarks/results/evaluation.json by ask, rows, width and peer:
-seconds, the least of the turns, and MiB beyond the inputs. `--peer NAME` with an unknown name measures nearfar under
-that name (an earlier version on the PYTHONPATH, say).
+seconds of the clock and of the processor (the fairer ones on a busy machine, with OMP_NUM_THREADS=1), the least of the
+turns, and MiB beyond the inputs. `--peer NAME` with an unknown name measures nearfar under that name (an earlier
+version on the PYTHONPATH, say).
 """
 
 from __future__ import annotations
@@ -76,16 +77,19 @@ def serve(ask: str, peer: str, rows: int, dim: int) -> None:
     given = inputs(rows, dim)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     f(*given)
-    print(json.dumps({"seconds": time.perf_counter() - start, "mib": resident("VmHWM") - before}))
+    print(json.dumps({"seconds": time.perf_counter() - start, "processor": time.process_time() - busy,
+                      "mib": resident("VmHWM") - before}))
 
 
 def measure(ask: str, peer: str, rows: int, dim: int, turns: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--serve", "--ask", ask, "--peer", peer, "--rows", str(rows), "--dim", str(dim)]
+    command = [sys.executable, __file__, "--serve", "--ask", ask, "--peer", peer, "--rows", str(rows),
+               "--dim", str(dim)]
     found = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
              for _ in range(turns)]
-    return {"seconds": round(min(x["seconds"] for x in found), 2), "mib": round(max(x["mib"] for x in found))}
+    return {**{name: round(min(x[name] for x in found), 2) for name in ("seconds", "processor")},
+            "mib": round(max(x["mib"] for x in found))}
 
 
 def versions() -> dict[str, str]:
@@ -102,7 +106,7 @@ def stored() -> dict[str, Any]:
 def show(results: dict[str, Any]) -> None:
     for name, peers in results["cells"].items():
         for peer, x in peers.items():
-            print(f"{name:28} {peer:14} {x['seconds']:9.2f} s {x['mib']:7.0f} MiB")
+            print(f"{name:28} {peer:14} {x['seconds']:9.2f} s {x['processor']:9.2f} s {x['mib']:7.0f} MiB")
 
 
 def main() -> None:

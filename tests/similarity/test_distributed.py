@@ -140,6 +140,11 @@ def travelling(rank, world):
         assert_close(found, whole.reduce(LogSumExp())[mine])
         for found, want in zip(s.topk(3), whole.topk(3), strict=True):
             assert_close(found.sort(-1).values, want[mine].sort(-1).values)
+        small, many = q.mul(2).round(), k.mul(2).round()  # whole numbers: ties between ranks are exact
+        ring_keys, _, ring = exchange("global").keys(many[mine])
+        found = Similarity(small[mine], Block(ring_keys, ring=ring), similarity="dot").topk(4)
+        for x, y in zip(found, Similarity(small, many, similarity="dot").topk(4), strict=True):
+            assert torch.equal(x, y[mine])
         for m in (1, 4, torch.arange(1, sum(shares) + 1), 99):
             wanted = whole.threshold(m)[mine]
             assert_close(s.threshold(m if isinstance(m, int) else m[mine]), wanted)

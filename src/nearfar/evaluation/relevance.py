@@ -20,7 +20,8 @@ def listed(pairs: Any, queries: int, gallery: int) -> Sparse:
     pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
     if len(pairs) and (pairs.min() < 0 or (pairs.max(0) >= (queries, gallery)).any()):
         raise InputError(f"A listed pair points outside {queries} queries x {gallery} gallery items.")
-    return sparse(*torch.from_numpy(pairs.T.copy()), queries)
+    rows, columns = torch.from_numpy(pairs.T.copy())
+    return sparse(rows, columns, queries)
 
 
 def visible_counts(relevant: Sparse, hidden: Sparse | None) -> np.ndarray:

@@ -141,9 +141,10 @@ class Mixing(Queue):
         n, s, s_query = self.counts
         if s + s_query == 0:
             return None
-        query, unit = anchors.query.detach(), anchors.similarity == "cosine"
-        places = hardest(query, block.keys, n, where=block.visible, similarity=anchors.similarity)
-        total, hard = (places >= 0).sum(1), block.keys[places.clamp(min=0)].to(query.dtype)
+        query, keys, unit = anchors.query.detach(), block.keys, anchors.similarity == "cosine"
+        assert isinstance(keys, Tensor)
+        places = hardest(query, keys, n, where=block.visible, similarity=anchors.similarity)
+        total, hard = (places >= 0).sum(1), keys[places.clamp(min=0)].to(query.dtype)
         generator = items.generator()
         alpha = torch.rand((len(query), s), generator=generator, device=query.device).to(query.dtype)
         beta = torch.rand((len(query), s_query), generator=generator, device=query.device).to(query.dtype) / 2

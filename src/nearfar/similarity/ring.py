@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity.operands import Operand
+from nearfar.similarity.operands import Columns, Operand
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class Trip:
     home as `carried` after the trip.
     """
 
-    def __init__(self, operand: Operand, gradients: bool = False):
+    def __init__(self, operand: Columns, gradients: bool = False):
         self.operand, self.ring = operand, operand.ring
-        self.carried = torch.zeros_like(operand.keys) if gradients else None
+        self.carried = torch.zeros_like(operand.keys) if gradients and isinstance(operand, Operand) else None
         self.problem: Exception | None = None
 
-    def __iter__(self) -> Iterator[Operand]:
+    def __iter__(self) -> Iterator[Columns]:
         ring = self.ring
-        if ring is None:
+        if ring is None or not isinstance(self.operand, Operand):
             yield self.operand
             return
         world, here = len(ring.sizes), self.operand.keys
@@ -101,7 +101,7 @@ class Trip:
                 self.carried = _Passing(ring, self.carried, ring.sizes[coming]).wait()
             if keys is not None:
                 here = keys.wait()
-        self._settle(ring)
+        self._settle(ring, self.operand.keys.device)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -113,8 +113,8 @@ class Trip:
                 raise
             self.problem = self.problem or caught
 
-    def _settle(self, ring: Ring) -> None:
-        failed = torch.tensor([0.0 if self.problem is None else 1.0], device=self.operand.keys.device)
+    def _settle(self, ring: Ring, device: torch.device) -> None:
+        failed = torch.tensor([0.0 if self.problem is None else 1.0], device=device)
         dist.all_reduce(failed, group=ring.group)
         if self.problem is not None:
             raise self.problem
@@ -123,7 +123,7 @@ class Trip:
                              "Their own messages say why.")
 
 
-def refuse(operand: Operand, what: str) -> None:
+def refuse(operand: Columns, what: str) -> None:
     """Raises where a question needs all keys in one place."""
     if operand.ring is not None:
         raise InputError(f"{what} needs the keys of all processes at once, but here they travel.",
