@@ -18,6 +18,7 @@ class DataSettings:
         image_b: second column of pictures.
         text: column of texts.
         text_b: second column of texts.
+        mask: column of masks, pictures whose pixels are classes (0 to 254; 255 is left out).
         negative: columns of hard negatives, separated by commas.
         label: columns of labels, separated by commas.
         group: column whose equal values mark positives of each other.
@@ -35,6 +36,7 @@ class DataSettings:
     image_b: str | None = None
     text: str | None = None
     text_b: str | None = None
+    mask: str | None = None
     negative: str | None = None
     label: str | None = None
     group: str | None = None
