@@ -35,6 +35,11 @@ class Joined(Encoder):
     def forward(self, x: Any) -> Tensor:
         return torch.cat([part(x) for part in self.parts], 1)
 
+    def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
+        """(n, sum of C, h, w): the maps of all parts, which have one shape."""
+        maps: list[Any] = [part.feature_map(x, layer) for part in self.parts]  # pyright: ignore[reportCallIssue]
+        return torch.cat(maps, 1)
+
     def prepare(self, items: Any) -> Any:
         return self.first.prepare(items)
 
