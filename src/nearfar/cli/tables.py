@@ -204,7 +204,7 @@ def evaluation(found: dict[str, Any]) -> None:
     out.print(table)
     directions = found["rows"][0]["directions"]
     if len(directions) > 1:
-        out.print("\n[bold]directions[/]")
+        out.print(f"\n[bold]{'classes' if found['task'].get('parts') == 'class' else 'directions'}[/]")
         for name, metrics in directions.items():
             shown = "  ".join(
                 f"{LABELS.get(k, k)} {percent(v)}" for k, v in metrics.items() if k in SHOWN or k in ("balanced",)

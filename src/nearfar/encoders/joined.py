@@ -40,6 +40,10 @@ class Joined(Encoder):
         maps: list[Any] = [part.feature_map(x, layer) for part in self.parts]  # pyright: ignore[reportCallIssue]
         return torch.cat(maps, 1)
 
+    def check_layer(self, layer: int | None) -> None:
+        """Raises InputError for a layer that the parts lack."""
+        self.first.check_layer(layer)
+
     def prepare(self, items: Any) -> Any:
         return self.first.prepare(items)
 

@@ -437,6 +437,8 @@ class DenseTask(Task):
         self.role, self.roles, self.layer, self.max_train = role, (role,), layer, max_train
         self.classes = list(data.mask_names)
         self.side = min(side, data.side(role))
+        for split in ("train", "val"):                                            # told before anything is trained
+            self.masked(split)
 
     def searches(self, split: str) -> list[Search]:
         return []

@@ -184,6 +184,7 @@ def prepare(
     checked = method_options(slug, given, settings.preset)
     size = auto_image_size(data, settings)
     method, kinds = build_method(slug, data, settings, checked, size, ready)
+    check_layer(method, settings.layer)
     rows = np.asarray(data.splits["train"])
     sampler = Sampler(rows, data.groups, method.members, 1, settings.seed)
     batch = auto_batch(settings, sampler.items, slug)
@@ -218,6 +219,14 @@ def prepare(
     method.seed, loader.method = settings.seed, method
     method.survey = survey_of(setup, data)
     return setup
+
+
+def check_layer(method: Method, layer: int | None) -> None:
+    """Raises before any training where the measured layer is none of the picture encoder's."""
+    made: list[Any] = [t.encoder for t in method.towers().values()]
+    for encoder in (e.encoder if isinstance(e, Frozen) else e for e in made):
+        if layer is not None and hasattr(encoder, "check_layer"):
+            encoder.check_layer(layer)
 
 
 def trains(method: Method, kind: str) -> bool:
