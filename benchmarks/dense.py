@@ -1,6 +1,6 @@
 """Do pixel-level methods give maps from which places are read better? Scenes of emoji on photographs, mIoU.
 
-    python benchmarks/dense.py [--seeds 3] [--steps 200] [--batch-size 64] [--out runs/benchmark-dense]
+    python benchmarks/dense.py [--seeds 3] [--steps 200] [--batch-size 32] [--out runs/benchmark-dense]
 
 Data: the built-in `scenes` (emoji families and photographs of test scenes are in no training scene), 64 pixels a side.
 The small encoder, two crops, the same steps and batch for PixPro, PixContrast and SimCLR; each takes the learning rate
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-dense"))
     given = parser.parse_args()
     data = open_data("scenes")

@@ -469,7 +469,7 @@ class DenseTask(Task):
 
         train, val, test = self.parts(split)
         found = segmentation_probe(batches(train), batches(val), batches(test), self.classes,
-                                   each=max(8, -(-12_000 // len(train))))
+                                   each=min(100, max(8, -(-12_000 // len(train)))))
         shown = spaced(test.tolist(), examples) if examples else []
         drawn = [found.probe(maps, self.side) for maps in embed.maps(self.role, np.array(shown), self.layer)] if shown else []
         return self.scored(found.confusion, split, test, self.segmented(shown, drawn))
