@@ -26,7 +26,7 @@ from nearfar.sources import open_data
 from nearfar.training.embedding import Embedder
 from nearfar.training.engine import fit, versions, write_json
 
-RATES = (5e-4, 2e-3)
+RATES = (1e-4, 5e-4, 2e-3)
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr": ("simclr", {}),
     "pixpro": ("pixpro", {}),
@@ -84,7 +84,8 @@ def main() -> None:
     rows = []
     for arm in ARMS:
         cells = [trained(arm, chosen[arm], seed, given, data) for seed in range(given.seeds)]
-        rows.append(row(arm, cells, kind="method", lr=chosen[arm], seconds=float(np.mean([c["seconds"] for c in cells]))))
+        seconds = float(np.mean([c["seconds"] for c in cells]))
+        rows.append(row(arm, cells, kind="method", lr=chosen[arm], seconds=seconds))
         print(arm, rows[-1]["values"], flush=True)
     rows.append(row("untrained encoder", [untrained(s, data, task) for s in range(given.seeds)], kind="untrained"))
     for one in evaluation.references(data, task):

@@ -98,7 +98,7 @@ def test_another_layer_is_another_map(data, embed):
     assert sizes == {1: (2, 32, 16, 16), 2: (2, 64, 8, 8), 3: (2, 128, 4, 4), 4: (2, 192, 4, 4), None: (2, 192, 4, 4)}
     assert task_for(data, layer=1).evaluate(embed, "test").primary != task_for(data).evaluate(embed, "test").primary
     assert "after layer 1" in task_for(data, layer=1).describe()
-    with pytest.raises(InputError, match="layers 1 to 4. Got layer 5"):
+    with pytest.raises(InputError, match=r"layers 1 to 4\. Got layer 5"):
         task_for(data, layer=5).evaluate(embed, "test")
 
 

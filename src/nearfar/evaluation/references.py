@@ -69,7 +69,8 @@ def dense_references(data: Any, task: DenseTask, *, size: int = 64) -> list[Refe
         return np.concatenate([pixel_cells(images), hog_cells(images)], 1)
 
     return [Reference("chance", "majority class", "chance", lambda split, examples=0: task.majority(split)),
-            maps("pixels", "raw pixels", pixel_cells), maps("hog", "HOG", hog_cells), maps("both", "raw pixels + HOG", both)]
+            maps("pixels", "raw pixels", pixel_cells), maps("hog", "HOG", hog_cells),
+            maps("both", "raw pixels + HOG", both)]
 
 
 def pixel_cells(images: Any, *, cell: int = 8) -> np.ndarray:
@@ -103,8 +104,8 @@ def hog(images: Any, *, cell: int = 8, orientations: int = 9, block: int = 2, fl
     """
     from skimage.feature import hog as gradients
     return np.stack([gradients(image.transpose(1, 2, 0), orientations=orientations, pixels_per_cell=(cell, cell),
-                               cells_per_block=(block, block), channel_axis=-1, feature_vector=flat) for image in np.asarray(images)]
-                    ).astype(np.float32)
+                               cells_per_block=(block, block), channel_axis=-1, feature_vector=flat)
+                     for image in np.asarray(images)]).astype(np.float32)
 
 
 def words(text: str) -> list[str]:

@@ -29,8 +29,8 @@ from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_
 from nearfar.evaluation.statistics import Interval, bootstrap, interval
 
 METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
-                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy", "miou": "mIoU",
-                 "pixel accuracy": "pixel accuracy"}
+                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy",
+                 "miou": "mIoU", "pixel accuracy": "pixel accuracy"}
 COLUMNS = ("image", "image_b", "text", "text_b")
 PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
 KINDS = ("dense", "pairs", "groups", "labels", "few-shot", "proxy")
@@ -470,13 +470,15 @@ class DenseTask(Task):
         train, val, test = self.parts(split)
         found = segmentation_probe(batches(train), batches(val), batches(test), self.classes,
                                    each=min(100, max(8, -(-12_000 // len(train)))))
-        shown = spaced(test.tolist(), examples) if examples else []
-        drawn = [found.probe(maps, self.side) for maps in embed.maps(self.role, np.array(shown), self.layer)] if shown else []
+        shown = np.array(spaced(test.tolist(), examples) if examples else [], np.int64)
+        drawn = [mask for maps in embed.maps(self.role, shown, self.layer) for mask in found.probe(maps, self.side)]
         return self.scored(found.confusion, split, test, self.segmented(shown, drawn))
 
-    def segmented(self, rows: list[int], drawn: list[np.ndarray]) -> list[Segmented]:
-        return [Segmented(row, truth, mask, float(mean_of_classes(confusions(mask[None], truth[None], self.classes)[0])))
-                for row, truth, mask in zip(rows, self.data.masks(self.side, rows), np.concatenate(drawn))] if rows else []
+    def segmented(self, rows: np.ndarray, drawn: Sequence[np.ndarray]) -> list[Segmented]:
+        truth = self.data.masks(self.side, rows)
+        each = mean_of_classes(confusions(drawn, truth, self.classes)) if len(rows) else []
+        return [Segmented(int(row), one, mask, float(value))
+                for row, one, mask, value in zip(rows, truth, drawn, each, strict=True)]
 
     def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
                         examples: int = 0) -> Scores:
@@ -486,7 +488,8 @@ class DenseTask(Task):
                shown: Sequence[Segmented] = ()) -> MaskScores:
         """Scores from the pixels of each picture by true and found class."""
         total = confusion.sum(0)
-        metrics = {"miou": float(mean_of_classes(total)), "pixel accuracy": float(np.trace(total) / max(total.sum(), 1))}
+        right = float(np.trace(total) / max(total.sum(), 1))
+        metrics = {"miou": float(mean_of_classes(total)), "pixel accuracy": right}
         directions = {self.data.mask_names[value]: {"miou": float(one)}
                       for value, one in zip(self.classes, ious(total)) if np.isfinite(one)}
         counts = {"pictures": {"queries": len(rows), "skipped": 0, "gallery": len(self.classes)}}
@@ -509,9 +512,9 @@ class DenseTask(Task):
 
     def describe(self) -> str:
         where = "the encoder's last map" if self.layer is None else f"the map after layer {self.layer}"
-        return (f"The class of every pixel ({len(self.classes)} classes, {self.side} x {self.side} pixels a picture), read "
-                f"from {where} by a linear probe that sees one place at a time: mIoU, the mean over the classes of what "
-                "is shared by true and found mask, as a share of either.")
+        return (f"The class of every pixel ({len(self.classes)} classes, {self.side} x {self.side} pixels a picture), "
+                f"read from {where} by a linear probe that sees one place at a time: mIoU, the mean over the classes "
+                "of what true and found mask share, as a part of what either covers.")
 
 
 class ProxyTask(Task):

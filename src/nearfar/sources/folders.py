@@ -174,8 +174,7 @@ def _masked(path: Path, found: dict[str, masks.Pair]) -> tuple[dict[str, list[st
     bare = sum(pair.mask is None for pair in found.values())
     if bare:
         notes.append(f"{bare} pictures have no folder of masks beside theirs: they are trained on and not measured")
-    used = [*found, *(mask for mask in columns["mask"] if mask), *([masks.NAMES] if (path / masks.NAMES).exists() else [])]
-    return columns, notes, used
+    return columns, notes, [*found, *(mask for mask in columns["mask"] if mask), masks.NAMES]
 
 
 def _content(path: Path, file: str) -> str:

@@ -102,8 +102,8 @@ def _build(path: Path, emoji: Dataset, seed: int) -> None:
             for number, scene in enumerate(scenes(found, split, COUNTS[split], seed)):
                 row = (f"{split}/{number:04d}", _png(scene.picture), _png(scene.mask), split, scene.photo,
                        " ".join(scene.emoji))  # fmt: skip
-                writer.write_batch(pa.RecordBatch.from_arrays(
-                    [pa.array([value], kind) for value, kind in zip(row, kinds, strict=True)], schema=schema))  # fmt: skip
+                cells = [pa.array([value], kind) for value, kind in zip(row, kinds, strict=True)]
+                writer.write_batch(pa.RecordBatch.from_arrays(cells, schema=schema))
                 advance(1)
 
 
@@ -142,8 +142,8 @@ def sticker(png: bytes, code: str, family: str, label: int) -> Sticker:
     seam = binary_dilation(ground, iterations=2) & ~ground
     core = ~ground & ~seam
     share = uniform_filter(core.astype(float), 5)
-    inner = np.stack([uniform_filter(pixels[..., k] * core, 5) for k in range(3)], -1) / np.maximum(share, 1e-9)[..., None]
-    colour = np.where((seam & (share > 1e-9))[..., None], inner, pixels)
+    inner = np.stack([uniform_filter(pixels[..., k] * core, 5) for k in range(3)], -1)
+    colour = np.where((seam & (share > 1e-9))[..., None], inner / np.maximum(share, 1e-9)[..., None], pixels)
     away = 1 - colour
     mixed = ((1 - pixels) * away).sum(-1) / np.maximum((away**2).sum(-1), 1e-9)
     opacity = np.where(ground, 0.0, np.where(seam, mixed.clip(0, 1), 1.0))

@@ -90,7 +90,8 @@ class TrainSettings:
         vocabulary: size of the vocabulary of a small text encoder.
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
-        task: what is measured: dense (masks), pairs, groups, labels, few-shot, proxy. auto: the first that the data hold.
+        task: what is measured: dense (masks), pairs, groups, labels, few-shot, proxy. auto: the first that the data
+            hold.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
         micro_batch: most items that pass the encoder at once on a device; the whole batch still contrasts, with exact
