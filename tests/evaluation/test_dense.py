@@ -9,10 +9,10 @@ from nearfar.evaluation.dense import (
     Segmenter,
     bootstrap_miou,
     cell_labels,
-    confusions,
+    class_counts,
     ious,
     mean_iou,
-    mean_of_classes,
+    mean_iou_of,
     read_at,
     segmentation_probe,
 )
@@ -94,8 +94,8 @@ def test_every_pixel_of_a_readable_map():
     blind = segmentation_probe(*[[part] for part in noise], [0, 1, 2])
     assert found.miou > 0.85  # what is missing lies along the edges: scores are enlarged bilinearly
     assert found.miou > blind.miou + 0.4
-    assert found.confusion.shape == (20, 3, 3)
-    assert found.confusion.sum() == 20 * 64
+    assert found.counts.shape == (20, 3, 3)
+    assert found.counts.sum((0, 2)).tolist()[1:] == [20 * 64] * 2
 
 
 def test_batches_change_nothing():
@@ -103,7 +103,7 @@ def test_batches_change_nothing():
     whole = segmentation_probe(*[[part] for part in parts], [0, 1, 2], each=4)
     val, test = ([(x[:7], y[:7]), (x[7:], y[7:])] for x, y in parts[1:])
     cut = segmentation_probe([parts[0]], val, test, [0, 1, 2], each=4)
-    assert (whole.confusion == cut.confusion).all()
+    assert (whole.counts == cut.counts).all()
 
 
 def test_pixels_of_no_class_and_absent_classes():
@@ -111,8 +111,8 @@ def test_pixels_of_no_class_and_absent_classes():
     parts[2][1][:5] = 255
     parts[0][1][:, :4][parts[0][1][:, :4] == 1] = 255
     found = segmentation_probe(*[[part] for part in parts], [0, 1, 2, 4])
-    assert (found.confusion[:5] == 0).all()
-    assert np.isnan(ious(found.confusion.sum(0))[3])  # class 4 occurs nowhere
+    assert (found.counts[:5] == 0).all()
+    assert np.isnan(ious(found.counts.sum(0))[3])  # class 4 occurs nowhere
     only = [(x, np.zeros_like(y)) for x, y in parts]
     with pytest.raises(InputError, match="one class only"):
         segmentation_probe([only[0]], [only[1]], [only[2]], [0, 1])
@@ -125,28 +125,31 @@ def test_two_classes_are_read_as_well_as_three():
     assert segmentation_probe(*[[part] for part in parts], [0, 1]).miou > 0.85
 
 
-def test_confusions_and_miou_equal_torchmetrics_and_the_loop():
+def test_counts_and_miou_equal_torchmetrics_and_the_loop():
     import torch
     from torchmetrics.classification import MulticlassJaccardIndex
 
     rng = np.random.default_rng(0)
     found, truth = rng.integers(0, 4, (2, 5, 6, 6)).astype(np.uint8)
     truth[0, 0] = 255
-    counted = confusions(found, truth, [0, 1, 2, 3])
+    counted = class_counts(found, truth, [0, 1, 2, 3])
     for n in range(5):
-        loop = np.array([[((truth[n] == a) & (found[n] == b)).sum() for b in range(4)] for a in range(4)])
-        assert (counted[n] == loop).all()
+        here = truth[n] != 255
+        for c in range(4):
+            true, seen = (truth[n] == c) & here, (found[n] == c) & here
+            assert counted[n, :, c].tolist() == [(true & seen).sum(), true.sum(), seen.sum()]
     peer = MulticlassJaccardIndex(4, ignore_index=255)(*(torch.from_numpy(x.astype(np.int64)) for x in (found, truth)))
-    assert mean_of_classes(counted.sum(0)) == pytest.approx(float(peer), abs=1e-6)
-    assert confusions(np.full((1, 2, 2), 9), np.full((1, 2, 2), 5), [5, 9]).tolist() == [[[0, 4], [0, 0]]]
+    assert mean_iou_of(counted.sum(0)) == pytest.approx(float(peer), abs=1e-6)
+    assert class_counts(np.full((1, 2, 2), 9), np.full((1, 2, 2), 5), [5, 9]).tolist() == [[[0, 0], [4, 0], [0, 4]]]
 
 
 def test_the_interval_covers_the_miou_and_knows_units():
     rng = np.random.default_rng(0)
-    counted = rng.integers(0, 50, (60, 3, 3)) + 60 * np.eye(3, dtype=int)
+    both, *more = rng.integers(10, 50, (3, 60, 4))
+    counted = np.stack([both, both + more[0], both + more[1]], 1)
     apart = bootstrap_miou(counted)
     assert apart.low < apart.mean < apart.high
-    assert apart.mean == mean_of_classes(counted.sum(0))
+    assert apart.mean == mean_iou_of(counted.sum(0))
     assert bootstrap_miou(counted).bounds == apart.bounds
     twins = bootstrap_miou(np.concatenate([counted, counted]), np.tile(np.arange(60), 2))
     assert twins.high - twins.low == pytest.approx(apart.high - apart.low, rel=0.05)  # copies tell nothing new

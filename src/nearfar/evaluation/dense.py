@@ -39,29 +39,30 @@ class Segmenter:
         maps = torch.as_tensor(np.asarray(maps, np.float32))
         scores = torch.einsum("kc,nchw->nkhw", torch.from_numpy(self.weight), maps)
         scores += torch.from_numpy(self.bias)[:, None, None]
-        large = interpolate(scores, (side, side), mode="bilinear", align_corners=False)
-        return self.classes[large.argmax(1).numpy()]
+        few = max(1, (1 << 25) // (len(self.classes) * side * side))             # 128 MiB of enlarged scores at a time
+        found = [interpolate(part, (side, side), mode="bilinear", align_corners=False).argmax(1)
+                 for part in scores.split(few)]
+        return self.classes[torch.cat(found).numpy()]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a probe reached. confusion: int64 (n, k, k), pixels of each picture by true and by found class, over
-    `classes` (k,); strength: C, chosen on validation pictures; probe: the fitted one."""
+    """What a probe reached. counts: `class_counts` of each test picture, (n, 3, k), over `classes` (k,); strength: C,
+    chosen on validation pictures; probe: the fitted one."""
 
-    confusion: np.ndarray
+    counts: np.ndarray
     classes: np.ndarray
     strength: float
     probe: Segmenter
 
     @property
     def miou(self) -> float:
-        return float(mean_of_classes(self.confusion.sum(0)))
+        return float(mean_iou_of(self.counts.sum(0)))
 
     @property
     def accuracy(self) -> float:
         """Share of the pixels whose class is found."""
-        total = self.confusion.sum(0)
-        return float(np.trace(total) / max(total.sum(), 1))
+        return pixel_accuracy(self.counts.sum(0))
 
 
 def segmentation_probe(train: Batches, val: Batches, test: Batches, classes: Sequence[int], *,
@@ -83,12 +84,12 @@ def segmentation_probe(train: Batches, val: Batches, test: Batches, classes: Seq
         raise InputError("The masks of the training part hold one class only, so a probe has nothing to learn.",
                          "Give masks with two classes or more, or another --task.")
     probes = _path(x, y, strengths)
-    tried = [np.zeros((len(classes), len(classes)), np.int64) for _ in probes]
+    tried = [np.zeros((3, len(classes)), np.int64) for _ in probes]
     for maps, masks in val:
         for total, probe in zip(tried, probes, strict=True):
-            total += confusions(probe(maps, np.asarray(masks).shape[-1]), masks, classes).sum(0)
-    best = int(np.argmax([mean_of_classes(total) for total in tried]))
-    counted = [confusions(probes[best](maps, np.asarray(masks).shape[-1]), masks, classes) for maps, masks in test]
+            total += class_counts(probe(maps, np.asarray(masks).shape[-1]), masks, classes).sum(0)
+    best = int(np.argmax([mean_iou_of(total) for total in tried]))
+    counted = [class_counts(probes[best](maps, np.asarray(masks).shape[-1]), masks, classes) for maps, masks in test]
     return Segmentation(np.concatenate(counted), np.asarray(classes), strengths[best], probes[best])
 
 
@@ -145,43 +146,54 @@ def _path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> list[Segm
     return [found[strength] for strength in strengths]
 
 
-def confusions(found: Any, truth: Any, classes: Sequence[int]) -> np.ndarray:
-    """int64 (n, k, k): pixels of each picture by true (rows) and found class (columns); 255 is left out."""
+def class_counts(found: Any, truth: Any, classes: Sequence[int]) -> np.ndarray:
+    """int64 (n, 3, k): how many pixels of each picture are of a class in both masks, in the true one, in the found one.
+
+    found, truth: (n, s, s); where the truth is 255 a pixel is left out.
+    """
     import torch
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     place = np.full(256, IGNORE, np.int64)
     place[np.asarray(classes)] = np.arange(len(classes))
     found, truth = (torch.from_numpy(place[np.asarray(values)]) for values in (found, truth))
-    return np.stack([multiclass_confusion_matrix(a, b, len(classes), ignore_index=IGNORE, validate_args=False).numpy()
-                     for a, b in zip(found, truth, strict=True)])
+    out = np.zeros((len(truth), 3, len(classes)), np.int64)
+    for one, a, b in zip(out, found, truth, strict=True):
+        table = multiclass_confusion_matrix(a, b, len(classes), ignore_index=IGNORE, validate_args=False).numpy()
+        one[:] = np.diagonal(table), table.sum(1), table.sum(0)
+    return out
 
 
-def ious(confusion: np.ndarray) -> np.ndarray:
-    """|both| / |either| of each class, (..., k, k) -> (..., k); not a number where a class occurs in neither."""
-    both = np.diagonal(confusion, axis1=-2, axis2=-1)
-    either = confusion.sum(-1) + confusion.sum(-2) - both
+def ious(counts: np.ndarray) -> np.ndarray:
+    """|both| / |either| of each class, (..., 3, k) -> (..., k); not a number where a class occurs in neither."""
+    both, truth, found = np.moveaxis(counts, -2, 0)
+    either = truth + found - both
     return np.where(either > 0, both / np.maximum(either, 1), np.nan)
 
 
-def mean_of_classes(confusion: np.ndarray) -> np.ndarray:
-    """mIoU: the mean of `ious` over the classes that occur, (..., k, k) -> (...)."""
-    found = ious(confusion)
+def mean_iou_of(counts: np.ndarray) -> np.ndarray:
+    """mIoU: the mean of `ious` over the classes that occur, (..., 3, k) -> (...)."""
+    found = ious(counts)
     there = ~np.isnan(found)
     return np.where(there, found, 0).sum(-1) / np.maximum(there.sum(-1), 1)
 
 
-def bootstrap_miou(confusion: np.ndarray, clusters: Any = None, *, draws: int = 2000, confidence: float = 0.95,
+def pixel_accuracy(counts: np.ndarray) -> float:
+    """Share of the pixels whose class is found, from counts (3, k)."""
+    return float(counts[0].sum() / max(counts[1].sum(), 1))
+
+
+def bootstrap_miou(counts: np.ndarray, clusters: Any = None, *, draws: int = 2000, confidence: float = 0.95,
                    seed: int = 0) -> Interval:
-    """Percentile interval of the mIoU, resampling pictures, or whole `clusters` (n,) of them: (n, k, k)."""
-    code = np.arange(len(confusion)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    total = np.zeros((int(code.max()) + 1, *confusion.shape[1:]))
-    np.add.at(total, code, confusion)
-    reached = float(mean_of_classes(confusion.sum(0)))
+    """Percentile interval of the mIoU, resampling pictures, or whole `clusters` (n,) of them: (n, 3, k)."""
+    code = np.arange(len(counts)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    total = np.zeros((int(code.max()) + 1, *counts.shape[1:]))
+    np.add.at(total, code, counts)
+    reached = float(mean_iou_of(counts.sum(0)))
     if len(total) < 2:
         return Interval(reached, None, None, len(total))
     chosen = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), draws)
-    found = mean_of_classes((chosen @ total.reshape(len(total), -1)).reshape(draws, *total.shape[1:]))
+    found = mean_iou_of((chosen @ total.reshape(len(total), -1)).reshape(draws, *total.shape[1:]))
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(reached, float(low), float(high), len(total))
 

@@ -14,9 +14,10 @@ from nearfar.errors import InputError
 from nearfar.evaluation.dense import (
     IGNORE,
     bootstrap_miou,
-    confusions,
+    class_counts,
     ious,
-    mean_of_classes,
+    mean_iou_of,
+    pixel_accuracy,
     segmentation_probe,
 )
 from nearfar.evaluation.embedding import Embed, is_image
@@ -77,16 +78,15 @@ class Segmented:
 
 @dataclass(frozen=True)
 class MaskScores(Scores):
-    """Scores of masks. confusion: int64 (n, k, k), the pixels of each test picture by true and by found class;
-    units: (n,), pictures of one unit are drawn together. A mIoU is no mean over pictures, so the bootstrap counts
-    all pixels of the drawn pictures anew."""
+    """Scores of masks. pixels: `class_counts` of each test picture, (n, 3, k); units: (n,), pictures of one unit are
+    drawn together. A mIoU is no mean over pictures, so the bootstrap counts all pixels of the drawn pictures anew."""
 
-    confusion: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1), np.int64))
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, 3, 1), np.int64))
     units: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     masks: list[Segmented] = field(default_factory=list)
 
     def bootstrap(self, *, draws: int = 2000, seed: int = 0) -> Interval:
-        return bootstrap_miou(self.confusion, self.units, draws=draws, seed=seed)
+        return bootstrap_miou(self.pixels, self.units, draws=draws, seed=seed)
 
 
 class Task:
@@ -472,11 +472,11 @@ class DenseTask(Task):
                                    each=min(100, max(8, -(-12_000 // len(train)))))
         shown = np.array(spaced(test.tolist(), examples) if examples else [], np.int64)
         drawn = [mask for maps in embed.maps(self.role, shown, self.layer) for mask in found.probe(maps, self.side)]
-        return self.scored(found.confusion, split, test, self.segmented(shown, drawn))
+        return self.scored(found.counts, split, test, self.segmented(shown, drawn))
 
     def segmented(self, rows: np.ndarray, drawn: Sequence[np.ndarray]) -> list[Segmented]:
         truth = self.data.masks(self.side, rows)
-        each = mean_of_classes(confusions(drawn, truth, self.classes)) if len(rows) else []
+        each = mean_iou_of(class_counts(drawn, truth, self.classes)) if len(rows) else []
         return [Segmented(int(row), one, mask, float(value))
                 for row, one, mask, value in zip(rows, truth, drawn, each, strict=True)]
 
@@ -484,18 +484,17 @@ class DenseTask(Task):
                         examples: int = 0) -> Scores:
         raise InputError("Masks need feature maps.", "Choose another --task.")
 
-    def scored(self, confusion: np.ndarray, split: str, rows: np.ndarray,
+    def scored(self, pixels: np.ndarray, split: str, rows: np.ndarray,
                shown: Sequence[Segmented] = ()) -> MaskScores:
-        """Scores from the pixels of each picture by true and found class."""
-        total = confusion.sum(0)
-        right = float(np.trace(total) / max(total.sum(), 1))
-        metrics = {"miou": float(mean_of_classes(total)), "pixel accuracy": right}
+        """Scores from the `class_counts` of each picture."""
+        total = pixels.sum(0)
+        metrics = {"miou": float(mean_iou_of(total)), "pixel accuracy": pixel_accuracy(total)}
         directions = {self.data.mask_names[value]: {"miou": float(one)}
                       for value, one in zip(self.classes, ious(total)) if np.isfinite(one)}
         counts = {"pictures": {"queries": len(rows), "skipped": 0, "gallery": len(self.classes)}}
-        each = mean_of_classes(confusion)
+        each = mean_iou_of(pixels)
         return MaskScores("miou", metrics["miou"], metrics, directions, {"miou": each}, {"miou": self.units(rows)},
-                           counts, split, [], confusion, self.units(rows), list(shown))
+                           counts, split, [], pixels, self.units(rows), list(shown))
 
     def majority(self, split: str) -> MaskScores:
         """Every pixel takes the commonest class of the training masks."""
@@ -503,7 +502,7 @@ class DenseTask(Task):
         seen = np.bincount(self.data.masks(self.side, train).reshape(-1), minlength=256)
         seen[IGNORE] = 0
         truth = self.data.masks(self.side, test)
-        return self.scored(confusions(np.full_like(truth, seen.argmax()), truth, self.classes), split, test)
+        return self.scored(class_counts(np.full_like(truth, seen.argmax()), truth, self.classes), split, test)
 
     def summary(self, split: str = "test") -> dict[str, Any]:
         names = {str(value): name for value, name in self.data.mask_names.items()}

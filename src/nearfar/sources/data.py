@@ -344,7 +344,7 @@ class Data:
     @property
     def masked(self) -> np.ndarray:
         """bool (N,): which rows have a mask."""
-        return self._scan.classes[self.column("mask")].any(1)
+        return np.any(self._scan.classes[self.column("mask")], axis=1)
 
     @cached_property
     def mask_values(self) -> np.ndarray:

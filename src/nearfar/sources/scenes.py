@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +116,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _stickers(emoji: Dataset, seed: int) -> dict[str, list[Sticker]]:
     """The drawings of each split, whole families in one of them; drawings that are nearly all ground are left out."""
-    table = emoji.with_format("arrow")[:]
+    table: Any = emoji.with_format("arrow")[:]
     columns = {name: table.column(name).to_pylist() for name in ("style", "category", "family", "emoji", "image")}
     rows = [i for i, (style, category) in enumerate(zip(columns["style"], columns["category"], strict=True))
             if style in STYLES and category in CLASSES]  # fmt: skip
@@ -138,8 +139,8 @@ def sticker(png: bytes, code: str, family: str, label: int) -> Sticker:
     light = pixels.min(-1) > 0.97
     border = np.zeros_like(light)
     border[[0, -1]], border[:, [0, -1]] = True, True
-    ground = binary_propagation(border & light, mask=light)
-    seam = binary_dilation(ground, iterations=2) & ~ground
+    ground = np.asarray(binary_propagation(border & light, mask=light), bool)
+    seam = np.asarray(binary_dilation(ground, iterations=2), bool) & ~ground
     core = ~ground & ~seam
     share = uniform_filter(core.astype(float), 5)
     inner = np.stack([uniform_filter(pixels[..., k] * core, 5) for k in range(3)], -1)

@@ -224,7 +224,8 @@ def prepare(
 def check_layer(method: Method, layer: int | None) -> None:
     """Raises before any training where the measured layer is none of the picture encoder's."""
     made: list[Any] = [t.encoder for t in method.towers().values()]
-    for encoder in (e.encoder if isinstance(e, Frozen) else e for e in made):
+    for one in made:
+        encoder: Any = one.encoder if isinstance(one, Frozen) else one
         if layer is not None and hasattr(encoder, "check_layer"):
             encoder.check_layer(layer)
 
