@@ -115,6 +115,8 @@ def claims(root: Path = ROOT) -> str:
     parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
     if "text_pairs" in measured:
         parts += ["", "## A pretrained sentence encoder on one's own pairs", "", text_pairs(measured["text_pairs"])]
+    if "dense" in measured:
+        parts += ["", "## Masks read from feature maps", "", dense(measured["dense"])]
     rates = {name: r for name, r in measured.items() if r.get("ratios")}
     parts += ["", "## Speed", "", "\n\n".join(speed(n, r) for n, r in rates.items()) if rates else "Not measured yet."]
     return "\n".join(parts) + "\n"
@@ -178,6 +180,28 @@ def demo(results: Mapping[str, Any]) -> str:
             range(1, 8))
             + "".join(f"\n\n{text}" for text in (split.get("reason"), orientation(split), split.get("note")) if text))
     return "\n\n".join(parts)
+
+
+def dense(results: Mapping[str, Any]) -> str:
+    """mIoU of every row, the differences paired by seed, and what validation data chose."""
+    found = sorted(results["table"], key=lambda r: -r["miou"])
+    rows = [[f"**{r['label']}**" if r["kind"] == "method" else r["label"], percent(r["miou"]), spread(r["interval"]),
+             spread(r["items"]), percent(r["pixel accuracy"]), len(r["values"])] for r in found]
+    apart = [[f"{d['a']} - {d['b']}", percent(d["mean"], True), spread(d["interval"], lambda x: percent(x, True)),
+              VERDICTS[d["holds"]]] for d in results["differences"]]
+    tried = "; ".join(f"{arm} " + ", ".join(f"{percent(v)} at {rate}" for rate, v in rates.items())
+                      for arm, rates in results["rates on validation"].items())
+    classes = [[r["label"], *map(percent, r["classes"].values())] for r in found]
+    return "\n\n".join([
+        "Scenes of emoji on photographs, five classes, emoji and photographs of the test scenes in no training scene "
+        f"(`python benchmarks/dense.py`; small encoder, 64 pixels, {results['steps']} steps of {results['batch']} "
+        f"pictures, {2 * results['steps'] * results['batch']:,} views a run). "
+        "A linear probe reads the class of each pixel from the frozen map.",
+        table(["", "mIoU", "95 %, seeds", "95 %, pictures", "pixel accuracy", "seeds"], rows, range(1, 6)),
+        table(["difference in mIoU, paired by seed", "points", "95 %", "the first is better"], apart, (1, 2)),
+        table(["IoU by class", *found[0]["classes"]], classes, range(1, 6)),
+        f"Learning rates by mIoU on validation scenes, seed 0: {tried}.",
+        *([results["note"]] if results.get("note") else [])])
 
 
 WAYS = {"frozen": "a linear head on frozen features", "whole": "the whole encoder, 64 tokens of a text"}

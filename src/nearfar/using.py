@@ -40,22 +40,27 @@ def evaluate(
     on: str = "test",
     baseline: bool = True,
     few_shot: Mapping[str, Any] | None = None,
+    layer: int | None = None,
     data_settings: DataSettings | None = None,
     say: Say = silent,
+    progress: Progress | None = None,
     **roles: Any,
 ) -> dict[str, Any]:
-    """Scores of a model on data: retrieval (both directions for two columns), kNN and linear probe.
+    """Scores of a model on data: masks, retrieval (both directions for two columns), kNN and linear probe.
 
     Args:
         model: a model or its folder; data: path, name or Data.
-        task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
+        task: dense, pairs, groups, labels, few-shot or proxy; default the first that the data hold.
         on: the split that is scored.
+        layer: of a picture encoder, from 1 on, whose map the dense task reads; default the last.
         few_shot: ways (5), shots (1, 5), queries (15) and count (600) of the episodes of the few-shot task.
+        progress: called with (done, all) while rows pass the model.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
     """
     opened = (data_settings or DataSettings(**roles)).open(data)
-    loaded, measure = open_model(model), evaluation.task_for(opened, task, few_shot=few_shot)
+    loaded, measure = open_model(model), evaluation.task_for(opened, task, few_shot=few_shot, layer=layer)
     embed = ModelEmbedder(loaded, opened)
+    embed.progress = progress or embed.progress
     for role in measure.roles:
         if not embed.has(role):
             raise InputError(

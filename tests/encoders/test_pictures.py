@@ -40,6 +40,27 @@ def test_small_takes_any_size_and_its_vector_is_the_mean_of_its_map():
         encoder(torch.rand(1, 3, 6, 6))
 
 
+@pytest.mark.parametrize("name", ["small", "resnet10t", "vit_tiny_patch16_224"])
+def test_maps_of_every_layer(name):
+    encoder = encoders.image(name, size=64).eval()
+    x = torch.rand(2, 3, 64, 64)
+    maps = [encoder.feature_map(x, layer) for layer in range(1, encoder.layers + 1)]
+    sides = [one.shape[-1] for one in maps]
+    assert all(one.ndim == 4 and len(one) == 2 for one in maps)
+    assert sides == sorted(sides, reverse=True)
+    assert sides[-1] == encoder.feature_map(x).shape[-1]
+    with pytest.raises(InputError, match=f"layers 1 to {encoder.layers}. Got layer 0"):
+        encoder.feature_map(x, 0)
+
+
+def test_maps_of_joined_encoders_stand_side_by_side():
+    parts = [encoders.image(size=16), encoders.image(size=16)]
+    joined, x = encoders.Joined(parts).eval(), torch.rand(2, 3, 16, 16)
+    assert_close(joined.feature_map(x, 3)[:, 128:], parts[1].feature_map(x, 3))
+    with pytest.raises(InputError, match="layers 1 to 4"):
+        joined.check_layer(5)
+
+
 def test_transformer_map_keeps_the_grid():
     encoder = encoders.image("vit_tiny_patch16_224", size=64).eval()
     x = torch.rand(2, 3, 64, 48)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from nearfar.errors import InputError
 from nearfar.evaluation.tasks import task_for
-from nearfar.reporting import examples_json, map_2d, map_json, thumbnail
+from nearfar.reporting import examples_json, map_2d, map_json, painted, thumbnail
+from nearfar.reporting.pictures import class_colour
 
 from ..evaluation.tiny import Tiny, Vectors, pictures
 from .sample import embedding
@@ -79,3 +80,16 @@ def test_examples_and_maps_of_pictures():
     assert drawn["key"] == ["item 2", "item 5"]
     assert drawn["label"] == ["x", "y"]
     assert len(drawn["thumb"]) == len(drawn["x"]) == 2
+
+
+def test_masks_are_painted_over_the_picture():
+    picture = np.full((3, 8, 8), 200, np.uint8)
+    mask = np.zeros((4, 4), np.uint8)
+    mask[0, 0], mask[3, 3] = 1, 255
+    shown = painted(picture, mask).astype(int)
+    assert (shown[4, 4] == shown[4, 4, 0]).all()  # the ground is darkened, not coloured
+    assert shown[4, 4, 0] < 200
+    assert abs(shown[0, 0] - (0.28 * 200 + 0.72 * np.array(class_colour(1)))).max() <= 1
+    assert (shown[1, 1] == shown[0, 0]).all()  # a coarser mask covers whole squares
+    assert np.ptp(shown[7, 7]) == 0
+    assert len({class_colour(value) for value in range(1, 30)}) == 29

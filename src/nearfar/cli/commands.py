@@ -70,7 +70,8 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-    task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
+    task: dense (masks), pairs, groups, labels, few-shot or proxy; default the first that the data hold.
+    layer: of the picture encoder, from 1 on, whose map the dense task reads; default the last.
     on: the split that is looked at.
     ways: classes of a few-shot episode.
     shots: labelled items a class, one or several numbers divided by commas.
@@ -78,7 +79,8 @@ class MeasureOptions:
     episodes: how many are drawn.
     """
 
-    task: Literal["pairs", "groups", "labels", "few-shot", "proxy"] | None = None
+    task: Literal["dense", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
+    layer: int | None = None
     on: Literal["train", "val", "test"] = "test"
     ways: int = 5
     shots: str = "1,5"
@@ -315,15 +317,18 @@ def run_evaluate(words: list[str]) -> None:
     targets = [MeasureOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar evaluate MODEL DATA")
     checked = options.checked(targets, given)
-    found = using.evaluate(
-        places[0],
-        places[1],
-        task=checked.task,
-        on=checked.on,
-        few_shot=build(MeasureOptions, checked).few_shot(),
-        data_settings=build(DataSettings, checked),
-        say=speaker(True),
-    )
+    with tables.bar("measuring") as progress:
+        found = using.evaluate(
+            places[0],
+            places[1],
+            task=checked.task,
+            on=checked.on,
+            layer=checked.layer,
+            few_shot=build(MeasureOptions, checked).few_shot(),
+            data_settings=build(DataSettings, checked),
+            say=speaker(True),
+            progress=progress,
+        )
     emit(found) if checked.json else tables.evaluation(found)
 
 

@@ -18,6 +18,8 @@ LABELS = {
     "ndcg@10": "nDCG@10",
     "mrr": "MRR",
     "map": "MAP",
+    "miou": "mIoU",
+    "pixel accuracy": "pixel accuracy",
     "knn": "kNN",
     "probe": "probe",
     "recall@10": "recall@10",
@@ -109,12 +111,13 @@ def leaderboard(results: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     label = task.get("label", task["primary"])
     hard = any("hard/" + task["primary"] in c["metrics"] for r in results["rows"] for c in r["seeds"])
+    second = beside(results["rows"])
     heads = [
         "",
         label,
         "95 %",
         *(["hard " + label] if hard else []),
-        "R@10",
+        *([LABELS[second]] if second else []),
         f"vs {results['baseline']}",
         "s",
         "samples",
@@ -123,19 +126,25 @@ def leaderboard(results: dict[str, Any]) -> None:
     for k, head in enumerate(heads):
         table.add_column(head, justify="left" if k == 0 else "right", no_wrap=True)
     for r in sorted(results["rows"], key=lambda r: -(r["mean"] if r["mean"] is not None else -1)):
-        table.add_row(*_row(r, results, hard))
+        table.add_row(*_row(r, results, hard, second))
     out.print(table)
     out.print(f"\n{escape(results['reason'])}")
 
 
-def _row(r: dict[str, Any], results: dict[str, Any], hard: bool) -> list[str]:
+def beside(rows: list[dict[str, Any]]) -> str | None:
+    """The metric that stands beside the main one: R@10, the pixel accuracy of masks, or none."""
+    known = {name for r in rows for c in r["seeds"] for name in c["metrics"]}
+    return next((name for name in ("hit@10", "pixel accuracy") if name in known), None)
+
+
+def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | None) -> list[str]:
     done = [c for c in r["seeds"] if c["status"] == "done"]
     primary = results["task"]["primary"]
     name = f"[bold cyan]{escape(r['label'])}[/]" if r["kind"] == "method" else f"[dim]{escape(r['label'])}[/]"
     if r["slug"] == results["winner"]:
         name += " *"
     if r["mean"] is None:
-        return [name, "failed", *[""] * (7 + hard)]
+        return [name, "failed", *[""] * (5 + hard + (second is not None))]
     interval = r["interval"]
     spread = (
         f"{percent(interval[0])}..{percent(interval[1])}" if interval else "1 seed" if r["kind"] == "method" else ""
@@ -155,7 +164,7 @@ def _row(r: dict[str, Any], results: dict[str, Any], hard: bool) -> list[str]:
         percent(r["mean"]),
         spread,
         *([percent(_metric(done, "hard/" + primary))] if hard else []),
-        percent(_metric(done, "hit@10")),
+        *([percent(_metric(done, second))] if second else []),
         gap,
         *cost,
     ]
@@ -195,7 +204,7 @@ def evaluation(found: dict[str, Any]) -> None:
     out.print(table)
     directions = found["rows"][0]["directions"]
     if len(directions) > 1:
-        out.print("\n[bold]directions[/]")
+        out.print(f"\n[bold]{'classes' if found['task'].get('parts') == 'class' else 'directions'}[/]")
         for name, metrics in directions.items():
             shown = "  ".join(
                 f"{LABELS.get(k, k)} {percent(v)}" for k, v in metrics.items() if k in SHOWN or k in ("balanced",)

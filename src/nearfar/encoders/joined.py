@@ -35,6 +35,15 @@ class Joined(Encoder):
     def forward(self, x: Any) -> Tensor:
         return torch.cat([part(x) for part in self.parts], 1)
 
+    def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
+        """(n, sum of C, h, w): the maps of all parts, which have one shape."""
+        maps: list[Any] = [part.feature_map(x, layer) for part in self.parts]  # pyright: ignore[reportCallIssue]
+        return torch.cat(maps, 1)
+
+    def check_layer(self, layer: int | None) -> None:
+        """Raises InputError for a layer that the parts lack."""
+        self.first.check_layer(layer)
+
     def prepare(self, items: Any) -> Any:
         return self.first.prepare(items)
 

@@ -35,9 +35,19 @@ class ImageEncoder(Encoder):
         plain = (x - self.mean) / self.std
         return plain if self.channels == "rgb" else torch.cat([plain, orientation_channels(x)], 1)
 
-    def feature_map(self, x: Tensor) -> Tensor:
-        """(n, C, h, w): the last map before pooling."""
+    def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
+        """(n, C, h, w): the last map before pooling, or the one after a layer, counted from 1 to `layers`."""
         raise NotImplementedError
+
+    @property
+    def layers(self) -> int:
+        """How many layers have a map."""
+        raise NotImplementedError
+
+    def check_layer(self, layer: int | None) -> None:
+        """Raises InputError for a layer that the encoder lacks."""
+        if layer is not None and not 1 <= layer <= self.layers:
+            raise InputError(f"This encoder has maps after its layers 1 to {self.layers}. Got layer {layer}.")
 
     @property
     def map_channels(self) -> int:
@@ -93,11 +103,18 @@ class SmallImage(ImageEncoder):
         self.out: nn.Module = nn.Linear(before, dim) if dim else nn.Identity()
         self.dim = dim or before
 
-    def feature_map(self, x: Tensor) -> Tensor:
+    @property
+    def layers(self) -> int:
+        return len(self.widths)
+
+    def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
         if min(x.shape[-2:]) < 8:
             raise InputError("The small image encoder needs pictures of at least 8 x 8 pixels. "
                              f"Got {tuple(x.shape[-2:])} instead.")
-        return self.body(self._input(x).contiguous(memory_format=torch.channels_last))
+        self.check_layer(layer)
+        ends = [i + 1 for i, part in enumerate(self.body) if isinstance(part, nn.ReLU)]
+        body = self.body if layer is None else self.body[: ends[layer - 1]]
+        return body(self._input(x).contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.feature_map(x).mean((2, 3)))
@@ -141,7 +158,14 @@ class TimmImage(ImageEncoder):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(self._input(x))
 
-    def feature_map(self, x: Tensor) -> Tensor:
+    @property
+    def layers(self) -> int:
+        return len(self.model.feature_info) if hasattr(self.model, "forward_intermediates") else 1
+
+    def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
+        self.check_layer(layer)
+        if layer is not None and hasattr(self.model, "forward_intermediates"):
+            return self.model.forward_intermediates(self._input(x), indices=[layer - 1], intermediates_only=True)[0]
         features = self.model.forward_features(self._input(x))
         if features.ndim == 3:                                                   # tokens (n, T, C)
             tokens = features[:, getattr(self.model, "num_prefix_tokens", 0):]

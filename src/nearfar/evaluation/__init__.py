@@ -1,7 +1,7 @@
 """Scores of embeddings: pure functions on arrays first, tasks and references over them."""
 
 from nearfar.evaluation.comparison import compare_rows
-from nearfar.evaluation.dense import DenseScores, dense_probe
+from nearfar.evaluation.dense import DenseScores, Segmentation, dense_probe, segmentation_probe
 from nearfar.evaluation.diagnostics import Diagnostic, diagnose
 from nearfar.evaluation.factors import factor_diagnostics, read_factors
 from nearfar.evaluation.fewshot import episodes, few_shot
@@ -9,9 +9,10 @@ from nearfar.evaluation.probe import knn, linear_probe
 from nearfar.evaluation.references import references
 from nearfar.evaluation.retrieval import retrieval
 from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
-from nearfar.evaluation.tasks import Scores, Task, task_for
+from nearfar.evaluation.tasks import MaskScores, Scores, Task, task_for
 from nearfar.evaluation.transport import opta, transport_plan
 
-__all__ = ["DenseScores", "Diagnostic", "Scores", "Task", "bootstrap", "compare_rows", "dense_probe", "diagnose",
-           "episodes", "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe", "opta", "paired_interval",
-           "read_factors", "references", "retrieval", "task_for", "transport_plan"]
+__all__ = ["DenseScores", "Diagnostic", "MaskScores", "Scores", "Segmentation", "Task", "bootstrap", "compare_rows",
+           "dense_probe", "diagnose", "episodes", "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe",
+           "opta", "paired_interval", "read_factors", "references", "retrieval", "segmentation_probe", "task_for",
+           "transport_plan"]

@@ -1,6 +1,6 @@
 """How a task asks for vectors: by rows, by the corpus, or for items that are in no table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,10 @@ class Embed(Protocol):
 
     def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
         """float (n, d) of the given rows of the table."""
+        ...
+
+    def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
+        """float (n, c, h, w) of the pictures of the rows, batch after batch; after a layer, or the last one."""
         ...
 
     def corpus(self, role: str) -> np.ndarray:
@@ -41,6 +45,13 @@ class DataEmbed:
         parts = [rows[start: start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         return np.concatenate([as_vectors(self.encode(role, take(self.data, role, part, self.size)))
                                for part in parts])
+
+    def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
+        """For an `encode` that gives maps (n, c, h, w); it has no layers."""
+        rows = np.asarray(rows)
+        for start in range(0, len(rows), self.batch_size):
+            items = take(self.data, role, rows[start: start + self.batch_size], self.size)
+            yield np.asarray(self.encode(role, items), np.float32)
 
     def corpus(self, role: str) -> np.ndarray:
         return self.items(role, self.data.corpus[role])

@@ -1,4 +1,5 @@
-"""Rows that need no training, scored by the same task: chance, raw pixels, HOG, TF-IDF, BM25.
+"""Rows that need no training, scored by the same task: chance, raw pixels, HOG, TF-IDF, BM25; for masks the commonest
+class, and raw pixels and HOG of each place.
 
 They answer the first question about any trained model: did training pay at all?
 """
@@ -15,7 +16,7 @@ from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer
 from nearfar.evaluation.relevance import visible_counts
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.searches import Search, side_items
-from nearfar.evaluation.tasks import FewShotTask, LabelTask, PairTask, Scores, Task
+from nearfar.evaluation.tasks import DenseTask, FewShotTask, LabelTask, PairTask, Scores, Task
 from nearfar.similarity import Source
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
@@ -35,8 +36,11 @@ class Reference:
 def references(data: Any, task: Task, *, size: int = 32) -> list[Reference]:
     """The references that make sense for the task, computed only when `.evaluate(split, examples=0)` is called.
 
-    Pictures are looked at with `size` pixels a side. Between pictures and texts there is only chance.
+    Pictures are looked at with `size` pixels a side, for masks with 64. Between pictures and texts there is only
+    chance.
     """
+    if isinstance(task, DenseTask):
+        return dense_references(data, task)
     rows = [Reference("chance", "chance", "chance", lambda split, examples=0: chance(task, split))]
     roles = task.roles if isinstance(task, PairTask) else (getattr(task, "role", ""),)
     if all(map(is_image, roles)):
@@ -58,6 +62,33 @@ def _scores(slug: str, label: str, task: Task, scorer: Callable[[Search], Source
                      lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples))
 
 
+def dense_references(data: Any, task: DenseTask, *, size: int = 64) -> list[Reference]:
+    """The commonest class; and what each cell of 8 x 8 pixels shows by itself, through the same probe as a map."""
+    def maps(slug: str, label: str, encode: Callable[[Any], np.ndarray]) -> Reference:
+        return _vectors(slug, label, task, lambda: DataEmbed(data, lambda role, items: encode(items), size=size))
+
+    def both(images: Any) -> np.ndarray:
+        return np.concatenate([pixel_cells(images), hog_cells(images)], 1)
+
+    return [Reference("chance", "majority class", "chance", lambda split, examples=0: task.majority(split)),
+            maps("pixels", "raw pixels", pixel_cells), maps("hog", "HOG", hog_cells),
+            maps("both", "raw pixels + HOG", both)]
+
+
+def pixel_cells(images: Any, *, cell: int = 8) -> np.ndarray:
+    """The pixels of each cell of uint8 pictures (n, 3, h, w) in 0..1, as a map (n, 3 cell^2, h / cell, w / cell)."""
+    import torch
+    from torch.nn.functional import pixel_unshuffle
+    return pixel_unshuffle(torch.from_numpy(np.asarray(images)).float() / 255, cell).numpy()
+
+
+def hog_cells(images: Any, *, cell: int = 8, orientations: int = 9) -> np.ndarray:
+    """`hog` of the 3 x 3 cells around each cell, as a map (n, 9 orientations, h / cell, w / cell)."""
+    padded = np.pad(np.asarray(images), ((0, 0), (0, 0), (cell, cell), (cell, cell)), mode="edge")
+    found = hog(padded, cell=cell, orientations=orientations, block=3, flat=False)
+    return found.reshape(*found.shape[:3], -1).transpose(0, 3, 1, 2)
+
+
 def pixels(data: Any, role: str = "image", *, size: int = 32, max_train: int = 5000) -> DataEmbed:
     """Raw pixels (n, 3 * size * size) less the mean of the training part (at most `max_train` of its rows)."""
     train = np.asarray(data.splits["train"])
@@ -67,15 +98,16 @@ def pixels(data: Any, role: str = "image", *, size: int = 32, max_train: int = 5
                      size=size)
 
 
-def hog(images: Any, *, cell: int = 8, orientations: int = 9) -> np.ndarray:
-    """Histograms of oriented gradients of uint8 pictures (n, 3, h, w): cells of `cell` pixels, 2 x 2 cells a block.
+def hog(images: Any, *, cell: int = 8, orientations: int = 9, block: int = 2, flat: bool = True) -> np.ndarray:
+    """Histograms of oriented gradients of uint8 pictures (n, 3, h, w): cells of `cell` pixels, block x block cells a
+    block; (n, d), or unless `flat` (n, rows, columns, block, block, orientations).
 
     Source: Dalal and Triggs, CVPR 2005 (scikit-image's implementation, L2-Hys).
     """
     from skimage.feature import hog as gradients
     return np.stack([gradients(image.transpose(1, 2, 0), orientations=orientations, pixels_per_cell=(cell, cell),
-                               cells_per_block=(2, 2), channel_axis=-1) for image in np.asarray(images)]
-                    ).astype(np.float32)
+                               cells_per_block=(block, block), channel_axis=-1, feature_vector=flat)
+                     for image in np.asarray(images)]).astype(np.float32)
 
 
 def words(text: str) -> list[str]:

@@ -11,6 +11,15 @@ from typing import Any
 import numpy as np
 
 from nearfar.errors import InputError
+from nearfar.evaluation.dense import (
+    IGNORE,
+    bootstrap_miou,
+    class_counts,
+    ious,
+    mean_iou_of,
+    pixel_accuracy,
+    segmentation_probe,
+)
 from nearfar.evaluation.embedding import Embed, is_image
 from nearfar.evaluation.fewshot import few_shot
 from nearfar.evaluation.neighbours import VectorScorer
@@ -22,10 +31,11 @@ from nearfar.evaluation.statistics import Interval, bootstrap, interval
 from nearfar.similarity import Source
 
 METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
-                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy"}
+                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy",
+                 "miou": "mIoU", "pixel accuracy": "pixel accuracy"}
 COLUMNS = ("image", "image_b", "text", "text_b")
 PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
-KINDS = ("pairs", "groups", "labels", "few-shot", "proxy")
+KINDS = ("dense", "pairs", "groups", "labels", "few-shot", "proxy")
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,29 @@ class Scores:
         return {"split": self.split, "primary_name": self.primary_name, "primary": self.primary,
                 "metrics": self.metrics, "directions": self.directions, "counts": self.counts,
                 "bootstrap": self.bootstrap().bounds}
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A test picture with its true and its found mask, uint8 (s, s), and the mIoU of the two."""
+
+    row: int
+    truth: np.ndarray
+    found: np.ndarray
+    miou: float
+
+
+@dataclass(frozen=True)
+class MaskScores(Scores):
+    """Scores of masks. pixels: `class_counts` of each test picture, (n, 3, k); units: (n,), pictures of one unit are
+    drawn together. A mIoU is no mean over pictures, so the bootstrap counts all pixels of the drawn pictures anew."""
+
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, 3, 1), np.int64))
+    units: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    masks: list[Segmented] = field(default_factory=list)
+
+    def bootstrap(self, *, draws: int = 2000, seed: int = 0) -> Interval:
+        return bootstrap_miou(self.pixels, self.units, draws=draws, seed=seed)
 
 
 class Task:
@@ -390,6 +423,100 @@ class FewShotTask(Task):
                 "+opta: prototypes moved by optimal transport onto the queries, which sees them all at once.")
 
 
+class DenseTask(Task):
+    """The class of every pixel, read by a linear probe from the encoder's map: mIoU on test pictures.
+
+    The probe is fitted on pixels of the training pictures that have a mask, its penalty chosen on validation pictures
+    (while a run validates, on a fifth of the training pictures).
+    """
+
+    kind, primary = "dense", "miou"
+
+    def __init__(self, data: Any, role: str = "image", *, layer: int | None = None, side: int = 128,
+                 max_train: int = 2000, max_queries: int = 5000):
+        super().__init__(data, max_queries=max_queries)
+        self.role, self.roles, self.layer, self.max_train = role, (role,), layer, max_train
+        self.classes = list(data.mask_names)
+        self.side = min(side, data.side(role))
+        for split in ("train", "val"):                                            # told before anything is trained
+            self.masked(split)
+
+    def searches(self, split: str) -> list[Search]:
+        return []
+
+    def masked(self, split: str) -> np.ndarray:
+        """Rows of a split that have a mask."""
+        rows = self.rows(split)
+        rows = rows[self.data.masked[rows]]
+        if not len(rows):
+            raise InputError(f"No picture of the {split} split of {self.data.name} has a mask.",
+                             "Add masks, or choose another --task.")
+        return rows
+
+    def parts(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows to fit on, to choose the penalty on, and to score: never one in two of them."""
+        train, test = self.masked("train"), self.draw(self.masked(split))
+        train = np.random.default_rng(0).permutation(train)[: self.max_train]
+        if split != "val":
+            return np.sort(train), self.draw(self.masked("val")), test
+        return np.sort(train[len(train) // 5:]), np.sort(train[: len(train) // 5]), test
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> MaskScores:
+        def batches(rows: np.ndarray) -> Any:
+            start = 0
+            for maps in embed.maps(self.role, rows, self.layer):
+                yield maps, self.data.masks(self.side, rows[start: start + len(maps)])
+                start += len(maps)
+
+        train, val, test = self.parts(split)
+        found = segmentation_probe(batches(train), batches(val), batches(test), self.classes,
+                                   each=min(100, max(8, -(-12_000 // len(train)))))
+        shown = np.array(spaced(test.tolist(), examples) if examples else [], np.int64)
+        drawn = [mask for maps in embed.maps(self.role, shown, self.layer) for mask in found.probe(maps, self.side)]
+        return self.scored(found.counts, split, test, self.segmented(shown, drawn))
+
+    def segmented(self, rows: np.ndarray, drawn: Sequence[np.ndarray]) -> list[Segmented]:
+        truth = self.data.masks(self.side, rows)
+        each = mean_iou_of(class_counts(drawn, truth, self.classes)) if len(rows) else []
+        return [Segmented(int(row), one, mask, float(value))
+                for row, one, mask, value in zip(rows, truth, drawn, each, strict=True)]
+
+    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+                        examples: int = 0) -> Scores:
+        raise InputError("Masks need feature maps.", "Choose another --task.")
+
+    def scored(self, pixels: np.ndarray, split: str, rows: np.ndarray,
+               shown: Sequence[Segmented] = ()) -> MaskScores:
+        """Scores from the `class_counts` of each picture."""
+        total = pixels.sum(0)
+        metrics = {"miou": float(mean_iou_of(total)), "pixel accuracy": pixel_accuracy(total)}
+        directions = {self.data.mask_names[value]: {"miou": float(one)}
+                      for value, one in zip(self.classes, ious(total)) if np.isfinite(one)}
+        counts = {"pictures": {"queries": len(rows), "skipped": 0, "gallery": len(self.classes)}}
+        each = mean_iou_of(pixels)
+        return MaskScores("miou", metrics["miou"], metrics, directions, {"miou": each}, {"miou": self.units(rows)},
+                           counts, split, [], pixels, self.units(rows), list(shown))
+
+    def majority(self, split: str) -> MaskScores:
+        """Every pixel takes the commonest class of the training masks."""
+        train, _, test = self.parts(split)
+        seen = np.bincount(self.data.masks(self.side, train).reshape(-1), minlength=256)
+        seen[IGNORE] = 0
+        truth = self.data.masks(self.side, test)
+        return self.scored(class_counts(np.full_like(truth, seen.argmax()), truth, self.classes), split, test)
+
+    def summary(self, split: str = "test") -> dict[str, Any]:
+        names = {str(value): name for value, name in self.data.mask_names.items()}
+        return super().summary(split) | {"classes": names, "parts": "class", "directions": list(names.values()),
+                                         "chance": "the commonest class at every pixel"}
+
+    def describe(self) -> str:
+        where = "the encoder's last map" if self.layer is None else f"the map after layer {self.layer}"
+        return (f"The class of every pixel ({len(self.classes)} classes, {self.side} x {self.side} pixels a picture), "
+                f"read from {where} by a linear probe that sees one place at a time: mIoU, the mean over the classes "
+                "of what true and found mask share, as a part of what either covers.")
+
+
 class ProxyTask(Task):
     """Nothing is known about who belongs together: find an item by another look of itself. Names no winner."""
 
@@ -413,10 +540,12 @@ class ProxyTask(Task):
 
 
 def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
-             modalities: Sequence[str] = ("image", "text"), few_shot: Mapping[str, Any] | None = None) -> Task:
-    """The task that the data allow: pairs, else groups, else labels, else a proxy. Groups go first where rows carry a
-    domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
-    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways, shots, queries, count of episodes.
+             modalities: Sequence[str] = ("image", "text"), few_shot: Mapping[str, Any] | None = None,
+             layer: int | None = None) -> Task:
+    """The task that the data allow: masks, else pairs, else groups, else labels, else a proxy. Groups go before pairs
+    where rows carry a domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
+    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways, shots, queries, count of episodes;
+    `layer`: whose map dense measurement reads, by default the last.
 
     Raises InputError for an unknown kind or one that the data lack the roles for.
     """
@@ -426,6 +555,8 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
     if role is None:
         raise InputError(f"{data.name} has neither an image nor a text column.", "Name one with a role.")
     possible: dict[str, Callable[[], Task]] = {}
+    if "mask" in data.roles and "image" in roles:
+        possible["dense"] = lambda: DenseTask(data, layer=layer, max_queries=max_queries)
     if pair:
         possible["pairs"] = lambda: PairTask(data, pair, max_queries=max_queries)
     if data.groups is not None and differ_within(data.groups, data.content(role)):
@@ -436,9 +567,11 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
         possible["few-shot"] = lambda: FewShotTask(data, role, column, max_queries=max_queries, **few_shot or {})
     possible["proxy"] = lambda: ProxyTask(data, role, max_queries=max_queries)
     if kind is None:
-        kind = "groups" if "groups" in possible and data.domains is not None else next(iter(possible))
+        first = next(iter(possible))
+        kind = "groups" if first == "pairs" and "groups" in possible and data.domains is not None else first
     if kind not in possible:
-        raise InputError(f"{data.name} cannot be measured by '{kind}'.", f"Possible here: {', '.join(possible)}.")
+        hint = "It needs masks: --mask COLUMN, or folders images/ and masks/. " if kind == "dense" else ""
+        raise InputError(f"{data.name} cannot be measured by '{kind}'.", f"{hint}Possible here: {', '.join(possible)}.")
     return possible[kind]()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from nearfar.evaluation.comparison import beats, done
 from nearfar.evaluation.tasks import METRIC_LABELS
+from nearfar.reporting.pictures import class_colour
 
 KINDS = {"chance": "random ranking", "reference": "no training", "untrained": "untrained", "pretrained": "pretrained",
          "method": "trained here"}
@@ -64,7 +65,7 @@ def board(results: dict[str, Any]) -> dict[str, Any]:
     return {"rows": [_row(row, results, end) for row in rows], "many_seeds": many,
             "ticks": [{"at": 100 * tick / end, "text": f"{100 * tick:g}"} for tick in ticks],
             "has_cost": any(cell.get("samples") for row in rows for cell in row["seeds"]),
-            "has_bootstrap": any(row.get("bootstrap") for row in rows),
+            "has_bootstrap": any(_items(row) for row in rows),
             "has_difference": any(row.get("difference") for row in rows),
             "has_hard": any(_mean_metric(row, f"hard/{results['task']['primary']}") is not None for row in rows)}
 
@@ -79,14 +80,15 @@ def _row(row: dict[str, Any], results: dict[str, Any], end: float) -> dict[str, 
 
     difference = (row.get("difference") or {}) if row["kind"] != "chance" else {}
     return {
-        "slug": row["slug"], "label": row["label"], "kind": row["kind"], "kind_words": KINDS[row["kind"]],
+        "slug": row["slug"], "label": row["label"], "kind": row["kind"], "kind_words": (
+            results["task"].get("chance", KINDS["chance"]) if row["kind"] == "chance" else KINDS[row["kind"]]),
         "winner": row["slug"] == results.get("winner"), "baseline": row["slug"] == results.get("baseline"),
         "value": points(row.get("mean")), "done": bool(finished), "seeds": len(finished),
         "half": points((high - low) / 2) if low is not None and high is not None else "",
         "bar": place(row["mean"]) if row.get("mean") is not None else 0,
         "dots": [place(value) for value in done(row).values()],
         "whisker": [place(low), place(high)] if low is not None and high is not None else None,
-        "bootstrap": _between(row.get("bootstrap")), "hard": points(_mean_metric(row, f"hard/{_primary(results)}")),
+        "bootstrap": _between(_items(row)), "hard": points(_mean_metric(row, f"hard/{_primary(results)}")),
         "difference": points(difference.get("mean"), signed=True) if difference else "",
         "difference_between": _between(difference.get("interval"), signed=True), "tone": _tone(row),
         "seconds": spell(_mean_cell(finished, "seconds")), "samples": amount(_mean_cell(finished, "samples")),
@@ -94,6 +96,12 @@ def _row(row: dict[str, Any], results: dict[str, Any], end: float) -> dict[str, 
         "trained": any(cell.get("samples") for cell in finished),
         "failed": [{"seed": cell["seed"], "message": cell.get("message") or "no finite score"} for cell in failed],
     }
+
+
+def _items(row: dict[str, Any]) -> list[float] | None:
+    """The bootstrap interval over test items; of several seeds the mean of its ends."""
+    known = [cell["bootstrap"] for cell in row["seeds"] if cell["seed"] in done(row) and cell.get("bootstrap")]
+    return row.get("bootstrap") or ([sum(ends) / len(known) for ends in zip(*known)] if known else None)
 
 
 def _tone(row: dict[str, Any]) -> str:
@@ -157,6 +165,7 @@ def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
     parts = [_direction_part(title, {name: values[name] for name in part})
              for title, part in (("different outlines" if easy else "", hard), ("shared outlines", easy)) if part]
     return {"columns": [row["label"] for row in rows], "parts": parts, "apart": bool(easy),
+            "what": task.get("parts", "direction"),
             "metric": METRIC_LABELS.get(metric, metric)}
 
 
@@ -234,12 +243,19 @@ def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: str) -> 
                       "note": f"{trained['label']} against {plain['label']} ({KINDS[plain['kind']]})"})
     chance = next((row for row in results["rows"] if row["kind"] == "chance" and row.get("mean") is not None), None)
     if chance:
-        facts.append({"name": "chance", "value": f"{points(chance['mean'])} %", "note": "a random ranking, expected"})
+        facts.append({"name": chance["label"], "value": f"{points(chance['mean'])} %",
+                      "note": results["task"].get("chance", "a random ranking, expected")})
     if results.get("seconds"):
         seeds = len(results.get("plan", {}).get("seeds", []) or [1])
         facts.append({"name": "computing", "value": spell(results["seconds"]),
                       "note": f"{len(results['rows'])} rows, {seeds} seed{'s' if seeds != 1 else ''} a method"})
     return facts
+
+
+def legend(results: dict[str, Any]) -> list[dict[str, str]]:
+    """Name and colour of each class of the masks; class 0 has none."""
+    return [{"name": name, "colour": "" if value == "0" else "#{:02x}{:02x}{:02x}".format(*class_colour(int(value)))}
+            for value, name in results["task"].get("classes", {}).items()]
 
 
 def measured(results: dict[str, Any]) -> list[tuple[str, str]]:

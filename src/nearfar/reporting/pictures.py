@@ -1,6 +1,7 @@
 """Small pictures, 2-D maps and retrieval examples as JSON for results.json and the report."""
 
 import base64
+import colorsys
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,12 @@ import numpy as np
 from PIL import Image, features
 
 from nearfar.errors import InputError
+from nearfar.evaluation.dense import IGNORE
 from nearfar.evaluation.embedding import is_image
 from nearfar.evaluation.heldout import transform_images, transform_texts
 from nearfar.evaluation.neighbours import normalise
 from nearfar.evaluation.searches import Example
+from nearfar.evaluation.tasks import Segmented
 
 MAP_POINTS, TEXT_LENGTH = 1500, 240
 
@@ -86,6 +89,36 @@ def examples_json(data: Any, examples: Sequence[Example], *, size: int | None = 
              "hits": [_item(data, hit.role, hit.row, hit.corpus, size)
                       | {"score": round(hit.score, 4), "relevant": hit.relevant} for hit in example.hits]}
             for example in examples]
+
+
+def masks_json(data: Any, role: str, shown: Sequence[Segmented], *, size: int = 128) -> list[dict[str, Any]]:
+    """Pictures with their masks as they stand in results.json: key, image, truth and found (data-URIs), miou."""
+    out = []
+    for one in shown:
+        picture = data.images(role, size, np.array([one.row]))[0]
+        out.append({"key": str(data.keys[one.row]), "image": thumbnail(picture, size), "miou": round(one.miou, 4),
+                    "truth": thumbnail(painted(picture, one.truth), size),
+                    "found": thumbnail(painted(picture, one.found), size)})
+    return out
+
+
+def class_colour(value: int) -> tuple[int, int, int]:
+    """The colour of a class in every picture: hues a golden angle apart, so that neighbours differ; 255 is grey."""
+    if value == IGNORE:
+        return 190, 190, 190
+    red, green, blue = colorsys.hsv_to_rgb((0.12 + 0.381966 * (value - 1)) % 1, 0.85, 0.98 - 0.28 * (value // 8 % 2))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def painted(picture: Any, mask: Any, *, strength: float = 0.72) -> np.ndarray:
+    """A uint8 picture (3, h, w) under the colours of its mask (s, s); class 0, by custom the background, is darkened
+    only. Returns uint8 (h, w, 3)."""
+    pixels = np.asarray(picture).transpose(1, 2, 0).astype(np.float64)
+    large = Image.fromarray(np.asarray(mask, np.uint8)).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)
+    values = np.asarray(large)
+    colours = np.array([(0, 0, 0), *(class_colour(value) for value in range(1, 256))], np.float64)
+    shares = np.where(values == 0, 0.55, strength)[..., None]
+    return ((1 - shares) * pixels + shares * colours[values]).round().astype(np.uint8)
 
 
 def _native(data: Any) -> int:

@@ -19,9 +19,9 @@ MAX_LABELS, MAX_CURVE = 9, 300
 def write_report(path: str | Path, results: dict[str, Any], runs: Sequence[dict[str, Any]] = ()) -> Path:
     """Writes the report of a comparison (`results` as in results.json), or of `runs` alone where results is empty.
 
-    runs: dicts of a run folder's parts: config, scores, curve and, where known, diagnostics, examples, map and path.
-    Beside results, runs fill in curves, diagnostics, examples and maps that it lacks. A part that is missing everywhere
-    is left out of the page. The file appears only when complete.
+    runs: dicts of a run folder's parts: config, scores, curve and, where known, diagnostics, examples, masks, map and
+    path. Beside results, runs fill in curves, diagnostics, examples, masks and maps that it lacks. A part that is
+    missing everywhere is left out of the page. The file appears only when complete.
     Raises InputError where there is neither a row nor a run, or runs differ in data or split.
     """
     results = {**parts_of(runs), **results} if results else results_of_runs(runs)
@@ -54,7 +54,8 @@ def render(results: dict[str, Any]) -> str:
         results=results, task=results["task"], verdict=page.verdict(results), board=page.board(results),
         metric=page.METRIC_LABELS.get(results["task"]["primary"], results["task"]["primary"]),
         metrics=page.metric_table(results), directions=page.direction_table(results), measured=page.measured(results),
-        examples=found, diagnostics=_ordered(results.get("diagnostics"), ranked), verdicts=page.VERDICTS,
+        examples=found, masks=_ordered(results.get("masks"), ranked), classes=page.legend(results),
+        diagnostics=_ordered(results.get("diagnostics"), ranked), verdicts=page.VERDICTS,
         labels=labels, maps=maps, curves=curves, plotly=plotly_source() if maps or curves else "",
         payload={"maps": maps, "pool": pool, "curves": curves, "labels": labels})
 
@@ -85,13 +86,13 @@ def results_of_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def parts_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Curves of every run by method and seed; diagnostics, examples and map of the last run of each method."""
-    parts: dict[str, Any] = {"curves": {}, "diagnostics": {}, "examples": {}, "map": {}}
+    """Curves of every run by method and seed; diagnostics, examples, masks and map of the last run of each method."""
+    parts: dict[str, Any] = {"curves": {}, "diagnostics": {}, "examples": {}, "masks": {}, "map": {}}
     for run in runs:
         slug, seed = run["config"].get("method", "run"), str(run["config"].get("seed", 0))
         if run.get("curve"):
             parts["curves"].setdefault(slug, {})[seed] = run["curve"]
-        for part in ("diagnostics", "examples", "map"):
+        for part in ("diagnostics", "examples", "masks", "map"):
             if run.get(part):
                 parts[part][slug] = run[part]
     return {part: found for part, found in parts.items() if found}

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset
 
 from nearfar.errors import InputError, did_you_mean
 from nearfar.progress import track
-from nearfar.sources import pictures
+from nearfar.sources import masks, pictures
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.roles import CONTENT, Roles
 from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, stamp
@@ -320,30 +320,71 @@ class Data:
         fit "crop" (default): the short side becomes `size` and the middle is cut out; "pad": the long side does, on
         white.
         """
-        fit, column = fit or self.fit, self.column(role)
         if not self.is_image(role):
             raise InputError(f"The role '{role}' of {self.name} holds texts, not pictures.")
+        return self._map(role, size, fit or self.fit)
+
+    def _map(self, role: str, size: int, fit: str, mask: bool = False) -> np.memmap:
+        """Pictures (N, 3, size, size) or masks (N, size, size), decoded at the first call."""
+        column = self.column(role)
         if fit not in ("crop", "pad") or size < 1:
             raise InputError(f"fit must be 'crop' or 'pad' and size at least 1; got {fit!r} and {size}.")
         key = (column, size, fit)
         if key not in self._mapped:
-            mark = hashlib.sha256(self._scan.content[column].tobytes() + f"{column}:{size}:{fit}".encode()).hexdigest()[
-                :32
-            ]
-            path = self._cache / "pixels" / f"{mark}.u8"
+            state = self._scan.content[column].tobytes() + f"{column}:{size}:{fit}".encode()
+            if mask:
+                state += self._scan.classes[column].tobytes()
+            path = self._cache / "pixels" / f"{hashlib.sha256(state).hexdigest()[:32]}.u8"
             if not path.exists():
-                self._decode(column, size, fit, path)
-            self._mapped[key] = np.memmap(path, np.uint8, mode="r", shape=(len(self), 3, size, size))
+                self._decode(column, size, fit, path, self._mask_square if mask else self._picture_square)
+            shape = (len(self), size, size) if mask else (len(self), 3, size, size)
+            self._mapped[key] = np.memmap(path, np.uint8, mode="r", shape=shape)
         return self._mapped[key]
 
-    def _decode(self, column: str, size: int, fit: str, path: Path) -> None:
+    @property
+    def masked(self) -> np.ndarray:
+        """bool (N,): which rows have a mask."""
+        return np.any(self._scan.classes[self.column("mask")], axis=1)
+
+    @cached_property
+    def mask_values(self) -> np.ndarray:
+        """uint8 (k,): the values that the masks hold, 255 among them where it occurs; sorted."""
+        return np.flatnonzero(masks.unpack(self._scan.classes[self.column("mask")]).any(0)).astype(np.uint8)
+
+    @cached_property
+    def mask_names(self) -> dict[int, str]:
+        """Class -> name, for each class that occurs: from the data set or classes.txt, else "class 3"."""
+        values = self.mask_values[self.mask_values != masks.IGNORE]
+        names = masks.class_names(self.base, self.meta.get("classes"), values)
+        return dict(zip(values.tolist(), names, strict=True))
+
+    def mask_counts(self, rows: Rows = None) -> dict[int, int]:
+        """Class -> in how many pictures (of the rows) it occurs."""
+        bits = self._scan.classes[self.column("mask")]
+        there = masks.unpack(bits if rows is None else bits[np.asarray(rows, np.int64)]).sum(0)
+        return {value: int(there[value]) for value in self.mask_names}
+
+    def masks(self, size: int, rows: Rows = None, fit: str | None = None) -> np.ndarray:
+        """uint8 (n, size, size): the class of each pixel of `images` at that size; 255 where there is none."""
+        mapped = self._map("mask", size, fit or self.fit, mask=True)
+        return np.array(mapped if rows is None else mapped[np.asarray(rows, np.int64)])
+
+    def _picture_square(self, value: Any, size: int, fit: str) -> np.ndarray:
+        return pictures.square(pictures.decode(picture_source(value, self.base), size), size, fit)
+
+    def _mask_square(self, value: Any, size: int, fit: str) -> np.ndarray:
+        if value is None or value in ("", b""):
+            return np.full((size, size), masks.IGNORE, np.uint8)
+        return masks.square(masks.decode(picture_source(value, self.base)), size, fit)
+
+    def _decode(self, column: str, size: int, fit: str, path: Path, square: Callable[..., np.ndarray]) -> None:
         stamps = self._scan.stamps[column]
 
         def one(pair: tuple[Any, int]) -> bytes:
             value, known = pair
             if stamp(value, self.base) != known:
                 raise pictures.Unreadable(str(picture_source(value, self.base)))
-            return pictures.square(pictures.decode(picture_source(value, self.base), size), size, fit).tobytes()
+            return square(value, size, fit).tobytes()
 
         with (
             whole(path) as temporary,

@@ -6,6 +6,7 @@ import numpy as np
 
 from nearfar.sources import words
 from nearfar.sources.data import Data
+from nearfar.sources.masks import IGNORE
 
 COMPARED = 20_000  # rows at most that are compared for near copies
 NEAR_BITS = 2  # of 64: pictures whose difference hashes differ in no more count as near copies
@@ -25,6 +26,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "columns": [c for c in data.table.column_names if not c.startswith("__")],
         "content": columns,
         "labels": {c: _label(data, c) for c in data.labels},
+        "masks": _masks(data) if "mask" in data.roles else None,
         "groups": _groups(data.groups),
         "units": None if data.units is None else len(np.unique(data.units)),
         "domains": {n: int((data.domains == i).sum()) for i, n in enumerate(data.domain_names)}
@@ -81,6 +83,17 @@ def _label(data: Data, column: str) -> dict[str, Any]:
         "missing": int((codes < 0).sum()),
         "largest": {names[i]: int(counts[i]) for i in top},
         "least": int(counts.min()) if len(counts) else 0,
+    }
+
+
+def _masks(data: Data) -> dict[str, Any]:
+    """Each class with the number of pictures that hold it, and what is left out of the count."""
+    counts = data.mask_counts()
+    return {
+        "pictures": int(data.masked.sum()),
+        "without": int((~data.masked).sum()),
+        "classes": {name: counts[value] for value, name in data.mask_names.items()},
+        "ignore": bool((data.mask_values == IGNORE).any()),
     }
 
 

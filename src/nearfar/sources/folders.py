@@ -11,7 +11,7 @@ import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
 from nearfar.errors import InputError
-from nearfar.sources import manpages
+from nearfar.sources import manpages, masks
 from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.splits import standard_name
@@ -135,21 +135,46 @@ def _listing(
     names = [FILE, *columns] if kind == "image folder" else [FILE, "text", *columns]
     table = stored(cache, f"{kind}:{key}", string_batches(rows, names))
     raw = Raw(path.name, path, kind, table, key, base=path, file_column=FILE)
-    reasons = {"split": "the folders train, val, test say so", "label": "each folder is a class"}
+    reasons = {
+        "split": "the folders train, val, test say so",
+        "label": "each folder is a class",
+        "mask": "pictures and masks of one name lie side by side",
+    }
     raw.roles = {role: [role] if role == "label" else role for role in columns}
     raw.reasons = {role: reasons[role] for role in columns}
     return raw
 
 
 def _pictures(path: Path, files: list[str], others: list[str], cache: Path) -> Raw:
-    columns, notes = _places(files)
+    found = masks.pairs(files)
+    if found is None:
+        columns, notes = _places(files)
+        used = files
+    else:
+        columns, notes, used = _masked(path, found)
+        files = list(found)
     rows = ((i, {FILE: f, **{name: values[i] for name, values in columns.items()}}) for i, f in enumerate(files))
-    key = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
-    raw = _listing(path, "image folder", columns, rows, cache, key)
+    key = hashlib.sha256("\0".join([*files, *map(str, columns.get("mask", []))]).encode("utf-8", "surrogateescape"))
+    raw = _listing(path, "image folder", columns, rows, cache, key.hexdigest())
     raw.roles |= {"image": FILE, "id": FILE}
     raw.reasons |= {"image": "a folder of pictures", "id": "its path"}
-    raw.notes = [*notes, *_left_out(files, others, "pictures")]
+    raw.notes = [*notes, *_left_out(used, others, "pictures")]
     return raw
+
+
+def _masked(path: Path, found: dict[str, masks.Pair]) -> tuple[dict[str, list[str | None]], list[str], list[str]]:
+    """Columns `mask`, `split` and `label` of pictures with masks beside them, notes, and all files that are used."""
+    twice = next((pair for pair in found.values() if len(pair.masks) > 1), None)
+    if twice:
+        raise InputError(
+            f"{path}: there are two masks of one picture: {' and '.join(twice.masks[:2])}.", "Take one of them away."
+        )
+    columns, notes = _places([pair.place for pair in found.values()])
+    columns = {"mask": [pair.mask for pair in found.values()], **columns}
+    bare = sum(pair.mask is None for pair in found.values())
+    if bare:
+        notes.append(f"{bare} pictures have no folder of masks beside theirs: they are trained on and not measured")
+    return columns, notes, [*found, *(mask for mask in columns["mask"] if mask), masks.NAMES]
 
 
 def _content(path: Path, file: str) -> str:

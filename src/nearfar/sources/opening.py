@@ -10,12 +10,13 @@ from nearfar.errors import InputError, did_you_mean
 from nearfar.sources.data import Data
 from nearfar.sources.emoji_set import open_emoji
 from nearfar.sources.folders import read_path
+from nearfar.sources.masks import check_classes
 from nearfar.sources.raw import Raw
 from nearfar.sources.roles import CONTENT, Roles, resolve
 from nearfar.sources.scan import Scan, cells, scan
 from nearfar.sources.storage import cache_dir
 
-BUILT_IN = ("emoji", "functions")
+BUILT_IN = ("emoji", "functions", "scenes")
 
 
 def open_data(
@@ -30,10 +31,10 @@ def open_data(
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
     Args:
-        spec: "emoji" or "functions" (built in), or a path: a folder of pictures (folders of classes become labels), a
-            csv, tsv, parquet or
-            jsonl table, a .txt file (one passage a line), a folder of text files or man pages, a BEIR folder, a
-            `datasets` folder saved to disk. Relative image paths are taken from the table's folder.
+        spec: "emoji", "functions" or "scenes" (built in), or a path: a folder of pictures (folders of classes become
+            labels; images/ and masks/ become pictures with masks), a csv, tsv, parquet or jsonl table, a .txt file (one
+            passage a line), a folder of text files or man pages, a BEIR folder, a `datasets` folder saved to disk.
+            Relative image paths are taken from the table's folder.
         roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
@@ -47,7 +48,7 @@ def open_data(
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1; got {limit}.")
     folder = cache_dir(cache)
-    raw = _read(spec, split, unreadable == "skip", limit, folder)
+    raw = _read(spec, split, unreadable == "skip", limit, folder, seed)
     if not len(raw.table):
         raise InputError(f"{raw.path or raw.name} holds no rows.", "Check that this is the right file or folder.")
     wanted = dict(roles or {})
@@ -61,16 +62,23 @@ def open_data(
     found = _checked(raw, resolved, unreadable, folder)
     data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
     _check_labels(data, wanted)
+    if "mask" in resolved:
+        check_classes(data.mask_values, str(data.path or data.name))
+        _ = data.mask_names  # a wrong classes.txt is told now
     return data
 
 
-def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path) -> Raw:
+def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path, seed: int) -> Raw:
     if str(spec) == "emoji":
         return open_emoji(split)
     if str(spec) == "functions":
         from nearfar.sources.functions import open_functions
 
         return open_functions(cache, limit)
+    if str(spec) == "scenes":
+        from nearfar.sources.scenes import open_scenes
+
+        return open_scenes(cache, seed)
     path = Path(spec).expanduser()
     try:
         exists = path.exists()
@@ -122,7 +130,8 @@ def _limit(raw: Raw, limit: int) -> None:
 
 def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
     images, texts = _columns(raw, roles)
-    found = scan(raw, images, texts, cache)
+    mask = (str(roles["mask"]), str(roles["image"])) if "mask" in roles else None
+    found = scan(raw, images, texts, cache, mask)
     if not found.bad:
         return found
     if unreadable == "error":

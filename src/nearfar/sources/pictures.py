@@ -3,6 +3,8 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +23,21 @@ def decode(source: bytes | str | Path, draft: int | None = None) -> Image.Image:
 
     `draft` lets a JPEG be decoded at a lower resolution of at least so many pixels a side. Raises Unreadable.
     """
+    with opened(source) as picture:
+        if draft:
+            picture.draft("RGB", (draft, draft))
+        picture.load()
+        return rgb(ImageOps.exif_transpose(picture) if "exif" in picture.info else picture)
+
+
+@contextmanager
+def opened(source: bytes | str | Path) -> Iterator[Image.Image]:
+    """The picture of a file or its bytes; what goes wrong while it is read becomes Unreadable, which says why."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures below Pillow's limit, odd EXIF blocks
             with _opened(source) as picture:
-                if draft:
-                    picture.draft("RGB", (draft, draft))
-                picture.load()
-                return rgb(ImageOps.exif_transpose(picture) if "exif" in picture.info else picture)
+                yield picture
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
     except PermissionError:

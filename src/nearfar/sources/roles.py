@@ -10,7 +10,7 @@ from nearfar.errors import InputError, did_you_mean
 from nearfar.sources.pictures import ENDINGS
 
 ROLES = (
-    "image", "image_b", "text", "text_b", "negative", "label", "group", "unit", "domain", "split", "time", "id",
+    "image", "image_b", "text", "text_b", "mask", "negative", "label", "group", "unit", "domain", "split", "time", "id",
 )  # fmt: skip
 CONTENT = ("image", "image_b", "text", "text_b")
 LISTS = ("negative", "label")
@@ -25,6 +25,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
              "text1", "sentence", "premise", "summary", "title", "source", "description", "content"),
     "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b", "text2",
                "body", "response", "translation", "hypothesis", "code", "target"),
+    "mask": ("mask", "masks", "mask_path", "mask_file", "segmentation", "segmentation_mask", "label_map"),
     "negative": ("negative", "negatives", "hard_negative", "hard_negatives"),
     "label": ("label", "labels", "class", "category", "class_name", "label_name"),
     "group": ("group", "group_id"),
@@ -63,6 +64,10 @@ def resolve(
             f"{where}: no column looks like pictures or texts (columns: {', '.join(columns)}).",
             "Name one, for example --text COLUMN or roles={'text': 'COLUMN'}.",
         )
+    if "mask" in roles and "image" not in roles:
+        if given.get("mask"):
+            raise InputError(f"{where}: a mask needs its picture.", "Name the column of pictures: --image COLUMN.")
+        del roles["mask"]
     return {role: roles[role] for role in ROLES if role in roles}, reasons
 
 
@@ -129,7 +134,7 @@ def _ends_like_picture(value: str) -> bool:
 def _fits(table: Dataset, role: str, column: str) -> bool:
     """A column called `path` or `text` still has to hold what its name says."""
     values = _sample(table, column)
-    if role in ("image", "image_b"):
+    if role in ("image", "image_b", "mask"):
         return _is_picture(values)
     if role in ("text", "text_b", "negative"):
         return all(v is None or isinstance(v, str) for v in values) and not _is_picture(values)

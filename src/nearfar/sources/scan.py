@@ -11,27 +11,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from PIL import Image
 
 from nearfar.errors import InputError
 from nearfar.progress import track
-from nearfar.sources import pictures, words
+from nearfar.sources import masks, pictures, words
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.storage import whole
 
 BATCH = 512
-_PARTS = ("content", "hashes", "sizes", "stamps")
+_PARTS = ("content", "hashes", "sizes", "stamps", "classes")
 VERSION = "1"  # raise when ids change meaning: stored scans of another version are not read
 
 
 @dataclass
 class Scan:
     """Per column: content ids, int64 (N,); for pictures also difference hashes (uint64) and width, height (N, 2); for
-    texts the number of words. `stamps` tell whether a picture's file changed. `bad` lists (row, problem)."""
+    texts the number of words; for masks which values occur, as bits (N, 32), all 0 for a row without a mask. `stamps`
+    tell whether a picture's file changed. `bad` lists (row, problem)."""
 
     content: dict[str, np.ndarray] = field(default_factory=dict)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: dict[str, np.ndarray] = field(default_factory=dict)
     stamps: dict[str, np.ndarray] = field(default_factory=dict)
+    classes: dict[str, np.ndarray] = field(default_factory=dict)
     bad: list[tuple[int, Problem]] = field(default_factory=list)
 
     def take(self, rows: np.ndarray) -> "Scan":
@@ -76,10 +79,11 @@ def in_chunks(
         yield from results
 
 
-def scan(raw: Raw, images: list[str], texts: list[str], cache: Path) -> Scan:
-    """Reads a stored scan of the same input, or makes and stores it."""
-    stamps = {column: _stamps(raw, column) for column in images}
-    state = hashlib.sha256("\0".join([VERSION, raw.fingerprint, *images, "|", *texts]).encode())
+def scan(raw: Raw, images: list[str], texts: list[str], cache: Path, mask: tuple[str, str] | None = None) -> Scan:
+    """Reads a stored scan of the same input, or makes and stores it. mask: its column, and that of its pictures."""
+    stamps = {column: _stamps(raw, column) for column in [*images, *(mask or ())[:1]]}
+    parts = [VERSION, raw.fingerprint, *images, "|", *texts, *(["mask", *mask] if mask else [])]
+    state = hashlib.sha256("\0".join(parts).encode())
     for stamp in stamps.values():
         state.update(stamp.tobytes())
     name = state.hexdigest()[:32]
@@ -91,6 +95,8 @@ def scan(raw: Raw, images: list[str], texts: list[str], cache: Path) -> Scan:
         _scan_images(raw, column, result)
     for column in texts:
         _scan_texts(raw, column, result)
+    if mask:
+        _scan_masks(raw, *mask, result)
     result.bad.sort(key=lambda pair: pair[0])
     _store(path, result)
     return result
@@ -150,6 +156,41 @@ def _scan_images(raw: Raw, column: str, result: Scan) -> None:
                 row += 1
             advance(len(block))
     result.content[column], result.hashes[column], result.sizes[column] = content, hashes, sizes
+
+
+def _look_at_mask(value: Any, base: Path | None) -> tuple[int, np.ndarray, int, int] | str | None:
+    """Content id, values, width and height; what is wrong; or None for an empty cell."""
+    if value is None or value in ("", b""):
+        return None
+    source: Any = None
+    try:
+        source = picture_source(value, base)
+        mask = masks.decode(source)
+    except pictures.Unreadable as error:
+        return f"its mask{f' {source}' if isinstance(source, Path) else ''}: {error}"
+    return pictures.pixel_id(Image.fromarray(mask)), masks.pack(mask), *mask.shape[::-1]
+
+
+def _scan_masks(raw: Raw, column: str, pictures_of: str, result: Scan) -> None:
+    rows = len(raw.table)
+    content, bits = np.zeros(rows, np.int64), np.zeros((rows, 32), np.uint8)
+    wrong = {row for row, _ in result.bad}
+    row = 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, track(f"checking {column}", rows) as advance:
+        for block in cells(raw.table, column):
+            for value, found in zip(block, in_chunks(pool, lambda v: _look_at_mask(v, raw.base), block), strict=True):
+                width, height = result.sizes[pictures_of][row].tolist()
+                if isinstance(found, str):
+                    result.bad.append(_problem(raw, row, column, found))
+                elif found is not None:
+                    content[row], bits[row] = found[:2]
+                    if found[2:] != (width, height) and row not in wrong:
+                        where = f" {value}" if isinstance(value, str) else ""
+                        told = f"its mask{where} has {found[2]} x {found[3]} pixels, the picture {width} x {height}"
+                        result.bad.append(_problem(raw, row, column, told))
+                row += 1
+            advance(len(block))
+    result.content[column], result.classes[column] = content, bits
 
 
 def _scan_texts(raw: Raw, column: str, result: Scan) -> None:

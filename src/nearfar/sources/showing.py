@@ -20,6 +20,8 @@ def show(data: Data, console: Console | None = None, samples: int = 3, problems:
     console.print(_content(facts))
     for column, label in facts["labels"].items():
         console.print(_label(column, label), soft_wrap=False)
+    if facts["masks"]:
+        console.print(_masks(facts["masks"]))
     console.print(_splits(facts))
     console.print(_samples(facts))
     _remarks(console, facts, problems)
@@ -95,6 +97,16 @@ def _label(column: str, label: dict[str, Any]) -> Text:
     return Text.assemble(
         "\n", ("Classes of ", "bold"), (column, "cyan"), f" ({label['classes']}): {names}{tail}{missing}"
     )
+
+
+def _masks(found: dict[str, Any]) -> Text:
+    most = sorted(found["classes"].items(), key=lambda pair: -pair[1])
+    names = ", ".join(f"{name} {count:,}" for name, count in most[:8])
+    more = f" and {len(most) - 8} more, the rarest in {most[-1][1]:,}" if len(most) > 8 else ""
+    bare = f"; {found['without']:,} pictures without one" if found["without"] else ""
+    left = "; pixels of 255 are left out" if found["ignore"] else ""
+    return Text.assemble("\n", ("Masks ", "bold"), f"{found['pictures']:,}; {len(most)} classes, by the number of "
+                         f"pictures that hold them: {names}{more}{bare}{left}")  # fmt: skip
 
 
 def _splits(facts: dict[str, Any]) -> Text:

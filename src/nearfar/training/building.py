@@ -116,14 +116,14 @@ def build_encoder(kind: str, data: Any, settings: TrainSettings, size: int) -> E
 def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
     """What is measured: the task asked for, else the first that the data hold and the method's encoders can answer."""
     if settings.task != "auto":
-        return evaluation.task_for(data, settings.task)
-    task = evaluation.task_for(data)
+        return evaluation.task_for(data, settings.task, layer=settings.layer)
+    task = evaluation.task_for(data, layer=settings.layer)
     kinds = modalities(methods.get(slug), data, settings)
     if len(kinds) == 2:
         return evaluation.task_for(data, "pairs")
     if {r.split("_")[0] for r in task.roles} <= set(kinds):
         return task
-    return evaluation.task_for(data, modalities=kinds)
+    return evaluation.task_for(data, modalities=kinds, layer=settings.layer)
 
 
 def pretrained(kind: str, settings: TrainSettings) -> bool:
@@ -184,6 +184,7 @@ def prepare(
     checked = method_options(slug, given, settings.preset)
     size = auto_image_size(data, settings)
     method, kinds = build_method(slug, data, settings, checked, size, ready)
+    check_layer(method, settings.layer)
     rows = np.asarray(data.splits["train"])
     sampler = Sampler(rows, data.groups, method.members, 1, settings.seed)
     batch = auto_batch(settings, sampler.items, slug)
@@ -218,6 +219,15 @@ def prepare(
     method.seed, loader.method = settings.seed, method
     method.survey = survey_of(setup, data)
     return setup
+
+
+def check_layer(method: Method, layer: int | None) -> None:
+    """Raises before any training where the measured layer is none of the picture encoder's."""
+    made: list[Any] = [t.encoder for t in method.towers().values()]
+    for one in made:
+        encoder: Any = one.encoder if isinstance(one, Frozen) else one
+        if layer is not None and hasattr(encoder, "check_layer"):
+            encoder.check_layer(layer)
 
 
 def trains(method: Method, kind: str) -> bool:

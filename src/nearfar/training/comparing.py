@@ -121,7 +121,7 @@ def compare(
     if seeds < 1:
         raise InputError(f"seeds must be at least 1. Got {seeds}.")
     opened = data_settings.open(data)
-    task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task)
+    task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task, layer=settings.layer)
     entries = chosen(opened, task, settings, methods, say)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
     engine.writable(folder)
@@ -440,7 +440,7 @@ def illustrations(
     in `mapped` (drawing one takes seconds)."""
     from nearfar.training import showing
 
-    out: dict[str, Any] = {"diagnostics": {}, "examples": {}, "map": {}, "curves": {}}
+    out: dict[str, Any] = {"diagnostics": {}, "examples": {}, "masks": {}, "map": {}, "curves": {}}
     for row in rows:
         if row["kind"] != "method":
             continue

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from nearfar.encoders import frame
+from nearfar.encoders import Frozen, frame
+from nearfar.errors import InputError
 from nearfar.methods.base import Tower
 from nearfar.training.loading import TokenStore
 
@@ -16,7 +17,8 @@ Progress = Callable[[int, int], None]
 
 
 class Embedder:
-    """embed(role, rows) -> float32 (n, d), unit length (unless similarity is "dot").
+    """embed(role, rows) -> float32 (n, d), unit length (unless similarity is "dot"). `progress` is told (done, all)
+    after each batch.
 
     A role that has no tower of its own (`text_b` of one shared text encoder) takes the tower of its kind.
     """
@@ -34,6 +36,7 @@ class Embedder:
         self.towers, self.data, self.size, self.batch_size = towers, data, size, batch_size
         self.similarity, self.device = similarity, torch.device(device)
         self.stores: dict[str, TokenStore] = {}
+        self.progress: Progress = lambda done, all_: None
 
     def tower(self, role: str) -> Tower:
         if role in self.towers:
@@ -53,6 +56,25 @@ class Embedder:
         if role not in self.stores:
             self.stores[role] = self._store(tower, self.data.texts(role))
         return self._texts(tower, self.stores[role], rows)
+
+    def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
+        """Feature maps float32 (n, C, h, w) of the rows, batch after batch; see `ImageEncoder.feature_map`.
+
+        Raises InputError for an encoder that has none.
+        """
+        tower, pictures, rows = self.tower(role), self.data.image_memmap(role, self.size), np.asarray(rows)
+        encoder: Any = tower.encoder.encoder if isinstance(tower.encoder, Frozen) else tower.encoder
+        if not hasattr(encoder, "feature_map"):
+            raise InputError("This encoder gives vectors only, no feature map.", "Choose another --task.")
+        mode = tower.training
+        for i in range(0, len(rows), self.batch_size):
+            tower.eval()
+            x = torch.from_numpy(pictures[rows[i : i + self.batch_size]]).float() / 255
+            with torch.inference_mode():
+                found = encoder.feature_map(x.to(self.device), layer).float().cpu().numpy()
+            tower.train(mode)
+            self.progress(i + len(found), len(rows))
+            yield found
 
     def corpus(self, role: str) -> np.ndarray:
         """The further documents of a corpus, (m, d)."""
@@ -91,6 +113,7 @@ class Embedder:
                     if self.similarity == "cosine":
                         z = torch.nn.functional.normalize(z, dim=1)
                     parts.append(z.cpu().numpy())
+                    self.progress(i + len(parts[-1]), n)
         finally:
             tower.train(mode)
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
