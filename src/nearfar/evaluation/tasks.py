@@ -481,7 +481,7 @@ class DenseTask(Task):
         return [Segmented(int(row), one, mask, float(value))
                 for row, one, mask, value in zip(rows, truth, drawn, each, strict=True)]
 
-    def evaluate_scores(self, scorer: Callable[[Search], Scorer], split: str = "val", *,
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
                         examples: int = 0) -> Scores:
         raise InputError("Masks need feature maps.", "Choose another --task.")
 
