@@ -30,7 +30,7 @@ from nearfar.training.modelled import ModelEmbedder
 METHODS = ["simclr", "mochi --negatives queue", "mochi", "mochi --loss dcl", "mcl", "mcl --negatives mixing", "beclr"]
 PAIRS = [("mochi", "mochi --negatives queue"), ("mochi --loss dcl", "mochi"), ("mcl --negatives mixing", "mcl"),
          ("mochi", "simclr"), ("mcl", "simclr"), ("beclr", "simclr")]  # fmt: skip
-FEW_SHOT = ["swav", "beclr", "simclr"]
+FEW_SHOT = ["swav --prototypes 300", "beclr", "simclr"]
 FACTORS = ["category", "subcategory", "tone"]
 RESULTS = Path("benchmarks/results/compositions.json")
 

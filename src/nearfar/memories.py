@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nearfar import processes
 from nearfar.clustering import k_means
 from nearfar.errors import InputError
 from nearfar.losses.assignment import sinkhorn
@@ -84,7 +85,8 @@ class ClusteredMemory(nn.Module):
     def cluster(self, seed: int = 0) -> None:
         """K-means on the unit vectors of the bank; a result with an empty cluster is thrown away."""
         points, count = normalise(self.bank), len(self.prototypes)
-        labels = torch.from_numpy(k_means(points.cpu().numpy(), count, seed=seed, restarts=self.restarts))
+        found = k_means(points.cpu().numpy(), count, seed=seed, restarts=self.restarts)
+        labels = processes.agreed(torch.from_numpy(found))
         sizes = torch.bincount(labels, minlength=count).to(self.bank)
         if bool((sizes == 0).any()) and bool(self.ready):
             return
