@@ -1,12 +1,12 @@
 """mochi, mcl and beclr: with parts of each other, and beside simclr of equal cost.
 
-    python benchmarks/compositions.py [--parts retrieval few-shot stages] [--seeds 3] [--out runs/benchmark-compositions]
+    python benchmarks/compositions.py [--parts retrieval few-shot stages] [--seeds 3] [--out runs/compositions]
 
-retrieval: the same emoji in another style, for emoji that were never trained on; every row has the same steps, batch and
-seeds. few-shot: episodes on kinds of emoji that were never trained on, with and without optimal transport (BECLR's
-inference, on models that were trained otherwise as well). stages: which labels are read off linearly after each stage of
-the `mcl` models of the retrieval part. The runs are short. Writes benchmarks/results/compositions.json; finished cells
-are not run again. The tables of the docs are made from it by scripts/build_docs.py.
+retrieval: the same emoji in another style, for emoji that were never trained on; every row has the same steps, batch
+and seeds. few-shot: episodes on kinds of emoji that were never trained on, with and without optimal transport (BECLR's
+inference, on models that were trained otherwise as well). stages: which labels are read off linearly after each stage
+of the `mcl` models of the retrieval part. The runs are short. Writes benchmarks/results/compositions.json; finished
+cells are not run again. The tables of the docs are made from it by scripts/build_docs.py.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-compositions"))
+    parser.add_argument("--out", type=Path, default=Path("runs/compositions"))
     given = parser.parse_args()
     for name in given.parts:
         found = PARTS[name](given)

@@ -4,9 +4,9 @@
     python benchmarks/claims/mochi.py --seeds 1 --steps 60 --dry   # a quick look, nothing is written
 
 Every digit is its own class for the loss, so hard negatives should help most where a picture is to be found again:
-the metric is instance retrieval, the test picture of a fresh view (of strength 1). How strong the views of the training
-are is chosen first, for MoCo: by retrieval of 200 training pictures that are held out, with seeds of their own. All other
-settings were fixed beforehand.
+the metric is instance retrieval, the test picture of a fresh view (of strength 1). How strong the views of the
+training are is chosen first, for MoCo: by retrieval of 200 training pictures that are held out, with seeds of their
+own. All other settings were fixed beforehand.
 """
 
 from __future__ import annotations
@@ -236,10 +236,10 @@ def conclude(table: dict[str, Any], told: dict[str, Any], given: Any, chosen: tu
         "strength": {"chosen": chosen[0], "held_out": {str(s): v for s, v in chosen[1].items()}},
         "seconds": round(seconds, 1),
         "notes": f"Views of strength {chosen[0]:g}, chosen for MoCo among {', '.join(f'{s:g}' for s in chosen[1])} on "
-        f"held-out training pictures. The mechanism: the positive is above all candidates for {proxy[base]:.1f} % of the "
-        f"anchors without mixtures and {proxy[ours]:.1f} % with them; the mixtures hold {mass:.0f} % of the softmax's "
-        f"mass. kNN {gaps[ours]['knn']['mean']:+.2f}, probe {gaps[ours]['probe']['mean']:+.2f}, 5 labels a class "
-        f"{gaps[ours]['few']['mean']:+.2f} points against MoCo.",
+        f"held-out training pictures. The mechanism: the positive is above all candidates for {proxy[base]:.1f} % of "
+        f"the anchors without mixtures and {proxy[ours]:.1f} % with them; the mixtures hold {mass:.0f} % of the "
+        f"softmax's mass. kNN {gaps[ours]['knn']['mean']:+.2f}, probe {gaps[ours]['probe']['mean']:+.2f}, 5 labels a "
+        f"class {gaps[ours]['few']['mean']:+.2f} points against MoCo.",
     }
 
 

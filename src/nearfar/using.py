@@ -50,7 +50,8 @@ def evaluate(
         model: a model or its folder; data: path, name or Data.
         task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
         on: the split that is scored.
-        few_shot: ways (5), shots (1, 5), queries (15) and count (600) of the episodes of the few-shot task.
+        few_shot: ways (5, or fewer where fewer classes are held out), shots (1, 5), queries (15) and count (600) of the
+            episodes of the few-shot task.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
     """
     opened = (data_settings or DataSettings(**roles)).open(data)

@@ -106,8 +106,8 @@ def test_stopped_on_two_processes_and_gone_on_to_the_same_numbers(table, tmp_pat
 
 def test_stages_and_clusters_on_two_processes_stopped_and_gone_on_equal_one(table, tmp_path, monkeypatch):
     """Stopped inside the second stage, after its clusters were made anew on both processes."""
-    options = {"stages": 1, "clusters": 3, "projector": 0, "negatives": {"name": "cluster", "clusters": 3, "start": 0.3},
-               "steps": 8, "batch_size": 8, "val_every": 0}  # fmt: skip
+    options = {"stages": 1, "clusters": 3, "projector": 0, "steps": 8, "batch_size": 8, "val_every": 0,
+               "negatives": {"name": "cluster", "clusters": 3, "start": 0.3}}  # fmt: skip
     assert train(table, tmp_path / "two", stop=7, method="mcl", devices=2, **SGD, **options).returncode != 0
     assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
     again = train(table, tmp_path / "two", method="mcl", devices=2, resume=True, **SGD, **options)
@@ -122,7 +122,7 @@ def test_stages_and_clusters_on_two_processes_stopped_and_gone_on_equal_one(tabl
     for first, second in zip(*curves, strict=True):
         for term in ("loss", "stage", "dropped", "same_cluster"):
             assert second[term] == pytest.approx(first[term], rel=1e-4)
-    assert {line["same_cluster"] < 1 for line in curves[0]} == {True, False}, "clusters were in use, and not from the start"
+    assert {line["same_cluster"] < 1 for line in curves[0]} == {True, False}, "clusters came into use"
 
 
 def command(table, out, *more):

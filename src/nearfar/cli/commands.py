@@ -72,7 +72,7 @@ class MeasureOptions:
     Args:
     task: pairs, groups, labels, few-shot or proxy; default the first that the data hold.
     on: the split that is looked at.
-    ways: classes of a few-shot episode.
+    ways: classes of a few-shot episode. auto: 5, or as many as each held-out split has.
     shots: labelled items a class, one or several numbers divided by commas.
     queries: unlabelled items a class.
     episodes: how many are drawn.
@@ -80,7 +80,7 @@ class MeasureOptions:
 
     task: Literal["pairs", "groups", "labels", "few-shot", "proxy"] | None = None
     on: Literal["train", "val", "test"] = "test"
-    ways: int = 5
+    ways: int | Literal["auto"] = "auto"
     shots: str = "1,5"
     queries: int = 15
     episodes: int = 600
@@ -91,7 +91,8 @@ class MeasureOptions:
             shots = tuple(int(word) for word in str(self.shots).split(","))
         except ValueError:
             raise InputError(f"--shots takes numbers divided by commas. Got '{self.shots}'.") from None
-        return {"ways": self.ways, "shots": shots, "queries": self.queries, "count": self.episodes}
+        ways = None if self.ways == "auto" else self.ways
+        return {"ways": ways, "shots": shots, "queries": self.queries, "count": self.episodes}
 
 
 @dataclass

@@ -22,6 +22,7 @@ LABELS = {
     "probe": "probe",
     "recall@10": "recall@10",
     "accuracy": "accuracy",
+    "gain": "gain",
     "low": "from",
     "high": "to",
 }

@@ -12,6 +12,6 @@ from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
 from nearfar.evaluation.tasks import Scores, Task, task_for
 from nearfar.evaluation.transport import opta, transport_plan
 
-__all__ = ["DenseScores", "Diagnostic", "Readout", "Scores", "Task", "bootstrap", "compare_rows", "dense_probe", "diagnose",
-           "episodes", "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe", "opta", "paired_interval",
-           "read_factors", "references", "retrieval", "task_for", "transport_plan"]
+__all__ = ["DenseScores", "Diagnostic", "Readout", "Scores", "Task", "bootstrap", "compare_rows", "dense_probe",
+           "diagnose", "episodes", "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe", "opta",
+           "paired_interval", "read_factors", "references", "retrieval", "task_for", "transport_plan"]

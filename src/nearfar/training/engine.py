@@ -428,7 +428,9 @@ def train(
 ) -> Run:
     steps, settings = setup.loader.steps, setup.settings
     measured = can_measure(setup.method.towers(), task)
-    if not measured:
+    if measured:
+        say(f"measured by: {task.describe()}")
+    else:
         say(f"{method} embeds {', '.join(setup.method.towers())}: it has no part in '{task.describe()}'")
 
     def validate() -> dict[str, float]:

@@ -91,8 +91,8 @@ class BECLR(Method):
         neighbours: k; bank rows that join each row of the batch. auto: 5, or 3 where a cluster holds fewer than 15.
         memory_start: share of the run after which the batch is enhanced.
         recluster: share of the run between two clusterings of a memory; 0 for none after the first.
-        restarts: beginnings of each clustering (k-means), of which the best is kept; more cost as many times as much for
-            nearly the same clusters.
+        restarts: beginnings of each clustering (k-means), of which the best is kept; more cost as many times as much
+            for nearly the same clusters.
         eps: entropy weight of the balanced assignment.
         momentum: m; of the teacher, rising to 1 by cosine.
         spread_over: student, both (student's first view and teacher's second), or teacher: which rows are spread.

@@ -45,7 +45,8 @@ class ContinuousWeights(PairContrast):
 
     Args:
         frozen: which tower stays as it is. Give it pretrained weights (--text-encoder minilm, --weights FILE or the
-            folder of a nearfar model). A fresh small text encoder compares keywords; a fresh picture encoder is refused.
+            folder of a nearfar model). A fresh small text encoder compares keywords; a fresh picture encoder is
+            refused.
         untrained: take a frozen picture encoder with random weights all the same.
         weighted: whose vectors are the anchors of the weighted direction: trained, frozen, both. Which one the paper
             weights could not be verified; the effect is nearly the same.
