@@ -84,18 +84,25 @@ def few_shot(given: Any) -> dict[str, Any]:
 
 
 def stages(given: Any) -> dict[str, Any]:
-    """Of the models that the retrieval part left; every row of the table is the mean over the seeds."""
+    """Of the models that the retrieval part left: each factor, read off each stage of mcl, all stages, and simclr."""
     data = open_data("emoji", roles={"label": FACTORS})
-    rows, table = np.asarray(data.splits["test"]), []
-    for label, name in (("simclr", "simclr"), ("mcl", "mcl")):
-        read: list[list[Readout]] = []
+    rows = np.asarray(data.splits["test"])
+
+    def read(name: str) -> list[list[Readout]]:
+        """Factor by factor, a readout a seed."""
+        found = []
         for seed in range(given.seeds):
             model = models.load(given.out / "retrieval" / "cells" / f"{name}-s{seed}" / "model")
-            read.append(showing.read_stages(ModelEmbedder(model, data), data, "image", rows))
-            print(label, seed, read[-1], flush=True)
-        for same in zip(*read, strict=True):
-            table.append({"label": label, "factor": same[0].factor, "alone": [r.alone for r in same],
-                          "joined": [r.joined for r in same], "commonest": same[0].commonest})
+            found.append(showing.read_stages(ModelEmbedder(model, data), data, "image", rows))
+            print(name, seed, found[-1], flush=True)
+        return [list(one) for one in zip(*found, strict=True)]
+
+    table = []
+    for ours, plain in zip(read("mcl"), read("simclr"), strict=True):
+        alone = np.array([r.alone for r in ours]).T.tolist()
+        joined, simclr = [r.joined[-1] for r in ours], [r.alone[0] for r in plain]
+        table.append({"factor": ours[0].factor, "commonest": ours[0].commonest, "alone": alone, "joined": joined,
+                      "simclr": simclr, "gain": gap(alone[-1], alone[0]), "over_simclr": gap(joined, simclr)})
     return {"steps": given.steps, "batch": given.batch, "seeds": given.seeds, "table": table}
 
 

@@ -88,16 +88,20 @@ def diagnose(
     *,
     task: str | None = None,
     on: str = "test",
+    progress: Progress | None = None,
     data_settings: DataSettings | None = None,
     **roles: Any,
 ) -> list[dict[str, Any]]:
-    """Alignment, uniformity, effective rank, collapse, ... of a model's embedding of a split, each with advice."""
+    """Alignment, uniformity, effective rank, collapse, ... of a model's embedding of a split, each with advice.
+
+    For a model of several stages also which labels each can tell; `progress` is called with (done, all) of them.
+    """
     opened = (data_settings or DataSettings(**roles)).open(data)
     measure = evaluation.task_for(opened, task)
     embed = ModelEmbedder(open_model(model), opened)
     if not embed.has(measure.roles[0]):
         measure = evaluation.task_for(opened, "proxy")
-    return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on))]
+    return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on), progress)]
 
 
 def embed(

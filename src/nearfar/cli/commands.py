@@ -334,9 +334,15 @@ def run_diagnose(words: list[str]) -> None:
     targets = [MeasureOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar diagnose MODEL DATA")
     checked = options.checked(targets, given)
-    found = using.diagnose(
-        places[0], places[1], task=checked.task, on=checked.on, data_settings=build(DataSettings, checked)
-    )
+    with tables.bar("reading factors") as progress:
+        found = using.diagnose(
+            places[0],
+            places[1],
+            task=checked.task,
+            on=checked.on,
+            progress=progress,
+            data_settings=build(DataSettings, checked),
+        )
     emit(found) if checked.json else tables.diagnosis(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,14 @@ def read_factors(
     factors: Mapping[str, Mapping[str, Any]],
     *,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Readout]:
     """How well each factor is read off by a linear probe after each stage.
 
     parts: "train", "val" and "test" -> vectors (n, sum of widths), the stages' outputs side by side (C of the probe is
     chosen on "val"). widths: the length of each stage's vector. factors: name -> part -> integer labels (n,), -1 where
-    missing. A factor with one class, or without labels in a part, is left out.
+    missing. A factor with one class, or without labels in a part, is left out. progress: called with (done, all) before
+    each factor.
 
     A factor that stage 0 does not show and a later one does was suppressed: the easier ones were enough to tell the
     items apart (Chen et al., "Intriguing Properties of Contrastive Losses", NeurIPS 2021).
@@ -52,7 +54,9 @@ def read_factors(
     ends = np.cumsum(widths)
     spans = [slice(int(e - w), int(e)) for e, w in zip(ends, widths, strict=True)]
     found = []
-    for name, labels in factors.items():
+    for number, (name, labels) in enumerate(factors.items()):
+        if progress is not None:
+            progress(number, len(factors))
         y = {part: np.asarray(labels[part]) for part in ("train", "val", "test")}
         if any(not (v >= 0).any() for v in y.values()) or len(np.unique(y["train"][y["train"] >= 0])) < 2:
             continue

@@ -347,8 +347,8 @@ class FewShotTask(Task):
         poor = min(rich, key=lambda split: rich[split], default=None)
         if poor is not None and rich[poor] < 2:
             raise InputError(
-                f"Few-shot episodes on '{self.column}' need 2 classes of at least {least} items in each held-out split; "
-                f"{rich[poor]} of the {len(sizes[poor])} classes of {poor} have them.",
+                f"Few-shot episodes on '{self.column}' need 2 classes of at least {least} items in each held-out "
+                f"split; {rich[poor]} of the {len(sizes[poor])} classes of {poor} have them.",
                 "Keep whole classes out with --unit and the label column, give more items a class, or choose another "
                 "--task; `nearfar evaluate` also takes fewer --shots and --queries.")
         return 5 if poor is None else min(5, rich[poor])
