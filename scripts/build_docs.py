@@ -5,7 +5,8 @@
 
 docs/gallery.md comes from `nearfar.list_methods()`, docs/claims.md from benchmarks/claims/results/*.json and
 benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss.json, the table in README.md from
-benchmarks/results/demo.json. None of them is typed by hand.
+benchmarks/results/demo.json, those of docs/negatives.md and docs/composing.md from
+benchmarks/results/compositions.json. None of them is typed by hand.
 """
 
 from __future__ import annotations
@@ -246,6 +247,75 @@ def readme(root: Path = ROOT) -> str:
     return between((root / "README.md").read_text(), "<!-- demo:begin -->", "<!-- demo:end -->", inside)
 
 
+# -- what composing gives ----------------------------------------------------------------------------------------
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def gap_cells(gap: Mapping[str, Any]) -> list[str]:
+    return [percent(gap["mean"], True), spread(gap["interval"], lambda x: percent(x, True))]
+
+
+def run_facts(r: Mapping[str, Any]) -> str:
+    return f"{r['steps']} steps of {r['batch']} pictures, seeds {', '.join(map(str, range(r['seeds'])))}"
+
+
+def composed(r: Mapping[str, Any]) -> str:
+    """The rows of the retrieval part, best first, and the differences between neighbours."""
+    ordered = sorted(r["table"], key=lambda row: -row["r1"])
+    rows = [[f"`{t['label']}`" if t["kind"] == "method" else t["label"], percent(t["r1"]), spread(t["interval"]),
+             percent(t["r10"]), percent(t["hard_r1"])] for t in ordered]
+    gaps = [[f"`{g['one']}`", f"`{g['other']}`", *gap_cells(g)] for g in r["gaps"]]
+    return (f"{run_facts(r)}; emoji that were never trained on, in another style.\n\n"
+            + table(["", "R@1", "95 %", "R@10", "hard R@1"], rows, range(1, 5)) + "\n\n"
+            + table(["", "against", "points of R@1", "95 %"], gaps, (2, 3)) + "\n\n" + r["reason"])
+
+
+def transported(r: Mapping[str, Any]) -> str:
+    """Few-shot accuracy with and without transport."""
+
+    def ends(each: Sequence[Sequence[float]]) -> str:
+        return f"{percent(mean([e[0] for e in each]))} .. {percent(mean([e[1] for e in each]))}"
+
+    rows = []
+    for t in r["table"]:
+        if t["label"] != "chance":
+            name = f"`{t['label']}`" if t["kind"] == "method" else t["label"]
+            rows.append([name, t["shots"], percent(mean(t["plain"])), ends(t["episodes"][0]), percent(mean(t["opta"])),
+                         ends(t["episodes"][1]), *gap_cells(t)])
+    heads = ["", "shots", "without", "95 % of the episodes", "with", "95 % of the episodes", "transport adds",
+             "95 % over seeds"]
+    return f"{run_facts(r)}. {r['task']}\n\n" + table(heads, rows, range(1, 8))
+
+
+def suppressed(r: Mapping[str, Any]) -> str:
+    """What each stage of mcl shows of each factor, beside simclr of as many steps."""
+    count = len(r["table"][0]["alone"])
+    rows = [[t["factor"], percent(t["commonest"]), *(percent(mean(a)) for a in t["alone"]), *gap_cells(t["gain"]),
+             percent(mean(t["joined"])), percent(mean(t["simclr"])), *gap_cells(t["over_simclr"])] for t in r["table"]]
+    heads = ["factor", "commonest class", *(f"stage {k}" for k in range(count)), "last - first", "95 %", "together",
+             "simclr", "together - simclr", "95 %"]
+    told = f"{run_facts(r)}; accuracy of a linear probe on test emoji, %."
+    return told + "\n\n" + table(heads, rows, range(1, len(heads)))
+
+
+COMPOSITIONS = {"negatives.md": {"retrieval": composed, "stages": suppressed},
+                "composing.md": {"few-shot": transported}}
+
+
+def with_compositions(page: str, root: Path = ROOT) -> str:
+    """A page of docs with the tables of benchmarks/results/compositions.json between its markers."""
+    path = root / "benchmarks" / "results" / "compositions.json"
+    found, text = json.loads(path.read_text()) if path.exists() else {}, (root / "docs" / page).read_text()
+    for part, show in COMPOSITIONS[page].items():
+        missing = f"Not measured yet: run `python benchmarks/compositions.py --parts {part}`."
+        text = between(text, f"<!-- {part}:begin -->", f"<!-- {part}:end -->",
+                       "\n" + (show(found[part]) if part in found else missing) + "\n")
+    return text
+
+
 def adding(root: Path = ROOT) -> str:
     code = (root / "docs" / "examples" / "align_uniform.py").read_text()
     return between((root / "docs" / "adding.md").read_text(), "<!-- include: examples/align_uniform.py -->",
@@ -259,6 +329,7 @@ def pages() -> dict[Path, str]:
     """Every page that is made, as it should be now."""
     return {ROOT / "docs" / "gallery.md": gallery(), ROOT / "docs" / "claims.md": claims(),
             ROOT / "docs" / "speed.md": losses(),
+            **{ROOT / "docs" / page: with_compositions(page) for page in COMPOSITIONS},
             ROOT / "README.md": readme(), ROOT / "docs" / "adding.md": adding()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nearfar import processes
 from nearfar.clustering import k_means
 from nearfar.errors import InputError
 from nearfar.losses.assignment import sinkhorn
@@ -39,7 +40,8 @@ class ClusteredMemory(nn.Module):
     Args:
         eps: entropy weight of the assignment. Paper: 1e-5 in the code, relaxed to 0.1 by its overflow; here 0.05.
         inertia: mu; share of the old prototype in the new one. Paper: 0.
-        restarts: of k-means. Paper: 10.
+        restarts: beginnings of k-means, of which the best is kept. Paper: 10. One costs a tenth, for a sum of squares
+            within 1 % of it on banks of real runs; going on from the old prototypes was 2 to 10 % worse.
         official: reproduce the released code: rows go to far prototypes, and the ranks inside a cluster are taken for
             row numbers of the whole bank, so that neighbours are arbitrary rows.
 
@@ -53,10 +55,12 @@ class ClusteredMemory(nn.Module):
     pointer: Tensor
     ready: Tensor
 
-    def __init__(self, *, eps: float = 0.05, inertia: float = 0.0, restarts: int = 10, official: bool = False):
+    def __init__(self, *, eps: float = 0.05, inertia: float = 0.0, restarts: int = 1, official: bool = False):
         super().__init__()
         if not eps > 0 or not 0 <= inertia < 1:
             raise InputError(f"eps must be in (0, inf) and inertia in [0, 1). Got {eps} and {inertia}.")
+        if restarts < 1:
+            raise InputError(f"restarts must be at least 1. Got {restarts}.")
         self.eps, self.inertia, self.restarts, self.official = eps, inertia, restarts, official
         for name in ("bank", "prototypes"):
             self.register_buffer(name, torch.empty(0, 0))
@@ -81,7 +85,8 @@ class ClusteredMemory(nn.Module):
     def cluster(self, seed: int = 0) -> None:
         """K-means on the unit vectors of the bank; a result with an empty cluster is thrown away."""
         points, count = normalise(self.bank), len(self.prototypes)
-        labels = torch.from_numpy(k_means(points.cpu().numpy(), count, seed=seed, restarts=self.restarts))
+        found = k_means(points.cpu().numpy(), count, seed=seed, restarts=self.restarts)
+        labels = processes.agreed(torch.from_numpy(found))
         sizes = torch.bincount(labels, minlength=count).to(self.bank)
         if bool((sizes == 0).any()) and bool(self.ready):
             return

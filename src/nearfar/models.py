@@ -236,6 +236,7 @@ def load(path: str | Path, verify: bool = False, device: torch.device | str = "c
         named[name] = Tower(encoder, head).eval()
         part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
         load_into(named[name], part, folder / "model.safetensors")
+        encoder.pretrained = True
     model = Model({role: named[name] for role, name in config["roles"].items()}, config, folder, digest).to(device)
     if verify:
         model.verify()

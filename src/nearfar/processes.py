@@ -69,6 +69,18 @@ def anywhere(flag: bool) -> bool:
     return bool(raised)
 
 
+def agreed(values: Any) -> Any:
+    """The first process's tensor, on all of them: what each computes from equal numbers may still differ (running
+    statistics, another machine's k-means)."""
+    import torch.distributed as dist
+
+    if place()[1] == 1:
+        return values
+    shared = values.to(device()).contiguous()
+    dist.broadcast(shared, 0)
+    return shared.to(values.device)
+
+
 def average_gradients(parameters: Iterable[Any]) -> None:
     """The mean of the gradients over the connected processes, in one exchange a dtype. A parameter without a gradient
     on every process keeps none."""

@@ -53,7 +53,8 @@ def evaluate(
         task: dense, pairs, groups, labels, few-shot or proxy; default the first that the data hold.
         on: the split that is scored.
         layer: of a picture encoder, from 1 on, whose map the dense task reads; default the last.
-        few_shot: ways (5), shots (1, 5), queries (15) and count (600) of the episodes of the few-shot task.
+        few_shot: ways (5, or fewer where fewer classes are held out), shots (1, 5), queries (15) and count (600) of the
+            episodes of the few-shot task.
         progress: called with (done, all) while rows pass the model.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
     """
@@ -92,16 +93,20 @@ def diagnose(
     *,
     task: str | None = None,
     on: str = "test",
+    progress: Progress | None = None,
     data_settings: DataSettings | None = None,
     **roles: Any,
 ) -> list[dict[str, Any]]:
-    """Alignment, uniformity, effective rank, collapse, ... of a model's embedding of a split, each with advice."""
+    """Alignment, uniformity, effective rank, collapse, ... of a model's embedding of a split, each with advice.
+
+    For a model of several stages also which labels each can tell; `progress` is called with (done, all) of them.
+    """
     opened = (data_settings or DataSettings(**roles)).open(data)
     measure = evaluation.task_for(opened, task)
     embed = ModelEmbedder(open_model(model), opened)
     if not embed.has(measure.roles[0]):
         measure = evaluation.task_for(opened, "proxy")
-    return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on))]
+    return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on), progress)]
 
 
 def embed(

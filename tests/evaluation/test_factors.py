@@ -26,7 +26,15 @@ def test_each_stage_shows_what_it_learned_and_together_they_show_both():
     assert found["shape"].alone[1] > 0.95 > 0.6 > found["shape"].alone[0]
     assert all(r.joined[1] > 0.95 and r.joined[0] == r.alone[0] for r in found.values())
     lines = factor_diagnostics(list(found.values()))
-    assert ["suppressed" in line.advice for line in lines] == [False, True]
+    assert ["had suppressed" in line.advice for line in lines] == [False, True]
+    assert "the first shows it best" in lines[0].advice
+    (gain,) = found["shape"].gains
+    assert gain.mean == pytest.approx(found["shape"].alone[1] - found["shape"].alone[0])
+    assert gain.low is not None
+    assert 0 < gain.low < gain.mean
+    one = read_factors({p: z[:, :4] for p, z in vectors.items()}, [4], factors)
+    assert [r.gains for r in one] == [[], []]
+    assert "against stage 0" not in factor_diagnostics(one)[0].advice
     assert lines[0].value == found["colour"].joined[-1]
     with pytest.raises(InputError, match="do not add up"):
         read_factors(vectors, [4, 3], factors)

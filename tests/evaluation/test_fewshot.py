@@ -146,8 +146,7 @@ def test_told_apart_is_the_nearest_of_two():
 
 
 def test_the_task_on_real_pictures(emoji_few):
-    task = task_for(emoji_few, "few-shot")
-    task.ways, task.shots, task.queries, task.count = 3, (1,), 4, 20
+    task = task_for(emoji_few, "few-shot", few_shot={"ways": 3, "shots": (1,), "queries": 4, "count": 20})
     rows = {r.slug: r for r in references(emoji_few, task)}
     assert set(rows) == {"chance", "pixels", "hog"}
     assert rows["chance"].evaluate("train").primary == pytest.approx(1 / 3)
@@ -158,5 +157,35 @@ def test_the_task_on_real_pictures(emoji_few):
     assert scores.to_dict()["bootstrap"][0] < scores.primary < scores.to_dict()["bootstrap"][1]
     assert "classes" in task.describe()
     assert task.summary("test")["label"] == "1-shot accuracy"
-    five = task_for(emoji_few, "few-shot", few_shot={"shots": (5,)})
+    gain = scores.directions["3-way 1-shot, what opta adds"]
+    assert gain["gain"] == pytest.approx(scores.metrics["1-shot+opta"] - scores.metrics["1-shot"])
+    assert gain["low"] < gain["gain"] < gain["high"]
+    five = task_for(emoji_few, "few-shot", few_shot={"ways": 3, "shots": (5,)})
     assert five.summary("test")["label"] == "5-shot accuracy"
+
+
+class Classes:
+    """Splits that hold `sizes` items of each class; train holds further classes."""
+
+    roles = {"image": "image", "label": ["kind"]}
+    name, groups, domains = "things", None, None
+
+    def __init__(self, val, test):
+        sizes = [40, 40, *val, *test]
+        self.labels = {"kind": np.repeat(np.arange(len(sizes)), sizes)}
+        cuts = np.cumsum([80, sum(val)])
+        parts = np.split(np.arange(sum(sizes)), cuts)
+        self.splits = dict(zip(("train", "val", "test"), parts, strict=True))
+
+
+def test_ways_are_as_many_as_are_held_out():
+    assert task_for(Classes([30] * 7, [30] * 6), "few-shot").ways == 5
+    assert task_for(Classes([30] * 7, [30, 30, 30, 19]), "few-shot").ways == 3
+    assert task_for(Classes([30] * 7, [30, 30, 30, 19]), "few-shot", few_shot={"shots": (1,)}).ways == 4
+    assert task_for(Classes([30], [30] * 6), "few-shot", few_shot={"ways": 5}).ways == 5, "the user's own number stands"
+
+
+def test_too_few_classes_held_out_are_told_before_anything_is_trained():
+    with pytest.raises(InputError, match="1 of the 2 classes of val") as told:
+        task_for(Classes([30, 12], [30] * 6), "few-shot")
+    assert "--unit" in str(told.value)

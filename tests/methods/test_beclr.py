@@ -142,7 +142,35 @@ def test_the_released_codes_faults_are_a_choice():
     assert official.neighbours(torch.eye(4)[:2], 3).shape == (2, 3, 4)
 
 
+def within_clusters(memory):
+    """The sum of squared distances of the unit vectors to the centre of their cluster."""
+    points = torch.nn.functional.normalize(memory.bank, dim=1)
+    return float((points - memory.prototypes[memory.labels]).square().sum())
+
+
+def test_one_beginning_clusters_about_as_well_as_ten():
+    generator = torch.Generator().manual_seed(0)
+    sums = {}
+    for restarts in (1, 10):
+        memory = ClusteredMemory(restarts=restarts)
+        memory.setup(16, 30, 900)
+        centres = torch.randn(60, 16, generator=generator.manual_seed(0))
+        memory.bank = centres.repeat(15, 1) + 0.5 * torch.randn(900, 16, generator=generator)
+        memory.cluster(seed=3)
+        sums[restarts] = within_clusters(memory)
+    assert sums[10] <= sums[1] < 1.03 * sums[10]
+
+
+def test_the_paper_begins_ten_times(emoji_few):
+    given = {"clusters": 4, "scale": 6, "neighbours": 2}
+    for preset, restarts in (("auto", 1), ("paper", 10)):
+        settings = TrainSettings(batch_size=8, steps=10, preset=preset)
+        assert building.prepare("beclr", emoji_few, settings, given).method.memory("targets").restarts == restarts
+
+
 def test_bad_memories():
+    with pytest.raises(InputError, match="restarts"):
+        ClusteredMemory(restarts=0)
     with pytest.raises(InputError, match="cannot hold"):
         ClusteredMemory().setup(4, 10, 5)
     with pytest.raises(InputError, match="inertia"):

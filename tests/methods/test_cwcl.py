@@ -7,8 +7,10 @@ import torch
 
 from nearfar import encoders, losses
 from nearfar.cli import main
+from nearfar.errors import InputError
 from nearfar.methods.multimodal.cwcl import class_vectors, zero_shot
 from nearfar.training import building
+from nearfar.training.engine import fit
 from nearfar.training.settings import TrainSettings
 
 
@@ -27,7 +29,7 @@ def step(made, number=0):
 @pytest.mark.parametrize("frozen", ["text", "image"])
 @pytest.mark.parametrize("weighted", ["trained", "frozen", "both"])
 def test_the_other_tower_learns_the_frozen_space(emoji_few, frozen, weighted):
-    made = make(emoji_few, frozen=frozen, weighted=weighted)
+    made = make(emoji_few, frozen=frozen, weighted=weighted, untrained=frozen == "image")
     embedded, batch, loss = step(made)
     image, text = embedded["a"], embedded["b"]
     trained, held = (image, text) if frozen == "text" else (text, image)
@@ -42,6 +44,20 @@ def test_the_other_tower_learns_the_frozen_space(emoji_few, frozen, weighted):
     assert towers[frozen].head is None
     assert image.shape == text.shape
     assert made.method.tau.log_tau.grad is not None
+
+
+def test_a_frozen_picture_encoder_needs_weights(emoji_few, tmp_path):
+    with pytest.raises(InputError, match="random weights") as told:
+        make(emoji_few, frozen="image")
+    assert "--weights" in str(told.value)
+    assert "--untrained" in str(told.value)
+    run = fit("simclr", emoji_few, out=tmp_path / "run", steps=2, batch_size=8, val_every=0, progress=False)
+    made = make(emoji_few, {"weights": str(run.path)}, frozen="image")
+    held, before = made.method.towers()["image"].encoder, run.model().roles["image"].encoder
+    assert held.pretrained
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(held(x), before(x))
+    make(emoji_few, frozen="text")  # a fresh text encoder compares keywords
 
 
 def test_frozen_features_are_joined_by_row_whatever_the_order(emoji_few):

@@ -164,7 +164,7 @@ def test_a_run_stopped_inside_a_stage_resumes_to_the_same_numbers(form, emoji_fe
     assert_close(torch.from_numpy(vectors).norm(dim=1), torch.ones(3))
     assert model.verify() < 1e-4
     embed, rows = ModelEmbedder(model, emoji_few), emoji_few.splits["test"][:30]
-    read = showing.stage_readouts(embed, emoji_few, "image", rows, most=60)
+    read = showing.stage_readouts(embed, emoji_few, "image", rows)
     assert {d.name for d in read} >= {"read off linearly: category", "read off linearly: style"}
     assert all("stages together" in d.advice for d in read)
 

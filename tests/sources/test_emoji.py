@@ -7,7 +7,7 @@ from PIL import Image
 
 from nearfar.errors import InputError
 from nearfar.sources import open_data
-from nearfar.sources.emoji_set import FOLDER
+from nearfar.sources.emoji_set import FOLDER, skin_tone
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,14 @@ def test_counts(emoji):
     assert set(emoji.labels) == {"category", "subcategory"}
     assert len(emoji.label_names["category"]) == 9
     assert len(set(emoji.keys)) == len(emoji)
+
+
+def test_skin_tones_are_those_of_the_code_points(emoji):
+    tones = dict(zip(emoji.keys, emoji.values("tone"), strict=True))
+    assert tones["noto/1F44B-1F3FD"] == "medium"
+    assert tones["noto/1F44B"] is None
+    assert sum(t is not None for t in tones.values()) > 5000
+    assert skin_tone("1F469-1F3FB-200D-1F91D-200D-1F468-1F3FF") is None, "two persons of two tones"
 
 
 def test_it_speaks_many_languages(emoji):

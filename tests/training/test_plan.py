@@ -63,3 +63,16 @@ def test_a_model_of_one_stage_is_illustrated_on_data_with_several_labels(emoji_f
     assert "uniformity" in names
     assert not any("stage" in name for name in names)
     assert (tmp_path / "c" / "report.html").exists()
+
+
+def test_the_progress_line_tells_stage_loss_and_the_last_score():
+    from nearfar.training.callbacks import Progress
+
+    shown = Progress("mcl on photos")
+    shown.log({"step": 1, "loss": 2.0, "stage": 0.0, "val_primary": 0.123})
+    assert shown.note == "stage 0  loss 2.000  val 12.3%"
+    shown.log({"step": 2, "loss": 1.5, "stage": 1.0})
+    assert shown.note == "stage 1  loss 1.500  val 12.3%"
+    plain = Progress("simclr on photos")
+    plain.log({"step": 1, "loss": 2.0})
+    assert plain.note == "loss 2.000"

@@ -36,7 +36,7 @@ import torch
 from nearfar.training import callbacks
 
 torch.nn.Dropout.forward = lambda self, x: x  # its random numbers depend on how a batch is divided
-table, out, options, stop = sys.argv[1:]
+method, table, out, options, stop = sys.argv[1:]
 save = callbacks.Checkpoint.on_train_batch_end
 
 def stopping(self, trainer, *rest):
@@ -45,7 +45,7 @@ def stopping(self, trainer, *rest):
         sys.exit(3)
 
 callbacks.Checkpoint.on_train_batch_end = stopping
-nearfar.fit("pairs", table, text="question", text_b="answer", out=out, **json.loads(options))
+nearfar.fit(method, table, text="question", text_b="answer", out=out, **json.loads(options))
 """
 SCHEDULE = {"steps": 4, "batch_size": 9, "val_every": 2, "save_every": 2, "device": "cpu", "progress": False}
 SGD = {"optimiser": "sgd", "lr": 0.02, "weight_decay": 0.0}  # AdamW would magnify the rounding of tiny gradients
@@ -57,10 +57,10 @@ def clean():
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
-def train(table, out, stop=9, **options):
+def train(table, out, stop=9, method="pairs", **options):
     script = out.with_suffix(".py")
     script.write_text(SCRIPT)
-    words = [sys.executable, script, table, out, json.dumps(SCHEDULE | options), stop]
+    words = [sys.executable, script, method, table, out, json.dumps(SCHEDULE | options), stop]
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=400, env=clean())
 
 
@@ -102,6 +102,27 @@ def test_stopped_on_two_processes_and_gone_on_to_the_same_numbers(table, tmp_pat
     again = train(table, tmp_path / "part", resume=True, **options)
     assert again.returncode == 0, again.stderr
     assert all(torch.equal(v, weights(tmp_path / "part")[k]) for k, v in weights(tmp_path / "whole").items())
+
+
+def test_stages_and_clusters_on_two_processes_stopped_and_gone_on_equal_one(table, tmp_path, monkeypatch):
+    """Stopped inside the second stage, after its clusters were made anew on both processes."""
+    options = {"stages": 1, "clusters": 3, "projector": 0, "steps": 8, "batch_size": 8, "val_every": 0,
+               "negatives": {"name": "cluster", "clusters": 3, "start": 0.3}}  # fmt: skip
+    assert train(table, tmp_path / "two", stop=7, method="mcl", devices=2, **SGD, **options).returncode != 0
+    assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    again = train(table, tmp_path / "two", method="mcl", devices=2, resume=True, **SGD, **options)
+    assert again.returncode == 0, again.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit("mcl", table, text="question", text_b="answer", out=tmp_path / "one", **SCHEDULE | SGD | options)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert {k.split(".")[3] for k in a} == {"0", "1"}, "both stages are kept"
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    curves = [[json.loads(x) for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    for first, second in zip(*curves, strict=True):
+        for term in ("loss", "stage", "dropped", "same_cluster"):
+            assert second[term] == pytest.approx(first[term], rel=1e-4)
+    assert {line["same_cluster"] < 1 for line in curves[0]} == {True, False}, "clusters came into use"
 
 
 def command(table, out, *more):

@@ -73,7 +73,7 @@ class MeasureOptions:
     task: dense (masks), pairs, groups, labels, few-shot or proxy; default the first that the data hold.
     layer: of the picture encoder, from 1 on, whose map the dense task reads; default the last.
     on: the split that is looked at.
-    ways: classes of a few-shot episode.
+    ways: classes of a few-shot episode. auto: 5, or as many as each held-out split has.
     shots: labelled items a class, one or several numbers divided by commas.
     queries: unlabelled items a class.
     episodes: how many are drawn.
@@ -82,7 +82,7 @@ class MeasureOptions:
     task: Literal["dense", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
     layer: int | None = None
     on: Literal["train", "val", "test"] = "test"
-    ways: int = 5
+    ways: int | Literal["auto"] = "auto"
     shots: str = "1,5"
     queries: int = 15
     episodes: int = 600
@@ -93,7 +93,8 @@ class MeasureOptions:
             shots = tuple(int(word) for word in str(self.shots).split(","))
         except ValueError:
             raise InputError(f"--shots takes numbers divided by commas. Got '{self.shots}'.") from None
-        return {"ways": self.ways, "shots": shots, "queries": self.queries, "count": self.episodes}
+        ways = None if self.ways == "auto" else self.ways
+        return {"ways": ways, "shots": shots, "queries": self.queries, "count": self.episodes}
 
 
 @dataclass
@@ -338,9 +339,15 @@ def run_diagnose(words: list[str]) -> None:
     targets = [MeasureOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar diagnose MODEL DATA")
     checked = options.checked(targets, given)
-    found = using.diagnose(
-        places[0], places[1], task=checked.task, on=checked.on, data_settings=build(DataSettings, checked)
-    )
+    with tables.bar("reading factors") as progress:
+        found = using.diagnose(
+            places[0],
+            places[1],
+            task=checked.task,
+            on=checked.on,
+            progress=progress,
+            data_settings=build(DataSettings, checked),
+        )
     emit(found) if checked.json else tables.diagnosis(found)
 
 

@@ -24,6 +24,7 @@ LABELS = {
     "probe": "probe",
     "recall@10": "recall@10",
     "accuracy": "accuracy",
+    "gain": "gain",
     "low": "from",
     "high": "to",
 }

@@ -1,5 +1,6 @@
 """What every encoder promises: inputs to one vector each."""
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,12 +15,14 @@ UNSAFE = "Weights are read from safetensors files, or from torch files that hold
 class Encoder(nn.Module):
     """Maps a prepared batch to vectors (n, dim).
 
-    modality: "image" or "text". dim: length of the vectors. `config()` and the files written by `save_files` are enough
+    modality: "image" or "text". dim: length of the vectors. pretrained: whether its weights come from an earlier
+    training. `config()` and the files written by `save_files` are enough
     for `encoders.from_config` to build the same encoder without its weights.
     """
 
     modality: ClassVar[str]
     dim: int
+    pretrained: bool = False
 
     def prepare(self, items: Any) -> Any:
         """Raw items (pictures, paths; texts) -> the input of `forward`."""
@@ -59,6 +62,23 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds something else than named tensors.", UNSAFE)
     return state
+
+
+def tower_tensors(folder: str | Path, modality: str) -> dict[str, Tensor]:
+    """The tensors of the encoder of one modality in a nearfar model's folder, or in that of its run.
+
+    Raises InputError for a folder that is no model, or one without such an encoder.
+    """
+    place = next((p for p in (Path(folder), Path(folder) / "model", Path(folder) / "best")
+                  if (p / "model.safetensors").is_file() and (p / "config.json").is_file()), None)
+    towers = {} if place is None else json.loads((place / "config.json").read_text()).get("towers", {})
+    if place is None or not towers:
+        raise InputError(f"{folder} is no folder of a nearfar model.", "Give such a folder, or a file of weights.")
+    name = next((name for name, tower in towers.items() if tower["encoder"].get("modality") == modality), None)
+    if name is None:
+        raise InputError(f"The model in {folder} has no {modality} encoder.", f"It embeds {', '.join(towers)}.")
+    prefix, state = f"{name}.encoder.", load_tensors(place / "model.safetensors")
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def load_into(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:

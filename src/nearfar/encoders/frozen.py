@@ -24,6 +24,7 @@ class Frozen(Encoder):
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
         self.modality, self.dim = encoder.modality, encoder.dim  # pyright: ignore[reportAttributeAccessIssue]
+        self.pretrained = encoder.pretrained
 
     def train(self, mode: bool = True) -> "Frozen":
         super().train(mode)

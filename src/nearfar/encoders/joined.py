@@ -27,6 +27,7 @@ class Joined(Encoder):
         self.modality = parts[0].modality  # pyright: ignore[reportAttributeAccessIssue]
         self.widths = [p.dim for p in parts]
         self.dim = sum(self.widths)
+        self.pretrained = all(p.pretrained for p in parts)
 
     @property
     def first(self) -> Any:

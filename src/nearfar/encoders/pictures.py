@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from nearfar.encoders.base import Encoder, load_into, load_tensors
+from nearfar.encoders.base import Encoder, load_into, load_tensors, tower_tensors
 from nearfar.errors import InputError, did_you_mean
 
 ORIENTATIONS = 6
@@ -187,6 +187,7 @@ def image(name: str = "small", size: int | None = None, weights: str | Path | No
         name: "small" (`SmallImage`) or any name of timm.list_models().
         size: side of the pictures in pixels; None: 32 for "small", else the architecture's own.
         weights: a .safetensors file, or a torch file of tensors, of that architecture; a classifier in it is left out.
+            Or the folder of a nearfar model (or of its run) with such an encoder.
         channels: "rgb", or "orientation", which adds six channels of gradient orientation to the input.
         dim: length of the vectors of "small"; 0 for its pooled features (192).
 
@@ -200,7 +201,10 @@ def image(name: str = "small", size: int | None = None, weights: str | Path | No
     small = name == "small"
     encoder = SmallImage(size or 32, channels, dim) if small else TimmImage(name, size, channels)
     if weights is not None:
-        load_into(encoder if isinstance(encoder, SmallImage) else encoder.model, load_tensors(weights), weights)
+        whole = small or Path(weights).is_dir()  # a file of timm's names the parts of its model
+        found = tower_tensors(weights, "image") if Path(weights).is_dir() else load_tensors(weights)
+        load_into(encoder if whole else encoder.model, found, weights)  # pyright: ignore[reportArgumentType]
+        encoder.pretrained = True
     return encoder
 
 

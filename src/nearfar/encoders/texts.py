@@ -239,6 +239,7 @@ def _from_folder(folder: Path, name: str, dropout: float | None, length: int | N
     for part in encoder.modules() if dropout is not None else ():
         if isinstance(part, nn.Dropout):
             part.p = float(dropout or 0)
+    encoder.pretrained = True
     for layer, path in zip(encoder.dense, said["dense_paths"]):
         layer[0].load_state_dict({key.removeprefix("linear."): value for key, value in _weights(path).items()})  # pyright: ignore
     return encoder

@@ -3,7 +3,7 @@
 from nearfar.evaluation.comparison import compare_rows
 from nearfar.evaluation.dense import DenseScores, Segmentation, dense_probe, segmentation_probe
 from nearfar.evaluation.diagnostics import Diagnostic, diagnose
-from nearfar.evaluation.factors import factor_diagnostics, read_factors
+from nearfar.evaluation.factors import Readout, factor_diagnostics, read_factors
 from nearfar.evaluation.fewshot import episodes, few_shot
 from nearfar.evaluation.probe import knn, linear_probe
 from nearfar.evaluation.references import references
@@ -12,7 +12,7 @@ from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
 from nearfar.evaluation.tasks import MaskScores, Scores, Task, task_for
 from nearfar.evaluation.transport import opta, transport_plan
 
-__all__ = ["DenseScores", "Diagnostic", "MaskScores", "Scores", "Segmentation", "Task", "bootstrap", "compare_rows",
-           "dense_probe", "diagnose", "episodes", "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe",
-           "opta", "paired_interval", "read_factors", "references", "retrieval", "segmentation_probe", "task_for",
-           "transport_plan"]
+__all__ = ["DenseScores", "Diagnostic", "MaskScores", "Readout", "Scores", "Segmentation", "Task", "bootstrap",
+           "compare_rows", "dense_probe", "diagnose", "episodes", "factor_diagnostics", "few_shot", "interval", "knn",
+           "linear_probe", "opta", "paired_interval", "read_factors", "references", "retrieval", "segmentation_probe",
+           "task_for", "transport_plan"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import as_vectors
-from nearfar.evaluation.statistics import Interval, interval
+from nearfar.evaluation.statistics import Interval, interval, paired_interval
 from nearfar.evaluation.transport import opta
 
 
@@ -86,6 +86,11 @@ class FewShot:
     @property
     def aligned_interval(self) -> Interval:
         return interval(self.aligned)
+
+    @property
+    def gain(self) -> Interval:
+        """What transport adds, paired by episode."""
+        return paired_interval(self.aligned - self.plain)
 
 
 def few_shot(z: Any, labels: Any, *, ways: int = 5, shots: int = 1, queries: int = 15, count: int = 600,

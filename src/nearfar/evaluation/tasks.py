@@ -364,12 +364,28 @@ class FewShotTask(Task):
 
     kind, primary = "few-shot", "1-shot"
 
-    def __init__(self, data: Any, role: str, column: str, *, ways: int = 5, shots: Sequence[int] = (1, 5),
+    def __init__(self, data: Any, role: str, column: str, *, ways: int | None = None, shots: Sequence[int] = (1, 5),
                  queries: int = 15, count: int = 600, max_queries: int = 5000):
         super().__init__(data, max_queries=max_queries)
         self.role, self.roles, self.column = role, (role,), column
-        self.ways, self.shots, self.queries, self.count = ways, tuple(shots), queries, count
+        self.shots, self.queries, self.count = tuple(shots), queries, count
+        self.ways = self.auto_ways() if ways is None else ways
         self.primary = f"{self.shots[0]}-shot"
+
+    def auto_ways(self) -> int:
+        """5, or as many classes with enough items as each held-out split has."""
+        least = max(self.shots) + self.queries
+        held = [split for split in ("val", "test") if len(self.data.splits.get(split, ()))]
+        sizes = {split: np.unique(self.items(split)[1], return_counts=True)[1] for split in held}
+        rich = {split: int((size >= least).sum()) for split, size in sizes.items()}
+        poor = min(rich, key=lambda split: rich[split], default=None)
+        if poor is not None and rich[poor] < 2:
+            raise InputError(
+                f"Few-shot episodes on '{self.column}' need 2 classes of at least {least} items in each held-out "
+                f"split; {rich[poor]} of the {len(sizes[poor])} classes of {poor} have them.",
+                "Keep whole classes out with --unit and the label column, give more items a class, or choose another "
+                "--task; `nearfar evaluate` also takes fewer --shots and --queries.")
+        return 5 if poor is None else min(5, rich[poor])
 
     def searches(self, split: str) -> list[Search]:
         return []
@@ -385,8 +401,14 @@ class FewShotTask(Task):
         z = embed(self.role, rows)
         found = {k: few_shot(z, labels, ways=self.ways, shots=k, queries=self.queries, count=self.count)
                  for k in self.shots}
-        return self.scored({f"{k}-shot": one.plain for k, one in found.items()}
-                           | {f"{k}-shot+opta": one.aligned for k, one in found.items()}, split)
+        scores = self.scored({f"{k}-shot": one.plain for k, one in found.items()}
+                             | {f"{k}-shot+opta": one.aligned for k, one in found.items()}, split)
+        for k, one in found.items():
+            gain = one.gain
+            scores.directions[f"{self.ways}-way {k}-shot, what opta adds"] = {
+                "gain": gain.mean, "low": gain.mean if gain.low is None else gain.low,
+                "high": gain.mean if gain.high is None else gain.high}
+        return scores
 
     def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
                         examples: int = 0) -> Scores:
@@ -544,8 +566,9 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
              layer: int | None = None) -> Task:
     """The task that the data allow: masks, else pairs, else groups, else labels, else a proxy. Groups go before pairs
     where rows carry a domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
-    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways, shots, queries, count of episodes;
-    `layer`: whose map dense measurement reads, by default the last.
+    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways (None: 5, or fewer where fewer
+    classes are held out), shots, queries, count of episodes; `layer`: whose map dense measurement reads, by default the
+    last.
 
     Raises InputError for an unknown kind or one that the data lack the roles for.
     """

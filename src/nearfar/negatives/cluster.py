@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nearfar import processes
 from nearfar.clustering import k_means
 from nearfar.negatives.base import Items, Negatives, Survey, check_counts, check_share, columns_of
 from nearfar.similarity import Anchors, Further, same
@@ -55,7 +56,7 @@ class Cluster(Negatives):
             self.rows = torch.from_numpy(survey.rows[order]).to(self.labels.device)
         if self.due(step, steps):
             found = k_means(survey.features().cpu().numpy()[order], min(self.clusters, len(order)), seed=step)
-            self.labels.copy_(torch.from_numpy(found))
+            self.labels.copy_(processes.agreed(torch.from_numpy(found)))
 
     def further(self, anchors: Anchors, items: Items) -> Further:
         place = columns_of(items.rows, self.rows) if len(self.rows) else torch.full_like(items.rows, -1)

@@ -15,6 +15,7 @@ from datasets import Dataset
 from nearfar.sources.raw import Raw
 
 FOLDER = Path(__file__).with_name("emoji")
+TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
 VENDORS = {"twemoji": "twemoji", "noto": "noto", "openmoji-color": "openmoji", "openmoji-line": "openmoji"}
 HELD_OUT = "noto"
 LICENCES = {
@@ -89,8 +90,15 @@ def _style(style: str) -> pa.Table:
         "image": image.cast(pa.binary()),
         "style": pa.array([style] * rows),
         "vendor": pa.array([VENDORS[style]] * rows),
+        "tone": pa.array([skin_tone(code) for code in facts["emoji"].to_pylist()]),
     }
     return pa.table(columns | {name: facts[name] for name in facts.column_names})
+
+
+def skin_tone(code: str) -> str | None:
+    """The skin tone of an emoji's code points ("1F44B-1F3FD": medium); None without one, or with two different ones."""
+    found = {TONES[part] for part in code.split("-") if part in TONES}
+    return found.pop() if len(found) == 1 else None
 
 
 def _fingerprint() -> str:

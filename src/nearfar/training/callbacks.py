@@ -132,14 +132,13 @@ class Progress(pl.Callback):
         self.bar: Any = None
         self.task: Any = None
         self.shown = time.monotonic()
-        self.note = ""
+        self.note = self.val = ""
 
     def log(self, line: dict[str, Any]) -> None:
-        scores = [f"{k[4:]} {v:.1%}" for k, v in line.items() if k.startswith("val_") and k == "val_primary"]
-        self.note = f"loss {line['loss']:.3f}" + (f"  val {scores[0].split(' ', 1)[1]}" if scores else self._val())
-
-    def _val(self) -> str:
-        return "  val" + self.note.split("  val", 1)[1] if "  val" in self.note else ""
+        if "val_primary" in line:
+            self.val = f"val {line['val_primary']:.1%}"
+        stage = f"stage {line['stage']:.0f}" if "stage" in line else ""
+        self.note = "  ".join(part for part in (stage, f"loss {line['loss']:.3f}", self.val) if part)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not self.console.is_terminal:

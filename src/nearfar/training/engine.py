@@ -286,7 +286,8 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
 
     import lightning.pytorch as pl
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[setup.settings.precision]
     device, together = setup.settings.device, setup.settings.devices * setup.settings.nodes
     with warnings.catch_warnings():
@@ -427,7 +428,9 @@ def train(
 ) -> Run:
     steps, settings = setup.loader.steps, setup.settings
     measured = can_measure(setup.method.towers(), task)
-    if not measured:
+    if measured:
+        say(f"measured by: {task.describe()}")
+    else:
         say(f"{method} embeds {', '.join(setup.method.towers())}: it has no part in '{task.describe()}'")
 
     def validate() -> dict[str, float]:
@@ -487,6 +490,7 @@ def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) ->
             ".*IterableDataset.*",
             ".*in eval mode.*",
             ".*dataloader is not resumable.*",
+            ".*broadcast_buffers. is deprecated.*",
         ):
             warnings.filterwarnings("ignore", text)
         setup.method.train()  # pretrained encoders arrive in evaluation mode, with their dropout off

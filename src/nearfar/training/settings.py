@@ -82,7 +82,8 @@ class TrainSettings:
         encoder: picture encoder: small (4 conv layers), or any name that timm knows.
         image_size: pixels a side. auto: 32 for pictures of at most 64 pixels a side, else 64 (small) or 224 (timm).
         channels: rgb, or orientation for gradient-orientation channels beside them.
-        weights: file of weights (safetensors) for the picture encoder.
+        weights: file of weights (safetensors) for the picture encoder, or the folder of a nearfar model with such an
+            encoder.
         text_encoder: small (trained from scratch with a tokenizer of its own), minilm (packaged), or the folder of a
             transformers or sentence-transformers model.
         text_length: most tokens of a text that the encoder reads, the special ones included; default what the encoder

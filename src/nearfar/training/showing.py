@@ -11,6 +11,7 @@ import numpy as np
 from nearfar import evaluation, reporting
 from nearfar.encoders import Joined
 from nearfar.models import load
+from nearfar.training.embedding import Progress
 from nearfar.training.modelled import ModelEmbedder
 
 
@@ -38,7 +39,9 @@ def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 600, e
     return shown | {"map": map_of(embed, data, task.roles[0], rows, points)} if points else shown
 
 
-def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]:
+def diagnostics(
+    embed: Any, data: Any, task: Any, rows: np.ndarray, progress: Progress | None = None
+) -> list[Any]:
     """Numbers with verdict and advice for the embedding of the rows."""
     role = task.roles[0]
     other = next((r for r in task.roles[1:] if r != role and embed.has(r)), None)
@@ -51,22 +54,39 @@ def diagnostics(embed: Any, data: Any, task: Any, rows: np.ndarray) -> list[Any]
         partner=embed(other, rows) if other is not None else None,
         two_modalities=other is not None and other.split("_")[0] != role.split("_")[0],
     )
-    return found + stage_readouts(embed, data, role, rows)
+    return found + stage_readouts(embed, data, role, rows, progress)
 
 
-def stage_readouts(embed: Any, data: Any, role: str, rows: np.ndarray, most: int = 4000) -> list[Any]:
-    """Which label columns (and domains) can be read off linearly after each stage, for a model that has several stages
-    and data with several such columns; nothing otherwise. Looks at no more than `most` training rows."""
+def stage_readouts(
+    embed: Any, data: Any, role: str, rows: np.ndarray, progress: Progress | None = None
+) -> list[Any]:
+    """What is read off linearly after each stage, for a model that has several stages and data with several columns of
+    labels (or domains); nothing otherwise."""
     encoder = embed.tower(role).encoder
-    widths = encoder.widths if isinstance(encoder, Joined) else []
-    factors = dict(data.labels) | ({} if data.domains is None else {data.roles["domain"]: data.domains})
+    several = isinstance(encoder, Joined) and len(encoder.widths) > 1 and len(factors_of(data)) > 1
+    return evaluation.factor_diagnostics(read_stages(embed, data, role, rows, 2000, progress)) if several else []
+
+
+def factors_of(data: Any) -> dict[str, np.ndarray]:
+    """Name -> integer of each row: the columns of labels, and the domain."""
+    found = {name: np.asarray(values) for name, values in data.labels.items()}
+    return found if data.domains is None else found | {data.roles["domain"]: np.asarray(data.domains)}
+
+
+def read_stages(
+    embed: Any, data: Any, role: str, rows: np.ndarray, most: int = 4000, progress: Progress | None = None
+) -> list[evaluation.Readout]:
+    """How well each label and the domain is read off linearly after each stage of the model (one for an ordinary
+    encoder), on the rows; the probe sees at most `most` training rows. Nothing without training or validation rows."""
+    encoder = embed.tower(role).encoder
+    widths = encoder.widths if isinstance(encoder, Joined) else [encoder.dim]
     train, val = (np.asarray(data.splits.get(part, ())) for part in ("train", "val"))
-    if len(widths) < 2 or len(factors) < 2 or not len(train) or not len(val):
+    if not len(train) or not len(val):
         return []
     chosen = {"train": np.sort(np.random.default_rng(0).permutation(train)[:most]), "val": val, "test": rows}
     vectors = {part: embed(role, some) for part, some in chosen.items()}
-    labels = {name: {part: np.asarray(y)[some] for part, some in chosen.items()} for name, y in factors.items()}
-    return evaluation.factor_diagnostics(evaluation.read_factors(vectors, widths, labels))
+    labels = {name: {part: y[some] for part, some in chosen.items()} for name, y in factors_of(data).items()}
+    return evaluation.read_factors(vectors, widths, labels, progress=progress)
 
 
 def map_of(embed: Any, data: Any, role: str, rows: np.ndarray, points: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class WholeSet:
         role = next(iter(towers))
         embed = Embedder(towers if tower is None else {role: tower}, self.data, size=self.size,
                          device=self.method.device)
-        return agreed(torch.from_numpy(embed(role, self.rows)))
+        return processes.agreed(torch.from_numpy(embed(role, self.rows)))
 
     @torch.no_grad()
     def sides(self) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class WholeSet:
         finally:
             method.train(mode)
         anchors, keys = zip(*parts, strict=True)
-        return agreed(torch.cat(anchors).float()), agreed(torch.cat(keys).float())
+        return processes.agreed(torch.cat(anchors).float()), processes.agreed(torch.cat(keys).float())
 
     def fresh(self, seed: int) -> Any:
         """A new encoder as the settings describe it: the pretrained one, or other random weights."""
@@ -83,14 +83,6 @@ class WholeSet:
         text = next((r for r in ("text", "text_b") if self.data.roles.get(r)), None)
         name = str(self.data.keys[row])
         return name if text is None else f"{name}: {self.data.texts(text, np.array([row]))[0][:80]}"
-
-
-def agreed(vectors: Tensor) -> Tensor:
-    """The first process's vectors, on all: running statistics of batch norm differ between processes."""
-    if processes.place()[1] > 1:
-        vectors = vectors.to(processes.device()).contiguous()
-        torch.distributed.broadcast(vectors, 0)
-    return vectors
 
 
 def survey_of(setup: Any, data: Any) -> WholeSet:

@@ -91,6 +91,8 @@ class BECLR(Method):
         neighbours: k; bank rows that join each row of the batch. auto: 5, or 3 where a cluster holds fewer than 15.
         memory_start: share of the run after which the batch is enhanced.
         recluster: share of the run between two clusterings of a memory; 0 for none after the first.
+        restarts: beginnings of each clustering (k-means), of which the best is kept; more cost as many times as much
+            for nearly the same clusters.
         eps: entropy weight of the balanced assignment.
         momentum: m; of the teacher, rising to 1 by cosine.
         spread_over: student, both (student's first view and teacher's second), or teacher: which rows are spread.
@@ -112,8 +114,8 @@ class BECLR(Method):
     )
     needs = (frozenset({"image"}), frozenset({"text"}))
     preset_paper = {"temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
-                    "memory_start": 0.15, "recluster": 0.15, "momentum": 0.995, "mask": (0.05, 0.25), "patch": 16,
-                    "projector": 512, "dim": 512}  # fmt: skip
+                    "memory_start": 0.15, "recluster": 0.15, "restarts": 10, "momentum": 0.995,
+                    "mask": (0.05, 0.25), "patch": 16, "projector": 512, "dim": 512}  # fmt: skip
 
     def __init__(
         self,
@@ -127,6 +129,7 @@ class BECLR(Method):
         neighbours: int | Literal["auto"] = "auto",
         memory_start: float = 0.15,
         recluster: float = 0.15,
+        restarts: int = 1,
         eps: float = 0.05,
         momentum: float = 0.995,
         spread_over: Literal["student", "both", "teacher"] = "student",
@@ -153,7 +156,7 @@ class BECLR(Method):
         self.mask, self.patch = (float(mask[0]), float(mask[1])), patch
         self.wanted = {"clusters": clusters, "scale": scale, "neighbours": neighbours}
         self.k = 0
-        memory = {"eps": eps, "official": official}
+        memory = {"eps": eps, "restarts": restarts, "official": official}
         self.memories = torch.nn.ModuleDict({kind: ClusteredMemory(**memory) for kind in KINDS})
 
     @property

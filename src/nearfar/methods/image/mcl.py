@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nearfar import processes
 from nearfar.clustering import k_means
 from nearfar.encoders import Encoder, Frozen, Joined
 from nearfar.errors import InputError
@@ -181,9 +182,9 @@ class MCL(ViewContrast):
 
     def begin_stage(self, stage: int) -> None:
         """Clusters the present encoder's features, keeps the encoder, and begins anew."""
-        features = self.survey.features(Tower(self.tower.encoder)).numpy()
+        features = self.survey.features(Tower(self.tower.encoder)).cpu().numpy()
         found = k_means(features, min(self.clusters, len(features)), seed=self.seed + stage)
-        self.labels[stage - 1] = torch.from_numpy(found).to(self.labels.device)
+        self.labels[stage - 1] = processes.agreed(torch.from_numpy(found)).to(self.labels.device)
         self.past[stage - 1].load_state_dict(self.tower.encoder.state_dict())
         self.stage.fill_(stage)
         if self.weights == "fresh":

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar.encoders import Encoder, Frozen
+from nearfar.errors import InputError
 from nearfar.losses import cwcl
 from nearfar.losses.parts import InfoNCE
 from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
@@ -43,8 +44,10 @@ class ContinuousWeights(PairContrast):
     """One tower stays frozen and gives continuous weights; the other learns to speak its language.
 
     Args:
-        frozen: which tower stays as it is. Give it pretrained weights (--text-encoder minilm, --weights FILE); a fresh
-            small text encoder compares keywords, a fresh picture encoder nothing that is worth keeping.
+        frozen: which tower stays as it is. Give it pretrained weights (--text-encoder minilm, --weights FILE or the
+            folder of a nearfar model). A fresh small text encoder compares keywords; a fresh picture encoder is
+            refused.
+        untrained: take a frozen picture encoder with random weights all the same.
         weighted: whose vectors are the anchors of the weighted direction: trained, frozen, both. Which one the paper
             weights could not be verified; the effect is nearly the same.
         temperature: tau_0; start of the learned temperature. auto: 0.07, the paper's, from 100,000 steps, else 0.2: the
@@ -52,6 +55,8 @@ class ContinuousWeights(PairContrast):
         learn_temperature: train tau, as the paper does.
         head: of the trained tower, into the frozen space: linear or mlp.
         views: how the input of the trained tower is changed before it is encoded; the frozen one sees it as it is.
+
+    Raises InputError: a frozen picture encoder with random weights, unless `untrained`.
     """
 
     paper = Paper(
@@ -71,6 +76,7 @@ class ContinuousWeights(PairContrast):
         encoder_b: Encoder | None = None,
         *,
         frozen: Literal["text", "image"] = "text",
+        untrained: bool = False,
         weighted: Literal["trained", "frozen", "both"] = "trained",
         temperature: float | Literal["auto"] = "auto",
         learn_temperature: bool = True,
@@ -80,6 +86,12 @@ class ContinuousWeights(PairContrast):
     ):
         both = [encoder, encoder_b or encoder]
         place = next((k for k, e in enumerate(both) if e.modality == frozen), 1)
+        if frozen == "image" and not both[place].pretrained and not untrained:
+            raise InputError(
+                "The frozen picture encoder has random weights: how alike it finds two pictures is noise.",
+                "Give it weights (--weights with a file or the folder of a nearfar model), freeze the texts' encoder "
+                "(--frozen text), or take it as it is (--untrained true).",
+            )
         both[place] = both[place] if isinstance(both[place], Frozen) else Frozen(both[place])
         super().__init__(
             *both,
