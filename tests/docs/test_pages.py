@@ -120,15 +120,15 @@ def test_the_speed_of_the_losses_is_shown_with_its_intervals(tmp_path):
     turns = [1.0 + 0.01 * i for i in range(15)]
     cell = {"nearfar": {"seconds": [1.0] * 15, "mib": 12.0, "value_error": 1e-7, "gradient_error": 2e-7},
             "dense": {"seconds": turns, "mib": 400.0}, "keops": {"missing": "no module"},
-            "big": {"skipped": "needs about 80 GiB"}}
+            "big": {"skipped": "needs about 80 GiB"}, "limit": {"seconds": [0.5] * 15}}
     (tmp_path / "benchmarks" / "results" / "loss.json").write_text(json.dumps({
         "threads": 2, "gflops": 100.0, "temperature": 0.07, "versions": {"torch": "2"},
         "cells": {"clip/1024/256": cell}}))
     text = build_docs().losses(tmp_path)
-    assert "## clip, 1,024 rows, width 256" in text
-    assert "| dense | 1.070 | 1.07 [1.03, 1.11] | 400 |" in text  # the 4th and the 12th of 15 hold the median with 96 %
-    assert "| keops | not installed |" in text
-    assert "| big | needs about 80 GiB |" in text
+    assert "| rows | width | s | of the limit | MiB | dense | keops | big |" in text
+    assert ("| 1,024 | 256 | 1.000 | 2.00 [2.00, 2.00] | 12 | 1.07 [1.03, 1.11], 400 MiB | not installed "
+            "| needs about 80 GiB |") in text  # the 4th and the 12th of 15 hold the median with 96 %
+    assert "| clip | 256 | nearfar | 1e-07 | 2e-07 |" in text
 
 
 def test_the_demo_table_is_sorted_and_shows_intervals():
