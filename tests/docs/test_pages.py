@@ -62,6 +62,14 @@ def test_every_command_has_a_section_with_an_example():
     assert set(COMMANDS) <= shown
 
 
+def test_every_option_of_every_command_has_help():
+    from nearfar.methods.documentation import arguments
+
+    targets = {target for found, _ in TARGETS.values() for target in found} | {commands.FitOptions}
+    missing = [(t.__name__, name) for t in targets for name in options.signature(t) if not arguments(t).get(name)]
+    assert missing == []
+
+
 def test_the_parse_check_can_fail():
     from nearfar.errors import InputError
 

@@ -23,7 +23,7 @@ class Output:
     """What is printed.
 
     Args:
-    json: print one JSON document and nothing else on standard output.
+        json: print one JSON document and nothing else on standard output.
     """
 
     json: bool = False
@@ -34,10 +34,10 @@ class FitOptions:
     """Where the run goes, and whether it goes on.
 
     Args:
-    out: folder of the run; default runs/METHOD-DATA-NUMBER.
-    resume: go on from the last checkpoint of --out.
-    dry_run: show the plan after a few timed steps, and write nothing.
-    config: YAML file of options; the command line goes before it.
+        out: folder of the run; default runs/METHOD-DATA-NUMBER.
+        resume: go on from the last checkpoint of --out.
+        dry_run: show the plan after a few timed steps, and write nothing.
+        config: YAML file of options; the command line goes before it.
     """
 
     out: str | None = None
@@ -51,11 +51,11 @@ class CompareOptions:
     """What is compared, how often, for how long.
 
     Args:
-    methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members".
-    seeds: how many seeds a method.
-    budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
-    baseline: the row that the others are compared with.
-    out: folder; default runs/compare-DATA. What is finished there is not run again.
+        methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members".
+        seeds: how many seeds a method.
+        budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
+        baseline: the row that the others are compared with.
+        out: folder; default runs/compare-DATA. What is finished there is not run again.
     """
 
     methods: str | None = None
@@ -70,13 +70,13 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-    task: dense (masks), pairs, groups, labels, few-shot or proxy; default the first that the data hold.
-    layer: of the picture encoder, from 1 on, whose map the dense task reads; default the last.
-    on: the split that is looked at.
-    ways: classes of a few-shot episode. auto: 5, or as many as each held-out split has.
-    shots: labelled items a class, one or several numbers divided by commas.
-    queries: unlabelled items a class.
-    episodes: how many are drawn.
+        task: dense (masks), pairs, groups, labels, few-shot or proxy; default the first that the data hold.
+        layer: of the picture encoder, from 1 on, whose map the dense task reads; default the last.
+        on: the split that is looked at.
+        ways: classes of a few-shot episode. auto: 5, or as many as each held-out split has.
+        shots: labelled items a class, one or several numbers divided by commas.
+        queries: unlabelled items a class.
+        episodes: how many are drawn.
     """
 
     task: Literal["dense", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
@@ -102,10 +102,10 @@ class EmbedOptions:
     """Where vectors go.
 
     Args:
-    out: FILE.parquet, FILE.npy, or a folder (a searchable index).
-    role: the column to embed; default the first that the model can.
-    append: add the rows that are not there yet.
-    batch_size: rows a batch.
+        out: FILE.parquet, FILE.npy, or a folder (a searchable index).
+        role: the column to embed; default the first that the model can.
+        append: add the rows that are not there yet.
+        batch_size: rows a batch.
     """
 
     out: str | None = None
@@ -119,10 +119,10 @@ class SearchOptions:
     """What is searched.
 
     Args:
-    k: number of hits.
-    where: filter in SQL over the index's columns, such as "style = 'noto'".
-    model: folder of the model; default the one that built the index.
-    role: the tower that embeds the query.
+        k: number of hits.
+        where: filter in SQL over the index's columns, such as "style = 'noto'".
+        model: folder of the model; default the one that built the index.
+        role: the tower that embeds the query.
     """
 
     k: int = 10
@@ -136,7 +136,7 @@ class ReportOptions:
     """Where the page goes.
 
     Args:
-    out: path of the page; default report.html in the first folder.
+        out: path of the page; default report.html in the first folder.
     """
 
     out: str | None = None
@@ -147,8 +147,8 @@ class DemoOptions:
     """Where the demo goes.
 
     Args:
-    out: folder of the demo.
-    seconds: time for all training.
+        out: folder of the demo.
+        seconds: time for all training.
     """
 
     out: str = "runs/demo"
