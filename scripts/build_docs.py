@@ -4,8 +4,8 @@
     python scripts/build_docs.py --check    # writes nothing; exit code 1 where a page is out of date
 
 docs/gallery.md comes from `nearfar.list_methods()`, docs/claims.md from benchmarks/claims/results/*.json and
-benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss.json, the table in README.md from
-benchmarks/results/demo.json, those of docs/negatives.md and docs/composing.md from
+benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss.json and evaluation.json, the table in README.md
+from benchmarks/results/demo.json, those of docs/negatives.md and docs/composing.md from
 benchmarks/results/compositions.json. None of them is typed by hand.
 """
 
@@ -155,7 +155,7 @@ def speed(name: str, r: Mapping[str, Any]) -> str:
 
 
 def losses(root: Path = ROOT) -> str:
-    """docs/speed.md from benchmarks/results/loss.json."""
+    """docs/speed.md from benchmarks/results/loss.json and evaluation.json."""
     source = importlib.util.spec_from_file_location("loss_tables", ROOT / "benchmarks" / "loss" / "tables.py")
     assert source is not None
     assert source.loader is not None
@@ -163,7 +163,29 @@ def losses(root: Path = ROOT) -> str:
     source.loader.exec_module(tables)
     found = root / "benchmarks" / "results" / "loss.json"
     return "\n".join([MADE, "", "# Speed of the losses", "",
-                      tables.page(json.loads(found.read_text()) if found.exists() else {})]) + "\n"
+                      tables.page(json.loads(found.read_text()) if found.exists() else {}), *evaluators(root)]) + "\n"
+
+
+ASKS = {"knn": "vote of the 20 nearest", "retrieval": "ranking, one relevant item a query",
+        "labels": "ranking, a tenth of the gallery relevant", "mine": "16 hard negatives a row"}
+
+
+def evaluators(root: Path) -> list[str]:
+    """Exact neighbours and rankings, one line a peer; nothing where nothing was measured."""
+    found = root / "benchmarks" / "results" / "evaluation.json"
+    if not found.exists():
+        return []
+    measured = json.loads(found.read_text())
+    rows = []
+    for cell, peers in measured["cells"].items():
+        ask, n, d = cell.split("/")
+        rows += [[ASKS[ask], f"{int(n):,} x {int(n):,}", d, peer, f"{x['processor']:.1f}", f"{x['mib']:,}"]
+                 for peer, x in peers.items() if peer != "before"]
+    versions = ", ".join(f"{k} {v}" for k, v in measured["versions"].items())
+    return ["", "## Evaluators", "", f"Exact neighbours and rankings with {measured['threads']} thread(s); {versions}. "
+            "Queries x gallery items; *seconds* of the processor; *MiB*: peak beyond the inputs. "
+            "`python benchmarks/evaluation.py` measures it.", "",
+            table(["question", "size", "width", "peer", "seconds", "MiB"], rows, (1, 2, 4, 5))]
 
 
 # -- the README's table -------------------------------------------------------------------------------------------

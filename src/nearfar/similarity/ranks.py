@@ -81,6 +81,9 @@ class Sight:
         for i in slices(height, self.tile[0]):
             for j in slices(width, self.tile[1]):
                 t = Tile(_moved(i, rows.start), 0, _moved(j, columns.start), self.operand.own, self.query.device)
+                if any(r.empty(t) for r in self.rest):
+                    out[..., i, j] = fill
+                    continue
                 out[..., i, j] = self.operand.product(self.query, t.rows, t.columns)
                 self._hide(out[..., i, j], t, fill)
         return out
@@ -88,7 +91,7 @@ class Sight:
     def _hide(self, s: Tensor, t: Tile, fill: float) -> None:
         t = replace(t, s=s)
         for relation in self.rest:
-            s.masked_fill_(~relation.tile(t), fill)
+            s.masked_fill_(relation.other.tile(t) if isinstance(relation, Not) else ~relation.tile(t), fill)
         for relation in self.few:
             i, j = places(relation, t)
             s[..., i, j] = fill

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -86,7 +87,7 @@ class Trip:
         self.carried = torch.zeros_like(operand.keys) if gradients and isinstance(operand, Operand) else None
         self.problem: Exception | None = None
 
-    def __iter__(self) -> Iterator[Columns]:
+    def __iter__(self) -> Iterator[Any]:
         ring = self.ring
         if ring is None or not isinstance(self.operand, Operand):
             yield self.operand
