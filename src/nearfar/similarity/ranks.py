@@ -28,7 +28,7 @@ CHUNK = 64
 # Candidates a row, over k, from which they are cut down before they are sorted.
 FLOOD = 8
 # Floats that a wanted candidate needs besides.
-MORE = 32
+MORE = 64
 # Wanted candidates of a row up to which others are compared with each of them; beyond, the row is sorted.
 FEW = 100
 
