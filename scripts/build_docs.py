@@ -280,6 +280,11 @@ def gap_cells(gap: Mapping[str, Any]) -> list[str]:
     return [percent(gap["mean"], True), spread(gap["interval"], lambda x: percent(x, True))]
 
 
+def side(interval: Sequence[float]) -> str:
+    """On which side of zero an interval lies."""
+    return "ahead" if interval[0] > 0 else "behind" if interval[1] < 0 else "undecided"
+
+
 def run_facts(r: Mapping[str, Any]) -> str:
     return f"{r['steps']} steps of {r['batch']} pictures, seeds {', '.join(map(str, range(r['seeds'])))}"
 
@@ -289,10 +294,10 @@ def composed(r: Mapping[str, Any]) -> str:
     ordered = sorted(r["table"], key=lambda row: -row["r1"])
     rows = [[f"`{t['label']}`" if t["kind"] == "method" else t["label"], percent(t["r1"]), spread(t["interval"]),
              percent(t["r10"]), percent(t["hard_r1"])] for t in ordered]
-    gaps = [[f"`{g['one']}`", f"`{g['other']}`", *gap_cells(g)] for g in r["gaps"]]
+    gaps = [[f"`{g['one']}`", f"`{g['other']}`", *gap_cells(g), side(g["interval"])] for g in r["gaps"]]
     return (f"{run_facts(r)}; emoji that were never trained on, in another style.\n\n"
             + table(["", "R@1", "95 %", "R@10", "hard R@1"], rows, range(1, 5)) + "\n\n"
-            + table(["", "against", "points of R@1", "95 %"], gaps, (2, 3)) + "\n\n" + r["reason"])
+            + table(["", "against", "points of R@1", "95 %", ""], gaps, (2, 3)) + "\n\n" + r["reason"])
 
 
 def transported(r: Mapping[str, Any]) -> str:

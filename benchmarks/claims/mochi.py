@@ -1,6 +1,6 @@
 """MoCHi against MoCo (the same with s = s' = 0) on scikit-learn's digits.
 
-    python benchmarks/claims/mochi.py            # 8 seeds, about twelve minutes on one core
+    python benchmarks/claims/mochi.py            # 5 seeds, about nine minutes on one core
     python benchmarks/claims/mochi.py --seeds 1 --steps 60 --dry   # a quick look, nothing is written
 
 Every digit is its own class for the loss, so hard negatives should help most where a picture is to be found again:
@@ -158,7 +158,7 @@ def scores(net: SmallNet, seed: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--figure", action="store_true", help="only draw docs/assets/methods/mochi.svg, from one run")
     parser.add_argument("--dry", action="store_true", help="write nothing")

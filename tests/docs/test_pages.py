@@ -151,6 +151,36 @@ def test_the_demo_table_is_sorted_and_shows_intervals():
     assert text.endswith("pairs is ahead.")
 
 
+def test_compositions_are_shown_as_measured(tmp_path):
+    import json
+
+    facts = {"steps": 300, "batch": 64, "seeds": 2}
+    gap = {"mean": -0.01, "interval": [-0.03, 0.01]}
+    row = {"kind": "method", "interval": [0.1, 0.2], "r10": 0.4, "hard_r1": 0.05}
+    found = {
+        "retrieval": facts | {"table": [row | {"label": "mcl", "r1": 0.15}, row | {"label": "simclr", "r1": 0.18}],
+                              "gaps": [{"one": "mcl", "other": "simclr", **gap}], "reason": "simclr is ahead."},
+        "stages": facts | {"table": [{"factor": "tone", "commonest": 0.2, "alone": [[0.5, 0.4], [0.6, 0.5]],
+                                      "joined": [0.6, 0.6], "simclr": [0.5, 0.5], "gain": gap, "over_simclr": gap}]},
+        "few-shot": facts | {"task": "Episodes.", "table": [
+            {"label": "swav", "kind": "method", "shots": 1, "plain": [0.5, 0.52], "opta": [0.55, 0.57],
+             "episodes": [[[0.49, 0.51], [0.51, 0.53]], [[0.54, 0.56], [0.56, 0.58]]], "mean": 0.05,
+             "interval": [0.04, 0.06]}]},
+    }  # fmt: skip
+    (tmp_path / "docs").mkdir()
+    for page in ("negatives.md", "composing.md"):
+        (tmp_path / "docs" / page).write_text((pages.ROOT / "docs" / page).read_text())
+    assert "Not measured yet" in build_docs().with_compositions("negatives.md", tmp_path)
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "compositions.json").write_text(json.dumps(found))
+    text = build_docs().with_compositions("negatives.md", tmp_path)
+    assert text.index("| `simclr` | 18.0 | 10.0 .. 20.0 | 40.0 | 5.0 |") < text.index("| `mcl` | 15.0 |")
+    assert "| `mcl` | `simclr` | -1.0 | -3.0 .. +1.0 | undecided |" in text
+    assert "| tone | 20.0 | 45.0 | 55.0 | -1.0 | -3.0 .. +1.0 | 60.0 | 50.0 | -1.0 | -3.0 .. +1.0 |" in text
+    text = build_docs().with_compositions("composing.md", tmp_path)
+    assert "| `swav` | 1 | 51.0 | 50.0 .. 52.0 | 56.0 | 55.0 .. 57.0 | +5.0 | +4.0 .. +6.0 |" in text
+
+
 def test_the_repository_speaks_of_the_product_only():
     """No absolute paths of a machine, and drawings need nothing from elsewhere."""
     for path in pages.PAGES:

@@ -65,7 +65,8 @@ def read_factors(
         known = y["train"][y["train"] >= 0]
         share = float((y["test"][y["test"] >= 0] == np.bincount(known).argmax()).mean())
         gains = [paired_interval(later.astype(float) - alone[0]) for later in alone[1:]]
-        found.append(Readout(name, *[[float(c.mean()) for c in shown] for shown in (alone, joined)], share, gains))
+        shares = [[float(c.mean()) for c in shown] for shown in (alone, joined)]
+        found.append(Readout(name, shares[0], shares[1], share, gains))
     return found
 
 

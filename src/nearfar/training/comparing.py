@@ -103,7 +103,7 @@ def compare(
             `steps` is given.
         baseline: the row that the others are paired with; default the first of simclr, pairs that is there.
         out: folder; default runs/compare-DATA. Finished cells found there are not run again.
-        report: write report.html.
+        report: write report.html, and draw what it shows of each trained model.
         given: fields of TrainSettings and DataSettings.
 
     Raises InputError for wrong input; a method that fails becomes a failed cell, and the others go on.
@@ -133,7 +133,8 @@ def compare(
         rows.append(
             train_cells(folder, opened, task, settings, one, seeds, f"[{number + 1}/{len(entries)}]", progress, say)
         )
-    results = conclude(folder, opened, task, plan, rows, entries, baseline, command, time.perf_counter() - began)
+    results = conclude(folder, opened, task, plan, rows, entries, baseline, command, time.perf_counter() - began,
+                       illustrated=report)
     write_json(folder / "results.json", results)
     keep_best(folder, results)
     if report:
@@ -373,13 +374,14 @@ def conclude(
     baseline: str | None,
     command: str,
     seconds: float,
+    illustrated: bool = True,
 ) -> dict[str, Any]:
     """results.json: statistics of every row, the verdict, and what the report shows of the trained models."""
     trained = [e.name for e in entries]
     base = baseline or next((n for n in ("simclr", "pairs") if n in trained), trained[0])
     best = best_on_validation(rows)
     verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=best)
-    shown = illustrations(folder, data, task, verdict["rows"], (best, base))
+    shown = illustrations(folder, data, task, verdict["rows"], (best, base)) if illustrated else {}
     return {
         "format": 1,
         "data": {

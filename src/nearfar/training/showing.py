@@ -64,7 +64,7 @@ def stage_readouts(
     labels (or domains); nothing otherwise."""
     encoder = embed.tower(role).encoder
     several = isinstance(encoder, Joined) and len(encoder.widths) > 1 and len(factors_of(data)) > 1
-    return evaluation.factor_diagnostics(read_stages(embed, data, role, rows, 2000, progress)) if several else []
+    return evaluation.factor_diagnostics(read_stages(embed, data, role, rows, progress=progress)) if several else []
 
 
 def factors_of(data: Any) -> dict[str, np.ndarray]:
@@ -74,7 +74,7 @@ def factors_of(data: Any) -> dict[str, np.ndarray]:
 
 
 def read_stages(
-    embed: Any, data: Any, role: str, rows: np.ndarray, most: int = 4000, progress: Progress | None = None
+    embed: Any, data: Any, role: str, rows: np.ndarray, most: int = 2000, progress: Progress | None = None
 ) -> list[evaluation.Readout]:
     """How well each label and the domain is read off linearly after each stage of the model (one for an ordinary
     encoder), on the rows; the probe sees at most `most` training rows. Nothing without training or validation rows."""
