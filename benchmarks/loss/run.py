@@ -25,7 +25,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +107,24 @@ def errors(loss: str, peer: str, rows: int, dim: int, dtype: torch.dtype, t: flo
 
 def serve(loss: str, peer: str, rows: int, dim: int) -> None:
     """A process of a cell: answers each line of stdin with one pass, or with its errors."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a peer prints is no answer
+    for answer in _answers(loss, peer, rows, dim):
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _answers(loss: str, peer: str, rows: int, dim: int) -> Iterator[dict[str, Any]]:
     cell = cells.CELLS[loss]
     if peer == "limit":
         for _ in sys.stdin:
-            print(json.dumps({"seconds": products(rows, dim, cell.products)}), flush=True)
+            yield {"seconds": products(rows, dim, cell.products)}
         return
     try:
         f = maker(loss, peer)(TEMPERATURE)
     except ImportError as problem:
         if peer == "nearfar":
             raise
-        print(json.dumps({"missing": str(problem)}), flush=True)
+        yield {"missing": str(problem)}
         return
     step(f, *inputs(64, dim))  # loads what is loaded at the first call
     a, b = inputs(int(rows * cell.share), dim)
@@ -125,11 +132,10 @@ def serve(loss: str, peer: str, rows: int, dim: int) -> None:
     memory = Memory()
     for line in sys.stdin:
         if line.strip() == "errors":
-            answer = errors(loss, peer, int(REFERENCE_ROWS * cell.share), dim, torch.float32, TEMPERATURE)
+            yield errors(loss, peer, int(REFERENCE_ROWS * cell.share), dim, torch.float32, TEMPERATURE)
         else:
             seconds, value = step(f, a, b)
-            answer = {"seconds": seconds, "mib": memory.peak(), "value": value}
-        print(json.dumps(answer), flush=True)
+            yield {"seconds": seconds, "mib": memory.peak(), "value": value}
 
 
 def ask(process: subprocess.Popen, what: str = "turn") -> dict[str, Any]:
