@@ -12,7 +12,7 @@ with the others. Stored in benchmarks/results/loss.json: for each peer the secon
 their gradients, and the difference of value and gradient to a float64 reference straight from the equation (1,024
 rows). Cells that are stored with enough turns are left out, so that an interrupted run goes on where it stopped;
 --again measures them anew. A peer that would need more than --memory GiB, or is not installed, is recorded as such; one
-whose first turn takes longer than --longest seconds is stored with that turn alone.
+whose first turn takes longer than --longest seconds is stored with that turn alone, and stopped after four times that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import contextlib
 import json
 import os
 import platform
+import select
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ import torch
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "loss.json"
 TEMPERATURE = 0.07
 REFERENCE_ROWS = 1024
+PATIENCE = 4
 TILE = (512, 1024)
 
 
@@ -138,7 +140,8 @@ def _answers(loss: str, peer: str, rows: int, dim: int) -> Iterator[dict[str, An
             yield {"seconds": seconds, "mib": memory.peak(), "value": value}
 
 
-def ask(process: subprocess.Popen, what: str = "turn") -> dict[str, Any]:
+def ask(process: subprocess.Popen, what: str = "turn", longest: float | None = None) -> dict[str, Any]:
+    """The answer of a peer; one that takes longer than `longest` seconds is stopped."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -146,6 +149,9 @@ def ask(process: subprocess.Popen, what: str = "turn") -> dict[str, Any]:
         process.stdin.flush()
     except BrokenPipeError:
         pass
+    if not select.select([process.stdout], [], [], longest)[0]:
+        process.kill()
+        return {"skipped": f"over {longest:.0f} s a turn"}
     line = process.stdout.readline()
     return json.loads(line) if line else {"missing": f"ended with exit code {process.wait()}"}
 
@@ -168,10 +174,10 @@ def measure(loss: str, rows: int, dim: int, pairs: int, memory: float, only: Seq
     seconds: dict[str, list[float]] = {p: [] for p in names}
     for turn in range(pairs + 1):
         for p in list(running):
-            answer = ask(running[p])
+            answer = ask(running[p], longest=None if p in ("nearfar", "limit") else PATIENCE * longest)
             if "missing" in answer and p == "nearfar":
                 raise SystemExit("nearfar itself failed; its message stands above.")
-            if "missing" in answer:
+            if "seconds" not in answer:
                 found[p] = answer
                 running.pop(p).communicate()
                 continue
