@@ -18,7 +18,7 @@ from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
 from nearfar.similarity.ring import Ring
-from nearfar.similarity.units import normalise
+from nearfar.similarity.units import normalise, scaled_unit
 
 Rows = Callable[[Similarity], Tensor]
 
@@ -144,19 +144,19 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     b may hold more rows than a: further candidates of the direction a -> b. `extra` holds more of that direction,
     `extra_back` of b -> a.
     """
-    once = similarity == "cosine" and not extra and not extra_back and exchange(negatives).group is None
-    if once and a.dim() == b.dim() == 2:
-        a, b = normalise(a), normalise(b)
-    kind = "dot" if once else similarity
-    forth = one_way(a, b, temperature=temperature, similarity=kind, hidden=hidden, friends=friends, extra=extra,
+    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    kind, given = similarity, temperature
+    if similarity == "cosine" and scalar and not (extra or extra_back) and exchange(negatives).group is None:
+        _matrices(a, b, temperature)
+        a, b, kind, given = scaled_unit(a, 1 / temperature), normalise(b), "dot", 1.0
+    forth = one_way(a, b, temperature=given, similarity=kind, hidden=hidden, friends=friends, extra=extra,
                     negatives=negatives)
-    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=kind,
+    back = one_way(b[: a.shape[0]], a, temperature=_transposed(given), similarity=kind,
                    hidden=None if hidden is None else hidden.reversed(),
                    friends=None if friends is None else friends.reversed(), extra=extra_back, negatives=negatives)
-    for part in forth.parts + back.parts:
-        part.similarity = similarity
+    for part in (*forth.parts, *back.parts) if kind != similarity else ():
+        part.similarity, part.temperature = similarity, temperature
     alone = forth.parts[0].group is None and a.shape == b.shape
-    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     plain = not (extra or extra_back)
     layout = _together([forth, back], join)
     layout.transposed = alone and scalar and plain and similarity != "euclidean"

@@ -167,7 +167,7 @@ class Similarity:
 
     def share(self, twin: Similarity | None) -> None:
         """Shares sweeps with `twin`, whose matrix and relations are the transposes of these; None stops it."""
-        self._twin, self._known = twin, {}
+        self._twin, self._known, self._diagonal = twin, {}, None
 
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
         """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P).
@@ -198,7 +198,8 @@ class Similarity:
             return self.at(positive.columns, positive.block)
         keys, ring = operand.keys, operand.ring
         if keys.shape == self.query.shape and positive.start == (0 if ring is None else ring.first(ring.rank)):
-            self._diagonal = (self.query * keys).sum(-1)
+            known = None if self._twin is None else self._twin._diagonal  # a matrix and its transpose share it
+            self._diagonal = (self.query * keys).sum(-1) if known is None else known
             return self._diagonal
         if positive.start is not None:
             return self.at(positive.columns, positive.block)
@@ -458,7 +459,7 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
     lead = query.shape[:-2]
     if of_columns and isinstance(temperature, Tensor):
         keys[0] = keys[0] / temperature.transpose(-1, -2).to(keys[0].dtype)
-    elif similarity != "cosine":
+    elif similarity != "cosine" and (isinstance(temperature, Tensor) or temperature != 1):
         query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
     keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
     return query, [Operand(k, b.own, b.ring) for k, b in zip(keys, blocks, strict=True)]

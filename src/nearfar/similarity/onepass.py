@@ -26,7 +26,7 @@ from nearfar.similarity.relations import PerColumn, Relation, Tile, everyone
 from nearfar.similarity.units import aliases
 
 # Floats of a panel: its rows times all candidates.
-PANEL = {"cpu": 1 << 22, "cuda": 1 << 27}
+PANEL = {"cpu": 1 << 23, "cuda": 1 << 27}
 
 
 @dataclass
