@@ -1,5 +1,6 @@
 """Two and three processes equal one: value (mean over ranks) and gradients (averaged), for every loss."""
 
+import faulthandler
 import os
 import socket
 from itertools import product
@@ -214,14 +215,14 @@ def warns_once(rank, world):
 
 
 def work(rank, world, port):
+    faulthandler.enable()  # a child that is aborted says where
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        for check in (warns_once, all_losses, travelling, travelling_fast, errors_are_shared, sinkhorn_and_queue):
-            check(rank, world)
-    finally:
-        dist.destroy_process_group()
+    for check in (warns_once, all_losses, travelling, travelling_fast, errors_are_shared, sinkhorn_and_queue):
+        check(rank, world)
+    dist.barrier()  # none leaves while another still listens
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 3])
