@@ -222,7 +222,7 @@ def work(rank, world, port):
     for check in (warns_once, all_losses, travelling, travelling_fast, errors_are_shared, sinkhorn_and_queue):
         check(rank, world)
     dist.barrier()  # none leaves while another still listens
-    os._exit(0)  # a thread of gloo that lets go of a tensor only now would abort an interpreter that is being taken down
+    os._exit(0)  # a thread of gloo that still lets go of a tensor can abort an interpreter that ends
 
 
 @pytest.mark.parametrize("world", [2, 3])
