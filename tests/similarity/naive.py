@@ -7,6 +7,11 @@ import torch
 INF = math.inf
 
 
+def seeded(*shape, seed=0):
+    """Normal float64 numbers, the same at every call."""
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
 def cosine(q, k):
     """(n, m) cosines; a zero vector has cosine 0 with everything."""
     out = torch.zeros(len(q), len(k), dtype=torch.float64)

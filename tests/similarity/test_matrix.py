@@ -26,13 +26,10 @@ from nearfar.similarity import (
 )
 from nearfar.similarity.matrix import normalise
 from tests.similarity import naive
+from tests.similarity.naive import seeded
 
 N, M, D = 6, 9, 4
 ENGINES = [("dense", None), ("streaming", 4)]
-
-
-def seeded(*shape, seed=0):
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 Q, K = seeded(N, D), seeded(M, D, seed=1)

@@ -33,13 +33,10 @@ from nearfar.similarity import (
     same,
 )
 from tests.similarity import naive
+from tests.similarity.naive import seeded
 
 N, M, D, L = 5, 7, 3, 4
 STREAM = {"name": "streaming", "tile": 3}
-
-
-def seeded(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 Q, K, FAR = seeded(N, D), seeded(M, D, seed=1), seeded(L, D, seed=2)

@@ -33,13 +33,10 @@ from nearfar.similarity import (
     same,
 )
 from tests.similarity import naive
+from tests.similarity.naive import seeded
 
 N, M, D = 5, 7, 3
 ENGINES = [("dense", None), ("streaming", 3), ("streaming", (2, 5))]
-
-
-def seeded(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def chance(*shape, seed=3, share=0.6):

@@ -40,13 +40,10 @@ from nearfar.similarity import (
     per_row,
     same,
 )
+from tests.similarity.naive import seeded
 
 N, M, D = 5, 7, 4
 TILED = [("dense", None), ("streaming", 3), ("streaming", (2, 4))]
-
-
-def seeded(*shape, seed=0):
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 A, B = seeded(N, D), seeded(M, D, seed=1)

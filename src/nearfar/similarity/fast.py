@@ -22,7 +22,7 @@ from nearfar.similarity.conjunction import Terms, factors, reads_similarities, t
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import LogSumExp, Reduction
 from nearfar.similarity.relations import PerColumn, Relation, Same, Threshold, Tile
-from nearfar.similarity.units import aliases
+from nearfar.similarity.units import aliases, longest
 
 LOG2E = math.log2(math.e)
 # Exponents of single terms and of sums that float32 surely holds; beyond them the running maximum takes over.
@@ -231,16 +231,14 @@ class Grid:
         return all(g.terms.empty(t) for g in self.plan.groups)
 
 
-def longest(query: Tensor, keys: Tensor) -> float:
+def largest(query: Tensor, keys: Tensor) -> float:
     """No similarity is larger than this."""
-    if not len(query) or not len(keys):
-        return 0.0
-    return (query.norm(dim=1).amax() * keys.norm(dim=1).amax()).item()
+    return (longest(query) * longest(keys)).item()
 
 
 def shift_for(query: Tensor, keys: Tensor, group: Group) -> float:
     """0 where no exponent can leave float32, else the middle of the largest exponents of a few rows and columns."""
-    if longest(query, keys) * group.scale * LOG2E <= BOUND:
+    if largest(query, keys) * group.scale * LOG2E <= BOUND:
         return 0.0
     everyone, all_keys = slice(0, len(query)), slice(0, len(keys))
     tops = [_exponents(query, keys, group, i, all_keys).amax(1) for i in _few(len(query))]

@@ -145,8 +145,9 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     `extra_back` of b -> a.
     """
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    plain = not (extra or extra_back)
     kind, given = similarity, temperature
-    if similarity == "cosine" and scalar and not (extra or extra_back) and exchange(negatives).group is None:
+    if similarity == "cosine" and scalar and plain and exchange(negatives).group is None:
         _matrices(a, b, temperature)
         a, b, kind, given = scaled_unit(a, 1 / temperature), normalise(b), "dot", 1.0
     forth = one_way(a, b, temperature=given, similarity=kind, hidden=hidden, friends=friends, extra=extra,
@@ -157,7 +158,6 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     for part in (*forth.parts, *back.parts) if kind != similarity else ():
         part.similarity, part.temperature = similarity, temperature
     alone = forth.parts[0].group is None and a.shape == b.shape
-    plain = not (extra or extra_back)
     layout = _together([forth, back], join)
     layout.transposed = alone and scalar and plain and similarity != "euclidean"
     return layout

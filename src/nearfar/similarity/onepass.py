@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nearfar.similarity.conjunction import Terms, at_block, factors, terms
-from nearfar.similarity.fast import BOUND, LOG2E, Conditions, answerable, longest
+from nearfar.similarity.fast import BOUND, LOG2E, Conditions, answerable, largest
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import CrossEntropy, LogSumExp
 from nearfar.similarity.relations import PerColumn, Relation, Tile, everyone
@@ -265,7 +265,7 @@ def answer(query: Tensor, keys: Sequence[Tensor], r: CrossEntropy, counts: Tenso
         conditions = Conditions(t, query, LOG2E * r.scale)
         blocks.append(Candidates(where, t, r.scale, conditions))
     with torch.no_grad():
-        bounded = all(longest(query, k) * r.scale * LOG2E <= BOUND for k, b in zip(keys, blocks, strict=True)
+        bounded = all(largest(query, k) * r.scale * LOG2E <= BOUND for k, b in zip(keys, blocks, strict=True)
                       if not b.terms.nothing)
     job = Pass(blocks, choice, tile, counts, diagonal, small, bounded)
     values = OnePass.apply(job, query, r.of if diagonal is None else r.of.detach(), *keys, *weights)

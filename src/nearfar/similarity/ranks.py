@@ -18,6 +18,7 @@ from nearfar.similarity.operands import Columns, Operand, Scored, slices
 from nearfar.similarity.relations import Listed, Not, Relation, Tile
 from nearfar.similarity.ring import Trip, refuse
 from nearfar.similarity.sparse import Sparse, places
+from nearfar.similarity.units import longest
 
 # Floats of the panel of rows in which an m-th largest is looked for, and of that in which candidates are ranked.
 PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -264,8 +265,7 @@ def rounding(query: Tensor, operands: Iterable[Columns], value: Tensor) -> Tenso
 
 def _longest(operand: Operand) -> Tensor:
     """The largest length of its keys."""
-    lengths = operand.keys.detach().norm(dim=-1)
-    most = lengths.amax() if lengths.numel() else lengths.new_zeros(())
+    most = longest(operand.keys)
     return most if operand.ring is None else operand.ring.most(most)
 
 

@@ -27,6 +27,7 @@ from nearfar.similarity.fast import (
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import LogSumExp, Reduction
 from nearfar.similarity.ring import Ring, Trip
+from nearfar.similarity.units import longest
 
 
 @dataclass
@@ -89,10 +90,8 @@ def reduce(query: Tensor, operand: Operand, reductions: Sequence[Reduction], til
     ring = operand.ring
     assert ring is not None
     found = groups(reductions)
-    with torch.no_grad():
-        lengths = torch.stack([_most(query), _most(operand.keys)])
-        longest = ring.most(lengths).prod().item()
-    fits = found is not None and query.dim() == 2 and all(longest * g.scale * LOG2E <= BOUND for g in found)
+    largest = ring.most(torch.stack([longest(query), longest(operand.keys)])).prod().item()
+    fits = found is not None and query.dim() == 2 and all(largest * g.scale * LOG2E <= BOUND for g in found)
     if ring.any(not fits) or found is None:
         return None
     plan = Plan(found, tile, False, choice, [r for r in reductions if isinstance(r, LogSumExp)])
@@ -111,8 +110,3 @@ def reduce(query: Tensor, operand: Operand, reductions: Sequence[Reduction], til
                                         *(g.weight for g in found))
     assert isinstance(answers, tuple)
     return list(answers)
-
-
-def _most(x: Tensor) -> Tensor:
-    lengths = x.detach().norm(dim=-1)
-    return lengths.amax() if lengths.numel() else lengths.new_zeros(())

@@ -14,6 +14,12 @@ def accumulated(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def longest(x: Tensor) -> Tensor:
+    """The largest length of the rows of x (..., N, D), a scalar without gradient; 0 where there are none."""
+    lengths = x.detach().norm(dim=-1)
+    return lengths.amax() if lengths.numel() else lengths.new_zeros(())
+
+
 def normalise(x: Tensor, eps: float = 1e-12) -> Tensor:
     """Rows scaled to unit length in float32 (or float64); a zero row stays zero and gets a zero gradient."""
     return scaled_unit(x, None, eps)
