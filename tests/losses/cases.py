@@ -18,7 +18,7 @@ def of_labels(loss, **options):
 def past(a):
     """A queue of older keys for vectors like `a`."""
     make = torch.Generator().manual_seed(9)
-    return (4 * torch.randn(5, a.shape[1], generator=make)).round().div(4).to(a.dtype)
+    return (4 * torch.randn(5, a.shape[1], generator=make)).round().div(4).to(a)
 
 
 def cacr_views(a, b):
