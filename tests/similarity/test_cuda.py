@@ -8,7 +8,8 @@ from nearfar import losses
 from nearfar.similarity import Similarity, engine
 from tests.losses.cases import CASES, batch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+if not torch.cuda.is_available():
+    pytest.skip("no GPU", allow_module_level=True)
 
 ENGINES = ("auto", "dense", "streaming")
 # Rounding to 8 bits may change which candidate is the hardest, and what is above a threshold.

@@ -106,7 +106,8 @@ def test_one_shift_is_enough_at_a_small_temperature_of_spread_data(slow):
         expected = value_and_gradients(lambda p, q: losses.info_nce(p, q, temperature=0.01), a.double(), b.double())
     slow.clear()
     s = one_way(a, b, temperature=0.01).parts[0]
-    assert fast.shift_for(s.query, s._operands[0].keys, fast.Group(1.0, s.negative)) != 0
+    a_side, b_side = s._query.side(), s._operands[0].vectors.side()
+    assert fast.shift_for(a_side, b_side, fast.Group(1.0, s.negative), 1 / 0.01) != 0
     with engine("streaming", tile=16):
         found = value_and_gradients(lambda p, q: losses.info_nce(p, q, temperature=0.01), a, b)
     assert slow == []

@@ -34,7 +34,7 @@ def softplus(x: Tensor) -> Tensor:
 
 def info_nce_rows(s: Similarity) -> Tensor:
     """-log( p / (p + sum_n e^{s_n}) ) = softplus( logsumexp(negatives) - s_positive ), in [0, inf)."""
-    return s.reduce(CrossEntropy(where=s.negative, of=s.paired()))
+    return s.reduce(CrossEntropy(where=s.negative))
 
 
 def smoothed_rows(s: Similarity, *, smoothing: float = 0.1) -> Tensor:
@@ -117,7 +117,7 @@ def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
     m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; one threshold a row, a
     constant in the gradient. In [0, inf), at most InfoNCE. Source: Wang and Liu, CVPR 2021, sec. 4.3.
     """
-    return s.reduce(CrossEntropy(where=hardest(s, alpha), of=s.paired()))
+    return s.reduce(CrossEntropy(where=hardest(s, alpha)))
 
 
 def hardest(s: Similarity, alpha: float) -> Relation:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from nearfar.similarity import closed, fast, travelling
+from nearfar.similarity.alongside import Alongside, alongside
 from nearfar.similarity.conjunction import Factors, at_block, factors
 from nearfar.similarity.operands import Columns, Operand
 from nearfar.similarity.reductions import Count, LogSumExp, Mean, Reduction, Sum, finite, safe_log
 from nearfar.similarity.relations import Relation, per_column
+from nearfar.similarity.vectors import Vectors
 
 General = Callable[[Sequence[Columns], Sequence[Reduction]], list[Tensor]]
 JOINED = (LogSumExp, Sum, Count, Mean)
@@ -24,11 +26,13 @@ JOINED = (LogSumExp, Sum, Count, Mean)
 
 @dataclass
 class Piece:
-    """One reduction over one block; `lift` is added to its log-sum-exp."""
+    """One reduction over one block; `lift` is added to its log-sum-exp; `beside`: how a sweep for
+    others of the block answers it."""
 
     reduction: Reduction
     block: int
     lift: Tensor | None = None
+    beside: Alongside | None = None
     answer: Tensor | None = None
 
     def take(self, x: Tensor | None) -> None:
@@ -47,7 +51,7 @@ def join(parts: Sequence[Tensor]) -> Tensor:
 class Question:
     """The reductions as pieces of single blocks."""
 
-    def __init__(self, query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction],
+    def __init__(self, query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction],
                  tile: tuple[int, int], choice: Any, small: bool):
         self.query, self.operands, self.reductions = query, operands, reductions
         self.tile, self.choice, self.small = tile, choice, small
@@ -92,21 +96,28 @@ class Question:
 
     def answer(self, general: General) -> list[Tensor | None]:
         """None for those that need the general sweep over all blocks."""
-        for p in (p for pieces in self.pieces for p in pieces):
-            keys = self._keys(self.operands[p.block], p.reduction)
-            p.take(None if keys is None else closed.answer(self.query, keys, p.reduction))
-        open_ones = [p for pieces in self.pieces for p in pieces if p.answer is None]
+        everyone = [p for pieces in self.pieces for p in pieces]
+        swept = {p.block for p in everyone if type(p.reduction) is LogSumExp}
+        for p in everyone:
+            p.beside = alongside(p.reduction) if p.block in swept else None
+            if p.beside is None:
+                p.take(self._closed(p))
+        open_ones = [p for p in everyone if p.answer is None]
         if all(self.pieces):
             for b in range(len(self.operands)):
                 self._sweep(b, [p for p in open_ones if p.block == b], general)
         return [self._joined(r, pieces) if pieces and all(p.answer is not None for p in pieces) else None
                 for r, pieces in zip(self.reductions, self.pieces, strict=True)]
 
-    def _keys(self, operand: Columns, r: Reduction) -> Tensor | None:
+    def _closed(self, p: Piece) -> Tensor | None:
+        keys = self._keys(self.operands[p.block], p.reduction)
+        return None if keys is None else closed.answer(self.query, keys, p.reduction)
+
+    def _keys(self, operand: Columns, r: Reduction) -> Vectors | None:
         """Keys for a closed form; counting needs none, whatever the similarity is."""
         if isinstance(operand, Operand):
-            return None if operand.own or operand.ring is not None else operand.keys
-        return self.query.new_empty(operand.width, 0) if isinstance(r, Count) else None
+            return None if operand.own or operand.ring is not None else operand.vectors
+        return Vectors(self.query.new_zeros(operand.width, 0)) if isinstance(r, Count) else None
 
     def _sweep(self, block: int, pieces: list[Piece], general: General) -> None:
         if not pieces:
@@ -116,9 +127,19 @@ class Question:
         if isinstance(operand, Operand) and operand.ring is not None:
             found = travelling.reduce(self.query, operand, asked, self.tile, self.choice)
         elif isinstance(operand, Operand) and not operand.own:
-            found = fast.reduce(self.query, operand.keys, asked, self.tile, self.choice, self.small)
-        for p, x in zip(pieces, found or general([operand], asked), strict=True):
+            beside = {k: p.beside for k, p in enumerate(pieces) if p.beside is not None}
+            found = fast.reduce(self.query, operand.vectors, asked, self.tile, self.choice, self.small, beside)
+        if found is None:
+            found = self._slowly(operand, pieces, general)
+        for p, x in zip(pieces, found, strict=True):
             p.take(x)
+
+    def _slowly(self, operand: Columns, pieces: list[Piece], general: General) -> list[Tensor]:
+        """Closed forms of what was to be answered alongside, a general sweep for the rest."""
+        found = [None if p.beside is None else self._closed(p) for p in pieces]
+        left = [p.reduction for p, x in zip(pieces, found, strict=True) if x is None]
+        swept = iter(general([operand], left) if left else ())
+        return [next(swept) if x is None else x for x in found]
 
     def _joined(self, r: Reduction, pieces: list[Piece]) -> Tensor:
         parts = [p.answer for p in pieces if p.answer is not None]

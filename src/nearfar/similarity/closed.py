@@ -12,6 +12,7 @@ from torch import Tensor
 from nearfar.similarity.conjunction import Factors, Terms, product, terms
 from nearfar.similarity.reductions import Count, Mean, Reduction, Sum
 from nearfar.similarity.relations import Same
+from nearfar.similarity.vectors import Vectors
 
 # Inclusion and exclusion takes 2^MOST class sums; more kinds of hidden pairs than this are swept.
 MOST = 3
@@ -44,7 +45,7 @@ def pairs(query: Tensor, keys: Tensor, columns: Tensor) -> Tensor:
     return torch.stack([(query * keys[c.clamp(min=0)]).sum(-1) for c in columns.unbind(1)], 1)
 
 
-def answer(query: Tensor, keys: Tensor, r: Reduction) -> Tensor | None:
+def answer(query: Vectors, keys: Vectors, r: Reduction) -> Tensor | None:
     """The reduction of the rows of query @ keys^T over one shared block, or None where it needs a sweep."""
     weight = product(r.weight)
     if r.dim != 1 or r.block != 0 or weight is None:
@@ -52,7 +53,7 @@ def answer(query: Tensor, keys: Tensor, r: Reduction) -> Tensor | None:
     weighted = bool(weight.rows or weight.columns or weight.low_rank)
     t = terms(weight.where if r.where is None else r.where & weight.where)
     if t.nothing:
-        return r.finish(r.start(query.shape[:-1], query))
+        return r.finish(r.start(query.shape[:-1], query.bare()))
     equal = [*t.same, *t.different]
     if t.rest or any(x.block != 0 for x in (*t.listed, *t.unlisted)):
         return None
@@ -62,10 +63,11 @@ def answer(query: Tensor, keys: Tensor, r: Reduction) -> Tensor | None:
         return None if equal or weighted else _listed(query, keys, r, t)
     if type(r) not in (Sum, Mean, Count) or (isinstance(r, Sum) and r.phi is not None) or len(t.different) > MOST:
         return None
-    return _weighted(query, keys, r, t, weight) if weighted else _sums(query, keys, r, t)
+    a, b = (x.bare() if isinstance(r, Count) else x.whole for x in (query, keys))
+    return _weighted(a, b, r, t, weight) if weighted else _sums(a, b, r, t)
 
 
-def _listed(query: Tensor, keys: Tensor, r: Reduction, t: Terms) -> Tensor:
+def _listed(query: Vectors, keys: Vectors, r: Reduction, t: Terms) -> Tensor:
     first, *others = (flat(x.columns) for x in t.listed)
     columns = distinct(first)
     mask = columns >= 0
@@ -74,8 +76,8 @@ def _listed(query: Tensor, keys: Tensor, r: Reduction, t: Terms) -> Tensor:
     for other in t.unlisted:
         mask = mask & ~among(columns, flat(other.columns))
     values = {name: x.unsqueeze(-1) for name, x in r.row_values().items()}
-    s = pairs(query, keys, columns)
-    return r.finish(r.fold(r.start(query.shape[:-1], query), s, mask, None, **values))
+    s = query.new_zeros(*columns.shape) if isinstance(r, Count) else pairs(query.whole, keys.whole, columns)
+    return r.finish(r.fold(r.start(query.shape[:-1], s), s, mask, None, **values))
 
 
 def _sums(query: Tensor, keys: Tensor, r: Reduction, t: Terms) -> Tensor:

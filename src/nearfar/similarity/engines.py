@@ -18,8 +18,9 @@ from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import blockwise, onepass, per_entry
 from nearfar.similarity.operands import Columns, Operand, Scored, slices
 from nearfar.similarity.reductions import CrossEntropy, Reduction
-from nearfar.similarity.relations import Tile
+from nearfar.similarity.relations import Listed, Tile
 from nearfar.similarity.ring import Trip, refuse
+from nearfar.similarity.vectors import Vectors
 
 # Entries of the matrix from which the general sweep is faster than building it, by device type: set from
 # benchmarks/loss/crossover.py. Closed forms and the fast sweep are the faster ones at any size.
@@ -55,13 +56,13 @@ def engine(name: str = "auto", tile: int | tuple[int, int] | None = None) -> Ite
         _current = before
 
 
-def reduce(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
+def reduce(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
     """Answers all `reductions` of query @ keys^T in one sweep; one more sweep gives all gradients."""
     _check(operands, reductions)
     with full_precision(query.device):
         travels = any(o.ring is not None for o in operands)
         if _current.name == "dense" and not travels:
-            answers = dense(query, operands, reductions)
+            answers = dense(query.whole, operands, reductions)
         elif not travels and per_entry.fits(query, operands, reductions):
             answers = per_entry.answer(query, operands, reductions, _answers)
         else:
@@ -69,31 +70,31 @@ def reduce(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Redu
     return [_with_graph(x, query) for x in answers]
 
 
-def cross_entropy(query: Tensor, operands: Sequence[Columns], r: CrossEntropy, counts: Tensor,
-                  diagonal: int | None = None) -> Tensor | None:
+def cross_entropy(query: Vectors, operands: Sequence[Columns], r: CrossEntropy, counts: Tensor,
+                  positive: Listed | None) -> Tensor | None:
     """The cross-entropy of each row with its gradient in one pass, or None where two sweeps are the better way.
 
-    diagonal: the block whose row i is the positive of anchor i, where `r.of` is that similarity.
+    positive: one a row, where `r.of` is None.
     """
-    keys = [o.keys for o in operands if isinstance(o, Operand) and not o.own and o.ring is None]
+    keys = [o.vectors for o in operands if isinstance(o, Operand) and not o.own and o.ring is None]
     itself = len(keys) == 1 and keys[0] is query
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, *keys))
     if _current.name == "dense" or itself or not wanted or len(keys) < len(operands):
         return None
     small = is_small(query, operands)
-    return onepass.answer(query, keys, r, counts, diagonal, tile_of(query, operands), _current, small)
+    return onepass.answer(query, keys, r, counts, positive, tile_of(query, operands), _current, small)
 
 
-def is_small(query: Tensor, operands: Sequence[Columns]) -> bool:
+def is_small(query: Vectors, operands: Sequence[Columns]) -> bool:
     """Whether the matrix may be built where neither closed form nor fast sweep can answer."""
-    entries = query.shape[:-1].numel() * sum(o.width for o in operands)
+    entries = math.prod(query.shape[:-1]) * sum(o.width for o in operands)
     most = CROSSOVER.get(query.device.type, 1 << 24)
     if any(isinstance(o, Scored) for o in operands):
         most = math.prod(tile_of(query, operands))  # what a source holds beside its numbers is not known
     return _current.name == "auto" and entries <= most
 
 
-def tile_of(query: Tensor, operands: Sequence[Columns]) -> tuple[int, int]:
+def tile_of(query: Vectors, operands: Sequence[Columns]) -> tuple[int, int]:
     """Rows and columns of a tile: those that are forced, else those that suit the sources."""
     wanted = [o.source.tile_shape for o in operands if isinstance(o, Scored) and o.source.tile_shape is not None]
     if _current.tile is None and wanted:
@@ -106,18 +107,18 @@ def dense(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduc
     return _sweep(query, operands, reductions, None, _current)[0]
 
 
-def _with_graph(x: Tensor, query: Tensor) -> Tensor:
+def _with_graph(x: Tensor, query: Vectors) -> Tensor:
     """A value that does not depend on the query is still part of the graph, so that `backward` works."""
-    return x if x.requires_grad else x + query.reshape(-1)[:0].sum()
+    return x if x.requires_grad else x + query.x.reshape(-1)[:0].sum().to(x.dtype)
 
 
-def _answers(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
+def _answers(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
     """Closed forms and fast sweeps where they can answer, one general sweep for what is left."""
     small = is_small(query, operands)
 
     def general(held: Sequence[Columns], asked: Sequence[Reduction]) -> list[Tensor]:
         built = small and all(o.ring is None for o in held)
-        return dense(query, held, asked) if built else _streamed(query, held, asked)
+        return dense(query.whole, held, asked) if built else _streamed(query, held, asked)
 
     answers: list[Tensor | None] = [None] * len(reductions)
     if query.dim() == 2 and all(o.flat for o in operands):
@@ -130,8 +131,8 @@ def _answers(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Re
     return [x for x in answers if x is not None]
 
 
-def _streamed(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
-    inputs = [query, *(x for o in operands for x in o.tensors()), *(x for r in reductions for x in r.tensors())]
+def _streamed(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
+    inputs = [query.whole, *(x for o in operands for x in o.tensors()), *(x for r in reductions for x in r.tensors())]
     found = _Streamed.apply(_Sweep(operands, reductions, tile_of(query, operands), _current), *inputs)
     assert isinstance(found, tuple)
     return list(found)

@@ -9,25 +9,28 @@ matrix are kept instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.similarity.alongside import Alongside
 from nearfar.similarity.closed import flat, numbered
 from nearfar.similarity.conjunction import Terms, factors, reads_similarities, terms
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import LogSumExp, Reduction
 from nearfar.similarity.relations import PerColumn, Relation, Same, Threshold, Tile
-from nearfar.similarity.units import aliases, longest
+from nearfar.similarity.units import aliases
+from nearfar.similarity.vectors import Recipe, Side, Vectors, carry, halved, product_bound, similarities
 
 LOG2E = math.log2(math.e)
 # Exponents of single terms and of sums that float32 surely holds; beyond them the running maximum takes over.
 BOUND, LOW, HIGH, MOST = 100.0, 2.0 ** -100, 2.0 ** 120, 126.0
 EXACT = 1 << 24  # integers that float32 tells apart
+MANY = 1 << 20  # terms of at most 2^BOUND whose sum stays below HIGH
 
 
 @dataclass
@@ -69,10 +72,12 @@ def _mutual(lists: Sequence[Tensor]) -> bool:
     return True
 
 
-def groups(reductions: Sequence[Reduction]) -> list[Group] | None:
-    """The reductions of one block as groups; None where one of them is no such log-sum-exp."""
+def groups(reductions: Sequence[Reduction], beside: Container[int] = ()) -> list[Group] | None:
+    """The log-sum-exps of one block as groups, apart from the reductions `beside` them; None where one is something else."""
     found: dict[tuple[float, int, int], Group] = {}
     for k, r in enumerate(reductions):
+        if k in beside:
+            continue
         if type(r) is not LogSumExp or r.block != 0 or r.scale <= 0:
             return None
         key = (r.scale, id(r.where), id(r.weight))
@@ -95,14 +100,14 @@ def answerable(t: Terms) -> bool:
 class Conditions:
     """The conditions of one group, made ready for the loop: factors 0 and 1 in the scratch."""
 
-    def __init__(self, t: Terms, like: Tensor, scale: float = 1.0):
+    def __init__(self, t: Terms, dtype: torch.dtype, scale: float = 1.0):
         """scale: log2(e) where the tile's similarities are given in base 2."""
         out = [x for x in t.unlisted if x.block == 0]
         self.diagonals = [x.start for x in out if x.start is not None]
         lists = [flat(x.columns) for x in out if x.start is None]
         self.unlisted = [torch.cat(lists, 1)] if lists else []
         pairs = [(x, torch.eq) for x in t.same] + [(x, torch.ne) for x in t.different]
-        self.values = [(*_floats(x.rows, x.columns[0], like.dtype), test) for x, test in pairs]
+        self.values = [(*_floats(x.rows, x.columns[0], dtype), test) for x, test in pairs]
         limits = [x for x in t.rest if isinstance(x, Threshold)]
         self.limits = [(x.threshold.detach() * scale, torch.ge if x.above else torch.le) for x in limits]
         self.rest = [*t.listed, *(x for x in t.rest if not isinstance(x, Threshold))]
@@ -159,11 +164,24 @@ class Plan:
     tile: tuple[int, int]
     self_symmetric: bool
     choice: Any
-    asked: Sequence[LogSumExp]
+    asked: Sequence[Reduction]
     small: bool = False
+    half: bool = False
+    recipes: list[Recipe] = field(default_factory=list)
+    beside: dict[int, Alongside] = field(default_factory=dict)
     shifts: list[float] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
     kept: list[Tensor] | None = None
+
+    def sides(self, tensors: Sequence[Tensor | None]) -> tuple[Side, Side]:
+        """Query and keys from the vectors and the scale of each."""
+        last = len(self.recipes) - 1
+        made = []
+        for k, recipe in enumerate(self.recipes):
+            x = tensors[2 * k]
+            assert x is not None
+            made.append(recipe.side(x, tensors[2 * k + 1], self.half, copied=k == last))
+        return made[0], made[-1]
 
     def keeps(self) -> bool:
         """Whether the exponentials of the values are kept for the gradient: where the matrix could as well be built."""
@@ -173,7 +191,7 @@ class Plan:
 class Grid:
     """Visits the tiles with scratch of their own. `first`: the number of the first key, where others lie elsewhere."""
 
-    def __init__(self, plan: Plan, query: Tensor, keys: Tensor, first: int = 0):
+    def __init__(self, plan: Plan, query: Side, keys: Side, first: int = 0):
         self.plan, self.query, self.keys, self.first = plan, query, keys, first
         height, width = (min(plan.tile),) * 2 if plan.self_symmetric else plan.tile
         self.height, self.width = min(height, max(1, len(query))), min(width, max(1, len(keys)))
@@ -203,7 +221,7 @@ class Grid:
         self.plan.choice.visited += 1
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         out = self.product[: shape[0] * shape[1]].view(shape)
-        return torch.addmm(out, self.query[rows], self.keys[columns].T, beta=0, alpha=LOG2E, out=out)
+        return similarities(out, self.query, rows, self.keys, columns, LOG2E)
 
     def exponentials(self, s: Tensor, g: int, rows: slice, columns: slice) -> Tensor:
         """2^(scale s - shift), 0 where a pair does not count; overwrites s where there is one group."""
@@ -227,18 +245,16 @@ class Grid:
         return e
 
     def empty(self, rows: slice, columns: slice) -> bool:
-        t = Tile(rows, 0, self.numbered(columns), False, self.query.device)
+        t = Tile(rows, 0, self.numbered(columns), False, self.product.device)
         return all(g.terms.empty(t) for g in self.plan.groups)
 
 
-def largest(query: Tensor, keys: Tensor) -> float:
-    """No similarity is larger than this."""
-    return (longest(query) * longest(keys)).item()
+def shift_for(query: Side, keys: Side, group: Group, bound: float) -> float:
+    """0 where no exponent can leave float32, else the middle of the largest exponents of a few rows and columns.
 
-
-def shift_for(query: Tensor, keys: Tensor, group: Group) -> float:
-    """0 where no exponent can leave float32, else the middle of the largest exponents of a few rows and columns."""
-    if largest(query, keys) * group.scale * LOG2E <= BOUND:
+    bound: no similarity is larger.
+    """
+    if bound * group.scale * LOG2E <= BOUND:
         return 0.0
     everyone, all_keys = slice(0, len(query)), slice(0, len(keys))
     tops = [_exponents(query, keys, group, i, all_keys).amax(1) for i in _few(len(query))]
@@ -253,7 +269,7 @@ def _few(n: int) -> list[slice]:
     return [slice(i, min(i + 4, n)) for i in sorted({0, n // 3, 2 * n // 3, max(0, n - 4)})]
 
 
-def _exponents(query: Tensor, keys: Tensor, group: Group, rows: slice, columns: slice) -> Tensor:
+def _exponents(query: Side, keys: Side, group: Group, rows: slice, columns: slice) -> Tensor:
     s = query[rows] @ keys[columns].T
     e = s * (group.scale * LOG2E)
     if group.where is None:
@@ -261,11 +277,11 @@ def _exponents(query: Tensor, keys: Tensor, group: Group, rows: slice, columns: 
     return e.masked_fill_(~group.where.tile(Tile(rows, 0, columns, False, e.device, s)), -math.inf)
 
 
-def sums(plan: Plan, query: Tensor, keys: Tensor, first: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+def sums(plan: Plan, query: Side, keys: Side, first: int = 0) -> tuple[list[Tensor], list[Tensor]]:
     """For each group the sums of exponentials of the rows and of the columns."""
     grid = Grid(plan, query, keys, first)
-    rows = [query.new_zeros(len(query)) for _ in plan.groups]
-    columns = [query.new_zeros(len(keys)) for _ in plan.groups]
+    rows = [query.new_empty(len(query)).zero_() for _ in plan.groups]
+    columns = [query.new_empty(len(keys)).zero_() for _ in plan.groups]
     for i, j in grid.tiles():
         if grid.empty(i, j):
             continue
@@ -291,8 +307,13 @@ def sums(plan: Plan, query: Tensor, keys: Tensor, first: int = 0) -> tuple[list[
 
 
 def in_range(plan: Plan, rows: list[Tensor], columns: list[Tensor]) -> bool:
-    """Whether every sum was held exactly; a sum of 0 counts only where the shift is 0 (nothing was there)."""
+    """Whether every sum was held exactly; a sum of 0 counts only where the shift is 0 (nothing was there).
+
+    Bounded exponents without weights cannot leave the range: then nothing is looked at, and the device need not wait.
+    """
     for g, group in enumerate(plan.groups):
+        if plan.shifts[g] == 0 and group.weight is None and max(len(rows[g]), len(columns[g])) <= MANY:
+            continue
         for x in ([rows[g]] if group.rows else []) + ([columns[g]] if group.columns else []):
             inside = (x > LOW) & (x < HIGH)
             if plan.shifts[g] == 0:
@@ -309,12 +330,13 @@ def slopes(gradient: Tensor | None, total: Tensor, scale: float) -> Tensor:
     return torch.where(total > 0, gradient * scale / torch.where(total > 0, total, 1), 0)
 
 
-def gradients(plan: Plan, query: Tensor, keys: Tensor, u: list[Tensor], v: list[Tensor],
+def gradients(plan: Plan, query: Side, keys: Side, u: list[Tensor], v: list[Tensor],
               want: Sequence[bool], first: int = 0) -> list[Tensor | None]:
-    """Gradients of query, keys and the weights of each group from the slopes of its rows and columns."""
+    """Gradients of the vectors of query, keys (None where the queries are the keys) and of the weights of each group,
+    from the slopes of its rows and columns."""
     grid = Grid(plan, query, keys, first)
-    d_query = torch.zeros_like(query) if want[0] else None
-    d_keys = torch.zeros_like(keys) if want[1] and not plan.self_symmetric else None
+    d_query = query.zeros() if want[0] else None
+    d_keys = keys.zeros() if want[1] and not plan.self_symmetric else None
     d_weights = [None if g.weight is None else torch.zeros_like(g.weight) for g in plan.groups]
     total = torch.empty_like(grid.product) if len(plan.groups) > 1 else None
     weights = torch.empty_like(grid.product) if any(g.columns for g in plan.groups) or plan.self_symmetric else None
@@ -335,12 +357,12 @@ def gradients(plan: Plan, query: Tensor, keys: Tensor, u: list[Tensor], v: list[
             if e is not out:
                 out.copy_(e) if g == 0 else out.add_(e)
         if d_query is not None:
-            d_query[i].addmm_(out, keys[j])
+            carry(d_query[i], out, keys, j)
             if plan.self_symmetric and i.start != j.start:
-                d_query[j].addmm_(out.T, query[i])
+                carry(d_query[j], out.T, query, i)
         if d_keys is not None:
-            d_keys[j].addmm_(out.T, query[i])
-    return [d_query, *([] if plan.self_symmetric else [d_keys]), *d_weights]
+            carry(d_keys[j], out.T, query, i)
+    return [d_query, d_keys, *d_weights]
 
 
 def _weigh(e: Tensor, group: Group, u: Tensor, v: Tensor, weights: Tensor | None, self_symmetric: bool) -> None:
@@ -356,12 +378,13 @@ def _weigh(e: Tensor, group: Group, u: Tensor, v: Tensor, weights: Tensor | None
 
 
 class FastLogSumExp(torch.autograd.Function):
-    """Answers in the order of the reductions. Inputs: query and keys, or the query alone where it is its own keys; then
-    the weights of the groups (None where they have none)."""
+    """Answers in the order of the reductions. Inputs: the vectors and the scale (or None) of query and keys, or of the
+    query alone where it is its own keys; then the weights of the groups (None where they have none)."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, rows: list[Tensor], columns: list[Tensor], *inputs: Tensor):
-        answers: list[Tensor | None] = [None] * len(plan.asked)
+    def forward(ctx: Any, plan: Plan, rows: list[Tensor], columns: list[Tensor], products: dict[int, Tensor],
+                *inputs: Tensor):
+        answers: list[Tensor | None] = [products.get(k) for k in range(len(plan.asked))]
         for g, group in enumerate(plan.groups):
             shift = plan.shifts[g] / LOG2E
             for k in group.rows:
@@ -380,15 +403,18 @@ class FastLogSumExp(torch.autograd.Function):
         saved, many = ctx.saved_tensors, len(plan.groups)
         inputs, rows, columns = saved[: -2 * many], saved[-2 * many: -many], saved[-many:]
         if torch.is_grad_enabled():
-            return None, None, None, *_differentiable(plan, inputs, grads)
-        matrices = inputs[: -many]
+            return *[None] * 4, *_differentiable(plan, inputs, grads)
         u = [slopes(joined(grads, g.rows), rows[k], g.scale) for k, g in enumerate(plan.groups)]
         v = [slopes(joined(grads, g.columns), columns[k], g.scale) for k, g in enumerate(plan.groups)]
-        query, keys = matrices[0].detach(), matrices[-1].detach()
-        need = ctx.needs_input_grad[3:]
-        with full_precision(query.device):
-            found = gradients(plan, query, keys, u, u if plan.self_symmetric else v, (need[0], need[len(matrices) - 1]))
-        return None, None, None, *found
+        need, last = ctx.needs_input_grad[4:], 2 * len(plan.recipes) - 2
+        want = any(need[:2]), any(need[last: last + 2])
+        with full_precision(saved[0].device):
+            query, keys = plan.sides(inputs)
+            d_query, d_keys, *d_weights = gradients(plan, query, keys, u, u if plan.self_symmetric else v, want)
+            for k, p in plan.beside.items():
+                p.pull(grads[k], query, keys, d_query, d_query if plan.self_symmetric else d_keys)
+            found = [query.release(d_query), *([] if plan.self_symmetric else [keys.release(d_keys)])]
+        return *[None] * 4, *(x for pair in found for x in pair), *d_weights
 
 
 def joined(grads: Sequence[Tensor], members: list[int]) -> Tensor | None:
@@ -403,40 +429,48 @@ def _differentiable(plan: Plan, inputs: Sequence[Tensor | None], grads: Sequence
         engines.refuse_second_derivatives()
     many = len(plan.groups)
     inputs = aliases(inputs)
-    matrices, weights = inputs[: -many], inputs[-many:]
-    assert matrices[0] is not None
-    assert matrices[-1] is not None
-    asked: list[Reduction] = list(plan.asked)
+    made, weights = [], inputs[-many:]
+    for k, recipe in enumerate(plan.recipes):
+        x = inputs[2 * k]
+        assert x is not None
+        made.append(recipe.made(x, inputs[2 * k + 1]))
+    asked = list(plan.asked)
     for g, w in zip(plan.groups, weights, strict=True):
         for k in (*g.rows, *g.columns):
-            asked[k] = replace(asked[k], where=g.where, weight=None if w is None else PerColumn(w))
-    answers = engines.dense(matrices[0], [Operand(matrices[-1], False)], asked)
+            asked[k] = LogSumExp(where=g.where, weight=None if w is None else PerColumn(w), dim=asked[k].dim,
+                                 block=0, scale=g.scale)
+    answers = engines.dense(made[0], [Operand(Vectors(made[-1]), False)], asked)
     wanted = [x for x in inputs if x is not None and x.requires_grad]
     found = iter(torch.autograd.grad(answers, wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if x is not None and x.requires_grad else None for x in inputs]
 
 
-def reduce(query: Tensor, keys: Tensor, reductions: Sequence[Reduction], tile: tuple[int, int], choice: Any,
-           small: bool = False) -> list[Tensor] | None:
-    """All reductions in one sweep, or None where the running maximum is needed.
+def reduce(query: Vectors, keys: Vectors, reductions: Sequence[Reduction], tile: tuple[int, int], choice: Any,
+           small: bool = False, beside: dict[int, Alongside] | None = None) -> list[Tensor] | None:
+    """All log-sum-exps, and what is answered alongside them, in one sweep, or None where the running maximum is needed.
 
-    small: the matrix may be built for second derivatives.
+    small: the matrix may be built for second derivatives. beside: which reductions are answered how alongside.
     """
-    found = groups(reductions)
-    if found is None or query.dim() != 2 or keys.dim() != 2:
+    beside = beside or {}
+    found = groups(reductions, beside)
+    if not found or query.dim() != 2 or keys.dim() != 2:
         return None
     itself = query is keys and not any(g.columns for g in found) and all(g.symmetric() for g in found)
-    asked = [r for r in reductions if isinstance(r, LogSumExp)]
-    plan = Plan(found, tile, itself, choice, asked, small)
-    wanted = torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad)
+    used = [x.settled() for x in ([query] if itself else [query, keys])]
+    plan = Plan(found, tile, itself, choice, list(reductions), small, halved(*used), [x.recipe for x in used])
+    plan.beside = beside
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in used)
+    inputs = [y for x in used for y in (x.x, x.scale)]
     with torch.no_grad():
-        plan.shifts = [shift_for(query, keys, g) for g in found]
-        plan.conditions = [Conditions(g.terms, query, LOG2E) for g in found]
+        a, b = plan.sides(inputs)
+        bound = product_bound(used[0], used[-1])
+        plan.shifts = [shift_for(a, b, g, bound) for g in found]
+        plan.conditions = [Conditions(g.terms, query.dtype, LOG2E) for g in found]
         plan.kept = [] if plan.keeps() and wanted else None
-        rows, columns = sums(plan, query.detach(), keys.detach())
+        rows, columns = sums(plan, a, b)
         if not in_range(plan, rows, columns):
             return None
-    inputs = [query] if itself else [query, keys]
-    answers = FastLogSumExp.apply(plan, rows, columns, *inputs, *(g.weight for g in found))
+        products = {k: p.products(a, b) for k, p in plan.beside.items()}
+    answers = FastLogSumExp.apply(plan, rows, columns, products, *inputs, *(g.weight for g in found))
     assert isinstance(answers, tuple)
     return list(answers)

@@ -18,7 +18,8 @@ from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
 from nearfar.similarity.ring import Ring
-from nearfar.similarity.units import normalise, scaled_unit
+from nearfar.similarity.units import scaled_unit
+from nearfar.similarity.vectors import halved
 
 Rows = Callable[[Similarity], Tensor]
 
@@ -146,17 +147,11 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     """
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     plain = not (extra or extra_back)
-    kind, given = similarity, temperature
-    if similarity == "cosine" and scalar and plain and exchange(negatives).group is None:
-        _matrices(a, b, temperature)
-        a, b, kind, given = scaled_unit(a, 1 / temperature), normalise(b), "dot", 1.0
-    forth = one_way(a, b, temperature=given, similarity=kind, hidden=hidden, friends=friends, extra=extra,
+    forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, friends=friends, extra=extra,
                     negatives=negatives)
-    back = one_way(b[: a.shape[0]], a, temperature=_transposed(given), similarity=kind,
+    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
                    hidden=None if hidden is None else hidden.reversed(),
                    friends=None if friends is None else friends.reversed(), extra=extra_back, negatives=negatives)
-    for part in (*forth.parts, *back.parts) if kind != similarity else ():
-        part.similarity, part.temperature = similarity, temperature
     alone = forth.parts[0].group is None and a.shape == b.shape
     layout = _together([forth, back], join)
     layout.transposed = alone and scalar and plain and similarity != "euclidean"
@@ -214,8 +209,15 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
                    hidden: Hidden | None, friends: Hidden | None, extra: Extra, net: Exchange) -> Layout:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
     n = a.shape[0]
+    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    kind, given = similarity, temperature
+    if symmetric and similarity == "cosine" and scalar and net.group is None and not extra and not halved(a, b):
+        rows = scaled_unit([a, b], temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5)
+        kind, given = "dot", 1.0  # lengths are folded in while the views are put below one another
+    else:
+        rows = torch.cat([a, b])
     # Rank after rank: the rows of a, then those of b.
-    keys, offset, ring = net.keys(torch.cat([a, b]), whole=callable(extra))
+    keys, offset, ring = net.keys(rows, whole=callable(extra))
     items = torch.arange(n, device=a.device)
     mine = items + offset
     query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
@@ -223,6 +225,9 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     itself = diagonal(2 * n if symmetric else n, offset, a.device)
     items = items.repeat(2) if symmetric else items
     known, same = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
-    partner = torch.cat([b, a]) if symmetric else b
-    return _one(query, keys, ring, partner, items, Listed(positive), itself, known, extra, temperature, similarity, net,
-                width=n, repeat=2, also=same)
+    partner = b if not (symmetric and callable(extra)) else torch.cat([b, a])
+    layout = _one(query, keys, ring, partner, items, Listed(positive), itself, known, extra, given, kind, net, width=n,
+                  repeat=2, also=same)
+    for part in layout.parts:
+        part.similarity, part.temperature = similarity, temperature
+    return layout

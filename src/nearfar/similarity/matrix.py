@@ -19,7 +19,8 @@ from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduct
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
 from nearfar.similarity.ring import Ring, refuse
 from nearfar.similarity.sparse import Sparse
-from nearfar.similarity.units import accumulated, normalise, scaled_unit
+from nearfar.similarity.units import accumulated, normalise
+from nearfar.similarity.vectors import Vectors
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
@@ -102,15 +103,20 @@ class Similarity:
         if all(b.visible is everyone for b in self.blocks):
             self.visible = everyone
         self.negative = self.visible & ~self.positive & ~self.itself
-        self.query, self._operands = _operands(query, self.blocks, temperature, similarity)
+        self._query, self._operands = _operands(query, self.blocks, temperature, similarity)
         self._twin: Similarity | None = None
-        self._diagonal: Tensor | None = None
+        self._paired: Tensor | None = None
         self._known: dict[tuple[float, bool], Tensor] = {}
+
+    @property
+    def query(self) -> Tensor:
+        """The anchors with length and temperature folded in, (..., N, D), at least float32."""
+        return self._query.whole
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(..., N, total number of candidates a row)."""
-        return (*self.query.shape[:-1], sum(o.width for o in self._operands))
+        return (*self._query.shape[:-1], sum(o.width for o in self._operands))
 
     def same(self, what: str) -> Relation:
         """Pairs with equal "ids" or "labels"; blocks that carry none are related to nobody."""
@@ -135,39 +141,57 @@ class Similarity:
 
     def _swept(self, reductions: Sequence[Reduction]) -> list[Tensor]:
         plain = [r.negatives() if isinstance(r, CrossEntropy) else r for r in reductions]
-        found = self._from_twin(plain)
+        least = any(isinstance(r, CrossEntropy) and r.of is None for r in reductions)
+        known = self._known_pairs() if least else None
+        asked = [*plain, Sum(where=self._one_positive())] if least and known is None else plain
+        found = self._from_twin(asked)
         if found is None:
-            found = engines.reduce(self.query, self._operands, plain)
-        return [r.from_negatives(x) if isinstance(r, CrossEntropy) else x
+            found = engines.reduce(self._query, self._operands, asked)
+        if least and known is None:
+            *found, known = found
+            self._paired = known
+        return [r.from_negatives(x, known) if isinstance(r, CrossEntropy) else x
                 for r, x in zip(reductions, found, strict=True)]
+
+    def _known_pairs(self) -> Tensor | None:
+        """S of the declared positives, where it is known or a sweep cannot give it along with the rest."""
+        operand = self._operands[self._one_positive().block]
+        if self._twin is not None and self._twin._paired is not None:
+            return self._twin._paired
+        apart = not isinstance(operand, Operand) or operand.own or operand.ring is not None
+        return self.paired() if apart or self._query.dim() > 2 else None
 
     def _in_one_pass(self, r: Reduction, asked: Sequence[Reduction]) -> Tensor | None:
         """A cross-entropy whose sweeps nothing else shares."""
         alone = self._twin is None and sum(isinstance(x, LogSumExp) for x in asked) == 1
         if not isinstance(r, CrossEntropy) or not alone:
             return None
+        positive = self._one_positive() if r.of is None else None
         known = isinstance(self.positive, Listed)
-        counts = self.has_positive() if known else torch.ones_like(r.of, dtype=torch.bool)
-        own = self.positive.block if r.of is self._diagonal and isinstance(self.positive, Listed) else None
-        return engines.cross_entropy(self.query, self._operands, r, counts, own)
+        counts = self.has_positive() if known else torch.ones(self._query.shape[:-1], dtype=torch.bool,
+                                                              device=self._query.device)
+        return engines.cross_entropy(self._query, self._operands, r, counts, positive)
 
     def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
         """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
         twin = self._twin
-        asked = [a for a in (_transposable(r, self) for r in reductions) if a is not None]
-        if twin is None or len(asked) < len(reductions):
+        if twin is None:
             return None
-        if all(a in self._known for a in asked):
+        turned = [_transposable(r, self) for r in reductions]
+        asked = [a for a in turned if a is not None]
+        alone = [r for r, a in zip(reductions, turned, strict=True) if a is None]
+        if not all(isinstance(r, Sum) and r.where is self.positive for r in alone):
+            return None
+        if all(a in self._known for a in asked) and not alone:
             return [self._known[a] for a in asked]
-        flipped = [replace(r, dim=0) for r in reductions]
-        answers = engines.reduce(self.query, self._operands, [*reductions, *flipped])
-        half = len(reductions)
-        twin._known = dict(zip(asked, answers[half:], strict=True))
-        return answers[:half]
+        flipped = [replace(r, dim=0) for r, a in zip(reductions, turned, strict=True) if a is not None]
+        answers = engines.reduce(self._query, self._operands, [*reductions, *flipped])
+        twin._known = dict(zip(asked, answers[len(reductions):], strict=True))
+        return answers[: len(reductions)]
 
     def share(self, twin: Similarity | None) -> None:
         """Shares sweeps with `twin`, whose matrix and relations are the transposes of these; None stops it."""
-        self._twin, self._known, self._diagonal = twin, {}, None
+        self._twin, self._known, self._paired = twin, {}, None
 
     def at(self, columns: Tensor, block: int = 0) -> Tensor:
         """S of row i and column `columns[i]` (or each of `columns[i, :]`), in O(pairs D). LongTensor (N,) or (N, P).
@@ -177,7 +201,7 @@ class Similarity:
         operand = self._operands[block]
         if not isinstance(operand, Operand):
             each = [columns] if columns.dim() == 1 else columns.unbind(1)
-            found = engines.reduce(self.query, self._operands, [Sum(where=Listed(c, block)) for c in each])
+            found = engines.reduce(self._query, self._operands, [Sum(where=Listed(c, block)) for c in each])
             return found[0] if columns.dim() == 1 else torch.stack(found, 1)
         columns = _local(columns, operand)
         if self.query.dim() == 2 and columns.dim() == 1 and operand.keys.dim() == 2:
@@ -198,9 +222,9 @@ class Similarity:
             return self.at(positive.columns, positive.block)
         keys, ring = operand.keys, operand.ring
         if keys.shape == self.query.shape and positive.start == (0 if ring is None else ring.first(ring.rank)):
-            known = None if self._twin is None else self._twin._diagonal  # a matrix and its transpose share it
-            self._diagonal = (self.query * keys).sum(-1) if known is None else known
-            return self._diagonal
+            known = None if self._twin is None else self._twin._paired  # a matrix and its transpose share it
+            self._paired = (self.query * keys).sum(-1) if known is None else known
+            return self._paired
         if positive.start is not None:
             return self.at(positive.columns, positive.block)
         held = positive.columns >= 0
@@ -215,12 +239,12 @@ class Similarity:
 
     def has_positive(self) -> Tensor:
         """Which rows have a positive, bool (..., N)."""
-        n = self.query.shape[:-1]
+        n = self._query.shape[:-1]
         if isinstance(self.positive, Listed):
             held = self.positive.columns >= 0
             return (held if held.dim() == 1 else held.any(1)).expand(n)
         if self.positive is nobody:
-            return torch.zeros(n, dtype=torch.bool, device=self.query.device)
+            return torch.zeros(n, dtype=torch.bool, device=self._query.device)
         with torch.no_grad():
             return self.reduce(Count(where=self.positive & self.visible & ~self.itself)) > 0
 
@@ -260,7 +284,7 @@ class Similarity:
 
         Raises InputError where it differs between the columns.
         """
-        t = torch.as_tensor(self.temperature, dtype=self.query.dtype, device=self.query.device)
+        t = torch.as_tensor(self.temperature, dtype=self._query.dtype, device=self._query.device)
         if t.dim() >= 2 and t.shape[-1] > 1:
             raise InputError("This loss needs one temperature a row; here it differs between the candidates.",
                              "Pass a number or a tensor (N, 1).")
@@ -417,52 +441,49 @@ def _scored(block: Block, source: Source, temperature: float | Tensor, dtype: to
 
 
 def _operands(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
-              similarity: str) -> tuple[Tensor, list[Columns]]:
+              similarity: str) -> tuple[Vectors, list[Columns]]:
     """The anchors and the columns of each block, in their order."""
     vectors = [b for b in blocks if isinstance(b.keys, Tensor)]
     of_first = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
     if of_first and 1 < len(blocks) != len(vectors):
         raise InputError("A temperature of the columns, (1, M), needs a single block where one is a source.")
-    made = iter(())
+    anchors, made = Vectors(query), iter(())
     if vectors:
-        query, products = _factors(query, vectors, temperature, similarity)
+        anchors, products = _factors(query, vectors, temperature, similarity)
         made = iter(products)
     out: list[Columns] = []
     for block in blocks:
         if not isinstance(block.keys, Source):
             out.append(next(made))
             continue
-        out.append(operand := _scored(block, block.keys, temperature, query.dtype))
+        out.append(operand := _scored(block, block.keys, temperature, anchors.dtype))
         if torch.is_grad_enabled():
             operand.check_declared()
-    return query, out
+    return anchors, out
 
 
 def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
-             similarity: str) -> tuple[Tensor, list[Operand]]:
+             similarity: str) -> tuple[Vectors, list[Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
     keys = [b.keys if b.gradient else b.keys.detach() for b in blocks if isinstance(b.keys, Tensor)]
+    unit = similarity == "cosine"
     if _is_own_keys(query, blocks, temperature, similarity):
         half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
-        z = scaled_unit(query, half) if similarity == "cosine" else accumulated(query) * half
+        z = Vectors(query, unit=unit, scale=half)
         return z, [Operand(z, False)]  # half of the temperature on each side keeps the two factors one tensor
-    of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
-    if similarity == "cosine":
-        query = scaled_unit(query, None if of_columns else 1 / temperature)
-        keys = [normalise(k) for k in keys]
-    else:
-        query, keys = accumulated(query), [accumulated(k) for k in keys]
     if similarity == "euclidean":
+        query, keys = accumulated(query), [accumulated(k) for k in keys]
         centre = _centre(query.detach(), next((b.ring for b in blocks if b.ring is not None), None))
         query, keys = _lifted_query(query - centre), [
             _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
-    lead = query.shape[:-2]
+    of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
+    anchors = Vectors(query, unit=unit, scale=None if of_columns else 1 / temperature)
+    columns = [Vectors(k, unit=unit) for k in keys]
     if of_columns and isinstance(temperature, Tensor):
-        keys[0] = keys[0] / temperature.transpose(-1, -2).to(keys[0].dtype)
-    elif similarity != "cosine" and (isinstance(temperature, Tensor) or temperature != 1):
-        query = query / (temperature.to(query.dtype) if isinstance(temperature, Tensor) else temperature)
-    keys = [k.expand(*lead, *k.shape[-(2 + b.own):]) for k, b in zip(keys, blocks, strict=True)]
-    return query, [Operand(k, b.own, b.ring) for k, b in zip(keys, blocks, strict=True)]
+        columns[0] = Vectors(keys[0], unit=unit, scale=1 / temperature.transpose(-1, -2))
+    if lead := query.shape[:-2]:
+        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.own):])) for v, b in zip(columns, blocks, strict=True)]
+    return anchors, [Operand(v, b.own, b.ring) for v, b in zip(columns, blocks, strict=True)]
 
 
 def _centre(query: Tensor, ring: Ring | None) -> Tensor:

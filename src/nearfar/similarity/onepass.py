@@ -18,15 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.similarity.alongside import Partners
 from nearfar.similarity.conjunction import Terms, at_block, factors, terms
-from nearfar.similarity.fast import BOUND, LOG2E, Conditions, answerable, largest
+from nearfar.similarity.fast import BOUND, LOG2E, Conditions, answerable
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import CrossEntropy, LogSumExp
-from nearfar.similarity.relations import PerColumn, Relation, Tile, everyone
+from nearfar.similarity.relations import Listed, PerColumn, Relation, Tile, everyone
 from nearfar.similarity.units import aliases
+from nearfar.similarity.vectors import (
+    Recipe,
+    Side,
+    Vectors,
+    carry,
+    halved,
+    product_bound,
+    similarities,
+)
 
 # Floats of a panel: its rows times all candidates.
-PANEL = {"cpu": 1 << 23, "cuda": 1 << 27}
+PANEL = {"cpu": 7 << 20, "cuda": 1 << 27}
 
 
 @dataclass
@@ -41,24 +51,38 @@ class Candidates:
 
 @dataclass
 class Pass:
+    """`partners`: the positives, of the block `of`; None where their similarities are given as numbers."""
+
     blocks: list[Candidates]
+    recipes: list[Recipe]
     choice: Any
     tile: tuple[int, int]
     counts: Tensor
-    diagonal: int | None
+    partners: Partners | None
+    of: int
     small: bool
-    bounded: bool = True
+    bounded: bool
+    half: bool
     grads: list[Tensor | None] | None = None
     needs: list[bool] = field(default_factory=list)
+
+    def vectors(self, tensors: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor | None]]:
+        """Vectors and scale of the query and of the keys of each block."""
+        return [(x, tensors[2 * k + 1]) for k in range(len(self.recipes)) if (x := tensors[2 * k]) is not None]
+
+    def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Any, Sequence[Any]]:
+        """The inputs in order: what the vectors are made of, the positives' similarities, the weights."""
+        many = 2 * len(self.recipes)
+        return tensors[:many], tensors[many], tensors[many + 1:]
 
 
 class Panel:
     """The rows of one panel against all candidates, in scratch that every panel uses again."""
 
-    def __init__(self, job: Pass, query: Tensor, keys: Sequence[Tensor], weights: Sequence[Tensor | None]):
+    def __init__(self, job: Pass, query: Side, keys: Sequence[Side], weights: Sequence[Tensor | None]):
         self.job, self.query, self.keys, self.weights = job, query, keys, weights
         width = sum(len(k) for k, b in zip(keys, job.blocks, strict=True) if not b.terms.nothing)
-        budget = PANEL.get(query.device.type, 1 << 24)
+        budget = PANEL.get(query.x.device.type, 1 << 24)
         self.height = max(min(job.tile[0], len(query), max(budget // max(width, 1), 128)), 1)
         self.kept = query.new_empty(self.height * max(width, 1))
         self.width = job.tile[1]
@@ -77,7 +101,7 @@ class Panel:
             for j in range(0, 0 if self.job.blocks[b].terms.nothing else len(keys), self.width):
                 columns = slice(j, min(j + self.width, len(keys)))
                 size = height * (columns.stop - j)
-                if self.job.blocks[b].terms.empty(Tile(rows, 0, columns, False, keys.device)):
+                if self.job.blocks[b].terms.empty(Tile(rows, 0, columns, False, self.kept.device)):
                     continue
                 yield b, columns, self.kept[start: start + size].view(height, -1)
                 start += size
@@ -86,7 +110,7 @@ class Panel:
         """Exponents in base 2; the mask of the pairs that count, where there is one."""
         block = self.job.blocks[b]
         self.job.choice.visited += 1
-        torch.addmm(out, self.query[rows], self.keys[b][columns].T, beta=0, alpha=LOG2E * block.scale, out=out)
+        similarities(out, self.query, rows, self.keys[b], columns, LOG2E * block.scale)
         if self.masks is None or not block.conditions.masked:
             return None
         return block.conditions.mask(out, rows, columns, *(x[: out.numel()].view(out.shape) for x in self.masks))
@@ -99,7 +123,7 @@ class Panel:
 
     def fill(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Puts the exponentials of a panel into its chunks; their sums, weighted, and the shift of each row."""
-        total = self.query.new_zeros(rows.stop - rows.start)
+        total = self.query.new_empty(rows.stop - rows.start).zero_()
         shift = torch.zeros_like(total)
         if self.job.bounded:
             for b, columns, out in self.chunks(rows):
@@ -124,17 +148,21 @@ class Panel:
         return out.sum(1) if w is None else out @ w[columns]
 
 
-def run(job: Pass, query: Tensor, positive: Tensor, keys: Sequence[Tensor], weights: Sequence[Tensor | None],
-        upstream: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+def run(job: Pass, inputs: Sequence[Tensor | None], upstream: Tensor | None) -> tuple[Tensor, Tensor, list[Any]]:
     """Values, shares (their slope in the log-sum-exp) and, where `upstream` is given, gradients of all inputs."""
+    made, positive, weights = job.split(inputs)
+    query, *keys = (r.side(*v, job.half, copied=k > 0)
+                    for k, (r, v) in enumerate(zip(job.recipes, job.vectors(made), strict=True)))
+    if job.partners is not None:
+        positive = job.partners.products(query, keys[job.of])
     panel = Panel(job, query, keys, weights)
     values, shares = torch.empty_like(positive), torch.empty_like(positive)
-    needs = job.needs if upstream is not None else [False] * len(job.needs)
-    d_query = torch.zeros_like(query) if needs[0] else None
-    pull = torch.empty_like(positive)
-    d_keys = [torch.zeros_like(k) if n else None for k, n in zip(keys, needs[2:], strict=False)]
+    needs, _, need_weights = job.split(job.needs if upstream is not None else [False] * len(inputs))
+    want = [any(needs[2 * k: 2 * k + 2]) for k in range(1 + len(keys))]
+    d_query, *d_keys = (x.zeros() if need else None for x, need in zip((query, *keys), want, strict=True))
     d_weights = [torch.zeros_like(w) if w is not None and n else None
-                 for w, n in zip(weights, needs[2 + len(keys):], strict=True)]
+                 for w, n in zip(weights, need_weights, strict=True)]
+    pull = torch.empty_like(positive)
     for rows in panel.rows():
         total, shift = panel.fill(rows)
         away = torch.log2(total).add_(shift).div_(LOG2E).sub_(positive[rows])
@@ -145,15 +173,18 @@ def run(job: Pass, query: Tensor, positive: Tensor, keys: Sequence[Tensor], weig
         pull[rows] = upstream[rows] * shares[rows]
         factor = torch.where(total > 0, pull[rows] / torch.where(total > 0, total, 1), 0)
         _collect(panel, rows, factor, d_query, d_keys, d_weights)
-    if job.diagonal is not None and upstream is not None:
-        _release(query, keys[job.diagonal], pull[:, None], d_query, d_keys[job.diagonal])
-    return values, shares, [d_query, None, *d_keys, *d_weights]
+    if upstream is None:
+        return values, shares, []
+    if job.partners is not None:
+        job.partners.pull(-pull, query, keys[job.of], d_query, d_keys[job.of])
+    found = [x for side, d in zip((query, *keys), (d_query, *d_keys), strict=True) for x in side.release(d)]
+    return values, shares, [*found, None, *d_weights]
 
 
 def _collect(panel: Panel, rows: slice, factor: Tensor, d_query: Tensor | None, d_keys: Sequence[Tensor | None],
              d_weights: Sequence[Tensor | None]) -> None:
-    query = panel.query[rows]
-    scaled = query * factor[:, None]
+    scaled = Side(panel.query[rows] * factor[:, None], half=panel.job.half)
+    everyone_here = slice(0, len(scaled))
     for b, columns, e in panel.chunks(rows):
         scale, w, dw, dk = panel.job.blocks[b].scale, panel.weights[b], d_weights[b], d_keys[b]
         if dw is not None:
@@ -161,34 +192,25 @@ def _collect(panel: Panel, rows: slice, factor: Tensor, d_query: Tensor | None, 
         if w is not None:
             e.mul_(w[columns])
         if dk is not None:
-            dk[columns].addmm_(e.T, scaled, alpha=scale)
+            carry(dk[columns], e.T, scaled, everyone_here, scale)
         if d_query is not None:
-            d_query[rows].addmm_(e, panel.keys[b][columns], alpha=scale)
+            carry(d_query[rows], e, panel.keys[b], columns, scale)
     if d_query is not None:
         d_query[rows].mul_(factor[:, None])
 
 
-def _release(query: Tensor, keys: Tensor, pull: Tensor, d_query: Tensor | None, d_keys: Tensor | None) -> None:
-    """The gradient of the positives, where anchor i's is key i."""
-    if d_query is not None:
-        d_query.addcmul_(keys, pull, value=-1)
-    if d_keys is not None:
-        d_keys.addcmul_(query, pull, value=-1)
-
-
 class OnePass(torch.autograd.Function):
-    """Inputs: query (N, D), positive (N,), the keys of each block, the column weights of each block (or None)."""
+    """Inputs: the vectors and the scale (or None) of the query and of the keys of each block; the similarities of the
+    positives (N,), None where the pass makes them; the column weights of each block (or None)."""
 
     @staticmethod
     def forward(ctx: Any, job: Pass, *inputs: Tensor):
         from nearfar.similarity.engines import full_precision
 
-        many = len(job.blocks)
         job.needs = list(ctx.needs_input_grad[1:])
-        query, positive, keys, weights = inputs[0], inputs[1], inputs[2:2 + many], inputs[2 + many:]
-        with full_precision(query.device):
-            upstream = job.counts.to(query.dtype) if any(job.needs) else None
-            values, shares, job.grads = run(job, query, positive, keys, weights, upstream)
+        with full_precision(inputs[0].device):
+            upstream = job.counts.float() if any(job.needs) else None
+            values, shares, job.grads = run(job, inputs, upstream)
         ctx.job = job
         ctx.save_for_backward(*inputs, shares)
         return values
@@ -206,16 +228,14 @@ class OnePass(torch.autograd.Function):
         level = grads[0][some[0, 0]] if len(some) else grads[0].new_zeros(())
         even = torch.equal(grads[0], job.counts * level)
         if made is None or not even:
-            many = 2 + len(job.blocks)
-            query, positive, *keys = (x.detach() for x in inputs[:many])
-            weights = [None if x is None else x.detach() for x in inputs[many:]]
             upstream = job.counts.to(shares.dtype) if even else grads[0]
-            with full_precision(query.device):
-                made = run(job, query, positive, keys, weights, upstream)[2]
+            with full_precision(shares.device):
+                made = run(job, [None if x is None else x.detach() for x in inputs], upstream)[2]
             level = level if even else grads[0].new_ones(())
         out = [None if x is None else x.mul_(level) for x in made]
-        if job.needs[1]:
-            out[1] = -grads[0] * shares
+        place = 2 * len(job.recipes)
+        if job.needs[place]:
+            out[place] = -grads[0] * shares
         return None, *out
 
 
@@ -225,29 +245,26 @@ def _differentiable(job: Pass, inputs: Sequence[Tensor | None], grad: Tensor) ->
 
     if not job.small:
         engines.refuse_second_derivatives()
-    many = len(job.blocks)
     inputs = aliases(inputs)
-    query, positive, keys, weights = inputs[0], inputs[1], inputs[2:2 + many], inputs[2 + many:]
-    own = None if job.diagonal is None else keys[job.diagonal]
-    assert query is not None
-    positive = positive if own is None else (query * own).sum(-1)
-    assert positive is not None
+    made, positive, weights = job.split(inputs)
+    query, *keys = (r.made(*v) for r, v in zip(job.recipes, job.vectors(made), strict=True))
+    if job.partners is not None:
+        positive = job.partners.similarities(query, keys[job.of])
     parts = []
     for k, w, block in zip(keys, weights, job.blocks, strict=True):
-        assert k is not None
         r = LogSumExp(where=block.where, scale=block.scale, weight=None if w is None else PerColumn(w))
-        parts += engines.dense(query, [Operand(k, False)], [r])
+        parts += engines.dense(query, [Operand(Vectors(k), False)], [r])
     values = torch.nn.functional.softplus(torch.stack(parts).logsumexp(0) - positive, 1, 40)
     wanted = [x for x in inputs if x is not None and x.requires_grad]
     found = iter(torch.autograd.grad(values, wanted, grad, create_graph=True, allow_unused=True))
     return [next(found) if x is not None and x.requires_grad else None for x in inputs]
 
 
-def answer(query: Tensor, keys: Sequence[Tensor], r: CrossEntropy, counts: Tensor, diagonal: int | None,
+def answer(query: Vectors, keys: Sequence[Vectors], r: CrossEntropy, counts: Tensor, positive: Listed | None,
            tile: tuple[int, int], choice: Any, small: bool) -> Tensor | None:
     """The cross-entropy of each row over shared blocks of candidates, or None where a relation does not allow it.
 
-    diagonal: the block whose row i is the positive of anchor i, whose gradient is then made here as well.
+    positive: one a row, where the reduction names none itself.
     counts: the rows whose upstream gradient is expected to be one number, the others' to be 0; bool (N,).
     """
     if query.dim() != 2 or any(k.dim() != 2 for k in keys) or r.scale <= 0:
@@ -262,12 +279,15 @@ def answer(query: Tensor, keys: Sequence[Tensor], r: CrossEntropy, counts: Tenso
         if not answerable(t):
             return None
         weights.append(weight.column)
-        conditions = Conditions(t, query, LOG2E * r.scale)
+        conditions = Conditions(t, query.dtype, LOG2E * r.scale)
         blocks.append(Candidates(where, t, r.scale, conditions))
+    used = [x.settled() for x in (query, *keys)]
     with torch.no_grad():
-        bounded = all(largest(query, k) * r.scale * LOG2E <= BOUND for k, b in zip(keys, blocks, strict=True)
+        bounded = all(product_bound(used[0], k) * r.scale * LOG2E <= BOUND for k, b in zip(used[1:], blocks, strict=True)
                       if not b.terms.nothing)
-    job = Pass(blocks, choice, tile, counts, diagonal, small, bounded)
-    values = OnePass.apply(job, query, r.of if diagonal is None else r.of.detach(), *keys, *weights)
+    partners = None if positive is None else Partners(positive.columns, positive.start)
+    job = Pass(blocks, [x.recipe for x in used], choice, tile, counts, partners,
+               0 if positive is None else positive.block, small, bounded, halved(*used))
+    values = OnePass.apply(job, *(y for x in used for y in (x.x, x.scale)), r.of, *weights)
     assert isinstance(values, Tensor)
     return values

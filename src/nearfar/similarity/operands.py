@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from nearfar.errors import InputError
+from nearfar.similarity.vectors import Vectors
 
 if TYPE_CHECKING:
     from nearfar.similarity.ring import Ring
@@ -104,26 +105,30 @@ class Columns:
 
 @dataclass(frozen=True)
 class Operand(Columns):
-    """Products with keys: (..., M, D) shared by all rows, or (..., N, L, D) lists of each row's own."""
+    """Products with keys: vectors (..., M, D) shared by all rows, or (..., N, L, D) lists of each row's own."""
 
-    keys: Tensor
+    vectors: Vectors
     own: bool
     ring: Ring | None = None
     first: int = 0
 
     @property
+    def keys(self) -> Tensor:
+        return self.vectors.whole
+
+    @property
     def here_width(self) -> int:
-        return self.keys.shape[-2]
+        return self.vectors.shape[-2]
 
     @property
     def flat(self) -> bool:
-        return self.keys.dim() == 2 + self.own
+        return self.vectors.dim() == 2 + self.own
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.keys,)
 
     def given(self, tensors: Sequence[Tensor]) -> Operand:
-        return replace(self, keys=tensors[0])
+        return replace(self, vectors=Vectors(tensors[0]))
 
     def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
         q, columns = query[..., rows, :], self.here(columns)

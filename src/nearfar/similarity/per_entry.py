@@ -26,14 +26,15 @@ from nearfar.similarity.relations import (
     Same,
     Threshold,
 )
+from nearfar.similarity.vectors import Vectors
 
 # Pairs of one entry from which its own sweep is worth it; smaller ones are multiplied together.
 LARGE = 1 << 16
 
-Answers = Callable[[Tensor, Sequence[Columns], Sequence[Reduction]], list[Tensor]]
+Answers = Callable[[Vectors, Sequence[Columns], Sequence[Reduction]], list[Tensor]]
 
 
-def fits(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> bool:
+def fits(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> bool:
     """Whether the entries are large and no relation or value differs between them."""
     if query.dim() == 2 or query.shape[-2] * sum(o.width for o in operands) < LARGE:
         return False
@@ -64,14 +65,14 @@ def _alike(r: Relation) -> bool:
     return isinstance(r, (Constant, Listed, Same, Overlap))
 
 
-def answer(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction],
+def answer(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction],
            answers: Answers) -> list[Tensor]:
     lead = query.shape[:-2]
     found = []
     for place in product(*(range(n) for n in lead)):
-        held = [Operand(o.keys[place], o.own) for o in operands if isinstance(o, Operand)]
-        found.append(answers(query[place], held, reductions))
+        held = [Operand(Vectors(o.keys[place]), o.own) for o in operands if isinstance(o, Operand)]
+        found.append(answers(Vectors(query.whole[place]), held, reductions))
     if not found:
-        return [r.finish(r.start((*lead, query.shape[-2] if r.dim == 1 else operands[r.block].width), query))
+        return [r.finish(r.start((*lead, query.shape[-2] if r.dim == 1 else operands[r.block].width), query.bare()))
                 for r in reductions]
     return [torch.stack(parts).unflatten(0, lead) for parts in zip(*found, strict=True)]

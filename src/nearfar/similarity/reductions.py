@@ -159,12 +159,12 @@ class LogSumExp(Reduction):
 class CrossEntropy(LogSumExp):
     """-log( e^{u_i} / (e^{u_i} + sum_j W_ij e^{scale S_ij}) ) = log(1 + sum_j W_ij e^{scale S_ij - u_i}).
 
-    0 where no pair counts. `of` is u, (..., N): the (scaled) similarity of the row's positive, which `where` leaves
-    out: it never stands inside a log-sum-exp, so that nothing is lost where it dominates. Rows only. With gradient,
+    0 where no pair counts. `of` is u, (..., N): by default the similarity of the row's declared positive (0 where it
+    has none). `where` leaves that pair out: it never stands inside a log-sum-exp, so that nothing is lost where it dominates. Rows only. With gradient,
     one direction takes one pass over the matrix in place of two.
     """
 
-    of: Tensor
+    of: Tensor | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -175,8 +175,10 @@ class CrossEntropy(LogSumExp):
         """The log-sum-exp that the answer is made of."""
         return LogSumExp(where=self.where, weight=self.weight, block=self.block, scale=self.scale)
 
-    def from_negatives(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.softplus(x - self.of, 1, 40)  # torch's default turns linear from 20 on
+    def from_negatives(self, x: Tensor, paired: Tensor | None) -> Tensor:
+        """The answer, given also S of the declared positives."""
+        of = paired if self.of is None else self.of
+        return torch.nn.functional.softplus(x - of, 1, 40)  # torch's default turns linear from 20 on
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -97,7 +97,7 @@ class Trip:
             source = (ring.rank - step) % world
             coming = (source - 1) % world
             keys = _Passing(ring, here, ring.sizes[coming]) if step < world - 1 else None
-            yield replace(self.operand, keys=here, ring=None, first=ring.first(source))
+            yield replace(self.operand.given([here]), ring=None, first=ring.first(source))
             if self.carried is not None:
                 self.carried = _Passing(ring, self.carried, ring.sizes[coming]).wait()
             if keys is not None:

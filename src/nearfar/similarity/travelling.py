@@ -6,7 +6,7 @@ All ranks take this way or none: whether one shift of the exponents holds every 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import LogSumExp, Reduction
 from nearfar.similarity.ring import Ring, Trip
 from nearfar.similarity.units import longest
+from nearfar.similarity.vectors import Side, Vectors
 
 
 @dataclass
@@ -69,12 +70,12 @@ def _around(journey: Journey, query: Tensor, keys: Tensor, u: list[Tensor],
             need: tuple[bool, bool]) -> list[Tensor | None]:
     """Gradients of query, this rank's keys and the weights: those of the keys come home with them."""
     wanted = journey.ring.any(need[1])
-    trip = Trip(replace(journey.operand, keys=keys), gradients=wanted)
+    trip, side = Trip(journey.operand.given([keys]), gradients=wanted), Side(query)
     total: list[Tensor | None] = [None] * (1 + len(u))
     for part in trip:
         with trip.guard():
             none = [part.keys.new_zeros(len(part.keys))] * len(u)
-            d_query, d_keys, *d_weights = gradients(journey.plan, query, part.keys, u, none, (need[0], wanted),
+            d_query, d_keys, *d_weights = gradients(journey.plan, side, Side(part.keys), u, none, (need[0], wanted),
                                                     part.first)
             if trip.carried is not None and d_keys is not None:
                 trip.carried += d_keys
@@ -84,29 +85,29 @@ def _around(journey: Journey, query: Tensor, keys: Tensor, u: list[Tensor],
     return [total[0], trip.carried if need[1] else None, *total[1:]]
 
 
-def reduce(query: Tensor, operand: Operand, reductions: Sequence[Reduction], tile: tuple[int, int],
+def reduce(query: Vectors, operand: Operand, reductions: Sequence[Reduction], tile: tuple[int, int],
            choice: Any) -> list[Tensor] | None:
     """All reductions in one round, or None (on all ranks) where the general sweep is needed."""
     ring = operand.ring
     assert ring is not None
     found = groups(reductions)
-    largest = ring.most(torch.stack([longest(query), longest(operand.keys)])).prod().item()
+    largest = ring.most(torch.stack([longest(query.whole), longest(operand.keys)])).prod().item()
     fits = found is not None and query.dim() == 2 and all(largest * g.scale * LOG2E <= BOUND for g in found)
     if ring.any(not fits) or found is None:
         return None
     plan = Plan(found, tile, False, choice, [r for r in reductions if isinstance(r, LogSumExp)])
     plan.shifts = [0.0] * len(found)
-    rows = [query.new_zeros(len(query)) for _ in found]
+    rows, side = [query.new_zeros(len(query)) for _ in found], Side(query.whole.detach())
     with torch.no_grad():
-        plan.conditions = [Conditions(g.terms, query, LOG2E) for g in found]
-        trip = Trip(replace(operand, keys=operand.keys.detach()))
+        plan.conditions = [Conditions(g.terms, query.dtype, LOG2E) for g in found]
+        trip = Trip(operand.given([operand.keys.detach()]))
         for part in trip:
             with trip.guard():
-                for total, x in zip(rows, sums(plan, query.detach(), part.keys, part.first)[0], strict=True):
+                for total, x in zip(rows, sums(plan, side, Side(part.keys), part.first)[0], strict=True):
                     total += x
         if ring.any(not in_range(plan, rows, rows)):
             return None
-    answers = TravellingLogSumExp.apply(Journey(plan, operand, ring), rows, query, operand.keys,
+    answers = TravellingLogSumExp.apply(Journey(plan, operand, ring), rows, query.whole, operand.keys,
                                         *(g.weight for g in found))
     assert isinstance(answers, tuple)
     return list(answers)

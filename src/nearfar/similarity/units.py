@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ def accumulated(x: Tensor) -> Tensor:
 
 def longest(x: Tensor) -> Tensor:
     """The largest length of the rows of x (..., N, D), a scalar without gradient; 0 where there are none."""
-    lengths = x.detach().norm(dim=-1)
+    lengths = _length(x.detach())
     return lengths.amax() if lengths.numel() else lengths.new_zeros(())
 
 
@@ -25,22 +26,28 @@ def normalise(x: Tensor, eps: float = 1e-12) -> Tensor:
     return scaled_unit(x, None, eps)
 
 
-def scaled_unit(x: Tensor, scale: Tensor | float | None, eps: float = 1e-12) -> Tensor:
-    """`scale` times the rows of x (..., N, D) at unit length; a number or a tensor that broadcasts to (..., N, 1)."""
-    x = accumulated(x)
-    if not isinstance(scale, Tensor):
-        return _unit(x, None, 1.0 if scale is None else scale, eps)
-    return _unit(x, scale.to(x.dtype), 1.0, eps)
+def scaled_unit(x: Tensor | Sequence[Tensor], scale: Tensor | float | None, eps: float = 1e-12) -> Tensor:
+    """`scale` times the rows of x (..., N, D) at unit length; a number or a tensor that broadcasts to (..., N, 1).
 
-
-def _unit(x: Tensor, scale: Tensor | None, factor: float, eps: float) -> Tensor:
-    out = _Unit.apply(x, scale, factor, eps)
+    Several x (N_p, D) of one type give the rows of all, one after the other, without a copy of them as they are.
+    """
+    parts = [accumulated(p) for p in ([x] if isinstance(x, Tensor) else x)]
+    if isinstance(scale, Tensor):
+        scale, factor = scale.to(parts[0].dtype), 1.0
+    else:
+        scale, factor = None, 1.0 if scale is None else scale
+    out = _Unit.apply(scale, factor, eps, *parts)
     assert isinstance(out, Tensor)
     return out
 
 
-def _inverse(x: Tensor, eps: float) -> Tensor:
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def inverse_length(x: Tensor, eps: float = 1e-12) -> Tensor:
+    """1 / length of the rows of x (..., N, D), at least float32: (..., N, 1); 0 for zero rows."""
+    length = _length(x)
     return torch.where(length > eps, length.clamp(min=eps).reciprocal(), 0)
 
 
@@ -50,28 +57,58 @@ def aliases(inputs: Iterable[Tensor | None]) -> list[Tensor | None]:
 
 
 class _Unit(torch.autograd.Function):
+    """Parts below one another, and their gradients apart again."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor | None, factor: float, eps: float) -> Tensor:
-        inverse = _inverse(x, eps)
+    def forward(ctx: Any, scale: Tensor | None, factor: float, eps: float, *parts: Tensor) -> Tensor:
+        inverse = _joined([inverse_length(x, eps) for x in parts])
         ctx.factor, ctx.eps = factor, eps
-        ctx.save_for_backward(x, scale, inverse)
-        return x * (inverse * factor if scale is None else inverse * (scale * factor))
+        ctx.save_for_backward(scale, inverse, *parts)
+        size = inverse * factor if scale is None else inverse * (scale * factor)
+        if len(parts) == 1:
+            return parts[0] * size
+        out = parts[0].new_empty(len(inverse), parts[0].shape[1])
+        for rows, x in zip(_places(parts), parts, strict=True):
+            torch.mul(x, size[rows], out=out[rows])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
-        x, scale, inverse = ctx.saved_tensors
-        g = grads[0]
+        scale, inverse, *parts = ctx.saved_tensors
+        g, need = grads[0], [ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]]
         if torch.is_grad_enabled():
-            x, scale = x.view_as(x), None if scale is None else scale.view_as(scale)
-            again = x * (_inverse(x, ctx.eps) * ctx.factor * (1 if scale is None else scale))
-            wanted = [y for y, need in zip((x, scale), ctx.needs_input_grad, strict=False) if need and y is not None]
-            found = iter(torch.autograd.grad(again, wanted, g, create_graph=True))
-            return *(next(found) if need else None for need in ctx.needs_input_grad[:2]), None, None
-        along = (g * x).sum(-1, keepdim=True) * inverse
-        d_scale = None
-        if scale is not None and ctx.needs_input_grad[1]:
-            d_scale = (along * ctx.factor).sum_to_size(scale.shape)
-        if not ctx.needs_input_grad[0]:
-            return None, d_scale, None, None
+            return _again(ctx, scale, parts, g, need)
         size = inverse * ctx.factor if scale is None else inverse * (scale * ctx.factor)
-        return (g * size).addcmul_(x, -(along * inverse) * size), d_scale, None, None
+        along, found = torch.empty_like(inverse), []
+        for rows, x, wanted in zip(_places(parts), parts, need[1:], strict=True):
+            here = (...,) if len(parts) == 1 else (rows,)
+            along[here] = (g[here] * x).sum(-1, keepdim=True) * inverse[here]
+            slope = -(along[here] * inverse[here]) * size[here]
+            found.append((g[here] * size[here]).addcmul_(x, slope) if wanted else None)
+        d_scale = None
+        if scale is not None and need[0]:
+            d_scale = (along * ctx.factor).sum_to_size(scale.shape)
+        return d_scale, None, None, *found
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _places(parts: Sequence[Tensor]) -> list[slice]:
+    """The rows of each part among those of all."""
+    ends = list(accumulate(p.shape[0] for p in parts))
+    return [slice(end - len(p), end) for p, end in zip(parts, ends, strict=True)]
+
+
+def _again(ctx: Any, scale: Tensor | None, parts: Sequence[Tensor], g: Tensor,
+           need: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Gradients that can be derived again."""
+    parts, scale = [x.view_as(x) for x in parts], None if scale is None else scale.view_as(scale)
+    x = _joined(parts)
+    again = x * (inverse_length(x, ctx.eps) * ctx.factor * (1 if scale is None else scale))
+    inputs = (scale, *parts)
+    wanted = [y for y, wish in zip(inputs, need, strict=True) if wish and y is not None]
+    found = iter(torch.autograd.grad(again, wanted, g, create_graph=True))
+    d_scale, *d_parts = (next(found) if wish and y is not None else None for y, wish in zip(inputs, need, strict=True))
+    return d_scale, None, None, *d_parts
