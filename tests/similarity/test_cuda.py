@@ -86,3 +86,15 @@ def test_neighbours_and_thresholds():
     for x, y in zip(there.topk(7), here.topk(7), strict=True):
         assert_close(x.cpu(), y)
     assert_close(there.threshold(3).cpu(), here.threshold(3))
+
+
+@pytest.mark.parametrize("name", ["clip", "nt_xent"])
+def test_the_device_is_not_waited_for(name):
+    """A number as temperature needs no look at what the device has computed, so that its queue stays full."""
+    a, b = on_gpu(*batch(300, 32, seed=7, dtype=torch.float32)[:2])
+    passed(CASES[name][0], a, b, None)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        passed(CASES[name][0], a, b, None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -93,11 +93,11 @@ class Classes:
         self.many = int(torch.cat([rows, columns]).max()) + 1 if len(rows) + len(columns) else 1
         sizes = torch.bincount(columns, minlength=self.many)
         count = torch.where(rows > 0, sizes[rows], 0)
-        self.away = None
-        if away is not None and len(columns):
-            there = (away >= 0) & (rows[:, None] == columns[away.clamp(min=0)]) & (rows[:, None] > 0)
-            self.away, self.out = away.clamp(min=0), there
-            count = count - there.sum(1)
+        self.out: list[Partners] = []
+        for column in () if away is None or not len(columns) else away.unbind(1):
+            there = (column >= 0) & (rows == columns[column.clamp(min=0)]) & (rows > 0)
+            self.out.append(Partners(torch.where(there, column, -1)))
+            count = count - there.to(count.dtype)
         self.count = count
 
     def _sums(self, side: Side, classes: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -109,10 +109,9 @@ class Classes:
     def products(self, query: Side, keys: Side) -> Tensor:
         sums, total = self._sums(keys, self.columns), query.new_empty(len(query))
         for rows in strips(len(query)):
-            q = query[rows]
-            total[rows] = (q * sums[self.rows[rows]]).sum(-1)
-            for p in range(0 if self.away is None else self.away.shape[1]):
-                total[rows] -= torch.where(self.out[rows, p], (q * keys.taken(self.away[rows, p])).sum(-1), 0)
+            total[rows] = (query[rows] * sums[self.rows[rows]]).sum(-1)
+        for less in self.out:
+            total -= less.products(query, keys)
         return torch.where(self.count > 0, total / self.count if self.mean else total, 0)
 
     def pull(self, flow: Tensor, query: Side, keys: Side, d_query: Tensor | None, d_keys: Tensor | None) -> None:
@@ -125,6 +124,5 @@ class Classes:
             sums = self._sums(query, self.rows, flow)
             for rows in strips(len(keys)):
                 d_keys[rows] += sums[self.columns[rows]]
-        for p in range(0 if self.away is None else self.away.shape[1]):
-            less = Partners(torch.where(self.out[:, p], self.away[:, p], -1))
+        for less in self.out:
             less.pull(-flow, query, keys, d_query, d_keys)

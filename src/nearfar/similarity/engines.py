@@ -82,7 +82,7 @@ def cross_entropy(query: Vectors, operands: Sequence[Columns], r: CrossEntropy, 
     if _current.name == "dense" or itself or not wanted or len(keys) < len(operands):
         return None
     small = is_small(query, operands)
-    return onepass.answer(query, keys, r, counts, positive, tile_of(query, operands), _current, small)
+    return onepass.answer(query, keys, r, counts, positive, tile_of(query.device, operands), _current, small)
 
 
 def is_small(query: Vectors, operands: Sequence[Columns]) -> bool:
@@ -90,16 +90,16 @@ def is_small(query: Vectors, operands: Sequence[Columns]) -> bool:
     entries = math.prod(query.shape[:-1]) * sum(o.width for o in operands)
     most = CROSSOVER.get(query.device.type, 1 << 24)
     if any(isinstance(o, Scored) for o in operands):
-        most = math.prod(tile_of(query, operands))  # what a source holds beside its numbers is not known
+        most = math.prod(tile_of(query.device, operands))  # what a source holds beside its numbers is not known
     return _current.name == "auto" and entries <= most
 
 
-def tile_of(query: Vectors, operands: Sequence[Columns]) -> tuple[int, int]:
+def tile_of(device: torch.device, operands: Sequence[Columns]) -> tuple[int, int]:
     """Rows and columns of a tile: those that are forced, else those that suit the sources."""
     wanted = [o.source.tile_shape for o in operands if isinstance(o, Scored) and o.source.tile_shape is not None]
     if _current.tile is None and wanted:
         return min(h for h, _ in wanted), min(w for _, w in wanted)
-    return _current.tile or TILE.get(query.device.type, (1024, 1024))
+    return _current.tile or TILE.get(device.type, (1024, 1024))
 
 
 def dense(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
@@ -122,7 +122,7 @@ def _answers(query: Vectors, operands: Sequence[Columns], reductions: Sequence[R
 
     answers: list[Tensor | None] = [None] * len(reductions)
     if query.dim() == 2 and all(o.flat for o in operands):
-        tile = tile_of(query, operands)
+        tile = tile_of(query.device, operands)
         answers = blockwise.Question(query, operands, reductions, tile, _current, small).answer(general)
     left = [k for k, x in enumerate(answers) if x is None]
     if left:
@@ -133,7 +133,7 @@ def _answers(query: Vectors, operands: Sequence[Columns], reductions: Sequence[R
 
 def _streamed(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction]) -> list[Tensor]:
     inputs = [query.whole, *(x for o in operands for x in o.tensors()), *(x for r in reductions for x in r.tensors())]
-    found = _Streamed.apply(_Sweep(operands, reductions, tile_of(query, operands), _current), *inputs)
+    found = _Streamed.apply(_Sweep(operands, reductions, tile_of(query.device, operands), _current), *inputs)
     assert isinstance(found, tuple)
     return list(found)
 

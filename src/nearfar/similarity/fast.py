@@ -51,7 +51,7 @@ class Group:
         t = self.terms
         if self.weight is not None or t.rest or t.listed or not all(_same_ends(m) for m in (*t.same, *t.different)):
             return False
-        return _mutual([flat(x.columns) for x in t.unlisted])
+        return all(x.mutual or x.start == 0 or _mutual(flat(x.columns)) for x in t.unlisted)
 
 
 def _same_ends(m: Same) -> bool:
@@ -59,21 +59,18 @@ def _same_ends(m: Same) -> bool:
     return columns is not None and (m.rows is columns or torch.equal(m.rows, columns))
 
 
-def _mutual(lists: Sequence[Tensor]) -> bool:
-    """Whether j in the lists of i implies i in the lists of j."""
-    for one in lists:
-        if one.shape[1] != 1:
-            return False
-        there = one[:, 0]
-        held = there >= 0
-        back = there[there.clamp(min=0)]
-        if not bool((back[held] == torch.arange(len(there), device=there.device)[held]).all()):
-            return False
-    return True
+def _mutual(columns: Tensor) -> bool:
+    """Whether j in the list of i implies i in the list of j."""
+    if columns.shape[1] != 1:
+        return False
+    there = columns[:, 0]
+    held = there >= 0
+    back = there[there.clamp(min=0)]
+    return bool((back[held] == torch.arange(len(there), device=there.device)[held]).all())
 
 
 def groups(reductions: Sequence[Reduction], beside: Container[int] = ()) -> list[Group] | None:
-    """The log-sum-exps of one block as groups, apart from the reductions `beside` them; None where one is something else."""
+    """The log-sum-exps of one block as groups; None where a reduction is something else and not among those `beside`."""
     found: dict[tuple[float, int, int], Group] = {}
     for k, r in enumerate(reductions):
         if k in beside:
@@ -140,11 +137,10 @@ class Conditions:
             offset = rows.start + start - columns.start
             if -e.shape[0] < offset < e.shape[1]:
                 e.diagonal(offset).fill_(fill)
-        for lists in self.unlisted:
-            there = lists[rows]
-            i, p = ((there >= columns.start) & (there < columns.stop)).nonzero(as_tuple=True)
-            if len(i):
-                e[i, there[i, p] - columns.start] = fill
+        for column in (c for lists in self.unlisted for c in lists[rows].unbind(1)):
+            there = (column - columns.start)[:, None]
+            place = there.clamp(0, e.shape[1] - 1)
+            e.scatter_(1, place, torch.where(there == place, fill, e.gather(1, place)))
 
 
 def _floats(rows: Tensor, columns: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -226,8 +226,9 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     items = items.repeat(2) if symmetric else items
     known, same = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
     partner = b if not (symmetric and callable(extra)) else torch.cat([b, a])
-    layout = _one(query, keys, ring, partner, items, Listed(positive), itself, known, extra, given, kind, net, width=n,
-                  repeat=2, also=same)
+    listed = Listed(positive, mutual=symmetric and net.group is None)
+    layout = _one(query, keys, ring, partner, items, listed, itself, known, extra, given, kind, net, width=n, repeat=2,
+                  also=same)
     for part in layout.parts:
         part.similarity, part.temperature = similarity, temperature
     return layout

@@ -19,7 +19,7 @@ from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduct
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
 from nearfar.similarity.ring import Ring, refuse
 from nearfar.similarity.sparse import Sparse
-from nearfar.similarity.units import accumulated, normalise
+from nearfar.similarity.units import accumulated
 from nearfar.similarity.vectors import Vectors
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -482,7 +482,8 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
     if of_columns and isinstance(temperature, Tensor):
         columns[0] = Vectors(keys[0], unit=unit, scale=1 / temperature.transpose(-1, -2))
     if lead := query.shape[:-2]:
-        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.own):])) for v, b in zip(columns, blocks, strict=True)]
+        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.own):]))
+                   for v, b in zip(columns, blocks, strict=True)]
     return anchors, [Operand(v, b.own, b.ring) for v, b in zip(columns, blocks, strict=True)]
 
 

@@ -224,8 +224,9 @@ class OnePass(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, *_differentiable(job, inputs, grads[0])
         made, job.grads = job.grads, None  # handed out once: a second backward pass computes them again
-        some = job.counts.nonzero()
-        level = grads[0][some[0, 0]] if len(some) else grads[0].new_zeros(())
+        level = grads[0].sum()[None] if not len(job.counts) else grads[0].index_select(
+            0, job.counts.int().argmax(0, keepdim=True))
+        level = level.squeeze(0)
         even = torch.equal(grads[0], job.counts * level)
         if made is None or not even:
             upstream = job.counts.to(shares.dtype) if even else grads[0]
@@ -283,8 +284,8 @@ def answer(query: Vectors, keys: Sequence[Vectors], r: CrossEntropy, counts: Ten
         blocks.append(Candidates(where, t, r.scale, conditions))
     used = [x.settled() for x in (query, *keys)]
     with torch.no_grad():
-        bounded = all(product_bound(used[0], k) * r.scale * LOG2E <= BOUND for k, b in zip(used[1:], blocks, strict=True)
-                      if not b.terms.nothing)
+        bounded = all(product_bound(used[0], k) * r.scale * LOG2E <= BOUND
+                      for k, b in zip(used[1:], blocks, strict=True) if not b.terms.nothing)
     partners = None if positive is None else Partners(positive.columns, positive.start)
     job = Pass(blocks, [x.recipe for x in used], choice, tile, counts, partners,
                0 if positive is None else positive.block, small, bounded, halved(*used))

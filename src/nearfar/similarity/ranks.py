@@ -42,7 +42,7 @@ def topk(query: Tensor, operand: Columns, block: int, k: int, where: Relation | 
     lead, n = query.shape[:-2], query.shape[-2]
     values = query.new_full((*lead, n, k), -math.inf)
     places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
-    tile = tile_of(query, [operand])
+    tile = tile_of(query.device, [operand])
     height, width = max(1, tile[0] // max(1, lead.numel())), max(tile[1], STRIP.get(query.device.type, 1 << 15))
     trip, last = Trip(operand), -1
     for part in trip:
@@ -195,7 +195,7 @@ def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: R
     if query.dim() != 2 or len(wanted.start) != len(query):
         raise InputError(f"A ranking is of anchors (N, D) and of pairs of N rows. Got {tuple(query.shape)} and "
                          f"{len(wanted.start)} rows.")
-    tile = tile_of(query, [operand])
+    tile = tile_of(query.device, [operand])
     most = max(1, operand.width + MORE * int(wanted.counts.sum()) // max(1, len(query)))
     height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // most))
     sight = Sight(query, operand, block, where, tile)
@@ -280,7 +280,7 @@ def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
     if not width:
         return out
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
-    tile = tile_of(query, list(operands.values()))
+    tile = tile_of(query.device, list(operands.values()))
     height = min(tile[0], max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel())))
     sights = [Sight(query, o, b, where, tile) for b, o in operands.items()]
     for rows in slices(n, height):
@@ -337,7 +337,7 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
 
 def _count(query: Tensor, part: Columns, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
     """Adds how many similarities are at least each limit of their row."""
-    sight = Sight(query, part, block, where, tile_of(query, [part]))
+    sight = Sight(query, part, block, where, tile_of(query.device, [part]))
     for rows, columns in product(slices(len(query), 512), part.columns(1024)):
         s = _ordered(sight.strip(rows, columns))
         for j in range(limits.shape[1]):

@@ -160,8 +160,8 @@ class CrossEntropy(LogSumExp):
     """-log( e^{u_i} / (e^{u_i} + sum_j W_ij e^{scale S_ij}) ) = log(1 + sum_j W_ij e^{scale S_ij - u_i}).
 
     0 where no pair counts. `of` is u, (..., N): by default the similarity of the row's declared positive (0 where it
-    has none). `where` leaves that pair out: it never stands inside a log-sum-exp, so that nothing is lost where it dominates. Rows only. With gradient,
-    one direction takes one pass over the matrix in place of two.
+    has none). `where` leaves that pair out: it never stands inside a log-sum-exp, so that nothing is lost where it
+    dominates. Rows only. With gradient, one direction takes one pass over the matrix in place of two.
     """
 
     of: Tensor | None = None
@@ -176,8 +176,9 @@ class CrossEntropy(LogSumExp):
         return LogSumExp(where=self.where, weight=self.weight, block=self.block, scale=self.scale)
 
     def from_negatives(self, x: Tensor, paired: Tensor | None) -> Tensor:
-        """The answer, given also S of the declared positives."""
+        """The answer, given S of the declared positives where `of` is None."""
         of = paired if self.of is None else self.of
+        assert of is not None
         return torch.nn.functional.softplus(x - of, 1, 40)  # torch's default turns linear from 20 on
 
 

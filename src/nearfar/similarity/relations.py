@@ -155,12 +155,14 @@ class Not(Relation):
 class Listed(Relation):
     """Row i is related to column `columns[i]` (or to each of `columns[i, :]`) of one block; -1 means to none.
 
-    `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here.
+    `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here. `mutual`: where i lists j, j is
+    known to list i.
     """
 
     columns: Tensor
     block: int = 0
     start: int | None = None
+    mutual: bool = False
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:

@@ -76,7 +76,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is made of vectors: `factor` times them, scaled to unit length where `unit`; a tensor stands for the factor."""
+    """What is made of vectors: `factor` times them (a tensor may take its place), at unit length first where `unit`."""
 
     unit: bool = False
     factor: float = 1.0
@@ -138,7 +138,9 @@ class Side:
             return self.inverse * scale
         if self.scale is None and scale == 1:
             return None
-        return torch.as_tensor(scale, dtype=self.dtype, device=self.x.device).expand(len(self.x), 1)
+        if not isinstance(scale, Tensor):
+            scale = torch.full((1, 1), scale, dtype=self.dtype, device=self.x.device)
+        return scale.expand(len(self.x), 1)
 
     def _made(self, rows: slice) -> Tensor:
         x = self.x[rows].to(self.dtype)
