@@ -24,7 +24,7 @@ from nearfar.similarity import (
     ranks,
     same,
 )
-from nearfar.similarity.matrix import normalise
+from nearfar.similarity.units import normalise
 from tests.similarity import naive
 from tests.similarity.naive import seeded
 

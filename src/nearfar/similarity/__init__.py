@@ -8,7 +8,7 @@ from nearfar.similarity.engines import engine
 from nearfar.similarity.exchange import exchange_plan
 from nearfar.similarity.further import Anchors, Further
 from nearfar.similarity.layouts import Hidden, Layout, all_views, both_ways, one_way
-from nearfar.similarity.matrix import Block, Similarity, normalise
+from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.operands import Source
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
 from nearfar.similarity.relations import (
@@ -29,6 +29,7 @@ from nearfar.similarity.relations import (
 )
 from nearfar.similarity.sparse import Sparse, equal, sparse
 from nearfar.similarity.temperature import Temperature
+from nearfar.similarity.units import normalise
 
 __all__ = [
     "Anchors", "Block", "Count", "CrossEntropy", "Further", "Hidden", "Layout", "LogSumExp", "Max", "Mean", "Min",
