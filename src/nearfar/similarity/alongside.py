@@ -11,6 +11,7 @@ from torch import Tensor
 from nearfar.similarity.closed import distinct, flat, numbered
 from nearfar.similarity.conjunction import terms
 from nearfar.similarity.reductions import Mean, Reduction, Sum
+from nearfar.similarity.relations import Listed
 from nearfar.similarity.vectors import Side, strips
 
 
@@ -32,7 +33,7 @@ def alongside(r: Reduction) -> Alongside | None:
     if r.weight is not None or t.rest or t.different or any(x.block != 0 for x in (*t.listed, *t.unlisted)):
         return None
     if len(t.listed) == 1 and type(r) is Sum and not (t.same or t.unlisted) and t.listed[0].columns.dim() == 1:
-        return Partners(t.listed[0].columns, t.listed[0].start)
+        return Partners.of(t.listed[0])
     if len(t.same) != 1 or t.listed or len(t.same[0].columns) != 1:
         return None
     columns = t.same[0].columns[0]
@@ -44,33 +45,42 @@ def alongside(r: Reduction) -> Alongside | None:
 
 @dataclass(frozen=True)
 class Partners:
-    """Of each row one column, (N,); -1 for none. `start`: they are known to count up from here."""
+    """Of each row one column, (N,); -1 for none (but where they are `complete`). `start`: they are known to count up
+    from here."""
 
     columns: Tensor
     start: int | None = None
+    complete: bool = False
+
+    @classmethod
+    def of(cls, r: Listed) -> Partners:
+        return cls(r.columns, r.start, r.complete)
 
     def products(self, query: Side, keys: Side) -> Tensor:
         """S of each row and its column, 0 where it has none."""
         out = query.new_empty(len(query))
-        for rows in strips(len(query)):
+        for rows in strips(query.x):
             torch.sum(query[rows] * self._of(keys, rows), -1, out=out[rows])
-        return out if self.start is not None else torch.where(self.columns >= 0, out, 0)
+        return out if self.complete else torch.where(self.columns >= 0, out, 0)
 
     def similarities(self, query: Tensor, keys: Tensor) -> Tensor:
         """The same with graph."""
         columns = self.columns.clamp(min=0)
         return torch.where(self.columns >= 0, (query * keys.index_select(0, columns)).sum(-1), 0)
 
+    def _places(self, rows: slice) -> Tensor:
+        return self.columns[rows] if self.complete else self.columns[rows].clamp(min=0)
+
     def _of(self, side: Side, rows: slice) -> Tensor:
         if self.start is not None:
             return side[slice(rows.start + self.start, rows.stop + self.start)]
-        return side.taken(self.columns[rows].clamp(min=0))
+        return side.taken(self._places(rows))
 
     def pull(self, flow: Tensor, query: Side, keys: Side, d_query: Tensor | None, d_keys: Tensor | None) -> None:
         """Adds the gradients of the products, given theirs."""
-        if self.start is None:
+        if not self.complete:
             flow = torch.where(self.columns >= 0, flow, 0)
-        for rows in strips(len(query)):
+        for rows in strips(query.x):
             f = flow[rows, None]
             if d_query is not None:
                 d_query[rows].addcmul_(self._of(keys, rows), f)
@@ -79,7 +89,7 @@ class Partners:
             if self.start is not None:
                 d_keys[rows.start + self.start: rows.stop + self.start].addcmul_(query[rows], f)
             else:
-                d_keys.index_add_(0, self.columns[rows].clamp(min=0), query[rows] * f)
+                d_keys.index_add_(0, self._places(rows), query[rows] * f)
 
 
 class Classes:
@@ -102,13 +112,13 @@ class Classes:
 
     def _sums(self, side: Side, classes: Tensor, factor: Tensor | None = None) -> Tensor:
         total = side.new_empty(self.many, side.x.shape[1]).zero_()
-        for rows in strips(len(side)):
+        for rows in strips(side.x):
             total.index_add_(0, classes[rows], side[rows] if factor is None else side[rows] * factor[rows, None])
         return total
 
     def products(self, query: Side, keys: Side) -> Tensor:
         sums, total = self._sums(keys, self.columns), query.new_empty(len(query))
-        for rows in strips(len(query)):
+        for rows in strips(query.x):
             total[rows] = (query[rows] * sums[self.rows[rows]]).sum(-1)
         for less in self.out:
             total -= less.products(query, keys)
@@ -118,11 +128,11 @@ class Classes:
         flow = torch.where(self.count > 0, flow / self.count if self.mean else flow, 0)
         if d_query is not None:
             sums = self._sums(keys, self.columns)
-            for rows in strips(len(query)):
+            for rows in strips(query.x):
                 d_query[rows].addcmul_(sums[self.rows[rows]], flow[rows, None])
         if d_keys is not None:
             sums = self._sums(query, self.rows, flow)
-            for rows in strips(len(keys)):
+            for rows in strips(keys.x):
                 d_keys[rows] += sums[self.columns[rows]]
         for less in self.out:
             less.pull(-flow, query, keys, d_query, d_keys)

@@ -51,7 +51,7 @@ class Group:
         t = self.terms
         if self.weight is not None or t.rest or t.listed or not all(_same_ends(m) for m in (*t.same, *t.different)):
             return False
-        return all(x.mutual or x.start == 0 or _mutual(flat(x.columns)) for x in t.unlisted)
+        return all(x.pairing or x.start == 0 or _mutual(flat(x.columns)) for x in t.unlisted)
 
 
 def _same_ends(m: Same) -> bool:
@@ -70,7 +70,7 @@ def _mutual(columns: Tensor) -> bool:
 
 
 def groups(reductions: Sequence[Reduction], beside: Container[int] = ()) -> list[Group] | None:
-    """The log-sum-exps of one block as groups; None where a reduction is something else and not among those `beside`."""
+    """The log-sum-exps of one block as groups; None where a reduction is something else and not one of `beside`."""
     found: dict[tuple[float, int, int], Group] = {}
     for k, r in enumerate(reductions):
         if k in beside:
@@ -168,15 +168,19 @@ class Plan:
     shifts: list[float] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
     kept: list[Tensor] | None = None
+    held: tuple[Side, Side] | None = None
 
     def sides(self, tensors: Sequence[Tensor | None]) -> tuple[Side, Side]:
-        """Query and keys from the vectors and the scale of each."""
+        """Query and keys from the vectors and the scale of each; those of a small matrix are kept."""
+        if self.held is not None:
+            return self.held
         last = len(self.recipes) - 1
         made = []
         for k, recipe in enumerate(self.recipes):
             x = tensors[2 * k]
             assert x is not None
             made.append(recipe.side(x, tensors[2 * k + 1], self.half, copied=k == last))
+        self.held = (made[0], made[-1]) if self.small else None
         return made[0], made[-1]
 
     def keeps(self) -> bool:
@@ -323,7 +327,7 @@ def slopes(gradient: Tensor | None, total: Tensor, scale: float) -> Tensor:
     """scale * gradient / sum, 0 where the row is empty."""
     if gradient is None:
         return torch.zeros_like(total)
-    return torch.where(total > 0, gradient * scale / torch.where(total > 0, total, 1), 0)
+    return torch.where(total > 0, (gradient if scale == 1 else gradient * scale) / total, 0)
 
 
 def gradients(plan: Plan, query: Side, keys: Side, u: list[Tensor], v: list[Tensor],
@@ -383,10 +387,9 @@ class FastLogSumExp(torch.autograd.Function):
         answers: list[Tensor | None] = [products.get(k) for k in range(len(plan.asked))]
         for g, group in enumerate(plan.groups):
             shift = plan.shifts[g] / LOG2E
-            for k in group.rows:
-                answers[k] = rows[g].log() + shift
-            for k in group.columns:
-                answers[k] = columns[g].log() + shift
+            for k in (*group.rows, *group.columns):
+                total = (rows if k in group.rows else columns)[g].log()
+                answers[k] = total if shift == 0 else total.add_(shift)
         ctx.plan = plan
         ctx.save_for_backward(*inputs, *rows, *columns)
         return tuple(answers)

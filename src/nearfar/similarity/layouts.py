@@ -18,8 +18,7 @@ from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
 from nearfar.similarity.ring import Ring
-from nearfar.similarity.units import scaled_unit
-from nearfar.similarity.vectors import halved
+from nearfar.similarity.vectors import Vectors, halved
 
 Rows = Callable[[Similarity], Tensor]
 
@@ -81,15 +80,18 @@ class Hidden:
         return Hidden([(column, row) for row, column in self.kinds])
 
 
-def _one(query: Tensor, keys: Tensor, ring: Ring | None, partner: Tensor, items: Tensor, first: Listed,
-         itself: Relation, hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str, net: Exchange,
-         in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
+def _one(query: Tensor | Vectors, keys: Tensor | Vectors, ring: Ring | None, partner: Tensor, items: Tensor,
+         first: Listed, itself: Relation, hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str,
+         net: Exchange, in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
     """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
     positive = first | also
     visible = ~(hidden & ~positive) if in_batch else positive
-    more = Further(extra) if not callable(extra) else extra(
-        Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself, similarity, net,
-                width, repeat))
+    if callable(extra):
+        assert isinstance(query, Tensor)
+        more = extra(Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself,
+                             similarity, net, width, repeat))
+    else:
+        more = Further(extra)
     visible = visible & ~(more.hidden & ~positive)
     friends = () if more.friends is None else more.friends.unbind(1)
     parts = []
@@ -210,14 +212,11 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
     n = a.shape[0]
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
-    kind, given = similarity, temperature
-    if symmetric and similarity == "cosine" and scalar and net.group is None and not extra and not halved(a, b):
-        rows = scaled_unit([a, b], temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5)
-        kind, given = "dot", 1.0  # lengths are folded in while the views are put below one another
-    else:
-        rows = torch.cat([a, b])
-    # Rank after rank: the rows of a, then those of b.
-    keys, offset, ring = net.keys(rows, whole=callable(extra))
+    alone = symmetric and similarity == "cosine" and scalar and net.group is None and not extra
+    if alone and not halved(a, b):
+        keys, offset, ring = Vectors.below([a, b], temperature), 0, None
+    else:  # rank after rank: the rows of a, then those of b
+        keys, offset, ring = net.keys(torch.cat([a, b]), whole=callable(extra))
     items = torch.arange(n, device=a.device)
     mine = items + offset
     query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
@@ -226,9 +225,6 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     items = items.repeat(2) if symmetric else items
     known, same = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
     partner = b if not (symmetric and callable(extra)) else torch.cat([b, a])
-    listed = Listed(positive, mutual=symmetric and net.group is None)
-    layout = _one(query, keys, ring, partner, items, listed, itself, known, extra, given, kind, net, width=n, repeat=2,
-                  also=same)
-    for part in layout.parts:
-        part.similarity, part.temperature = similarity, temperature
-    return layout
+    listed = Listed(positive, pairing=symmetric and net.group is None)
+    return _one(query, keys, ring, partner, items, listed, itself, known, extra, temperature, similarity, net, width=n,
+                repeat=2, also=same)

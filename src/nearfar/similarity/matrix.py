@@ -37,7 +37,7 @@ class Block:
     numbered over all ranks, and `ids`, `labels` and relations hold the values of all.
     """
 
-    keys: Tensor | Source
+    keys: Tensor | Source | Vectors
     own: bool = False
     ids: Tensor | None = None
     labels: Tensor | None = None
@@ -67,7 +67,8 @@ class Similarity:
 
     Args:
         query: anchors (..., N, D). A `Source` stands alone: a similarity (N, M) of one's own in place of query, keys
-            and `similarity`. None: all blocks are sources.
+            and `similarity`. None: all blocks are sources. `Vectors` that are their own keys: length and temperature
+            are folded in.
         blocks: keys (..., M, D), a `Source`, a `Block` of either, or several.
         positive: the declared positives (a relation; `listed(columns)` for one a row). Default: none.
         itself: pairs that are the same object (empty between two towers). Default: none.
@@ -83,13 +84,13 @@ class Similarity:
             keys that travel or with leading dimensions, or one that reads tensors with gradient without saying so.
     """
 
-    def __init__(self, query: Tensor | Source | None, blocks: Tensor | Source | Block | Sequence[Block] = (), *,
-                 positive: Relation | None = None, itself: Relation | None = None, temperature: float | Tensor = 1.0,
-                 similarity: str = "cosine", ids: Tensor | None = None, labels: Tensor | None = None,
-                 group: dist.ProcessGroup | None = None):
+    def __init__(self, query: Tensor | Source | Vectors | None,
+                 blocks: Tensor | Source | Vectors | Block | Sequence[Block] = (), *, positive: Relation | None = None,
+                 itself: Relation | None = None, temperature: float | Tensor = 1.0, similarity: str = "cosine",
+                 ids: Tensor | None = None, labels: Tensor | None = None, group: dist.ProcessGroup | None = None):
         if isinstance(query, Source):
             query, blocks = None, _alone(query, blocks)
-        if isinstance(blocks, (Tensor, Source)):
+        if isinstance(blocks, (Tensor, Source, Vectors)):
             blocks = [Block(blocks)]
         self.blocks = [blocks] if isinstance(blocks, Block) else list(blocks)
         _check_sources(query, self.blocks)
@@ -253,8 +254,11 @@ class Similarity:
 
         Scaled so that the average over ranks (DDP's) is exact. No such row anywhere: 0 with a graph.
         """
+        complete = isinstance(self.positive, Listed) and self.positive.complete
+        if where is None and complete and self.group is None and rows.numel():
+            return rows.mean()
         where = self.has_positive() if where is None else where
-        kept = torch.where(where, rows, torch.zeros_like(rows))
+        kept = torch.where(where, rows, 0)
         total, count = kept.sum(), where.sum().to(rows.dtype)
         if self.group is not None:
             dist.all_reduce(count, group=self.group)
@@ -348,7 +352,7 @@ class Similarity:
         return torch.cat(parts, -1)
 
 
-def _check(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> None:
+def _check(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> None:
     if similarity not in SIMILARITIES:
         raise InputError(f"Unknown similarity '{similarity}'.{did_you_mean(similarity, SIMILARITIES)}",
                          f"Choose one of {', '.join(SIMILARITIES)}.")
@@ -388,18 +392,18 @@ def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
     return r.scale, r.where is not None
 
 
-def _alone(source: Source, blocks: Tensor | Source | Block | Sequence[Block]) -> Block:
-    if isinstance(blocks, (Tensor, Source, Block)) or len(blocks):
+def _alone(source: Source, blocks: Tensor | Source | Vectors | Block | Sequence[Block]) -> Block:
+    if isinstance(blocks, (Tensor, Source, Vectors, Block)) or len(blocks):
         raise InputError("A source stands in place of query and blocks.",
                          "Pass it alone; with further blocks: Similarity(None, [Block(source), ...]).")
     return Block(source)
 
 
-def _check_sources(query: Tensor | None, blocks: Sequence[Block]) -> None:
+def _check_sources(query: Tensor | Vectors | None, blocks: Sequence[Block]) -> None:
     """What a source cannot be, and what only keys can be without anchors."""
     for b, block in enumerate(blocks):
         if not isinstance(block.keys, Source):
-            if query is None or not isinstance(block.keys, Tensor):
+            if query is None or not isinstance(block.keys, (Tensor, Vectors)):
                 found = type(block.keys).__name__
                 raise InputError(f"Block {b} holds {found}; without anchors each block is a source.",
                                  "Derive it from nearfar.similarity.Source, or pass the query.")
@@ -440,9 +444,13 @@ def _scored(block: Block, source: Source, temperature: float | Tensor, dtype: to
     return Scored(source, (*held, temperature), dtype)
 
 
-def _operands(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
+def _operands(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float | Tensor,
               similarity: str) -> tuple[Vectors, list[Columns]]:
     """The anchors and the columns of each block, in their order."""
+    if isinstance(query, Vectors):
+        if len(blocks) != 1 or blocks[0].keys is not query:
+            raise InputError("Vectors stand alone, as their own keys.", "Pass tensors.")
+        return query, [Operand(query, False)]
     vectors = [b for b in blocks if isinstance(b.keys, Tensor)]
     of_first = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
     if of_first and 1 < len(blocks) != len(vectors):

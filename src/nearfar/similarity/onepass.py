@@ -286,7 +286,7 @@ def answer(query: Vectors, keys: Sequence[Vectors], r: CrossEntropy, counts: Ten
     with torch.no_grad():
         bounded = all(product_bound(used[0], k) * r.scale * LOG2E <= BOUND
                       for k, b in zip(used[1:], blocks, strict=True) if not b.terms.nothing)
-    partners = None if positive is None else Partners(positive.columns, positive.start)
+    partners = None if positive is None else Partners.of(positive)
     job = Pass(blocks, [x.recipe for x in used], choice, tile, counts, partners,
                0 if positive is None else positive.block, small, bounded, halved(*used))
     values = OnePass.apply(job, *(y for x in used for y in (x.x, x.scale)), r.of, *weights)

@@ -155,14 +155,19 @@ class Not(Relation):
 class Listed(Relation):
     """Row i is related to column `columns[i]` (or to each of `columns[i, :]`) of one block; -1 means to none.
 
-    `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here. `mutual`: where i lists j, j is
-    known to list i.
+    `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here. `pairing`: each row is known to
+    list one column, whose row lists it back.
     """
 
     columns: Tensor
     block: int = 0
     start: int | None = None
-    mutual: bool = False
+    pairing: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether each row is known to have its column."""
+        return self.start is not None or self.pairing
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:

@@ -48,7 +48,7 @@ def _length(x: Tensor) -> Tensor:
 def inverse_length(x: Tensor, eps: float = 1e-12) -> Tensor:
     """1 / length of the rows of x (..., N, D), at least float32: (..., N, 1); 0 for zero rows."""
     length = _length(x)
-    return torch.where(length > eps, length.clamp(min=eps).reciprocal(), 0)
+    return torch.where(length > eps, length.reciprocal(), 0)
 
 
 def aliases(inputs: Iterable[Tensor | None]) -> list[Tensor | None]:

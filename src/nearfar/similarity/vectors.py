@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nearfar.similarity.units import accumulated, inverse_length, longest, scaled_unit
 
-# Rows whose products with their positives are made at once.
-STRIP = 1024
+# Floats that work row by row holds at once, by device type.
+STRIP = {"cpu": 1 << 18, "cuda": 1 << 23}
 # Half precision with float32 sums: what cuBLAS can do since this version of torch.
 HALF = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 8)
 
@@ -23,17 +23,26 @@ HALF = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 8)
 class Vectors:
     """`scale` times the vectors x (..., N, D), scaled to unit length where `unit`.
 
-    scale: a number, or a tensor that broadcasts to (..., N, 1). At least float32.
+    scale: a number, or a tensor that broadcasts to (..., N, 1). At least float32. bound: none is longer, where that is
+    known.
     """
 
-    def __init__(self, x: Tensor, *, unit: bool = False, scale: float | Tensor | None = None):
+    def __init__(self, x: Tensor, *, unit: bool = False, scale: float | Tensor | None = None,
+                 bound: float | None = None):
         self.x = x
         self.scale = scale if isinstance(scale, Tensor) else None
         self.recipe = Recipe(unit, 1.0 if scale is None or isinstance(scale, Tensor) else float(scale))
+        self.bound = abs(self.recipe.factor) if unit and self.scale is None else bound
         self.shape, self.device = x.shape, x.device
         self.dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         self._graph = torch.is_grad_enabled()
         self._whole: Tensor | None = None
+
+    @classmethod
+    def below(cls, parts: Sequence[Tensor], temperature: float | Tensor) -> Vectors:
+        """Unit rows of all parts, one below the other: each side's half of S where they are their own keys."""
+        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
+        return cls(scaled_unit(parts, half), bound=None if isinstance(half, Tensor) else half)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -51,7 +60,7 @@ class Vectors:
 
     def settled(self) -> Vectors:
         """The same; those that were made already, where they were."""
-        return self if self._whole is None or self._whole is self.x else Vectors(self._whole)
+        return self if self._whole is None or self._whole is self.x else Vectors(self._whole, bound=self.bound)
 
     @property
     def requires_grad(self) -> bool:
@@ -66,6 +75,8 @@ class Vectors:
 
     def longest(self) -> Tensor | float:
         """No vector is longer than this: a number where it is known beforehand."""
+        if self.bound is not None:
+            return self.bound
         most = abs(self.recipe.factor) if self.scale is None else self.scale.detach().abs().amax()
         return most if self.recipe.unit else longest(self.x) * most
 
@@ -149,7 +160,7 @@ class Side:
     def _halve(self) -> None:
         """In strips: the vectors are never held in float32."""
         similar, weighed = (torch.empty_like(self.x, dtype=t) for t in (torch.float16, torch.bfloat16))
-        for rows in strips(len(self.x)):
+        for rows in strips(self.x):
             block = self._made(rows)
             similar[rows], weighed[rows] = block, block
         if self.recipe.unit or bool(similar.isfinite().all()):
@@ -188,7 +199,7 @@ class Side:
         along = None
         if self.inverse is not None or self.scale is not None:
             along = self.new_empty(len(self.x), 1)
-        for rows in strips(len(self.x)):
+        for rows in strips(self.x):
             x, g = self.x[rows].to(self.dtype), gradient[rows]
             inverse = None if self.inverse is None else self.inverse[rows]
             if along is not None:
@@ -220,5 +231,7 @@ def carry(gradient: Tensor, flow: Tensor, side: Side, rows: slice, alpha: float 
                     out=gradient)
 
 
-def strips(n: int) -> Sequence[slice]:
-    return [slice(i, min(i + STRIP, n)) for i in range(0, n, STRIP)]
+def strips(x: Tensor) -> Sequence[slice]:
+    """Some rows of x (N, D) at a time."""
+    height = max(1, STRIP.get(x.device.type, 1 << 20) // max(1, x.shape[1]))
+    return [slice(i, min(i + height, len(x))) for i in range(0, len(x), height)]
