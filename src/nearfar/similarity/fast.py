@@ -356,12 +356,13 @@ def gradients(plan: Plan, query: Side, keys: Side, u: list[Tensor], v: list[Tens
                 e.mul_(group.weight.detach()[grid.numbered(j)])
             if e is not out:
                 out.copy_(e) if g == 0 else out.add_(e)
+        flow = query.flow(out)
         if d_query is not None:
-            carry(d_query[i], out, keys, j)
+            carry(d_query[i], flow, keys.weighed(j))
             if plan.self_symmetric and i.start != j.start:
-                carry(d_query[j], out.T, query, i)
+                carry(d_query[j], flow.T, query.weighed(i))
         if d_keys is not None:
-            carry(d_keys[j], out.T, query, i)
+            carry(d_keys[j], flow.T, query.weighed(i))
     return [d_query, d_keys, *d_weights]
 
 

@@ -183,18 +183,18 @@ def run(job: Pass, inputs: Sequence[Tensor | None], upstream: Tensor | None) -> 
 
 def _collect(panel: Panel, rows: slice, factor: Tensor, d_query: Tensor | None, d_keys: Sequence[Tensor | None],
              d_weights: Sequence[Tensor | None]) -> None:
-    scaled = Side(panel.query[rows] * factor[:, None], half=panel.job.half)
-    everyone_here = slice(0, len(scaled))
+    scaled = panel.query.flow(panel.query[rows] * factor[:, None])
     for b, columns, e in panel.chunks(rows):
         scale, w, dw, dk = panel.job.blocks[b].scale, panel.weights[b], d_weights[b], d_keys[b]
         if dw is not None:
             dw[columns] += factor @ e
         if w is not None:
             e.mul_(w[columns])
+        flow = panel.query.flow(e)
         if dk is not None:
-            carry(dk[columns], e.T, scaled, everyone_here, scale)
+            carry(dk[columns], flow.T, scaled, scale)
         if d_query is not None:
-            carry(d_query[rows], e, panel.keys[b], columns, scale)
+            carry(d_query[rows], flow, panel.keys[b].weighed(columns), scale)
     if d_query is not None:
         d_query[rows].mul_(factor[:, None])
 

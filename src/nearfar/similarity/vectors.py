@@ -178,6 +178,14 @@ class Side:
             self._last = rows, self._made(rows)
         return self._last[1]
 
+    def weighed(self, rows: slice) -> Tensor:
+        """These rows as products with a gradient's flow take them."""
+        return self[rows] if self.halved is None else self.halved[1][rows]
+
+    def flow(self, x: Tensor) -> Tensor:
+        """What flows into similarities, as products with `weighed` rows take it."""
+        return x if self.halved is None else x.to(torch.bfloat16)
+
     def taken(self, index: Tensor) -> Tensor:
         """The vectors of any rows (P,)."""
         if self.all is not None:
@@ -222,13 +230,12 @@ def similarities(out: Tensor, query: Side, rows: slice, keys: Side, columns: sli
                        alpha=alpha, out=out)
 
 
-def carry(gradient: Tensor, flow: Tensor, side: Side, rows: slice, alpha: float = 1.0) -> None:
-    """Adds alpha flow @ side[rows] to a gradient."""
-    if side.halved is None:
-        gradient.addmm_(flow, side[rows], alpha=alpha)
+def carry(gradient: Tensor, flow: Tensor, rows: Tensor, alpha: float = 1.0) -> None:
+    """Adds alpha flow @ rows to a gradient; both may be bfloat16."""
+    if flow.dtype == gradient.dtype:
+        gradient.addmm_(flow, rows, alpha=alpha)
     else:
-        torch.addmm(gradient, flow.to(torch.bfloat16), side.halved[1][rows], out_dtype=torch.float32, alpha=alpha,
-                    out=gradient)
+        torch.addmm(gradient, flow, rows, out_dtype=gradient.dtype, alpha=alpha, out=gradient)
 
 
 def strips(x: Tensor) -> Sequence[slice]:
