@@ -7,8 +7,9 @@
 
 A cell is a loss at a number of rows and a width. Each peer of a cell is a process of its own, so that its peak memory
 is its own; the processes take turns, one forward and backward pass a turn after one for warming up, and ratios are
-formed turn by turn. The limit is the machine's own rate for the matrix products that the loss needs, timed in turn
-with the others. Stored in benchmarks/results/loss.json: for each peer the seconds of its turns, MiB beyond inputs and
+formed turn by turn. A last turn, which does not count, reads the memory: the allocator then gives back at once what is
+freed, and the buffers of the matrix library are there before. The limit is the machine's own rate for the matrix
+products that the loss needs, timed in turn with the others. Stored in benchmarks/results/loss.json: for each peer the seconds of its turns, MiB beyond inputs and
 their gradients, and the difference of value and gradient to a float64 reference straight from the equation (1,024
 rows). Cells that are stored with enough turns are left out, so that an interrupted run goes on where it stopped;
 --again measures them anew. A peer that would need more than --memory GiB, or is not installed, is recorded as such; one
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -72,6 +74,16 @@ def products(rows: int, dim: int, count: int) -> float:
 
 class Memory:
     """The peak beyond what is held now, in MiB: from the kernel's high-water mark, which is set back first."""
+
+    MMAP_THRESHOLD = -3  # of mallopt(3)
+
+    @classmethod
+    def tight(cls) -> None:
+        """From here on the process keeps no large block that is freed, so that the mark shows what is in use."""
+        with contextlib.suppress(AttributeError, OSError):  # another C library has no such switch
+            libc = ctypes.CDLL(None)
+            libc.mallopt(cls.MMAP_THRESHOLD, 1 << 20)
+            libc.malloc_trim(0)
 
     def __init__(self):
         with contextlib.suppress(OSError):
@@ -130,14 +142,25 @@ def _answers(loss: str, peer: str, rows: int, dim: int) -> Iterator[dict[str, An
         return
     step(f, *inputs(64, dim))  # loads what is loaded at the first call
     a, b = inputs(int(rows * cell.share), dim)
-    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
-    memory = Memory()
     for line in sys.stdin:
         if line.strip() == "errors":
-            yield errors(loss, peer, int(REFERENCE_ROWS * cell.share), dim, torch.float32, TEMPERATURE)
+            yield {"mib": held(f, a, b), **errors(loss, peer, int(REFERENCE_ROWS * cell.share), dim, torch.float32,
+                                                  TEMPERATURE)}
         else:
             seconds, value = step(f, a, b)
-            yield {"seconds": seconds, "mib": memory.peak(), "value": value}
+            yield {"seconds": seconds, "value": value}
+
+
+def held(f: cells.Loss, a: torch.Tensor, b: torch.Tensor) -> float:
+    """MiB at the peak of one pass, beyond the inputs and their gradients."""
+    a.grad = b.grad = None
+    Memory.tight()
+    products(TILE[0], a.shape[1], 1)
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    memory = Memory()
+    step(f, a, b)
+    unused = sum(x.numel() * x.element_size() for x in (a, b) if x.grad is None)
+    return memory.peak() + unused / 2 ** 20
 
 
 def ask(process: subprocess.Popen, what: str = "turn", longest: float | None = None) -> dict[str, Any]:

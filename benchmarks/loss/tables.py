@@ -87,7 +87,8 @@ def _by_size(found: Mapping[str, Any]) -> str:
         x = found[name]
         mine = x["nearfar"]
         limit = _ratio(mine["seconds"], x["limit"]["seconds"]) if "limit" in x else ""
-        lines.append([f"{int(n):,}", d, f"{statistics.median(mine['seconds']):.3f}", limit, f"{mine['mib']:.0f}",
+        memory = f"{mine['mib']:.0f}" if "mib" in mine else ""
+        lines.append([f"{int(n):,}", d, f"{statistics.median(mine['seconds']):.3f}", limit, memory,
                       *(_peer(x.get(p), mine["seconds"]) for p in peers)])
     return markdown(("rows", "width", "s", "of the limit", "MiB", *peers), lines)
 
@@ -103,7 +104,8 @@ def _peer(x: Mapping[str, Any] | None, mine: Sequence[float]) -> str:
         return ""
     if "seconds" not in x:
         return "not installed" if "missing" in x else x.get("skipped", "not measured")
-    return f"{_ratio(x['seconds'], mine)}, {x['mib']:.0f} MiB"
+    memory = f", {x['mib']:.0f} MiB" if "mib" in x else ""
+    return _ratio(x["seconds"], mine) + memory
 
 
 def _errors(known: Mapping[str, Any]) -> str:

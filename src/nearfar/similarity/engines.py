@@ -25,7 +25,7 @@ from nearfar.similarity.vectors import Vectors
 # Entries of the matrix from which the general sweep is faster than building it, by device type: set from
 # benchmarks/loss/crossover.py. Closed forms and the fast sweep are the faster ones at any size.
 CROSSOVER = {"cpu": 1 << 21, "cuda": 1 << 24}
-TILE = {"cpu": (512, 1024), "cuda": (4096, 8192)}
+TILE = {"cpu": (1024, 1024), "cuda": (4096, 8192)}
 ENGINES = ("auto", "dense", "streaming")
 
 

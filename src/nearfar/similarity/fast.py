@@ -30,6 +30,9 @@ LOG2E = math.log2(math.e)
 # Exponents of single terms and of sums that float32 surely holds; beyond them the running maximum takes over.
 BOUND, LOW, HIGH, MOST = 100.0, 2.0 ** -100, 2.0 ** 120, 126.0
 EXACT = 1 << 24  # integers that float32 tells apart
+# Floats of a tile that are worked on at once, so that they stay near the processor, by device type.
+WORK = {"cpu": 1 << 17, "cuda": 1 << 23}
+CORNER = 256  # rows of the smallest tiles on the diagonal
 MANY = 1 << 20  # terms of at most 2^BOUND whose sum stays below HIGH
 
 
@@ -51,7 +54,7 @@ class Group:
         t = self.terms
         if self.weight is not None or t.rest or t.listed or not all(_same_ends(m) for m in (*t.same, *t.different)):
             return False
-        return all(x.pairing or x.start == 0 or _mutual(flat(x.columns)) for x in t.unlisted)
+        return all(x.halves is not None or x.start == 0 or _mutual(flat(x.columns)) for x in t.unlisted)
 
 
 def _same_ends(m: Same) -> bool:
@@ -100,8 +103,8 @@ class Conditions:
     def __init__(self, t: Terms, dtype: torch.dtype, scale: float = 1.0):
         """scale: log2(e) where the tile's similarities are given in base 2."""
         out = [x for x in t.unlisted if x.block == 0]
-        self.diagonals = [x.start for x in out if x.start is not None]
-        lists = [flat(x.columns) for x in out if x.start is None]
+        self.diagonals = [start for x in out for start in x.diagonals]
+        lists = [flat(x.columns) for x in out if not x.diagonals]
         self.unlisted = [torch.cat(lists, 1)] if lists else []
         pairs = [(x, torch.eq) for x in t.same] + [(x, torch.ne) for x in t.different]
         self.values = [(*_floats(x.rows, x.columns[0], dtype), test) for x, test in pairs]
@@ -195,22 +198,31 @@ class Grid:
         self.plan, self.query, self.keys, self.first = plan, query, keys, first
         height, width = (min(plan.tile),) * 2 if plan.self_symmetric else plan.tile
         self.height, self.width = min(height, max(1, len(query))), min(width, max(1, len(keys)))
-        size = self.height * self.width
-        self.product = query.new_empty(size)
-        self.work = query.new_empty(size) if len(plan.groups) > 1 else self.product
-        self.masks = [query.new_empty(size) for _ in range(2)] if any(c.masked for c in plan.conditions) else None
+        self.product = query.new_empty(self.height * self.width)
+        self.lines = max(1, min(self.height, WORK.get(self.product.device.type, 1 << 20) // self.width))
+        few, many = self.lines * self.width, len(plan.groups) > 1
+        self.work, self.total = (query.new_empty(few) if many else None for _ in range(2))
+        self.masks = [query.new_empty(few) for _ in range(2)] if any(c.masked for c in plan.conditions) else None
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         for i in range(0, len(self.query), self.height):
             rows = slice(i, min(i + self.height, len(self.query)))
-            start = i if self.plan.self_symmetric else 0
+            start = 0
+            if self.plan.self_symmetric:
+                start = rows.stop
+                yield from _triangle(rows)
             for j in range(start, len(self.keys), self.width):
                 yield rows, slice(j, min(j + self.width, len(self.keys)))
 
     def renew(self) -> None:
         """A scratch of its own for the next tile: that of the last one is kept."""
         self.product = torch.empty_like(self.product)
-        self.work = self.product
+
+    def strips(self, rows: slice, s: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """A few rows of a tile at a time."""
+        for r in range(0, len(s), self.lines):
+            part = s[r: r + self.lines]
+            yield slice(rows.start + r, rows.start + r + len(part)), part
 
     def numbered(self, columns: slice) -> slice:
         """Columns by their numbers among all."""
@@ -229,9 +241,7 @@ class Grid:
         columns, mask = self.numbered(columns), None
         if self.masks is not None and conditions.masked:
             mask = conditions.mask(s, rows, columns, *(x[: s.numel()].view(s.shape) for x in self.masks))
-        e = s
-        if len(self.plan.groups) > 1:
-            e = self.work[: s.numel()].view(s.shape)
+        e = s if self.work is None else self.work[: s.numel()].view(s.shape)
         if group.scale != 1:
             e = torch.mul(s, group.scale, out=e)
         if shift != 0:
@@ -247,6 +257,17 @@ class Grid:
     def empty(self, rows: slice, columns: slice) -> bool:
         t = Tile(rows, 0, self.numbered(columns), False, self.product.device)
         return all(g.terms.empty(t) for g in self.plan.groups)
+
+
+def _triangle(rows: slice) -> Iterator[tuple[slice, slice]]:
+    """A tile on the diagonal as smaller ones, without most of what lies below it."""
+    middle = (rows.start + rows.stop) // 2
+    if rows.stop - rows.start < 2 * CORNER:
+        yield rows, rows
+        return
+    yield from _triangle(slice(rows.start, middle))
+    yield slice(rows.start, middle), slice(middle, rows.stop)
+    yield from _triangle(slice(middle, rows.stop))
 
 
 def shift_for(query: Side, keys: Side, group: Group, bound: float) -> float:
@@ -288,21 +309,19 @@ def sums(plan: Plan, query: Side, keys: Side, first: int = 0) -> tuple[list[Tens
         if plan.kept is not None:
             grid.renew()
         s = grid.similarities(i, j)
-        for g, group in enumerate(plan.groups):
-            e = grid.exponentials(s, g, i, j)
-            if plan.kept is not None:
-                plan.kept.append(e)
-            if group.weight is not None:
-                e.mul_(group.weight.detach()[grid.numbered(j)])
-            if plan.self_symmetric:
-                rows[g][i] += e.sum(1)
-                if i.start != j.start:
+        for strip, part in grid.strips(i, s):
+            for g, group in enumerate(plan.groups):
+                e = grid.exponentials(part, g, strip, j)
+                if group.weight is not None:
+                    e.mul_(group.weight.detach()[grid.numbered(j)])
+                if group.rows or plan.self_symmetric:
+                    rows[g][strip] += e.sum(1)
+                if plan.self_symmetric and i.start != j.start:
                     rows[g][j] += e.sum(0)
-                continue
-            if group.rows:
-                rows[g][i] += e.sum(1)
-            if group.columns:
-                columns[g][j] += e.sum(0)
+                elif group.columns:
+                    columns[g][j] += e.sum(0)
+        if plan.kept is not None:
+            plan.kept.append(s)
     return rows, columns
 
 
@@ -338,25 +357,29 @@ def gradients(plan: Plan, query: Side, keys: Side, u: list[Tensor], v: list[Tens
     d_query = query.zeros() if want[0] else None
     d_keys = keys.zeros() if want[1] and not plan.self_symmetric else None
     d_weights = [None if g.weight is None else torch.zeros_like(g.weight) for g in plan.groups]
-    total = torch.empty_like(grid.product) if len(plan.groups) > 1 else None
-    weights = torch.empty_like(grid.product) if any(g.columns for g in plan.groups) or plan.self_symmetric else None
+    both = plan.self_symmetric or any(g.columns for g in plan.groups)
+    weights = query.new_empty(grid.lines * grid.width) if both else None
+    half = None if query.halved is None else torch.empty_like(grid.product, dtype=torch.bfloat16)
     kept, plan.kept = plan.kept, None  # overwritten below: a second backward pass computes them again
     ready = None if kept is None else iter(kept)
     for i, j in grid.tiles():
         if grid.empty(i, j):
             continue
         s = grid.similarities(i, j) if ready is None else next(ready)
-        out = s if total is None else total[: s.numel()].view(s.shape)
-        for g, group in enumerate(plan.groups):
-            e = s if ready is not None else grid.exponentials(s, g, i, j)
-            _weigh(e, group, u[g][i], v[g][j], weights, plan.self_symmetric)
-            held = d_weights[g]
-            if group.weight is not None and held is not None:
-                held[grid.numbered(j)] += e.sum(0) / group.scale
-                e.mul_(group.weight.detach()[grid.numbered(j)])
-            if e is not out:
-                out.copy_(e) if g == 0 else out.add_(e)
-        flow = query.flow(out)
+        flow = s if half is None else half[: s.numel()].view(s.shape)
+        for strip, part in grid.strips(i, s):
+            total = part if grid.total is None else grid.total[: part.numel()].view(part.shape)
+            for g, group in enumerate(plan.groups):
+                e = part if ready is not None else grid.exponentials(part, g, strip, j)
+                _weigh(e, group, u[g][strip], v[g][j], weights, plan.self_symmetric)
+                held = d_weights[g]
+                if group.weight is not None and held is not None:
+                    held[grid.numbered(j)] += e.sum(0) / group.scale
+                    e.mul_(group.weight.detach()[grid.numbered(j)])
+                if total is not e:
+                    total.copy_(e) if g == 0 else total.add_(e)
+            if flow is not s or total is not part:
+                flow[strip.start - i.start: strip.stop - i.start] = total
         if d_query is not None:
             carry(d_query[i], flow, keys.weighed(j))
             if plan.self_symmetric and i.start != j.start:

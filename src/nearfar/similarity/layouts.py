@@ -225,6 +225,6 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     items = items.repeat(2) if symmetric else items
     known, same = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
     partner = b if not (symmetric and callable(extra)) else torch.cat([b, a])
-    listed = Listed(positive, pairing=symmetric and net.group is None)
+    listed = Listed(positive, halves=n if symmetric and net.group is None else None)
     return _one(query, keys, ring, partner, items, listed, itself, known, extra, temperature, similarity, net, width=n,
                 repeat=2, also=same)

@@ -36,7 +36,7 @@ from nearfar.similarity.vectors import (
 )
 
 # Floats of a panel: its rows times all candidates.
-PANEL = {"cpu": 7 << 20, "cuda": 1 << 27}
+PANEL = {"cpu": 13 << 19, "cuda": 1 << 27}
 
 
 @dataclass

@@ -155,19 +155,26 @@ class Not(Relation):
 class Listed(Relation):
     """Row i is related to column `columns[i]` (or to each of `columns[i, :]`) of one block; -1 means to none.
 
-    `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here. `pairing`: each row is known to
-    list one column, whose row lists it back.
+    `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here. `halves`: of twice so many rows
+    each is known to list its fellow in the other half.
     """
 
     columns: Tensor
     block: int = 0
     start: int | None = None
-    pairing: bool = False
+    halves: int | None = None
+
+    @property
+    def diagonals(self) -> tuple[int, ...]:
+        """The pairs as whole diagonals, by the column of row 0; none where they are not known to be such."""
+        if self.halves is not None:
+            return self.halves, -self.halves
+        return () if self.start is None else (self.start,)
 
     @property
     def complete(self) -> bool:
         """Whether each row is known to have its column."""
-        return self.start is not None or self.pairing
+        return bool(self.diagonals)
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:
