@@ -34,17 +34,22 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=1)
 
 
-def labels(n: int) -> Tensor:
-    return torch.randint(0, CLASSES, (n,), generator=torch.Generator().manual_seed(1))
+def labels(x: Tensor) -> Tensor:
+    """A class of each row of x."""
+    return torch.randint(0, CLASSES, (len(x),), generator=torch.Generator().manual_seed(1)).to(x.device)
+
+
+def places(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)
 
 
 def dense_info_nce(t: float) -> Loss:
-    return lambda a, b: F.cross_entropy(unit(a) @ unit(b).T / t, torch.arange(len(a)))
+    return lambda a, b: F.cross_entropy(unit(a) @ unit(b).T / t, places(a))
 
 
 def dense_clip(t: float) -> Loss:
     def loss(a: Tensor, b: Tensor) -> Tensor:
-        s, target = unit(a) @ unit(b).T / t, torch.arange(len(a))
+        s, target = unit(a) @ unit(b).T / t, places(a)
         return (F.cross_entropy(s, target) + F.cross_entropy(s.T, target)) / 2
 
     return loss
@@ -54,15 +59,15 @@ def dense_nt_xent(t: float) -> Loss:
     def loss(a: Tensor, b: Tensor) -> Tensor:
         z, n = unit(torch.cat([a, b])), len(a)
         s = (z @ z.T / t).fill_diagonal_(-torch.inf)
-        return F.cross_entropy(s, (torch.arange(2 * n) + n) % (2 * n))
+        return F.cross_entropy(s, (places(z) + n) % (2 * n))
 
     return loss
 
 
 def dense_sup_con(t: float) -> Loss:
     def loss(a: Tensor, b: Tensor) -> Tensor:
-        z, y = unit(a), labels(len(a))
-        s, eye = z @ z.T / t, torch.eye(len(a), dtype=torch.bool)
+        z, y = unit(a), labels(a)
+        s, eye = z @ z.T / t, torch.eye(len(a), dtype=torch.bool, device=a.device)
         log = s - s.masked_fill(eye, -torch.inf).logsumexp(1, keepdim=True)
         friends = (y[:, None] == y) & ~eye
         some = friends.any(1)
@@ -72,8 +77,10 @@ def dense_sup_con(t: float) -> Loss:
 
 
 def chunked(t: float) -> Loss:
+    if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        raise ImportError(f"torch {torch.__version__} has no linear_cross_entropy")
     options = torch.nn.LinearCrossEntropyOptions()
-    return lambda a, b: F.linear_cross_entropy(unit(a) / t, unit(b), torch.arange(len(a)), options=options)
+    return lambda a, b: F.linear_cross_entropy(unit(a) / t, unit(b), places(a), options=options)
 
 
 def chunked_clip(t: float) -> Loss:
@@ -98,7 +105,7 @@ def ranking(t: float) -> Loss:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     loss = MultipleNegativesRankingLoss(torch.nn.Sequential(torch.nn.Identity()), scale=1 / t)
-    return lambda a, b: loss.compute_loss_from_embeddings([a, b], torch.arange(len(a)))
+    return lambda a, b: loss.compute_loss_from_embeddings([a, b], places(a))
 
 
 def cached_ranking(t: float) -> Loss:
@@ -120,14 +127,14 @@ def metric_learning_nt_xent(t: float) -> Loss:
     from pytorch_metric_learning.losses import NTXentLoss
 
     loss = NTXentLoss(temperature=t)
-    return lambda a, b: loss(torch.cat([a, b]), torch.arange(len(a)).repeat(2))
+    return lambda a, b: loss(torch.cat([a, b]), places(a).repeat(2))
 
 
 def metric_learning_sup_con(t: float) -> Loss:
     from pytorch_metric_learning.losses import SupConLoss
 
     loss = SupConLoss(temperature=t)
-    return lambda a, b: loss(a, labels(len(a)))
+    return lambda a, b: loss(a, labels(a))
 
 
 def _keops(x: Tensor, y: Tensor) -> Tensor:
@@ -156,7 +163,7 @@ def nearfar(name: str) -> Callable[[float], Loss]:
     from nearfar import losses
 
     if name == "sup_con":
-        return lambda t: lambda a, b: losses.sup_con(a, labels(len(a)), temperature=t)
+        return lambda t: lambda a, b: losses.sup_con(a, labels(a), temperature=t)
     return lambda t: lambda a, b: getattr(losses, name)(a, b, temperature=t)
 
 

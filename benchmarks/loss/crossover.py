@@ -4,7 +4,8 @@
 
 What closed forms and the fast sweep answer ("auto" uses them at any size) is compared with the dense engine; a loss
 that only the general sweep can answer (a triplet with mining) with streaming against dense, where CROSSOVER decides.
-One process, engines in turn; medians of the ratios. Stored under "crossover" in benchmarks/results/loss.json.
+One process, engines in turn; medians of the ratios. Stored under "crossover" in
+benchmarks/results/loss.json, or loss_cuda.json for a GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import gpu
 import run
 import torch
 
@@ -65,9 +67,10 @@ def main() -> None:
         for rows in o.rows:
             found.append(compared(loss, rows, o.dim, o.turns, o.device))
             print(f"{loss:9} {rows:5} x {o.dim}: dense over {found[-1]['engine']} {found[-1]['dense']:.2f}", flush=True)
-    results = run.stored()
+    path = gpu.RESULTS if o.device == "cuda" else run.RESULTS
+    results = run.stored(path)
     results.setdefault("crossover", {})[o.device] = found
-    run.store(results)
+    run.store(results, path)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ A cell is a loss at a number of rows and a width. Each peer of a cell is a proce
 is its own; the processes take turns, one forward and backward pass a turn after one for warming up, and ratios are
 formed turn by turn. A last turn, which does not count, reads the memory: the allocator then gives back at once what is
 freed, and the buffers of the matrix library are there before. The limit is the machine's own rate for the matrix
-products that the loss needs, timed in turn with the others. Stored in benchmarks/results/loss.json: for each peer the seconds of its turns, MiB beyond inputs and
-their gradients, and the difference of value and gradient to a float64 reference straight from the equation (1,024
-rows). Cells that are stored with enough turns are left out, so that an interrupted run goes on where it stopped;
---again measures them anew. A peer that would need more than --memory GiB, or is not installed, is recorded as such; one
-whose first turn takes longer than --longest seconds is stored with that turn alone, and stopped after four times that.
+products that the loss needs, timed in turn with the others. Stored in benchmarks/results/loss.json: for each peer the
+seconds of its turns, MiB beyond inputs and their gradients, and the difference of value and gradient to a float64
+reference straight from the equation (1,024 rows). Cells that are stored with enough turns are left out, so that an
+interrupted run goes on where it stopped; --again measures them anew. A peer that would need more than --memory GiB, or
+is not installed, is recorded as such; one whose first turn takes longer than --longest seconds is stored with that turn
+alone, and stopped after four times that. gpu.py beside this measures the same on a GPU.
 """
 
 from __future__ import annotations
@@ -111,7 +112,12 @@ def errors(loss: str, peer: str, rows: int, dim: int, dtype: torch.dtype, t: flo
     exact = [x.detach().double().requires_grad_() for x in rounded]
     reference = step(cells.CELLS[loss].peers["dense"](t), *exact)[1]
     value = step(maker(loss, peer)(t), *rounded)[1]
-    pairs = [(x.grad, y.grad) for x, y in zip(rounded, exact, strict=True)]
+    return difference(value, rounded, reference, exact)
+
+
+def difference(value: float, inputs: Sequence[torch.Tensor], reference: float,
+               exact: Sequence[torch.Tensor]) -> dict[str, float]:
+    pairs = [(x.grad, y.grad) for x, y in zip(inputs, exact, strict=True)]
     worst, largest = 0.0, 0.0
     for x, y in pairs:
         if x is not None and y is not None:
@@ -224,7 +230,7 @@ def precision(dim: int = 256, rows: int = REFERENCE_ROWS) -> dict[str, Any]:
         for t in (TEMPERATURE, 0.01):
             for dtype in (torch.float32, torch.bfloat16):
                 here = found.setdefault(f"{loss}/{t}/{str(dtype).removeprefix('torch.')}", {})
-                for p in ("nearfar", *cell.peers):
+                for p in ("nearfar", *(p for p in cell.peers if cell.built.get(p) != cells.EACH_ROW)):
                     try:
                         here[p] = errors(loss, p, int(rows * cell.share), dim, dtype, t)
                     except ImportError as problem:
@@ -234,15 +240,15 @@ def precision(dim: int = 256, rows: int = REFERENCE_ROWS) -> dict[str, Any]:
     return found
 
 
-def stored() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"format": 1, "cells": {}}
+def stored(path: Path = RESULTS) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {"format": 1, "cells": {}}
 
 
-def store(results: dict[str, Any]) -> None:
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    part = RESULTS.with_suffix(".part")
+def store(results: dict[str, Any], path: Path = RESULTS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
     part.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    os.replace(part, RESULTS)
+    os.replace(part, path)
 
 
 def facts() -> dict[str, Any]:
