@@ -33,8 +33,8 @@ def draw_boxes(u: Tensor, height: int, width: int, scale: tuple[float, float], r
     return torch.stack([x0, y0, x0 + w, y0 + h], 1).long()
 
 
-def full_boxes(n: int, height: int, width: int) -> Tensor:
-    return torch.tensor([0, 0, width, height]).expand(n, 4)
+def full_boxes(n: int, height: int, width: int, device: torch.device) -> Tensor:
+    return torch.tensor([0, 0, width, height], device=device).expand(n, 4)
 
 
 def crop_resize(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
@@ -120,5 +120,5 @@ def _inverse_maps(boxes: Tensor, flip: Tensor, height: int, width: int,
                      torch.stack([sin * half[:, 0] * mirror, cos * half[:, 1]], 1)], 1)      # (n, 2, 2), pixels
     signed = shift * 2
     offset = centre - (a @ signed[:, :, None])[:, :, 0]
-    frame = torch.tensor([2 / width, 2 / height])
+    frame = a.new_tensor([2 / width, 2 / height])
     return torch.cat([a * frame[:, None], (offset * frame - 1)[:, :, None]], 2)

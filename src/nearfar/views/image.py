@@ -105,7 +105,7 @@ class Augment:
         """All random numbers for n pictures of height x width pixels; one row of uniform numbers a picture."""
         u = torch.rand(n, 27, generator=generator, device=generator.device)
         if self.crop is None:
-            boxes = geometry.full_boxes(n, height, width).to(u.device)
+            boxes = geometry.full_boxes(n, height, width, u.device)
         else:
             boxes = geometry.draw_boxes(u[:, :4], height, width, self.crop, self.ratio)
         side = 2 * u - 1                                                        # uniform in [-1, 1)
