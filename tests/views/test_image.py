@@ -15,6 +15,7 @@ from nearfar.errors import InputError
 from nearfar.views import Augment, colour, geometry
 from nearfar.views.image import Drawn
 
+CPU = torch.device("cpu")
 NO_FLIP = torch.zeros(1, dtype=torch.bool)
 
 
@@ -83,8 +84,8 @@ def test_area_of_boxes_is_uniform_in_the_range():
 @pytest.mark.parametrize(("degrees", "zoom", "shift"), [(10.0, 1.0, (0.0, 0.0)), (0.0, 1.3, (0.1, 0.0)),
                                                         (-30.0, 0.8, (0.0, -0.2))])
 def test_affine_equals_torchvision_inside_the_picture(degrees, zoom, shift):
-    x = pictures(1, 32, 32)
-    ours = geometry.affine(x, geometry.full_boxes(1, 32, 32), NO_FLIP, (32, 32), torch.tensor([math.radians(degrees)]),
+    x, full = pictures(1, 32, 32), geometry.full_boxes(1, 32, 32, CPU)
+    ours = geometry.affine(x, full, NO_FLIP, (32, 32), torch.tensor([math.radians(degrees)]),
                            torch.tensor([zoom]), torch.tensor([shift]))
     theirs = tv.affine(x.float(), -degrees, [32 * shift[0], 32 * shift[1]], zoom, [0.0, 0.0],
                        interpolation=tv.InterpolationMode.BILINEAR, fill=[-1000.0])
@@ -95,7 +96,7 @@ def test_affine_equals_torchvision_inside_the_picture(degrees, zoom, shift):
 
 
 def test_affine_with_a_flip_mirrors_and_with_a_box_crops():
-    x, full = pictures(1, 16, 16), geometry.full_boxes(1, 16, 16)
+    x, full = pictures(1, 16, 16), geometry.full_boxes(1, 16, 16, CPU)
     still = (torch.zeros(1), torch.ones(1), torch.zeros(1, 2))
     assert_close(geometry.affine(x, full, ~NO_FLIP, (16, 16), *still), x.flip(-1).float(), atol=1e-3, rtol=0)
     box = torch.tensor([[4, 2, 12, 10]])

@@ -31,8 +31,8 @@ LOG2E = math.log2(math.e)
 BOUND, LOW, HIGH, MOST = 100.0, 2.0 ** -100, 2.0 ** 120, 126.0
 EXACT = 1 << 24  # integers that float32 tells apart
 # Floats of a tile that are worked on at once, so that they stay near the processor, by device type.
-WORK = {"cpu": 1 << 17, "cuda": 1 << 23}
-CORNER = 256  # rows of the smallest tiles on the diagonal
+WORK = {"cpu": 1 << 17, "cuda": 1 << 25}
+CORNER = {"cpu": 256, "cuda": 2048}  # rows of the smallest tiles on the diagonal, by device type
 MANY = 1 << 20  # terms of at most 2^BOUND whose sum stays below HIGH
 
 
@@ -210,7 +210,7 @@ class Grid:
             start = 0
             if self.plan.self_symmetric:
                 start = rows.stop
-                yield from _triangle(rows)
+                yield from _triangle(rows, CORNER.get(self.product.device.type, 2048))
             for j in range(start, len(self.keys), self.width):
                 yield rows, slice(j, min(j + self.width, len(self.keys)))
 
@@ -259,15 +259,15 @@ class Grid:
         return all(g.terms.empty(t) for g in self.plan.groups)
 
 
-def _triangle(rows: slice) -> Iterator[tuple[slice, slice]]:
+def _triangle(rows: slice, corner: int) -> Iterator[tuple[slice, slice]]:
     """A tile on the diagonal as smaller ones, without most of what lies below it."""
     middle = (rows.start + rows.stop) // 2
-    if rows.stop - rows.start < 2 * CORNER:
+    if rows.stop - rows.start < 2 * corner:
         yield rows, rows
         return
-    yield from _triangle(slice(rows.start, middle))
+    yield from _triangle(slice(rows.start, middle), corner)
     yield slice(rows.start, middle), slice(middle, rows.stop)
-    yield from _triangle(slice(middle, rows.stop))
+    yield from _triangle(slice(middle, rows.stop), corner)
 
 
 def shift_for(query: Side, keys: Side, group: Group, bound: float) -> float:
