@@ -4,7 +4,7 @@
     python scripts/build_docs.py --check    # writes nothing; exit code 1 where a page is out of date
 
 docs/gallery.md comes from `nearfar.list_methods()`, docs/claims.md from benchmarks/claims/results/*.json and
-benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss.json and evaluation.json, the table in README.md
+benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss*.json and evaluation.json, the table in README.md
 from benchmarks/results/demo.json, those of docs/negatives.md and docs/composing.md from
 benchmarks/results/compositions.json. None of them is typed by hand.
 """
@@ -155,15 +155,16 @@ def speed(name: str, r: Mapping[str, Any]) -> str:
 
 
 def losses(root: Path = ROOT) -> str:
-    """docs/speed.md from benchmarks/results/loss.json and evaluation.json."""
+    """docs/speed.md from benchmarks/results/loss.json, evaluation.json and, where it is there, loss_cuda.json."""
     source = importlib.util.spec_from_file_location("loss_tables", ROOT / "benchmarks" / "loss" / "tables.py")
     assert source is not None
     assert source.loader is not None
     tables = importlib.util.module_from_spec(source)
     source.loader.exec_module(tables)
-    found = root / "benchmarks" / "results" / "loss.json"
-    return "\n".join([MADE, "", "# Speed of the losses", "",
-                      tables.page(json.loads(found.read_text()) if found.exists() else {}), *evaluators(root)]) + "\n"
+    measured = read_results(root / "benchmarks" / "results")
+    device = ["", tables.accelerator(measured["loss_cuda"])] if "loss_cuda" in measured else []
+    return "\n".join([MADE, "", "# Speed of the losses", "", tables.page(measured.get("loss", {})), *device,
+                      *evaluators(root)]) + "\n"
 
 
 ASKS = {"knn": "vote of the 20 nearest", "retrieval": "ranking, one relevant item a query",

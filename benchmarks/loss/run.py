@@ -7,7 +7,7 @@
 
 A cell is a loss at a number of rows and a width. Each peer of a cell is a process of its own, so that its peak memory
 is its own; the processes take turns, one forward and backward pass a turn after one for warming up, and ratios are
-formed turn by turn. A last turn, which does not count, reads the memory: the allocator then gives back at once what is
+formed turn by turn. Some more turns, which do not count, read the memory: the allocator then gives back at once what is
 freed, and the buffers of the matrix library are there before. The limit is the machine's own rate for the matrix
 products that the loss needs, timed in turn with the others. Stored in benchmarks/results/loss.json: for each peer the
 seconds of its turns, MiB beyond inputs and their gradients, and the difference of value and gradient to a float64
@@ -26,6 +26,7 @@ import json
 import os
 import platform
 import select
+import statistics
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "loss.json"
 TEMPERATURE = 0.07
 REFERENCE_ROWS = 1024
 PATIENCE = 4
+READINGS = 3
 TILE = (512, 1024)
 
 
@@ -158,15 +160,18 @@ def _answers(loss: str, peer: str, rows: int, dim: int) -> Iterator[dict[str, An
 
 
 def held(f: cells.Loss, a: torch.Tensor, b: torch.Tensor) -> float:
-    """MiB at the peak of one pass, beyond the inputs and their gradients."""
+    """MiB at the peak of one pass, beyond the inputs and their gradients: the median of a few passes."""
     a.grad = b.grad = None
     Memory.tight()
     products(TILE[0], a.shape[1], 1)
-    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
-    memory = Memory()
-    step(f, a, b)
-    unused = sum(x.numel() * x.element_size() for x in (a, b) if x.grad is None)
-    return memory.peak() + unused / 2 ** 20
+    peaks = []
+    for _ in range(READINGS):
+        a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+        memory = Memory()
+        step(f, a, b)
+        unused = sum(x.numel() * x.element_size() for x in (a, b) if x.grad is None)
+        peaks.append(memory.peak() + unused / 2 ** 20)
+    return statistics.median(peaks)
 
 
 def ask(process: subprocess.Popen, what: str = "turn", longest: float | None = None) -> dict[str, Any]:

@@ -78,19 +78,35 @@ def page(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _by_size(found: Mapping[str, Any]) -> str:
+def accelerator(results: Mapping[str, Any]) -> str:
+    """What gpu.py measured, as a section of the same page."""
+    known = results["cells"]
+    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    parts = ["## On a GPU", f"{results['device']}, temperature {results['temperature']}; columns as above, time in "
+             "milliseconds, the peers in turn in one process. *of the limit*: over the device's own rate in the type "
+             f"of the inputs. `python benchmarks/loss/gpu.py` measures it. {versions}."]
+    for loss in sorted({name.split("/")[0] for name in known}):
+        parts += [f"### {loss}", _by_size({n: x for n, x in known.items() if n.split("/")[0] == loss}, "ms")]
+    return "\n\n".join(parts)
+
+
+UNITS = {"s": 1, "ms": 1000}
+
+
+def _by_size(found: Mapping[str, Any], unit: str = "s") -> str:
     """The sizes of one loss: nearfar's time and memory, its distance to the limit, and every peer."""
     peers = list(dict.fromkeys(p for x in found.values() for p in x if p not in ("nearfar", "limit")))
-    lines = []
+    lines, heads = [], ["rows", "width", *(["inputs"] if any(name.count("/") == 3 for name in found) else [])]
     for name in sorted(found, key=_order):
-        _, n, d = name.split("/")
+        _, n, d, *inputs = name.split("/")
         x = found[name]
         mine = x["nearfar"]
         limit = _ratio(mine["seconds"], x["limit"]["seconds"]) if "limit" in x else ""
         memory = f"{mine['mib']:.0f}" if "mib" in mine else ""
-        lines.append([f"{int(n):,}", d, f"{statistics.median(mine['seconds']):.3f}", limit, memory,
+        time = f"{UNITS[unit] * statistics.median(mine['seconds']):.3f}"
+        lines.append([f"{int(n):,}", d, *inputs, time, limit, memory,
                       *(_peer(x.get(p), mine["seconds"]) for p in peers)])
-    return markdown(("rows", "width", "s", "of the limit", "MiB", *peers), lines)
+    return markdown((*heads, unit, "of the limit", "MiB", *peers), lines)
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
@@ -124,9 +140,9 @@ def _first(key: tuple[str, int, str]) -> tuple[str, int, bool, str]:
     return loss, width, peer != "nearfar", peer
 
 
-def _order(name: str) -> tuple[str, int, int]:
-    loss, n, d = name.split("/")
-    return loss, int(n), int(d)
+def _order(name: str) -> tuple[str, int, int, list[str]]:
+    loss, n, d, *inputs = name.split("/")
+    return loss, int(n), int(d), inputs
 
 
 def _precision(found: Mapping[str, Any]) -> str:

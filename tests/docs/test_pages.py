@@ -137,6 +137,14 @@ def test_the_speed_of_the_losses_is_shown_with_its_intervals(tmp_path):
     assert ("| 1,024 | 256 | 1.000 | 2.00 [2.00, 2.00] | 12 | 1.07 [1.03, 1.11], 400 MiB | not installed "
             "| needs about 80 GiB |") in text  # the 4th and the 12th of 15 hold the median with 96 %
     assert "| clip | 256 | nearfar | 1e-07 | 2e-07 |" in text
+    assert "On a GPU" not in text
+    (tmp_path / "benchmarks" / "results" / "loss_cuda.json").write_text(json.dumps({
+        "device": "a card", "temperature": 0.07, "versions": {"torch": "2"},
+        "cells": {f"clip/1024/256/{inputs}": cell for inputs in ("float32", "bfloat16")}}))
+    text = build_docs().losses(tmp_path)
+    assert "a card, temperature 0.07" in text
+    assert "| rows | width | inputs | ms | of the limit | MiB | dense | keops | big |" in text
+    assert text.index("| 1,024 | 256 | bfloat16 | 1000.000 |") < text.index("| 1,024 | 256 | float32 | 1000.000 |")
 
 
 def test_the_demo_table_is_sorted_and_shows_intervals():
