@@ -162,6 +162,7 @@ def test_no_space_left(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "Writing to" in done.stderr
+    assert "Mend that, then go on with --resume." in done.stderr            # "File too large": space is not what lacks
     assert "Traceback" not in done.stderr
     assert (tmp_path / "earlier" / "scores.json").read_text() == "{}"
     assert not (tmp_path / "run" / "scores.json").exists()

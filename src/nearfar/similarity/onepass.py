@@ -37,6 +37,7 @@ from nearfar.similarity.vectors import (
 
 # Floats of a panel: its rows times all candidates.
 PANEL = {"cpu": 13 << 19, "cuda": 1 << 27}
+LEAST = 256  # rows of a panel, however many the candidates: with fewer the matrix products are slow
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Panel:
         self.job, self.query, self.keys, self.weights = job, query, keys, weights
         width = sum(len(k) for k, b in zip(keys, job.blocks, strict=True) if not b.terms.nothing)
         budget = PANEL.get(query.x.device.type, 1 << 24)
-        self.height = max(min(job.tile[0], len(query), max(budget // max(width, 1), 128)), 1)
+        self.height = max(min(job.tile[0], len(query), max(budget // max(width, 1), LEAST)), 1)
         self.kept = query.new_empty(self.height * max(width, 1))
         self.width = job.tile[1]
         size = self.height * min(self.width, max(width, 1))

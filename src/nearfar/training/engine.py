@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from nearfar.training.embedding import Embedder
 from nearfar.training.settings import DataSettings, TrainSettings
 
 Say = Callable[[str], None]
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
@@ -200,7 +202,7 @@ class owned:
         if isinstance(error, OSError):
             raise NearfarError(
                 f"Writing to '{self.folder}' failed: {error.strerror or error}.",
-                "Free some space, then go on with --resume.",
+                f"{'Free some space' if error.errno in FULL else 'Mend that'}, then go on with --resume.",
             ) from error
 
 
