@@ -303,3 +303,22 @@ def test_further_negatives_can_only_raise_the_loss():
 def test_wrong_inputs_are_told(call, message):
     with pytest.raises(InputError, match=message):
         call(*batch(5, 4))
+
+
+@pytest.mark.parametrize("name", ["clip", "triplet"])
+def test_inside_a_compiled_step(name):
+    a, b, labels = batch()
+    net = torch.nn.Linear(4, 4, dtype=torch.float64)
+
+    def step(x, y):
+        return CASES[name][0](net(x), net(y), labels)
+
+    found = []
+    for call in (step, torch.compile(step, backend="eager")):
+        for _ in range(2):
+            net.zero_grad()
+            value = call(a, b)
+            value.backward()
+            found.append((value.detach(), net.weight.grad.clone()))
+    for other in found[1:]:
+        assert_close(other, found[0])
