@@ -44,7 +44,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "loss.json"
 TEMPERATURE = 0.07
 REFERENCE_ROWS = 1024
 PATIENCE = 4
-READINGS = 3
+READINGS, LARGE = 3, 32768
 TILE = (512, 1024)
 
 
@@ -160,12 +160,12 @@ def _answers(loss: str, peer: str, rows: int, dim: int) -> Iterator[dict[str, An
 
 
 def held(f: cells.Loss, a: torch.Tensor, b: torch.Tensor) -> float:
-    """MiB at the peak of one pass, beyond the inputs and their gradients: the median of a few passes."""
+    """MiB at the peak of one pass, beyond the inputs and their gradients: the median of a few passes (of large ones, one)."""
     a.grad = b.grad = None
     Memory.tight()
     products(TILE[0], a.shape[1], 1)
     peaks = []
-    for _ in range(READINGS):
+    for _ in range(READINGS if len(a) < LARGE else 1):
         a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
         memory = Memory()
         step(f, a, b)
