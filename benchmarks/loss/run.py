@@ -160,7 +160,7 @@ def _answers(loss: str, peer: str, rows: int, dim: int) -> Iterator[dict[str, An
 
 
 def held(f: cells.Loss, a: torch.Tensor, b: torch.Tensor) -> float:
-    """MiB at the peak of one pass, beyond the inputs and their gradients: the median of a few passes (of large ones, one)."""
+    """MiB at the peak of a pass, beyond the inputs and their gradients: the median of a few (of large ones, one)."""
     a.grad = b.grad = None
     Memory.tight()
     products(TILE[0], a.shape[1], 1)
