@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nearfar.checks import check_arguments
 from nearfar.errors import InputError, did_you_mean
 
 SKIPPED = ("self", "encoder", "encoder_b")
@@ -154,13 +155,25 @@ def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:
             warnings.simplefilter("ignore")
             words = [w for k, v in values.items() for w in _words(k, v)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
-            return (
-                parser.parse_args(words, namespace=parser.parse_object(plain)) if words else parser.parse_object(plain)
-            )
+            found = parser.parse_object(plain)
+            found = parser.parse_args(words, namespace=found) if words else found
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from None
-    except TypeError as error:
-        raise InputError(str(error)) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(_sentence(str(error))) from None
+    _check_ranges(targets, found, given)
+    return found
+
+
+def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) -> None:
+    """Every option that was given lies in the range of its type, those of parts too."""
+    for target in targets:
+        values = {name: getattr(found, name) for name in signature(target) if name in given}
+        check_arguments(target if dataclasses.is_dataclass(target) else target.__init__, values)
+        for name, value in values.items():
+            if hasattr(value, "class_path"):
+                cls = _imported(name, value.class_path)
+                check_arguments(cls.__init__, {f"{k}": v for k, v in vars(value.get("init_args") or {}).items()})
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -200,13 +213,7 @@ def _part(option: str, name: str | type, table: Mapping[str, type]) -> type:
     if isinstance(name, str) and name in table:
         return table[name]
     if isinstance(name, str) and "." in name:
-        module, _, last = name.rpartition(".")
-        try:
-            cls = getattr(importlib.import_module(module), last)
-        except (ImportError, AttributeError) as error:
-            raise InputError(
-                f"The {option} '{name}' cannot be imported: {error}.", "Its module must lie on the PYTHONPATH."
-            ) from None
+        cls = _imported(option, name)
     elif isinstance(name, type):
         cls = name
     else:
@@ -219,6 +226,16 @@ def _part(option: str, name: str | type, table: Mapping[str, type]) -> type:
             "Define it at the top level of a module that can be imported.",
         )
     return cls
+
+
+def _imported(option: str, path: str) -> Any:
+    module, _, last = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), last)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"The {option} '{path}' cannot be imported: {error}.", "Its module must lie on the PYTHONPATH."
+        ) from None
 
 
 def _kind(table: Mapping[str, type]) -> type:

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from nearfar import options, processes
+from nearfar.checks import PositiveInt, Range
 from nearfar.cli import help as helping
 from nearfar.cli import tables
 from nearfar.errors import InputError
@@ -59,7 +60,7 @@ class CompareOptions:
     """
 
     methods: str | None = None
-    seeds: int = 3
+    seeds: Annotated[int, Range(1, 1000)] = 3
     budget: str | None = None
     baseline: str | None = None
     out: str | None = None
@@ -80,12 +81,12 @@ class MeasureOptions:
     """
 
     task: Literal["dense", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
-    layer: int | None = None
+    layer: PositiveInt | None = None
     on: Literal["train", "val", "test"] = "test"
-    ways: int | Literal["auto"] = "auto"
+    ways: Annotated[int, Range(2)] | Literal["auto"] = "auto"
     shots: str = "1,5"
-    queries: int = 15
-    episodes: int = 600
+    queries: PositiveInt = 15
+    episodes: Annotated[int, Range(2, 1_000_000)] = 600
 
     def few_shot(self) -> dict[str, Any]:
         """The options of few-shot episodes. Raises where the shots are no numbers."""
@@ -111,7 +112,7 @@ class EmbedOptions:
     out: str | None = None
     role: str | None = None
     append: bool = False
-    batch_size: int = 256
+    batch_size: Annotated[int, Range(1, 1_000_000)] = 256
 
 
 @dataclass
@@ -125,7 +126,7 @@ class SearchOptions:
         role: the tower that embeds the query.
     """
 
-    k: int = 10
+    k: PositiveInt = 10
     where: str | None = None
     model: str | None = None
     role: str | None = None
@@ -152,7 +153,7 @@ class DemoOptions:
     """
 
     out: str = "runs/demo"
-    seconds: int = 240
+    seconds: Annotated[int, Range(1, 1_000_000)] = 240
 
 
 def parse(

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nearfar.errors import InputError
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveShare, ShareBelowOne, UnitInterval, checked_init
 from nearfar.losses import rows
 from nearfar.similarity import Count, Similarity
 
@@ -30,6 +30,7 @@ class RowLoss:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        checked_init(cls)
         parts.setdefault(cls.__name__.lower(), cls)  # a namesake of one's own does not displace a built-in one
 
     def __call__(self, s: Similarity) -> Tensor:
@@ -49,9 +50,7 @@ class Smoothed(RowLoss):
     Args: smoothing: eps; share of the target spread over all candidates. Paper: 0.1.
     """
 
-    def __init__(self, smoothing: float = 0.1):
-        if not 0 <= smoothing <= 1:
-            raise InputError(f"smoothing must be in [0, 1]. Got {smoothing}.")
+    def __init__(self, smoothing: UnitInterval = 0.1):
         self.smoothing = smoothing
 
     def __call__(self, s: Similarity) -> Tensor:
@@ -66,9 +65,7 @@ class DCL(RowLoss):
 
     bounded_below = False
 
-    def __init__(self, sigma: float | None = None):
-        if sigma is not None and not sigma > 0:
-            raise InputError(f"sigma must be in (0, inf). Got {sigma}.")
+    def __init__(self, sigma: PositiveFloat | None = None):
         self.sigma = sigma
 
     def __call__(self, s: Similarity) -> Tensor:
@@ -81,9 +78,7 @@ class HCL(RowLoss):
     Args: tau_plus: class prior, the expected share of false negatives; beta: concentration on hard negatives.
     """
 
-    def __init__(self, tau_plus: float = 0.1, beta: float = 1.0):
-        if not 0 <= tau_plus < 1 or beta < 0:
-            raise InputError(f"tau_plus must be in [0, 1) and beta in [0, inf). Got {tau_plus} and {beta}.")
+    def __init__(self, tau_plus: ShareBelowOne = 0.1, beta: NonNegativeFloat = 1.0):
         self.tau_plus, self.beta = tau_plus, beta
 
     def __call__(self, s: Similarity) -> Tensor:
@@ -96,7 +91,7 @@ class Debiased(HCL):
     Args: tau_plus: class prior, the expected share of false negatives.
     """
 
-    def __init__(self, tau_plus: float = 0.1):
+    def __init__(self, tau_plus: ShareBelowOne = 0.1):
         super().__init__(tau_plus, 0.0)
 
 
@@ -106,8 +101,8 @@ class Hard(RowLoss):
     Args: alpha: the share that is kept.
     """
 
-    def __init__(self, alpha: float = 0.1):
-        self.alpha = _share(alpha)
+    def __init__(self, alpha: PositiveShare = 0.1):
+        self.alpha = alpha
 
     def __call__(self, s: Similarity) -> Tensor:
         return rows.hard_rows(s, alpha=self.alpha)
@@ -122,8 +117,8 @@ class Simple(RowLoss):
     bounded_below = False
     tempered = False
 
-    def __init__(self, weight: float | None = None, alpha: float | None = None):
-        self.weight, self.alpha = weight, None if alpha is None else _share(alpha)
+    def __init__(self, weight: NonNegativeFloat | None = None, alpha: PositiveShare | None = None):
+        self.weight, self.alpha = weight, alpha
 
     def __call__(self, s: Similarity) -> Tensor:
         return rows.simple_rows(s, weight=self.weight, alpha=self.alpha)
@@ -138,7 +133,7 @@ class Triplet(RowLoss):
 
     tempered = False
 
-    def __init__(self, margin: float = 0.2, mining: Literal["hard", "semi-hard"] = "hard",
+    def __init__(self, margin: NonNegativeFloat = 0.2, mining: Literal["hard", "semi-hard"] = "hard",
                  positives: str | None = None):
         self.margin, self.mining, self.positives = margin, mining, positives
 
@@ -202,14 +197,9 @@ class CACR(RowLoss):
     bounded_below = False
     tempered = False
 
-    def __init__(self, alpha: float = 1.0, beta: float = 1.0, tau_neg: float = 2.0, detach: bool = False):
+    def __init__(self, alpha: NonNegativeFloat = 1.0, beta: NonNegativeFloat = 1.0,
+                 tau_neg: NonNegativeFloat = 2.0, detach: bool = False):
         self.alpha, self.beta, self.tau_neg, self.detach = alpha, beta, tau_neg, detach
 
     def __call__(self, s: Similarity) -> Tensor:
         return rows.cacr_rows(s, alpha=self.alpha, beta=self.beta, tau_neg=self.tau_neg, detach=self.detach)
-
-
-def _share(alpha: float) -> float:
-    if not 0 < alpha <= 1:
-        raise InputError(f"alpha must be in (0, 1]. Got {alpha}.")
-    return alpha

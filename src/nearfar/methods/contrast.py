@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import heads, views
+from nearfar.checks import PositiveFloat, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses.parts import RowLoss
@@ -41,15 +42,13 @@ class Contrast(Method):
     def __init__(
         self,
         *,
-        temperature: float,
+        temperature: PositiveFloat,
         learn_temperature: bool = False,
         loss: RowLoss,
         negatives: Negatives | None = None,
         mask_duplicates: bool = True,
     ):
         super().__init__()
-        if not temperature > 0:
-            raise InputError(f"temperature must be in (0, inf). Got {temperature}.")
         if learn_temperature and not loss.tempered:
             name = type(loss).__name__.lower()
             raise InputError(f"The loss '{name}' has no temperature to learn.", "Use --learn-temperature false.")
@@ -176,12 +175,12 @@ class ViewContrast(Contrast):
         *,
         views: views.Views | None,
         loss: RowLoss,
-        temperature: float,
+        temperature: PositiveFloat,
         learn_temperature: bool = False,
         negatives: Negatives | None = None,
-        momentum: float | Literal["auto"] | None = None,
-        projector: int = 512,
-        dim: int = 128,
+        momentum: UnitInterval | Literal["auto"] | None = None,
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
         last_norm: bool = False,
         mask_duplicates: bool = True,
     ):

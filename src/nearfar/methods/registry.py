@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
+from nearfar.checks import checked_init
 from nearfar.errors import InputError, did_you_mean
 
 # Family and module of the built-in methods: known without importing any of them.
@@ -34,7 +35,7 @@ def register(slug: str, family: str) -> Callable[[type], type]:
 
     def add(cls: type) -> type:
         cls.slug, cls.family = slug, family  # type: ignore[attr-defined]
-        _registered[slug] = cls
+        _registered[slug] = checked_init(cls)
         return cls
 
     return add

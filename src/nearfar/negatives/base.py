@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nearfar.errors import InputError
+from nearfar.checks import checked_init
 from nearfar.similarity import Anchors, Further, Relation, Similarity, nobody, same
 
 parts: dict[str, type[Negatives]] = {}
@@ -86,6 +86,7 @@ class Negatives(nn.Module):
 
     def __init_subclass__(cls, name: str = "", **kwargs):
         super().__init_subclass__(**kwargs)
+        checked_init(cls)
         parts.setdefault(name or cls.__name__.lower(), cls)  # one's own does not displace a built-in namesake
 
     @property
@@ -118,19 +119,6 @@ class Negatives(nn.Module):
 
     def reset(self) -> None:
         """Forgets everything: the encoder begins anew."""
-
-
-def check_share(name: str, value: float | str) -> None:
-    """Raises InputError unless the value is "auto" or a share of the run."""
-    if not isinstance(value, str) and not 0 <= value <= 1:
-        raise InputError(f"'{name}' must be a share of the run in [0, 1]. Got {value}.")
-
-
-def check_counts(least: int = 1, **values: int | str) -> None:
-    """Raises InputError unless each value is "auto" or a whole number of at least `least`."""
-    for name, value in values.items():
-        if not isinstance(value, str) and value < least:
-            raise InputError(f"'{name}' must be at least {least}. Got {value}.")
 
 
 def columns_of(rows: Tensor, known: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from nearfar import processes
+from nearfar.checks import PositiveInt, UnitInterval
 from nearfar.clustering import k_means
-from nearfar.negatives.base import Items, Negatives, Survey, check_counts, check_share, columns_of
+from nearfar.negatives.base import Items, Negatives, Survey, columns_of
 from nearfar.similarity import Anchors, Further, same
 
 
@@ -28,10 +29,8 @@ class Cluster(Negatives):
     needs_rows = True
     labels: Tensor
 
-    def __init__(self, clusters: int = 10, start: float = 0.2, refresh: int | None = None):
+    def __init__(self, clusters: PositiveInt = 10, start: UnitInterval = 0.2, refresh: PositiveInt | None = None):
         super().__init__()
-        check_counts(1, clusters=clusters, refresh=1 if refresh is None else refresh)
-        check_share("start", start)
         self.clusters, self.start, self.refresh = clusters, start, refresh
         self.rows = torch.empty(0, dtype=torch.long)
         self.share = 1.0

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.errors import InputError
-from nearfar.negatives.base import Items, Negatives, check_counts, check_share
+from nearfar.checks import PositiveInt, UnitInterval, one_of
+from nearfar.negatives.base import Items, Negatives
 from nearfar.similarity import Anchors, Block, Further, Relation, Similarity, everyone, listed
 
 
@@ -42,13 +42,10 @@ class FNC(Negatives):
     Raises InputError: counts below 1, a start outside [0, 1], an unknown strategy.
     """
 
-    def __init__(self, count: int = 1, strategy: Literal["eliminate", "attract"] = "eliminate",
-                 threshold: float = 0.5, start: float = 0.2):
+    def __init__(self, count: PositiveInt = 1, strategy: Literal["eliminate", "attract"] = "eliminate",
+                 threshold: float = 0.5, start: UnitInterval = 0.2):
         super().__init__()
-        check_counts(1, count=count)
-        check_share("start", start)
-        if strategy not in ("eliminate", "attract"):
-            raise InputError(f"'strategy' must be eliminate or attract. Got {strategy}.")
+        one_of("strategy", strategy, ("eliminate", "attract"))
         self.count, self.strategy, self.threshold, self.start = count, strategy, threshold, start
         self.cancelled = 0.0
 

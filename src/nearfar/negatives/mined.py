@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.errors import InputError
-from nearfar.negatives.base import Items, Negatives, Survey, check_counts, check_share, columns_of, known_pairs
+from nearfar.checks import NonNegativeInt, PositiveInt, Range, UnitInterval
+from nearfar.negatives.base import Items, Negatives, Survey, columns_of, known_pairs
 from nearfar.similarity import (
     Anchors,
     Block,
@@ -95,14 +95,10 @@ class Mined(Negatives):
     pools: Tensor
     false: Tensor
 
-    def __init__(self, count: int = 16, start: float = 0.1, refresh: int | None = None, margin: float = 0.05,
-                 skip: int = 0, in_batch: bool = True):
+    def __init__(self, count: PositiveInt = 16, start: UnitInterval = 0.1, refresh: PositiveInt | None = None,
+                 margin: Annotated[float, Range(0, 2, open_high=True)] = 0.05, skip: NonNegativeInt = 0,
+                 in_batch: bool = True):
         super().__init__()
-        check_counts(1, count=count, refresh=1 if refresh is None else refresh)
-        check_counts(0, skip=skip)
-        check_share("start", start)
-        if not 0 <= margin < 2:
-            raise InputError(f"'margin' must be in [0, 2). Got {margin}.")
         self.count, self.start, self.refresh, self.margin, self.skip = count, start, refresh, margin, skip
         self.in_batch = in_batch
         self.rows = torch.empty(0, dtype=torch.long)

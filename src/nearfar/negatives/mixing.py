@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.negatives.base import Items, check_counts, check_share
+from nearfar.checks import NonNegativeInt, PositiveInt, UnitInterval
+from nearfar.negatives.base import Items
 from nearfar.negatives.queue import Queue
 from nearfar.similarity import (
     Anchors,
@@ -97,18 +98,15 @@ class Mixing(Queue):
 
     def __init__(
         self,
-        size: int | Literal["auto"] = "auto",
-        hard: int | Literal["auto"] = "auto",
-        mixed: int | Literal["auto"] = "auto",
-        with_query: int | Literal["auto"] = "auto",
-        start: float | Literal["auto"] = "auto",
+        size: PositiveInt | Literal["auto"] = "auto",
+        hard: PositiveInt | Literal["auto"] = "auto",
+        mixed: NonNegativeInt | Literal["auto"] = "auto",
+        with_query: NonNegativeInt | Literal["auto"] = "auto",
+        start: UnitInterval | Literal["auto"] = "auto",
         in_batch: bool = True,
         random_start: bool = False,
     ):
         super().__init__(size, in_batch, random_start)
-        check_counts(1, hard=hard)
-        check_counts(0, mixed=mixed, with_query=with_query)
-        check_share("start", start)
         self.hard, self.mixed, self.with_query, self.start = hard, mixed, with_query, start
         self.counts, self.begin = (0, 0, 0), 0
 

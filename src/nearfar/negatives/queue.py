@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nearfar.errors import InputError
+from nearfar.checks import PositiveInt, UnitInterval
 from nearfar.negatives.base import Items, Negatives, known_pairs
 from nearfar.similarity import Anchors, Block, Further, Relation, same
 from nearfar.similarity.exchange import exchange
@@ -40,10 +40,8 @@ class Queue(Negatives):
     pointer: Tensor
     now: Tensor
 
-    def __init__(self, size: int | Literal["auto"] = "auto", in_batch: bool = True, random_start: bool = False):
+    def __init__(self, size: PositiveInt | Literal["auto"] = "auto", in_batch: bool = True, random_start: bool = False):
         super().__init__()
-        if size != "auto" and size < 1:
-            raise InputError(f"The size of a queue must be 'auto' or at least 1. Got {size}.")
         self.size: int | Literal["auto"] = size
         self.in_batch, self.random_start = in_batch, random_start
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
@@ -126,10 +124,8 @@ class CrossBatch(Queue, name="cross-batch"):
 
     own_keys = True
 
-    def __init__(self, size: int | Literal["auto"] = "auto", start: float = 0.1, in_batch: bool = True):
+    def __init__(self, size: PositiveInt | Literal["auto"] = "auto", start: UnitInterval = 0.1, in_batch: bool = True):
         super().__init__(size, in_batch)
-        if not 0 <= start <= 1:
-            raise InputError(f"'start' must be a share of the run in [0, 1]. Got {start}.")
         self.start = start
 
     def further(self, anchors: Anchors, items: Items) -> Further:

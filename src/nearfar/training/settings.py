@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from nearfar.errors import InputError
+from nearfar.checks import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, check_fields
 
 
 @dataclass
@@ -46,8 +46,11 @@ class DataSettings:
     time: str | None = None
     id: str | None = None
     unreadable: Literal["error", "skip"] = "error"
-    limit: int | None = None
-    split_seed: int = 0
+    limit: PositiveInt | None = None
+    split_seed: Seed = 0
+
+    def __post_init__(self):
+        check_fields(self)
 
     def roles(self) -> dict[str, str | list[str]]:
         """The roles that the user named."""
@@ -116,46 +119,33 @@ class TrainSettings:
     """
 
     encoder: str = "small"
-    image_size: int | Literal["auto"] = "auto"
+    image_size: Annotated[int, Range(8, 4096)] | Literal["auto"] = "auto"
     channels: Literal["rgb", "orientation"] = "rgb"
     weights: str | None = None
     text_encoder: str = "small"
-    text_length: int | None = None
-    vocabulary: int = 8000
+    text_length: Annotated[int, Range(4, 1_000_000)] | None = None
+    vocabulary: Annotated[int, Range(6, 10_000_000)] = 8000
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
     task: Literal["auto", "dense", "pairs", "groups", "labels", "few-shot", "proxy"] = "auto"
-    layer: int | None = None
-    batch_size: int | Literal["auto"] = "auto"
-    micro_batch: int | None = None
-    accumulate: int = 1
-    steps: int | Literal["auto"] = "auto"
+    layer: PositiveInt | None = None
+    batch_size: Annotated[int, Range(2)] | Literal["auto"] = "auto"
+    micro_batch: PositiveInt | None = None
+    accumulate: PositiveInt = 1
+    steps: PositiveInt | Literal["auto"] = "auto"
     optimiser: str = "adamw"
-    lr: float | Literal["auto"] = "auto"
-    weight_decay: float = 1e-2
-    warmup: int | Literal["auto"] = "auto"
+    lr: PositiveFloat | Literal["auto"] = "auto"
+    weight_decay: NonNegativeFloat = 1e-2
+    warmup: NonNegativeInt | Literal["auto"] = "auto"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     precision: Literal["32", "bf16", "16"] = "32"
-    seed: int = 0
-    val_every: int | Literal["auto"] = "auto"
-    save_every: int | Literal["auto"] = "auto"
+    seed: Seed = 0
+    val_every: NonNegativeInt | Literal["auto"] = "auto"
+    save_every: PositiveInt | Literal["auto"] = "auto"
     preset: Literal["auto", "paper"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    nodes: int = 1
+    devices: PositiveInt = 1
+    nodes: PositiveInt = 1
 
     def __post_init__(self):
-        for name in ("batch_size", "steps", "image_size"):
-            value = getattr(self, name)
-            if value != "auto" and value < 1:
-                raise InputError(f"{name} must be 'auto' or at least 1. Got {value}.")
-        for name in ("micro_batch", "accumulate", "devices", "nodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1. Got {value}.")
-        if self.text_length is not None and self.text_length < 4:
-            raise InputError(f"text_length must be at least 4. Got {self.text_length}.")
-        if self.lr != "auto" and not self.lr > 0:
-            raise InputError(f"lr must be 'auto' or in (0, inf). Got {self.lr}.")
-        if self.batch_size == 1:
-            raise InputError("batch_size 1 leaves nothing to contrast with.", "Use at least 2.")
+        check_fields(self)

@@ -7,14 +7,18 @@ A plan (`TwoCrops`, `MultiCrop`, `Members`) makes several such views; `plan(pict
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nearfar.checks import NonNegativeFloat, Range, ShareBelowOne, UnitInterval, check_fields
 from nearfar.errors import InputError
 from nearfar.views import colour, geometry
-from nearfar.views.plan import Views, check_count, check_members, check_range, check_share
+from nearfar.views.plan import Views, check_members, check_range
+
+Side = Annotated[int, Range(1, 8192)]
+Degrees = Annotated[float, Range(0, 180)]
 
 
 class Drawn(NamedTuple):
@@ -64,38 +68,30 @@ class Augment:
         erase: probability of a grey rectangle over 2 % to 20 % of the view.
     """
 
-    size: int | None = None
+    size: Side | None = None
     crop: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    shift: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    jitter: float = 0.8
-    grey: float = 0.0
-    blur: float | None = 0.0
+    flip: UnitInterval = 0.0
+    rotate: Degrees = 0.0
+    zoom: ShareBelowOne = 0.0
+    shift: UnitInterval = 0.0
+    brightness: UnitInterval = 0.0
+    contrast: UnitInterval = 0.0
+    saturation: UnitInterval = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    jitter: UnitInterval = 0.8
+    grey: UnitInterval = 0.0
+    blur: UnitInterval | None = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
-    solarise: float = 0.0
-    erase: float = 0.0
+    solarise: UnitInterval = 0.0
+    erase: UnitInterval = 0.0
 
     def __post_init__(self):
         where = type(self).__name__
-        check_share(where, flip=self.flip, jitter=self.jitter, grey=self.grey, blur=self.blur or 0.0,
-                    solarise=self.solarise, erase=self.erase, brightness=self.brightness, contrast=self.contrast,
-                    saturation=self.saturation, shift=self.shift)
+        check_fields(self)
         check_range(where, 0, float("inf"), ratio=self.ratio, sigma=self.sigma)
         if self.crop is not None:
             check_range(where, 0, 1, crop=self.crop)
-        if self.size is not None:
-            check_count(where, 1, size=self.size)
-        if not 0 <= self.zoom < 1:
-            raise InputError(f"The 'zoom' of {where} must lie in [0, 1). Got {self.zoom} instead.")
-        if not 0 <= self.hue <= 0.5:
-            raise InputError(f"The 'hue' of {where} must lie in [0, 0.5]. Got {self.hue} instead.")
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the view of a picture of that size."""
@@ -227,17 +223,18 @@ class TwoCrops(ImageViews):
         solarise: probability for the two views (BYOL: 0, 0.2).
     """
 
-    size: int | None = None
+    size: Side | None = None
     crop: tuple[float, float] = (0.2, 1.0)
-    flip: float = 0.5
-    strength: float = 0.5
-    grey: float = 0.2
-    blur: float | tuple[float, float] | None = None
-    solarise: tuple[float, float] = (0.0, 0.0)
+    flip: UnitInterval = 0.5
+    strength: NonNegativeFloat = 0.5
+    grey: UnitInterval = 0.2
+    blur: UnitInterval | tuple[UnitInterval, UnitInterval] | None = None
+    solarise: tuple[UnitInterval, UnitInterval] = (0.0, 0.0)
     members: int = field(default=1, init=False)
     targets: int = field(default=2, init=False)
 
     def __post_init__(self):
+        check_fields(self)
         self.augments(1, 1)
 
     def augments(self, height: int, width: int) -> list[Augment]:
@@ -258,21 +255,20 @@ class MultiCrop(ImageViews):
         flip, strength, grey, blur: as in `TwoCrops` (paper: strength 1, grey 0.2, blur 0.5).
     """
 
-    big: int = 2
-    small: int = 6
+    big: Annotated[int, Range(1, 64)] = 2
+    small: Annotated[int, Range(0, 64)] = 6
     big_scale: tuple[float, float] | None = None
     small_scale: tuple[float, float] | None = None
-    big_size: int | None = None
-    small_size: int | None = None
-    flip: float = 0.5
-    strength: float = 0.5
-    grey: float = 0.2
-    blur: float | None = None
+    big_size: Side | None = None
+    small_size: Side | None = None
+    flip: UnitInterval = 0.5
+    strength: NonNegativeFloat = 0.5
+    grey: UnitInterval = 0.2
+    blur: UnitInterval | None = None
     members: int = field(default=1, init=False)
 
     def __post_init__(self):
-        check_count("MultiCrop", 1, big=self.big)
-        check_count("MultiCrop", 0, small=self.small)
+        check_fields(self)
         if self.big + self.small < 2:
             raise InputError("MultiCrop needs at least two crops in all: one crop has nothing to be compared with.")
         self.augments(32, 32)
@@ -312,20 +308,20 @@ class Members(ImageViews):
         erase: probability of a grey rectangle.
     """
 
-    k: int = 2
-    size: int | None = None
-    rotate: float = 7.0
-    zoom: float = 0.11
-    shift: float = 0.06
-    saturation: float = 0.5
-    brightness: float = 0.0
-    contrast: float = 0.0
-    grey: float = 0.2
-    flip: float = 0.0
-    erase: float = 0.0
+    k: Annotated[int, Range(2, 64)] = 2
+    size: Side | None = None
+    rotate: Degrees = 7.0
+    zoom: ShareBelowOne = 0.11
+    shift: UnitInterval = 0.06
+    saturation: UnitInterval = 0.5
+    brightness: UnitInterval = 0.0
+    contrast: UnitInterval = 0.0
+    grey: UnitInterval = 0.2
+    flip: UnitInterval = 0.0
+    erase: UnitInterval = 0.0
 
     def __post_init__(self):
-        check_count("Members", 1, k=self.k)
+        check_fields(self)
         self.augments(1, 1)
 
     @property

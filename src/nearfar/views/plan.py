@@ -32,27 +32,12 @@ class Views:
         return self
 
 
-def check_share(where: str, **values: float) -> None:
-    """Raise InputError unless each value lies in [0, 1]."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"The '{name}' of {where} must be a share in [0, 1]. Got {value} instead.")
-
-
 def check_range(where: str, low: float, high: float, **values: Sequence[float]) -> None:
     """Raise InputError unless each value is a pair (from, to) with low < from <= to <= high."""
     for name, pair in values.items():
         if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
             raise InputError(f"The '{name}' of {where} must be a pair (from, to) with "
                              f"{low:g} < from <= to <= {high:g}. Got {tuple(pair)} instead.")
-
-
-def check_count(where: str, least: int, **values: int) -> None:
-    """Raise InputError unless each value is a whole number of at least `least`."""
-    for name, value in values.items():
-        if int(value) != value or value < least:
-            raise InputError(f"The '{name}' of {where} must be a whole number of at least {least}. "
-                             f"Got {value} instead.")
 
 
 def check_members(inputs_rows: int, members: int, where: str) -> int:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.checks import UnitInterval, check_fields
 from nearfar.encoders.tokens import Special, Tokens, frame
 from nearfar.errors import InputError
-from nearfar.views.plan import Views, check_range, check_share
+from nearfar.views.plan import Views, check_range
 
 
 class TextViews(Views):
@@ -61,16 +62,16 @@ class Crops(TextViews):
     """
 
     ratio: tuple[float, float] = (0.05, 0.5)
-    delete: float = 0.1
-    mask: float = 0.0
-    replace: float = 0.0
-    shuffle: float = 0.0
+    delete: UnitInterval = 0.1
+    mask: UnitInterval = 0.0
+    replace: UnitInterval = 0.0
+    shuffle: UnitInterval = 0.0
     members: int = field(default=1, init=False)
     targets: int = field(default=2, init=False)
 
     def __post_init__(self):
         check_range("Crops", 0, 1, ratio=self.ratio)
-        check_share("Crops", delete=self.delete, mask=self.mask, replace=self.replace, shuffle=self.shuffle)
+        check_fields(self)
 
     def view(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
         tokens = crop(tokens, self.ratio, generator)
@@ -100,12 +101,12 @@ class Twice(TextViews):
 class Delete(TextViews):
     """The whole text twice, each time with tokens deleted independently with probability p."""
 
-    p: float = 0.1
+    p: UnitInterval = 0.1
     members: int = field(default=1, init=False)
     targets: int = field(default=2, init=False)
 
     def __post_init__(self):
-        check_share("Delete", p=self.p)
+        check_fields(self)
 
     def view(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
         return delete(tokens, self.p, generator)
@@ -115,12 +116,12 @@ class Delete(TextViews):
 class Mask(TextViews):
     """The whole text twice, each time with tokens replaced by the mask token with probability p."""
 
-    p: float = 0.15
+    p: UnitInterval = 0.15
     members: int = field(default=1, init=False)
     targets: int = field(default=2, init=False)
 
     def __post_init__(self):
-        check_share("Mask", p=self.p)
+        check_fields(self)
 
     def view(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
         return mask(tokens, self.p, self._mask_id(), generator)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar import heads
+from nearfar.checks import PositiveFloat, PositiveInt, PositiveShare, UnitInterval, Width
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.memories import ClusteredMemory, memory_rows
@@ -122,28 +123,26 @@ class BECLR(Method):
         encoder: Encoder,
         *,
         views: Views | None = None,
-        temperature: float = 2.0,
-        weight: float = 0.1,
-        clusters: int | Literal["auto"] = "auto",
-        scale: int | Literal["auto"] = "auto",
-        neighbours: int | Literal["auto"] = "auto",
-        memory_start: float = 0.15,
-        recluster: float = 0.15,
-        restarts: int = 1,
-        eps: float = 0.05,
-        momentum: float = 0.995,
+        temperature: PositiveFloat = 2.0,
+        weight: UnitInterval = 0.1,
+        clusters: PositiveInt | Literal["auto"] = "auto",
+        scale: PositiveInt | Literal["auto"] = "auto",
+        neighbours: PositiveInt | Literal["auto"] = "auto",
+        memory_start: UnitInterval = 0.15,
+        recluster: PositiveShare = 0.15,
+        restarts: PositiveInt = 1,
+        eps: PositiveFloat = 0.05,
+        momentum: UnitInterval = 0.995,
         spread_over: Literal["student", "both", "teacher"] = "student",
-        mask: tuple[float, float] = (0.05, 0.25),
-        patch: int | Literal["auto"] = "auto",
-        projector: int = 256,
-        dim: int = 128,
+        mask: tuple[UnitInterval, UnitInterval] = (0.05, 0.25),
+        patch: PositiveInt | Literal["auto"] = "auto",
+        projector: Width = 256,
+        dim: Width = 128,
         official: bool = False,
     ):
         super().__init__()
-        if not temperature > 0:
-            raise InputError(f"temperature must be in (0, inf). Got {temperature}.")
-        if not 0 <= mask[0] <= mask[1] <= 1:
-            raise InputError(f"mask must be two shares (from, to) in [0, 1]. Got {tuple(mask)}.")
+        if mask[0] > mask[1]:
+            raise InputError(f"The option 'mask' must be two shares (from, to). Got {tuple(mask)} instead.")
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.targets < 2:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar import heads
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses import cacr, cacr_queue, cacr_targets
@@ -81,26 +82,24 @@ class ContrastiveAttraction(ViewContrast):
         encoder: Encoder,
         *,
         form: Literal["batch", "queue", "momentum"] = "batch",
-        positives: int = 4,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        tau_pos: float = 1.0,
-        tau_neg: float = 2.0,
+        positives: PositiveInt = 4,
+        alpha: NonNegativeFloat = 1.0,
+        beta: NonNegativeFloat = 1.0,
+        tau_pos: NonNegativeFloat = 1.0,
+        tau_neg: NonNegativeFloat = 2.0,
         repulsion: Literal["auto", "euclidean", "rbf"] = "auto",
-        t: float = 2.0,
-        tau_plus: float = 0.0,
+        t: PositiveFloat = 2.0,
+        tau_plus: ShareBelowOne = 0.0,
         detach_weights: bool = False,
-        temperature: float = 1.0,
-        momentum: float | Literal["auto"] = "auto",
+        temperature: PositiveFloat = 1.0,
+        momentum: UnitInterval | Literal["auto"] = "auto",
         negatives: Negatives | Literal["auto"] | None = "auto",
         official: bool = False,
         views: Views | None = None,
-        projector: int = 512,
-        dim: int = 128,
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
         mask_duplicates: bool = True,
     ):
-        if positives < 1:
-            raise InputError(f"positives must be at least 1. Got {positives}.", "Without a positive nothing is pulled.")
         if form != "queue" and isinstance(negatives, Negatives):
             raise InputError(f"The form '{form}' of CACR has no further negatives.", "Use --form queue.")
         if negatives == "auto":

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveShare, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.losses.parts import Hard, InfoNCE, RowLoss, Simple
 from nearfar.losses.rows import entropy_rows
@@ -68,15 +69,15 @@ class HardContrast(ViewContrast):
         encoder: Encoder,
         *,
         variant: Literal["ordinary", "simple", "hard", "hard-simple"] = "hard",
-        temperature: float = 0.3,
-        alpha: float = 0.1,
-        weight: float | None = None,
+        temperature: PositiveFloat = 0.3,
+        alpha: PositiveShare = 0.1,
+        weight: NonNegativeFloat | None = None,
         symmetric: bool = True,
         views: Views | None = None,
         negatives: Negatives | None = None,
-        momentum: float | Literal["auto"] | None = None,
-        projector: int = 512,
-        dim: int = 128,
+        momentum: UnitInterval | Literal["auto"] | None = None,
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
         last_norm: bool = True,
         mask_duplicates: bool = True,
     ):

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.checks import PositiveFloat, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.losses.parts import DCL, RowLoss
 from nearfar.methods.base import Batch, Loss, Paper
@@ -55,15 +56,15 @@ class DecoupledContrast(ViewContrast):
         self,
         encoder: Encoder,
         *,
-        temperature: float = 0.1,
+        temperature: PositiveFloat = 0.1,
         learn_temperature: bool = False,
-        sigma: float | None = None,
+        sigma: PositiveFloat | None = None,
         views: Views | None = None,
         loss: RowLoss | None = None,
         negatives: Negatives | None = None,
-        momentum: float | Literal["auto"] | None = None,
-        projector: int = 512,
-        dim: int = 128,
+        momentum: UnitInterval | Literal["auto"] | None = None,
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
         mask_duplicates: bool = True,
     ):
         super().__init__(

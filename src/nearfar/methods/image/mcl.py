@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar import processes
+from nearfar.checks import PositiveFloat, PositiveInt, UnitInterval, Width, WidthOrNone
 from nearfar.clustering import k_means
 from nearfar.encoders import Encoder, Frozen, Joined
 from nearfar.errors import InputError
@@ -75,7 +76,7 @@ def within_groups(labels: Int[Tensor, "n"]) -> Any:
 
 
 def grouped_clip(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: float = 0.07,
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: PositiveFloat = 0.07,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """1/2 mean_i [ lse_{j: p_j = p_i} s_ij - s_ii ] + 1/2 mean_j [ lse_{i: p_i = p_j} s_ij - s_jj ]."""
@@ -130,23 +131,21 @@ class MCL(ViewContrast):
         self,
         encoder: Encoder,
         *,
-        stages: int = 1,
-        clusters: int | Literal["auto"] = "auto",
+        stages: PositiveInt = 1,
+        clusters: PositiveInt | Literal["auto"] = "auto",
         form: Literal["batch", "mask"] = "batch",
         joint_labels: Literal["all", "last"] = "all",
         weights: Literal["fresh", "continue"] = "fresh",
-        temperature: float = 0.2,
+        temperature: PositiveFloat = 0.2,
         learn_temperature: bool = False,
         views: Views | None = None,
         loss: RowLoss | None = None,
         negatives: Negatives | None = None,
-        momentum: float | Literal["auto"] | None = None,
-        projector: int = 512,
-        dim: int = 128,
+        momentum: UnitInterval | Literal["auto"] | None = None,
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
         mask_duplicates: bool = True,
     ):
-        if stages < 1 or (clusters != "auto" and clusters < 1):
-            raise InputError(f"stages and clusters must be at least 1. Got {stages} and {clusters}.")
         if isinstance(encoder, Frozen):
             raise InputError("A frozen encoder is the same in every stage.", "Leave out --freeze.")
         super().__init__(

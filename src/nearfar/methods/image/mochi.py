@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from nearfar.checks import PositiveFloat, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.losses.parts import InfoNCE, RowLoss
 from nearfar.methods.base import Paper
@@ -56,15 +57,15 @@ class MoCHi(ViewContrast):
         self,
         encoder: Encoder,
         *,
-        temperature: float = 0.2,
+        temperature: PositiveFloat = 0.2,
         learn_temperature: bool = False,
         views: Views | None = None,
         loss: RowLoss | None = None,
         negatives: Negatives | Literal["auto"] | None = "auto",
-        momentum: float | Literal["auto"] | None = "auto",
+        momentum: UnitInterval | Literal["auto"] | None = "auto",
         both_directions: bool = False,
-        projector: int = 512,
-        dim: int = 128,
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
         mask_duplicates: bool = True,
     ):
         super().__init__(

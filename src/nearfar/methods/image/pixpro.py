@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nearfar.checks import NonNegativeFloat, PositiveFloat, UnitInterval, Width
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.methods.base import Batch, Facts, Loss, Method, Paper, Tower
@@ -52,7 +53,7 @@ def cell_centres(coordinates: Float[Tensor, "n 4"], height: int, width: int) -> 
 
 
 def positive_pixels(a: Float[Tensor, "n 4"], b: Float[Tensor, "n 4"], height: int, width: int, *,
-                    threshold: float = 0.7) -> Bool[Tensor, "n p p"]:
+                    threshold: PositiveFloat = 0.7) -> Bool[Tensor, "n p p"]:
     """A_ij = [distance of the centres of cell i of crop a and cell j of crop b < T larger diagonal]. Constant.
 
     a, b: coordinates of the crops; T: 0.7 in the paper. Source: eq. 1.
@@ -87,7 +88,7 @@ def pixpro(y: Float[Tensor, "n p c"], target: Float[Tensor, "n p c"], positive: 
 
 
 def pixcontrast(x: Float[Tensor, "n p c"], target: Float[Tensor, "n p c"], positive: Bool[Tensor, "n p p"], *,
-                temperature: float = 0.3, negatives: str = "local") -> Float[Tensor, ""]:
+                temperature: PositiveFloat = 0.3, negatives: str = "local") -> Float[Tensor, ""]:
     """-log of the share of the positives in the softmax over the pixels of the other view, at least 0.
 
     The mean over the pixels that have a positive, then over the pictures that have one; 0 with a graph where none
@@ -185,14 +186,14 @@ class PixPro(Method):
         *,
         pretext: Literal["propagate", "contrast"] = "propagate",
         views: Views | None = None,
-        threshold: float = 0.7,
-        gamma: float = 2.0,
-        layers: int = 1,
-        temperature: float = 0.3,
-        instance: float = 0.0,
-        momentum: float = 0.99,
-        projector: int = 512,
-        dim: int = 128,
+        threshold: PositiveFloat = 0.7,
+        gamma: PositiveFloat = 2.0,
+        layers: Annotated[int, Range(0, 2)] = 1,
+        temperature: PositiveFloat = 0.3,
+        instance: NonNegativeFloat = 0.0,
+        momentum: UnitInterval = 0.99,
+        projector: Width = 512,
+        dim: Width = 128,
     ):
         super().__init__()
         mapped: Any = encoder

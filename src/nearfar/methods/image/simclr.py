@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from nearfar.checks import PositiveFloat, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.losses.parts import InfoNCE, RowLoss
 from nearfar.methods.base import Paper
@@ -39,14 +40,14 @@ class SimCLR(ViewContrast):
         self,
         encoder: Encoder,
         *,
-        temperature: float = 0.1,
+        temperature: PositiveFloat = 0.1,
         learn_temperature: bool = False,
         views: Views | None = None,
         loss: RowLoss | None = None,
         negatives: Negatives | None = None,
-        momentum: float | Literal["auto"] | None = None,
-        projector: int = 512,
-        dim: int = 128,
+        momentum: UnitInterval | Literal["auto"] | None = None,
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
         mask_duplicates: bool = True,
     ):
         super().__init__(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nearfar import heads, processes
+from nearfar.checks import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses import sinkhorn, swapped_prediction
@@ -94,15 +95,15 @@ class SwAV(Method):
         encoder: Encoder,
         *,
         views: Views | None = None,
-        prototypes: int | Literal["auto"] = "auto",
-        temperature: float = 0.1,
-        eps: float | Literal["auto"] = "auto",
-        iterations: int = 3,
-        queue: int | Literal["auto"] = "auto",
-        queue_start: float = 0.0375,
-        freeze_prototypes: int | Literal["auto"] = "auto",
-        projector: int = 512,
-        dim: int = 128,
+        prototypes: Width | Literal["auto"] = "auto",
+        temperature: PositiveFloat = 0.1,
+        eps: PositiveFloat | Literal["auto"] = "auto",
+        iterations: PositiveInt = 3,
+        queue: NonNegativeInt | Literal["auto"] = "auto",
+        queue_start: UnitInterval = 0.0375,
+        freeze_prototypes: NonNegativeInt | Literal["auto"] = "auto",
+        projector: WidthOrNone = 512,
+        dim: Width = 128,
     ):
         super().__init__()
         self.plan = check_plan(views or build("multi-crop", big=2, small=2), encoder)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nearfar.checks import PositiveFloat, UnitInterval, Width
 from nearfar.encoders import Encoder
 from nearfar.losses.parts import RowLoss, Smoothed
 from nearfar.methods.base import Facts, Paper
@@ -63,13 +64,13 @@ class Align(PairContrast):
         encoder: Encoder,
         encoder_b: Encoder | None = None,
         *,
-        temperature: float | Literal["auto"] = "auto",
+        temperature: PositiveFloat | Literal["auto"] = "auto",
         learn_temperature: bool = True,
-        smoothing: float = 0.1,
+        smoothing: UnitInterval = 0.1,
         loss: RowLoss | None = None,
         negatives: Negatives | None = None,
         head: Literal["auto", "none", "linear", "mlp"] = "linear",
-        dim: int = 256,
+        dim: Width = 256,
         views: Views | None = None,
         mask_duplicates: bool = True,
     ):

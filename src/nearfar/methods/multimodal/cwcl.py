@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from nearfar.checks import PositiveFloat
 from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.losses import cwcl
@@ -78,7 +79,7 @@ class ContinuousWeights(PairContrast):
         frozen: Literal["text", "image"] = "text",
         untrained: bool = False,
         weighted: Literal["trained", "frozen", "both"] = "trained",
-        temperature: float | Literal["auto"] = "auto",
+        temperature: PositiveFloat | Literal["auto"] = "auto",
         learn_temperature: bool = True,
         head: Literal["linear", "mlp"] = "linear",
         views: Views | None = None,

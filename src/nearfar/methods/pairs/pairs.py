@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import heads
+from nearfar.checks import PositiveFloat, Width
 from nearfar.encoders import Encoder, frame
 from nearfar.errors import InputError
 from nearfar.losses.parts import InfoNCE, RowLoss
@@ -47,13 +48,13 @@ class PairContrast(Contrast):
         encoder: Encoder,
         encoder_b: Encoder | None = None,
         *,
-        temperature: float,
+        temperature: PositiveFloat,
         loss: RowLoss,
         learn_temperature: bool,
         symmetric: bool = True,
         negatives: Negatives | None = None,
         head: Literal["auto", "none", "linear", "mlp"] = "auto",
-        dim: int = 256,
+        dim: Width = 256,
         views: Views | None = None,
         mask_duplicates: bool = True,
     ):
@@ -228,13 +229,13 @@ class Pairs(PairContrast):
         encoder: Encoder,
         encoder_b: Encoder | None = None,
         *,
-        temperature: float = 0.07,
+        temperature: PositiveFloat = 0.07,
         learn_temperature: bool = False,
         symmetric: bool = True,
         loss: RowLoss | None = None,
         negatives: Negatives | None = None,
         head: Literal["auto", "none", "linear", "mlp"] = "auto",
-        dim: int = 256,
+        dim: Width = 256,
         views: Views | None = None,
         mask_duplicates: bool = True,
     ):

@@ -10,14 +10,14 @@ topical features. With `momentum=none` the other keys of the batch are the negat
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from nearfar.checks import NonNegativeFloat, PositiveFloat, Range, UnitInterval
 from nearfar.encoders import Encoder
-from nearfar.errors import InputError
 from nearfar.losses.parts import InfoNCE, RowLoss, Smoothed
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
@@ -77,18 +77,18 @@ class Contriever(ViewContrast):
         self,
         encoder: Encoder,
         *,
-        temperature: float = 0.05,
+        temperature: PositiveFloat = 0.05,
         learn_temperature: bool = False,
         views: Views | None = None,
         loss: RowLoss | None = None,
         negatives: Negatives | Literal["auto"] | None = "auto",
-        momentum: float | Literal["auto"] | None = "auto",
+        momentum: UnitInterval | Literal["auto"] | None = "auto",
         normalise: bool = True,
         both_directions: bool = False,
-        smoothing: float = 0.0,
+        smoothing: UnitInterval = 0.0,
         stream: bool = False,
-        length: int = 256,
-        alpha: float = 1.0,
+        length: Annotated[int, Range(2, 65_536)] = 256,
+        alpha: NonNegativeFloat = 1.0,
         mask_duplicates: bool = True,
     ):
         if loss is None:
@@ -106,8 +106,6 @@ class Contriever(ViewContrast):
             projector=0,
             mask_duplicates=mask_duplicates,
         )
-        if length < 2:
-            raise InputError(f"length must be at least 2 tokens. Got {length}.")
         self.similarity = "cosine" if normalise else "dot"
         self.both_directions, self.stream, self.length, self.alpha = both_directions, stream, length, alpha
 
