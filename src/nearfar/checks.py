@@ -34,20 +34,21 @@ class Range:
         above = value > self.low if self.open_low else value >= self.low
         return math.isfinite(value) and above and (value < self.high if self.open_high else value <= self.high)
 
-    def words(self, whole: bool) -> str:
-        """"a whole number of at least 1", "a number in (0, inf)"."""
+    def words(self, whole: bool, above: bool = False) -> str:
+        """"a whole number of at least 1", "a number in (0, inf)"; `above`: the value was too large."""
         if not whole:
             left = "(" if self.open_low or self.low == -math.inf else "["
             right = ")" if self.open_high or self.high == math.inf else "]"
             return f"a number in {left}{self.low:g}, {self.high:g}{right}"
-        if self.high == math.inf:
-            return f"a whole number of at least {self.low:.0f}"
+        if self.high in (math.inf, MOST):
+            return f"a whole number of at least {self.low:.0f}{' (and at most 10^9)' if above else ''}"
         return f"a whole number from {self.low:.0f} to {self.high:.0f}"
 
 
 ANY = Range()
-PositiveInt = Annotated[int, Range(1)]
-NonNegativeInt = Annotated[int, Range(0)]
+MOST = 10**9
+PositiveInt = Annotated[int, Range(1, MOST)]
+NonNegativeInt = Annotated[int, Range(0, MOST)]
 Width = Annotated[int, Range(1, 65_536)]
 """Numbers of a vector or of a hidden layer."""
 WidthOrNone = Annotated[int, Range(0, 65_536)]
@@ -75,7 +76,7 @@ def check(name: str, value: Any, kind: Any) -> None:
     allowed = [(whole, limits) for whole, limits in (f for f in found if f is not None)]
     if not allowed or any(_holds(value, whole, limits) for whole, limits in allowed):
         return
-    words = [f"'{word}'" for word in _words(kind)] + [limits.words(whole) for whole, limits in allowed]
+    words = [f"'{word}'" for word in _words(kind)] + [limits.words(whole, value > MOST) for whole, limits in allowed]
     raise InputError(f"The option '{name}' must be {' or '.join(dict.fromkeys(words))}. Got {value} instead.")
 
 

@@ -121,23 +121,27 @@ def from_file(path: str | Path, targets_of: Callable[[dict[str, Any]], Sequence[
     if not path.is_file():
         raise InputError(f"There is no config file '{path}'.")
     try:
-        node = yaml.compose(path.read_text())
-        values = yaml.safe_load(path.read_text())
+        text = path.read_text("utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise InputError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not valid YAML.") from None
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise InputError(f"{path} is not a config file ({str(error).splitlines()[0][:120]}).",
+                         "It holds 'option: value' lines in UTF-8.") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or node is None:
         raise InputError(f"{path}: expected 'option: value' lines.")
     known = names(targets_of(values))
     for key, _ in node.value:
-        name = key.value.replace("-", "_")
+        name = str(key.value).replace("-", "_")
         if name not in known and name not in ("method", "data"):
             raise InputError(
                 f"{path}, line {key.start_mark.line + 1}: unknown option '{key.value}'.{did_you_mean(name, known)}"
             )
-    return {k.replace("-", "_"): v for k, v in values.items()}
+    return {str(k).replace("-", "_"): v for k, v in values.items()}
 
 
 def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:

@@ -34,7 +34,7 @@ def said(capsys, *words):
         (["fit", "simclr", "emoji", "--views", "multicrop"], "Did you mean 'multi-crop'?"),
         (["fit", "simclr", "emoji", "--temperature", "warm"], "must be float. Got warm instead"),
         (["fit", "simclr", "emoji", "--temperature", "-1"], "must be a number in (0, inf). Got -1"),
-        (["fit", "simclr", "emoji", "--steps", "0"], "The option 'steps' must be 'auto' or a whole number of at least 1. Got 0"),
+        (["fit", "simclr", "emoji", "--steps", "0"], "'steps' must be 'auto' or a whole number of at least 1. Got 0"),
         (["fit", "simclr", "no/such/folder"], "no/such/folder"),
         (["fit", "simclr"], "the data are missing"),
         (["fit", "simclr", "emojis"], "emoji"),

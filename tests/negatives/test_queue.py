@@ -122,5 +122,5 @@ def test_cross_batch_memory_is_used_after_its_start_and_fills_before():
     assert blocks(memory, marks(5, 6), step=4, steps=10) == []
     assert blocks(memory, marks(5, 6), step=5, steps=10)[0].keys[:, 0].tolist() == [1, 2]
     assert CrossBatch.own_keys
-    with pytest.raises(InputError, match="share of the run"):
+    with pytest.raises(InputError, match="a number in \\[0, 1\\]"):
         CrossBatch(start=2)

@@ -171,5 +171,5 @@ def test_wrong_use_is_told():
         views.Mask().bind(Stub(BARE))(pad([[10]]), generator())
     with pytest.raises(InputError, match="'ratio'"):
         views.Crops(ratio=(0.0, 0.5))
-    with pytest.raises(InputError, match="'p' of Delete"):
+    with pytest.raises(InputError, match="option 'p' must be a number in"):
         views.Delete(p=2)

@@ -15,7 +15,7 @@ from nearfar.encoders.joined import Joined
 from nearfar.encoders.pictures import ImageEncoder, SmallImage, TimmImage, image
 from nearfar.encoders.texts import SmallText, TextEncoder, TransformerText, text, train_tokenizer
 from nearfar.encoders.tokens import Special, Tokens, frame, pad
-from nearfar.errors import InputError
+from nearfar.errors import InputError, did_you_mean
 
 
 def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Encoder:
@@ -55,7 +55,23 @@ def _transformer_text(config: dict[str, Any], folder: Path) -> TransformerText:
         raise InputError(f"{folder} does not hold a transformer's configuration and tokenizer: {error}",
                          "The model folder is not complete.") from error
     model = AutoModel.from_config(inner, trust_remote_code=False)
-    return TransformerText(model, tokenizer, config["pooling"], config["length"], config["dense"], config["source"])
+    layers = config.get("layers") or [{"layer": "dense", **layer} for layer in config.get("dense", ())]
+    return TransformerText(model, tokenizer, config["pooling"], config["length"], layers, config["source"],
+                           config.get("prompt", ""), config.get("pool_prompt", True))
+
+
+def check_names(picture: str, text: str, weights: str | None) -> None:
+    """Raises InputError early for names that `image` and `text` would refuse: an architecture, a folder, a file."""
+    if picture != "small":
+        import timm
+        if not timm.is_model(picture):
+            raise InputError(f"timm has no model '{picture}'.{did_you_mean(picture, ['small', *timm.list_models()])}",
+                             "See timm.list_models(), or use 'small'.")
+    if text not in ("small", "minilm") and not Path(text).is_dir():
+        raise InputError(f"There is no text encoder '{text}': it is neither 'small' nor 'minilm' nor a folder.",
+                         "Models are not downloaded: give the path of a local folder.")
+    if weights is not None and not Path(weights).exists():
+        raise InputError(f"There is no weights file or folder '{weights}'.", "Check --weights.")
 
 
 __all__ = ["Encoder", "Frozen", "ImageEncoder", "Joined", "SmallImage", "SmallText", "Special", "TextEncoder",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.frozen import Frozen
 from nearfar.encoders.pictures import TimmImage
+from nearfar.encoders.sentence import Dense
 from nearfar.encoders.texts import SmallText, TransformerText
 from nearfar.errors import InputError
 
@@ -36,7 +37,9 @@ def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bo
         modules.append(dense)
     if normalise:
         modules.append(parts.Normalize())
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=True)
+    prompt = {} if not getattr(encoder, "prompt", "") else {"prompts": {"default": encoder.prompt},
+                                                            "default_prompt_name": "default"}
+    SentenceTransformer(modules=modules, device="cpu", **prompt).save(str(folder), create_model_card=True)
 
 
 def _parts() -> Any:
@@ -90,13 +93,26 @@ def _transformer(encoder: TransformerText, folder: Path) -> list[Any]:
     encoder.tokenizer.save_pretrained(raw)
     module = parts.Transformer(str(raw), max_seq_length=encoder.special.length)
     shutil.rmtree(raw)
-    modules: list[Any] = [module, parts.Pooling(encoder.model.config.hidden_size, pooling_mode=encoder.pooling)]
-    for layer in encoder.dense:
-        linear, activation = layer[0], layer[1]  # pyright: ignore[reportIndexIssue]
-        dense = parts.Dense(linear.in_features, linear.out_features, linear.bias is not None, activation)
-        dense.linear.load_state_dict(linear.state_dict())
-        modules.append(dense)
-    return modules
+    width = encoder.model.config.hidden_size
+    pooling = parts.Pooling(width, pooling_mode=encoder.pooling, include_prompt=encoder.pool_prompt)
+    return [module, pooling, *[_module(parts, layer) for layer in encoder.dense]]
+
+
+def _module(parts: Any, layer: nn.Module) -> Any:
+    """The module of sentence-transformers that computes what a layer after the pooling does."""
+    if isinstance(layer, Dense):
+        linear, activation = layer[0], layer[1]
+        made = parts.Dense(linear.in_features, linear.out_features, linear.bias is not None, activation,
+                           **({} if layer.passed is None else {"use_residual": True}))
+        made.linear.load_state_dict(linear.state_dict())
+        if isinstance(layer.passed, nn.Linear):
+            made.residual.load_state_dict(layer.passed.state_dict())
+        return made
+    if isinstance(layer, nn.LayerNorm):
+        made = parts.LayerNorm(layer.normalized_shape[0])
+        made.norm.load_state_dict(layer.state_dict())
+        return made
+    return parts.Dropout(layer.p) if isinstance(layer, nn.Dropout) else parts.Normalize()
 
 
 def timm_folder(encoder: Encoder, head: nn.Module | None, folder: Path) -> TimmImage:

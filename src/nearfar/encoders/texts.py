@@ -1,6 +1,5 @@
 """Text encoders: a small one with a tokenizer of the user's own texts, and any transformer from a local folder."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar.encoders.base import Encoder, load_tensors
+from nearfar.encoders import sentence
+from nearfar.encoders.base import Encoder, load_into, load_tensors
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.tokens import Special, Tokens, frame, pad
 from nearfar.errors import InputError
 
-_POOLINGS = ("mean", "cls", "max", "lasttoken")
+MOST_TOKENS = 1_000_000
 
 
 class TextEncoder(Encoder):
@@ -103,47 +103,53 @@ class SmallText(TextEncoder):
 
 
 class TransformerText(TextEncoder):
-    """A transformer of the transformers library with pooling ("mean", "cls", "max", "lasttoken").
+    """A transformer of the transformers library with pooling (one of `sentence.POOLINGS`, or several side by side).
 
-    After it, the linear layers that a sentence-transformers folder lists. Vectors are not normalised here.
+    After it, the layers that a sentence-transformers folder lists (`layers`, as data). Vectors are not normalised at
+    the end. prompt: put in front of every text; pool_prompt: whether its tokens count in the pooling.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, pooling: str = "mean", length: int = 512,
-                 dense: Sequence[dict[str, Any]] = (), name: str = ""):
+    def __init__(self, model: Any, tokenizer: Any, pooling: str | Sequence[str] = "mean", length: int = 512,
+                 layers: Sequence[dict[str, Any]] = (), name: str = "", prompt: str = "", pool_prompt: bool = True):
         super().__init__()
-        if pooling not in _POOLINGS:
-            raise InputError(f"The pooling '{pooling}' is not known.", f"Known: {', '.join(_POOLINGS)}.")
-        self.model, self.tokenizer, self.pooling, self.name = model, tokenizer, pooling, name
-        self.dense_config = [dict(layer) for layer in dense]
-        self.dense = nn.Sequential(*[_dense(layer) for layer in dense])
-        self.dim = dense[-1]["out"] if dense else model.config.hidden_size
+        self.pooling = sentence.check_pooling(pooling)
+        self.model, self.tokenizer, self.name = _without_decoder(model), tokenizer, name
+        self.layers = [dict(layer) for layer in layers]
+        self.dense = nn.Sequential(*[sentence.build_layer(layer) for layer in layers])
+        widths = [layer["out"] for layer in layers if layer["layer"] == "dense"]
+        self.dim = widths[-1] if widths else model.config.hidden_size * len(self.pooling)
+        self.prompt, self.pool_prompt, self.skipped = prompt, pool_prompt, 0
         self.special = _special(tokenizer, length)
+        if prompt:
+            ids = tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"]
+            self.special = self.special._replace(prompt=tuple(ids))
+            if not pool_prompt:     # as sentence-transformers counts: of the prompt alone, with the blank at its end
+                alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                self.skipped = self.special.before + len(alone) - len(ids)
+            if self.special.frame >= length:
+                raise InputError(f"The prompt '{prompt}' has {len(ids)} tokens: it fills the {length} of a text.",
+                                 "Use a larger length or a shorter prompt.")
         if getattr(model, "pooler", None) is not None:
             model.pooler.requires_grad_(False)          # its output is not used; distributed training wants to know
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not len(texts):
             return []
-        return self.tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        rows = [self.prompt + text for text in texts] if self.prompt else list(texts)
+        ids = self.tokenizer(rows, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        return [row[len(self.special.prompt):] for row in ids] if self.prompt else ids
 
     def tokens(self, x: Tokens) -> tuple[Tensor, Tensor]:
         states = self.model(input_ids=x.ids, attention_mask=x.mask.long()).last_hidden_state
         return states * x.mask[..., None], x.mask
 
     def forward(self, x: Tokens) -> Tensor:
-        states, mask = self.tokens(x)
-        if self.pooling == "mean":
-            pooled = mean_pool(states, mask)
-        elif self.pooling == "max":
-            pooled = states.masked_fill(~mask[..., None], -1e9).amax(1)
-        else:
-            place = torch.zeros_like(mask.sum(1)) if self.pooling == "cls" else (mask.sum(1) - 1).clamp(min=0)
-            pooled = states[torch.arange(len(states), device=states.device), place]
-        return self.dense(pooled)
+        return self.dense(sentence.pool(*self.tokens(x), self.pooling, self.skipped))
 
     def config(self) -> dict[str, Any]:
-        return {"modality": "text", "name": "transformer", "source": self.name, "pooling": self.pooling,
-                "dim": self.dim, "length": self.special.length, "dense": self.dense_config}
+        return {"modality": "text", "name": "transformer", "source": self.name, "pooling": list(self.pooling),
+                "dim": self.dim, "length": self.special.length, "layers": self.layers, "prompt": self.prompt,
+                "pool_prompt": self.pool_prompt}
 
     def save_files(self, folder: Path) -> None:
         self.model.config.save_pretrained(folder)
@@ -151,7 +157,8 @@ class TransformerText(TextEncoder):
 
 
 def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabulary: int = 8000, dim: int = 128,
-         dropout: float | None = None, length: int | None = None, pooling: str | None = None) -> TextEncoder:
+         dropout: float | None = None, length: int | None = None, pooling: str | None = None,
+         prompt: str | None = None) -> TextEncoder:
     """A text encoder.
 
     Args:
@@ -160,8 +167,10 @@ def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabul
         texts: what the tokenizer of "small" is trained on.
         vocabulary, dim: size of its vocabulary, length of its vectors.
         dropout: in training; None: 0.1 for "small", else as the folder says.
-        length: the most tokens of a text; None: 512, or as the folder says.
-        pooling: "mean", "cls", "max" or "lasttoken" for a folder; None: as it says, else "mean".
+        length: the most tokens of a text; None: 512, or as the folder says. Never more than the model has places for.
+        pooling: of a folder (`sentence.POOLINGS`); None: as it says, else "mean".
+        prompt: in front of every text: a name among the folder's prompts, or a text of your own; None: the default
+            prompt that the folder names, if it does.
 
     Raises InputError for a missing or unfit folder, missing texts, a package that is not installed.
     """
@@ -177,7 +186,7 @@ def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabul
     if not folder.is_dir():
         raise InputError(f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
                          "Models are not downloaded: give the path of a local folder.")
-    return _from_folder(folder, str(name), dropout, length, pooling)
+    return _from_folder(folder, str(name), dropout, length, pooling, prompt)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 8000) -> Any:
@@ -216,14 +225,33 @@ def _minilm() -> Path:
     return Path(get_model_path())
 
 
-def _from_folder(folder: Path, name: str, dropout: float | None, length: int | None,
-                 pooling: str | None) -> TextEncoder:
-    listed = folder / "modules.json"
-    said = _read_modules(folder, json.loads(listed.read_text()) if listed.is_file() else [])
-    inner = folder / said["path"]
+def _from_folder(folder: Path, name: str, dropout: float | None, length: int | None, pooling: str | None,
+                 prompt: str | None) -> TextEncoder:
+    said = sentence.read(folder)
+    inner = folder / said.transformer
     if not (inner / "config.json").is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json.",
+        raise InputError(f"{folder} is not a model folder: it has no config.json.",
                          "Give a folder written by transformers or sentence-transformers.")
+    model, tokenizer = _load(folder, inner)
+    if said.lower:
+        _lower(tokenizer)
+    asked = length or said.length
+    longest = _longest(tokenizer, model, asked is not None)
+    encoder = TransformerText(model, tokenizer, pooling or said.pooling or "mean", min(asked or longest, longest),
+                              said.layers, name, _prompt(said, prompt), said.pool_prompt)
+    for part in encoder.modules() if dropout is not None else ():
+        if isinstance(part, nn.Dropout):
+            part.p = float(dropout or 0)
+    encoder.pretrained = True
+    for layer, path in zip(encoder.dense, said.weights):
+        if isinstance(layer, sentence.Dense):
+            layer.load(_weights(path))
+        elif isinstance(layer, nn.LayerNorm):
+            load_into(layer, {k.removeprefix("norm."): v for k, v in _weights(path).items()}, path)
+    return encoder
+
+
+def _load(folder: Path, inner: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     try:
         with quiet():
@@ -234,49 +262,28 @@ def _from_folder(folder: Path, name: str, dropout: float | None, length: int | N
         raise InputError(f"The model in {folder} cannot be loaded: {str(error).strip()[:300]}",
                          "It must be complete, of an architecture that the installed transformers knows, and its "
                          "weights must hold tensors only.") from error
-    encoder = TransformerText(model, tokenizer, pooling or said["pooling"] or "mean",
-                              length or said["length"] or _length(tokenizer, model.config), said["dense"], name)
-    for part in encoder.modules() if dropout is not None else ():
-        if isinstance(part, nn.Dropout):
-            part.p = float(dropout or 0)
-    encoder.pretrained = True
-    for layer, path in zip(encoder.dense, said["dense_paths"]):
-        layer[0].load_state_dict({key.removeprefix("linear."): value for key, value in _weights(path).items()})  # pyright: ignore
-    return encoder
+    return model, tokenizer
 
 
-def _read_modules(folder: Path, modules: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a sentence-transformers folder lists: where the transformer is, pooling, length and linear layers."""
-    said: dict[str, Any] = {"path": "", "pooling": None, "length": None, "dense": [], "dense_paths": []}
-    for module in modules:
-        kind, path = module["type"].rsplit(".", 1)[-1], folder / module["path"]
-        if kind == "Transformer":
-            said["path"] = module["path"]
-            files = [path / "sentence_bert_config.json"]
-            said["length"] = next((_json(file).get("max_seq_length") for file in files if file.is_file()), None)
-        elif kind == "Pooling":
-            said["pooling"] = _pooling(_json(path / "config.json"), folder)
-        elif kind == "Dense":
-            config = _json(path / "config.json")
-            activation = config["activation_function"].rsplit(".", 1)[-1]
-            said["dense"].append({"in": config["in_features"], "out": config["out_features"], "bias": config["bias"],
-                                  "activation": activation})
-            said["dense_paths"].append(path)
-        elif kind != "Normalize":
-            raise InputError(f"{folder} has a module '{kind}' that nearfar does not know.",
-                             "Transformer, Pooling, Dense and Normalize are.")
-    return said
+def _without_decoder(model: Any) -> Any:
+    """Of a model with encoder and decoder (T5) the encoder alone."""
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
 
-def _pooling(config: dict[str, Any], folder: Path) -> str:
-    mode = config.get("pooling_mode")
-    names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "lasttoken"}
-    modes = [mode] if isinstance(mode, str) else list(mode) if mode else [
-        names.get(key.removeprefix("pooling_mode_"), key) for key, on in config.items()
-        if key.startswith("pooling_mode_") and on]
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
-        raise InputError(f"{folder} pools by {modes}, which nearfar does not know.", f"Known: one of {_POOLINGS}.")
-    return modes[0]
+def _prompt(said: sentence.SentenceFolder, prompt: str | None) -> str:
+    """The folder's default, one of its prompts by name, or a text of the user's own."""
+    return said.prompt if prompt is None else said.prompts.get(prompt, prompt)
+
+
+def _lower(tokenizer: Any) -> None:
+    """Lower case before all else, kept by the tokenizer's own files."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        tokenizer.do_lower_case = True
+        return
+    from tokenizers import normalizers
+    given = backend.normalizer
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([given] if given is not None else [])])
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -284,24 +291,15 @@ def _weights(path: Path) -> dict[str, Tensor]:
     return load_tensors(safe if safe.is_file() else path / "pytorch_model.bin")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing.", "The model folder is not complete.")
-    return json.loads(path.read_text())
-
-
-def _dense(layer: dict[str, Any]) -> nn.Sequential:
-    activation = getattr(nn, layer["activation"], None)
-    if layer["activation"] not in ("Identity", "Tanh", "ReLU", "GELU") or activation is None:
-        raise InputError(f"The activation '{layer['activation']}' of a linear layer is not known.")
-    return nn.Sequential(nn.Linear(layer["in"], layer["out"], bias=layer["bias"]), activation())
-
-
-def _length(tokenizer: Any, config: Any) -> int:
-    places = getattr(config, "max_position_embeddings", None) or 512
-    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        places -= 2                                     # their positions start after the padding index
-    return int(min(places, tokenizer.model_max_length, 512))
+def _longest(tokenizer: Any, model: Any, asked: bool) -> int:
+    """The most tokens that the model has places for and, unless a length was asked for, that its tokenizer names."""
+    given = getattr(model.config, "max_position_embeddings", None)
+    places = given if given and given > 0 else MOST_TOKENS                 # none: relative positions
+    for part in model.modules():
+        table = getattr(part, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            places = min(places, table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+    return int(min(places, MOST_TOKENS if asked else tokenizer.model_max_length))
 
 
 def _special(tokenizer: Any, length: int) -> Special:

@@ -20,7 +20,8 @@ class Tokens(NamedTuple):
 class Special(NamedTuple):
     """Special ids of a tokenizer. bos, eos, mask are None where it has none; size: ids lie in [0, size).
 
-    length: the most tokens that the encoder takes, bos and eos included.
+    length: the most tokens that the encoder takes, all that stands around a text included. prompt: the tokens that
+    every text gets in front.
     """
 
     bos: int | None
@@ -29,11 +30,17 @@ class Special(NamedTuple):
     mask: int | None
     size: int
     length: int = 512
+    prompt: tuple[int, ...] = ()
 
     @property
     def frame(self) -> int:
-        """How many of bos and eos there are."""
-        return (self.bos is not None) + (self.eos is not None)
+        """How many tokens stand around a text: bos, prompt and eos."""
+        return self.before + (self.eos is not None)
+
+    @property
+    def before(self) -> int:
+        """How many tokens stand in front of a text: bos and prompt."""
+        return (self.bos is not None) + len(self.prompt)
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int = 0) -> Tokens:
@@ -48,8 +55,8 @@ def pad(rows: Sequence[Sequence[int]], fill: int = 0) -> Tokens:
 
 
 def frame(tokens: Tokens, special: Special) -> Tokens:
-    """Content tokens -> the encoder's input: cut to its length, bos before, eos after, right-padded."""
-    start = int(special.bos is not None)
+    """Content tokens -> the encoder's input: cut to its length, bos and prompt before, eos after, right-padded."""
+    start = special.before
     room = special.length - special.frame
     mask = tokens.mask[:, :room]
     lengths = mask.sum(1)
@@ -59,6 +66,8 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
     ids[:, start:start + width] = tokens.ids[:, :width].masked_fill(~mask[:, :width], special.pad)
     if special.bos is not None:
         ids[:, 0] = special.bos
+    if special.prompt:
+        ids[:, start - len(special.prompt) : start] = torch.tensor(special.prompt, device=ids.device)
     if special.eos is not None:
         ids.scatter_(1, (lengths + start)[:, None], special.eos)
     places = torch.arange(total, device=mask.device)

@@ -8,6 +8,7 @@ from torch import Tensor
 from nearfar import processes
 from nearfar.checks import PositiveInt, UnitInterval
 from nearfar.clustering import k_means
+from nearfar.errors import InputError
 from nearfar.negatives.base import Items, Negatives, Survey, columns_of
 from nearfar.similarity import Anchors, Further, same
 
@@ -23,7 +24,7 @@ class Cluster(Negatives):
 
     A batch should hold several items of a cluster: batch size >> K. Curve: `same_cluster`, the share of the pairs of
     a batch that are left as negatives. State: the label of each training row (N,).
-    Raises InputError: counts below 1, a start outside [0, 1].
+    Raises InputError: counts below 1, a start outside [0, 1], more clusters than half of the items.
     """
 
     needs_rows = True
@@ -37,6 +38,11 @@ class Cluster(Negatives):
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
 
     def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
+        if 2 * self.clusters > samples:
+            raise InputError(
+                f"{self.clusters} clusters of {samples} items leave hardly a negative in any of them.",
+                f"Use --negatives.clusters {max(1, samples // 20)} or less.",
+            )
         self.labels = torch.full((samples,), -1, dtype=torch.long, device=self.labels.device)
 
     def reset(self) -> None:

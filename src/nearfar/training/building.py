@@ -12,7 +12,7 @@ import torch
 
 from nearfar import encoders, evaluation, methods, options
 from nearfar.encoders import Encoder, Frozen
-from nearfar.errors import InputError
+from nearfar.errors import InputError, did_you_mean
 from nearfar.methods.base import Facts, Method, Optimisation
 from nearfar.training.loading import (
     Inputs,
@@ -171,6 +171,24 @@ def build_method(
     return method, kinds
 
 
+def check_settings(settings: TrainSettings) -> None:
+    """Raises InputError for what would fail on any data: an optimiser, a device, an encoder that is not there."""
+    from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
+
+    known = list_optimizers()
+    if settings.optimiser.lower() not in known:
+        raise InputError(
+            f"There is no optimiser '{settings.optimiser}'.{did_you_mean(settings.optimiser.lower(), known)}",
+            f"Known: {', '.join(known[:12])} ... (timm.optim.list_optimizers()).",
+        )
+    cards = torch.cuda.device_count()
+    if settings.device == "cuda" and not cards:
+        raise InputError("--device cuda: there is no CUDA device here (torch sees none).", "Use --device cpu or auto.")
+    if settings.device != "cpu" and settings.devices > cards > 0:
+        raise InputError(f"--devices {settings.devices}: there are {cards} GPUs here.", "Ask for so many at most.")
+    encoders.check_names(settings.encoder, settings.text_encoder, settings.weights)
+
+
 def prepare(
     slug: str,
     data: Any,
@@ -193,6 +211,11 @@ def prepare(
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known)
     loader = make_loader(method, data, sampler, steps, settings, size, cache)
     loader.turns = settings.accumulate
+    if settings.warmup != "auto" and settings.warmup >= steps:
+        raise InputError(
+            f"A warm-up of {settings.warmup} steps does not end within the {steps} steps of the run.",
+            "Use a smaller --warmup or more --steps.",
+        )
     facts: Facts = loader.facts(len(rows))
     method.micro = settings.micro_batch
     method.optimisation = auto_optimisation(settings, steps, known, kinds)

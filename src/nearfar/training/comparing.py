@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from nearfar import evaluation, methods, options
-from nearfar.errors import InputError, NearfarError
+from nearfar.checks import Range, check
+from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.methods.base import Tower
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
@@ -54,7 +55,10 @@ class Comparison:
 
 def entry(spec: str) -> Entry:
     """ "slug --option value" -> Entry; options are checked."""
-    words = shlex.split(spec)
+    try:
+        words = shlex.split(spec)
+    except ValueError as error:
+        raise InputError(f"--methods: '{spec}' cannot be divided into words ({error}).", "Close its quotes.") from None
     if not words:
         raise InputError("An empty method.", "Write for example --methods simclr,dcl.")
     slug, rest = words[0], words[1:]
@@ -118,15 +122,17 @@ def compare(
         raise InputError(
             "compare trains on one device.", "Train the winner on several: nearfar fit METHOD DATA --devices N."
         )
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1. Got {seeds}.")
+    check("seeds", seeds, Annotated[int, Range(1, 1000)])
+    limit = seconds_of(budget)
+    building.check_settings(settings)
     opened = data_settings.open(data)
     task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task, layer=settings.layer)
     entries = chosen(opened, task, settings, methods, say)
+    check_baseline(baseline, entries, evaluation.references(opened, task))
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
     engine.writable(folder)
     began = time.perf_counter()
-    plan = make_plan(folder, opened, settings, entries, seeds, budget, say)
+    plan = make_plan(folder, opened, settings, entries, seeds, limit, say)
     settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
     rows = measured_without_training(folder, opened, task, settings, seeds, say)
     for number, one in enumerate(entries):
@@ -148,6 +154,8 @@ def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] 
     """The entries: those asked for, or every method whose needs fit and that embeds what is measured; says why."""
     if wanted is not None:
         specs = split_specs(wanted) if isinstance(wanted, str) else list(wanted)
+        if not specs:
+            raise InputError(f"--methods names no method. Got '{wanted}'.", "Write for example --methods simclr,dcl.")
         found = [entry(s) for s in specs]
         for one in found:
             building.check_needs(one.slug, data)
@@ -170,11 +178,19 @@ def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] 
     return found
 
 
+def check_baseline(baseline: str | None, entries: Sequence[Entry], references: Sequence[Any]) -> None:
+    """Raises before any training where no row will have that name."""
+    known = [e.name for e in entries] + [r.slug for r in references] + ["untrained", "pretrained"]
+    if baseline is not None and baseline not in known:
+        raise InputError(f"The baseline '{baseline}' is not among the rows.{did_you_mean(baseline, known)}",
+                         f"Rows: {', '.join(known)}.")
+
+
 def seconds_of(budget: str | float | None) -> float:
     """ "90", "45s", "30m", "2h" -> seconds."""
     if budget is None:
         return 1800.0
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([smh]?)\s*", str(budget))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget))
     if not match or float(match.group(1)) <= 0:
         raise InputError(f"The budget '{budget}' is not a time.", "Write for example 90s, 30m or 2h.")
     return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
@@ -191,7 +207,7 @@ def make_plan(
     settings: TrainSettings,
     entries: Sequence[Entry],
     seeds: int,
-    budget: str | float | None,
+    limit: float,
     say: Say,
 ) -> dict[str, Any]:
     """Steps and batch size, fixed once and kept in plan.json: the same for every cell, also when resumed."""
@@ -217,7 +233,6 @@ def make_plan(
             )
         say(f"plan of {folder}: {plan['steps']} steps of {plan['batch_size']} items")
         return plan
-    limit = seconds_of(budget)
     paces, batch = {}, None
     for one in entries:
         setup = building.prepare(

@@ -89,6 +89,7 @@ def fit(
     else:
         methods.get(method)
     building.check_needs(method, opened)
+    building.check_settings(settings)
     processes.check_launch(settings.devices, settings.nodes)
     say = say if processes.leader() else silent
     task = building.task_of(method, opened, settings)

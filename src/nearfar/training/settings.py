@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from nearfar.checks import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, check_fields
+from nearfar.checks import MOST, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, check_fields
 
 
 @dataclass
@@ -129,7 +129,7 @@ class TrainSettings:
     by: Literal["auto", "columns", "group"] = "auto"
     task: Literal["auto", "dense", "pairs", "groups", "labels", "few-shot", "proxy"] = "auto"
     layer: PositiveInt | None = None
-    batch_size: Annotated[int, Range(2)] | Literal["auto"] = "auto"
+    batch_size: Annotated[int, Range(2, MOST)] | Literal["auto"] = "auto"
     micro_batch: PositiveInt | None = None
     accumulate: PositiveInt = 1
     steps: PositiveInt | Literal["auto"] = "auto"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nearfar.checks import NonNegativeFloat, PositiveFloat, UnitInterval, Width
+from nearfar.checks import NonNegativeFloat, PositiveFloat, Range, UnitInterval, Width
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.methods.base import Batch, Facts, Loss, Method, Paper, Tower
