@@ -1,6 +1,7 @@
 """A pretrained encoder that is not trained: its features are made once and kept."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -63,12 +64,18 @@ class Frozen(Encoder):
         return self.encoder.build(rows)  # pyright: ignore[reportCallIssue]
 
     def hash(self) -> str:
-        """Hex digest of the weights."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
+        """Hex digest of all that makes a vector: weights, preprocessing, pooling, length, prompt, tokenizer."""
+        digest = hashlib.sha256(json.dumps(self.encoder.config(), sort_keys=True, default=str).encode())
+        tensors = dict(self.encoder.named_parameters()) | dict(self.encoder.named_buffers())
+        for name, value in sorted(tensors.items()):
+            digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        with tempfile.TemporaryDirectory() as folder:
+            self.encoder.save_files(Path(folder))
+            for file in sorted(Path(folder).rglob("*")):
+                if file.is_file():
+                    digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()[:32]
 
     def features(self, items: Sequence[Any] | np.ndarray, cache: str | Path | None = None, key: str = "",
                  batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
