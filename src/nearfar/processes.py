@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
-from nearfar.errors import InputError
+from nearfar.errors import InputError, NearfarError
 
+STORE, PARENT = "NEARFAR_STORE", "NEARFAR_PARENT"
+PATIENCE = timedelta(minutes=10)
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 FOLDER = "NEARFAR_RUN"
 
 
 def rank() -> int:
-    """The number of this process among those that were started together, known before they are connected."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    local, node = (int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "NODE_RANK"))
-    return local or node
+    """The number of this process among those that were started together, known before they are connected.
+
+    RANK or SLURM_PROCID left in an environment by something else count for nothing: only where more than one process
+    was started are they followed.
+    """
+    if started() > 1:
+        for name in ("RANK", "SLURM_PROCID"):
+            if os.environ.get(name, "").isdigit():
+                return _number(name)
+    elif "MASTER_ADDR" not in os.environ:
+        return 0
+    return _number("LOCAL_RANK") or _number("NODE_RANK")
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else 0
 
 
 def leader() -> bool:
@@ -28,8 +45,11 @@ def leader() -> bool:
 
 
 def started() -> int:
-    """How many processes a launcher (torchrun, Lightning) started together; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    """How many processes a launcher (torchrun, Lightning, srun) started together; 1 without one."""
+    if _number("WORLD_SIZE"):
+        return _number("WORLD_SIZE")
+    # The script of a batch job runs once, whatever the job's number of tasks; srun starts a step of them.
+    return _number("SLURM_STEP_NUM_TASKS") or 1 if "SLURM_PROCID" in os.environ else 1
 
 
 def place() -> tuple[int, int]:
@@ -119,8 +139,57 @@ def check_launch(devices: int, nodes: int) -> None:
         raise InputError(
             f"{started()} processes were started together, but --devices {devices} and --nodes {nodes} ask for "
             f"{devices * nodes}.",
-            f"Add --devices {started() // nodes}.",
+            f"Add --devices {started() // nodes} (and --nodes, where they run on several machines), or start one.",
         )
+
+
+def prepare_local(backend: str, rank: int, world: int) -> None:
+    """Connects the processes of one machine over a file, and their messages over the loopback interface alone: no
+    host name is resolved and nothing listens to other machines.
+
+    Raises NearfarError where they do not find each other within ten minutes, or there is no loopback.
+    """
+    import torch.distributed as dist
+
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    try:
+        dist.init_process_group(
+            backend, init_method=f"file://{os.environ[STORE]}", rank=rank, world_size=world, timeout=PATIENCE
+        )
+    except (RuntimeError, ValueError) as error:
+        raise NearfarError(
+            f"The {world} processes of this machine cannot be connected: {str(error).splitlines()[0][:200]}.",
+            "They need the loopback interface (ip link set lo up).",
+        ) from error
+
+
+@contextmanager
+def meeting_place() -> Iterator[None]:
+    """Where the processes that are about to be started will find each other, and whom they follow."""
+    if STORE in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:
+        os.environ |= {STORE: os.path.join(folder, "store"), PARENT: str(os.getpid())}
+        try:
+            yield
+        finally:
+            for name in (STORE, PARENT):
+                os.environ.pop(name, None)
+
+
+def follow_parent() -> None:
+    """A process that another one started ends with it, also where that one is killed (Linux)."""
+    parent = _number(PARENT)
+    if not parent or parent == os.getpid() or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 @contextmanager
@@ -129,7 +198,8 @@ def connected() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in LAUNCHED}
     joined = place()[1] > 1
     try:
-        yield
+        with meeting_place():
+            yield
     finally:
         import torch.distributed as dist
 

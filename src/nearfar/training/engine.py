@@ -81,6 +81,7 @@ def fit(
         InputError: wrong data, options or folder (nothing is written).
         NearfarError: the training failed; the last checkpoint is kept.
     """
+    processes.follow_parent()
     settings, data_settings, given = split_options(method, given, settings, data_settings)
     opened = data_settings.open(data)
     if method is None:
@@ -300,7 +301,7 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
             accelerator=device,
             devices=setup.settings.devices,
             num_nodes=setup.settings.nodes,
-            strategy="auto" if together == 1 else together_strategy(setup.settings.device),
+            strategy="auto" if together == 1 else together_strategy(setup.settings.device, setup.settings.nodes),
             use_distributed_sampler=False,
             accumulate_grad_batches=setup.settings.accumulate,
             precision=precision,
@@ -315,13 +316,22 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
         )
 
 
-def together_strategy(device: str) -> Any:
+def together_strategy(device: str, nodes: int) -> Any:
     """DDP. Every process keeps its own running statistics and the first one's are saved: queues and teachers are equal
     everywhere by construction, and sending them anew at each step would cost their size."""
     from lightning.pytorch.strategies import DDPStrategy
 
     backend = "gloo" if device == "cpu" or not torch.cuda.is_available() else "nccl"
-    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, process_group_backend=backend)
+
+    class OneMachine(DDPStrategy):
+        def setup_distributed(self) -> None:
+            if processes.STORE in os.environ:
+                self.set_world_ranks()
+                processes.prepare_local(backend, self.global_rank, self.world_size)
+            super().setup_distributed()  # leaves processes that are connected as they are
+
+    strategy = DDPStrategy if nodes > 1 else OneMachine
+    return strategy(find_unused_parameters=True, broadcast_buffers=False, process_group_backend=backend)
 
 
 def dry(method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], say: Say) -> Run:
