@@ -11,10 +11,12 @@ def track(what: str, total: int, least: int = 2000) -> Iterator[Callable[[int], 
     if total < least or not sys.stderr.isatty():
         yield lambda count: None
         return
-    from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from nearfar import terminal
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
+    with Progress(*columns, console=terminal.console(stderr=True), transient=True) as progress:
+        task = progress.add_task(escape(terminal.visible(what)), total=total)
         yield lambda count: progress.advance(task, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -52,6 +53,7 @@ def _run(command: str, words: list[str]) -> int:
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    processes.follow_parent()
     if not processes.leader():
         sys.stdout = io.StringIO()  # of several processes that run one command, the first speaks
     try:
@@ -68,6 +70,12 @@ def _run(command: str, words: list[str]) -> int:
     except NearfarError as error:
         _say(error)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+            raise
+        what = (str(error) or "MemoryError").splitlines()[-1][:160]
+        _say(f"The memory does not suffice ({what}). Try a smaller --batch-size, --micro-batch or --image-size.")
+        return 1
     except KeyboardInterrupt:
         _say("stopped. What was begun goes on with --resume (fit) or by the same command (compare, embed).")
         return 130
@@ -80,5 +88,7 @@ def _run(command: str, words: list[str]) -> int:
 
 
 def _say(message: object) -> None:
+    from nearfar import terminal
+
     sys.stdout.flush()
-    sys.stderr.write(f"nearfar: {message}\n")
+    terminal.say(f"nearfar: {message}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nearfar import options, processes
+from nearfar import options, processes, terminal
 from nearfar.checks import PositiveInt, Range
 from nearfar.cli import help as helping
 from nearfar.cli import tables
@@ -37,12 +37,15 @@ class FitOptions:
     Args:
         out: folder of the run; default runs/METHOD-DATA-NUMBER.
         resume: go on from the last checkpoint of --out.
+        trust: with --resume alone, import parts of your own (module.Class) that the run's config names. That runs their
+            code: only for runs that you made.
         dry_run: show the plan after a few timed steps, and write nothing.
         config: YAML file of options; the command line goes before it.
     """
 
     out: str | None = None
     resume: bool = False
+    trust: bool = False
     dry_run: bool = False
     config: str | None = None
 
@@ -190,8 +193,7 @@ def speaker(quiet: bool) -> Any:
     stream = sys.stderr if quiet else sys.stdout
 
     def say(text: str) -> None:
-        stream.write(text + "\n")
-        stream.flush()
+        terminal.say(text, stream)
 
     return say
 
@@ -282,6 +284,13 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     if not path.exists():
         raise InputError(f"'{given['out']}' holds no run to resume.")
     config = json.loads(path.read_text())
+    foreign = options.foreign_parts(config.get("options", {}))
+    if foreign and str(given.get("trust", "false")).lower() not in ("true", "yes"):
+        raise InputError(
+            f"The run in '{given['out']}' names parts that are not nearfar's own: {', '.join(foreign)}. Going on "
+            "with it imports that code and runs it.",
+            "If the run is yours, add --trust.",
+        )
     stored = {
         k: v for part in ("settings", "data_settings", "options") for k, v in config[part].items() if v is not None
     }
@@ -374,7 +383,9 @@ def run_embed(words: list[str]) -> None:
     if checked.json:
         emit({"path": path})
     else:
-        sys.stdout.write(f"wrote {path}\n" + ("" if path.suffix else f"search it:  nearfar search {path} QUERY\n"))
+        terminal.say(f"wrote {path}", sys.stdout)
+        if not path.suffix:
+            terminal.say(f"search it:  nearfar search {path} QUERY", sys.stdout)
 
 
 def run_search(words: list[str]) -> None:
@@ -394,7 +405,7 @@ def run_report(words: list[str]) -> None:
     places, given = parse(words, targets, range(1, 1000), "nearfar report RUN...")
     checked = options.checked(targets, given)
     path = using.report(*places, out=checked.out)
-    emit({"path": path}) if checked.json else sys.stdout.write(f"report: {path}\n")
+    emit({"path": path}) if checked.json else terminal.say(f"report: {path}", sys.stdout)
 
 
 def run_demo(words: list[str]) -> None:

@@ -21,7 +21,8 @@ QUERIES = 3
 
 def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
     """Compares four methods on the emoji set with one seed each, embeds all drawings with the best, and searches."""
-    say(
+    lines(
+        say,
         "nearfar demo: find the same thing drawn by another hand\n\n"
         "3,500 emoji in four drawing styles; measured are emoji never trained on.\n"
         "simclr sees augmentations of one drawing; for the other methods another\n"
@@ -47,11 +48,16 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
         sys.stdout.write(json.dumps({"results": done.results, "searches": found}) + "\n")
         return
     tables.leaderboard(done.results)
-    say("\nOne seed a method: enough to see the large differences, not to settle the small ones.")
+    lines(say, "\nOne seed a method: enough to see the large differences, not to settle the small ones.")
     for query, hits in found:
-        say(f"\n{query}")
+        lines(say, f"\n{query}")
         tables.hits(query, hits)
     closing(done, index, say)
+
+
+def lines(say: Say, text: str) -> None:
+    for line in text.split("\n"):
+        say(line)
 
 
 def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -72,7 +78,7 @@ def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def closing(done: Comparison, index: Path, say: Say) -> None:
-    say(f"""
+    lines(say, f"""
 report: {done.path / "report.html"}
 model:  {done.best}
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from nearfar import terminal
 
 LABELS = {
     "hit@1": "R@1",
@@ -39,8 +40,8 @@ def columns(found: Iterable[Mapping[str, float]]) -> dict[str, str]:
     return {name: LABELS.get(name, name) for name in [*(n for n in SHOWN if n in present), *shots]}
 
 
-def console() -> Console:
-    return Console(highlight=False)
+def console() -> Any:
+    return terminal.console()
 
 
 def percent(value: float | None) -> str:
@@ -106,6 +107,8 @@ def run(done: Any) -> None:
 
 def leaderboard(results: dict[str, Any]) -> None:
     """All rows, best first, with intervals and cost."""
+    shown = ("task", "data", "rows", "winner", "baseline", "reason")
+    results = terminal.visible_all({name: results[name] for name in shown})
     out, task = console(), results["task"]
     out.print()
     out.print(f"[bold]{results['data']['name']}[/]  {escape(task['description'])}")
@@ -189,7 +192,7 @@ def next_steps(done: Any) -> None:
 
 
 def evaluation(found: dict[str, Any]) -> None:
-    out = console()
+    found, out = terminal.visible_all(found), console()
     out.print(escape(found["task"]["description"]))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
@@ -219,7 +222,7 @@ def diagnosis(found: list[dict[str, Any]]) -> None:
     table.add_column("value", justify="right")
     table.add_column("", no_wrap=True)
     table.add_column("advice", overflow="fold")
-    for d in found:
+    for d in terminal.visible_all(found):
         table.add_row(escape(d["name"]), f"{d['value']:.3g}", MARKS[d["verdict"]], escape(d["advice"]))
     console().print(table)
 
@@ -228,7 +231,7 @@ def hits(query: str, found: list[dict[str, Any]]) -> None:
     out = console()
     if not found:
         out.print("nothing found")
-    for n, h in enumerate(found, 1):
+    for n, h in enumerate(terminal.visible_all(found), 1):
         rest = "  ".join(
             f"[dim]{escape(k)}[/] {escape(_short(v))}"
             for k, v in h.items()
@@ -244,7 +247,7 @@ def hits(query: str, found: list[dict[str, Any]]) -> None:
 
 def _short(value: Any, most: int = 48) -> str:
     text = " ".join(str(value).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return terminal.visible(text if len(text) <= most else text[: most - 1] + "…")
 
 
 @contextmanager
@@ -252,7 +255,7 @@ def bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress callback (done, all), shown on a terminal only."""
     from rich.progress import Progress
 
-    err = Console(stderr=True)
+    err = terminal.console(stderr=True)
     if not err.is_terminal:
         yield lambda done, all_: None
         return

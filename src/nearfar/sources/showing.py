@@ -8,13 +8,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from nearfar import terminal
 from nearfar.sources.data import Data
 
 
 def show(data: Data, console: Console | None = None, samples: int = 3, problems: int = 10) -> None:
     """Prints rows, roles and why, sizes, duplicates and near copies, splits, samples and problems."""
-    facts = data.describe(samples)
-    console = console or Console()
+    facts = terminal.visible_all(data.describe(samples))
+    console = console or terminal.console()
     console.print(Panel(_head(facts), title=f"[bold]{escape(facts['name'])}[/bold]", title_align="left", expand=False))
     console.print(_roles(facts))
     console.print(_content(facts))

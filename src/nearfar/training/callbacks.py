@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from nearfar import processes
+from nearfar import processes, terminal
 from nearfar.evaluation.diagnostics import spread
 
 
@@ -125,10 +125,9 @@ class Progress(pl.Callback):
     """A live bar on a terminal; a line now and then elsewhere. Writes to standard error only."""
 
     def __init__(self, title: str, every_seconds: float = 10.0):
-        from rich.console import Console
 
         self.title, self.every = title, every_seconds
-        self.console = Console(stderr=True)
+        self.console = terminal.console(stderr=True)
         self.bar: Any = None
         self.task: Any = None
         self.shown = time.monotonic()
@@ -163,7 +162,7 @@ class Progress(pl.Callback):
             self.bar.update(self.task, completed=trainer.global_step, note=self.note)
         elif time.monotonic() - self.shown > self.every:
             self.shown = time.monotonic()
-            sys.stderr.write(f"{self.title}: step {trainer.global_step}/{trainer.max_steps}  {self.note}\n")
+            terminal.say(f"{self.title}: step {trainer.global_step}/{trainer.max_steps}  {self.note}")
             sys.stderr.flush()
 
     def stop(self) -> None:
