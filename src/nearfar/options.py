@@ -301,6 +301,13 @@ def plain(options: Any) -> dict[str, Any]:
     return {k: convert(k, v) for k, v in vars(options).items()}
 
 
+def foreign_parts(given: Mapping[str, Any]) -> list[str]:
+    """The dotted paths among the parts of stored options: what would be imported to make them."""
+    known = registries()
+    named = [v.get("name") if isinstance(v, Mapping) else v for k, v in given.items() if k in known]
+    return [str(name) for name in named if isinstance(name, str) and "." in name]
+
+
 def instantiate(targets: Sequence[Any], options: Any) -> dict[str, Any]:
     """Fresh parts from a checked namespace."""
     parser = make_parser(targets)

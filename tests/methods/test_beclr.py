@@ -228,7 +228,7 @@ def test_teacher_follows_and_learns_nothing_by_gradient(emoji_few, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "says"), [({"mask": (0.5, 0.1)}, "two shares"), ({"temperature": 0.0}, "temperature")]
+    ("given", "says"), [({"mask_ratio": (0.5, 0.1)}, "two shares"), ({"temperature": 0.0}, "temperature")]
 )
 def test_wrong_options(given, says, emoji_few):
     with pytest.raises(InputError, match=says):

@@ -208,7 +208,7 @@ def test_stages_are_kept_begin_anew_and_hold_one_group_a_batch(emoji_few):
 
 
 def test_continued_weights_go_on(emoji_few):
-    made, _, states, _ = stepped(emoji_few, 4, weights="continue")
+    made, _, states, _ = stepped(emoji_few, 4, stage_weights="continue")
     kept = made.method.past[0].state_dict()
     assert all(torch.equal(states[1][k], kept[k]) for k in kept)
 

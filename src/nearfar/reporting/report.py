@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -128,9 +129,11 @@ def _ordered(parts: dict[str, Any] | None, ranked: Sequence[str]) -> dict[str, A
 def pooled(maps: dict[str, dict[str, list]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Maps with each picture stored once, however many maps show it, and the pictures."""
     pool: dict[str, int] = {}
-    compact = {slug: {**{name: values for name, values in one.items() if name != "thumb"},
-                      **({"thumb": [pool.setdefault(uri, len(pool)) for uri in one["thumb"]]} if one.get("thumb")
-                         else {}), "shown": _common(one.get("label") or [])} for slug, one in maps.items()}
+    compact = {}
+    for slug, one in maps.items():
+        places = [pool.setdefault(picture(uri), len(pool)) for uri in one.get("thumb") or ()]
+        rest = {name: values for name, values in one.items() if name != "thumb"}
+        compact[slug] = rest | ({"thumb": places} if places else {}) | {"shown": _common(one.get("label") or [])}
     return compact, list(pool)
 
 
@@ -172,8 +175,17 @@ def _environment() -> Any:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters["embedded"] = embedded
+    environment.filters["picture"] = picture
     environment.globals.update(points=page.points, spell=page.spell, amount=page.amount)
     return environment
+
+
+def picture(source: Any) -> str:
+    """A picture inside the page, or nothing: no other source is ever followed."""
+    return source if isinstance(source, str) and _PICTURE.fullmatch(source) else ""
+
+
+_PICTURE = re.compile(r"data:image/(png|webp|jpeg|gif);base64,[A-Za-z0-9+/=]*")
 
 
 def embedded(value: Any) -> str:

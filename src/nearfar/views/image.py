@@ -308,7 +308,7 @@ class Members(ImageViews):
         erase: probability of a grey rectangle.
     """
 
-    k: Annotated[int, Range(2, 64)] = 2
+    k: Annotated[int, Range(1, 64)] = 2
     size: Side | None = None
     rotate: Degrees = 7.0
     zoom: ShareBelowOne = 0.11

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar import heads
-from nearfar.checks import PositiveFloat, PositiveInt, PositiveShare, UnitInterval, Width
+from nearfar.checks import NonNegativeInt, PositiveFloat, PositiveInt, PositiveShare, UnitInterval, Width
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.memories import ClusteredMemory, memory_rows
@@ -97,7 +97,7 @@ class BECLR(Method):
         eps: entropy weight of the balanced assignment.
         momentum: m; of the teacher, rising to 1 by cosine.
         spread_over: student, both (student's first view and teacher's second), or teacher: which rows are spread.
-        mask: share of the student's picture that is masked, from and to.
+        mask_ratio: share of the student's picture that is masked, from and to.
         patch: side of a masked patch in pixels; 0 for none. auto: 16 from 96 pixels on, else none.
         projector: width of the projection head (three layers).
         dim: width of the compared vectors; the predictor narrows to a quarter of it.
@@ -116,7 +116,7 @@ class BECLR(Method):
     needs = (frozenset({"image"}), frozenset({"text"}))
     preset_paper = {"temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
                     "memory_start": 0.15, "recluster": 0.15, "restarts": 10, "momentum": 0.995,
-                    "mask": (0.05, 0.25), "patch": 16, "projector": 512, "dim": 512}  # fmt: skip
+                    "mask_ratio": (0.05, 0.25), "patch": 16, "projector": 512, "dim": 512}  # fmt: skip
 
     def __init__(
         self,
@@ -127,22 +127,22 @@ class BECLR(Method):
         weight: UnitInterval = 0.1,
         clusters: PositiveInt | Literal["auto"] = "auto",
         scale: PositiveInt | Literal["auto"] = "auto",
-        neighbours: PositiveInt | Literal["auto"] = "auto",
+        neighbours: NonNegativeInt | Literal["auto"] = "auto",
         memory_start: UnitInterval = 0.15,
         recluster: PositiveShare = 0.15,
         restarts: PositiveInt = 1,
         eps: PositiveFloat = 0.05,
         momentum: UnitInterval = 0.995,
         spread_over: Literal["student", "both", "teacher"] = "student",
-        mask: tuple[UnitInterval, UnitInterval] = (0.05, 0.25),
+        mask_ratio: tuple[UnitInterval, UnitInterval] = (0.05, 0.25),
         patch: PositiveInt | Literal["auto"] = "auto",
         projector: Width = 256,
         dim: Width = 128,
         official: bool = False,
     ):
         super().__init__()
-        if mask[0] > mask[1]:
-            raise InputError(f"The option 'mask' must be two shares (from, to). Got {tuple(mask)} instead.")
+        if mask_ratio[0] > mask_ratio[1]:
+            raise InputError(f"The option 'mask_ratio' must be two shares (from, to). Got {tuple(mask_ratio)} instead.")
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.targets < 2:
@@ -152,7 +152,7 @@ class BECLR(Method):
         self.teacher = Teacher(self.tower)
         self.temperature, self.weight, self.momentum, self.dim = temperature, weight, momentum, dim
         self.memory_start, self.recluster, self.spread_over = memory_start, recluster, spread_over
-        self.mask, self.patch = (float(mask[0]), float(mask[1])), patch
+        self.mask_ratio, self.patch = (float(mask_ratio[0]), float(mask_ratio[1])), patch
         self.wanted = {"clusters": clusters, "scale": scale, "neighbours": neighbours}
         self.k = 0
         memory = {"eps": eps, "restarts": restarts, "official": official}
@@ -185,7 +185,7 @@ class BECLR(Method):
         patch = self.patch_of(views[0])
         if not patch:
             return {self.role: views}
-        return {self.role: views, "masked": [masked(x, patch, self.mask, generator) for x in views]}
+        return {self.role: views, "masked": [masked(x, patch, self.mask_ratio, generator) for x in views]}
 
     def patch_of(self, view: Any) -> int:
         if not isinstance(view, Tensor) or view.dim() != 4:

@@ -107,7 +107,8 @@ class MCL(ViewContrast):
             batches and hides the other groups.
         joint_labels: all joins the clusters of all earlier stages; last counts the newest alone, as the released
             script does by mistake.
-        weights: fresh starts each stage from new random (or the pretrained) weights; continue goes on from the last.
+        stage_weights: fresh starts each stage from new random (or the pretrained) weights; continue goes on from the
+            last.
         temperature: tau; divides the cosine.
 
     Groups smaller than a batch are not seen in a stage (form batch); their share is told and stands in the curve
@@ -135,7 +136,7 @@ class MCL(ViewContrast):
         clusters: PositiveInt | Literal["auto"] = "auto",
         form: Literal["batch", "mask"] = "batch",
         joint_labels: Literal["all", "last"] = "all",
-        weights: Literal["fresh", "continue"] = "fresh",
+        stage_weights: Literal["fresh", "continue"] = "fresh",
         temperature: PositiveFloat = 0.2,
         learn_temperature: bool = False,
         views: Views | None = None,
@@ -160,7 +161,7 @@ class MCL(ViewContrast):
             dim=dim,
             mask_duplicates=mask_duplicates,
         )
-        self.stages, self.wanted, self.weights = stages, clusters, weights
+        self.stages, self.wanted, self.stage_weights = stages, clusters, stage_weights
         self.clusters = 10 if clusters == "auto" else clusters
         self.single_pool_batches, self.joined = form == "batch", joint_labels
         self.past = nn.ModuleList(copy.deepcopy(encoder).requires_grad_(False) for _ in range(stages))
@@ -186,7 +187,7 @@ class MCL(ViewContrast):
         self.labels[stage - 1] = processes.agreed(torch.from_numpy(found)).to(self.labels.device)
         self.past[stage - 1].load_state_dict(self.tower.encoder.state_dict())
         self.stage.fill_(stage)
-        if self.weights == "fresh":
+        if self.stage_weights == "fresh":
             self.start_over(self.survey.fresh(self.seed + 1000 * stage))
         if self.negatives is not None:
             self.negatives.reset()
