@@ -8,17 +8,21 @@ hand by `checked_init`; the fields of a settings dataclass by `check_fields`.
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import inspect
 import math
 import numbers
+import os
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from nearfar.errors import InputError
+from nearfar.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,24 @@ class Range:
 
     def words(self, whole: bool, above: bool = False) -> str:
         """"a whole number of at least 1", "a number in (0, inf)"; `above`: the value was too large."""
+        if not whole and self == ANY:
+            return "a finite number"
         if not whole:
             left = "(" if self.open_low or self.low == -math.inf else "["
             right = ")" if self.open_high or self.high == math.inf else "]"
             return f"a number in {left}{self.low:g}, {self.high:g}{right}"
+        if whole and self == ANY:
+            return "a whole number"
         if self.high in (math.inf, MOST):
             return f"a whole number of at least {self.low:.0f}{' (and at most 10^9)' if above else ''}"
         return f"a whole number from {self.low:.0f} to {self.high:.0f}"
 
 
 ANY = Range()
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 MOST = 10**9
+"""No count of anything is larger."""
 PositiveInt = Annotated[int, Range(1, MOST)]
 NonNegativeInt = Annotated[int, Range(0, MOST)]
 Width = Annotated[int, Range(1, 65_536)]
@@ -62,30 +73,25 @@ PositiveShare = Annotated[float, Range(0, 1, open_low=True)]
 ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 
 
-def check(name: str, value: Any, kind: Any) -> None:
-    """Raises InputError unless the numbers of `value` lie in the ranges of its type `kind`, for example `PositiveInt |
-    Literal["auto"]` or `tuple[UnitInterval, UnitInterval]`. Words, None and objects are left to others."""
-    if isinstance(value, list | tuple):
-        places = [found for found in _alternatives(kind) if typing.get_origin(found) in (tuple, list)]
-        if places:
-            _check_each(name, value, typing.get_args(places[0]))
+def check(name: str, value: Any, kind: Any, what: str = "option") -> None:
+    """Raises InputError unless `value` is what its type `kind` says, for example `PositiveInt | Literal["auto"]`,
+    `str | Path` or `tuple[UnitInterval, UnitInterval]`. Types that are more than numbers, words and paths are left to
+    others, but a number beside them must lie in its range."""
+    kinds = _alternatives(kind)
+    if any(_accepts(value, one) for one in kinds):
         return
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return
-    found = [_range(one) for one in _alternatives(kind)]
-    allowed = [(whole, limits) for whole, limits in (f for f in found if f is not None)]
-    if not allowed or any(_holds(value, whole, limits) for whole, limits in allowed):
-        return
-    words = [f"'{word}'" for word in _words(kind)] + [limits.words(whole, value > MOST) for whole, limits in allowed]
-    raise InputError(f"The option '{name}' must be {' or '.join(dict.fromkeys(words))}. Got {value} instead.")
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if (number and any(_range(one) for one in kinds)) or all(_simple(one) for one in kinds):
+        words = list(dict.fromkeys(_words(one, value) for one in kinds))
+        raise InputError(f"The {what} '{name}' must be {' or '.join(words)}. Got {_shown(value)} instead.")
 
 
-def check_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> None:
+def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], what: str = "option") -> None:
     """`check` of values by name against the annotations of a function, a constructor or a dataclass."""
     kinds = typing.get_type_hints(target, include_extras=True)
     for name, value in given.items():
         if name in kinds:
-            check(name, value, kinds[name])
+            check(name, value, kinds[name], what)
 
 
 def check_fields(settings: Any) -> None:
@@ -93,7 +99,7 @@ def check_fields(settings: Any) -> None:
     check_arguments(type(settings), {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)})
 
 
-def checked_init(cls: type) -> type:
+def checked_init(cls: C) -> C:
     """Class decorator: the constructor's own arguments are checked before it runs."""
     if "__init__" not in cls.__dict__ or hasattr(cls.__init__, "__wrapped__"):
         return cls
@@ -112,10 +118,24 @@ def checked_init(cls: type) -> type:
     return cls
 
 
+def checked(function: F) -> F:
+    """Decorator of a public function: its arguments are checked against their annotations before it runs."""
+    order = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            given = order.bind(*args, **kwargs).arguments
+        except TypeError:
+            given = {}  # too many or too few: Python itself says so below
+        check_arguments(function, given, "argument")
+        return function(*args, **kwargs)
+
+    return typing.cast(F, call)
+
+
 def one_of(name: str, value: Any, known: typing.Iterable[Any]) -> None:
     """Raises InputError unless the value is one of the known words."""
-    from nearfar.errors import did_you_mean
-
     known = list(known)
     if value not in known:
         raise InputError(
@@ -124,18 +144,9 @@ def one_of(name: str, value: Any, known: typing.Iterable[Any]) -> None:
         )
 
 
-def _check_each(name: str, values: Any, kinds: tuple[Any, ...]) -> None:
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        kinds = kinds[:1] * len(values)
-    if len(values) != len(kinds):
-        raise InputError(f"The option '{name}' takes {len(kinds)} values. Got {len(values)}: {list(values)}.")
-    for value, kind in zip(values, kinds, strict=True):
-        check(name, value, kind)
-
-
 def _alternatives(kind: Any) -> list[Any]:
     """The members of a union, or the type itself."""
-    union = typing.get_origin(kind) is typing.Union or type(kind).__name__ == "UnionType"
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return [one for part in typing.get_args(kind) for one in _alternatives(part)] if union else [kind]
 
 
@@ -148,11 +159,60 @@ def _range(kind: Any) -> tuple[bool, Range] | None:
     return (kind is int, ANY) if kind in (int, float) else None
 
 
-def _words(kind: Any) -> list[str]:
-    return [str(w) for one in _alternatives(kind) if typing.get_origin(one) is Literal for w in typing.get_args(one)]
+def _accepts(value: Any, kind: Any) -> bool:
+    number, origin = _range(kind), typing.get_origin(kind)
+    if number:
+        whole, limits = number
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return real and not (whole and not isinstance(value, numbers.Integral)) and float(value) in limits
+    if kind is Any or kind in (None, type(None)):
+        return kind is Any or value is None
+    if origin is Literal:
+        return any(value == word and type(value) is type(word) for word in typing.get_args(kind))
+    if origin in _LISTS:
+        return isinstance(value, list | tuple) and _each(value, typing.get_args(kind))
+    if kind is Path:
+        return isinstance(value, os.PathLike)
+    return isinstance(value, origin or kind) if isinstance(origin or kind, type) else True
 
 
-def _holds(value: Any, whole: bool, limits: Range) -> bool:
-    if whole and (not math.isfinite(value) or int(value) != value):
-        return False
-    return value in limits
+def _each(values: Any, kinds: tuple[Any, ...]) -> bool:
+    if not kinds:
+        return True
+    if len(kinds) == 1 or (len(kinds) == 2 and kinds[1] is Ellipsis):
+        kinds = kinds[:1] * len(values)
+    return len(values) == len(kinds) and all(
+        any(_accepts(value, one) for one in _alternatives(kind)) for value, kind in zip(values, kinds, strict=True)
+    )
+
+
+def _simple(kind: Any) -> bool:
+    """Whether a value of this type can be told by looking at it."""
+    if typing.get_origin(kind) in _LISTS:
+        inner = [one for part in typing.get_args(kind) if part is not Ellipsis for one in _alternatives(part)]
+        return all(_simple(one) for one in inner)
+    plain = kind in (str, bool, Path, None, type(None))
+    return plain or _range(kind) is not None or typing.get_origin(kind) is Literal
+
+
+_LISTS = (list, tuple, collections.abc.Sequence)
+
+
+def _words(kind: Any, value: Any) -> str:
+    number = _range(kind)
+    if number:
+        return number[1].words(number[0], isinstance(value, numbers.Real) and float(value) > MOST)
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(f"'{word}'" for word in typing.get_args(kind))
+    if typing.get_origin(kind) in _LISTS:
+        parts = [part for part in typing.get_args(kind) if part is not Ellipsis]
+        one = " or ".join(dict.fromkeys(_words(k, value) for part in parts[:1] for k in _alternatives(part)))
+        fixed = typing.get_origin(kind) is tuple and Ellipsis not in typing.get_args(kind)
+        return f"{len(parts)} values, each {one}" if fixed else f"a list of values, each {one}" if one else "a list"
+    named = {str: "a text", bool: "true or false", Path: "a path", None: "none", type(None): "none"}
+    return named.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _shown(value: Any) -> str:
+    text = str(value) if isinstance(value, numbers.Real) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

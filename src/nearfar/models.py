@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from nearfar import encoders
+from nearfar.checks import PositiveInt, check
 from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
 from nearfar.encoders.quiet import quiet
@@ -95,8 +96,10 @@ class Model:
         role: whose tower to use. None: by what the items are; in a model of texts and pictures, strings are texts, and
         paths (`pathlib.Path`) and pictures are pictures. progress: called with (done, all) after each batch.
         """
-        if isinstance(items, str | Path):
-            raise InputError("embed takes a list of items, not one.", "Write model.embed([item]).")
+        if isinstance(items, str | Path | bytes | Mapping) or not hasattr(items, "__len__"):
+            raise InputError(f"embed takes a list of items, not one ({type(items).__name__}).",
+                             "Write model.embed([item]).")
+        check("batch_size", batch_size, PositiveInt, "argument")
         tower = self._tower(role, self._modality(items))
         made = tower.embed(items, batch_size, progress)
         return _unit(made) if self.similarity == "cosine" else made

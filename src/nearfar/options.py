@@ -173,7 +173,8 @@ def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) 
     """Every option that was given lies in the range of its type, those of parts too."""
     for target in targets:
         values = {name: getattr(found, name) for name in signature(target) if name in given}
-        check_arguments(target if dataclasses.is_dataclass(target) else target.__init__, values)
+        owner: Any = target if dataclasses.is_dataclass(target) else target.__init__
+        check_arguments(owner, values)
         for name, value in values.items():
             if hasattr(value, "class_path"):
                 cls = _imported(name, value.class_path)
@@ -281,9 +282,13 @@ def _sentence(text: str) -> str:
     expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", text, re.M)))
     if key and value and expected:
         kinds = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", e.strip().rstrip(".")) for e in expected]
+        kinds = [_KINDS.get(k, k) for k in kinds]
         kinds = [re.sub(r"typing\.Literal\[(.*)\]", r"\1", k) for k in kinds if "NoneType" not in k]
         return f"The option '{key.group(1)}' must be {' or '.join(kinds)}. Got {value.group(1).strip()} instead."
     return " ".join(text.split())
+
+
+_KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
 
 
 def plain(options: Any) -> dict[str, Any]:

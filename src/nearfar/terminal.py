@@ -74,8 +74,7 @@ def console(stderr: bool = False, **options: Any) -> Any:
 
 def say(message: object, stream: IO[str] | None = None) -> None:
     """One line on a stream (standard error)."""
-    stream = stream or sys.stderr
-    line = visible(message)
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+    out: Any = stream or sys.stderr
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    out.write(visible(message).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    out.flush()

@@ -32,7 +32,7 @@ def said(capsys, *words):
         (["fit", "simclr", "emoji", "--temprature", "0.2"], "Did you mean '--temperature'?"),
         (["fit", "simclr", "emoji", "--loss", "dlc"], "Did you mean 'dcl'?"),
         (["fit", "simclr", "emoji", "--views", "multicrop"], "Did you mean 'multi-crop'?"),
-        (["fit", "simclr", "emoji", "--temperature", "warm"], "must be float. Got warm instead"),
+        (["fit", "simclr", "emoji", "--temperature", "warm"], "must be a finite number. Got warm instead"),
         (["fit", "simclr", "emoji", "--temperature", "-1"], "must be a number in (0, inf). Got -1"),
         (["fit", "simclr", "emoji", "--steps", "0"], "'steps' must be 'auto' or a whole number of at least 1. Got 0"),
         (["fit", "simclr", "no/such/folder"], "no/such/folder"),

@@ -163,7 +163,7 @@ def test_wrong_use_is_told(tmp_path, small):
         encoders.text(str(tmp_path))
     with pytest.raises(InputError, match="list of texts"):
         small.prepare("a cat")
-    with pytest.raises(InputError, match="Item 1 is no text but None"):
+    with pytest.raises(InputError, match="Item 1 is not a text but 'None'"):
         small.prepare(["a cat", None])
     with pytest.raises(InputError, match=r"tokenizer\.json is missing"):
         encoders.from_config(small.config(), tmp_path)

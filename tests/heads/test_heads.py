@@ -56,5 +56,5 @@ def test_predictor_keeps_the_dimension_and_wrong_sizes_are_told():
     assert heads.linear(6, 2)(torch.randn(4, 6)).shape == (4, 2)
     with pytest.raises(InputError, match="at least 1"):
         heads.mlp(3, 3, 3, layers=0)
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="from 1 to 65536"):
         heads.Prototypes(0, 3)

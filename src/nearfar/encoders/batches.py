@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nearfar.encoders.base import Encoder
+from nearfar.errors import InputError
 
 
 @torch.inference_mode()
@@ -42,11 +43,19 @@ def vectors(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int
 def _batches(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int):
     n = len(items)
     if encoder.modality == "text":
+        check_texts(items)
         order = np.argsort([-len(text) for text in items], kind="stable")       # longest first: too little memory shows
         rows = [order[i:i + batch_size] for i in range(0, n, batch_size)]
         return rows, (encoder.prepare([items[i] for i in where]) for where in rows)
     rows = [np.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
     return rows, (encoder.prepare(items[where[0]:where[-1] + 1]) for where in rows)
+
+
+def check_texts(items: Sequence[Any] | np.ndarray) -> None:
+    """Raises InputError that names the first item which is not a text."""
+    for i, item in enumerate(items):
+        if not isinstance(item, str):
+            raise InputError(f"Item {i} is not a text but {str(item)[:60]!r} ({type(item).__name__}).")
 
 
 def _width(encoder: Encoder, head: nn.Module | None) -> int:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from nearfar.checks import PositiveInt, WidthOrNone, checked
 from nearfar.encoders.base import Encoder, load_into, load_tensors, tower_tensors
 from nearfar.errors import InputError, did_you_mean
 
@@ -179,8 +180,9 @@ class TimmImage(ImageEncoder):
         return {"modality": "image", "name": self.name, "size": self.size, "channels": self.channels, "dim": self.dim}
 
 
-def image(name: str = "small", size: int | None = None, weights: str | Path | None = None, channels: str = "rgb",
-          dim: int = 256) -> ImageEncoder:
+@checked
+def image(name: str = "small", size: PositiveInt | None = None, weights: str | Path | None = None,
+          channels: str = "rgb", dim: WidthOrNone = 256) -> ImageEncoder:
     """An image encoder with random weights, or with those of a local file.
 
     Args:

@@ -176,7 +176,7 @@ class Dense(nn.Sequential):
     def __init__(self, layer: dict[str, Any]):
         activation = getattr(nn, layer["activation"], None)
         known = isinstance(activation, type) and activation.__module__.endswith((".activation", ".linear"))
-        if not known or layer["activation"] in ("Linear", "Bilinear", "MultiheadAttention"):
+        if activation is None or not known or layer["activation"] in ("Linear", "Bilinear", "MultiheadAttention"):
             raise InputError(f"The activation '{layer['activation']}' of a linear layer is not known.")
         super().__init__(nn.Linear(layer["in"], layer["out"], bias=layer["bias"]), activation())
         self.passed: nn.Module | None = None

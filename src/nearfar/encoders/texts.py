@@ -3,18 +3,21 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from nearfar.checks import PositiveInt, Range, ShareBelowOne, Width, checked
 from nearfar.encoders import sentence
 from nearfar.encoders.base import Encoder, load_into, load_tensors
+from nearfar.encoders.batches import check_texts
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.tokens import Special, Tokens, frame, pad
 from nearfar.errors import InputError
 
 MOST_TOKENS = 1_000_000
+TextLength = Annotated[int, Range(4, MOST_TOKENS)]
 
 
 class TextEncoder(Encoder):
@@ -40,9 +43,7 @@ class TextEncoder(Encoder):
         """Texts -> Tokens, cut to the encoder's length."""
         if isinstance(items, str):
             raise InputError("A text encoder takes a list of texts, not one text.")
-        for i, item in enumerate(items):
-            if not isinstance(item, str):
-                raise InputError(f"Item {i} is no text but {item!r} ({type(item).__name__}).")
+        check_texts(items)
         return self.build(self.encode_ids(items))
 
 
@@ -156,9 +157,10 @@ class TransformerText(TextEncoder):
         self.tokenizer.save_pretrained(folder)
 
 
-def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabulary: int = 8000, dim: int = 128,
-         dropout: float | None = None, length: int | None = None, pooling: str | None = None,
-         prompt: str | None = None) -> TextEncoder:
+@checked
+def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabulary: PositiveInt = 8000,
+         dim: Width = 128, dropout: ShareBelowOne | None = None, length: TextLength | None = None,
+         pooling: str | None = None, prompt: str | None = None) -> TextEncoder:
     """A text encoder.
 
     Args:
@@ -175,6 +177,8 @@ def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabul
     Raises InputError for a missing or unfit folder, missing texts, a package that is not installed.
     """
     if name == "small":
+        if isinstance(texts, str):
+            raise InputError("The small text encoder takes a list of texts, not one text.", "Give texts=[...].")
         if texts is None:
             raise InputError("The small text encoder trains its tokenizer on your texts.", "Give texts=[...].")
         texts = [str(row) for row in texts]

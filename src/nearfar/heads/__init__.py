@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.errors import InputError
+from nearfar.checks import PositiveInt, Width, checked, checked_init
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -18,7 +18,8 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=bias)
 
 
-def mlp(inputs: int, hidden: int, outputs: int, layers: int = 2, norm: bool = True,
+@checked
+def mlp(inputs: Width, hidden: Width, outputs: Width, layers: PositiveInt = 2, norm: bool = True,
         last_norm: bool = False) -> nn.Sequential:
     """`layers` linear layers with ReLU between them: (n, inputs) -> (n, outputs).
 
@@ -30,8 +31,6 @@ def mlp(inputs: int, hidden: int, outputs: int, layers: int = 2, norm: bool = Tr
 
     The papers' heads: SimCLR mlp(d, d, 128), SwAV mlp(2048, 2048, 128), BYOL mlp(2048, 4096, 256).
     """
-    if layers < 1:
-        raise InputError(f"The 'layers' of a head must be at least 1. Got {layers} instead.")
     widths = [inputs, *[hidden] * (layers - 1), outputs]
     parts: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(widths)):
@@ -50,6 +49,7 @@ def predictor(dim: int, hidden: int) -> nn.Sequential:
     return mlp(dim, hidden, dim)
 
 
+@checked_init
 class Prototypes(nn.Module):
     """K directions on the unit sphere of R^d, to which vectors are compared (SwAV: K = 3000, d = 128).
 
@@ -59,10 +59,8 @@ class Prototypes(nn.Module):
 
     weight: nn.Parameter
 
-    def __init__(self, count: int, dim: int):
+    def __init__(self, count: Width, dim: Width):
         super().__init__()
-        if count < 1 or dim < 1:
-            raise InputError(f"Prototypes need a count and a dimension of at least 1. Got {count} and {dim} instead.")
         self.weight = nn.Parameter(torch.randn(count, dim))
         self.normalise()
 

@@ -140,9 +140,14 @@ def _labelled(features: Tensor, labels: Tensor, temperature: float | Tensor, neg
               similarity: str = "cosine") -> Similarity:
     net = exchange(negatives)
     with net.together():
-        if features.dim() != 2 or labels.shape != features.shape[:1]:
-            raise InputError("features must be (n, D) and labels (n,). "
-                             f"Got {tuple(features.shape)} and {tuple(labels.shape)}.")
+        if not (isinstance(features, Tensor) and isinstance(labels, Tensor)):
+            raise InputError("features and labels must be tensors. "
+                             f"Got {type(features).__name__} and {type(labels).__name__}.")
+        if features.dim() != 2 or not features.is_floating_point() or labels.shape != features.shape[:1]:
+            raise InputError("features must be floats (n, D) and labels (n,). "
+                             f"Got {features.dtype} {tuple(features.shape)} and {tuple(labels.shape)}.")
+        if labels.is_floating_point() or labels.is_complex():
+            raise InputError(f"labels must be whole numbers (n,). Got {labels.dtype}.", "Convert them: y.long().")
     net.widths(features)
     keys, offset, ring = net.keys(features)
     columns, _ = net.gather(labels)

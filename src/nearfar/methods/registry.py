@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from nearfar.checks import checked_init
+from nearfar.checks import checked, checked_init
 from nearfar.errors import InputError, did_you_mean
 
 # Family and module of the built-in methods: known without importing any of them.
@@ -48,6 +48,7 @@ def slugs() -> list[str]:
     return [*BUILT_IN, *others, *more]
 
 
+@checked
 def get(slug: str) -> Any:
     """The class of a method. Raises InputError, with the nearest name, for an unknown slug."""
     if slug not in _registered:

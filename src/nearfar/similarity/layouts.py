@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError
 from nearfar.similarity.exchange import Exchange, exchange
 from nearfar.similarity.further import Anchors, Extra, Further
@@ -164,10 +165,13 @@ def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         raise InputError(f"A layout is made of embeddings. Got {type(a).__name__} and {type(b).__name__}.",
                          "A similarity of your own stands alone: Similarity(source, positive=...).")
+    if not (a.is_floating_point() and b.is_floating_point()):
+        raise InputError(f"Embeddings must be real floating-point numbers. Got {a.dtype} and {b.dtype}.",
+                         "Convert them: x.float().")
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"Embeddings must be (n, D) and (m, D) of one D. Got {tuple(a.shape)} and {tuple(b.shape)}.")
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+    if not isinstance(temperature, Tensor):
+        check("temperature", temperature, PositiveFloat, "argument")
 
 
 def _transposed(temperature: float | Tensor) -> float | Tensor:
@@ -191,6 +195,8 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
     with net.together():
         if len(views) < 2:
             raise InputError(f"all_views needs at least two views. Got {len(views)}.")
+        if not all(isinstance(v, Tensor) for v in views):
+            raise InputError(f"Views are tensors (n, D). Got {', '.join(type(v).__name__ for v in views)}.")
         if len({v.shape for v in views}) > 1:
             raise InputError(f"All views must have the same shape. Got {[tuple(v.shape) for v in views]}.")
         _matrices(views[0], views[1], temperature)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import engines, ranks
 from nearfar.similarity.exchange import all_sum
@@ -369,8 +370,8 @@ def _check(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float 
             raise InputError(f"keys of block {b} must be {shape} with D = {query.shape[-1]}. Got {tuple(keys.shape)}.")
         if block.own and keys.shape[-3] != query.shape[-2]:
             raise InputError(f"Block {b} has lists for {keys.shape[-3]} anchors, but there are {query.shape[-2]}.")
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+    if not isinstance(temperature, Tensor):
+        check("temperature", temperature, PositiveFloat, "argument")
 
 
 def _local(columns: Tensor, operand: Operand) -> Tensor:

@@ -15,17 +15,17 @@ from nearfar.sources.data import Data
 def show(data: Data, console: Console | None = None, samples: int = 3, problems: int = 10) -> None:
     """Prints rows, roles and why, sizes, duplicates and near copies, splits, samples and problems."""
     facts = terminal.visible_all(data.describe(samples))
-    console = console or terminal.console()
-    console.print(Panel(_head(facts), title=f"[bold]{escape(facts['name'])}[/bold]", title_align="left", expand=False))
-    console.print(_roles(facts))
-    console.print(_content(facts))
+    out: Console = console or terminal.console()
+    out.print(Panel(_head(facts), title=f"[bold]{escape(facts['name'])}[/bold]", title_align="left", expand=False))
+    out.print(_roles(facts))
+    out.print(_content(facts))
     for column, label in facts["labels"].items():
-        console.print(_label(column, label), soft_wrap=False)
+        out.print(_label(column, label), soft_wrap=False)
     if facts["masks"]:
-        console.print(_masks(facts["masks"]))
-    console.print(_splits(facts))
-    console.print(_samples(facts))
-    _remarks(console, facts, problems)
+        out.print(_masks(facts["masks"]))
+    out.print(_splits(facts))
+    out.print(_samples(facts))
+    _remarks(out, facts, problems)
 
 
 def _head(facts: dict[str, Any]) -> Group:

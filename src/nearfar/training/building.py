@@ -175,7 +175,7 @@ def check_settings(settings: TrainSettings) -> None:
     """Raises InputError for what would fail on any data: an optimiser, a device, an encoder that is not there."""
     from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
 
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if settings.optimiser.lower() not in known:
         raise InputError(
             f"There is no optimiser '{settings.optimiser}'.{did_you_mean(settings.optimiser.lower(), known)}",

@@ -42,7 +42,11 @@ class Embedder:
         if role in self.towers:
             return self.towers[role]
         kind = role.split("_")[0]
-        return next(t for r, t in self.towers.items() if r.split("_")[0] == kind)
+        found = next((t for r, t in self.towers.items() if r.split("_")[0] == kind), None)
+        if found is None:
+            raise InputError(f"The model has no encoder for '{role}': it embeds {', '.join(self.towers)}.",
+                             "Take data of that kind, or another model.")
+        return found
 
     def has(self, role: str) -> bool:
         return role in self.towers or any(r.split("_")[0] == role.split("_")[0] for r in self.towers)
