@@ -99,6 +99,17 @@ def check_fields(settings: Any) -> None:
     check_arguments(type(settings), {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)})
 
 
+def _named(order: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments by name, without *args and **kwargs; none where there are too many or too few, which Python itself
+    tells."""
+    try:
+        given = order.bind(*args, **kwargs).arguments
+    except TypeError:
+        return {}
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: value for name, value in given.items() if order.parameters[name].kind not in several}
+
+
 def checked_init(cls: C) -> C:
     """Class decorator: the constructor's own arguments are checked before it runs."""
     if "__init__" not in cls.__dict__ or hasattr(cls.__init__, "__wrapped__"):
@@ -107,11 +118,7 @@ def checked_init(cls: C) -> C:
 
     @functools.wraps(init)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            given = order.bind(self, *args, **kwargs).arguments
-        except TypeError:
-            given = {}  # too many or too few: Python itself says so below
-        check_arguments(init, given)
+        check_arguments(init, _named(order, self, *args, **kwargs))
         init(self, *args, **kwargs)
 
     cls.__init__ = __init__  # pyright: ignore[reportAttributeAccessIssue]
@@ -124,11 +131,7 @@ def checked(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            given = order.bind(*args, **kwargs).arguments
-        except TypeError:
-            given = {}  # too many or too few: Python itself says so below
-        check_arguments(function, given, "argument")
+        check_arguments(function, _named(order, *args, **kwargs), "argument")
         return function(*args, **kwargs)
 
     return typing.cast(F, call)

@@ -178,7 +178,8 @@ def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) 
         for name, value in values.items():
             if hasattr(value, "class_path"):
                 cls = _imported(name, value.class_path)
-                check_arguments(cls.__init__, {f"{k}": v for k, v in vars(value.get("init_args") or {}).items()})
+                own = value.get("init_args")
+                check_arguments(cls.__init__, dict(vars(own)) if own else {})
 
 
 def _words(name: str, value: Any) -> list[str]:

@@ -34,7 +34,7 @@ def said(capsys, *words):
         (["fit", "simclr", "emoji", "--views", "multicrop"], "Did you mean 'multi-crop'?"),
         (["fit", "simclr", "emoji", "--temperature", "warm"], "must be a finite number. Got warm instead"),
         (["fit", "simclr", "emoji", "--temperature", "-1"], "must be a number in (0, inf). Got -1"),
-        (["fit", "simclr", "emoji", "--steps", "0"], "'steps' must be 'auto' or a whole number of at least 1. Got 0"),
+        (["fit", "simclr", "emoji", "--steps", "0"], "'steps' must be a whole number of at least 1 or 'auto'. Got 0"),
         (["fit", "simclr", "no/such/folder"], "no/such/folder"),
         (["fit", "simclr"], "the data are missing"),
         (["fit", "simclr", "emojis"], "emoji"),
@@ -166,3 +166,27 @@ def test_no_space_left(tmp_path):
     assert "Traceback" not in done.stderr
     assert (tmp_path / "earlier" / "scores.json").read_text() == "{}"
     assert not (tmp_path / "run" / "scores.json").exists()
+
+
+def test_a_stored_path_of_code_is_imported_only_on_request(capsys, tmp_path, monkeypatch):
+    """A run's config may come from anywhere: what it names is not imported because it is named there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_part.py").write_text(
+        "import pathlib\nfrom nearfar.losses import rows\nfrom nearfar.losses.parts import RowLoss\n"
+        "pathlib.Path('imported').touch()\n\n\nclass Own(RowLoss):\n    def __call__(self, s):\n"
+        "        return rows.info_nce_rows(s)\n"
+    )
+    folder = pictures(tmp_path / "p", n=24)
+    words = ["fit", "simclr", folder, "--steps", "2", "--batch-size", "8", "--val-every", "0", "--out", "run"]
+    assert said(capsys, *words)[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["options"]["loss"] = {"name": "own_part.Own"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    code, shown = said(capsys, "fit", "--resume", "--out", "run")
+    assert code == 2
+    assert "own_part.Own" in shown.err
+    assert "--trust" in shown.err
+    assert not (tmp_path / "imported").exists()
+    assert said(capsys, "fit", "--resume", "--trust", "--out", "run")[0] == 0
+    assert (tmp_path / "imported").exists()

@@ -205,3 +205,27 @@ def test_unknown_modules_are_named(folder):
 def test_a_prompt_as_long_as_the_texts(folder):
     with pytest.raises(InputError, match="fills the"):
         encoders.text(str(folder()), prompt="the cat sat on " * 20)
+
+
+def test_frozen_features_know_what_makes_a_vector(folder, tmp_path):
+    """Length, pooling, prompt, layers and the tokenizer are part of a feature's name; so is the preprocessing."""
+    prompts = {"q": "the cat: "}
+    made = [encoders.text(str(folder(**given)), **more) for given, more in [
+        ({}, {}), ({}, {"length": 6}), ({}, {"pooling": "cls"}), ({"pooling": ("cls", "mean")}, {}),
+        ({"prompts": prompts, "default": "q"}, {}), ({"prompts": prompts, "default": "q", "pool_prompt": False}, {}),
+        ({"lower": True, "kind": "roberta"}, {}), ({"kind": "roberta"}, {}), ({"after": ("normalize", "dense")}, {}),
+    ]]  # fmt: skip
+    made += [encoders.image("small", size=32), encoders.image("resnet18"), encoders.image("resnet18", size=64)]
+    assert len({encoders.Frozen(one).hash() for one in made}) == len(made)
+    again = encoders.text(str(folder()))
+    assert encoders.Frozen(again).hash() == encoders.Frozen(made[0]).hash()
+    long, short = (encoders.Frozen(one).features([LONG], tmp_path, "same") for one in made[:2])
+    assert np.abs(long - short).max() > 1e-3
+
+
+def test_frozen_pictures_know_their_normalisation():
+    one, other = encoders.image("resnet18"), encoders.image("resnet18")
+    other.load_state_dict(one.state_dict())
+    assert encoders.Frozen(one).hash() == encoders.Frozen(other).hash()
+    other.mean += 0.1
+    assert encoders.Frozen(one).hash() != encoders.Frozen(other).hash()

@@ -243,3 +243,14 @@ def test_long_curves_are_thinned():
     x = payload["curves"][0]["seeds"][0]["x"]
     assert len(x) < 310
     assert (x[0], x[-1]) == (0, 39_999)
+
+
+def test_pictures_come_from_inside_the_page_only():
+    from nearfar.reporting.report import picture
+
+    good = "data:image/webp;base64,UklGRg=="
+    assert picture(good) == good
+    for source in ["javascript:alert(1)", "https://example.org/x.png", "data:text/html;base64,PGI+",
+                   'data:image/png;base64,"', "data:image/svg+xml;base64,PHN2Zz4=", "//x", None, 3,
+                   ["data:image/png;base64,"]]:  # fmt: skip
+        assert picture(source) == ""

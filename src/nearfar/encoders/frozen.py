@@ -65,7 +65,8 @@ class Frozen(Encoder):
 
     def hash(self) -> str:
         """Hex digest of all that makes a vector: weights, preprocessing, pooling, length, prompt, tokenizer."""
-        digest = hashlib.sha256(json.dumps(self.encoder.config(), sort_keys=True, default=str).encode())
+        described = {name: value for name, value in self.encoder.config().items() if name != "source"}
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
         tensors = dict(self.encoder.named_parameters()) | dict(self.encoder.named_buffers())
         for name, value in sorted(tensors.items()):
             digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
