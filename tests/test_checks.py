@@ -36,7 +36,7 @@ def test_values(kind, right, wrong):
     for value in right:
         checks.check("x", value, kind)
     for value in wrong:
-        with pytest.raises(InputError, match="'x' must be .* Got .* instead"):
+        with pytest.raises(InputError, match=r"'x' must be .* Got .* instead"):
             checks.check("x", value, kind)
 
 

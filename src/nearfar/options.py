@@ -297,7 +297,9 @@ def plain(options: Any) -> dict[str, Any]:
 
     def convert(name: str, value: Any) -> Any:
         if hasattr(value, "class_path"):
-            short = {f"{c.__module__}.{c.__qualname__}": k for k, c in registries().get(name, {}).items()}
+            # A part of one's own keeps its path: its short name is known only once its module has been imported.
+            short = {f"{c.__module__}.{c.__qualname__}": k for k, c in registries().get(name, {}).items()
+                     if c.__module__.startswith("nearfar.")}
             arguments = {k: convert(k, v) for k, v in vars(value.init_args).items()} if value.get("init_args") else {}
             return {"name": short.get(value.class_path, value.class_path), **arguments}
         if isinstance(value, tuple):

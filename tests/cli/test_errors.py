@@ -2,12 +2,14 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nearfar.cli import main
+from nearfar.losses.parts import parts
 
 
 def pictures(folder, n=12, size=24):
@@ -179,10 +181,10 @@ def test_a_stored_path_of_code_is_imported_only_on_request(capsys, tmp_path, mon
     )
     folder = pictures(tmp_path / "p", n=24)
     words = ["fit", "simclr", folder, "--steps", "2", "--batch-size", "8", "--val-every", "0", "--out", "run"]
-    assert said(capsys, *words)[0] == 0
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["options"]["loss"] = {"name": "own_part.Own"}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert said(capsys, *words, "--loss", "own_part.Own")[0] == 0
+    (tmp_path / "imported").unlink()
+    sys.modules.pop("own_part")
+    parts.pop("own")
     code, shown = said(capsys, "fit", "--resume", "--out", "run")
     assert code == 2
     assert "own_part.Own" in shown.err
@@ -190,3 +192,4 @@ def test_a_stored_path_of_code_is_imported_only_on_request(capsys, tmp_path, mon
     assert not (tmp_path / "imported").exists()
     assert said(capsys, "fit", "--resume", "--trust", "--out", "run")[0] == 0
     assert (tmp_path / "imported").exists()
+    parts.pop("own")
