@@ -149,10 +149,11 @@ def metric_table(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeats(name: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bool:
-    """recall@k where it equals hit@k everywhere: every query has one relevant item."""
-    twin = name.replace("recall@", "hit@")
-    return name.startswith("recall@") and twin in names and all(
-        abs((_mean_metric(row, name) or 0) - (_mean_metric(row, twin) or 0)) < 1e-9 for row in rows)
+    """recall@k and precision@k where they follow from hit@k everywhere: every query has one relevant item."""
+    kind, _, k = name.partition("@")
+    twin, share = f"hit@{k}", {"recall": 1.0, "precision": 1 / int(k or 1)}.get(kind) if k.isdigit() else None
+    return share is not None and twin in names and all(
+        abs((_mean_metric(row, name) or 0) - share * (_mean_metric(row, twin) or 0)) < 1e-9 for row in rows)
 
 
 def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
