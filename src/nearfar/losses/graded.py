@@ -15,12 +15,12 @@ def cosine_regression(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], score: F
                       negatives: str = "local") -> Float[Tensor, ""]:
     """The mean of (cos(a_i, b_i) - score_i)^2; scores are cosines, -1..1.
 
-    In [0, 4] for such scores; 0 where every cosine is its score. Raises InputError for other shapes, scores that are no
-    finite numbers, or no pair. Source: Reimers and Gurevych, EMNLP 2019, sec. 3 (regression objective).
+    In [0, 4] for such scores; 0 where every cosine is its score. Raises InputError for other shapes and scores that are
+    no finite numbers. Source: Reimers and Gurevych, EMNLP 2019, sec. 3 (regression objective).
     """
     net = exchange(negatives)
     cosine, score = _cosines(a, b, score, net)
-    return net.sum((cosine - score).square().sum()) / net.count(cosine)
+    return net.sum((cosine - score).square().sum()) / max(1, net.count(cosine))
 
 
 def cosent(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], score: Float[Tensor, "n"], *,
@@ -47,8 +47,8 @@ def cosent(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], score: Float[Tensor
 def _cosines(a: Tensor, b: Tensor, score: Tensor, net: Exchange) -> tuple[Tensor, Tensor]:
     """The cosine of each pair, and its score in the same type."""
     with net.together():
-        if a.dim() != 2 or a.shape != b.shape or score.shape != a.shape[:1] or not len(score):
-            raise InputError("The two sides must be (n, D) and scores (n,), n >= 1. "
+        if a.dim() != 2 or a.shape != b.shape or score.shape != a.shape[:1]:
+            raise InputError("The two sides must be (n, D) and scores (n,). "
                              f"Got {tuple(a.shape)}, {tuple(b.shape)} and {tuple(score.shape)}.")
         if not bool(score.isfinite().all()):
             raise InputError("A score must be a finite number.", "Leave such pairs out.")
