@@ -1,5 +1,5 @@
-"""Metrics of data read from files equal a count by hand from the rows of the files (their texts and pixels, not ids), and
-those of BEIR folders equal trec_eval's."""
+"""Metrics of data read from files equal a count by hand from the rows of the files (their texts and pixels, not ids),
+and those of BEIR folders equal trec_eval's."""
 
 import csv
 import json
@@ -37,7 +37,8 @@ def counted(scores, relevant, visible):
     places = [place for place, h in enumerate(hits, 1) if h > 0]
     gain = sum(h / np.log2(place + 1) for place, h in enumerate(hits[:10], 1))
     best = sum(h / np.log2(place + 1) for place, h in enumerate(sorted(hits, reverse=True)[:10], 1))
-    out = {"mrr": 1 / places[0], "map": np.mean([n / place for n, place in enumerate(places, 1)]), "ndcg@10": gain / best}
+    precision = [n / place for n, place in enumerate(places, 1)]
+    out = {"mrr": 1 / places[0], "map": np.mean(precision), "ndcg@10": gain / best}
     for k in KS:
         first = sum(h > 0 for h in hits[:k])
         out |= {f"hit@{k}": float(first > 0), f"recall@{k}": first / total, f"precision@{k}": first / k}
@@ -123,8 +124,8 @@ def test_labelled_pairs_are_told_apart(tmp_path):
 
     def told(part):
         rows = [table[i] for i in data.splits[part]]
-        return [(float(unit(embed.vector(r["question1"])) @ unit(embed.vector(r["question2"]))), r["is_duplicate"] == "1")
-                for r in rows]
+        sides = [[unit(embed.vector(r[name])) for r in rows] for name in ("question1", "question2")]
+        return [(float(x @ y), r["is_duplicate"] == "1") for x, y, r in zip(*sides, rows, strict=True)]
 
     chosen, pairs = told("val"), told("test")
     ranked = [good for _, good in sorted(pairs, reverse=True)]
@@ -152,7 +153,8 @@ def test_neighbours_of_one_label(tmp_path):
         for j in near:
             votes[table[j]["label"]] = votes.get(table[j]["label"], 0) + np.exp(z[i] @ z[j] / 0.07)
         right.append(max(sorted(votes), key=lambda name: votes[name]) == table[i]["label"])
-        alike.append(counted([round(float(z[i] @ z[j]), 7) for j in test], [table[i]["label"] == table[j]["label"] for j in test],
+        alike.append(counted([round(float(z[i] @ z[j]), 7) for j in test],
+                             [table[i]["label"] == table[j]["label"] for j in test],
                              [not np.array_equal(pixels[i], pixels[j]) for j in test]))
     metrics = task.evaluate(embed, "test").metrics
     assert metrics["knn"] == pytest.approx(np.mean(right))

@@ -128,9 +128,10 @@ def test_a_queue_hides_the_same(write_data, tmp_path):
         sides = [[data.texts(role, one.rows.numpy()) for role in ("text", "text_b")] for one in (*seen, batch)]
         a, b = sides[-1]
         keys = [pair for side in sides[:2] for pair in zip(*side, strict=True)]
-        wanted = [[q == c or r == d or q == d or (q, d) in known for c, d in keys] for q, r in zip(a, b, strict=True)]
+        wanted = [[q in (c, d) or r == d or (q, d) in known for c, d in keys] for q, r in zip(a, b, strict=True)]
     else:
-        parts = [(data.texts("text", one.rows.numpy()), data.texts("group", one.rows.numpy())) for one in (*seen, batch)]
+        drawn = [one.rows.numpy() for one in (*seen, batch)]
+        parts = [(data.texts("text", rows), data.texts("group", rows)) for rows in drawn]
         items = [[({t[i], t[n + i]}, g[i]) for i in range(n)] for t, g in parts]
         wanted = [[g == h or bool(t & u) for u, h in items[0] + items[1]] for t, g in items[2]]
     assert (~tile.numpy() == np.array(wanted)).all()
@@ -138,7 +139,7 @@ def test_a_queue_hides_the_same(write_data, tmp_path):
 
 
 def test_items_of_one_label_are_no_negatives_in_a_memory(tmp_path):
-    """Where a loss takes the items of one label as positives, remembered ones of it are hidden; unlabelled ones are not."""
+    """Where a loss takes the items of one label as positives, remembered ones of it hide; unlabelled ones do not."""
     kinds = [f"kind {i % 4}" if i % 7 else "" for i in range(160)]
     path = write(tmp_path / "kinds.csv", ["text", "text_b", "label"],
                  [(f"text number {i}", f"its answer {i}", kind) for i, kind in enumerate(kinds)])

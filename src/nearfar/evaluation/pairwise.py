@@ -26,8 +26,10 @@ def paired_scores(source: Source) -> np.ndarray:
 
 
 def average_precision(scores: Any, labels: Any) -> float:
-    """Mean over the pairs labelled 1 of the precision at their place, (n,) each, highest score first. A tie never helps:
-    of equal scores those labelled 0 come first. NaN without a pair labelled 1."""
+    """Mean over the pairs labelled 1 of the precision at their place, highest score first; (n,) each.
+
+    A tie never helps: of equal scores those labelled 0 come first. NaN without a pair labelled 1.
+    """
     labels = np.asarray(labels, bool)
     order = np.lexsort((labels, -np.asarray(scores, np.float64)))
     places = np.flatnonzero(labels[order]) + 1

@@ -46,12 +46,13 @@ class Retrieval:
 
 
 def retrieval(query: Any, gallery: Any, query_ids: Any = None, gallery_ids: Any = None, *,
-              pairs: Any = None, grades: Any = None, ks: Sequence[int] = (1, 5, 10), query_rows: Any = None, gallery_rows: Any = None,
-              cosine: bool = True) -> Retrieval:
+              pairs: Any = None, grades: Any = None, ks: Sequence[int] = (1, 5, 10), query_rows: Any = None,
+              gallery_rows: Any = None, cosine: bool = True) -> Retrieval:
     """Metrics of finding, for each query (n, d), its relevant items in the gallery (m, d).
 
     Relevant are equal ids (`query_ids` (n,), `gallery_ids` (m,); -1 = none) or the listed `pairs` (p, 2) of
-    query and gallery numbers, with `grades` (p,) as the gains of nDCG. `query_rows` and `gallery_rows` (ids of samples) hide a sample from itself.
+    query and gallery numbers, with `grades` (p,) as the gains of nDCG. `query_rows` and `gallery_rows` (ids of samples)
+    hide a sample from itself.
     Raises InputError where neither or both are given, or no query has a relevant item.
     """
     if (pairs is None) == (query_ids is None or gallery_ids is None):

@@ -51,9 +51,10 @@ KINDS = ("dense", "sts", "pairs", "groups", "labels", "few-shot", "proxy")
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model reached. primary: 0..1 (of a correlation -1..1), higher is better; metrics: means over the directions (and
-    "hard/..." without directions of shared outlines); directions: name -> metrics; per_query and clusters: direction
-    -> the primary's values and the ids of dependent ones; counts: queries, skipped, gallery by direction."""
+    """What one model reached. primary: 0..1 (of a correlation -1..1), higher is better; metrics: means over the
+    directions (and "hard/..." without directions of shared outlines); directions: name -> metrics; per_query and
+    clusters: direction -> the primary's values and the ids of dependent ones; counts: queries, skipped, gallery by
+    direction."""
 
     primary_name: str
     primary: float
@@ -237,7 +238,7 @@ class PairTask(Task):
         positives = self.data.positives
         found = rows if positives is None else rows[positives[rows]]
         if not len(found):
-            raise InputError(f"No pair of the {split} split belongs together: all of its rows are labelled 0 or score low.",
+            raise InputError(f"No pair of the {split} split belongs together: all are labelled 0 or score low.",
                              "Check the columns of --pair-label and --score.")
         return found
 
@@ -303,11 +304,11 @@ class PairTask(Task):
         labels, known = self.data.pair_labels[rows], self.data.pair_labels[chosen]
         if not (labels == 1).any():
             return {}
-        scores = paired_scores(scorer(paired_search(rows, *self.roles, self.units(rows))))
+        scores = paired_scores(scorer(paired_search(rows, self.roles, self.units(rows))))
         found = {"pair ap": average_precision(scores, labels)}
         if len(np.unique(known)) < 2:
             return found
-        ahead = paired_scores(scorer(paired_search(chosen, *self.roles, self.units(chosen))))
+        ahead = paired_scores(scorer(paired_search(chosen, self.roles, self.units(chosen))))
         return found | {"pair accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
                         "pair f1": f1_at(scores, labels, best_threshold(ahead, known, "f1"))}
 
@@ -318,9 +319,9 @@ class PairTask(Task):
         return {"pair ap": share, "pair accuracy": max(share, 1 - share), "pair f1": 2 * share / (1 + share)}
 
 
-def paired_search(rows: np.ndarray, query: str, gallery: str, clusters: np.ndarray) -> Search:
+def paired_search(rows: np.ndarray, roles: Sequence[str], clusters: np.ndarray) -> Search:
     """Rows whose two sides are compared with each other alone."""
-    own = np.arange(len(rows))
+    own, (query, gallery) = np.arange(len(rows)), roles
     return Search(f"{query} ~ {gallery}", Side(query, rows), Side(gallery, rows), len(rows), same(own, own), None,
                   clusters)
 
@@ -351,7 +352,7 @@ class GradedTask(Task):
 
     def searches(self, split: str) -> list[Search]:
         rows = self.draw(self.rows(split))
-        return [paired_search(rows, *self.roles, self.units(rows))]
+        return [paired_search(rows, self.roles, self.units(rows))]
 
     def describe(self) -> str:
         a, b = self.roles
@@ -414,9 +415,9 @@ class GroupTask(Task):
             return (f"Retrieval of another {self.role} of the same group: hit@1 (is the nearest other item of the "
                     "group?). Copies of the query are hidden.")
         pairs = "chosen pairs" if self.data.meta.get("directions") else "every ordered pair"
-        return (f"Retrieval of the same thing in another domain, for things never trained on: hit@1 by {self.role}, mean "
-                f"over {pairs} of {', '.join(self.data.domain_names)}. Of the groups that form one unit (variants of "
-                "one another), the first stands for all.")
+        return (f"Retrieval of the same thing in another domain, for things never trained on: hit@1 by {self.role}, "
+                f"mean over {pairs} of {', '.join(self.data.domain_names)}. Of the groups that form one unit (variants "
+                "of one another), the first stands for all.")
 
     def one_group_a_unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the first group (by row order) of each unit: near-copies of one unit would make misses unfair."""
@@ -722,17 +723,18 @@ class ProxyTask(Task):
 
     def describe(self) -> str:
         return (f"PROXY: the data hold no labels, groups or pairs, so each {self.role} is searched by a transformed "
-                "look of itself (hit@1). It shows what an encoder ignores, not what it understands; no winner is named.")
+                "look of itself (hit@1). It shows what an encoder ignores, not what it understands; no winner "
+                "is named.")
 
 
 def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
              modalities: Sequence[str] = ("image", "text"), few_shot: Mapping[str, Any] | None = None,
              layer: int | None = None) -> Task:
-    """The task that the data allow: masks, else scores of pairs, else pairs, else groups, else labels, else a proxy. Groups go before pairs
-    where rows carry a domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
-    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways (None: 5, or fewer where fewer
-    classes are held out), shots, queries, count of episodes; `layer`: whose map dense measurement reads, by default the
-    last.
+    """The task that the data allow: masks, else scores of pairs, else pairs, else groups, else labels, else a proxy.
+    Groups go before pairs where rows carry a domain (the question is then who finds the same thing elsewhere). `kind`
+    asks for another one; `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways (None: 5, or
+    fewer where fewer classes are held out), shots, queries, count of episodes; `layer`: whose map dense measurement
+    reads, by default the last.
 
     Raises InputError for an unknown kind or one that the data lack the roles for.
     """

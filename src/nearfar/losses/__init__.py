@@ -26,7 +26,8 @@ from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uni
 
 __all__ = [
     "align", "align_uniform", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets", "clip",
-    "cluster_divergence", "cosent", "cosine_regression", "cwcl", "dcl", "debiased", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix",
+    "cluster_divergence", "cosent", "cosine_regression", "cwcl", "dcl", "debiased", "graph_mlp", "hard_contrastive",
+    "hcl", "influence_matrix",
     "info_nce", "mil_nce", "nt_xent", "pamc", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment",
     "soft_nearest_neighbour", "sup_con", "swapped_prediction", "team_up", "triplet", "uniformity", "vicreg",
 ]

@@ -59,7 +59,9 @@ class Contrast(Method):
         if not temperature > 0:
             raise InputError(f"temperature must be in (0, inf). Got {temperature}.")
         if learn_temperature and not loss.tempered:
-            raise InputError(f"The loss '{part_name(loss)}' has no temperature to learn.", "Use --learn-temperature false.")
+            raise InputError(
+                f"The loss '{part_name(loss)}' has no temperature to learn.", "Use --learn-temperature false."
+            )
         if loss.graded and not self.reads_scores:
             raise InputError(f"The loss '{part_name(loss)}' needs pairs with a score.",
                              "Use it with pairs: nearfar fit pairs DATA --score COLUMN.")

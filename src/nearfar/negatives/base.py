@@ -21,7 +21,8 @@ class Items:
 
     rows: sample ids (n,), -1 unknown. marks (n, kinds): of the items as anchors, key_marks (None: the same) as keys;
     an anchor hides from a key with an equal mark of one kind, -1 unknown. known: lists of marks that belong to each
-    anchor as well, and the kind of mark that they hold. pools (n,): an item's negatives come from its own pool alone; None: from everywhere.
+    anchor as well, and the kind of mark that they hold. pools (n,): an item's negatives come from its own
+    pool alone; None: from everywhere.
     """
 
     rows: Tensor

@@ -146,7 +146,7 @@ class Data:
     @cached_property
     def _contents(self) -> dict[str | tuple[str, str], np.ndarray]:
         """Ids of all that can be compared: of each column, and of the corpus of each role."""
-        parts: dict[str | tuple[str, str], np.ndarray] = dict(self._scan.digests)
+        parts: dict[str | tuple[str, str], np.ndarray] = {**self._scan.digests}
         for role, texts in (self.corpus or {}).items():
             parts["corpus", role] = np.fromiter(map(words.text_digest, texts), np.int64, len(texts))
         ids = np.unique(np.concatenate(list(parts.values())), return_inverse=True)[1].reshape(-1).astype(np.int64)

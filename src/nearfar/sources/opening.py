@@ -205,8 +205,8 @@ def _tell_of_pairs(data: Data) -> None:
         many, column = int(data.scores.size), data.roles["score"]
         data.notes.append(
             f"'{column}' is read as the score of the pair ({data.scores.min():g} to {data.scores.max():g}): measured "
-            f"is Spearman's correlation; train on it with --loss cosent or cosine-regression. Losses that know no score "
-            f"take the {int(data.positives.sum()) if data.positives is not None else many:,} pairs "
+            f"is Spearman's correlation; train on it with --loss cosent or cosine-regression. Losses that know no "
+            f"score take the {int(data.positives.sum()) if data.positives is not None else many:,} pairs "
             + ("labelled 1" if labels is not None else "in the upper fifth of the range") + " as positives"
         )
 

@@ -131,15 +131,14 @@ def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
     if not any({a, b} <= set(roles) for a, b in PAIRS) or given & {"pair_label", "score"}:
         return
     for role, names in (("pair_label", _PAIR_LABELS), ("score", _PAIR_SCORES)):
-        column = next((c for c in _free(table, roles, given) if _plain(c) in names and _speaks(table, role, c, roles)), "")
-        if column:
-            _give(role, column, "by the name of the column", roles, reasons)
-            return
+        for column in _free(table, roles, given):
+            if _plain(column) in names and _speaks(table, role, column, roles):
+                _give(role, column, "by the name of the column", roles, reasons)
+                return
     if not {"text", "text_b"} <= set(roles) or _plain(str(roles["text"])) in _PARTS:
         return
     for column in _free(table, roles, given):
-        role = next((r for r in ("pair_label", "score") if _plain(column) in _EITHER and _speaks(table, r, column, roles)),
-                    None)
+        role = _told(table, column, roles) if _plain(column) in _EITHER else None
         if role is not None:
             _give(role, column, "its values, beside two columns of texts", roles, reasons)
             return
@@ -169,7 +168,7 @@ def _speaks(table: Dataset, role: str, column: str, roles: Roles) -> bool:
     if role == "pair_label":
         numbered = judgements.inference_numbers(found, str(roles.get("text")), str(roles.get("text_b")))
         known = np.mean([judgements.pair_label(v, names, numbered) is not None for v in values])
-        return bool(found) and (known > MOST if _plain(column) not in _EITHER else known == 1 and len(found) > 1)
+        return bool(found and (known > MOST if _plain(column) not in _EITHER else known == 1 and len(found) > 1))
     numbers = [judgements.score(v) for v in values if judgements.word(v) not in judgements.NONE]
     known = [n for n in numbers if n is not None]
     if names is not None or not known or len(known) <= MOST * len(numbers):
@@ -178,6 +177,11 @@ def _speaks(table: Dataset, role: str, column: str, roles: Roles) -> bool:
         return True
     graded = _plain(column) == "score" or any(n != int(n) for n in known)
     return graded and len(set(known)) > 2 and min(known) >= -1 and max(known) <= 10
+
+
+def _told(table: Dataset, column: str, roles: Roles) -> str | None:
+    """What a column's values are, of the roles that speak of pairs."""
+    return next((role for role in ("pair_label", "score") if _speaks(table, role, column, roles)), None)
 
 
 def questions(table: Dataset, roles: Roles) -> list[str]:
@@ -189,7 +193,7 @@ def questions(table: Dataset, roles: Roles) -> list[str]:
         name = _plain(column)
         if name not in _EITHER or column in {c for r, v in roles.items() if r not in ("label",) for c in _listed(v)}:
             continue
-        role = next((r for r in ("pair_label", "score") if _speaks(table, r, column, roles)), None)
+        role = _told(table, column, roles)
         if role is not None:
             option = role.replace("_", "-")
             asked.append(f"every row counts as a pair that belongs together; if '{column}' says whether or how far it "

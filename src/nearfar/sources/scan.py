@@ -26,9 +26,9 @@ VERSION = "2"  # raise when digests change meaning: stored scans of another vers
 
 @dataclass
 class Scan:
-    """Per column: digests of the content, int64 (N,), of any sign; for pictures also difference hashes (uint64) and width, height (N, 2); for
-    texts the number of words; for masks which values occur, as bits (N, 32), all 0 for a row without a mask. `stamps`
-    tell whether a picture's file changed. `bad` lists (row, problem)."""
+    """Per column: digests of the content, int64 (N,), of any sign; for pictures also difference hashes (uint64) and
+    width, height (N, 2); for texts the number of words; for masks which values occur, as bits (N, 32), all 0 for a row
+    without a mask. `stamps` tell whether a picture's file changed. `bad` lists (row, problem)."""
 
     digests: dict[str, np.ndarray] = field(default_factory=dict)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)

@@ -227,11 +227,16 @@ def of_columns(method: Any) -> bool:
     return hasattr(method, "columns") and not method.by_group
 
 
+def reads_scores(method: Any) -> bool:
+    """Whether its loss asks how far the sides of a pair belong together."""
+    return method.row_loss.graded
+
+
 def training_rows(method: Any, data: Any) -> np.ndarray:
     """The training rows that a method learns from: where rows are pairs, those that belong together, unless the loss
     reads how far they do."""
     rows = np.asarray(data.splits["train"])
-    if not of_columns(method) or method.row_loss.graded or data.positives is None:
+    if not of_columns(method) or reads_scores(method) or data.positives is None:
         return rows
     rows = rows[data.positives[rows]]
     if not len(rows):
@@ -311,8 +316,9 @@ def make_loader(
         inputs[role] = role_inputs(method, data, role, size, cache)
     loader = Loader(sampler, inputs, data, wanted, steps, settings.seed)
     if of_columns(method):
-        loader.pair(data, *wanted, graded=method.row_loss.graded)
-        if not method.row_loss.graded:
+        graded = reads_scores(method)
+        loader.pair(data, *wanted, graded=graded)
+        if not graded:
             loader.negatives = hard_negatives(method, data, wanted, inputs, size)
     return loader
 

@@ -350,7 +350,8 @@ def train_cells(
         check_same(told, data, run)
         cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
         if cells[-1]["primary"] is not None:
-            say(f"{place} {one.label}, seed {seed}: {100 * cells[-1]['primary']:.1f}{shown} in {told['cost']['seconds']:.0f} s")
+            reached = f"{100 * cells[-1]['primary']:.1f}{shown}"
+            say(f"{place} {one.label}, seed {seed}: {reached} in {told['cost']['seconds']:.0f} s")
     return {"slug": one.name, "label": one.label, "method": one.slug, "kind": "method", "seeds": cells}
 
 

@@ -20,7 +20,8 @@ class DataSettings:
         text_b: second column of texts.
         mask: column of masks, pictures whose pixels are classes (0 to 254; 255 is left out).
         negative: columns of hard negatives, separated by commas.
-        pair_label: column that says whether the two sides of a row belong together: 1 or 0, or words such as entailment.
+        pair_label: column that says whether the two sides of a row belong together: 1 or 0, or words such as
+            entailment.
         score: column of numbers that say how far they do.
         label: columns of labels, separated by commas.
         group: column whose equal values mark positives of each other.

@@ -176,7 +176,9 @@ class PairContrast(Contrast):
         """The loss of pairs with a score: the other rows of the batch are no negatives."""
         assert batch.scores is not None
         self.watched = a.detach()
-        terms: dict[str, Tensor | float] = {"temperature": self.temperature().detach()} if self.row_loss.tempered else {}
+        terms: dict[str, Tensor | float] = {}
+        if self.row_loss.tempered:
+            terms["temperature"] = self.temperature().detach()
         return Loss(self.row_loss.of_pairs(a, b, batch.scores, self.temperature()), terms)
 
     def further(self, place: dict[str, Any], batch: Batch) -> dict[str, Any]:
