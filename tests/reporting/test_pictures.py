@@ -56,7 +56,8 @@ def test_too_many_points():
 
 
 def test_examples_point_at_the_right_items():
-    data = Tiny({"text": ["q", "r"], "text_b": ["a", "b  \n c"]}, corpus={"text_b": ["a", "b  \n c", "far away"]},
+    answers = ["a", "b  \n c"]
+    data = Tiny({"text": ["q", "r"], "text_b": answers}, corpus={"text_b": [*answers, "far away"]},
                 corpus_keys={"text_b": ["d1", "d2", "d3"]})
     vectors = {"text": np.eye(3)[:2], "text_b": np.eye(3)[:2]}
     scores = task_for(data).evaluate(Vectors(vectors, {"text_b": np.eye(3)[[0, 1, 1]] + [[0], [0], [0.1]]}), "test", examples=2)

@@ -121,7 +121,7 @@ def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
     task = evaluation.task_for(data, layer=settings.layer)
     kinds = modalities(methods.get(slug), data, settings)
     if len(kinds) == 2:
-        return evaluation.task_for(data, "pairs")
+        return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
     if {r.split("_")[0] for r in task.roles} <= set(kinds):
         return task
     return evaluation.task_for(data, modalities=kinds, layer=settings.layer)
