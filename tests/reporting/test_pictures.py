@@ -60,7 +60,8 @@ def test_examples_point_at_the_right_items():
     data = Tiny({"text": ["q", "r"], "text_b": answers}, corpus={"text_b": [*answers, "far away"]},
                 corpus_keys={"text_b": ["d1", "d2", "d3"]})
     vectors = {"text": np.eye(3)[:2], "text_b": np.eye(3)[:2]}
-    scores = task_for(data).evaluate(Vectors(vectors, {"text_b": np.eye(3)[[0, 1, 1]] + [[0], [0], [0.1]]}), "test", examples=2)
+    embed = Vectors(vectors, {"text_b": np.eye(3)[[0, 1, 1]] + [[0], [0], [0.1]]})
+    scores = task_for(data).evaluate(embed, "test", examples=2)
     found = examples_json(data, scores.examples)
     assert len(found) == 2
     one = next(example for example in found if example["query"]["text"] == "q")

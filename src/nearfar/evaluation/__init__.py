@@ -14,6 +14,6 @@ from nearfar.evaluation.tasks import MaskScores, Scores, Task, task_for
 from nearfar.evaluation.transport import opta, transport_plan
 
 __all__ = ["DenseScores", "Diagnostic", "MaskScores", "Readout", "Scores", "Segmentation", "Task",
-           "average_precision", "bootstrap", "compare_rows", "dense_probe", "diagnose", "episodes", "factor_diagnostics", "few_shot", "interval", "knn",
-           "linear_probe", "opta", "paired_interval", "pearson", "read_factors", "references", "retrieval",
-           "segmentation_probe", "spearman", "task_for", "transport_plan"]
+           "average_precision", "bootstrap", "compare_rows", "dense_probe", "diagnose", "episodes",
+           "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe", "opta", "paired_interval", "pearson",
+           "read_factors", "references", "retrieval", "segmentation_probe", "spearman", "task_for", "transport_plan"]
