@@ -200,7 +200,7 @@ def demo(results: Mapping[str, Any]) -> str:
         steps, seeds = split.get("steps"), split.get("seeds")
         facts = f" ({steps} steps of 128 emoji, {seeds} seeds a method)" if steps and seeds else ""
         parts.append(f"**{name}**{facts}\n\n" + table(
-            ["", "R@1", "95 %", "R@10", "hard R@1", "vs simclr", "95 % of the difference", "s a run"], rows,
+            ["", "hit@1", "95 %", "hit@10", "hard hit@1", "vs simclr", "95 % of the difference", "s a run"], rows,
             range(1, 8))
             + "".join(f"\n\n{text}" for text in (split.get("reason"), orientation(split), split.get("note")) if text))
     return "\n\n".join(parts)
@@ -297,8 +297,8 @@ def composed(r: Mapping[str, Any]) -> str:
              percent(t["r10"]), percent(t["hard_r1"])] for t in ordered]
     gaps = [[f"`{g['one']}`", f"`{g['other']}`", *gap_cells(g), side(g["interval"])] for g in r["gaps"]]
     return (f"{run_facts(r)}; emoji that were never trained on, in another style.\n\n"
-            + table(["", "R@1", "95 %", "R@10", "hard R@1"], rows, range(1, 5)) + "\n\n"
-            + table(["", "against", "points of R@1", "95 %", ""], gaps, (2, 3)) + "\n\n" + r["reason"])
+            + table(["", "hit@1", "95 %", "hit@10", "hard hit@1"], rows, range(1, 5)) + "\n\n"
+            + table(["", "against", "points of hit@1", "95 %", ""], gaps, (2, 3)) + "\n\n" + r["reason"])
 
 
 def transported(r: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ def dual(tmp_path):
     trained(image, torch.rand(8, 3, 16, 16))
     head = trained(heads.mlp(16, 20, 10, last_norm=True), torch.randn(30, 16))
     towers = {"image": (image, heads.linear(24, 10)), "text": (small_text(), head)}
-    models.save_model(tmp_path / "dual", towers, {"method": "align"}, {"data": "toy", "metrics": {"R@1": 0.25}})
+    models.save_model(tmp_path / "dual", towers, {"method": "align"}, {"data": "toy", "metrics": {"hit@1": 0.25}})
     return tmp_path / "dual", towers
 
 
@@ -127,7 +127,7 @@ def test_hash_follows_weights_and_configuration(tmp_path):
 
 def test_card_and_configuration_can_be_read(dual):
     card = (dual[0] / "README.md").read_text()
-    assert "| R@1 | 0.25 |" in card
+    assert "| hit@1 | 0.25 |" in card
     assert "## Data\n\ntoy" in card
     assert "cosine" in card
     assert "Not stated" in card

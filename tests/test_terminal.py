@@ -50,8 +50,14 @@ def test_no_command_passes_them_on(tmp_path, capsys, monkeypatch):
     (tmp_path / "evil\x1b[31m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = "evil\x1b[31m.jsonl"
     quick = ["--steps", "2", "--batch-size", "8", "--val-every", "0"]
-    words = [["data", data], ["fit", "pairs", data, *quick, "--out", "r"], ["embed", "r/model", data, "--out", "i"], ["search", "i", "cat"],
-             ["fit", "pairs", data, "--label", "x\x1b[1m"], ["evaluate", "r/model", data]]  # fmt: skip
+    words = [
+        ["data", data],
+        ["fit", "pairs", data, *quick, "--out", "r"],
+        ["embed", "r/model", data, "--out", "i"],
+        ["search", "i", "cat"],
+        ["fit", "pairs", data, "--label", "x\x1b[1m"],
+        ["evaluate", "r/model", data],
+    ]
     for command in words:
         main(command)
         shown = capsys.readouterr()

@@ -223,7 +223,7 @@ def conclude(table: dict[str, Any], told: dict[str, Any], given: Any, chosen: tu
         "claim": "Mixed hard negatives find a picture again better than MoCo, the same run without mixtures.",
         "data": "scikit-learn digits, 1200 train / 597 test",
         "command": "python benchmarks/claims/mochi.py",
-        "metric": "instance retrieval R@1 of a fresh view, %",
+        "metric": "instance retrieval hit@1 of a fresh view, %",
         "higher_is_better": True,
         "seeds": list(range(given.seeds)),
         "method": {n: metrics["retrieval"][n] for n in CASES if n != base},

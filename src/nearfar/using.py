@@ -50,7 +50,7 @@ def evaluate(
 
     Args:
         model: a model or its folder; data: path, name or Data.
-        task: dense, pairs, groups, labels, few-shot or proxy; default the first that the data hold.
+        task: dense, sts, pairs, groups, labels, few-shot or proxy; default the first that the data hold.
         on: the split that is scored.
         layer: of a picture encoder, from 1 on, whose map the dense task reads; default the last.
         few_shot: ways (5, or fewer where fewer classes are held out), shots (1, 5), queries (15) and count (600) of the

@@ -107,7 +107,7 @@ def test_claims_are_shown_as_measured(tmp_path):
     results = tmp_path / "benchmarks" / "claims" / "results"
     results.mkdir(parents=True)
     (results / "dcl.json").write_text(json.dumps({
-        "claim": "DCL beats InfoNCE at a small batch", "data": "emoji", "metric": "R@1", "command": "nearfar data",
+        "claim": "DCL beats InfoNCE at a small batch", "data": "emoji", "metric": "hit@1", "command": "nearfar data",
         "difference": {"mean": -0.021, "interval": [-0.05, 0.008]}, "holds": "undecided"}))
     (results / "swav.json").write_text(json.dumps({
         "claim": "more crops help", "difference": {"mean": 0.03, "interval": [0.01, 0.05]}, "holds": True}))
@@ -115,7 +115,7 @@ def test_claims_are_shown_as_measured(tmp_path):
     (tmp_path / "benchmarks" / "results" / "speed.json").write_text(json.dumps({
         "unit": "samples/s", "ratios": {"lightly": {"median": 2.5, "interval": [2.25, 2.75]}}}))
     text = build_docs().claims(tmp_path)
-    assert "| dcl | DCL beats InfoNCE at a small batch | emoji | R@1 | -0.021 | -0.05 .. +0.008 | undecided |" in text
+    assert "| dcl | DCL beats InfoNCE at a small batch | emoji | hit@1 | -0.021 | -0.05 .. +0.008 | undecided |" in text
     assert "| +0.03 | +0.01 .. +0.05 | holds |" in text
     assert "| nearfar / lightly | 2.50 | 2.25 .. 2.75 |" in text
 

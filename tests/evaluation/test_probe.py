@@ -72,3 +72,8 @@ def test_probe_needs_two_classes():
     z, y = clusters(30, 0)
     with pytest.raises(InputError, match="two classes"):
         linear_probe(z, np.zeros(30, int), z, y, z, y)
+
+
+def test_labels_below_minus_one_are_refused():
+    with pytest.raises(InputError, match="-1 where unknown"):
+        knn(np.eye(3), [0, 1, -7], np.eye(3), [0, 1, 1])

@@ -26,6 +26,7 @@ def loop_metrics(scores, relevant, hidden, ks):
     places = [place for place, good in enumerate(ranking, 1) if good]
     result = {f"hit@{k}": float(any(ranking[:k])) for k in ks}
     result |= {f"recall@{k}": sum(ranking[:k]) / total for k in ks}
+    result |= {f"precision@{k}": sum(ranking[:k]) / k for k in ks}
     gain = sum(1 / math.log2(place + 1) for place in places if place <= 10)
     ideal = sum(1 / math.log2(place + 1) for place in range(1, min(total, 10) + 1))
     precision = [sum(ranking[:place]) / place for place in places]

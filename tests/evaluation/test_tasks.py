@@ -103,18 +103,19 @@ def test_groups_without_domains_hide_copies_of_the_query():
 
 def test_pairs_are_relevant_by_content():
     """The same question with two answers, the same answer to two questions, and further documents."""
-    data = Tiny({"text": ["q", "q", "r", "s"], "text_b": ["a", "b", "c", "c"]}, corpus={"text_b": ["d", "e"]})
+    data = Tiny({"text": ["q", "q", "r", "s"], "text_b": ["a", "b", "c", "c"]},
+                corpus={"text_b": ["a", "b", "c", "d", "e"]})
     task = task_for(data)
     forward, back = task.searches("test")
     assert (len(forward.query.rows), forward.size, back.size) == (3, 5, 3)
     assert forward.relevant.counts.tolist() == [2, 1, 1]
     assert back.relevant.counts.tolist() == [1, 1, 2]
     z = {"text": np.eye(5)[[0, 0, 2, 2]], "text_b": np.eye(5)[[0, 0, 2, 2]]}
-    scores = task.evaluate(Vectors(z, {"text_b": np.eye(5)[[3, 4]]}), "test", examples=3)
+    scores = task.evaluate(Vectors(z, {"text_b": np.eye(5)[[0, 0, 2, 3, 4]]}), "test", examples=3)
     assert scores.primary_name == "ndcg@10"
     assert scores.primary == pytest.approx(1)
     assert set(scores.directions) == {"text → text_b", "text_b → text"}
-    corpus = task.evaluate(Vectors(z, {"text_b": np.eye(5)[[0, 2]]}), "test", examples=3)
+    corpus = task.evaluate(Vectors(z, {"text_b": np.eye(5)[[0, 0, 2, 0, 2]]}), "test", examples=3)
     assert corpus.primary < 1                                  # documents of the corpus tie, and a tie never helps
     assert any(hit.corpus >= 0 and hit.row == -1 for example in corpus.examples for hit in example.hits)
 

@@ -25,6 +25,15 @@ class Tiny:
     meta: dict = field(default_factory=dict)
     splits: dict | None = None
     name: str = "tiny"
+    pair_labels: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    query_keys: list | None = None
+    grades: np.ndarray | None = None
+    corpus_keys: dict | None = None
+
+    @property
+    def positives(self):
+        return None if self.pair_labels is None else self.pair_labels == 1
 
     def __post_init__(self):
         n = len(next(iter(self.columns.values())))
@@ -32,8 +41,17 @@ class Tiny:
         self.keys = [f"item {row}" for row in range(n)]
         self.splits = self.splits or {name: np.arange(n) for name in ("train", "val", "test")}
 
+    def _all(self):
+        columns = [*self.columns.items(), *((("corpus", role), texts) for role, texts in (self.corpus or {}).items())]
+        found = ids([item if isinstance(item, str) else item.tobytes() for _, column in columns for item in column])
+        ends = np.cumsum([len(column) for _, column in columns])[:-1]
+        return dict(zip([name for name, _ in columns], np.split(found, ends), strict=True))
+
     def content(self, role):
-        return ids([item if isinstance(item, str) else item.tobytes() for item in self.columns[role]])
+        return self._all()[role]
+
+    def corpus_content(self, role):
+        return self._all()["corpus", role]
 
     def texts(self, role, rows=None):
         return [self.columns[role][row] for row in (range(len(self.keys)) if rows is None else rows)]

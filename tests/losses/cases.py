@@ -15,6 +15,10 @@ def of_labels(loss, **options):
     return lambda a, b, labels, **more: loss(a + b, labels, **options, **more)
 
 
+def of_scores(loss):
+    return lambda a, b, labels, **more: loss(a, b, labels * 0.3, **more)
+
+
 def past(a):
     """A queue of older keys for vectors like `a`."""
     make = torch.Generator().manual_seed(9)
@@ -73,6 +77,8 @@ CASES = {
     "barlow_twins": (of_pairs(losses.barlow_twins), True),
     "vicreg": (of_pairs(losses.vicreg), True),
     "byol": (of_pairs(losses.byol), False),
+    "cosent": (of_scores(losses.cosent), True),
+    "cosine_regression": (of_scores(losses.cosine_regression), True),
 }
 # Tested on their own.
 PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",

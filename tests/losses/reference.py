@@ -273,3 +273,14 @@ def vicreg(a, b, *, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4):
 
 def byol(p, z):
     return mean(2 - 2 * x for x in cosine(p, z).diagonal().tolist())
+
+
+def cosine_regression(a, b, score):
+    s = cosine(a, b).tolist()
+    return mean((s[i][i] - float(score[i])) ** 2 for i in range(len(a)))
+
+
+def cosent(a, b, score, *, temperature=0.05):
+    s = (cosine(a, b) / temperature).tolist()
+    n = range(len(a))
+    return lse([0.0, *(s[j][j] - s[i][i] for i in n for j in n if score[i] > score[j])])

@@ -19,7 +19,7 @@ def layout(part, a, b, labels=None, **more):
     return all_views([a, b], temperature=0.3 if part.tempered else 1.0, friends=friends, **more)
 
 
-@pytest.mark.parametrize("name", parts)
+@pytest.mark.parametrize("name", [name for name, part in parts.items() if not part.graded])
 def test_every_part_works_with_views_directions_and_a_memory(name):
     part = parts[name]()
     a, b, labels = batch(6, 5, seed=1)
@@ -98,3 +98,42 @@ def test_siglip_starts_at_the_size_of_the_batch_and_remembers_it():
 def test_options_out_of_range_are_refused(name, options):
     with pytest.raises(InputError, match=next(iter(options))):
         parts[name](**options)
+
+
+@pytest.mark.parametrize("name", [name for name, part in parts.items() if part.graded])
+def test_losses_of_scores_say_that_they_are_none_of_a_similarity(name):
+    a, b, labels = batch(6, 5, seed=1)
+    part, score = parts[name](), labels * 0.3
+    door = getattr(losses, name.replace("-", "_"))
+    more = {"temperature": 0.2} if part.tempered else {}
+    assert_close(part.of_pairs(a, b, score, torch.tensor(0.2)), door(a, b, score, **more))
+    with pytest.raises(TypeError, match="one similarity"):
+        one_way(a, b).loss(part)
+
+
+def test_scores_that_order_nothing_or_are_none():
+    a, b, _ = batch(6, 5, seed=1)
+    assert losses.cosent(a, b, torch.full((6,), 2.0)).item() == 0
+    collapsed = torch.ones(6, 5)
+    unequal = 6 * 5 / 2
+    assert losses.cosent(collapsed, collapsed, torch.arange(6.0)).item() == pytest.approx(math.log(1 + unequal))
+    assert losses.cosine_regression(a, a, torch.ones(6)).item() == pytest.approx(0, abs=1e-12)
+    for bad in (torch.tensor([0, 1, 2, 3, 4, float("nan")]), torch.zeros(5)):
+        with pytest.raises(InputError, match="score"):
+            losses.cosent(a, b, bad)
+    with pytest.raises(InputError, match="temperature"):
+        losses.cosent(a, b, torch.zeros(6), temperature=0)
+
+
+@pytest.mark.parametrize("call", [
+    lambda a, b, labels: losses.sup_con(a, labels), lambda a, b, labels: losses.mil_nce(a, labels),
+    lambda a, b, labels: losses.triplet(a, labels), lambda a, b, labels: losses.soft_nearest_neighbour(a, labels),
+    lambda a, b, labels: losses.cwcl(a, b, hidden=Hidden([(labels, labels)])),
+    lambda a, b, labels: all_views([a, b], friends=Hidden([(labels, labels)]))])
+def test_values_below_minus_one_are_refused(call):
+    """A signed hash as a label would be half unknown: 3 of 6 items without positives, silently."""
+    a, b, _ = batch(6, 5)
+    hashes = torch.tensor([-7, 5, -7, 5, 2**40, -(2**40)])
+    with pytest.raises(InputError, match="-1 where unknown"):
+        call(a, b, hashes)
+    call(a, b, torch.tensor([-1, 5, 5, -1, 2, 2]))

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from nearfar.clustering import k_means
 from nearfar.errors import InputError
 from nearfar.losses.rows import dcl_rows, hcl_rows, info_nce_rows, triplet_rows
-from nearfar.negatives import FNC, Cluster, Mined
+from nearfar.negatives import FNC, Cluster, Items, Mined
 from nearfar.negatives.fnc import false_negatives
 from nearfar.negatives.mined import mine, shared_label
 from nearfar.similarity import Similarity, all_views, engine, everyone, listed, one_way, same
@@ -33,8 +33,8 @@ class Whole:
         self.a, self.k, self.rows, self.m, self.labels = anchors, keys, np.asarray(rows), marks, labels
         self.notes = {}
 
-    def marks(self):
-        return self.m
+    def items(self, rows):
+        return Items(torch.as_tensor(rows), self.m[[self.rows.tolist().index(row) for row in rows]])
 
     def features(self):
         return self.a

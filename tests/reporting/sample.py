@@ -97,7 +97,7 @@ def _results(seeds, text):
                               "rows": {"train": 9444, "val": 1540, "test": 3092},
                               "roles": {"image": "image", "group": "emoji", "unit": "family", "domain": "style"}},
         "task": {"primary": "hit@1", "description": "Retrieval of the same thing in another domain, on groups never "
-                 "trained on: R@1 by image, mean over every ordered pair of styles.", "proxy": False,
+                 "trained on: hit@1 by image, mean over every ordered pair of styles.", "proxy": False,
                  "higher_is_better": True, "hard": hard},
         "plan": {"steps": 800, "batch_size": 256, "encoder": "small", "seeds": list(range(seeds)),
                  "precision": "32-true", "budget_seconds": 300},

@@ -56,16 +56,19 @@ def test_too_many_points():
 
 
 def test_examples_point_at_the_right_items():
-    data = Tiny({"text": ["q", "r"], "text_b": ["a", "b  \n c"]}, corpus={"text_b": ["far away"]})
+    answers = ["a", "b  \n c"]
+    data = Tiny({"text": ["q", "r"], "text_b": answers}, corpus={"text_b": [*answers, "far away"]},
+                corpus_keys={"text_b": ["d1", "d2", "d3"]})
     vectors = {"text": np.eye(3)[:2], "text_b": np.eye(3)[:2]}
-    scores = task_for(data).evaluate(Vectors(vectors, {"text_b": np.eye(3)[[1]] + 0.1}), "test", examples=2)
+    embed = Vectors(vectors, {"text_b": np.eye(3)[[0, 1, 1]] + [[0], [0], [0.1]]})
+    scores = task_for(data).evaluate(embed, "test", examples=2)
     found = examples_json(data, scores.examples)
     assert len(found) == 2
     one = next(example for example in found if example["query"]["text"] == "q")
     assert one["rank"] == 1
-    assert one["hits"][0] == {"key": "item 0", "text": "a", "score": 1.0, "relevant": True}
+    assert one["hits"][0] == {"key": "d1", "text": "a", "score": 1.0, "relevant": True}
     texts = {hit["text"]: hit["key"] for hit in one["hits"]}
-    assert texts == {"a": "item 0", "b c": "item 1", "far away": "corpus 0"}
+    assert texts == {"a": "d1", "b c": "d2", "far away": "d3"}
 
 
 def test_examples_and_maps_of_pictures():

@@ -66,7 +66,7 @@ def page(full):
 
 def test_everything_is_there(page):
     assert {"leaderboard", "directions", "map", "examples", "diagnostics", "curves", "measured"} <= set(page.ids)
-    for words in ("dcl or pairs: too close to call", "HOG", "R@1", "different outlines", "shared outlines",
+    for words in ("dcl or pairs: too close to call", "HOG", "hit@1", "different outlines", "shared outlines",
                   "first right one at rank 14", "nearfar compare emoji --methods simclr,pairs,dcl", "ab12ab12ab12",
                   "torch 2.14.1", "9,444 train", "did training pay?"):
         assert words in page.text, words

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows
-from nearfar.similarity import Block, Further, Hidden, all_views, both_ways, one_way, same
+from nearfar.similarity import Block, Further, Hidden, Known, all_views, both_ways, engine, one_way, same
 from tests.losses import reference
 
 
@@ -102,3 +102,22 @@ def test_wrong_views_are_told():
         all_views(views(1))
     with pytest.raises(InputError, match="temperature"):
         all_views(views(2), temperature=0)
+
+
+def test_known_partners_are_hidden_both_ways():
+    """Item 0 also belongs to what item 2 holds, and item 1 to nothing more; the loss equals the loop without them."""
+    a, b = torch.randn(2, 4, 5, dtype=torch.float64).unbind(0)
+    ids = torch.tensor([7, 3, 9, -1])
+    forth = Known(torch.tensor([7, 9, 3, 9, -1]), torch.tensor([0, 2, 3, 4, 5]), ids)
+    back = Known(torch.tensor([11, 12, 11, 13, 14]), torch.tensor([0, 1, 2, 4, 5]), torch.tensor([11, 12, 13, 14]))
+    s = (torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(b, dim=1).T) / 0.3
+    hidden = torch.zeros(4, 4, dtype=torch.bool)
+    hidden[0, 2] = True
+    wanted = []
+    for matrix, away in ((s, hidden), (s.T, hidden.T)):
+        seen = matrix.masked_fill(away, -torch.inf)
+        wanted.append((seen.logsumexp(1) - matrix.diagonal()).mean())
+    for kind, tile in (("dense", None), ("streaming", 3)):
+        with engine(kind, tile=tile):
+            found = both_ways(a, b, temperature=0.3, hidden=Hidden([], (forth, back))).loss(info_nce_rows)
+        assert_close(found, sum(wanted) / 2)

@@ -87,7 +87,7 @@ def test_built_once_and_the_same_again(functions, tmp_path):
     assert again.hash == functions.hash
     assert again.split_hash == functions.split_hash
     stored = open_data("functions", limit=300, cache=functions._cache)
-    assert np.array_equal(stored.content("text"), functions.content("text"))
+    assert np.array_equal(stored.digests("text"), functions.digests("text"))
 
 
 def test_as_beir(functions, tmp_path):

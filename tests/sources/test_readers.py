@@ -98,7 +98,7 @@ def test_parquet_file_and_shards(tmp_path, image_folder):
     many = open_data(tmp_path / "shards", roles={"label": "kind"})
     assert one.labels["kind"].tolist() == many.labels["kind"].tolist() == [0, 1, 0, 1, 0, 1]
     assert np.array_equal(one.images("image", 8), many.images("image", 8))
-    assert np.array_equal(one.content("image"), open_data(image_folder).content("image")[:6])
+    assert np.array_equal(one.digests("image"), open_data(image_folder).digests("image")[:6])
 
 
 def test_lines_of_a_text_file(written):
@@ -177,8 +177,12 @@ def test_beir(tmp_path):
     assert {name: data.texts("query_id", rows) for name, rows in data.splits.items()} == {
         "train": ["q0", "q0"], "val": ["q2"], "test": ["q3"],
     }  # fmt: skip
-    assert data.corpus_keys == {"text_b": ["d2", "d5", "d6", "d7"]}
-    assert data.corpus["text_b"][0] == "Title 2\ndocument number 2"
+    assert data.corpus_keys == {"text_b": [f"d{i}" for i in range(8)]}
+    assert data.corpus["text_b"][2] == "Title 2\ndocument number 2"
+    assert data.query_keys == ["q2", "q3", "q0", "q0"]
+    assert data.grades.tolist() == [1, 1, 1, 2]
+    assert any("1 pairs judged 0 or less left out" in note for note in data.notes)
+    assert data.content("text_b")[2] == data.corpus_content("text_b")[0]
 
 
 def test_beir_round_trip(tmp_path, written):
@@ -205,7 +209,7 @@ def test_saved_datasets(tmp_path, image_folder):
     assert data.roles["image"] == "img"
     assert data.label_names["kind"] == ["canine", "feline"]
     assert data.labels["kind"].tolist() == [1] * 10 + [0] * 10
-    assert np.array_equal(data.content("image"), open_data(image_folder).content("image"))
+    assert np.array_equal(data.digests("image"), open_data(image_folder).digests("image"))
     parts = open_data(tmp_path / "two").splits
     assert parts["test"].tolist() == list(range(14, 20))
     assert len(parts["val"]) == 2  # 15 % of the training rows: the dict has no validation part
@@ -273,7 +277,7 @@ def test_a_changed_picture_is_noticed(image_folder, picture):
     picture(image_folder / "cat" / "03.png", seed=999, size=(13, 9))
     after = open_data(image_folder)
     assert before.hash != after.hash
-    assert np.flatnonzero(before.content("image") != after.content("image")).tolist() == [3]
+    assert np.flatnonzero(before.digests("image") != after.digests("image")).tolist() == [3]
     with pytest.raises(InputError, match=r"changed since animals was opened: .*cat/03\.png"):
         before.images("image", 8)
     assert after.images("image", 8).shape == (20, 3, 8, 8)

@@ -1,11 +1,11 @@
-from nearfar.sources.words import near_copies, normal, shingles, text_id
+from nearfar.sources.words import near_copies, normal, shingles, text_digest
 
 
 def test_normal_form():
     assert normal("  Straße\n\tＦｕｌｌ ﬁt ") == "strasse full fit"
-    assert text_id("A  b") == text_id("a b")
-    assert text_id("a b") != text_id("ab")
-    assert -(2**63) <= text_id("x") < 2**63
+    assert text_digest("A  b") == text_digest("a b")
+    assert text_digest("a b") != text_digest("ab")
+    assert -(2**63) <= text_digest("x") < 2**63
 
 
 def test_near_copies_are_those_of_the_exact_overlap():

@@ -74,7 +74,8 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-        task: dense (masks), pairs, groups, labels, few-shot or proxy; default the first that the data hold.
+        task: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot or proxy; default the first that
+            the data hold.
         layer: of the picture encoder, from 1 on, whose map the dense task reads; default the last.
         on: the split that is looked at.
         ways: classes of a few-shot episode. auto: 5, or as many as each held-out split has.
@@ -83,7 +84,7 @@ class MeasureOptions:
         episodes: how many are drawn.
     """
 
-    task: Literal["dense", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
+    task: Literal["dense", "sts", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
     layer: PositiveInt | None = None
     on: Literal["train", "val", "test"] = "test"
     ways: Annotated[int, Range(2)] | Literal["auto"] = "auto"

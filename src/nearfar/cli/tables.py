@@ -13,9 +13,11 @@ from rich.table import Table
 from nearfar import terminal
 
 LABELS = {
-    "hit@1": "R@1",
-    "hit@5": "R@5",
-    "hit@10": "R@10",
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "hit@1": "hit@1",
+    "hit@5": "hit@5",
+    "hit@10": "hit@10",
     "ndcg@10": "nDCG@10",
     "mrr": "MRR",
     "map": "MAP",
@@ -24,12 +26,16 @@ LABELS = {
     "knn": "kNN",
     "probe": "probe",
     "recall@10": "recall@10",
+    "precision@10": "precision@10",
+    "pair ap": "pair AP",
+    "pair accuracy": "pair accuracy",
+    "pair f1": "pair F1",
     "accuracy": "accuracy",
     "gain": "gain",
     "low": "from",
     "high": "to",
 }
-SHOWN = tuple(name for name in LABELS if name not in ("hit@5", "map"))
+SHOWN = tuple(name for name in LABELS if name not in ("hit@5", "map", "precision@10"))
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
 
 
@@ -113,7 +119,7 @@ def leaderboard(results: dict[str, Any]) -> None:
     out.print()
     out.print(f"[bold]{results['data']['name']}[/]  {escape(task['description'])}")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    label = task.get("label", task["primary"])
+    label = task.get("label", task["primary"]) + (f" {task['unit']}" if task.get("unit", "%") != "%" else "")
     hard = any("hard/" + task["primary"] in c["metrics"] for r in results["rows"] for c in r["seeds"])
     second = beside(results["rows"])
     heads = [
@@ -136,9 +142,9 @@ def leaderboard(results: dict[str, Any]) -> None:
 
 
 def beside(rows: list[dict[str, Any]]) -> str | None:
-    """The metric that stands beside the main one: R@10, the pixel accuracy of masks, or none."""
+    """The metric that stands beside the main one: hit@10, the pixel accuracy of masks, Pearson of scores, or none."""
     known = {name for r in rows for c in r["seeds"] for name in c["metrics"]}
-    return next((name for name in ("hit@10", "pixel accuracy") if name in known), None)
+    return next((name for name in ("hit@10", "pixel accuracy", "pearson") if name in known), None)
 
 
 def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | None) -> list[str]:

@@ -5,6 +5,7 @@ from nearfar.evaluation.dense import DenseScores, Segmentation, dense_probe, seg
 from nearfar.evaluation.diagnostics import Diagnostic, diagnose
 from nearfar.evaluation.factors import Readout, factor_diagnostics, read_factors
 from nearfar.evaluation.fewshot import episodes, few_shot
+from nearfar.evaluation.pairwise import average_precision, pearson, spearman
 from nearfar.evaluation.probe import knn, linear_probe
 from nearfar.evaluation.references import references
 from nearfar.evaluation.retrieval import retrieval
@@ -12,7 +13,7 @@ from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
 from nearfar.evaluation.tasks import MaskScores, Scores, Task, task_for
 from nearfar.evaluation.transport import opta, transport_plan
 
-__all__ = ["DenseScores", "Diagnostic", "MaskScores", "Readout", "Scores", "Segmentation", "Task", "bootstrap",
-           "compare_rows", "dense_probe", "diagnose", "episodes", "factor_diagnostics", "few_shot", "interval", "knn",
-           "linear_probe", "opta", "paired_interval", "read_factors", "references", "retrieval", "segmentation_probe",
-           "task_for", "transport_plan"]
+__all__ = ["DenseScores", "Diagnostic", "MaskScores", "Readout", "Scores", "Segmentation", "Task",
+           "average_precision", "bootstrap", "compare_rows", "dense_probe", "diagnose", "episodes",
+           "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe", "opta", "paired_interval", "pearson",
+           "read_factors", "references", "retrieval", "segmentation_probe", "spearman", "task_for", "transport_plan"]

@@ -26,7 +26,7 @@ class Embed(Protocol):
         ...
 
     def corpus(self, role: str) -> np.ndarray:
-        """float (c, d) of the further documents of `data.corpus[role]`."""
+        """float (c, d) of the documents of `data.corpus[role]`."""
         ...
 
     def items(self, role: str, items: Any) -> np.ndarray:

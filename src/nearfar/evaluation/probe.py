@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import VectorScorer, as_vectors, topk
 from nearfar.similarity import Relation, Source
+from nearfar.similarity.relations import check_ids
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def _labelled(z: Any, y: Any, part: str) -> tuple[np.ndarray, np.ndarray, np.nda
     z, y = as_vectors(z, f"{part} embeddings"), np.asarray(y)
     if len(z) != len(y):
         raise InputError(f"The {part} part has {len(z)} embeddings and {len(y)} labels.")
+    check_ids(torch.from_numpy(y.astype(np.int64)))
     items = np.flatnonzero(y >= 0)
     if not len(items):
         raise InputError(f"No item of the {part} part has a label.", "Check the label column and the split.")

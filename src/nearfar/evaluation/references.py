@@ -13,10 +13,10 @@ import numpy as np
 
 from nearfar.evaluation.embedding import DataEmbed, is_image
 from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer
-from nearfar.evaluation.relevance import visible_counts
+from nearfar.evaluation.relevance import visible_grades
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.searches import Search, side_items
-from nearfar.evaluation.tasks import DenseTask, FewShotTask, LabelTask, PairTask, Scores, Task
+from nearfar.evaluation.tasks import DenseTask, FewShotTask, GradedTask, LabelTask, PairTask, Scores, Task
 from nearfar.similarity import Source
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
@@ -42,7 +42,7 @@ def references(data: Any, task: Task, *, size: int = 32) -> list[Reference]:
     if isinstance(task, DenseTask):
         return dense_references(data, task)
     rows = [Reference("chance", "chance", "chance", lambda split, examples=0: chance(task, split))]
-    roles = task.roles if isinstance(task, PairTask) else (getattr(task, "role", ""),)
+    roles = task.roles if isinstance(task, (PairTask, GradedTask)) else (getattr(task, "role", ""),)
     if all(map(is_image, roles)):
         rows += [_vectors("pixels", "raw pixels", task, lambda: pixels(data, roles[0], size=size)),
                  _vectors("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
@@ -154,39 +154,46 @@ def _nothing(queries: Sequence[str], documents: Sequence[str]) -> Source:
 
 def chance(task: Task, split: str) -> Scores:
     """The expected scores of a random ranking, in closed form; for labels, always saying the commonest one."""
-    if isinstance(task, FewShotTask):
+    if isinstance(task, (FewShotTask, GradedTask)):
         return task.chance(split)
     searches = task.searches(split)
     if isinstance(task, LabelTask):
         return _label_chance(task, searches, split)
-    return task.collect(searches, {search.name: _expected_retrieval(search, task.ks) for search in searches}, split, [])
+    found = {search.name: _expected_retrieval(search, task.ks) for search in searches}
+    scores = task.collect(searches, found, split, [])
+    if isinstance(task, PairTask) and task.told_apart():
+        scores.metrics.update(task.chance_of_pairs(split))
+    return scores
 
 
 def _expected_retrieval(search: Search, ks: Sequence[int]) -> Retrieval:
     """`Retrieval` of a random ranking of what each query may see."""
     queries, size = len(search.query.rows), search.size
     hidden = np.zeros(queries, np.int64) if search.hidden is None else search.hidden.counts.numpy()
-    counts = visible_counts(search.relevant, search.hidden)
-    answered = np.flatnonzero(counts)
-    expected = {pair: expected_metrics(*pair, ks=ks)
-                for pair in set(zip(counts[answered].tolist(), (size - hidden[answered]).tolist()))}
-    values = [expected[pair] for pair in zip(counts[answered].tolist(), (size - hidden[answered]).tolist())]
+    grades = [tuple(one.tolist()) for one in visible_grades(search.relevant, search.hidden)]
+    answered = np.flatnonzero([len(one) for one in grades])
+    asked = [(grades[query], int(size - hidden[query])) for query in answered]
+    expected = {one: expected_metrics(*one, ks=ks) for one in set(asked)}
+    values = [expected[one] for one in asked]
     per_query = {name: np.array([value[name] for value in values]) for name in values[0]}
     return Retrieval({name: float(value.mean()) for name, value in per_query.items() if name != "rank"}, per_query,
                      answered, len(answered), queries - len(answered), size)
 
 
-def expected_metrics(relevant: int, gallery: int, *, ks: Sequence[int] = (1, 5, 10), cut: int = 10) -> dict[str, float]:
-    """Expectation of every metric over all orders of a gallery with some relevant items."""
+def expected_metrics(grades: Sequence[float], gallery: int, *, ks: Sequence[int] = (1, 5, 10),
+                     cut: int = 10) -> dict[str, float]:
+    """Expectation of every metric over all orders of a gallery with relevant items of these grades (falling)."""
+    relevant = len(grades)
     places = np.arange(1, gallery + 1, dtype=np.float64)
     free = gallery - relevant
     none_yet = np.cumprod(np.concatenate([[1.0], np.maximum(free - places + 1, 0) / (gallery - places + 1)]))
     first = none_yet[:-1] - none_yet[1:]
-    ideal = (1 / np.log2(np.arange(2, min(relevant, cut) + 2))).sum()
-    gain = relevant / gallery * (1 / np.log2(np.arange(2, min(gallery, cut) + 2))).sum()
+    ideal = (np.array(grades[:cut]) / np.log2(np.arange(2, min(relevant, cut) + 2))).sum()
+    gain = sum(grades) / gallery * (1 / np.log2(np.arange(2, min(gallery, cut) + 2))).sum()
     others = (relevant - 1) / (gallery - 1) if gallery > 1 else 0.0
     return ({f"hit@{k}": float(1 - none_yet[min(k, gallery)]) for k in ks}
             | {f"recall@{k}": min(k, gallery) / gallery for k in ks}
+            | {f"precision@{k}": min(k, gallery) * relevant / gallery / k for k in ks}
             | {"mrr": float((first / places).sum()), f"ndcg@{cut}": float(gain / ideal),
                "map": float(((1 + (places - 1) * others) / places).mean()), "rank": float((first * places).sum())})
 

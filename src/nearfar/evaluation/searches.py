@@ -17,7 +17,7 @@ from nearfar.similarity import Source, Sparse
 
 @dataclass(frozen=True)
 class Side:
-    """Queries or gallery: rows of a role, then (corpus=True) its further documents; `transformed` by held-out ones."""
+    """Queries or gallery: rows of a role, then (corpus=True) its corpus; `transformed` by held-out transforms."""
 
     role: str
     rows: np.ndarray
@@ -42,7 +42,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Hit:
-    """A gallery item of an example: a row of the table, or (row = -1) number `corpus` of the further documents."""
+    """A gallery item of an example: a row of the table, or (row = -1) document number `corpus` of the corpus."""
 
     role: str
     row: int
@@ -77,6 +77,8 @@ def embed_side(data: Any, embed: Embed, side: Side) -> np.ndarray:
     if side.transformed:
         size = getattr(embed, "size", None) or 32
         return embed.items(side.role, side_items(data, side, size))
+    if side.corpus and not len(side.rows):
+        return np.asarray(embed.corpus(side.role))
     z = np.asarray(embed(side.role, side.rows))
     return np.concatenate([z, np.asarray(embed.corpus(side.role))]) if side.corpus else z
 

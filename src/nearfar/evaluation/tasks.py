@@ -23,26 +23,38 @@ from nearfar.evaluation.dense import (
 from nearfar.evaluation.embedding import Embed, is_image
 from nearfar.evaluation.fewshot import few_shot
 from nearfar.evaluation.neighbours import VectorScorer
+from nearfar.evaluation.pairwise import (
+    accuracy_at,
+    average_precision,
+    best_threshold,
+    bootstrap_spearman,
+    f1_at,
+    paired_scores,
+    pearson,
+    spearman,
+)
 from nearfar.evaluation.probe import Accuracy, knn_scores, linear_probe
-from nearfar.evaluation.relevance import listed, same
+from nearfar.evaluation.relevance import listed, same, union
 from nearfar.evaluation.retrieval import Retrieval, rank
 from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_examples
 from nearfar.evaluation.statistics import Interval, bootstrap, interval
-from nearfar.similarity import Source
+from nearfar.similarity import Source, Sparse
 
-METRIC_LABELS = {"hit@1": "R@1", "hit@5": "R@5", "hit@10": "R@10", "recall@1": "recall@1", "recall@10": "recall@10",
-                 "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy", "probe": "probe accuracy",
-                 "miou": "mIoU", "pixel accuracy": "pixel accuracy"}
+METRIC_LABELS = {"hit@1": "hit@1", "hit@5": "hit@5", "hit@10": "hit@10", "recall@1": "recall@1",
+                 "recall@10": "recall@10", "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP", "knn": "kNN accuracy",
+                 "probe": "probe accuracy", "miou": "mIoU", "pixel accuracy": "pixel accuracy", "spearman": "Spearman",
+                 "pearson": "Pearson", "pair ap": "pair AP", "pair accuracy": "pair accuracy", "pair f1": "pair F1"}
 COLUMNS = ("image", "image_b", "text", "text_b")
 PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
-KINDS = ("dense", "pairs", "groups", "labels", "few-shot", "proxy")
+KINDS = ("dense", "sts", "pairs", "groups", "labels", "few-shot", "proxy")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model reached. primary: 0..1, higher is better; metrics: means over the directions (and
-    "hard/..." without directions of shared outlines); directions: name -> metrics; per_query and clusters: direction
-    -> the primary's values and the ids of dependent ones; counts: queries, skipped, gallery by direction."""
+    """What one model reached. primary: 0..1 (of a correlation -1..1), higher is better; metrics: means over the
+    directions (and "hard/..." without directions of shared outlines); directions: name -> metrics; per_query and
+    clusters: direction -> the primary's values and the ids of dependent ones; counts: queries, skipped, gallery by
+    direction."""
 
     primary_name: str
     primary: float
@@ -95,6 +107,7 @@ class Task:
 
     kind = ""
     primary = "hit@1"
+    unit = "%"  # of the primary value times 100
     proxy = False
     ks: Sequence[int] = (1, 5, 10)
 
@@ -114,7 +127,7 @@ class Task:
         searches = self.searches(split)
         label = METRIC_LABELS.get(self.primary, f"{self.primary} accuracy")
         return {"kind": self.kind, "primary": self.primary, "label": label,
-                "description": self.describe(), "proxy": self.proxy, "higher_is_better": True,
+                "unit": self.unit, "description": self.describe(), "proxy": self.proxy, "higher_is_better": True,
                 "directions": [search.name for search in searches],
                 "hard": [search.name for search in hard(searches)]}
 
@@ -182,7 +195,12 @@ class Task:
 
 
 class PairTask(Task):
-    """Find the other half of a pair, both ways; relevance by content, so a text with several pictures has several."""
+    """Find the other half of a pair, both ways; relevance by content, so a text with several pictures has several.
+
+    The gallery holds every different item of the split, or the whole corpus where there is one. What equals the query
+    is hidden from it. Pairs labelled 0 (and those of a low score) are relevant to nobody; where pairs are labelled, the
+    labels are told from the similarities as well ("pair ap", "pair accuracy", "pair f1").
+    """
 
     kind = "pairs"
 
@@ -193,7 +211,7 @@ class PairTask(Task):
 
     def searches(self, split: str) -> list[Search]:
         rows = self.rows(split)
-        return [self._search(rows, *self.roles), self._search(rows, *reversed(self.roles))]
+        return [self._search(rows, split, *self.roles), self._search(rows, split, *reversed(self.roles))]
 
     def asked(self, searches: list[Search]) -> list[Search]:
         """Texts are asked one way, the first column for the second; pictures both ways."""
@@ -202,24 +220,165 @@ class PairTask(Task):
     def describe(self) -> str:
         a, b = self.roles
         if self.primary == "hit@1":
-            return (f"Retrieval between {a} and {b}: R@1, mean of both directions. The gallery holds every different "
+            text = (f"Retrieval between {a} and {b}: hit@1, mean of both directions. The gallery holds every different "
                     f"item of the split.")
-        return (f"Retrieval of {b} by {a}: nDCG@10. The gallery holds every different {b} of the split"
-                + (" and the rest of the corpus" if (self.data.corpus or {}).get(b) else "") + ".")
+        else:
+            what = "the whole corpus" if self.corpus(b) else f"every different {b} of the split"
+            text = f"Retrieval of {b} by {a}: nDCG@10. The gallery holds {what}."
+        if self.told_apart():
+            text += (" Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
+                     "and accuracy and F1 at the threshold that validation pairs chose.")
+        return text
 
-    def _search(self, rows: np.ndarray, query: str, gallery: str) -> Search:
-        contents_q, contents_g = (np.asarray(self.data.content(role))[rows] for role in (query, gallery))
-        _, first_q, code_q = np.unique(contents_q, return_index=True, return_inverse=True)
-        _, first_g, code_g = np.unique(contents_g, return_index=True, return_inverse=True)
-        asked = self.draw(np.arange(len(first_q)))
-        place = np.full(len(first_q), -1)
+    def corpus(self, role: str) -> Sequence[str]:
+        return (self.data.corpus or {}).get(role, ())
+
+    def positive(self, rows: np.ndarray, split: str) -> np.ndarray:
+        """Those of the rows whose two sides belong together."""
+        positives = self.data.positives
+        found = rows if positives is None else rows[positives[rows]]
+        if not len(found):
+            raise InputError(f"No pair of the {split} split belongs together: all are labelled 0 or score low.",
+                             "Check the columns of --pair-label and --score.")
+        return found
+
+    def _search(self, rows: np.ndarray, split: str, query: str, gallery: str) -> Search:
+        rows_in, judged = self.positive(rows, split), query == "text" and self.data.query_keys is not None
+        asked_ids = np.asarray(self.data.query_keys if judged else self.data.content(query))[rows_in]
+        first, code = np.unique(asked_ids, return_index=True, return_inverse=True)[1:]
+        asked = self.draw(np.arange(len(first)))
+        place = np.full(len(first), -1)
         place[asked] = np.arange(len(asked))
-        pairs = np.stack([place[code_q], code_g], 1)
-        extra = len((self.data.corpus or {}).get(gallery, ()))
-        relevant = listed(pairs[pairs[:, 0] >= 0], len(asked), len(first_g) + extra)
-        query_rows = rows[first_q[asked]]
-        return Search(f"{query} → {gallery}", Side(query, query_rows), Side(gallery, rows[first_g], corpus=extra > 0),
-                      len(first_g) + extra, relevant, None, self.units(query_rows))
+        side, contents = self._gallery(rows, gallery)
+        row, column = same(np.asarray(self.data.content(gallery))[rows_in], contents).pairs(slice(0, len(rows_in)))
+        pairs = np.stack([place[code.reshape(-1)[row]], column], 1)
+        drawn = pairs[:, 0] >= 0
+        grades = self.data.grades[rows_in][row][drawn] if judged and self.data.grades is not None else None
+        relevant = listed(pairs[drawn], len(asked), len(contents), grades)
+        query_rows = rows_in[first[asked]]
+        hidden = self._itself(query_rows, query, gallery, contents, relevant if judged else None)
+        return Search(f"{query} → {gallery}", Side(query, query_rows), side, len(contents), relevant, hidden,
+                      self.units(query_rows))
+
+    def _gallery(self, rows: np.ndarray, role: str) -> tuple[Side, np.ndarray]:
+        """What is searched, and the content id of each of its items."""
+        if self.corpus(role):
+            return Side(role, rows[:0], corpus=True), self.data.corpus_content(role)
+        contents, first = np.unique(np.asarray(self.data.content(role))[rows], return_index=True)
+        return Side(role, rows[first]), contents
+
+    def _itself(self, query_rows: np.ndarray, query: str, gallery: str, contents: np.ndarray,
+                judged: Sparse | None) -> Sparse | None:
+        """Gallery items that are the query: equal ones, unless they were judged relevant, and those of its id."""
+        copies = union([same(np.asarray(self.data.content(query))[query_rows], contents)], less=judged)
+        if judged is None or not self.corpus(gallery):
+            return copies
+        place = {key: number for number, key in enumerate(self.data.corpus_keys[gallery])}
+        keys = [self.data.query_keys[row] for row in query_rows]
+        pairs = [(number, place[key]) for number, key in enumerate(keys) if key in place]
+        return union([copies, listed(pairs, len(keys), len(contents))])
+
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
+                        examples: int = 0) -> Scores:
+        scores = super().evaluate_scores(scorer, split, examples=examples)
+        if self.told_apart():
+            found = self.classified(scorer, split)
+            scores.metrics.update(found)
+            scores.directions["pairs labelled 1 or 0"] = found
+        return scores
+
+    def told_apart(self) -> bool:
+        """Whether there are pairs of both labels."""
+        labels = self.data.pair_labels
+        return labels is not None and bool((labels == 1).any() and (labels == 0).any())
+
+    def labelled(self, split: str) -> np.ndarray:
+        """Rows of a split whose pair has a label, the same ones each time."""
+        rows = np.sort(np.asarray(self.data.splits.get(split, ()), np.int64))
+        return self.draw(rows[self.data.pair_labels[rows] >= 0])
+
+    def classified(self, scorer: Callable[[Search], Source], split: str) -> dict[str, float]:
+        """How well scores tell the labelled pairs of a split apart. The threshold comes from the validation pairs, that
+        of the validation pairs from training pairs."""
+        rows, chosen = self.labelled(split), self.labelled("train" if split == "val" else "val")
+        labels, known = self.data.pair_labels[rows], self.data.pair_labels[chosen]
+        if not (labels == 1).any():
+            return {}
+        scores = paired_scores(scorer(paired_search(rows, self.roles, self.units(rows))))
+        found = {"pair ap": average_precision(scores, labels)}
+        if len(np.unique(known)) < 2:
+            return found
+        ahead = paired_scores(scorer(paired_search(chosen, self.roles, self.units(chosen))))
+        return found | {"pair accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
+                        "pair f1": f1_at(scores, labels, best_threshold(ahead, known, "f1"))}
+
+    def chance_of_pairs(self, split: str) -> dict[str, float]:
+        """`classified` of scores that say nothing: the commoner label for all, all pairs for F1."""
+        labels = self.data.pair_labels[self.labelled(split)]
+        share = float((labels == 1).mean()) if len(labels) else 0.0
+        return {"pair ap": share, "pair accuracy": max(share, 1 - share), "pair f1": 2 * share / (1 + share)}
+
+
+def paired_search(rows: np.ndarray, roles: Sequence[str], clusters: np.ndarray) -> Search:
+    """Rows whose two sides are compared with each other alone."""
+    own, (query, gallery) = np.arange(len(rows)), roles
+    return Search(f"{query} ~ {gallery}", Side(query, rows), Side(gallery, rows), len(rows), same(own, own), None,
+                  clusters)
+
+
+@dataclass(frozen=True)
+class GradedScores(Scores):
+    """Scores of graded pairs; -1..1. A correlation is no mean over pairs, so the bootstrap draws the pairs anew.
+    similarities, grades, units: (n,)."""
+
+    similarities: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    grades: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    units: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def bootstrap(self, *, draws: int = 1000, seed: int = 0) -> Interval:
+        if not len(self.grades):
+            return Interval(self.primary, None, None, 0)
+        return bootstrap_spearman(self.similarities, self.grades, self.units, draws=draws, seed=seed)
+
+
+class GradedTask(Task):
+    """Whether the similarity of two columns follows the score of their pairs (semantic textual similarity)."""
+
+    kind, primary, unit = "sts", "spearman", "x 100"
+
+    def __init__(self, data: Any, roles: tuple[str, str], *, max_queries: int = 5000):
+        super().__init__(data, max_queries=max_queries)
+        self.roles = roles
+
+    def searches(self, split: str) -> list[Search]:
+        rows = self.draw(self.rows(split))
+        return [paired_search(rows, self.roles, self.units(rows))]
+
+    def describe(self) -> str:
+        a, b = self.roles
+        return (f"How well the cosine of {a} and {b} follows '{self.data.roles['score']}': Spearman's rank correlation "
+                "(times 100; 0 is chance, below 0 is the wrong way round), with Pearson's beside it.")
+
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
+                        examples: int = 0) -> GradedScores:
+        search = self.searches(split)[0]
+        return self.scored(paired_scores(scorer(search)), search, split)
+
+    def scored(self, similarities: np.ndarray, search: Search, split: str) -> GradedScores:
+        """Scores from the similarity of each pair."""
+        grades = self.data.scores[search.query.rows]
+        metrics = {"spearman": spearman(similarities, grades), "pearson": pearson(similarities, grades)}
+        counts = {"pairs": {"queries": len(grades), "skipped": 0, "gallery": len(grades)}}
+        return GradedScores("spearman", metrics["spearman"], metrics, {search.name: metrics},
+                            {"spearman": np.zeros(0)}, {"spearman": search.clusters}, counts, split, [],
+                            similarities, grades, search.clusters)
+
+    def chance(self, split: str) -> GradedScores:
+        search = self.searches(split)[0]
+        metrics = {"spearman": 0.0, "pearson": 0.0}
+        counts = {"pairs": {"queries": len(search.query.rows), "skipped": 0, "gallery": len(search.query.rows)}}
+        return GradedScores("spearman", 0.0, metrics, {search.name: metrics}, {"spearman": np.zeros(0)},
+                            {"spearman": search.clusters}, counts, split)
 
 
 class GroupTask(Task):
@@ -253,12 +412,12 @@ class GroupTask(Task):
 
     def describe(self) -> str:
         if self.data.domains is None:
-            return (f"Retrieval of another {self.role} of the same group: R@1 (is the nearest other item of the "
+            return (f"Retrieval of another {self.role} of the same group: hit@1 (is the nearest other item of the "
                     "group?). Copies of the query are hidden.")
         pairs = "chosen pairs" if self.data.meta.get("directions") else "every ordered pair"
-        return (f"Retrieval of the same thing in another domain, for things never trained on: R@1 by {self.role}, mean "
-                f"over {pairs} of {', '.join(self.data.domain_names)}. Of the groups that form one unit (variants of "
-                "one another), the first stands for all.")
+        return (f"Retrieval of the same thing in another domain, for things never trained on: hit@1 by {self.role}, "
+                f"mean over {pairs} of {', '.join(self.data.domain_names)}. Of the groups that form one unit (variants "
+                "of one another), the first stands for all.")
 
     def one_group_a_unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the first group (by row order) of each unit: near-copies of one unit would make misses unfair."""
@@ -275,8 +434,10 @@ class GroupTask(Task):
 
     def _across(self, query: np.ndarray, gallery: np.ndarray, name: str, shared: bool) -> Search:
         groups, query = np.asarray(self.data.groups), self.draw(query)
+        contents = np.asarray(self.data.content(self.role))
         return Search(name, Side(self.role, query), Side(self.role, gallery), len(gallery),
-                      same(groups[query], groups[gallery]), None, self.units(query), shared)
+                      same(groups[query], groups[gallery]), union([same(contents[query], contents[gallery])]),
+                      self.units(query), shared)
 
 
 class LabelTask(Task):
@@ -391,10 +552,14 @@ class FewShotTask(Task):
         return []
 
     def items(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rows with a label, and their labels."""
+        """Rows with a label, and their labels; of rows with one label and equal content the first, so that no query of
+        an episode is a copy of a labelled item."""
         rows = self.rows(split)
         labels = np.asarray(self.data.labels[self.column])[rows]
-        return rows[labels >= 0], labels[labels >= 0]
+        rows, labels = rows[labels >= 0], labels[labels >= 0]
+        content = np.asarray(self.data.content(self.role))[rows]
+        first = np.sort(np.unique(np.stack([labels, content], 1), axis=0, return_index=True)[1])
+        return rows[first], labels[first]
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         rows, labels = self.items(split)
@@ -558,17 +723,18 @@ class ProxyTask(Task):
 
     def describe(self) -> str:
         return (f"PROXY: the data hold no labels, groups or pairs, so each {self.role} is searched by a transformed "
-                "look of itself (R@1). It shows what an encoder ignores, not what it understands; no winner is named.")
+                "look of itself (hit@1). It shows what an encoder ignores, not what it understands; no winner "
+                "is named.")
 
 
 def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
              modalities: Sequence[str] = ("image", "text"), few_shot: Mapping[str, Any] | None = None,
              layer: int | None = None) -> Task:
-    """The task that the data allow: masks, else pairs, else groups, else labels, else a proxy. Groups go before pairs
-    where rows carry a domain (the question is then who finds the same thing elsewhere). `kind` asks for another one;
-    `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways (None: 5, or fewer where fewer
-    classes are held out), shots, queries, count of episodes; `layer`: whose map dense measurement reads, by default the
-    last.
+    """The task that the data allow: masks, else scores of pairs, else pairs, else groups, else labels, else a proxy.
+    Groups go before pairs where rows carry a domain (the question is then who finds the same thing elsewhere). `kind`
+    asks for another one; `modalities`: the kinds of data that the models at hand embed. `few_shot`: ways (None: 5, or
+    fewer where fewer classes are held out), shots, queries, count of episodes; `layer`: whose map dense measurement
+    reads, by default the last.
 
     Raises InputError for an unknown kind or one that the data lack the roles for.
     """
@@ -580,6 +746,8 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
     possible: dict[str, Callable[[], Task]] = {}
     if "mask" in data.roles and "image" in roles:
         possible["dense"] = lambda: DenseTask(data, layer=layer, max_queries=max_queries)
+    if pair and "score" in data.roles:
+        possible["sts"] = lambda: GradedTask(data, pair, max_queries=max_queries)
     if pair:
         possible["pairs"] = lambda: PairTask(data, pair, max_queries=max_queries)
     if data.groups is not None and differ_within(data.groups, data.content(role)):
@@ -593,7 +761,8 @@ def task_for(data: Any, kind: str | None = None, *, max_queries: int = 5000,
         first = next(iter(possible))
         kind = "groups" if first == "pairs" and "groups" in possible and data.domains is not None else first
     if kind not in possible:
-        hint = "It needs masks: --mask COLUMN, or folders images/ and masks/. " if kind == "dense" else ""
+        hint = {"dense": "It needs masks: --mask COLUMN, or folders images/ and masks/. ",
+                "sts": "It needs two columns and the score of each pair: --score COLUMN. "}.get(kind or "", "")
         raise InputError(f"{data.name} cannot be measured by '{kind}'.", f"{hint}Possible here: {', '.join(possible)}.")
     return possible[kind]()
 

@@ -20,12 +20,14 @@ from nearfar.losses.contrastive import (
     team_up,
     triplet,
 )
+from nearfar.losses.graded import cosent, cosine_regression
 from nearfar.losses.graph import cluster_divergence, graph_mlp, influence_matrix, pamc, sharpened, soft_assignment
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 
 __all__ = [
     "align", "align_uniform", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets", "clip",
-    "cluster_divergence", "cwcl", "dcl", "debiased", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix",
+    "cluster_divergence", "cosent", "cosine_regression", "cwcl", "dcl", "debiased", "graph_mlp", "hard_contrastive",
+    "hcl", "influence_matrix",
     "info_nce", "mil_nce", "nt_xent", "pamc", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment",
     "soft_nearest_neighbour", "sup_con", "swapped_prediction", "team_up", "triplet", "uniformity", "vicreg",
 ]

@@ -160,7 +160,8 @@ def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperatu
             negatives: str = "local") -> Float[Tensor, ""]:
     """Supervised contrast: the mean over an anchor's positives outside the log; anchors without one leave the mean.
 
-    Negative labels mean "unknown". Range [0, inf), lowest log of the number of positives; log(n - 1) at collapse.
+    A label of -1 means "unknown"; others below 0 raise InputError.
+    Range [0, inf), lowest log of the number of positives; log(n - 1) at collapse.
     Source: Khosla et al., NeurIPS 2020, eq. 2 (L_out).
     """
     s = _labelled(features, labels, temperature, negatives)
@@ -171,7 +172,8 @@ def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperatu
             negatives: str = "local") -> Float[Tensor, ""]:
     """All positives of an anchor as one bag, summed inside the log: -log( bag / (bag + negatives) ).
 
-    Negative labels mean "unknown". Range [0, inf); log((n - 1) / p) at collapse, p positives an anchor.
+    A label of -1 means "unknown"; others below 0 raise InputError.
+    Range [0, inf); log((n - 1) / p) at collapse, p positives an anchor.
     Source: MIL-NCE, Miech et al., CVPR 2020, eq. 1.
     """
     s = _labelled(features, labels, temperature, negatives)

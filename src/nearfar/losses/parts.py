@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveShare, ShareBelowOne, UnitInterval, checked_init
 from nearfar.losses import rows
+from nearfar.losses.graded import cosent, cosine_regression
 from nearfar.similarity import Count, Similarity
 
 parts: dict[str, type[RowLoss]] = {}
@@ -22,19 +23,26 @@ class RowLoss:
     `tempered`: whether it has a temperature; else it gets similarities at temperature 1.
     `positives`: None for one declared positive an anchor; else which items of a batch are positives of each other
     besides: "group", a column of labels, or "auto" (the first column of labels, else the groups).
+    `graded`: whether it reads the scores of given pairs (`of_pairs`) and not who is a positive.
+    A subclass is known by its `name` on the command line, default its own in lower case.
     """
 
     bounded_below = True
     tempered = True
     positives: str | None = None
+    graded = False
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, name: str = "", **kwargs):
         super().__init_subclass__(**kwargs)
         checked_init(cls)
-        parts.setdefault(cls.__name__.lower(), cls)  # a namesake of one's own does not displace a built-in one
+        parts.setdefault(name or cls.__name__.lower(), cls)  # a namesake of one's own does not displace a built-in one
 
     def __call__(self, s: Similarity) -> Tensor:
-        raise TypeError(f"{type(self).__name__} is not a loss")
+        raise TypeError(f"{type(self).__name__} is not a loss of one similarity")
+
+    def of_pairs(self, a: Tensor, b: Tensor, score: Tensor, temperature: Tensor) -> Tensor:
+        """The loss of pairs (n, D) with scores (n,), over all processes."""
+        raise TypeError(f"{type(self).__name__} does not read scores")
 
 
 class InfoNCE(RowLoss):
@@ -203,3 +211,23 @@ class CACR(RowLoss):
 
     def __call__(self, s: Similarity) -> Tensor:
         return rows.cacr_rows(s, alpha=self.alpha, beta=self.beta, tau_neg=self.tau_neg, detach=self.detach)
+
+
+class CosineRegression(RowLoss, name="cosine-regression"):
+    """Mean squared difference of each pair's cosine and its score (without a temperature), for pairs with a score.
+    Scores beyond [-1, 1] are scaled to 0 (the lowest of the data) to 1 (the highest)."""
+
+    graded = True
+    tempered = False
+
+    def of_pairs(self, a: Tensor, b: Tensor, score: Tensor, temperature: Tensor) -> Tensor:
+        return cosine_regression(a, b, score, negatives="global")
+
+
+class CoSENT(RowLoss):
+    """Pairs of a higher score are nearer than those of a lower one, for pairs with a score."""
+
+    graded = True
+
+    def of_pairs(self, a: Tensor, b: Tensor, score: Tensor, temperature: Tensor) -> Tensor:
+        return cosent(a, b, score, temperature=temperature, negatives="global")

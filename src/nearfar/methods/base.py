@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nearfar import processes
 from nearfar.errors import InputError, NearfarError, did_you_mean
-from nearfar.similarity import Hidden
+from nearfar.similarity import Hidden, Known
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class Batch:
     """n items; with `members` > 1 the rows of each field are member-major: all first members, then all second...
 
     rows: sample ids (members n,); inputs: role -> uint8 images, Tokens or features; content: role -> content ids;
+    crossed: pairs of roles whose contents are compared with each other as well; negatives: content ids of each hard
+    negative, (n,) each, -1 where an item has none; scores: of the pairs, (n,), or None; known: what belongs together by
+    further rows of the data, as the two directions see it, or None.
     groups: (members n,) or None; labels: column -> (members n,), -1 = missing; views: role -> list of views.
     pools: (n,) or None; an item's negatives come from its own pool alone.
     step, steps: the optimiser step that it belongs to, and their number; turn, turns: which batch of that step it is,
@@ -78,6 +81,10 @@ class Batch:
     seed: int = 0
     views: dict[str, list] = field(default_factory=dict)
     pools: Tensor | None = None
+    crossed: Sequence[tuple[str, str]] = ()
+    negatives: Sequence[Tensor] = ()
+    scores: Tensor | None = None
+    known: tuple[Known, Known] | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0] // self.members
@@ -91,6 +98,9 @@ class Batch:
             labels=_to(self.labels, device),
             groups=None if self.groups is None else self.groups.to(device),
             pools=None if self.pools is None else self.pools.to(device),
+            negatives=[ids.to(device) for ids in self.negatives],
+            scores=None if self.scores is None else self.scores.to(device),
+            known=None if self.known is None else (self.known[0].to(device), self.known[1].to(device)),
         )
 
     def part(self, rows: slice) -> Batch:
@@ -98,8 +108,9 @@ class Batch:
         cut = {role: [_rows(x, rows) for x in views] for role, views in self.views.items()}
         index = [torch.arange(len(self), device=self.rows.device)[rows] + m * len(self) for m in range(self.members)]
         return dataclasses.replace(
-            self, rows=self.rows[torch.cat(index)], inputs={}, content={}, groups=None, labels={}, views=cut, pools=None
-        )
+            self, rows=self.rows[torch.cat(index)], inputs={}, content={}, groups=None, labels={}, views=cut,
+            pools=None, crossed=(), negatives=(), scores=None, known=None,
+        )  # fmt: skip
 
     def generator(self) -> torch.Generator:
         """Random numbers of this step alone, so that a resumed run draws the same."""
@@ -137,26 +148,61 @@ class Batch:
             labels={k: join([p.labels[k] for p in parts]) for k in first.labels},
             pools=None if first.pools is None else torch.cat([p.pools for p in parts if p.pools is not None]),
             views={},
+            negatives=(),
+            scores=None,
+            known=None,
         )
 
+    def identities(self, further: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """What makes two items no negatives of each other, where it is equal: one group, or any equal content. Of each
+        kind the value of an item as an anchor and as a candidate, (n,) each, -1 where unknown.
+
+        further: content ids of candidates of the last role that follow the items, (m,).
+        """
+        n, partner = len(self), next(reversed(self.content), "")
+
+        def candidates(values: Tensor, role: str) -> Tensor:
+            if further is None:
+                return values
+            return torch.cat([values, further if role == partner else torch.full_like(further, -1)])
+
+        kinds = [] if self.groups is None else [(self.groups[:n], candidates(self.groups[:n], ""))]
+        for a, b in [*((role, role) for role in self.content), *self.crossed]:
+            kinds += [(x, candidates(y, b)) for x in self.content[a].split(n) for y in self.content[b].split(n)]
+        return kinds
+
+    @property
+    def partner_kind(self) -> int:
+        """Which of the `identities` holds the content of the candidates' role."""
+        return int(self.groups is not None) + len(self.content) - 1
+
     def marks(self) -> Tensor:
-        """(n, kinds): group and content of each item, -1 where unknown."""
-        n, kinds = len(self), []
-        if self.groups is not None:
-            kinds.append(self.groups[:n])
-        for values in self.content.values():
-            kinds += list(values.split(n))
-        return torch.stack(kinds, 1) if kinds else self.rows.new_full((n, 0), -1)
+        """(n, kinds): the `identities` of the items as anchors."""
+        return self._stacked([row for row, _ in self.identities()])
+
+    def key_marks(self) -> Tensor:
+        """(n, kinds): the `identities` of the items as candidates."""
+        return self._stacked([column for _, column in self.identities()])
+
+    def _stacked(self, kinds: list[Tensor]) -> Tensor:
+        return torch.stack(kinds, 1) if kinds else self.rows.new_full((len(self), 0), -1)
 
     def hidden(self) -> Hidden:
-        """Items of the batch that are no negatives of each other: one group, or any equal content."""
-        n, kinds = len(self), []
-        if self.groups is not None:
-            kinds.append((self.groups[:n], self.groups[:n]))
-        for values in self.content.values():
-            parts = values.split(n)
-            kinds += [(a, b) for a in parts for b in parts]
-        return Hidden(kinds)
+        """Items of the batch that are no negatives of each other: equal in one of the `identities`, or known to belong
+        together by other rows."""
+        return Hidden(self.identities(), self.known)
+
+    def hidden_with_negatives(self) -> Hidden:
+        """`hidden` where the hard negatives follow the items as candidates, each known by its content alone."""
+        further, known = torch.cat(list(self.negatives)), self.known
+        if known is not None:
+            known = Known(known[0].flat, known[0].starts, torch.cat([known[0].columns, further])), known[1]
+        return Hidden(self.identities(further), known)
+
+    def missing_negatives(self) -> tuple[Tensor, Tensor]:
+        """A kind of identity that hides from every anchor the places of hard negatives that are not there."""
+        anchors = self.rows.new_zeros(len(self))
+        return anchors, torch.cat([anchors - 1, torch.where(torch.cat(list(self.negatives)) < 0, 0, -1)])
 
     def friends(self, kind: str) -> Tensor | None:
         """(n,) integers, equal for items that are positives of each other, -1 where unknown; None: no such pair.
@@ -180,8 +226,11 @@ class Batch:
         if n < 2:
             return 0.0
         same = torch.zeros(n, n, dtype=torch.bool, device=self.rows.device)
-        for a, b in self.hidden().kinds:
+        for a, b in self.identities():
             same |= (a[:n, None] == b[None, :n]) & (a[:n, None] >= 0)
+        if self.known is not None:
+            row, column = self.known[0].among(self.known[0].columns, torch.arange(len(self))).pairs(slice(0, n))
+            same[row[column < n], column[column < n]] = True
         same.fill_diagonal_(False)
         return float(same.sum()) / (n * (n - 1))
 

@@ -13,6 +13,7 @@ from nearfar.checks import PositiveFloat, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses.parts import RowLoss
+from nearfar.losses.parts import parts as loss_parts
 from nearfar.methods.base import Batch, Facts, Loss, Method, Tower
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.negatives import Items, Negatives
@@ -27,6 +28,11 @@ def auto_momentum(queue: int, batch_size: int) -> float:
     return min(0.9995, max(0.99, 1 - 0.1 * batch_size / max(queue, batch_size)))
 
 
+def part_name(loss: RowLoss) -> str:
+    """The name of a loss on the command line."""
+    return next((name for name, cls in loss_parts.items() if type(loss) is cls), type(loss).__name__.lower())
+
+
 class Contrast(Method):
     """Shared wiring: temperature, loss, negatives, masking of duplicates.
 
@@ -34,10 +40,12 @@ class Contrast(Method):
         temperature: tau; divides the similarities.
         learn_temperature: train tau (kept in log space, within 0.01 and 100).
         loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, simple, siglip, triplet, cacr; with labels or
-            groups as positives: supcon, milnce.
+            groups as positives: supcon, milnce; of `pairs` with a score: cosent, cosine-regression.
         negatives: further negatives, or fewer: none, queue, mixing, cross-batch, mined, cluster, fnc.
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """
+
+    reads_scores = False
 
     def __init__(
         self,
@@ -50,8 +58,12 @@ class Contrast(Method):
     ):
         super().__init__()
         if learn_temperature and not loss.tempered:
-            name = type(loss).__name__.lower()
-            raise InputError(f"The loss '{name}' has no temperature to learn.", "Use --learn-temperature false.")
+            raise InputError(
+                f"The loss '{part_name(loss)}' has no temperature to learn.", "Use --learn-temperature false."
+            )
+        if loss.graded and not self.reads_scores:
+            raise InputError(f"The loss '{part_name(loss)}' needs pairs with a score.",
+                             "Use it with pairs: nearfar fit pairs DATA --score COLUMN.")
         self.tau = Temperature(temperature, learned=learn_temperature)
         self.row_loss, self.negatives, self.mask_duplicates = loss, negatives, mask_duplicates
         self.kinds = 0
@@ -94,24 +106,32 @@ class Contrast(Method):
 
         return further
 
-    def marks(self, batch: Batch) -> Tensor:
-        """(n, kinds): what hides an item from a remembered one; items of one class are no negatives either."""
-        marks = batch.marks() if self.mask_duplicates else batch.marks()[:, :0]
+    def marks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(n, kinds) of the items as anchors and as candidates: what hides an item from a remembered one; items of one
+        class are no negatives either."""
+        both = batch.marks(), batch.key_marks()
+        if not self.mask_duplicates:
+            both = both[0][:, :0], both[1][:, :0]
         if self.row_loss.positives is None:
-            return marks
+            return both
         friends = self.friends(batch)
-        return torch.cat([marks, marks.new_full((len(marks), 1), -1) if friends is None else friends[:, None]], 1)
+        mine = both[0].new_full((len(both[0]), 1), -1) if friends is None else friends[:, None]
+        return torch.cat([both[0], mine], 1), torch.cat([both[1], mine], 1)
 
     def items(self, batch: Batch) -> Items:
         """The batch as a negatives part sees it; steps are those of the stage."""
         step, steps = self.within(batch.step)
+        marks, key_marks = self.marks(batch)
+        known = None if batch.known is None or not self.mask_duplicates else (batch.known[0], batch.partner_kind)
         return Items(
             batch.rows[: len(batch)],
-            self.marks(batch),
+            marks,
             batch.pools,
             step,
             steps,
             batch.seed + 7919 * (batch.step - step) + 104_729 * batch.turn + (batch.rank << 40),
+            key_marks,
+            known,
         )
 
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:

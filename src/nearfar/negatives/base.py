@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.checks import checked_init
-from nearfar.similarity import Anchors, Further, Relation, Similarity, nobody, same
+from nearfar.similarity import Anchors, Further, Known, Relation, Similarity, nobody, same
 
 parts: dict[str, type[Negatives]] = {}
 
@@ -19,8 +19,10 @@ parts: dict[str, type[Negatives]] = {}
 class Items:
     """The n items of one step's batch on this process.
 
-    rows: sample ids (n,), -1 unknown. marks (n, kinds): items with an equal mark of one kind hide from each other,
-    -1 unknown. pools (n,): an item's negatives come from its own pool alone; None: from everywhere.
+    rows: sample ids (n,), -1 unknown. marks (n, kinds): of the items as anchors, key_marks (None: the same) as keys;
+    an anchor hides from a key with an equal mark of one kind, -1 unknown. known: lists of marks that belong to each
+    anchor as well, and the kind of mark that they hold. pools (n,): an item's negatives come from its own
+    pool alone; None: from everywhere.
     """
 
     rows: Tensor
@@ -29,6 +31,23 @@ class Items:
     step: int = 0
     steps: int = 1
     seed: int = 0
+    key_marks: Tensor | None = None
+    known: tuple[Known, int] | None = None
+
+    @property
+    def stored(self) -> Tensor:
+        """The marks that a memory keeps with the keys of these items."""
+        return self.marks if self.key_marks is None else self.key_marks
+
+    def to(self, device: torch.device) -> Items:
+        return replace(
+            self,
+            rows=self.rows.to(device),
+            marks=self.marks.to(device),
+            pools=None if self.pools is None else self.pools.to(device),
+            key_marks=None if self.key_marks is None else self.key_marks.to(device),
+            known=None if self.known is None else (self.known[0].to(device), self.known[1]),
+        )
 
     def generator(self) -> torch.Generator:
         """Random numbers of this step for negatives alone: views draw from others."""
@@ -46,8 +65,8 @@ class Survey(Protocol):
     rows: np.ndarray
     labels: np.ndarray | None
 
-    def marks(self) -> Tensor:
-        """(N, kinds), as `Items.marks`."""
+    def items(self, rows: np.ndarray) -> Items:
+        """Some of the training rows as items of a batch."""
         ...
 
     def features(self) -> Tensor:
@@ -129,13 +148,16 @@ def columns_of(rows: Tensor, known: Tensor) -> Tensor:
     return torch.where(known[place] == rows, place, -1)
 
 
-def known_pairs(items: Tensor, marks: Tensor, stored: Tensor) -> Relation:
-    """Pairs of an anchor and a stored key with an equal mark: they hide from each other.
+def known_pairs(anchors: Tensor, items: Items, stored: Tensor) -> Relation:
+    """Pairs of an anchor and a stored key that hide from each other: equal in a mark, or known to belong together.
 
-    items: the anchors' items (N,); marks: of the batch (n, kinds); stored: of the keys (K, kinds).
+    anchors: the item of each anchor (N,); items: of the batch; stored: marks of the keys (K, kinds).
     """
     relation: Relation = nobody
-    for kind in range(marks.shape[1]):
-        relation = relation | same(marks[items, kind], stored[:, kind])
+    for kind in range(items.marks.shape[1]):
+        relation = relation | same(items.marks[anchors, kind], stored[:, kind])
+    if items.known is not None:
+        lists, kind = items.known
+        relation = relation | lists.among(stored[:, kind], anchors)
     return relation
 

@@ -102,7 +102,7 @@ class Mined(Negatives):
         self.count, self.start, self.refresh, self.margin, self.skip = count, start, refresh, margin, skip
         self.in_batch = in_batch
         self.rows = torch.empty(0, dtype=torch.long)
-        self.known: Tensor | None = None
+        self.known: Items | None = None
         self.register_buffer("lists", torch.empty(0, 0, dtype=torch.long))
         self.register_buffer("bank", torch.empty(0, 0))
         self.register_buffer("pools", torch.empty(0, dtype=torch.long))
@@ -130,7 +130,7 @@ class Mined(Negatives):
             return
         if not len(self.rows):
             self.rows = torch.from_numpy(survey.rows).sort().values.to(self.bank.device)
-            self.known = survey.marks()[torch.from_numpy(survey.rows).argsort()].to(self.bank.device)
+            self.known = survey.items(self.rows.cpu().numpy()).to(self.bank.device)
         if self.due(step, steps):
             self.renew(survey, step)
 
@@ -141,8 +141,8 @@ class Mined(Negatives):
         order = torch.from_numpy(survey.rows).argsort()
         anchors, keys = (x[order].to(self.bank.device) for x in survey.sides())
         every = torch.arange(len(anchors), device=self.bank.device)
-        found = mine(anchors, keys, self.count, known=known_pairs(every, self.known, self.known), margin=self.margin,
-                     skip=self.skip)
+        found = mine(anchors, keys, self.count, known=known_pairs(every, self.known, self.known.stored),
+                     margin=self.margin, skip=self.skip)
         self.lists.copy_(found.lists)
         self.bank.copy_(keys)
         share = found.above

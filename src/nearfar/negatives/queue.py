@@ -86,7 +86,7 @@ class Queue(Negatives):
         """The keys that are there and who may see them; None while there is none."""
         held = self.filled
         keys, stored = self.keys[held], self.marks[held]  # copies: the queue moves on before the backward pass
-        visible: Relation = ~known_pairs(anchors.items, items.marks, stored)
+        visible: Relation = ~known_pairs(anchors.items, items, stored)
         if items.pools is not None:
             visible = visible & same(items.pools[anchors.items], self.pools[held])
         return Block(keys, visible=visible, gradient=False) if len(keys) else None
@@ -99,7 +99,7 @@ class Queue(Negatives):
     def update(self, keys: Tensor, items: Items) -> None:
         net, size = exchange("global"), len(self.keys)
         pools = items.pools if items.pools is not None else items.rows.new_full((len(keys),), -1)
-        keys, marks, pools = (net.gather(x)[0][-size:] for x in (keys.detach(), items.marks, pools))
+        keys, marks, pools = (net.gather(x)[0][-size:] for x in (keys.detach(), items.stored, pools))
         self.now += 1
         places = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         self.keys[places] = keys.to(self.keys.dtype)

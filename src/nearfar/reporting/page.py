@@ -113,6 +113,11 @@ def _primary(results: dict[str, Any]) -> str:
     return results["task"]["primary"]
 
 
+def _unit(results: dict[str, Any]) -> str:
+    """Of the primary value times 100."""
+    return results["task"].get("unit", "%")
+
+
 def _between(bounds: Sequence[float] | None, signed: bool = False) -> str:
     return f"{points(bounds[0], signed)} to {points(bounds[1], signed)}" if bounds else ""
 
@@ -144,10 +149,11 @@ def metric_table(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeats(name: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bool:
-    """recall@k where it equals hit@k everywhere: every query has one relevant item."""
-    twin = name.replace("recall@", "hit@")
-    return name.startswith("recall@") and twin in names and all(
-        abs((_mean_metric(row, name) or 0) - (_mean_metric(row, twin) or 0)) < 1e-9 for row in rows)
+    """recall@k and precision@k where they follow from hit@k everywhere: every query has one relevant item."""
+    kind, _, k = name.partition("@")
+    twin, share = f"hit@{k}", {"recall": 1.0, "precision": 1 / int(k or 1)}.get(kind) if k.isdigit() else None
+    return share is not None and twin in names and all(
+        abs((_mean_metric(row, name) or 0) - share * (_mean_metric(row, twin) or 0)) < 1e-9 for row in rows)
 
 
 def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
@@ -189,7 +195,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _cells(name: str, values: Sequence[float | None], most: float) -> dict[str, Any]:
     best = max((value for value in values if value is not None), default=None)
-    return {"name": name, "values": [{"text": points(value), "shade": round(100 * (value or 0) / most),
+    return {"name": name, "values": [{"text": points(value), "shade": max(0, round(100 * (value or 0) / most)),
                                       "best": value is not None and value == best} for value in values]}
 
 
@@ -206,7 +212,7 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
     elif winner:
         title, tone = f"{next(row['label'] for row in real if row['slug'] == winner)} wins", "won"
     elif len(real) == 1:
-        title, tone = f"{best['label']}: {points(best['mean'])} % {metric}", "open"
+        title, tone = f"{best['label']}: {points(best['mean'])} {_unit(results)} {metric}", "open"
     else:
         title, tone = _open_title(real), "open"
     return {"title": title, "tone": tone, "text": results.get("reason", "").replace(" -", " −"),
@@ -233,7 +239,7 @@ def found_and_missed(examples: Sequence[dict[str, Any]]) -> list[tuple[str, list
 def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: str) -> list[dict[str, str]]:
     best = real[0]
     half = best.get("interval")
-    facts = [{"name": f"best {metric}", "value": f"{points(best['mean'])} %", "note": best["label"] + (
+    facts = [{"name": f"best {metric}", "value": f"{points(best['mean'])} {_unit(results)}", "note": best["label"] + (
         f", ± {points((half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else "")}]
     trained = next((row for row in real if row["kind"] == "method"), None)
     plain = next((row for row in real if row["kind"] in ("reference", "untrained", "pretrained")), None)
@@ -243,7 +249,7 @@ def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: str) -> 
                       "note": f"{trained['label']} against {plain['label']} ({KINDS[plain['kind']]})"})
     chance = next((row for row in results["rows"] if row["kind"] == "chance" and row.get("mean") is not None), None)
     if chance:
-        facts.append({"name": chance["label"], "value": f"{points(chance['mean'])} %",
+        facts.append({"name": chance["label"], "value": f"{points(chance['mean'])} {_unit(results)}",
                       "note": results["task"].get("chance", "a random ranking, expected")})
     if results.get("seconds"):
         seeds = len(results.get("plan", {}).get("seeds", []) or [1])

@@ -7,7 +7,7 @@
 from nearfar.similarity.engines import engine
 from nearfar.similarity.exchange import exchange_plan
 from nearfar.similarity.further import Anchors, Further
-from nearfar.similarity.layouts import Hidden, Layout, all_views, both_ways, one_way
+from nearfar.similarity.layouts import Hidden, Known, Layout, all_views, both_ways, one_way
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.operands import Source
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
@@ -32,8 +32,8 @@ from nearfar.similarity.temperature import Temperature
 from nearfar.similarity.units import normalise
 
 __all__ = [
-    "Anchors", "Block", "Count", "CrossEntropy", "Further", "Hidden", "Layout", "LogSumExp", "Max", "Mean", "Min",
-    "Relation", "Similarity", "SoftmaxMean", "Source", "Sparse", "Sum", "Temperature", "all_views", "at_least",
+    "Anchors", "Block", "Count", "CrossEntropy", "Further", "Hidden", "Known", "Layout", "LogSumExp", "Max", "Mean",
+    "Min", "Relation", "Similarity", "SoftmaxMean", "Source", "Sparse", "Sum", "Temperature", "all_views", "at_least",
     "at_most", "both_ways", "dense", "diagonal", "engine", "equal", "everyone", "exchange_plan", "function", "listed",
     "low_rank", "nobody", "normalise", "one_way", "overlap", "per_column", "per_row", "same", "sparse",
 ]

@@ -17,8 +17,9 @@ from nearfar.errors import InputError
 from nearfar.similarity.exchange import Exchange, exchange
 from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
-from nearfar.similarity.relations import Listed, Relation, Same, diagonal, nobody
+from nearfar.similarity.relations import Listed, Relation, diagonal, nobody, same
 from nearfar.similarity.ring import Ring
+from nearfar.similarity.sparse import Sparse, sparse
 from nearfar.similarity.vectors import Vectors, halved
 
 Rows = Callable[[Similarity], Tensor]
@@ -53,32 +54,66 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Candidates that belong to an anchor by a list: the ids `flat[starts[i]:starts[i + 1]]` belong to item i, and
+    `columns` (n,) are the ids of the candidates' items, -1 where unknown. Integers."""
+
+    flat: Tensor
+    starts: Tensor
+    columns: Tensor
+
+    def among(self, columns: Tensor, items: Tensor) -> Sparse:
+        """Pairs of anchors of these items and of candidates with these ids, (M,)."""
+        values, order = columns.sort(stable=True)
+        first, last = torch.searchsorted(values, self.flat), torch.searchsorted(values, self.flat, right=True)
+        count = torch.where(self.flat < 0, 0, last - first)
+        row = torch.repeat_interleave(torch.arange(len(self.starts) - 1, device=columns.device), self.starts.diff())
+        within = torch.arange(int(count.sum()), device=columns.device) - torch.repeat_interleave(
+            count.cumsum(0) - count, count)
+        found = sparse(row.repeat_interleave(count), order[first.repeat_interleave(count) + within],
+                       len(self.starts) - 1)
+        return Sparse(found.order, found.start[items], found.stop[items])
+
+    def to(self, device: torch.device | str) -> Known:
+        return Known(self.flat.to(device), self.starts.to(device), self.columns.to(device))
+
+
+@dataclass(frozen=True)
 class Hidden:
-    """Pairs of items that are equal in some kind of identity.
+    """Pairs of items that are equal in some kind of identity, or that a list says belong together.
 
     As `hidden` of a layout they are neither positive nor negative of each other (duplicates, known positives); as
     `friends` they are positives of each other (labels, for losses of several positives).
 
     `kinds`: for each kind of identity the values of an anchor's item and of a candidate's item, integers (n,) each;
-    items whose values are equal (and not negative) are such a pair.
+    items whose values are equal are such a pair. -1 is unknown and equals nothing; a value below raises InputError.
+    `known`: the lists of the anchors, and those of the candidates where they are the anchors.
     """
 
     kinds: Sequence[tuple[Tensor, Tensor]]
+    known: tuple[Known, Known] | None = None
 
     def relation(self, items: Tensor, net: Exchange, width: int, repeat: int = 1) -> Relation:
         """Anchors of the local items `items` against `width` items of each rank, each rank's repeated `repeat` times.
 
         Columns beyond the known values (further negatives) are unknown.
         """
+
+        def gathered(column: Tensor) -> Tensor:
+            column = torch.cat([column, column.new_full((max(0, width - len(column)),), -1)])[:width]
+            return net.gather(column.repeat(repeat))[0]
+
         relation: Relation = nobody
         for row, column in self.kinds:
-            column = torch.cat([column, column.new_full((max(0, width - len(column)),), -1)])[:width]
-            relation = relation | Same(row[items], [net.gather(column.repeat(repeat))[0]])
+            relation = relation | same(row[items], gathered(column))
+        if self.known is not None:
+            relation = relation | self.known[0].among(gathered(self.known[0].columns), items)
         return relation
 
     def reversed(self) -> Hidden:
         """The same pairs seen from the candidates."""
-        return Hidden([(column, row) for row, column in self.kinds])
+        known = None if self.known is None else (self.known[1], self.known[0])
+        return Hidden([(column, row) for row, column in self.kinds], known)
 
 
 def _one(query: Tensor | Vectors, keys: Tensor | Vectors, ring: Ring | None, partner: Tensor, items: Tensor,
@@ -135,9 +170,9 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
     items = torch.arange(query.shape[0], device=query.device)
     relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
     positive = diagonal(query.shape[0], offset, query.device)
-    same = nobody if friends is None else friends.relation(items, net, key.shape[0])
+    alike = nobody if friends is None else friends.relation(items, net, key.shape[0])
     return _one(query, keys, ring, key[: len(items)], items, positive, nobody, relation, extra, temperature, similarity,
-                net, in_batch, key.shape[0], also=same)
+                net, in_batch, key.shape[0], also=alike)
 
 
 def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
@@ -229,8 +264,8 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     positive = torch.cat([mine + n, mine]) if symmetric else mine + n
     itself = diagonal(2 * n if symmetric else n, offset, a.device)
     items = items.repeat(2) if symmetric else items
-    known, same = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
+    known, alike = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
     partner = b if not (symmetric and callable(extra)) else torch.cat([b, a])
     listed = Listed(positive, halves=n if symmetric and net.group is None else None)
     return _one(query, keys, ring, partner, items, listed, itself, known, extra, temperature, similarity, net, width=n,
-                repeat=2, also=same)
+                repeat=2, also=alike)

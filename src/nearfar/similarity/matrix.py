@@ -17,7 +17,7 @@ from nearfar.similarity import engines, ranks
 from nearfar.similarity.exchange import all_sum
 from nearfar.similarity.operands import Columns, Operand, Scored, Source, kind
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction, Sum
-from nearfar.similarity.relations import Listed, Relation, Same, Tile, everyone, nobody
+from nearfar.similarity.relations import Listed, Relation, Same, Tile, check_ids, everyone, nobody
 from nearfar.similarity.ring import Ring, refuse
 from nearfar.similarity.sparse import Sparse
 from nearfar.similarity.units import accumulated
@@ -125,7 +125,9 @@ class Similarity:
         rows = {"ids": self.ids, "labels": self.labels}.get(what)
         if rows is None:
             raise InputError(f"These anchors carry no '{what}'.", "Pass ids= or labels= to the similarity.")
-        return Same(rows, [getattr(b, what) for b in self.blocks])
+        columns = [getattr(b, what) for b in self.blocks]
+        check_ids(rows, *columns)
+        return Same(rows, columns)
 
     @overload
     def reduce(self, reduction: Reduction, /) -> Tensor: ...

@@ -179,11 +179,13 @@ def _flood(row: Tensor, value: Tensor, level: Tensor, k: int) -> Tensor:
 @dataclass(frozen=True)
 class Placed:
     """Where the wanted candidates of some rows stand. row: the row of each, from 0 on within `rows`, rising; place:
-    its place in the row's ranking, from 1, rising within a row. LongTensors (P,)."""
+    its place in the row's ranking, from 1, rising within a row. LongTensors (P,). grade: of each, (P,); 1 without
+    grades, and of equal scores the lower one first."""
 
     rows: slice
     row: Tensor
     place: Tensor
+    grade: Tensor
 
 
 def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: Relation | None) -> Iterator[Placed]:
@@ -211,7 +213,7 @@ def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
     score = s[row, column]
     seen = ~score.isnan()
     s[row, column] = math.nan
-    row, score = row[seen], score[seen]
+    row, score, grade = row[seen], score[seen], wanted.grades(rows)[seen]
     counts = torch.bincount(row, minlength=len(s))
     start = counts.cumsum(0) - counts
     place = torch.empty_like(row)
@@ -224,7 +226,14 @@ def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
     for r in (counts > FEW).nonzero().squeeze(1).tolist():
         part = slice(int(start[r]), int(start[r] + counts[r]))
         place[part] = _places_by_sorting(s[r], score[part])
-    return Placed(rows, row, place)
+    return Placed(rows, row, place, grade if wanted.grade is None else _best_last(row, score, grade))
+
+
+def _best_last(row: Tensor, score: Tensor, grade: Tensor) -> Tensor:
+    """Grades in the order of the places: by row, by falling score, and of equal scores the lower grade first."""
+    order = grade.sort(stable=True).indices
+    order = order[score[order].sort(descending=True, stable=True).indices]
+    return grade[order[row[order].sort(stable=True).indices]]
 
 
 def _ahead(s: Tensor, row: Tensor, nth: Tensor, limit: Tensor) -> Tensor:

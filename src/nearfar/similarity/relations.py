@@ -201,12 +201,23 @@ def diagonal(n: int, offset: int = 0, device: torch.device | None = None, block:
     return Listed(torch.arange(n, device=device) + offset, block, offset)
 
 
+def check_ids(*values: Tensor | None) -> None:
+    """Raises InputError unless ids and labels are whole numbers from 0 on, or -1 for "unknown"."""
+    for ids in values:
+        if ids is not None and ids.numel() and bool((ids < -1).any()):
+            raise InputError(
+                f"Ids, labels and groups must be 0 or more, or -1 where unknown. Got {int(ids.min())}.",
+                "Number them anew: torch.unique(ids, return_inverse=True)[1].",
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Same(Relation):
     """Pairs whose row value equals the column value.
 
     `rows`: (N,) integers; `columns`: one entry a block, (M,) for shared and (N, L) for own lists, None where a block
-    has no such value (it is then related to nobody). Negative values mean "unknown" and equal nothing.
+    has no such value (it is then related to nobody). -1 means "unknown" and equals nothing; any other negative value
+    raises InputError where `same` makes the relation.
     Tiles are known to be empty by the range of their values: rows and columns sorted by value skip most of the grid.
     """
 
@@ -257,9 +268,12 @@ def _range(values: Tensor) -> tuple[float, float, float]:
 
 
 def same(rows: Tensor, columns: Tensor | Sequence[Tensor | None] | None = None) -> Same:
-    """Pairs with the same label, group or id. Without `columns` the columns are the rows themselves."""
+    """Pairs with the same label, group or id; -1 is unknown and equals nothing. Without `columns` the columns are the
+    rows themselves. Raises InputError for values below -1."""
     columns = rows if columns is None else columns
-    return Same(rows, [columns] if isinstance(columns, Tensor) else list(columns))
+    made = Same(rows, [columns] if isinstance(columns, Tensor) else list(columns))
+    check_ids(made.rows, *(values for values in made.columns if values is not rows))
+    return made
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,11 @@ texts."""
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.sources.data import Data
@@ -16,8 +19,8 @@ from nearfar.sources.tables import Row, file_digest, stored, string_batches, tex
 
 
 def read_beir(path: Path, cache: Path) -> Raw:
-    """One row a relevant pair: text = query, text_b = document (title, then text). Documents of no pair form the
-    corpus."""
+    """One row a relevant pair: text = query, text_b = document (title, then text). All documents form the corpus, the
+    scores of the pairs are their grades."""
     qrels = sorted((path / "qrels").glob("*.tsv"))
     if not qrels:
         raise InputError(
@@ -26,22 +29,25 @@ def read_beir(path: Path, cache: Path) -> Raw:
     files = [path / "corpus.jsonl", path / "queries.jsonl", *qrels]
     digest = hashlib.sha256("".join(file_digest(f) for f in files).encode()).hexdigest()
     documents, queries = _documents(files[0]), _documents(files[1])
-    pairs = [pair for file in qrels for pair in _pairs(file, documents, queries)]
-    columns = ["pair", "query_id", "doc_id", "query", "document", "split"]
+    judged = [pair for file in qrels for pair in _pairs(file, documents, queries)]
+    pairs = [pair for pair in judged if pair[2] > 0]
+    columns = ["pair", "query_id", "doc_id", "query", "document", "relevance", "split"]
     rows: Iterator[Row] = (
-        (i, dict(zip(columns, (f"{q} {d}", q, d, queries[q], documents[d], split), strict=True)))
-        for i, (q, d, split) in enumerate(pairs)
+        (i, dict(zip(columns, (f"{q} {d}", q, d, queries[q], documents[d], f"{grade:g}", split), strict=True)))
+        for i, (q, d, grade, split) in enumerate(pairs)
     )
     raw = Raw(path.name, path, "BEIR folder", stored(cache, f"beir:{digest}", string_batches(rows, columns)), digest)
     raw.roles = {"text": "query", "text_b": "document", "id": "pair"}
     raw.reasons = {"text": "the queries", "text_b": "their relevant documents", "id": "query and document"}
-    if "train" in {split for _, _, split in pairs}:
+    if "train" in {split for *_, split in pairs}:
         raw.roles["split"], raw.reasons["split"] = "split", "the names of the qrels files"
     else:
         raw.notes.append("the qrels name no training pairs: all are split anew by query and content")
-    used, asked = {d for _, d, _ in pairs}, {q for q, _, _ in pairs}
-    rest = [d for d in documents if d not in used]
-    raw.corpus, raw.corpus_keys = {"text_b": [documents[d] for d in rest]}, {"text_b": rest}
+    raw.query_column, raw.grade_column = "query_id", "relevance"
+    raw.corpus, raw.corpus_keys = {"text_b": list(documents.values())}, {"text_b": list(documents)}
+    if len(judged) > len(pairs):
+        raw.notes.append(f"{len(judged) - len(pairs)} pairs judged 0 or less left out")
+    asked = {q for q, *_ in pairs}
     if len(asked) < len(queries):
         raw.notes.append(f"{len(queries) - len(asked)} queries without a relevant document left out")
     return raw
@@ -69,8 +75,8 @@ def _documents(path: Path) -> dict[str, str]:
     return found
 
 
-def _pairs(path: Path, documents: dict[str, str], queries: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(query id, document id, split) of every pair with a score above 0."""
+def _pairs(path: Path, documents: dict[str, str], queries: dict[str, str]) -> Iterator[tuple[str, str, float, str]]:
+    """(query id, document id, score, split) of every judged pair."""
     split = standard_name(path.stem) or "test"
     with text_file(path) as file:
         for line, fields in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
@@ -86,15 +92,16 @@ def _pairs(path: Path, documents: dict[str, str], queries: dict[str, str]) -> It
                     raise InputError(
                         f"{path}, line {line}: the id '{key}' is not in {what}.", "Add it there or remove the line."
                     )
-            if score > 0:
-                yield query, document, split
+            if not math.isfinite(score):
+                raise InputError(f"{path}, line {line}: the score is {fields[2]}.", "A score is a finite number.")
+            yield query, document, score, split
 
 
 def export_beir(data: Data, folder: str | Path) -> Path:
     """Writes the texts and text_b of `data` as corpus.jsonl, queries.jsonl and qrels/{train,val,test}.tsv; equal
     texts stand once.
 
-    The corpus also takes the further documents of `data.corpus`. The folder appears whole or not at all.
+    Where `data` holds a corpus (BEIR), corpus, query ids and scores are kept. The folder appears whole or not at all.
     Raises InputError where it exists, or where the data are no pairs of texts.
     """
     folder = Path(folder)
@@ -105,23 +112,34 @@ def export_beir(data: Data, folder: str | Path) -> Path:
             f"{data.name} holds no pairs of texts (roles: {', '.join(data.roles)}).", "BEIR needs text and text_b."
         )
     queries, documents = data.texts("text"), data.texts("text_b")
-    query_id, document_id = _numbered(queries, data.keys, "q"), _numbered(documents, data.keys, "d")
-    corpus = {key: text for text, key in document_id.items()}
-    if data.corpus:
-        corpus |= {
-            f"c:{key}": text for key, text in zip(data.corpus_keys["text_b"], data.corpus["text_b"], strict=True)
-        }
+    query_id = data.query_keys or _numbered(queries, data.keys, "q")
+    document_id, corpus = _corpus(data, documents)
+    grades = np.ones(len(data)) if data.grades is None else data.grades
     with whole(folder) as temporary:
         (temporary / "qrels").mkdir(parents=True)
         _write_texts(temporary / "corpus.jsonl", corpus, {"title": ""})
-        _write_texts(temporary / "queries.jsonl", {key: text for text, key in query_id.items()}, {})
+        _write_texts(temporary / "queries.jsonl", dict(zip(query_id, queries, strict=True)), {})
         for part, rows in data.splits.items():
-            pairs = dict.fromkeys((query_id[queries[row]], document_id[documents[row]]) for row in rows)
-            lines = [f"{query}\t{document}\t1\n" for query, document in pairs]
+            pairs = {(query_id[row], document_id[row]): f"{grades[row]:g}" for row in _together(data, rows)}
+            lines = [f"{query}\t{document}\t{grade}\n" for (query, document), grade in pairs.items()]
             (temporary / "qrels" / f"{part}.tsv").write_text(
                 "query-id\tcorpus-id\tscore\n" + "".join(lines), encoding="utf-8"
             )
     return folder
+
+
+def _together(data: Data, rows: np.ndarray) -> np.ndarray:
+    """Rows whose two sides belong together."""
+    return rows if data.positives is None else rows[data.positives[rows]]
+
+
+def _corpus(data: Data, documents: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The document id of each row, and all documents by id."""
+    if not data.corpus:
+        ids = _numbered(documents, data.keys, "d")
+        return ids, dict(zip(ids, documents, strict=True))
+    ids = [str(value) for value in data.values("doc_id")]
+    return ids, dict(zip(data.corpus_keys["text_b"], data.corpus["text_b"], strict=True))
 
 
 def _write_texts(path: Path, texts: dict[str, str], more: dict[str, str]) -> None:
@@ -130,8 +148,9 @@ def _write_texts(path: Path, texts: dict[str, str], more: dict[str, str]) -> Non
             file.write(json.dumps({"_id": key, **more, "text": text}, ensure_ascii=False) + "\n")
 
 
-def _numbered(texts: list[str], keys: list[str], letter: str) -> dict[str, str]:
+def _numbered(texts: list[str], keys: list[str], letter: str) -> list[str]:
+    """An id of each text; equal texts share that of the first."""
     known: dict[str, str] = {}
     for text, key in zip(texts, keys, strict=True):
         known.setdefault(text, f"{letter}:{key}".replace("\t", " "))
-    return known
+    return [known[text] for text in texts]

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset
 
 from nearfar.errors import InputError, did_you_mean
 from nearfar.progress import track
-from nearfar.sources import masks, pictures
+from nearfar.sources import judgements, masks, pictures, words
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.roles import CONTENT, Roles
 from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, stamp
@@ -32,7 +32,7 @@ class Data:
         roles: role -> column ("negative" and "label": a list of columns); `reasons`: role -> why.
         table: `datasets.Dataset` of all N rows; image columns hold paths or bytes.
         problems: rows that were skipped (only with unreadable="skip"); `notes`: what a user should know.
-        corpus: role -> further documents of the gallery that belong to no row (BEIR), or None; `corpus_keys` their ids.
+        corpus: role -> all documents of the gallery (BEIR), or None; `corpus_keys` their ids.
         meta: facts of the built-in sets (licences, styles that share outlines, which rows ask at test time).
 
     Wherever a method takes a role it takes a column name as well (hard negatives: one call for each of
@@ -67,9 +67,9 @@ class Data:
     def hash(self) -> str:
         state = hashlib.sha256(repr(sorted(self.roles.items())).encode())
         state.update(self._raw.fingerprint.encode())
-        for column in sorted(self._scan.content):
+        for column in sorted(self._scan.digests):
             state.update(column.encode())
-            state.update(self._scan.content[column].tobytes())
+            state.update(self._scan.digests[column].tobytes())
         state.update(np.ascontiguousarray(self._row_marks).tobytes())
         return state.hexdigest()[:32]
 
@@ -120,14 +120,42 @@ class Data:
         return ["" if value is None else str(value) for value in self.values(role, rows)]
 
     def content(self, role: str) -> np.ndarray:
-        """int64 (N,): equal exactly where the decoded pixels, or the normalised texts, are equal; across columns
-        too."""
+        """int64 (N,) from 0 on: equal exactly where the decoded pixels, or the normalised texts, are equal, across all
+        columns and the corpus; -1 for an empty cell (of a column of hard negatives).
+
+        Ids of this opening alone: other rows, other ids. `digests` are the same in every opening.
+        """
+        return self._contents[self._checked_column(role)]
+
+    def corpus_content(self, role: str) -> np.ndarray:
+        """int64 (C,): `content` of the documents of `corpus[role]`."""
+        return self._contents[("corpus", role)]
+
+    def digests(self, role: str) -> np.ndarray:
+        """int64 (N,) of any sign: a hash of the decoded pixels or the normalised text, the same in every opening."""
+        return self._scan.digests[self._checked_column(role)]
+
+    def _checked_column(self, role: str) -> str:
         column = self.column(role)
-        if column not in self._scan.content:
+        if column not in self._scan.digests:
             raise InputError(
                 f"The column '{column}' of {self.name} holds no checked pictures or texts.", "Give it a role."
             )
-        return self._scan.content[column]
+        return column
+
+    @cached_property
+    def _contents(self) -> dict[str | tuple[str, str], np.ndarray]:
+        """Ids of all that can be compared: of each column, and of the corpus of each role."""
+        parts: dict[str | tuple[str, str], np.ndarray] = {**self._scan.digests}
+        for role, texts in (self.corpus or {}).items():
+            parts["corpus", role] = np.fromiter(map(words.text_digest, texts), np.int64, len(texts))
+        ids = np.unique(np.concatenate(list(parts.values())), return_inverse=True)[1].reshape(-1).astype(np.int64)
+        ends = np.cumsum([len(part) for part in parts.values()])
+        found = dict(zip(parts, np.split(ids, ends[:-1]), strict=True))
+        for column in self.roles.get("negative", []):
+            if column in self._scan.sizes and column not in self._scan.hashes:
+                found[column] = np.where(self._scan.sizes[column] > 0, found[column], -1)
+        return found
 
     @property
     def content_roles(self) -> list[str]:
@@ -153,6 +181,44 @@ class Data:
         names = sorted({given[i] for i in np.unique(found) if i >= 0}, key=_natural)
         place = np.array([names.index(n) if n in names else -1 for n in given] + [-1], np.int64)
         return place[found], names
+
+    @cached_property
+    def pair_labels(self) -> np.ndarray | None:
+        """int8 (N,): 1 where the two sides of a row belong together, 0 where they do not, -1 where nobody said; or
+        None without such a role."""
+        if "pair_label" not in self.roles:
+            return None
+        names, numbered = self._label_words()
+        return np.array([judgements.pair_label(v, names, numbered) for v in self.values("pair_label")], np.int8)
+
+    def _label_words(self) -> tuple[list[str] | None, bool]:
+        """Names of the numbers of the pair labels, and whether they are those of natural language inference."""
+        return label_words(self.table, self.roles)
+
+    @cached_property
+    def scores(self) -> np.ndarray | None:
+        """float64 (N,): how far the two sides of a row belong together, on the scale of the data; or None."""
+        return None if "score" not in self.roles else np.array([float(v) for v in self.values("score")])
+
+    @cached_property
+    def positives(self) -> np.ndarray | None:
+        """bool (N,): rows whose two sides belong together: those labelled 1, else those with a score in the upper fifth
+        of the range; None where every row is such a pair."""
+        if self.pair_labels is not None:
+            return self.pair_labels == 1
+        return None if self.scores is None else judgements.high(self.scores)
+
+    @cached_property
+    def query_keys(self) -> list[str] | None:
+        """The id of each row's query where the pairs are judged ones (BEIR), else None."""
+        column = self._raw.query_column
+        return None if column is None else [str(value) for value in self.values(column)]
+
+    @cached_property
+    def grades(self) -> np.ndarray | None:
+        """float32 (N,): how relevant each row's document is to its query (BEIR), or None."""
+        column = self._raw.grade_column
+        return None if column is None else np.array([float(value) for value in self.values(column)], np.float32)
 
     @cached_property
     def groups(self) -> np.ndarray | None:
@@ -231,10 +297,10 @@ class Data:
 
     @cached_property
     def _unit_marks(self) -> np.ndarray:
-        """int64 ids of the units that do not depend on which other units there are."""
+        """int64 hashes of the units that do not depend on which other units there are."""
         role = "unit" if "unit" in self.roles else "group" if "group" in self.roles else None
         if role is None:
-            return self.content(self.content_roles[0])
+            return self.digests(self.content_roles[0])
         values = ["" if v is None else str(v) for v in self.values(role)]
         known = {
             v: int.from_bytes(hashlib.blake2b(v.encode(), digest_size=8).digest(), "little", signed=True)
@@ -331,7 +397,7 @@ class Data:
             raise InputError(f"fit must be 'crop' or 'pad' and size at least 1; got {fit!r} and {size}.")
         key = (column, size, fit)
         if key not in self._mapped:
-            state = self._scan.content[column].tobytes() + f"{column}:{size}:{fit}".encode()
+            state = self._scan.digests[column].tobytes() + f"{column}:{size}:{fit}".encode()
             if mask:
                 state += self._scan.classes[column].tobytes()
             path = self._cache / "pixels" / f"{hashlib.sha256(state).hexdigest()[:32]}.u8"
@@ -409,6 +475,17 @@ class Data:
         from nearfar.sources.describing import describe
 
         return describe(self, samples)
+
+
+def label_words(table: Dataset, roles: Roles) -> tuple[list[str] | None, bool]:
+    """Names of the numbers in the column of pair labels, and whether plain numbers are those of natural language
+    inference."""
+    column = str(roles["pair_label"])
+    feature = table.features[column]
+    if isinstance(feature, ClassLabel):
+        return feature.names, False
+    found = {judgements.word(value) for block in cells(table, column) for value in block}
+    return None, judgements.inference_numbers(found, str(roles.get("text", "")), str(roles.get("text_b", "")))
 
 
 def _natural(name: str) -> tuple:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.sources.data import Data
+from nearfar.sources import judgements
+from nearfar.sources.data import Data, label_words
 from nearfar.sources.emoji_set import open_emoji
 from nearfar.sources.folders import read_path
 from nearfar.sources.masks import check_classes
-from nearfar.sources.raw import Raw
-from nearfar.sources.roles import CONTENT, Roles, resolve
-from nearfar.sources.scan import Scan, cells, scan
+from nearfar.sources.raw import Problem, Raw
+from nearfar.sources.roles import CONTENT, PAIRS, Roles, questions, resolve
+from nearfar.sources.scan import Scan, cells, row_number, scan
 from nearfar.sources.storage import cache_dir
 
 BUILT_IN = ("emoji", "functions", "scenes")
@@ -61,7 +62,9 @@ def open_data(
         _limit(raw, limit)
     found = _checked(raw, resolved, unreadable, folder)
     data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
+    _check_pairs(data)
     _check_labels(data, wanted)
+    _tell_of_pairs(data)
     if "mask" in resolved:
         check_classes(data.mask_values, str(data.path or data.name))
         _ = data.mask_names  # a wrong classes.txt is told now
@@ -132,6 +135,7 @@ def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
     images, texts = _columns(raw, roles)
     mask = (str(roles["mask"]), str(roles["image"])) if "mask" in roles else None
     found = scan(raw, images, texts, cache, mask)
+    found.bad = sorted([*found.bad, *_misjudged(raw, roles)], key=lambda pair: pair[0])
     if not found.bad:
         return found
     if unreadable == "error":
@@ -146,6 +150,65 @@ def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
         raise InputError(f"No row of {raw.path or raw.name} is usable: {raw.problems[0]}.", "Mend the input.")
     raw.table = raw.table.select(keep)
     return found.take(keep)
+
+
+def _check_pairs(data: Data) -> None:
+    """Labels and scores of pairs need pairs, and scores differ."""
+    where = data.path or data.name
+    for role in ("pair_label", "score"):
+        if role in data.roles and not any({a, b} <= set(data.roles) for a, b in PAIRS):
+            raise InputError(f"{where}: the {role} '{data.roles[role]}' needs two columns that it speaks of.",
+                             "Name them, for example --text COLUMN --text-b COLUMN.")
+    if data.scores is not None and np.ptp(data.scores) == 0:
+        raise InputError(f"{where}: the score '{data.roles['score']}' is {data.scores[0]:g} in every row.",
+                         "A score tells pairs apart; take the role away with --score none.")
+    if data.pair_labels is not None and not (data.pair_labels == 1).any():
+        raise InputError(f"{where}: no row of '{data.roles['pair_label']}' is labelled 1.",
+                         "At least one pair must belong together; take the role away with --pair-label none.")
+
+
+def _misjudged(raw: Raw, roles: Roles) -> list[tuple[int, Problem]]:
+    """Rows whose pair label or score is none."""
+    found = []
+    checks = {}
+    if "pair_label" in roles:
+        names, numbered = label_words(raw.table, roles)
+        checks["pair_label"] = (lambda v: judgements.pair_label(v, names, numbered),
+                                "no label of a pair: 1 or 0, true or false, or a word such as entailment")
+    if "score" in roles:
+        checks["score"] = judgements.score, "no finite number"
+    for role, (read, wanted) in checks.items():
+        column = str(roles[role])
+        values = (value for block in cells(raw.table, column) for value in block)
+        for row, value in enumerate(values):
+            if read(value) is None:
+                told = "the cell is empty" if value in (None, "") else f"{value!r} is {wanted}"
+                unit = "line" if raw.row_column else "row"
+                where = str(raw.path or raw.name)
+                found.append((row, Problem(where, row_number(raw, row), f"column '{column}': {told}", unit)))
+    return found
+
+
+def _tell_of_pairs(data: Data) -> None:
+    """What the labels or scores of pairs mean for training and measuring."""
+    data.notes += questions(data.table, data.roles)
+    labels, column = data.pair_labels, data.roles.get("pair_label")
+    if labels is not None:
+        together, apart, unknown = (int((labels == value).sum()) for value in (1, 0, -1))
+        data.notes.append(
+            f"'{column}' is read as the label of the pair ({together:,} belong together, {apart:,} do not"
+            + (f", {unknown:,} without a label are left out" if unknown else "")
+            + "): rows labelled 0 are hard negatives of a training pair with the same first side, others are left out "
+            f"of training (if '{column}' names classes: --label {column})"
+        )
+    if data.scores is not None:
+        many, column = int(data.scores.size), data.roles["score"]
+        data.notes.append(
+            f"'{column}' is read as the score of the pair ({data.scores.min():g} to {data.scores.max():g}): measured "
+            f"is Spearman's correlation; train on it with --loss cosent or cosine-regression. Losses that know no "
+            f"score take the {int(data.positives.sum()) if data.positives is not None else many:,} pairs "
+            + ("labelled 1" if labels is not None else "in the upper fifth of the range") + " as positives"
+        )
 
 
 def _check_labels(data: Data, wanted: Mapping[str, Any]) -> None:

@@ -79,8 +79,9 @@ def rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def pixel_id(picture: Image.Image) -> int:
-    """A signed 64-bit id: equal for equal width, height and pixels."""
+def pixel_digest(picture: Image.Image) -> int:
+    """A signed 64-bit digest: equal for equal width, height and pixels. The same on every machine; no id of a
+    relation."""
     digest = hashlib.blake2b(picture.tobytes(), digest_size=8, person=b"%dx%d" % picture.size)
     return int.from_bytes(digest.digest(), "little", signed=True)
 

@@ -25,7 +25,8 @@ class Raw:
 
     `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a
     reader of the file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has
-    its own. `corpus` and `corpus_keys` hold further documents per role; `splits` the hidden domains of each further
+    its own. `corpus` and `corpus_keys` hold the documents of a gallery per role; `query_column` and `grade_column` the
+    id of the query and the relevance of each row, where pairs were judged; `splits` the hidden domains of each further
     split.
     """
 
@@ -43,6 +44,8 @@ class Raw:
     problems: list[Problem] = field(default_factory=list)
     corpus: dict[str, list[str]] = field(default_factory=dict)
     corpus_keys: dict[str, list[str]] = field(default_factory=dict)
+    query_column: str | None = None
+    grade_column: str | None = None
     splits: dict[str, list[str]] = field(default_factory=dict)
     meta: dict = field(default_factory=dict)
     fit: str = "crop"

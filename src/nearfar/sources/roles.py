@@ -4,16 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset
+import numpy as np
+from datasets import ClassLabel, Dataset
 
 from nearfar.errors import InputError, did_you_mean
+from nearfar.sources import judgements
 from nearfar.sources.pictures import ENDINGS
 
 ROLES = (
-    "image", "image_b", "text", "text_b", "mask", "negative", "label", "group", "unit", "domain", "split", "time", "id",
+    "image", "image_b", "text", "text_b", "mask", "negative", "pair_label", "score", "label", "group", "unit", "domain",
+    "split", "time", "id",
 )  # fmt: skip
+PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
 CONTENT = ("image", "image_b", "text", "text_b")
 LISTS = ("negative", "label")
+MOST = 0.8  # share of a column's values that must be what its name says; the other rows are told
 Roles = dict[str, str | list[str]]
 _NEGATIVE = re.compile(r"(hard_)?negatives?[_.]?\d+")
 
@@ -22,9 +27,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
               "image_a", "image1", "image_1", "path", "file"),
     "image_b": ("image_b", "image2", "image_2", "img2", "img_b", "picture_b", "positive_image"),
     "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a",
-             "text1", "sentence", "premise", "summary", "title", "source", "description", "content"),
+             "text1", "text_1", "question1", "question_1", "sentence", "premise", "summary", "title", "source",
+             "description", "content"),
     "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b", "text2",
-               "body", "response", "translation", "hypothesis", "code", "target"),
+               "text_2", "question2", "question_2", "body", "response", "translation", "hypothesis", "code", "target"),
     "mask": ("mask", "masks", "mask_path", "mask_file", "segmentation", "segmentation_mask", "label_map"),
     "negative": ("negative", "negatives", "hard_negative", "hard_negatives"),
     "label": ("label", "labels", "class", "category", "class_name", "label_name"),
@@ -35,6 +41,12 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "time": ("time", "timestamp", "date", "datetime"),
     "id": ("id", "key", "uuid", "_id", "sample_id"),
 }  # fmt: skip
+
+
+_PAIR_LABELS = ("pair_label", "is_duplicate", "duplicate", "is_paraphrase", "paraphrase", "is_match", "gold_label")
+_PAIR_SCORES = ("similarity_score", "relatedness_score", "sts_score", "relatedness", "similarity", "gold_score")
+_EITHER = ("label", "labels", "score")  # a class, or a word about the pair: its values decide
+_PARTS = ("title", "summary", "caption", "description", "source")  # texts that belong to their row's other text
 
 
 def resolve(
@@ -59,6 +71,7 @@ def resolve(
         _by_name(table, roles, reasons, set(given), taken)
         if not named:
             _by_content(table, roles, reasons, set(given), taken)
+        _by_pair(table, roles, reasons, set(given))
     if not any(role in roles for role in CONTENT):
         raise InputError(
             f"{where}: no column looks like pictures or texts (columns: {', '.join(columns)}).",
@@ -111,6 +124,81 @@ def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
             roles[role] = found if role == "negative" else found[:1] if role == "label" else found[0]
             taken.update(_listed(roles[role]))
             reasons[role] = f"by the name of the column{'s' if len(_listed(roles[role])) > 1 else ''}"
+
+
+def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str]) -> None:
+    """A column that says whether, or how far, the two sides of a row belong together."""
+    if not any({a, b} <= set(roles) for a, b in PAIRS) or given & {"pair_label", "score"}:
+        return
+    for role, names in (("pair_label", _PAIR_LABELS), ("score", _PAIR_SCORES)):
+        for column in _free(table, roles, given):
+            if _plain(column) in names and _speaks(table, role, column, roles):
+                _give(role, column, "by the name of the column", roles, reasons)
+                return
+    if not {"text", "text_b"} <= set(roles) or _plain(str(roles["text"])) in _PARTS:
+        return
+    for column in _free(table, roles, given):
+        role = _told(table, column, roles) if _plain(column) in _EITHER else None
+        if role is not None:
+            _give(role, column, "its values, beside two columns of texts", roles, reasons)
+            return
+
+
+def _free(table: Dataset, roles: Roles, given: set[str]) -> list[str]:
+    """Columns without a role, and those that were only guessed to be a label."""
+    taken = {c for role, v in roles.items() if role != "label" or "label" in given for c in _listed(v)}
+    return [name for name in visible(table) if name not in taken]
+
+
+def _give(role: str, column: str, reason: str, roles: Roles, reasons: dict[str, str]) -> None:
+    roles[role], reasons[role] = column, reason
+    if roles.get("label") == [column]:
+        del roles["label"]
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_").replace(" ", "_")
+
+
+def _speaks(table: Dataset, role: str, column: str, roles: Roles) -> bool:
+    """Whether a column's values are labels of pairs (0 and 1, words of inference), or scores on a bounded scale."""
+    values, feature = _sample(table, column, 512), table.features[column]
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    found = {judgements.word(v, names) for v in values} - judgements.NONE
+    if role == "pair_label":
+        numbered = judgements.inference_numbers(found, str(roles.get("text")), str(roles.get("text_b")))
+        known = np.mean([judgements.pair_label(v, names, numbered) is not None for v in values])
+        return bool(found and (known > MOST if _plain(column) not in _EITHER else known == 1 and len(found) > 1))
+    numbers = [judgements.score(v) for v in values if judgements.word(v) not in judgements.NONE]
+    known = [n for n in numbers if n is not None]
+    if names is not None or not known or len(known) <= MOST * len(numbers):
+        return False
+    if _plain(column) in _PAIR_SCORES:
+        return True
+    graded = _plain(column) == "score" or any(n != int(n) for n in known)
+    return graded and len(set(known)) > 2 and min(known) >= -1 and max(known) <= 10
+
+
+def _told(table: Dataset, column: str, roles: Roles) -> str | None:
+    """What a column's values are, of the roles that speak of pairs."""
+    return next((role for role in ("pair_label", "score") if _speaks(table, role, column, roles)), None)
+
+
+def questions(table: Dataset, roles: Roles) -> list[str]:
+    """What to ask the user of a table of pairs: columns that may be about the pair and are not read so."""
+    if not any({a, b} <= set(roles) for a, b in PAIRS) or {"pair_label", "score"} & set(roles):
+        return []
+    asked = []
+    for column in visible(table):
+        name = _plain(column)
+        if name not in _EITHER or column in {c for r, v in roles.items() if r not in ("label",) for c in _listed(v)}:
+            continue
+        role = _told(table, column, roles)
+        if role is not None:
+            option = role.replace("_", "-")
+            asked.append(f"every row counts as a pair that belongs together; if '{column}' says whether or how far it "
+                         f"does: --{option} {column}")
+    return asked
 
 
 def _sample(table: Dataset, column: str, count: int = 64) -> list[Any]:

@@ -1,4 +1,4 @@
-"""One pass over all rows: is every picture readable, is every text filled, and what is each one's content id?"""
+"""One pass over all rows: is every picture readable, is every text filled, and what digest has each one's content?"""
 
 import hashlib
 import os
@@ -20,17 +20,17 @@ from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.storage import whole
 
 BATCH = 512
-_PARTS = ("content", "hashes", "sizes", "stamps", "classes")
-VERSION = "1"  # raise when ids change meaning: stored scans of another version are not read
+_PARTS = ("digests", "hashes", "sizes", "stamps", "classes")
+VERSION = "2"  # raise when digests change meaning: stored scans of another version are not read
 
 
 @dataclass
 class Scan:
-    """Per column: content ids, int64 (N,); for pictures also difference hashes (uint64) and width, height (N, 2); for
-    texts the number of words; for masks which values occur, as bits (N, 32), all 0 for a row without a mask. `stamps`
-    tell whether a picture's file changed. `bad` lists (row, problem)."""
+    """Per column: digests of the content, int64 (N,), of any sign; for pictures also difference hashes (uint64) and
+    width, height (N, 2); for texts the number of words; for masks which values occur, as bits (N, 32), all 0 for a row
+    without a mask. `stamps` tell whether a picture's file changed. `bad` lists (row, problem)."""
 
-    content: dict[str, np.ndarray] = field(default_factory=dict)
+    digests: dict[str, np.ndarray] = field(default_factory=dict)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: dict[str, np.ndarray] = field(default_factory=dict)
     stamps: dict[str, np.ndarray] = field(default_factory=dict)
@@ -138,12 +138,12 @@ def _look(value: Any, base: Path | None) -> tuple[int, int, int, int] | tuple[An
         picture = pictures.decode(source)
     except pictures.Unreadable as error:
         return source, str(error)
-    return pictures.pixel_id(picture), pictures.difference_hash(picture), *picture.size
+    return pictures.pixel_digest(picture), pictures.difference_hash(picture), *picture.size
 
 
 def _scan_images(raw: Raw, column: str, result: Scan) -> None:
     rows = len(raw.table)
-    content, hashes = np.zeros(rows, np.int64), np.zeros(rows, np.uint64)
+    digests, hashes = np.zeros(rows, np.int64), np.zeros(rows, np.uint64)
     sizes = np.zeros((rows, 2), np.int32)
     row = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, track(f"checking {column}", rows) as advance:
@@ -152,14 +152,14 @@ def _scan_images(raw: Raw, column: str, result: Scan) -> None:
                 if len(found) == 2:
                     result.bad.append(_problem(raw, row, column, found[1], found[0]))
                 else:
-                    content[row], hashes[row], sizes[row] = found[0], found[1], found[2:]
+                    digests[row], hashes[row], sizes[row] = found[0], found[1], found[2:]
                 row += 1
             advance(len(block))
-    result.content[column], result.hashes[column], result.sizes[column] = content, hashes, sizes
+    result.digests[column], result.hashes[column], result.sizes[column] = digests, hashes, sizes
 
 
 def _look_at_mask(value: Any, base: Path | None) -> tuple[int, np.ndarray, int, int] | str | None:
-    """Content id, values, width and height; what is wrong; or None for an empty cell."""
+    """Digest, values, width and height; what is wrong; or None for an empty cell."""
     if value is None or value in ("", b""):
         return None
     source: Any = None
@@ -168,12 +168,12 @@ def _look_at_mask(value: Any, base: Path | None) -> tuple[int, np.ndarray, int, 
         mask = masks.decode(source)
     except pictures.Unreadable as error:
         return f"its mask{f' {source}' if isinstance(source, Path) else ''}: {error}"
-    return pictures.pixel_id(Image.fromarray(mask)), masks.pack(mask), *mask.shape[::-1]
+    return pictures.pixel_digest(Image.fromarray(mask)), masks.pack(mask), *mask.shape[::-1]
 
 
 def _scan_masks(raw: Raw, column: str, pictures_of: str, result: Scan) -> None:
     rows = len(raw.table)
-    content, bits = np.zeros(rows, np.int64), np.zeros((rows, 32), np.uint8)
+    digests, bits = np.zeros(rows, np.int64), np.zeros((rows, 32), np.uint8)
     wrong = {row for row, _ in result.bad}
     row = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, track(f"checking {column}", rows) as advance:
@@ -183,19 +183,19 @@ def _scan_masks(raw: Raw, column: str, pictures_of: str, result: Scan) -> None:
                 if isinstance(found, str):
                     result.bad.append(_problem(raw, row, column, found))
                 elif found is not None:
-                    content[row], bits[row] = found[:2]
+                    digests[row], bits[row] = found[:2]
                     if found[2:] != (width, height) and row not in wrong:
                         where = f" {value}" if isinstance(value, str) else ""
                         told = f"its mask{where} has {found[2]} x {found[3]} pixels, the picture {width} x {height}"
                         result.bad.append(_problem(raw, row, column, told))
                 row += 1
             advance(len(block))
-    result.content[column], result.classes[column] = content, bits
+    result.digests[column], result.classes[column] = digests, bits
 
 
 def _scan_texts(raw: Raw, column: str, result: Scan) -> None:
     rows = len(raw.table)
-    content, sizes = np.zeros(rows, np.int64), np.zeros(rows, np.int32)
+    digests, sizes = np.zeros(rows, np.int64), np.zeros(rows, np.int32)
     optional = column in (raw.roles.get("negative") or [])
     row = 0
     with track(f"checking {column}", rows) as advance:
@@ -209,10 +209,10 @@ def _scan_texts(raw: Raw, column: str, result: Scan) -> None:
                 text = value or ""
                 if not text.strip() and not optional:
                     result.bad.append(_problem(raw, row, column, "the text is empty"))
-                content[row], sizes[row] = words.text_id(text), len(text.split())
+                digests[row], sizes[row] = words.text_digest(text), len(text.split())
                 row += 1
             advance(len(block))
-    result.content[column], result.sizes[column] = content, sizes
+    result.digests[column], result.sizes[column] = digests, sizes
 
 
 def _store(path: Path, result: Scan) -> None:

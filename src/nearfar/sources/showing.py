@@ -39,7 +39,7 @@ def _head(facts: dict[str, Any]) -> Group:
     if facts["domains"]:
         lines.append(Text("domains: " + ", ".join(f"{n} {c:,}" for n, c in facts["domains"].items())))
     for role, count in facts["corpus"].items():
-        lines.append(Text(f"{count:,} further documents of the gallery ({role})"))
+        lines.append(Text(f"{count:,} documents in the gallery ({role})"))
     lines.append(Text(f"data hash {facts['hash']}", style="dim"))
     return Group(*lines)
 

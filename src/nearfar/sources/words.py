@@ -1,4 +1,4 @@
-"""Texts: their normal form, content ids and near-copies."""
+"""Texts: their normal form, digests and near-copies."""
 
 import hashlib
 import re
@@ -19,8 +19,8 @@ def normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def text_id(text: str) -> int:
-    """A signed 64-bit id: equal for equal normal forms."""
+def text_digest(text: str) -> int:
+    """A signed 64-bit digest: equal for equal normal forms. The same on every machine; no id of a relation."""
     digest = hashlib.blake2b(normal(text).encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "little", signed=True)
 

@@ -15,6 +15,7 @@ from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError, did_you_mean
 from nearfar.methods.base import Facts, Method, Optimisation
 from nearfar.training.loading import (
+    HardNegatives,
     Inputs,
     Loader,
     Sampler,
@@ -27,7 +28,7 @@ from nearfar.training.loading import (
 from nearfar.training.settings import TrainSettings
 from nearfar.training.survey import survey_of
 
-ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative")
+ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative", "score")
 
 
 def roles_of(data: Any) -> set[str]:
@@ -120,7 +121,7 @@ def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
     task = evaluation.task_for(data, layer=settings.layer)
     kinds = modalities(methods.get(slug), data, settings)
     if len(kinds) == 2:
-        return evaluation.task_for(data, "pairs")
+        return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
     if {r.split("_")[0] for r in task.roles} <= set(kinds):
         return task
     return evaluation.task_for(data, modalities=kinds, layer=settings.layer)
@@ -203,7 +204,7 @@ def prepare(
     size = auto_image_size(data, settings)
     method, kinds = build_method(slug, data, settings, checked, size, ready)
     check_layer(method, settings.layer)
-    rows = np.asarray(data.splits["train"])
+    rows = training_rows(method, data)
     sampler = Sampler(rows, data.groups, method.members, 1, settings.seed)
     batch = auto_batch(settings, sampler.items, slug)
     sampler.batch_size = batch
@@ -242,6 +243,31 @@ def prepare(
     method.seed, loader.method = settings.seed, method
     method.survey = survey_of(setup, data)
     return setup
+
+
+def of_columns(method: Any) -> bool:
+    """Whether each row is a pair for the method."""
+    return hasattr(method, "columns") and not method.by_group
+
+
+def reads_scores(method: Any) -> bool:
+    """Whether its loss asks how far the sides of a pair belong together."""
+    return method.row_loss.graded
+
+
+def training_rows(method: Any, data: Any) -> np.ndarray:
+    """The training rows that a method learns from: where rows are pairs, those that belong together, unless the loss
+    reads how far they do."""
+    rows = np.asarray(data.splits["train"])
+    if not of_columns(method) or reads_scores(method) or data.positives is None:
+        return rows
+    rows = rows[data.positives[rows]]
+    if not len(rows):
+        raise InputError(
+            "No training pair belongs together: all are labelled 0 or score low.",
+            "Check the columns of --pair-label, --score and --split.",
+        )
+    return rows
 
 
 def check_layer(method: Method, layer: int | None) -> None:
@@ -308,17 +334,37 @@ def make_loader(
                 "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
             )
         return stream_loader(method, data, sampler, steps, settings)
-    inputs: dict[str, Inputs | list[Inputs]] = {}
+    inputs: dict[str, Inputs] = {}
     for role in wanted:
         inputs[role] = role_inputs(method, data, role, size, cache)
-    negative = data.roles.get("negative")
-    if negative and hasattr(method, "columns") and not getattr(method, "by_group", False):
-        encoder: Any = method.towers()[wanted[1]].encoder
-        inputs["negative"] = [
-            image_inputs(data, column, size) if data.is_image(column) else text_inputs(encoder, data.texts(column))[1]
-            for column in negative
-        ]
-    return Loader(sampler, inputs, data, wanted, steps, settings.seed)
+    loader = Loader(sampler, inputs, data, wanted, steps, settings.seed)
+    if of_columns(method):
+        graded = reads_scores(method)
+        loader.pair(data, *wanted, graded=graded)
+        if not graded:
+            loader.negatives = hard_negatives(method, data, wanted, inputs, size)
+    return loader
+
+
+def hard_negatives(
+    method: Any, data: Any, roles: Sequence[str], inputs: Mapping[str, Inputs], size: int
+) -> list[HardNegatives]:
+    """Those of the columns that the data name, and the rows that are labelled 0."""
+    encoder: Any = method.towers()[roles[1]].encoder
+    found = [
+        HardNegatives(
+            image_inputs(data, column, size) if data.is_image(column) else text_inputs(encoder, data.texts(column))[1],
+            np.asarray(data.content(column)),
+        )
+        for column in data.roles.get("negative") or ()
+    ]
+    if data.pair_labels is not None:
+        train = np.asarray(data.splits["train"])
+        apart = train[data.pair_labels[train] == 0]
+        anchors, contents = (np.asarray(data.content(role)) for role in roles)
+        if np.isin(anchors[apart], anchors[training_rows(method, data)]).any():
+            found.append(HardNegatives(inputs[roles[1]], contents, anchors, apart))
+    return found
 
 
 def input_roles(method: Any) -> tuple[str, ...]:

@@ -337,7 +337,7 @@ def train_cells(
     say: Say,
 ) -> dict[str, Any]:
     """All seeds of one method; finished cells are read, begun ones resumed, failed ones marked."""
-    cells = []
+    cells, shown = [], "%" if task.unit == "%" else ""
     for seed in range(seeds):
         run = folder / "cells" / f"{one.name}-s{seed}"
         done = run / "scores.json"
@@ -365,7 +365,8 @@ def train_cells(
         check_same(told, data, run)
         cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
         if cells[-1]["primary"] is not None:
-            say(f"{place} {one.label}, seed {seed}: {cells[-1]['primary']:.1%} in {told['cost']['seconds']:.0f} s")
+            reached = f"{100 * cells[-1]['primary']:.1f}{shown}"
+            say(f"{place} {one.label}, seed {seed}: {reached} in {told['cost']['seconds']:.0f} s")
     return {"slug": one.name, "label": one.label, "method": one.slug, "kind": "method", "seeds": cells}
 
 

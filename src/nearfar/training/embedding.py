@@ -81,7 +81,7 @@ class Embedder:
             yield found
 
     def corpus(self, role: str) -> np.ndarray:
-        """The further documents of a corpus, (m, d)."""
+        """The documents of a corpus, (m, d)."""
         texts = self.data.corpus[role]
         return self._texts(self.tower(role), self._store(self.tower(role), texts), np.arange(len(texts)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
 from nearfar.errors import InputError, NearfarError
 from nearfar.methods.base import Batch, Facts
+from nearfar.similarity import Known
+from nearfar.sources import judgements
 
 Inputs = Callable[[np.ndarray, np.random.Generator | None], Any]
 
@@ -188,6 +190,55 @@ def single_pool_batches(pools: np.ndarray, batch_size: int, rng: np.random.Gener
     return batches
 
 
+class HardNegatives:
+    """One hard negative for each row that has some.
+
+    read: the inputs of rows; content: what each row gives, ids (N,), -1 for nothing. Without `apart` a row has its own.
+    Else `apart` are the rows that do not belong to their first side, and a row draws one of those whose first side
+    (`anchors`, ids (N,)) equals its own.
+    """
+
+    def __init__(self, read: Inputs, content: np.ndarray, anchors: np.ndarray | None = None,
+                 apart: np.ndarray | None = None):
+        self.read, self.content, self.anchors = read, content, anchors
+        if anchors is not None and apart is not None:
+            self.apart = apart[np.argsort(anchors[apart], kind="stable")]
+            self.sorted = anchors[self.apart]
+
+    def draw(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The row from which each row's negative is read, and its content id (-1 where there is none)."""
+        if self.anchors is None:
+            return rows, self.content[rows]
+        first = np.searchsorted(self.sorted, self.anchors[rows])
+        count = np.searchsorted(self.sorted, self.anchors[rows], side="right") - first
+        place = first + (rng.random(len(rows)) * count).astype(np.int64)
+        chosen = np.where(count > 0, self.apart[np.minimum(place, len(self.apart) - 1)], rows)
+        return chosen, np.where(count > 0, self.content[chosen], -1)
+
+
+class Partners:
+    """Which contents belong together by the training rows: of each content of one role those of the other."""
+
+    def __init__(self, mine: np.ndarray, others: np.ndarray):
+        pairs = np.unique(np.stack([mine, others], 1), axis=0)
+        self.mine, self.others = pairs[:, 0], pairs[:, 1]
+
+    def lists(self, items: np.ndarray, columns: np.ndarray) -> Known:
+        """The lists of some contents, beside the contents of the candidates."""
+        first, last = np.searchsorted(self.mine, items), np.searchsorted(self.mine, items, side="right")
+        count = last - first
+        starts = np.concatenate([[0], np.cumsum(count)])
+        flat = self.others[np.repeat(first - starts[:-1], count) + np.arange(starts[-1])]
+        return Known(torch.from_numpy(flat), torch.from_numpy(starts), torch.from_numpy(columns))
+
+    @property
+    def crossed(self) -> bool:
+        """Whether any pair has sides that both belong to further ones: then some false negatives are equal to no
+        content of the anchor's own row."""
+        often, seldom = (np.unique(side, return_inverse=True, return_counts=True) for side in (self.mine, self.others))
+        return bool(((often[2][often[1]] > 1) & (seldom[2][seldom[1]] > 1)).any())
+
+
 class Loader:
     """Batches from `start` to the last step, `turns` of them a step. Iterating again begins at `start` again. Of each
     batch, every one of the connected processes gets its own share of the items.
@@ -196,6 +247,10 @@ class Loader:
     """
 
     turns = 1
+    negatives: Sequence[HardNegatives] = ()
+    crossed: Sequence[tuple[str, str]] = ()
+    partners: tuple[Partners, Partners] | None = None
+    scores: Tensor | None = None
     method: Any = None
     sampler: Any = None
     pools: Tensor | None = None
@@ -203,7 +258,7 @@ class Loader:
     def __init__(
         self,
         sampler: Sampler,
-        inputs: dict[str, Inputs | list[Inputs]],
+        inputs: Mapping[str, Inputs],
         data: Any,
         roles: Sequence[str],
         steps: int,
@@ -213,6 +268,19 @@ class Loader:
         self.content = {r: torch.from_numpy(np.ascontiguousarray(data.content(r))) for r in roles}
         self.groups = None if data.groups is None else torch.from_numpy(np.ascontiguousarray(data.groups))
         self.labels = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in data.labels.items()}
+
+    def pair(self, data: Any, a: str, b: str, graded: bool = False) -> None:
+        """Says that each row pairs the contents of two roles: which of them belong together, and how far."""
+        rows = self.sampler.rows
+        mine, others = (np.asarray(data.content(role)) for role in (a, b))
+        if np.isin(mine[rows], others[rows]).any():
+            self.crossed = ((a, b),)
+        if graded:
+            self.scores = torch.from_numpy(judgements.scaled(data.scores))
+            return
+        forth = Partners(mine[rows], others[rows])
+        if forth.crossed:
+            self.partners = forth, Partners(others[rows], mine[rows])
 
     def __len__(self) -> int:
         """All batches of the run. With a length Lightning fetches none ahead of its step."""
@@ -244,12 +312,16 @@ class Loader:
 
     def batch(self, rows: np.ndarray, draw: int, rank: int = 0, everywhere: int = 0) -> Batch:
         """The batch of some rows (member-major), with the random numbers of a draw."""
-        rng = np.random.default_rng([self.seed, draw, 7, *([rank] if rank else [])])
-        made = {
-            role: [one(rows, rng) for one in load] if isinstance(load, list) else load(rows, rng)
-            for role, load in self.inputs.items()
-        }
-        return dataclasses.replace(self.bare(rows, draw, rank, everywhere), inputs=made)
+        own = [rank] if rank else []
+        rng = np.random.default_rng([self.seed, draw, 7, *own])
+        made: dict[str, Any] = {role: load(rows, rng) for role, load in self.inputs.items()}
+        batch = dataclasses.replace(self.bare(rows, draw, rank, everywhere), inputs=made)
+        if self.negatives:
+            chance = np.random.default_rng([self.seed, draw, 11, *own])
+            chosen = [one.draw(rows, chance) for one in self.negatives]
+            made["negative"] = [one.read(drawn, rng) for one, (drawn, _) in zip(self.negatives, chosen, strict=True)]
+            batch.negatives = [torch.from_numpy(ids) for _, ids in chosen]
+        return batch
 
     def bare(self, rows: np.ndarray, draw: int = 0, rank: int = 0, everywhere: int = 0) -> Batch:
         """The batch of some rows without its inputs: content, groups, labels."""
@@ -263,7 +335,17 @@ class Loader:
             self.sampler.members,
             **self.place(draw, rank, everywhere or len(rows)),
             pools=None if self.pools is None else self.pools[index[: len(rows) // self.sampler.members]],
+            crossed=self.crossed,
+            scores=None if self.scores is None else self.scores[index],
+            known=self.known(index),
         )
+
+    def known(self, index: Tensor) -> tuple[Known, Known] | None:
+        """What belongs to the rows' contents by other rows, as either side is the anchor."""
+        if self.partners is None:
+            return None
+        a, b = (ids[index].numpy() for ids in self.content.values())
+        return self.partners[0].lists(a, b), self.partners[1].lists(b, a)
 
     def place(self, draw: int, rank: int, everywhere: int) -> dict[str, Any]:
         """Where in the run a batch stands."""
@@ -272,7 +354,8 @@ class Loader:
                 "everywhere": everywhere, "seed": self.seed}  # fmt: skip
 
     def facts(self, samples: int) -> Facts:
-        kinds = int(self.groups is not None) + self.sampler.members * len(self.content)
+        first = np.repeat(self.sampler.rows[:1], self.sampler.members)
+        kinds = len(self.bare(first).identities())
         return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, self.groups is not None, kinds)
 
 

@@ -20,6 +20,9 @@ class DataSettings:
         text_b: second column of texts.
         mask: column of masks, pictures whose pixels are classes (0 to 254; 255 is left out).
         negative: columns of hard negatives, separated by commas.
+        pair_label: column that says whether the two sides of a row belong together: 1 or 0, or words such as
+            entailment.
+        score: column of numbers that say how far they do.
         label: columns of labels, separated by commas.
         group: column whose equal values mark positives of each other.
         unit: column of what must not be divided by a split; default the group, else the content.
@@ -38,6 +41,8 @@ class DataSettings:
     text_b: str | None = None
     mask: str | None = None
     negative: str | None = None
+    pair_label: str | None = None
+    score: str | None = None
     label: str | None = None
     group: str | None = None
     unit: str | None = None
@@ -94,8 +99,8 @@ class TrainSettings:
         vocabulary: size of the vocabulary of a small text encoder.
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
-        task: what is measured: dense (masks), pairs, groups, labels, few-shot, proxy. auto: the first that the data
-            hold.
+        task: what is measured: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy. auto: the
+            first that the data hold.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
         micro_batch: most items that pass the encoder at once on a device; the whole batch still contrasts, with exact
@@ -127,7 +132,7 @@ class TrainSettings:
     vocabulary: Annotated[int, Range(6, 10_000_000)] = 8000
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
-    task: Literal["auto", "dense", "pairs", "groups", "labels", "few-shot", "proxy"] = "auto"
+    task: Literal["auto", "dense", "sts", "pairs", "groups", "labels", "few-shot", "proxy"] = "auto"
     layer: PositiveInt | None = None
     batch_size: Annotated[int, Range(2, MOST)] | Literal["auto"] = "auto"
     micro_batch: PositiveInt | None = None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nearfar import processes
 from nearfar.methods.base import Tower
+from nearfar.negatives import Items
 from nearfar.training.embedding import Embedder
 
 
@@ -33,9 +34,9 @@ class WholeSet:
         self.folder: Path | None = None
         self.say: Callable[[str], None] = lambda _: None
 
-    def marks(self) -> Tensor:
-        """(N, kinds): what hides the training rows from each other."""
-        return self.method.marks(self.loader.bare(self.loader.sampler.with_partners(self.rows)))
+    def items(self, rows: np.ndarray) -> Items:
+        """Training rows as items of a batch: what hides them from each other."""
+        return self.method.items(self.loader.bare(self.loader.sampler.with_partners(rows)))
 
     def features(self, tower: Tower | None = None) -> Tensor:
         """Unit vectors (N, d) of the method's model, or of one tower, for the first role."""

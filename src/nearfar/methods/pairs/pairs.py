@@ -20,10 +20,10 @@ from nearfar.encoders import Encoder, frame
 from nearfar.errors import InputError
 from nearfar.losses.parts import InfoNCE, RowLoss
 from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
-from nearfar.methods.contrast import Contrast, check_plan
+from nearfar.methods.contrast import Contrast, check_plan, part_name
 from nearfar.methods.registry import register
 from nearfar.negatives import Negatives
-from nearfar.similarity import all_views, both_ways, one_way
+from nearfar.similarity import Hidden, all_views, both_ways, one_way
 from nearfar.views import Views, build
 
 COLUMNS = (("text", "text_b"), ("image", "text"), ("image", "image_b"))
@@ -87,7 +87,13 @@ class PairContrast(Contrast):
             if set(pair) <= roles and {p.split("_")[0] for p in pair} == kinds:
                 self.roles = pair
                 self._check_single()
+                if self.row_loss.graded and "score" not in roles:
+                    raise InputError(f"The loss '{part_name(self.row_loss)}' needs the score of each pair.",
+                                     "Name its column: --score COLUMN.")
                 return
+        if self.row_loss.graded:
+            raise InputError(f"The loss '{part_name(self.row_loss)}' needs two columns and the score of each pair.",
+                             "Name them: --text COLUMN --text-b COLUMN --score COLUMN.")
         role = self.tower_a.encoder.modality
         if "group" in roles and not self.two:
             self.roles, self.by_group = (str(role), str(role)), True
@@ -152,6 +158,8 @@ class PairContrast(Contrast):
         return out
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
+        if self.row_loss.graded:
+            return self.graded(embedded["a"], embedded["b"], batch)
         place = self.place(batch)
         if self.by_group:
             z = embedded["members"]
@@ -159,19 +167,28 @@ class PairContrast(Contrast):
         a, b = embedded["a"], embedded["b"]
         keys = torch.cat([b, *embedded.get("negative", [])])
         if not self.symmetric:
-            layout = one_way(a, keys, **self.further(place, keys, b))
+            layout = one_way(a, keys, **self.further(place, batch))
         else:
             back = self.extra(batch, blocks=False)
-            layout = both_ways(a, keys, join=self.join, extra_back=back, **self.further(place, keys, b))
+            layout = both_ways(a, keys, join=self.join, extra_back=back, **self.further(place, batch))
         return self.report(layout, a, batch)
 
-    def further(self, place: dict[str, Any], keys: Tensor, b: Tensor) -> dict[str, Any]:
-        """Hard negatives beyond the batch belong to no item: their marks are unknown."""
-        hidden, more = place["hidden"], keys.shape[0] - b.shape[0]
-        if hidden is None or not more:
+    def graded(self, a: Tensor, b: Tensor, batch: Batch) -> Loss:
+        """The loss of pairs with a score: the other rows of the batch are no negatives."""
+        assert batch.scores is not None
+        self.watched = a.detach()
+        terms: dict[str, Tensor | float] = {}
+        if self.row_loss.tempered:
+            terms["temperature"] = self.temperature().detach()
+        return Loss(self.row_loss.of_pairs(a, b, batch.scores, self.temperature()), terms)
+
+    def further(self, place: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        """Hard negatives beyond the batch hide from an anchor that they belong to, like its duplicates; the places of
+        those that an item lacks hide from all."""
+        if not batch.negatives:
             return place
-        kinds = [(row, torch.cat([column, column.new_full((more,), -1)])) for row, column in hidden.kinds]
-        return place | {"hidden": type(hidden)(kinds)}
+        found = batch.hidden_with_negatives() if self.mask_duplicates else Hidden([])
+        return place | {"hidden": Hidden([*found.kinds, batch.missing_negatives()], found.known)}
 
     def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         return embedded["members"][-1] if self.by_group else embedded["b"]
@@ -223,6 +240,7 @@ class Pairs(PairContrast):
         arxiv="2103.00020",
     )
     preset_paper = {"temperature": 0.07, "learn_temperature": True}
+    reads_scores = True
 
     def __init__(
         self,
@@ -239,6 +257,9 @@ class Pairs(PairContrast):
         views: Views | None = None,
         mask_duplicates: bool = True,
     ):
+        if loss is not None and loss.graded and negatives is not None:
+            raise InputError(f"The loss '{part_name(loss)}' compares pairs by their scores and has no negatives.",
+                             "Leave out --negatives.")
         super().__init__(
             encoder,
             encoder_b,

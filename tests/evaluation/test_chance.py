@@ -1,0 +1,201 @@
+"""Every task, on data that the library reads from files, gives chance for vectors that know nothing.
+
+The files hold duplicates, copies across columns and splits, several relevant items and grades. Equal contents get equal
+vectors, as from any encoder, so an item that could find itself (or a copy of itself) would be far above chance.
+"""
+
+import csv
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nearfar
+from nearfar.evaluation import references, task_for
+from nearfar.evaluation.tasks import KINDS
+
+SEEDS = 5
+
+
+class Random:
+    """Vectors (and maps) drawn anew for each different content."""
+
+    size = 16
+
+    def __init__(self, data, seed, width=24):
+        self.data, self.seed, self.width = data, seed, width
+
+    def vector(self, item):
+        raw = item.encode() if isinstance(item, str) else np.asarray(item).tobytes()
+        digest = hashlib.blake2b(raw, digest_size=8, salt=str(self.seed).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest, "little")).normal(size=self.width).astype(np.float32)
+
+    def items(self, role, items):
+        return np.stack([self.vector(item) for item in items])
+
+    def __call__(self, role, rows):
+        picked = self.data.images(role, 16, rows) if role.startswith("image") else self.data.texts(role, rows)
+        return self.items(role, picked)
+
+    def corpus(self, role):
+        return self.items(role, self.data.corpus[role])
+
+    def maps(self, role, rows, layer=None):
+        for row in rows:
+            generator = np.random.default_rng([self.seed, int(row)])
+            yield generator.normal(size=(1, 4, 4, 4)).astype(np.float32)
+
+
+def words(rng, count=6):
+    return " ".join("".join(rng.choice(list("aeioubdfglmnrst"), 5)) for _ in range(count))
+
+
+def table(path, columns, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path
+
+
+def noise(path, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+
+
+def text_pairs(folder, rng):
+    """Questions with several answers, answers of several questions, and texts that stand in both columns."""
+    questions, answers = [words(rng) for _ in range(240)], [words(rng) for _ in range(200)]
+    answers[:20] = questions[:20]
+    pick = rng.integers(0, 200, 500)
+    return table(folder / "pairs.csv", ["question", "answer"], [(questions[i % 240], answers[k])
+                                                                for i, k in enumerate(pick)])
+
+
+def picture_pairs(folder, rng):
+    rows = []
+    for i in range(150):
+        noise(folder / f"{i}.png", rng)
+        rows += [(f"{i}.png", words(rng)) for _ in range(1 + i % 2)]
+    return table(folder / "captions.csv", ["image", "caption"], rows)
+
+
+def labelled_pairs(folder, rng):
+    anchors = [words(rng) for _ in range(300)]
+    rows = [(anchors[i % 300], words(rng), int(i < 300 or i % 3 == 0)) for i in range(600)]
+    return table(folder / "labelled.csv", ["question1", "question2", "is_duplicate"], rows)
+
+
+def scored_pairs(folder, rng):
+    return table(folder / "scored.csv", ["sentence1", "sentence2", "score"],
+                 [(words(rng), words(rng), f"{rng.random() * 5:.1f}") for _ in range(900)])
+
+
+def beir(folder, rng):
+    docs = {f"d{i}": words(rng) for i in range(300)}
+    docs |= {f"copy{i}": docs[f"d{i}"] for i in range(40)}
+    queries = {f"q{i}": words(rng) for i in range(90)} | {f"d{i}": docs[f"d{i}"] for i in range(200, 230)}
+    (folder / "beir" / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", docs), ("queries", queries)):
+        lines = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
+        (folder / "beir" / f"{name}.jsonl").write_text("\n".join(lines))
+    for name, keys in zip(("train", "dev", "test"), np.array_split(list(queries), 3), strict=True):
+        lines = [f"{key}\td{rng.integers(0, 200)}\t{rng.integers(1, 4)}\n" for key in keys for _ in range(3)]
+        lines = list({line.rsplit("\t", 1)[0]: line for line in lines}.values())
+        (folder / "beir" / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder / "beir"
+
+
+def groups(folder, rng):
+    """Groups of four, two of which are copies; some texts stand in two groups."""
+    rows = []
+    for g in range(150):
+        one, two, three = (words(rng) for _ in range(3))
+        rows += [(one, g), (one, g), (two, g), (three if g % 5 else "the same in many groups", g)]
+    return table(folder / "groups.csv", ["text", "group"], rows)
+
+
+def domains(folder, rng):
+    """Each thing in two hands; one in ten looks the same in both."""
+    rows = []
+    for i in range(160):
+        for hand in "ab":
+            noise(folder / f"{hand}{i}.png", rng)
+        if i % 10 == 0:
+            (folder / f"b{i}.png").write_bytes((folder / f"a{i}.png").read_bytes())
+        rows += [(f"{hand}{i}.png", i, hand) for hand in "ab"]
+    return table(folder / "domains.csv", ["image", "group", "domain"], rows)
+
+
+def labels(folder, rng):
+    """A given split with copies of training pictures in the test part, all of their own label."""
+    rows = []
+    for i in range(450):
+        noise(folder / f"{i}.png", rng)
+        rows.append((f"{i}.png", f"kind {i % 5}", ("train", "train", "val", "test")[i // 5 % 4]))
+    for i in range(0, 120):
+        (folder / f"again{i}.png").write_bytes((folder / f"{i}.png").read_bytes())
+        rows.append((f"again{i}.png", f"kind {i % 5}", "test"))
+    return table(folder / "labels.csv", ["image", "label", "split"], rows)
+
+
+def masks(folder, rng):
+    for part in ("images", "masks"):
+        (folder / "field" / part).mkdir(parents=True)
+    for i in range(60):
+        noise(folder / "field" / "images" / f"{i}.png", rng)
+        mask = np.kron(rng.integers(0, 2, (4, 4), dtype=np.uint8), np.ones((4, 4), np.uint8))
+        Image.fromarray(mask).save(folder / "field" / "masks" / f"{i}.png")
+    return folder / "field"
+
+
+def proxy(folder, rng):
+    return table(folder / "texts.csv", ["text"], [(words(rng),) for _ in range(400)] * 2)
+
+
+# task -> writers of data that it measures; a task that is added needs one
+DATA = {
+    "dense": [masks],
+    "sts": [scored_pairs],
+    "pairs": [text_pairs, picture_pairs, labelled_pairs, beir],
+    "groups": [groups, domains],
+    "labels": [labels],
+    "few-shot": [labels],
+    "proxy": [proxy],
+}
+
+
+def test_every_task_is_covered():
+    assert set(DATA) == set(KINDS)
+
+
+def opened(kind, write, folder):
+    data = nearfar.data(write(folder, np.random.default_rng(0)))
+    few = {"shots": (1,), "queries": 5, "count": 150} if kind == "few-shot" else None
+    return data, task_for(data, kind, few_shot=few)
+
+
+def expected(data, task, name, value):
+    """What knows nothing reaches: the row called chance; of a nearest neighbour the share of the classes, squared."""
+    if task.kind != "labels" or name not in ("knn", "knn_balanced", "probe"):
+        return value
+    kinds = np.array(data.values("label", task.labelled("test")))
+    shares = np.unique(kinds, return_counts=True)[1] / len(kinds)
+    return float((shares**2).sum()) if name != "knn_balanced" else 1 / len(shares)
+
+
+@pytest.mark.parametrize(("kind", "write"), [(kind, write) for kind, all_ in DATA.items() for write in all_],
+                         ids=lambda x: x if isinstance(x, str) else x.__name__)
+def test_vectors_that_know_nothing_reach_chance(kind, write, tmp_path):
+    data, task = opened(kind, write, tmp_path)
+    chance = references(data, task)[0].evaluate("test")
+    found = [task.evaluate(Random(data, seed), "test") for seed in range(SEEDS)]
+    for name, value in chance.metrics.items():
+        values = [scores.metrics[name] for scores in found]
+        spread = max(np.std(values, ddof=1) / np.sqrt(SEEDS), 0.004)
+        wanted = expected(data, task, name, value)
+        one_sided = name in ("miou", "pixel accuracy", "pair accuracy", "pair f1")  # the commonest class is a bound
+        low = -np.inf if one_sided else wanted - 5 * spread - 0.01
+        assert low <= np.mean(values) <= wanted + 5 * spread + 0.015, (name, np.mean(values), wanted)
