@@ -68,9 +68,9 @@ def _run(command: str, words: list[str]) -> int:
     except NearfarError as error:
         _say(error)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _say("stopped. What was begun goes on with --resume (fit) or by the same command (compare, embed).")
-        return 130
+        return 128 + getattr(stop, "number", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

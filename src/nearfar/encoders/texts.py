@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nearfar import files
 from nearfar.encoders.base import Encoder, load_tensors
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.tokens import Special, Tokens, frame, pad
@@ -219,7 +220,8 @@ def _minilm() -> Path:
 def _from_folder(folder: Path, name: str, dropout: float | None, length: int | None,
                  pooling: str | None) -> TextEncoder:
     listed = folder / "modules.json"
-    said = _read_modules(folder, json.loads(listed.read_text()) if listed.is_file() else [])
+    with files.reading(listed, "The model folder is damaged: copy it again."):
+        said = _read_modules(folder, json.loads(listed.read_text()) if listed.is_file() else [])
     inner = folder / said["path"]
     if not (inner / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json.",
@@ -287,7 +289,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} is missing.", "The model folder is not complete.")
-    return json.loads(path.read_text())
+    return files.read_json(path, {}, "The model folder is damaged: copy it again.")
 
 
 def _dense(layer: dict[str, Any]) -> nn.Sequential:
