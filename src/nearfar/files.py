@@ -173,14 +173,18 @@ def writing(path: Path, kept: str = "What was there before is unchanged.") -> It
         raise NearfarError(f"{path} cannot be written: {error.strerror or error}.", f"{mend}. {kept}") from error
 
 
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """A place that cannot be written is wrong input, before any work is done."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"Cannot write to '{path}': {error.strerror}.", "Choose another --out.") from None
+
+
 # -- one owner --------------------------------------------------------------------------------------------------------
 class Busy(InputError):
     """Another process works on the same place."""
-
-
-def lock_beside(path: Path) -> Path:
-    """Where the lock of an output lies that is replaced as a whole."""
-    return path.with_name(f".{path.name}{LOCK}")
 
 
 @contextmanager
@@ -198,6 +202,18 @@ def lock(path: Path, what: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         os.close(handle)
+
+
+@contextmanager
+def lock_of(output: Path) -> Iterator[None]:
+    """`lock` for an output that is replaced as a whole: the lock lies beside it. Folders above it are made, and taken
+    away again where they stay empty."""
+    made = make_folders(output.parent)
+    try:
+        with lock(output.with_name(f".{output.name}{LOCK}"), f"'{output}'"):
+            yield
+    finally:
+        remove_empty(made)
 
 
 def _acquire(path: Path, what: str) -> int:
@@ -258,10 +274,10 @@ def damaged(path: Path, found: str, mend: str) -> InputError:
     return InputError(f"{path} is damaged: {found}.", mend)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replaced at once, so that nobody ever reads half of it; an object gets a checksum of its content."""
+def write_json(path: Path, value: Any, checksum: bool = False) -> None:
+    """Replaced at once, so that nobody ever reads half of it. checksum: an object gets one of its content."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
-    if isinstance(value, Mapping):
+    if checksum:
         text = json.dumps(value | {CHECKSUM: _checksum(json.loads(text))}, indent=2, ensure_ascii=False, default=_plain)
     with whole(path) as fresh:
         fresh.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
@@ -280,8 +296,9 @@ def _checksum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
-def read_json(path: Path, fields: Mapping[str, Any], mend: str) -> dict[str, Any]:
+def read_json(path: Path, fields: Mapping[str, Any], mend: str, version: int | None = None) -> dict[str, Any]:
     """The object that a JSON file holds. fields: key -> type, or types, that it must have; further keys are kept.
+    version: what its "format" must be.
 
     Raises InputError that names the path, what is wrong and the mend: not readable, not JSON, not an object, a key that
     is missing or holds something else, or (where the file has one) another checksum than its content gives.
@@ -290,6 +307,8 @@ def read_json(path: Path, fields: Mapping[str, Any], mend: str) -> dict[str, Any
     if not isinstance(value, dict):
         raise damaged(path, f"it holds {_WORDS.get(type(value), 'something else')}, not an object", mend)
     check_fields(value, fields, path, mend)
+    if version is not None and value["format"] != version:
+        raise InputError(f"{path} has the format {value['format']}; this version reads {version}.", mend)
     stored = value.pop(CHECKSUM, None)
     if stored is not None and stored != _checksum(value):
         raise damaged(path, "its content is not what was written", mend)

@@ -113,7 +113,7 @@ def test_an_interrupted_build_leaves_the_earlier_index(index, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nearfar.indexing.index._put_in_place", stop)
+    monkeypatch.setattr("nearfar.indexing.index._seal", stop)
     with pytest.raises(KeyboardInterrupt):
         build_index(index.path, *items(5), model_hash=MODEL)
     assert len(open_index(index.path)) == 60

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nearfar import options, processes
+from nearfar import files, options, processes
 from nearfar.cli import help as helping
 from nearfar.cli import tables
 from nearfar.errors import InputError
@@ -104,13 +104,15 @@ class EmbedOptions:
     Args:
         out: FILE.parquet, FILE.npy, or a folder (a searchable index).
         role: the column to embed; default the first that the model can.
-        append: add the rows that are not there yet.
+        append: add the rows that are not there yet, and replace those that have changed.
+        columns: which go with the vectors: auto (all plain ones), none, or names divided by commas.
         batch_size: rows a batch.
     """
 
     out: str | None = None
     role: str | None = None
     append: bool = False
+    columns: str = "auto"
     batch_size: int = 256
 
 
@@ -277,10 +279,12 @@ def run_fit(words: list[str]) -> None:
 
 def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """`fit --resume --out RUN` alone: everything else is in the run's config.json."""
+    from nearfar.training.engine import CONFIG, DAMAGED
+
     path = Path(given["out"]) / "config.json"
     if not path.exists():
         raise InputError(f"'{given['out']}' holds no run to resume.")
-    config = json.loads(path.read_text())
+    config = files.read_json(path, CONFIG, DAMAGED)
     stored = {
         k: v for part in ("settings", "data_settings", "options") for k, v in config[part].items() if v is not None
     }
@@ -360,20 +364,25 @@ def run_embed(words: list[str]) -> None:
     if checked.out is None:
         raise InputError("Where to? The option '--out' is missing.", "Write FILE.parquet, FILE.npy or a folder.")
     with tables.bar("embedding") as progress:
-        path = using.embed(
+        found = using.embed(
             places[0],
             places[1],
             out=checked.out,
             role=checked.role,
             append=checked.append,
+            columns=checked.columns,
             batch_size=checked.batch_size,
             progress=progress,
+            say=speaker(True),
             data_settings=build(DataSettings, checked),
         )
     if checked.json:
-        emit({"path": path})
-    else:
-        sys.stdout.write(f"wrote {path}\n" + ("" if path.suffix else f"search it:  nearfar search {path} QUERY\n"))
+        emit(dataclasses.asdict(found))
+        return
+    path = found.path
+    sys.stdout.write(f"{path}: {found.added} rows added, {found.replaced} replaced, {found.left} left as they were\n")
+    if not path.suffix:
+        sys.stdout.write(f"search it:  nearfar search {path} QUERY\n")
 
 
 def run_search(words: list[str]) -> None:

@@ -174,8 +174,13 @@ class CheckpointFile(TorchCheckpointIO):
     """Writes a checkpoint whole or not at all, into its own folder and with ordinary permissions."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with files.whole(Path(path)) as fresh, fresh.open("wb") as file:
-            torch.save(checkpoint, file)
+        try:
+            with files.whole(Path(path)) as fresh, fresh.open("wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch closes its archive over what the system said, a full disk for instance
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 class Progress(pl.Callback):

@@ -57,6 +57,10 @@ class Embedder:
             self.stores[role] = self._store(tower, self.data.texts(role))
         return self._texts(tower, self.stores[role], rows)
 
+    def rows(self, role: str, rows: np.ndarray) -> np.ndarray:
+        """As calling it, for a few rows of many: of the other rows nothing is read."""
+        return self(role, rows) if role.startswith("image") else self.items(role, self.data.texts(role, rows))
+
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """Feature maps float32 (n, C, h, w) of the rows, batch after batch; see `ImageEncoder.feature_map`.
 

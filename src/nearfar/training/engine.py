@@ -161,12 +161,12 @@ def _made(out: str | Path | None, method: str, data: Any, resume: bool) -> tuple
         raise InputError("--resume needs the run's folder.", "Add --out FOLDER.")
     if out is not None:
         check_folder(Path(out), resume)
-        with refused(Path(out)):
+        with files.refused(Path(out)):
             return Path(out), files.make_folders(Path(out))
     number = 1
     while True:
         folder = Path("runs") / f"{method}-{data.name}-{number}"
-        with refused(folder):
+        with files.refused(folder):
             made = files.make_folders(folder)
         if folder in made:
             return folder, made
@@ -174,19 +174,10 @@ def _made(out: str | Path | None, method: str, data: Any, resume: bool) -> tuple
 
 
 @contextmanager
-def refused(folder: Path) -> Iterator[None]:
-    """A place that cannot be written is wrong input, before any work is done."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"Cannot write to '{folder}': {error.strerror}.", "Choose another --out.") from None
-
-
-@contextmanager
 def _claimed(folder: Path, made: list[Path], resume: bool) -> Iterator[Path]:
     try:
         with contextlib.ExitStack() as held:
-            with refused(folder):
+            with files.refused(folder):
                 held.enter_context(files.lock(folder / files.LOCK, f"'{folder}'"))
             check_folder(folder, resume)
             files.tidy_inside(folder)
@@ -591,6 +582,7 @@ def finish(
             "scores": scores,
             "cost": cost,
         },
+        checksum=True,
     )
     return Run(folder, method, record, scores, cost)
 
