@@ -274,11 +274,12 @@ def damaged(path: Path, found: str, mend: str) -> InputError:
     return InputError(f"{path} is damaged: {found}.", mend)
 
 
-def write_json(path: Path, value: Any, checksum: bool = False) -> None:
+def write_json(path: Path, value: Any, checksum: bool = False, indent: int | None = 2) -> None:
     """Replaced at once, so that nobody ever reads half of it. checksum: an object gets one of its content."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
     if checksum:
-        text = json.dumps(value | {CHECKSUM: _checksum(json.loads(text))}, indent=2, ensure_ascii=False, default=_plain)
+        found = {CHECKSUM: _checksum(json.loads(text))}
+        text = json.dumps(value | found, indent=indent, ensure_ascii=False, default=_plain)
     with whole(path) as fresh:
         fresh.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
 
@@ -330,13 +331,20 @@ def _parsed(path: Path, mend: str) -> Any:
         raise damaged(path, f"it is not JSON{where}", mend) from error
 
 
-def check_fields(value: Mapping[str, Any], fields: Mapping[str, Any], path: Path, mend: str) -> None:
-    """Raises InputError where a key is missing or has a value of another type."""
+def check_fields(value: Any, fields: Mapping[str, Any], path: Path, mend: str) -> None:
+    """Raises InputError where a value is not an object, or a key is missing or has a value of another type. A type in a
+    list of one stands for an object whose values all are of that type."""
+    if not isinstance(value, dict):
+        raise damaged(path, f"it holds {_WORDS.get(type(value), 'something else')} in place of an object", mend)
     for name, wanted in fields.items():
         if name not in value:
             raise damaged(path, f"'{name}' is missing", mend)
-        kinds = wanted if isinstance(wanted, tuple) else (wanted,)
         found = value[name]
+        if isinstance(wanted, list):
+            check_fields(value, {name: dict}, path, mend)
+            check_fields(found, dict.fromkeys(found, wanted[0]), path, mend)
+            continue
+        kinds = wanted if isinstance(wanted, tuple) else (wanted,)
         if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
             words = " or ".join(_WORDS.get(kind, kind.__name__) for kind in kinds)
             raise damaged(path, f"'{name}' is {_WORDS.get(type(found), 'something else')}, not {words}", mend)

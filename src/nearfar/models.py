@@ -35,8 +35,8 @@ from nearfar.errors import InputError, NearfarError, did_you_mean
 FORMAT = 1
 SIMILARITIES = ("cosine", "dot")
 TOLERANCE = 1e-4            # up to this (relative) difference, stored and recomputed vectors count as equal
-CONFIG = {"format": int, "dim": int, "roles": dict, "towers": dict}
-VERIFY = {"files": dict, "examples": dict}
+CONFIG = {"format": int, "dim": int, "roles": [str], "towers": [dict]}
+VERIFY = {"files": [str], "examples": [dict]}
 DAMAGED = "Copy the whole model folder again, or train anew."
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".msgpack")
 _RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers")
@@ -440,8 +440,8 @@ def _check_list(folder: Path, written: Mapping[str, Any], towers: Mapping[str, A
              if path.is_file() and not path.name.startswith(".")]
     unlisted = sorted(set(read) - set(written))
     if unlisted:
-        raise InputError(f"{folder / unlisted[0]} does not belong to the model: verify.json does not list it.",
-                         "Take the file away, or copy the model folder again.")
+        raise InputError(f"{folder / unlisted[0]} does not belong to the model: {folder / 'verify.json'} does not list "
+                         "it.", "Take the file away, or copy the model folder again.")
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

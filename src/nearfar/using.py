@@ -20,6 +20,7 @@ from nearfar.indexing import outputs
 from nearfar.indexing.appending import Change, change, check_unique
 from nearfar.indexing.payload import CHUNK, Payload
 from nearfar.training import showing
+from nearfar.training.embedding import give_back_memory
 from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
@@ -163,7 +164,7 @@ def embed(
     opened, loaded = (data_settings or DataSettings(**roles)).open(data), open_model(model)
     vectors_of = ModelEmbedder(loaded, opened, batch_size)
     role = embedded_role(role, loaded, opened, vectors_of)
-    load = Payload(opened, role, vectors_of.size, chosen_columns(columns))
+    load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
     with contextlib.ExitStack() as held:
         with files.refused(place.path):
             held.enter_context(files.lock_of(place.path))
@@ -234,6 +235,7 @@ def _embed(
     todo = change(place.known if before else None, keys, contents, load.source, load.named, load.data.name)
     done = Embedded(place.path, todo.added, todo.replaced, todo.left)
     if before and not len(todo.rows):
+        sweep_parts(place.path)
         return done
     with parts_of(place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}") as folder:
         parts = embedded_parts(vectors_of, load.role, todo.rows, folder, progress)
@@ -269,9 +271,7 @@ def parts_of(out: Path, made_of: str) -> Iterator[Path]:
     goes when all is written; those of calls that were never finished go as well."""
     key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     folder = out.parent / f".{out.name}.{key}.parts"
-    for other in out.parent.glob(f".{glob.escape(out.name)}.*.parts"):
-        if other != folder:
-            files.remove(other)
+    sweep_parts(out, but=folder)
     with files.writing(out):
         folder.mkdir(exist_ok=True)
     try:
@@ -279,6 +279,13 @@ def parts_of(out: Path, made_of: str) -> Iterator[Path]:
         files.remove(folder)
     finally:
         files.remove_empty([folder])
+
+
+def sweep_parts(out: Path, but: Path | None = None) -> None:
+    """Takes away the chunks of calls that were never finished."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.parts"):
+        if folder != but:
+            files.remove(folder)
 
 
 def embedded_parts(
@@ -294,6 +301,7 @@ def embedded_parts(
             made = vectors_of.rows(role, some)
             with files.writing(path):
                 files.save_array(path, made)
+            give_back_memory()
         found.append(path)
         if progress:
             progress(min(start + CHUNK, len(rows)), len(rows))
@@ -398,6 +406,8 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     if len(folders) == 1 and stored.exists():
         results = files.read_json(stored, RESULTS, "Run the comparison again: finished cells are kept.")
         with files.reading(stored, "Run the comparison again: finished cells are kept."):
+            if not results["rows"]:
+                raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
             return write_report(place, results)
     return write_report(place, {}, [run_parts(f) for f in folders])
 

@@ -288,6 +288,12 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     stored = {
         k: v for part in ("settings", "data_settings", "options") for k, v in config[part].items() if v is not None
     }
+    from nearfar import methods
+
+    try:
+        options.checked([TrainSettings, DataSettings, methods.get(config["method"])], stored)
+    except InputError as error:
+        raise InputError(f"{path} does not hold the options of a run: {error.message}", DAMAGED) from error
     return config["method"], config["data"], stored | given
 
 

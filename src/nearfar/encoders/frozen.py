@@ -1,8 +1,6 @@
 """A pretrained encoder that is not trained: its features are made once and kept."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar import files
 from nearfar.encoders.base import Encoder
 
 
@@ -81,16 +80,12 @@ class Frozen(Encoder):
         if cache is None or not key:
             return self._compute(items, batch_size, progress)
         path = Path(cache) / f"features-{self.hash()}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-        if path.is_file():
-            stored = np.load(path, mmap_mode="r")
-            if stored.shape == (len(items), self.dim):
-                return np.asarray(stored)
+        stored = files.load_array(path)                     # None where it is not whole: then it is made again
+        if stored is not None and stored.shape == (len(items), self.dim):
+            return np.asarray(stored)
         made = self._compute(items, batch_size, progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npy")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, made)
-        Path(temporary).replace(path)
+        with files.writing(path):
+            files.save_array(path, made)
         return made
 
     @torch.no_grad()

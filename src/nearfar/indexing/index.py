@@ -173,6 +173,7 @@ def open_index(path: str | Path, model_hash: str | None = None) -> Index:
     if not is_index(path):
         raise InputError(f"There is no nearfar index at {path}.", "`nearfar embed MODEL DATA` builds one.")
     meta = files.read_json(path / META, FIELDS, DAMAGED, FORMAT)
+    files.check_fields({"files": {}} | meta, {"files": [str]}, path / META, DAMAGED)
     with files.reading(path / META, DAMAGED):
         for name, digest in meta.get("files", {}).items():
             if files.digest(path / name) != digest:

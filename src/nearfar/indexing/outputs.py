@@ -26,6 +26,7 @@ class Output:
     """One kind of output. `facts`: what was stored beside the vectors; `known`: key, _content and _source of its rows.
     `types`: its columns."""
 
+    columned = True  # whether columns go beside the vectors
     facts: dict[str, Any]
     known: pa.Table
     types: dict[str, pa.DataType]
@@ -98,17 +99,19 @@ class Parquet(Output):
         import pyarrow.parquet as pq
 
         away = pa.array(sorted(gone), pa.string())
-        with pq.ParquetFile(self.path, page_checksum_verification=True) as before:
+        read = files.reading(self.path, DAMAGED)
+        with read, pq.ParquetFile(self.path, page_checksum_verification=True) as before:
             for batch in before.iter_batches(4096):
                 kept = batch.filter(pc.invert(pc.is_in(batch["key"], value_set=away)))
                 yield pa.RecordBatch.from_arrays([kept[name] for name in schema.names], names=schema.names)
 
 
 class Npy(Output):
-    """Vectors float32 (n, d); their keys, contents, sources and the facts stand in NAME.keys.json, with the checksum of
-    the vectors. New vectors wait as .NAME.pending until the keys are written: whichever of the two moves a process
-    dies between, the next start finishes."""
+    """Vectors float32 (n, d); their keys, contents, sources (`source` counts in `sources`) and the facts stand in
+    NAME.keys.json, with the checksum of the vectors. New vectors wait as .NAME.pending until the keys are written:
+    whichever of the two moves a process dies between, the next start finishes."""
 
+    columned = False
     FIELDS = {"model_hash": str, "keys": list}
 
     def __init__(self, path: Path):
@@ -137,13 +140,12 @@ class Npy(Output):
             if facts.get("sha256", "") not in ("", files.digest(self.path)):
                 raise files.damaged(self.path, f"it is not the file that {self.keys_path} belongs to", DAMAGED)
         with files.reading(self.keys_path, DAMAGED):
-            held = {name: facts.pop(field) for name, field in self.columns.items() if field in facts}
-            kinds = [pa.string(), pa.int64(), pa.string()]
-            arrays = {n: pa.array(held[n], k) for n, k in zip(IDENTITY, kinds, strict=True) if n in held}
-            self.known = _checked(pa.table(arrays), self.path)
+            rows = {"key": pa.array(facts.pop("keys"), pa.string())}
+            if "contents" in facts:
+                codes, names = pa.array(facts.pop("source"), pa.int64()), pa.array(facts.pop("sources"), pa.string())
+                rows |= {"_content": pa.array(facts.pop("contents"), pa.int64()), "_source": names.take(codes)}
+            self.known = _checked(pa.table(rows), self.path)
         self.facts, self.types = facts, {}
-
-    columns = {"key": "keys", "_content": "contents", "_source": "sources"}
 
     def write(self, schema: pa.Schema, batches: Batches, facts: dict[str, Any], count: int, gone: Gone) -> None:
         kept = np.zeros(0, np.int64)
@@ -151,7 +153,7 @@ class Npy(Output):
         if self.exists():
             before = self.known
             kept = np.flatnonzero([key not in gone for key in before["key"].to_pylist()])
-        told = {name: [] if before is None else before[name].take(kept).to_pylist() for name in IDENTITY}
+        told = [] if before is None else [before.take(kept)]
         width = schema.field("vector").type.list_size
         with files.writing(self.path), files.whole(self.pending) as fresh:
             with fresh.open("wb") as file:
@@ -161,12 +163,14 @@ class Npy(Output):
                     file.write(np.ascontiguousarray(self.vectors[kept[start : start + 4096]], "<f4").tobytes())
                 for batch in batches:
                     file.write(np.ascontiguousarray(batch["vector"].flatten().to_numpy(), "<f4").tobytes())
-                    for name in IDENTITY:
-                        told[name] += batch[name].to_pylist()
+                    told.append(pa.table({name: batch[name] for name in IDENTITY}))
             found = files.digest(fresh)
+        rows = pa.concat_tables(told).combine_chunks()
+        sources = rows["_source"].combine_chunks().dictionary_encode()
+        listed = {"keys": rows["key"].to_pylist(), "contents": rows["_content"].to_pylist(),
+                  "source": sources.indices.to_pylist(), "sources": sources.dictionary.to_pylist()}  # fmt: skip
         with files.writing(self.path):
-            rows = {self.columns[name]: values for name, values in told.items()}
-            files.write_json(self.keys_path, facts | {"sha256": found} | rows, checksum=True)
+            files.write_json(self.keys_path, facts | {"sha256": found} | listed, checksum=True, indent=None)
             self.pending.replace(self.path)
 
 

@@ -393,6 +393,7 @@ def train_cells(
                 cells.append(cell(seed, {}, run=relative) | {"status": "failed", "message": str(error)})
                 continue
         told = files.read_json(done, engine.SCORES, "Delete it: the cell is finished from its checkpoint.")
+        files.check_fields(told["cost"], {"seconds": (int, float)}, done, engine.DAMAGED)
         check_same(told, data, run)
         with files.reading(done, "Delete it: the cell is finished from its checkpoint."):
             cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
