@@ -208,7 +208,7 @@ def seconds_of(budget: str | float | None) -> float:
     """ "90", "45s", "30m", "2h" -> seconds."""
     if budget is None:
         return 1800.0
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([smh]?)\s*", str(budget))
+    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)\s*([smh]?)\s*", str(budget))
     if not match or float(match.group(1)) <= 0:
         raise InputError(f"The budget '{budget}' is not a time.", "Write for example 90s, 30m or 2h.")
     return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
