@@ -36,7 +36,7 @@ _PROCESS = secrets.token_hex(4)
 _NAME = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<mark>[0-9a-f]{16})\.(?P<kind>tmp|old)")
 _A_DAY = 86_400  # seconds after which what another machine left counts as left
 _TRAILER = b"nearfar1"
-_WORDS = {
+_WORDS: dict[Any, str] = {
     dict: "an object",
     list: "a list",
     str: "a text",
@@ -346,7 +346,7 @@ def check_fields(value: Any, fields: Mapping[str, Any], path: Path, mend: str) -
             continue
         kinds = wanted if isinstance(wanted, tuple) else (wanted,)
         if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
-            words = " or ".join(_WORDS.get(kind, kind.__name__) for kind in kinds)
+            words = " or ".join(str(_WORDS.get(kind, kind)) for kind in kinds)
             raise damaged(path, f"'{name}' is {_WORDS.get(type(found), 'something else')}, not {words}", mend)
 
 

@@ -33,6 +33,8 @@ def open_model(model: Any) -> Any:
     if isinstance(model, models.Model):
         return model
     path = Path(model)
+    for name in ("model", "best"):
+        files.tidy(path / name)  # one that was being replaced when its process was killed comes back
     inner = next((path / n for n in ("model", "best") if (path / n / "config.json").exists()), None)
     return models.load(inner or path)
 
@@ -345,6 +347,8 @@ def search(
     that cannot embed such a query, a filter that does not work.
     """
     path = Path(where_from)
+    for one in (path, path / "index"):
+        files.tidy(one)
     place = path if indexing.is_index(path) else path / "index"
     if not indexing.is_index(place):
         hint = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from nearfar.errors import InputError
+
+pc: Any = pyarrow.compute
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Change:
 
 def check_unique(keys: pa.Array, name: str) -> None:
     """Raises InputError that names the first key that stands twice."""
-    if len(pc.unique(keys)) == len(keys):
+    if len(keys.unique()) == len(keys):
         return
     seen: dict[str, int] = {}
     for row, key in enumerate(keys.to_pylist()):

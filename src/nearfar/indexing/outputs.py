@@ -95,9 +95,10 @@ class Parquet(Output):
                 writer.write_batch(batch.replace_schema_metadata(meta))
 
     def _kept(self, schema: pa.Schema, gone: Gone) -> Iterator[pa.RecordBatch]:
-        import pyarrow.compute as pc
+        import pyarrow.compute
         import pyarrow.parquet as pq
 
+        pc: Any = pyarrow.compute
         away = pa.array(sorted(gone), pa.string())
         read = files.reading(self.path, DAMAGED)
         with read, pq.ParquetFile(self.path, page_checksum_verification=True) as before:
