@@ -74,6 +74,16 @@ def test_refusals_leave_no_folder(table, tmp_path):
         assert os.listdir(tmp_path) == []
 
 
+def test_a_checkpoint_without_its_run_is_not_written_over(table, tmp_path):
+    engine.fit("pairs", table, out=tmp_path / "run", **QUICK)
+    (tmp_path / "run" / "config.json").unlink()
+    for name in ("scores.json", "model"):
+        files.remove(tmp_path / "run" / name)
+    with pytest.raises(InputError, match="is not a run"):
+        engine.fit("pairs", table, out=tmp_path / "run", **QUICK)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
 def full(*_, **__):
     raise OSError(28, "No space left on device")
 

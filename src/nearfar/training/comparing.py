@@ -142,9 +142,7 @@ def compare(
             place = f"[{number + 1}/{len(entries)}]"
             rows.append(train_cells(folder, opened, task, settings, one, seeds, place, progress, say))
         seconds = time.perf_counter() - began
-        results = conclude(
-            folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report
-        )
+        results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
         write_json(folder / "results.json", results)
         keep_best(folder, results)
         if report:

@@ -205,7 +205,7 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise InputError(f"'{folder}' holds no run to resume.", "Leave out --resume to start one.")
     if folder.exists() and not held:
         others = [p.name for p in folder.iterdir() if p.name not in OWN and not files.is_temporary(p.name)]
-        if others:
+        if others or (folder / "checkpoints" / "last.ckpt").exists():
             raise InputError(f"'{folder}' is not empty and is not a run of nearfar.", "Choose another --out.")
 
 
