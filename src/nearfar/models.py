@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nearfar import encoders
+from nearfar import encoders, files
 from nearfar.checks import PositiveInt, check
 from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
@@ -37,6 +36,10 @@ from nearfar.errors import InputError, NearfarError, did_you_mean
 FORMAT = 1
 SIMILARITIES = ("cosine", "dot")
 TOLERANCE = 1e-4            # up to this (relative) difference, stored and recomputed vectors count as equal
+CONFIG = {"format": int, "dim": int, "roles": [str], "towers": [dict]}
+VERIFY = {"files": [str], "examples": [dict]}
+DAMAGED = "Copy the whole model folder again, or train anew."
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".msgpack")
 _RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers")
 _EXAMPLE_TEXTS = ("", "a cat sits on the mat", "Stock prices fell on Monday.", "def add(a, b): return a + b",
                   "Der schnelle braune Fuchs", "12 + 30 = 42")
@@ -121,11 +124,12 @@ class Model:
         """
         if self.path is None:
             raise InputError("Only a model that was loaded from a folder can be verified.")
-        worst = 0.0
-        for role, example in _read_json(self.path / "verify.json")["examples"].items():
-            vectors = self.embed(_decode(example["inputs"], self.roles[role].encoder), role)
-            stored = np.asarray(example["vectors"], np.float32)
-            worst = max(worst, _difference(vectors, stored))
+        proof = self.path / "verify.json"
+        examples, worst = files.read_json(proof, VERIFY, DAMAGED)["examples"], 0.0
+        with files.reading(proof, DAMAGED):
+            for role, example in examples.items():
+                vectors = self.embed(_decode(example["inputs"], self.roles[role].encoder), role)
+                worst = max(worst, _difference(vectors, np.asarray(example["vectors"], np.float32)))
         if not worst <= TOLERANCE:
             raise NearfarError(f"The model in {self.path} does not give its stored vectors (difference {worst:.2g}).",
                                "Are the installed versions those of its README.md?")
@@ -229,21 +233,27 @@ def load(path: str | Path, verify: bool = False, device: torch.device | str = "c
     written by a later nearfar.
     """
     folder = Path(path)
+    files.tidy(folder)                                      # an earlier model that was being replaced comes back
     config = _read_config(folder)
-    digest = _check_files(folder)
+    digest = _check_files(folder, config)
     state = load_tensors(folder / "model.safetensors")
-    named: dict[str, Tower] = {}
-    for name, description in config["towers"].items():
-        encoder = encoders.from_config(description["encoder"], folder / name)
-        head = None if description["head"] is None else build_head(description["head"])
-        named[name] = Tower(encoder, head).eval()
-        part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-        load_into(named[name], part, folder / "model.safetensors")
-        encoder.pretrained = True
-    model = Model({role: named[name] for role, name in config["roles"].items()}, config, folder, digest).to(device)
+    with files.reading(folder / "config.json", DAMAGED):
+        named = {name: _tower(name, description, folder, state) for name, description in config["towers"].items()}
+        roles = {role: named[name] for role, name in config["roles"].items()}
+    model = Model(roles, config, folder, digest).to(device)
     if verify:
         model.verify()
     return model
+
+
+def _tower(name: str, description: Mapping[str, Any], folder: Path, state: Mapping[str, torch.Tensor]) -> Tower:
+    encoder = encoders.from_config(description["encoder"], folder / name)
+    head = None if description["head"] is None else build_head(description["head"])
+    made = Tower(encoder, head).eval()
+    part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    load_into(made, part, folder / "model.safetensors")
+    encoder.pretrained = True
+    return made
 
 
 def describe_head(head: nn.Module) -> list[dict[str, Any]]:
@@ -333,8 +343,9 @@ def _write(place: Path, named: Mapping[str, Tower], model: Model, card: Mapping[
             (place / name).rmdir()
         state |= {f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
                   for key, value in tower.state_dict().items()}
-    save_file(state, place / "model.safetensors", metadata={"format": "pt"})
     _write_json(place / "config.json", model.config)
+    save_file(state, place / "model.safetensors", metadata={"format": "pt"})
+    shutil.copymode(place / "config.json", place / "model.safetensors")     # safetensors lets its owner alone read it
     hashes = _hash_files(place)
     digest = _digest(hashes)
     stored = {}
@@ -390,52 +401,59 @@ def _read_config(folder: Path) -> dict[str, Any]:
                          "Use it as an encoder: nearfar.encoders.text(folder).")
     if not (folder / "config.json").is_file():
         inner = [child.name for child in sorted(folder.iterdir()) if (child / "verify.json").is_file()]
-        raise InputError(f"{folder} is no model folder: it has no config.json.",
+        raise InputError(f"{folder} is not a model folder: it has no config.json.",
                          f"Did you mean {folder / inner[0]}?" if inner else "")
-    config = _read_json(folder / "config.json")
-    if not isinstance(config, dict) or "format" not in config or "towers" not in config:
+    config = files.read_json(folder / "config.json", {}, DAMAGED)
+    if "format" not in config or "towers" not in config:
         raise InputError(f"{folder / 'config.json'} was not written by nearfar.",
                          "A transformers folder is an encoder: nearfar.encoders.text(folder).")
+    files.check_fields(config, {"format": int}, folder / "config.json", DAMAGED)
     if config["format"] > FORMAT:
         raise InputError(f"The model in {folder} has format {config['format']}; this nearfar reads up to {FORMAT}.",
                          f"Install nearfar {config.get('nearfar', '')} or later.")
+    files.check_fields(config, CONFIG, folder / "config.json", DAMAGED)
     return config
 
 
-def _check_files(folder: Path) -> str:
-    """The model's hash; InputError for a missing or changed file."""
+def _check_files(folder: Path, config: Mapping[str, Any]) -> str:
+    """The model's hash; InputError for a file that is missing, changed, or read but not in the list of verify.json."""
     for name in ("verify.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(f"The model in {folder} is not complete: {name} is missing.", "Copy the whole folder.")
-    written = _read_json(folder / "verify.json")
-    for name, digest in written["files"].items():
+    written = files.read_json(folder / "verify.json", VERIFY, DAMAGED)["files"]
+    _check_list(folder, written, config["towers"])
+    for name, digest in written.items():
         if not (folder / name).is_file():
             raise InputError(f"The model in {folder} is not complete: {name} is missing.", "Copy the whole folder.")
-        if _hash_file(folder / name) != digest:
+        if files.digest(folder / name) != digest:
             raise InputError(f"{folder / name} was changed after the model was written.",
                              "Copy the folder again, or save the changed model as a new one.")
-    return _digest(written["files"])
+    return _digest(written)
+
+
+def _check_list(folder: Path, written: Mapping[str, Any], towers: Mapping[str, Any]) -> None:
+    """Raises where verify.json names a file outside of the folder, or leaves out one that is read: the weights, the
+    configuration, the files of a tower."""
+    for name in [*written, *towers]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise files.damaged(folder / "verify.json", f"'{name}' does not lie in the folder", DAMAGED)
+    read = ["config.json", "model.safetensors"]
+    read += [path.name for path in folder.iterdir() if path.suffix.lower() in WEIGHTS]
+    read += [path.relative_to(folder).as_posix() for name in towers for path in (folder / name).rglob("*")
+             if path.is_file() and not path.name.startswith(".")]
+    unlisted = sorted(set(read) - set(written))
+    if unlisted:
+        raise InputError(f"{folder / unlisted[0]} does not belong to the model: {folder / 'verify.json'} does not list "
+                         "it.", "Take the file away, or copy the model folder again.")
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _hash_file(path) for path in files}
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): files.digest(path) for path in found}
 
 
 def _digest(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}.", "The model folder is damaged.") from error
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -467,29 +485,13 @@ def _replace_folder(target: Path, mark: str, write: Callable[[Path], Any]) -> An
     """
     if target.exists() and not (target.is_dir() and ((target / mark).is_file() or not any(target.iterdir()))):
         raise InputError(f"{target} exists and is not a model folder; it is left as it is.", "Choose another place.")
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        result = write(temporary)
-        temporary.chmod(0o755)
-        old = temporary.with_name(temporary.name + "-old")
-        if target.exists():
-            target.rename(old)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-        return result
+        with files.whole(target) as fresh:
+            fresh.mkdir()
+            return write(fresh)
     except OSError as error:
         kind = InputError if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) else NearfarError
         raise kind(f"{target} could not be written: {error}.", "What was there before is unchanged.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
-import json
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from nearfar import evaluation, indexing, models
+from nearfar import evaluation, files, indexing, models
 from nearfar.errors import InputError
+from nearfar.indexing import outputs
+from nearfar.indexing.appending import Change, change, check_unique
+from nearfar.indexing.payload import CHUNK, Payload
 from nearfar.training import showing
-from nearfar.training.engine import Say, silent, versions, write_json
+from nearfar.training.embedding import give_back_memory
+from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
 
 Progress = Callable[[int, int], None]
-CHUNK = 4096
 
 
 def open_model(model: Any) -> Any:
@@ -28,6 +33,8 @@ def open_model(model: Any) -> Any:
     if isinstance(model, models.Model):
         return model
     path = Path(model)
+    for name in ("model", "best"):
+        files.tidy(path / name)  # one that was being replaced when its process was killed comes back
     inner = next((path / n for n in ("model", "best") if (path / n / "config.json").exists()), None)
     return models.load(inner or path)
 
@@ -109,6 +116,20 @@ def diagnose(
     return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on), progress)]
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """An output of `embed`: its path, and how many rows were added to it, replaced in it, and left as they were. It
+    stands wherever a path does."""
+
+    path: Path
+    added: int
+    replaced: int
+    left: int
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
 def embed(
     model: Any,
     data: Any,
@@ -116,170 +137,193 @@ def embed(
     out: str | Path,
     role: str | None = None,
     append: bool = False,
+    columns: str | Sequence[str] = "auto",
     batch_size: int = 256,
     progress: Progress | None = None,
+    say: Say = silent,
     data_settings: DataSettings | None = None,
     **roles: Any,
-) -> Path:
-    """Embeds every row and writes vectors with their keys.
+) -> Embedded:
+    """Embeds every row and writes vectors with their keys, chunk by chunk: memory does not grow with the vectors.
 
     Args:
-        out: FILE.parquet (key, vector and the columns), FILE.npy (vectors; keys in FILE.keys.json), or a folder: an
-            index for `search`.
+        out: FILE.parquet (key, vector and columns), FILE.npy (vectors; keys in FILE.keys.json), or a folder: an index
+            for `search`.
         role: the column to embed; default the first that the model has a tower for.
-        append: add rows whose keys are not there yet (new files of a folder, say).
+        append: add the rows that are not there, and replace those that have changed. A row is known by its id, by the
+            path of its file, or, in a table without an id column, by its content.
+        columns: those that travel with the vectors: "auto" for all plain ones, "none", or names.
+        batch_size: rows a batch.
 
     Done chunks are kept beside `out` until the end, so an interrupted call goes on where it stopped.
-    Raises InputError: a model without a tower for the data, an output that exists (without append) or cannot be
-    written, an index of another model.
+    Raises InputError: a model without a tower for the data, an output that exists (without append), is in use by
+    another process or cannot be written, ids given twice, an output of another model or role.
     """
-    out = Path(out)
+    if batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1. Got {batch_size} instead.")
+    place = outputs.output(Path(out))
+    check_free(place, append)
     opened, loaded = (data_settings or DataSettings(**roles)).open(data), open_model(model)
     vectors_of = ModelEmbedder(loaded, opened, batch_size)
-    role = role or next(
-        (r for r in ("image", "text", "image_b", "text_b") if r in opened.roles and vectors_of.has(r)), None
-    )
-    if role is None or role not in opened.roles:
+    role = embedded_role(role, loaded, opened, vectors_of)
+    load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
+    with contextlib.ExitStack() as held:
+        with files.refused(place.path):
+            held.enter_context(files.lock_of(place.path))
+        place.recover()
+        check_free(place, append)
+        facts = {
+            "model_hash": loaded.hash,
+            "model": str(Path(loaded.path).resolve()) if loaded.path else "",
+            "role": role,
+            "data": opened.name,
+            "versions": versions(),
+        }
+        return _embed(place, vectors_of, load, facts, columns == "auto", progress, say)
+
+
+def check_free(place: outputs.Output, append: bool) -> None:
+    if place.exists() and not append:
+        raise InputError(f"'{place.path}' exists already.", "Add new rows with --append, or choose another --out.")
+
+
+def embedded_role(role: str | None, loaded: Any, opened: Any, vectors_of: ModelEmbedder) -> str:
+    """The role that is embedded: the one asked for, or the first that the model has a tower for."""
+    order = ("image", "text", "image_b", "text_b")
+    found = role or next((r for r in order if r in opened.roles and vectors_of.has(r)), None)
+    if found is None or found not in opened.roles or not vectors_of.has(found):
         raise InputError(
             f"This model embeds {', '.join(loaded.roles)}; {opened.name} has {', '.join(opened.roles)}.",
             "Name the column: --text COLUMN or --image COLUMN.",
         )
-    known = existing_keys(out, append, loaded.hash)
-    rows = np.array([i for i, k in enumerate(opened.keys) if k not in known], dtype=np.int64)
-    vectors = chunked(vectors_of, role, rows, parts_folder(out, loaded.hash, opened.hash, role), progress)
-    keys = [opened.keys[i] for i in rows]
-    facts = {
-        "model_hash": loaded.hash,
-        "model": str(Path(loaded.path).resolve()) if loaded.path else "",
-        "role": role,
-        "data": opened.name,
-        "versions": versions(),
-    }
-    write_vectors(out, vectors, keys, payload(opened, rows), facts, append)
-    shutil.rmtree(parts_folder(out, loaded.hash, opened.hash, role), ignore_errors=True)
-    return out
-
-
-def parts_folder(out: Path, model_hash: str, data_hash: str, role: str) -> Path:
-    """Where finished chunks wait: another model, other data or another role never meet them."""
-    key = hashlib.sha256(f"{model_hash}-{data_hash}-{role}".encode()).hexdigest()[:12]
-    return out.parent / f".{out.name}.{key}.parts"
-
-
-def chunked(vectors_of: Any, role: str, rows: np.ndarray, folder: Path, progress: Progress | None) -> np.ndarray:
-    """Vectors of the rows, chunk by chunk; a finished chunk is read instead of computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write to '{folder.parent}': {error.strerror}.", "Choose another --out.") from None
-    parts = []
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        path = folder / f"{start}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
-        if path.exists():
-            parts.append(np.load(path, allow_pickle=False))
-        else:
-            parts.append(vectors_of(role, some))
-            with open(path.with_suffix(".tmp"), "wb") as file:
-                np.save(file, parts[-1])
-            os.replace(path.with_suffix(".tmp"), path)
-        if progress:
-            progress(min(start + CHUNK, len(rows)), len(rows))
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
-
-
-def payload(data: Any, rows: np.ndarray) -> dict[str, list[Any]]:
-    """Columns that travel with the vectors: texts, labels, groups, domains and paths of pictures."""
-    found: dict[str, list[Any]] = {}
-    for role, columns in data.roles.items():
-        for column in columns if isinstance(columns, list) else [columns]:
-            if role in ("negative", "id") or column in ("key", "vector", "score"):
-                continue
-            values = [data.values(column, rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
-            flat = [v for part in values for v in part]
-            if all(v is None or isinstance(v, (str, int, float, bool)) for v in flat):
-                found[column] = flat
     return found
 
 
-def existing_keys(out: Path, append: bool, model_hash: str) -> set[str]:
-    """Keys that `out` holds already. Raises where it exists and nothing is to be appended."""
-    if not out.exists():
-        return set()
-    if not append:
-        raise InputError(f"'{out}' exists already.", "Add new rows with --append, or choose another --out.")
-    if out.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        check_hash(out, (pq.read_schema(out).metadata or {}).get(b"model_hash", b"").decode(), model_hash)
-        return set(pq.read_table(out, columns=["key"])["key"].to_pylist())
-    if out.suffix == ".npy":
-        facts = json.loads(keys_path(out).read_text())
-        check_hash(out, facts["model_hash"], model_hash)
-        return set(facts["keys"])
-    return set(indexing.open_index(out, model_hash).keys())
+def chosen_columns(columns: str | Sequence[str]) -> list[str] | None:
+    """Names from "a,b", "none" or a list; None for all plain ones."""
+    if columns == "auto":
+        return None
+    if columns == "none":
+        return []
+    return [c.strip() for c in columns.split(",") if c.strip()] if isinstance(columns, str) else list(columns)
 
 
-def check_hash(out: Path, stored: str, mine: str) -> None:
-    if stored != mine:
+def _embed(
+    place: outputs.Output,
+    vectors_of: ModelEmbedder,
+    load: Payload,
+    facts: dict[str, Any],
+    every: bool,
+    progress: Progress | None,
+    say: Say,
+) -> Embedded:
+    """Embeds what the output lacks and writes it. every: all plain columns travel, as far as the output has them."""
+    before, types = place.exists(), load.types
+    if before:
+        place.read()
+        check_same_kind(place, facts)
+        left = load.keep(list(place.types))
+        if left and not every:
+            raise InputError(f"'{place.path}' has no column '{left[0]}'.", "Choose others, or another --out.")
+        if left and place.types:
+            say(f"left out, as '{place.path}' has no such columns: {', '.join(left)}")
+        types = place.types
+    for name, column in load.columns.items():
+        if name != column:
+            say(f"the column '{column}' is stored as '{name}'")
+    keys = pa.array([key for rows in chunks(len(load.data)) for key in load.keys(rows)], pa.string())
+    check_unique(keys, load.data.name)
+    contents = np.concatenate([load.contents(rows, types) for rows in chunks(len(load.data))])
+    todo = change(place.known if before else None, keys, contents, load.source, load.named, load.data.name)
+    done = Embedded(place.path, todo.added, todo.replaced, todo.left)
+    if before and not len(todo.rows):
+        sweep_parts(place.path)
+        return done
+    with parts_of(place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}") as folder:
+        parts = embedded_parts(vectors_of, load.role, todo.rows, folder, progress)
+        dim = np.load(parts[0], mmap_mode="r").shape[1]
+        schema = outputs.schema_of(dim, types)
+        batches = record_batches(parts, todo, contents, load, schema)
+        place.write(schema, batches, facts, len(todo.rows), todo.gone)
+    return done
+
+
+def check_same_kind(place: outputs.Output, facts: dict[str, Any]) -> None:
+    """Raises where the stored vectors are those of another model or another column."""
+    if place.facts["model_hash"] != facts["model_hash"]:
         raise InputError(
-            f"'{out}' was made by another model, so its vectors cannot be compared with new ones.",
+            f"'{place.path}' was made by another model, so its vectors cannot be compared with new ones.",
             "Choose another --out.",
+        )
+    if place.facts.get("role", facts["role"]) != facts["role"]:
+        raise InputError(
+            f"'{place.path}' holds the vectors of '{place.facts['role']}', not of '{facts['role']}'.",
+            "Choose another --out for each column.",
         )
 
 
-def keys_path(out: Path) -> Path:
-    return out.with_suffix(".keys.json")
+def chunks(count: int) -> list[np.ndarray]:
+    """Row numbers 0 .. count - 1 in pieces."""
+    return [np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
-def write_vectors(
-    out: Path,
-    vectors: np.ndarray,
-    keys: Sequence[str],
-    columns: dict[str, list[Any]],
-    facts: dict[str, Any],
-    append: bool,
-) -> None:
-    if out.suffix == ".parquet":
-        write_parquet(out, vectors, keys, columns, facts, append)
-    elif out.suffix == ".npy":
-        if append and out.exists():
-            vectors = np.concatenate([np.load(out, allow_pickle=False), vectors]) if len(vectors) else np.load(out)
-            keys = json.loads(keys_path(out).read_text())["keys"] + list(keys)
-        part = out.with_suffix(".npy.tmp")
-        with part.open("wb") as file:
-            np.save(file, vectors)
-        write_json(keys_path(out), facts | {"keys": list(keys)})
-        os.replace(part, out)
-    elif out.suffix:
-        raise InputError(f"Unknown kind of output '{out.suffix}'.", "Use .parquet, .npy or a folder (an index).")
-    elif len(vectors):
-        indexing.build_index(out, vectors, keys, columns, model_hash=facts["model_hash"], append=append, meta=facts)
+@contextmanager
+def parts_of(out: Path, made_of: str) -> Iterator[Path]:
+    """The folder beside `out` where finished chunks wait: another model, other data or another role never meet them. It
+    goes when all is written; those of calls that were never finished go as well."""
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    folder = out.parent / f".{out.name}.{key}.parts"
+    sweep_parts(out, but=folder)
+    with files.writing(out):
+        folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+        files.remove(folder)
+    finally:
+        files.remove_empty([folder])
 
 
-def write_parquet(
-    out: Path,
-    vectors: np.ndarray,
-    keys: Sequence[str],
-    columns: dict[str, list[Any]],
-    facts: dict[str, Any],
-    append: bool,
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def sweep_parts(out: Path, but: Path | None = None) -> None:
+    """Takes away the chunks of calls that were never finished."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.parts"):
+        if folder != but:
+            files.remove(folder)
 
-    width = vectors.shape[1] if vectors.size else 0
-    table = pa.table({"key": list(keys), **columns})
-    if vectors.size:
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), width)
-        table = table.append_column("vector", flat)
-    meta = {"model_hash": facts["model_hash"], "nearfar": json.dumps(facts)}
-    if append and out.exists():
-        before = pq.read_table(out)
-        table = pa.concat_tables([before, table], promote_options="default") if len(keys) else before
-    part = out.with_suffix(".parquet.tmp")
-    pq.write_table(table.replace_schema_metadata(meta), part)
-    os.replace(part, out)
+
+def embedded_parts(
+    vectors_of: ModelEmbedder, role: str, rows: np.ndarray, folder: Path, progress: Progress | None
+) -> list[Path]:
+    """Files of the vectors of the rows, chunk by chunk; a finished chunk that is whole is not computed again."""
+    files.tidy_inside(folder)
+    found = []
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        path = folder / f"{start}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
+        if files.load_array(path) is None:
+            made = vectors_of.rows(role, some)
+            with files.writing(path):
+                files.save_array(path, made)
+            give_back_memory()
+        found.append(path)
+        if progress:
+            progress(min(start + CHUNK, len(rows)), len(rows))
+    return found
+
+
+def record_batches(
+    parts: list[Path], todo: Change, contents: np.ndarray, load: Payload, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """The rows of an output, a batch for each part."""
+    types = {field.name: field.type for field in schema if field.name not in ("key", "vector", *indexing.HIDDEN)}
+    for start, path in zip(range(0, len(todo.rows), CHUNK), parts, strict=True):
+        rows, vectors = todo.rows[start : start + CHUNK], np.load(path, mmap_mode="r")
+        made = load.arrays(rows, types) | {
+            "key": todo.keys.slice(start, len(rows)),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1]),
+            "_content": pa.array(contents[rows]),
+            "_source": pa.array([load.source] * len(rows), pa.string()),
+        }
+        yield pa.RecordBatch.from_arrays([made[name] for name in schema.names], schema=schema)
 
 
 def search(
@@ -303,6 +347,8 @@ def search(
     that cannot embed such a query, a filter that does not work.
     """
     path = Path(where_from)
+    for one in (path, path / "index"):
+        files.tidy(one)
     place = path if indexing.is_index(path) else path / "index"
     if not indexing.is_index(place):
         hint = (
@@ -315,7 +361,7 @@ def search(
     if isinstance(query, str) and query.startswith("key:"):
         return index.search(stored_vector(index, query[4:]), k, where)
     loaded = open_model(model or index.meta.get("model") or path)
-    indexing.open_index(place, loaded.hash)
+    index.check_model(loaded.hash)
     return index.search(query_vector(loaded, query, role), k, where)
 
 
@@ -359,31 +405,39 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder '{folder}'.")
-    if len(folders) == 1 and (folders[0] / "results.json").exists():
-        return write_report(out or folders[0] / "report.html", json.loads((folders[0] / "results.json").read_text()))
-    return write_report(out or folders[0] / "report.html", {}, [run_parts(f) for f in folders])
+    place = Path(out or folders[0] / "report.html")
+    stored = folders[0] / "results.json"
+    if len(folders) == 1 and stored.exists():
+        results = files.read_json(stored, RESULTS, "Run the comparison again: finished cells are kept.")
+        with files.reading(stored, "Run the comparison again: finished cells are kept."):
+            if not results["rows"]:
+                raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
+            return write_report(place, results)
+    return write_report(place, {}, [run_parts(f) for f in folders])
+
+
+RESULTS = {"rows": list, "task": dict, "data": dict}
 
 
 def run_parts(folder: Path) -> dict[str, Any]:
     """A run folder's parts as the report takes them."""
-    if not (folder / "config.json").exists():
+    path, scores, shown = folder / "config.json", folder / "scores.json", folder / "shown.json"
+    if not path.exists():
         raise InputError(f"'{folder}' is neither a run nor a comparison of nearfar.")
-    config = json.loads((folder / "config.json").read_text())
-    parts: dict[str, Any] = {
-        "config": config | {"seed": config["settings"]["seed"]},
-        "path": str(folder),
-        "curve": showing.curve(folder),
-    }
-    if (folder / "scores.json").exists():
-        told = json.loads((folder / "scores.json").read_text())
-        test = told["scores"].get("test") or told["scores"].get("val")
-        if test:
-            parts["scores"] = test | told["cost"] | {"task": told["summary"]}
-    shown = folder / "shown.json"
+    config = files.read_json(path, CONFIG, DAMAGED)
+    with files.reading(path, DAMAGED):
+        parts: dict[str, Any] = {"config": config | {"seed": config["settings"]["seed"]}, "path": str(folder)}
+    parts["curve"] = showing.curve(folder)
+    if scores.exists():
+        told = files.read_json(scores, SCORES, DAMAGED)
+        with files.reading(scores, DAMAGED):
+            test = told["scores"].get("test") or told["scores"].get("val")
+            if test:
+                parts["scores"] = test | told["cost"] | {"task": told["summary"]}
     if not shown.exists() and (folder / "model" / "config.json").exists():
-        write_json(shown, illustrated(folder, config))
+        files.write_json(shown, illustrated(folder, config))
     if shown.exists():
-        parts |= json.loads(shown.read_text())
+        parts |= files.read_json(shown, {}, "Delete it: it is made again.")
     return parts
 
 
@@ -392,11 +446,14 @@ def illustrated(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     from nearfar.training.building import task_of
     from nearfar.training.settings import TrainSettings
 
+    path = folder / "config.json"
+    with files.reading(path, DAMAGED):
+        data_settings, settings = DataSettings(**config["data_settings"]), TrainSettings(**config["settings"])
     try:
-        opened = DataSettings(**config["data_settings"]).open(config["data"])
+        opened = data_settings.open(config["data"])
     except InputError:
         return {}
     if opened.hash != config["data_hash"]:
         return {}
-    task = task_of(config["method"], opened, TrainSettings(**config["settings"]))
+    task = task_of(config["method"], opened, settings)
     return showing.illustrate(folder / "model", opened, task)

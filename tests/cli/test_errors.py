@@ -131,7 +131,7 @@ def test_a_foreign_folder_is_not_taken(capsys, tmp_path):
     (tmp_path / "run" / "thesis.txt").write_text("mine")
     code, shown = said(capsys, "fit", "simclr", "emoji", "--limit", "200", "--out", tmp_path / "run")
     assert code == 2
-    assert "is no run" in shown.err
+    assert "is not a run" in shown.err
 
 
 def test_no_space_left(tmp_path):
@@ -164,10 +164,10 @@ def test_no_space_left(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "Writing to" in done.stderr
-    assert "Mend that, then go on with --resume." in done.stderr            # "File too large": space is not what lacks
+    assert "Mend that, then start it again." in done.stderr  # "File too large": space is not what lacks
     assert "Traceback" not in done.stderr
     assert (tmp_path / "earlier" / "scores.json").read_text() == "{}"
-    assert not (tmp_path / "run" / "scores.json").exists()
+    assert not (tmp_path / "run").exists()  # nothing was saved, so nothing is in the way of the next start
 
 
 def test_a_stored_path_of_code_is_imported_only_on_request(capsys, tmp_path, monkeypatch):

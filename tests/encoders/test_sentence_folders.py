@@ -177,10 +177,10 @@ def test_a_model_keeps_prompt_layers_and_poolings(folder, tmp_path):
 
 @pytest.mark.parametrize(("file", "content", "says"), [
     ("modules.json", "[{}]", "does not list modules"),
-    ("modules.json", "{", "cannot be read"),
+    ("modules.json", "{", "modules.json"),
     ("modules.json", "7", "JSON list"),
     ("1_Pooling/config.json", '{"pooling_mode": "median"}', "pooling 'median'"),
-    ("1_Pooling/config.json", "\x00\xff", "cannot be read"),
+    ("1_Pooling/config.json", "\x00\xff", "1_Pooling"),
     ("2_Dense/config.json", '{"in_features": "many"}', "does not describe a Dense"),
     ("2_Dense/config.json", '{"in_features": 16, "out_features": 8, "activation_function": "os.system"}', "activation"),
     ("config_sentence_transformers.json", '{"prompts": [1]}', "prompts"),

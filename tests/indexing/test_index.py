@@ -50,6 +50,38 @@ def test_a_wrong_filter_names_the_columns(index, where, message):
         index.search(np.ones(8), where=where)
 
 
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        ("style = 'ink", "a quote is not closed"),
+        ('style = "ink"', "there is no column 'ink'.* single quotes: 'ink'"),
+        ("year = 'x'", "'year' holds numbers, 'x' is a text"),
+        ("style = 3", "'style' holds texts; write '3' in single quotes"),
+        ("year", "it is not a condition"),
+        ("year >", "it is not a condition"),
+        ("(year > 3", "it is not a condition"),
+        ("cast(style as int) > 3", "it is not a condition"),
+        ("style in ()", "it is not a condition"),
+    ],
+)
+def test_a_wrong_filter_is_answered_in_our_words(where, message, index):
+    with pytest.raises(InputError, match=message) as error:
+        index.search(np.ones(8), where=where)
+    assert "Example: style = 'a value'" in str(error.value)
+    for word in ("lance", "sql parser", "datafusion", ".rs", "Int64", "Utf8"):
+        assert word not in str(error.value)
+
+
+def test_scores_never_leave_the_range_of_a_cosine(tmp_path):
+    vectors = np.random.default_rng(3).normal(size=(300, 33)).astype(np.float32)
+    index = build_index(tmp_path / "i", vectors, [str(i) for i in range(300)], model_hash=MODEL)
+    scores = [hit["score"] for v in vectors for hit in (*index.search(v, k=1), *index.search(-v, k=300)[-1:])]
+    assert max(scores) == 1
+    assert min(scores) == -1
+
+
 def test_wrong_queries(index):
     with pytest.raises(InputError, match="9 dimensions"):
         index.search(np.ones(9))
@@ -113,7 +145,7 @@ def test_an_interrupted_build_leaves_the_earlier_index(index, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nearfar.indexing.index._put_in_place", stop)
+    monkeypatch.setattr("nearfar.indexing.index._seal", stop)
     with pytest.raises(KeyboardInterrupt):
         build_index(index.path, *items(5), model_hash=MODEL)
     assert len(open_index(index.path)) == 60

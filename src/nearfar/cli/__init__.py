@@ -76,9 +76,9 @@ def _run(command: str, words: list[str]) -> int:
         what = (str(error) or "MemoryError").splitlines()[-1][:160]
         _say(f"The memory does not suffice ({what}). Try a smaller --batch-size, --micro-batch or --image-size.")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _say("stopped. What was begun goes on with --resume (fit) or by the same command (compare, embed).")
-        return 130
+        return 128 + getattr(stop, "number", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

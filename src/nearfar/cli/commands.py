@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nearfar import options, processes, terminal
+from nearfar import files, options, processes, terminal
 from nearfar.checks import PositiveInt, Range
 from nearfar.cli import help as helping
 from nearfar.cli import tables
@@ -109,13 +109,15 @@ class EmbedOptions:
     Args:
         out: FILE.parquet, FILE.npy, or a folder (a searchable index).
         role: the column to embed; default the first that the model can.
-        append: add the rows that are not there yet.
+        append: add the rows that are not there yet, and replace those that have changed.
+        columns: which go with the vectors: auto (all plain ones), none, or names divided by commas.
         batch_size: rows a batch.
     """
 
     out: str | None = None
     role: str | None = None
     append: bool = False
+    columns: str = "auto"
     batch_size: Annotated[int, Range(1, 1_000_000)] = 256
 
 
@@ -281,11 +283,13 @@ def run_fit(words: list[str]) -> None:
 
 def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """`fit --resume --out RUN` alone: everything else is in the run's config.json."""
+    from nearfar.training.engine import CONFIG, DAMAGED
+
     path = Path(given["out"]) / "config.json"
     if not path.exists():
         raise InputError(f"'{given['out']}' holds no run to resume.")
-    config = json.loads(path.read_text())
-    foreign = options.foreign_parts(config.get("options", {}))
+    config = files.read_json(path, CONFIG, DAMAGED)
+    foreign = options.foreign_parts(config["options"])
     if foreign and str(given.get("trust", "false")).lower() not in ("true", "yes"):
         raise InputError(
             f"The run in '{given['out']}' names parts that are not nearfar's own: {', '.join(foreign)}. Going on "
@@ -295,6 +299,12 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     stored = {
         k: v for part in ("settings", "data_settings", "options") for k, v in config[part].items() if v is not None
     }
+    from nearfar import methods
+
+    try:
+        options.checked([TrainSettings, DataSettings, methods.get(config["method"])], stored)
+    except InputError as error:
+        raise InputError(f"{path} does not hold the options of a run: {error.message}", DAMAGED) from error
     return config["method"], config["data"], stored | given
 
 
@@ -371,22 +381,26 @@ def run_embed(words: list[str]) -> None:
     if checked.out is None:
         raise InputError("Where to? The option '--out' is missing.", "Write FILE.parquet, FILE.npy or a folder.")
     with tables.bar("embedding") as progress:
-        path = using.embed(
+        found = using.embed(
             places[0],
             places[1],
             out=checked.out,
             role=checked.role,
             append=checked.append,
+            columns=checked.columns,
             batch_size=checked.batch_size,
             progress=progress,
+            say=speaker(True),
             data_settings=build(DataSettings, checked),
         )
     if checked.json:
-        emit({"path": path})
-    else:
-        terminal.say(f"wrote {path}", sys.stdout)
-        if not path.suffix:
-            terminal.say(f"search it:  nearfar search {path} QUERY", sys.stdout)
+        emit(dataclasses.asdict(found))
+        return
+    path = found.path
+    counts = f"{found.added} rows added, {found.replaced} replaced, {found.left} left as they were"
+    terminal.say(f"{path}: {counts}", sys.stdout)
+    if not path.suffix:
+        terminal.say(f"search it:  nearfar search {path} QUERY", sys.stdout)
 
 
 def run_search(words: list[str]) -> None:

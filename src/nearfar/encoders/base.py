@@ -1,12 +1,12 @@
 """What every encoder promises: inputs to one vector each."""
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from nearfar import files
 from nearfar.errors import InputError
 
 UNSAFE = "Weights are read from safetensors files, or from torch files that hold tensors only."
@@ -71,10 +71,12 @@ def tower_tensors(folder: str | Path, modality: str) -> dict[str, Tensor]:
     """
     place = next((p for p in (Path(folder), Path(folder) / "model", Path(folder) / "best")
                   if (p / "model.safetensors").is_file() and (p / "config.json").is_file()), None)
-    towers = {} if place is None else json.loads((place / "config.json").read_text()).get("towers", {})
-    if place is None or not towers:
-        raise InputError(f"{folder} is no folder of a nearfar model.", "Give such a folder, or a file of weights.")
-    name = next((name for name, tower in towers.items() if tower["encoder"].get("modality") == modality), None)
+    if place is None:
+        raise InputError(f"{folder} is not a folder of a nearfar model.", "Give such a folder, or a file of weights.")
+    mend = "Give the folder of a nearfar model, or a file of weights."
+    towers = files.read_json(place / "config.json", {"towers": dict}, mend)["towers"]
+    with files.reading(place / "config.json", mend):
+        name = next((name for name, tower in towers.items() if tower["encoder"].get("modality") == modality), None)
     if name is None:
         raise InputError(f"The model in {folder} has no {modality} encoder.", f"It embeds {', '.join(towers)}.")
     prefix, state = f"{name}.encoder.", load_tensors(place / "model.safetensors")

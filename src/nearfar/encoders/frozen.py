@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar import files
 from nearfar.encoders.base import Encoder
 
 
@@ -89,16 +89,12 @@ class Frozen(Encoder):
         if cache is None or not key:
             return self._compute(items, batch_size, progress)
         path = Path(cache) / f"features-{self.hash()}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-        if path.is_file():
-            stored = np.load(path, mmap_mode="r")
-            if stored.shape == (len(items), self.dim):
-                return np.asarray(stored)
+        stored = files.load_array(path)                     # None where it is not whole: then it is made again
+        if stored is not None and stored.shape == (len(items), self.dim):
+            return np.asarray(stored)
         made = self._compute(items, batch_size, progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npy")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, made)
-        Path(temporary).replace(path)
+        with files.writing(path):
+            files.save_array(path, made)
         return made
 
     @torch.no_grad()

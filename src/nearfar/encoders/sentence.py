@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nearfar import files
 from nearfar.errors import InputError
 
+_MEND = "The model folder is damaged: copy it again."
 POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
 # In the order in which sentence-transformers joins them.
 _OLD_POOLINGS = {
@@ -206,13 +208,10 @@ def build_layer(layer: dict[str, Any]) -> nn.Module:
 
 
 def _json(path: Path, kind: type = dict) -> Any:
-    try:
+    if not path.is_file():
+        raise InputError(f"{path} is missing.", "The model folder is not complete.")
+    with files.reading(path, _MEND):
         found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing.", "The model folder is not complete.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({str(error)[:120]}).", "The model folder is damaged.") from error
     if not isinstance(found, kind):
-        raise InputError(f"{path} does not hold a JSON {'list' if kind is list else 'object'}.",
-                         "The model folder is damaged.")
+        raise files.damaged(path, f"it does not hold a JSON {'list' if kind is list else 'object'}", _MEND)
     return found

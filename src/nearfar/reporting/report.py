@@ -2,15 +2,14 @@
 
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import InputError, NearfarError
+from nearfar import files
+from nearfar.errors import InputError
 from nearfar.evaluation.comparison import compare_rows
 from nearfar.reporting import page
 
@@ -30,16 +29,8 @@ def write_report(path: str | Path, results: dict[str, Any], runs: Sequence[dict[
         raise InputError("There is nothing to report: no row and no run was given.")
     html = render(results)
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(html)
-        os.chmod(fresh, 0o644)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise NearfarError(f"The report {path} cannot be written: {error.strerror or error}.",
-                           "Check the permissions and the free space.") from error
+    with files.writing(path), files.whole(path) as fresh:
+        fresh.write_text(html, encoding="utf-8")
     return path
 
 

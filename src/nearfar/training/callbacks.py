@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from nearfar import processes, terminal
+from nearfar import files, processes, terminal
 from nearfar.evaluation.diagnostics import spread
 
 
@@ -42,8 +45,8 @@ class Curve(pl.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if processes.leader():
-            kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= trainer.global_step]
-            self.path.write_text("".join(kept))
+            kept = [line for line in curve_lines(self.path) if line["step"] <= trainer.global_step]
+            files.replaced_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.last = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -91,34 +94,93 @@ class Curve(pl.Callback):
             )
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines of a curve file; a torn last line (killed while writing) is left out."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def curve_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a learning curve. Raises InputError where they are damaged."""
+    return files.read_lines(path, {"step": int}, "Delete it: a run that goes on begins it anew.")
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was stopped by a signal. `number`: which one."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+class Signals:
+    """Ctrl-C and SIGTERM wait for the end of the step; a second one stops at once, at the last checkpoint.
+
+    A step that is cut off has moved teachers and running statistics already, so its state is none of the run. In a
+    thread, where Python gives no signals, and on several processes, which do not stop at one step, nothing is changed.
+    """
+
+    def __init__(self, say: Callable[[str], None], alone: bool):
+        self.say, self.asked = say, 0
+        self.heard = (signal.SIGINT, signal.SIGTERM)
+        self.active = alone and threading.current_thread() is threading.main_thread()
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if self.active:
+            self.before = {number: signal.getsignal(number) for number in self.heard}
+            self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Takes the signals (again: Lightning sets a handler of its own when it starts)."""
+        for number in self.heard if self.active else ():
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise Stopped(number)
+        self.asked = number
+        self.say("stopping at the end of this step (once more: at once)")
+
+    def check(self) -> None:
+        """Raises Stopped where a signal came."""
+        if self.asked:
+            raise Stopped(self.asked)
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class Checkpoint(pl.Callback):
-    """checkpoints/last.ckpt, replaced atomically, so that a run killed at any moment can be resumed."""
+    """checkpoints/last.ckpt, replaced atomically, so that a run killed at any moment can be resumed. It is written
+    between two steps only, also where a signal ends the run."""
 
-    def __init__(self, folder: Path, every: int):
-        self.path, self.every = folder / "last.ckpt", every
+    def __init__(self, folder: Path, every: int, signals: Signals):
+        self.path, self.every, self.signals = folder / "last.ckpt", every, signals
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.signals.listen()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch.last_turn and (trainer.global_step % self.every == 0 or trainer.global_step >= trainer.max_steps):
+        if not batch.last_turn:
+            return
+        step = trainer.global_step
+        if step % self.every == 0 or step >= trainer.max_steps or self.signals.asked:
             self.save(trainer)
+        self.signals.check()
 
     def save(self, trainer: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(part)  # by all processes together; the first one writes
-        if processes.leader():
-            os.replace(part, self.path)
+        trainer.save_checkpoint(self.path)  # by all processes together; the first one writes
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        alone = processes.place()[1] == 1  # several processes do not stop at one step: their last checkpoint stands
-        if isinstance(exception, KeyboardInterrupt) and alone and trainer.global_step > 0 and not pl_module._pending:
-            self.save(trainer)
+
+class CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, into its own folder and with ordinary permissions."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        try:
+            with files.whole(Path(path)) as fresh, fresh.open("wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch closes its archive over what the system said, a full disk for instance
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 class Progress(pl.Callback):

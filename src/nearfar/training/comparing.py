@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
-from nearfar import evaluation, methods, options
+from nearfar import evaluation, files, methods, options
 from nearfar.checks import Range, check
 from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.files import write_json
 from nearfar.methods.base import Tower
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
 from nearfar.training.embedding import Embedder
-from nearfar.training.engine import Say, silent, write_json
+from nearfar.training.engine import Say, silent
 from nearfar.training.settings import DataSettings, TrainSettings
+
+PLAN = {"data_hash": str, "split_hash": str, "settings": dict, "steps": int, "batch_size": int, "seeds": list}
+DAMAGED_PLAN = "Delete the comparison's folder, or choose another --out."
+CELL = {"status": str, "primary": (int, float, type(None)), "metrics": dict}
 
 
 @dataclass(frozen=True)
@@ -128,26 +135,49 @@ def compare(
     opened = data_settings.open(data)
     task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task, layer=settings.layer)
     entries = chosen(opened, task, settings, methods, say)
-    check_baseline(baseline, entries, evaluation.references(opened, task))
+    check_baseline(baseline, entries, opened, task)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
-    engine.writable(folder)
-    began = time.perf_counter()
-    plan = make_plan(folder, opened, settings, entries, seeds, limit, say)
-    settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
-    rows = measured_without_training(folder, opened, task, settings, seeds, say)
-    for number, one in enumerate(entries):
-        rows.append(
-            train_cells(folder, opened, task, settings, one, seeds, f"[{number + 1}/{len(entries)}]", progress, say)
-        )
-    results = conclude(folder, opened, task, plan, rows, entries, baseline, command, time.perf_counter() - began,
-                       illustrated=report)
-    write_json(folder / "results.json", results)
-    keep_best(folder, results)
-    if report:
-        from nearfar.reporting import write_report
+    with claim(folder):
+        began = time.perf_counter()
+        plan = make_plan(folder, opened, settings, entries, seeds, limit, say)
+        settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
+        rows = measured_without_training(folder, opened, task, settings, seeds, say)
+        for number, one in enumerate(entries):
+            place = f"[{number + 1}/{len(entries)}]"
+            rows.append(train_cells(folder, opened, task, settings, one, seeds, place, progress, say))
+        seconds = time.perf_counter() - began
+        results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
+        write_json(folder / "results.json", results)
+        keep_best(folder, results)
+        if report:
+            from nearfar.reporting import write_report
 
-        write_report(folder / "report.html", results)
+            write_report(folder / "report.html", results)
     return Comparison(folder, results)
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """The comparison's folder, owned by this process while the block runs. What was cut off in it is put in order; a
+    folder in which nothing was begun is taken away again. Raises InputError where another process works in it."""
+    with files.refused(folder):
+        made = files.make_folders(folder)
+    try:
+        with contextlib.ExitStack() as held:
+            with files.refused(folder):
+                held.enter_context(files.lock(folder / files.LOCK, f"'{folder}'"))
+            files.tidy_inside(folder)
+            yield
+    finally:
+        files.remove_empty(made)
+
+
+def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Any, task: Any) -> None:
+    """Raises where the baseline is none of the rows that there will be."""
+    rows = [e.name for e in entries] + [r.slug for r in evaluation.references(data, task)] + ["untrained", "pretrained"]
+    if baseline is not None and baseline not in rows:
+        near = did_you_mean(baseline, rows)
+        raise InputError(f"The baseline '{baseline}' is not among the rows.{near}", f"Rows: {', '.join(rows)}.")
 
 
 def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] | str | None, say: Say) -> list[Entry]:
@@ -178,19 +208,11 @@ def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] 
     return found
 
 
-def check_baseline(baseline: str | None, entries: Sequence[Entry], references: Sequence[Any]) -> None:
-    """Raises before any training where no row will have that name."""
-    known = [e.name for e in entries] + [r.slug for r in references] + ["untrained", "pretrained"]
-    if baseline is not None and baseline not in known:
-        raise InputError(f"The baseline '{baseline}' is not among the rows.{did_you_mean(baseline, known)}",
-                         f"Rows: {', '.join(known)}.")
-
-
 def seconds_of(budget: str | float | None) -> float:
     """ "90", "45s", "30m", "2h" -> seconds."""
     if budget is None:
         return 1800.0
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget))
+    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)\s*([smh]?)\s*", str(budget))
     if not match or float(match.group(1)) <= 0:
         raise InputError(f"The budget '{budget}' is not a time.", "Write for example 90s, 30m or 2h.")
     return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
@@ -218,7 +240,7 @@ def make_plan(
         "settings": plan_settings(settings),
     }
     if path.exists():
-        plan = json.loads(path.read_text())
+        plan = files.read_json(path, PLAN, DAMAGED_PLAN)
         plan["settings"] = plan_settings(TrainSettings()) | plan["settings"]  # what has become an option since
         for name in facts:
             if plan[name] != json.loads(json.dumps(facts[name])):
@@ -291,7 +313,7 @@ def measured_without_training(
     """Chance, raw pixels, HOG, TF-IDF, BM25; the untrained encoder for each seed; a pretrained one where given."""
     path = folder / "references.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return stored_rows(path)
     rows = []
     for one in evaluation.references(data, task):
         say(f"measuring: {one.label}")
@@ -312,7 +334,19 @@ def measured_without_training(
         cells = [untrained_cell(data, task, settings, kinds[0], seed) for seed in range(1 if known else seeds)]
         kind = "pretrained" if known else "untrained"
         rows.append({"slug": kind, "label": f"{kind} encoder", "kind": kind, "seeds": cells})
-    write_json(path, rows)
+    write_json(path, {"rows": rows}, checksum=True)
+    return rows
+
+
+def stored_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of references.json. Raises InputError where it is damaged."""
+    mend = "Delete it: it is measured again."
+    rows = files.read_json(path, {"rows": list}, mend)["rows"]
+    with files.reading(path, mend):
+        for row in rows:
+            files.check_fields(row, {"slug": str, "label": str, "kind": str, "seeds": list}, path, mend)
+            for one in row["seeds"]:
+                files.check_fields(one, CELL, path, mend)
     return rows
 
 
@@ -356,14 +390,16 @@ def train_cells(
                     **one.options,
                 )
             except (NearfarError, RuntimeError) as error:
-                if isinstance(error, InputError) and seed == 0:
+                if isinstance(error, files.Busy) or (isinstance(error, InputError) and seed == 0):
                     raise
                 say(f"{place} {one.label}, seed {seed} failed: {error}")
                 cells.append(cell(seed, {}, run=relative) | {"status": "failed", "message": str(error)})
                 continue
-        told = json.loads(done.read_text())
+        told = files.read_json(done, engine.SCORES, "Delete it: the cell is finished from its checkpoint.")
+        files.check_fields(told["cost"], {"seconds": (int, float)}, done, engine.DAMAGED)
         check_same(told, data, run)
-        cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
+        with files.reading(done, "Delete it: the cell is finished from its checkpoint."):
+            cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
         if cells[-1]["primary"] is not None:
             reached = f"{100 * cells[-1]['primary']:.1f}{shown}"
             say(f"{place} {one.label}, seed {seed}: {reached} in {told['cost']['seconds']:.0f} s")
@@ -479,11 +515,8 @@ def keep_best(folder: Path, results: dict[str, Any]) -> None:
     if row is None:
         return
     first = next(c for c in row["seeds"] if c["status"] == "done")
-    fresh, place = folder / "best.tmp", folder / "best"
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(folder / first["run"] / "model", fresh)
-    shutil.rmtree(place, ignore_errors=True)
-    fresh.rename(place)
+    with files.whole(folder / "best") as fresh:
+        shutil.copytree(folder / first["run"] / "model", fresh)
 
 
 __all__ = ["Comparison", "Entry", "compare", "entry", "seconds_of", "split_specs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,13 @@ from nearfar.methods.base import Tower
 from nearfar.training.loading import TokenStore
 
 Progress = Callable[[int, int], None]
+
+
+def give_back_memory() -> None:
+    """Hands what was freed back to the system: many small texts leave holes that the C library would keep."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 class Embedder:
@@ -60,6 +68,10 @@ class Embedder:
         if role not in self.stores:
             self.stores[role] = self._store(tower, self.data.texts(role))
         return self._texts(tower, self.stores[role], rows)
+
+    def rows(self, role: str, rows: np.ndarray) -> np.ndarray:
+        """As calling it, for a few rows of many: of the other rows nothing is read."""
+        return self(role, rows) if role.startswith("image") else self.items(role, self.data.texts(role, rows))
 
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """Feature maps float32 (n, C, h, w) of the rows, batch after batch; see `ImageEncoder.feature_map`.

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nearfar import methods, processes
+from nearfar import files, methods, processes
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import write_json
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building
-from nearfar.training.callbacks import Checkpoint, Curve, Progress
+from nearfar.training.callbacks import Checkpoint, CheckpointFile, Curve, Progress, Signals, Stopped, curve_lines
 from nearfar.training.embedding import Embedder
 from nearfar.training.settings import DataSettings, TrainSettings
 
 Say = Callable[[str], None]
-FULL = (errno.ENOSPC, errno.EDQUOT)
+CONFIG = {
+    "method": str,
+    "options": dict,
+    "settings": dict,
+    "data": str,
+    "data_settings": dict,
+    "data_hash": str,
+    "split_hash": str,
+    "command": str,
+}  # what is read again of a run's config.json
+SCORES = {"data_hash": str, "split_hash": str, "summary": (dict, type(None)), "scores": dict, "cost": dict}
+DAMAGED = "Delete the run's folder and train anew, or restore it from a copy."
+OWN = ("config.json", "curve.jsonl", "checkpoints", files.LOCK)  # what a run that was cut off may leave
 
 
 @dataclass
@@ -94,23 +109,16 @@ def fit(
     processes.check_launch(settings.devices, settings.nodes)
     say = say if processes.leader() else silent
     task = building.task_of(method, opened, settings)
-    folder = None if dry_run else agreed_folder(out, method, opened, resume)
-    setup = building.prepare(method, opened, settings, given, cache=cache_dir())
-    record = describe(method, opened, setup, data, data_settings, command)
-    for line in told(setup):
-        say(line)
-    if settings.accumulate > 1 and setup.method.uses_batch:
-        say(
-            f"note: --accumulate {settings.accumulate} adds up gradients, not negatives: each item is contrasted "
-            f"within its own batch of {setup.resolved['batch_size']}. For one large batch on the same memory use "
-            f"--batch-size {settings.accumulate * setup.resolved['batch_size']} "
-            f"--micro-batch {setup.resolved['batch_size']}."
-        )
-    if dry_run:
-        return dry(method, opened, setup, task, record, say)
-    assert folder is not None
-    with owned(folder, record, resume, setup):
-        return train(folder, method, opened, setup, task, record, resume, progress, say)
+    claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
+    with claimed as folder:
+        setup = building.prepare(method, opened, settings, given, cache=cache_dir())
+        record = describe(method, opened, setup, data, data_settings, command)
+        for line in told(setup):
+            say(line)
+        if folder is None:
+            return dry(method, opened, setup, task, record, say)
+        with recorded(folder, record, resume):
+            return train(folder, method, opened, setup, task, record, resume, progress, say)
 
 
 def split_options(
@@ -131,81 +139,94 @@ def split_options(
     return settings, data_settings, own
 
 
-def agreed_folder(out: str | Path | None, method: str, data: Any, resume: bool) -> Path:
-    """The run's folder; the first process chooses and checks it, the others take it over."""
-    if processes.leader():
-        folder = run_folder(out, method, data, resume)
+@contextmanager
+def claim(out: str | Path | None, method: str, data: Any, resume: bool) -> Iterator[Path]:
+    """The run's folder, owned by this process (of several that train together: by the first) while the block runs.
+
+    Raises InputError where it holds something else, or another process works in it. A block that fails before its
+    first checkpoint leaves a new folder as it found it.
+    """
+    if not processes.leader():
+        told = os.environ.get(processes.FOLDER, out)
+        if told is None:
+            raise InputError("Processes that are started together need one folder.", "Add --out FOLDER.")
+        yield Path(told)
+        return
+    with _claimed(*_made(out, method, data, resume), resume) as folder:
         os.environ[processes.FOLDER] = str(folder)
-        return folder
-    told = os.environ.get(processes.FOLDER, out)
-    if told is None:
-        raise InputError("Processes that are started together need one folder.", "Add --out FOLDER.")
-    return Path(told)
+        yield folder
 
 
-def run_folder(out: str | Path | None, method: str, data: Any, resume: bool) -> Path:
-    """Where the run goes. A folder that holds a run already is refused unless it is resumed."""
-    if out is None:
-        if resume:
-            raise InputError("--resume needs the run's folder.", "Add --out FOLDER.")
-        base, number = Path("runs") / f"{method}-{data.name}", 1
-        while Path(f"{base}-{number}").exists():
-            number += 1
-        out = Path(f"{base}-{number}")
-    folder = Path(out)
-    held = (folder / "config.json").exists()
+def _made(out: str | Path | None, method: str, data: Any, resume: bool) -> tuple[Path, list[Path]]:
+    """The folder that was asked for, or the next free one of this name, and which folders had to be made."""
+    if out is None and resume:
+        raise InputError("--resume needs the run's folder.", "Add --out FOLDER.")
+    if out is not None:
+        check_folder(Path(out), resume)
+        with files.refused(Path(out)):
+            return Path(out), files.make_folders(Path(out))
+    number = 1
+    while True:
+        folder = Path("runs") / f"{method}-{data.name}-{number}"
+        with files.refused(folder):
+            made = files.make_folders(folder)
+        if folder in made:
+            return folder, made
+        number += 1
+
+
+@contextmanager
+def _claimed(folder: Path, made: list[Path], resume: bool) -> Iterator[Path]:
+    try:
+        with contextlib.ExitStack() as held:
+            with files.refused(folder):
+                held.enter_context(files.lock(folder / files.LOCK, f"'{folder}'"))
+            check_folder(folder, resume)
+            files.tidy_inside(folder)
+            files.tidy_inside(folder / "checkpoints")
+            try:
+                yield folder
+            except BaseException:
+                if not resume and not (folder / "checkpoints" / "last.ckpt").exists():
+                    for path in [p for p in folder.iterdir() if p.name != files.LOCK]:
+                        files.remove(path)
+                raise
+    except BaseException:
+        files.remove_empty(made)
+        raise
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Raises where a folder holds a run that is not to be resumed, no run to resume, or something else."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"'{folder}' is a file, not a folder.", "Choose another --out.")
+    held = (folder / "config.json").exists()
     if held and not resume:
         raise InputError(f"'{folder}' already holds a run.", "Go on with it (--resume), or choose another --out.")
     if resume and not held:
         raise InputError(f"'{folder}' holds no run to resume.", "Leave out --resume to start one.")
-    if not held and folder.exists() and any(folder.iterdir()):
-        raise InputError(f"'{folder}' is not empty and is no run of nearfar.", "Choose another --out.")
-    writable(folder)
-    return folder
+    if folder.exists() and not held:
+        others = [p.name for p in folder.iterdir() if p.name not in OWN and not files.is_temporary(p.name)]
+        if others or (folder / "checkpoints" / "last.ckpt").exists():
+            raise InputError(f"'{folder}' is not empty and is not a run of nearfar.", "Choose another --out.")
 
 
-def writable(folder: Path) -> None:
-    """Raises where the output cannot be written, before any work is done."""
+@contextmanager
+def recorded(folder: Path, record: dict[str, Any], resume: bool) -> Iterator[None]:
+    """Writes config.json first, or compares it with what is asked for now; a failure to write later is explained."""
+    path, last = folder / "config.json", folder / "checkpoints" / "last.ckpt"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write-test.tmp"
-        probe.write_text("x")
-        probe.unlink()
+        if processes.leader() and resume:
+            differ(files.read_json(path, CONFIG, DAMAGED), record, folder)
+        elif processes.leader():
+            write_json(path, record)
+        yield
     except OSError as error:
-        raise InputError(f"Cannot write to '{folder}': {error.strerror}.", "Choose another --out.") from None
-
-
-class owned:
-    """Writes config.json first; a folder in which nothing was trained is taken away again."""
-
-    def __init__(self, folder: Path, record: dict[str, Any], resume: bool, setup: building.Setup):
-        self.folder, self.record, self.resume = folder, record, resume
-
-    def __enter__(self) -> None:
-        path = self.folder / "config.json"
-        if not processes.leader():
-            return
-        if self.resume:
-            differ(json.loads(path.read_text()), self.record, self.folder)
-            return
-        write_json(path, self.record)
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if not processes.leader():
-            return
-        if error is not None and not self.resume and not (self.folder / "checkpoints" / "last.ckpt").exists():
-            for name in ("config.json", "curve.jsonl"):
-                (self.folder / name).unlink(missing_ok=True)
-            for place in (self.folder / "checkpoints", self.folder):
-                if place.exists() and not any(place.iterdir()):
-                    place.rmdir()
-        if isinstance(error, OSError):
-            raise NearfarError(
-                f"Writing to '{self.folder}' failed: {error.strerror or error}.",
-                f"{'Free some space' if error.errno in FULL else 'Mend that'}, then go on with --resume.",
-            ) from error
+        mend = "Free some space" if error.errno in files.FULL else "Mend that"
+        again = "go on with --resume" if resume or last.exists() else "start it again"
+        raise NearfarError(
+            f"Writing to '{folder}' failed: {error.strerror or error}.", f"{mend}, then {again}."
+        ) from error
 
 
 def differ(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
@@ -227,21 +248,6 @@ def differ(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
                     f"The run in '{folder}' has {key} = {before[group][key]}, not {value}.",
                     "Resume it with the same options, or start a new run.",
                 )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replaced atomically, so that nobody ever reads half of it."""
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(json.dumps(value, indent=2, default=_plain) + "\n")
-    os.replace(part, path)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
 def versions() -> dict[str, str]:
@@ -279,10 +285,18 @@ def describe(
 
 
 def told(setup: building.Setup) -> list[str]:
-    """The resolved defaults, for the reader."""
+    """The resolved defaults and what to mind, for the reader."""
     parts = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in setup.resolved.items())
     many = sum(p.numel() for p in setup.method.parameters() if p.requires_grad)
-    return [f"resolved: {parts}", f"trained parameters: {many:,}"]
+    lines, turns = [f"resolved: {parts}", f"trained parameters: {many:,}"], setup.settings.accumulate
+    if turns > 1 and setup.method.uses_batch:
+        batch = setup.resolved["batch_size"]
+        lines.append(
+            f"note: --accumulate {turns} adds up gradients, not negatives: each item is contrasted within its own "
+            f"batch of {batch}. For one large batch on the same memory use --batch-size {turns * batch} "
+            f"--micro-batch {batch}."
+        )
+    return lines
 
 
 def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
@@ -311,6 +325,7 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             callbacks=callbacks,
+            plugins=[CheckpointFile()],
             max_epochs=-1,
             log_every_n_steps=1_000_000,
         )
@@ -460,7 +475,9 @@ def train(
         val_every,
         bar.log if bar else None,
     )
-    checkpoint = Checkpoint(folder / "checkpoints", save_every)
+    alone = settings.devices * settings.nodes == 1 and processes.started() == 1
+    signals = Signals(say, alone)
+    checkpoint = Checkpoint(folder / "checkpoints", save_every, signals)
     setup.method.log_every, setup.method.survey.folder, setup.method.survey.say = curve.every, folder, say
     callbacks = [curve, checkpoint, *([bar] if bar else [])]
     reset_peak()
@@ -468,8 +485,9 @@ def train(
     if start is not None:
         setup.loader.start = start
     if start is None or start < steps:
-        with processes.connected():
-            run_trainer(trainer_for(setup, callbacks, steps), setup, checkpoint.path if start is not None else None)
+        with processes.connected(), signals:
+            last = checkpoint.path if start is not None else None
+            run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
     else:
         load_finished(setup, checkpoint.path, curve)
     if not processes.leader():
@@ -489,12 +507,11 @@ def train(
 
 def masked_share(curve: Path) -> float:
     """The mean share of pairs of a batch that were hidden from each other, as the curve logged it."""
-    lines = [json.loads(line) for line in curve.read_text().splitlines()]
-    values = [line["masked"] for line in lines if "masked" in line]
+    values = [line["masked"] for line in curve_lines(curve) if "masked" in line]
     return sum(values) / len(values) if values else 0.0
 
 
-def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) -> None:
+def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None, signals: Signals) -> None:
     with warnings.catch_warnings():
         for text in (
             ".*does not have many workers.*",
@@ -510,29 +527,34 @@ def run_trainer(trainer: Any, setup: building.Setup, checkpoint: Path | None) ->
         resumed = {} if checkpoint is None else {"ckpt_path": str(checkpoint), "weights_only": True}
         try:
             trainer.fit(setup.method, setup.loader, **resumed)
-        except SystemExit:  # Lightning's answer to Ctrl-C
+        except SystemExit:  # Lightning's answer to a signal
             if not trainer.interrupted:
                 raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+            raise Stopped(signals.asked or signal.SIGINT) from None
+    signals.check()
 
 
 def resume_from(path: Path) -> int | None:
     """The step to go on from; None where no checkpoint was written yet."""
     if not path.exists():
         return None
-    try:
-        return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
-    except Exception as error:
-        raise InputError(
-            f"The checkpoint '{path}' cannot be read ({type(error).__name__}).", "Start a new run."
-        ) from None
+    files.check_zip(path, NO_CHECKPOINT)
+    return int(loaded(path, "global_step"))
+
+
+NO_CHECKPOINT = "The run cannot go on from it: start a new one, or put a copy of the file back."
+
+
+def loaded(path: Path, part: str) -> Any:
+    """One part of a checkpoint. Raises InputError where the file is damaged or holds no such part."""
+    with files.reading(path, NO_CHECKPOINT):
+        return torch.load(path, map_location="cpu", weights_only=True)[part]
 
 
 def load_finished(setup: building.Setup, path: Path, curve: Curve) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    setup.method.load_state_dict(state["state_dict"])
-    curve.load_state_dict(state["callbacks"][curve.state_key])
+    with files.reading(path, NO_CHECKPOINT):
+        setup.method.load_state_dict(loaded(path, "state_dict"))
+        curve.load_state_dict(loaded(path, "callbacks")[curve.state_key])
 
 
 def finish(
@@ -571,6 +593,7 @@ def finish(
             "scores": scores,
             "cost": cost,
         },
+        checksum=True,
     )
     return Run(folder, method, record, scores, cost)
 

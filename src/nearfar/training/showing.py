@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import numpy as np
 from nearfar import evaluation, reporting
 from nearfar.encoders import Joined
 from nearfar.models import load
+from nearfar.training.callbacks import curve_lines
 from nearfar.training.embedding import Progress
 from nearfar.training.modelled import ModelEmbedder
 
 
 def curve(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's learning curve."""
-    path = run / "curve.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    return curve_lines(run / "curve.jsonl")
 
 
 def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 600, examples: int = 8) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class WholeSet:
     def note(self, name: str, value: Any) -> None:
         """Writes FOLDER/NAME.json."""
         if self.folder is not None and processes.leader():
-            from nearfar.training.engine import write_json
+            from nearfar.files import write_json
 
             write_json(self.folder / f"{name}.json", value)
 

@@ -1,0 +1,151 @@
+"""What travels with the vectors of rows: their keys, the user's plain columns, and what tells a changed row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel
+
+from nearfar.errors import InputError, did_you_mean
+from nearfar.indexing.index import RESERVED
+
+CHUNK = 4096
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type under which a column travels; None for lists, pictures and other things that a filter cannot ask."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_string(kind):
+        return pa.string()
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_decimal(kind):
+        return pa.float64()
+    if pa.types.is_date(kind):
+        return pa.date32()
+    asked = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_timestamp)
+    return kind if any(test(kind) for test in asked) else None
+
+
+class Payload:
+    """The columns of data that go beside vectors.
+
+    Args:
+        data: an opened Data; role: the column that is embedded; size: side of the pictures that the model sees.
+        wanted: names of columns, or None for all plain ones.
+
+    Raises InputError for a column that is not there or not plain.
+    """
+
+    def __init__(self, data: Any, role: str, size: int, wanted: Sequence[str] | None = None):
+        self.data, self.role, self.size = data, role, size
+        self.arrow = data.table.features.arrow_schema
+        self.id = data.roles.get("id") or data._raw.row_column
+        ours = [name for name in self.arrow.names if name.startswith("__")]
+        found = [n for n in self.arrow.names if n not in ours and plain_type(self.arrow.field(n).type) is not None]
+        for name in wanted or ():
+            if name not in found:
+                kind = f"holds {self.arrow.field(name).type}" if name in self.arrow.names else "is not there"
+                raise InputError(
+                    f"The column '{name}' of {data.name} cannot travel with the vectors: it {kind}."
+                    f"{did_you_mean(name, found)}",
+                    f"Plain columns: {', '.join(found) or 'none'}.",
+                )
+        self.columns: dict[str, str] = {}
+        for name in found if wanted is None else dict.fromkeys(wanted):
+            if not (name == "key" and name == self.id):
+                self.columns[self._free(name)] = name
+
+    def _free(self, name: str) -> str:
+        """The name under which a column is stored: some are taken, and an index takes no dots."""
+        free = name.replace(".", "_").replace("`", "_") or "column"
+        while free in RESERVED or free in self.columns:
+            free += "_"
+        return free
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """Name -> type of each column as it is stored."""
+        return {name: self._type(column) for name, column in self.columns.items()}
+
+    def _type(self, column: str) -> pa.DataType:
+        if isinstance(self.data.table.features[column], ClassLabel):
+            return pa.string()
+        kind = plain_type(self.arrow.field(column).type)
+        assert kind is not None
+        return kind
+
+    def keep(self, names: Sequence[str]) -> list[str]:
+        """Only columns of these names travel; returns those that are left out."""
+        left = [name for name in self.columns if name not in names]
+        self.columns = {name: column for name, column in self.columns.items() if name in names}
+        return left
+
+    def arrays(self, rows: np.ndarray, types: dict[str, pa.DataType]) -> dict[str, pa.Array]:
+        """Columns of some rows under the stored types; nothing (null) where the data have no such column.
+
+        Raises InputError where a value does not fit.
+        """
+        columns = list(self.columns.values())
+        block: Any = self.data.table.select_columns(columns).with_format("arrow")[rows] if columns else None
+        made = {}
+        for name, kind in types.items():
+            if name not in self.columns:
+                made[name] = pa.nulls(len(rows), kind)
+                continue
+            made[name] = self._array(self.columns[name], block.column(self.columns[name]), kind)
+        return made
+
+    def _array(self, column: str, values: Any, kind: pa.DataType) -> pa.Array:
+        feature = self.data.table.features[column]
+        if isinstance(feature, ClassLabel):
+            names = feature.names
+            return pa.array([None if v is None or v < 0 else names[v] for v in values.to_pylist()], kind)
+        try:
+            return values.combine_chunks().cast(kind)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"The column '{column}' of {self.data.name} does not fit the output, which holds {kind}: "
+                f"{str(error).splitlines()[0][:150]}.",
+                "Choose the columns with --columns, or another --out.",
+            ) from error
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """The key of each row: its id, the path of its file, or its number."""
+        return [str(v) for v in (rows.tolist() if self.id is None else self.data.values(str(self.id), rows))]
+
+    @property
+    def named(self) -> str:
+        """What the keys are: "id" (of the user's, or of the format), "file" (paths), or "line" (numbers)."""
+        if self.data.roles.get("id") is None:
+            return "line"
+        return "file" if self.data.roles["id"] == self.data._raw.file_column else "id"
+
+    @property
+    def source(self) -> str:
+        """Where the rows come from."""
+        return str(Path(self.data.path).resolve()) if self.data.path else str(self.data.name)
+
+    def contents(self, rows: np.ndarray, types: dict[str, pa.DataType]) -> np.ndarray:
+        """int64 (n,): changes with the embedded text or picture and with any column that travels. Key and path are no
+        content, so that a row is known again elsewhere."""
+        if self.role.startswith("image"):
+            items = [pixels.tobytes() for pixels in self.data.image_memmap(self.role, self.size)[rows]]
+        else:
+            items = [text.encode("utf-8", "surrogatepass") for text in self.data.texts(self.role, rows)]
+        names = [n for n in sorted(types) if self.columns.get(n) not in (self.id, self.data._raw.file_column) or
+                 n not in self.columns]  # fmt: skip
+        arrays = self.arrays(rows, types)
+        columns = [arrays[name].to_pylist() for name in names]
+        found = np.empty(len(rows), np.int64)
+        for i, item in enumerate(items):
+            state = hashlib.blake2b(item, digest_size=8)
+            state.update(repr([column[i] for column in columns]).encode("utf-8", "surrogatepass"))
+            found[i] = int.from_bytes(state.digest(), "little", signed=True)
+        return found

@@ -1,0 +1,106 @@
+"""Ctrl-C and SIGTERM, whenever they come: what goes on afterwards equals a run that nobody stopped, to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nearfar.methods.base import Method
+from nearfar.training import callbacks, engine
+
+OPTIONS = {"negatives": "queue", "momentum": "auto", "accumulate": 2, "steps": 6, "batch_size": 16, "val_every": 3}
+MOMENTS = ("encode", "before_targets", "loss", "before_step", "after_step")
+
+
+def train(data, out, **more):
+    return engine.fit("dcl", data, out=out, save_every=2, progress=False, **OPTIONS, **more)
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def state(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def whole(emoji_few, tmp_path_factory):
+    out = tmp_path_factory.mktemp("signals") / "whole"
+    train(emoji_few, out)
+    return out
+
+
+def interrupting(monkeypatch, cls, name, at, number, times=1):
+    """Sends signals to this process at the `at`-th call of a method of training."""
+    inner, calls = getattr(cls, name), []
+
+    def outer(self, *args, **kwargs):
+        calls.append(name)
+        done = inner(self, *args, **kwargs)
+        if len(calls) == at:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+        return done
+
+    monkeypatch.setattr(cls, name, outer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_within_a_step_waits_for_its_end(moment, number, whole, emoji_few, tmp_path, monkeypatch):
+    from nearfar.methods import get
+
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    cls = next(c for c in get("dcl").__mro__ if moment in vars(c)) if moment != "before_step" else Method
+    interrupting(monkeypatch, cls, moment, 5, number)
+    with pytest.raises(callbacks.Stopped) as stop:
+        train(emoji_few, tmp_path / "run")
+    monkeypatch.undo()
+    assert stop.value.number == number
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    train(emoji_few, tmp_path / "run", resume=True)
+    assert equal(weights(whole), weights(tmp_path / "run"))
+    assert equal(state(whole), state(tmp_path / "run"))
+
+
+def test_a_second_signal_stops_at_the_last_checkpoint(whole, emoji_few, tmp_path, monkeypatch):
+    interrupting(monkeypatch, Method, "before_step", 4, signal.SIGINT, times=2)
+    with pytest.raises(callbacks.Stopped):
+        train(emoji_few, tmp_path / "run")
+    monkeypatch.undo()
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    train(emoji_few, tmp_path / "run", resume=True)
+    assert equal(weights(whole), weights(tmp_path / "run"))
+
+
+def test_on_the_command_line(tmp_path):
+    words = ["fit", "dcl", "emoji", "--limit", "400", "--batch-size", "16", "--steps", "40", "--val-every", "0",
+             "--negatives", "queue", "--momentum", "auto", "--save-every", "1000"]  # fmt: skip
+    run, command = tmp_path / "run", [sys.executable, "-m", "nearfar"]
+    curve, step = run / "curve.jsonl", 0
+    for number, code, more in ((signal.SIGINT, 130, words), (signal.SIGTERM, 143, ["fit", "--resume"])):
+        process = subprocess.Popen([*command, *more, "--out", str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        size = curve.stat().st_size if curve.exists() else 0
+        while process.poll() is None and not (curve.exists() and curve.stat().st_size > size):
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate()
+        assert process.returncode == code, said
+        assert b"Traceback" not in said
+        before, step = step, torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+        assert before < step < 40
+        assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "config.json", "curve.jsonl"]
+    for more in (["fit", "--resume", "--out", str(run)], [*words, "--out", str(tmp_path / "whole")]):
+        subprocess.run([*command, *more], check=True, capture_output=True)
+    assert equal(weights(run), weights(tmp_path / "whole"))
