@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from nearfar import encoders, files
-from nearfar.checks import PositiveInt, check
+from nearfar.checks import PositiveInt, check, checked
 from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
 from nearfar.encoders.quiet import quiet
@@ -226,6 +226,7 @@ def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder,
     return _replace_folder(Path(folder), "verify.json", write)
 
 
+@checked
 def load(path: str | Path, verify: bool = False, device: torch.device | str = "cpu") -> Model:
     """The model of a folder, ready to embed. verify: also embed its stored examples and compare.
 

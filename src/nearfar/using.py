@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from nearfar import evaluation, files, indexing, models
+from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError
 from nearfar.indexing import outputs
 from nearfar.indexing.appending import Change, change, check_unique
@@ -32,6 +34,8 @@ def open_model(model: Any) -> Any:
     """A loaded model as it is; a model folder, or a run folder that holds one, loaded."""
     if isinstance(model, models.Model):
         return model
+    if not isinstance(model, str | Path) or not str(model).strip():
+        raise InputError(f"A model is a folder or a loaded model. Got {model!r:.80}.", "Give the folder of a model.")
     path = Path(model)
     for name in ("model", "best"):
         files.tidy(path / name)  # one that was being replaced when its process was killed comes back
@@ -39,6 +43,7 @@ def open_model(model: Any) -> Any:
     return models.load(inner or path)
 
 
+@checked
 def evaluate(
     model: Any,
     data: Any,
@@ -47,7 +52,7 @@ def evaluate(
     on: str = "test",
     baseline: bool = True,
     few_shot: Mapping[str, Any] | None = None,
-    layer: int | None = None,
+    layer: PositiveInt | None = None,
     data_settings: DataSettings | None = None,
     say: Say = silent,
     progress: Progress | None = None,
@@ -94,6 +99,7 @@ def evaluate(
     }
 
 
+@checked
 def diagnose(
     model: Any,
     data: Any,
@@ -130,6 +136,7 @@ class Embedded:
         return str(self.path)
 
 
+@checked
 def embed(
     model: Any,
     data: Any,
@@ -138,7 +145,7 @@ def embed(
     role: str | None = None,
     append: bool = False,
     columns: str | Sequence[str] = "auto",
-    batch_size: int = 256,
+    batch_size: PositiveInt = 256,
     progress: Progress | None = None,
     say: Say = silent,
     data_settings: DataSettings | None = None,
@@ -326,11 +333,12 @@ def record_batches(
         yield pa.RecordBatch.from_arrays([made[name] for name in schema.names], schema=schema)
 
 
+@checked
 def search(
     where_from: str | Path,
     query: Any,
     *,
-    k: int = 10,
+    k: PositiveInt = 10,
     where: str | None = None,
     model: Any = None,
     role: str | None = None,
@@ -346,6 +354,8 @@ def search(
     Returns dicts with key, score (cosine) and the columns. Raises InputError for a stale or missing index, a model
     that cannot embed such a query, a filter that does not work.
     """
+    if not str(where_from).strip():
+        raise InputError("No index was named: the path is empty.")
     path = Path(where_from)
     for one in (path, path / "index"):
         files.tidy(one)
@@ -377,6 +387,8 @@ def stored_vector(index: Any, key: str) -> np.ndarray:
 def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
     """Vector of a text, or of a picture (PIL, or the path of a file)."""
     if not isinstance(query, str):
+        if not isinstance(query, Path | np.ndarray | Image.Image):
+            raise InputError(f"A query is a text, a picture or its path. Got {query!r:.80}.")
         return model.embed([query], role)[0]
     looks_like_file = Path(query).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
     if looks_like_file:
@@ -395,9 +407,13 @@ def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
     return model.embed_texts([query], role)[0]
 
 
+@checked
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     """One HTML page of a comparison's folder, or of one or more run folders on the same data. Returns its path."""
     from nearfar.reporting import write_report
+
+    for one in runs:
+        check("runs", one, str | Path, "argument")
 
     if not runs:
         raise InputError("report needs at least one folder of a run or a comparison.")

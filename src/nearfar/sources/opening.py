@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.checks import PositiveInt, Seed, checked, one_of
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements
 from nearfar.sources.data import Data, label_words
@@ -20,13 +21,14 @@ from nearfar.sources.storage import cache_dir
 BUILT_IN = ("emoji", "functions", "scenes")
 
 
+@checked
 def open_data(
     spec: str | Path,
     roles: Mapping[str, Any] | None = None,
     split: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     unreadable: str = "error",
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     cache: str | Path | None = None,
 ) -> Data:
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
@@ -44,10 +46,11 @@ def open_data(
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
-    if unreadable not in ("error", "skip"):
-        raise InputError(f"unreadable must be 'error' or 'skip'; got {unreadable!r}.")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1; got {limit}.")
+    one_of("unreadable", unreadable, ("error", "skip"))
+    if not str(spec).strip():
+        raise InputError("No data were named: the path is empty.", "Give a file, a folder, or a built-in set.")
+    if roles is not None and not isinstance(roles, Mapping):
+        raise InputError(f"roles is a table of roles and columns. Got {roles!r}.", "Write roles={'text': 'COLUMN'}.")
     folder = cache_dir(cache)
     raw = _read(spec, split, unreadable == "skip", limit, folder, seed)
     if not len(raw.table):
