@@ -285,6 +285,7 @@ def _sentence(text: str) -> str:
         kinds = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", e.strip().rstrip(".")) for e in expected]
         kinds = [_KINDS.get(k, k) for k in kinds]
         kinds = [re.sub(r"typing\.Literal\[(.*)\]", r"\1", k) for k in kinds if "NoneType" not in k]
+        kinds = [k.replace("', '", "' or '") for k in kinds]
         return f"The option '{key.group(1)}' must be {' or '.join(kinds)}. Got {value.group(1).strip()} instead."
     return " ".join(text.split())
 

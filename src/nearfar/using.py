@@ -403,7 +403,7 @@ def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
             "Give the path of a picture, or key:KEY for an item of the index.",
         )
     if not query.strip():
-        raise InputError("The query is empty.")
+        raise InputError("The query is empty.", "Write what to search for.")
     return model.embed_texts([query], role)[0]
 
 
@@ -414,14 +414,14 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
 
     for one in runs:
         check("runs", one, str | Path, "argument")
-
     if not runs:
         raise InputError("report needs at least one folder of a run or a comparison.")
     folders = [Path(r) for r in runs]
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder '{folder}'.")
-    place = Path(out or folders[0] / "report.html")
+    place = Path(folders[0] / "report.html" if out is None else out)
+    check_page(place)
     stored = folders[0] / "results.json"
     if len(folders) == 1 and stored.exists():
         results = files.read_json(stored, RESULTS, "Run the comparison again: finished cells are kept.")
@@ -430,6 +430,15 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
                 raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
             return write_report(place, results)
     return write_report(place, {}, [run_parts(f) for f in folders])
+
+
+def check_page(place: Path) -> None:
+    """Raises where a page cannot be written, before anything is drawn for it."""
+    if not str(place).strip(".") or place.is_dir():
+        raise InputError(f"'{place}' is a folder, not the path of a page.", "Write for example --out report.html.")
+    above = next(p for p in place.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise InputError(f"'{place}' cannot be written: '{above}' is a file.", "Choose another --out.")
 
 
 RESULTS = {"rows": list, "task": dict, "data": dict}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from nearfar import files, options, processes, terminal
-from nearfar.checks import PositiveInt, Range
+from nearfar.checks import PositiveInt, Range, check
 from nearfar.cli import help as helping
 from nearfar.cli import tables
 from nearfar.errors import InputError
@@ -98,6 +98,8 @@ class MeasureOptions:
             shots = tuple(int(word) for word in str(self.shots).split(","))
         except ValueError:
             raise InputError(f"--shots takes numbers divided by commas. Got '{self.shots}'.") from None
+        for count in shots:
+            check("shots", count, PositiveInt)
         ways = None if self.ways == "auto" else self.ways
         return {"ways": ways, "shots": shots, "queries": self.queries, "count": self.episodes}
 

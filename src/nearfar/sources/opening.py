@@ -65,6 +65,7 @@ def open_data(
         _limit(raw, limit)
     found = _checked(raw, resolved, unreadable, folder)
     data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
+    _check_ids(data, wanted)
     _check_pairs(data)
     _check_labels(data, wanted)
     _tell_of_pairs(data)
@@ -72,6 +73,26 @@ def open_data(
         check_classes(data.mask_values, str(data.path or data.name))
         _ = data.mask_names  # a wrong classes.txt is told now
     return data
+
+
+def _check_ids(data: Data, wanted: Mapping[str, Any]) -> None:
+    """An id that the user named must tell the rows apart; one that was guessed from a name and does not is none."""
+    if not wanted.get("id") and data.reasons.get("id") != "by the name of the column":
+        return
+    first: dict[str, int] = {}
+    twice = next((row for row, key in enumerate(data.keys) if first.setdefault(key, row) != row), None)
+    if twice is None:
+        return
+    column, key = data.column("id"), data.keys[twice]
+    if wanted.get("id"):
+        raise InputError(
+            f"{data.path or data.name}: the id column '{column}' holds '{key}' more than once (rows {first[key]} and "
+            f"{twice}).",
+            "Name a column whose values tell the rows apart, or take the role away: --id none.",
+        )
+    data.notes.append(f"the column '{column}' repeats values ('{key}'): it does not serve as the id of a row")
+    del data.roles["id"], data.reasons["id"]
+    data.__dict__.pop("keys", None)
 
 
 def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path, seed: int) -> Raw:
