@@ -127,7 +127,7 @@ PARTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", PARTS, ids=str)
+@pytest.mark.parametrize("given", PARTS, ids=lambda given: next(iter(given)))
 def test_parts(given, place):
     refused(lambda: fit(**given), place)
 
@@ -135,7 +135,7 @@ def test_parts(given, place):
 WHO = [3, None, b"pics", [], {}, NOTHING, nearfar.losses, "", "nowhere"]
 
 
-@pytest.mark.parametrize("value", WHO, ids=lambda v: f"{v!r}"[:20])
+@pytest.mark.parametrize("value", WHO, ids=lambda v: type(v).__name__)
 def test_places(value, place):
     """What stands for data, models, indexes and outputs."""
     for call in [
@@ -154,7 +154,7 @@ def test_places(value, place):
         refused(call, place)
 
 
-@pytest.mark.parametrize("value", [0, -1, "x", None, 1.5, NOTHING, NAN, True])
+@pytest.mark.parametrize("value", [0, -1, "x", None, 1.5, NOTHING, NAN, True], ids=lambda v: type(v).__name__)
 def test_counts(value, place):
     for call in [lambda: nearfar.search("index", "cat", k=value), lambda: nearfar.data("pics", seed=value or -3),
                  lambda: nearfar.embed("m1", "pics", out="new.npy", batch_size=value),
@@ -165,7 +165,7 @@ def test_counts(value, place):
 @pytest.mark.parametrize("value", [
     3, "image", ["image"], {"image": 3}, {3: "file"}, {"image": ["file", "label"]}, {"nope": "file"},
     {"label": NOTHING}, {"image": "nowhere"}, {"text": "file"}, {"group": ["a"]},
-], ids=str)  # fmt: skip
+], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_roles(value, place):
     refused(lambda: nearfar.data("pics", roles=value), place)
 
