@@ -1,9 +1,23 @@
 """What a reader hands over, before roles, checks and splits."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN, or a text of white space alone."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or (
+        isinstance(value, str) and not value.strip()
+    )
+
+
+def filled(value: Any) -> str:
+    """A cell as a text; "" where it holds nothing."""
+    return "" if missing(value) else str(value)
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,7 @@ class Raw:
 
     `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a
     reader of the file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has
-    its own. `corpus` and `corpus_keys` hold further documents per role; `splits` the hidden domains of each further
+    its own; `shard_column` the table of each row, where several are read as one (paths below `base`). `corpus` and `corpus_keys` hold further documents per role; `splits` the hidden domains of each further
     split.
     """
 
@@ -39,6 +53,7 @@ class Raw:
     reasons: dict[str, str] = field(default_factory=dict)
     row_column: str | None = None
     file_column: str | None = None
+    shard_column: str | None = None
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     corpus: dict[str, list[str]] = field(default_factory=dict)

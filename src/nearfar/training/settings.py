@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nearfar.errors import InputError
+from nearfar.limits import MOST_SIDE
 
 
 @dataclass
@@ -30,6 +31,7 @@ class DataSettings:
         unreadable: error stops at the first row that cannot be read, skip leaves it out and counts it.
         limit: read at most so many rows.
         split_seed: seed of the split; the same for every run that is to be compared.
+        strict: refuse data of which two splits share a picture or text, a group or a unit.
     """
 
     image: str | None = None
@@ -48,21 +50,25 @@ class DataSettings:
     unreadable: Literal["error", "skip"] = "error"
     limit: int | None = None
     split_seed: int = 0
+    strict: bool = False
 
     def roles(self) -> dict[str, str | list[str]]:
         """The roles that the user named."""
         found: dict[str, str | list[str]] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.name in ("split", "unreadable", "limit", "split_seed") or value is None:
+            if f.name in ("split", "unreadable", "limit", "split_seed", "strict") or value is None:
                 continue
             found[f.name] = [v.strip() for v in value.split(",")] if f.name in ("negative", "label") else value
         return found
 
     def open(self, spec: Any) -> Any:
         from nearfar import sources
+        from nearfar.sources.leaks import refuse
 
         if isinstance(spec, sources.Data):
+            if self.strict:
+                refuse(spec)
             return spec
         return sources.open_data(
             spec,
@@ -71,6 +77,7 @@ class DataSettings:
             seed=self.split_seed,
             unreadable=self.unreadable,
             limit=self.limit,
+            strict=self.strict,
         )
 
 
@@ -149,6 +156,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise InputError(f"{name} must be 'auto' or at least 1. Got {value}.")
+        if self.image_size != "auto" and self.image_size > MOST_SIDE:
+            raise InputError(f"image_size must be 'auto' or at most {MOST_SIDE}. Got {self.image_size}.")
         for name in ("micro_batch", "accumulate", "devices", "nodes"):
             value = getattr(self, name)
             if value is not None and value < 1:
