@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar import evaluation, indexing, models
+from nearfar import evaluation, indexing, models, trained
 from nearfar.errors import InputError
 from nearfar.training import showing
 from nearfar.training.engine import Say, silent, versions, write_json
@@ -21,6 +21,7 @@ from nearfar.training.settings import DataSettings
 
 Progress = Callable[[int, int], None]
 CHUNK = 4096
+TRAINED = "trained_on"  # the column that marks rows which the model was trained on
 
 
 def open_model(model: Any) -> Any:
@@ -68,6 +69,12 @@ def evaluate(
                 f"This model embeds {', '.join(loaded.roles)}, but the task asks for {role}.",
                 "Choose another --task, or a model with that tower.",
             )
+    told = measured_twice(loaded, opened, measure.rows(on), on)
+    if told["rows"]:
+        name = model if isinstance(model, (str, Path)) else "the model"
+        say(trained.warning(name, told["rows"], told["of"], f"{on} rows"))
+    for one in opened.shared():
+        say(f"warning: {one}")
     rows = [{"slug": "model", "label": str(model), **measure.evaluate(embed, on).to_dict()}]
     if baseline:
         for one in evaluation.references(opened, measure):
@@ -79,12 +86,22 @@ def evaluate(
         "split": on,
         "split_hash": opened.split_hash,
         "model_hash": loaded.hash,
+        "trained_on": told,
+        "shared": [str(one) for one in opened.shared()],
         "precision": "32",
         "batch_size": embed.batch_size,
         "seed": None,
         "versions": versions(),
         "rows": rows,
     }
+
+
+def measured_twice(model: Any, data: Any, rows: np.ndarray, what: str) -> dict[str, Any]:
+    """How many of the rows the model was trained on, of how many; rows None where its folder does not say."""
+    known = model.training_rows
+    roles = [role for role in data.content_roles if role in model.roles or role.split("_")[0] in model.modalities]
+    count = None if known is None else int(trained.seen(known, data, rows, roles).sum())
+    return {"rows": count, "of": len(rows), "split": what}
 
 
 def diagnose(
@@ -155,7 +172,7 @@ def embed(
         "data": opened.name,
         "versions": versions(),
     }
-    write_vectors(out, vectors, keys, payload(opened, rows), facts, append)
+    write_vectors(out, vectors, keys, payload(opened, rows) | trained_column(loaded, opened, role, rows), facts, append)
     shutil.rmtree(parts_folder(out, loaded.hash, opened.hash, role), ignore_errors=True)
     return out
 
@@ -200,6 +217,15 @@ def payload(data: Any, rows: np.ndarray) -> dict[str, list[Any]]:
             if all(v is None or isinstance(v, (str, int, float, bool)) for v in flat):
                 found[column] = flat
     return found
+
+
+def trained_column(model: Any, data: Any, role: str, rows: np.ndarray) -> dict[str, list[Any]]:
+    """A column that marks the rows that the model was trained on; none where its folder does not say, or where the
+    data have a column of that name."""
+    known = model.training_rows
+    if known is None or TRAINED in data.table.column_names:
+        return {}
+    return {TRAINED: trained.seen(known, data, rows, [role]).tolist()}
 
 
 def existing_keys(out: Path, append: bool, model_hash: str) -> set[str]:
@@ -299,7 +325,8 @@ def search(
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
 
-    Returns dicts with key, score (cosine) and the columns. Raises InputError for a stale or missing index, a model
+    Returns dicts with key, score (cosine) and the columns; `trained_on` is true for items that the model was trained
+    on. Raises InputError for a stale or missing index, a model
     that cannot embed such a query, a filter that does not work.
     """
     path = Path(where_from)

@@ -213,7 +213,7 @@ def test_bad_json(written, tmp_path):
 
 
 def test_broken_parquet(written):
-    with pytest.raises(InputError, match=r"t\.parquet is no Parquet file"):
+    with pytest.raises(InputError, match=r"t\.parquet is not a Parquet file"):
         written("t.parquet", b"PAR1 nothing")
 
 

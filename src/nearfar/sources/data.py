@@ -17,7 +17,7 @@ from nearfar.progress import track
 from nearfar.sources import leaks as leaking
 from nearfar.sources import masks, pictures
 from nearfar.limits import MOST_SIDE
-from nearfar.sources.raw import Problem, Raw, filled
+from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
 from nearfar.sources.roles import CONTENT, Roles
 from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, place, stamp
 from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
@@ -121,8 +121,7 @@ class Data:
         column = self.column(role)
         if rows is None:
             return [value for block in cells(self.table, column, 16 * BATCH) for value in block]
-        chosen: Any = self.table.select_columns([column]).with_format("arrow")[np.asarray(rows, np.int64)]
-        return chosen.column(0).to_pylist()
+        return plain_values(column_of(self.table, column, np.asarray(rows, np.int64)))
 
     def texts(self, role: str, rows: Rows = None) -> list[str]:
         """The texts of a role; an empty cell is ""."""

@@ -5,7 +5,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from datasets import Dataset
+from datasets.table import InMemoryTable
+
+
+def column_of(table: Dataset, column: str, rows: slice | np.ndarray) -> pa.ChunkedArray:
+    """Some cells of one column, as stored. No other column is looked at and nothing is decoded.
+
+    `Dataset.select_columns` would copy the description of all columns each time.
+    """
+    stored = table.data.column(column)
+    if table._indices is not None:
+        chosen = table._indices.column(0)
+        rows = (chosen.slice(rows.start, rows.stop - rows.start) if isinstance(rows, slice) else chosen.take(
+            pa.array(rows, pa.int64()))).to_numpy()  # fmt: skip
+    if isinstance(rows, slice):
+        return stored.slice(rows.start, rows.stop - rows.start)
+    if not len(rows):
+        return stored.slice(0, 0)
+    return InMemoryTable(pa.table({"": stored})).fast_gather(np.asarray(rows, np.int64)).column(0)
+
+
+def plain_values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values; a stored picture is its {bytes, path}. What Python has no value for (a date far off) is a text."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return column.cast(pa.string()).to_pylist()
 
 
 def missing(value: Any) -> bool:

@@ -20,7 +20,7 @@ from nearfar.errors import InputError
 from nearfar.progress import track
 from nearfar.sources import masks, pictures, words
 from nearfar.sources.files import identity
-from nearfar.sources.raw import Problem, Raw
+from nearfar.sources.raw import Problem, Raw, column_of, plain_values
 from nearfar.sources.storage import entry, entry_bytes, new_entry
 
 BATCH = 512
@@ -76,18 +76,8 @@ def picture_source(value: Any, base: Path | None) -> bytes | Path:
 
 def cells(table: Dataset, column: str, size: int = BATCH) -> Iterator[list[Any]]:
     """The values of a column in order, in lists of at most `size`; only one list is in memory."""
-    arrow = table.select_columns([column]).with_format("arrow")
     for start in range(0, len(table), size):
-        block: Any = arrow[start : min(start + size, len(table))]
-        yield plain_values(block.column(0))
-
-
-def plain_values(column: pa.ChunkedArray) -> list[Any]:
-    """Python values; a stored picture is its {bytes, path}. What Python has no value for (a date far off) is a text."""
-    try:
-        return column.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException):
-        return column.cast(pa.string()).to_pylist()
+        yield plain_values(column_of(table, column, slice(start, min(start + size, len(table)))))
 
 
 def in_chunks(
@@ -127,8 +117,7 @@ def scan(raw: Raw, images: list[str], texts: list[str], cache: Path, mask: tuple
 
 def cell(table: Dataset, column: str, row: int) -> Any:
     """One raw cell. No other column is read, and nothing is decoded."""
-    where = row if table._indices is None else table._indices.column(0)[row].as_py()
-    return plain_values(table.data.column(column).slice(where, 1))[0]
+    return plain_values(column_of(table, column, slice(row, row + 1)))[0]
 
 
 def place(raw: Raw, row: int) -> tuple[str, int, str]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nearfar.errors import InputError, NearfarError
 from nearfar.sources.files import identity
@@ -200,6 +201,27 @@ def clear(cache: Path, kind: str | None = None, unused: float = 0.0) -> tuple[in
     chosen = [one for one in kept(cache) if kind in (None, one.kind) and time.time() - one.used >= unused]
     sizes = [size for one in chosen if (size := _remove(one))]
     return len(sizes), sum(sizes)
+
+
+def summary(cache: Path, kind: str | None = None, unused: float = 0.0) -> dict[str, Any]:
+    """What the cache holds: its path, bytes, bound and, kind by kind, entries, bytes and the day of the last use."""
+    there = [one for one in kept(cache) if kind in (None, one.kind) and time.time() - one.used >= unused]
+    kinds = []
+    for name, what in KINDS.items():
+        own = [one for one in there if one.kind == name]
+        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(one.used for one in own))) if own else None
+        if kind in (None, name):
+            size = sum(one.size for one in own)
+            kinds.append({"kind": name, "entries": len(own), "bytes": size, "last_used": last, "what": what})
+    return {"path": str(cache), "bytes": sum(k["bytes"] for k in kinds), "bound": cache_bound(), "kinds": kinds}
+
+
+def seconds(text: str) -> float:
+    """ "90m", "12h", "30d" -> seconds."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text.lower())
+    if not match:
+        raise InputError(f"'{text}' is not a time.", "Write for example 90m, 12h or 30d.")
+    return float(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
 
 
 def _remove(one: Kept) -> int:

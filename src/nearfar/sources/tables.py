@@ -133,6 +133,8 @@ def check_names(names: Sequence[str], where: Path | str) -> None:
             raise InputError(f"{where}: the column name '{name}' is taken by nearfar.", "Rename the column.")
         if name in seen:
             raise InputError(f"{where}: the column '{name}' occurs more than once.", "Rename one of them.")
+        if "\0" in name:
+            raise InputError(f"{where}: a column name holds a zero byte.", "Is it a table of texts? Rename the column.")
         seen.add(name)
 
 
@@ -373,7 +375,8 @@ def open_parquet(path: Path) -> ParquetPart:
         given = file.schema_arrow
     check_names(given.names, path)
     plain = [_plain(f) for f in given]
-    chosen = [i for i, f in enumerate(plain) if _readable(pa.schema([f]))]
+    whole = _readable(pa.schema(plain))  # the usual case, and much faster than to ask each column
+    chosen = [i for i, f in enumerate(plain) if whole or _readable(pa.schema([f]))]
     away = [f"{f.name} ({f.type})" for i, f in enumerate(plain) if i not in chosen]
     if not chosen:
         raise InputError(f"{path} has no column of a kind that is read: {', '.join(away[:5])}.", "Write texts instead.")

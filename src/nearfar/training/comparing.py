@@ -121,6 +121,7 @@ def compare(
     if seeds < 1:
         raise InputError(f"seeds must be at least 1. Got {seeds}.")
     opened = data_settings.open(data)
+    warnings = engine.tell_overlaps(opened, settings.weights, say)
     task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task, layer=settings.layer)
     entries = chosen(opened, task, settings, methods, say)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
@@ -134,7 +135,7 @@ def compare(
             train_cells(folder, opened, task, settings, one, seeds, f"[{number + 1}/{len(entries)}]", progress, say)
         )
     results = conclude(folder, opened, task, plan, rows, entries, baseline, command, time.perf_counter() - began,
-                       illustrated=report)
+                       illustrated=report) | {"warnings": warnings}
     write_json(folder / "results.json", results)
     keep_best(folder, results)
     if report:
