@@ -50,6 +50,7 @@ SAMPLES = {
     "p/c.jpg": picture("JPEG", exif=EXIF),
     "p/d.tif": picture("TIFF"),
     "p/e.tiff": picture("TIFF", "F"),
+    "p/k.tif": picture("TIFF", "I"),
     "p/f.gif": picture("GIF", "P"),
     "p/g.webp": picture("WEBP"),
     "p/h.bmp": picture("BMP"),

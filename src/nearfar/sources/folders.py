@@ -150,12 +150,12 @@ def _named(path: Path, files: list[str], skip: bool) -> tuple[list[str], list[Pr
 
 
 def _pictures(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+    given = files
     files, problems = _named(path, files, skip)
     found = masks.pairs(files)
-    used = files
-    if found is None:
-        places, masked = files, None
-    else:
+    places, masked, used = files, None, files
+    strange = set(given).difference(files)
+    if found is not None:
         files, places, masked, used = _masked(path, found)
     told = layout(places)
     columns = {name: list(values) for name, values in told.columns.items()}
@@ -171,7 +171,7 @@ def _pictures(path: Path, files: list[str], others: list[str], cache: Path, skip
     bare = sum(mask is None for mask in columns.get("mask", []))
     if bare:
         raw.notes.append(f"{bare} pictures have no folder of masks beside theirs: they are trained on and not measured")
-    raw.notes += [*told.notes, *_left_out([*used, *(p.file for p in problems)], others, "pictures")]
+    raw.notes += [*told.notes, *_left_out([*used, *strange], others, "pictures")]
     raw.problems = problems
     return raw
 

@@ -42,10 +42,11 @@ def layout(files: Sequence[str]) -> Layout:
     inner = [folders[i][level:] for i in found.kept]
     found.columns["split"] = [standard_name(f[0]) for f in inner]
     below = _below(inner)
-    if not any(below) and level:  # cat/train/1.png: the class stands above
-        below = _without_shared([folders[i][:level] for i in found.kept])
-    _label(found, files, [() if unlabelled(f[0]) else b for f, b in zip(inner, below, strict=True)])
-    _without_measure(found, files)
+    above = [folders[i][:level] for i in found.kept]
+    if not any(below) and len(set(above)) > 1:  # cat/train/1.png: the class stands above
+        below = _without_shared(above)
+    below = [() if unlabelled(f[0]) else b for f, b in zip(inner, below, strict=True)]
+    _label(found, files, _measured(found, files, below))
     return found
 
 
@@ -101,16 +102,17 @@ def _label(found: Layout, files: Sequence[str], folders: Sequence[Folders]) -> N
     found.columns["label"] = labels
 
 
-def _without_measure(found: Layout, files: Sequence[str]) -> None:
-    """Leaves out a split for measuring in which no file has a class, where the training files have classes."""
-    splits, labels = found.columns["split"], found.columns.get("label")
+def _measured(found: Layout, files: Sequence[str], below: list[Folders]) -> list[Folders]:
+    """Leaves out a split for measuring in which no file lies in a class folder, where training files do; the folders of
+    the files that are left."""
     for name in ("val", "test"):
-        rows = [i for i, split in enumerate(splits) if split == name]
-        if labels and rows and not any(labels[i] for i in rows):
+        splits = found.columns["split"]
+        bare = [i for i, split in enumerate(splits) if split == name]
+        if any(below) and bare and not any(below[i] for i in bare):
             found.notes.append(
-                left_out([files[found.kept[i]] for i in rows], f"files of '{name}', where nothing has a class,")
+                left_out([files[found.kept[i]] for i in bare], f"files of '{name}', where nothing has a class,")
             )
-            rest = [i for i in range(len(splits)) if splits[i] != name]
-            found.kept = [found.kept[i] for i in rest]
-            splits, labels = [splits[i] for i in rest], [labels[i] for i in rest]
-            found.columns = {"split": splits, "label": labels}
+            rest = [i for i, split in enumerate(splits) if split != name]
+            found.kept, below = [found.kept[i] for i in rest], [below[i] for i in rest]
+            found.columns["split"] = [splits[i] for i in rest]
+    return below

@@ -157,7 +157,7 @@ def extent_of(picture: Image.Image) -> Extent | None:
         return None
     low, high = np.inf, -np.inf
     for _, strip in _strips(picture):
-        values = np.asarray(strip)
+        values = np.asarray(strip, np.float64)
         values = values[np.isfinite(values)]
         low, high = min(low, float(values.min(initial=np.inf))), max(high, float(values.max(initial=-np.inf)))
     return Extent(picture.mode == "F", low, high) if low <= high else Extent(picture.mode == "F", 0.0, 0.0)
