@@ -80,6 +80,6 @@ def seen(known: Known | None, data: "Data", rows: np.ndarray, roles: Iterable[st
 def warning(name: Any, count: int, of: int, what: str) -> str:
     """The sentence that tells it."""
     return (
-        f"warning: {name} was trained on {count:,} of the {of:,} {what}: what is measured on them says little about new "
-        "data"
+        f"warning: {name} was trained on {count:,} of the {of:,} {what}: what is measured on them says little "
+        "about new data"
     )

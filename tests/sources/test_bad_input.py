@@ -290,7 +290,9 @@ def test_json_without_bounds(written, tmp_path, line, said):
 
 
 def test_no_number_in_json_is_an_empty_cell(written):
-    data = written("t.jsonl", '{"text": "a b", "label": NaN}\n{"text": "c d", "label": 1}\n{"text": "e f", "label": 2}\n')
+    data = written(
+        "t.jsonl", '{"text": "a b", "label": NaN}\n{"text": "c d", "label": 1}\n{"text": "e f", "label": 2}\n'
+    )
     assert data.labels["label"].tolist() == [-1, 0, 1]
 
 

@@ -133,7 +133,8 @@ def test_the_command_shows_and_clears(image_folder, cache, capsys):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["empty"], "no 'empty'"), (["--kind", "pixel"], "no kind 'pixel'"), (["clear", "--unused", "long"], "'long' is not a time"),
+    (["empty"], "no 'empty'"), (["--kind", "pixel"], "no kind 'pixel'"),
+    (["clear", "--unused", "long"], "'long' is not a time"),
 ])  # fmt: skip
 def test_wrong_cache_commands(words, said, capsys):
     assert main(["cache", *words]) == 2

@@ -81,8 +81,8 @@ def contents(draw, sample):
     return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
 
 
-TOKENS = [b"\0", b"\xff\xfe", b'"', b"\n", b"\r", b"\\ud800", b"9" * 5000, b"[" * 3000, b"NaN", b"1e999", b"\xf0\x28\x8c\x28",
-          b"__line__", b"\x7f\xff\xff\xff", b"\xff" * 8]  # fmt: skip
+TOKENS = [b"\0", b"\xff\xfe", b'"', b"\n", b"\r", b"\\ud800", b"9" * 5000, b"[" * 3000, b"NaN", b"1e999",
+          b"\xf0\x28\x8c\x28", b"__line__", b"\x7f\xff\xff\xff", b"\xff" * 8]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -118,7 +118,6 @@ def understood(path, unreadable, cache):
                 assert data.images(role, 8).shape == (len(data), 3, 8, 8)
             else:
                 assert len(data.texts(role)) == len(data)
-    except InputError as error:
-        assert str(error)
-    else:
-        assert len(data) > 0
+    except InputError:
+        return
+    assert len(data) > 0

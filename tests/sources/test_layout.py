@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Folders, shards and descriptions are read as their owners mean them, and what is left out is counted."""
 
 import json
@@ -37,12 +38,12 @@ SPLIT = {"split": ["test", "train"]}
     (places("cat/train", "cat/test", "dog/train"), 12, {**SPLIT, "label": ["cat", "dog"]}, ""),
     (places("train/a", "train/b", "test/a", "unlabeled"), 16, {**SPLIT, "label": ["None", "a", "b"]}, "4 files lie in no class folder"),
     (places("train/pos", "train/neg", "train/unsup", "test/pos"), 16, {**SPLIT, "label": ["None", "neg", "pos"]}, "no class folder"),
-    (places("train/a", "train/b", "test/a") + ["x.png"], 12, {**SPLIT, "label": ["a", "b"]}, "1 files outside of the folders test, train left out (x.png)"),
+    ([*places("train/a", "train/b", "test/a"), "x.png"], 12, {**SPLIT, "label": ["a", "b"]}, "1 files outside of the folders test, train left out (x.png)"),
     (places("train/a", "train/b", "test"), 8, {"split": ["train"], "label": ["a", "b"]}, "4 files of 'test', where nothing has a class, left out"),
     (places("train", "test"), 8, SPLIT, ""),
     (places("a", "b"), 8, {"label": ["a", "b"]}, ""),
     (places("data/a", "data/b/deep"), 8, {"label": ["a", "b"]}, ""),
-    (places("a", "b") + ["x.png"], 9, {"label": ["None", "a", "b"]}, "1 files lie in no class folder"),
+    ([*places("a", "b"), "x.png"], 9, {"label": ["None", "a", "b"]}, "1 files lie in no class folder"),
     (places("", files=9) + places("a", "b", files=2), 13, {}, "not taken for classes"),
     (places("only"), 4, {}, "one class only"),
     (places("test tube", "train station", "a", "b", "c", "d"), 24, {"label": ["a", "b", "c", "d", "test tube", "train station"]}, ""),
@@ -155,7 +156,9 @@ def test_an_error_in_a_shard_names_its_file_and_line(tmp_path):
 
 def test_shards_of_unlike_types_and_orders(tmp_path):
     pq.write_table(rows("train", label=[0, 1] * 6, extra=[1] * 12, none=pa.nulls(12)), tmp_path / "train.parquet")
-    pq.write_table(pa.table({"label": ["0", "1"], "none": ["x", "y"], "text": ["a b", "c d"]}), tmp_path / "test.parquet")
+    pq.write_table(
+        pa.table({"label": ["0", "1"], "none": ["x", "y"], "text": ["a b", "c d"]}), tmp_path / "test.parquet"
+    )
     data = open_data(tmp_path)
     assert data.label_names == {"label": ["0", "1"]}
     assert data.texts("text", data.splits["test"]) == ["a b", "c d"]

@@ -36,7 +36,7 @@ def train_values(data, column):
 
 def test_strict_refuses(tmp_path, capsys):
     path = sides(tmp_path)
-    with pytest.raises(InputError, match="test rows share .* groups.*leave out --strict"):
+    with pytest.raises(InputError, match=r"test rows share .* groups.*leave out --strict"):
         open_data(path, strict=True)
     assert main(["data", str(path), "--strict"]) == 2
     assert "Mend the split" in capsys.readouterr().err

@@ -179,7 +179,8 @@ def test_the_same_pixels_by_path_bytes_and_pil(tmp_path, mode, kind):
 
 
 def test_a_wrong_exif_rejects_no_picture():
-    wrong = (b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHII", 256, 5, 1, 38) + struct.pack("<HHIHH", 274, 3, 1, 6, 0)
+    wrong = (b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHII", 256, 5, 1, 38)
+             + struct.pack("<HHIHH", 274, 3, 1, 6, 0)
              + bytes(4) + struct.pack("<II", 32, 1))  # fmt: skip
     picture = Image.fromarray(np.dstack([GRADIENT] * 3))
     assert decode(saved(picture, "JPEG", exif=wrong)).size == picture.size[::-1]

@@ -396,13 +396,17 @@ def run_cache(words: list[str]) -> None:
     from nearfar.sources import storage
 
     if places not in ([], ["clear"]):
-        raise InputError(f"`nearfar cache` has no '{places[0]}'.", "It shows what is kept; `nearfar cache clear` removes.")
+        raise InputError(
+            f"`nearfar cache` has no '{places[0]}'.", "It shows what is kept; `nearfar cache clear` removes."
+        )
     if checked.kind is not None and checked.kind not in storage.KINDS:
         raise InputError(f"There is no kind '{checked.kind}'.", f"Kinds: {', '.join(storage.KINDS)}.")
     folder, age = storage.cache_dir(), storage.seconds(checked.unused)
     if places:
         count, freed = storage.clear(folder, checked.kind, age)
-        emit({"path": folder, "removed": count, "bytes": freed}) if checked.json else tables.cleared(folder, count, freed)
+        emit({"path": folder, "removed": count, "bytes": freed}) if checked.json else tables.cleared(
+            folder, count, freed
+        )
         return
     found = storage.summary(folder, checked.kind, age)
     emit(found) if checked.json else tables.cache(found)

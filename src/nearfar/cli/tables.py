@@ -253,7 +253,9 @@ def cache(found: Mapping[str, Any]) -> None:
     out = console()
     out.print(f"{escape(str(found['path']))}: {size(found['bytes'])} of at most {size(found['bound'])}", soft_wrap=True)
     out.print(table)
-    out.print("\n[dim]`nearfar cache clear` removes all; --kind KIND or --unused 30d some. NEARFAR_CACHE_SIZE bounds it.[/]")
+    out.print(
+        "\n[dim]`nearfar cache clear` removes all; --kind KIND or --unused 30d some. NEARFAR_CACHE_SIZE bounds it.[/]"
+    )
 
 
 def cleared(path: Any, count: int, freed: int) -> None:

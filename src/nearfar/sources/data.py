@@ -13,10 +13,10 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.limits import MOST_SIDE
 from nearfar.progress import track
 from nearfar.sources import leaks as leaking
 from nearfar.sources import masks, pictures
-from nearfar.limits import MOST_SIDE
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
 from nearfar.sources.roles import CONTENT, Roles
 from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, place, stamp
@@ -345,9 +345,7 @@ class Data:
         """Pictures (N, 3, size, size) or masks (N, size, size), decoded at the first call."""
         column = self.column(role)
         if fit not in ("crop", "pad") or not 1 <= size <= MOST_SIDE:
-            raise InputError(
-                f"fit must be 'crop' or 'pad' and size between 1 and {MOST_SIDE}; got {fit!r} and {size}."
-            )
+            raise InputError(f"fit must be 'crop' or 'pad' and size between 1 and {MOST_SIDE}; got {fit!r} and {size}.")
         key = (column, size, fit)
         if key not in self._mapped:
             state = self._scan.content[column].tobytes() + f"{column}:{size}:{fit}".encode()

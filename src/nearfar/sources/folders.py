@@ -176,9 +176,7 @@ def _pictures(path: Path, files: list[str], others: list[str], cache: Path, skip
     return raw
 
 
-def _masked(
-    path: Path, found: dict[str, masks.Pair]
-) -> tuple[list[str], list[str], list[str | None], list[str]]:
+def _masked(path: Path, found: dict[str, masks.Pair]) -> tuple[list[str], list[str], list[str | None], list[str]]:
     """Pictures with masks beside them: the pictures, their places without the folder of pictures, their masks, and all
     files that are used."""
     twice = next((pair for pair in found.values() if len(pair.masks) > 1), None)

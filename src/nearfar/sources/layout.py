@@ -1,9 +1,9 @@
 """What the folders of a data set say: splits, classes, and which files belong to neither.
 
-    train/cat/1.png  test/dog/2.png          split and class
-    images/train2017/1.jpg                   split; one folder above all changes nothing
-    cat/1.png  dog/2.png                     class
-    bottle/train/1.png  cable/test/2.png     class above the split
+train/cat/1.png  test/dog/2.png          split and class
+images/train2017/1.jpg                   split; one folder above all changes nothing
+cat/1.png  dog/2.png                     class
+bottle/train/1.png  cable/test/2.png     class above the split
 """
 
 from collections.abc import Sequence
@@ -89,8 +89,8 @@ def _label(found: Layout, files: Sequence[str], folders: Sequence[Folders]) -> N
     if not classes:
         return
     if len(classes) == 1:
-        one = "all files" if not without else "all files that lie in a folder"
-        found.notes.append(f"{one} lie in one folder ('{shown(classes[0])}'): one class only, so there are no labels")
+        one = "all files lie in one folder" if not without else "there is one folder below"
+        found.notes.append(f"{one} ('{shown(classes[0])}'): one class only, so there are no labels")
         return
     if 2 * len(without) > len(labels) and "split" not in found.columns:
         some = ", ".join(map(shown, classes[:3]))
@@ -98,7 +98,9 @@ def _label(found: Layout, files: Sequence[str], folders: Sequence[Folders]) -> N
         return
     if without:
         some = ", ".join(shown(f) for f in without[:3]) + (", ..." if len(without) > 3 else "")
-        found.notes.append(f"{len(without)} files lie in no class folder: they are trained on, without a label ({some})")
+        found.notes.append(
+            f"{len(without)} files lie in no class folder: they are trained on, without a label ({some})"
+        )
     found.columns["label"] = labels
 
 

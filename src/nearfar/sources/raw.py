@@ -38,8 +38,10 @@ def plain_values(column: pa.ChunkedArray) -> list[Any]:
 
 def missing(value: Any) -> bool:
     """Whether a cell holds nothing: null, NaN, or a text of white space alone."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or (
-        isinstance(value, str) and not value.strip()
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
     )
 
 
@@ -67,8 +69,8 @@ class Raw:
 
     `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a
     reader of the file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has
-    its own; `shard_column` the table of each row, where several are read as one (paths below `base`). `corpus` and `corpus_keys` hold further documents per role; `splits` the hidden domains of each further
-    split.
+    its own; `shard_column` the table of each row, where several are read as one (paths below `base`). `corpus` and
+    `corpus_keys` hold further documents per role; `splits` the hidden domains of each further split.
     """
 
     name: str

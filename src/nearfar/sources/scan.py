@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 from PIL import Image
 
@@ -122,8 +121,9 @@ def cell(table: Dataset, column: str, row: int) -> Any:
 
 def place(raw: Raw, row: int) -> tuple[str, int, str]:
     """The file of a row, its number as a reader of the file counts, and what is counted: a line or a row."""
-    shard = raw.base is not None and raw.shard_column
-    file = (raw.base or Path()) / cell(raw.table, raw.shard_column, row) if shard else raw.path or raw.name
+    file = raw.path or raw.name
+    if raw.shard_column and raw.base is not None:
+        file = raw.base / cell(raw.table, raw.shard_column, row)
     number = int(cell(raw.table, raw.row_column, row)) if raw.row_column else row
     return str(file), number, "line" if raw.row_column else "row"
 

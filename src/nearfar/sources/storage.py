@@ -128,10 +128,9 @@ def new_entry(path: Path) -> Iterator[Path]:
 def entry(path: Path) -> bool:
     """Whether a whole entry of the cache stands at `path`. Its time of use is set; a damaged one is removed."""
     try:
-        if _whole.get(path) != identity(path):
-            if not _sealed(path):
-                path.unlink(missing_ok=True)
-                return False
+        if _whole.get(path) != identity(path) and not _sealed(path):
+            path.unlink(missing_ok=True)
+            return False
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         _whole[path] = identity(path)
     except OSError:

@@ -597,7 +597,12 @@ def save_model(
         "method": method,
         "options": record["options"],
         "similarity": getattr(trained, "similarity", "cosine"),
-        "trained_on": {"name": data.name, "rows": len(setup.rows)} | {k: record[k] for k in ("data_hash", "split_hash")},
+        "trained_on": {
+            "name": data.name,
+            "rows": len(setup.rows),
+            "data_hash": data.hash,
+            "split_hash": data.split_hash,
+        },
     }
     card = {
         "method": method,
