@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from nearfar import evaluation, files, indexing, models
+from nearfar import evaluation, files, indexing, models, trained
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError
 from nearfar.indexing import outputs
@@ -28,6 +28,7 @@ from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
 
 Progress = Callable[[int, int], None]
+TRAINED = "trained_on"  # the column that marks rows which the model was trained on
 
 
 def open_model(model: Any) -> Any:
@@ -80,6 +81,12 @@ def evaluate(
                 f"This model embeds {', '.join(loaded.roles)}, but the task asks for {role}.",
                 "Choose another --task, or a model with that tower.",
             )
+    told = measured_twice(loaded, opened, measure.rows(on), on)
+    if told["rows"]:
+        name = model if isinstance(model, (str, Path)) else "the model"
+        say(trained.warning(name, told["rows"], told["of"], f"{on} rows"))
+    for one in opened.shared():
+        say(f"warning: {one}")
     rows = [{"slug": "model", "label": str(model), **measure.evaluate(embed, on).to_dict()}]
     if baseline:
         for one in evaluation.references(opened, measure):
@@ -91,12 +98,22 @@ def evaluate(
         "split": on,
         "split_hash": opened.split_hash,
         "model_hash": loaded.hash,
+        "trained_on": told,
+        "shared": [str(one) for one in opened.shared()],
         "precision": "32",
         "batch_size": embed.batch_size,
         "seed": None,
         "versions": versions(),
         "rows": rows,
     }
+
+
+def measured_twice(model: Any, data: Any, rows: np.ndarray, what: str) -> dict[str, Any]:
+    """How many of the rows the model was trained on, of how many; rows None where its folder does not say."""
+    known = model.training_rows
+    roles = [role for role in data.content_roles if role in model.roles or role.split("_")[0] in model.modalities]
+    count = None if known is None else int(trained.seen(known, data, rows, roles).sum())
+    return {"rows": count, "of": len(rows), "split": what}
 
 
 @checked
@@ -174,6 +191,9 @@ def embed(
     vectors_of = ModelEmbedder(loaded, opened, batch_size)
     role = embedded_role(role, loaded, opened, vectors_of)
     load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
+    marks = trained_column(loaded, opened, role)
+    if place.columned and marks is not None:
+        load.mark(TRAINED, marks)
     with contextlib.ExitStack() as held:
         with files.refused(place.path):
             held.enter_context(files.lock_of(place.path))
@@ -213,6 +233,12 @@ def chosen_columns(columns: str | Sequence[str]) -> list[str] | None:
     if columns == "none":
         return []
     return [c.strip() for c in columns.split(",") if c.strip()] if isinstance(columns, str) else list(columns)
+
+
+def trained_column(model: Any, data: Any, role: str) -> Callable[[np.ndarray], list[bool]] | None:
+    """Marks rows that the model was trained on; None where its folder does not say."""
+    known = model.training_rows
+    return None if known is None else lambda rows: trained.seen(known, data, rows, [role]).tolist()
 
 
 def _embed(
@@ -351,7 +377,8 @@ def search(
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
 
-    Returns dicts with key, score (cosine) and the columns. Raises InputError for a stale or missing index, a model
+    Returns dicts with key, score (cosine) and the columns; `trained_on` is true for items that the model was trained
+    on. Raises InputError for a stale or missing index, a model
     that cannot embed such a query, a filter that does not work.
     """
     if not str(where_from).strip():

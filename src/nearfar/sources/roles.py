@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements
 from nearfar.sources.pictures import ENDINGS
+from nearfar.sources.raw import column_of, plain_values
 
 ROLES = (
     "image", "image_b", "text", "text_b", "mask", "negative", "pair_label", "score", "label", "group", "unit", "domain",
@@ -219,9 +220,8 @@ def questions(table: Dataset, roles: Roles) -> list[str]:
 
 
 def _sample(table: Dataset, column: str, count: int = 64) -> list[Any]:
-    step = max(1, len(table) // count)
-    arrow: Any = table.select_columns([column]).with_format("arrow")
-    return arrow[list(range(0, len(table), step))[:count]].column(0).to_pylist()
+    rows = np.arange(0, len(table), max(1, len(table) // count))[:count]
+    return plain_values(column_of(table, column, rows))
 
 
 def _is_picture(values: list[Any]) -> bool:

@@ -136,6 +136,7 @@ def compare(
     limit = seconds_of(budget)
     building.check_settings(settings)
     opened = data_settings.open(data)
+    warnings = engine.tell_overlaps(opened, settings.weights, say)
     task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task, layer=settings.layer)
     entries = chosen(opened, task, settings, methods, say)
     check_baseline(baseline, entries, opened, task)
@@ -150,6 +151,7 @@ def compare(
             rows.append(train_cells(folder, opened, task, settings, one, seeds, place, progress, say))
         seconds = time.perf_counter() - began
         results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
+        results["warnings"] = warnings
         write_json(folder / "results.json", results)
         keep_best(folder, results)
         if report:
