@@ -155,7 +155,7 @@ def test_columns_travel(model, tmp_path):
     said = []
     nearfar.embed(model, path, out=tmp_path / "all", say=said.append)
     index = indexing.open_index(tmp_path / "all")
-    assert index.columns == ["text", "text_b", "score_", "a_b", "day", "good"]
+    assert index.columns == ["text", "text_b", "score_", "a_b", "day", "good", "trained_on"]
     assert any("'score' is stored as 'score_'" in line for line in said)
     found = index.search(np.ones(index.dim), where="score_ > 2 and a_b = 'd1' and good = false")
     assert {hit["score_"] for hit in found} == {2.5, 3.5, 4.5, 5.5}
@@ -180,7 +180,7 @@ def test_refusals_leave_nothing(model, tmp_path):
         (model, data, new / "a.parquet", {"batch_size": 0}, "at least 1"),
         (model, data, new / "a.parquet", {"batch_size": -3}, "at least 1"),
         (model, data, new / "a.csv", {}, "Unknown kind of output"),
-        (model, twice, new / "a.npy", {}, "'1' of twice.csv is given twice"),
+        (model, twice, new / "a.npy", {"id": "id"}, "'id' holds '1' more than once"),
         (model, data, new / "a", {"role": "image"}, "embeds text"),
         (model, data, new / "a", {"columns": "nope"}, "nope"),
         (model, data, tmp_path / "v.parquet", {}, "exists already"),

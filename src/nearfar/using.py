@@ -187,12 +187,14 @@ def embed(
         raise InputError(f"--batch-size must be at least 1. Got {batch_size} instead.")
     place = outputs.output(Path(out))
     check_free(place, append)
+    if not place.columned and columns not in ("auto", "none"):
+        raise InputError(f"'{place.path}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
     opened, loaded = (data_settings or DataSettings(**roles)).open(data), open_model(model)
     vectors_of = ModelEmbedder(loaded, opened, batch_size)
     role = embedded_role(role, loaded, opened, vectors_of)
     load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
     marks = trained_column(loaded, opened, role)
-    if place.columned and marks is not None:
+    if place.columned and columns == "auto" and marks is not None:
         load.mark(TRAINED, marks)
     with contextlib.ExitStack() as held:
         with files.refused(place.path):
@@ -499,7 +501,7 @@ def illustrated(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     from nearfar.training.settings import TrainSettings
 
     path = folder / "config.json"
-    with files.reading(path, DAMAGED):
+    with files.reading(path, DAMAGED), files.reading(folder / "config.json", DAMAGED):
         data_settings, settings = DataSettings(**config["data_settings"]), TrainSettings(**config["settings"])
     try:
         opened = data_settings.open(config["data"])

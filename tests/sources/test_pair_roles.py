@@ -92,11 +92,11 @@ def test_scores_of_pairs(tmp_path, columns, values, role):
 
 
 @pytest.mark.parametrize(("role", "column", "values", "told"), [
-    ("pair_label", "is_duplicate", [1, 0, 1, 0, 3], r"line 5: column 'is_duplicate': '3' is no label of a pair"),
+    ("pair_label", "is_duplicate", [1, 0, 1, 0, 3], r"line 5: column 'is_duplicate': '3' is not the label of a pair"),
     ("pair_label", "is_duplicate", ["1", "0", "maybe", "1", "0"], r"line 3: column 'is_duplicate': 'maybe'"),
-    ("score", "score", [1.5, 2, "high", 4, 5], r"line 3: column 'score': 'high' is no finite number"),
+    ("score", "score", [1.5, 2, "high", 4, 5], r"line 3: column 'score': 'high' is not a finite number"),
     ("score", "score", [1.5, 2, 3, None, 5], r"line 4: column 'score': the cell is empty"),
-    ("score", "score", ["1.5", "nan", "3", "inf", "5"], r"line 2: column 'score': 'nan' is no finite number \(1 more"),
+    ("score", "score", ["1.5", "nan", "3", "inf", "5"], r"line 2: column 'score': 'nan' is not a finite number \(1 more"),
 ])
 def test_bad_values_are_named_or_counted(tmp_path, role, column, values, told):
     columns = ("sentence1", "sentence2", column)

@@ -13,8 +13,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from nearfar.errors import InputError
 from nearfar.limits import MOST_UNPACKED
 from nearfar.sources import manpages, masks
-from nearfar.sources.files import Listing, check_regular, endings, left_out, listing, open_regular, shown
 from nearfar.sources.layout import layout
+from nearfar.sources.listing import Listing, check_regular, endings, left_out, listing, open_regular, shown
 from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.shards import TABLES, read_metadata, read_shards, table_sets

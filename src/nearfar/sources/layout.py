@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nearfar.sources.files import left_out, shown
+from nearfar.sources.listing import left_out, shown
 from nearfar.sources.splits import standard_name, unlabelled
 
 Folders = tuple[str, ...]

@@ -204,9 +204,9 @@ def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
     if "pair_label" in roles:
         names, numbered = label_words(raw.table, roles)
         checks["pair_label"] = (lambda v: judgements.pair_label(v, names, numbered),
-                                "no label of a pair: 1 or 0, true or false, or a word such as entailment")
+                                "not the label of a pair: 1 or 0, true or false, or a word such as entailment")
     if "score" in roles:
-        checks["score"] = judgements.score, "no finite number"
+        checks["score"] = judgements.score, "not a finite number"
     for role, (read, wanted) in checks.items():
         column = str(roles[role])
         values = (value for block in cells(raw.table, column) for value in block)

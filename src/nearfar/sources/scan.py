@@ -18,7 +18,7 @@ from PIL import Image
 from nearfar.errors import InputError
 from nearfar.progress import track
 from nearfar.sources import masks, pictures, words
-from nearfar.sources.files import identity
+from nearfar.sources.listing import identity
 from nearfar.sources.raw import Problem, Raw, column_of, plain_values
 from nearfar.sources.storage import entry, entry_bytes, new_entry
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
 from nearfar.errors import InputError
-from nearfar.sources.files import left_out
+from nearfar.sources.listing import left_out
 from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.splits import standard_name

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import InputError, NearfarError
-from nearfar.sources.files import identity
+from nearfar.sources.listing import identity
 
 BOUND = "20GB"
 KINDS = {

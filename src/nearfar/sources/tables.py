@@ -17,7 +17,7 @@ from datasets import Dataset, Features
 
 from nearfar.errors import InputError
 from nearfar.limits import MOST_COLUMNS, MOST_NESTED
-from nearfar.sources.files import open_regular
+from nearfar.sources.listing import open_regular
 from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw, missing
 from nearfar.sources.storage import entry, new_entry
