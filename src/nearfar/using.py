@@ -501,8 +501,11 @@ def illustrated(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     from nearfar.training.settings import TrainSettings
 
     path = folder / "config.json"
-    with files.reading(path, DAMAGED), files.reading(folder / "config.json", DAMAGED):
-        data_settings, settings = DataSettings(**config["data_settings"]), TrainSettings(**config["settings"])
+    try:
+        with files.reading(path, DAMAGED):
+            data_settings, settings = DataSettings(**config["data_settings"]), TrainSettings(**config["settings"])
+    except InputError as error:
+        raise error if str(path) in error.message else files.damaged(path, error.message, DAMAGED) from error
     try:
         opened = data_settings.open(config["data"])
     except InputError:

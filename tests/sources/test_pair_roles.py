@@ -96,7 +96,7 @@ def test_scores_of_pairs(tmp_path, columns, values, role):
     ("pair_label", "is_duplicate", ["1", "0", "maybe", "1", "0"], r"line 3: column 'is_duplicate': 'maybe'"),
     ("score", "score", [1.5, 2, "high", 4, 5], r"line 3: column 'score': 'high' is not a finite number"),
     ("score", "score", [1.5, 2, 3, None, 5], r"line 4: column 'score': the cell is empty"),
-    ("score", "score", ["1.5", "nan", "3", "inf", "5"], r"line 2: column 'score': 'nan' is not a finite number \(1 more"),
+    ("score", "score", ["1.5", "nan", "3", "inf", "5"], r"line 2: column 'score': 'nan' is not a finite .*1 more"),
 ])
 def test_bad_values_are_named_or_counted(tmp_path, role, column, values, told):
     columns = ("sentence1", "sentence2", column)
