@@ -373,6 +373,7 @@ class Method(pl.LightningModule):
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
     pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the
     curve. `single_pool_batches`: where there are pools, each batch is drawn from one of them.
+    `defaults`, `fixed`, `follows`: what a class changes in the options of its base (`nearfar.options.read`).
     `survey`: the whole training set as the method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     """
 
@@ -381,6 +382,9 @@ class Method(pl.LightningModule):
     paper: ClassVar[Paper]
     needs: ClassVar[Sequence[frozenset[str]]] = ()
     preset_paper: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    fixed: ClassVar[Sequence[str]] = ()
+    follows: ClassVar[Mapping[str, str]] = {}
     uses_batch: ClassVar[bool] = True
     single_pool_batches: bool = True
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from nearfar.checks import checked, checked_init
+from nearfar.checks import checked
 from nearfar.errors import InputError, did_you_mean
+from nearfar.options import complete, read
 
 # Family and module of the built-in methods: known without importing any of them.
 BUILT_IN = {
@@ -35,7 +36,7 @@ def register(slug: str, family: str) -> Callable[[type], type]:
 
     def add(cls: type) -> type:
         cls.slug, cls.family = slug, family  # type: ignore[attr-defined]
-        _registered[slug] = checked_init(cls)
+        _registered[slug] = complete(cls)
         return cls
 
     return add
@@ -72,18 +73,15 @@ def options(cls: Any) -> list[dict[str, Any]]:
     described = arguments(cls)
     paper = getattr(cls, "preset_paper", {})
     found = []
-    for p in inspect.signature(cls.__init__).parameters.values():
-        if p.name in ("self", "encoder", "encoder_b") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            continue
-        default = None if p.default is inspect.Parameter.empty else p.default
+    for option in read(cls).values():
         entry = {
-            "name": p.name,
-            "type": _type_name(p.annotation),
-            "default": default,
-            "help": described.get(p.name, ""),
+            "name": option.name,
+            "type": _type_name(option.written),
+            "default": None if option.default is inspect.Parameter.empty else option.default,
+            "help": described.get(option.name, ""),
         }
-        if p.name in paper:
-            entry["paper"] = paper[p.name]
+        if option.name in paper:
+            entry["paper"] = paper[option.name]
         found.append(entry)
     return found
 

@@ -75,7 +75,7 @@ def prefers_groups(data: Any, settings: TrainSettings) -> bool:
 
 def modalities(cls: Any, data: Any, settings: TrainSettings) -> list[str]:
     """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
-    from nearfar.methods.pairs.pairs import COLUMNS, PairContrast
+    from nearfar.methods.contrast.pairs import COLUMNS, PairContrast
 
     roles = roles_of(data)
     if issubclass(cls, PairContrast):
