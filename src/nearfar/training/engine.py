@@ -417,7 +417,7 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
         method.towers(),
         data,
         size=setup.image_size,
-        similarity=getattr(method, "similarity", "cosine"),
+        similarity=method.similarity,
         device=method.device,
     )
 
@@ -589,7 +589,7 @@ def save_model(
     trained: Any = setup.method
     towers = {role: (t.encoder, t.head if t.kept else None) for role, t in trained.towers().items()}
     paper = type(trained).paper
-    config = {"method": method, "options": record["options"], "similarity": getattr(trained, "similarity", "cosine")}
+    config = {"method": method, "options": record["options"], "similarity": trained.similarity}
     card = {
         "method": method,
         "paper": f"{paper.title} ({paper.venue})",

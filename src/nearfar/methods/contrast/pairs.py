@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, Literal
 
 import torch
@@ -62,7 +63,15 @@ class PairContrast(Contrast):
         self.roles: tuple[str, str] = ("", "")
         self.by_group = False
 
-    def columns(self, roles: set[str]) -> None:
+    @classmethod
+    def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
+        if "group" not in roles or not by_group or not any("group" in n for n in cls.needs):
+            for pair in COLUMNS:
+                if set(pair) <= roles and frozenset(pair) in cls.needs:
+                    return list(dict.fromkeys(p.split("_")[0] for p in pair))
+        return ["image" if "image" in roles else "text"]
+
+    def columns(self, roles: Set[str]) -> None:
         """Fixes what is paired, from the roles that the data hold."""
         kinds = {self.tower_a.encoder.modality, self.tower_b.encoder.modality}
         for pair in COLUMNS:
@@ -94,6 +103,14 @@ class PairContrast(Contrast):
                     "are made of columns here.",
                     "Add --by group where there are groups, set --views.k 1, or choose other views.",
                 )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.roles
+
+    @property
+    def paired(self) -> bool:
+        return not self.by_group
 
     @property
     def members(self) -> int:

@@ -22,6 +22,7 @@ from nearfar.losses.parts import Smoothed
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
 from nearfar.methods.registry import register
+from nearfar.mixture import corpus_shares as corpus_shares
 from nearfar.negatives import Negatives, Queue
 from nearfar.views import build
 
@@ -29,12 +30,6 @@ from nearfar.views import build
 def chunk_starts(total: int, length: int, offset: int) -> Int[np.ndarray, "chunks"]:
     """First positions of the whole chunks of `length` tokens in a stream of `total`, the grid shifted by `offset`."""
     return np.arange(offset % length, total - length + 1, length)
-
-
-def corpus_shares(sizes: Int[np.ndarray, "corpora"], alpha: float) -> np.ndarray:
-    """Probability of drawing from each corpus: (n_c / sum n)^alpha, normalised; 0 is uniform, 1 proportional."""
-    share = (np.asarray(sizes, dtype=float) / np.sum(sizes)) ** alpha
-    return share / share.sum()
 
 
 @register("contriever", family="text")
