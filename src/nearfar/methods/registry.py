@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import types
+import typing
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
+from nearfar import checks
 from nearfar.checks import checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.options import complete, read
@@ -19,6 +22,7 @@ BUILT_IN = {
     "swav": ("image", "nearfar.methods.image.swav"),
     "cacr": ("image", "nearfar.methods.image.cacr"),
     "contrastive-behaviour": ("image", "nearfar.methods.image.contrastive_behaviour"),
+    "nnclr": ("image", "nearfar.methods.image.nnclr"),
     "mochi": ("image", "nearfar.methods.image.mochi"),
     "mcl": ("image", "nearfar.methods.image.mcl"),
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
@@ -87,9 +91,15 @@ def options(cls: Any) -> list[dict[str, Any]]:
 
 
 def _type_name(annotation: Any) -> str:
-    if annotation is inspect.Parameter.empty:
-        return ""
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    """A type as its source writes it, also where its module does not postpone annotations."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return annotation if isinstance(annotation, str) else ""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, typing.get_args(annotation)))
+    named = {"None": type(None)} | {k: v for k, v in vars(checks).items() if typing.get_origin(v) is typing.Annotated}
+    alias = next((name for name, kind in named.items() if kind == annotation), "")
+    plain = isinstance(annotation, type) and not typing.get_args(annotation)
+    return alias or (annotation.__name__ if plain else str(annotation).replace("typing.", ""))
 
 
 def describe(slug: str) -> dict[str, Any]:

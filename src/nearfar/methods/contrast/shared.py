@@ -128,11 +128,14 @@ class Contrast(Method):
             known,
         )
 
+    def stored_kinds(self, facts: Facts) -> int:
+        """How many marks a memory keeps with each key: the columns of `marks`."""
+        return (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
+
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
         if self.negatives is None:
             return {}
-        kinds = (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
-        self.negatives.setup(dim, kinds, facts.batch_size, facts.samples, self.within(0)[1])
+        self.negatives.setup(dim, self.stored_kinds(facts), facts.batch_size, facts.samples, self.within(0)[1])
         size = {"size": self.negatives.capacity} if self.negatives.capacity else {}
         return {f"negatives.{k}": v for k, v in (size | self.negatives.resolved).items()}
 
