@@ -94,12 +94,17 @@ def _type_name(annotation: Any) -> str:
     """A type as its source writes it, also where its module does not postpone annotations."""
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return annotation if isinstance(annotation, str) else ""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " | ".join(map(_type_name, typing.get_args(annotation)))
-    named = {"None": type(None)} | {k: v for k, v in vars(checks).items() if typing.get_origin(v) is typing.Annotated}
-    alias = next((name for name, kind in named.items() if kind == annotation), "")
-    plain = isinstance(annotation, type) and not typing.get_args(annotation)
-    return alias or (annotation.__name__ if plain else str(annotation).replace("typing.", ""))
+    alias = next((name for name, kind in vars(checks).items() if kind == annotation and name[0].isupper()), "")
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if alias or annotation in (None, type(None), ...):
+        return alias or ("..." if annotation is ... else "None")
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, inner))
+    if origin is typing.Annotated:
+        return _type_name(inner[0])
+    if origin is typing.Literal or origin is None:
+        return getattr(annotation, "__name__", "") if origin is None else f"Literal[{', '.join(map(repr, inner))}]"
+    return f"{origin.__name__}[{', '.join(map(_type_name, inner))}]"
 
 
 def describe(slug: str) -> dict[str, Any]:
