@@ -14,7 +14,7 @@ from nearfar import losses, options
 from nearfar.errors import InputError
 from nearfar.losses import parts as loss_parts
 from nearfar.losses import rows
-from nearfar.losses.parts import RowLoss, parts
+from nearfar.losses.parts import RowLoss, build, parts
 from nearfar.methods.documentation import arguments
 from nearfar.similarity import Block, Hidden, all_views, both_ways, one_way
 from nearfar.training.engine import fit
@@ -193,3 +193,11 @@ def test_built_in_parts_are_found_by_their_names():
         assert getattr(loss_parts, name) is parts[name.lower()]
     assert not hasattr(loss_parts, "Nope")
     assert isinstance(loss_parts.HCL(0.2, beta=0.5), RowLoss)
+
+
+def test_a_part_is_built_by_its_name():
+    assert build("hcl", beta=0.5).beta == 0.5
+    with pytest.raises(InputError, match=r"no loss 'hlc'\. Did you mean 'hcl'"):
+        build("hlc")
+    with pytest.raises(InputError, match=r"no option 'bta'\. Did you mean 'beta'"):
+        build("hcl", bta=1.0)

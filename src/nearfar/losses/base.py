@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import typing
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from nearfar.checks import checked_init
+from nearfar.errors import InputError, did_you_mean
+from nearfar.options import read
 from nearfar.similarity import Similarity
 
-F = TypeVar("F", bound=Callable[..., Tensor])
+F = TypeVar("F", bound=FunctionType)
 parts: dict[str, type[RowLoss]] = {}
 
 
@@ -46,6 +48,18 @@ class RowLoss:
         raise TypeError(f"{type(self).__name__} does not read scores")
 
 
+def build(name: str, **options: Any) -> RowLoss:
+    """The loss of that name on the command line with its options; InputError for a wrong name or option."""
+    if name not in parts:
+        raise InputError(f"There is no loss '{name}'.{did_you_mean(name, parts)}", f"Known: {', '.join(parts)}.")
+    known = list(read(parts[name]))
+    for option in options:
+        if option not in known:
+            raise InputError(f"The loss '{name}' has no option '{option}'.{did_you_mean(option, known)}",
+                             f"Options: {', '.join(known) or 'none'}.")  # fmt: skip
+    return parts[name](**options)
+
+
 def row_loss(name: str, *, bounded_below: bool = True, tempered: bool = True) -> Callable[[F], F]:
     """Decorator of a function `rows(s, *, options) -> (N,)`: makes it a part, `--loss name` in lower case.
 
@@ -54,8 +68,8 @@ def row_loss(name: str, *, bounded_below: bool = True, tempered: bool = True) ->
     """
 
     def add(function: F) -> F:
-        module = sys.modules[function.__module__]
-        setattr(module, name, _part(name, function, {"bounded_below": bounded_below, "tempered": tempered}))
+        facts = {"bounded_below": bounded_below, "tempered": tempered}
+        function.__globals__[name] = _part(name, function, facts)  # where a stored run finds it again
         return function
 
     return add

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import NonNegativeFloat
 from nearfar.losses import rows
-from nearfar.losses.base import RowLoss, parts, row_loss
+from nearfar.losses.base import RowLoss, build, parts, row_loss
 from nearfar.losses.graded import cosent, cosine_regression
 from nearfar.similarity import Count, Similarity
 
@@ -110,4 +110,5 @@ class CoSENT(RowLoss):
         return cosent(a, b, score, temperature=temperature, negatives="global")
 
 
-__all__ = ["MILNCE", "CoSENT", "CosineRegression", "RowLoss", "SigLIP", "SupCon", "Triplet", "parts", "row_loss"]
+__all__ = ["MILNCE", "CoSENT", "CosineRegression", "RowLoss", "SigLIP", "SupCon", "Triplet", "build", "parts",
+           "row_loss"]
