@@ -3,10 +3,10 @@
     python benchmarks/claims/nnclr.py [--seeds 5]
     python benchmarks/claims/nnclr.py --seeds 1 --steps 20 --dry      # a quick look, nothing is written
 
-Digits, the library's methods on a 3-layer convolutional net with a 64-64-32 head (NNCLR with a predictor of 64 and a queue
-of 256), temperature 0.1, Adam 1e-3, 400 steps of 64. Two kinds of views: "all" (rotation 15 degrees, shift 25 %, contrast,
-noise 0.1, a 3 x 3 square erased) and "shifts" (12 % and nothing else), in place of the paper's full augmentation and crops
-alone. Nothing was tuned. Writes benchmarks/claims/results/nnclr.json.
+Digits, the library's methods on a 3-layer convolutional net with a 64-64-32 head (NNCLR with a predictor of 64 and a
+queue of 256), temperature 0.1, Adam 1e-3, 400 steps of 64. Two kinds of views: "all" (rotation 15 degrees, shift 25 %,
+contrast, noise 0.1, a 3 x 3 square erased) and "shifts" (12 % and nothing else), in place of the paper's full
+augmentation and crops alone. Nothing was tuned. Writes benchmarks/claims/results/nnclr.json.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def notes(found: dict[str, list[dict[str, float]]], further: dict[str, Any]) -> 
             for views in VIEWS for metric in METRICS]  # fmt: skip
     purity = np.mean([x["purity"] for x in found["nnclr, all"] if "purity" in x])
     lost = 100 * further["lost without augmentation, nnclr - simclr, probe"]["mean"]
-    return (f"NNCLR minus SimCLR in points: {', '.join(told)}. What the probe loses with shifts alone, NNCLR minus "
-            f"SimCLR: {lost:+.1f}. {100 * purity:.0f} % of the neighbours in the last tenth of a run are the same digit.")
+    return (f"NNCLR minus SimCLR in points: {', '.join(told)}. The probe loses with shifts alone, NNCLR minus SimCLR: "
+            f"{lost:+.1f}. {100 * purity:.0f} % of the neighbours in the last tenth of a run are the same digit.")
 
 
 if __name__ == "__main__":

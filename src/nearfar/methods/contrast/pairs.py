@@ -79,12 +79,16 @@ class PairContrast(Contrast):
                 self.roles = pair
                 self._check_single()
                 if self.row_loss.graded and "score" not in roles:
-                    raise InputError(f"The loss '{part_name(self.row_loss)}' needs the score of each pair.",
-                                     "Name its column: --score COLUMN.")
+                    raise InputError(
+                        f"The loss '{part_name(self.row_loss)}' needs the score of each pair.",
+                        "Name its column: --score COLUMN.",
+                    )
                 return
         if self.row_loss.graded:
-            raise InputError(f"The loss '{part_name(self.row_loss)}' needs two columns and the score of each pair.",
-                             "Name them: --text COLUMN --text-b COLUMN --score COLUMN.")
+            raise InputError(
+                f"The loss '{part_name(self.row_loss)}' needs two columns and the score of each pair.",
+                "Name them: --text COLUMN --text-b COLUMN --score COLUMN.",
+            )
         role = self.tower_a.encoder.modality
         if "group" in roles and not self.two:
             self.roles, self.by_group = (str(role), str(role)), True

@@ -51,8 +51,10 @@ class Contrast(Method):
                 f"The loss '{part_name(loss)}' has no temperature to learn.", "Use --learn-temperature false."
             )
         if loss.graded and not self.reads_scores:
-            raise InputError(f"The loss '{part_name(loss)}' needs pairs with a score.",
-                             "Use it with pairs: nearfar fit pairs DATA --score COLUMN.")
+            raise InputError(
+                f"The loss '{part_name(loss)}' needs pairs with a score.",
+                "Use it with pairs: nearfar fit pairs DATA --score COLUMN.",
+            )
         if loss.graded and negatives is not None:
             raise InputError(
                 f"The loss '{part_name(loss)}' compares pairs by their scores and has no negatives.",
