@@ -345,9 +345,12 @@ def with_compositions(page: str, root: Path = ROOT) -> str:
 
 
 def adding(root: Path = ROOT) -> str:
-    code = (root / "docs" / "examples" / "align_uniform.py").read_text()
-    return between((root / "docs" / "adding.md").read_text(), "<!-- include: examples/align_uniform.py -->",
-                   "<!-- end include -->", f"```python\n{code}```")
+    """The page with the files that it includes as they are now."""
+    page = (root / "docs" / "adding.md").read_text()
+    for name in re.findall(r"<!-- include: (\S+) -->", page):
+        code = (root / "docs" / name).resolve().read_text()
+        page = between(page, f"<!-- include: {name} -->", "<!-- end include -->", f"```python\n{code}```")
+    return page
 
 
 # -----------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ from typing import Any
 from nearfar import heads, views
 from nearfar.encoders import Encoder
 from nearfar.losses import align_uniform, uniformity
-from nearfar.methods import Batch, Loss, Method, Paper, Tower, register
-from nearfar.methods.contrast import check_plan, default_views, forward_views
+from nearfar.methods import Batch, Loss, Method, Paper, Tower, check_plan, default_views, forward_views, register
 
 
 @register("align-uniform", family="image")

@@ -2,8 +2,8 @@
 
     def __init__(self, size: PositiveInt | Literal["auto"] = "auto", start: UnitInterval = 0.1): ...
 
-The command line, a config file and keyword arguments are checked by `options.checked`; a class that is called by
-hand by `checked_init`; the fields of a settings dataclass by `check_fields`.
+The command line, a config file and keyword arguments are checked by `options.checked`; a method that is called by hand
+by `options.complete`, another class by `checked_init`; the fields of a settings dataclass by `check_fields`.
 """
 
 from __future__ import annotations

@@ -4,19 +4,22 @@ and converted in the same way (jsonargparse), and parts (loss, negatives, views)
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import re
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nearfar.checks import check_arguments
+from nearfar.checks import check
 from nearfar.errors import InputError, did_you_mean
 
 SKIPPED = ("self", "encoder", "encoder_b")
+C = TypeVar("C", bound=type)
 
 
 def registries() -> dict[str, dict[str, type]]:
@@ -27,15 +30,117 @@ def registries() -> dict[str, dict[str, type]]:
     return {"views": dict(views.plans), "loss": dict(parts.parts), "negatives": dict(negatives.parts)}
 
 
+@dataclass(frozen=True)
+class Option:
+    """An argument of a constructor: its type, the type with its range, the type as it is written, and its default."""
+
+    name: str
+    type: Any
+    ranged: Any
+    written: Any
+    default: Any
+
+
+def read(target: Any) -> dict[str, Option]:
+    """The options of a class or a settings dataclass by name: the one reader of signatures.
+
+    Where a constructor takes `**shared`, or a class has none, the options of its base belong to it as well. A class
+    says in three attributes what it changes in them:
+        defaults: option -> another default;
+        fixed: the options that it sets itself, and that are none of its own and of classes derived from it;
+        follows: option -> the one that it stands behind. Else new options stand first, each behind the one before it;
+            an option that is declared anew (with another type) stays where it was.
+    """
+    return _arguments(target) if dataclasses.is_dataclass(target) else _merged(target.__mro__)
+
+
 def signature(target: Any) -> dict[str, tuple[Any, Any]]:
-    """name -> (type, default) of a class's constructor or of a settings dataclass."""
-    hints: dict[str, Any] = typing.get_type_hints(target if dataclasses.is_dataclass(target) else target.__init__)
-    parameters = inspect.signature(typing.cast(Any, target)).parameters
+    """name -> (type, default) of the options of a class or a settings dataclass; see `read`."""
+    return {name: (option.type, option.default) for name, option in read(target).items()}
+
+
+def _arguments(source: Any, without: Sequence[str] = ()) -> dict[str, Option]:
+    types, ranged = typing.get_type_hints(source), typing.get_type_hints(source, include_extras=True)
     return {
-        p.name: (hints.get(p.name, Any), p.default)
-        for p in parameters.values()
-        if p.name not in SKIPPED or dataclasses.is_dataclass(target)
+        p.name: Option(p.name, types.get(p.name, Any), ranged.get(p.name, Any), p.annotation, p.default)
+        for p in inspect.signature(source).parameters.values()
+        if p.name not in without and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
+
+
+def _declared(cls: type) -> Any:
+    """The constructor that a class writes itself, or None."""
+    init = None if cls is object else vars(cls).get("__init__")
+    return getattr(init, "declared", init)
+
+
+def _shares(init: Any) -> bool:
+    return any(p.kind == p.VAR_KEYWORD for p in inspect.signature(init).parameters.values())
+
+
+def _merged(classes: Sequence[type]) -> dict[str, Option]:
+    if not classes:
+        return {}
+    cls, init = classes[0], _declared(classes[0])
+    if init is None:
+        found = _merged(classes[1:])
+    else:
+        found = _arguments(init, SKIPPED)
+        if _shares(init):
+            found = _placed(found, _merged(classes[1:]), vars(cls).get("follows", {}))
+    defaults, fixed = vars(cls).get("defaults", {}), vars(cls).get("fixed", ())
+    for name in (*defaults, *fixed):
+        if name not in found:
+            raise TypeError(f"{cls.__name__} has no option '{name}' to change.{did_you_mean(name, found)}")
+    return {
+        name: dataclasses.replace(option, default=defaults.get(name, option.default))
+        for name, option in found.items()
+        if name not in fixed
+    }
+
+
+def _placed(
+    own: Mapping[str, Option], shared: Mapping[str, Option], follows: Mapping[str, str]
+) -> dict[str, Option]:
+    order, at = list(shared), 0
+    for name in own:
+        if name in order and name not in follows:
+            continue
+        order = [other for other in order if other != name]
+        at = order.index(follows[name]) + 1 if name in follows else at
+        order.insert(at, name)
+        at += 1
+    return {name: own[name] if name in own else shared[name] for name in order}
+
+
+def complete(cls: C) -> C:
+    """Class decorator: the constructor takes all options of `read` by name, refuses others and values out of range
+    (InputError), and hands every option on; `help` and `inspect.signature` show them all."""
+    declared, known = _declared(cls), read(cls)
+    writer = next(init for init in map(_declared, cls.__mro__) if init is not None)
+    options = [inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=o.written)
+               for o in known.values()]  # fmt: skip
+    given = [p for p in inspect.signature(writer).parameters.values() if p.name in SKIPPED]
+    order = inspect.Signature([*given, *options]) if _shares(writer) else inspect.signature(writer)
+    names = {*known, *(p.name for p in given)}
+
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        for name in options:
+            if name not in names:
+                raise InputError(f"Unknown option '{name}'.{did_you_mean(name, known)}")
+        bound = order.bind(self, *args, **options)
+        for name, value in bound.arguments.items():
+            if name in known:
+                check(name, value, known[name].ranged)
+        bound.apply_defaults()
+        inner = super(cls, self).__init__ if declared is None else functools.partial(declared, self)
+        inner(*bound.args[1:], **bound.kwargs)
+
+    made: Any = functools.update_wrapper(__init__, writer)
+    made.declared, made.__signature__, made.__qualname__ = declared, order, f"{cls.__qualname__}.__init__"
+    made.__annotations__ = {name: option.ranged for name, option in known.items()}
+    cls.__init__ = made
+    return cls
 
 
 def make_parser(targets: Sequence[Any]) -> Any:
@@ -176,14 +281,16 @@ def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:
 def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) -> None:
     """Every option that was given lies in the range of its type, those of parts too."""
     for target in targets:
-        values = {name: getattr(found, name) for name in signature(target) if name in given}
-        owner: Any = target if dataclasses.is_dataclass(target) else target.__init__
-        check_arguments(owner, values)
-        for name, value in values.items():
-            if hasattr(value, "class_path"):
-                cls = _imported(name, value.class_path)
-                own = value.get("init_args")
-                check_arguments(cls.__init__, dict(vars(own)) if own else {})
+        for name, option in read(target).items():
+            if name not in given:
+                continue
+            value = getattr(found, name)
+            check(name, value, option.ranged)
+            if hasattr(value, "class_path") and value.get("init_args"):
+                known = read(_imported(name, value.class_path))
+                for part, inner in vars(value["init_args"]).items():
+                    if part in known:
+                        check(part, inner, known[part].ranged)
 
 
 def _words(name: str, value: Any) -> list[str]:

@@ -1,16 +1,23 @@
 """Losses as parts of a method: each is its row function under any layout, and several positives come from labels."""
 
+import json
 import math
+import pickle
+import sys
+import types
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from nearfar import losses
+from nearfar import losses, options
 from nearfar.errors import InputError
+from nearfar.losses import parts as loss_parts
 from nearfar.losses import rows
-from nearfar.losses.parts import parts
+from nearfar.losses.parts import RowLoss, build, parts
+from nearfar.methods.documentation import arguments
 from nearfar.similarity import Block, Hidden, all_views, both_ways, one_way
+from nearfar.training.engine import fit
 from tests.losses.cases import batch
 
 
@@ -137,3 +144,60 @@ def test_values_below_minus_one_are_refused(call):
     with pytest.raises(InputError, match="-1 where unknown"):
         call(a, b, hashes)
     call(a, b, torch.tensor([-1, 5, 5, -1, 2, 2]))
+
+
+def test_a_row_function_becomes_a_part(emoji_few, tmp_path):
+    """One decorator: options with ranges and descriptions, a name on the command line, training and resuming."""
+    given = {"steps": 2, "batch_size": 8, "val_every": 0, "progress": False, "out": tmp_path / "run"}
+    try:
+        module = sys.modules["own_rows"] = types.ModuleType("own_rows")
+        exec(OWN, vars(module))
+        part = parts["scaledrows"]
+        assert options.signature(part) == {"share": (float, 0.5), "power": (int, 1)}
+        assert arguments(part) == {"share": "factor", "power": "exponent"}
+        assert part(0.25).share == part(share=0.25).share == 0.25
+        assert (part().bounded_below, part().tempered) == (False, True)
+        a, b, _ = batch(6, 5, seed=1)
+        s = one_way(a, b, temperature=0.3)
+        assert_close(s.loss(part(0.25)), 0.25 * s.loss(rows.info_nce_rows))
+        assert pickle.loads(pickle.dumps(part(0.25))).share == 0.25
+        for wrong, says in ((({"share": 2.0}), r"'share' must be a number in \[0, 1\]"), ({"shre": 1}, "shre")):
+            with pytest.raises((InputError, TypeError), match=says):
+                part(**wrong)
+        fit("simclr", emoji_few, loss={"name": "scaledrows", "share": 0.25}, **given)
+        stored = json.loads((tmp_path / "run" / "config.json").read_text())["options"]["loss"]
+        assert stored == {"name": "own_rows.ScaledRows", "share": 0.25, "power": 1}
+        fit("simclr", emoji_few, loss=module.ScaledRows(0.25), resume=True, **given)
+    finally:
+        parts.pop("scaledrows", None)
+        sys.modules.pop("own_rows", None)
+
+
+OWN = '''
+from nearfar.checks import UnitInterval
+from nearfar.losses.parts import row_loss
+from nearfar.losses.rows import info_nce_rows
+
+@row_loss("ScaledRows", bounded_below=False)
+def scaled_rows(s, *, share: UnitInterval = 0.5, power: int = 1):
+    """InfoNCE, scaled.
+
+    Args: share: factor; power: exponent.
+    """
+    return share**power * info_nce_rows(s)
+'''
+
+
+def test_built_in_parts_are_found_by_their_names():
+    for name in ("InfoNCE", "Smoothed", "DCL", "HCL", "Debiased", "Hard", "Simple", "CACR"):
+        assert getattr(loss_parts, name) is parts[name.lower()]
+    assert not hasattr(loss_parts, "Nope")
+    assert isinstance(loss_parts.HCL(0.2, beta=0.5), RowLoss)
+
+
+def test_a_part_is_built_by_its_name():
+    assert build("hcl", beta=0.5).beta == 0.5
+    with pytest.raises(InputError, match=r"no loss 'hlc'\. Did you mean 'hcl'"):
+        build("hlc")
+    with pytest.raises(InputError, match=r"no option 'bta'\. Did you mean 'beta'"):
+        build("hcl", bta=1.0)

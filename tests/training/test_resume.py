@@ -21,6 +21,7 @@ CASES = {
     "simclr": {},
     "dcl": {"negatives": "queue", "momentum": "auto"},
     "swav": {"prototypes": 30, "queue": 32, "queue_start": 0.3},
+    "nnclr": {"queue": 48},
     "pairs": {"negatives": {"name": "queue", "size": 40}},
     "align": {},
     "contriever": {"stream": True, "length": 16},

@@ -1,135 +1,30 @@
-"""Losses as parts of a method: `--loss dcl --loss.sigma 0.5`. Each wraps one row function of `losses.rows`."""
+"""Losses as parts of a method: `--loss dcl --loss.sigma 0.5`.
+
+Here stand those with a state, or with more options than their row function has; the others are made by `row_loss` from
+the functions in `losses.rows`, and found here too: `from nearfar.losses.parts import HCL`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveShare, ShareBelowOne, UnitInterval, checked_init
+from nearfar.checks import NonNegativeFloat
 from nearfar.losses import rows
+from nearfar.losses.base import RowLoss, build, parts, row_loss
 from nearfar.losses.graded import cosent, cosine_regression
 from nearfar.similarity import Count, Similarity
 
-parts: dict[str, type[RowLoss]] = {}
 
-
-class RowLoss:
-    """A loss over one similarity; the temperature belongs to the method that makes the similarity.
-
-    `bounded_below`: whether the loss cannot be negative (for the reader of a curve).
-    `tempered`: whether it has a temperature; else it gets similarities at temperature 1.
-    `positives`: None for one declared positive an anchor; else which items of a batch are positives of each other
-    besides: "group", a column of labels, or "auto" (the first column of labels, else the groups).
-    `graded`: whether it reads the scores of given pairs (`of_pairs`) and not who is a positive.
-    A subclass is known by its `name` on the command line, default its own in lower case.
-    """
-
-    bounded_below = True
-    tempered = True
-    positives: str | None = None
-    graded = False
-
-    def __init_subclass__(cls, name: str = "", **kwargs):
-        super().__init_subclass__(**kwargs)
-        checked_init(cls)
-        parts.setdefault(name or cls.__name__.lower(), cls)  # a namesake of one's own does not displace a built-in one
-
-    def __call__(self, s: Similarity) -> Tensor:
-        raise TypeError(f"{type(self).__name__} is not a loss of one similarity")
-
-    def of_pairs(self, a: Tensor, b: Tensor, score: Tensor, temperature: Tensor) -> Tensor:
-        """The loss of pairs (n, D) with scores (n,), over all processes."""
-        raise TypeError(f"{type(self).__name__} does not read scores")
-
-
-class InfoNCE(RowLoss):
-    """InfoNCE: -log softmax of the positive (CPC; NT-Xent over two views)."""
-
-    def __call__(self, s: Similarity) -> Tensor:
-        return rows.info_nce_rows(s)
-
-
-class Smoothed(RowLoss):
-    """InfoNCE against smoothed targets (ALIGN).
-
-    Args: smoothing: eps; share of the target spread over all candidates. Paper: 0.1.
-    """
-
-    def __init__(self, smoothing: UnitInterval = 0.1):
-        self.smoothing = smoothing
-
-    def __call__(self, s: Similarity) -> Tensor:
-        return rows.smoothed_rows(s, smoothing=self.smoothing)
-
-
-class DCL(RowLoss):
-    """Decoupled contrast: the positive leaves the denominator.
-
-    Args: sigma: width of the von Mises-Fisher weights of the positives (DCLW, paper 0.5); unweighted without it.
-    """
-
-    bounded_below = False
-
-    def __init__(self, sigma: PositiveFloat | None = None):
-        self.sigma = sigma
-
-    def __call__(self, s: Similarity) -> Tensor:
-        return rows.dcl_rows(s, sigma=self.sigma)
-
-
-class HCL(RowLoss):
-    """Hard-negative contrast.
-
-    Args: tau_plus: class prior, the expected share of false negatives; beta: concentration on hard negatives.
-    """
-
-    def __init__(self, tau_plus: ShareBelowOne = 0.1, beta: NonNegativeFloat = 1.0):
-        self.tau_plus, self.beta = tau_plus, beta
-
-    def __call__(self, s: Similarity) -> Tensor:
-        return rows.hcl_rows(s, tau_plus=self.tau_plus, beta=self.beta)
-
-
-class Debiased(HCL):
-    """Debiased contrast: `hcl` with beta = 0.
-
-    Args: tau_plus: class prior, the expected share of false negatives.
-    """
-
-    def __init__(self, tau_plus: ShareBelowOne = 0.1):
-        super().__init__(tau_plus, 0.0)
-
-
-class Hard(RowLoss):
-    """InfoNCE over the hardest share of the negatives.
-
-    Args: alpha: the share that is kept.
-    """
-
-    def __init__(self, alpha: PositiveShare = 0.1):
-        self.alpha = alpha
-
-    def __call__(self, s: Similarity) -> Tensor:
-        return rows.hard_rows(s, alpha=self.alpha)
-
-
-class Simple(RowLoss):
-    """Positive minus the mean of the negatives, without a softmax (and so without a temperature).
-
-    Args: weight: lambda, of the sum of the negatives (none: 1 over their number); alpha: only the hardest share.
-    """
-
-    bounded_below = False
-    tempered = False
-
-    def __init__(self, weight: NonNegativeFloat | None = None, alpha: PositiveShare | None = None):
-        self.weight, self.alpha = weight, alpha
-
-    def __call__(self, s: Similarity) -> Tensor:
-        return rows.simple_rows(s, weight=self.weight, alpha=self.alpha)
+def __getattr__(name: str) -> Callable[..., RowLoss]:
+    for cls in parts.values():
+        if cls.__name__ == name and cls.__module__ == rows.__name__:
+            return cls
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 class Triplet(RowLoss):
@@ -195,24 +90,6 @@ class SigLIP(nn.Module, RowLoss):
         return rows.siglip_rows(s, bias=self.bias)
 
 
-class CACR(RowLoss):
-    """Attraction and repulsion with one positive: the nearer a negative, the more it is pushed; no temperature.
-
-    Args: alpha: of the attraction; beta: of the repulsion; tau_neg: how sharply near negatives count more (0: all
-        alike); detach: the weights are constants in the gradient.
-    """
-
-    bounded_below = False
-    tempered = False
-
-    def __init__(self, alpha: NonNegativeFloat = 1.0, beta: NonNegativeFloat = 1.0,
-                 tau_neg: NonNegativeFloat = 2.0, detach: bool = False):
-        self.alpha, self.beta, self.tau_neg, self.detach = alpha, beta, tau_neg, detach
-
-    def __call__(self, s: Similarity) -> Tensor:
-        return rows.cacr_rows(s, alpha=self.alpha, beta=self.beta, tau_neg=self.tau_neg, detach=self.detach)
-
-
 class CosineRegression(RowLoss, name="cosine-regression"):
     """Mean squared difference of each pair's cosine and its score (without a temperature), for pairs with a score.
     Scores beyond [-1, 1] are scaled to 0 (the lowest of the data) to 1 (the highest)."""
@@ -231,3 +108,7 @@ class CoSENT(RowLoss):
 
     def of_pairs(self, a: Tensor, b: Tensor, score: Tensor, temperature: Tensor) -> Tensor:
         return cosent(a, b, score, temperature=temperature, negatives="global")
+
+
+__all__ = ["MILNCE", "CoSENT", "CosineRegression", "RowLoss", "SigLIP", "SupCon", "Triplet", "build", "parts",
+           "row_loss"]

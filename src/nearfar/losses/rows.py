@@ -11,7 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveShare, ShareBelowOne, UnitInterval
 from nearfar.errors import InputError
+from nearfar.losses.base import row_loss
 from nearfar.similarity import (
     Count,
     CrossEntropy,
@@ -32,13 +34,23 @@ def softplus(x: Tensor) -> Tensor:
     return torch.nn.functional.softplus(x, 1, 40)
 
 
+@row_loss("InfoNCE")
 def info_nce_rows(s: Similarity) -> Tensor:
-    """-log( p / (p + sum_n e^{s_n}) ) = softplus( logsumexp(negatives) - s_positive ), in [0, inf)."""
+    """InfoNCE: -log softmax of the positive (CPC; NT-Xent over two views).
+
+    -log( p / (p + sum_n e^{s_n}) ) = softplus( logsumexp(negatives) - s_positive ), in [0, inf).
+    """
     return s.reduce(CrossEntropy(where=s.negative))
 
 
-def smoothed_rows(s: Similarity, *, smoothing: float = 0.1) -> Tensor:
-    """Cross-entropy against (1 - eps) on the positive plus eps / M on each of the M candidates, positive included."""
+@row_loss("Smoothed")
+def smoothed_rows(s: Similarity, *, smoothing: UnitInterval = 0.1) -> Tensor:
+    """InfoNCE against smoothed targets (ALIGN).
+
+    Cross-entropy against (1 - eps) on the positive plus eps / M on each of the M candidates, positive included.
+
+    Args: smoothing: eps; share of the target spread over all candidates. Paper: 0.1.
+    """
     seen = s.visible & ~s.itself
     positive = s.paired()
     entropy, average = s.reduce(CrossEntropy(where=s.negative, of=positive), Mean(where=seen))
@@ -54,11 +66,16 @@ def require_negatives(s: Similarity, negatives: Tensor, name: str) -> Tensor:
     return some
 
 
-def dcl_rows(s: Similarity, *, sigma: float | None = None) -> Tensor:
-    """-w_i s_positive + logsumexp(negatives): InfoNCE with the positive taken out of the denominator.
+@row_loss("DCL", bounded_below=False)
+def dcl_rows(s: Similarity, *, sigma: PositiveFloat | None = None) -> Tensor:
+    """Decoupled contrast: the positive leaves the denominator.
+
+    -w_i s_positive + logsumexp(negatives).
 
     sigma None: w = 1 (DCL). Else DCLW: w_i = 2 - e^{c_i / sigma} / mean_j e^{c_j / sigma}, c = cosine of the positive
     pair, a constant in the gradient. May be negative. Rows without a negative count 0. Source: DCL, eq. 4 and 6.
+
+    Args: sigma: width of the von Mises-Fisher weights of the positives (DCLW, paper 0.5); unweighted without it.
     """
     negatives, positive = s.reduce(LogSumExp(where=s.negative)), s.paired()
     some = require_negatives(s, negatives, "The decoupled loss")
@@ -91,11 +108,16 @@ def log_difference(a: Tensor, b: Tensor, share: float) -> Tensor:
     return torch.where(inside, a + torch.log(-torch.expm1(torch.where(inside, ratio, -1.0))), -math.inf)
 
 
-def hcl_rows(s: Similarity, *, tau_plus: float = 0.1, beta: float = 1.0) -> Tensor:
-    """-log( p / (p + M G) ), G = max( (Q - tau_plus p) / (1 - tau_plus), e^{-1/t} ),
+@row_loss("HCL")
+def hcl_rows(s: Similarity, *, tau_plus: ShareBelowOne = 0.1, beta: NonNegativeFloat = 1.0) -> Tensor:
+    """Hard-negative contrast.
+
+    -log( p / (p + M G) ), G = max( (Q - tau_plus p) / (1 - tau_plus), e^{-1/t} ),
     Q = sum_k w_k e^{s_k}, w_k = e^{beta s_k} / sum_j e^{beta s_j} over the M negatives.
 
     Source: Robinson et al., ICLR 2021. beta = 0: the debiased loss; tau_plus = 0 too: InfoNCE.
+
+    Args: tau_plus: class prior, the expected share of false negatives; beta: concentration on hard negatives.
     """
     hard, base, m = s.reduce(LogSumExp(scale=1 + beta, where=s.negative), LogSumExp(scale=beta, where=s.negative),
                              Count(where=s.negative))
@@ -106,16 +128,26 @@ def hcl_rows(s: Similarity, *, tau_plus: float = 0.1, beta: float = 1.0) -> Tens
     return torch.where(some, softplus(torch.where(some, m, 1).log() + log_g - positive), 0)
 
 
-def debiased_rows(s: Similarity, *, tau_plus: float = 0.1) -> Tensor:
-    """Debiased contrastive loss (Chuang et al., NeurIPS 2020): `hcl_rows` with beta = 0."""
+@row_loss("Debiased")
+def debiased_rows(s: Similarity, *, tau_plus: ShareBelowOne = 0.1) -> Tensor:
+    """Debiased contrast: `hcl` with beta = 0.
+
+    Source: Chuang et al., NeurIPS 2020.
+
+    Args: tau_plus: class prior, the expected share of false negatives.
+    """
     return hcl_rows(s, tau_plus=tau_plus, beta=0.0)
 
 
-def hard_rows(s: Similarity, *, alpha: float = 0.1) -> Tensor:
-    """InfoNCE over the share alpha of the hardest negatives: those at least as similar as the m-th of all blocks.
+@row_loss("Hard")
+def hard_rows(s: Similarity, *, alpha: PositiveShare = 0.1) -> Tensor:
+    """InfoNCE over the hardest share of the negatives.
 
-    m = alpha M rounded, at least 1, of each row's own M negatives. Ties are kept; one threshold a row, a
-    constant in the gradient. In [0, inf), at most InfoNCE. Source: Wang and Liu, CVPR 2021, sec. 4.3.
+    Those at least as similar as the m-th of all blocks; m = alpha M rounded, at least 1, of each row's own M
+    negatives. Ties are kept; one threshold a row, a constant in the gradient. In [0, inf), at most InfoNCE.
+    Source: Wang and Liu, CVPR 2021, sec. 4.3.
+
+    Args: alpha: the share that is kept.
     """
     return s.reduce(CrossEntropy(where=hardest(s, alpha)))
 
@@ -127,11 +159,16 @@ def hardest(s: Similarity, alpha: float) -> Relation:
     return s.negative & at_least(s.threshold(m, where=s.negative, block=None))
 
 
-def simple_rows(s: Similarity, *, weight: float | None = None, alpha: float | None = None) -> Tensor:
-    """-s_ii + weight sum_j s_ij over the negatives, or over the share alpha of the hardest: no hardness weighting.
+@row_loss("Simple", bounded_below=False, tempered=False)
+def simple_rows(
+    s: Similarity, *, weight: NonNegativeFloat | None = None, alpha: PositiveShare | None = None
+) -> Tensor:
+    """Positive minus the mean of the negatives, without a softmax (and so without a temperature).
 
-    weight: lambda; None: 1 over the number of negatives that count. `s` needs temperature 1. In [-2, 2] under cosine
-    with weight None, 0 at collapse. Source: Wang and Liu, CVPR 2021, sec. 3.3 and 4.3.
+    -s_ii + weight sum_j s_ij over the negatives, or over the share alpha of the hardest. `s` needs temperature 1.
+    In [-2, 2] under cosine with weight None, 0 at collapse. Source: Wang and Liu, CVPR 2021, sec. 3.3 and 4.3.
+
+    Args: weight: lambda, of the sum of the negatives (none: 1 over their number); alpha: only the hardest share.
     """
     kept = s.negative if alpha is None else hardest(s, alpha)
     far = s.reduce(Mean(where=kept)) if weight is None else weight * s.reduce(Sum(where=kept))
@@ -207,10 +244,14 @@ def rbf_repulsion_rows(s: Similarity, *, tau: float, t: float = 2.0, detach: boo
     return torch.where(some, near - base - 2 * t, -math.inf)
 
 
-def cacr_rows(s: Similarity, *, alpha: float = 1.0, beta: float = 1.0, tau_neg: float = 2.0,
-              detach: bool = False) -> Tensor:
-    """alpha ||z - z+||^2 - beta sum_j v_ij D_ij: CACR with one positive, as a row loss of any layout.
+@row_loss("CACR", bounded_below=False, tempered=False)
+def cacr_rows(s: Similarity, *, alpha: NonNegativeFloat = 1.0, beta: NonNegativeFloat = 1.0,
+              tau_neg: NonNegativeFloat = 2.0, detach: bool = False) -> Tensor:
+    """Attraction and repulsion with one positive: the nearer a negative, the more it is pushed; no temperature.
 
-    `s` needs temperature 1 and cosine. In [-4 beta, 4 alpha], 0 at collapse.
+    alpha ||z - z+||^2 - beta sum_j v_ij D_ij. `s` needs temperature 1 and cosine. In [-4 beta, 4 alpha], 0 at collapse.
+
+    Args: alpha: of the attraction; beta: of the repulsion; tau_neg: how sharply near negatives count more (0: all
+        alike); detach: the weights are constants in the gradient.
     """
     return alpha * (2 - 2 * s.paired()) - beta * repulsion_rows(s, tau=tau_neg, detach=detach)

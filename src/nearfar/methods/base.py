@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -373,6 +373,9 @@ class Method(pl.LightningModule):
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
     pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the
     curve. `single_pool_batches`: where there are pools, each batch is drawn from one of them.
+    `defaults`, `fixed`, `follows`: what a class changes in the options of its base (`nearfar.options.read`).
+    `similarity`: how its vectors are compared, "cosine" or "dot". `stream`: texts are one long stream, cut into chunks;
+    `length`: tokens of a chunk, or the most that is read of a text (None: what the encoder takes).
     `survey`: the whole training set as the method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     """
 
@@ -381,8 +384,15 @@ class Method(pl.LightningModule):
     paper: ClassVar[Paper]
     needs: ClassVar[Sequence[frozenset[str]]] = ()
     preset_paper: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    fixed: ClassVar[Sequence[str]] = ()
+    follows: ClassVar[Mapping[str, str]] = {}
     uses_batch: ClassVar[bool] = True
     single_pool_batches: bool = True
+    similarity: str = "cosine"
+    stream: bool = False
+    length: int | None = None
+    role: str
 
     optimisation: Optimisation = Optimisation()
     micro: int | None = None
@@ -399,6 +409,26 @@ class Method(pl.LightningModule):
         self._pending: list[tuple[dict[str, Any], Batch]] = []
 
     # -- what a method writes ------------------------------------------------------------------------------------
+
+    @classmethod
+    def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
+        """The kinds of data of the encoders that the constructor takes, for data that hold these roles. by_group:
+        whether pairs are made of groups where the data hold columns of pairs as well."""
+        need = next(n for n in cls.needs if n <= roles)
+        return ["image" if "image" in need else "text"]
+
+    def columns(self, roles: Set[str]) -> None:
+        """Fixes which roles it reads, where the data (with these roles) leave a choice; called once, first."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The roles that the loader reads for it."""
+        return (self.role,)
+
+    @property
+    def paired(self) -> bool:
+        """Whether each row of the data is a pair to it."""
+        return False
 
     @property
     def members(self) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import types
+import typing
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from nearfar.checks import checked, checked_init
+from nearfar import checks
+from nearfar.checks import checked
 from nearfar.errors import InputError, did_you_mean
+from nearfar.options import complete, read
 
 # Family and module of the built-in methods: known without importing any of them.
 BUILT_IN = {
@@ -18,6 +22,7 @@ BUILT_IN = {
     "swav": ("image", "nearfar.methods.image.swav"),
     "cacr": ("image", "nearfar.methods.image.cacr"),
     "contrastive-behaviour": ("image", "nearfar.methods.image.contrastive_behaviour"),
+    "nnclr": ("image", "nearfar.methods.image.nnclr"),
     "mochi": ("image", "nearfar.methods.image.mochi"),
     "mcl": ("image", "nearfar.methods.image.mcl"),
     "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
@@ -35,7 +40,7 @@ def register(slug: str, family: str) -> Callable[[type], type]:
 
     def add(cls: type) -> type:
         cls.slug, cls.family = slug, family  # type: ignore[attr-defined]
-        _registered[slug] = checked_init(cls)
+        _registered[slug] = complete(cls)
         return cls
 
     return add
@@ -72,26 +77,34 @@ def options(cls: Any) -> list[dict[str, Any]]:
     described = arguments(cls)
     paper = getattr(cls, "preset_paper", {})
     found = []
-    for p in inspect.signature(cls.__init__).parameters.values():
-        if p.name in ("self", "encoder", "encoder_b") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            continue
-        default = None if p.default is inspect.Parameter.empty else p.default
+    for option in read(cls).values():
         entry = {
-            "name": p.name,
-            "type": _type_name(p.annotation),
-            "default": default,
-            "help": described.get(p.name, ""),
+            "name": option.name,
+            "type": _type_name(option.written),
+            "default": None if option.default is inspect.Parameter.empty else option.default,
+            "help": described.get(option.name, ""),
         }
-        if p.name in paper:
-            entry["paper"] = paper[p.name]
+        if option.name in paper:
+            entry["paper"] = paper[option.name]
         found.append(entry)
     return found
 
 
 def _type_name(annotation: Any) -> str:
-    if annotation is inspect.Parameter.empty:
-        return ""
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    """A type as its source writes it, also where its module does not postpone annotations."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return annotation if isinstance(annotation, str) else ""
+    alias = next((name for name, kind in vars(checks).items() if kind == annotation and name[0].isupper()), "")
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if alias or annotation in (None, type(None), ...):
+        return alias or ("..." if annotation is ... else "None")
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, inner))
+    if origin is typing.Annotated:
+        return _type_name(inner[0])
+    if origin is typing.Literal or origin is None:
+        return getattr(annotation, "__name__", "") if origin is None else f"Literal[{', '.join(map(repr, inner))}]"
+    return f"{origin.__name__}[{', '.join(map(_type_name, inner))}]"
 
 
 def describe(slug: str) -> dict[str, Any]:

@@ -73,20 +73,9 @@ def prefers_groups(data: Any, settings: TrainSettings) -> bool:
     return settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
 
 
-def modalities(cls: Any, data: Any, settings: TrainSettings) -> list[str]:
+def modalities(cls: type[Method], data: Any, settings: TrainSettings) -> list[str]:
     """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
-    from nearfar.methods.pairs.pairs import COLUMNS, PairContrast
-
-    roles = roles_of(data)
-    if issubclass(cls, PairContrast):
-        if "group" in roles and prefers_groups(data, settings) and any("group" in n for n in cls.needs):
-            return ["image" if "image" in roles else "text"]
-        for pair in COLUMNS:
-            if set(pair) <= roles and frozenset(pair) in cls.needs:
-                return list(dict.fromkeys(p.split("_")[0] for p in pair))
-        return ["image" if "image" in roles else "text"]
-    wanted = [n for n in cls.needs if n <= roles]
-    return ["image" if "image" in wanted[0] else "text"]
+    return cls.wants(roles_of(data), prefers_groups(data, settings))
 
 
 def auto_image_size(data: Any, settings: TrainSettings) -> int:
@@ -166,9 +155,8 @@ def build_method(
     torch.manual_seed(settings.seed + 1)
     arguments = options.instantiate(targets_of(slug), checked)
     method = cls(*made, **arguments)
-    if hasattr(method, "columns"):
-        roles = roles_of(data) - ({"group"} if settings.by == "columns" else set())
-        method.columns(roles if not (prefers_groups(data, settings) and len(kinds) == 1) else {kinds[0], "group"})
+    roles = roles_of(data) - ({"group"} if settings.by == "columns" else set())
+    method.columns(roles if not (prefers_groups(data, settings) and len(kinds) == 1) else {kinds[0], "group"})
     return method, kinds
 
 
@@ -245,11 +233,6 @@ def prepare(
     return setup
 
 
-def of_columns(method: Any) -> bool:
-    """Whether each row is a pair for the method."""
-    return hasattr(method, "columns") and not method.by_group
-
-
 def reads_scores(method: Any) -> bool:
     """Whether its loss asks how far the sides of a pair belong together."""
     return method.row_loss.graded
@@ -259,7 +242,7 @@ def training_rows(method: Any, data: Any) -> np.ndarray:
     """The training rows that a method learns from: where rows are pairs, those that belong together, unless the loss
     reads how far they do."""
     rows = np.asarray(data.splits["train"])
-    if not of_columns(method) or reads_scores(method) or data.positives is None:
+    if not method.paired or reads_scores(method) or data.positives is None:
         return rows
     rows = rows[data.positives[rows]]
     if not len(rows):
@@ -327,8 +310,8 @@ def auto_optimisation(settings: TrainSettings, steps: int, known: bool, kinds: S
 def make_loader(
     method: Method, data: Any, sampler: Sampler, steps: int, settings: TrainSettings, size: int, cache: Path | None
 ) -> Loader:
-    wanted = list(dict.fromkeys(input_roles(method)))
-    if getattr(method, "stream", False):
+    wanted = list(dict.fromkeys(method.reads))
+    if method.stream:
         if getattr(getattr(method, "negatives", None), "needs_rows", False):
             raise InputError(
                 "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
@@ -338,7 +321,7 @@ def make_loader(
     for role in wanted:
         inputs[role] = role_inputs(method, data, role, size, cache)
     loader = Loader(sampler, inputs, data, wanted, steps, settings.seed)
-    if of_columns(method):
+    if method.paired:
         graded = reads_scores(method)
         loader.pair(data, *wanted, graded=graded)
         if not graded:
@@ -367,11 +350,6 @@ def hard_negatives(
     return found
 
 
-def input_roles(method: Any) -> tuple[str, ...]:
-    """Roles that a method reads from the data."""
-    return tuple(method.roles) if hasattr(method, "columns") else (method.role,)
-
-
 def role_inputs(method: Any, data: Any, role: str, size: int, cache: Path | None) -> Inputs:
     encoder: Any = method.towers()[role].encoder
     if isinstance(encoder, Frozen):
@@ -379,7 +357,7 @@ def role_inputs(method: Any, data: Any, role: str, size: int, cache: Path | None
         return cached_inputs(encoder.features(items, cache=cache, key=f"{data.hash}-{role}-{size}"))
     if role.startswith("image"):
         return image_inputs(data, role, size)
-    return text_inputs(encoder, data.texts(role), getattr(method, "length", None))[1]
+    return text_inputs(encoder, data.texts(role), method.length)[1]
 
 
 def stream_loader(method: Any, data: Any, sampler: Sampler, steps: int, settings: TrainSettings) -> StreamLoader:

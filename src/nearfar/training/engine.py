@@ -447,7 +447,7 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
         method.towers(),
         data,
         size=setup.image_size,
-        similarity=getattr(method, "similarity", "cosine"),
+        similarity=method.similarity,
         device=method.device,
     )
 
@@ -630,7 +630,7 @@ def save_model(
     config = {
         "method": method,
         "options": record["options"],
-        "similarity": getattr(trained, "similarity", "cosine"),
+        "similarity": trained.similarity,
         "trained_on": {
             "name": data.name,
             "rows": len(setup.rows),

@@ -15,6 +15,7 @@ from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
 from nearfar.errors import InputError, NearfarError
 from nearfar.methods.base import Batch, Facts
+from nearfar.mixture import corpus_shares
 from nearfar.similarity import Known
 from nearfar.sources import judgements
 
@@ -47,8 +48,6 @@ class TokenStream:
     """All texts as one stream per corpus, cut into chunks of `length`; the grid shifts from epoch to epoch."""
 
     def __init__(self, store: TokenStore, corpora: np.ndarray, length: int, alpha: float):
-        from nearfar.methods.text.contriever import corpus_shares
-
         lengths = np.diff(store.starts)
         self.streams = [
             np.concatenate([store.flat[store.starts[r] : store.starts[r + 1]] for r in np.flatnonzero(corpora == c)])

@@ -4,10 +4,10 @@
     a, b = plan(pictures, generator)                    # uint8 (n, 3, H, W) -> two float (n, 3, H, W) in [0, 1]
 """
 
-import inspect
 from typing import Any
 
 from nearfar.errors import InputError, did_you_mean
+from nearfar.options import read
 from nearfar.views.image import Augment, Drawn, ImageViews, Members, MultiCrop, TwoCrops, simclr_augment
 from nearfar.views.plan import Views
 from nearfar.views.text import Crops, Delete, Mask, TextViews, Twice
@@ -22,7 +22,7 @@ def build(name: str, **options: Any) -> Views:
     """The plan of that short name (see `plans`) with its constructor's options; InputError for a wrong name."""
     if name not in plans:
         raise InputError(f"There are no views '{name}'.{did_you_mean(name, plans)}", f"Known: {', '.join(plans)}.")
-    known = list(inspect.signature(plans[name]).parameters)
+    known = list(read(plans[name]))
     for option in options:
         if option not in known:
             raise InputError(f"The views '{name}' have no option '{option}'.{did_you_mean(option, known)}",

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar import heads
-from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, UnitInterval, Width, WidthOrNone
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, UnitInterval
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses import cacr, cacr_queue, cacr_targets
@@ -29,7 +29,6 @@ from nearfar.methods.registry import register
 from nearfar.momentum import momentum_at
 from nearfar.negatives import Negatives, Queue
 from nearfar.similarity import one_way
-from nearfar.views import Views
 
 
 def weight_entropy(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], tau_neg: float) -> Float[Tensor, ""]:
@@ -77,6 +76,10 @@ class ContrastiveAttraction(ViewContrast):
     preset_paper = {"positives": 4, "alpha": 1.0, "beta": 1.0, "tau_pos": 1.0, "tau_neg": 0.9, "temperature": 1.0,
                     "dim": 128}
 
+    defaults = {"temperature": 1.0}
+    fixed = ("learn_temperature", "loss")
+    follows = {"momentum": "temperature", "negatives": "momentum", "official": "negatives"}
+
     def __init__(
         self,
         encoder: Encoder,
@@ -91,14 +94,10 @@ class ContrastiveAttraction(ViewContrast):
         t: PositiveFloat = 2.0,
         tau_plus: ShareBelowOne = 0.0,
         detach_weights: bool = False,
-        temperature: PositiveFloat = 1.0,
         momentum: UnitInterval | Literal["auto"] = "auto",
         negatives: Negatives | Literal["auto"] | None = "auto",
         official: bool = False,
-        views: Views | None = None,
-        projector: WidthOrNone = 512,
-        dim: Width = 128,
-        mask_duplicates: bool = True,
+        **shared: Any,
     ):
         if form != "queue" and isinstance(negatives, Negatives):
             raise InputError(f"The form '{form}' of CACR has no further negatives.", "Use --form queue.")
@@ -106,16 +105,12 @@ class ContrastiveAttraction(ViewContrast):
             negatives = Queue() if form == "queue" else None
         super().__init__(
             encoder,
-            views=views,
             loss=CACR(alpha, beta, tau_neg, detach_weights),
-            temperature=temperature,
             negatives=negatives,
             momentum=None if form == "batch" else momentum,
-            projector=projector,
-            dim=dim,
-            mask_duplicates=mask_duplicates,
+            **shared,
         )
-        self.predictor = heads.predictor(self.dim, projector or self.dim) if form == "momentum" else None
+        self.predictor = heads.predictor(self.dim, shared["projector"] or self.dim) if form == "momentum" else None
         self.form, self.positives, self.official = form, positives, official
         self.taus = {"tau_pos": tau_pos, "tau_neg": tau_neg, "alpha": alpha, "beta": beta}
         self.repulsion = repulsion if repulsion != "auto" else "rbf" if form == "momentum" else "euclidean"

@@ -19,16 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveShare, UnitInterval, Width, WidthOrNone
+from nearfar.checks import NonNegativeFloat, PositiveShare
 from nearfar.encoders import Encoder
 from nearfar.losses.parts import Hard, InfoNCE, RowLoss, Simple
 from nearfar.losses.rows import entropy_rows
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
 from nearfar.methods.registry import register
-from nearfar.negatives import Negatives
 from nearfar.similarity import Layout, Similarity, both_ways, one_way
-from nearfar.views import Views
 
 
 def relative_penalty(s: Similarity) -> Float[Tensor, "n m"]:
@@ -64,35 +62,22 @@ class HardContrast(ViewContrast):
     )
     preset_paper = {"temperature": 0.3, "alpha": 0.0819, "dim": 128}
 
+    defaults = {"temperature": 0.3}
+    fixed = ("learn_temperature", "loss")
+    follows = {"alpha": "temperature", "last_norm": "dim"}
+
     def __init__(
         self,
         encoder: Encoder,
         *,
         variant: Literal["ordinary", "simple", "hard", "hard-simple"] = "hard",
-        temperature: PositiveFloat = 0.3,
         alpha: PositiveShare = 0.1,
         weight: NonNegativeFloat | None = None,
         symmetric: bool = True,
-        views: Views | None = None,
-        negatives: Negatives | None = None,
-        momentum: UnitInterval | Literal["auto"] | None = None,
-        projector: WidthOrNone = 512,
-        dim: Width = 128,
         last_norm: bool = True,
-        mask_duplicates: bool = True,
+        **shared: Any,
     ):
-        super().__init__(
-            encoder,
-            views=views,
-            loss=row_loss(variant, alpha, weight),
-            temperature=temperature,
-            negatives=negatives,
-            momentum=momentum,
-            projector=projector,
-            dim=dim,
-            last_norm=last_norm,
-            mask_duplicates=mask_duplicates,
-        )
+        super().__init__(encoder, loss=row_loss(variant, alpha, weight), last_norm=last_norm, **shared)
         self.symmetric = symmetric
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:

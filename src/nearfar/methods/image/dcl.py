@@ -9,21 +9,19 @@ In InfoNCE the gradients of positive and negatives share the factor q = 1 - p(po
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.checks import PositiveFloat, UnitInterval, Width, WidthOrNone
+from nearfar.checks import PositiveFloat
 from nearfar.encoders import Encoder
-from nearfar.losses.parts import DCL, RowLoss
+from nearfar.losses.parts import DCL
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
-from nearfar.negatives import Negatives
 from nearfar.similarity import Layout, LogSumExp, Similarity
-from nearfar.views import Views
 
 
 def coupling(s: Similarity) -> Float[Tensor, "anchors"]:
@@ -52,33 +50,10 @@ class DecoupledContrast(ViewContrast):
     )
     preset_paper = {"temperature": 0.1, "sigma": 0.5, "projector": 512, "dim": 128}
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        temperature: PositiveFloat = 0.1,
-        learn_temperature: bool = False,
-        sigma: PositiveFloat | None = None,
-        views: Views | None = None,
-        loss: RowLoss | None = None,
-        negatives: Negatives | None = None,
-        momentum: UnitInterval | Literal["auto"] | None = None,
-        projector: WidthOrNone = 512,
-        dim: Width = 128,
-        mask_duplicates: bool = True,
-    ):
-        super().__init__(
-            encoder,
-            views=views,
-            loss=loss or DCL(sigma),
-            temperature=temperature,
-            learn_temperature=learn_temperature,
-            negatives=negatives,
-            momentum=momentum,
-            projector=projector,
-            dim=dim,
-            mask_duplicates=mask_duplicates,
-        )
+    follows = {"sigma": "learn_temperature"}
+
+    def __init__(self, encoder: Encoder, *, sigma: PositiveFloat | None = None, **shared: Any):
+        super().__init__(encoder, loss=shared.pop("loss") or DCL(sigma), **shared)
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         loss = super().report(layout, z, batch)

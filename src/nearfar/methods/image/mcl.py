@@ -22,19 +22,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar import processes
-from nearfar.checks import PositiveFloat, PositiveInt, UnitInterval, Width, WidthOrNone
+from nearfar.checks import PositiveFloat, PositiveInt
 from nearfar.clustering import k_means
 from nearfar.encoders import Encoder, Frozen, Joined
 from nearfar.errors import InputError
-from nearfar.losses.parts import InfoNCE, RowLoss
 from nearfar.losses.rows import info_nce_rows
 from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
 from nearfar.momentum import Teacher
-from nearfar.negatives import Negatives
 from nearfar.similarity import Anchors, Further, Layout, all_views, both_ways, normalise, same
-from nearfar.views import Views
 
 
 def joint_labels(clusters: Int[np.ndarray, "s n"], k: int, how: str = "all") -> Int[np.ndarray, "n"]:
@@ -128,6 +125,8 @@ class MCL(ViewContrast):
     labels: Tensor
     stage: Tensor
 
+    defaults = {"temperature": 0.2}
+
     def __init__(
         self,
         encoder: Encoder,
@@ -137,30 +136,11 @@ class MCL(ViewContrast):
         form: Literal["batch", "mask"] = "batch",
         joint_labels: Literal["all", "last"] = "all",
         stage_weights: Literal["fresh", "continue"] = "fresh",
-        temperature: PositiveFloat = 0.2,
-        learn_temperature: bool = False,
-        views: Views | None = None,
-        loss: RowLoss | None = None,
-        negatives: Negatives | None = None,
-        momentum: UnitInterval | Literal["auto"] | None = None,
-        projector: WidthOrNone = 512,
-        dim: Width = 128,
-        mask_duplicates: bool = True,
+        **shared: Any,
     ):
         if isinstance(encoder, Frozen):
             raise InputError("A frozen encoder is the same in every stage.", "Leave out --freeze.")
-        super().__init__(
-            encoder,
-            views=views,
-            loss=loss or InfoNCE(),
-            temperature=temperature,
-            learn_temperature=learn_temperature,
-            negatives=negatives,
-            momentum=momentum,
-            projector=projector,
-            dim=dim,
-            mask_duplicates=mask_duplicates,
-        )
+        super().__init__(encoder, **shared)
         self.stages, self.wanted, self.stage_weights = stages, clusters, stage_weights
         self.clusters = 10 if clusters == "auto" else clusters
         self.single_pool_batches, self.joined = form == "batch", joint_labels

@@ -11,16 +11,13 @@ them (`--negatives mixing`); here they stand with their host: a teacher, a queue
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from nearfar.checks import PositiveFloat, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
-from nearfar.losses.parts import InfoNCE, RowLoss
 from nearfar.methods.base import Paper
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
 from nearfar.negatives import Mixing, Negatives
-from nearfar.views import Views
 
 
 @register("mochi", family="image")
@@ -53,31 +50,17 @@ class MoCHi(ViewContrast):
         "dim": 128,
     }  # fmt: skip
 
+    defaults = {"temperature": 0.2, "momentum": "auto"}
+    follows = {"both_directions": "momentum"}
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        temperature: PositiveFloat = 0.2,
-        learn_temperature: bool = False,
-        views: Views | None = None,
-        loss: RowLoss | None = None,
         negatives: Negatives | Literal["auto"] | None = "auto",
-        momentum: UnitInterval | Literal["auto"] | None = "auto",
         both_directions: bool = False,
-        projector: WidthOrNone = 512,
-        dim: Width = 128,
-        mask_duplicates: bool = True,
+        **shared: Any,
     ):
-        super().__init__(
-            encoder,
-            views=views,
-            loss=loss or InfoNCE(),
-            temperature=temperature,
-            learn_temperature=learn_temperature,
-            negatives=Mixing(in_batch=False, random_start=True) if negatives == "auto" else negatives,
-            momentum=momentum,
-            projector=projector,
-            dim=dim,
-            mask_duplicates=mask_duplicates,
-        )
+        part = Mixing(in_batch=False, random_start=True) if negatives == "auto" else negatives
+        super().__init__(encoder, negatives=part, **shared)
         self.both_directions = both_directions

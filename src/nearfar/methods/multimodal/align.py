@@ -16,14 +16,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nearfar.checks import PositiveFloat, UnitInterval, Width
+from nearfar.checks import PositiveFloat, UnitInterval
 from nearfar.encoders import Encoder
-from nearfar.losses.parts import RowLoss, Smoothed
+from nearfar.losses.parts import Smoothed
 from nearfar.methods.base import Facts, Paper
-from nearfar.methods.pairs.pairs import PairContrast
+from nearfar.methods.contrast import PairContrast
 from nearfar.methods.registry import register
-from nearfar.negatives import Negatives
-from nearfar.views import Views
 
 
 def frequent(captions: Sequence[str], most: int = 10) -> np.ndarray:
@@ -59,33 +57,22 @@ class Align(PairContrast):
     preset_paper = {"temperature": 1.0, "smoothing": 0.1, "dim": 640, "mask_duplicates": False, "head": "linear"}
     join = "sum"
 
+    defaults = {"learn_temperature": True, "head": "linear"}
+    fixed = ("symmetric",)
+    follows = {"smoothing": "learn_temperature"}
+
     def __init__(
         self,
         encoder: Encoder,
         encoder_b: Encoder | None = None,
         *,
         temperature: PositiveFloat | Literal["auto"] = "auto",
-        learn_temperature: bool = True,
         smoothing: UnitInterval = 0.1,
-        loss: RowLoss | None = None,
-        negatives: Negatives | None = None,
-        head: Literal["auto", "none", "linear", "mlp"] = "linear",
-        dim: Width = 256,
-        views: Views | None = None,
-        mask_duplicates: bool = True,
+        **shared: Any,
     ):
-        super().__init__(
-            encoder,
-            encoder_b,
-            temperature=0.1 if temperature == "auto" else temperature,
-            learn_temperature=learn_temperature,
-            loss=loss or Smoothed(smoothing),
-            negatives=negatives,
-            head=head,
-            dim=dim,
-            views=views,
-            mask_duplicates=mask_duplicates,
-        )
+        start = 0.1 if temperature == "auto" else temperature
+        loss = shared.pop("loss") or Smoothed(smoothing)
+        super().__init__(encoder, encoder_b, temperature=start, loss=loss, **shared)
         self.auto_temperature = temperature == "auto"
 
     def resolve(self, facts: Facts) -> dict[str, Any]:

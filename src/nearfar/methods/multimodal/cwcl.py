@@ -22,11 +22,9 @@ from nearfar.checks import PositiveFloat
 from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.losses import cwcl
-from nearfar.losses.parts import InfoNCE
 from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
-from nearfar.methods.pairs.pairs import PairContrast
+from nearfar.methods.contrast import PairContrast
 from nearfar.methods.registry import register
-from nearfar.views import Views
 
 
 def class_vectors(prompts: Float[Tensor, "p d"], classes: Int[Tensor, "p"]) -> Float[Tensor, "c d"]:
@@ -71,6 +69,9 @@ class ContinuousWeights(PairContrast):
     needs = (frozenset({"image", "text"}),)
     preset_paper = {"temperature": 0.07, "learn_temperature": True, "weighted": "trained", "mask_duplicates": False}
 
+    defaults = {"learn_temperature": True}
+    fixed = ("symmetric", "loss", "negatives", "dim")
+
     def __init__(
         self,
         encoder: Encoder,
@@ -80,10 +81,8 @@ class ContinuousWeights(PairContrast):
         untrained: bool = False,
         weighted: Literal["trained", "frozen", "both"] = "trained",
         temperature: PositiveFloat | Literal["auto"] = "auto",
-        learn_temperature: bool = True,
         head: Literal["linear", "mlp"] = "linear",
-        views: Views | None = None,
-        mask_duplicates: bool = True,
+        **shared: Any,
     ):
         both = [encoder, encoder_b or encoder]
         place = next((k for k, e in enumerate(both) if e.modality == frozen), 1)
@@ -94,16 +93,8 @@ class ContinuousWeights(PairContrast):
                 "(--frozen text), or take it as it is (--untrained true).",
             )
         both[place] = both[place] if isinstance(both[place], Frozen) else Frozen(both[place])
-        super().__init__(
-            *both,
-            temperature=0.2 if temperature == "auto" else temperature,
-            learn_temperature=learn_temperature,
-            loss=InfoNCE(),
-            head=head,
-            dim=both[place].dim,
-            views=views,
-            mask_duplicates=mask_duplicates,
-        )
+        start = 0.2 if temperature == "auto" else temperature
+        super().__init__(*both, temperature=start, head=head, dim=both[place].dim, **shared)
         held = Tower(both[place], kept=True)  # scores live in the frozen space as it is
         if place:
             self.tower_b = held

@@ -16,25 +16,20 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from nearfar.checks import NonNegativeFloat, PositiveFloat, Range, UnitInterval
+from nearfar.checks import NonNegativeFloat, Range, UnitInterval
 from nearfar.encoders import Encoder
-from nearfar.losses.parts import InfoNCE, RowLoss, Smoothed
+from nearfar.losses.parts import Smoothed
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
 from nearfar.methods.registry import register
+from nearfar.mixture import corpus_shares as corpus_shares
 from nearfar.negatives import Negatives, Queue
-from nearfar.views import Views, build
+from nearfar.views import build
 
 
 def chunk_starts(total: int, length: int, offset: int) -> Int[np.ndarray, "chunks"]:
     """First positions of the whole chunks of `length` tokens in a stream of `total`, the grid shifted by `offset`."""
     return np.arange(offset % length, total - length + 1, length)
-
-
-def corpus_shares(sizes: Int[np.ndarray, "corpora"], alpha: float) -> np.ndarray:
-    """Probability of drawing from each corpus: (n_c / sum n)^alpha, normalised; 0 is uniform, 1 proportional."""
-    share = (np.asarray(sizes, dtype=float) / np.sum(sizes)) ** alpha
-    return share / share.sum()
 
 
 @register("contriever", family="text")
@@ -73,39 +68,28 @@ class Contriever(ViewContrast):
         "alpha": 0.0,
     }
 
+    defaults = {"temperature": 0.05, "momentum": "auto"}
+    fixed = ("projector", "dim")
+    follows = {"normalise": "momentum"}
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        temperature: PositiveFloat = 0.05,
-        learn_temperature: bool = False,
-        views: Views | None = None,
-        loss: RowLoss | None = None,
         negatives: Negatives | Literal["auto"] | None = "auto",
-        momentum: UnitInterval | Literal["auto"] | None = "auto",
         normalise: bool = True,
         both_directions: bool = False,
         smoothing: UnitInterval = 0.0,
         stream: bool = False,
         length: Annotated[int, Range(2, 65_536)] = 256,
         alpha: NonNegativeFloat = 1.0,
-        mask_duplicates: bool = True,
+        **shared: Any,
     ):
-        if loss is None:
-            loss = Smoothed(smoothing) if smoothing else InfoNCE()
+        shared["views"] = shared["views"] or build("crops")
+        shared["loss"] = shared["loss"] or (Smoothed(smoothing) if smoothing else None)
         if negatives == "auto":
-            negatives = Queue(in_batch=False, random_start=True) if momentum is not None else None
-        super().__init__(
-            encoder,
-            views=views or build("crops"),
-            loss=loss,
-            temperature=temperature,
-            learn_temperature=learn_temperature,
-            negatives=negatives,
-            momentum=momentum,
-            projector=0,
-            mask_duplicates=mask_duplicates,
-        )
+            negatives = Queue(in_batch=False, random_start=True) if shared["momentum"] is not None else None
+        super().__init__(encoder, negatives=negatives, projector=0, **shared)
         self.similarity = "cosine" if normalise else "dot"
         self.both_directions, self.stream, self.length, self.alpha = both_directions, stream, length, alpha
 

@@ -1,0 +1,227 @@
+"""What methods of pairs share: two columns (or two members of a group), each through its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nearfar import heads
+from nearfar.checks import Width
+from nearfar.encoders import Encoder, frame
+from nearfar.errors import InputError
+from nearfar.methods.base import Batch, Facts, Loss, Tower
+from nearfar.methods.contrast.shared import Contrast, part_name
+from nearfar.methods.contrast.views import check_plan
+from nearfar.similarity import Hidden, all_views, both_ways, one_way
+from nearfar.views import Views, build
+
+COLUMNS = (("text", "text_b"), ("image", "text"), ("image", "image_b"))
+
+
+class PairContrast(Contrast):
+    """Two columns (or two members of a group), each through its encoder.
+
+    Args:
+        symmetric: both directions (their mean) or only the first column as anchors.
+        head: on top of the encoders, kept at inference: none, linear, mlp. auto: linear where the encoders differ in
+            width or are frozen, else none.
+        dim: width of the common space; needed with a head.
+        views: how a picture (or text) is changed before it is encoded; auto is mild for pictures, nothing for texts.
+    """
+
+    needs = (*map(frozenset, COLUMNS), frozenset({"image", "group"}), frozenset({"text", "group"}))
+    join = "mean"
+    follows = {"symmetric": "learn_temperature", "head": "negatives"}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        encoder_b: Encoder | None = None,
+        *,
+        symmetric: bool = True,
+        head: Literal["auto", "none", "linear", "mlp"] = "auto",
+        dim: Width = 256,
+        views: Views | None = None,
+        **shared: Any,
+    ):
+        super().__init__(**shared)
+        self.symmetric = symmetric
+        self.two = encoder_b is not None
+        other = encoder_b or encoder
+        if head == "auto":
+            frozen = not any(p.requires_grad for e in (encoder, other) for p in e.parameters())
+            head = "linear" if frozen or encoder.dim != other.dim else "none"
+        if head == "none" and encoder.dim != other.dim:
+            raise InputError(f"The two encoders give {encoder.dim} and {other.dim} numbers.", "Use head=linear.")
+        self.dim = encoder.dim if head == "none" else dim
+        self.tower_a = Tower(encoder, _head(head, encoder.dim, dim), kept=True)
+        self.tower_b = Tower(other, _head(head, other.dim, dim), kept=True) if self.two else self.tower_a
+        self.plans = {e.modality: _plan(views, e) for e in (encoder, other)}
+        self.roles: tuple[str, str] = ("", "")
+        self.by_group = False
+
+    @classmethod
+    def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
+        if "group" not in roles or not by_group or not any("group" in n for n in cls.needs):
+            for pair in COLUMNS:
+                if set(pair) <= roles and frozenset(pair) in cls.needs:
+                    return list(dict.fromkeys(p.split("_")[0] for p in pair))
+        return ["image" if "image" in roles else "text"]
+
+    def columns(self, roles: Set[str]) -> None:
+        """Fixes what is paired, from the roles that the data hold."""
+        kinds = {self.tower_a.encoder.modality, self.tower_b.encoder.modality}
+        for pair in COLUMNS:
+            if set(pair) <= roles and {p.split("_")[0] for p in pair} == kinds:
+                self.roles = pair
+                self._check_single()
+                if self.row_loss.graded and "score" not in roles:
+                    raise InputError(
+                        f"The loss '{part_name(self.row_loss)}' needs the score of each pair.",
+                        "Name its column: --score COLUMN.",
+                    )
+                return
+        if self.row_loss.graded:
+            raise InputError(
+                f"The loss '{part_name(self.row_loss)}' needs two columns and the score of each pair.",
+                "Name them: --text COLUMN --text-b COLUMN --score COLUMN.",
+            )
+        role = self.tower_a.encoder.modality
+        if "group" in roles and not self.two:
+            self.roles, self.by_group = (str(role), str(role)), True
+            return
+        raise InputError(
+            f"'{self.slug}' needs two columns of pairs or groups; these data have {sorted(roles)}.",
+            "Name them, for example --text QUESTION --text-b ANSWER, or --group COLUMN.",
+        )
+
+    def _check_single(self) -> None:
+        """Columns pair single items: views that draw several members of a group have nothing to draw from."""
+        for plan in self.plans.values():
+            if plan is not None and plan.members > 1:
+                raise InputError(
+                    f"The views '{type(plan).__name__.lower()}' draw {plan.members} members of a group, but the pairs "
+                    "are made of columns here.",
+                    "Add --by group where there are groups, set --views.k 1, or choose other views.",
+                )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.roles
+
+    @property
+    def paired(self) -> bool:
+        return not self.by_group
+
+    @property
+    def members(self) -> int:
+        if not self.by_group:
+            return 1
+        plan = self.plans[self.roles[0]]
+        return max(2, plan.members) if plan is not None else 2
+
+    def resolve(self, facts: Facts) -> dict[str, Any]:
+        return self.setup_negatives(self.dim, facts)
+
+    def make_views(self, batch: Batch) -> dict[str, list]:
+        made: dict[str, list] = {}
+        generator = batch.generator()
+        for role, tower in zip(self.roles, (self.tower_a, self.tower_b), strict=True):
+            if role not in made:
+                made[role] = self._views(batch.inputs[role], batch.members, tower.encoder, generator)
+        if "negative" in batch.inputs:
+            made["negative"] = [self._view(x, self.tower_b.encoder, generator) for x in batch.inputs["negative"]]
+        return made
+
+    def _views(self, x: Any, members: int, encoder: Any, generator: torch.Generator) -> list[Any]:
+        """One view of each member; a plan over several members gets them together."""
+        plan = self.plans[encoder.modality]
+        if plan is not None and plan.members == members and members > 1:
+            return plan(x, generator)
+        return [self._view(part, encoder, generator) for part in _members(x, members)]
+
+    def _view(self, x: Any, encoder: Any, generator: torch.Generator) -> Any:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return x
+        plan = self.plans[encoder.modality]
+        if plan is not None:
+            return plan(x, generator)[0]
+        return x.float() / 255 if isinstance(x, Tensor) else frame(x, encoder.special)
+
+    def encode(self, batch: Batch) -> dict[str, Any]:
+        if self.by_group:
+            return {"members": [self.tower_a(x) for x in batch.views[self.roles[0]]]}
+        a, b = (batch.views[r][0] for r in self.roles)
+        out: dict[str, Any] = {"a": self.tower_a(a), "b": self.tower_b(b)}
+        if "negative" in batch.views:
+            out["negative"] = [self.tower_b(x) for x in batch.views["negative"]]
+        return out
+
+    def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
+        if self.row_loss.graded:
+            return self.graded(embedded["a"], embedded["b"], batch)
+        place = self.place(batch)
+        if self.by_group:
+            z = embedded["members"]
+            return self.report(all_views(z, **place), z[0], batch)
+        a, b = embedded["a"], embedded["b"]
+        keys = torch.cat([b, *embedded.get("negative", [])])
+        if not self.symmetric:
+            layout = one_way(a, keys, **self.further(place, batch))
+        else:
+            back = self.extra(batch, blocks=False)
+            layout = both_ways(a, keys, join=self.join, extra_back=back, **self.further(place, batch))
+        return self.report(layout, a, batch)
+
+    def graded(self, a: Tensor, b: Tensor, batch: Batch) -> Loss:
+        """The loss of pairs with a score: the other rows of the batch are no negatives."""
+        assert batch.scores is not None
+        self.watched = a.detach()
+        terms: dict[str, Tensor | float] = {}
+        if self.row_loss.tempered:
+            terms["temperature"] = self.temperature().detach()
+        return Loss(self.row_loss.of_pairs(a, b, batch.scores, self.temperature()), terms)
+
+    def further(self, place: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        """Hard negatives beyond the batch hide from an anchor that they belong to, like its duplicates; the places of
+        those that an item lacks hide from all."""
+        if not batch.negatives:
+            return place
+        found = batch.hidden_with_negatives() if self.mask_duplicates else Hidden([])
+        return place | {"hidden": Hidden([*found.kinds, batch.missing_negatives()], found.known)}
+
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
+        return embedded["members"][-1] if self.by_group else embedded["b"]
+
+    def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return (embedded["members"][0] if self.by_group else embedded["a"]), self.keys_of(embedded)
+
+    def towers(self) -> dict[str, Tower]:
+        if self.by_group:
+            return {self.roles[0]: self.tower_a}
+        return {self.roles[0]: self.tower_a, self.roles[1]: self.tower_b}
+
+
+def _head(kind: str, width: int, dim: int) -> nn.Module | None:
+    if kind == "none":
+        return None
+    return heads.linear(width, dim) if kind == "linear" else heads.mlp(width, width, dim)
+
+
+def _plan(plan: Views | None, encoder: Encoder) -> Views | None:
+    if plan is not None and plan.modality == encoder.modality:
+        return check_plan(plan, encoder)
+    return build("members", k=1) if encoder.modality == "image" else None
+
+
+def _members(x: Any, members: int) -> list[Any]:
+    """Member-major rows -> one batch a member."""
+    if members == 1:
+        return [x]
+    n = (x.shape[0] if isinstance(x, Tensor) else x.ids.shape[0]) // members
+    if isinstance(x, Tensor):
+        return list(x.split(n))
+    return [type(x)(*parts) for parts in zip(*(field.split(n) for field in x), strict=True)]

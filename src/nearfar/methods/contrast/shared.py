@@ -1,0 +1,174 @@
+"""What methods of views and methods of pairs share: a similarity from embeddings, a loss part, negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.checks import PositiveFloat
+from nearfar.errors import InputError
+from nearfar.losses.parts import InfoNCE, RowLoss, parts
+from nearfar.methods.base import Batch, Facts, Loss, Method
+from nearfar.negatives import Items, Negatives
+from nearfar.similarity import Anchors, Further, Hidden, Layout, Temperature, same
+
+
+def part_name(loss: RowLoss) -> str:
+    """The name of a loss on the command line."""
+    return next((name for name, cls in parts.items() if type(loss) is cls), type(loss).__name__.lower())
+
+
+class Contrast(Method):
+    """Shared wiring: temperature, loss, negatives, masking of duplicates.
+
+    Args:
+        temperature: tau; divides the similarities.
+        learn_temperature: train tau (kept in log space, within 0.01 and 100).
+        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, simple, siglip, triplet, cacr; with labels or
+            groups as positives: supcon, milnce; of `pairs` with a score: cosent, cosine-regression.
+        negatives: further negatives, or fewer: none, queue, mixing, cross-batch, mined, cluster, fnc.
+        mask_duplicates: known positives (one group) and exact duplicates are no negatives.
+    """
+
+    reads_scores = False
+
+    def __init__(
+        self,
+        *,
+        temperature: PositiveFloat = 0.1,
+        learn_temperature: bool = False,
+        loss: RowLoss | None = None,
+        negatives: Negatives | None = None,
+        mask_duplicates: bool = True,
+    ):
+        super().__init__()
+        loss = loss or InfoNCE()
+        if learn_temperature and not loss.tempered:
+            raise InputError(
+                f"The loss '{part_name(loss)}' has no temperature to learn.", "Use --learn-temperature false."
+            )
+        if loss.graded and not self.reads_scores:
+            raise InputError(
+                f"The loss '{part_name(loss)}' needs pairs with a score.",
+                "Use it with pairs: nearfar fit pairs DATA --score COLUMN.",
+            )
+        if loss.graded and negatives is not None:
+            raise InputError(
+                f"The loss '{part_name(loss)}' compares pairs by their scores and has no negatives.",
+                "Leave out --negatives.",
+            )
+        self.tau = Temperature(temperature, learned=learn_temperature)
+        self.row_loss, self.negatives, self.mask_duplicates = loss, negatives, mask_duplicates
+        self.kinds = 0
+
+    def scaled_parameters(self) -> dict[nn.Parameter, float]:
+        # A temperature that starts far from its optimum has few steps to get there.
+        return {self.tau.log_tau: 5.0}
+
+    def temperature(self) -> Tensor:
+        return self.tau()
+
+    def place(self, batch: Batch) -> dict[str, Any]:
+        """What every layout takes: temperature, hidden and befriended pairs, further blocks, all ranks."""
+        friends = self.friends(batch)
+        return {
+            "temperature": self.temperature() if self.row_loss.tempered else 1.0,
+            "negatives": "global",
+            "hidden": batch.hidden() if self.mask_duplicates else None,
+            "friends": None if friends is None else Hidden([(friends, friends)]),
+            "extra": self.extra(batch),
+        }
+
+    def friends(self, batch: Batch) -> Tensor | None:
+        """What makes items positives of each other, where the loss takes several: (n,) integers."""
+        return None if self.row_loss.positives is None else batch.friends(self.row_loss.positives)
+
+    def extra(self, batch: Batch, blocks: bool = True) -> Callable[[Anchors], Further] | tuple[()]:
+        """What the negatives part and the pools of the batch add to each similarity; `blocks=False`: only who hides
+        from whom (the way back, whose candidates are the anchors)."""
+        part, items = self.negatives, self.items(batch)
+        if part is None and items.pools is None:
+            return ()
+
+        def further(anchors: Anchors) -> Further:
+            found = Further() if part is None else part.further(anchors, items)
+            hidden = found.hidden
+            if items.pools is not None:
+                hidden = hidden | ~same(items.pools[anchors.items], anchors.columns(items.pools))
+            return Further(found.blocks if blocks else (), hidden, found.friends)
+
+        return further
+
+    def marks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(n, kinds) of the items as anchors and as candidates: what hides an item from a remembered one; items of one
+        class are no negatives either."""
+        both = batch.marks(), batch.key_marks()
+        if not self.mask_duplicates:
+            both = both[0][:, :0], both[1][:, :0]
+        if self.row_loss.positives is None:
+            return both
+        friends = self.friends(batch)
+        mine = both[0].new_full((len(both[0]), 1), -1) if friends is None else friends[:, None]
+        return torch.cat([both[0], mine], 1), torch.cat([both[1], mine], 1)
+
+    def items(self, batch: Batch) -> Items:
+        """The batch as a negatives part sees it; steps are those of the stage."""
+        step, steps = self.within(batch.step)
+        marks, key_marks = self.marks(batch)
+        known = None if batch.known is None or not self.mask_duplicates else (batch.known[0], batch.partner_kind)
+        return Items(
+            batch.rows[: len(batch)],
+            marks,
+            batch.pools,
+            step,
+            steps,
+            batch.seed + 7919 * (batch.step - step) + 104_729 * batch.turn + (batch.rank << 40),
+            key_marks,
+            known,
+        )
+
+    def stored_kinds(self, facts: Facts) -> int:
+        """How many marks a memory keeps with each key: the columns of `marks`."""
+        return (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
+
+    def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
+        if self.negatives is None:
+            return {}
+        self.negatives.setup(dim, self.stored_kinds(facts), facts.batch_size, facts.samples, self.within(0)[1])
+        size = {"size": self.negatives.capacity} if self.negatives.capacity else {}
+        return {f"negatives.{k}": v for k, v in (size | self.negatives.resolved).items()}
+
+    def before_draw(self, step: int) -> None:
+        super().before_draw(step)
+        if self.negatives is not None:
+            self.negatives.before(*self.within(step), self.survey)
+
+    def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
+        self.watched = z.detach()
+        terms: dict[str, Tensor | float] = {}
+        if self.row_loss.tempered:
+            terms["temperature"] = self.temperature().detach()
+        if self.logged(batch):
+            if self.mask_duplicates:
+                terms["masked"] = batch.masked_share()
+            if self.negatives is not None:
+                with torch.no_grad():
+                    terms |= self.negatives.terms(layout.parts[0])
+        return Loss(layout.loss(self.row_loss), terms)
+
+    def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
+        self.tau.project()
+        if self.negatives is not None:
+            keys = self.keys_of(embedded, own=self.negatives.own_keys)
+            self.negatives.update(keys, self.items(batch))
+
+    def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Each item as an anchor and as a key, (n, D) twice."""
+        raise TypeError(f"{type(self).__name__} keeps no memory")
+
+    def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
+        """What enters the memory after a step, (n, D); `own`: the student's, also where a teacher gives the keys."""
+        raise TypeError(f"{type(self).__name__} keeps no memory")
