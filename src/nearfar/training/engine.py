@@ -653,7 +653,7 @@ def save_model(
     }
     weights = setup.settings.weights
     known = seen_rows.merged(
-        seen_rows.rows_of(data, building.input_roles(trained), setup.rows),
+        seen_rows.rows_of(data, trained.reads, setup.rows),
         seen_rows.read(weights) if weights else None,  # what it began with had seen rows of its own
     )
     models.save_model(folder, towers, config, card, example_items(data, towers, setup.image_size), known)
