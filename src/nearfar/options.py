@@ -16,7 +16,7 @@ from typing import Any
 from nearfar.checks import check_arguments
 from nearfar.errors import InputError, did_you_mean
 
-SKIPPED = ("self", "encoder", "encoder_b")
+SKIPPED = ("self", "encoder", "encoder_b", "data", "modalities")
 
 
 def registries() -> dict[str, dict[str, type]]:

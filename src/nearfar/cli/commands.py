@@ -74,32 +74,13 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-        task: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot or proxy; default the first that
-            the data hold.
-        layer: of the picture encoder, from 1 on, whose map the dense task reads; default the last.
+        task: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy or one of another package;
+            default the first that the data hold. The options of a task stand beside it.
         on: the split that is looked at.
-        ways: classes of a few-shot episode. auto: 5, or as many as each held-out split has.
-        shots: labelled items a class, one or several numbers divided by commas.
-        queries: unlabelled items a class.
-        episodes: how many are drawn.
     """
 
-    task: Literal["dense", "sts", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
-    layer: PositiveInt | None = None
+    task: str | None = None
     on: Literal["train", "val", "test"] = "test"
-    ways: Annotated[int, Range(2)] | Literal["auto"] = "auto"
-    shots: str = "1,5"
-    queries: PositiveInt = 15
-    episodes: Annotated[int, Range(2, 1_000_000)] = 600
-
-    def few_shot(self) -> dict[str, Any]:
-        """The options of few-shot episodes. Raises where the shots are no numbers."""
-        try:
-            shots = tuple(int(word) for word in str(self.shots).split(","))
-        except ValueError:
-            raise InputError(f"--shots takes numbers divided by commas. Got '{self.shots}'.") from None
-        ways = None if self.ways == "auto" else self.ways
-        return {"ways": ways, "shots": shots, "queries": self.queries, "count": self.episodes}
 
 
 @dataclass
@@ -335,21 +316,22 @@ def run_compare(words: list[str]) -> None:
 
 def run_evaluate(words: list[str]) -> None:
     from nearfar import using
+    from nearfar.evaluation import tasks
 
-    targets = [MeasureOptions, Output, DataSettings]
+    targets = [MeasureOptions, Output, DataSettings, *tasks.classes()]
     places, given = parse(words, targets, (2,), "nearfar evaluate MODEL DATA")
     checked = options.checked(targets, given)
+    own = {name: getattr(checked, name) for name in tasks.option_names() if name in given}
     with tables.bar("measuring") as progress:
         found = using.evaluate(
             places[0],
             places[1],
             task=checked.task,
             on=checked.on,
-            layer=checked.layer,
-            few_shot=build(MeasureOptions, checked).few_shot(),
             data_settings=build(DataSettings, checked),
             say=speaker(True),
             progress=progress,
+            **own,
         )
     emit(found) if checked.json else tables.evaluation(found)
 

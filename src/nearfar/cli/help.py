@@ -25,10 +25,11 @@ def text(usage: str, targets: Sequence[Any]) -> str:
     lines = [f"usage: {usage} [--option VALUE ...]", ""]
     for target in targets:
         slug = getattr(target, "slug", "")
-        title = TITLES.get(target.__name__, f"options of {slug}" if slug else "options")
+        title = TITLES.get(target.__name__, f"options of {slug or getattr(target, 'kind', '')}".removesuffix(" of "))
         if slug:
             lines += [f"{slug}: {summary(target)}", ""]
-        lines += [f"{title}:", *_options(target), ""]
+        shown = _options(target)
+        lines += [f"{title}:", *shown, ""] if shown else []
     if "fit" in usage and not any(getattr(t, "slug", "") for t in targets):
         lines += ["`nearfar fit METHOD --help` shows a method's own options as well.", ""]
     return "\n".join(lines)

@@ -2,9 +2,9 @@
 
 from nearfar.sources.beir import export_beir
 from nearfar.sources.data import Data
-from nearfar.sources.opening import BUILT_IN, open_data
+from nearfar.sources.opening import open_data
 from nearfar.sources.raw import Problem
 from nearfar.sources.roles import ROLES
 from nearfar.sources.showing import show
 
-__all__ = ["BUILT_IN", "ROLES", "Data", "Problem", "export_beir", "open_data", "show"]
+__all__ = ["ROLES", "Data", "Problem", "export_beir", "open_data", "show"]
