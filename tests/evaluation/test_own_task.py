@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,14 @@ import nearfar
 from nearfar import cli
 from nearfar.errors import InputError
 from nearfar.evaluation import tasks
+from nearfar.evaluation.comparison import compare_rows
 from nearfar.evaluation.tasks import task_for
+from nearfar.reporting.report import render
 from nearfar.training.settings import TrainSettings
 
+from .tiny import Vectors
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "uniformity.py"
 OWN = '''
 """How long vectors are."""
 
@@ -75,8 +82,10 @@ def installed(tmp_path, monkeypatch):
     info = site / "lengths-1.0.dist-info"
     info.mkdir(parents=True)
     (site / "lengths.py").write_text(OWN)
+    shutil.copy(EXAMPLE, site)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[nearfar.tasks]\nmean-length = lengths:MeanLength\n")
+    (info / "entry_points.txt").write_text("[nearfar.tasks]\nmean-length = lengths:MeanLength\n"
+                                           "uniformity = uniformity:Uniformity\n")
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -162,3 +171,33 @@ def test_fit_evaluate_and_report_of_a_run(photos, tmp_path, capsys):
     html = (tmp_path / "run" / "report.html").read_text()
     assert f"{scores['metrics']['length']:.3g}" in html
     assert "Longest" in html
+
+
+def test_the_example_of_the_docs_and_scores_below_zero(photos):
+    data = nearfar.data(photos)
+    task = task_for(data, "uniformity", t=1.0)
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(len(data), 8))
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    rows = data.splits["test"]
+    pairs = [np.exp(-((unit[a] - unit[b]) ** 2).sum()) for a in rows for b in rows if a < b]
+    scores = task.evaluate(Vectors({"image": z}), "test")
+    assert scores.primary == pytest.approx(np.log(np.mean(pairs)))
+    assert scores.to_dict()["bootstrap"] is None
+    assert task.references()[0].evaluate("test").primary == 0
+    cells = {"one place": 0.0, "spread": -1.25, "between": -0.5}
+    rows = [{"slug": name, "label": name, "kind": "reference", "seeds": [{"seed": 0, "primary": value, "status": "done",
+             "metrics": {"uniformity": value}}]} for name, value in cells.items()]
+    decided = compare_rows(rows, "one place", metric=task.metric())
+    assert decided["winner"] == "spread"
+    assert "-0.750 against between" in decided["reason"]
+    html = render({"task": task.summary(), "data": {"name": "photos"}, **decided})
+    bars = re.findall(r'class="bar" style="width:([\d.]+)%;left:([\d.]+)%"', html)
+    assert [(float(width) + float(left)) for width, left in bars] == pytest.approx([bars_end(bars)] * 3)
+    assert [float(width) for width, _ in bars] == sorted((float(width) for width, _ in bars), reverse=True)
+    assert "\N{MINUS SIGN}1.25" in html
+
+
+def bars_end(bars):
+    """All bars end at zero, where that of the score 0 lies."""
+    return float(bars[-1][0]) + float(bars[-1][1])
