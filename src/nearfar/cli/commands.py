@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from nearfar import files, options, processes, terminal
 from nearfar.checks import PositiveInt, Range
@@ -147,9 +147,8 @@ def parse(
     words: Sequence[str], targets: Sequence[Any], counts: Sequence[int], usage: str
 ) -> tuple[list[str], dict[str, Any]]:
     """Positional words and options given; shows help; raises where the number of positional words is wrong."""
-    if "--help" in words or "-h" in words:
-        sys.stdout.write(helping.text(usage, targets))
-        raise SystemExit(0)
+    if wants_help(words):
+        show_help(usage, targets)
     places: list[str] = []
     given = options.from_command_line(targets, words, places)
     if len(places) not in counts:
@@ -158,6 +157,15 @@ def parse(
             f"Got {len(places)} argument{'s' * (len(places) != 1)}{': ' + ' '.join(places) if places else ''}.",
         )
     return places, given
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    return "--help" in words or "-h" in words
+
+
+def show_help(usage: str, targets: Sequence[Any], further: str = "") -> NoReturn:
+    sys.stdout.write(helping.text(usage, targets) + further)
+    raise SystemExit(0)
 
 
 def build(target: Any, checked: Any) -> Any:
@@ -187,16 +195,15 @@ def written(command: str, words: Sequence[str]) -> str:
 
 
 def run_methods(words: list[str]) -> None:
-    places, given = parse(words, [Output], (0, 1), "nearfar methods [METHOD]")
     from nearfar import methods
 
+    places, given = parse(words, [Output], (0, 1), "nearfar methods [METHOD]")
     as_json = options.checked([Output], given).json
     if places:
         found = methods.describe(places[0])
         emit(found) if as_json else tables.method(found)
         return
-    found = methods.list_methods()
-    emit(found) if as_json else tables.gallery(found)
+    emit(methods.list_methods()) if as_json else tables.gallery(methods.overview())
 
 
 def run_data(words: list[str]) -> None:
@@ -211,11 +218,12 @@ def run_data(words: list[str]) -> None:
 
 def run_fit(words: list[str]) -> None:
     from nearfar import methods
-    from nearfar.training.engine import fit
 
     base = [FitOptions, Output, TrainSettings, DataSettings]
     usage = "nearfar fit [METHOD] DATA"
     named = next((w for w in words if w in methods.slugs()), None)
+    if wants_help(words):
+        show_help(usage, base, helping.method(named))
     targets = [*base, methods.get(named)] if named else base
     places, given = parse(words, targets, (0, 1, 2), usage)
     method, data = (places[0], places[1]) if len(places) == 2 else (None, places[0] if places else None)
@@ -240,6 +248,8 @@ def run_fit(words: list[str]) -> None:
     if data in methods.slugs() and not Path(data).exists():
         raise InputError(f"'{data}' is a method; the data are missing.", f"Expected: {usage}.")
     checked = options.checked(targets, given)
+    from nearfar.training.engine import fit
+
     own = {k: v for k, v in given.items() if k not in options.names(base)}
     say = speaker(checked.json)
     run = fit(
@@ -290,11 +300,11 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 
 def run_compare(words: list[str]) -> None:
-    from nearfar.training.comparing import compare
-
     targets = [CompareOptions, Output, TrainSettings, DataSettings]
     places, given = parse(words, targets, (1,), "nearfar compare DATA")
     checked = options.checked(targets, given)
+    from nearfar.training.comparing import compare
+
     done = compare(
         places[0],
         methods=checked.methods,
@@ -315,11 +325,14 @@ def run_compare(words: list[str]) -> None:
 
 
 def run_evaluate(words: list[str]) -> None:
+    base, usage = [MeasureOptions, Output, DataSettings], "nearfar evaluate MODEL DATA"
+    if wants_help(words):
+        show_help(usage, base, helping.tasks())
     from nearfar import using
     from nearfar.evaluation import tasks
 
-    targets = [MeasureOptions, Output, DataSettings, *tasks.classes()]
-    places, given = parse(words, targets, (2,), "nearfar evaluate MODEL DATA")
+    targets = [*base, *tasks.classes()]
+    places, given = parse(words, targets, (2,), usage)
     checked = options.checked(targets, given)
     own = {name: getattr(checked, name) for name in tasks.option_names() if name in given}
     with tables.bar("measuring") as progress:
@@ -337,11 +350,11 @@ def run_evaluate(words: list[str]) -> None:
 
 
 def run_diagnose(words: list[str]) -> None:
-    from nearfar import using
-
     targets = [MeasureOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar diagnose MODEL DATA")
     checked = options.checked(targets, given)
+    from nearfar import using
+
     with tables.bar("reading factors") as progress:
         found = using.diagnose(
             places[0],
@@ -355,11 +368,11 @@ def run_diagnose(words: list[str]) -> None:
 
 
 def run_embed(words: list[str]) -> None:
-    from nearfar import using
-
     targets = [EmbedOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar embed MODEL DATA --out X")
     checked = options.checked(targets, given)
+    from nearfar import using
+
     if checked.out is None:
         raise InputError("Where to? The option '--out' is missing.", "Write FILE.parquet, FILE.npy or a folder.")
     with tables.bar("embedding") as progress:
@@ -386,29 +399,29 @@ def run_embed(words: list[str]) -> None:
 
 
 def run_search(words: list[str]) -> None:
-    from nearfar import using
-
     targets = [SearchOptions, Output]
     places, given = parse(words, targets, (2,), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
     checked = options.checked(targets, given)
+    from nearfar import using
+
     hits = using.search(places[0], places[1], k=checked.k, where=checked.where, model=checked.model, role=checked.role)
     emit(hits) if checked.json else tables.hits(places[1], hits)
 
 
 def run_report(words: list[str]) -> None:
-    from nearfar import using
-
     targets = [ReportOptions, Output]
     places, given = parse(words, targets, range(1, 1000), "nearfar report RUN...")
     checked = options.checked(targets, given)
+    from nearfar import using
+
     path = using.report(*places, out=checked.out)
     emit({"path": path}) if checked.json else terminal.say(f"report: {path}", sys.stdout)
 
 
 def run_demo(words: list[str]) -> None:
-    from nearfar.cli.demo import demo
-
     targets = [DemoOptions, Output]
     _, given = parse(words, targets, (0,), "nearfar demo")
+    from nearfar.cli.demo import demo
+
     checked = options.checked(targets, given)
     demo(Path(checked.out), checked.seconds, speaker(checked.json), checked.json)

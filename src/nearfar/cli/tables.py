@@ -11,8 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nearfar import terminal
-from nearfar.evaluation.comparison import best_first
-from nearfar.evaluation.units import Metric, metric_of, places_of
+from nearfar.units import Metric, metric_of, places_of
 
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
 
@@ -91,6 +90,8 @@ def run(done: Any) -> None:
 
 def leaderboard(results: dict[str, Any]) -> None:
     """All rows, best first, with intervals and cost."""
+    from nearfar.evaluation.comparison import best_first
+
     shown = ("task", "data", "rows", "winner", "baseline", "reason")
     results = terminal.visible_all({name: results[name] for name in shown})
     out, task = console(), results["task"]

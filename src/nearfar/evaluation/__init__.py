@@ -13,7 +13,7 @@ from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, register
 from nearfar.evaluation.tasks import task_for
 from nearfar.evaluation.transport import opta, transport_plan
-from nearfar.evaluation.units import Metric
+from nearfar.units import Metric
 
 __all__ = ["DenseScores", "Diagnostic", "Metric", "Part", "Readout", "Reference", "Scores", "Segmentation",
            "Table", "Task", "average_precision", "bootstrap", "compare_rows", "dense_probe", "diagnose", "episodes",

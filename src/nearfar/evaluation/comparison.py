@@ -7,7 +7,7 @@ import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.evaluation.statistics import Interval, holds, interval, paired_interval
-from nearfar.evaluation.units import Metric, places_of
+from nearfar.units import Metric, places_of
 
 PLAIN = Metric("score")
 

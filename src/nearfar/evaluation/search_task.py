@@ -15,8 +15,8 @@ from nearfar.evaluation.references import by_pictures, by_words
 from nearfar.evaluation.retrieval import Retrieval, rank
 from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_examples
 from nearfar.evaluation.task import Part, Reference, Scores, Task, spaced
-from nearfar.evaluation.units import Metric
 from nearfar.similarity import Source
+from nearfar.units import Metric
 
 RETRIEVAL = {
     "hit@1": Metric("hit@1"),

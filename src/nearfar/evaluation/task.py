@@ -18,9 +18,9 @@ from nearfar.checks import checked_init
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.statistics import Interval, bootstrap
-from nearfar.evaluation.units import Metric
 from nearfar.registry import TASKS, name_of
 from nearfar.sources.roles import CONTENT, PAIRS
+from nearfar.units import Metric
 
 T = TypeVar("T", bound=type)
 

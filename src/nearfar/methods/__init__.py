@@ -1,7 +1,15 @@
 """Methods: one paper, one file. `nearfar methods` lists them."""
 
-from nearfar.methods.base import Batch, Facts, Loss, Method, Optimisation, Paper, Tower
-from nearfar.methods.registry import describe, get, list_methods, register, slugs
+from typing import TYPE_CHECKING
+
+from nearfar.lazy import exports
+
+if TYPE_CHECKING:  # imported when first used
+    from nearfar.methods.base import Batch, Facts, Loss, Method, Optimisation, Tower
+    from nearfar.methods.paper import Paper
+    from nearfar.methods.registry import describe, get, list_methods, overview, register, slugs
+
+__getattr__ = exports(__name__)
 
 __all__ = [
     "Batch",
@@ -14,6 +22,7 @@ __all__ = [
     "describe",
     "get",
     "list_methods",
+    "overview",
     "register",
     "slugs",
 ]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nearfar.evaluation.comparison import beats, best_first, done
-from nearfar.evaluation.units import Metric, known_metrics, metric_of, places_of
 from nearfar.reporting.pictures import class_colour
+from nearfar.units import Metric, known_metrics, metric_of, places_of
 
 KINDS = {"chance": "random ranking", "reference": "no training", "untrained": "untrained", "pretrained": "pretrained",
          "method": "trained here"}

@@ -11,8 +11,8 @@ from typing import Any
 from nearfar import files
 from nearfar.errors import InputError
 from nearfar.evaluation.comparison import best_first, compare_rows
-from nearfar.evaluation.units import metric_of
 from nearfar.reporting import page
+from nearfar.units import metric_of
 
 MAX_LABELS, MAX_CURVE = 9, 300
 

@@ -11,8 +11,8 @@ from typing import Any
 from nearfar import options
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, register
-from nearfar.evaluation.units import Metric
 from nearfar.registry import TASKS
+from nearfar.units import Metric
 
 __all__ = ["Metric", "Part", "Reference", "Scores", "Table", "Task", "classes", "names",
            "option_names", "parsed", "possible", "register", "task_for"]

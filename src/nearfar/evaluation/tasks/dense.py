@@ -23,7 +23,7 @@ from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.references import by_places
 from nearfar.evaluation.statistics import Interval
 from nearfar.evaluation.task import Part, Reference, Scores, Task, content_roles, register, spaced
-from nearfar.evaluation.units import Metric
+from nearfar.units import Metric
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from nearfar.evaluation.fewshot import few_shot
 from nearfar.evaluation.references import by_pictures
 from nearfar.evaluation.statistics import interval
 from nearfar.evaluation.task import Part, Reference, Scores, Task, first_role, register
-from nearfar.evaluation.units import Metric
+from nearfar.units import Metric
 
 
 @register

@@ -17,8 +17,8 @@ from nearfar.evaluation.retrieval import rank
 from nearfar.evaluation.search_task import RETRIEVAL, SearchTask
 from nearfar.evaluation.searches import Search, Side, pick_examples
 from nearfar.evaluation.task import Scores, first_role, register
-from nearfar.evaluation.units import Metric
 from nearfar.similarity import Source
+from nearfar.units import Metric
 
 
 @register

@@ -14,8 +14,8 @@ from nearfar.evaluation.relevance import listed, same, union
 from nearfar.evaluation.search_task import RETRIEVAL, SearchTask
 from nearfar.evaluation.searches import Search, Side, paired_search
 from nearfar.evaluation.task import Scores, pair_of, register
-from nearfar.evaluation.units import Metric
 from nearfar.similarity import Source, Sparse
+from nearfar.units import Metric
 
 
 @register

@@ -13,8 +13,8 @@ from nearfar.evaluation.search_task import SearchTask
 from nearfar.evaluation.searches import Search, paired_search
 from nearfar.evaluation.statistics import Interval
 from nearfar.evaluation.task import Scores, pair_of, register
-from nearfar.evaluation.units import Metric
 from nearfar.similarity import Source
+from nearfar.units import Metric
 
 
 @dataclass(frozen=True)
