@@ -96,3 +96,16 @@ def test_a_loss_of_ones_own_trains_and_resumes(emoji_few, tmp_path):
     assert recorded["name"].rpartition(".")[2] in ("Halved", "halved")
     again = fit("simclr", emoji_few, resume=True, loss=Halved(0.25), **given)
     assert again.scores["test"]["primary"] == run.scores["test"]["primary"]
+
+
+def test_values_that_begin_with_dashes():
+    from nearfar.training.settings import DataSettings
+
+    given = options.from_command_line([DataSettings], ["--label=--x", "--text", "t"])
+    assert given == {"label": "--x", "text": "t"}
+    assert options.checked([DataSettings], given).label == "--x"
+    with pytest.raises(InputError, match=r"'--label' needs a value\. .*--label=--x"):
+        options.from_command_line([DataSettings], ["--label", "--x"])
+    places: list[str] = []
+    options.from_command_line([DataSettings], ["a", "--text=t", "--", "--b", "-c"], places)
+    assert places == ["a", "--b", "-c"]

@@ -8,6 +8,7 @@
       model.safetensors     weights of all towers
       config.json           format, similarity, roles, towers with their preprocessing, and what the caller adds
       text/                 tokenizer and configuration files of the tower "text"
+      training-rows.safetensors  hashes of the pictures and texts that it was trained on
       verify.json           hashes of the files; example inputs with their vectors
       README.md             model card
 """
@@ -26,8 +27,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nearfar import encoders, files
-from nearfar.checks import PositiveInt, check
+from nearfar import encoders, files, trained
+from nearfar.checks import PositiveInt, check, checked
 from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
 from nearfar.encoders.quiet import quiet
@@ -85,6 +86,11 @@ class Model:
     def dim(self) -> int:
         """Length of the vectors."""
         return int(self.config["dim"])
+
+    @property
+    def training_rows(self) -> trained.Known | None:
+        """Hashes of the pictures and texts that it was trained on; None where its folder does not hold them."""
+        return None if self.path is None else trained.read(self.path)
 
     def to(self, device: torch.device | str) -> "Model":
         """Move all towers. Returns the model itself."""
@@ -194,7 +200,8 @@ class Model:
 
 def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder, nn.Module | None]],
                config: Mapping[str, Any] | None = None, card: Mapping[str, Any] | None = None,
-               examples: Mapping[str, Sequence[Any]] | None = None) -> str:
+               examples: Mapping[str, Sequence[Any]] | None = None,
+               training_rows: trained.Known | None = None) -> str:
     """Write a model folder and return the model's hash. Nothing is changed unless all of it could be written.
 
     Args:
@@ -202,6 +209,8 @@ def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder,
         config: "similarity" ("cosine", the default, or "dot"), and whatever else is to be kept (method, options, ...).
         card: for README.md: "title", "data", "method", "paper", "metrics" (dict), "licence", "command", "versions", ...
         examples: role -> up to 16 inputs whose vectors are stored; else built-in ones.
+        training_rows: hashes of what it was trained on (`trained.rows_of`), so that it is told when it is measured on
+            these.
 
     The new folder is loaded and verified before it takes its place; a model that stood there goes only then.
     Raises InputError for a place that holds something else, NearfarError if it cannot be written.
@@ -219,6 +228,8 @@ def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder,
     def write(place: Path) -> str:
         whole = _whole_config(named, roles, extra)
         model = Model({role: named[name] for role, name in roles.items()}, whole)
+        if training_rows:
+            trained.write(place, training_rows)
         digest = _write(place, named, model, card or {}, examples or {})
         load(place, verify=True)
         return digest
@@ -226,6 +237,7 @@ def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder,
     return _replace_folder(Path(folder), "verify.json", write)
 
 
+@checked
 def load(path: str | Path, verify: bool = False, device: torch.device | str = "cpu") -> Model:
     """The model of a folder, ready to embed. verify: also embed its stored examples and compare.
 

@@ -69,6 +69,9 @@ def from_command_line(
     known, words = names(targets), list(argv)
     while words:
         word = words.pop(0)
+        if word == "--" and positional is not None:  # what follows are no options, whatever it looks like
+            positional += words
+            break
         if not re.match(r"--[A-Za-z]", word):
             if positional is None:
                 raise InputError(f"Unexpected argument '{word}'.", "Options begin with '--'; quote values with spaces.")
@@ -89,7 +92,8 @@ def _value_of(flag: str, words: list[str], is_bool: bool) -> str:
     if is_bool:
         return words.pop(0) if words and words[0].lower() in ("true", "false", "yes", "no") else "true"
     if not words or re.match(r"--[A-Za-z]", words[0]):
-        raise InputError(f"The option '--{flag}' needs a value.")
+        hint = f"A value that begins with dashes is written --{flag}={words[0]}." if words else ""
+        raise InputError(f"The option '--{flag}' needs a value.", hint)
     return words.pop(0)
 
 
@@ -285,6 +289,7 @@ def _sentence(text: str) -> str:
         kinds = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", e.strip().rstrip(".")) for e in expected]
         kinds = [_KINDS.get(k, k) for k in kinds]
         kinds = [re.sub(r"typing\.Literal\[(.*)\]", r"\1", k) for k in kinds if "NoneType" not in k]
+        kinds = [k.replace("', '", "' or '") for k in kinds]
         return f"The option '{key.group(1)}' must be {' or '.join(kinds)}. Got {value.group(1).strip()} instead."
     return " ".join(text.split())
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
-from nearfar import evaluation, files, indexing, models
+from nearfar import evaluation, files, indexing, models, trained
+from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation import tasks
 from nearfar.indexing import outputs
@@ -28,12 +30,15 @@ from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
 
 Progress = Callable[[int, int], None]
+TRAINED = "trained_on"  # the column that marks rows which the model was trained on
 
 
 def open_model(model: Any) -> Any:
     """A loaded model as it is; a model folder, or a run folder that holds one, loaded."""
     if isinstance(model, models.Model):
         return model
+    if not isinstance(model, str | Path) or not str(model).strip():
+        raise InputError(f"A model is a folder or a loaded model. Got {model!r:.80}.", "Give the folder of a model.")
     path = Path(model)
     for name in ("model", "best"):
         files.tidy(path / name)  # one that was being replaced when its process was killed comes back
@@ -41,6 +46,7 @@ def open_model(model: Any) -> Any:
     return models.load(inner or path)
 
 
+@checked
 def evaluate(
     model: Any,
     data: Any,
@@ -78,6 +84,12 @@ def evaluate(
                 f"This model embeds {', '.join(loaded.roles)}, but the task asks for {role}.",
                 "Choose another --task, or a model with that tower.",
             )
+    told = measured_twice(loaded, opened, measure.rows(on), on)
+    if told["rows"]:
+        name = model if isinstance(model, (str, Path)) else "the model"
+        say(trained.warning(name, told["rows"], told["of"], f"{on} rows"))
+    for one in opened.shared():
+        say(f"warning: {one}")
     rows = [{"slug": "model", "label": str(model), **measure.evaluate(embed, on).to_dict()}]
     if baseline:
         for one in evaluation.references(opened, measure):
@@ -89,6 +101,8 @@ def evaluate(
         "split": on,
         "split_hash": opened.split_hash,
         "model_hash": loaded.hash,
+        "trained_on": told,
+        "shared": [str(one) for one in opened.shared()],
         "precision": "32",
         "batch_size": embed.batch_size,
         "seed": None,
@@ -110,6 +124,15 @@ def divided(
     return data_settings or DataSettings(**{k: v for k, v in given.items() if k in mine}), own
 
 
+def measured_twice(model: Any, data: Any, rows: np.ndarray, what: str) -> dict[str, Any]:
+    """How many of the rows the model was trained on, of how many; rows None where its folder does not say."""
+    known = model.training_rows
+    roles = [role for role in data.content_roles if role in model.roles or role.split("_")[0] in model.modalities]
+    count = None if known is None else int(trained.seen(known, data, rows, roles).sum())
+    return {"rows": count, "of": len(rows), "split": what}
+
+
+@checked
 def diagnose(
     model: Any,
     data: Any,
@@ -146,6 +169,7 @@ class Embedded:
         return str(self.path)
 
 
+@checked
 def embed(
     model: Any,
     data: Any,
@@ -154,7 +178,7 @@ def embed(
     role: str | None = None,
     append: bool = False,
     columns: str | Sequence[str] = "auto",
-    batch_size: int = 256,
+    batch_size: PositiveInt = 256,
     progress: Progress | None = None,
     say: Say = silent,
     data_settings: DataSettings | None = None,
@@ -183,6 +207,9 @@ def embed(
     vectors_of = ModelEmbedder(loaded, opened, batch_size)
     role = embedded_role(role, loaded, opened, vectors_of)
     load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
+    marks = trained_column(loaded, opened, role)
+    if place.columned and marks is not None:
+        load.mark(TRAINED, marks)
     with contextlib.ExitStack() as held:
         with files.refused(place.path):
             held.enter_context(files.lock_of(place.path))
@@ -222,6 +249,12 @@ def chosen_columns(columns: str | Sequence[str]) -> list[str] | None:
     if columns == "none":
         return []
     return [c.strip() for c in columns.split(",") if c.strip()] if isinstance(columns, str) else list(columns)
+
+
+def trained_column(model: Any, data: Any, role: str) -> Callable[[np.ndarray], list[bool]] | None:
+    """Marks rows that the model was trained on; None where its folder does not say."""
+    known = model.training_rows
+    return None if known is None else lambda rows: trained.seen(known, data, rows, [role]).tolist()
 
 
 def _embed(
@@ -342,11 +375,12 @@ def record_batches(
         yield pa.RecordBatch.from_arrays([made[name] for name in schema.names], schema=schema)
 
 
+@checked
 def search(
     where_from: str | Path,
     query: Any,
     *,
-    k: int = 10,
+    k: PositiveInt = 10,
     where: str | None = None,
     model: Any = None,
     role: str | None = None,
@@ -359,9 +393,12 @@ def search(
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
 
-    Returns dicts with key, score (cosine) and the columns. Raises InputError for a stale or missing index, a model
+    Returns dicts with key, score (cosine) and the columns; `trained_on` is true for items that the model was trained
+    on. Raises InputError for a stale or missing index, a model
     that cannot embed such a query, a filter that does not work.
     """
+    if not str(where_from).strip():
+        raise InputError("No index was named: the path is empty.")
     path = Path(where_from)
     for one in (path, path / "index"):
         files.tidy(one)
@@ -391,6 +428,8 @@ def stored_vector(index: Any, key: str) -> np.ndarray:
 def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
     """Vector of a text, or of a picture (PIL, or the path of a file)."""
     if not isinstance(query, str):
+        if not isinstance(query, Path | np.ndarray | Image.Image):
+            raise InputError(f"A query is a text, a picture or its path. Got {query!r:.80}.")
         return model.embed([query], role)[0]
     looks_like_file = Path(query).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
     if looks_like_file:
@@ -405,21 +444,25 @@ def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
             "Give the path of a picture, or key:KEY for an item of the index.",
         )
     if not query.strip():
-        raise InputError("The query is empty.")
+        raise InputError("The query is empty.", "Write what to search for.")
     return model.embed_texts([query], role)[0]
 
 
+@checked
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     """One HTML page of a comparison's folder, or of one or more run folders on the same data. Returns its path."""
     from nearfar.reporting import write_report
 
+    for one in runs:
+        check("runs", one, str | Path, "argument")
     if not runs:
         raise InputError("report needs at least one folder of a run or a comparison.")
     folders = [Path(r) for r in runs]
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder '{folder}'.")
-    place = Path(out or folders[0] / "report.html")
+    place = Path(folders[0] / "report.html" if out is None else out)
+    check_page(place)
     stored = folders[0] / "results.json"
     if len(folders) == 1 and stored.exists():
         results = files.read_json(stored, RESULTS, "Run the comparison again: finished cells are kept.")
@@ -428,6 +471,15 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
                 raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
             return write_report(place, results)
     return write_report(place, {}, [run_parts(f) for f in folders])
+
+
+def check_page(place: Path) -> None:
+    """Raises where a page cannot be written, before anything is drawn for it."""
+    if not str(place).strip(".") or place.is_dir():
+        raise InputError(f"'{place}' is a folder, not the path of a page.", "Write for example --out report.html.")
+    above = next(p for p in place.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise InputError(f"'{place}' cannot be written: '{above}' is a file.", "Choose another --out.")
 
 
 RESULTS = {"rows": list, "task": dict, "data": dict}

@@ -21,6 +21,7 @@ TARGETS = {
     "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
     "search": ([commands.SearchOptions, commands.Output], (2,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),
+    "cache": ([commands.CacheOptions, commands.Output], (0, 1)),
 }
 LINES = list(dict.fromkeys((pages.name(p), line) for p in pages.PAGES for line in pages.commands(p)))
 

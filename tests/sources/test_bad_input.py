@@ -1,11 +1,15 @@
 """Each wrong input gives an error that names file, row or column, and the mend."""
 
+import gzip
 import os
+import socket
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -213,13 +217,121 @@ def test_bad_json(written, tmp_path):
 
 
 def test_broken_parquet(written):
-    with pytest.raises(InputError, match=r"t\.parquet is no Parquet file"):
+    with pytest.raises(InputError, match=r"t\.parquet is not a Parquet file"):
         written("t.parquet", b"PAR1 nothing")
 
 
 def test_numbers_where_texts_should_be(tmp_path):
     datasets.Dataset.from_dict({"a": [1, 2], "text": ["a b", "c d"]}).to_parquet(str(tmp_path / "t.parquet"))
     fails(tmp_path / "t.parquet", "column 'a' holds int, not texts", roles={"text": "a"})
+
+
+def test_odd_columns_of_parquet(tmp_path):
+    path, texts = tmp_path / "t.parquet", pa.array(["a b", "c d"])
+    pq.write_table(pa.table([texts, texts], names=["text", "text"]), path)
+    fails(path, path, "the column 'text' occurs more than once")
+    pq.write_table(pa.table({"text": texts, "__line__": [1, 2]}), path)
+    fails(path, path, "the column name '__line__' is taken by nearfar", "Rename")
+    pairs = pa.array([[("a", 1)], [("b", 2)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"m": pairs}), path)
+    fails(path, path, "no column of a kind that is read: m (map")
+    pq.write_table(pa.table({"m": pairs, "text": texts}), path)
+    assert "left out: m (map" in open_data(path).notes[0]
+    for metadata in (b"{", b"[]", b'{"info": {"features": {"text": {"_type": "Nothing"}}}}', b"\xff"):
+        pq.write_table(pa.table({"text": texts}).replace_schema_metadata({b"huggingface": metadata}), path)
+        data = open_data(path)
+        assert data.texts("text") == ["a b", "c d"]
+        assert "description of the columns that is stored with it is wrong" in data.notes[0]
+
+
+def test_names_of_classes_in_parquet_are_used(tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    given = datasets.Dataset.from_dict({"text": ["a b", "c d", "e f"], "label": [1, 0, -1]}, features=features)
+    given.to_parquet(str(tmp_path / "t.parquet"))
+    data = open_data(tmp_path / "t.parquet")
+    assert data.label_names == {"label": ["no", "yes"]}
+    assert data.labels["label"].tolist() == [1, 0, -1]
+
+
+def test_nothing_is_fetched(tmp_path):
+    """A bad row of a column of pictures with addresses is told without a connection."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.settimeout(0)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
+        features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+        cells = {"image": [{"path": address, "bytes": None}] * 2, "text": ["a b", "c d"]}
+        given = datasets.Dataset.from_dict(cells, features=features)
+        pq.write_table(given.data.table, tmp_path / "t.parquet")
+        (tmp_path / "t.csv").write_text(f"image,text\n{address},a b\n")
+        for path in ("t.parquet", "t.csv"):
+            fails(tmp_path / path, "there is no such file")
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ('{"text": ' + "[" * 50_000 + "]" * 50_000 + "}", "nested too deep"),
+    ('{"text": ' + "9" * 5000 + "}", "a number has thousands of digits"),
+    ('{"text": "x \\ud83d y"}', "'text' holds half of a character"),
+    ('{"\\udc00": "x y"}', "holds half of a character"),
+    ('{"tags": [' + ", ".join(['"a"'] * 5000) + "]}", "it has 5000 values; at most 4000 are read"),
+])  # fmt: skip
+def test_json_without_bounds(written, tmp_path, line, said):
+    content = f'{{"text": "a b"}}\n{line}\n{{"text": "c d"}}\n'
+    with pytest.raises(InputError, match=r"t\.jsonl, line 2: .*" + said):
+        written("t.jsonl", content)
+    data = open_data(tmp_path / "t.jsonl", unreadable="skip")
+    assert data.texts("text") == ["a b", "c d"]
+    assert [p.row for p in data.problems] == [2]
+    with pytest.raises(InputError, match=r"t\.json.*" + said.removeprefix("'text' ")):
+        written("t.json", f"[{line}]")
+
+
+def test_no_number_in_json_is_an_empty_cell(written):
+    data = written(
+        "t.jsonl", '{"text": "a b", "label": NaN}\n{"text": "c d", "label": 1}\n{"text": "e f", "label": 2}\n'
+    )
+    assert data.labels["label"].tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r"])
+def test_a_separator_line(written, tmp_path, first):
+    data = written("t.csv", f"{first}\ntext;label\na, b c;x\nd e f;y\n")
+    assert data.texts("text") == ["a, b c", "d e f"]
+    assert data.keys == ["3", "4"]
+    with pytest.raises(InputError, match=r"u\.csv, line 4: the row has 1 field, the header 2"):
+        written("u.csv", "sep=\t\ntext\tlabel\na\tb\nc\n")
+    assert written("v.csv", "sep,text\nx,a b\ny,c d\n").texts("text") == ["a b", "c d"]
+
+
+def test_names_of_columns_with_dots_and_dashes(written):
+    data = written("t.csv", "my.text,--x\na b c,--p\nd e f,--q\n", roles={"text": "my.text", "label": "--x"})
+    assert data.label_names == {"--x": ["--p", "--q"]}
+    assert data.texts("text", [1]) == ["d e f"]
+    assert data.describe()["content"]["text"]["distinct"] == 2
+
+
+def test_a_packed_page_has_a_bound(tmp_path):
+    (tmp_path / "m").mkdir()
+    page = b".TH LS 1\n.SH NAME\nls \\- list things\n.SH DESCRIPTION\nMany words.\n"
+    (tmp_path / "m" / "a.1").write_bytes(page)
+    (tmp_path / "m" / "b.1.gz").write_bytes(gzip.compress(bytes(65 << 20)))
+    fails(tmp_path / "m", "b.1.gz: it unpacks to more than 64 MiB")
+    assert len(open_data(tmp_path / "m", unreadable="skip")) == 1
+
+
+def test_a_wide_table_is_not_copied_for_each_column(written, monkeypatch):
+    calls = []
+    original = datasets.Features.__init__
+    monkeypatch.setattr(datasets.Features, "__init__", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    names = [f"c{i}" for i in range(600)]
+    lines = [",".join(["text", *names]), *(",".join([f"words number {r}", *["1"] * 600]) for r in range(3))]
+    data = written("t.csv", "\n".join(lines))
+    data.describe()
+    assert len(data) == 3
+    assert len(calls) < 100
 
 
 QUERY, DOCUMENT = '{"_id": "q", "text": "t"}', '{"_id": "d", "text": "x"}'

@@ -23,6 +23,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   embed MODEL DATA --out X    vectors of all rows, as parquet, npy or a searchable index
   search INDEX QUERY          nearest items to a text, a picture or an item
   report RUN...               one HTML page of a run or a comparison
+  cache [clear]               what is kept of data to be faster the next time; clear removes it
 
 DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl or txt file, a BEIR folder, a saved `datasets`
 folder, or the name of a built-in set: {sets}.
@@ -30,7 +31,7 @@ folder, or the name of a built-in set: {sets}.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
 
-COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "search", "report")
+COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "search", "report", "cache")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -120,6 +120,19 @@ class SearchOptions:
 
 
 @dataclass
+class CacheOptions:
+    """Which entries of the cache are meant.
+
+    Args:
+        kind: tables, scans, pixels, features, functions or scenes; default all.
+        unused: only what was not used for so long: 90m, 12h, 30d.
+    """
+
+    kind: str | None = None
+    unused: str = "0s"
+
+
+@dataclass
 class ReportOptions:
     """Where the page goes.
 
@@ -398,6 +411,29 @@ def run_embed(words: list[str]) -> None:
         terminal.say(f"search it:  nearfar search {path} QUERY", sys.stdout)
 
 
+def run_cache(words: list[str]) -> None:
+    targets = [CacheOptions, Output]
+    places, given = parse(words, targets, (0, 1), "nearfar cache [clear]")
+    checked = options.checked(targets, given)
+    from nearfar.sources import storage
+
+    if places not in ([], ["clear"]):
+        raise InputError(
+            f"`nearfar cache` has no '{places[0]}'.", "It shows what is kept; `nearfar cache clear` removes."
+        )
+    if checked.kind is not None and checked.kind not in storage.KINDS:
+        raise InputError(f"There is no kind '{checked.kind}'.", f"Kinds: {', '.join(storage.KINDS)}.")
+    folder, age = storage.cache_dir(), storage.seconds(checked.unused)
+    if places:
+        count, freed = storage.clear(folder, checked.kind, age)
+        emit({"path": folder, "removed": count, "bytes": freed}) if checked.json else tables.cleared(
+            folder, count, freed
+        )
+        return
+    found = storage.summary(folder, checked.kind, age)
+    emit(found) if checked.json else tables.cache(found)
+
+
 def run_search(words: list[str]) -> None:
     targets = [SearchOptions, Output]
     places, given = parse(words, targets, (2,), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
@@ -406,6 +442,9 @@ def run_search(words: list[str]) -> None:
 
     hits = using.search(places[0], places[1], k=checked.k, where=checked.where, model=checked.model, role=checked.role)
     emit(hits) if checked.json else tables.hits(places[1], hits)
+    known = sum(h.get(using.TRAINED) is True for h in hits)
+    if known:
+        speaker(True)(f"warning: the model was trained on {known} of these {len(hits)} items")
 
 
 def run_report(words: list[str]) -> None:

@@ -233,14 +233,43 @@ def hits(query: str, found: list[dict[str, Any]]) -> None:
         rest = "  ".join(
             f"[dim]{escape(k)}[/] {escape(_short(v))}"
             for k, v in h.items()
-            if k not in ("key", "score") and v not in (None, "")
+            if k not in ("key", "score", "trained_on") and v not in (None, "")
         )
+        mark = "  [yellow]trained on[/]" if h.get("trained_on") is True else ""
         out.print(
-            f"{n:>3}  [bold]{h['score']:.3f}[/]  {escape(str(h['key']))}  {rest}",
+            f"{n:>3}  [bold]{h['score']:.3f}[/]  {escape(str(h['key']))}{mark}  {rest}",
             soft_wrap=False,
             overflow="ellipsis",
             no_wrap=True,
         )
+
+
+def cache(found: Mapping[str, Any]) -> None:
+    """What the cache holds, kind by kind."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("kind", "entries", "size", "last used", "what"):
+        table.add_column(head, justify="right" if head in ("entries", "size") else "left")
+    for one in found["kinds"]:
+        table.add_row(one["kind"], f"{one['entries']:,}", size(one["bytes"]), one["last_used"] or "", one["what"])
+    out = console()
+    out.print(f"{escape(str(found['path']))}: {size(found['bytes'])} of at most {size(found['bound'])}", soft_wrap=True)
+    out.print(table)
+    out.print(
+        "\n[dim]`nearfar cache clear` removes all; --kind KIND or --unused 30d some. NEARFAR_CACHE_SIZE bounds it.[/]"
+    )
+
+
+def cleared(path: Any, count: int, freed: int) -> None:
+    console().print(f"removed {count:,} entries, {size(freed)}, from {escape(str(path))}", soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """Bytes as kB, MB, GB or TB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def _short(value: Any, most: int = 48) -> str:

@@ -67,10 +67,10 @@ def check_names(picture: str, text: str, weights: str | None) -> None:
         if not timm.is_model(picture):
             raise InputError(f"timm has no model '{picture}'.{did_you_mean(picture, ['small', *timm.list_models()])}",
                              "See timm.list_models(), or use 'small'.")
-    if text not in ("small", "minilm") and not Path(text).is_dir():
+    if text not in ("small", "minilm") and not (text.strip() and Path(text).is_dir()):
         raise InputError(f"There is no text encoder '{text}': it is neither 'small' nor 'minilm' nor a folder.",
                          "Models are not downloaded: give the path of a local folder.")
-    if weights is not None and not Path(weights).exists():
+    if weights is not None and not (weights.strip() and Path(weights).exists()):
         raise InputError(f"There is no weights file or folder '{weights}'.", "Check --weights.")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from nearfar.checks import PositiveInt, WidthOrNone, checked
@@ -250,15 +250,18 @@ def _grid(tokens: int, height: int, width: int, name: str) -> tuple[int, int]:
 
 def _to_tensor(item: Any, size: int) -> Tensor:
     """One picture, decoded and cut as those of data sets are, so that a served picture equals a trained one."""
-    from nearfar.sources.pictures import Unreadable, decode, rgb, square
+    from nearfar.sources.pictures import Unreadable, decode, plain, square
 
     if isinstance(item, np.ndarray | Tensor):
         array = np.asarray(item)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4):
             raise InputError(f"A picture as an array must be uint8 (H, W, 3). Got {array.dtype} {array.shape} instead.")
         item = Image.fromarray(array)
+    if not isinstance(item, Image.Image | bytes | str | Path):
+        raise InputError(f"A {type(item).__name__} is not a picture.", "Give PIL pictures, uint8 arrays or paths.")
     try:
-        picture = rgb(ImageOps.exif_transpose(item)) if isinstance(item, Image.Image) else decode(item, draft=size)
-    except (Unreadable, TypeError, AttributeError) as error:
-        raise InputError(f"{item} cannot be read as a picture: {error}.") from error
+        picture = plain(item) if isinstance(item, Image.Image) else decode(item)
+    except Unreadable as error:
+        name = "The picture" if isinstance(item, bytes) else item
+        raise InputError(f"{name} cannot be read as a picture: {error}.") from error
     return torch.from_numpy(square(picture, size))

@@ -177,7 +177,7 @@ def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabul
     Raises InputError for a missing or unfit folder, missing texts, a package that is not installed.
     """
     if name == "small":
-        if isinstance(texts, str):
+        if isinstance(texts, str) or not isinstance(texts, Iterable | None):
             raise InputError("The small text encoder takes a list of texts, not one text.", "Give texts=[...].")
         if texts is None:
             raise InputError("The small text encoder trains its tokenizer on your texts.", "Give texts=[...].")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,15 @@ class Payload:
                     f"Plain columns: {', '.join(found) or 'none'}.",
                 )
         self.columns: dict[str, str] = {}
+        self.marks: dict[str, Callable[[np.ndarray], list[bool]]] = {}
         for name in found if wanted is None else dict.fromkeys(wanted):
             if not (name == "key" and name == self.id):
                 self.columns[self._free(name)] = name
+
+    def mark(self, name: str, function: Callable[[np.ndarray], list[bool]]) -> None:
+        """A further column of true and false, computed from row numbers; none where the data have one of that name."""
+        if name not in self.columns:
+            self.marks[name] = function
 
     def _free(self, name: str) -> str:
         """The name under which a column is stored: some are taken, and an index takes no dots."""
@@ -72,7 +78,8 @@ class Payload:
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Name -> type of each column as it is stored."""
-        return {name: self._type(column) for name, column in self.columns.items()}
+        stored = {name: self._type(column) for name, column in self.columns.items()}
+        return stored | dict.fromkeys(self.marks, pa.bool_())
 
     def _type(self, column: str) -> pa.DataType:
         if isinstance(self.data.table.features[column], ClassLabel):
@@ -85,6 +92,7 @@ class Payload:
         """Only columns of these names travel; returns those that are left out."""
         left = [name for name in self.columns if name not in names]
         self.columns = {name: column for name, column in self.columns.items() if name in names}
+        self.marks = {name: function for name, function in self.marks.items() if name in names}
         return left
 
     def arrays(self, rows: np.ndarray, types: dict[str, pa.DataType]) -> dict[str, pa.Array]:
@@ -96,6 +104,9 @@ class Payload:
         block: Any = self.data.table.select_columns(columns).with_format("arrow")[rows] if columns else None
         made = {}
         for name, kind in types.items():
+            if name in self.marks:
+                made[name] = pa.array(self.marks[name](rows), kind)
+                continue
             if name not in self.columns:
                 made[name] = pa.nulls(len(rows), kind)
                 continue
@@ -139,6 +150,7 @@ class Payload:
             items = [pixels.tobytes() for pixels in self.data.image_memmap(self.role, self.size)[rows]]
         else:
             items = [text.encode("utf-8", "surrogatepass") for text in self.data.texts(self.role, rows)]
+        types = {name: kind for name, kind in types.items() if name not in self.marks}
         names = [n for n in sorted(types) if self.columns.get(n) not in (self.id, self.data._raw.file_column) or
                  n not in self.columns]  # fmt: skip
         arrays = self.arrays(rows, types)

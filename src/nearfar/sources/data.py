@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -11,14 +12,16 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from nearfar.errors import InputError, did_you_mean
+from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.limits import MOST_SIDE
 from nearfar.progress import track
 from nearfar.sources import judgements, masks, pictures, words
-from nearfar.sources.raw import Problem, Raw
+from nearfar.sources import leaks as leaking
+from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
 from nearfar.sources.roles import CONTENT, Roles
-from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, stamp
+from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, place, stamp
 from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
-from nearfar.sources.storage import whole
+from nearfar.sources.storage import entry, new_entry
 
 Rows = Sequence[int] | np.ndarray | None
 
@@ -86,9 +89,15 @@ class Data:
 
     @cached_property
     def keys(self) -> list[str]:
-        """A readable, stable id of each row: the id column, else the path of its file, else its line or row number."""
+        """A readable, stable id of each row: the id column, else the path of its file, else its line or row number
+        (behind the name of its table, where there are several). A row whose id is missing has "row 17"."""
         column = self.roles.get("id") or self._raw.row_column
-        return [str(i) for i in range(len(self))] if column is None else [str(v) for v in self.values(str(column))]
+        if column is None:
+            return [str(i) for i in range(len(self))]
+        names = [filled(v) or f"row {i}" for i, v in enumerate(self.values(str(column)))]
+        if self._raw.shard_column is None or "id" in self.roles:
+            return names
+        return [f"{file}:{name}" for file, name in zip(self.values(self._raw.shard_column), names, strict=True)]
 
     def column(self, role: str) -> str:
         """The column of a role (a column's own name is taken as well). Raises InputError where there is none."""
@@ -112,8 +121,7 @@ class Data:
         column = self.column(role)
         if rows is None:
             return [value for block in cells(self.table, column, 16 * BATCH) for value in block]
-        chosen: Any = self.table.select_columns([column]).with_format("arrow")[np.asarray(rows, np.int64)]
-        return chosen.column(0).to_pylist()
+        return plain_values(column_of(self.table, column, np.asarray(rows, np.int64)))
 
     def texts(self, role: str, rows: Rows = None) -> list[str]:
         """The texts of a role; an empty cell is ""."""
@@ -131,9 +139,11 @@ class Data:
         """int64 (C,): `content` of the documents of `corpus[role]`."""
         return self._contents[("corpus", role)]
 
-    def digests(self, role: str) -> np.ndarray:
-        """int64 (N,) of any sign: a hash of the decoded pixels or the normalised text, the same in every opening."""
-        return self._scan.digests[self._checked_column(role)]
+    def digests(self, role: str, rows: Rows = None) -> np.ndarray:
+        """int64 (n,) of any sign: a hash of the decoded pixels or the normalised text, the same in every data set and
+        on every machine."""
+        found = self._scan.digests[self._checked_column(role)]
+        return found if rows is None else found[np.asarray(rows, np.int64)]
 
     def _checked_column(self, role: str) -> str:
         column = self.column(role)
@@ -171,13 +181,14 @@ class Data:
         feature = self.table.features[self.column(role)]
         if isinstance(feature, ClassLabel):
             return self._class_codes(role, feature.names)
-        values = np.array(["" if v is None else str(v) for v in self.values(role)], dtype=object)
+        values = np.array([filled(v) for v in self.values(role)], dtype=object)
         names = sorted({v for v in values if v != ""}, key=_natural)
         number = {name: i for i, name in enumerate(names)}
         return np.array([number.get(v, -1) for v in values], np.int64), names
 
     def _class_codes(self, role: str, given: list[str]) -> tuple[np.ndarray, list[str]]:
         found = np.array([-1 if v is None else int(v) for v in self.values(role)], np.int64)
+        found[(found < 0) | (found >= len(given))] = -1
         names = sorted({given[i] for i in np.unique(found) if i >= 0}, key=_natural)
         place = np.array([names.index(n) if n in names else -1 for n in given] + [-1], np.int64)
         return place[found], names
@@ -223,9 +234,11 @@ class Data:
     @cached_property
     def groups(self) -> np.ndarray | None:
         """int64 (N,): rows of one group are positives of each other; a row without a group is a group of its own."""
-        if "group" not in self.roles:
-            return None
-        codes, names = self._codes("group")
+        return self._together("group") if "group" in self.roles else None
+
+    def _together(self, role: str) -> np.ndarray:
+        """Codes of a role's values; a row without one has a code of its own."""
+        codes, names = self._codes(role)
         alone = np.flatnonzero(codes < 0)
         codes[alone] = len(names) + np.arange(len(alone))
         return codes
@@ -234,7 +247,7 @@ class Data:
     def units(self) -> np.ndarray | None:
         """int64 (N,): what splitting keeps together: the unit column, else the group, else the first content."""
         if "unit" in self.roles:
-            return self._codes("unit")[0]
+            return self._together("unit")
         if self.groups is not None:
             return self.groups
         return np.unique(self.content(self.content_roles[0]), return_inverse=True)[1].reshape(-1).astype(np.int64)
@@ -299,14 +312,15 @@ class Data:
     def _unit_marks(self) -> np.ndarray:
         """int64 hashes of the units that do not depend on which other units there are."""
         role = "unit" if "unit" in self.roles else "group" if "group" in self.roles else None
+        own = self.digests(self.content_roles[0])
         if role is None:
-            return self.digests(self.content_roles[0])
-        values = ["" if v is None else str(v) for v in self.values(role)]
+            return own
+        values = [filled(v) for v in self.values(role)]
         known = {
             v: int.from_bytes(hashlib.blake2b(v.encode(), digest_size=8).digest(), "little", signed=True)
             for v in set(values)
         }
-        return np.array([known[v] for v in values], np.int64)
+        return np.array([known[v] if v else alone for v, alone in zip(values, own.tolist(), strict=True)], np.int64)
 
     @cached_property
     def _components(self) -> np.ndarray:
@@ -328,7 +342,7 @@ class Data:
         return fewer
 
     def _given_splits(self) -> dict[str, np.ndarray]:
-        values = ["" if v is None else str(v) for v in self.values("split")]
+        values = [filled(v) for v in self.values("split")]
         names = {v: standard_name(v) for v in set(values)}
         unknown = sorted(v for v, name in names.items() if name is None)
         if unknown:
@@ -359,17 +373,17 @@ class Data:
 
     def _place(self, row: int) -> str:
         """The file and the line (or row) in it, for messages."""
-        line = self._raw.row_column
-        return f"{self.path or self.name}, {f'line {self.table[row][line]}' if line else f'row {row}'}"
+        file, number, unit = place(self._raw, row)
+        return f"{file}, {unit} {number}"
 
     def leaks(self) -> int:
-        """How many test rows share a content with a training row (0 unless a split column says so)."""
-        split = self.splits
-        shared = np.zeros(len(split["test"]), bool)
-        for role in self.content_roles:
-            content = self.content(role)
-            shared |= np.isin(content[split["test"]], content[split["train"]])
-        return int(shared.sum())
+        """How many test rows share a content, a group or a unit with a training row (0 unless a split column says
+        so)."""
+        return leaking.tested_twice(self)
+
+    def shared(self) -> list[leaking.Shared]:
+        """What two splits have in common: contents, groups and units, each with its counts; str() words it."""
+        return leaking.shared(self)
 
     def side(self, role: str) -> int:
         """The median short side of a role's pictures, in pixels."""
@@ -393,15 +407,15 @@ class Data:
     def _map(self, role: str, size: int, fit: str, mask: bool = False) -> np.memmap:
         """Pictures (N, 3, size, size) or masks (N, size, size), decoded at the first call."""
         column = self.column(role)
-        if fit not in ("crop", "pad") or size < 1:
-            raise InputError(f"fit must be 'crop' or 'pad' and size at least 1; got {fit!r} and {size}.")
+        if fit not in ("crop", "pad") or not 1 <= size <= MOST_SIDE:
+            raise InputError(f"fit must be 'crop' or 'pad' and size between 1 and {MOST_SIDE}; got {fit!r} and {size}.")
         key = (column, size, fit)
         if key not in self._mapped:
             state = self._scan.digests[column].tobytes() + f"{column}:{size}:{fit}".encode()
             if mask:
                 state += self._scan.classes[column].tobytes()
             path = self._cache / "pixels" / f"{hashlib.sha256(state).hexdigest()[:32]}.u8"
-            if not path.exists():
+            if not entry(path):
                 self._decode(column, size, fit, path, self._mask_square if mask else self._picture_square)
             shape = (len(self), size, size) if mask else (len(self), 3, size, size)
             self._mapped[key] = np.memmap(path, np.uint8, mode="r", shape=shape)
@@ -435,25 +449,27 @@ class Data:
         mapped = self._map("mask", size, fit or self.fit, mask=True)
         return np.array(mapped if rows is None else mapped[np.asarray(rows, np.int64)])
 
-    def _picture_square(self, value: Any, size: int, fit: str) -> np.ndarray:
-        return pictures.square(pictures.decode(picture_source(value, self.base), size), size, fit)
+    def _picture_square(self, value: Any, size: int, fit: str, span: pictures.Span | None) -> np.ndarray:
+        return pictures.square(pictures.decode(picture_source(value, self.base), span), size, fit)
 
-    def _mask_square(self, value: Any, size: int, fit: str) -> np.ndarray:
+    def _mask_square(self, value: Any, size: int, fit: str, span: pictures.Span | None) -> np.ndarray:
         if value is None or value in ("", b""):
             return np.full((size, size), masks.IGNORE, np.uint8)
         return masks.square(masks.decode(picture_source(value, self.base)), size, fit)
 
     def _decode(self, column: str, size: int, fit: str, path: Path, square: Callable[..., np.ndarray]) -> None:
         stamps = self._scan.stamps[column]
+        spans = self._scan.spans.get(column, np.full((len(self), 2), np.nan))
+        _check_room(path, len(self) * size * size * (1 if square == self._mask_square else 3))
 
-        def one(pair: tuple[Any, int]) -> bytes:
-            value, known = pair
+        def one(cell: tuple[Any, int, list[float]]) -> bytes:
+            value, known, span = cell
             if stamp(value, self.base) != known:
                 raise pictures.Unreadable(str(picture_source(value, self.base)))
-            return square(value, size, fit).tobytes()
+            return square(value, size, fit, None if np.isnan(span[0]) else (span[0], span[1])).tobytes()
 
         with (
-            whole(path) as temporary,
+            new_entry(path) as temporary,
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
             track(f"decoding {column} at {size} px", len(self)) as advance,
             open(temporary, "wb") as file,
@@ -461,8 +477,9 @@ class Data:
             row = 0
             for block in cells(self.table, column):
                 try:
-                    pairs = list(zip(block, stamps[row : row + len(block)].tolist(), strict=True))
-                    file.writelines(in_chunks(pool, one, pairs))
+                    here = slice(row, row + len(block))
+                    found = list(zip(block, stamps[here].tolist(), spans[here].tolist(), strict=True))
+                    file.writelines(in_chunks(pool, one, found))
                 except pictures.Unreadable as error:
                     raise InputError(
                         f"A picture changed since {self.name} was opened: {error}.", "Open it again."
@@ -486,6 +503,17 @@ def label_words(table: Dataset, roles: Roles) -> tuple[list[str] | None, bool]:
         return feature.names, False
     found = {judgements.word(value) for block in cells(table, column) for value in block}
     return None, judgements.inference_numbers(found, str(roles.get("text", "")), str(roles.get("text_b", "")))
+
+
+def _check_room(path: Path, needed: int) -> None:
+    """Raises before hours of decoding where the disk cannot hold the result."""
+    folder = next(p for p in path.parents if p.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise NearfarError(
+            f"The decoded pictures need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB left.",
+            "Choose a smaller --image-size, free some space, or set NEARFAR_CACHE.",
+        )
 
 
 def _natural(name: str) -> tuple:

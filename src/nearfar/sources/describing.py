@@ -36,6 +36,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "splits": {name: len(rows) for name, rows in data.splits.items()},
         "split_hash": data.split_hash,
         "leaks": data.leaks(),
+        "shared": [vars(one) | {"text": str(one)} for one in data.shared()],
         "corpus": {role: len(texts) for role, texts in (data.corpus or {}).items()},
         "problems": [str(p) for p in data.problems],
         "notes": list(dict.fromkeys(data.notes)),

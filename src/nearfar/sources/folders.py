@@ -2,8 +2,8 @@
 
 import gzip
 import hashlib
-import os
-from collections import Counter
+import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +11,18 @@ import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
 from nearfar.errors import InputError
+from nearfar.limits import MOST_UNPACKED
 from nearfar.sources import manpages, masks
+from nearfar.sources.files import Listing, check_regular, endings, left_out, listing, open_regular, shown
+from nearfar.sources.layout import layout
 from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw
+from nearfar.sources.shards import TABLES, read_metadata, read_shards, table_sets
 from nearfar.sources.splits import standard_name
-from nearfar.sources.tables import Row, read_csv, read_json, read_lines, read_parquet, stored, string_batches
+from nearfar.sources.tables import Row, check_names, read_table, stored, string_batches
 
 TEXTS = {".txt", ".md", ".rst", ".text", ".markdown", ".adoc", ".org", ".tex", ".html"}
-TABLES = {".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet"}
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE = "file"
 
 
@@ -33,15 +37,11 @@ def read_path(path: Path, cache: Path, skip: bool) -> Raw:
 
 
 def _read_file(path: Path, cache: Path, skip: bool) -> Raw:
+    check_regular(path)
+    found = read_table(path, cache, skip)
+    if found is not None:
+        return found
     ending = path.suffix.casefold()
-    if ending in (".csv", ".tsv", ".tab"):
-        return read_csv(path, cache, skip)
-    if ending in (".jsonl", ".ndjson", ".json"):
-        return read_json(path, cache, skip)
-    if ending == ".parquet":
-        return read_parquet([path], path, cache)
-    if ending in (".txt", ".text"):
-        return read_lines(path, cache)
     hint = (
         f"Give its folder: {path.parent}."
         if ending in ENDINGS | TEXTS
@@ -59,74 +59,60 @@ def _read_folder(path: Path, cache: Path, skip: bool) -> Raw:
         (path / "state.json").exists() and (path / "dataset_info.json").exists()
     ):
         return _saved(path)
-    files = _files(path)
-    if not files:
-        raise InputError(f"The folder {path} is empty.", "Put pictures, texts or a table into it.")
-    for name in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
-        if name in files:
-            return _read_file(path / name, cache, skip)
+    there = listing(path)
+    if not there.files:
+        found = "; ".join(there.notes())
+        raise InputError(
+            f"The folder {path} {f'holds nothing to read: {found}' if found else 'is empty'}.",
+            "Put pictures, texts or a table into it.",
+        )
+    raw = _read_files(path, there, cache, skip)
+    raw.notes += there.notes()
+    return raw
+
+
+def _read_files(path: Path, there: Listing, cache: Path, skip: bool) -> Raw:
+    files = there.files
+    described = [f for f in files if Path(f).name in METADATA]
+    raw = read_metadata(path, described, files, cache, skip) if described else None
+    if raw is not None:
+        return raw
     pages = [f for f in files if manpages.section(Path(f).name)]
     pictures = [f for f in files if Path(f).suffix.casefold() in ENDINGS]
     texts = [f for f in files if Path(f).suffix.casefold() in TEXTS]
     if len(pages) > max(len(pictures), len(texts)):
         return _man_pages(path, pages, files, cache, skip)
     if pictures and len(pictures) >= len(texts):
-        return _pictures(path, pictures, files, cache)
-    if texts:
-        return _texts(path, texts, files, cache, skip)
-    return _one_table(path, files, cache, skip)
-
-
-def _files(path: Path) -> list[str]:
-    """All files below, relative, sorted, hidden ones left out."""
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    found = []
-    for folder, folders, names in os.walk(path, onerror=stop):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [os.path.relpath(os.path.join(folder, name), path) for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def _one_table(path: Path, files: list[str], cache: Path, skip: bool) -> Raw:
-    shards = [path / f for f in files if f.casefold().endswith(".parquet")]
-    if shards:
-        return read_parquet(shards, path, cache)
+        return _pictures(path, pictures, files, cache, skip)
     tables = [f for f in files if Path(f).suffix.casefold() in TABLES]
+    if texts and not (tables and all(Path(f).stem.casefold() in _ABOUT for f in texts)):
+        return _texts(path, texts, files, cache, skip)
+    return _tables(path, files, tables, cache, skip)
+
+
+_ABOUT = {"readme", "license", "licence", "changelog", "citation", "notice"}
+
+
+def _tables(path: Path, files: list[str], tables: list[str], cache: Path, skip: bool) -> Raw:
     if len(tables) == 1:
-        return _read_file(path / tables[0], cache, skip)
-    if tables:
-        raise InputError(f"{path} holds {len(tables)} tables: {', '.join(tables[:5])}.", "Name one of them.")
-    kinds = ", ".join(f"{n} {k or 'without ending'}" for k, n in Counter(Path(f).suffix for f in files).most_common(5))
-    raise InputError(
-        f"{path} holds nothing that nearfar reads (files: {kinds}).", "Known: pictures, texts, man pages, tables."
-    )
+        raw = _read_file(path / tables[0], cache, skip)
+        raw.base = path if path == (path / tables[0]).parent else raw.base
+    elif tables:
+        chosen = table_sets(path, tables)
+        raw = read_shards(path, chosen, cache, skip)
+        tables = chosen
+    else:
+        raise InputError(
+            f"{path} holds nothing that nearfar reads (files: {endings(files)}).",
+            "Known: pictures, texts, man pages, tables.",
+        )
+    raw.notes += _left_out(tables, files, "tables")
+    return raw
 
 
 def _left_out(used: list[str], files: list[str], what: str) -> list[str]:
-    rest = Counter(Path(f).suffix or "no ending" for f in set(files) - set(used))
-    shown = ", ".join(f"{n} {kind}" for kind, n in rest.most_common(5))
-    return [f"{sum(rest.values())} files that are no {what} left out ({shown})"] if rest else []
-
-
-def _places(files: list[str]) -> tuple[dict[str, list[str | None]], list[str]]:
-    """Columns `split` and `label` as the folders say, and notes.
-
-    Folders train, val, test above all files become the split; the folder below them (or the first one) the class.
-    """
-    parts = [Path(f).parts[:-1] for f in files]
-    columns: dict[str, list[str | None]] = {}
-    if all(p and standard_name(p[0]) for p in parts) and len({standard_name(p[0]) for p in parts}) > 1:
-        columns["split"] = [p[0] for p in parts]
-        parts = [p[1:] for p in parts]
-    if not all(parts):
-        return columns, []
-    if len({p[0] for p in parts}) < 2:
-        return columns, [f"all files lie in one folder ('{parts[0][0]}'): one class only, so there are no labels"]
-    columns["label"] = [p[0] for p in parts]
-    return columns, []
+    rest = set(files) - set(used)
+    return [f"{len(rest)} files that are not {what} left out ({endings(rest)})"] if rest else []
 
 
 def _listing(
@@ -145,41 +131,72 @@ def _listing(
     return raw
 
 
-def _pictures(path: Path, files: list[str], others: list[str], cache: Path) -> Raw:
+def _named(path: Path, files: list[str], skip: bool) -> tuple[list[str], list[Problem]]:
+    """The files whose names are text, and a problem for each other one."""
+    good, problems = [], []
+    for file in files:
+        if shown(file) == file:
+            good.append(file)
+            continue
+        message = "its name is not valid UTF-8"
+        if not skip:
+            raise InputError(
+                f"{shown(path / file)}: {message}.", "Rename it (convmv -f latin1 -t utf8), or use --unreadable skip."
+            )
+        problems.append(Problem(shown(path / file), None, message))
+    if not good:
+        raise InputError(f"No file of {shown(path)} has a name that is valid UTF-8.", "Rename them: convmv -t utf8.")
+    return good, problems
+
+
+def _pictures(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+    given = files
+    files, problems = _named(path, files, skip)
     found = masks.pairs(files)
-    if found is None:
-        columns, notes = _places(files)
-        used = files
-    else:
-        columns, notes, used = _masked(path, found)
-        files = list(found)
-    rows = ((i, {FILE: f, **{name: values[i] for name, values in columns.items()}}) for i, f in enumerate(files))
-    key = hashlib.sha256("\0".join([*files, *map(str, columns.get("mask", []))]).encode("utf-8", "surrogateescape"))
+    places, masked, used = files, None, files
+    strange = set(given).difference(files)
+    if found is not None:
+        files, places, masked, used = _masked(path, found)
+    told = layout(places)
+    columns = {name: list(values) for name, values in told.columns.items()}
+    if masked is not None:
+        columns = {"mask": [masked[i] for i in told.kept], **columns}
+    kept = [files[i] for i in told.kept]
+    rows = ((i, {FILE: f, **{name: values[i] for name, values in columns.items()}}) for i, f in enumerate(kept))
+    parts = [*kept, *(f"{name}={value}" for name, values in columns.items() for value in values)]
+    key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
     raw = _listing(path, "image folder", columns, rows, cache, key.hexdigest())
     raw.roles |= {"image": FILE, "id": FILE}
     raw.reasons |= {"image": "a folder of pictures", "id": "its path"}
-    raw.notes = [*notes, *_left_out(used, others, "pictures")]
+    bare = sum(mask is None for mask in columns.get("mask", []))
+    if bare:
+        raw.notes.append(f"{bare} pictures have no folder of masks beside theirs: they are trained on and not measured")
+    raw.notes += [*told.notes, *_left_out([*used, *strange], others, "pictures")]
+    raw.problems = problems
     return raw
 
 
-def _masked(path: Path, found: dict[str, masks.Pair]) -> tuple[dict[str, list[str | None]], list[str], list[str]]:
-    """Columns `mask`, `split` and `label` of pictures with masks beside them, notes, and all files that are used."""
+def _masked(path: Path, found: dict[str, masks.Pair]) -> tuple[list[str], list[str], list[str | None], list[str]]:
+    """Pictures with masks beside them: the pictures, their places without the folder of pictures, their masks, and all
+    files that are used."""
     twice = next((pair for pair in found.values() if len(pair.masks) > 1), None)
     if twice:
         raise InputError(
             f"{path}: there are two masks of one picture: {' and '.join(twice.masks[:2])}.", "Take one of them away."
         )
-    columns, notes = _places([pair.place for pair in found.values()])
-    columns = {"mask": [pair.mask for pair in found.values()], **columns}
-    bare = sum(pair.mask is None for pair in found.values())
-    if bare:
-        notes.append(f"{bare} pictures have no folder of masks beside theirs: they are trained on and not measured")
-    return columns, notes, [*found, *(mask for mask in columns["mask"] if mask), masks.NAMES]
+    masked = [pair.mask for pair in found.values()]
+    used = [*found, *(mask for mask in masked if mask), masks.NAMES]
+    return list(found), [pair.place for pair in found.values()], masked, used
 
 
 def _content(path: Path, file: str) -> str:
-    raw = (path / file).read_bytes()
-    raw = gzip.decompress(raw) if file.endswith(".gz") else raw
+    with open_regular(path / file) as stream:
+        raw = stream.read()
+    if file.endswith(".gz"):
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as unpacked:
+            raw = unpacked.read(MOST_UNPACKED + 1)
+        if len(raw) > MOST_UNPACKED:
+            raise _TooLarge(f"it unpacks to more than {MOST_UNPACKED >> 20} MiB")
     try:
         return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
@@ -188,23 +205,36 @@ def _content(path: Path, file: str) -> str:
         raise
 
 
+class _TooLarge(Exception):
+    """A text that is not read because of its size."""
+
+
 def _loaded(path: Path, files: list[str], skip: bool) -> tuple[list[tuple[str, str]], list[Problem]]:
     """(file, content) of all that can be read."""
     good, problems = [], []
     for file in files:
         try:
             good.append((file, _content(path, file)))
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            what = (
-                "the text is not valid UTF-8"
-                if isinstance(error, UnicodeDecodeError)
-                else f"it cannot be unpacked ({error})"
-            )
+        except (UnicodeError, OSError, EOFError, zlib.error, _TooLarge) as error:
+            if isinstance(error, PermissionError):
+                raise
+            what, hint = _wrong(error)
             if not skip:
-                hint = "Save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8), remove it, or use --unreadable skip."
                 raise InputError(f"{path / file}: {what}.", hint) from error
             problems.append(Problem(str(path / file), None, what))
     return good, problems
+
+
+def _wrong(error: Exception) -> tuple[str, str]:
+    """What is wrong with a text file, and the mend."""
+    if isinstance(error, UnicodeError):
+        hint = "Save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8), remove it, or use --unreadable skip."
+        return "the text is not valid UTF-8", hint
+    if isinstance(error, _TooLarge):
+        return str(error), "Remove it, or use --unreadable skip."
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file", "Remove the link, or use --unreadable skip."
+    return f"it cannot be unpacked ({error})", "Remove it, or use --unreadable skip."
 
 
 def _digest(contents: list[tuple[str, str]]) -> str:
@@ -215,22 +245,26 @@ def _digest(contents: list[tuple[str, str]]) -> str:
 
 
 def _texts(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
-    contents, problems = _loaded(path, files, skip)
-    columns, notes = _places([file for file, _ in contents])
+    named, strange = _named(path, files, skip)
+    contents, problems = _loaded(path, named, skip)
+    told = layout([file for file, _ in contents])
+    kept = [contents[i] for i in told.kept]
     rows = (
-        (i, {FILE: file, "text": text, **{name: values[i] for name, values in columns.items()}})
-        for i, (file, text) in enumerate(contents)
+        (i, {FILE: file, "text": text, **{name: values[i] for name, values in told.columns.items()}})
+        for i, (file, text) in enumerate(kept)
     )
-    raw = _listing(path, "folder of texts", columns, rows, cache, _digest(contents))
+    key = _digest([*kept, *((name, str(values)) for name, values in told.columns.items())])
+    raw = _listing(path, "folder of texts", told.columns, rows, cache, key)
     raw.roles |= {"text": "text", "id": FILE}
     raw.reasons |= {"text": "a folder of texts", "id": "its path"}
-    raw.notes, raw.problems = [*notes, *_left_out(files, others, "texts")], problems
+    raw.notes, raw.problems = [*told.notes, *_left_out(files, others, "texts")], strange + problems
     return raw
 
 
 def _man_pages(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
     files = [f for f in files if not (path / f).is_symlink()]
-    contents, problems = _loaded(path, files, skip)
+    named, strange = _named(path, files, skip) if files else ([], [])
+    contents, problems = _loaded(path, named, skip)
     pages = [(file, manpages.name_and_body(manpages.plain_text(text)), text) for file, text in contents]
     kept = [(file, pair) for file, pair, _ in pages if pair]
     if not kept:
@@ -242,7 +276,7 @@ def _man_pages(path: Path, files: list[str], others: list[str], cache: Path, ski
     )
     key = _digest([(file, f"{name}\0{body}") for file, (name, body) in kept])
     table = stored(cache, f"man:{key}", string_batches(rows, [FILE, "text", "body", "label"]))
-    raw = Raw(path.name, path, "manual pages", table, key, base=path, file_column=FILE, problems=problems)
+    raw = Raw(path.name, path, "manual pages", table, key, base=path, file_column=FILE, problems=strange + problems)
     raw.roles = {"text": "text", "text_b": "body", "id": FILE}
     if len(set(columns["label"])) > 1:
         raw.roles["label"] = ["label"]
@@ -260,29 +294,47 @@ def _man_pages(path: Path, files: list[str], others: list[str], cache: Path, ski
 
 def _saved(path: Path) -> Raw:
     """A `Dataset` or `DatasetDict` of save_to_disk; the parts of a dict become the split."""
+    notes: list[str] = []
+    roles: dict = {}
     try:
         found = load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, OSError) as error:
+        table = _joined(path, found, roles, notes) if isinstance(found, DatasetDict) else found
+    except InputError:
+        raise
+    except Exception as error:  # whatever damaged files lead the reader to
         raise InputError(
-            f"{path} is no whole `datasets` folder ({error}).", "Save it again with save_to_disk."
+            f"{path} is not a whole `datasets` folder ({error}).", "Save it again with save_to_disk."
         ) from error
-    roles: dict = {}
-    if isinstance(found, DatasetDict):
-        parts = [part.remove_columns("split") if "split" in part.column_names else part for part in found.values()]
-        names = [name for name, part in found.items() for _ in range(len(part))]
-        table: Dataset = concatenate_datasets(parts)
-        if len(found) > 1 and all(standard_name(str(n)) for n in found):
-            table = concatenate_datasets([table, Dataset.from_dict({"split": names})], axis=1)
-            roles = {"split": "split"}
-    else:
-        table = found
+    check_names(table.column_names, path)
     state = hashlib.sha256()
     for file in sorted(path.rglob("*.arrow")):
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             state.update(hashlib.file_digest(stream, "sha256").digest())
-    raw = Raw(path.name, path, "datasets folder", table, state.hexdigest(), base=path, roles=roles)
+    raw = Raw(path.name, path, "datasets folder", table, state.hexdigest(), base=path, roles=roles, notes=notes)
     raw.reasons = {"split": "the parts of the saved dict"}
     return raw
+
+
+def _joined(path: Path, found: DatasetDict, roles: dict, notes: list[str]) -> Dataset:
+    """The parts of a dict one after the other; where they are called as splits are, the others are left out."""
+    names = [str(name) for name in found]
+    if len({standard_name(name) for name in names} - {None}) > 1:
+        away = [name for name in names if standard_name(name) is None]
+        if away:
+            notes.append(left_out(away, "parts that are not called train, val or test"))
+        names, roles["split"] = [name for name in names if name not in away], "split"
+    parts = [found[name] for name in names]
+    given = [part.remove_columns("split") if "split" in part.column_names else part for part in parts]
+    try:
+        table: Dataset = concatenate_datasets(given)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: the parts {', '.join(names)} hold columns of unlike types ({error}).", "Save them as one type."
+        ) from error
+    if roles:
+        column = [name for name, part in zip(names, parts, strict=True) for _ in range(len(part))]
+        table = concatenate_datasets([table, Dataset.from_dict({"split": column})], axis=1)
+    return table
 
 
 datasets.disable_progress_bars()

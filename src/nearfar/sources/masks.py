@@ -24,7 +24,7 @@ def decode(source: bytes | Path) -> np.ndarray:
         if picture.format == "JPEG":
             raise Unreadable("a JPEG blurs class numbers; save masks as PNG")
         if picture.mode in _WHOLE:
-            values = np.asarray(picture).astype(np.int64)
+            values = np.asarray(picture)
         else:
             values = _equal_channels(np.asarray(picture), picture.mode)
     if values.min(initial=0) < 0 or values.max(initial=0) > IGNORE:
@@ -38,7 +38,7 @@ def _equal_channels(pixels: np.ndarray, mode: str) -> np.ndarray:
     colours = pixels[..., : 1 if mode == "LA" else 3]
     if (colours != colours[..., :1]).any():
         raise Unreadable("it holds colours; a mask holds one whole number a pixel (a grey or palette PNG)")
-    return colours[..., 0].astype(np.int64)
+    return colours[..., 0]
 
 
 def square(mask: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:

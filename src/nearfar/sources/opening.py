@@ -6,25 +6,29 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.checks import PositiveInt, Seed, checked, one_of
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements, sets
 from nearfar.sources.data import Data, label_words
 from nearfar.sources.folders import read_path
+from nearfar.sources.leaks import refuse
 from nearfar.sources.masks import check_classes
-from nearfar.sources.raw import Problem, Raw
+from nearfar.sources.raw import Raw, filled
 from nearfar.sources.roles import CONTENT, PAIRS, Roles, questions, resolve
-from nearfar.sources.scan import Scan, cells, row_number, scan
+from nearfar.sources.scan import Fault, Scan, cells, problem, scan
 from nearfar.sources.storage import cache_dir
 
 
+@checked
 def open_data(
     spec: str | Path,
     roles: Mapping[str, Any] | None = None,
     split: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     unreadable: str = "error",
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     cache: str | Path | None = None,
+    strict: bool = False,
 ) -> Data:
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
@@ -37,14 +41,16 @@ def open_data(
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
             them in `problems`. limit: at most about so many rows, whole groups, spread over the input. cache: folder
-            of derived data; default NEARFAR_CACHE or ~/.cache/nearfar.
+            of derived data; default NEARFAR_CACHE or ~/.cache/nearfar. strict: refuse data of which two splits share
+            a content, a group or a unit.
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
-    if unreadable not in ("error", "skip"):
-        raise InputError(f"unreadable must be 'error' or 'skip'; got {unreadable!r}.")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1; got {limit}.")
+    one_of("unreadable", unreadable, ("error", "skip"))
+    if not str(spec).strip():
+        raise InputError("No data were named: the path is empty.", "Give a file, a folder, or a built-in set.")
+    if roles is not None and not isinstance(roles, Mapping):
+        raise InputError(f"roles is a table of roles and columns. Got {roles!r}.", "Write roles={'text': 'COLUMN'}.")
     folder = cache_dir(cache)
     raw = _read(spec, split, unreadable == "skip", limit, folder, seed)
     if not len(raw.table):
@@ -59,13 +65,36 @@ def open_data(
         _limit(raw, limit)
     found = _checked(raw, resolved, unreadable, folder)
     data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
+    _check_ids(data, wanted)
     _check_pairs(data)
     _check_labels(data, wanted)
     _tell_of_pairs(data)
     if "mask" in resolved:
         check_classes(data.mask_values, str(data.path or data.name))
         _ = data.mask_names  # a wrong classes.txt is told now
+    if strict:
+        refuse(data)
     return data
+
+
+def _check_ids(data: Data, wanted: Mapping[str, Any]) -> None:
+    """An id that the user named must tell the rows apart; one that was guessed from a name and does not is none."""
+    if not wanted.get("id") and data.reasons.get("id") != "by the name of the column":
+        return
+    first: dict[str, int] = {}
+    twice = next((row for row, key in enumerate(data.keys) if first.setdefault(key, row) != row), None)
+    if twice is None:
+        return
+    column, key = data.column("id"), data.keys[twice]
+    if wanted.get("id"):
+        raise InputError(
+            f"{data.path or data.name}: the id column '{column}' holds '{key}' more than once (rows {first[key]} and "
+            f"{twice}).",
+            "Name a column whose values tell the rows apart, or take the role away: --id none.",
+        )
+    data.notes.append(f"the column '{column}' repeats values ('{key}'): it does not serve as the id of a row")
+    del data.roles["id"], data.reasons["id"]
+    data.__dict__.pop("keys", None)
 
 
 def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path, seed: int) -> Raw:
@@ -112,7 +141,8 @@ def _limit(raw: Raw, limit: int) -> None:
         keep = np.unique(np.linspace(0, rows - 1, limit).round().astype(int))
     else:
         values = [value for block in cells(raw.table, str(role)) for value in block]
-        codes = np.unique([str(v) for v in values], return_inverse=True)[1]
+        named = [f"={v}" if (v := filled(value)) else f"row {row}" for row, value in enumerate(values)]
+        codes = np.unique(named, return_inverse=True)[1]
         count = codes.max() + 1
         chosen = np.linspace(0, count - 1, max(1, round(count * limit / rows))).round().astype(int)
         keep = np.flatnonzero(np.isin(codes, chosen))
@@ -125,17 +155,17 @@ def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
     images, texts = _columns(raw, roles)
     mask = (str(roles["mask"]), str(roles["image"])) if "mask" in roles else None
     found = scan(raw, images, texts, cache, mask)
-    found.bad = sorted([*found.bad, *_misjudged(raw, roles)], key=lambda pair: pair[0])
+    found.bad = sorted([*found.bad, *_misjudged(raw, roles)], key=lambda fault: fault.row)
     if not found.bad:
         return found
     if unreadable == "error":
         more = f" ({len(found.bad) - 1} more like this)" if len(found.bad) > 1 else ""
         raise InputError(
-            f"{found.bad[0][1]}{more}.", "Mend or remove it, or leave such rows out with --unreadable skip."
+            f"{problem(raw, found.bad[0])}{more}.", "Mend or remove it, or leave such rows out with --unreadable skip."
         )
-    bad = {row for row, _ in found.bad}
+    bad = {fault.row for fault in found.bad}
     keep = np.array([row for row in range(len(raw.table)) if row not in bad], np.int64)
-    raw.problems += [problem for _, problem in found.bad]
+    raw.problems += [problem(raw, fault) for fault in found.bad]
     if not len(keep):
         raise InputError(f"No row of {raw.path or raw.name} is usable: {raw.problems[0]}.", "Mend the input.")
     raw.table = raw.table.select(keep)
@@ -157,7 +187,7 @@ def _check_pairs(data: Data) -> None:
                          "At least one pair must belong together; take the role away with --pair-label none.")
 
 
-def _misjudged(raw: Raw, roles: Roles) -> list[tuple[int, Problem]]:
+def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
     """Rows whose pair label or score is none."""
     found = []
     checks = {}
@@ -173,9 +203,7 @@ def _misjudged(raw: Raw, roles: Roles) -> list[tuple[int, Problem]]:
         for row, value in enumerate(values):
             if read(value) is None:
                 told = "the cell is empty" if value in (None, "") else f"{value!r} is {wanted}"
-                unit = "line" if raw.row_column else "row"
-                where = str(raw.path or raw.name)
-                found.append((row, Problem(where, row_number(raw, row), f"column '{column}': {told}", unit)))
+                found.append(Fault(row, column, told))
     return found
 
 

@@ -2,32 +2,93 @@
 
 import hashlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from nearfar.sources.files import NotRegular, open_regular
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # none of them is read by another program
 _MARKS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"RIFF", "WEBP"), (b"GIF8", "GIF"))
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+_STRIP = 1 << 22  # pixels that are converted at once
+_LARGE = 1 << 24  # pixels from which on pictures are decoded one after the other: each may take a gigabyte
+_one_by_one = threading.RLock()
 
 
 class Unreadable(Exception):
     """A picture that cannot be decoded; the message says why."""
 
 
-def decode(source: bytes | str | Path, draft: int | None = None) -> Image.Image:
-    """A file or its bytes as an RGB picture: turned as its EXIF says, alpha on white, 16 bits scaled to 8.
+@dataclass(frozen=True)
+class Extent:
+    """The least and the largest finite value of a picture with more than 8 bits whose file does not say which value is
+    white: whole numbers of 32 bits, or floats."""
 
-    `draft` lets a JPEG be decoded at a lower resolution of at least so many pixels a side. Raises Unreadable.
+    floats: bool
+    low: float
+    high: float
+
+
+Span = tuple[float, float]  # the values that become black and white
+
+
+def decode(source: bytes | str | Path, span: Span | None = None) -> Image.Image:
+    """A file or its bytes as an RGB picture: turned as its EXIF says, alpha on white, more bits scaled to 8.
+
+    16 bits are divided by 257. For 32 bits and floats `span` says which values become black and white; None: as
+    `span_of` finds from the picture's own extent. Raises Unreadable.
     """
+    return read(source, span)[0]
+
+
+def read(source: bytes | str | Path, span: Span | None = None) -> tuple[Image.Image, Extent | None]:
+    """As `decode`, with the extent of a picture of 32 bits or floats."""
     with opened(source) as picture:
-        if draft:
-            picture.draft("RGB", (draft, draft))
         picture.load()
-        return rgb(ImageOps.exif_transpose(picture) if "exif" in picture.info else picture)
+        extent = extent_of(picture)
+        return _plain(picture, extent, span), extent
+
+
+def plain(picture: Image.Image) -> Image.Image:
+    """A picture that is open already, as `decode` gives its file. Raises Unreadable."""
+    try:
+        picture.load()
+        return _plain(picture, extent_of(picture), None)
+    except Exception as error:
+        raise Unreadable(_damage(error)) from None
+
+
+def _plain(picture: Image.Image, extent: Extent | None, span: Span | None) -> Image.Image:
+    turn = _turn(picture)
+    found = rgb(picture, (span or span_of(extent)) if extent else None)
+    return found if turn is None else found.transpose(turn)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """How the picture is to be turned; a wrong entry of its EXIF turns nothing and rejects nothing."""
+    try:
+        return _TURNS.get(int(picture.getexif().get(_ORIENTATION, 1)))
+    except Exception:
+        return None
 
 
 @contextmanager
@@ -36,53 +97,117 @@ def opened(source: bytes | str | Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures below Pillow's limit, odd EXIF blocks
-            with _opened(source) as picture:
-                yield picture
+            with _stream(source) as file, Image.open(file, formats=_formats(source)) as picture:
+                large = picture.width * picture.height > _LARGE
+                with _one_by_one if large else nullcontext():
+                    yield picture
+    except Unreadable:
+        raise
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
     except PermissionError:
         raise Unreadable("permission denied") from None
-    except IsADirectoryError:
-        raise Unreadable("it is a folder") from None
+    except NotRegular as error:
+        raise Unreadable(f"it is {error.kind}, not a file") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise Unreadable(f"it has more than {limit:.0f} million pixels; scale it down") from None
     except UnidentifiedImageError:
         raise Unreadable("it is empty" if _empty(source) else "it is not a picture in a known format") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
-        raise Unreadable(f"it is damaged or cut off ({error})") from None
+    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+        raise Unreadable(_damage(error)) from None
 
 
-def _opened(source: bytes | str | Path) -> Image.Image:
-    if not isinstance(source, bytes):
-        return Image.open(source)
-    kind = next((name for mark, name in _MARKS if source.startswith(mark)), None)
-    # Pillow would try a dozen formats in turn, which takes longer than decoding a small picture.
-    return Image.open(io.BytesIO(source), formats=[kind] if kind else None)
+def _damage(error: Exception) -> str:
+    return f"it is damaged or cut off ({str(error) or type(error).__name__})"
+
+
+def _stream(source: bytes | str | Path) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+
+
+def _formats(source: bytes | str | Path) -> list[str]:
+    if isinstance(source, bytes):
+        kind = next((name for mark, name in _MARKS if source.startswith(mark)), None)
+        # Pillow would try each format in turn, which takes longer than decoding a small picture.
+        return [kind] if kind else _known()
+    return _known()
+
+
+@cache
+def _known() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _empty(source: bytes | str | Path) -> bool:
     return not source if isinstance(source, bytes) else Path(source).stat().st_size == 0
 
 
-def rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, np.float64)
-        # Pillow's own conversion clips what lies above 255 to white.
-        scale = 255.0 / 65535.0 if values.max(initial=0) > 255 else 1.0
-        return Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        ground.alpha_composite(picture)
-        picture = ground
-    return picture.convert("RGB")
+def _strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Runs of whole rows, each with the number of its first one: what is converted at once stays small."""
+    rows = max(1, _STRIP // max(1, picture.width))
+    for top in range(0, picture.height, rows):
+        yield top, picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+
+
+def extent_of(picture: Image.Image) -> Extent | None:
+    """Of pictures of 32 bits or floats; None for all others."""
+    if picture.mode not in ("I", "F"):
+        return None
+    low, high = np.inf, -np.inf
+    for _, strip in _strips(picture):
+        values = np.asarray(strip, np.float64)
+        values = values[np.isfinite(values)]
+        low, high = min(low, float(values.min(initial=np.inf))), max(high, float(values.max(initial=-np.inf)))
+    return Extent(picture.mode == "F", low, high) if low <= high else Extent(picture.mode == "F", 0.0, 0.0)
+
+
+def span_of(extent: Extent) -> Span:
+    """The usual range that holds the values: 8, 16 or 32 bits, and for floats also 0 to 1 and -1 to 1.
+
+    Floats may lie a little outside (what resampling adds is clipped). Decided from many pictures together it gives
+    them one factor.
+    """
+    if not extent.floats:
+        return 0.0, next((top for top in (255.0, 65535.0) if extent.high <= top), 2.0**32 - 1)
+    if extent.high <= 2:
+        return (-1.0 if -2 <= extent.low < -0.25 else 0.0), 1.0
+    return 0.0, next((top for top in (255.0, 65535.0) if extent.high <= 1.2 * top), 2.0**32 - 1)
+
+
+def rgb(picture: Image.Image, span: Span | None = None) -> Image.Image:
+    """RGB, alpha on white; `span`: the values that become black and white where the mode does not say so."""
+    if picture.mode.startswith("I;16"):
+        span = (0.0, 65535.0)
+    alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    if span is None and not alpha:
+        return picture.convert("RGB")
+    out = Image.new("RGB", picture.size)
+    for top, strip in _strips(picture):
+        out.paste(_scaled(strip, *span) if span else _on_white(strip), (0, top))
+    return out
+
+
+def _scaled(picture: Image.Image, low: float, high: float) -> Image.Image:
+    """Pillow's own conversion clips what lies above 255 to white."""
+    values = (np.nan_to_num(np.asarray(picture, np.float64), posinf=high, neginf=low) - low) * (255.0 / (high - low))
+    return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    picture = picture.convert("RGBA")
+    ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    ground.alpha_composite(picture)
+    return ground.convert("RGB")
 
 
 def pixel_digest(picture: Image.Image) -> int:
     """A signed 64-bit digest: equal for equal width, height and pixels. The same on every machine; no id of a
     relation."""
-    digest = hashlib.blake2b(picture.tobytes(), digest_size=8, person=b"%dx%d" % picture.size)
+    digest = hashlib.blake2b(digest_size=8, person=b"%dx%d" % picture.size)
+    for _, strip in _strips(picture):
+        digest.update(strip.tobytes())
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 

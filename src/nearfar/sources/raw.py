@@ -1,9 +1,53 @@
 """What a reader hands over, before roles, checks and splits."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from datasets import Dataset
+from datasets.table import InMemoryTable
+
+
+def column_of(table: Dataset, column: str, rows: slice | np.ndarray) -> pa.ChunkedArray:
+    """Some cells of one column, as stored. No other column is looked at and nothing is decoded.
+
+    `Dataset.select_columns` would copy the description of all columns each time.
+    """
+    stored = table.data.column(column)
+    if table._indices is not None:
+        chosen = table._indices.column(0)
+        rows = (chosen.slice(rows.start, rows.stop - rows.start) if isinstance(rows, slice) else chosen.take(
+            pa.array(rows, pa.int64()))).to_numpy()  # fmt: skip
+    if isinstance(rows, slice):
+        return stored.slice(rows.start, rows.stop - rows.start)
+    if not len(rows):
+        return stored.slice(0, 0)
+    return InMemoryTable(pa.table({"": stored})).fast_gather(np.asarray(rows, np.int64)).column(0)
+
+
+def plain_values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values; a stored picture is its {bytes, path}. What Python has no value for (a date far off) is a text."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return column.cast(pa.string()).to_pylist()
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN, or a text of white space alone."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
+def filled(value: Any) -> str:
+    """A cell as a text; "" where it holds nothing."""
+    return "" if missing(value) else str(value)
 
 
 @dataclass(frozen=True)
@@ -25,9 +69,9 @@ class Raw:
 
     `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a
     reader of the file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has
-    its own. `corpus` and `corpus_keys` hold the documents of a gallery per role; `query_column` and `grade_column` the
-    id of the query and the relevance of each row, where pairs were judged; `splits` the hidden domains of each further
-    split.
+    its own; `shard_column` the table of each row, where several are read as one (paths below `base`). `corpus` and
+    `corpus_keys` hold the documents of a gallery per role; `query_column` and `grade_column` the id of the query and
+    the relevance of each row, where pairs were judged; `splits` the hidden domains of each further split.
     """
 
     name: str
@@ -40,6 +84,7 @@ class Raw:
     reasons: dict[str, str] = field(default_factory=dict)
     row_column: str | None = None
     file_column: str | None = None
+    shard_column: str | None = None
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     corpus: dict[str, list[str]] = field(default_factory=dict)

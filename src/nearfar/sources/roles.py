@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements
 from nearfar.sources.pictures import ENDINGS
+from nearfar.sources.raw import column_of, plain_values
 
 ROLES = (
     "image", "image_b", "text", "text_b", "mask", "negative", "pair_label", "score", "label", "group", "unit", "domain",
@@ -77,11 +78,24 @@ def resolve(
             f"{where}: no column looks like pictures or texts (columns: {', '.join(columns)}).",
             "Name one, for example --text COLUMN or roles={'text': 'COLUMN'}.",
         )
+    _one_kind(table, roles, where)
     if "mask" in roles and "image" not in roles:
         if given.get("mask"):
             raise InputError(f"{where}: a mask needs its picture.", "Name the column of pictures: --image COLUMN.")
         del roles["mask"]
     return {role: roles[role] for role in ROLES if role in roles}, reasons
+
+
+def _one_kind(table: Dataset, roles: Roles, where: str) -> None:
+    """A column is read as pictures or as texts, not as both."""
+    pictures = {str(roles[role]) for role in ("image", "image_b", "mask") if role in roles}
+    for role in ("text", "text_b", "negative"):
+        for column in _listed(roles.get(role, [])):
+            if role != "negative" and column in pictures:
+                raise InputError(
+                    f"{where}: the column '{column}' holds pictures (it is read as such); it cannot be '{role}' too.",
+                    "Name a column of texts, or take the role of pictures away (--image none).",
+                )
 
 
 def visible(table: Dataset) -> list[str]:
@@ -95,9 +109,13 @@ def _listed(value: str | Sequence[str]) -> list[str]:
 
 def _checked(role: str, value: Any, columns: list[str], where: str) -> str | list[str] | None:
     if role not in ROLES:
-        raise InputError(f"There is no role '{role}'.{did_you_mean(role, ROLES)}", f"Roles: {', '.join(ROLES)}.")
+        raise InputError(f"There is no role '{role}'.{did_you_mean(str(role), ROLES)}", f"Roles: {', '.join(ROLES)}.")
     if value is None or value == "none" or value == []:
         return None
+    if not all(isinstance(v, str) for v in (value if isinstance(value, list | tuple) else [value])):
+        raise InputError(
+            f"{where}: the role '{role}' takes the name of a column. Got {value!r}.", f"Columns: {', '.join(columns)}."
+        )
     names = _listed(value)
     for name in names:
         if name not in columns:
@@ -202,9 +220,8 @@ def questions(table: Dataset, roles: Roles) -> list[str]:
 
 
 def _sample(table: Dataset, column: str, count: int = 64) -> list[Any]:
-    step = max(1, len(table) // count)
-    arrow: Any = table.select_columns([column]).with_format("arrow")
-    return arrow[list(range(0, len(table), step))[:count]].column(0).to_pylist()
+    rows = np.arange(0, len(table), max(1, len(table) // count))[:count]
+    return plain_values(column_of(table, column, rows))
 
 
 def _is_picture(values: list[Any]) -> bool:

@@ -112,10 +112,10 @@ def _masks(found: dict[str, Any]) -> Text:
 
 def _splits(facts: dict[str, Any]) -> Text:
     parts = ", ".join(f"{name} {count:,}" for name, count in facts["splits"].items())
-    units = f"; {facts['units']:,} units, none on two sides" if facts["units"] and not facts["leaks"] else ""
+    units = f"; {facts['units']:,} units, none on two sides" if facts["units"] and not facts["shared"] else ""
     text = Text.assemble("\n", ("Split ", "bold"), f"{parts}{units} ", (f"(hash {facts['split_hash'][:12]})", "dim"))
-    if facts["leaks"]:
-        text.append(f"\n{facts['leaks']:,} test rows share a picture or text with a training row", style="yellow")
+    for one in facts["shared"]:
+        text.append(f"\n{one['text']}", style="yellow")
     return text
 
 

@@ -1,6 +1,7 @@
 """Splits by unit and content: what belongs together never stands on both sides."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,15 +9,30 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
-_NAMES = {
+_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "development": "val", "eval": "val", "test": "test", "testing": "test", "holdout": "test", "held-out": "test",
+    "extra": "train", "unlabeled": "train", "unlabelled": "train", "unsupervised": "train", "unsup": "train",
 }  # fmt: skip
+_ANY = "|".join(sorted(_WORDS, key=len, reverse=True))
+_IN_FRONT = re.compile(rf"(?:split=)?({_ANY})(?![a-z])")  # train, train2017, validation_matched, train-00000-of-00004
+_AT_END = re.compile(rf"[^a-z]({_ANY})\d*$")  # seg_train, images-test
+_UNLABELLED = re.compile(r"(?:unlabell?ed|unsup(?:ervised)?)(?![a-z])")
 
 
 def standard_name(name: str) -> str | None:
-    """ "train", "val" or "test" for the usual spellings, None for others."""
-    return _NAMES.get(name.strip().casefold())
+    """ "train", "val" or "test" for the usual spellings (train2017, validation_matched, seg_test...), None for others.
+
+    What is unlabelled or extra is there to be trained on.
+    """
+    plain = name.strip().casefold()
+    found = _IN_FRONT.match(plain) or _AT_END.search(plain)
+    return _WORDS[found.group(1)] if found else None
+
+
+def unlabelled(name: str) -> bool:
+    """Whether a folder (unlabeled, unsup...) says that what lies in it has no class."""
+    return _UNLABELLED.match(name.strip().casefold()) is not None
 
 
 def components(columns: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,21 +4,26 @@ import codecs
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from nearfar.errors import InputError
+from nearfar.limits import MOST_COLUMNS, MOST_NESTED
+from nearfar.sources.files import open_regular
 from nearfar.sources.pictures import ENDINGS
-from nearfar.sources.raw import Problem, Raw
-from nearfar.sources.storage import whole
+from nearfar.sources.raw import Problem, Raw, missing
+from nearfar.sources.storage import entry, new_entry
 
-LINE = "__line__"  # columns with two underscores in front are nearfar's own
+LINE, SHARD = "__line__", "__file__"  # columns with two underscores in front are not the user's
+RESERVED = (LINE, SHARD)
 BATCH = 4096
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
           (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
@@ -28,7 +33,7 @@ Row = tuple[int, dict[str, Any]]
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: permission denied.", "Change its permissions or copy it.") from error
@@ -37,7 +42,7 @@ def file_digest(path: Path) -> str:
 @contextmanager
 def text_file(path: Path) -> Iterator[TextIO]:
     """A text file in UTF-8, or as its byte order mark says. Raises InputError that names the line which is not."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(4)
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in head:
@@ -68,8 +73,8 @@ def _bad_line(path: Path) -> int | None:
 def stored(cache: Path, key: str, batches: Iterable[pa.RecordBatch]) -> Dataset:
     """The batches as one memory-mapped table, written to the cache once."""
     path = cache / "tables" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
-    if not path.exists():
-        with whole(path) as temporary:
+    if not entry(path):
+        with new_entry(path) as temporary:
             _write(temporary, batches)
     return Dataset.from_file(str(path))
 
@@ -102,6 +107,37 @@ def _batch(block: list[Row], columns: list[str], schema: pa.Schema) -> pa.Record
     return pa.RecordBatch.from_arrays([*arrays, pa.array([line for line, _ in block], pa.int64())], schema=schema)
 
 
+def read_table(path: Path, cache: Path, skip: bool) -> Raw | None:
+    """The table of a file, by its ending; None for an ending that no table has."""
+    ending = path.suffix.casefold()
+    if ending in (".csv", ".tsv", ".tab"):
+        return read_csv(path, cache, skip)
+    if ending in (".jsonl", ".ndjson", ".json"):
+        return read_json(path, cache, skip)
+    if ending == ".parquet":
+        return read_parquet(path, cache)
+    if ending in (".txt", ".text"):
+        return read_lines(path, cache)
+    return None
+
+
+def check_names(names: Sequence[str], where: Path | str) -> None:
+    """Raises InputError for columns that are too many, stand twice, or bear a name of nearfar's own."""
+    if len(names) > MOST_COLUMNS:
+        raise InputError(
+            f"{where} has {len(names)} columns; at most {MOST_COLUMNS} are read.", "Leave out those without a role."
+        )
+    seen: set[str] = set()
+    for name in names:
+        if name in RESERVED:
+            raise InputError(f"{where}: the column name '{name}' is taken by nearfar.", "Rename the column.")
+        if name in seen:
+            raise InputError(f"{where}: the column '{name}' occurs more than once.", "Rename one of them.")
+        if "\0" in name:
+            raise InputError(f"{where}: a column name holds a zero byte.", "Is it a table of texts? Rename the column.")
+        seen.add(name)
+
+
 def raw_table(path: Path, kind: str, table: Dataset, fingerprint: str, problems: list[Problem] | None = None) -> Raw:
     line = LINE if LINE in table.column_names else None
     return Raw(path.name, path, kind, table, fingerprint, base=path.parent, row_column=line, problems=problems or [])
@@ -125,20 +161,31 @@ def read_csv(path: Path, cache: Path, skip: bool) -> Raw:
     digest = file_digest(path)
     faults = _Faults(path, skip, "Quote fields that hold the separator or a line break, or use --unreadable skip.")
     with text_file(path) as file:
-        mark = "\t" if path.suffix.casefold() in (".tsv", ".tab") else _separator(file.readline())
-        header, rows = _csv_body(path, file, mark)
+        first = file.readline()
+        told = _SEPARATOR_LINE.fullmatch(first.rstrip("\r\n"))
+        mark = "\t" if path.suffix.casefold() in (".tsv", ".tab") else _separator(first)
+        mark = told.group(1) if told else mark
+        header, rows = _csv_body(path, file, mark, told is not None)
         if skip:  # a table that is stored already cannot tell what was skipped
             for _ in _even(rows, header, faults):
                 pass
-            header, rows = _csv_body(path, file, mark)
+            header, rows = _csv_body(path, file, mark, told is not None)
         silent = _Faults(path, skip, faults.hint)
         table = stored(cache, f"csv:{skip}:{digest}", string_batches(_even(rows, header, silent), header))
     return raw_table(path, "tsv table" if mark == "\t" else "csv table", table, digest, faults.problems)
 
 
-def _csv_body(path: Path, file: TextIO, separator: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\w"\r\n])"?[\s,;]*', re.IGNORECASE)  # what spreadsheets put first
+
+
+def _csv_body(
+    path: Path, file: TextIO, separator: str, told: bool
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Column names and rows; `told`: the first line only names the separator."""
     file.seek(0)
-    rows = _csv_rows(path, file, separator)
+    if told:
+        file.readline()
+    rows = _csv_rows(path, file, separator, 2 if told else 1)
     return _header(path, next(rows, None)), rows
 
 
@@ -146,16 +193,16 @@ def _separator(line: str) -> str:
     return max((",", ";", "\t", "|"), key=line.count) if line else ","
 
 
-def _csv_rows(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Line (where the row begins) and fields of every row that is not blank."""
+def _csv_rows(path: Path, file: TextIO, separator: str, start: int) -> Iterator[tuple[int, list[str]]]:
+    """Line (where the row begins, counted from `start`) and fields of every row that is not blank."""
     csv.field_size_limit(1 << 30)
     reader = csv.reader(file, delimiter=separator, strict=True)
-    line = 1
+    line = start
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
                 yield line, fields
-            line = reader.line_num + 1
+            line = reader.line_num + start
     except csv.Error as error:
         hint = "Look for a quotation mark that is not closed or not doubled."
         raise InputError(f"{path}, line {line}: the row cannot be read ({error}).", hint) from error
@@ -165,9 +212,7 @@ def _header(path: Path, first: tuple[int, list[str]] | None) -> list[str]:
     if first is None:
         raise InputError(f"{path} is empty.", "The first line names the columns, each further line is a row.")
     names = [name.strip() or f"column_{i + 1}" for i, name in enumerate(first[1])]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise InputError(f"{path}, line {first[0]}: the column '{twice}' occurs more than once.", "Rename one of them.")
+    check_names(names, f"{path}, line {first[0]}")
     if any("." + name.rsplit(".", 1)[-1].casefold() in ENDINGS for name in names if "." in name):
         raise InputError(
             f"{path}, line {first[0]} holds a picture's path, no column names.", "Add a line like image,text."
@@ -191,6 +236,9 @@ def read_json(path: Path, cache: Path, skip: bool) -> Raw:
     columns: dict[str, None] = {}
     for _, values in _json_rows(path, faults):
         columns.update(dict.fromkeys(values))
+        if len(columns) > MOST_COLUMNS:
+            break
+    check_names(list(columns), path)
     if not columns:
         raise InputError(f"{path} holds no JSON objects.", faults.hint)
     again = _Faults(path, True, "")
@@ -200,10 +248,15 @@ def read_json(path: Path, cache: Path, skip: bool) -> Raw:
 
 def _json_rows(path: Path, faults: _Faults) -> Iterator[Row]:
     for line, item in _json_items(path, faults):
-        if isinstance(item, dict):
-            yield line, _flat(item)
-        else:
+        if not isinstance(item, dict):
             faults.add(line, f"there is a {type(item).__name__} where an object should be")
+            continue
+        flat = _flat(item)
+        wrong = _wrong(flat)
+        if wrong:
+            faults.add(line, wrong)
+        else:
+            yield line, flat
 
 
 def _json_items(path: Path, faults: _Faults) -> Iterator[tuple[int, Any]]:
@@ -217,9 +270,13 @@ def _json_items(path: Path, faults: _Faults) -> Iterator[tuple[int, Any]]:
         for line, text in enumerate(file, 1):
             if text.strip():
                 try:
-                    yield line, json.loads(text)
+                    item = json.loads(text)
                 except json.JSONDecodeError as error:
                     faults.add(line, f"this is not JSON ({error.msg} at column {error.colno})")
+                except (ValueError, RecursionError) as error:
+                    faults.add(line, f"this JSON is not read: {_excess(error)}")
+                else:
+                    yield line, item
 
 
 def _parsed(path: Path, content: str) -> list[Any]:
@@ -227,6 +284,32 @@ def _parsed(path: Path, content: str) -> list[Any]:
         return json.loads(content)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: this is not JSON ({error.msg}).", "Mend it there.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: this JSON is not read: {_excess(error)}.", "Mend it.") from error
+
+
+def _excess(error: Exception) -> str:
+    """What of a piece of JSON has no bound."""
+    deep = isinstance(error, RecursionError)
+    return "its lists or objects are nested too deep" if deep else "a number has thousands of digits"
+
+
+def _wrong(values: dict[str, str | None]) -> str | None:
+    """What is wrong with a flat object, or None."""
+    if len(values) > MOST_NESTED:
+        return f"it has {len(values)} values; at most {MOST_NESTED} are read"
+    for name, value in values.items():
+        if not (_encodable(name) and (value is None or _encodable(value))):
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            return f"'{shown}' holds half of a character (a lone surrogate, \\ud800 to \\udfff)"
+    return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _flat(item: dict[str, Any]) -> dict[str, str | None]:
@@ -234,43 +317,105 @@ def _flat(item: dict[str, Any]) -> dict[str, str | None]:
     for name, value in item.items():
         if isinstance(value, list) and all(isinstance(v, str) for v in value):
             flat.update({f"{name}.{i}": v for i, v in enumerate(value)})
-        elif value is None or isinstance(value, str):
+        elif isinstance(value, str):
             flat[name] = value
+        elif missing(value):
+            flat[name] = None
         else:
             flat[name] = json.dumps(value, ensure_ascii=False)
     return flat
 
 
-def read_parquet(paths: list[Path], path: Path, cache: Path) -> Raw:
-    """One file, or the shards of a folder in the order of their names."""
-    digest = hashlib.sha256("".join(file_digest(p) for p in paths).encode()).hexdigest()
-    table = stored(cache, f"parquet:{digest}", _parquet_batches(paths))
-    raw = raw_table(path, "parquet table", table, digest)
-    raw.base = path if path.is_dir() else path.parent
+def read_parquet(path: Path, cache: Path) -> Raw:
+    """One file. Columns of a kind that is not read are left out with a note."""
+    digest, part = file_digest(path), open_parquet(path)
+    raw = raw_table(path, "parquet table", stored(cache, f"parquet:{digest}", part.batches()), digest)
+    raw.notes += part.notes
     return raw
 
 
-def _parquet_batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
-    schema = pa.schema([])
-    for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                own = _plain(file.schema_arrow)
-                schema = own if path == paths[0] else schema
-                if own.names != schema.names:
-                    hint = "Give each kind its own folder."
-                    raise InputError(f"{path}: its columns differ from those of {paths[0]}.", hint)
-                for batch in file.iter_batches(1024):
-                    arrays = [array.cast(field.type) for array, field in zip(batch.columns, schema, strict=True)]
-                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path} is no Parquet file or is cut off ({error}).", "Write it again.") from error
+@dataclass
+class ParquetPart:
+    """A Parquet file: which of its columns are read, their schema, and what to say of the others."""
+
+    path: Path
+    chosen: list[int]
+    schema: pa.Schema
+    notes: list[str] = field(default_factory=list)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, in the order of the file. Raises InputError where it is damaged."""
+        with _parquet(self.path) as file:
+            for batch in file.iter_batches(1024):
+                columns = [batch.column(i) for i in self.chosen]
+                arrays = [column.cast(field.type) for column, field in zip(columns, self.schema, strict=True)]
+                yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with open_regular(path) as stream, pq.ParquetFile(stream) as file:
+            yield file
+    except (InputError, PermissionError, GeneratorExit):
+        raise
+    except Exception as error:  # whatever damaged bytes lead the reader to
+        raise InputError(
+            f"{path} is not a Parquet file or is cut off ({_one_line(error)}).", "Write it again."
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:300]
+
+
+def open_parquet(path: Path) -> ParquetPart:
+    """Looks at the columns of a Parquet file. Raises InputError where it has none that can be read."""
+    with _parquet(path) as file:
+        given = file.schema_arrow
+    check_names(given.names, path)
+    plain = [_plain(f) for f in given]
+    whole = _readable(pa.schema(plain))  # the usual case, and much faster than to ask each column
+    chosen = [i for i, f in enumerate(plain) if whole or _readable(pa.schema([f]))]
+    away = [f"{f.name} ({f.type})" for i, f in enumerate(plain) if i not in chosen]
+    if not chosen:
+        raise InputError(f"{path} has no column of a kind that is read: {', '.join(away[:5])}.", "Write texts instead.")
+    part = ParquetPart(path, chosen, pa.schema([plain[i] for i in chosen]))
+    if away:
+        part.notes.append(f"{path.name}: columns of kinds that are not read left out: {', '.join(away[:5])}")
+    described = _described(part.schema, given.metadata)
+    if described is not None:
+        part.schema = described
+    elif b"huggingface" in (given.metadata or {}):
+        part.notes.append(f"{path.name}: the description of the columns that is stored with it is wrong and not used")
+    return part
+
+
+def _plain(field: pa.Field) -> pa.Field:
     """The same without dictionary encoding, whose dictionaries may differ from batch to batch."""
-    kinds = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema]
-    return pa.schema([pa.field(f.name, kind) for f, kind in zip(schema, kinds, strict=True)], metadata=schema.metadata)
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return pa.field(field.name, kind)
+
+
+def _readable(schema: pa.Schema) -> bool:
+    try:
+        Dataset(schema.empty_table())
+        schema.empty_table().to_pylist()
+        return True
+    except Exception:  # `datasets` has no feature for it, in many words
+        return False
+
+
+def _described(schema: pa.Schema, metadata: dict[bytes, bytes] | None) -> pa.Schema | None:
+    """The schema with the names of classes and the like that `datasets` stored; None where they do not fit."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        kept = {name: features[name] for name in schema.names}
+        Features.from_dict(kept)
+    except Exception:  # it is missing, or it is whatever somebody wrote there
+        return None
+    found = schema.with_metadata({b"huggingface": json.dumps({"info": {"features": kept}}).encode()})
+    return found if _readable(found) else None
 
 
 def read_lines(path: Path, cache: Path) -> Raw:

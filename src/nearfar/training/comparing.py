@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from nearfar import evaluation, files, methods, options
-from nearfar.checks import Range, check
+from nearfar.checks import Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
 from nearfar.methods.base import Tower
@@ -31,6 +31,9 @@ from nearfar.training.settings import DataSettings, TrainSettings
 PLAN = {"data_hash": str, "split_hash": str, "settings": dict, "steps": int, "batch_size": int, "seeds": list}
 DAMAGED_PLAN = "Delete the comparison's folder, or choose another --out."
 CELL = {"status": str, "primary": (int, float, type(None)), "metrics": dict}
+
+
+Seeds = Annotated[int, Range(1, 1000)]
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,12 @@ def split_specs(text: str) -> list[str]:
     return [s.strip() for s in specs if s.strip()]
 
 
+@checked
 def compare(
     data: Any,
     *,
     methods: Sequence[str] | str | None = None,
-    seeds: int = 3,
+    seeds: Seeds = 3,
     budget: str | float | None = None,
     baseline: str | None = None,
     out: str | Path | None = None,
@@ -129,10 +133,10 @@ def compare(
         raise InputError(
             "compare trains on one device.", "Train the winner on several: nearfar fit METHOD DATA --devices N."
         )
-    check("seeds", seeds, Annotated[int, Range(1, 1000)])
     limit = seconds_of(budget)
     building.check_settings(settings)
     opened = data_settings.open(data)
+    warnings = engine.tell_overlaps(opened, settings.weights, say)
     task = evaluation.task_for(opened, settings.task, layer=settings.layer)
     entries = chosen(opened, task, settings, methods, say)
     check_baseline(baseline, entries, opened, task)
@@ -147,6 +151,7 @@ def compare(
             rows.append(train_cells(folder, opened, task, settings, one, seeds, place, progress, say))
         seconds = time.perf_counter() - began
         results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
+        results["warnings"] = warnings
         write_json(folder / "results.json", results)
         keep_best(folder, results)
         if report:
@@ -183,7 +188,7 @@ def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Any, ta
 def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] | str | None, say: Say) -> list[Entry]:
     """The entries: those asked for, or every method whose needs fit and that embeds what is measured; says why."""
     if wanted is not None:
-        specs = split_specs(wanted) if isinstance(wanted, str) else list(wanted)
+        specs = split_specs(wanted) if isinstance(wanted, str) else [str(one) for one in wanted]
         if not specs:
             raise InputError(f"--methods names no method. Got '{wanted}'.", "Write for example --methods simclr,dcl.")
         found = [entry(s) for s in specs]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from nearfar import files, methods, processes
+from nearfar import trained as seen_rows
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
 from nearfar.sources.storage import cache_dir
@@ -109,6 +110,7 @@ def fit(
     building.check_settings(settings)
     processes.check_launch(settings.devices, settings.nodes)
     say = say if processes.leader() else silent
+    tell_overlaps(opened, settings.weights, say)
     task = building.task_of(method, opened, settings)
     claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
     with claimed as folder:
@@ -120,6 +122,19 @@ def fit(
             return dry(method, opened, setup, task, record, say)
         with recorded(folder, record, resume):
             return train(folder, method, opened, setup, task, record, resume, progress, say)
+
+
+def tell_overlaps(data: Any, weights: str | None, say: Say) -> list[str]:
+    """Says, and returns, what makes scores look better than they are: contents, groups and units in two splits, and
+    weights that were trained on rows of the test split."""
+    told = [f"warning: {one}" for one in data.shared()]
+    test = data.splits["test"]
+    count = int(seen_rows.seen(seen_rows.read(weights), data, test).sum()) if weights else 0
+    if count:
+        told.append(seen_rows.warning(weights, count, len(test), "test rows"))
+    for line in told:
+        say(line)
+    return told
 
 
 def split_options(
@@ -615,7 +630,17 @@ def save_model(
     trained: Any = setup.method
     towers = {role: (t.encoder, t.head if t.kept else None) for role, t in trained.towers().items()}
     paper = type(trained).paper
-    config = {"method": method, "options": record["options"], "similarity": getattr(trained, "similarity", "cosine")}
+    config = {
+        "method": method,
+        "options": record["options"],
+        "similarity": getattr(trained, "similarity", "cosine"),
+        "trained_on": {
+            "name": data.name,
+            "rows": len(setup.rows),
+            "data_hash": data.hash,
+            "split_hash": data.split_hash,
+        },
+    }
     card = {
         "method": method,
         "paper": f"{paper.title} ({paper.venue})",
@@ -629,7 +654,12 @@ def save_model(
         "licence": data.meta.get("licence", ""),
         "versions": record["versions"],
     }
-    models.save_model(folder, towers, config, card, example_items(data, towers, setup.image_size))
+    weights = setup.settings.weights
+    known = seen_rows.merged(
+        seen_rows.rows_of(data, building.input_roles(trained), setup.rows),
+        seen_rows.read(weights) if weights else None,  # what it began with had seen rows of its own
+    )
+    models.save_model(folder, towers, config, card, example_items(data, towers, setup.image_size), known)
 
 
 def example_items(data: Any, towers: Mapping[str, Any], size: int) -> dict[str, Any]:

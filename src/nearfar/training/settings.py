@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from nearfar.checks import MOST, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, check_fields
+from nearfar.limits import MOST_SIDE
 from nearfar.registry import TASKS
 
 
@@ -34,6 +35,7 @@ class DataSettings:
         unreadable: error stops at the first row that cannot be read, skip leaves it out and counts it.
         limit: read at most so many rows.
         split_seed: seed of the split; the same for every run that is to be compared.
+        strict: refuse data of which two splits share a picture or text, a group or a unit.
     """
 
     image: str | None = None
@@ -54,6 +56,7 @@ class DataSettings:
     unreadable: Literal["error", "skip"] = "error"
     limit: PositiveInt | None = None
     split_seed: Seed = 0
+    strict: bool = False
 
     def __post_init__(self):
         check_fields(self)
@@ -63,15 +66,18 @@ class DataSettings:
         found: dict[str, str | list[str]] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.name in ("split", "unreadable", "limit", "split_seed") or value is None:
+            if f.name in ("split", "unreadable", "limit", "split_seed", "strict") or value is None:
                 continue
             found[f.name] = [v.strip() for v in value.split(",")] if f.name in ("negative", "label") else value
         return found
 
     def open(self, spec: Any) -> Any:
         from nearfar import sources
+        from nearfar.sources.leaks import refuse
 
         if isinstance(spec, sources.Data):
+            if self.strict:
+                refuse(spec)
             return spec
         return sources.open_data(
             spec,
@@ -80,6 +86,7 @@ class DataSettings:
             seed=self.split_seed,
             unreadable=self.unreadable,
             limit=self.limit,
+            strict=self.strict,
         )
 
 
@@ -125,7 +132,7 @@ class TrainSettings:
     """
 
     encoder: str = "small"
-    image_size: Annotated[int, Range(8, 4096)] | Literal["auto"] = "auto"
+    image_size: Annotated[int, Range(8, MOST_SIDE)] | Literal["auto"] = "auto"
     channels: Literal["rgb", "orientation"] = "rgb"
     weights: str | None = None
     text_encoder: str = "small"

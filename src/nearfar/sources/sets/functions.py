@@ -27,7 +27,7 @@ from nearfar.errors import InputError
 from nearfar.progress import track
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
-from nearfar.sources.storage import whole
+from nearfar.sources.storage import entry, new_entry
 from nearfar.sources.words import near_copies, normal
 
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "networkx", "sympy", "transformers", "timm")
@@ -72,7 +72,7 @@ def open_functions(cache: Path, limit: int | None = None) -> Raw:
     versions = {name: _version(name) for name in found}
     key = hashlib.sha256(repr((_VERSION, sorted(versions.items()), limit)).encode()).hexdigest()[:32]
     path = cache / "functions" / f"{key}.arrow"
-    if not path.exists():
+    if not entry(path):
         _build(path, found, limit)
     table = Dataset.from_file(str(path))
     return Raw(
@@ -111,7 +111,7 @@ def _build(path: Path, found: dict[str, Path], limit: int | None) -> None:
     fields = list(Pair.__dataclass_fields__)
     table = pa.table({name: pa.array([getattr(p, name) for p in pairs], pa.large_string()) for name in fields})
     with (
-        whole(path) as temporary,
+        new_entry(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_stream(sink, table.schema) as writer,
     ):

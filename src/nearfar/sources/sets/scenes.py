@@ -22,7 +22,7 @@ from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
 from nearfar.sources.sets.emoji import open_emoji
 from nearfar.sources.splits import SHARES, assign
-from nearfar.sources.storage import whole
+from nearfar.sources.storage import entry, new_entry
 
 SIDE = 96
 COUNTS = {"train": 1000, "val": 250, "test": 350}
@@ -72,7 +72,7 @@ def open_scenes(cache: Path, seed: int = 0) -> Raw:
     emoji = open_emoji()
     key = hashlib.sha256(repr((_VERSION, seed, SIDE, COUNTS, PHOTOS, CLASSES, emoji.fingerprint)).encode()).hexdigest()
     path = cache / "scenes" / f"{key[:32]}.arrow"
-    if not path.exists():
+    if not entry(path):
         _build(path, emoji.table, seed)
     return Raw(
         name="scenes",
@@ -96,7 +96,7 @@ def _build(path: Path, emoji: Dataset, seed: int) -> None:
     kinds = (pa.large_string(), pa.large_binary(), pa.large_binary(), *[pa.large_string()] * 3)
     schema = pa.schema(list(zip(fields, kinds, strict=True)))
     with (
-        whole(path) as temporary,
+        new_entry(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_stream(sink, schema) as writer,
         track("making scenes", sum(COUNTS.values()), least=1) as advance,
