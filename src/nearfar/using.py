@@ -141,14 +141,16 @@ def diagnose(
     on: str = "test",
     progress: Progress | None = None,
     data_settings: DataSettings | None = None,
-    **roles: Any,
+    **given: Any,
 ) -> list[dict[str, Any]]:
     """Alignment, uniformity, effective rank, collapse, ... of a model's embedding of a split, each with advice.
 
     For a model of several stages also which labels each can tell; `progress` is called with (done, all) of them.
+    `given`: options of the task, and fields of DataSettings.
     """
-    opened = (data_settings or DataSettings(**roles)).open(data)
-    measure = evaluation.task_for(opened, task)
+    roles, own = divided(given, data_settings)
+    opened = roles.open(data)
+    measure = evaluation.task_for(opened, task, **own)
     embed = ModelEmbedder(open_model(model), opened)
     if not embed.has(measure.roles[0]):
         measure = evaluation.task_for(opened, "proxy")

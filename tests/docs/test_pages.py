@@ -17,7 +17,7 @@ TARGETS = {
     "methods": ([commands.Output], (0, 1)),
     "compare": ([commands.CompareOptions, commands.Output, TrainSettings, DataSettings], (1,)),
     "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
-    "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings], (2,)),
+    "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
     "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
     "search": ([commands.SearchOptions, commands.Output], (2,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),

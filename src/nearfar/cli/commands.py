@@ -337,17 +337,23 @@ def run_compare(words: list[str]) -> None:
     tables.next_steps(done)
 
 
-def run_evaluate(words: list[str]) -> None:
-    base, usage = [MeasureOptions, Output, DataSettings], "nearfar evaluate MODEL DATA"
+def measuring(words: list[str], usage: str) -> tuple[list[str], Any, dict[str, Any]]:
+    """Positional words, checked options, and those of a task among them, of a command that measures."""
+    base = [MeasureOptions, Output, DataSettings]
     if wants_help(words):
         show_help(usage, base, helping.tasks())
-    from nearfar import using
     from nearfar.evaluation import tasks
 
     targets = [*base, *tasks.classes()]
     places, given = parse(words, targets, (2,), usage)
     checked = options.checked(targets, given)
-    own = {name: getattr(checked, name) for name in tasks.option_names() if name in given}
+    return places, checked, {name: getattr(checked, name) for name in tasks.option_names() if name in given}
+
+
+def run_evaluate(words: list[str]) -> None:
+    places, checked, own = measuring(words, "nearfar evaluate MODEL DATA")
+    from nearfar import using
+
     with tables.bar("measuring") as progress:
         found = using.evaluate(
             places[0],
@@ -363,9 +369,7 @@ def run_evaluate(words: list[str]) -> None:
 
 
 def run_diagnose(words: list[str]) -> None:
-    targets = [MeasureOptions, Output, DataSettings]
-    places, given = parse(words, targets, (2,), "nearfar diagnose MODEL DATA")
-    checked = options.checked(targets, given)
+    places, checked, own = measuring(words, "nearfar diagnose MODEL DATA")
     from nearfar import using
 
     with tables.bar("reading factors") as progress:
@@ -376,6 +380,7 @@ def run_diagnose(words: list[str]) -> None:
             on=checked.on,
             progress=progress,
             data_settings=build(DataSettings, checked),
+            **own,
         )
     emit(found) if checked.json else tables.diagnosis(found)
 

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from nearfar import files, processes, terminal
 from nearfar.evaluation.diagnostics import spread
+from nearfar.units import UNITS
 
 
 class Curve(pl.Callback):
@@ -186,7 +187,7 @@ class CheckpointFile(TorchCheckpointIO):
 class Progress(pl.Callback):
     """A live bar on a terminal; a line now and then elsewhere. Writes to standard error only."""
 
-    def __init__(self, title: str, every_seconds: float = 10.0, written: Callable[[float], str] = "{:.3g}".format):
+    def __init__(self, title: str, every_seconds: float = 10.0, written: Callable[[float], str] = UNITS["share"].text):
         """written: how a score on validation data is shown."""
         self.title, self.every, self.written = title, every_seconds, written
         self.console = terminal.console(stderr=True)

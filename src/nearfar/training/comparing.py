@@ -137,7 +137,7 @@ def compare(
     building.check_settings(settings)
     opened = data_settings.open(data)
     warnings = engine.tell_overlaps(opened, settings.weights, say)
-    task = evaluation.task_for(opened, settings.task, layer=settings.layer)
+    task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer})
     entries = chosen(opened, task, settings, methods, say)
     check_baseline(baseline, entries, opened, task)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"

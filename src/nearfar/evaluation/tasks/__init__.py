@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nearfar import options
@@ -48,13 +48,15 @@ def possible(data: Any, modalities: Sequence[str] | None = None) -> list[str]:
     return sorted((name for name in names() if get(name).possible(data, modalities)), key=order)
 
 
-def task_for(data: Any, kind: str | None = None, *, modalities: Sequence[str] | None = None, **given: Any) -> Task:
+def task_for(data: Any, kind: str | None = None, *, modalities: Sequence[str] | None = None,
+             shared: Mapping[str, Any] | None = None, **given: Any) -> Task:
     """The task that the data allow: masks, else scores of pairs, else pairs, else groups, else labels, else a proxy
     (groups go before pairs where rows carry a domain).
 
     Args:
         kind: another one, with options if wanted: "few-shot --ways 3".
         modalities: the kinds of data that the models at hand embed; default all.
+        shared: options of several tasks, of which the chosen one takes what it has.
         given: options of the task; None stands for the default.
 
     Raises InputError for an unknown kind, one that the data lack the roles for, and an option that is not the task's.
@@ -71,7 +73,8 @@ def task_for(data: Any, kind: str | None = None, *, modalities: Sequence[str] | 
     if name not in found:
         raise InputError(f"{data.name} cannot be measured by '{name}'.",
                          f"{get(name).needs} Possible here: {', '.join(found)}.".strip())
-    return get(name)(data, modalities=modalities, **checked_options(name, given))
+    taken = {key: value for key, value in (shared or {}).items() if key in options.names([get(name)])}
+    return get(name)(data, modalities=modalities, **checked_options(name, taken | given))
 
 
 def parsed(spec: str) -> tuple[str, dict[str, Any]]:

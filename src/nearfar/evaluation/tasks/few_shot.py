@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from nearfar.checks import PositiveInt, Range
+from nearfar.checks import PositiveInt, Range, check
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.fewshot import few_shot
@@ -33,7 +33,6 @@ class FewShotTask(Task):
 
     part = Part("setting", "settings", "")
     chance_words = "one of the classes, drawn"
-    needs = "It needs labels: --label COLUMN."
 
     def __init__(self, data: Any, *, modalities: Sequence[str] | None = None,
                  ways: Annotated[int, Range(2)] | Literal["auto"] = "auto", shots: str | Sequence[int] = "1,5",
@@ -138,6 +137,8 @@ def shot_counts(shots: str | Sequence[int]) -> tuple[int, ...]:
         found = tuple(int(word) for word in words)
     except (TypeError, ValueError):
         found = ()
-    if not found or min(found) < 1:
-        raise InputError(f"--shots takes numbers of at least 1, separated by commas. Got '{shots}'.")
+    if not found:
+        raise InputError(f"--shots takes numbers divided by commas. Got '{shots}'.")
+    for count in found:
+        check("shots", count, PositiveInt)
     return found

@@ -19,8 +19,6 @@ class GroupTask(SearchTask):
     """Find another member of the group; where rows have a domain, in another domain: every ordered pair of them, or
     those that `data.meta["directions"][split]` lists."""
 
-    needs = "It needs groups with different members: --group COLUMN."
-
     def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
         self.role = str(first_role(data, modalities))

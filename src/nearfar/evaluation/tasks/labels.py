@@ -38,7 +38,6 @@ class LabelTask(SearchTask):
         **RETRIEVAL,
     }
     chance_words = "always the commonest label"
-    needs = "It needs labels: --label COLUMN."
     max_train = 50_000
 
     def __init__(self, data: Any, *, modalities: Sequence[str] | None = None, neighbours: PositiveInt = 20):

@@ -32,7 +32,6 @@ class PairTask(SearchTask):
         "pair accuracy": Metric("pair accuracy"),
         "pair f1": Metric("pair F1"),
     }
-    needs = "It needs two columns whose rows belong together: --text COLUMN --text-b COLUMN."
 
     def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
