@@ -58,9 +58,9 @@ def gallery() -> str:
     """docs/gallery.md from the registry (the built-in methods only)."""
     sys.path.insert(0, str(ROOT / "src"))
     from nearfar import methods
-    from nearfar.methods.registry import BUILT_IN
+    from nearfar.methods.registry import built_in
 
-    found = [methods.describe(slug) for slug in BUILT_IN]
+    found = [methods.describe(slug) for slug in built_in()]
     rows = [[f"[{m['slug']}](#{m['slug']})", m["family"], needs(m), m["paper"]["idea"], m["paper"]["venue"]]
             for m in found]
     parts = [MADE, "", "# Method gallery", "", f"{len(found)} methods. `nearfar methods METHOD` shows the same on a "

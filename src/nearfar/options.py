@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from nearfar.checks import check
 from nearfar.errors import InputError, did_you_mean
 
-SKIPPED = ("self", "encoder", "encoder_b")
+SKIPPED = ("self", "encoder", "encoder_b", "data", "modalities")
 C = TypeVar("C", bound=type)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ from PIL import Image
 
 from nearfar import evaluation, files, indexing, models, trained
 from nearfar.checks import PositiveInt, check, checked
-from nearfar.errors import InputError
+from nearfar.errors import InputError, did_you_mean
+from nearfar.evaluation import tasks
 from nearfar.indexing import outputs
 from nearfar.indexing.appending import Change, change, check_unique
 from nearfar.indexing.payload import CHUNK, Payload
@@ -52,27 +54,28 @@ def evaluate(
     task: str | None = None,
     on: str = "test",
     baseline: bool = True,
-    few_shot: Mapping[str, Any] | None = None,
-    layer: PositiveInt | None = None,
     data_settings: DataSettings | None = None,
     say: Say = silent,
     progress: Progress | None = None,
-    **roles: Any,
+    **given: Any,
 ) -> dict[str, Any]:
-    """Scores of a model on data: masks, retrieval (both directions for two columns), kNN and linear probe.
+    """Scores of a model on data by one task: masks, retrieval (both directions for two columns), kNN, linear probe...
 
     Args:
         model: a model or its folder; data: path, name or Data.
-        task: dense, sts, pairs, groups, labels, few-shot or proxy; default the first that the data hold.
+        task: dense, sts, pairs, groups, labels, few-shot, proxy or one of another package; default the first that the
+            data hold.
         on: the split that is scored.
-        layer: of a picture encoder, from 1 on, whose map the dense task reads; default the last.
-        few_shot: ways (5, or fewer where fewer classes are held out), shots (1, 5), queries (15) and count (600) of the
-            episodes of the few-shot task.
         progress: called with (done, all) while rows pass the model.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
+        given: options of the task (ways, shots, queries and episodes of few-shot, layer of dense...), and fields of
+            DataSettings.
     """
-    opened = (data_settings or DataSettings(**roles)).open(data)
-    loaded, measure = open_model(model), evaluation.task_for(opened, task, few_shot=few_shot, layer=layer)
+    if task is not None:
+        tasks.parsed(task)
+    roles, own = divided(given, data_settings)
+    opened = roles.open(data)
+    loaded, measure = open_model(model), evaluation.task_for(opened, task, **own)
     embed = ModelEmbedder(loaded, opened)
     embed.progress = progress or embed.progress
     for role in measure.roles:
@@ -108,6 +111,19 @@ def evaluate(
     }
 
 
+def divided(
+    given: Mapping[str, Any], data_settings: DataSettings | None
+) -> tuple[DataSettings, dict[str, Any]]:
+    """Keyword options to those of the data and those of a task. Raises InputError for one of neither."""
+    mine = [f.name for f in dataclasses.fields(DataSettings)]
+    known = [*mine, *tasks.option_names()]
+    for name in given:
+        if name not in known:
+            raise InputError(f"Unknown option '{name}'.{did_you_mean(name, known)}")
+    own = {k: v for k, v in given.items() if k not in mine}
+    return data_settings or DataSettings(**{k: v for k, v in given.items() if k in mine}), own
+
+
 def measured_twice(model: Any, data: Any, rows: np.ndarray, what: str) -> dict[str, Any]:
     """How many of the rows the model was trained on, of how many; rows None where its folder does not say."""
     known = model.training_rows
@@ -125,14 +141,16 @@ def diagnose(
     on: str = "test",
     progress: Progress | None = None,
     data_settings: DataSettings | None = None,
-    **roles: Any,
+    **given: Any,
 ) -> list[dict[str, Any]]:
     """Alignment, uniformity, effective rank, collapse, ... of a model's embedding of a split, each with advice.
 
     For a model of several stages also which labels each can tell; `progress` is called with (done, all) of them.
+    `given`: options of the task, and fields of DataSettings.
     """
-    opened = (data_settings or DataSettings(**roles)).open(data)
-    measure = evaluation.task_for(opened, task)
+    roles, own = divided(given, data_settings)
+    opened = roles.open(data)
+    measure = evaluation.task_for(opened, task, **own)
     embed = ModelEmbedder(open_model(model), opened)
     if not embed.has(measure.roles[0]):
         measure = evaluation.task_for(opened, "proxy")
@@ -405,8 +423,6 @@ def search(
 
 
 def stored_vector(index: Any, key: str) -> np.ndarray:
-    from nearfar.errors import did_you_mean
-
     vector = index.vector(key)
     if vector is None:
         raise InputError(f"The index has no item '{key}'.{did_you_mean(key, index.keys()[:20000])}")

@@ -221,6 +221,6 @@ def test_python_calls_have_the_commands_names(folders, tmp_path):
     assert run.plan["options"]["views"]["small"] == 1
     with pytest.raises(nearfar.InputError, match="Did you mean 'temperature'"):
         nearfar.fit("simclr", folders / "classes", temprature=0.1)
-    assert [m["slug"] for m in nearfar.list_methods()][:2] == ["simclr", "dcl"]
+    assert {"simclr", "dcl"} <= {m["slug"] for m in nearfar.list_methods()}
     for name in ("data", "fit", "compare", "evaluate", "diagnose", "embed", "search", "report", "load"):
         assert callable(getattr(nearfar, name))

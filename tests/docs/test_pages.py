@@ -6,6 +6,7 @@ import pytest
 
 from nearfar import options
 from nearfar.cli import COMMANDS, commands
+from nearfar.evaluation import tasks
 from nearfar.training.comparing import entry, seconds_of, split_specs
 from nearfar.training.settings import DataSettings, TrainSettings
 from tests.docs import pages
@@ -15,8 +16,8 @@ TARGETS = {
     "data": ([commands.Output, DataSettings], (1,)),
     "methods": ([commands.Output], (0, 1)),
     "compare": ([commands.CompareOptions, commands.Output, TrainSettings, DataSettings], (1,)),
-    "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings], (2,)),
-    "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings], (2,)),
+    "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
+    "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
     "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
     "search": ([commands.SearchOptions, commands.Output], (2,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 import nearfar
-from nearfar.evaluation import references, task_for
-from nearfar.evaluation.tasks import KINDS
+from nearfar.evaluation import references, task_for, tasks
 
 SEEDS = 5
 
@@ -168,13 +167,13 @@ DATA = {
 
 
 def test_every_task_is_covered():
-    assert set(DATA) == set(KINDS)
+    assert set(DATA) == set(tasks.names())
 
 
 def opened(kind, write, folder):
     data = nearfar.data(write(folder, np.random.default_rng(0)))
-    few = {"shots": (1,), "queries": 5, "count": 150} if kind == "few-shot" else None
-    return data, task_for(data, kind, few_shot=few)
+    few = {"shots": (1,), "queries": 5, "episodes": 150} if kind == "few-shot" else {}
+    return data, task_for(data, kind, **few)
 
 
 def expected(data, task, name, value):

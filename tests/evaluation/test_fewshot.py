@@ -146,7 +146,7 @@ def test_told_apart_is_the_nearest_of_two():
 
 
 def test_the_task_on_real_pictures(emoji_few):
-    task = task_for(emoji_few, "few-shot", few_shot={"ways": 3, "shots": (1,), "queries": 4, "count": 20})
+    task = task_for(emoji_few, "few-shot", ways=3, shots=(1,), queries=4, episodes=20)
     rows = {r.slug: r for r in references(emoji_few, task)}
     assert set(rows) == {"chance", "pixels", "hog"}
     assert rows["chance"].evaluate("train").primary == pytest.approx(1 / 3)
@@ -160,7 +160,7 @@ def test_the_task_on_real_pictures(emoji_few):
     gain = scores.directions["3-way 1-shot, what opta adds"]
     assert gain["gain"] == pytest.approx(scores.metrics["1-shot+opta"] - scores.metrics["1-shot"])
     assert gain["low"] < gain["gain"] < gain["high"]
-    five = task_for(emoji_few, "few-shot", few_shot={"ways": 3, "shots": (5,)})
+    five = task_for(emoji_few, "few-shot", ways=3, shots=(5,))
     assert five.summary("test")["label"] == "5-shot accuracy"
 
 
@@ -184,8 +184,8 @@ class Classes:
 def test_ways_are_as_many_as_are_held_out():
     assert task_for(Classes([30] * 7, [30] * 6), "few-shot").ways == 5
     assert task_for(Classes([30] * 7, [30, 30, 30, 19]), "few-shot").ways == 3
-    assert task_for(Classes([30] * 7, [30, 30, 30, 19]), "few-shot", few_shot={"shots": (1,)}).ways == 4
-    assert task_for(Classes([30], [30] * 6), "few-shot", few_shot={"ways": 5}).ways == 5, "the user's own number stands"
+    assert task_for(Classes([30] * 7, [30, 30, 30, 19]), "few-shot", shots=(1,)).ways == 4
+    assert task_for(Classes([30], [30] * 6), "few-shot", ways=5).ways == 5, "the user's own number stands"
 
 
 def test_too_few_classes_held_out_are_told_before_anything_is_trained():

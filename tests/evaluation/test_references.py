@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from nearfar.evaluation.chance import expected_metrics
 from nearfar.evaluation.heldout import transform_images, transform_texts
 from nearfar.evaluation.references import (
     bm25_scorer,
-    expected_metrics,
     hog,
     pixels,
     references,

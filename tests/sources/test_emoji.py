@@ -7,7 +7,7 @@ from PIL import Image
 
 from nearfar.errors import InputError
 from nearfar.sources import open_data
-from nearfar.sources.emoji_set import FOLDER, skin_tone
+from nearfar.sources.sets.emoji import FOLDER, skin_tone
 
 
 @pytest.fixture(scope="module")

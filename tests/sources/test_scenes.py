@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nearfar.sources import open_data, scenes
+from nearfar.sources import open_data
+from nearfar.sources.sets import scenes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +31,7 @@ def test_what_it_holds(data):
 
 
 def test_no_photograph_and_no_family_straddles(data):
-    from nearfar.sources.emoji_set import open_emoji
+    from nearfar.sources.sets.emoji import open_emoji
 
     table = open_emoji().table
     family = dict(zip(table["emoji"], table["family"], strict=True))

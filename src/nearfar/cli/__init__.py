@@ -26,7 +26,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   cache [clear]               what is kept of data to be faster the next time; clear removes it
 
 DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl or txt file, a BEIR folder, a saved `datasets`
-folder, or the name of a built-in set: emoji, functions, scenes.
+folder, or the name of a built-in set: {sets}.
 `nearfar COMMAND --help` shows its options. Every command that prints results takes --json.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(USAGE)
+        from nearfar.registry import DATA_SETS
+
+        sys.stdout.write(USAGE.format(sets=", ".join(DATA_SETS.names())))
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         from nearfar import __version__

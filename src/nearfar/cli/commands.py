@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from nearfar import files, options, processes, terminal
-from nearfar.checks import PositiveInt, Range, check
+from nearfar.checks import PositiveInt, Range
 from nearfar.cli import help as helping
 from nearfar.cli import tables
 from nearfar.errors import InputError
@@ -74,34 +74,13 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-        task: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot or proxy; default the first that
-            the data hold.
-        layer: of the picture encoder, from 1 on, whose map the dense task reads; default the last.
+        task: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy or one of another package;
+            default the first that the data hold. The options of a task stand beside it.
         on: the split that is looked at.
-        ways: classes of a few-shot episode. auto: 5, or as many as each held-out split has.
-        shots: labelled items a class, one or several numbers divided by commas.
-        queries: unlabelled items a class.
-        episodes: how many are drawn.
     """
 
-    task: Literal["dense", "sts", "pairs", "groups", "labels", "few-shot", "proxy"] | None = None
-    layer: PositiveInt | None = None
+    task: str | None = None
     on: Literal["train", "val", "test"] = "test"
-    ways: Annotated[int, Range(2)] | Literal["auto"] = "auto"
-    shots: str = "1,5"
-    queries: PositiveInt = 15
-    episodes: Annotated[int, Range(2, 1_000_000)] = 600
-
-    def few_shot(self) -> dict[str, Any]:
-        """The options of few-shot episodes. Raises where the shots are no numbers."""
-        try:
-            shots = tuple(int(word) for word in str(self.shots).split(","))
-        except ValueError:
-            raise InputError(f"--shots takes numbers divided by commas. Got '{self.shots}'.") from None
-        for count in shots:
-            check("shots", count, PositiveInt)
-        ways = None if self.ways == "auto" else self.ways
-        return {"ways": ways, "shots": shots, "queries": self.queries, "count": self.episodes}
 
 
 @dataclass
@@ -181,9 +160,8 @@ def parse(
     words: Sequence[str], targets: Sequence[Any], counts: Sequence[int], usage: str
 ) -> tuple[list[str], dict[str, Any]]:
     """Positional words and options given; shows help; raises where the number of positional words is wrong."""
-    if "--help" in words or "-h" in words:
-        sys.stdout.write(helping.text(usage, targets))
-        raise SystemExit(0)
+    if wants_help(words):
+        show_help(usage, targets)
     places: list[str] = []
     given = options.from_command_line(targets, words, places)
     if len(places) not in counts:
@@ -192,6 +170,15 @@ def parse(
             f"Got {len(places)} argument{'s' * (len(places) != 1)}{': ' + ' '.join(places) if places else ''}.",
         )
     return places, given
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    return "--help" in words or "-h" in words
+
+
+def show_help(usage: str, targets: Sequence[Any], further: str = "") -> NoReturn:
+    sys.stdout.write(helping.text(usage, targets) + further)
+    raise SystemExit(0)
 
 
 def build(target: Any, checked: Any) -> Any:
@@ -221,16 +208,15 @@ def written(command: str, words: Sequence[str]) -> str:
 
 
 def run_methods(words: list[str]) -> None:
-    places, given = parse(words, [Output], (0, 1), "nearfar methods [METHOD]")
     from nearfar import methods
 
+    places, given = parse(words, [Output], (0, 1), "nearfar methods [METHOD]")
     as_json = options.checked([Output], given).json
     if places:
         found = methods.describe(places[0])
         emit(found) if as_json else tables.method(found)
         return
-    found = methods.list_methods()
-    emit(found) if as_json else tables.gallery(found)
+    emit(methods.list_methods()) if as_json else tables.gallery(methods.overview())
 
 
 def run_data(words: list[str]) -> None:
@@ -245,11 +231,12 @@ def run_data(words: list[str]) -> None:
 
 def run_fit(words: list[str]) -> None:
     from nearfar import methods
-    from nearfar.training.engine import fit
 
     base = [FitOptions, Output, TrainSettings, DataSettings]
     usage = "nearfar fit [METHOD] DATA"
     named = next((w for w in words if w in methods.slugs()), None)
+    if wants_help(words):
+        show_help(usage, base, helping.method(named))
     targets = [*base, methods.get(named)] if named else base
     places, given = parse(words, targets, (0, 1, 2), usage)
     method, data = (places[0], places[1]) if len(places) == 2 else (None, places[0] if places else None)
@@ -274,6 +261,8 @@ def run_fit(words: list[str]) -> None:
     if data in methods.slugs() and not Path(data).exists():
         raise InputError(f"'{data}' is a method; the data are missing.", f"Expected: {usage}.")
     checked = options.checked(targets, given)
+    from nearfar.training.engine import fit
+
     own = {k: v for k, v in given.items() if k not in options.names(base)}
     say = speaker(checked.json)
     run = fit(
@@ -324,11 +313,11 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 
 def run_compare(words: list[str]) -> None:
-    from nearfar.training.comparing import compare
-
     targets = [CompareOptions, Output, TrainSettings, DataSettings]
     places, given = parse(words, targets, (1,), "nearfar compare DATA")
     checked = options.checked(targets, given)
+    from nearfar.training.comparing import compare
+
     done = compare(
         places[0],
         methods=checked.methods,
@@ -348,33 +337,41 @@ def run_compare(words: list[str]) -> None:
     tables.next_steps(done)
 
 
+def measuring(words: list[str], usage: str) -> tuple[list[str], Any, dict[str, Any]]:
+    """Positional words, checked options, and those of a task among them, of a command that measures."""
+    base = [MeasureOptions, Output, DataSettings]
+    if wants_help(words):
+        show_help(usage, base, helping.tasks())
+    from nearfar.evaluation import tasks
+
+    targets = [*base, *tasks.classes()]
+    places, given = parse(words, targets, (2,), usage)
+    checked = options.checked(targets, given)
+    return places, checked, {name: getattr(checked, name) for name in tasks.option_names() if name in given}
+
+
 def run_evaluate(words: list[str]) -> None:
+    places, checked, own = measuring(words, "nearfar evaluate MODEL DATA")
     from nearfar import using
 
-    targets = [MeasureOptions, Output, DataSettings]
-    places, given = parse(words, targets, (2,), "nearfar evaluate MODEL DATA")
-    checked = options.checked(targets, given)
     with tables.bar("measuring") as progress:
         found = using.evaluate(
             places[0],
             places[1],
             task=checked.task,
             on=checked.on,
-            layer=checked.layer,
-            few_shot=build(MeasureOptions, checked).few_shot(),
             data_settings=build(DataSettings, checked),
             say=speaker(True),
             progress=progress,
+            **own,
         )
     emit(found) if checked.json else tables.evaluation(found)
 
 
 def run_diagnose(words: list[str]) -> None:
+    places, checked, own = measuring(words, "nearfar diagnose MODEL DATA")
     from nearfar import using
 
-    targets = [MeasureOptions, Output, DataSettings]
-    places, given = parse(words, targets, (2,), "nearfar diagnose MODEL DATA")
-    checked = options.checked(targets, given)
     with tables.bar("reading factors") as progress:
         found = using.diagnose(
             places[0],
@@ -383,16 +380,17 @@ def run_diagnose(words: list[str]) -> None:
             on=checked.on,
             progress=progress,
             data_settings=build(DataSettings, checked),
+            **own,
         )
     emit(found) if checked.json else tables.diagnosis(found)
 
 
 def run_embed(words: list[str]) -> None:
-    from nearfar import using
-
     targets = [EmbedOptions, Output, DataSettings]
     places, given = parse(words, targets, (2,), "nearfar embed MODEL DATA --out X")
     checked = options.checked(targets, given)
+    from nearfar import using
+
     if checked.out is None:
         raise InputError("Where to? The option '--out' is missing.", "Write FILE.parquet, FILE.npy or a folder.")
     with tables.bar("embedding") as progress:
@@ -442,11 +440,11 @@ def run_cache(words: list[str]) -> None:
 
 
 def run_search(words: list[str]) -> None:
-    from nearfar import using
-
     targets = [SearchOptions, Output]
     places, given = parse(words, targets, (2,), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
     checked = options.checked(targets, given)
+    from nearfar import using
+
     hits = using.search(places[0], places[1], k=checked.k, where=checked.where, model=checked.model, role=checked.role)
     emit(hits) if checked.json else tables.hits(places[1], hits)
     known = sum(h.get(using.TRAINED) is True for h in hits)
@@ -455,19 +453,19 @@ def run_search(words: list[str]) -> None:
 
 
 def run_report(words: list[str]) -> None:
-    from nearfar import using
-
     targets = [ReportOptions, Output]
     places, given = parse(words, targets, range(1, 1000), "nearfar report RUN...")
     checked = options.checked(targets, given)
+    from nearfar import using
+
     path = using.report(*places, out=checked.out)
     emit({"path": path}) if checked.json else terminal.say(f"report: {path}", sys.stdout)
 
 
 def run_demo(words: list[str]) -> None:
-    from nearfar.cli.demo import demo
-
     targets = [DemoOptions, Output]
     _, given = parse(words, targets, (0,), "nearfar demo")
+    from nearfar.cli.demo import demo
+
     checked = options.checked(targets, given)
     demo(Path(checked.out), checked.seconds, speaker(checked.json), checked.json)

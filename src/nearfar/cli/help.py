@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
+import sys
 import textwrap
 from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from nearfar import options
+from nearfar import options, reading
+from nearfar.errors import InputError, NearfarError
 from nearfar.methods.documentation import arguments, summary
+from nearfar.registry import TASKS
+from nearfar.sources.storage import cache_dir, whole
 
 TITLES = {
     "Output": "output",
@@ -24,23 +32,74 @@ def text(usage: str, targets: Sequence[Any]) -> str:
     """Usage, then the options of each target with their defaults."""
     lines = [f"usage: {usage} [--option VALUE ...]", ""]
     for target in targets:
-        slug = getattr(target, "slug", "")
-        title = TITLES.get(target.__name__, f"options of {slug}" if slug else "options")
-        if slug:
-            lines += [f"{slug}: {summary(target)}", ""]
-        lines += [f"{title}:", *_options(target), ""]
-    if "fit" in usage and not any(getattr(t, "slug", "") for t in targets):
-        lines += ["`nearfar fit METHOD --help` shows a method's own options as well.", ""]
+        lines += [f"{TITLES.get(target.__name__, 'options')}:", *_options(target), ""]
     return "\n".join(lines)
+
+
+def method(slug: str | None) -> str:
+    """The options of a method. They are kept in the cache folder as long as no source file changes, since reading the
+    signature imports what the method trains with."""
+    if slug is None:
+        return "\n`nearfar fit METHOD --help` shows a method's own options as well.\n"
+    try:
+        path = cache_dir() / "help" / f"{slug}-{_state()}.txt"
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+    except (InputError, OSError):
+        path = None
+    found = _method(slug)
+    with contextlib.suppress(NearfarError, OSError):
+        if path is not None:
+            for old in path.parent.glob(f"{slug}-{'?' * 32}.txt"):
+                old.unlink(missing_ok=True)
+            with whole(path) as fresh:
+                fresh.write_text(found, encoding="utf-8")
+    return found
+
+
+def _method(slug: str) -> str:
+    from nearfar import methods
+
+    cls = methods.get(slug)
+    return "\n".join(["", f"{slug}: {summary(cls)}", "", f"options of {slug}:", *_options(cls), ""])
+
+
+def _state() -> str:
+    """A digest of nearfar's source files and of what other packages add to its methods."""
+    root = Path(__file__).parents[1]
+    facts = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
+             for path in sorted(root.rglob("*.py"))]
+    others = [(entry.name, entry.value, entry.dist.version if entry.dist else "")
+              for entry in entry_points(group="nearfar.methods")]
+    return hashlib.sha256(repr((sys.version, facts, others)).encode()).hexdigest()[:32]
+
+
+def tasks() -> str:
+    """The options of each task that has some, read from its file: nothing is imported."""
+    lines = []
+    for name in TASKS.names():
+        source = task_source(name)
+        described, found = arguments(source), source.options()
+        shown = [_line(key, described.get(key, ""), default) for key, default in found.items() if key != "modalities"]
+        lines += [f"options of the task {name}:", *shown, ""] if shown else []
+    return "\n".join(["", *lines])
+
+
+def task_source(name: str) -> Any:
+    """The class of a task as its file has it."""
+    if name in TASKS.own():
+        return reading.decorated(f"{TASKS.package}.{name.replace('-', '_')}", "register")
+    return reading.of_entry(next(entry.value for entry in entry_points(group=TASKS.group) if entry.name == name))
 
 
 def _options(target: Any) -> list[str]:
     described = arguments(target)
-    lines = []
-    for name, (_, default) in options.signature(target).items():
-        head = f"  --{name.replace('_', '-')}"
-        shown = described.get(name, "")
-        if default is not inspect.Parameter.empty and default is not None and default is not False:
-            shown += f" [{default}]"
-        lines.append(f"{head:<24}" + textwrap.fill(shown, 92, subsequent_indent=" " * 24))
-    return lines
+    unsaid = (inspect.Parameter.empty, None, False)
+    return [_line(name, described.get(name, ""), "" if any(default is one for one in unsaid) else str(default))
+            for name, (_, default) in options.signature(target).items()]
+
+
+def _line(name: str, meaning: str, default: str) -> str:
+    head = f"  --{name.replace('_', '-')}"
+    shown = meaning + (f" [{default}]" if default else "")
+    return f"{head:<24}" + textwrap.fill(shown, 92, subsequent_indent=" " * 24)

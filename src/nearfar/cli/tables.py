@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,47 +11,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from nearfar import terminal
+from nearfar.units import Metric, metric_of, places_of
 
-LABELS = {
-    "spearman": "Spearman",
-    "pearson": "Pearson",
-    "hit@1": "hit@1",
-    "hit@5": "hit@5",
-    "hit@10": "hit@10",
-    "ndcg@10": "nDCG@10",
-    "mrr": "MRR",
-    "map": "MAP",
-    "miou": "mIoU",
-    "pixel accuracy": "pixel accuracy",
-    "knn": "kNN",
-    "probe": "probe",
-    "recall@10": "recall@10",
-    "precision@10": "precision@10",
-    "pair ap": "pair AP",
-    "pair accuracy": "pair accuracy",
-    "pair f1": "pair F1",
-    "accuracy": "accuracy",
-    "gain": "gain",
-    "low": "from",
-    "high": "to",
-}
-SHOWN = tuple(name for name in LABELS if name not in ("hit@5", "map", "precision@10"))
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
 
 
-def columns(found: Iterable[Mapping[str, float]]) -> dict[str, str]:
-    """The metrics that a table of these rows shows, with their labels; few-shot ones whatever their shots."""
+def columns(task: Mapping[str, Any], found: Iterable[Mapping[str, float]]) -> dict[str, Metric]:
+    """The metrics that a table of these rows shows: the brief ones of the task, as far as they are there; all of them
+    where the task names none."""
     present = list(dict.fromkeys(name for metrics in found for name in metrics))
-    shots = [name for name in present if "-shot" in name and "/" not in name]
-    return {name: LABELS.get(name, name) for name in [*(n for n in SHOWN if n in present), *shots]}
+    named = [name for name in task.get("metrics") or present if name in present]
+    main = [name for name in present if name == task.get("primary") and name not in named]
+    known = {name: metric_of(task, name) for name in [*main, *named]}
+    return {name: metric for name, metric in known.items() if metric.brief}
 
 
 def console() -> Any:
     return terminal.console()
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def gallery(found: list[dict[str, Any]]) -> None:
@@ -99,11 +75,12 @@ def run(done: Any) -> None:
     out = console()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("split")
-    names = columns(s["metrics"] for s in done.scores.values())
-    for label in names.values():
-        table.add_column(label, justify="right")
+    task = done.task or {}
+    names = columns(task, [s["metrics"] for s in done.scores.values()])
+    for metric in names.values():
+        table.add_column(metric.heading, justify="right")
     for split, scores in done.scores.items():
-        table.add_row(split, *[percent(scores["metrics"].get(n)) for n in names])
+        table.add_row(split, *[m.written.write(scores["metrics"].get(n)) for n, m in names.items()])
     if done.scores:
         out.print(table)
     cost = done.cost
@@ -113,21 +90,25 @@ def run(done: Any) -> None:
 
 def leaderboard(results: dict[str, Any]) -> None:
     """All rows, best first, with intervals and cost."""
+    from nearfar.evaluation.comparison import best_first
+
     shown = ("task", "data", "rows", "winner", "baseline", "reason")
     results = terminal.visible_all({name: results[name] for name in shown})
     out, task = console(), results["task"]
     out.print()
     out.print(f"[bold]{results['data']['name']}[/]  {escape(task['description'])}")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    label = task.get("label", task["primary"]) + (f" {task['unit']}" if task.get("unit", "%") != "%" else "")
+    metric = metric_of(task)
+    label = metric.heading
+    directions(out, [metric])
     hard = any("hard/" + task["primary"] in c["metrics"] for r in results["rows"] for c in r["seeds"])
-    second = beside(results["rows"])
+    second = beside(results)
     heads = [
         "",
         label,
         "95 %",
         *(["hard " + label] if hard else []),
-        *([LABELS[second]] if second else []),
+        *([metric_of(task, second).heading] if second else []),
         f"vs {results['baseline']}",
         "s",
         "samples",
@@ -135,34 +116,40 @@ def leaderboard(results: dict[str, Any]) -> None:
     ]
     for k, head in enumerate(heads):
         table.add_column(head, justify="left" if k == 0 else "right", no_wrap=True)
-    for r in sorted(results["rows"], key=lambda r: -(r["mean"] if r["mean"] is not None else -1)):
+    for r in best_first(results["rows"], metric):
         table.add_row(*_row(r, results, hard, second))
     out.print(table)
     out.print(f"\n{escape(results['reason'])}")
 
 
-def beside(rows: list[dict[str, Any]]) -> str | None:
-    """The metric that stands beside the main one: hit@10, the pixel accuracy of masks, Pearson of scores, or none."""
-    known = {name for r in rows for c in r["seeds"] for name in c["metrics"]}
-    return next((name for name in ("hit@10", "pixel accuracy", "pearson") if name in known), None)
+def directions(out: Any, metrics: Iterable[Metric]) -> None:
+    """Says of which metrics less is better."""
+    falling = [metric.label for metric in metrics if not metric.higher_is_better]
+    if falling:
+        out.print(f"[dim]lower is better: {escape(', '.join(falling))}[/]")
+
+
+def beside(results: Mapping[str, Any]) -> str | None:
+    """The metric that the task sets beside the main one, where some row has it."""
+    name = results["task"].get("beside")
+    return name if any(name in c["metrics"] for r in results["rows"] for c in r["seeds"]) else None
 
 
 def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | None) -> list[str]:
     done = [c for c in r["seeds"] if c["status"] == "done"]
-    primary = results["task"]["primary"]
+    primary, metric = results["task"]["primary"], metric_of(results["task"])
+    unit, other = metric.written, metric_of(results["task"], second).written
     name = f"[bold cyan]{escape(r['label'])}[/]" if r["kind"] == "method" else f"[dim]{escape(r['label'])}[/]"
     if r["slug"] == results["winner"]:
         name += " *"
     if r["mean"] is None:
         return [name, "failed", *[""] * (5 + hard + (second is not None))]
     interval = r["interval"]
-    spread = (
-        f"{percent(interval[0])}..{percent(interval[1])}" if interval else "1 seed" if r["kind"] == "method" else ""
-    )
+    spread = between(metric, interval, r["mean"]) if interval else "1 seed" if r["kind"] == "method" else ""
     d = r.get("difference")
-    gap = "" if not d else f"{100 * d['mean']:+.1f}"
+    gap = "" if not d else unit.write(d["mean"], signed=True)
     if d and d["interval"]:
-        gap += f" [dim]({100 * d['interval'][0]:+.1f}..{100 * d['interval'][1]:+.1f})[/]"
+        gap += f" [dim]({between(metric, d['interval'], d['mean'], signed=True)})[/]"
     trained = r["kind"] == "method"
     cost = (
         [f"{_mean(done, 'seconds'):.0f}", f"{_mean(done, 'samples'):,.0f}", f"{_mean(done, 'peak_mib'):.0f}"]
@@ -171,13 +158,19 @@ def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | N
     )
     return [
         name,
-        percent(r["mean"]),
+        unit.write(r["mean"]),
         spread,
-        *([percent(_metric(done, "hard/" + primary))] if hard else []),
-        *([percent(_metric(done, second))] if second else []),
+        *([unit.write(_metric(done, "hard/" + primary))] if hard else []),
+        *([other.write(_metric(done, second))] if second else []),
         gap,
         *cost,
     ]
+
+
+def between(metric: Metric, ends: Sequence[float | None] | None, middle: float | None, signed: bool = False) -> str:
+    """"48.1..50.3", with as many digits as the number between."""
+    places = None if middle is None else places_of(middle)
+    return "..".join(metric.written.write(end, signed=signed, digits=places) for end in ends or (None, None))
 
 
 def _mean(cells: list[dict[str, Any]], name: str) -> float:
@@ -202,24 +195,23 @@ def evaluation(found: dict[str, Any]) -> None:
     out.print(escape(found["task"]["description"]))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
-    names = columns(r["metrics"] for r in found["rows"])
+    task, main = found["task"], metric_of(found["task"])
+    names = columns(task, [r["metrics"] for r in found["rows"]])
     table.add_column("95 % (items)", justify="right")
-    for label in names.values():
-        table.add_column(label, justify="right")
+    for metric in names.values():
+        table.add_column(metric.heading, justify="right")
+    directions(out, names.values())
     for r in found["rows"]:
-        low, high = r["bootstrap"] or (None, None)
-        table.add_row(
-            escape(r["label"]), f"{percent(low)}..{percent(high)}", *[percent(r["metrics"].get(n)) for n in names]
-        )
+        values = [m.written.write(r["metrics"].get(n)) for n, m in names.items()]
+        table.add_row(escape(r["label"]), between(main, r["bootstrap"], r["primary"]), *values)
     out.print(table)
-    directions = found["rows"][0]["directions"]
-    if len(directions) > 1:
-        out.print(f"\n[bold]{'classes' if found['task'].get('parts') == 'class' else 'directions'}[/]")
-        for name, metrics in directions.items():
-            shown = "  ".join(
-                f"{LABELS.get(k, k)} {percent(v)}" for k, v in metrics.items() if k in SHOWN or k in ("balanced",)
-            )
-            out.print(f"  {escape(name)}:  {shown}")
+    parts = found["rows"][0]["directions"]
+    if len(parts) > 1:
+        out.print(f"\n[bold]{task['parts']['many']}[/]")
+        for name, metrics in parts.items():
+            shown = columns(task, [metrics])
+            words = "  ".join(f"{m.label} {m.written.write(metrics[n])}" for n, m in shown.items())
+            out.print(f"  {escape(name)}:  {words}")
 
 
 def diagnosis(found: list[dict[str, Any]]) -> None:

@@ -10,10 +10,13 @@ from nearfar.evaluation.probe import knn, linear_probe
 from nearfar.evaluation.references import references
 from nearfar.evaluation.retrieval import retrieval
 from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
-from nearfar.evaluation.tasks import MaskScores, Scores, Task, task_for
+from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, register
+from nearfar.evaluation.tasks import task_for
 from nearfar.evaluation.transport import opta, transport_plan
+from nearfar.units import Metric
 
-__all__ = ["DenseScores", "Diagnostic", "MaskScores", "Readout", "Scores", "Segmentation", "Task",
-           "average_precision", "bootstrap", "compare_rows", "dense_probe", "diagnose", "episodes",
+__all__ = ["DenseScores", "Diagnostic", "Metric", "Part", "Readout", "Reference", "Scores", "Segmentation",
+           "Table", "Task", "average_precision", "bootstrap", "compare_rows", "dense_probe", "diagnose", "episodes",
            "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe", "opta", "paired_interval", "pearson",
-           "read_factors", "references", "retrieval", "segmentation_probe", "spearman", "task_for", "transport_plan"]
+           "read_factors", "references", "register", "retrieval", "segmentation_probe", "spearman", "task_for",
+           "transport_plan"]

@@ -1,55 +1,57 @@
-"""Rows that need no training, scored by the same task: chance, raw pixels, HOG, TF-IDF, BM25; for masks the commonest
-class, and raw pixels and HOG of each place.
+"""Rows that need no training, scored by the same task: raw pixels, HOG, TF-IDF, BM25; raw pixels and HOG of each place.
+A task takes those that make sense for it (`Task.references`).
 
 They answer the first question about any trained model: did training pay at all?
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nearfar.evaluation.embedding import DataEmbed, is_image
 from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer
-from nearfar.evaluation.relevance import visible_grades
-from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.searches import Search, side_items
-from nearfar.evaluation.tasks import DenseTask, FewShotTask, GradedTask, LabelTask, PairTask, Scores, Task
+from nearfar.evaluation.task import Reference, Task
 from nearfar.similarity import Source
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-@dataclass(frozen=True)
-class Reference:
-    """slug, label and kind ("chance" or "reference") of a row of the leaderboard; evaluate(split) -> Scores."""
-
-    slug: str
-    label: str
-    kind: str
-    evaluate: Callable[..., Scores]
-
-
 def references(data: Any, task: Task, *, size: int = 32) -> list[Reference]:
-    """The references that make sense for the task, computed only when `.evaluate(split, examples=0)` is called.
+    """The rows that need no training of a task on its data."""
+    return task.references(size=size)
 
-    Pictures are looked at with `size` pixels a side, for masks with 64. Between pictures and texts there is only
-    chance.
-    """
-    if isinstance(task, DenseTask):
-        return dense_references(data, task)
-    rows = [Reference("chance", "chance", "chance", lambda split, examples=0: chance(task, split))]
-    roles = task.roles if isinstance(task, (PairTask, GradedTask)) else (getattr(task, "role", ""),)
-    if all(map(is_image, roles)):
-        rows += [_vectors("pixels", "raw pixels", task, lambda: pixels(data, roles[0], size=size)),
-                 _vectors("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
-    elif not any(map(is_image, roles)) and not isinstance(task, FewShotTask):
-        rows += [_scores("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(data, search)),
-                 _scores("bm25", "BM25", task, lambda search: bm25_scorer(data, search))]
-    return rows
+
+def by_pictures(task: Task, size: int) -> list[Reference]:
+    """Raw pixels and HOG, where all that the task asks for are pictures."""
+    data = task.data
+    if not all(map(is_image, task.roles)):
+        return []
+    return [_vectors("pixels", "raw pixels", task, lambda: pixels(data, task.roles[0], size=size)),
+            _vectors("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
+
+
+def by_words(task: Any) -> list[Reference]:
+    """TF-IDF and BM25, where all that a task of searches asks for are texts."""
+    if any(map(is_image, task.roles)):
+        return []
+    return [_scores("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(task.data, search)),
+            _scores("bm25", "BM25", task, lambda search: bm25_scorer(task.data, search))]
+
+
+def by_places(task: Task, size: int) -> list[Reference]:
+    """Raw pixels and HOG of each cell of 8 x 8 pixels, as maps."""
+    def maps(slug: str, label: str, encode: Callable[[Any], np.ndarray]) -> Reference:
+        return _vectors(slug, label, task, lambda: DataEmbed(task.data, lambda role, items: encode(items), size=size))
+
+    def both(images: Any) -> np.ndarray:
+        return np.concatenate([pixel_cells(images), hog_cells(images)], 1)
+
+    return [maps("pixels", "raw pixels", pixel_cells), maps("hog", "HOG", hog_cells),
+            maps("both", "raw pixels + HOG", both)]
 
 
 def _vectors(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> Reference:
@@ -57,22 +59,9 @@ def _vectors(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> Ref
                      lambda split, examples=0: task.evaluate(embed(), split, examples=examples))
 
 
-def _scores(slug: str, label: str, task: Task, scorer: Callable[[Search], Source]) -> Reference:
+def _scores(slug: str, label: str, task: Any, scorer: Callable[[Search], Source]) -> Reference:
     return Reference(slug, label, "reference",
                      lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples))
-
-
-def dense_references(data: Any, task: DenseTask, *, size: int = 64) -> list[Reference]:
-    """The commonest class; and what each cell of 8 x 8 pixels shows by itself, through the same probe as a map."""
-    def maps(slug: str, label: str, encode: Callable[[Any], np.ndarray]) -> Reference:
-        return _vectors(slug, label, task, lambda: DataEmbed(data, lambda role, items: encode(items), size=size))
-
-    def both(images: Any) -> np.ndarray:
-        return np.concatenate([pixel_cells(images), hog_cells(images)], 1)
-
-    return [Reference("chance", "majority class", "chance", lambda split, examples=0: task.majority(split)),
-            maps("pixels", "raw pixels", pixel_cells), maps("hog", "HOG", hog_cells),
-            maps("both", "raw pixels + HOG", both)]
 
 
 def pixel_cells(images: Any, *, cell: int = 8) -> np.ndarray:
@@ -150,62 +139,3 @@ def bm25_scorer(data: Any, search: Search) -> Source:
 
 def _nothing(queries: Sequence[str], documents: Sequence[str]) -> Source:
     return FunctionScorer(lambda rows: np.zeros((len(rows), len(documents))), len(queries), len(documents))
-
-
-def chance(task: Task, split: str) -> Scores:
-    """The expected scores of a random ranking, in closed form; for labels, always saying the commonest one."""
-    if isinstance(task, (FewShotTask, GradedTask)):
-        return task.chance(split)
-    searches = task.searches(split)
-    if isinstance(task, LabelTask):
-        return _label_chance(task, searches, split)
-    found = {search.name: _expected_retrieval(search, task.ks) for search in searches}
-    scores = task.collect(searches, found, split, [])
-    if isinstance(task, PairTask) and task.told_apart():
-        scores.metrics.update(task.chance_of_pairs(split))
-    return scores
-
-
-def _expected_retrieval(search: Search, ks: Sequence[int]) -> Retrieval:
-    """`Retrieval` of a random ranking of what each query may see."""
-    queries, size = len(search.query.rows), search.size
-    hidden = np.zeros(queries, np.int64) if search.hidden is None else search.hidden.counts.numpy()
-    grades = [tuple(one.tolist()) for one in visible_grades(search.relevant, search.hidden)]
-    answered = np.flatnonzero([len(one) for one in grades])
-    asked = [(grades[query], int(size - hidden[query])) for query in answered]
-    expected = {one: expected_metrics(*one, ks=ks) for one in set(asked)}
-    values = [expected[one] for one in asked]
-    per_query = {name: np.array([value[name] for value in values]) for name in values[0]}
-    return Retrieval({name: float(value.mean()) for name, value in per_query.items() if name != "rank"}, per_query,
-                     answered, len(answered), queries - len(answered), size)
-
-
-def expected_metrics(grades: Sequence[float], gallery: int, *, ks: Sequence[int] = (1, 5, 10),
-                     cut: int = 10) -> dict[str, float]:
-    """Expectation of every metric over all orders of a gallery with relevant items of these grades (falling)."""
-    relevant = len(grades)
-    places = np.arange(1, gallery + 1, dtype=np.float64)
-    free = gallery - relevant
-    none_yet = np.cumprod(np.concatenate([[1.0], np.maximum(free - places + 1, 0) / (gallery - places + 1)]))
-    first = none_yet[:-1] - none_yet[1:]
-    ideal = (np.array(grades[:cut]) / np.log2(np.arange(2, min(relevant, cut) + 2))).sum()
-    gain = sum(grades) / gallery * (1 / np.log2(np.arange(2, min(gallery, cut) + 2))).sum()
-    others = (relevant - 1) / (gallery - 1) if gallery > 1 else 0.0
-    return ({f"hit@{k}": float(1 - none_yet[min(k, gallery)]) for k in ks}
-            | {f"recall@{k}": min(k, gallery) / gallery for k in ks}
-            | {f"precision@{k}": min(k, gallery) * relevant / gallery / k for k in ks}
-            | {"mrr": float((first / places).sum()), f"ndcg@{cut}": float(gain / ideal),
-               "map": float(((1 + (places - 1) * others) / places).mean()), "rank": float((first * places).sum())})
-
-
-def _label_chance(task: LabelTask, searches: list[Search], split: str) -> Scores:
-    near, alike = searches
-    train, test = task.labels[near.gallery.rows], task.labels[near.query.rows]
-    guess = np.bincount(train).argmax()
-    correct = (test == guess).astype(np.float64)
-    value, balanced = float(correct.mean()), 1 / len(np.unique(test)) if guess in test else 0.0
-    found = _expected_retrieval(alike, task.ks)
-    metrics = {"knn": value, "knn_balanced": balanced, "probe": value, **found.metrics}
-    return Scores("knn", value, metrics, {"kNN": {"knn": value, "balanced": balanced}, alike.name: found.metrics},
-                  {"kNN": correct}, {"kNN": near.clusters}, {"kNN": {"queries": len(test), "skipped": 0,
-                                                                     "gallery": len(train)}}, split)

@@ -11,6 +11,7 @@ from torch import Tensor
 from nearfar.evaluation.embedding import Embed, is_image, take
 from nearfar.evaluation.heldout import transform_images, transform_texts
 from nearfar.evaluation.neighbours import topk
+from nearfar.evaluation.relevance import same
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.similarity import Source, Sparse
 
@@ -61,6 +62,13 @@ class Example:
     transformed: bool
     rank: int
     hits: list[Hit]
+
+
+def paired_search(rows: np.ndarray, roles: Sequence[str], clusters: np.ndarray) -> Search:
+    """Rows whose two sides are compared with each other alone."""
+    own, (query, gallery) = np.arange(len(rows)), roles
+    return Search(f"{query} ~ {gallery}", Side(query, rows), Side(gallery, rows), len(rows), same(own, own), None,
+                  clusters)
 
 
 def side_items(data: Any, side: Side, size: int = 32) -> Any:

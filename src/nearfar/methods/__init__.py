@@ -1,16 +1,24 @@
 """Methods: one paper, one file. `nearfar methods` lists them."""
 
-from nearfar.methods.base import Batch, Facts, Loss, Method, Optimisation, Paper, Tower
-from nearfar.methods.contrast import (
-    Contrast,
-    PairContrast,
-    ViewContrast,
-    against_targets,
-    check_plan,
-    default_views,
-    forward_views,
-)
-from nearfar.methods.registry import describe, get, list_methods, register, slugs
+from typing import TYPE_CHECKING
+
+from nearfar.lazy import exports
+
+if TYPE_CHECKING:  # imported when first used
+    from nearfar.methods.base import Batch, Facts, Loss, Method, Optimisation, Tower
+    from nearfar.methods.contrast import (
+        Contrast,
+        PairContrast,
+        ViewContrast,
+        against_targets,
+        check_plan,
+        default_views,
+        forward_views,
+    )
+    from nearfar.methods.paper import Paper
+    from nearfar.methods.registry import describe, get, list_methods, overview, register, slugs
+
+__getattr__ = exports(__name__)
 
 __all__ = [
     "Batch",
@@ -30,6 +38,7 @@ __all__ = [
     "forward_views",
     "get",
     "list_methods",
+    "overview",
     "register",
     "slugs",
 ]

@@ -15,22 +15,8 @@ from torch import Tensor, nn
 
 from nearfar import processes
 from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.methods.paper import Paper
 from nearfar.similarity import Hidden, Known
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method comes from. `differs`: where this implementation or the released code departs from the paper."""
-
-    title: str
-    venue: str
-    idea: str
-    arxiv: str = ""
-    differs: str = ""
-
-    @property
-    def link(self) -> str:
-        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ import inspect
 import re
 from typing import Any
 
+from nearfar.reading import ClassSource
+
 
 def arguments(cls: Any) -> dict[str, str]:
     """name -> description from the `Args:` of a class and of its bases; the nearest class wins."""
     found: dict[str, str] = {}
-    for base in reversed(inspect.getmro(cls)):
+    line = cls.line if isinstance(cls, ClassSource) else inspect.getmro(cls)
+    for base in reversed(line):
         found.update(parse(base.__dict__.get("__doc__") or ""))
     return found
 

@@ -1,4 +1,5 @@
-"""Slug -> method. Others add theirs by the entry point group "nearfar.methods"."""
+"""Slug -> method. A method is known by its file, `<family>/<slug>.py`; others add theirs by the entry point group
+"nearfar.methods"."""
 
 from __future__ import annotations
 
@@ -7,38 +8,36 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from nearfar import checks
+from nearfar import checks, reading
 from nearfar.checks import checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.options import complete, read
 
-# Family and module of the built-in methods: known without importing any of them.
-BUILT_IN = {
-    "simclr": ("image", "nearfar.methods.image.simclr"),
-    "dcl": ("image", "nearfar.methods.image.dcl"),
-    "swav": ("image", "nearfar.methods.image.swav"),
-    "cacr": ("image", "nearfar.methods.image.cacr"),
-    "contrastive-behaviour": ("image", "nearfar.methods.image.contrastive_behaviour"),
-    "nnclr": ("image", "nearfar.methods.image.nnclr"),
-    "mochi": ("image", "nearfar.methods.image.mochi"),
-    "mcl": ("image", "nearfar.methods.image.mcl"),
-    "pairs": ("pairs", "nearfar.methods.pairs.pairs"),
-    "align": ("multimodal", "nearfar.methods.multimodal.align"),
-    "cwcl": ("multimodal", "nearfar.methods.multimodal.cwcl"),
-    "contriever": ("text", "nearfar.methods.text.contriever"),
-    "pixpro": ("image", "nearfar.methods.image.pixpro"),
-    "beclr": ("fewshot", "nearfar.methods.fewshot.beclr"),
-}
 _registered: dict[str, type] = {}
+
+
+@cache
+def built_in() -> dict[str, tuple[str, str]]:
+    """Slug -> family and module of nearfar's own methods, by their files; nothing is imported."""
+    folder = Path(__file__).parent
+    files = sorted(path for path in folder.glob("*/*.py") if "\n@register(" in path.read_text(encoding="utf-8"))
+    return {path.stem.replace("_", "-"): (path.parent.name, f"nearfar.methods.{path.parent.name}.{path.stem}")
+            for path in files}
 
 
 def register(slug: str, family: str) -> Callable[[type], type]:
     """Class decorator: makes a method known by its slug."""
 
     def add(cls: type) -> type:
+        module = cls.__module__
+        if module.startswith("nearfar.methods.") and built_in().get(slug) != (family, module):
+            raise TypeError(f"The method '{slug}' of the family '{family}' belongs into nearfar/methods/{family}/"
+                            f"{slug.replace('-', '_')}.py, not into {module}.")
         cls.slug, cls.family = slug, family  # type: ignore[attr-defined]
         _registered[slug] = complete(cls)
         return cls
@@ -48,17 +47,18 @@ def register(slug: str, family: str) -> Callable[[type], type]:
 
 def slugs() -> list[str]:
     """All known slugs, built-in ones first."""
-    others = [e.name for e in entry_points(group="nearfar.methods") if e.name not in BUILT_IN]
-    more = [s for s in _registered if s not in BUILT_IN and s not in others]
-    return [*BUILT_IN, *others, *more]
+    own = built_in()
+    others = [e.name for e in entry_points(group="nearfar.methods") if e.name not in own]
+    more = [s for s in _registered if s not in own and s not in others]
+    return [*own, *others, *more]
 
 
 @checked
 def get(slug: str) -> Any:
     """The class of a method. Raises InputError, with the nearest name, for an unknown slug."""
     if slug not in _registered:
-        if slug in BUILT_IN:
-            importlib.import_module(BUILT_IN[slug][1])
+        if slug in built_in():
+            importlib.import_module(built_in()[slug][1])
         else:
             for entry in entry_points(group="nearfar.methods"):
                 if entry.name == slug:
@@ -110,17 +110,10 @@ def _type_name(annotation: Any) -> str:
 def describe(slug: str) -> dict[str, Any]:
     """Slug, family, paper, needs and options of a method, ready for JSON."""
     cls = get(slug)
-    paper = cls.paper
     return {
         "slug": slug,
         "family": cls.family,
-        "paper": {
-            "title": paper.title,
-            "venue": paper.venue,
-            "link": paper.link,
-            "idea": paper.idea,
-            "differs": paper.differs,
-        },
+        "paper": _paper(cls.paper),
         "needs": [sorted(n) for n in cls.needs],
         "options": options(cls),
     }
@@ -129,3 +122,27 @@ def describe(slug: str) -> dict[str, Any]:
 def list_methods() -> list[dict[str, Any]]:
     """What `nearfar methods` shows: one dict a method, as `describe` gives it."""
     return [describe(s) for s in slugs()]
+
+
+def overview() -> list[dict[str, Any]]:
+    """Slug, family, paper and needs of every method, read from the sources: what cannot be read is imported."""
+    return [_overview(slug) for slug in slugs()]
+
+
+def _overview(slug: str) -> dict[str, Any]:
+    from nearfar.methods.paper import Paper
+
+    try:
+        family, module = built_in().get(slug, ("", ""))
+        source = reading.decorated(module, "register") if module else None
+        if source is None:
+            raise reading.Unread(slug)
+        known = {"Paper": Paper, "frozenset": frozenset, "map": map}
+        paper, needs = source.attribute("paper", known), source.attribute("needs", known)
+    except reading.Unread:
+        return {name: value for name, value in describe(slug).items() if name != "options"}
+    return {"slug": slug, "family": family, "paper": _paper(paper), "needs": [sorted(n) for n in needs]}
+
+
+def _paper(paper: Any) -> dict[str, str]:
+    return {name: getattr(paper, name) for name in ("title", "venue", "link", "idea", "differs")}

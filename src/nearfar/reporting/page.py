@@ -1,12 +1,12 @@
 """From results.json to what the template prints: sorted rows, places on the scale, words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from nearfar.evaluation.comparison import beats, done
-from nearfar.evaluation.tasks import METRIC_LABELS
+from nearfar.evaluation.comparison import beats, best_first, done
 from nearfar.reporting.pictures import class_colour
+from nearfar.units import Metric, known_metrics, metric_of, places_of
 
 KINDS = {"chance": "random ranking", "reference": "no training", "untrained": "untrained", "pretrained": "pretrained",
          "method": "trained here"}
@@ -14,12 +14,17 @@ VERDICTS = {"good": "good", "watch": "watch", "bad": "bad", "info": "note"}
 MAX_DIRECTIONS, MAX_COLUMNS = 40, 8
 
 
-def points(value: float | None, signed: bool = False) -> str:
-    """0.494 -> "49.4"; a real minus sign."""
+def number(metric: Metric, value: float | None, *, signed: bool = False, digits: int | None = None) -> str:
+    """In the metric's unit, 0.494 -> "49.4" for a share; with a real minus sign."""
     if value is None or not math.isfinite(value):
         return "–"
-    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
-    return text.replace("-", "−")
+    return metric.written.write(value, signed=signed, digits=digits).replace("-", "−")
+
+
+def with_unit(metric: Metric, value: float | None) -> str:
+    """"49.4 %"."""
+    unit = metric.written
+    return f"{number(metric, value)} {unit.sign or unit.words}".strip()
 
 
 def spell(seconds: float | None) -> str:
@@ -47,55 +52,74 @@ def amount(value: float | None) -> str:
     return f"{round(value, digits):,.{min(max(0, digits), 2)}f}".replace("-", "−")
 
 
-def scale_of(rows: Sequence[dict[str, Any]]) -> tuple[float, list[float]]:
-    """The end of the leaderboard's axis and its ticks."""
-    reach = [value for row in rows for value in [row.get("mean") or 0, *done(row).values()]]
-    reach += [(row.get("interval") or row.get("bootstrap") or [0, 0])[1] for row in rows if row.get("mean")]
-    most = min(max([*reach, 1e-3]), 1.6 * max([row.get("mean") or 0 for row in rows] + [1e-3]), 1.0)
-    step = next(step for step in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 1.0) if most / step <= 6)
-    end = min(1.0, math.ceil(most / step - 1e-9) * step)
-    return end, [round(step * tick, 6) for tick in range(round(end / step) + 1)]
+def scale_of(rows: Sequence[dict[str, Any]], metric: Metric) -> tuple[float, float, list[float]]:
+    """The ends of the leaderboard's axis, which holds zero, and its ticks."""
+    low_bound, high_bound = metric.written.bounds
+    means = [row["mean"] for row in rows if row.get("mean") is not None]
+    values = [value for row in rows for value in [row.get("mean") or 0, *done(row).values()]]
+    ends = [end for row in rows if row.get("mean") is not None
+            for end in row.get("interval") or row.get("bootstrap") or [0, 0]]
+    tiny = 1e-3 if metric.written.scale != 1 else 1e-6
+    high = min(max([*values, *ends, tiny]), 1.6 * max([*means, tiny]), high_bound)
+    low = max(min([*values, *ends, 0]), 1.6 * min([*means, 0]), low_bound) if metric.written.scale == 1 else 0.0
+    step = _step(high - low)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = min(last, math.floor(high_bound / step + 1e-9)) if math.isfinite(high_bound) else last
+    return first * step, last * step, [round(step * tick, 12) for tick in range(first, last + 1)]
+
+
+def _step(span: float) -> float:
+    """A round distance of at most six ticks."""
+    size = 10.0 ** math.floor(math.log10(span / 6))
+    return next(size * factor for factor in (1, 2, 5, 10, 20) if span / (size * factor) <= 6)
 
 
 def board(results: dict[str, Any]) -> dict[str, Any]:
     """The leaderboard, best first, failed rows last; places in percent of the axis."""
-    rows = sorted(results["rows"], key=lambda row: -(row["mean"] if row.get("mean") is not None else -1))
-    end, ticks = scale_of(rows)
+    metric = metric_of(results["task"])
+    rows = best_first(results["rows"], metric)
+    low, high, ticks = scale_of(rows, metric)
     many = any(len(done(row)) > 1 for row in rows)
-    return {"rows": [_row(row, results, end) for row in rows], "many_seeds": many,
-            "ticks": [{"at": 100 * tick / end, "text": f"{100 * tick:g}"} for tick in ticks],
+    return {"rows": [_row(row, results, metric, low, high) for row in rows], "many_seeds": many,
+            "ticks": [{"at": 100 * (tick - low) / (high - low), "text": f"{metric.written.scale * tick:g}"}
+                      for tick in ticks],
             "has_cost": any(cell.get("samples") for row in rows for cell in row["seeds"]),
             "has_bootstrap": any(_items(row) for row in rows),
             "has_difference": any(row.get("difference") for row in rows),
             "has_hard": any(_mean_metric(row, f"hard/{results['task']['primary']}") is not None for row in rows)}
 
 
-def _row(row: dict[str, Any], results: dict[str, Any], end: float) -> dict[str, Any]:
+def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: float, high: float) -> dict[str, Any]:
     finished = [cell for cell in row["seeds"] if cell["seed"] in done(row)]
     failed = [cell for cell in row["seeds"] if cell["seed"] not in done(row)]
-    low, high = row.get("interval") or (None, None)
-
-    def place(value: float) -> float:
-        return max(0.0, min(100.0, 100 * value / end))
-
     difference = (row.get("difference") or {}) if row["kind"] != "chance" else {}
-    return {
+    return _drawn(row, metric, low, high) | {
         "slug": row["slug"], "label": row["label"], "kind": row["kind"], "kind_words": (
             results["task"].get("chance", KINDS["chance"]) if row["kind"] == "chance" else KINDS[row["kind"]]),
         "winner": row["slug"] == results.get("winner"), "baseline": row["slug"] == results.get("baseline"),
-        "value": points(row.get("mean")), "done": bool(finished), "seeds": len(finished),
-        "half": points((high - low) / 2) if low is not None and high is not None else "",
-        "bar": place(row["mean"]) if row.get("mean") is not None else 0,
-        "dots": [place(value) for value in done(row).values()],
-        "whisker": [place(low), place(high)] if low is not None and high is not None else None,
-        "bootstrap": _between(_items(row)), "hard": points(_mean_metric(row, f"hard/{_primary(results)}")),
-        "difference": points(difference.get("mean"), signed=True) if difference else "",
-        "difference_between": _between(difference.get("interval"), signed=True), "tone": _tone(row),
+        "value": number(metric, row.get("mean")), "done": bool(finished), "seeds": len(finished),
+        "bootstrap": _between(metric, _items(row), row.get("mean")),
+        "hard": number(metric, _mean_metric(row, f"hard/{_primary(results)}")),
+        "difference": number(metric, difference.get("mean"), signed=True) if difference else "",
+        "difference_between": _between(metric, difference.get("interval"), difference.get("mean"), signed=True),
+        "tone": _tone(row),
         "seconds": spell(_mean_cell(finished, "seconds")), "samples": amount(_mean_cell(finished, "samples")),
         "speed": amount(_mean_cell(finished, "samples_per_second")), "memory": amount(_mean_cell(finished, "peak_mib")),
         "trained": any(cell.get("samples") for cell in finished),
         "failed": [{"seed": cell["seed"], "message": cell.get("message") or "no finite score"} for cell in failed],
     }
+
+
+def _drawn(row: dict[str, Any], metric: Metric, low: float, high: float) -> dict[str, Any]:
+    """The bar (from zero to the mean), a dot a seed and the interval, in percent of the axis."""
+    def place(value: float) -> float:
+        return max(0.0, min(100.0, 100 * (value - low) / (high - low)))
+
+    begin, end = sorted((place(0.0), place(row.get("mean") or 0.0)))
+    interval = row.get("interval")
+    half = number(metric, (interval[1] - interval[0]) / 2) if interval else ""
+    return {"bar": {"left": begin, "width": end - begin}, "dots": [place(value) for value in done(row).values()],
+            "half": half, "whisker": [place(interval[0]), place(interval[1])] if interval else None}
 
 
 def _items(row: dict[str, Any]) -> list[float] | None:
@@ -113,13 +137,20 @@ def _primary(results: dict[str, Any]) -> str:
     return results["task"]["primary"]
 
 
-def _unit(results: dict[str, Any]) -> str:
-    """Of the primary value times 100."""
-    return results["task"].get("unit", "%")
+def _between(metric: Metric, bounds: Sequence[float] | None, middle: float | None = None, signed: bool = False) -> str:
+    """"48.1 to 50.3", with as many digits as the number between."""
+    places = None if middle is None else places_of(middle)
+    return " to ".join(number(metric, bound, signed=signed, digits=places) for bound in bounds) if bounds else ""
 
 
-def _between(bounds: Sequence[float] | None, signed: bool = False) -> str:
-    return f"{points(bounds[0], signed)} to {points(bounds[1], signed)}" if bounds else ""
+def parts_of(task: dict[str, Any]) -> dict[str, str]:
+    """What a score consists of: one, many, note."""
+    stored = task.get("parts", "direction")
+    if isinstance(stored, dict):
+        return stored
+    known = {"direction": {"one": "direction", "many": "directions", "note": "from queries → gallery"},
+             "class": {"one": "class", "many": "classes", "note": "intersection over union"}}     # of earlier results
+    return known[stored]
 
 
 def _mean_cell(cells: Sequence[dict[str, Any]], name: str) -> float | None:
@@ -140,12 +171,20 @@ def metric_table(results: dict[str, Any]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for row in rows for cell in row["seeds"] for name in cell.get("metrics") or {}
                                if not name.startswith("hard/")))
     names = [name for name in names if not _repeats(name, names, rows)]
-    order = [name for name in (_primary(results), *METRIC_LABELS) if name in names]
+    task = results["task"]
+    order = [name for name in (_primary(results), *task.get("metrics", known_metrics())) if name in names]
     names = list(dict.fromkeys([*order, *names]))[:MAX_COLUMNS]
-    rows = sorted(rows, key=lambda row: -(row.get("mean") or 0))
-    return {"names": [METRIC_LABELS.get(name, name) for name in names],
-            "rows": [{"label": row["label"], "values": [points(_mean_metric(row, name)) for name in names]}
-                     for row in rows]}
+    metrics = [metric_of(task, name) for name in names]
+    return {"names": [_heading(metric, metric_of(task)) for metric in metrics],
+            "rows": [{"label": row["label"],
+                      "values": [number(metric, _mean_metric(row, name)) for name, metric in zip(names, metrics)]}
+                     for row in best_first(rows, metric_of(task))]}
+
+
+def _heading(metric: Metric, main: Metric) -> str:
+    """The label; with the unit where that is not the table's, and the direction where less is better."""
+    unit = "" if metric.unit == main.unit else metric.written.words
+    return " ".join(filter(None, [metric.label, unit, "" if metric.higher_is_better else "(lower is better)"]))
 
 
 def _repeats(name: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bool:
@@ -158,28 +197,35 @@ def _repeats(name: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) ->
 
 def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
     """The primary metric by direction (rows) and method (columns), the hard directions apart."""
-    metric, task = _primary(results), results["task"]
-    rows = sorted((row for row in results["rows"] if done(row) and row["kind"] != "chance"),
-                  key=lambda row: -row["mean"])[:MAX_COLUMNS]
+    name_of, task = _primary(results), results["task"]
+    metric = metric_of(task)
+    rows = best_first([row for row in results["rows"] if done(row) and row["kind"] != "chance"], metric)[:MAX_COLUMNS]
     names = list(dict.fromkeys(name for row in rows for cell in row["seeds"]
-                               for name, value in (cell.get("directions") or {}).items() if metric in value))
+                               for name, value in (cell.get("directions") or {}).items() if name_of in value))
     if len(names) < 2:
         return None
     hard = [name for name in names if name in task.get("hard", names)] or names
     easy = [name for name in names if name not in hard]
-    values = {name: [_direction(row, name, metric) for row in rows] for name in names}
-    parts = [_direction_part(title, {name: values[name] for name in part})
+    values = {name: [_direction(row, name, name_of) for row in rows] for name in names}
+    parts = [_direction_part(title, {name: values[name] for name in part}, metric)
              for title, part in (("different outlines" if easy else "", hard), ("shared outlines", easy)) if part]
     return {"columns": [row["label"] for row in rows], "parts": parts, "apart": bool(easy),
-            "what": task.get("parts", "direction"),
-            "metric": METRIC_LABELS.get(metric, metric)}
+            "what": parts_of(task)["one"]}
 
 
-def _direction_part(title: str, values: dict[str, list[float | None]]) -> dict[str, Any]:
+def _direction_part(title: str, values: dict[str, list[float | None]], metric: Metric) -> dict[str, Any]:
     """Shaded rows of some directions and their mean; the deepest shade is the part's best value."""
-    most = max([value or 0 for line in values.values() for value in line] + [1e-9])
-    return {"title": title, "rows": [_cells(name, line, most) for name, line in list(values.items())[:MAX_DIRECTIONS]],
-            "mean": _cells("mean", [_mean(column) for column in zip(*values.values())], most)}
+    known = [value for line in values.values() for value in line if value is not None] or [0.0]
+    best, worst = (max(known), min(known)) if metric.higher_is_better else (min(known), max(known))
+    if metric.higher_is_better and metric.written.scale != 1:
+        worst = 0.0
+
+    def shade(value: float | None) -> int:
+        return 0 if value is None or best == worst else max(0, round(100 * (value - worst) / (best - worst)))
+
+    lines = [*list(values.items())[:MAX_DIRECTIONS], ("mean", [_mean(column) for column in zip(*values.values())])]
+    rows = [_cells(name, line, metric, shade) for name, line in lines]
+    return {"title": title, "rows": rows[:-1], "mean": rows[-1]}
 
 
 def _direction(row: dict[str, Any], name: str, metric: str) -> float | None:
@@ -193,16 +239,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _cells(name: str, values: Sequence[float | None], most: float) -> dict[str, Any]:
-    best = max((value for value in values if value is not None), default=None)
-    return {"name": name, "values": [{"text": points(value), "shade": max(0, round(100 * (value or 0) / most)),
+def _cells(name: str, values: Sequence[float | None], metric: Metric,
+           shade: Callable[[float | None], int]) -> dict[str, Any]:
+    best = min((value for value in values if value is not None), key=metric.key, default=None)
+    return {"name": name, "values": [{"text": number(metric, value), "shade": shade(value),
                                       "best": value is not None and value == best} for value in values]}
 
 
 def verdict(results: dict[str, Any]) -> dict[str, Any]:
     """Headline, the sentence under it, and up to four facts."""
-    metric = METRIC_LABELS.get(_primary(results), _primary(results))
-    ranked = sorted((row for row in results["rows"] if row.get("mean") is not None), key=lambda row: -row["mean"])
+    metric = metric_of(results["task"])
+    ranked = best_first([row for row in results["rows"] if row.get("mean") is not None], metric)
     real = [row for row in ranked if row["kind"] != "chance"]
     if not real:
         return {"title": "Nothing finished", "tone": "bad", "text": results.get("reason", ""), "facts": []}
@@ -212,16 +259,16 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
     elif winner:
         title, tone = f"{next(row['label'] for row in real if row['slug'] == winner)} wins", "won"
     elif len(real) == 1:
-        title, tone = f"{best['label']}: {points(best['mean'])} {_unit(results)} {metric}", "open"
+        title, tone = f"{best['label']}: {with_unit(metric, best['mean'])} {metric.label}", "open"
     else:
-        title, tone = _open_title(real), "open"
+        title, tone = _open_title(real, metric), "open"
     return {"title": title, "tone": tone, "text": results.get("reason", "").replace(" -", " −"),
             "facts": _facts(results, real, metric)}
 
 
-def _open_title(real: list[dict[str, Any]]) -> str:
+def _open_title(real: list[dict[str, Any]], metric: Metric) -> str:
     """Two or three rows that cannot be told apart are named; more are not."""
-    level = [row["label"] for row in real[1:] if not beats(real[0], row)]
+    level = [row["label"] for row in real[1:] if not beats(real[0], row, metric)]
     if max(len(done(row)) for row in real) < 2:
         return f"{real[0]['label']} leads, from one seed"
     if 1 <= len(level) <= 2:
@@ -236,20 +283,21 @@ def found_and_missed(examples: Sequence[dict[str, Any]]) -> list[tuple[str, list
             ("Missed", [example for example, good in zip(examples, right) if not good])]
 
 
-def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: str) -> list[dict[str, str]]:
+def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: Metric) -> list[dict[str, str]]:
     best = real[0]
     half = best.get("interval")
-    facts = [{"name": f"best {metric}", "value": f"{points(best['mean'])} {_unit(results)}", "note": best["label"] + (
-        f", ± {points((half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else "")}]
+    facts = [{"name": f"best {metric.label}", "value": with_unit(metric, best["mean"]), "note": best["label"] + (
+        f", ± {number(metric, (half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else "")}]
     trained = next((row for row in real if row["kind"] == "method"), None)
     plain = next((row for row in real if row["kind"] in ("reference", "untrained", "pretrained")), None)
     if trained and plain:
         gain = trained["mean"] - plain["mean"]
-        facts.append({"name": "did training pay?", "value": f"{points(gain, True)} points",
+        words = number(metric, gain, signed=True) + metric.written.difference
+        facts.append({"name": "did training pay?", "value": words,
                       "note": f"{trained['label']} against {plain['label']} ({KINDS[plain['kind']]})"})
     chance = next((row for row in results["rows"] if row["kind"] == "chance" and row.get("mean") is not None), None)
     if chance:
-        facts.append({"name": chance["label"], "value": f"{points(chance['mean'])} {_unit(results)}",
+        facts.append({"name": chance["label"], "value": with_unit(metric, chance["mean"]),
                       "note": results["task"].get("chance", "a random ranking, expected")})
     if results.get("seconds"):
         seeds = len(results.get("plan", {}).get("seeds", []) or [1])

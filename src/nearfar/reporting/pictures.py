@@ -4,6 +4,7 @@ import base64
 import colorsys
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from nearfar.evaluation.embedding import is_image
 from nearfar.evaluation.heldout import transform_images, transform_texts
 from nearfar.evaluation.neighbours import normalise
 from nearfar.evaluation.searches import Example
-from nearfar.evaluation.tasks import Segmented
+from nearfar.evaluation.task import Scores
+from nearfar.evaluation.tasks.dense import Segmented
 
 MAP_POINTS, TEXT_LENGTH = 1500, 240
 
@@ -91,11 +93,18 @@ def examples_json(data: Any, examples: Sequence[Example], *, size: int | None = 
             for example in examples]
 
 
-def masks_json(data: Any, role: str, shown: Sequence[Segmented], *, size: int = 128) -> list[dict[str, Any]]:
+def shown_json(data: Any, scores: Scores) -> dict[str, list[dict[str, Any]]]:
+    """What a task shows of a model, as it stands in results.json, by section."""
+    draw = {"examples": lambda shown: examples_json(data, shown), "masks": lambda shown: masks_json(data, shown),
+            "tables": lambda shown: [asdict(table) for table in shown]}
+    return {section: draw[section](shown) for section, shown in scores.shown().items()}
+
+
+def masks_json(data: Any, shown: Sequence[Segmented], *, size: int = 128) -> list[dict[str, Any]]:
     """Pictures with their masks as they stand in results.json: key, image, truth and found (data-URIs), miou."""
     out = []
     for one in shown:
-        picture = data.images(role, size, np.array([one.row]))[0]
+        picture = data.images(one.role, size, np.array([one.row]))[0]
         out.append({"key": str(data.keys[one.row]), "image": thumbnail(picture, size), "miou": round(one.miou, 4),
                     "truth": thumbnail(painted(picture, one.truth), size),
                     "found": thumbnail(painted(picture, one.found), size)})

@@ -10,8 +10,9 @@ from typing import Any
 
 from nearfar import files
 from nearfar.errors import InputError
-from nearfar.evaluation.comparison import compare_rows
+from nearfar.evaluation.comparison import best_first, compare_rows
 from nearfar.reporting import page
+from nearfar.units import metric_of
 
 MAX_LABELS, MAX_CURVE = 9, 300
 
@@ -19,9 +20,9 @@ MAX_LABELS, MAX_CURVE = 9, 300
 def write_report(path: str | Path, results: dict[str, Any], runs: Sequence[dict[str, Any]] = ()) -> Path:
     """Writes the report of a comparison (`results` as in results.json), or of `runs` alone where results is empty.
 
-    runs: dicts of a run folder's parts: config, scores, curve and, where known, diagnostics, examples, masks, map and
-    path. Beside results, runs fill in curves, diagnostics, examples, masks and maps that it lacks. A part that is
-    missing everywhere is left out of the page. The file appears only when complete.
+    runs: dicts of a run folder's parts: config, scores, curve and, where known, diagnostics, examples, masks, tables,
+    map and path. Beside results, runs fill in those parts that it lacks. A part that is missing everywhere is left out
+    of the page. The file appears only when complete.
     Raises InputError where there is neither a row nor a run, or runs differ in data or split.
     """
     results = {**parts_of(runs), **results} if results else results_of_runs(runs)
@@ -38,15 +39,17 @@ def render(results: dict[str, Any]) -> str:
     """The page as text."""
     environment = _environment()
     labels = {row["slug"]: row["label"] for row in results["rows"]}
-    ranked = [row["slug"] for row in sorted(results["rows"], key=lambda row: -(row.get("mean") or 0))]
+    metric = metric_of(results["task"])
+    ranked = [row["slug"] for row in best_first(results["rows"], metric)]
     maps, pool = pooled(_ordered(results.get("map"), ranked))
     curves = curve_lines(_ordered(results.get("curves"), ranked), labels)
     found = {slug: page.found_and_missed(shown) for slug, shown in _ordered(results.get("examples"), ranked).items()}
     return environment.get_template("report.html.j2").render(
         results=results, task=results["task"], verdict=page.verdict(results), board=page.board(results),
-        metric=page.METRIC_LABELS.get(results["task"]["primary"], results["task"]["primary"]),
+        metric=metric, parts=page.parts_of(results["task"]),
         metrics=page.metric_table(results), directions=page.direction_table(results), measured=page.measured(results),
-        examples=found, masks=_ordered(results.get("masks"), ranked), classes=page.legend(results),
+        examples=found, masks=_ordered(results.get("masks"), ranked),
+        tables=_ordered(results.get("tables"), ranked), classes=page.legend(results),
         diagnostics=_ordered(results.get("diagnostics"), ranked), verdicts=page.VERDICTS,
         labels=labels, maps=maps, curves=curves, plotly=plotly_source() if maps or curves else "",
         payload={"maps": maps, "pool": pool, "curves": curves, "labels": labels})
@@ -71,20 +74,21 @@ def results_of_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         row["seeds"].append(_cell(run))
     first, scores = configs[0], next((run["scores"] for run in runs if run.get("scores")), {})
     task = scores.get("task") or {"primary": scores.get("primary_name", "hit@1"), "proxy": False, "description": ""}
-    decided = compare_rows(list(rows.values()), next(iter(rows)), proxy=bool(task.get("proxy")))
+    decided = compare_rows(list(rows.values()), next(iter(rows)), proxy=bool(task.get("proxy")), metric=metric_of(task))
     return {"task": task, "data": _data_of(first), "plan": _plan_of(configs), "baseline": next(iter(rows)), **decided,
             **parts_of(runs), "versions": first.get("versions", {}),
             "commands": list(dict.fromkeys(config["command"] for config in configs if config.get("command")))}
 
 
 def parts_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Curves of every run by method and seed; diagnostics, examples, masks and map of the last run of each method."""
-    parts: dict[str, Any] = {"curves": {}, "diagnostics": {}, "examples": {}, "masks": {}, "map": {}}
+    """Curves of every run by method and seed; diagnostics, examples, masks, tables and map of the last run of each
+    method."""
+    parts: dict[str, Any] = {"curves": {}, "diagnostics": {}, "examples": {}, "masks": {}, "tables": {}, "map": {}}
     for run in runs:
         slug, seed = run["config"].get("method", "run"), str(run["config"].get("seed", 0))
         if run.get("curve"):
             parts["curves"].setdefault(slug, {})[seed] = run["curve"]
-        for part in ("diagnostics", "examples", "masks", "map"):
+        for part in ("diagnostics", "examples", "masks", "tables", "map"):
             if run.get(part):
                 parts[part][slug] = run[part]
     return {part: found for part, found in parts.items() if found}
@@ -167,7 +171,7 @@ def _environment() -> Any:
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters["embedded"] = embedded
     environment.filters["picture"] = picture
-    environment.globals.update(points=page.points, spell=page.spell, amount=page.amount)
+    environment.globals.update(spell=page.spell, amount=page.amount)
     return environment
 
 

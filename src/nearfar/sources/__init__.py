@@ -1,10 +1,17 @@
 """Data in: from a name or a path to rows with roles, content ids and honest splits."""
 
-from nearfar.sources.beir import export_beir
-from nearfar.sources.data import Data
-from nearfar.sources.opening import BUILT_IN, open_data
-from nearfar.sources.raw import Problem
-from nearfar.sources.roles import ROLES
-from nearfar.sources.showing import show
+from typing import TYPE_CHECKING
 
-__all__ = ["BUILT_IN", "ROLES", "Data", "Problem", "export_beir", "open_data", "show"]
+from nearfar.lazy import exports
+
+if TYPE_CHECKING:  # imported when first used
+    from nearfar.sources.beir import export_beir
+    from nearfar.sources.data import Data
+    from nearfar.sources.opening import open_data
+    from nearfar.sources.raw import Problem
+    from nearfar.sources.roles import ROLES
+    from nearfar.sources.showing import show
+
+__getattr__ = exports(__name__)
+
+__all__ = ["ROLES", "Data", "Problem", "export_beir", "open_data", "show"]

@@ -8,9 +8,8 @@ import numpy as np
 
 from nearfar.checks import PositiveInt, Seed, checked, one_of
 from nearfar.errors import InputError, did_you_mean
-from nearfar.sources import judgements
+from nearfar.sources import judgements, sets
 from nearfar.sources.data import Data, label_words
-from nearfar.sources.emoji_set import open_emoji
 from nearfar.sources.folders import read_path
 from nearfar.sources.leaks import refuse
 from nearfar.sources.masks import check_classes
@@ -18,8 +17,6 @@ from nearfar.sources.raw import Raw, filled
 from nearfar.sources.roles import CONTENT, PAIRS, Roles, questions, resolve
 from nearfar.sources.scan import Fault, Scan, cells, problem, scan
 from nearfar.sources.storage import cache_dir
-
-BUILT_IN = ("emoji", "functions", "scenes")
 
 
 @checked
@@ -36,10 +33,10 @@ def open_data(
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
     Args:
-        spec: "emoji", "functions" or "scenes" (built in), or a path: a folder of pictures (folders of classes become
-            labels; images/ and masks/ become pictures with masks), a csv, tsv, parquet or jsonl table, a .txt file (one
-            passage a line), a folder of text files or man pages, a BEIR folder, a `datasets` folder saved to disk.
-            Relative image paths are taken from the table's folder.
+        spec: the name of a built-in set ("emoji", "functions", "scenes", those of other packages), or a path: a folder
+            of pictures (folders of classes become labels; images/ and masks/ become pictures with masks), a csv, tsv,
+            parquet or jsonl table, a .txt file (one passage a line), a folder of text files or man pages, a BEIR
+            folder, a `datasets` folder saved to disk. Relative image paths are taken from the table's folder.
         roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
@@ -101,16 +98,8 @@ def _check_ids(data: Data, wanted: Mapping[str, Any]) -> None:
 
 
 def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path, seed: int) -> Raw:
-    if str(spec) == "emoji":
-        return open_emoji(split)
-    if str(spec) == "functions":
-        from nearfar.sources.functions import open_functions
-
-        return open_functions(cache, limit)
-    if str(spec) == "scenes":
-        from nearfar.sources.scenes import open_scenes
-
-        return open_scenes(cache, seed)
+    if str(spec) in sets.names():
+        return sets.open_set(str(spec), split=split, seed=seed, limit=limit, cache=cache)
     path = Path(spec).expanduser()
     try:
         exists = path.exists()
@@ -120,8 +109,9 @@ def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, ca
         ) from error
     if not exists:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = did_you_mean(str(spec), BUILT_IN) or did_you_mean(path.name, siblings)
-        raise InputError(f"There is no file or folder '{spec}'.{near}", f"Built-in data sets: {', '.join(BUILT_IN)}.")
+        known = sets.names()
+        near = did_you_mean(str(spec), known) or did_you_mean(path.name, siblings)
+        raise InputError(f"There is no file or folder '{spec}'.{near}", f"Built-in data sets: {', '.join(known)}.")
     return read_path(path, cache, skip)
 
 

@@ -27,6 +27,7 @@ KINDS = {
     "features": "vectors of frozen encoders",
     "functions": "the built-in set functions",
     "scenes": "the built-in set scenes",
+    "help": "the help of methods",
 }
 ABANDONED = 3600  # seconds without a write after which a temporary file is taken for a leftover
 _SEAL = b"nearfar\x01"

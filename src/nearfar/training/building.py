@@ -106,14 +106,14 @@ def build_encoder(kind: str, data: Any, settings: TrainSettings, size: int) -> E
 def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
     """What is measured: the task asked for, else the first that the data hold and the method's encoders can answer."""
     if settings.task != "auto":
-        return evaluation.task_for(data, settings.task, layer=settings.layer)
-    task = evaluation.task_for(data, layer=settings.layer)
+        return evaluation.task_for(data, settings.task, shared={"layer": settings.layer})
+    task = evaluation.task_for(data, shared={"layer": settings.layer})
     kinds = modalities(methods.get(slug), data, settings)
     if len(kinds) == 2:
         return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
     if {r.split("_")[0] for r in task.roles} <= set(kinds):
         return task
-    return evaluation.task_for(data, modalities=kinds, layer=settings.layer)
+    return evaluation.task_for(data, modalities=kinds, shared={"layer": settings.layer})
 
 
 def pretrained(kind: str, settings: TrainSettings) -> bool:

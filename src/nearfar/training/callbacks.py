@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from nearfar import files, processes, terminal
 from nearfar.evaluation.diagnostics import spread
+from nearfar.units import UNITS
 
 
 class Curve(pl.Callback):
@@ -186,9 +187,9 @@ class CheckpointFile(TorchCheckpointIO):
 class Progress(pl.Callback):
     """A live bar on a terminal; a line now and then elsewhere. Writes to standard error only."""
 
-    def __init__(self, title: str, every_seconds: float = 10.0):
-
-        self.title, self.every = title, every_seconds
+    def __init__(self, title: str, every_seconds: float = 10.0, written: Callable[[float], str] = UNITS["share"].text):
+        """written: how a score on validation data is shown."""
+        self.title, self.every, self.written = title, every_seconds, written
         self.console = terminal.console(stderr=True)
         self.bar: Any = None
         self.task: Any = None
@@ -197,7 +198,7 @@ class Progress(pl.Callback):
 
     def log(self, line: dict[str, Any]) -> None:
         if "val_primary" in line:
-            self.val = f"val {line['val_primary']:.1%}"
+            self.val = f"val {self.written(line['val_primary'])}"
         stage = f"stage {line['stage']:.0f}" if "stage" in line else ""
         self.note = "  ".join(part for part in (stage, f"loss {line['loss']:.3f}", self.val) if part)
 

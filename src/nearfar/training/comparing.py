@@ -137,7 +137,7 @@ def compare(
     building.check_settings(settings)
     opened = data_settings.open(data)
     warnings = engine.tell_overlaps(opened, settings.weights, say)
-    task = evaluation.task_for(opened, None if settings.task == "auto" else settings.task, layer=settings.layer)
+    task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer})
     entries = chosen(opened, task, settings, methods, say)
     check_baseline(baseline, entries, opened, task)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
@@ -376,7 +376,7 @@ def train_cells(
     say: Say,
 ) -> dict[str, Any]:
     """All seeds of one method; finished cells are read, begun ones resumed, failed ones marked."""
-    cells, shown = [], "%" if task.unit == "%" else ""
+    cells = []
     for seed in range(seeds):
         run = folder / "cells" / f"{one.name}-s{seed}"
         done = run / "scores.json"
@@ -406,7 +406,7 @@ def train_cells(
         with files.reading(done, "Delete it: the cell is finished from its checkpoint."):
             cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
         if cells[-1]["primary"] is not None:
-            reached = f"{100 * cells[-1]['primary']:.1f}{shown}"
+            reached = task.metric().written.text(cells[-1]["primary"])
             say(f"{place} {one.label}, seed {seed}: {reached} in {told['cost']['seconds']:.0f} s")
     return {"slug": one.name, "label": one.label, "method": one.slug, "kind": "method", "seeds": cells}
 
@@ -436,8 +436,8 @@ def conclude(
     """results.json: statistics of every row, the verdict, and what the report shows of the trained models."""
     trained = [e.name for e in entries]
     base = baseline or next((n for n in ("simclr", "pairs") if n in trained), trained[0])
-    best = best_on_validation(rows)
-    verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=best)
+    best = best_on_validation(rows, task.metric())
+    verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=best, metric=task.metric())
     shown = illustrations(folder, data, task, verdict["rows"], (best, base)) if illustrated else {}
     return {
         "format": 1,
@@ -463,16 +463,16 @@ def conclude(
     }
 
 
-def best_on_validation(rows: Sequence[dict[str, Any]]) -> str | None:
+def best_on_validation(rows: Sequence[dict[str, Any]], metric: evaluation.Metric) -> str | None:
     """The trained row with the best mean on validation data; test data choose nothing."""
     means = {
-        r["slug"]: np.mean(
-            [c["val"] if c["val"] is not None else c["primary"] for c in r["seeds"] if c["status"] == "done"]
+        r["slug"]: float(
+            np.mean([c["val"] if c["val"] is not None else c["primary"] for c in r["seeds"] if c["status"] == "done"])
         )
         for r in rows
         if r["kind"] == "method" and any(c["status"] == "done" and c["primary"] is not None for c in r["seeds"])
     }
-    return max(means, key=lambda k: means[k]) if means else None
+    return min(means, key=lambda k: metric.key(means[k])) if means else None
 
 
 def commands(
@@ -499,7 +499,7 @@ def illustrations(
     in `mapped` (drawing one takes seconds)."""
     from nearfar.training import showing
 
-    out: dict[str, Any] = {"diagnostics": {}, "examples": {}, "masks": {}, "map": {}, "curves": {}}
+    out: dict[str, Any] = {"curves": {}}
     for row in rows:
         if row["kind"] != "method":
             continue
@@ -510,7 +510,7 @@ def illustrations(
                 folder / finished[0]["run"] / "model", data, task, points=600 if row["slug"] in mapped else 0
             )
             for name, value in shown.items():
-                out[name][row["slug"]] = value
+                out.setdefault(name, {})[row["slug"]] = value
     return out
 
 

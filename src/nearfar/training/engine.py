@@ -48,13 +48,14 @@ OWN = ("config.json", "curve.jsonl", "checkpoints", files.LOCK)  # what a run th
 @dataclass
 class Run:
     """A finished (or planned) run. `path`: its folder; `scores`: split -> scores as JSON values; `plan`: what was
-    resolved; `cost`: seconds, samples, peak memory."""
+    resolved; `cost`: seconds, samples, peak memory; `task`: the summary of what was measured."""
 
     path: Path | None
     method: str
     plan: dict[str, Any]
     scores: dict[str, Any]
     cost: dict[str, float]
+    task: dict[str, Any] | None = None
 
     def model(self) -> Any:
         """The trained model, as `nearfar.load` gives it."""
@@ -482,7 +483,8 @@ def train(
 
     val_every = max(50, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
     save_every = max(1, steps // 20) if settings.save_every == "auto" else int(settings.save_every)
-    bar = Progress(f"{method} on {data.name}") if progress and processes.leader() else None
+    written = task.metric().written.text
+    bar = Progress(f"{method} on {data.name}", written=written) if progress and processes.leader() else None
     curve = Curve(
         folder / "curve.jsonl",
         max(1, steps // 200),
@@ -599,18 +601,19 @@ def finish(
         "versions": record["versions"],
     }
     save_model(folder / "model", method, data, setup, task, record, scores)
+    summary = task.summary() if task else None
     write_json(
         folder / "scores.json",
         facts
         | {
             "task": task.describe() if task else None,
-            "summary": task.summary() if task else None,
+            "summary": summary,
             "scores": scores,
             "cost": cost,
         },
         checksum=True,
     )
-    return Run(folder, method, record, scores, cost)
+    return Run(folder, method, record, scores, cost, summary)
 
 
 def save_model(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from nearfar.checks import MOST, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, check_fields
 from nearfar.limits import MOST_SIDE
+from nearfar.registry import TASKS
 
 
 @dataclass
@@ -106,8 +107,8 @@ class TrainSettings:
         vocabulary: size of the vocabulary of a small text encoder.
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
-        task: what is measured: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy. auto: the
-            first that the data hold.
+        task: what is measured: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy, or one of
+            another package; with options of its own if wanted: "few-shot --ways 3". auto: the first that the data hold.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
         micro_batch: most items that pass the encoder at once on a device; the whole batch still contrasts, with exact
@@ -139,7 +140,7 @@ class TrainSettings:
     vocabulary: Annotated[int, Range(6, 10_000_000)] = 8000
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
-    task: Literal["auto", "dense", "sts", "pairs", "groups", "labels", "few-shot", "proxy"] = "auto"
+    task: str = "auto"
     layer: PositiveInt | None = None
     batch_size: Annotated[int, Range(2, MOST)] | Literal["auto"] = "auto"
     micro_batch: PositiveInt | None = None
@@ -161,3 +162,5 @@ class TrainSettings:
 
     def __post_init__(self):
         check_fields(self)
+        if self.task != "auto":
+            TASKS.check(self.task.partition(" ")[0])

@@ -21,8 +21,8 @@ def curve(run: Path) -> list[dict[str, Any]]:
 
 
 def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 600, examples: int = 8) -> dict[str, Any]:
-    """diagnostics, examples, masks where the task is dense, and (unless points is 0) map of one model on the test (else
-    validation) rows."""
+    """diagnostics, what the task shows (examples, masks, tables), and (unless points is 0) map of one model on the test
+    (else validation) rows."""
     split = "test" if len(data.splits.get("test", ())) else "val"
     embed = ModelEmbedder(load(model_folder), data)
     if not all(embed.has(r) for r in task.roles):
@@ -31,10 +31,8 @@ def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 600, e
     rows = np.asarray(data.splits[split])
     shown = {
         "diagnostics": [d.to_dict() for d in diagnostics(embed, data, task, rows)],
-        "examples": reporting.examples_json(data, scores.examples),
+        **reporting.shown_json(data, scores),
     }
-    if task.kind == "dense":
-        shown["masks"] = reporting.masks_json(data, task.role, scores.masks)
     return shown | {"map": map_of(embed, data, task.roles[0], rows, points)} if points else shown
 
 

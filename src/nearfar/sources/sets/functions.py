@@ -26,6 +26,7 @@ from datasets import Dataset
 from nearfar.errors import InputError
 from nearfar.progress import track
 from nearfar.sources.raw import Raw
+from nearfar.sources.sets import register
 from nearfar.sources.storage import entry, new_entry
 from nearfar.sources.words import near_copies, normal
 
@@ -59,6 +60,7 @@ class Pair:
     code: str
 
 
+@register
 def open_functions(cache: Path, limit: int | None = None) -> Raw:
     """One row a function: text = the first sentence of its docstring, text_b = its source without the docstring.
 

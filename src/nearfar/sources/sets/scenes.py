@@ -18,8 +18,9 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_propagation, uniform_filter
 
 from nearfar.progress import track
-from nearfar.sources.emoji_set import open_emoji
 from nearfar.sources.raw import Raw
+from nearfar.sources.sets import register
+from nearfar.sources.sets.emoji import open_emoji
 from nearfar.sources.splits import SHARES, assign
 from nearfar.sources.storage import entry, new_entry
 
@@ -64,6 +65,7 @@ class Scene:
     emoji: list[str]
 
 
+@register
 def open_scenes(cache: Path, seed: int = 0) -> Raw:
     """One row a scene. Emoji families and photographs of one split are in no other; the seed divides the families and
     draws the scenes."""

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from nearfar.sources.raw import Raw
+from nearfar.sources.sets import register
 
-FOLDER = Path(__file__).with_name("emoji")
+FOLDER = Path(__file__).parents[1] / "emoji"
 TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
 VENDORS = {"twemoji": "twemoji", "noto": "noto", "openmoji-color": "openmoji", "openmoji-line": "openmoji"}
 HELD_OUT = "noto"
@@ -36,6 +37,7 @@ REASONS = {
 }
 
 
+@register
 def open_emoji(split: str | None = None) -> Raw:
     """One row a drawing, ordered by style, then by emoji.
 

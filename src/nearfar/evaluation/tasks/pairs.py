@@ -1,0 +1,164 @@
+"""Pairs: find the other half, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nearfar.errors import InputError
+from nearfar.evaluation.embedding import is_image
+from nearfar.evaluation.pairwise import accuracy_at, average_precision, best_threshold, f1_at, paired_scores
+from nearfar.evaluation.relevance import listed, same, union
+from nearfar.evaluation.search_task import RETRIEVAL, SearchTask
+from nearfar.evaluation.searches import Search, Side, paired_search
+from nearfar.evaluation.task import Scores, pair_of, register
+from nearfar.similarity import Source, Sparse
+from nearfar.units import Metric
+
+
+@register
+class PairTask(SearchTask):
+    """Find the other half of a pair, both ways; relevance by content, so a text with several pictures has several.
+
+    The gallery holds every different item of the split, or the whole corpus where there is one. What equals the query
+    is hidden from it. Pairs labelled 0 (and those of a low score) are relevant to nobody; where pairs are labelled, the
+    labels are told from the similarities as well ("pair ap", "pair accuracy", "pair f1").
+    """
+
+    metrics = RETRIEVAL | {
+        "pair ap": Metric("pair AP"),
+        "pair accuracy": Metric("pair accuracy"),
+        "pair f1": Metric("pair F1"),
+    }
+
+    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
+        super().__init__(data)
+        pair = pair_of(data, modalities)
+        assert pair is not None
+        self.roles = pair
+        self.primary = "hit@1" if any(map(is_image, pair)) else "ndcg@10"
+
+    @classmethod
+    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+        return pair_of(data, modalities) is not None
+
+    @classmethod
+    def priority(cls, data: Any) -> int:
+        return 40
+
+    def searches(self, split: str) -> list[Search]:
+        rows = self.rows(split)
+        return [self._search(rows, split, *self.roles), self._search(rows, split, *reversed(self.roles))]
+
+    def asked(self, searches: list[Search]) -> list[Search]:
+        """Texts are asked one way, the first column for the second; pictures both ways."""
+        return searches if self.primary == "hit@1" else searches[:1]
+
+    def describe(self) -> str:
+        a, b = self.roles
+        if self.primary == "hit@1":
+            text = (f"Retrieval between {a} and {b}: hit@1, mean of both directions. The gallery holds every different "
+                    f"item of the split.")
+        else:
+            what = "the whole corpus" if self.corpus(b) else f"every different {b} of the split"
+            text = f"Retrieval of {b} by {a}: nDCG@10. The gallery holds {what}."
+        if self.told_apart():
+            text += (" Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
+                     "and accuracy and F1 at the threshold that validation pairs chose.")
+        return text
+
+    def corpus(self, role: str) -> Sequence[str]:
+        return (self.data.corpus or {}).get(role, ())
+
+    def positive(self, rows: np.ndarray, split: str) -> np.ndarray:
+        """Those of the rows whose two sides belong together."""
+        positives = self.data.positives
+        found = rows if positives is None else rows[positives[rows]]
+        if not len(found):
+            raise InputError(f"No pair of the {split} split belongs together: all are labelled 0 or score low.",
+                             "Check the columns of --pair-label and --score.")
+        return found
+
+    def _search(self, rows: np.ndarray, split: str, query: str, gallery: str) -> Search:
+        rows_in, judged = self.positive(rows, split), query == "text" and self.data.query_keys is not None
+        asked_ids = np.asarray(self.data.query_keys if judged else self.data.content(query))[rows_in]
+        first, code = np.unique(asked_ids, return_index=True, return_inverse=True)[1:]
+        asked = self.draw(np.arange(len(first)))
+        place = np.full(len(first), -1)
+        place[asked] = np.arange(len(asked))
+        side, contents = self._gallery(rows, gallery)
+        row, column = same(np.asarray(self.data.content(gallery))[rows_in], contents).pairs(slice(0, len(rows_in)))
+        pairs = np.stack([place[code.reshape(-1)[row]], column], 1)
+        drawn = pairs[:, 0] >= 0
+        grades = self.data.grades[rows_in][row][drawn] if judged and self.data.grades is not None else None
+        relevant = listed(pairs[drawn], len(asked), len(contents), grades)
+        query_rows = rows_in[first[asked]]
+        hidden = self._itself(query_rows, query, gallery, contents, relevant if judged else None)
+        return Search(f"{query} → {gallery}", Side(query, query_rows), side, len(contents), relevant, hidden,
+                      self.units(query_rows))
+
+    def _gallery(self, rows: np.ndarray, role: str) -> tuple[Side, np.ndarray]:
+        """What is searched, and the content id of each of its items."""
+        if self.corpus(role):
+            return Side(role, rows[:0], corpus=True), self.data.corpus_content(role)
+        contents, first = np.unique(np.asarray(self.data.content(role))[rows], return_index=True)
+        return Side(role, rows[first]), contents
+
+    def _itself(self, query_rows: np.ndarray, query: str, gallery: str, contents: np.ndarray,
+                judged: Sparse | None) -> Sparse | None:
+        """Gallery items that are the query: equal ones, unless they were judged relevant, and those of its id."""
+        copies = union([same(np.asarray(self.data.content(query))[query_rows], contents)], less=judged)
+        if judged is None or not self.corpus(gallery):
+            return copies
+        place = {key: number for number, key in enumerate(self.data.corpus_keys[gallery])}
+        keys = [self.data.query_keys[row] for row in query_rows]
+        pairs = [(number, place[key]) for number, key in enumerate(keys) if key in place]
+        return union([copies, listed(pairs, len(keys), len(contents))])
+
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
+                        examples: int = 0) -> Scores:
+        scores = super().evaluate_scores(scorer, split, examples=examples)
+        if self.told_apart():
+            found = self.classified(scorer, split)
+            scores.metrics.update(found)
+            scores.directions["pairs labelled 1 or 0"] = found
+        return scores
+
+    def chance(self, split: str) -> Scores:
+        scores = super().chance(split)
+        if self.told_apart():
+            scores.metrics.update(self.chance_of_pairs(split))
+        return scores
+
+    def told_apart(self) -> bool:
+        """Whether there are pairs of both labels."""
+        labels = self.data.pair_labels
+        return labels is not None and bool((labels == 1).any() and (labels == 0).any())
+
+    def labelled(self, split: str) -> np.ndarray:
+        """Rows of a split whose pair has a label, the same ones each time."""
+        rows = np.sort(np.asarray(self.data.splits.get(split, ()), np.int64))
+        return self.draw(rows[self.data.pair_labels[rows] >= 0])
+
+    def classified(self, scorer: Callable[[Search], Source], split: str) -> dict[str, float]:
+        """How well scores tell the labelled pairs of a split apart. The threshold comes from the validation pairs, that
+        of the validation pairs from training pairs."""
+        rows, chosen = self.labelled(split), self.labelled("train" if split == "val" else "val")
+        labels, known = self.data.pair_labels[rows], self.data.pair_labels[chosen]
+        if not (labels == 1).any():
+            return {}
+        scores = paired_scores(scorer(paired_search(rows, self.roles, self.units(rows))))
+        found = {"pair ap": average_precision(scores, labels)}
+        if len(np.unique(known)) < 2:
+            return found
+        ahead = paired_scores(scorer(paired_search(chosen, self.roles, self.units(chosen))))
+        return found | {"pair accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
+                        "pair f1": f1_at(scores, labels, best_threshold(ahead, known, "f1"))}
+
+    def chance_of_pairs(self, split: str) -> dict[str, float]:
+        """`classified` of scores that say nothing: the commoner label for all, all pairs for F1."""
+        labels = self.data.pair_labels[self.labelled(split)]
+        share = float((labels == 1).mean()) if len(labels) else 0.0
+        return {"pair ap": share, "pair accuracy": max(share, 1 - share), "pair f1": 2 * share / (1 + share)}
