@@ -97,7 +97,6 @@ def leaderboard(results: dict[str, Any]) -> None:
     out, task = console(), results["task"]
     out.print()
     out.print(f"[bold]{results['data']['name']}[/]  {escape(task['description'])}")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     metric = metric_of(task)
     label = metric.heading
     directions(out, [metric])
@@ -114,12 +113,31 @@ def leaderboard(results: dict[str, Any]) -> None:
         "samples",
         "MiB",
     ]
-    for k, head in enumerate(heads):
-        table.add_column(head, justify="left" if k == 0 else "right", no_wrap=True)
-    for r in best_first(results["rows"], metric):
-        table.add_row(*_row(r, results, hard, second))
-    out.print(table)
+    rows = [_row(r, results, hard, second) for r in best_first(results["rows"], metric)]
+    against = heads.index(f"vs {results['baseline']}")
+    rest = [k for k in range(3, len(heads)) if k != against]
+    print_columns(out, heads, rows, [[0, 1, 2, against], [0, *rest]])
     out.print(f"\n{escape(results['reason'])}")
+
+
+def print_columns(
+    out: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], parts: Sequence[Sequence[int]]
+) -> None:
+    """One table where the terminal is wide enough, else one below the other: no number is cut."""
+    from rich.measure import Measurement
+
+    def made(columns: Sequence[int]) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for k in columns:
+            table.add_column(heads[k], justify="left" if k == 0 else "right", no_wrap=k > 0, overflow="fold")
+        for row in rows:
+            table.add_row(*[row[k] if k < len(row) else "" for k in columns])
+        return table
+
+    whole = made(range(len(heads)))
+    wide = Measurement.get(out, out.options.update(max_width=10_000), whole).maximum <= out.width
+    for k, table in enumerate([whole] if wide else [made(part) for part in parts]):
+        out.print(*([""] if k else []), table)
 
 
 def directions(out: Any, metrics: Iterable[Metric]) -> None:
