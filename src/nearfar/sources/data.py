@@ -17,7 +17,7 @@ from nearfar.limits import MOST_SIDE
 from nearfar.progress import track
 from nearfar.sources import judgements, masks, pictures, words
 from nearfar.sources import leaks as leaking
-from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
+from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import CONTENT, Roles
 from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, place, stamp
 from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
@@ -181,7 +181,7 @@ class Data:
         feature = self.table.features[self.column(role)]
         if isinstance(feature, ClassLabel):
             return self._class_codes(role, feature.names)
-        values = np.array([filled(v) for v in self.values(role)], dtype=object)
+        values = np.array(whole_numbers([filled(v) for v in self.values(role)]), dtype=object)
         names = sorted({v for v in values if v != ""}, key=_natural)
         number = {name: i for i, name in enumerate(names)}
         return np.array([number.get(v, -1) for v in values], np.int64), names
