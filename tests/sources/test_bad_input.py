@@ -366,7 +366,7 @@ def test_odd_split_values(written):
 def test_odd_options(written):
     with pytest.raises(InputError, match="'error' or 'skip'"):
         written("t.csv", "text\nab cd\n", unreadable="ignore")
-    with pytest.raises(InputError, match="limit must be at least 1"):
+    with pytest.raises(InputError, match="'limit' must be a whole number of at least 1"):
         written("t.csv", "text\nab cd\n", limit=0)
     with pytest.raises(InputError, match="no role or column 'imag'"):
         written("t.csv", "text\nab cd\n").images("imag", 8)

@@ -32,7 +32,7 @@ def test_a_file_replaced_under_the_same_size_and_time(tmp_path, picture):
     before = open_data(tmp_path / "p")
     os.utime(picture(tmp_path / "p" / "2.bmp", seed=9), (1, 1))
     after = open_data(tmp_path / "p")
-    assert np.flatnonzero(before.content("image") != after.content("image")).tolist() == [2]
+    assert np.flatnonzero(before.digests("image") != after.digests("image")).tolist() == [2]
 
 
 def test_an_error_read_from_the_cache_names_the_file_at_hand(tmp_path, picture):

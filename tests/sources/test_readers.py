@@ -309,7 +309,7 @@ def test_whole_numbers_are_equal_as_floats_and_integers(tmp_path, written):
     data = open_data(tmp_path / "both")
     assert data.label_names == {"label": ["0", "1"]}
     assert data.labels["label"].tolist() == [0, 1] * 6
-    mixed = written("m.jsonl", '{"text": "a b", "group": 1}\n{"text": "c d", "group": 1.0}\n{"text": "e", "group": 2}\n')
+    mixed = written("m.jsonl", "".join(f'{{"text": "w of {n}", "group": {n}}}\n' for n in ("1", "1.0", "2")))
     assert mixed.groups.tolist() == [0, 0, 1]
     versions = written("v.csv", "text,label\n" + "".join(f"w of {i},{('1.0', '1', '1.5')[i % 3]}\n" for i in range(6)))
     assert versions.label_names == {"label": ["1", "1.0", "1.5"]}
@@ -323,7 +323,8 @@ def test_a_document_may_have_a_title_alone(tmp_path):
                  '{"_id": "3", "text": "a text"}', '{"_id": "4", "title": "both", "text": "of them"}']  # fmt: skip
     (tmp_path / "corpus.jsonl").write_text("\n".join(documents))
     (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "what is it"}')
-    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q\t{i}\t1\n" for i in "1234"))
+    judged = "".join(f"q\t{i}\t1\n" for i in "1234")
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
     assert open_data(tmp_path).corpus == {"text_b": ["a title", "no text", "a text", "both\nof them"]}
     (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": ""}')
     with pytest.raises(InputError, match=r"corpus\.jsonl, line 1: no such object"):

@@ -119,6 +119,8 @@ def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, ca
         raise InputError(
             f"{path} cannot be reached: permission denied.", "Change the permissions of its folder."
         ) from error
+    except OSError as error:
+        raise InputError(f"{str(path)[:200]} is not a path: {error.strerror}.", "Give a file or a folder.") from error
     if not exists:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = did_you_mean(str(spec), BUILT_IN) or did_you_mean(path.name, siblings)
