@@ -11,7 +11,8 @@ from nearfar.cli import main
 EVIL = "\x1b[2J\x1b]0;owned\x07cat\nnearfar: done\r\x9b31m\u202egnp\u2066 \ud83d"
 
 
-@pytest.mark.parametrize("character", [*map(chr, range(32)), "\x7f", "\x9b", "\u2028", "\u202e", "\u2069", "\ud83d"])
+@pytest.mark.parametrize("character", [*map(chr, range(32)), "\x7f", "\x9b", "\u2028", "\u202e", "\u2069", "\u200e",
+                                       "\u200f", "\u061c", "\ud83d"])  # fmt: skip
 def test_signs_stand_for_what_cannot_be_seen(character):
     shown = terminal.visible(f"a{character}b")
     assert character not in shown

@@ -226,3 +226,29 @@ def test_parts_by_hand(place):
     ]]  # fmt: skip
     for call in calls:
         refused(call, place)
+
+
+@pytest.mark.parametrize("rows", [[40], [-1], [1.5], "ab", [[1]], [None], [True], 3], ids=str)
+def test_rows(rows, place):
+    pairs, pictures = nearfar.data("pairs.csv"), nearfar.data("pics")
+    for call in [lambda: pairs.texts("text", rows), lambda: pairs.values("group", rows),
+                 lambda: pairs.digests("text", rows), lambda: pictures.images("image", 8, rows)]:  # fmt: skip
+        refused(call, place, "whole numbers from 0 to")
+
+
+def test_what_data_are_asked_for(place):
+    pictures = nearfar.data("pics")
+    for call in [lambda: pictures.images("image", "8"), lambda: pictures.images("image", 8.5),
+                 lambda: pictures.images("image", 0), lambda: pictures.column(3),
+                 lambda: nearfar.data("a" * 5000)]:  # fmt: skip
+        refused(call, place)
+
+
+def test_half_a_character_is_no_text(place):
+    refused(lambda: nearfar.load("m2/model").embed_texts(["whole", "half \ud83d"]), place, "Item 1")
+    refused(lambda: nearfar.search("index", "half \ud83d"), place, "half of a character")
+
+
+@pytest.mark.parametrize("given", [{"settings": {"steps": 2}}, {"data_settings": {"limit": 3}}, {"out": 3}], ids=str)
+def test_settings_that_are_none(given, place):
+    refused(lambda: fit(**given), place, next(iter(given)))

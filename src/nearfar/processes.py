@@ -134,7 +134,13 @@ def device() -> Any:
 
 
 def check_launch(devices: int, nodes: int) -> None:
-    """Raises where a launcher started another number of processes than was asked for."""
+    """Raises where a launcher started another number of processes than was asked for, or where several machines are
+    asked for and nothing says how they find each other."""
+    if nodes > 1 and started() == 1 and "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"--nodes {nodes} asks for {nodes} machines, but nothing says where they meet (MASTER_ADDR is not set).",
+            f"Start the same command on each with torchrun --nnodes {nodes} or srun, or leave --nodes out.",
+        )
     if started() > 1 and started() != devices * nodes:
         raise InputError(
             f"{started()} processes were started together, but --devices {devices} and --nodes {nodes} ask for "

@@ -21,10 +21,13 @@ def visible(text: object, keep: str = "") -> str:
 
 def _hidden(character: str) -> bool:
     kind = unicodedata.category(character)
-    return kind in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in _DIRECTIONS
+    if kind in ("Cc", "Cs", "Zl", "Zp") or character in _MARKS:
+        return True
+    return unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 _DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+_MARKS = "\u061c\u200e\u200f"  # of direction too, without a kind of their own
 
 
 def _sign(character: str) -> str:

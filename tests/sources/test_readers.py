@@ -281,3 +281,66 @@ def test_a_changed_picture_is_noticed(image_folder, picture):
     with pytest.raises(InputError, match=r"changed since animals was opened: .*cat/03\.png"):
         before.images("image", 8)
     assert after.images("image", 8).shape == (20, 3, 8, 8)
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "NaN", "nan", "<NA>", "NaT"])
+def test_words_that_programs_write_for_nothing_are_missing(written, nothing):
+    rows = [f"words of {i},{nothing if i > 3 else 'ab'[i % 2]},{nothing if i > 3 else i // 2}\n" for i in range(8)]
+    data = written("t.csv", "text,label,group\n" + "".join(rows))
+    assert data.label_names == {"label": ["a", "b"]}
+    assert data.labels["label"].tolist() == [0, 1, 0, 1, -1, -1, -1, -1]
+    assert data.groups.tolist() == [0, 0, 1, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("word", ["None", "null", "NA", "N/A"])
+def test_words_that_may_be_names_are_asked_about(written, word):
+    rows = [f"words of {i},{word if i > 3 else i // 2}\n" for i in range(8)]
+    data = written("t.csv", "text,group\n" + "".join(rows))
+    assert data.groups[4:].tolist() == [data.groups[4]] * 4
+    assert [note for note in data.notes if f"4 rows have '{word}' in the column 'group'" in note]
+
+
+def test_whole_numbers_are_equal_as_floats_and_integers(tmp_path, written):
+    """A column that lacks a value is written as floats: 1.0 of one split is the class 1 of the other."""
+    for split, ending in (("train", ""), ("test", ".0")):
+        rows = "".join(f"words of {split} {i},{i % 2}{ending}\n" for i in range(6))
+        (tmp_path / "both").mkdir(exist_ok=True)
+        (tmp_path / "both" / f"{split}.csv").write_text(f"text,label\n{rows}")
+    data = open_data(tmp_path / "both")
+    assert data.label_names == {"label": ["0", "1"]}
+    assert data.labels["label"].tolist() == [0, 1] * 6
+    mixed = written("m.jsonl", "".join(f'{{"text": "w of {n}", "group": {n}}}\n' for n in ("1", "1.0", "2")))
+    assert mixed.groups.tolist() == [0, 0, 1]
+    versions = written("v.csv", "text,label\n" + "".join(f"w of {i},{('1.0', '1', '1.5')[i % 3]}\n" for i in range(6)))
+    assert versions.label_names == {"label": ["1", "1.0", "1.5"]}
+    padded = written("p.csv", "text,label\n" + "".join(f"w of {i},{('7', '007')[i % 2]}\n" for i in range(6)))
+    assert padded.label_names["label"] == ["007", "7"] or padded.label_names["label"] == ["7", "007"]
+
+
+def test_a_document_may_have_a_title_alone(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    documents = ['{"_id": 1, "title": "a title", "text": null}', '{"_id": "2", "title": "no text"}',
+                 '{"_id": "3", "text": "a text"}', '{"_id": "4", "title": "both", "text": "of them"}']  # fmt: skip
+    (tmp_path / "corpus.jsonl").write_text("\n".join(documents))
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "what is it"}')
+    judged = "".join(f"q\t{i}\t1\n" for i in "1234")
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    assert open_data(tmp_path).corpus == {"text_b": ["a title", "no text", "a text", "both\nof them"]}
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": ""}')
+    with pytest.raises(InputError, match=r"corpus\.jsonl, line 1: no such object"):
+        open_data(tmp_path)
+
+
+@pytest.mark.parametrize("roles", [
+    {"text": "text", "text_b": "text"}, {"text_b": "text_b", "negative": ["text_b"]},
+    {"text": "text", "text_b": "text_b", "negative": ["other", "text"]},
+])  # fmt: skip
+def test_a_column_stands_on_one_side_alone(written, roles):
+    with pytest.raises(InputError, match=r"the column '(text|text_b)' is both '"):
+        written("t.csv", "text,text_b,other\n" + "".join(f"a {i} x,b {i} y,c {i} z\n" for i in range(6)), roles=roles)
+
+
+def test_a_column_that_is_named_twice_counts_once(written):
+    content = "text,text_b,other,label\n" + "".join(f"a {i} x,b {i} y,c {i} z,{i % 2}\n" for i in range(6))
+    data = written("t.csv", content, roles={"negative": ["other", "other"], "label": ["label", "label"]})
+    assert (data.roles["negative"], data.roles["label"]) == (["other"], ["label"])

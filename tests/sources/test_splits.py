@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.sources import open_data
-from nearfar.sources.splits import SHARES, assign, components
+from nearfar.sources.splits import SHARES, assign, components, standard_name
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,3 +121,11 @@ def test_a_limit_is_spread_over_the_rows(written):
     data = written("t.csv", "text\n" + "".join(f"words {i}\n" for i in range(100)), limit=10)
     assert data.texts("text") == [f"words {i}" for i in range(0, 100, 11)]
     assert data.ids.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(("name", "split"), [
+    ("trainval", "train"), ("trainset", "train"), ("TestSet", "test"), ("valset", "val"), ("train_val", "train"),
+    ("trainer", None), ("testimony", None),
+])  # fmt: skip
+def test_joined_names_of_splits(name, split):
+    assert standard_name(name) == split

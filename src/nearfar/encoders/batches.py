@@ -52,10 +52,15 @@ def _batches(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: in
 
 
 def check_texts(items: Sequence[Any] | np.ndarray) -> None:
-    """Raises InputError that names the first item which is not a text."""
+    """Raises InputError that names the first item which is not a text, or holds half of a character."""
     for i, item in enumerate(items):
         if not isinstance(item, str):
             raise InputError(f"Item {i} is not a text but {str(item)[:60]!r} ({type(item).__name__}).")
+        try:
+            item.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"Item {i} holds half of a character (a lone surrogate): {item[:60]!r}.",
+                             "Take it out: text.encode('utf-8', 'replace').decode().") from error
 
 
 def _width(encoder: Encoder, head: nn.Module | None) -> int:

@@ -61,7 +61,7 @@ def _documents(path: Path) -> dict[str, str]:
                 continue
             try:
                 item = json.loads(content)
-                key, text = str(item["_id"]), str(item["text"])
+                key, text = str(item["_id"]), _text(item)
                 f"{key}{text}{item.get('title')}".encode()  # half a character cannot be stored
             except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
                 hint = 'Each line is {"_id": "...", "text": "..."}, with "title" in a corpus.'
@@ -71,8 +71,14 @@ def _documents(path: Path) -> dict[str, str]:
                     f"{path}, line {line}: the id '{key}' occurs a second time.", "Ids are unique in a file."
                 )
             title = str(item.get("title") or "").strip()
-            found[key] = f"{title}\n{text}" if title else text
+            found[key] = f"{title}\n{text}" if title and text else title or text
     return found
+
+
+def _text(item: dict) -> str:
+    """The text of a document; it may have a title alone."""
+    text = item.get("text") if item.get("title") else item["text"]
+    return "" if text is None else str(text)
 
 
 def _pairs(path: Path, documents: dict[str, str], queries: dict[str, str]) -> Iterator[tuple[str, str, float, str]]:

@@ -17,7 +17,7 @@ from nearfar.limits import MOST_SIDE
 from nearfar.progress import track
 from nearfar.sources import judgements, masks, pictures, words
 from nearfar.sources import leaks as leaking
-from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
+from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import CONTENT, Roles
 from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, place, stamp
 from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
@@ -112,7 +112,7 @@ class Data:
             )
         options = [*self.roles, *self.table.column_names]
         raise InputError(
-            f"{self.name} has no role or column '{role}'.{did_you_mean(role, options)}",
+            f"{self.name} has no role or column '{role}'.{did_you_mean(str(role), options)}",
             f"Roles: {', '.join(self.roles)}.",
         )
 
@@ -121,7 +121,19 @@ class Data:
         column = self.column(role)
         if rows is None:
             return [value for block in cells(self.table, column, 16 * BATCH) for value in block]
-        return plain_values(column_of(self.table, column, np.asarray(rows, np.int64)))
+        return plain_values(column_of(self.table, column, self._numbers(rows)))
+
+    def _numbers(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Row numbers int64 (n,). Raises InputError for what is no number of a row."""
+        found = np.asarray(rows)
+        if found.size == 0:
+            return np.zeros(0, np.int64)
+        if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= len(self):
+            raise InputError(
+                f"Rows of {self.name} are whole numbers from 0 to {len(self) - 1}. Got {str(rows)[:80]}.",
+                "Leave them out for all rows.",
+            )
+        return found.astype(np.int64)
 
     def texts(self, role: str, rows: Rows = None) -> list[str]:
         """The texts of a role; an empty cell is ""."""
@@ -143,7 +155,7 @@ class Data:
         """int64 (n,) of any sign: a hash of the decoded pixels or the normalised text, the same in every data set and
         on every machine."""
         found = self._scan.digests[self._checked_column(role)]
-        return found if rows is None else found[np.asarray(rows, np.int64)]
+        return found if rows is None else found[self._numbers(rows)]
 
     def _checked_column(self, role: str) -> str:
         column = self.column(role)
@@ -181,7 +193,7 @@ class Data:
         feature = self.table.features[self.column(role)]
         if isinstance(feature, ClassLabel):
             return self._class_codes(role, feature.names)
-        values = np.array([filled(v) for v in self.values(role)], dtype=object)
+        values = np.array(whole_numbers([filled(v) for v in self.values(role)]), dtype=object)
         names = sorted({v for v in values if v != ""}, key=_natural)
         number = {name: i for i, name in enumerate(names)}
         return np.array([number.get(v, -1) for v in values], np.int64), names
@@ -392,7 +404,7 @@ class Data:
     def images(self, role: str, size: int, rows: Rows = None, fit: str | None = None) -> np.ndarray:
         """uint8 (n, 3, size, size), RGB, alpha on white; see `image_memmap`."""
         mapped = self.image_memmap(role, size, fit)
-        return np.array(mapped if rows is None else mapped[np.asarray(rows, np.int64)])
+        return np.array(mapped if rows is None else mapped[self._numbers(rows)])
 
     def image_memmap(self, role: str, size: int, fit: str | None = None) -> np.memmap:
         """uint8 (N, 3, size, size) on disk, decoded once and kept in the cache folder.
@@ -407,8 +419,10 @@ class Data:
     def _map(self, role: str, size: int, fit: str, mask: bool = False) -> np.memmap:
         """Pictures (N, 3, size, size) or masks (N, size, size), decoded at the first call."""
         column = self.column(role)
-        if fit not in ("crop", "pad") or not 1 <= size <= MOST_SIDE:
-            raise InputError(f"fit must be 'crop' or 'pad' and size between 1 and {MOST_SIDE}; got {fit!r} and {size}.")
+        if fit not in ("crop", "pad") or not (isinstance(size, int | np.integer) and 1 <= size <= MOST_SIDE):
+            raise InputError(
+                f"fit must be 'crop' or 'pad' and size a whole number from 1 to {MOST_SIDE}; got {fit!r} and {size!r}."
+            )
         key = (column, size, fit)
         if key not in self._mapped:
             state = self._scan.digests[column].tobytes() + f"{column}:{size}:{fit}".encode()
@@ -441,13 +455,13 @@ class Data:
     def mask_counts(self, rows: Rows = None) -> dict[int, int]:
         """Class -> in how many pictures (of the rows) it occurs."""
         bits = self._scan.classes[self.column("mask")]
-        there = masks.unpack(bits if rows is None else bits[np.asarray(rows, np.int64)]).sum(0)
+        there = masks.unpack(bits if rows is None else bits[self._numbers(rows)]).sum(0)
         return {value: int(there[value]) for value in self.mask_names}
 
     def masks(self, size: int, rows: Rows = None, fit: str | None = None) -> np.ndarray:
         """uint8 (n, size, size): the class of each pixel of `images` at that size; 255 where there is none."""
         mapped = self._map("mask", size, fit or self.fit, mask=True)
-        return np.array(mapped if rows is None else mapped[np.asarray(rows, np.int64)])
+        return np.array(mapped if rows is None else mapped[self._numbers(rows)])
 
     def _picture_square(self, value: Any, size: int, fit: str, span: pictures.Span | None) -> np.ndarray:
         return pictures.square(pictures.decode(picture_source(value, self.base), span), size, fit)

@@ -112,7 +112,8 @@ def _walk(start: Path, top: Path, found: Listing, seen: set[tuple[int, ...]]) ->
     """Adds what lies below `start` to `found`; the links to folders that were met."""
 
     def stop(error: OSError) -> None:
-        raise error
+        if not isinstance(error, FileNotFoundError):  # what went away meanwhile is not there
+            raise error
 
     links: list[Path] = []
     for folder, folders, names in os.walk(start, onerror=stop):

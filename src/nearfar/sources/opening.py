@@ -69,6 +69,7 @@ def open_data(
     _check_pairs(data)
     _check_labels(data, wanted)
     _tell_of_pairs(data)
+    _tell_of_words_for_nothing(data)
     if "mask" in resolved:
         check_classes(data.mask_values, str(data.path or data.name))
         _ = data.mask_names  # a wrong classes.txt is told now
@@ -107,6 +108,8 @@ def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, ca
         raise InputError(
             f"{path} cannot be reached: permission denied.", "Change the permissions of its folder."
         ) from error
+    except OSError as error:
+        raise InputError(f"{str(path)[:200]} is not a path: {error.strerror}.", "Give a file or a folder.") from error
     if not exists:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         known = sets.names()
@@ -205,6 +208,21 @@ def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
                 told = "the cell is empty" if value in (None, "") else f"{value!r} is {wanted}"
                 found.append(Fault(row, column, told))
     return found
+
+
+_PERHAPS_NONE = {"none", "null", "na", "n/a", "#n/a"}
+
+
+def _tell_of_words_for_nothing(data: Data) -> None:
+    """Rows that share a word such as None or NA would all belong together: asked about, as it may be a name."""
+    for role in ("group", "unit"):
+        values = [filled(v).strip() for v in data.values(role)] if role in data.roles else []
+        found = [v for v in values if v.casefold() in _PERHAPS_NONE]
+        if len(found) > 1:
+            data.notes.append(
+                f"{len(found):,} rows have '{found[0]}' in the column '{data.column(role)}': they count as one {role}; "
+                "where it means that there is none, leave the cells empty"
+            )
 
 
 def _tell_of_pairs(data: Data) -> None:

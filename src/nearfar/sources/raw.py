@@ -1,6 +1,7 @@
 """What a reader hands over, before roles, checks and splits."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,28 @@ def plain_values(column: pa.ChunkedArray) -> list[Any]:
         return column.cast(pa.string()).to_pylist()
 
 
+_WHOLE = re.compile(r"-?\d+(\.0+)?")
+NO_VALUE = {"", "nan", "<na>", "nat"}  # what programs write into a table for a number or a time that is not there
+
+
 def missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN, or a text of white space alone."""
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
+    """Whether a cell holds nothing: null, NaN, or a text of white space alone or of `NO_VALUE`."""
+    if isinstance(value, str):
+        return value.strip().casefold() in NO_VALUE
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def filled(value: Any) -> str:
     """A cell as a text; "" where it holds nothing."""
     return "" if missing(value) else str(value)
+
+
+def whole_numbers(values: list[str]) -> list[str]:
+    """Cells with 1.0 as 1 where all that are filled are whole numbers: a file that lacks a value writes floats, its
+    neighbour integers. Other columns (1.5, 2.0; versions; words) stay as they are."""
+    if not all(_WHOLE.fullmatch(value) for value in values if value):
+        return values
+    return [value.partition(".")[0] for value in values]
 
 
 @dataclass(frozen=True)

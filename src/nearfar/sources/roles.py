@@ -87,7 +87,17 @@ def resolve(
 
 
 def _one_kind(table: Dataset, roles: Roles, where: str) -> None:
-    """A column is read as pictures or as texts, not as both."""
+    """A column is read as pictures or as texts, not as both, and is one side of a pair alone."""
+    first: dict[str, str] = {}
+    for role in ("image", "image_b", "text", "text_b", "negative"):
+        for column in _listed(roles.get(role, [])):
+            other = first.setdefault(column, role)
+            if other != role and (other.split("_")[0] == role.split("_")[0] or role == "negative"):
+                raise InputError(
+                    f"{where}: the column '{column}' is both '{other}' and '{role}': what stands on two sides is "
+                    "found without any learning.",
+                    f"Name another column for '{role}', or take the role away (--{role.replace('_', '-')} none).",
+                )
     pictures = {str(roles[role]) for role in ("image", "image_b", "mask") if role in roles}
     for role in ("text", "text_b", "negative"):
         for column in _listed(roles.get(role, [])):
@@ -124,7 +134,7 @@ def _checked(role: str, value: Any, columns: list[str], where: str) -> str | lis
                 f"Columns: {', '.join(columns)}.",
             )
     if role in LISTS:
-        return names
+        return list(dict.fromkeys(names))
     if len(names) != 1:
         raise InputError(f"The role '{role}' takes one column, not {len(names)}.")
     return names[0]

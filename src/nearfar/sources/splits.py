@@ -12,6 +12,7 @@ SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 _WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "development": "val", "eval": "val", "test": "test", "testing": "test", "holdout": "test", "held-out": "test",
+    "trainval": "train", "trainset": "train", "valset": "val", "testset": "test",
     "extra": "train", "unlabeled": "train", "unlabelled": "train", "unsupervised": "train", "unsup": "train",
 }  # fmt: skip
 _ANY = "|".join(sorted(_WORDS, key=len, reverse=True))

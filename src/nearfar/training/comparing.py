@@ -164,8 +164,10 @@ def compare(
 @contextmanager
 def claim(folder: Path) -> Iterator[None]:
     """The comparison's folder, owned by this process while the block runs. What was cut off in it is put in order; a
-    folder in which nothing was begun is taken away again. Raises InputError where another process works in it."""
+    folder in which nothing was begun is taken away again. Raises InputError where another process works in it, or where
+    it holds something else."""
     with files.refused(folder):
+        check_own(folder)
         made = files.make_folders(folder)
     try:
         with contextlib.ExitStack() as held:
@@ -175,6 +177,13 @@ def claim(folder: Path) -> Iterator[None]:
             yield
     finally:
         files.remove_empty(made)
+
+
+def check_own(folder: Path) -> None:
+    """Raises where a folder holds files and is not a comparison: those may be someone's data."""
+    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if any(not name.startswith(".") for name in there) and "plan.json" not in there:
+        raise InputError(f"'{folder}' is not empty and is not a comparison of nearfar.", "Choose another --out.")
 
 
 def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Any, task: Any) -> None:

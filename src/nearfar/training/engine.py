@@ -143,6 +143,10 @@ def split_options(
     """Keyword options to settings, data settings and what is the method's own; unknown ones raise."""
     from nearfar import options
 
+    for name, held, kind in (("settings", settings, TrainSettings), ("data_settings", data_settings, DataSettings)):
+        if held is not None and not isinstance(held, kind):
+            raise InputError(f"'{name}' takes {kind.__name__}(...). Got {str(held)[:80]}.",
+                             "Or give its fields as arguments of their own: steps=100.")  # fmt: skip
     mine = {f.name for f in dataclasses.fields(TrainSettings)}
     roles = {f.name for f in dataclasses.fields(DataSettings)}
     own = {k: v for k, v in given.items() if k not in mine and k not in roles}
@@ -175,6 +179,8 @@ def claim(out: str | Path | None, method: str, data: Any, resume: bool) -> Itera
 
 def _made(out: str | Path | None, method: str, data: Any, resume: bool) -> tuple[Path, list[Path]]:
     """The folder that was asked for, or the next free one of this name, and which folders had to be made."""
+    if out is not None and not isinstance(out, str | Path):
+        raise InputError(f"'out' takes the path of a folder. Got {out!r}.")
     if out is None and resume:
         raise InputError("--resume needs the run's folder.", "Add --out FOLDER.")
     if out is not None:
