@@ -63,7 +63,7 @@ def test_the_way_into_a_config_file_and_back():
         ({"loss": "hlc"}, "Did you mean 'hcl'"),
         ({"loss": "nearfar.losses.parts.Nope"}, "cannot be imported"),
         ({"loss": "no_such_module.Loss"}, "PYTHONPATH"),
-        ({"loss": "nearfar.negatives.Queue"}, "is no loss"),
+        ({"loss": "nearfar.negatives.Queue"}, "does not fit --loss"),
         ({"loss": Secretive()}, "keeps no attribute 'share'"),
         ({"loss": {"name": "hcl", "bta": 1}}, "has no option 'bta'"),
     ],

@@ -336,7 +336,9 @@ def _part(option: str, name: str | type, table: Mapping[str, type]) -> type:
     else:
         raise InputError(f"Unknown {option} '{name}'.{did_you_mean(str(name), table)}", f"Known: {', '.join(table)}.")
     if not (isinstance(cls, type) and issubclass(cls, kind)):
-        raise InputError(f"'{name}' is no {option}: it must be a class derived from {kind.__module__}.{kind.__name__}.")
+        raise InputError(
+            f"'{name}' does not fit --{option}: it must be a class derived from {kind.__module__}.{kind.__name__}."
+        )
     if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
         raise InputError(
             f"The {option} '{cls.__qualname__}' cannot be found again when the run is resumed or its model loaded.",
