@@ -146,6 +146,7 @@ def test_places(value, place):
         lambda: nearfar.search(value, "cat"), lambda: nearfar.report(value),
         *([lambda: nearfar.embed("m1", "pics", out=value)] if value != "nowhere" else []),
         *([lambda: fit(method=value), lambda: compare(methods=value)] if value is not None else []),
+        lambda: nearfar.embed("m1", "pics", out="a\x1b[1m"),
         *([lambda: nearfar.search("index", value)] if value != "nowhere" else []),
         lambda: compare(seeds=value if value != 3 else 0),
         *([lambda: compare(budget=value if value != 3 else -3, steps="auto")] if value is not None else []),
@@ -175,7 +176,8 @@ def test_items(place):
     for items in ["a text", [3], [None], 3, None, [b"x"], [["a"]], NOTHING, np.zeros(3), {"a": 1}]:
         refused(lambda items=items: text.embed_texts(items), place)
     for items in ["x.png", [3], [None], 3, None, ["nowhere.png"], [np.zeros((3, 3))], np.zeros((2, 3, 8, 8)), NOTHING,
-                  np.zeros((2, 8, 8), np.uint8), [np.zeros((4, 4, 3))], [NOTHING], ["pairs.csv"]]:  # fmt: skip
+                  np.zeros((2, 8, 8), np.uint8), [np.zeros((4, 4, 3))],
+                  [np.zeros((0, 5, 3), np.uint8)], [NOTHING], ["pairs.csv"]]:  # fmt: skip
         refused(lambda items=items: picture.embed_images(items), place)
     pixels = np.zeros((8, 8, 3), np.uint8)
     for call in [lambda: text.embed(["a"], role="nope"), lambda: text.embed(["a"], batch_size=0),

@@ -230,7 +230,7 @@ def test_a_small_file_of_a_huge_picture_is_refused(tmp_path):
 def test_squares_have_a_bound(image_folder):
     import nearfar
 
-    with pytest.raises(InputError, match="between 1 and 4096; got 'crop' and 100000"):
+    with pytest.raises(InputError, match="from 1 to 4096; got 'crop' and 100000"):
         open_data(image_folder).images("image", 100_000)
     with pytest.raises(InputError, match="'image_size' must be a whole number from 8 to 4096"):
         nearfar.fit("simclr", image_folder, image_size=100_000)

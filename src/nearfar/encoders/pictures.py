@@ -254,8 +254,9 @@ def _to_tensor(item: Any, size: int) -> Tensor:
 
     if isinstance(item, np.ndarray | Tensor):
         array = np.asarray(item)
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4):
-            raise InputError(f"A picture as an array must be uint8 (H, W, 3). Got {array.dtype} {array.shape} instead.")
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4) or not array.size:
+            raise InputError("A picture as an array must be uint8 (H, W, 3), and not empty. "
+                             f"Got {array.dtype} {array.shape} instead.")
         item = Image.fromarray(array)
     if not isinstance(item, Image.Image | bytes | str | Path):
         raise InputError(f"A {type(item).__name__} is not a picture.", "Give PIL pictures, uint8 arrays or paths.")

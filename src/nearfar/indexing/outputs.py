@@ -15,6 +15,7 @@ import pyarrow as pa
 from nearfar import files
 from nearfar.errors import InputError
 from nearfar.indexing.index import HIDDEN, Index, index_schema, is_index, merge_index, open_index, write_index
+from nearfar.terminal import visible
 
 DAMAGED = "Delete it and embed anew."
 IDENTITY = ["key", *HIDDEN]
@@ -51,7 +52,10 @@ class Output:
 
 
 def output(path: Path) -> Output:
-    """The output of a path, by its ending. Raises InputError for an unknown one."""
+    """The output of a path, by its ending. Raises InputError for an unknown one, and for a name that a database or a
+    terminal would stumble over."""
+    if visible(path) != str(path):
+        raise InputError(f"The name of the output, '{path}', holds control characters.", "Choose another --out.")
     if path.suffix == ".parquet":
         return Parquet(path)
     if path.suffix == ".npy":

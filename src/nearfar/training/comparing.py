@@ -179,10 +179,13 @@ def claim(folder: Path) -> Iterator[None]:
         files.remove_empty(made)
 
 
+OWN = ("plan.json", "references.json", "cells", "results.json", "report.html", "best", "index")
+
+
 def check_own(folder: Path) -> None:
     """Raises where a folder holds files and is not a comparison: those may be someone's data."""
     there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if any(not name.startswith(".") for name in there) and "plan.json" not in there:
+    if "plan.json" not in there and any(name not in OWN and not name.startswith(".") for name in there):
         raise InputError(f"'{folder}' is not empty and is not a comparison of nearfar.", "Choose another --out.")
 
 
