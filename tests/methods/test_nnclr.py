@@ -57,7 +57,9 @@ def test_neighbours_are_those_of_the_loop():
     assert [cosine(a, b) for a, b in zip(z.tolist(), found.tolist(), strict=True)] == pytest.approx(
         [cosine(a, support[j].tolist()) for a, j in zip(z.tolist(), expected, strict=True)]
     )
-    assert torch.equal(found[:6], support[expected[:6]])
+    # Rows 2 and 7 of the support have one direction: which of them is found is a matter of the last digit.
+    ours, theirs = (torch.nn.functional.normalize(rows, dim=1) for rows in (found[:6], support[expected[:6]]))
+    torch.testing.assert_close(ours, theirs)
     assert not found.requires_grad
 
 
