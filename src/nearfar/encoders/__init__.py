@@ -30,7 +30,8 @@ def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Enc
         return Joined([from_config(part, folder) for part in config["joined"]])
     try:
         if config["modality"] == "image":
-            return image(config["name"], config["size"], channels=config["channels"], dim=config["dim"])
+            grid = config.get("grid", 1) if config["name"] == "small" else None  # older folders say none
+            return image(config["name"], config["size"], channels=config["channels"], dim=config["dim"], grid=grid)
         if config["name"] == "small":
             return _small_text(config, Path(folder or "."))
         return _transformer_text(config, Path(folder or "."))

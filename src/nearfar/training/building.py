@@ -93,7 +93,8 @@ def build_encoder(kind: str, data: Any, settings: TrainSettings, size: int) -> E
     """The encoder of one kind, its weights drawn from the seed; frozen where asked for."""
     torch.manual_seed(settings.seed)
     if kind == "image":
-        made = encoders.image(settings.encoder, size=size, weights=settings.weights, channels=settings.channels)
+        made = encoders.image(settings.encoder, size=size, weights=settings.weights, channels=settings.channels,
+                              grid=settings.grid)
     else:
         train = data.splits["train"]
         texts = [t for r in ("text", "text_b") if data.roles.get(r) for t in data.texts(r, train)]

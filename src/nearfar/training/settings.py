@@ -98,6 +98,8 @@ class TrainSettings:
         encoder: picture encoder: small (4 conv layers), or any name that timm knows.
         image_size: pixels a side. auto: 32 for pictures of at most 64 pixels a side, else 64 (small) or 224 (timm).
         channels: rgb, or orientation for gradient-orientation channels beside them.
+        grid: parts a side of its last map that the small picture encoder averages; 1 forgets where things are.
+            Default 2.
         weights: file of weights (safetensors) for the picture encoder, or the folder of a nearfar model with such an
             encoder.
         text_encoder: small (trained from scratch with a tokenizer of its own), minilm (packaged), or the folder of a
@@ -134,6 +136,7 @@ class TrainSettings:
     encoder: str = "small"
     image_size: Annotated[int, Range(8, MOST_SIDE)] | Literal["auto"] = "auto"
     channels: Literal["rgb", "orientation"] = "rgb"
+    grid: Annotated[int, Range(1, 8)] | None = None
     weights: str | None = None
     text_encoder: str = "small"
     text_length: Annotated[int, Range(4, 1_000_000)] | None = None

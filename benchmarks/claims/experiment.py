@@ -1,0 +1,292 @@
+"""Checks of claims: arms that differ in one idea, trained by the library's own `fit`, beside what needs no training.
+
+A check is a file of this folder with a `CLAIM`. `python benchmarks/claims` runs them (see __main__.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sets
+
+import nearfar
+from nearfar import evaluation, files
+from nearfar.evaluation.statistics import holds, paired_interval
+from nearfar.methods.base import Tower
+from nearfar.training import building
+from nearfar.training.comparing import entry
+from nearfar.training.embedding import Embedder
+from nearfar.training.engine import fit, versions
+from nearfar.training.modelled import ModelEmbedder
+from nearfar.training.settings import TrainSettings
+
+RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parent.parent.parent / "docs" / "assets" / "methods"
+TINY = {"steps": 4, "batch_size": 8}
+Look = Callable[[Path, Any], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A registered method with its options, as on the command line ("dcl --sigma 0.5"). `settings`: of the training,
+    where they differ from the cell's (twice the steps for equal compute, say); `data`: what it is trained on, where
+    that is not what is measured."""
+
+    spec: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Arms on one data set under one plan. measures: name -> (task with its options, metric). look: further numbers of
+    a finished run, from its folder and the data. worst: name -> arms of which each seed's worst is a row of its own."""
+
+    data: str
+    arms: Mapping[str, Arm]
+    settings: Mapping[str, Any]
+    measures: Mapping[str, tuple[str, str]]
+    look: Look | None = None
+    worst: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper claims, in cells of which the first decides, by its row `method` (default the first arm) against its
+    row `control`, in the `measure`; all of it fixed before anything is measured. pairs: further rows to compare."""
+
+    slug: str
+    claim: str
+    cells: Mapping[str, Cell]
+    control: str
+    measure: str
+    method: str | None = None
+    seeds: int = 5
+    higher: bool = True
+    pairs: Sequence[tuple[str, str]] = ()
+    notes: Callable[[dict[str, Any]], str] | None = None
+    figure: Callable[[Path, dict[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a check is run: where runs are kept, how many seeds, and whether only for crashes."""
+
+    out: Path
+    seeds: int | None = None
+    tiny: bool = False
+    say: Callable[[str], None] = print
+
+    def settings(self, cell: Cell, arm: Arm, seed: int) -> dict[str, Any]:
+        given = {**cell.settings, **arm.settings, "seed": seed, "val_every": 0, "progress": False}
+        if not self.tiny:
+            return given
+        return given | {k: min(v, given[k]) if isinstance(given.get(k), int) else v for k, v in TINY.items()}
+
+
+def run(claim: Claim, plan: Plan) -> dict[str, Any]:
+    """Trains and measures every arm of every cell with every seed, interleaved; finished ones are read."""
+    seeds = range(plan.seeds or claim.seeds)
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    seconds = 0.0
+    for name, cell in claim.cells.items():
+        opened = {n: sets.opened(n, plan.out, plan.tiny) for n in used(cell)}
+        folder = plan.out / claim.slug / (slugged(name) + ("-tiny" if plan.tiny else ""))
+        rows = found.setdefault(name, {})
+        for seed in seeds:
+            for label, arm in cell.arms.items():
+                told = trained(cell, arm, opened, folder / f"{slugged(label)}-s{seed}", seed, plan)
+                seconds += told.pop("seconds")
+                rows.setdefault(label, []).append(told)
+            made = untrained(cell, opened[cell.data], folder / f"untrained-s{seed}.json", seed)
+            rows.setdefault("untrained", []).append(made)
+            plan.say(f"{claim.slug}, {name}, seed {seed}: " + "; ".join(shown(k, v[-1]) for k, v in rows.items()))
+        for label, values in references(cell, opened[cell.data], folder / "references.json").items():
+            rows[label] = [values for _ in seeds]
+        for label, arms in cell.worst.items():
+            rows[label] = [worst([rows[a][k] for a in arms]) for k in range(len(seeds))]
+    return concluded(claim, found, list(seeds), seconds)
+
+
+def used(cell: Cell) -> list[str]:
+    """The data sets of a cell."""
+    return list(dict.fromkeys([cell.data, *(a.data for a in cell.arms.values() if a.data)]))
+
+
+def worst(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The lowest of each measure."""
+    return {name: min(s[name] for s in scores) for name in scores[0]}
+
+
+def trained(
+    cell: Cell, arm: Arm, opened: Mapping[str, Any], folder: Path, seed: int, plan: Plan
+) -> dict[str, float]:
+    """Scores of one run, trained unless its folder holds it."""
+    kept, data = folder / "claim.json", opened[cell.data]
+    if kept.exists():
+        return json.loads(kept.read_text())
+    one = entry(arm.spec)
+    fit(one.slug, opened[arm.data or cell.data], out=folder, resume=(folder / "config.json").exists(),
+        **plan.settings(cell, arm, seed), **one.options)  # fmt: skip
+    model = nearfar.load(folder / "model")
+    scores = measured(cell, data, ModelEmbedder(model, data))
+    if cell.look is not None:
+        scores |= cell.look(folder, data)
+    scores["seconds"] = json.loads((folder / "scores.json").read_text())["cost"]["seconds"]
+    files.write_json(kept, scores)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return scores
+
+
+def measured(cell: Cell, data: Any, embed: Any) -> dict[str, float]:
+    """name -> score of each measure, on test rows."""
+    scores: dict[str, dict[str, float]] = {}
+    for task, _ in cell.measures.values():
+        if task not in scores:
+            scores[task] = evaluation.task_for(data, task).evaluate(embed, "test").metrics
+    return {name: float(scores[task][metric]) for name, (task, metric) in cell.measures.items()}
+
+
+def untrained(cell: Cell, data: Any, kept: Path, seed: int) -> dict[str, float]:
+    """The same measures of the encoder as its seed made it; none where two towers have no common space yet."""
+    if kept.exists():
+        return json.loads(kept.read_text())
+    names = {f.name for f in dataclasses.fields(TrainSettings)}
+    settings = TrainSettings(**{k: v for k, v in {**cell.settings, "seed": seed}.items() if k in names})
+    task = evaluation.task_for(data, next(iter(cell.measures.values()))[0])
+    kinds = list(dict.fromkeys(r.split("_")[0] for r in task.roles))
+    if len(kinds) > 1:
+        return {}
+    size = building.auto_image_size(data, settings)
+    encoder = building.build_encoder(kinds[0], data, settings, size)
+    scores = measured(cell, data, Embedder({r: Tower(encoder) for r in task.roles}, data, size=size))
+    files.write_json(kept, scores)
+    return scores
+
+
+def references(cell: Cell, data: Any, kept: Path) -> dict[str, dict[str, float]]:
+    """label -> measures of the rows that no seed changes: chance, raw features, HOG, TF-IDF, BM25."""
+    if kept.exists():
+        return json.loads(kept.read_text())
+    rows: dict[str, dict[str, float]] = {}
+    for name, (task, metric) in cell.measures.items():
+        for one in evaluation.references(data, evaluation.task_for(data, task)):
+            metrics = one.evaluate("test").metrics
+            if metric in metrics:
+                rows.setdefault(one.label, {})[name] = float(metrics[metric])
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(kept, rows)
+    return rows
+
+
+def concluded(claim: Claim, found: dict[str, Any], seeds: list[int], seconds: float) -> dict[str, Any]:
+    """The result: values of all, paired differences of the first arm, what decides, and what must be said first."""
+    (name, cell), *_ = claim.cells.items()
+    first = claim.method or next(iter(cell.arms))
+    decided = difference(found[name], first, claim.control, claim.measure, claim.higher)
+    result = {
+        "slug": claim.slug,
+        "claim": claim.claim,
+        "data": sets.SETS[cell.data].words,
+        "command": f"python benchmarks/claims {claim.slug}",
+        "metric": f"{claim.measure} ({name})",
+        "higher_is_better": claim.higher,
+        "seeds": seeds,
+        "method": {first: column(found[name], first, claim.measure)},
+        "baselines": {k: column(found[name], k, claim.measure) for k in found[name] if k != first},
+        "difference": {k: decided[k] for k in ("mean", "interval")},
+        "holds": decided["holds"],
+        "first": first_of_all(claim, found),
+        "further": further(claim, found),
+        "all": found,
+        "settings": {k: dict(c.settings) for k, c in claim.cells.items()},
+        "seconds": seconds,
+    }
+    return result | {"notes": " ".join(filter(None, [result["first"], (claim.notes or arms_told)(result)]))}
+
+
+def column(rows: Mapping[str, list[dict[str, float]]], label: str, measure: str) -> list[float]:
+    return [x[measure] for x in rows[label] if measure in x]
+
+
+def difference(rows: Any, a: str, b: str, measure: str, higher: bool = True) -> dict[str, Any]:
+    """Paired over seeds, with its interval, and whether it lies on the claimed side of zero."""
+    sign = 1.0 if higher else -1.0
+    gaps = np.subtract(column(rows, a, measure), column(rows, b, measure))
+    found = paired_interval(sign * gaps)
+    bounds = found.bounds
+    return {"mean": sign * found.mean, "interval": None if bounds is None else sorted(sign * b for b in bounds),
+            "holds": holds(found)}  # fmt: skip
+
+
+def further(claim: Claim, found: dict[str, Any]) -> dict[str, Any]:
+    """Every cell and measure: the first arm against each other row, and the pairs that the claim names."""
+    told = {}
+    for name, cell in claim.cells.items():
+        first = next(iter(cell.arms))
+        pairs = [(first, other) for other in found[name] if other != first]
+        pairs += [p for p in claim.pairs if set(p) <= set(found[name]) and p not in pairs]
+        for measure in found[name][first][0]:
+            for a, b in pairs:
+                if len(column(found[name], a, measure)) == len(column(found[name], b, measure)) > 0:
+                    told[f"{name}: {a} - {b}, {measure}"] = difference(found[name], a, b, measure, claim.higher)
+    return told
+
+
+def first_of_all(claim: Claim, found: dict[str, Any]) -> str:
+    """What a reader must know before the number: cells in which no arm beats what needs no training."""
+    told = []
+    for name, cell in claim.cells.items():
+        means = {k: float(np.mean(v)) for k in found[name] if (v := column(found[name], k, claim.measure))}
+        best = {k: m for k, m in means.items() if k not in cell.arms}
+        arms = [means[k] for k in cell.arms if k in means]
+        if best and arms and max(best.values()) >= max(arms):
+            told.append(f"On {name} no arm reaches {max(best, key=lambda k: best[k])} ({claim.measure}).")
+    return " ".join(told)
+
+
+def arms_told(result: dict[str, Any]) -> str:
+    """Means of all rows by cell, in percent."""
+    told = []
+    for name, rows in result["all"].items():
+        values = []
+        for label, seeds in rows.items():
+            means = {m: np.mean([s[m] for s in seeds]) for m in seeds[0]} if seeds[0] else {}
+            if means:
+                values.append(f"{label} " + " / ".join(f"{100 * v:.1f}" for v in means.values()))
+        measures = ", ".join(next(s[0] for s in rows.values() if s[0]))
+        told.append(f"{name} ({measures}): {'; '.join(values)}.")
+    return " ".join(told)
+
+
+def shown(label: str, scores: Mapping[str, float]) -> str:
+    return f"{label} " + "/".join(f"{v:.3f}" for v in scores.values())
+
+
+def slugged(text: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def store(result: dict[str, Any], folder: Path = RESULTS) -> None:
+    """<folder>/<slug>.json with the versions, replaced in one step."""
+    made = versions()
+    kept = {k: made[k] for k in ("nearfar", "torch", "timm", "numpy", "scikit-learn") if k in made}
+    folder.mkdir(parents=True, exist_ok=True)
+    result = result | {"versions": kept | {"python": platform.python_version()}}
+    files.write_json(folder / f"{result['slug']}.json", rounded(result))
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 5)
+    if isinstance(value, Mapping):
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, Iterable) and not isinstance(value, str) else value

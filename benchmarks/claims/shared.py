@@ -1,0 +1,12 @@
+"""Words that several checks share: plans and measures of the digits and of the emoji."""
+
+from __future__ import annotations
+
+SIDE = 16
+WEAK = "--views two-crops --views.crop 0.7,1 --views.flip 0 --views.strength 0.25 --views.grey 0"
+STRONG = "--views two-crops --views.crop 0.3,1 --views.flip 0 --views.strength 0.5 --views.grey 0"
+FEW = "few-shot --ways 10 --shots 5 --queries 20 --episodes 100"
+DIGITS = {"5 labels a class": (FEW, "5-shot"), "kNN": ("labels", "knn"), "probe": ("labels", "probe")}
+EMOJI = {"hit@1": ("groups", "hit@1"), "hard hit@1": ("groups", "hard/hit@1")}
+PLAN = {"image_size": SIDE, "steps": 300, "batch_size": 64, "lr": 2e-3}
+EMOJI_PLAN = {"steps": 300, "batch_size": 128}

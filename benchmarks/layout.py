@@ -1,0 +1,140 @@
+"""Should the small picture encoder keep where things are? The default of `--grid`, chosen on validation data.
+
+    python benchmarks/layout.py [--seeds 3] [--steps 200] [--out runs/benchmark-layout]
+
+Data, none of them the set of the demo, as folders of classes: `digits` (scikit-learn, 8 x 8 handwritten digits),
+`patches` (32-pixel cuts of the photographs inside scikit-image and scikit-learn; the class is the photograph, the
+splits are strips of it), `scenes` (the built-in scenes at 64 pixels; the class is the category of emoji that covers
+most). SimCLR with the same steps, batch and seeds for each grid; kNN accuracy on validation data.
+Rule: the grid with the highest mean over sets and seeds; within half a point of it, the smallest.
+Writes benchmarks/results/layout.json; finished runs are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nearfar import evaluation
+from nearfar.sources import open_data
+from nearfar.training.engine import fit, versions, write_json
+
+GRIDS = (1, 2, 4)
+MARGIN = 0.005
+SIDE = 32
+RESULT = Path(__file__).parent / "results" / "layout.json"
+Item = tuple[str, str, np.ndarray]  # split, class, picture uint8 (H, W, 3) or (H, W)
+
+
+def digits() -> Iterator[Item]:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    split = np.random.default_rng(0).choice(["train", "val", "test"], len(found.target), p=[0.6, 0.2, 0.2])
+    for where, label, values in zip(split, found.target, found.images, strict=True):
+        yield str(where), str(label), np.uint8(values * 255 / 16)
+
+
+def photographs() -> Iterator[tuple[str, np.ndarray]]:
+    from nearfar.sources.sets import scenes
+
+    for name in sorted({n for names in scenes.PHOTOS.values() for n in names}):
+        yield name, np.asarray(scenes.photograph(name))
+
+
+def patches() -> Iterator[Item]:
+    for name, picture in photographs():
+        strips = np.split(np.arange(picture.shape[1]), (np.array([0.6, 0.8]) * picture.shape[1]).astype(int))
+        for where, strip in zip(("train", "val", "test"), strips, strict=True):
+            for y in range(0, picture.shape[0] - SIDE + 1, SIDE):
+                for x in range(strip[0], strip[-1] - SIDE + 2, SIDE):
+                    yield where, name, picture[y : y + SIDE, x : x + SIDE]
+
+
+def scenes() -> Iterator[Item]:
+    data = open_data("scenes")
+    for where, rows in data.splits.items():
+        pictures, masks = data.images("image", 64, rows), data.masks(64, rows)
+        for picture, mask in zip(pictures, masks, strict=True):
+            area = np.bincount(mask.ravel(), minlength=256)[1:255]
+            if area.max():
+                yield where, data.mask_names[int(area.argmax()) + 1], picture.transpose(1, 2, 0)
+
+
+SETS: dict[str, Callable[[], Iterator[Item]]] = {"digits": digits, "patches": patches, "scenes": scenes}
+
+
+def folders(name: str, out: Path) -> Path:
+    """The set as folders of classes, written once."""
+    root = out / "data" / name
+    if not (root / "whole").exists():
+        for number, (where, label, picture) in enumerate(SETS[name]()):
+            path = root / where / label / f"{number:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+        (root / "whole").touch()
+    return root
+
+
+def cell(name: str, data: Any, grid: int, seed: int, given: argparse.Namespace) -> float:
+    folder = given.out / f"{name}-{grid}-s{seed}"
+    if not (folder / "scores.json").exists():
+        fit("simclr", data, out=folder, resume=(folder / "config.json").exists(), progress=False, seed=seed,
+            steps=given.steps, batch_size=128, val_every=0, grid=grid)  # fmt: skip
+    return json.loads((folder / "scores.json").read_text())["scores"]["val"]["primary"]
+
+
+def references(data: Any, seeds: int) -> dict[str, Any]:
+    """Validation accuracy of the untrained encoder with each grid, and of the rows that no seed changes."""
+    import torch
+
+    from nearfar.encoders import image
+    from nearfar.methods.base import Tower
+    from nearfar.training.embedding import Embedder
+
+    task = evaluation.task_for(data, "labels")
+    size, found = (64 if data.side("image") > 64 else 32), {}
+    for grid in GRIDS:
+        values = []
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            embed = Embedder({"image": Tower(image("small", size, grid=grid))}, data, size=size)
+            values.append(task.evaluate(embed, "val").primary)
+        found[f"untrained, grid {grid}"] = float(np.mean(values))
+    return found
+
+
+def choose(means: dict[int, float]) -> int:
+    """The smallest grid within half a point of the best."""
+    return min(g for g, mean in means.items() if mean >= max(means.values()) - MARGIN)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-layout"))
+    given = parser.parse_args()
+    table: dict[str, Any] = {}
+    for name in SETS:
+        data = open_data(folders(name, given.out))
+        values = {g: [cell(name, data, g, seed, given) for seed in range(given.seeds)] for g in GRIDS}
+        table[name] = {"rows": {k: len(v) for k, v in data.splits.items()}, "references": references(data, given.seeds),
+                       "grids": {g: {"mean": float(np.mean(v)), "values": v} for g, v in values.items()}}
+        print(name, {g: round(float(np.mean(v)) * 100, 1) for g, v in values.items()}, table[name]["references"])
+    means = {g: float(np.mean([one["grids"][g]["mean"] for one in table.values()])) for g in GRIDS}
+    result = {"sets": table, "means": means, "chosen": choose(means), "margin": MARGIN, "steps": given.steps,
+              "seeds": given.seeds, "versions": versions()}
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    write_json(RESULT, result)
+    print(f"means {means}: grid {result['chosen']}\nwritten: {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
