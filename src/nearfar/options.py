@@ -253,15 +253,29 @@ def from_file(path: str | Path, targets_of: Callable[[dict[str, Any]], Sequence[
     return {str(k).replace("-", "_"): v for k, v in values.items()}
 
 
-def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:
-    """Converts and checks `given` against the signatures; a namespace with every option. Raises InputError."""
-    from jsonargparse import ArgumentError
+def checked(targets: Sequence[Any], given: Mapping[str, Any], preset: str = "auto") -> Any:
+    """Converts and checks `given` against the signatures; a namespace with every option. Raises InputError.
 
+    A method's own settings of its parts hold for the parts that are named in `given`, as far as they are not named too;
+    a part that was built in Python is taken as it is. preset: "paper" puts a method's literals under what was given,
+    unless `given` says otherwise.
+    """
     known = names(targets)
     for name in given:
         if name not in known:
             raise InputError(f"Unknown option '{name}'.{did_you_mean(name, known)}")
-    values = {k: _expanded(k, v) for k, v in given.items()}
+    chosen = str(given.get("preset", preset)) if "preset" in known else preset
+    for target in targets:
+        if hasattr(target, "parts"):
+            given = _with_own_settings(target, given, chosen == "paper")
+    found = _parsed(targets, {k: _expanded(k, v) for k, v in given.items()})
+    _check_ranges(targets, found, given)
+    return found
+
+
+def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
+    from jsonargparse import ArgumentError
+
     parser = make_parser(targets)
     try:
         with warnings.catch_warnings():
@@ -269,13 +283,71 @@ def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:
             words = [w for k, v in values.items() for w in _words(k, v)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
             found = parser.parse_object(plain)
-            found = parser.parse_args(words, namespace=found) if words else found
+            return parser.parse_args(words, namespace=found) if words else found
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(_sentence(str(error))) from None
-    _check_ranges(targets, found, given)
+
+
+def _with_own_settings(method: Any, given: Mapping[str, Any], paper: bool) -> dict[str, Any]:
+    """`given` with the method's own settings (and the paper's) in the parts that were named."""
+    table, known = registries(), names([method])
+    mine = {k: v for k, v in given.items() if k in known}
+    plain = {k: v for k, v in mine.items() if k not in table}
+    typed = vars(_parsed([method], plain))
+    preset = dict(method.paper_preset({k: typed[k] for k in plain})) if paper else {}
+    plain = {k: v for k, v in preset.items() if k not in table} | plain
+    settings = method.parts(vars(_parsed([method], plain)))
+    found = {**given, **plain}
+    for option in (name for name in known if name in table):
+        own = {**settings.get(option, {}), **(preset.get(option) or {})}
+        if option in mine:
+            found[option] = _filled(option, mine[option], own, table[option])
+        elif option in preset:
+            found[option] = own
+    _check_used(method, typed, mine, settings)
     return found
+
+
+def _filled(option: str, value: Any, own: Mapping[str, Any], table: Mapping[str, type]) -> Any:
+    """A part that was named, with the method's own settings `own` under the options that were not.
+
+    A setting holds for a part of another kind that has the same option: of the same name and type."""
+    if value is None or value in ("auto", "none", "null", "None") or not own:
+        return value
+    if isinstance(value, (str, type)):
+        value = {"name": value}
+    elif not isinstance(value, Mapping):
+        return value  # built by the user
+    name = value.get("name", own.get("name"))
+    if name is None:
+        return value
+    cls = _part(option, name, table)
+    options, default = read(cls), table.get(own.get("name", ""), cls)
+    same = read(default)
+    fits = {k: v for k, v in own.items() if k in options and k in same and options[k].ranged == same[k].ranged}
+    return {**fits, **value, "name": name}
+
+
+def _check_used(method: Any, typed: Mapping[str, Any], given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises where an option of the method sets one of its default part while another part was chosen."""
+    for option, part in method.of_part.items():
+        default, chosen = read(method)[option].default, given.get(part)
+        name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
+        own = settings.get(part, {}).get("name")
+        if option in given and typed[option] != default and isinstance(name, str) and name not in (own, "auto"):
+            raise InputError(
+                f"The option '{option}' belongs to the {part} '{own}', but '{name}' was chosen.",
+                "Leave out one of them.",
+            )
+
+
+def make_part(option: str, settings: Mapping[str, Any]) -> Any:
+    """A fresh part: make_part("negatives", {"name": "queue", "size": 64})."""
+    table = registries()[option]
+    cls = _part(option, settings["name"], table)
+    return cls(**{k: v for k, v in settings.items() if k != "name"})
 
 
 def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) -> None:

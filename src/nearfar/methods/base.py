@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from nearfar import processes
 from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.methods.optimisation import Optimisation
 from nearfar.methods.paper import Paper
+from nearfar.options import make_part
 from nearfar.similarity import Hidden, Known
 
 
@@ -250,40 +252,16 @@ class Tower(nn.Module):
             return x
         return self.encoder(x)
 
-    def forward(self, x: Any) -> Tensor:
-        h = self.features(x)
+    def project(self, h: Tensor) -> Tensor:
+        """Features (n, encoder.dim) through the head."""
         return h if self.head is None else self.head(h)
+
+    def forward(self, x: Any) -> Tensor:
+        return self.project(self.features(x))
 
     def embed(self, x: Any) -> Tensor:
         """What the model gives at inference."""
         return self(x) if self.kept else self.features(x)
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How weights are updated; chosen by `fit`, not by the method.
-
-    optimiser: a name that timm knows (adamw, sgd, lars, lamb, ...); lr: peak learning rate; warmup: steps of linear
-    rise; schedule: "cosine", "linear" or "constant" from the peak to `final` times the peak.
-    """
-
-    optimiser: str = "adamw"
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    momentum: float = 0.9
-    warmup: int = 0
-    schedule: str = "cosine"
-    final: float = 0.0
-
-    def factor(self, step: int, steps: int) -> float:
-        """The learning rate at a step, as a share of the peak."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        share = (step - self.warmup) / max(1, steps - self.warmup)
-        if self.schedule == "constant":
-            return 1.0
-        fall = (1 + math.cos(math.pi * min(share, 1))) / 2 if self.schedule == "cosine" else max(0.0, 1 - share)
-        return self.final + (1 - self.final) * fall
 
 
 class Cached:
@@ -355,7 +333,9 @@ class Method(pl.LightningModule):
 
     Attributes: `role`: the role of the data that it reads ("image" or "text"; methods of pairs have `columns` instead).
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
-    literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
+    literals of the paper for options whose default is fitted to the data, and `paper_training`: those of its optimiser
+    (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
+    `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
     pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the
     curve. `single_pool_batches`: where there are pools, each batch is drawn from one of them.
@@ -370,6 +350,8 @@ class Method(pl.LightningModule):
     paper: ClassVar[Paper]
     needs: ClassVar[Sequence[frozenset[str]]] = ()
     preset_paper: ClassVar[Mapping[str, Any]] = {}
+    paper_training: ClassVar[Mapping[str, Any]] = {}
+    of_part: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
@@ -395,6 +377,29 @@ class Method(pl.LightningModule):
         self._pending: list[tuple[dict[str, Any], Batch]] = []
 
     # -- what a method writes ------------------------------------------------------------------------------------
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The method's own settings of the parts that it is given: "negatives" -> {"name": "queue", "in_batch": False}.
+        `name` is the default part, if there is one; the settings hold for every part that has such an option, unless
+        the user names them. chosen: the other options of the method."""
+        return {}
+
+    @classmethod
+    def paper_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`preset_paper`, of the variant that the options given by the user choose."""
+        return cls.preset_paper
+
+    @classmethod
+    def training_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`paper_training`, of the variant that the options given by the user choose."""
+        return cls.paper_training
+
+    @classmethod
+    def default_part(cls, option: str, **chosen: Any) -> Any:
+        """A fresh default part of that option, with the method's own settings; None where it has none."""
+        settings = cls.parts(chosen).get(option, {})
+        return make_part(option, settings) if "name" in settings else None
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
@@ -558,23 +563,13 @@ class Method(pl.LightningModule):
         return batch if device.type == "cpu" else batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
-
-        o, scaled = self.optimisation, self.scaled_parameters()
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for p in self.parameters():
-            if p.requires_grad:
-                decay = o.weight_decay if p.dim() > 1 else 0.0
-                groups.setdefault((scaled.get(p, 1.0), decay), []).append(p)
-        listed = [{"params": ps, "lr": o.lr * scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
-        if not listed:
-            raise InputError("Nothing of this model is trained.", "Unfreeze the encoder or add a head.")
-        optimiser = create_optimizer_v2(
-            listed, opt=o.optimiser, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum
-        )
+        o = self.optimisation
+        optimiser = o.make(o.groups(self.parameters(), self.scaled_parameters()))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        self.optimisation.clip(p for group in optimizer.param_groups for p in group["params"])
 
     def rate(self, step: int) -> float:
         """The learning rate at a step as a share of the peak; each stage has a schedule and its share of warm-up."""

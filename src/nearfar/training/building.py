@@ -12,8 +12,9 @@ import torch
 
 from nearfar import encoders, evaluation, methods, options
 from nearfar.encoders import Encoder, Frozen
-from nearfar.errors import InputError, did_you_mean
+from nearfar.errors import InputError
 from nearfar.methods.base import Facts, Method, Optimisation
+from nearfar.methods.optimisation import check_optimiser
 from nearfar.training.loading import (
     HardNegatives,
     Inputs,
@@ -141,8 +142,7 @@ def targets_of(slug: str) -> list[Any]:
 
 def method_options(slug: str, given: Mapping[str, Any], preset: str) -> Any:
     """Checked options of a method; with the paper's literals under what was given."""
-    base = dict(methods.get(slug).preset_paper) if preset == "paper" else {}
-    return options.checked(targets_of(slug), base | dict(given))
+    return options.checked(targets_of(slug), given, preset)
 
 
 def build_method(
@@ -163,14 +163,8 @@ def build_method(
 
 def check_settings(settings: TrainSettings) -> None:
     """Raises InputError for what would fail on any data: an optimiser, a device, an encoder that is not there."""
-    from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
-
-    known = [str(name) for name in list_optimizers()]
-    if settings.optimiser.lower() not in known:
-        raise InputError(
-            f"There is no optimiser '{settings.optimiser}'.{did_you_mean(settings.optimiser.lower(), known)}",
-            f"Known: {', '.join(known[:12])} ... (timm.optim.list_optimizers()).",
-        )
+    if settings.optimiser != "auto":
+        check_optimiser(settings.optimiser, settings.betas)
     cards = torch.cuda.device_count()
     if settings.device == "cuda" and not cards:
         raise InputError("--device cuda: there is no CUDA device here (torch sees none).", "Use --device cpu or auto.")
@@ -208,11 +202,13 @@ def prepare(
         )
     facts: Facts = loader.facts(len(rows))
     method.micro = settings.micro_batch
-    method.optimisation = auto_optimisation(settings, steps, known, kinds)
+    paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
+    method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)
     resolved = {
         "batch_size": batch,
         "steps": steps,
         "image_size": size if "image" in kinds else None,
+        "optimiser": method.optimisation.describe(),
         "lr": method.optimisation.lr,
         "warmup": method.optimisation.warmup,
     }
@@ -300,12 +296,28 @@ def auto_steps(settings: TrainSettings, epoch: int, known: bool) -> int:
     return min(3000, max(50, 3 * epoch)) if known else min(3000, max(200, 50 * epoch))
 
 
-def auto_optimisation(settings: TrainSettings, steps: int, known: bool, kinds: Sequence[str]) -> Optimisation:
-    lr = settings.lr
-    if lr == "auto":
-        lr = 5e-5 if known else 2e-3 if settings.encoder == "small" and "image" in kinds else 1e-3
+def auto_optimisation(
+    settings: TrainSettings, steps: int, known: bool, kinds: Sequence[str], batch: int, paper: Mapping[str, Any]
+) -> Optimisation:
+    """How weights are updated: what was asked for, else the paper's (`paper`, empty without --preset paper), else what
+    fits the encoder. batch: items of an optimiser step."""
+    usual = 5e-5 if known else 2e-3 if settings.encoder == "small" and "image" in kinds else 1e-3
+    if "lr" in paper:
+        usual = paper["lr"] * (batch / paper["lr_batch"] if "lr_batch" in paper else 1)
+    own = settings.optimiser in ("auto", paper.get("optimiser", "adamw"))  # the paper's betas are of its optimiser
+    values = {
+        "optimiser": ("auto", paper.get("optimiser", "adamw")),
+        "lr": ("auto", usual),
+        "weight_decay": ("auto", paper.get("weight_decay", 1e-2)),
+        "schedule": ("auto", paper.get("schedule", "cosine")),
+        "betas": (None, paper.get("betas") if own else None),
+        "clip_norm": (None, paper.get("clip_norm")),
+    }
+    found = {k: else_ if getattr(settings, k) == unset else getattr(settings, k) for k, (unset, else_) in values.items()}
+    final = paper.get("final", 0.0) if settings.final_lr == "auto" else settings.final_lr
     warmup = steps // 20 if settings.warmup == "auto" else int(settings.warmup)
-    return Optimisation(settings.optimiser, float(lr), settings.weight_decay, 0.9, warmup, settings.schedule)
+    rest = {k: paper[k] for k in ("momentum", "eps", "decay_all", "adapt_all") if k in paper and own}
+    return Optimisation(warmup=warmup, final=float(final), **found, **rest)
 
 
 def make_loader(

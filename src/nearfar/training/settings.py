@@ -6,7 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from nearfar.checks import MOST, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, check_fields
+from nearfar.checks import (
+    MOST,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Seed,
+    ShareBelowOne,
+    UnitInterval,
+    check_fields,
+)
 from nearfar.limits import MOST_SIDE
 from nearfar.registry import TASKS
 
@@ -118,16 +129,24 @@ class TrainSettings:
         accumulate: batches whose gradients are added up for one optimiser step. They do not contrast with each other:
             for more negatives use --batch-size with --micro-batch.
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
-        optimiser: any name that timm knows: adamw, sgd, lars, lamb...
-        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (timm, small text encoder), 5e-5 (pretrained).
-        weight_decay: of weights that are not biases or norms.
-        warmup: steps of linear rise. auto: a twentieth of the steps.
-        schedule: cosine, linear or constant after the warm-up.
+        optimiser: any name that timm knows: adamw, sgd, lars, lamb... each as its paper has it, without hidden clipping.
+            auto: adamw, or the paper's with --preset paper.
+        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (timm, small text encoder), 5e-5 (pretrained);
+            with --preset paper the paper's, in proportion to the batch where the paper scales it.
+        weight_decay: of weights that are not biases or norms. auto: 0.01, or the paper's with --preset paper.
+        betas: the two betas of Adam and its kind, for example 0.9,0.98; default the optimiser's own, or the paper's with
+            --preset paper.
+        clip_norm: largest norm of all gradients together; default no clipping.
+        warmup: steps of linear rise from 0. auto: a twentieth of the steps.
+        schedule: cosine, linear or constant after the warm-up. auto: cosine, or the paper's with --preset paper.
+        final_lr: the floor on which the schedule ends, as a share of the peak. auto: 0, or the paper's with --preset
+            paper.
         precision: 32, bf16 or 16 (mixed).
         seed: of weights, order and views.
         val_every: steps between measurements on validation data. auto: ten in a run, at least 50 apart; 0 for none.
         save_every: steps between checkpoints. auto: twenty in a run.
-        preset: auto fits the defaults to the data, paper takes the paper's literals.
+        preset: auto fits the defaults to the data, paper takes the paper's literals: of the method, its parts and its
+            optimiser. Steps, batch and warm-up follow the data.
         device: cpu, cuda or auto.
         devices: GPUs (or processes on a CPU) of each machine that share every batch and contrast all of it.
         nodes: machines that train together, each started with the same command (torchrun, SLURM).
@@ -149,11 +168,14 @@ class TrainSettings:
     micro_batch: PositiveInt | None = None
     accumulate: PositiveInt = 1
     steps: PositiveInt | Literal["auto"] = "auto"
-    optimiser: str = "adamw"
+    optimiser: str = "auto"
     lr: PositiveFloat | Literal["auto"] = "auto"
-    weight_decay: NonNegativeFloat = 1e-2
+    weight_decay: NonNegativeFloat | Literal["auto"] = "auto"
+    betas: tuple[ShareBelowOne, ShareBelowOne] | None = None
+    clip_norm: PositiveFloat | None = None
     warmup: NonNegativeInt | Literal["auto"] = "auto"
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["auto", "cosine", "linear", "constant"] = "auto"
+    final_lr: UnitInterval | Literal["auto"] = "auto"
     precision: Literal["32", "bf16", "16"] = "32"
     seed: Seed = 0
     val_every: NonNegativeInt | Literal["auto"] = "auto"

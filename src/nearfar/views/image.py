@@ -14,18 +14,19 @@ from torch import Tensor
 
 from nearfar.checks import NonNegativeFloat, Range, ShareBelowOne, UnitInterval, check_fields
 from nearfar.errors import InputError
-from nearfar.views import colour, geometry
+from nearfar.views import colour, geometry, randaugment
 from nearfar.views.plan import Views, check_members, check_range
 
 Side = Annotated[int, Range(1, 8192)]
 Degrees = Annotated[float, Range(0, 180)]
+RandAugment = tuple[Annotated[int, Range(1, 14)], Annotated[float, Range(0, 30)]]
 
 
 class Drawn(NamedTuple):
     """The random numbers of one view of n pictures (on the generator's device).
 
-    boxes: int64 (n, 4), x0, y0, x1, y1 in pixels of the input (x1, y1 outside the box); flip: bool (n,), whether the
-    view is mirrored left-right. With turns, zooms or shifts the box is the one before them.
+    boxes: int64 (n, 4), x0, y0, x1, y1 in pixels of the input (x1, y1 outside the box); flip, upside: bool (n,), whether
+    the view is mirrored left-right and top-down; ops: uniform numbers of RandAugment (n, 2 count). With turns, zooms or shifts the box is the one before them.
     """
 
     boxes: Tensor
@@ -44,6 +45,8 @@ class Drawn(NamedTuple):
     solarise: Tensor
     erase: Tensor
     erased: Tensor
+    upside: Tensor
+    ops: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Augment:
         crop: share of the picture's area that a crop keeps (from, to); None: the whole picture.
         ratio: width / height of a crop (from, to).
         flip: probability of mirroring left-right.
+        flip_vertical: probability of mirroring top-down.
+        randaugment: how many random changes of RandAugment follow the crop, and their magnitude of 30; None: none.
         rotate: largest turn to either side, in degrees.
         zoom: largest relative change of scale to either side (0.11: factor 0.89 to 1.11).
         shift: largest move to either side along each axis, as a share of the side.
@@ -72,6 +77,8 @@ class Augment:
     crop: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: UnitInterval = 0.0
+    flip_vertical: UnitInterval = 0.0
+    randaugment: RandAugment | None = None
     rotate: Degrees = 0.0
     zoom: ShareBelowOne = 0.0
     shift: UnitInterval = 0.0
@@ -121,12 +128,27 @@ class Augment:
             blur=u[:, 16] < self._blur(out_height, out_width), sigma=sigma.clamp(min=0.05),
             solarise=u[:, 17] < self.solarise,
             erase=u[:, 18] < self.erase,
-            erased=geometry.draw_boxes(u[:, 19:23], out_height, out_width, (0.02, 0.2), (0.3, 1 / 0.3)))
+            erased=geometry.draw_boxes(u[:, 19:23], out_height, out_width, (0.02, 0.2), (0.3, 1 / 0.3)),
+            **self._further(n, generator))
+
+    def _further(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Drawn after all others, and only where asked for, so that views without them are what they were."""
+        device, count = generator.device, 0 if self.randaugment is None else self.randaugment[0]
+        upside = torch.zeros(n, dtype=torch.bool, device=device)
+        if self.flip_vertical:
+            upside = torch.rand(n, generator=generator, device=device) < self.flip_vertical
+        ops = torch.rand(n, 2 * count, generator=generator, device=device) if count else torch.zeros(n, 0, device=device)
+        return {"upside": upside, "ops": ops}
 
     def apply(self, pictures: Tensor, drawn: Drawn) -> Tensor:
         """uint8 (n, 3, H, W) -> float32 (n, 3, h, w) in [0, 1], with the given random numbers."""
         _check_pictures(pictures)
-        x = self._colours(self._geometry(pictures, drawn), drawn)
+        x = self._geometry(pictures, drawn)
+        for _, there in _chosen(drawn.upside, x):
+            x[there] = x[there].flip(-2)
+        if self.randaugment is not None:
+            x = randaugment.apply(x, drawn.ops.to(x.device), self.randaugment[1])
+        x = self._colours(x, drawn)
         for rows, there in _chosen(drawn.blur, x):
             x[there] = self._blurred(x[there], drawn.sigma[rows])
         for _, there in _chosen(drawn.solarise, x):
@@ -197,14 +219,17 @@ class ImageViews(Views):
 
 def simclr_augment(size: int | None = None, crop: tuple[float, float] = (0.2, 1.0), flip: float = 0.5,
                    strength: float = 0.5, grey: float = 0.2, blur: float | None = None,
-                   solarise: float = 0.0) -> Augment:
+                   solarise: float = 0.0, saturation: float | None = None, flip_vertical: float = 0.0,
+                   randaugment: tuple[int, float] | None = None) -> Augment:
     """SimCLR's random view: crop, flip, colour jitter of `strength` (brightness, contrast, saturation 0.8 strength, hue
     0.2 strength, with probability 0.8), grey, blur.
 
-    The defaults fit small pictures; the paper's at 224 pixels: crop (0.08, 1), strength 1, blur 0.5.
+    The defaults fit small pictures; the paper's at 224 pixels: crop (0.08, 1), strength 1, blur 0.5. saturation: a
+    change of its own (BYOL: strength 0.5, saturation 0.2).
     """
     change = min(1.0, 0.8 * strength)
-    return Augment(size=size, crop=crop, flip=flip, brightness=change, contrast=change, saturation=change,
+    return Augment(size=size, crop=crop, flip=flip, flip_vertical=flip_vertical, randaugment=randaugment,
+                   brightness=change, contrast=change, saturation=change if saturation is None else saturation,
                    hue=min(0.5, 0.2 * strength), grey=grey, blur=blur, solarise=solarise)
 
 
@@ -221,6 +246,9 @@ class TwoCrops(ImageViews):
         blur: probability of a blur; None: 0.5 from 96 pixels on, else 0 (as in the paper). A pair of numbers gives the
             two views different ones (BYOL: 1.0, 0.1).
         solarise: probability for the two views (BYOL: 0, 0.2).
+        saturation: largest change of saturation; None: as strength says (BYOL: 0.2 with strength 0.5).
+        flip_vertical: probability of mirroring top-down.
+        randaugment: number and magnitude (of 30) of further random changes (RandAugment), for example 2,10; None: none.
     """
 
     size: Side | None = None
@@ -230,6 +258,9 @@ class TwoCrops(ImageViews):
     grey: UnitInterval = 0.2
     blur: UnitInterval | tuple[UnitInterval, UnitInterval] | None = None
     solarise: tuple[UnitInterval, UnitInterval] = (0.0, 0.0)
+    saturation: UnitInterval | None = None
+    flip_vertical: UnitInterval = 0.0
+    randaugment: RandAugment | None = None
     members: int = field(default=1, init=False)
     targets: int = field(default=2, init=False)
 
@@ -239,7 +270,8 @@ class TwoCrops(ImageViews):
 
     def augments(self, height: int, width: int) -> list[Augment]:
         blurs = self.blur if isinstance(self.blur, tuple | list) else (self.blur, self.blur)
-        return [simclr_augment(self.size, self.crop, self.flip, self.strength, self.grey, blurs[v], self.solarise[v])
+        return [simclr_augment(self.size, self.crop, self.flip, self.strength, self.grey, blurs[v], self.solarise[v],
+                               self.saturation, self.flip_vertical, self.randaugment)
                 for v in range(2)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from nearfar.methods.base import Batch, Facts, Loss, Tower
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import check_plan
 from nearfar.similarity import Hidden, all_views, both_ways, one_way
-from nearfar.views import Views, build
+from nearfar.views import Views
 
 COLUMNS = (("text", "text_b"), ("image", "text"), ("image", "image_b"))
 
@@ -59,9 +59,14 @@ class PairContrast(Contrast):
         self.dim = encoder.dim if head == "none" else dim
         self.tower_a = Tower(encoder, _head(head, encoder.dim, dim), kept=True)
         self.tower_b = Tower(other, _head(head, other.dim, dim), kept=True) if self.two else self.tower_a
-        self.plans = {e.modality: _plan(views, e) for e in (encoder, other)}
+        mild = PairContrast.default_part("views")
+        self.plans = {e.modality: _plan(views, mild, e) for e in (encoder, other)}
         self.roles: tuple[str, str] = ("", "")
         self.by_group = False
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return {"views": {"name": "members", "k": 1}}
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
@@ -211,10 +216,10 @@ def _head(kind: str, width: int, dim: int) -> nn.Module | None:
     return heads.linear(width, dim) if kind == "linear" else heads.mlp(width, width, dim)
 
 
-def _plan(plan: Views | None, encoder: Encoder) -> Views | None:
+def _plan(plan: Views | None, default: Views, encoder: Encoder) -> Views | None:
     if plan is not None and plan.modality == encoder.modality:
         return check_plan(plan, encoder)
-    return build("members", k=1) if encoder.modality == "image" else None
+    return default if encoder.modality == default.modality else None
 
 
 def _members(x: Any, members: int) -> list[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nearfar import heads
 from nearfar.checks import UnitInterval, Width, WidthOrNone
@@ -136,7 +136,7 @@ def default_views(modality: str) -> Views:
     return build("two-crops" if modality == "image" else "twice")
 
 
-def forward_views(tower: nn.Module, made: Sequence[Any]) -> list[Tensor]:
+def forward_views(tower: Callable[[Any], Tensor], made: Sequence[Any]) -> list[Tensor]:
     """Embeddings of each view; views of one shape go through the network together."""
     groups: dict[Any, list[int]] = {}
     for v, x in enumerate(made):

@@ -84,7 +84,7 @@ class BECLR(Method):
     """Every row of the batch is joined by neighbours from a memory of balanced clusters; a teacher gives the targets.
 
     Args:
-        views: what is contrasted; the first two views are used.
+        views: what is contrasted; the first two views are used. Paper: two crops with RandAugment, flipped both ways.
         temperature: T; of the spreading term.
         weight: lambda; of the spreading term.
         clusters: K; prototypes of each memory. auto: 200, or one for every twenty items.
@@ -114,9 +114,13 @@ class BECLR(Method):
         "released code does neither (--official). No negatives from the memory (off in the paper). AdamW unless asked",
     )
     needs = (frozenset({"image"}), frozenset({"text"}))
-    preset_paper = {"temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
+    preset_paper = {"views": {"name": "two-crops", "strength": 0.5, "saturation": 0.2, "blur": 0.5, "flip_vertical": 0.5,
+                              "randaugment": (2, 10)},
+                    "temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
                     "memory_start": 0.15, "recluster": 0.15, "restarts": 10, "momentum": 0.995,
                     "mask_ratio": (0.05, 0.25), "patch": 16, "projector": 512, "dim": 512}  # fmt: skip
+    paper_training = {"optimiser": "sgd", "lr": 0.3, "lr_batch": 256, "weight_decay": 1e-4, "final": 1e-6 / 0.3,
+                      "decay_all": True}
 
     def __init__(
         self,

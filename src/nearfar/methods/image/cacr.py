@@ -10,6 +10,7 @@ and `cacr_targets` (the targets of a momentum encoder).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ from nearfar.methods.base import Batch, Facts, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, forward_views
 from nearfar.methods.registry import register
 from nearfar.momentum import momentum_at
-from nearfar.negatives import Negatives, Queue
+from nearfar.negatives import Negatives
 from nearfar.similarity import one_way
 
 
@@ -36,6 +37,21 @@ def weight_entropy(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], t
     with torch.no_grad():
         s = one_way(view_a, view_b, temperature=1 / (2 * max(tau_neg, 1e-6)), negatives="global").parts[0]
         return s.mean(entropy_rows(s))
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "batch": {},
+    "queue": {"tau_neg": 2.0, "momentum": 0.999, "negatives": {"name": "queue", "size": 65536, "random_start": True},
+              "projector": 2048},
+    "momentum": {"positives": 1, "temperature": 1.0, "momentum": 0.996, "projector": 4096, "dim": 256},
+}  # fmt: skip
+"""What the paper sets in each form beside `preset_paper`: CIFAR-10, ImageNet as MoCo-v2, ImageNet as MoCo-v3."""
+
+TRAINING: dict[str, dict[str, Any]] = {
+    "batch": {"optimiser": "sgd", "lr": 0.12, "lr_batch": 256, "weight_decay": 1e-4, "decay_all": True},
+    "queue": {"optimiser": "sgd", "lr": 0.03, "weight_decay": 1e-4, "decay_all": True},
+    "momentum": {"optimiser": "lars", "lr": 0.3, "lr_batch": 256, "weight_decay": 1.5e-6},
+}
 
 
 @register("cacr", family="image")
@@ -70,11 +86,13 @@ class ContrastiveAttraction(ViewContrast):
         "TMLR 2023",
         "Pull far positives and push near negatives harder, by two weightings that share no denominator.",
         arxiv="2105.03746",
-        differs="a projection head of two layers unless asked for otherwise; the three slips of the released code only "
+        differs="the projection head has two layers (one on CIFAR in the paper); cosine instead of steps in the learning "
+        "rate; the three slips of the released code only "
         "with --official; one projector hidden width for projector and predictor",
     )
     preset_paper = {"positives": 4, "alpha": 1.0, "beta": 1.0, "tau_pos": 1.0, "tau_neg": 0.9, "temperature": 1.0,
                     "dim": 128}
+    paper_training = TRAINING["batch"]
 
     defaults = {"temperature": 1.0}
     fixed = ("learn_temperature", "loss")
@@ -102,7 +120,7 @@ class ContrastiveAttraction(ViewContrast):
         if form != "queue" and isinstance(negatives, Negatives):
             raise InputError(f"The form '{form}' of CACR has no further negatives.", "Use --form queue.")
         if negatives == "auto":
-            negatives = Queue() if form == "queue" else None
+            negatives = self.default_part("negatives", form=form)
         super().__init__(
             encoder,
             loss=CACR(alpha, beta, tau_neg, detach_weights),
@@ -115,6 +133,18 @@ class ContrastiveAttraction(ViewContrast):
         self.taus = {"tau_pos": tau_pos, "tau_neg": tau_neg, "alpha": alpha, "beta": beta}
         self.repulsion = repulsion if repulsion != "auto" else "rbf" if form == "momentum" else "euclidean"
         self.further = {"t": t, "tau_plus": tau_plus, "detach": detach_weights}
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return {"negatives": {"name": "queue", "in_batch": True}} if chosen["form"] == "queue" else {}
+
+    @classmethod
+    def paper_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return cls.preset_paper | FORMS[given.get("form", "batch")]
+
+    @classmethod
+    def training_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return TRAINING[given.get("form", "batch")]
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         given = self.momentum

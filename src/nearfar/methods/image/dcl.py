@@ -9,6 +9,7 @@ In InfoNCE the gradients of positive and negatives share the factor q = 1 - p(po
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from nearfar.checks import PositiveFloat
 from nearfar.encoders import Encoder
-from nearfar.losses.parts import DCL
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
@@ -49,11 +49,18 @@ class DecoupledContrast(ViewContrast):
         "as e^-103 as in a released implementation",
     )
     preset_paper = {"temperature": 0.1, "sigma": 0.5, "projector": 512, "dim": 128}
+    paper_training = {"optimiser": "sgd", "lr": 0.03, "lr_batch": 256, "weight_decay": 1e-6}
 
     follows = {"sigma": "learn_temperature"}
+    of_part = {"sigma": "loss"}
 
     def __init__(self, encoder: Encoder, *, sigma: PositiveFloat | None = None, **shared: Any):
-        super().__init__(encoder, loss=shared.pop("loss") or DCL(sigma), **shared)
+        loss = shared.pop("loss") or self.default_part("loss", sigma=sigma)
+        super().__init__(encoder, loss=loss, **shared)
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return {"loss": {"name": "dcl", "sigma": chosen["sigma"]}}
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
         loss = super().report(layout, z, batch)

@@ -122,6 +122,8 @@ class MCL(ViewContrast):
         "does); all processes draw from one permutation",
     )
     preset_paper = {"stages": 3, "clusters": 10}
+    paper_training = {"optimiser": "adamw", "lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2,
+                      "schedule": "constant"}
     labels: Tensor
     stage: Tensor
 

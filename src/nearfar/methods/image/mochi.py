@@ -11,13 +11,14 @@ them (`--negatives mixing`); here they stand with their host: a teacher, a queue
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from nearfar.encoders import Encoder
 from nearfar.methods.base import Paper
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
-from nearfar.negatives import Mixing, Negatives
+from nearfar.negatives import Negatives
 
 
 @register("mochi", family="image")
@@ -26,7 +27,8 @@ class MoCHi(ViewContrast):
 
     Args:
         temperature: tau; divides the cosine.
-        negatives: the queue and its mixtures; --negatives queue is MoCo-v2 with the same everything.
+        negatives: the queue and its mixtures; --negatives queue is MoCo-v2 with the same everything: the batch's keys
+            are no negatives, and the queue starts with random unit vectors.
         momentum: m; of the teacher that encodes the keys. auto: keeps the drift of the oldest key, (1 - m) K / B, at
             or below 0.1, within [0.99, 0.9995].
         both_directions: the second view is an anchor as well (the paper: the first only).
@@ -44,11 +46,11 @@ class MoCHi(ViewContrast):
     preset_paper = {
         "temperature": 0.2,
         "momentum": 0.999,
-        "negatives": {"name": "mixing", "size": 16384, "hard": 1024, "mixed": 1024, "with_query": 128, "start": 0.05,
-                      "in_batch": False, "random_start": True},
+        "negatives": {"name": "mixing", "size": 16384, "hard": 1024, "mixed": 1024, "with_query": 128, "start": 0.05},
         "projector": 2048,
         "dim": 128,
     }  # fmt: skip
+    paper_training = {"optimiser": "sgd", "lr": 0.03, "weight_decay": 1e-4, "decay_all": True}
 
     defaults = {"temperature": 0.2, "momentum": "auto"}
     follows = {"both_directions": "momentum"}
@@ -61,6 +63,10 @@ class MoCHi(ViewContrast):
         both_directions: bool = False,
         **shared: Any,
     ):
-        part = Mixing(in_batch=False, random_start=True) if negatives == "auto" else negatives
+        part = self.default_part("negatives") if negatives == "auto" else negatives
         super().__init__(encoder, negatives=part, **shared)
         self.both_directions = both_directions
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return {"negatives": {"name": "mixing", "in_batch": False, "random_start": True}}

@@ -34,6 +34,7 @@ class NNCLR(ViewContrast):
                   "a view stands for its own neighbour until the queue is full (the paper: random vectors); the "
                   "projector has two layers; known duplicates are no negatives; AdamW instead of LARS")  # fmt: skip
     preset_paper = {"temperature": 0.1, "queue": 98_304, "predictor": 4096, "projector": 2048, "dim": 256}
+    paper_training = {"optimiser": "lars", "lr": 0.3, "lr_batch": 256, "weight_decay": 1e-6}
     fixed = ("negatives", "momentum")
 
     def __init__(self, encoder: Encoder, *, queue: PositiveInt | Literal["auto"] = "auto", predictor: Width = 512,

@@ -31,15 +31,17 @@ from nearfar.views.image import Drawn, ImageViews
 def crop_coordinates(drawn: Drawn, height: int, width: int) -> Float[Tensor, "n 4"]:
     """(x_left, y_top, x_right, y_bottom) of each crop in shares of its source picture of height x width pixels.
 
-    The whole picture is (0, 0, 1, 1); a mirrored crop has x_left > x_right. Source: official code, card A.
+    The whole picture is (0, 0, 1, 1); a crop mirrored left-right has x_left > x_right, one mirrored top-down
+    y_top > y_bottom. Source: official code, card A.
     """
     if min(height, width) < 2:
         raise InputError(f"Crops of a picture of {width} x {height} pixels have no coordinates.")
     x0, y0, x1, y1 = drawn.boxes.float().unbind(1)
     left, right = x0 / (width - 1), (x1 - 1) / (width - 1)
     flip = drawn.flip.to(left.device)
-    return torch.stack([torch.where(flip, right, left), y0 / (height - 1), torch.where(flip, left, right),
-                        (y1 - 1) / (height - 1)], 1)  # fmt: skip
+    top, bottom, upside = y0 / (height - 1), (y1 - 1) / (height - 1), drawn.upside.to(left.device)
+    return torch.stack([torch.where(flip, right, left), torch.where(upside, bottom, top),
+                        torch.where(flip, left, right), torch.where(upside, top, bottom)], 1)  # fmt: skip
 
 
 def cell_centres(coordinates: Float[Tensor, "n 4"], height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -157,7 +159,7 @@ class PixPro(Method):
 
     Args:
         pretext: propagate (PixPro) or contrast (PixContrast: positives among the pixels of the other view).
-        views: two crops of a picture, which may be flipped but not turned.
+        views: two crops of a picture, which may be flipped but not turned. Paper: BYOL's, with blur and solarisation.
         threshold: T; largest distance of positive cells in diagonals of a cell.
         gamma: sharpness of the propagation.
         layers: l; 1x1 convolutions before the propagation.
@@ -173,12 +175,17 @@ class PixPro(Method):
         "CVPR 2021",
         "Pixels of two crops that show the same place agree, after propagation to similar pixels of their view.",
         arxiv="2011.10043",
-        differs="AdamW instead of LARS unless asked for (--optimiser lars)",
+        differs="AdamW instead of LARS unless asked for (--optimiser lars or --preset paper); warm-up from 0, not lr / 100",
     )
     needs = (frozenset({"image"}),)
     uses_batch = False
-    preset_paper = {"threshold": 0.7, "gamma": 2.0, "layers": 1, "temperature": 0.3, "momentum": 0.99,
-                    "projector": 4096, "dim": 256}  # fmt: skip
+    preset_paper = {
+        "views": {"name": "two-crops", "crop": (0.08, 1.0), "strength": 0.5, "saturation": 0.2, "blur": (1.0, 0.1),
+                  "solarise": (0.0, 0.2)},
+        "threshold": 0.7, "gamma": 2.0, "layers": 1, "temperature": 0.3, "momentum": 0.99, "projector": 4096,
+        "dim": 256,
+    }  # fmt: skip
+    paper_training = {"optimiser": "lars", "lr": 1.0, "lr_batch": 256, "weight_decay": 1e-5, "final": 1e-6}
 
     def __init__(
         self,
@@ -203,7 +210,7 @@ class PixPro(Method):
             raise InputError(f"temperature and threshold must be positive and instance at least 0. Got {temperature}, "
                              f"{threshold} and {instance}.")  # fmt: skip
         self.role = encoder.modality
-        self.plan = check_geometry(check_plan(views or default_crops(), encoder))
+        self.plan = check_geometry(check_plan(views or build("two-crops"), encoder))
         self.pretext, self.threshold, self.temperature = pretext, threshold, temperature
         self.alpha, self.momentum = instance, momentum
         mapped = mapped.without_projection()
@@ -270,11 +277,6 @@ def pooled_consistency(p: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) ->
     return -2 * net.sum(cosine.sum()) / net.count(p)
 
 
-def default_crops() -> Views:
-    """Two crops; BYOL's blur and solarisation from 96 pixels on come with --views.blur and --views.solarise."""
-    return build("two-crops")
-
-
 def check_geometry(plan: Views) -> ImageViews:
     """Raises for views whose cells cannot be traced back: several members, or turned, zoomed or shifted pictures."""
     if not isinstance(plan, ImageViews) or plan.members > 1 or plan.targets < 2 or turned(plan):
@@ -284,4 +286,4 @@ def check_geometry(plan: Views) -> ImageViews:
 
 def turned(plan: ImageViews) -> bool:
     """Whether a box does not tell where its view lies."""
-    return any(a.rotate or a.zoom or a.shift for a in plan.augments(64, 64)[:2])
+    return any(a.rotate or a.zoom or a.shift or a.randaugment for a in plan.augments(64, 64)[:2])

@@ -23,6 +23,12 @@ class SimCLR(ViewContrast):
         "ICML 2020",
         "Two random augmentations of one sample must find each other among all others of the batch.",
         arxiv="2002.05709",
-        differs="AdamW instead of LARS unless asked for (--optimiser lars)",
+        differs="AdamW instead of LARS unless asked for (--optimiser lars or --preset paper)",
     )
-    preset_paper = {"temperature": 0.1, "projector": 2048, "dim": 128}
+    preset_paper = {
+        "views": {"name": "two-crops", "crop": (0.08, 1.0), "strength": 1.0, "blur": 0.5},
+        "temperature": 0.1,
+        "projector": 2048,
+        "dim": 128,
+    }
+    paper_training = {"optimiser": "lars", "lr": 0.3, "lr_batch": 256, "weight_decay": 1e-6}

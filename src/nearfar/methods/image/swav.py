@@ -9,6 +9,7 @@ The equal share of codes among the prototypes prevents collapse; no negatives ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,7 @@ from nearfar.methods.contrast import check_plan, forward_views
 from nearfar.methods.registry import register
 from nearfar.similarity import normalise
 from nearfar.similarity.exchange import exchange
-from nearfar.views import Views, build
+from nearfar.views import Views
 
 
 def auto_prototypes(facts: Facts) -> int:
@@ -53,7 +54,7 @@ class SwAV(Method):
     """Every crop predicts the balanced cluster code of the others.
 
     Args:
-        views: the crops; big ones give codes, small ones only predict.
+        views: the crops; big ones give codes, small ones only predict. Default: 2 big and 2 small (paper: 2 and 6).
         prototypes: K; number of cluster centres. auto: a quarter of the items, within [30, 3000].
         temperature: tau; of the prediction.
         eps: entropy of the codes. auto: 0.05 at the paper's 3000 prototypes, smaller with fewer (0.02 at 60).
@@ -76,6 +77,7 @@ class SwAV(Method):
     )
     needs = (frozenset({"image"}),)
     preset_paper = {
+        "views": {"name": "multi-crop", "big": 2, "small": 6, "strength": 1.0, "grey": 0.2, "blur": 0.5},
         "prototypes": 3000,
         "temperature": 0.1,
         "eps": 0.05,
@@ -86,6 +88,8 @@ class SwAV(Method):
         "projector": 2048,
         "dim": 128,
     }
+    paper_training = {"optimiser": "lars", "lr": 0.6, "lr_batch": 256, "weight_decay": 1e-6, "final": 1e-3,
+                      "decay_all": True, "adapt_all": True}
     uses_batch = False
     queue: Tensor
     queued: Tensor
@@ -106,7 +110,7 @@ class SwAV(Method):
         dim: Width = 128,
     ):
         super().__init__()
-        self.plan = check_plan(views or build("multi-crop", big=2, small=2), encoder)
+        self.plan = check_plan(views or self.default_part("views"), encoder)
         if self.plan.targets < 1 or self.plan.count < 2:
             raise InputError("SwAV needs at least two views, one of them a target.")
         self.role = encoder.modality
@@ -117,6 +121,10 @@ class SwAV(Method):
         self.centres: heads.Prototypes | None = None
         self.register_buffer("queue", torch.empty(0), persistent=True)
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return {"views": {"name": "multi-crop", "big": 2, "small": 2}}
 
     @property
     def members(self) -> int:
@@ -144,7 +152,10 @@ class SwAV(Method):
         return {self.role: self.plan(batch.inputs[self.role], batch.generator())}
 
     def encode(self, batch: Batch) -> dict[str, Any]:
-        return {"views": [normalise(z) for z in forward_views(self.tower, batch.views[self.role])]}
+        # The head sees all crops at once, so that its batch norm mixes their sizes, as in the paper's code.
+        h = forward_views(self.tower.features, batch.views[self.role])
+        z = normalise(self.tower.project(torch.cat(h)))
+        return {"views": list(z.split([len(part) for part in h]))}
 
     def before_targets(self, batch: Batch) -> None:
         assert self.centres is not None

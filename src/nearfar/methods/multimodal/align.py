@@ -9,7 +9,7 @@ data rules of the paper that need no training are `frequent`, the filter of repe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,6 @@ from torch import nn
 
 from nearfar.checks import PositiveFloat, UnitInterval
 from nearfar.encoders import Encoder
-from nearfar.losses.parts import Smoothed
 from nearfar.methods.base import Facts, Paper
 from nearfar.methods.contrast import PairContrast
 from nearfar.methods.registry import register
@@ -51,15 +50,17 @@ class Align(PairContrast):
         arxiv="2102.05918",
         differs="the sum of both directions as in the paper; sigma is kept in log space; identical captions "
         "are masked (--mask-duplicates false for the paper's behaviour); AdamW unless "
-        "--optimiser lamb",
+        "--optimiser lamb or --preset paper",
     )
     needs = (frozenset({"image", "text"}),)
     preset_paper = {"temperature": 1.0, "smoothing": 0.1, "dim": 640, "mask_duplicates": False, "head": "linear"}
+    paper_training = {"optimiser": "lamb", "lr": 1e-3, "weight_decay": 1e-5, "schedule": "linear"}
     join = "sum"
 
     defaults = {"learn_temperature": True, "head": "linear"}
     fixed = ("symmetric",)
     follows = {"smoothing": "learn_temperature"}
+    of_part = {"smoothing": "loss"}
 
     def __init__(
         self,
@@ -71,9 +72,13 @@ class Align(PairContrast):
         **shared: Any,
     ):
         start = 0.1 if temperature == "auto" else temperature
-        loss = shared.pop("loss") or Smoothed(smoothing)
+        loss = shared.pop("loss") or self.default_part("loss", smoothing=smoothing)
         super().__init__(encoder, encoder_b, temperature=start, loss=loss, **shared)
         self.auto_temperature = temperature == "auto"
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return super().parts(chosen) | {"loss": {"name": "smoothed", "smoothing": chosen["smoothing"]}}
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         found = super().resolve(facts)

@@ -10,6 +10,7 @@ topical features. With `momentum=none` the other keys of the batch are the negat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,13 +19,12 @@ from torch import Tensor
 
 from nearfar.checks import NonNegativeFloat, Range, UnitInterval
 from nearfar.encoders import Encoder
-from nearfar.losses.parts import Smoothed
+from nearfar.errors import InputError
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
 from nearfar.methods.registry import register
 from nearfar.mixture import corpus_shares as corpus_shares
-from nearfar.negatives import Negatives, Queue
-from nearfar.views import build
+from nearfar.negatives import Negatives
 
 
 def chunk_starts(total: int, length: int, offset: int) -> Int[np.ndarray, "chunks"]:
@@ -68,7 +68,11 @@ class Contriever(ViewContrast):
         "alpha": 0.0,
     }
 
+    paper_training = {"optimiser": "adamw", "lr": 5e-5, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01,
+                      "schedule": "linear", "decay_all": True}
+
     defaults = {"temperature": 0.05, "momentum": "auto"}
+    of_part = {"smoothing": "loss"}
     fixed = ("projector", "dim")
     follows = {"normalise": "momentum"}
 
@@ -85,13 +89,34 @@ class Contriever(ViewContrast):
         alpha: NonNegativeFloat = 1.0,
         **shared: Any,
     ):
-        shared["views"] = shared["views"] or build("crops")
-        shared["loss"] = shared["loss"] or (Smoothed(smoothing) if smoothing else None)
+        if alpha != 1 and not stream:
+            raise InputError("--alpha weighs the corpora of a stream of text, and texts are documents here.",
+                             "Add --stream, or leave out --alpha.")  # fmt: skip
+        chosen = {"momentum": shared["momentum"], "smoothing": smoothing}
+        shared["views"] = shared["views"] or self.default_part("views", **chosen)
+        shared["loss"] = shared["loss"] or self.default_part("loss", **chosen)
         if negatives == "auto":
-            negatives = Queue(in_batch=False, random_start=True) if shared["momentum"] is not None else None
+            negatives = self.default_part("negatives", **chosen)
         super().__init__(encoder, negatives=negatives, projector=0, **shared)
         self.similarity = "cosine" if normalise else "dot"
         self.both_directions, self.stream, self.length, self.alpha = both_directions, stream, length, alpha
+
+    @classmethod
+    def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        loss = {"name": "smoothed", "smoothing": chosen["smoothing"]} if chosen["smoothing"] else {"name": "infonce"}
+        found: dict[str, dict[str, Any]] = {"views": {"name": "crops"}, "loss": loss}
+        if chosen["momentum"] is not None:
+            found["negatives"] = {"name": "queue", "in_batch": False, "random_start": True}
+        return found
+
+    @classmethod
+    def paper_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        preset = dict(cls.preset_paper)
+        if given.get("momentum", 0) is None:
+            del preset["negatives"]
+        if not given.get("stream", True):
+            del preset["alpha"]
+        return preset
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
