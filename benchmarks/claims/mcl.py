@@ -24,7 +24,7 @@ from nearfar.clustering import k_means
 from nearfar.losses import nt_xent
 from nearfar.methods.image.mcl import concatenated
 from nearfar.reporting.figures import bars_svg
-from nearfar.training.loading import single_pool_batches
+from nearfar.samplers import single_label_batches
 
 CLUSTERS, BATCH, WEAK, TEMPERATURE, NOISE = 10, 32, 0.4, 0.5, 0.15
 
@@ -71,7 +71,7 @@ def stage(data: Pairs, steps: int, seed: int, pools: np.ndarray, begin: Net | No
     order: list[np.ndarray] = []
     for step in range(steps):
         if not order:
-            order = single_pool_batches(pools, BATCH, np.random.default_rng([seed, step]))
+            order = single_label_batches(pools, BATCH, np.random.default_rng([seed, step]))
         rows = torch.from_numpy(order.pop(0))
         a, b = (net.head(net.encoder(data.view(rows, views))) for _ in range(2))
         loss = nt_xent(a, b, temperature=TEMPERATURE)

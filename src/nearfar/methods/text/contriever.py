@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from jaxtyping import Int
 from torch import Tensor
 
 from nearfar.checks import NonNegativeFloat, Range, UnitInterval
@@ -22,14 +20,9 @@ from nearfar.losses.parts import Smoothed
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
 from nearfar.methods.registry import register
-from nearfar.mixture import corpus_shares as corpus_shares
 from nearfar.negatives import Negatives, Queue
+from nearfar.samplers import Chunks, Sampler
 from nearfar.views import build
-
-
-def chunk_starts(total: int, length: int, offset: int) -> Int[np.ndarray, "chunks"]:
-    """First positions of the whole chunks of `length` tokens in a stream of `total`, the grid shifted by `offset`."""
-    return np.arange(offset % length, total - length + 1, length)
 
 
 @register("contriever", family="text")
@@ -92,6 +85,9 @@ class Contriever(ViewContrast):
         super().__init__(encoder, negatives=negatives, projector=0, **shared)
         self.similarity = "cosine" if normalise else "dot"
         self.both_directions, self.stream, self.length, self.alpha = both_directions, stream, length, alpha
+
+    def sampler(self, stage: int) -> Sampler:
+        return Chunks(self.role, self.length, self.alpha) if self.stream else super().sampler(stage)
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
