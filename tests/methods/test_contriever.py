@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nearfar.methods.contrast import auto_momentum
-from nearfar.methods.text.contriever import chunk_starts, corpus_shares
+from nearfar.mixture import corpus_shares
 from nearfar.momentum import momentum_at
 from nearfar.similarity import normalise
 from nearfar.training import building
@@ -89,9 +89,7 @@ def test_auto_momentum_gives_the_papers_value_at_its_scale():
         assert (1 - auto_momentum(queue, batch)) * queue / batch <= 0.1 + 1e-9 or auto_momentum(queue, batch) == 0.9995
 
 
-def test_chunks_and_corpora():
-    assert chunk_starts(100, 30, 0).tolist() == [0, 30, 60]
-    assert chunk_starts(100, 30, 45).tolist() == [15, 45]
+def test_corpora():
     assert corpus_shares([10, 90], 0.0).tolist() == [0.5, 0.5]
     assert corpus_shares([10, 90], 1.0) == pytest.approx([0.1, 0.9])
     assert math.isclose(corpus_shares([1, 99], 0.5).sum(), 1)

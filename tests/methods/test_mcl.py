@@ -1,7 +1,6 @@
 """MCL: joint labels, grouped losses, batches of one group, stages that resume and are kept."""
 
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,13 +12,12 @@ from torch.testing import assert_close
 
 import nearfar
 from nearfar.encoders import Joined, image
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError
 from nearfar.losses import clip, nt_xent
 from nearfar.methods.base import Facts
 from nearfar.methods.image.mcl import auto_clusters, concatenated, grouped_clip, grouped_nt_xent, joint_labels
 from nearfar.training import building, callbacks, showing
 from nearfar.training.engine import fit
-from nearfar.training.loading import Sampler, single_pool_batches
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
 
@@ -90,37 +88,6 @@ def test_the_concatenation_is_normalised_once():
     whole = (norms[0] ** 2 + norms[1] ** 2).sqrt()
     cosines = [torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(x, dim=1).T for x in outputs]
     assert_close(s, (weight[0] * cosines[0] + weight[1] * cosines[1]) / (whole[:, None] * whole))
-
-
-@given(st.lists(st.integers(0, 4), min_size=8, max_size=60), st.integers(2, 5), st.integers(0, 99))
-def test_batches_hold_one_group_and_take_turns(pools, size, seed):
-    pools = np.array(pools)
-    batches = single_pool_batches(pools, size, np.random.default_rng(seed))
-    assert len(batches) == sum(n // size for n in Counter(pools.tolist()).values())
-    assert all(len(set(pools[b])) == 1 and len(b) == size for b in batches)
-    seen = [i for b in batches for i in b]
-    assert len(set(seen)) == len(seen), "no item twice in an epoch"
-    labels = [int(pools[b[0]]) for b in batches]
-    first = labels[: len(set(labels))]
-    assert first == sorted(set(first)), "each group in its turn"
-
-
-def test_a_restricted_sampler_depends_on_seed_and_step_alone():
-    rows, pools = np.arange(100, 140), np.arange(40) % 3
-    a, b = (Sampler(rows, None, 1, 5, 0) for _ in range(2))
-    for s in (a, b):
-        s.restrict(pools, 30)
-    forward = [a.at(k) for k in range(30, 60)]
-    backward = [b.at(k) for k in reversed(range(30, 60))][::-1]
-    assert all(np.array_equal(x, y) for x, y in zip(forward, backward, strict=True))
-    assert a.dropped == pytest.approx(1 - 6 * 5 / 40)
-    epoch = np.concatenate(forward[:6])
-    assert len(set(epoch.tolist())) == 30
-    plain = Sampler(rows, None, 1, 5, 0)
-    plain.restrict(np.zeros(40, np.int64), 0)
-    assert len({*np.concatenate([plain.at(k) for k in range(8)]).tolist()}) == 40, "one group: an ordinary epoch"
-    with pytest.raises(NearfarError, match="fills a batch"):
-        a.restrict(np.arange(40), 60)
 
 
 STEPS = 9

@@ -4,39 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from nearfar.errors import InputError
 from nearfar.methods import get
 from nearfar.training import building
-from nearfar.training.loading import Sampler, TokenStore, TokenStream
+from nearfar.training.loading import TokenStore
 from nearfar.training.settings import TrainSettings
-
-
-def test_members_are_laid_member_major():
-    groups = np.repeat(np.arange(10), 3)
-    sampler = Sampler(np.arange(30), groups, 3, 4, seed=1)
-    rows = sampler.at(0).reshape(3, 4)
-    assert (groups[rows] == groups[rows[0]]).all()  # column i: three members of one group
-    assert len(np.unique(groups[rows[0]])) == 4  # four different groups
-    assert all(len(np.unique(column)) == 3 for column in rows.T)
-
-
-def test_every_item_once_an_epoch_and_the_same_at_every_call():
-    sampler = Sampler(np.arange(40), None, 1, 8, seed=3)
-    first = np.concatenate([sampler.at(s) for s in range(5)])
-    assert sorted(first) == list(range(40))
-    second = np.concatenate([sampler.at(s) for s in range(5, 10)])
-    assert sorted(second) == list(range(40))
-    assert (first != second).any()
-    again = Sampler(np.arange(40), None, 1, 8, seed=3)
-    assert (again.at(7) == second[16:24]).all()
-    assert (Sampler(np.arange(40), None, 1, 8, seed=4).at(0) != sampler.at(0)).any()
-
-
-def test_groups_too_small_are_an_error():
-    with pytest.raises(InputError, match="No group of the training rows has 2 members"):
-        Sampler(np.arange(5), np.arange(5), 2, 2, seed=0)
-    with pytest.raises(InputError, match="have no groups"):
-        Sampler(np.arange(5), None, 2, 2, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -60,20 +31,6 @@ def test_token_store_windows():
     drawn = store.read(np.zeros(200, np.int64), np.random.default_rng(0)).ids
     assert (drawn.diff(dim=1) == 1).all()  # contiguous
     assert set(drawn[:, 0].tolist()) == set(range(7))  # every place
-
-
-def test_stream_chunks_are_contiguous_and_drawn_by_corpus():
-    store = TokenStore([list(range(100)), list(range(1000, 1300))], length=50)
-    rng = np.random.default_rng(0)
-    uniform = TokenStream(store, np.array([0, 1]), 10, alpha=0.0)
-    ids = uniform.draw(2000, rng, offset=3).ids
-    assert (ids.diff(dim=1) == 1).all()
-    assert 0.45 < (ids[:, 0] < 1000).float().mean() < 0.55
-    assert ((ids[:, 0] % 10) == 3).all()
-    proportional = TokenStream(store, np.array([0, 1]), 10, alpha=1.0)
-    assert 0.2 < (proportional.draw(2000, rng, 0).ids[:, 0] < 1000).float().mean() < 0.3
-    with pytest.raises(InputError, match="fewer than one chunk"):
-        TokenStream(store, np.array([0, 1]), 1000, 0.0)
 
 
 def test_duplicates_and_known_positives_hide(emoji_few):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,14 +17,17 @@ from nearfar import processes
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.methods.optimisation import Optimisation
 from nearfar.methods.paper import Paper
+from nearfar.methods.phases import Phase, check_phases, run_phases
 from nearfar.options import make_part
+from nearfar.samplers import Groups, Permutation, Sampler
 from nearfar.similarity import Hidden, Known
 
 
 @dataclass(frozen=True)
 class Facts:
     """What the defaults called "auto" may depend on. `samples`: training rows; `items`: things to contrast (groups
-    where several members are drawn); `steps`: optimiser steps of the whole run; `kinds`: columns of `Batch.marks`."""
+    where several members are drawn); `steps`: optimiser steps of the whole run; `kinds`: columns of `Batch.marks`;
+    `classes`: different classes of the target (`Batch.targets`), 0 where there is none."""
 
     samples: int
     items: int
@@ -32,11 +35,15 @@ class Facts:
     steps: int
     has_groups: bool = False
     kinds: int = 0
+    classes: int = 0
 
     @property
     def epoch(self) -> int:
         """Steps in which every item is seen once."""
         return max(1, self.items // self.batch_size)
+
+
+FACTS = ("groups", "domains", "bags", "targets", "values", "pools", "scores")
 
 
 @dataclass
@@ -47,7 +54,10 @@ class Batch:
     crossed: pairs of roles whose contents are compared with each other as well; negatives: content ids of each hard
     negative, (n,) each, -1 where an item has none; scores: of the pairs, (n,), or None; known: what belongs together by
     further rows of the data, as the two directions see it, or None.
-    groups: (members n,) or None; labels: column -> (members n,), -1 = missing; views: role -> list of views.
+    groups: (members n,) or None; labels: column -> (members n,), -1 = missing; domains: (members n,) or None.
+    bags: (members n,), which bag a row belongs to, or None. targets: (members n,), the class that is to be told, of
+    `Facts.classes`, -1 = missing; values: (members n,), the number that is, NaN = missing; None without such a target.
+    views: role -> list of views.
     pools: (n,) or None; an item's negatives come from its own pool alone.
     step, steps: the optimiser step that it belongs to, and their number; turn, turns: which batch of that step it is,
     of how many (more than one where gradients are accumulated). rank: of the process that holds it; everywhere: rows
@@ -68,6 +78,10 @@ class Batch:
     everywhere: int = 0
     seed: int = 0
     views: dict[str, list] = field(default_factory=dict)
+    domains: Tensor | None = None
+    bags: Tensor | None = None
+    targets: Tensor | None = None
+    values: Tensor | None = None
     pools: Tensor | None = None
     crossed: Sequence[tuple[str, str]] = ()
     negatives: Sequence[Tensor] = ()
@@ -84,21 +98,33 @@ class Batch:
             inputs=_to(self.inputs, device),
             content=_to(self.content, device),
             labels=_to(self.labels, device),
-            groups=None if self.groups is None else self.groups.to(device),
-            pools=None if self.pools is None else self.pools.to(device),
+            **{name: None if x is None else x.to(device) for name, x in self._facts().items()},
             negatives=[ids.to(device) for ids in self.negatives],
-            scores=None if self.scores is None else self.scores.to(device),
             known=None if self.known is None else (self.known[0].to(device), self.known[1].to(device)),
         )
 
+    def _facts(self) -> dict[str, Tensor | None]:
+        """What is known of each row (pools: of each item), by the name of the field."""
+        return {name: getattr(self, name) for name in FACTS}
+
     def part(self, rows: slice) -> Batch:
-        """Some items with their views, for encoding in micro-batches; inputs that views were made from stay behind."""
-        cut = {role: [_rows(x, rows) for x in views] for role, views in self.views.items()}
-        index = [torch.arange(len(self), device=self.rows.device)[rows] + m * len(self) for m in range(self.members)]
+        """Some items with their views and all that is known of their rows, for encoding in micro-batches. Inputs that
+        views were made from, and lists of what belongs to other items, stay behind."""
+        items = torch.arange(len(self), device=self.rows.device)[rows]
+        index = torch.cat([items + m * len(self) for m in range(self.members)])
+        facts = {name: None if x is None else x[items if len(x) == len(self) else index]
+                 for name, x in self._facts().items()}  # fmt: skip
         return dataclasses.replace(
-            self, rows=self.rows[torch.cat(index)], inputs={}, content={}, groups=None, labels={}, views=cut,
-            pools=None, crossed=(), negatives=(), scores=None, known=None,
-        )  # fmt: skip
+            self,
+            rows=self.rows[index],
+            inputs={},
+            content={role: ids[index] for role, ids in self.content.items()},
+            labels={column: values[index] for column, values in self.labels.items()},
+            views={role: [_rows(x, rows) for x in views] for role, views in self.views.items()},
+            negatives=[ids[items] for ids in self.negatives],
+            known=None,
+            **facts,
+        )
 
     def generator(self) -> torch.Generator:
         """Random numbers of this step alone, so that a resumed run draws the same."""
@@ -124,20 +150,18 @@ class Batch:
             return first
 
         def join(values: Sequence[Tensor]) -> Tensor:
-            by_member = [v.view(first.members, -1) for v in values]
-            return torch.cat(by_member, 1).reshape(-1)
+            members = first.members if len(values[0]) == len(first.rows) else 1
+            return torch.cat([v.view(members, -1) for v in values], 1).reshape(-1)
 
         return dataclasses.replace(
             parts[-1],
             rows=join([p.rows for p in parts]),
             inputs={},
             content={k: join([p.content[k] for p in parts]) for k in first.content},
-            groups=None if first.groups is None else join([p.groups for p in parts if p.groups is not None]),
+            **{name: None if x is None else join([getattr(p, name) for p in parts]) for name, x in first._facts().items()},
             labels={k: join([p.labels[k] for p in parts]) for k in first.labels},
-            pools=None if first.pools is None else torch.cat([p.pools for p in parts if p.pools is not None]),
             views={},
             negatives=(),
-            scores=None,
             known=None,
         )
 
@@ -332,17 +356,20 @@ class Method(pl.LightningModule):
     """One paper. A plain one writes `encode` and `loss`; the rest has defaults that do nothing.
 
     Attributes: `role`: the role of the data that it reads ("image" or "text"; methods of pairs have `columns` instead).
-    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
-    literals of the paper for options whose default is fitted to the data, and `paper_training`: those of its optimiser
-    (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
-    `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the other items of
-    the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
-    pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the
-    curve. `single_pool_batches`: where there are pools, each batch is drawn from one of them.
-    `defaults`, `fixed`, `follows`: what a class changes in the options of its base (`nearfar.options.read`).
-    `similarity`: how its vectors are compared, "cosine" or "dot". `stream`: texts are one long stream, cut into chunks;
-    `length`: tokens of a chunk, or the most that is read of a text (None: what the encoder takes).
-    `survey`: the whole training set as the method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
+    `supervised`: whether it sees labels or targets of the training rows: `compare` says so beside its scores.
+    `similarity`: how its vectors are compared, "cosine" or "dot". `length`: the most tokens that are read of a text
+    (None: what the encoder takes). `micro`: most items that pass the encoder at once on a device; `fit` sets it from
+    --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the method sees
+    it now (`nearfar.negatives.Survey`), or None outside of `fit`.
+    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `target`: what it learns of
+    the target, "classes" or "numbers" (None: nothing), and `unlabelled`: whether it learns of rows without one as well;
+    `preset_paper`: the literals of the paper for options whose default is fitted to the data, and `paper_training`:
+    those of its optimiser (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the
+    batch), both for `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the
+    other items of the batch act as negatives (then gradient accumulation does not replace a larger batch); `trained`:
+    False where nothing is trained, `prepare` and the towers are all; `splits`: False where its loss cannot be computed
+    in micro-batches; `distributed`: False where it needs every batch whole on one process. `defaults`, `fixed`,
+    `follows`: what a class changes in the options of its base (`nearfar.options.read`).
     """
 
     slug: ClassVar[str] = ""
@@ -356,13 +383,18 @@ class Method(pl.LightningModule):
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
     uses_batch: ClassVar[bool] = True
-    single_pool_batches: bool = True
+    trained: ClassVar[bool] = True
+    splits: ClassVar[bool] = True
+    distributed: ClassVar[bool] = True
+    target: ClassVar[str | None] = None
+    unlabelled: ClassVar[bool] = False
+    supervised: bool = False
     similarity: str = "cosine"
-    stream: bool = False
     length: int | None = None
     role: str
 
     optimisation: Optimisation = Optimisation()
+    updating: Optimisation = Optimisation()
     micro: int | None = None
     log_every: int = 10
     survey: Any = None
@@ -426,34 +458,35 @@ class Method(pl.LightningModule):
         """Rows that one item needs from the sampler."""
         return 1
 
+    @property
+    def graded(self) -> bool:
+        """Whether its loss reads how far the two sides of a row belong together (`Batch.scores`)."""
+        return False
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it looks at all training rows: then a stream, whose items are no rows, is refused."""
+        return False
+
+    def sampler(self, stage: int) -> Sampler:
+        """Which rows make the batches of a stage (0 where there are no stages): `nearfar.samplers`."""
+        return Groups(self.members) if self.members > 1 else Permutation()
+
     def resolve(self, facts: Facts) -> dict[str, Any]:
         """Sizes what depends on the data; returns what each "auto" became, for the reader."""
         return {}
 
     def prepare(self, data: Any, rows: Any) -> None:
-        """Once before training (mine, cluster, generate); `rows` are the training rows of `data`."""
-
-    def stage_starts(self) -> Sequence[int]:
-        """The steps at which a stage begins. The first is 0; each has its own learning-rate schedule."""
-        return (0,)
-
-    def begin_stage(self, stage: int) -> None:
-        """What happens when a stage after the first begins (embed, cluster, new weights), before its first batch is
-        drawn. The optimiser's state is cleared afterwards. All that changes must be part of the state."""
-
-    def pools(self) -> Any:
-        """A label of each training row, int (N,), in the order of `survey.rows`: the negatives of an item come from its
-        own pool alone; None: from everywhere."""
-        return None
+        """Once, before a sampler is asked for and anything is trained (mine, cluster, generate); `rows` are the
+        training rows of `data`."""
 
     def before_draw(self, step: int) -> None:
-        """Before the batch of a step is drawn: a stage may begin."""
-        starts = list(self.stage_starts())
-        if step > 0 and step in starts:
-            torch.manual_seed(int(self.seed) * 1_000_003 + step)
-            self.begin_stage(starts.index(step))
-            for optimiser in self.trainer.optimizers if self._trainer is not None else ():
-                optimiser.state.clear()
+        """Before the batch of a step is drawn."""
+
+    def phases(self) -> Sequence[Phase]:
+        """Updates that take turns in every step, each of its own parameters by its own loss, in place of `encode` and
+        `loss`; none: one update of all parameters. The same phases at every call."""
+        return ()
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         """Batch inputs -> views, without gradient, from `batch.generator()` alone."""
@@ -480,7 +513,8 @@ class Method(pl.LightningModule):
         """Once an optimiser step, after it: memories, projections. `embedded` is detached."""
 
     def towers(self) -> dict[str, Tower]:
-        """The role -> tower map of the finished model."""
+        """The towers of the finished model by role, and by role and variant where it gives several vectors of one
+        input: {"image": ..., "image/salient": ...}."""
         raise TypeError(f"{type(self).__name__} has no towers")
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:
@@ -489,12 +523,17 @@ class Method(pl.LightningModule):
 
     # -- wiring ----------------------------------------------------------------------------------------------------
 
+    def stage_of(self, step: int) -> int:
+        """The stage that a step belongs to; see `Staged`."""
+        return 0
+
     def within(self, step: int) -> tuple[int, int]:
         """The step as one of its stage, and the steps of that stage."""
-        starts = list(self.stage_starts())
-        stage = max(k for k, s in enumerate(starts) if s <= step or k == 0)
-        ends = [*starts[1:], self.facts.steps]
-        return step - starts[stage], ends[stage] - starts[stage]
+        return step, self.facts.steps
+
+    def steps_of_stages(self) -> list[tuple[int, int]]:
+        """First and last step (not included) of each stage."""
+        return [(0, self.facts.steps)]
 
     def logged(self, batch: Batch) -> bool:
         """Whether this step gets a line of the learning curve, so that numbers for the reader are worth their time."""
@@ -504,11 +543,16 @@ class Method(pl.LightningModule):
     def attach(self, facts: Facts) -> dict[str, Any]:
         """Called once before training: keeps the facts and resolves what is "auto"."""
         self.facts = facts
-        return self.resolve(facts)
+        found = self.resolve(facts)
+        check_phases(self.phases())
+        self.automatic_optimization = not self.phases()
+        return found
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         torch.manual_seed(batch.random_seed)
         batch.views = self.make_views(batch)
+        if not self.automatic_optimization:
+            return self._in_phases(batch)
         self._cached = None
         if self.micro is not None and self.micro < len(batch):
             self._cached = Cached(self, batch, self.micro)
@@ -520,14 +564,22 @@ class Method(pl.LightningModule):
         with torch.no_grad():
             embedded |= self.targets(batch)
         loss = self.loss(embedded, batch)
-        self._check(loss, batch.step)
+        self.check_finite(loss, batch.step)
         self.terms = {name: float(x) for name, x in loss.terms.items()} | {"loss": float(loss.total.detach())}
         if batch.turn == 0:
             self._pending = []
         self._pending.append(({k: _detached(v) for k, v in embedded.items()}, batch))
         return loss.total
 
-    def _check(self, loss: Loss, step: int) -> None:
+    def _in_phases(self, batch: Batch) -> None:
+        """One step of updates in turn, with what frames it."""
+        self._reduce_by_hand()
+        self.before_targets(batch)
+        self.terms = run_phases(self, self.phases(), batch)
+        self.after_step({}, batch)
+
+    def check_finite(self, loss: Loss, step: int) -> None:
+        """Raises NearfarError, on all processes alike, where a loss or one of its terms is not finite."""
         bad = [name for name, x in loss.terms.items() if not math.isfinite(float(x))]
         if processes.anywhere(bool(bad) or not bool(loss.total.detach().isfinite())):
             name = bad[0] if bad else "loss"
@@ -545,12 +597,18 @@ class Method(pl.LightningModule):
             processes.average_gradients(self.parameters())
 
     def on_train_start(self) -> None:
+        if self.micro is not None:
+            self._reduce_by_hand()  # DDP would reduce at the first part; `backward` does it once
+
+    def _reduce_by_hand(self) -> None:
         wrapped: Any = self.trainer.strategy.model
-        if self.micro is not None and hasattr(wrapped, "require_backward_grad_sync"):
-            wrapped.require_backward_grad_sync = False  # DDP would reduce at the first part; `backward` does it once
+        if isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            wrapped.require_backward_grad_sync = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.before_step()
+        if not self.automatic_optimization:
+            self.updating.clip(p for group in optimizer.param_groups for p in group["params"])
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -563,13 +621,17 @@ class Method(pl.LightningModule):
         return batch if device.type == "cpu" else batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        o = self.optimisation
-        optimiser = o.make(o.groups(self.parameters(), self.scaled_parameters()))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
+        phases = self.phases()
+        if phases:
+            made = [self.optimiser(p.optimisation(self.optimisation), p.trained) for p in phases]
+            return [optimiser for optimiser, _ in made], [{"scheduler": s, "interval": "step"} for _, s in made]
+        optimiser, schedule = self.optimiser(self.optimisation, self.parameters())
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        self.optimisation.clip(p for group in optimizer.param_groups for p in group["params"])
+    def optimiser(self, o: Optimisation, parameters: Iterable[nn.Parameter]) -> tuple[Any, Any]:
+        """An optimiser of some parameters, and the schedule of its learning rate."""
+        made = o.make(o.groups(parameters, self.scaled_parameters()))
+        return made, torch.optim.lr_scheduler.LambdaLR(made, self.rate)
 
     def rate(self, step: int) -> float:
         """The learning rate at a step as a share of the peak; each stage has a schedule and its share of warm-up."""

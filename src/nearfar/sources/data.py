@@ -248,6 +248,45 @@ class Data:
         """int64 (N,): rows of one group are positives of each other; a row without a group is a group of its own."""
         return self._together("group") if "group" in self.roles else None
 
+    @cached_property
+    def bags(self) -> np.ndarray | None:
+        """int64 (N,): rows of one bag are its members; a row without a bag is a bag of its own; None without such a
+        role."""
+        return self._together("bag") if "bag" in self.roles else None
+
+    @cached_property
+    def _target(self) -> tuple[np.ndarray, list[str]] | None:
+        if "target" in self.roles:
+            return self._codes("target")
+        return next(iter(self._labels.values()), None)
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """int64 (N,) into `target_names`: the class to be learned, -1 where a row has none. Where no target is named, the
+        first column of labels; None without either."""
+        return self._target[0] if self._target else None
+
+    @property
+    def target_names(self) -> list[str]:
+        return self._target[1] if self._target else []
+
+    @cached_property
+    def target_values(self) -> np.ndarray | None:
+        """float32 (N,): the number to be learned, NaN where a row has none; None where no target is named, or one of its
+        cells is not a number."""
+        if "target" not in self.roles or self.not_a_number():
+            return None
+        return np.array([judgements.score(v) if filled(v) else np.nan for v in self.values("target")], np.float32)
+
+    def not_a_number(self) -> str:
+        """Where the first target stands that is not a number, in words; "" where all are, or are missing."""
+        if isinstance(self.table.features[self.column("target")], ClassLabel):
+            return f"The column '{self.column('target')}' holds classes."
+        for row, value in enumerate(self.values("target")):
+            if filled(value) and judgements.score(value) is None:
+                return f"{self._place(row)}: the target '{str(value)[:40]}' is not a number."
+        return ""
+
     def _together(self, role: str) -> np.ndarray:
         """Codes of a role's values; a row without one has a code of its own."""
         codes, names = self._codes(role)
@@ -257,11 +296,13 @@ class Data:
 
     @cached_property
     def units(self) -> np.ndarray | None:
-        """int64 (N,): what splitting keeps together: the unit column, else the group, else the first content."""
+        """int64 (N,): what splitting keeps together: the unit column, else the group and the bag, else the first
+        content."""
         if "unit" in self.roles:
             return self._together("unit")
-        if self.groups is not None:
-            return self.groups
+        together = [codes for codes in (self.groups, self.bags) if codes is not None]
+        if together:
+            return together[0] if len(together) == 1 else components(together)
         return np.unique(self.content(self.content_roles[0]), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     @cached_property
@@ -323,7 +364,7 @@ class Data:
     @cached_property
     def _unit_marks(self) -> np.ndarray:
         """int64 hashes of the units that do not depend on which other units there are."""
-        role = "unit" if "unit" in self.roles else "group" if "group" in self.roles else None
+        role = next((name for name in ("unit", "group", "bag") if name in self.roles), None)
         own = self.digests(self.content_roles[0])
         if role is None:
             return own

@@ -12,6 +12,7 @@ from nearfar.sources.raw import filled
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
+TOGETHER = ("group", "bag", "unit")
 _SPLITS = ("train", "val", "test")
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -30,7 +31,7 @@ class Shared:
     examples: tuple[str, ...]
 
     def __str__(self) -> str:
-        kind = {"group": "group", "unit": "unit"}.get(self.role, "picture" if "image" in self.role else "text")
+        kind = self.role if self.role in TOGETHER else "picture" if "image" in self.role else "text"
         names = f" ({', '.join(self.examples)}{', ...' if self.values > len(self.examples) else ''})"
         return (
             f"{self.rows:,} of {self.of:,} {_NAMES[self.later]} rows share {self.values:,} {kind}"
@@ -40,10 +41,12 @@ class Shared:
 
 
 def marks(data: "Data") -> dict[str, np.ndarray]:
-    """Role -> int64 (N,), equal where rows share the content, the group or the unit of that role."""
+    """Role -> int64 (N,), equal where rows share the content, the group, the bag or the unit of that role."""
     found = {role: data.content(role) for role in data.content_roles}
     if "group" in data.roles and data.groups is not None:
         found["group"] = data.groups
+    if data.bags is not None:
+        found["bag"] = data.bags
     if "unit" in data.roles and data.units is not None:
         found["unit"] = data.units
     return found
@@ -52,13 +55,13 @@ def marks(data: "Data") -> dict[str, np.ndarray]:
 def shared(data: "Data") -> list[Shared]:
     """All that two splits have in common, the groups and units first."""
     splits, found = data.splits, []
-    for role, mark in sorted(marks(data).items(), key=lambda pair: pair[0] not in ("group", "unit")):
+    for role, mark in sorted(marks(data).items(), key=lambda pair: pair[0] not in TOGETHER):
         for earlier, later in combinations(_SPLITS, 2):
             both = np.isin(mark[splits[later]], mark[splits[earlier]])
             rows = splits[later][both]
             if len(rows):
                 first = rows[np.sort(np.unique(mark[rows], return_index=True)[1])[:3]]
-                names = [filled(v) for v in data.values(role, first)] if role in ("group", "unit") else []
+                names = [filled(v) for v in data.values(role, first)] if role in TOGETHER else []
                 count = len(np.unique(mark[rows]))
                 found.append(Shared(role, earlier, later, count, len(rows), len(both), tuple(names)))
     return found

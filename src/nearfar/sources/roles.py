@@ -14,7 +14,7 @@ from nearfar.sources.raw import column_of, plain_values
 
 ROLES = (
     "image", "image_b", "text", "text_b", "mask", "negative", "pair_label", "score", "label", "group", "unit", "domain",
-    "split", "time", "id",
+    "split", "time", "id", "target", "bag",
 )  # fmt: skip
 PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
 CONTENT = ("image", "image_b", "text", "text_b")

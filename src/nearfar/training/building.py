@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,12 @@ from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.methods.base import Facts, Method, Optimisation
 from nearfar.methods.optimisation import check_optimiser
+from nearfar.samplers import Rows
 from nearfar.training.loading import (
     HardNegatives,
     Inputs,
     Loader,
-    Sampler,
-    StreamLoader,
-    TokenStream,
+    TokenStore,
     cached_inputs,
     image_inputs,
     text_inputs,
@@ -29,7 +29,7 @@ from nearfar.training.loading import (
 from nearfar.training.settings import TrainSettings
 from nearfar.training.survey import survey_of
 
-ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative", "score")
+ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative", "score", "target", "bag")
 
 
 def roles_of(data: Any) -> set[str]:
@@ -37,9 +37,17 @@ def roles_of(data: Any) -> set[str]:
     return {r for r in ROLES if data.roles.get(r)}
 
 
+def roles_for(cls: type[Method], data: Any) -> set[str]:
+    """The roles that the data hold for a method: one that learns classes takes the first label as its target, where no
+    target is named."""
+    roles = roles_of(data)
+    return roles | {"target"} if cls.target == "classes" and "label" in roles else roles
+
+
 def fits(slug: str, data: Any) -> bool:
     """Whether the data hold what a method needs."""
-    return any(need <= roles_of(data) for need in methods.get(slug).needs)
+    roles = roles_for(methods.get(slug), data)
+    return any(need <= roles for need in methods.get(slug).needs)
 
 
 def choose(data: Any) -> tuple[str, str]:
@@ -67,6 +75,8 @@ def check_needs(slug: str, data: Any) -> None:
             f"'{slug}' needs {needs}; {data.name} has {', '.join(sorted(roles_of(data))) or 'none of these'}.",
             "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.",
         )
+    if methods.get(slug).target == "numbers" and "target" in data.roles and data.target_values is None:
+        raise InputError(f"'{slug}' learns numbers. {data.not_a_number()}", "Name another column with --target.")
 
 
 def prefers_groups(data: Any, settings: TrainSettings) -> bool:
@@ -76,7 +86,7 @@ def prefers_groups(data: Any, settings: TrainSettings) -> bool:
 
 def modalities(cls: type[Method], data: Any, settings: TrainSettings) -> list[str]:
     """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
-    return cls.wants(roles_of(data), prefers_groups(data, settings))
+    return cls.wants(roles_for(cls, data), prefers_groups(data, settings))
 
 
 def auto_image_size(data: Any, settings: TrainSettings) -> int:
@@ -187,20 +197,28 @@ def prepare(
     size = auto_image_size(data, settings)
     method, kinds = build_method(slug, data, settings, checked, size, ready)
     check_layer(method, settings.layer)
-    rows = training_rows(method, data)
-    sampler = Sampler(rows, data.groups, method.members, 1, settings.seed)
-    batch = auto_batch(settings, sampler.items, slug)
-    sampler.batch_size = batch
+    check_possible(method, settings)
+    rows, method.seed = training_rows(method, data), settings.seed
+    torch.manual_seed(settings.seed + 3)
+    method.prepare(data, rows)
+    table = sampled_rows(method, data, rows)
+    sampler = method.sampler(0).over(table, 1, settings.seed)
+    if method.needs_rows and not sampler.identified:
+        raise InputError(
+            "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
+        )
+    batch = sampler.prescribed(sampler.table) or auto_batch(settings, sampler.sizing, slug)
+    check_batch(settings, sampler.prescribed(sampler.table), slug)
+    sampler = method.sampler(0).over(table, batch, settings.seed)
     known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
-    steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known)
-    loader = make_loader(method, data, sampler, steps, settings, size, cache)
-    loader.turns = settings.accumulate
-    if settings.warmup != "auto" and settings.warmup >= steps:
+    steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known) if method.trained else 0
+    loader = make_loader(method, data, table, steps, batch, settings, size, cache)
+    if method.trained and settings.warmup != "auto" and settings.warmup >= steps:
         raise InputError(
             f"A warm-up of {settings.warmup} steps does not end within the {steps} steps of the run.",
             "Use a smaller --warmup or more --steps.",
         )
-    facts: Facts = loader.facts(len(rows))
+    facts: Facts = loader.facts(len(rows), len(data.target_names))
     method.micro = settings.micro_batch
     paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
     method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)
@@ -214,7 +232,6 @@ def prepare(
     }
     torch.manual_seed(settings.seed + 2)
     resolved |= method.attach(facts)
-    method.prepare(data, rows)
     setup = Setup(
         method,
         loader,
@@ -225,21 +242,68 @@ def prepare(
         rows,
         kinds,
     )
-    method.seed, loader.method = settings.seed, method
     method.survey = survey_of(setup, data)
     return setup
 
 
-def reads_scores(method: Any) -> bool:
-    """Whether its loss asks how far the sides of a pair belong together."""
-    return method.row_loss.graded
+def has_target(data: Any, kind: str) -> np.ndarray:
+    """Which rows have a target of a kind, bool (N,)."""
+    return np.asarray(data.targets) >= 0 if kind == "classes" else np.isfinite(data.target_values)
 
 
-def training_rows(method: Any, data: Any) -> np.ndarray:
+def check_possible(method: Method, settings: TrainSettings) -> None:
+    """Raises where the method cannot be trained as the settings ask."""
+    name, together = method.slug, settings.devices * settings.nodes
+    if settings.micro_batch is not None and not (method.splits and not method.phases()):
+        raise InputError(
+            f"'{name}' cannot be computed in micro-batches: its loss needs the whole batch in one pass.",
+            "Leave out --micro-batch, or use a smaller --batch-size.",
+        )
+    if settings.accumulate > 1 and method.phases():
+        raise InputError(
+            f"'{name}' updates its parts in turn, each with a step of its own: gradients of several batches cannot be "
+            "added up.",
+            "Leave out --accumulate, or use a larger --batch-size.",
+        )
+    if together > 1 and not method.distributed:
+        raise InputError(
+            f"'{name}' needs every batch whole on one process; {together} were asked for.",
+            "Use --devices 1 and --nodes 1.",
+        )
+
+
+def check_batch(settings: TrainSettings, prescribed: int | None, slug: str) -> None:
+    """Raises where a batch size is asked for and the method draws batches of its own size."""
+    if prescribed is not None and settings.batch_size not in ("auto", prescribed):
+        raise InputError(
+            f"'{slug}' draws batches of {prescribed} items itself; --batch-size {settings.batch_size} does not fit.",
+            "Leave out --batch-size; the method's own options decide.",
+        )
+
+
+def sampled_rows(method: Method, data: Any, rows: np.ndarray) -> Rows:
+    """What samplers may know of the training rows."""
+    further = {"target": data.targets, "domain": data.domains, "bag": data.bags}
+    labels = dict(data.labels) | {name: values for name, values in further.items() if values is not None}
+
+    def tokens(role: str) -> TokenStore:
+        encoder: Any = method.towers()[role].encoder
+        return text_inputs(encoder, data.texts(role))[0]
+
+    return Rows(rows, data.groups, labels, functools.cache(tokens))
+
+
+def training_rows(method: Method, data: Any) -> np.ndarray:
     """The training rows that a method learns from: where rows are pairs, those that belong together, unless the loss
     reads how far they do."""
     rows = np.asarray(data.splits["train"])
-    if not method.paired or reads_scores(method) or data.positives is None:
+    if method.target is not None and not method.unlabelled:
+        rows = rows[has_target(data, method.target)[rows]]
+        if not len(rows):
+            raise InputError(
+                f"No training row has a target, from which '{method.slug}' learns.", "Check the column of --target."
+            )
+    if not method.paired or method.graded or data.positives is None:
         return rows
     rows = rows[data.positives[rows]]
     if not len(rows):
@@ -321,24 +385,19 @@ def auto_optimisation(
 
 
 def make_loader(
-    method: Method, data: Any, sampler: Sampler, steps: int, settings: TrainSettings, size: int, cache: Path | None
-) -> Loader:
-    wanted = list(dict.fromkeys(method.reads))
-    if method.stream:
-        if getattr(getattr(method, "negatives", None), "needs_rows", False):
-            raise InputError(
-                "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
-            )
-        return stream_loader(method, data, sampler, steps, settings)
-    inputs: dict[str, Inputs] = {}
-    for role in wanted:
-        inputs[role] = role_inputs(method, data, role, size, cache)
-    loader = Loader(sampler, inputs, data, wanted, steps, settings.seed)
+    method: Method, data: Any, table: Rows, steps: int, batch: int, settings: TrainSettings, size: int,
+    cache: Path | None,
+) -> Loader:  # fmt: skip
+    def read(role: str) -> Inputs:
+        return role_inputs(method, data, role, size, cache)
+
+    loader = Loader(
+        method, data, table, read, steps=steps, batch_size=batch, seed=settings.seed, turns=settings.accumulate
+    )
     if method.paired:
-        graded = reads_scores(method)
-        loader.pair(data, *wanted, graded=graded)
-        if not graded:
-            loader.negatives = hard_negatives(method, data, wanted, inputs, size)
+        loader.pair(data, *loader.roles, graded=method.graded)
+        if not method.graded:
+            loader.negatives = hard_negatives(method, data, loader.roles, loader.inputs, size)
     return loader
 
 
@@ -371,12 +430,3 @@ def role_inputs(method: Any, data: Any, role: str, size: int, cache: Path | None
     if role.startswith("image"):
         return image_inputs(data, role, size)
     return text_inputs(encoder, data.texts(role), method.length)[1]
-
-
-def stream_loader(method: Any, data: Any, sampler: Sampler, steps: int, settings: TrainSettings) -> StreamLoader:
-    train = np.asarray(data.splits["train"])
-    encoder: Any = method.towers()[method.role].encoder
-    store, _ = text_inputs(encoder, data.texts(method.role, train))
-    corpora = np.zeros(len(train), np.int64) if data.domains is None else np.asarray(data.domains)[train]
-    stream = TokenStream(store, corpora, method.length, method.alpha)
-    return StreamLoader(stream, method.role, sampler.batch_size, steps, settings.seed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ from torch import Tensor
 from nearfar import processes
 from nearfar.encoders import Frozen, TextEncoder, Tokens
 from nearfar.encoders.tokens import pad
-from nearfar.errors import InputError, NearfarError
-from nearfar.methods.base import Batch, Facts
-from nearfar.mixture import corpus_shares
+from nearfar.methods.base import Batch, Facts, Method
+from nearfar.samplers import Rows, Sampler
 from nearfar.similarity import Known
 from nearfar.sources import judgements
 
@@ -43,150 +43,15 @@ class TokenStore:
         end = np.minimum(end, begin + self.length)
         return pad([self.flat[a:b].tolist() for a, b in zip(begin, end, strict=True)])
 
+    def stream(self, rows: np.ndarray, length: int) -> Inputs:
+        """How chunks of `length` tokens are read from the texts of the rows, one behind the other: by the places at
+        which they begin."""
+        flat = np.concatenate([self.flat[self.starts[r] : self.starts[r + 1]] for r in rows])
 
-class TokenStream:
-    """All texts as one stream per corpus, cut into chunks of `length`; the grid shifts from epoch to epoch."""
+        def read(places: np.ndarray, rng: np.random.Generator | None) -> Tokens:
+            return pad([flat[p : p + length].tolist() for p in places])
 
-    def __init__(self, store: TokenStore, corpora: np.ndarray, length: int, alpha: float):
-        lengths = np.diff(store.starts)
-        self.streams = [
-            np.concatenate([store.flat[store.starts[r] : store.starts[r + 1]] for r in np.flatnonzero(corpora == c)])
-            for c in np.unique(corpora)
-        ]
-        if max(len(s) for s in self.streams) < length:
-            raise InputError(
-                f"The texts hold {int(lengths.sum())} tokens in all, fewer than one chunk of {length}.",
-                "Use a smaller --length, or --stream false.",
-            )
-        self.streams = [s for s in self.streams if len(s) >= length]
-        self.length, self.shares = length, corpus_shares(np.array([len(s) for s in self.streams]), alpha)
-
-    def __len__(self) -> int:
-        return sum(len(s) // self.length for s in self.streams)
-
-    def draw(self, n: int, rng: np.random.Generator, offset: int) -> Tokens:
-        rows = []
-        for c in rng.choice(len(self.streams), n, p=self.shares):
-            stream = self.streams[c]
-            room = (len(stream) - offset % self.length) // self.length
-            start = (offset % self.length if room else 0) + int(rng.integers(max(room, 1))) * self.length
-            rows.append(stream[start : start + self.length].tolist())
-        return pad(rows)
-
-
-class Sampler:
-    """Which rows make the batch of a step. Items are rows, or (members > 1) groups with that many rows at least.
-
-    Each epoch is a seeded permutation of the items; what does not fill a batch is left out of that epoch.
-    """
-
-    def __init__(self, rows: np.ndarray, groups: np.ndarray | None, members: int, batch_size: int, seed: int):
-        self.members, self.batch_size, self.seed = members, batch_size, seed
-        self.rows = np.asarray(rows)
-        self.lists: list[np.ndarray] = []
-        if members > 1:
-            if groups is None:
-                raise InputError(
-                    f"This method draws {members} members of each group, but the data have no groups.",
-                    "Name the column with --group COLUMN.",
-                )
-            order = self.rows[np.argsort(groups[self.rows], kind="stable")]
-            cuts = np.flatnonzero(np.diff(groups[order])) + 1
-            self.lists = [g for g in np.split(order, cuts) if len(g) >= members and groups[g[0]] >= 0]
-            if not self.lists:
-                raise InputError(
-                    f"No group of the training rows has {members} members.", "Check the column of --group."
-                )
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-        self.pools: np.ndarray | None = None
-        self.since = 0
-
-    def restrict(self, pools: np.ndarray | None, since: int = 0) -> None:
-        """From the step `since` on each batch holds items of one pool alone. pools: a label of each row, (N,)."""
-        if pools is not None and self.members > 1:
-            place = {int(row): label for row, label in zip(self.rows, pools, strict=True)}
-            pools = np.array([place[int(rows[0])] for rows in self.lists])
-        if since == self.since and (self.pools is pools or np.array_equal(self.pools, pools)):  # pyright: ignore
-            return
-        self.pools, self.since, self._epoch = pools, since, -1
-        if pools is not None:
-            self._pooled_batches(0)
-
-    @property
-    def dropped(self) -> float:
-        """The share of the items that no batch of an epoch holds."""
-        held = self.items // self.batch_size if self.pools is None else len(self._pooled_batches(0))
-        return 1 - held * self.batch_size / self.items
-
-    def _pooled_batches(self, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch of the restricted order."""
-        assert self.pools is not None
-        made = single_pool_batches(self.pools, self.batch_size, np.random.default_rng([self.seed, self.since, epoch]))
-        if not made:
-            raise NearfarError(
-                f"None of the {len(np.unique(self.pools))} groups of the {self.items} items fills a batch of "
-                f"{self.batch_size}.",
-                "Use a smaller --batch-size, fewer clusters or fewer stages.",
-            )
-        return made
-
-    @property
-    def items(self) -> int:
-        return len(self.lists) if self.members > 1 else len(self.rows)
-
-    @property
-    def epoch_steps(self) -> int:
-        return max(1, self.items // self.batch_size)
-
-    def at(self, step: int) -> np.ndarray:
-        """Rows of a step's batch, member-major."""
-        epoch, place, chosen = self._chosen(step)
-        if self.members == 1:
-            return self.rows[chosen]
-        rng = np.random.default_rng([self.seed, epoch, place])
-        drawn = [rng.choice(self.lists[i], self.members, replace=False) for i in chosen]
-        return np.stack(drawn, 1).reshape(-1)
-
-    def _chosen(self, step: int) -> tuple[int, int, np.ndarray]:
-        """Epoch, place in it, and the items of a step's batch."""
-        if self.pools is not None:
-            epoch, place = divmod(step - self.since, len(self._pooled_batches(0)))
-            if epoch != self._epoch:
-                self._order, self._epoch = np.concatenate(self._pooled_batches(epoch)), epoch
-        else:
-            epoch, place = divmod(step, self.epoch_steps)
-            if epoch != self._epoch:
-                self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
-                self._epoch = epoch
-        return epoch, place, self._order[place * self.batch_size : (place + 1) * self.batch_size]
-
-    def with_partners(self, rows: np.ndarray) -> np.ndarray:
-        """The rows as items, member-major: further members come from their group, or are the row itself."""
-        if self.members == 1:
-            return rows
-        lists = {int(row): group for group in self.lists for row in group}
-        partners = []
-        for row in rows:
-            group = lists.get(int(row), np.array([row]))
-            place = int(np.flatnonzero(group == row)[0])
-            partners.append(group[(place + np.arange(self.members)) % len(group)])
-        return np.stack(partners, 1).reshape(-1)
-
-
-def single_pool_batches(pools: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """The batches of one epoch in which every batch holds items of one pool: sum_g floor(n_g / B) of them.
-
-    Each pool is permuted and cut to whole batches; the pools take turns (0, 1, 2, ...), each giving a batch from the
-    end of its list, until all are used up. pools: the label of each item, (N,); returns item numbers, (B,) each.
-    """
-    lists = []
-    for label in np.unique(pools):
-        order = rng.permutation(np.flatnonzero(pools == label))
-        lists.append([order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)])
-    batches: list[np.ndarray] = []
-    while any(lists):
-        batches += [own.pop() for own in lists if own]
-    return batches
+        return read
 
 
 class HardNegatives:
@@ -242,35 +107,43 @@ class Loader:
     """Batches from `start` to the last step, `turns` of them a step. Iterating again begins at `start` again. Of each
     batch, every one of the connected processes gets its own share of the items.
 
-    `method`: is told before each step's batches are drawn (`before_draw`), and may restrict what is drawn (`pools`).
+    The method is told before each step's batches are drawn (`before_draw`), and says at each stage which sampler draws.
+    read: role -> how its inputs are read by sample ids; asked for once a role.
     """
 
-    turns = 1
     negatives: Sequence[HardNegatives] = ()
     crossed: Sequence[tuple[str, str]] = ()
     partners: tuple[Partners, Partners] | None = None
     scores: Tensor | None = None
-    method: Any = None
-    sampler: Any = None
-    pools: Tensor | None = None
+    sampler: Sampler
+    inputs: dict[str, Inputs]
 
     def __init__(
         self,
-        sampler: Sampler,
-        inputs: Mapping[str, Inputs],
+        method: Method,
         data: Any,
-        roles: Sequence[str],
+        table: Rows,
+        read: Callable[[str], Inputs],
+        *,
         steps: int,
+        batch_size: int,
         seed: int,
+        turns: int = 1,
     ):
-        self.sampler, self.inputs, self.steps, self.seed, self.start = sampler, inputs, steps, seed, 0
-        self.content = {r: torch.from_numpy(np.ascontiguousarray(data.content(r))) for r in roles}
-        self.groups = None if data.groups is None else torch.from_numpy(np.ascontiguousarray(data.groups))
-        self.labels = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in data.labels.items()}
+        self.method, self.table, self.read = method, table, cache(read)
+        self.steps, self.batch_size, self.seed, self.turns, self.start = steps, batch_size, seed, turns, 0
+        self.roles = list(dict.fromkeys(method.reads))
+        self.content = {r: _tensor(data.content(r)) for r in self.roles}
+        self.groups, self.domains, self.bags = (_tensor(x) for x in (data.groups, data.domains, data.bags))
+        self.labels = {k: _tensor(v) for k, v in data.labels.items()}
+        self.targets, self.values = _tensor(data.targets), _tensor(data.target_values)
+        self.pools: Tensor | None = None
+        self.stage = -1
+        self.begin(0)
 
     def pair(self, data: Any, a: str, b: str, graded: bool = False) -> None:
         """Says that each row pairs the contents of two roles: which of them belong together, and how far."""
-        rows = self.sampler.rows
+        rows = self.table.rows
         mine, others = (np.asarray(data.content(role)) for role in (a, b))
         if np.isin(mine[rows], others[rows]).any():
             self.crossed = ((a, b),)
@@ -289,24 +162,26 @@ class Loader:
         rank, world = processes.place()
         for draw in range(self.start * self.turns, self.steps * self.turns):
             step, turn = divmod(draw, self.turns)
-            if self.method is not None and turn == 0:
+            if turn == 0:
                 self.method.before_draw(step)
-                self.restrict(self.method.pools(), (step - self.method.within(step)[0]) * self.turns)
+                self.begin(self.method.stage_of(step), (step - self.method.within(step)[0]) * self.turns)
             yield self.at(draw, rank, world)
 
-    def restrict(self, pools: np.ndarray | None, since: int) -> None:
-        """Gives the batches their pools; draws each from a single one where the method wants it."""
-        if self.sampler is None or (pools is None and self.pools is None):
+    def begin(self, stage: int, since: int = 0) -> None:
+        """Binds the sampler of a stage, whose first batch has the number `since`."""
+        if stage == self.stage:
             return
+        drawn = self.method.sampler(stage).over(self.table, self.batch_size, self.seed, since)
+        self.sampler, self.stage = drawn, stage
+        self.inputs = {role: drawn.reading(role, self.read) for role in self.roles}
         self.pools = None
-        if pools is not None:
-            self.pools = torch.full((int(self.sampler.rows.max()) + 1,), -1)
-            self.pools[torch.from_numpy(self.sampler.rows)] = torch.from_numpy(pools)
-        self.sampler.restrict(pools if self.method.single_pool_batches else None, since)
+        if drawn.pools is not None:
+            self.pools = torch.full((int(self.table.rows.max()) + 1,), -1)
+            self.pools[torch.from_numpy(self.table.rows)] = torch.from_numpy(drawn.pools)
 
     def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch number `draw`, or the share of it that the process `rank` of `world` takes."""
-        rows = self.sampler.at(draw)
+        rows = self.sampler.rows(draw)
         return self.batch(shared(rows, self.sampler.members, rank, world), draw, rank, len(rows))
 
     def batch(self, rows: np.ndarray, draw: int, rank: int = 0, everywhere: int = 0) -> Batch:
@@ -323,19 +198,30 @@ class Loader:
         return batch
 
     def bare(self, rows: np.ndarray, draw: int = 0, rank: int = 0, everywhere: int = 0) -> Batch:
-        """The batch of some rows without its inputs: content, groups, labels."""
-        index = torch.from_numpy(rows)
+        """The batch of some rows without its inputs: content, groups, labels. Of items that are no rows, nothing."""
+        index, members, place = torch.from_numpy(rows), self.sampler.members, self.place(draw, rank, everywhere)
+        place["everywhere"] = everywhere or len(rows)
+        if not self.sampler.identified:
+            return Batch(torch.full_like(index, -1), {}, members=members, **place)
+
+        def of(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[index]
+
         return Batch(
             index,
             {},
             {r: c[index] for r, c in self.content.items()},
-            None if self.groups is None else self.groups[index],
+            of(self.groups),
             {k: v[index] for k, v in self.labels.items()},
-            self.sampler.members,
-            **self.place(draw, rank, everywhere or len(rows)),
-            pools=None if self.pools is None else self.pools[index[: len(rows) // self.sampler.members]],
+            members,
+            **place,
+            domains=of(self.domains),
+            bags=of(self.bags),
+            targets=of(self.targets),
+            values=of(self.values),
+            pools=None if self.pools is None else self.pools[index[: len(rows) // members]],
             crossed=self.crossed,
-            scores=None if self.scores is None else self.scores[index],
+            scores=of(self.scores),
             known=self.known(index),
         )
 
@@ -352,36 +238,22 @@ class Loader:
         return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,
                 "everywhere": everywhere, "seed": self.seed}  # fmt: skip
 
-    def facts(self, samples: int) -> Facts:
-        first = np.repeat(self.sampler.rows[:1], self.sampler.members)
-        kinds = len(self.bare(first).identities())
-        return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, self.groups is not None, kinds)
+    def facts(self, samples: int, classes: int = 0) -> Facts:
+        first = np.repeat(self.table.rows[:1], self.sampler.members)
+        kinds, has_groups = 0, False
+        if self.sampler.identified:
+            kinds, has_groups = len(self.bare(first).identities()), self.groups is not None
+        return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, has_groups, kinds, classes)
+
+
+def _tensor(values: Any) -> Any:
+    return None if values is None else torch.from_numpy(np.ascontiguousarray(values))
 
 
 def shared(rows: np.ndarray, members: int, rank: int, world: int) -> np.ndarray:
     """The share of a member-major batch that one process takes: whole items, in order."""
     by_member = rows.reshape(members, -1)
     return by_member[:, processes.share(by_member.shape[1], rank, world)].reshape(-1)
-
-
-class StreamLoader(Loader):
-    """Chunks of one long stream: they belong to no row, so nothing is known of their identity."""
-
-    def __init__(self, stream: TokenStream, role: str, batch_size: int, steps: int, seed: int):
-        self.stream, self.role, self.steps, self.seed, self.start = stream, role, steps, seed, 0
-        self.batch_size, self.groups = batch_size, None
-
-    def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
-        rng = np.random.default_rng([self.seed, draw, *([rank] if rank else [])])
-        epoch = draw * self.batch_size // max(len(self.stream), 1)
-        offset = int(np.random.default_rng([self.seed, epoch, 3]).integers(self.stream.length))
-        part = processes.share(self.batch_size, rank, world)
-        tokens = self.stream.draw(part.stop - part.start, rng, offset)
-        unknown = torch.full((part.stop - part.start,), -1)
-        return Batch(unknown, {self.role: tokens}, **self.place(draw, rank, self.batch_size))
-
-    def facts(self, samples: int) -> Facts:
-        return Facts(samples, len(self.stream), self.batch_size, self.steps)
 
 
 def image_inputs(data: Any, role: str, size: int) -> Inputs:

@@ -38,7 +38,10 @@ class DataSettings:
         score: column of numbers that say how far they do.
         label: columns of labels, separated by commas.
         group: column whose equal values mark positives of each other.
-        unit: column of what must not be divided by a split; default the group, else the content.
+        target: column of what is to be learned, labels or numbers, by methods that see it. Those that learn labels
+            take the first column of --label where no target is named.
+        bag: column whose equal values make rows the members of one bag, which is labelled as a whole.
+        unit: column of what must not be divided by a split; default the group, the bag, else the content.
         domain: column of domains (styles, languages) between which retrieval is measured.
         split: column of splits, or a named split of a built-in data set.
         time: column of times.
@@ -59,6 +62,8 @@ class DataSettings:
     score: str | None = None
     label: str | None = None
     group: str | None = None
+    target: str | None = None
+    bag: str | None = None
     unit: str | None = None
     domain: str | None = None
     split: str | None = None

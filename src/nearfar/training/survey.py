@@ -36,7 +36,7 @@ class WholeSet:
 
     def items(self, rows: np.ndarray) -> Items:
         """Training rows as items of a batch: what hides them from each other."""
-        return self.method.items(self.loader.bare(self.loader.sampler.with_partners(rows)))
+        return self.method.items(self.loader.bare(self.loader.sampler.completed(rows)))
 
     def features(self, tower: Tower | None = None) -> Tensor:
         """Unit vectors (N, d) of the method's model, or of one tower, for the first role."""
@@ -54,7 +54,7 @@ class WholeSet:
         method.eval()
         try:
             for number, start in enumerate(range(0, len(self.rows), size)):
-                rows = self.loader.sampler.with_partners(self.rows[start : start + size])
+                rows = self.loader.sampler.completed(self.rows[start : start + size])
                 batch = self.loader.batch(rows, 1_000_000_000 + number).to(device)
                 batch.views = method.make_views(batch)
                 embedded = method.encode(batch)

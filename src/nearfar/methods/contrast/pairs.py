@@ -64,6 +64,10 @@ class PairContrast(Contrast):
         self.roles: tuple[str, str] = ("", "")
         self.by_group = False
 
+    @property
+    def graded(self) -> bool:
+        return self.row_loss.graded
+
     @classmethod
     def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         return {"views": {"name": "members", "k": 1}}
@@ -167,7 +171,7 @@ class PairContrast(Contrast):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         if self.row_loss.graded:
-            return self.graded(embedded["a"], embedded["b"], batch)
+            return self.graded_loss(embedded["a"], embedded["b"], batch)
         place = self.place(batch)
         if self.by_group:
             z = embedded["members"]
@@ -181,7 +185,7 @@ class PairContrast(Contrast):
             layout = both_ways(a, keys, join=self.join, extra_back=back, **self.further(place, batch))
         return self.report(layout, a, batch)
 
-    def graded(self, a: Tensor, b: Tensor, batch: Batch) -> Loss:
+    def graded_loss(self, a: Tensor, b: Tensor, batch: Batch) -> Loss:
         """The loss of pairs with a score: the other rows of the batch are no negatives."""
         assert batch.scores is not None
         self.watched = a.detach()

@@ -63,6 +63,7 @@ class Contrast(Method):
         self.tau = Temperature(temperature, learned=learn_temperature)
         self.row_loss, self.negatives, self.mask_duplicates = loss, negatives, mask_duplicates
         self.kinds = 0
+        self.supervised = type(self).supervised or loss.positives not in (None, "group")
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:
         # A temperature that starts far from its optimum has few steps to get there.
@@ -140,6 +141,10 @@ class Contrast(Method):
         self.negatives.setup(dim, self.stored_kinds(facts), facts.batch_size, facts.samples, self.within(0)[1])
         size = {"size": self.negatives.capacity} if self.negatives.capacity else {}
         return {f"negatives.{k}": v for k, v in (size | self.negatives.resolved).items()}
+
+    @property
+    def needs_rows(self) -> bool:
+        return self.negatives is not None and self.negatives.needs_rows
 
     def before_draw(self, step: int) -> None:
         super().before_draw(step)

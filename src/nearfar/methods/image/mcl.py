@@ -30,7 +30,9 @@ from nearfar.losses.rows import info_nce_rows
 from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
+from nearfar.methods.staged import Staged
 from nearfar.momentum import Teacher
+from nearfar.samplers import InTurn, Sampler
 from nearfar.similarity import Anchors, Further, Layout, all_views, both_ways, normalise, same
 
 
@@ -93,7 +95,7 @@ def grouped_nt_xent(
 
 
 @register("mcl", family="image")
-class MCL(ViewContrast):
+class MCL(Staged, ViewContrast):
     """Contrast in stages, each with negatives from the clusters of the earlier ones; the stages' vectors side by side.
 
     Args:
@@ -145,7 +147,7 @@ class MCL(ViewContrast):
         super().__init__(encoder, **shared)
         self.stages, self.wanted, self.stage_weights = stages, clusters, stage_weights
         self.clusters = 10 if clusters == "auto" else clusters
-        self.single_pool_batches, self.joined = form == "batch", joint_labels
+        self.by_batch, self.joined = form == "batch", joint_labels
         self.past = nn.ModuleList(copy.deepcopy(encoder).requires_grad_(False) for _ in range(stages))
         self.first_tau = self.tau.log_tau.detach().clone()
         self.register_buffer("labels", torch.empty(stages, 0, dtype=torch.long))
@@ -156,7 +158,7 @@ class MCL(ViewContrast):
             raise InputError(f"{facts.steps} steps are too few for {1 + self.stages} stages.", "Use more --steps.")
         self.labels = torch.full((self.stages, facts.samples), -1, dtype=torch.long)
         if self.wanted == "auto":
-            self.clusters = auto_clusters(facts, self.stages, self.single_pool_batches)
+            self.clusters = auto_clusters(facts, self.stages, self.by_batch)
         return super().resolve(facts) | {"clusters": self.clusters, "steps_a_stage": self.within(0)[1]}
 
     def stage_starts(self) -> Sequence[int]:
@@ -193,17 +195,21 @@ class MCL(ViewContrast):
             return None
         return joint_labels(self.labels[:stage].cpu().numpy(), self.clusters, self.joined)
 
+    def sampler(self, stage: int) -> Sampler:
+        pools, base = self.pools(), super().sampler(stage)
+        return base if pools is None or not self.by_batch else InTurn(pools, base.members).within(pools)
+
     def account(self, stage: int) -> str:
         """What a stage begins with, in a sentence."""
         pools = self.pools()
         sizes = np.unique(pools, return_counts=True)[1] if pools is not None else np.zeros(0, int)
         told = f"stage {stage}: {len(sizes)} groups of {sizes.min()} to {sizes.max()} items"
-        return told + (f"; {self.dropped():.0%} of the items are in no full batch" if self.single_pool_batches else "")
+        return told + (f"; {self.dropped():.0%} of the items are in no full batch" if self.by_batch else "")
 
     def dropped(self) -> float:
         """The share of the rows that no batch of an epoch of this stage holds."""
         pools = self.pools()
-        if pools is None or not self.single_pool_batches:
+        if pools is None or not self.by_batch:
             return 0.0
         sizes, batch = np.unique(pools, return_counts=True)[1], self.facts.batch_size
         return float(1 - (sizes // batch * batch).sum() / sizes.sum())

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from jaxtyping import Int
 from torch import Tensor
 
 from nearfar.checks import NonNegativeFloat, Range, UnitInterval
@@ -23,13 +21,8 @@ from nearfar.errors import InputError
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
 from nearfar.methods.registry import register
-from nearfar.mixture import corpus_shares as corpus_shares
 from nearfar.negatives import Negatives
-
-
-def chunk_starts(total: int, length: int, offset: int) -> Int[np.ndarray, "chunks"]:
-    """First positions of the whole chunks of `length` tokens in a stream of `total`, the grid shifted by `offset`."""
-    return np.arange(offset % length, total - length + 1, length)
+from nearfar.samplers import Chunks, Sampler
 
 
 @register("contriever", family="text")
@@ -117,6 +110,9 @@ class Contriever(ViewContrast):
         if not given.get("stream", True):
             del preset["alpha"]
         return preset
+
+    def sampler(self, stage: int) -> Sampler:
+        return Chunks(self.role, self.length, self.alpha) if self.stream else super().sampler(stage)
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]

@@ -1,0 +1,101 @@
+"""Updates in turn: one step of training is several, each of some parameters by a loss of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from nearfar import processes
+from nearfar.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """One of the updates of a step.
+
+    name: for the learning curve. parameters: what it updates: parameters, or modules, whose trained ones are meant.
+    loss: the batch -> `Loss`, computed with all that earlier phases of the step have changed. every: it takes part in
+    the steps every - 1, 2 every - 1, ... optimiser, lr, weight_decay, betas, clip_norm: of this update alone; None: as
+    the run's.
+    """
+
+    name: str
+    parameters: Iterable[nn.Parameter | nn.Module]
+    loss: Callable[[Any], Any]
+    every: int = 1
+    optimiser: str | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    betas: tuple[float, float] | None = None
+    clip_norm: float | None = None
+    trained: Sequence[nn.Parameter] = field(init=False)
+
+    def __post_init__(self):
+        listed: dict[nn.Parameter, None] = {}
+        for one in self.parameters:
+            listed |= dict.fromkeys(one.parameters() if isinstance(one, nn.Module) else [one])
+        object.__setattr__(self, "trained", [p for p in listed if p.requires_grad])
+        if not self.trained:
+            raise InputError(f"The phase '{self.name}' updates no trained parameter.")
+        if self.every < 1:
+            raise InputError(f"The phase '{self.name}' must take part every 1 or more steps. Got {self.every}.")
+
+    def due(self, step: int) -> bool:
+        return (step + 1) % self.every == 0
+
+    def optimisation(self, whole: Any) -> Any:
+        """The optimisation of the run with what this phase changes."""
+        own = {name: getattr(self, name) for name in ("optimiser", "lr", "weight_decay", "betas", "clip_norm")}
+        return dataclasses.replace(whole, **{name: value for name, value in own.items() if value is not None})
+
+
+def check_phases(phases: Sequence[Phase]) -> None:
+    """Raises where two phases bear one name, or a step could have none."""
+    names = [phase.name for phase in phases]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two phases bear one name: {', '.join(names)}.")
+    if phases and all(phase.every > 1 for phase in phases):
+        raise InputError("One phase at least must take part in every step (every=1).")
+
+
+def run_phases(method: Any, phases: Sequence[Phase], batch: Any) -> dict[str, float]:
+    """The due phases of a step, one after the other; returns the terms of their losses.
+
+    "loss" is that of the first phase that takes part in every step. In each, the gradient flows through all parameters and is kept for the phase's own alone, so that the others stay as
+    they are to the bit. Lightning counts one step. Gradients are averaged over the processes here, not by DDP.
+    """
+    optimisers, terms = method.optimizers(), {}
+    listed = optimisers if isinstance(optimisers, list) else [optimisers]
+    due = [(phase, optimiser) for phase, optimiser in zip(phases, listed, strict=True) if phase.due(batch.step)]
+    for place, (phase, optimiser) in enumerate(due):
+        loss = phase.loss(batch)
+        method.check_finite(loss, batch.step)
+        method.zero_grad(set_to_none=True)
+        method.manual_backward(loss.total, inputs=list(phase.trained))
+        processes.average_gradients(phase.trained)
+        method.updating = phase.optimisation(method.optimisation)
+        if place + 1 < len(due):
+            method.trainer.strategy.optimizer_step(optimiser.optimizer, _nothing, model=method)
+        else:
+            optimiser.step()
+        method.zero_grad(set_to_none=True)
+        terms |= {name: float(x) for name, x in loss.terms.items()} | {phase.name: float(loss.total.detach())}
+    for schedule in _schedules(method):
+        schedule.step()
+    return terms | {"loss": terms[next(phase.name for phase in phases if phase.every == 1)]}
+
+
+def _schedules(method: Any) -> list[Any]:
+    found = method.lr_schedulers()
+    return found if isinstance(found, list) else [found]
+
+
+def _nothing() -> None:
+    """The closure of a step whose gradients are there already."""
+
+
+__all__ = ["Phase", "check_phases", "run_phases"]

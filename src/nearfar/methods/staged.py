@@ -1,0 +1,65 @@
+"""Training in stages, each with its own batches, schedule and start: cluster and contrast again, tasks in sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nearfar.methods.base import Method
+from nearfar.samplers import Sampler
+
+
+class Staged(Method):
+    """A method of several stages; `class Mine(Staged, ViewContrast)`. It writes `stage_starts`, and of the rest what it
+    needs. Each stage has a fresh optimiser and its own learning-rate schedule; `fit` measures the model at the end of
+    each and keeps the scores in stages.json. All that a stage changes must be part of the state.
+    """
+
+    def stage_starts(self) -> Sequence[int]:
+        """The steps at which a stage begins; the first is 0."""
+        raise TypeError(f"{type(self).__name__} does not say when its stages begin")
+
+    def begin_stage(self, stage: int) -> None:
+        """When a stage after the first begins (embed, cluster, new weights), before its first batch is drawn. The
+        optimiser's state is cleared afterwards. `self.survey` embeds all training rows."""
+
+    def end_stage(self, stage: int) -> Mapping[str, float]:
+        """When a stage ends, after its last step: choose exemplars, keep a copy. Returns numbers for stages.json."""
+        return {}
+
+    def pools(self) -> np.ndarray | None:
+        """A label of each training row, int (N,), in the order of `survey.rows`: the negatives of an item come from its
+        own pool alone; None: from everywhere."""
+        return None
+
+    def sampler(self, stage: int) -> Sampler:
+        pools = self.pools()
+        return super().sampler(stage) if pools is None else super().sampler(stage).within(pools)
+
+    def stage_of(self, step: int) -> int:
+        return max(k for k, start in enumerate(self.stage_starts()) if start <= step or k == 0)
+
+    def steps_of_stages(self) -> list[tuple[int, int]]:
+        starts = list(self.stage_starts())
+        return list(zip(starts, [*starts[1:], self.facts.steps], strict=True))
+
+    def within(self, step: int) -> tuple[int, int]:
+        first, last = self.steps_of_stages()[self.stage_of(step)]
+        return step - first, last - first
+
+    def before_draw(self, step: int) -> None:
+        starts = list(self.stage_starts())
+        if step > 0 and step in starts:
+            torch.manual_seed(int(self.seed) * 1_000_003 + step)
+            self.begin_stage(starts.index(step))
+            for optimiser in self.trainer.optimizers if self._trainer is not None else ():
+                optimiser.state.clear()
+        super().before_draw(step)
+
+    def finish_stage(self, stage: int) -> dict[str, Any]:
+        """`end_stage` with random numbers of its own. `fit` calls it after the stage's last step."""
+        torch.manual_seed((int(self.seed) * 1_000_003 + self.steps_of_stages()[stage][1]) * 7 + 1)
+        return dict(self.end_stage(stage))
