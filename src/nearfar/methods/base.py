@@ -633,6 +633,9 @@ class Method(pl.LightningModule):
         made = o.make(o.groups(parameters, self.scaled_parameters()))
         return made, torch.optim.lr_scheduler.LambdaLR(made, self.rate)
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        self.optimisation.clip(p for group in optimizer.param_groups for p in group["params"])
+
     def rate(self, step: int) -> float:
         """The learning rate at a step as a share of the peak; each stage has a schedule and its share of warm-up."""
         o, (inside, length) = self.optimisation, self.within(step)
