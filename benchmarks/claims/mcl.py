@@ -7,9 +7,16 @@ the control of equal width is MCL that continues from the first stage's weights.
 
 from __future__ import annotations
 
-from experiment import Arm, Cell, Claim
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiment import FIGURES, Arm, Cell, Claim
 from shared import SIDE
 
+from nearfar.reporting.figures import bars_svg
+
+READ = "weak digit, probe"
 VIEWS = "--views two-crops --views.crop 0.8,1 --views.flip 0 --views.strength 0 --views.grey 0"
 PLAN = {"image_size": SIDE, "steps": 600, "batch_size": 32, "lr": 2e-3}
 CLAIM = Claim(
@@ -21,8 +28,18 @@ CLAIM = Claim(
             "simclr, the same steps": Arm(f"simclr --temperature 0.2 {VIEWS}"),
             "simclr, twice the steps": Arm(f"simclr --temperature 0.2 {VIEWS}", {"steps": 1200}),
             "continued weights": Arm(f"mcl --stage-weights continue {VIEWS}"),
-        }, PLAN, {"weak digit, probe": ("labels", "probe"), "weak digit, kNN": ("labels", "knn")}),
+        }, PLAN, {READ: ("labels", "probe"), "weak digit, kNN": ("labels", "knn")}),
     },
     control="simclr, the same steps",
-    measure="weak digit, probe",
+    measure=READ,
 )  # fmt: skip
+
+
+def figure(out: Path, result: dict[str, Any]) -> None:
+    """How well each row reads the weak digit, in docs/assets/methods/mcl.svg."""
+    rows = result["all"]["two digits"]
+    values = {name: {"weak digit": 100 * float(np.mean([x[READ] for x in seeds]))} for name, seeds in rows.items()
+              if name in CLAIM.cells["two digits"].arms or name == "untrained"}  # fmt: skip
+    about = "Accuracy of a linear probe for the fainter of two digits in one picture."
+    (FIGURES / "mcl.svg").write_text(bars_svg(values, "The weak digit of two in one picture: linear probe", about,
+                                              unit=" %"))  # fmt: skip

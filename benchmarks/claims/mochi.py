@@ -6,8 +6,20 @@ Emoji decide (found again by another drawing); digits by another look of themsel
 
 from __future__ import annotations
 
-from experiment import Arm, Cell, Claim
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from experiment import FIGURES, Arm, Cell, Claim, cell_folder
 from shared import DIGITS, EMOJI, EMOJI_PLAN, PLAN, STRONG
+
+from nearfar import load
+from nearfar.negatives.mixing import hardest, mix_hardest, mix_query
+from nearfar.reporting import map_2d
+from nearfar.reporting.figures import Points, scatter_svg
+from nearfar.sources import open_data
+from nearfar.training.modelled import ModelEmbedder
 
 MIXED = "--negatives mixing --negatives.hard"
 
@@ -34,3 +46,29 @@ CLAIM = Claim(
     measure="another look",
     pairs=[("mochi, more", "moco"), ("moco", "simclr")],
 )
+
+
+def figure(out: Path, result: dict[str, Any], queries: int = 3, hard: int = 32, mixed: int = 24) -> None:
+    """A map of past keys, the hardest of some queries, and what is mixed of them; docs/assets/methods/mochi.svg."""
+    data = open_data("emoji")
+    model = load(cell_folder(out, "mochi", "emoji") / "mochi-s0" / "model")
+    rows = np.random.default_rng(0).permutation(data.splits["train"])
+    z = torch.from_numpy(ModelEmbedder(model, data)("image", rows[: 640 + queries]))
+    query, keys = z[:queries], z[queries:]
+    make = torch.Generator().manual_seed(0)
+    places = hardest(query, keys, hard)
+    near = keys[places]
+    pairs = torch.randint(0, hard, (queries, mixed, 2), generator=make)
+    share = torch.rand(queries, mixed, generator=make)
+    groups = {
+        "key of the queue": keys,
+        "among the 32 hardest": keys[places.flatten().unique()],
+        "mixture of two": mix_hardest(near, pairs, share).flatten(0, 1),
+        "mixture with the query": mix_query(query, near, pairs[..., 0], share / 2).flatten(0, 1),
+        "query": query,
+    }
+    ends = np.cumsum([len(x) for x in groups.values()])[:-1]
+    flat = np.split(map_2d(torch.cat(list(groups.values())).numpy()), ends)
+    points = [Points(name, at, 6 if name == "query" else 2.6) for name, at in zip(groups, flat, strict=True)]
+    about = "Mixtures of hard keys lie among them; mixtures with the query lie between the query and its hard keys."
+    (FIGURES / "mochi.svg").write_text(scatter_svg(points, "Hard negatives, real and mixed, of three drawings", about))

@@ -209,13 +209,13 @@ def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, tempera
     """Continuously weighted contrast with a frozen tower: the SUM of a weighted direction and a plain one.
 
     Weights w_ij = cos(r_i, r_j) / 2 + 1/2 of the frozen vectors (or of `reference`), rows scaled to sum 1, constants.
-    weighted: whose vectors are the anchors of the weighted direction: "trained", "frozen", or "both". hidden: items
-    that are no negatives of each other in the plain direction (the weights know them in the other). No gradient reaches
+    weighted: whose vectors are the anchors of the weighted direction: "trained", "frozen", "both", or "none" (then
+    both are plain: the sum of InfoNCE in both directions). hidden: items that are no negatives of each other in the plain direction (the weights know them in the other). No gradient reaches
     `frozen`. Lowest: the entropy of the weights' rows; 2 log n at collapse; 0 for n = 1.
     Source: CWCL, Srinivasa et al., NeurIPS 2023.
     """
-    if weighted not in ("trained", "frozen", "both"):
-        raise InputError(f"weighted must be 'trained', 'frozen' or 'both'. Got '{weighted}'.")
+    if weighted not in ("trained", "frozen", "both", "none"):
+        raise InputError(f"weighted must be 'trained', 'frozen', 'both' or 'none'. Got '{weighted}'.")
     held = normalise((frozen if reference is None else reference).detach())
     everyone, _ = exchange(negatives).gather(held)
     weight = low_rank(held / 2, everyone, 0.5)

@@ -47,8 +47,9 @@ class ContinuousWeights(PairContrast):
             folder of a nearfar model). A fresh small text encoder compares keywords; a fresh picture encoder is
             refused.
         untrained: take a frozen picture encoder with random weights all the same.
-        weighted: whose vectors are the anchors of the weighted direction: trained, frozen, both. Which one the paper
-            weights could not be verified; the effect is nearly the same.
+        weighted: whose vectors are the anchors of the weighted direction: trained, frozen, both, or none (one positive
+            a row in both directions, the paper's baseline). Which one the paper weights could not be verified; the
+            effect is nearly the same.
         temperature: tau_0; start of the learned temperature. auto: 0.07, the paper's, from 100,000 steps, else 0.2: the
             weights of a small run need a softer start.
         learn_temperature: train tau, as the paper does.
@@ -79,7 +80,7 @@ class ContinuousWeights(PairContrast):
         *,
         frozen: Literal["text", "image"] = "text",
         untrained: bool = False,
-        weighted: Literal["trained", "frozen", "both"] = "trained",
+        weighted: Literal["trained", "frozen", "both", "none"] = "trained",
         temperature: PositiveFloat | Literal["auto"] = "auto",
         head: Literal["linear", "mlp"] = "linear",
         **shared: Any,

@@ -1,0 +1,70 @@
+"""Every check of a claim runs: its first cell with one seed, few steps and few rows, beside what needs no training."""
+
+import importlib.util
+import json
+import math
+import sys
+
+import pytest
+
+from tests.docs.pages import ROOT
+
+FOLDER = ROOT / "benchmarks" / "claims"
+
+
+@pytest.fixture(scope="module")
+def claims():
+    sys.path.insert(0, str(FOLDER))
+    spec = importlib.util.spec_from_file_location("claims_main", FOLDER / "__main__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(FOLDER))
+
+
+SLUGS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__main__", "experiment", "sets", "shared"))
+
+
+def test_no_check_is_left_out(claims):
+    from nearfar import methods
+
+    assert claims.slugs() == SLUGS
+    assert set(methods.slugs()) - {"pairs", "simclr"} <= set(SLUGS)  # these two are what the others are compared with
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_tiny_run_of_a_check_ends_in_a_result(slug, claims, tmp_path):
+    claims.check(slug, claims.experiment.Plan(tmp_path, seeds=1, tiny=True, say=lambda line: None))
+    result = json.loads((tmp_path / "results" / f"{slug}.json").read_text())
+    assert result["command"] == f"python benchmarks/claims {slug}"
+    assert math.isfinite(result["difference"]["mean"])
+    assert result["holds"] is None or isinstance(result["holds"], bool)
+    rows = next(iter(result["all"].values()))
+    assert {"untrained", "raw pixels", "chance", "k-means start", "TF-IDF"} & set(rows)
+    assert all(math.isfinite(x) for seeds in rows.values() for scores in seeds for x in scores.values())
+
+
+def test_a_finished_run_is_read_and_not_trained_again(claims, tmp_path, monkeypatch):
+    plan = claims.experiment.Plan(tmp_path, seeds=1, tiny=True, say=lambda line: None)
+    before = claims.experiment.run(claims.module("nnclr").CLAIM, plan)
+    monkeypatch.setattr(claims.experiment, "fit", None)
+    again = claims.experiment.run(claims.module("nnclr").CLAIM, plan)
+    assert again["all"] == before["all"]
+
+
+def test_what_needs_no_training_is_said_first_where_no_arm_beats_it(claims):
+    e = claims.experiment
+    cell = e.Cell("digits", {"a": e.Arm("dcl"), "b": e.Arm("simclr")}, {}, {"kNN": ("labels", "knn")})
+    claim = e.Claim("x", "x", {"digits": cell}, control="b", measure="kNN")
+    found = {"digits": {"a": [{"kNN": 0.8}], "b": [{"kNN": 0.7}], "untrained": [{"kNN": 0.75}]}}
+    assert e.first_of_all(claim, found) == ""
+    found["digits"]["raw pixels"] = [{"kNN": 0.9}]
+    assert e.first_of_all(claim, found) == "On digits no arm reaches raw pixels (kNN)."
+
+
+def test_differences_are_paired_over_seeds(claims):
+    rows = {"a": [{"m": 0.5}, {"m": 0.9}, {"m": 0.7}], "b": [{"m": 0.4}, {"m": 0.8}, {"m": 0.6}]}
+    found = claims.experiment.difference(rows, "a", "b", "m")
+    assert found["mean"] == pytest.approx(0.1)
+    assert found["holds"] is True
+    assert claims.experiment.difference(rows, "a", "b", "m", higher=False)["holds"] is not True
