@@ -239,6 +239,13 @@ def test_cwcl_weights():
     assert not torch.isclose(losses.cwcl(p.detach(), q, reference=q[order]), losses.cwcl(p.detach(), q))
 
 
+def test_cwcl_without_weights_is_the_sum_of_both_plain_directions():
+    p, q = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
+    s = normalize(p, dim=1) @ normalize(q, dim=1).T / 0.2
+    naive = sum(-(x.diagonal() - x.logsumexp(1)).mean() for x in (s, s.T))
+    assert_close(losses.cwcl(p, q, temperature=0.2, weighted="none"), naive)
+
+
 def test_cwcl_is_at_least_the_entropy_of_its_weights():
     p, q = pair(5, 5, seed=15)
     u = torch.nn.functional.normalize(q, dim=1)

@@ -210,8 +210,9 @@ def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, tempera
 
     Weights w_ij = cos(r_i, r_j) / 2 + 1/2 of the frozen vectors (or of `reference`), rows scaled to sum 1, constants.
     weighted: whose vectors are the anchors of the weighted direction: "trained", "frozen", "both", or "none" (then
-    both are plain: the sum of InfoNCE in both directions). hidden: items that are no negatives of each other in the plain direction (the weights know them in the other). No gradient reaches
-    `frozen`. Lowest: the entropy of the weights' rows; 2 log n at collapse; 0 for n = 1.
+    both are plain: the sum of InfoNCE in both directions). hidden: items that are no negatives of each other in a plain
+    direction (the weights know them in the other). No gradient reaches `frozen`. Lowest: the entropy of the weights'
+    rows; 2 log n at collapse; 0 for n = 1.
     Source: CWCL, Srinivasa et al., NeurIPS 2023.
     """
     if weighted not in ("trained", "frozen", "both", "none"):
