@@ -83,9 +83,21 @@ def section(m: Mapping[str, Any]) -> list[str]:
         lines += ["", f"![{m['slug']}](assets/methods/{m['slug']}.svg)"]
     if paper["differs"]:
         lines += ["", f"**Differs** from the paper or its released code: {paper['differs']}."]
+    if m["training"]:
+        lines += ["", f"**Optimiser of the paper** (`--preset paper`): {trained(m['training'])}."]
     rows = [[f"`--{o['name'].replace('_', '-')}`", shown(o["default"]), shown(o.get("paper")), o["help"]]
             for o in m["options"]]
     return [*lines, "", table(["option", "default", "paper", "meaning"], rows)]
+
+
+def trained(training: Mapping[str, Any]) -> str:
+    """The paper's optimiser in words."""
+    per = f" at a batch of {training['lr_batch']}, in proportion" if "lr_batch" in training else ""
+    betas = f", betas {training['betas'][0]:g} and {training['betas'][1]:g}" if "betas" in training else ""
+    every = " of all parameters" if training.get("decay_all") else ""
+    floor = f" down to {training['final']:.3g} of the peak" if training.get("final") else ""
+    return (f"{training['optimiser']}, learning rate {training['lr']:g}{per}{betas}, weight decay "
+            f"{training['weight_decay']:g}{every}, {training.get('schedule', 'cosine')} schedule{floor}")
 
 
 def shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from nearfar import evaluation, losses
 from nearfar.cli import main
 from nearfar.losses import rows
-from nearfar.methods.image.contrastive_behaviour import relative_penalty
+from nearfar.losses.rows import relative_penalty
 from nearfar.similarity import one_way
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings

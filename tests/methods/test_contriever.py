@@ -8,6 +8,7 @@ import torch
 from nearfar.methods.contrast import auto_momentum
 from nearfar.mixture import corpus_shares
 from nearfar.momentum import momentum_at
+from nearfar.negatives.queue import auto_size
 from nearfar.similarity import normalise
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
@@ -83,10 +84,19 @@ def test_cosine_momentum(step, expected):
 
 
 def test_auto_momentum_gives_the_papers_value_at_its_scale():
-    assert auto_momentum(131072, 2048) == pytest.approx(0.99844, abs=1e-5)
-    assert 0.99 <= auto_momentum(128, 64) <= 0.9995
+    assert auto_momentum(131072, 2048, 500_000) == pytest.approx(0.99844, abs=1e-5)
+    assert 0.99 <= auto_momentum(128, 64, 500_000) <= 0.9995
     for queue, batch in ((1024, 64), (65536, 256)):
-        assert (1 - auto_momentum(queue, batch)) * queue / batch <= 0.1 + 1e-9 or auto_momentum(queue, batch) == 0.9995
+        m = auto_momentum(queue, batch, 500_000)
+        assert (1 - m) * queue / batch <= 0.1 + 1e-9 or m == 0.9995
+
+
+@pytest.mark.parametrize(("steps", "size", "most"), [(100, 256, 0.97), (300, 256, 0.99), (3000, 2560, 0.999)])
+def test_a_short_run_has_a_short_queue_and_a_quick_teacher(steps, size, most):
+    assert auto_size(128, 1_000_000, steps) == size
+    assert auto_momentum(131072, 128, steps) == pytest.approx(min(most, 0.9995))
+    assert auto_size(128, 1_000_000, 1_000_000) == 65536
+    assert auto_size(128, 2000, 1_000_000) == 384, "at most a quarter of the samples"
 
 
 def test_corpora():

@@ -56,8 +56,8 @@ def test_one_setting_changed_leaves_all_others(slug, preset):
             if not isinstance(whole.get(name), bool | int | float):
                 continue
             value = not whole[name] if isinstance(whole[name], bool) else whole[name] / 2 or 1
-            value = max(1, int(value)) if kind.type is int or isinstance(whole[name], int) and not isinstance(
-                whole[name], bool) else value
+            value = max(1, int(value)) if kind.type is int or (isinstance(whole[name], int) and not isinstance(
+                whole[name], bool)) else value
             for given in ({"name": settings["name"], name: value}, {name: value}):
                 found = checked(slug, {option: given}, preset)[option]
                 assert found == whole | {name: value}
@@ -89,7 +89,8 @@ def test_a_part_of_another_kind_keeps_what_both_have():
     paper = checked("mochi", {"negatives": "queue"}, "paper")["negatives"]
     assert paper == {"name": "queue", "size": 16384, "in_batch": False, "random_start": True}
     other = checked("mochi", {"negatives": "cross-batch"}, "paper")["negatives"]
-    assert other["size"] == 16384 and other["start"] == 0.1, "`start` is of another type there, so another option"
+    assert other["size"] == 16384
+    assert other["start"] == 0.1, "`start` is of another type there, so another option"
     assert checked("swav", {"views": "two-crops"}, "paper")["views"]["strength"] == 1.0
 
 
@@ -155,7 +156,8 @@ def test_contrievers_paper(emoji_few):
     given = {"views": "crops", "negatives": {"size": 64}, "length": 8}
     made = building.prepare("contriever", emoji_few, TrainSettings(batch_size=8, steps=4, preset="paper"), given)
     queue = made.method.negatives
-    assert not made.method.in_batch and bool(queue.filled.all())
+    assert not made.method.in_batch
+    assert bool(queue.filled.all())
     assert torch.allclose(queue.keys.norm(dim=1), torch.ones(64))
     assert checked("contriever", {}, "paper")["negatives"]["size"] == 131_072
     o = made.method.optimisation

@@ -98,7 +98,6 @@ def test_every_group_of_the_batch_is_contrasted(options, emoji_few):
 
 
 def test_views_of_several_members_need_groups(questions, emoji_few):
+    settings = TrainSettings(batch_size=8, steps=4, by="columns")
     with pytest.raises(InputError, match="made of columns"):
-        building.prepare(
-            "pairs", emoji_few, TrainSettings(batch_size=8, steps=4, by="columns"), {"views": {"name": "members"}}
-        )
+        building.prepare("pairs", emoji_few, settings, {"views": {"name": "members", "k": 2}})

@@ -33,6 +33,25 @@ def lists(tokens: Tokens) -> list[list[int]]:
     return [ids[:n].tolist() for ids, n in zip(tokens.ids, lengths)]
 
 
+@settings(max_examples=50, deadline=None)
+@given(rows_of_ids, st.integers(0, 99))
+def test_inverse_cloze_divides_a_text(rows, seed):
+    """Span and rest make up the text; with keep = 1 the key is the whole text."""
+    rows = [row or [10] for row in rows]
+    span, rest = text.cloze(pad(rows), (0.2, 0.6), 0.0, generator(seed))
+    for whole, query, key in zip(rows, lists(span), lists(rest), strict=True):
+        start = next(i for i in range(len(whole)) if whole[i : i + len(query)] == query)
+        left = [whole[:i] + whole[i + len(query) :] for i in range(start, len(whole))]
+        assert key in left or (len(query) == len(whole) and key == whole)
+    assert lists(text.cloze(pad(rows), (0.2, 0.6), 1.0, generator(seed))[1]) == rows
+
+
+def test_inverse_cloze_is_a_plan():
+    plan = views.build("ict", keep=0.0).bind(Stub(SPECIAL))
+    a, b = plan(pad([list(range(10, 30))] * 3), generator())
+    assert not set(lists(a)[0][1:-1]) & set(lists(b)[0][1:-1])
+
+
 def is_subsequence(part, whole):
     rest = iter(whole)
     return all(token in rest for token in part)

@@ -1,12 +1,21 @@
 """Losses as functions of tensors: `loss = nearfar.losses.info_nce(query, key, temperature=0.07)`."""
 
 from nearfar.losses.assignment import sinkhorn, swapped_prediction
-from nearfar.losses.attraction import cacr, cacr_queue, cacr_targets
+from nearfar.losses.attraction import (
+    attraction_weights,
+    cacr,
+    cacr_queue,
+    cacr_targets,
+    repulsion_weights,
+    target_weights,
+)
 from nearfar.losses.contrastive import (
     align,
     clip,
     cwcl,
+    cwcl_weights,
     dcl,
+    dcl_weights,
     debiased,
     hard_contrastive,
     hcl,
@@ -21,13 +30,22 @@ from nearfar.losses.contrastive import (
     triplet,
 )
 from nearfar.losses.graded import cosent, cosine_regression
-from nearfar.losses.graph import cluster_divergence, graph_mlp, influence_matrix, pamc, sharpened, soft_assignment
+from nearfar.losses.graph import (
+    cluster_divergence,
+    graph_mlp,
+    influence_matrix,
+    meta_nodes,
+    pamc,
+    sharpened,
+    soft_assignment,
+)
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 
 __all__ = [
-    "align", "align_uniform", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets", "clip",
-    "cluster_divergence", "cosent", "cosine_regression", "cwcl", "dcl", "debiased", "graph_mlp", "hard_contrastive",
-    "hcl", "influence_matrix",
-    "info_nce", "mil_nce", "nt_xent", "pamc", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment",
-    "soft_nearest_neighbour", "sup_con", "swapped_prediction", "team_up", "triplet", "uniformity", "vicreg",
+    "align", "align_uniform", "attraction_weights", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets",
+    "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl", "dcl_weights",
+    "debiased", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix", "info_nce", "meta_nodes", "mil_nce",
+    "nt_xent", "pamc", "repulsion_weights", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment",
+    "soft_nearest_neighbour", "sup_con", "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity",
+    "vicreg",
 ]

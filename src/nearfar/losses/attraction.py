@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.losses import rows
+from nearfar.losses.rows import relative_penalty
 from nearfar.similarity import Block, Count, Hidden, LogSumExp, Similarity, SoftmaxMean, normalise, one_way
 from nearfar.similarity.layouts import Extra
 
@@ -28,8 +29,30 @@ def attraction(anchor: Tensor, positives: Sequence[Tensor], *, alpha: float = 1.
     anchor and each of the positives: unit vectors (n, D). In [0, 4 alpha].
     """
     cost = torch.stack([2 - 2 * (anchor * p).sum(1) for p in positives], 1)
-    w = torch.softmax(tau_pos * (cost.detach() if detach else cost), 1)
+    w = attraction_weights(cost.detach() if detach else cost, tau_pos)
     return alpha * (w * cost).sum(1)
+
+
+def attraction_weights(cost: Float[Tensor, "n p"], tau_pos: float = 1.0) -> Float[Tensor, "n p"]:
+    """w = softmax_p(+tau_pos c_p) over an anchor's positives, c squared distances in [0, 4]: rows of sum 1, the farther
+    the more; uniform at 0."""
+    return torch.softmax(tau_pos * cost, 1)
+
+
+def repulsion_weights(anchor: Float[Tensor, "n d"], other: Float[Tensor, "n d"], tau_neg: float = 2.0,
+                      ) -> Float[Tensor, "n n"]:
+    """v_ij = softmax over j != i of -tau_neg |z_i - z'_j|^2 of unit vectors, v_ii = 0: the nearer the more; uniform
+    at 0.
+
+    The whole matrix, to look at: the losses sum with it without making it."""
+    return relative_penalty(one_way(anchor, other, temperature=1 / (2 * max(tau_neg, 1e-6))).parts[0])
+
+
+def target_weights(queries: Sequence[Float[Tensor, "n d"]], key: Float[Tensor, "n d"], temperature: float = 1.0,
+                   ) -> Float[Tensor, "a n"]:
+    """p_ai = softmax over the queries a of |q_i^a - k_i|^2 / T, unit vectors; constant: a farther query counts more."""
+    far = torch.stack([2 - 2 * (q.detach() * key.detach()).sum(1) for q in queries])
+    return torch.softmax(far / temperature, 0)
 
 
 def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: float = 1.0, tau_pos: float = 1.0,
@@ -153,8 +176,7 @@ def cacr_targets(queries: Sequence[Float[Tensor, "n d"]], targets: Sequence[Floa
     terms = []
     for t, key in enumerate(k):
         others = [v for a, v in enumerate(q) if a != t]
-        far = torch.stack([2 - 2 * (v.detach() * key).sum(1) for v in others])
-        shares = torch.softmax(far / temperature, 0)
+        shares = target_weights(others, key, temperature)
         for v, p in zip(others, shares, strict=True):
             s = one_way(v, key, temperature=temperature, hidden=hidden, negatives=negatives).parts[0]
             if cost == "rbf":

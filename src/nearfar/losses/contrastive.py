@@ -72,15 +72,23 @@ def align(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperatur
 
 
 def dcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.1,
-        sigma: float | None = None, negatives: str = "local") -> Float[Tensor, ""]:
+        sigma: float | None = None, detach: bool = True, negatives: str = "local") -> Float[Tensor, ""]:
     """Decoupled contrastive loss of two views: the positive leaves the denominator, 2(n - 1) negatives an anchor.
 
-    sigma: the von Mises-Fisher weighted form (0.5 in the paper). Range [log(2n-2) - 2/t, log(2n-2) + 2/t]: may be
+    sigma: the von Mises-Fisher weighted form (0.5 in the paper), with the weights of `dcl_weights`, constants in the
+    gradient unless detach is false. Range [log(2n-2) - 2/t, log(2n-2) + 2/t]: may be
     negative; log(2n-2) at collapse (unweighted). Raises InputError for a global batch of one item.
     Source: DCL, Yeh et al., ECCV 2022.
     """
     layout = all_views([view_a, view_b], temperature=temperature, negatives=negatives)
-    return layout.loss(partial(rows.dcl_rows, sigma=sigma))
+    return layout.loss(partial(rows.dcl_rows, sigma=sigma, detach=detach))
+
+
+def dcl_weights(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, sigma: float = 0.5,
+                negatives: str = "local") -> Float[Tensor, "n"]:
+    """w_i = 2 - n softmax_i(cos(a_i, b_i) / sigma), the weight of each positive pair in the weighted `dcl`: mean 1,
+    from 2 - n to 2, larger for a pair that is far apart. Source: DCL, eq. 6."""
+    return rows.positive_weights(one_way(view_a, view_b, negatives=negatives).parts[0], sigma)
 
 
 def hcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float = 0.5,
@@ -227,6 +235,14 @@ def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, tempera
                     negatives=negatives).parts[0]
         terms.append(s.mean(rows.weighted_rows(s, weight) if soft else rows.info_nce_rows(s)))
     return torch.stack(terms).sum()
+
+
+def cwcl_weights(vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """w_ij = cos(q_i, q_j) / 2 + 1/2 in [0, 1], each row divided by its sum: the soft targets of `cwcl` from the frozen
+    tower's vectors; a constant. The whole matrix, to look at: the loss sums with its factors."""
+    unit = normalise(vectors.detach())
+    w = (unit @ unit.T / 2 + 0.5).clamp(0, 1)
+    return w / w.sum(1, keepdim=True)
 
 
 def team_up(view_1: Float[Tensor, "n d"], view_2: Float[Tensor, "n d"], strength: Float[Tensor, n], *,

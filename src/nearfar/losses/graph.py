@@ -73,15 +73,19 @@ def pamc(z: Float[Tensor, "n d"], assignment: Tensor, influence: Float[Tensor, "
     Source: PamC, arXiv 2209.14067. The whole graph in one process.
     """
     _check(z, influence)
-    unit = normalise(z)
-    if assignment.dim() == 1:
-        k = int(assignment.max()) + 1 if len(assignment) else 0
-        sums = unit.new_zeros(k, z.shape[1]).index_add(0, assignment, z.to(unit.dtype))
-        sums = sums[torch.bincount(assignment, minlength=k) > 0]
-    else:
-        sums = assignment.to(unit.dtype).T @ z.to(unit.dtype)
-    near = _edges_log_sum(unit, influence, inverse_temperature)
-    return _others(sums, inverse_temperature).mean() - _mean(near)
+    near = _edges_log_sum(normalise(z), influence, inverse_temperature)
+    return _others(meta_nodes(z, assignment), inverse_temperature).mean() - _mean(near)
+
+
+def meta_nodes(z: Float[Tensor, "n d"], assignment: Tensor) -> Float[Tensor, "k d"]:
+    """c_k = sum of the members' vectors, for (N,) cluster numbers (clusters without a member are left out) or (N, K)
+    soft shares; gradients reach z and the shares. Source: PamC, meta-nodes."""
+    wide = z.to(normalise(z[:1]).dtype)
+    if assignment.dim() != 1:
+        return assignment.to(wide.dtype).T @ wide
+    k = int(assignment.max()) + 1 if len(assignment) else 0
+    sums = wide.new_zeros(k, z.shape[1]).index_add(0, assignment, wide)
+    return sums[torch.bincount(assignment, minlength=k) > 0]
 
 
 def graph_mlp(z: Float[Tensor, "n d"], influence: Float[Tensor, "n n"], *,

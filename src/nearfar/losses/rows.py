@@ -66,22 +66,31 @@ def require_negatives(s: Similarity, negatives: Tensor, name: str) -> Tensor:
     return some
 
 
+def positive_weights(s: Similarity, sigma: float) -> Tensor:
+    """w_i = 2 - e^{c_i / sigma} / mean_j e^{c_j / sigma}, c = cosine of the positive pair; the mean over all processes.
+
+    Their mean is 1; a pair that is far apart weighs more; from 2 - n to 2. Source: DCL, eq. 6."""
+    closeness = s.paired() * s.row_temperature() / sigma
+    return 2 - (closeness - s.log_mean_exp(closeness)).exp()
+
+
 @row_loss("DCL", bounded_below=False)
-def dcl_rows(s: Similarity, *, sigma: PositiveFloat | None = None) -> Tensor:
+def dcl_rows(s: Similarity, *, sigma: PositiveFloat | None = None, detach: bool = True) -> Tensor:
     """Decoupled contrast: the positive leaves the denominator.
 
     -w_i s_positive + logsumexp(negatives).
 
-    sigma None: w = 1 (DCL). Else DCLW: w_i = 2 - e^{c_i / sigma} / mean_j e^{c_j / sigma}, c = cosine of the positive
-    pair, a constant in the gradient. May be negative. Rows without a negative count 0. Source: DCL, eq. 4 and 6.
+    sigma None: w = 1 (DCL). Else DCLW: the `positive_weights` w. May be negative. Rows without a negative count 0.
+    Source: DCL, eq. 4 and 6.
 
-    Args: sigma: width of the von Mises-Fisher weights of the positives (DCLW, paper 0.5); unweighted without it.
+    Args: sigma: width of the von Mises-Fisher weights of the positives (DCLW, paper 0.5); unweighted without it;
+        detach: the weights are constants in the gradient (as described; the first implementation differentiates them).
     """
     negatives, positive = s.reduce(LogSumExp(where=s.negative)), s.paired()
     some = require_negatives(s, negatives, "The decoupled loss")
     if sigma is not None:
-        closeness = (positive * s.row_temperature() / sigma).detach()
-        positive = positive * (2 - (closeness - s.log_mean_exp(closeness)).exp())
+        w = positive_weights(s, sigma)
+        positive = positive * (w.detach() if detach else w)
     return torch.where(some, negatives - positive, 0)
 
 
@@ -173,6 +182,15 @@ def simple_rows(
     kept = s.negative if alpha is None else hardest(s, alpha)
     far = s.reduce(Mean(where=kept)) if weight is None else weight * s.reduce(Sum(where=kept))
     return far - s.paired()
+
+
+def relative_penalty(s: Similarity) -> Tensor:
+    """r_ij = |dL_i/ds_ij| / |dL_i/ds_ii| = softmax over the negatives of s_i, 0 elsewhere: independent of the positive.
+
+    The whole matrix, for small cases and teaching; rows without a negative are 0.
+    """
+    negative = s.mask(s.negative)
+    return torch.softmax(s.dense().masked_fill(~negative, -torch.inf), -1).nan_to_num(0.0)
 
 
 def entropy_rows(s: Similarity) -> Tensor:

@@ -29,9 +29,9 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "Muon": {"momentum": 0.95},
     "AdafactorBigVision": {"momentum_dtype": torch.float32},
 }
-"""timm's class -> what differs from its paper there by default and is set back here: LAMB clips the norm of all gradients
-at 1 and gives biases no trust ratio; "sgd", "sgdw" and "sgdp" mean Nesterov's momentum (ask for "nesterov"); AdamP's
-projection decays by 0.01 instead of 0.1; ADOPT clips by t^0.333 instead of t^0.25."""
+"""timm's class -> what differs from its paper there by default and is set back here: LAMB clips the norm of all
+gradients at 1 and gives biases no trust ratio; "sgd", "sgdw" and "sgdp" mean Nesterov's momentum (ask for "nesterov");
+AdamP's projection decays by 0.01 instead of 0.1; ADOPT clips by t^0.333 instead of t^0.25."""
 
 NOTES: Mapping[str, str] = {
     "Lamb": "gradients not clipped, a trust ratio for every parameter",
@@ -60,8 +60,8 @@ def known_optimisers() -> list[str]:
 
 
 def check_optimiser(name: str, betas: Sequence[float] | None = None) -> None:
-    """Raises InputError for an optimiser that is not there or that needs what a run does not give, and for betas that it
-    does not take."""
+    """Raises InputError for an optimiser that is not there or that needs what a run does not give, and for betas that
+    it does not take."""
     from timm.optim import get_optimizer_info  # pyright: ignore[reportPrivateImportUsage]
 
     known, wanted = known_optimisers(), name.lower()
@@ -139,7 +139,7 @@ class Optimisation:
     def _names_nesterov(self) -> bool:
         return self.optimiser.lower() in ("nesterov", "nesterovw", "nlars", "nlarc")
 
-    def make(self, groups: Iterable[Mapping[str, Any]]) -> torch.optim.Optimizer:
+    def make(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimiser over groups of parameters, each with its `lr` and `weight_decay` (see `groups`)."""
         from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 

@@ -108,7 +108,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def describe(slug: str) -> dict[str, Any]:
-    """Slug, family, paper, needs and options of a method, ready for JSON."""
+    """Slug, family, paper, needs, options and the paper's optimiser of a method, ready for JSON."""
     cls = get(slug)
     return {
         "slug": slug,
@@ -116,6 +116,7 @@ def describe(slug: str) -> dict[str, Any]:
         "paper": _paper(cls.paper),
         "needs": [sorted(n) for n in cls.needs],
         "options": options(cls),
+        "training": dict(cls.paper_training),
     }
 
 
@@ -140,7 +141,7 @@ def _overview(slug: str) -> dict[str, Any]:
         known = {"Paper": Paper, "frozenset": frozenset, "map": map}
         paper, needs = source.attribute("paper", known), source.attribute("needs", known)
     except reading.Unread:
-        return {name: value for name, value in describe(slug).items() if name != "options"}
+        return {name: value for name, value in describe(slug).items() if name not in ("options", "training")}
     return {"slug": slug, "family": family, "paper": _paper(paper), "needs": [sorted(n) for n in needs]}
 
 

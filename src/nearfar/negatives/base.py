@@ -118,8 +118,9 @@ class Negatives(nn.Module):
         """What each "auto" became in `setup`, beside the capacity."""
         return {}
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
-        """Sizes what depends on the data. Called once, before the first step or before a state is loaded."""
+    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+        """Sizes what depends on the data. Called once, before the first step or before a state is loaded. steps: of the
+        run (or of a stage), where its length counts."""
 
     def before(self, step: int, steps: int, survey: Survey | None) -> None:
         """Before a step's batch is drawn: what needs the whole training set is computed here, where it is due."""

@@ -37,7 +37,7 @@ class Cluster(Negatives):
         self.share = 1.0
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
+    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         if 2 * self.clusters > samples:
             raise InputError(
                 f"{self.clusters} clusters of {samples} items leave hardly a negative in any of them.",

@@ -108,7 +108,7 @@ class Mined(Negatives):
         self.register_buffer("pools", torch.empty(0, dtype=torch.long))
         self.register_buffer("false", torch.zeros(()))
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
+    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         device = self.bank.device
         self.lists = torch.full((samples, self.count), -1, dtype=torch.long, device=device)
         self.bank = torch.zeros(samples, dim, device=device)

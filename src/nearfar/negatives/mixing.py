@@ -110,16 +110,17 @@ class Mixing(Queue):
         self.hard, self.mixed, self.with_query, self.start = hard, mixed, with_query, start
         self.counts, self.begin = (0, 0, 0), 0
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
+    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         super().setup(dim, kinds, batch_size, samples, steps)
         n = max(8, min(1024, self.capacity // 16)) if self.hard == "auto" else int(self.hard)
         n = min(n, self.capacity)
         mixed = n if self.mixed == "auto" else int(self.mixed)
         self.counts = (n, mixed, n // 2 if self.with_query == "auto" else int(self.with_query))
+        run = steps or 1
         if self.start == "auto":
-            self.begin = min(max(steps // 20, -(-self.capacity // batch_size)), steps // 2)
+            self.begin = min(max(run // 20, -(-self.capacity // batch_size)), run // 2)
         else:
-            self.begin = math.ceil(float(self.start) * steps)
+            self.begin = math.ceil(float(self.start) * run)
 
     @property
     def resolved(self) -> dict[str, int]:

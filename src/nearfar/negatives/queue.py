@@ -13,10 +13,12 @@ from nearfar.similarity import Anchors, Block, Further, Relation, same
 from nearfar.similarity.exchange import exchange
 
 
-def auto_size(batch_size: int, samples: int) -> int:
-    """The largest multiple of the batch that is at most a quarter of the samples and 65536, at least four batches."""
-    most = min(samples // 4, 65536) // batch_size * batch_size
-    return max(most, 4 * batch_size)
+def auto_size(batch_size: int, samples: int, steps: int | None = None) -> int:
+    """The largest multiple of the batch that is at most a quarter of the samples, 65536 and what enters in 1/150 of the
+    run; at least two batches. In a short run older keys are of another network (docs/reproducibility.md). steps None:
+    keys that are no negatives, whatever their age."""
+    most = min(samples // 4, 65536) // batch_size
+    return max(2, most if steps is None else min(most, steps // 150)) * batch_size
 
 
 class Queue(Negatives):
@@ -24,7 +26,8 @@ class Queue(Negatives):
 
     Args:
         size: K; how many keys are kept. Paper: 65536 (MoCo), 131072 (Contriever). auto: the largest multiple of the
-            batch that is at most a quarter of the samples and 65536, at least four batches.
+            batch that is at most a quarter of the samples, 65536 and what enters in 1/150 of the run; at least two
+            batches.
         in_batch: the other keys of the batch are negatives as well.
         random_start: fill with random unit vectors at first, as MoCo and Contriever do; else unfilled places are
             invisible.
@@ -51,8 +54,8 @@ class Queue(Negatives):
         self.register_buffer("pools", torch.empty(0, dtype=torch.long))
         self.register_buffer("entered", torch.empty(0, dtype=torch.long))
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int = 1) -> None:
-        size = auto_size(batch_size, samples) if self.size == "auto" else self.size
+    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+        size = auto_size(batch_size, samples, steps) if self.size == "auto" else self.size
         self.keys = torch.empty(size, dim, device=self.keys.device)
         self.marks = torch.empty(size, kinds, dtype=torch.long, device=self.keys.device)
         self.reset()

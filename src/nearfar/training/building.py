@@ -377,7 +377,8 @@ def auto_optimisation(
         "betas": (None, paper.get("betas") if own else None),
         "clip_norm": (None, paper.get("clip_norm")),
     }
-    found = {k: else_ if getattr(settings, k) == unset else getattr(settings, k) for k, (unset, else_) in values.items()}
+    asked = {k: getattr(settings, k) for k in values}
+    found = {k: usual if asked[k] == unset else asked[k] for k, (unset, usual) in values.items()}
     final = paper.get("final", 0.0) if settings.final_lr == "auto" else settings.final_lr
     warmup = steps // 20 if settings.warmup == "auto" else int(settings.warmup)
     rest = {k: paper[k] for k in ("momentum", "eps", "decay_all", "adapt_all") if k in paper and own}

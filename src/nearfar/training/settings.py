@@ -134,13 +134,13 @@ class TrainSettings:
         accumulate: batches whose gradients are added up for one optimiser step. They do not contrast with each other:
             for more negatives use --batch-size with --micro-batch.
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
-        optimiser: any name that timm knows: adamw, sgd, lars, lamb... each as its paper has it, without hidden clipping.
-            auto: adamw, or the paper's with --preset paper.
+        optimiser: any name that timm knows: adamw, sgd, lars, lamb... each as its paper has it, without hidden
+            clipping. auto: adamw, or the paper's with --preset paper.
         lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (timm, small text encoder), 5e-5 (pretrained);
             with --preset paper the paper's, in proportion to the batch where the paper scales it.
         weight_decay: of weights that are not biases or norms. auto: 0.01, or the paper's with --preset paper.
-        betas: the two betas of Adam and its kind, for example 0.9,0.98; default the optimiser's own, or the paper's with
-            --preset paper.
+        betas: the two betas of Adam and its kind, for example 0.9,0.98; default the optimiser's own, or the paper's
+            with --preset paper.
         clip_norm: largest norm of all gradients together; default no clipping.
         warmup: steps of linear rise from 0. auto: a twentieth of the steps.
         schedule: cosine, linear or constant after the warm-up. auto: cosine, or the paper's with --preset paper.

@@ -10,11 +10,11 @@ from nearfar.errors import InputError, did_you_mean
 from nearfar.options import read
 from nearfar.views.image import Augment, Drawn, ImageViews, Members, MultiCrop, TwoCrops, simclr_augment
 from nearfar.views.plan import Views
-from nearfar.views.text import Crops, Delete, Mask, TextViews, Twice
+from nearfar.views.text import Crops, Delete, InverseCloze, Mask, TextViews, Twice
 
 plans: dict[str, type[Views]] = {
     "two-crops": TwoCrops, "multi-crop": MultiCrop, "members": Members,
-    "crops": Crops, "twice": Twice, "delete": Delete, "mask": Mask,
+    "crops": Crops, "ict": InverseCloze, "twice": Twice, "delete": Delete, "mask": Mask,
 }
 
 
@@ -30,5 +30,5 @@ def build(name: str, **options: Any) -> Views:
     return plans[name](**options)
 
 
-__all__ = ["Augment", "Crops", "Delete", "Drawn", "ImageViews", "Mask", "Members", "MultiCrop", "TextViews", "Twice",
-           "TwoCrops", "Views", "build", "plans", "simclr_augment"]
+__all__ = ["Augment", "Crops", "Delete", "Drawn", "ImageViews", "InverseCloze", "Mask", "Members", "MultiCrop",
+           "TextViews", "Twice", "TwoCrops", "Views", "build", "plans", "simclr_augment"]

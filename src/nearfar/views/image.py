@@ -7,7 +7,7 @@ A plan (`TwoCrops`, `MultiCrop`, `Members`) makes several such views; `plan(pict
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ RandAugment = tuple[Annotated[int, Range(1, 14)], Annotated[float, Range(0, 30)]
 class Drawn(NamedTuple):
     """The random numbers of one view of n pictures (on the generator's device).
 
-    boxes: int64 (n, 4), x0, y0, x1, y1 in pixels of the input (x1, y1 outside the box); flip, upside: bool (n,), whether
-    the view is mirrored left-right and top-down; ops: uniform numbers of RandAugment (n, 2 count). With turns, zooms or shifts the box is the one before them.
+    boxes: int64 (n, 4), x0, y0, x1, y1 in pixels of the input (x1, y1 outside the box); flip, upside: bool (n,),
+    whether the view is mirrored left-right and top-down; ops: uniform numbers of RandAugment (n, 2 count). With turns,
+    zooms or shifts the box is the one before them.
     """
 
     boxes: Tensor
@@ -137,8 +138,9 @@ class Augment:
         upside = torch.zeros(n, dtype=torch.bool, device=device)
         if self.flip_vertical:
             upside = torch.rand(n, generator=generator, device=device) < self.flip_vertical
-        ops = torch.rand(n, 2 * count, generator=generator, device=device) if count else torch.zeros(n, 0, device=device)
-        return {"upside": upside, "ops": ops}
+        if not count:
+            return {"upside": upside, "ops": torch.zeros(n, 0, device=device)}
+        return {"upside": upside, "ops": torch.rand(n, 2 * count, generator=generator, device=device)}
 
     def apply(self, pictures: Tensor, drawn: Drawn) -> Tensor:
         """uint8 (n, 3, H, W) -> float32 (n, 3, h, w) in [0, 1], with the given random numbers."""
@@ -317,7 +319,7 @@ class MultiCrop(ImageViews):
         side = self.big_size or min(height, width)
         photo = min(height, width) >= 160
         local = self.small_size or max(16, round(side * 96 / 224))
-        common = {"flip": self.flip, "strength": self.strength, "grey": self.grey}
+        common: dict[str, Any] = {"flip": self.flip, "strength": self.strength, "grey": self.grey}
         blur = self.blur if self.blur is not None else (0.5 if side >= 96 else 0.0)
         big_scale = self.big_scale or ((0.14, 1.0) if photo else (0.3, 1.0))
         small_scale = self.small_scale or ((0.05, 0.14) if photo else (0.1, 0.3))

@@ -1,6 +1,7 @@
 """RandAugment (Cubuk et al., NeurIPS 2020) on a whole batch: each picture gets its own operations.
 
-The operations and their strengths are torchvision's (`transforms.v2.RandAugment`, 31 bins); the random numbers are given.
+The operations and their strengths are torchvision's (`transforms.v2.RandAugment`, 31 bins); the random numbers are
+given.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ OPERATIONS: Mapping[str, Operation] = {
 def apply(pictures: Tensor, drawn: Tensor, magnitude: float) -> Tensor:
     """Pictures (n, 3, h, w) with values from 0 to 255 -> the same, float32.
 
-    drawn: uniform numbers (n, 2 count); of each pair the first chooses the operation, the second its sign. magnitude: of
-    30, the strongest. Source: Cubuk et al., algorithm 1 (the same magnitude for all operations).
+    drawn: uniform numbers (n, 2 count); of each pair the first chooses the operation, the second its sign. magnitude:
+    of 30, the strongest. Source: Cubuk et al., algorithm 1 (the same magnitude for all operations).
     """
     x = pictures.round().clamp(0, 255).to(torch.uint8)
     operations = list(OPERATIONS.values())

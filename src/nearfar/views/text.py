@@ -30,9 +30,13 @@ class TextViews(Views):
         """One view, still without bos and eos."""
         raise NotImplementedError
 
+    def made(self, tokens: Tokens, generator: torch.Generator) -> list[Tokens]:
+        """Both views, still without bos and eos."""
+        return [self.view(tokens, generator) for _ in range(2)]
+
     def __call__(self, inputs: Tokens, generator: torch.Generator) -> list[Tokens]:
         """Content tokens of n texts -> two views, framed."""
-        return [frame(self.view(inputs, generator), self._special()) for _ in range(2)]
+        return [frame(view, self._special()) for view in self.made(inputs, generator)]
 
     def _special(self) -> Special:
         if self.special is None:
@@ -87,6 +91,33 @@ class Crops(TextViews):
 
 
 @dataclass
+class InverseCloze(TextViews):
+    """A span of the text is the query, the rest of it the key (inverse cloze task; Lee et al., ORQA, ACL 2019).
+
+    Args:
+        ratio: length of the span as a share of the text (from, to).
+        keep: probability that the span stays in the key as well, so that words in common count a little. Paper: 0.1.
+        delete: probability of deleting each token of both sides.
+
+    A text of one token is its own key.
+    """
+
+    ratio: tuple[float, float] = (0.05, 0.5)
+    keep: UnitInterval = 0.1
+    delete: UnitInterval = 0.0
+    members: int = field(default=1, init=False)
+    targets: int = field(default=2, init=False)
+
+    def __post_init__(self):
+        check_range("InverseCloze", 0, 1, ratio=self.ratio)
+        check_fields(self)
+
+    def made(self, tokens: Tokens, generator: torch.Generator) -> list[Tokens]:
+        span, rest = cloze(tokens, self.ratio, self.keep, generator)
+        return [delete(x, self.delete, generator) for x in (span, rest)] if self.delete else [span, rest]
+
+
+@dataclass
 class Twice(TextViews):
     """The same tokens twice: the encoder's dropout makes the two views differ (Gao et al., SimCSE, EMNLP 2021)."""
 
@@ -129,13 +160,29 @@ class Mask(TextViews):
 
 def crop(tokens: Tokens, ratio: tuple[float, float], generator: torch.Generator) -> Tokens:
     """A span of floor(length * r) tokens of each text, at least one where there is one; r uniform in `ratio`."""
+    return _take_span(tokens, *_spans(tokens, ratio, generator))
+
+
+def cloze(tokens: Tokens, ratio: tuple[float, float], keep: float, generator: torch.Generator) -> tuple[Tokens, Tokens]:
+    """A span of each text as in `crop`, and the text without it; with it with probability `keep`, or where nothing else
+    would be left."""
+    start, size = _spans(tokens, ratio, generator)
+    stays = _uniform((len(size),), generator, size.device) < keep
+    place = torch.arange(tokens.ids.shape[1], device=size.device)
+    inside = (place >= start[:, None]) & (place < (start + size)[:, None])
+    rest = tokens.mask & ~(inside & ~stays[:, None])
+    rest = torch.where(rest.any(1, keepdim=True), rest, tokens.mask)
+    return _take_span(tokens, start, size), _compact(tokens, rest)
+
+
+def _spans(tokens: Tokens, ratio: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Start and size of a span of each text, (n,) each."""
     lengths = tokens.mask.sum(1)
     u = _uniform((2, len(lengths)), generator, lengths.device)
     share = ratio[0] + u[0] * (ratio[1] - ratio[0])
     # float64: in float32 length * share may round up to the next whole number
     size = (lengths.double() * share.double()).floor().long().clamp(min=1).minimum(lengths)
-    start = (u[1].double() * (lengths - size + 1)).floor().long().minimum(lengths - size)
-    return _take_span(tokens, start, size)
+    return (u[1].double() * (lengths - size + 1)).floor().long().minimum(lengths - size), size
 
 
 def delete(tokens: Tokens, p: float, generator: torch.Generator) -> Tokens:

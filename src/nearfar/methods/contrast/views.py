@@ -19,19 +19,22 @@ from nearfar.similarity import Layout, all_views, one_way
 from nearfar.views import Views, build, plans
 
 
-def auto_momentum(queue: int, batch_size: int) -> float:
-    """0.999 at the papers' scale; less where few steps or a short queue need a faster teacher.
+def auto_momentum(queue: int, batch_size: int, steps: int) -> float:
+    """0.999 at the papers' scale; less where few steps need a faster teacher.
 
-    The rule keeps (1 - m) K / B, the drift of the oldest key, at or below 0.1, within [0.99, 0.9995].
+    (1 - m) K / B, the drift of the oldest key, stays at or below 0.1 within [0.99, 0.9995], unless the teacher would
+    look back, 1 / (1 - m) steps, over more than a third of the run.
     """
-    return min(0.9995, max(0.99, 1 - 0.1 * batch_size / max(queue, batch_size)))
+    drift = 1 - 0.1 * batch_size / max(queue, batch_size)
+    return max(0.0, min(0.9995, max(0.99, drift), 1 - 3 / max(steps, 3)))
 
 
 class ViewContrast(Contrast):
     """Views of one sample (or several members of its group) against the views of the others.
 
     Args:
-        views: what is contrasted: two-crops, multi-crop, members (pictures), twice, crops, delete, mask (texts).
+        views: what is contrasted: two-crops, multi-crop, members (pictures), twice, crops, ict, delete, mask
+            (texts).
         momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
         projector: width of the hidden layer of the projection head; 0 for no head.
         dim: width of the contrasted vectors.
@@ -77,7 +80,7 @@ class ViewContrast(Contrast):
         found = self.setup_negatives(self.dim, facts)
         if self.momentum == "auto":
             queue = self.negatives.capacity if self.negatives is not None else 0
-            self.momentum = auto_momentum(queue, facts.batch_size)
+            self.momentum = auto_momentum(queue, facts.batch_size, self.within(0)[1])
             found["momentum"] = self.momentum
         return found
 

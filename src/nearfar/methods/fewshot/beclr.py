@@ -114,8 +114,8 @@ class BECLR(Method):
         "released code does neither (--official). No negatives from the memory (off in the paper). AdamW unless asked",
     )
     needs = (frozenset({"image"}), frozenset({"text"}))
-    preset_paper = {"views": {"name": "two-crops", "strength": 0.5, "saturation": 0.2, "blur": 0.5, "flip_vertical": 0.5,
-                              "randaugment": (2, 10)},
+    preset_paper = {"views": {"name": "two-crops", "strength": 0.5, "saturation": 0.2, "blur": 0.5,
+                              "flip_vertical": 0.5, "randaugment": (2, 10)},
                     "temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
                     "memory_start": 0.15, "recluster": 0.15, "restarts": 10, "momentum": 0.995,
                     "mask_ratio": (0.05, 0.25), "patch": 16, "projector": 512, "dim": 512}  # fmt: skip

@@ -86,8 +86,8 @@ class ContrastiveAttraction(ViewContrast):
         "TMLR 2023",
         "Pull far positives and push near negatives harder, by two weightings that share no denominator.",
         arxiv="2105.03746",
-        differs="the projection head has two layers (one on CIFAR in the paper); cosine instead of steps in the learning "
-        "rate; the three slips of the released code only "
+        differs="the projection head has two layers (one on CIFAR in the paper); cosine instead of steps in the "
+        "learning rate; the three slips of the released code only "
         "with --official; one projector hidden width for projector and predictor",
     )
     preset_paper = {"positives": 4, "alpha": 1.0, "beta": 1.0, "tau_pos": 1.0, "tau_neg": 0.9, "temperature": 1.0,
@@ -140,7 +140,7 @@ class ContrastiveAttraction(ViewContrast):
 
     @classmethod
     def paper_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return cls.preset_paper | FORMS[given.get("form", "batch")]
+        return {**cls.preset_paper, **FORMS[given.get("form", "batch")]}
 
     @classmethod
     def training_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,8 +6,8 @@
 The softmax of InfoNCE weights negatives by hardness, and the temperature says how sharply: too small, and neighbours of
 one class are torn apart; too large, and nothing is told apart. Keeping the hard negatives alone frees the loss from its
 temperature, and rescues even the simple loss, which has none. The equations are `nearfar.losses.hard_contrastive` and
-`nearfar.losses.simple`; `relative_penalty` and `nearfar.losses.rows.entropy_rows` are the paper's measures of hardness,
-uniformity and tolerance are among the numbers of `nearfar diagnose`.
+`nearfar.losses.simple`; `relative_penalty` and `entropy_rows` (of `nearfar.losses.rows`) are the paper's measures of
+hardness, uniformity and tolerance are among the numbers of `nearfar diagnose`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from itertools import combinations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from nearfar.checks import NonNegativeFloat, PositiveShare
 from nearfar.encoders import Encoder
@@ -26,16 +24,7 @@ from nearfar.losses.rows import entropy_rows
 from nearfar.methods.base import Batch, Loss, Paper
 from nearfar.methods.contrast import ViewContrast, against_targets
 from nearfar.methods.registry import register
-from nearfar.similarity import Layout, Similarity, both_ways, one_way
-
-
-def relative_penalty(s: Similarity) -> Float[Tensor, "n m"]:
-    """r_ij = |dL_i/ds_ij| / |dL_i/ds_ii| = softmax over the negatives of s_i, 0 elsewhere: independent of the positive.
-
-    The whole matrix, for small cases and teaching; rows without a negative are 0.
-    """
-    negative = s.mask(s.negative)
-    return torch.softmax(s.dense().masked_fill(~negative, -torch.inf), -1).nan_to_num(0.0)
+from nearfar.similarity import Layout, both_ways, one_way
 
 
 @register("contrastive-behaviour", family="image")

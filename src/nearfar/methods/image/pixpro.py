@@ -71,9 +71,14 @@ def propagated(x: Float[Tensor, "n p c"], g: Float[Tensor, "n p c"], *, gamma: f
 
     Source: eq. 3 and 4 (gamma = 2). Below 1, 1e-6 under the power keeps the gradient finite.
     """
+    return propagation_weights(x, gamma) @ g
+
+
+def propagation_weights(x: Float[Tensor, "n p c"], gamma: float = 2.0) -> Float[Tensor, "n p p"]:
+    """max(cos(x_i, x_j), 0)^gamma of the pixels of one view, in [0, 1], 1 on the diagonal. Source: eq. 3."""
     unit = F.normalize(x, dim=-1, eps=1e-12)
     s = (unit @ unit.transpose(1, 2)).clamp(min=0)
-    return ((s + 1e-6) if gamma < 1 else s).pow(gamma) @ g
+    return ((s + 1e-6) if gamma < 1 else s).pow(gamma)
 
 
 def pixpro(y: Float[Tensor, "n p c"], target: Float[Tensor, "n p c"], positive: Bool[Tensor, "n p p"], *,
@@ -175,7 +180,8 @@ class PixPro(Method):
         "CVPR 2021",
         "Pixels of two crops that show the same place agree, after propagation to similar pixels of their view.",
         arxiv="2011.10043",
-        differs="AdamW instead of LARS unless asked for (--optimiser lars or --preset paper); warm-up from 0, not lr / 100",
+        differs="AdamW instead of LARS unless asked for (--optimiser lars or --preset paper); warm-up from 0, "
+        "not lr / 100",
     )
     needs = (frozenset({"image"}),)
     uses_batch = False

@@ -50,7 +50,7 @@ class Align(PairContrast):
         arxiv="2102.05918",
         differs="the sum of both directions as in the paper; sigma is kept in log space; identical captions "
         "are masked (--mask-duplicates false for the paper's behaviour); AdamW unless "
-        "--optimiser lamb or --preset paper",
+        "--optimiser lamb or --preset paper, which gives batch norms a trust ratio as well",
     )
     needs = (frozenset({"image", "text"}),)
     preset_paper = {"temperature": 1.0, "smoothing": 0.1, "dim": 640, "mask_duplicates": False, "head": "linear"}

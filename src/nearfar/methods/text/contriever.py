@@ -31,7 +31,7 @@ class Contriever(ViewContrast):
 
     Args:
         temperature: T; divides the similarity.
-        views: crops (independent), twice, delete, mask.
+        views: crops (independent), ict (a span and the rest of the text), twice, delete, mask.
         momentum: m; of the teacher that encodes the keys; none: both sides by one encoder, negatives in the batch.
         negatives: the queue; with the default size a documented rule of the data.
         normalise: compare by cosine. The paper compares plain inner products, which needs long training.
