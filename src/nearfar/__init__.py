@@ -22,8 +22,10 @@ _CALLS = {
     "embed": ("nearfar.using", "embed"),
     "evaluate": ("nearfar.using", "evaluate"),
     "fit": ("nearfar.training.engine", "fit"),
+    "generate": ("nearfar.answering", "generate"),
     "list_methods": ("nearfar.methods.registry", "list_methods"),
     "load": ("nearfar.models", "load"),
+    "predict": ("nearfar.answering", "predict"),
     "report": ("nearfar.using", "report"),
     "search": ("nearfar.using", "search"),
     "InputError": ("nearfar.errors", "InputError"),
@@ -48,6 +50,7 @@ _PACKAGES = (
 __all__ = [*_CALLS, *_PACKAGES]
 
 if TYPE_CHECKING:
+    from nearfar.answering import generate, predict
     from nearfar.errors import InputError, NearfarError
     from nearfar.methods.registry import describe as describe_method
     from nearfar.methods.registry import list_methods

@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ CONFIG = {"format": int, "dim": int, "roles": [str], "towers": [dict]}
 VERIFY = {"files": [str], "examples": [dict]}
 DAMAGED = "Copy the whole model folder again, or train anew."
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".msgpack")
-_RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers")
+ANSWERS = "inference."  # the tensors of what a model answers beside vectors
+_RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers", "inference")
 _EXAMPLE_TEXTS = ("", "a cat sits on the mat", "Stock prices fell on Monday.", "def add(a, b): return a + b",
                   "Der schnelle braune Fuchs", "12 + 30 = 42")
 
@@ -73,9 +74,35 @@ class Model:
     """
 
     def __init__(self, roles: Mapping[str, Tower], config: Mapping[str, Any], path: Path | None = None,
-                 digest: str = ""):
+                 digest: str = "", answers: Mapping[str, torch.Tensor] | None = None):
         self.roles, self.config, self.path, self.hash = dict(roles), dict(config), path, digest
         self.similarity: str = self.config.get("similarity", "cosine")
+        self._answers, self._inference = answers, cast(Any, None)
+
+    @property
+    def inference(self) -> Any:
+        """What the model answers beside vectors (`nearfar.methods.Inference`); None where it does not.
+
+        Raises InputError where the method that knows how is not installed, or the folder does not hold what it needs.
+        """
+        if self._inference is None and self.config.get("inference") is not None:
+            from nearfar import methods
+            cls, source = methods.get(str(self.config["method"])), (self.path or Path(".")) / "config.json"
+            with files.reading(source, DAMAGED):
+                made = cls.restore_inference(self.config["inference"], self.roles)
+            load_into(made, dict(self._answers or {}), source.with_name("model.safetensors"))
+            self._inference = made.to(self.device).eval()
+        return self._inference
+
+    @property
+    def device(self) -> torch.device:
+        """Where its towers are."""
+        return next((tower.encoder.device for tower in self.roles.values()), torch.device("cpu"))
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the further vectors that it gives of one input."""
+        return sorted({role.partition("/")[2] for role in self.roles} - {""})
 
     @property
     def modalities(self) -> list[str]:
@@ -84,7 +111,7 @@ class Model:
 
     @property
     def dim(self) -> int:
-        """Length of the vectors."""
+        """Length of the vectors; 0 for a model that gives none."""
         return int(self.config["dim"])
 
     @property
@@ -96,11 +123,15 @@ class Model:
         """Move all towers. Returns the model itself."""
         for tower in self.roles.values():
             tower.to(device)
+        if self._inference is not None:
+            self._inference.to(device)
         return self
 
     def embed(self, items: Sequence[Any] | np.ndarray, role: str | None = None, batch_size: int = 64,
-              progress: Progress | None = None) -> np.ndarray:
+              progress: Progress | None = None, variant: str | None = None) -> np.ndarray:
         """float32 (n, d) of pictures (PIL, arrays, paths) or texts, in their order.
+
+        variant: which of the vectors of one input, where the model gives several (`variants`).
 
         role: whose tower to use. None: by what the items are; in a model of texts and pictures, strings are texts, and
         paths (`pathlib.Path`) and pictures are pictures. progress: called with (done, all) after each batch.
@@ -109,19 +140,19 @@ class Model:
             raise InputError(f"embed takes a list of items, not one ({type(items).__name__}).",
                              "Write model.embed([item]).")
         check("batch_size", batch_size, PositiveInt, "argument")
-        tower = self._tower(role, self._modality(items))
+        tower = self._tower(role, self._modality(items), variant)
         made = tower.embed(items, batch_size, progress)
         return _unit(made) if self.similarity == "cosine" else made
 
     def embed_texts(self, texts: Sequence[str], role: str | None = None, batch_size: int = 64,
                     progress: Progress | None = None) -> np.ndarray:
         """float32 (n, d) of texts; InputError for a model without a text tower."""
-        return self.embed(texts, role or self._role("text"), batch_size, progress)
+        return self.embed(texts, role or self.role_of("text"), batch_size, progress)
 
     def embed_images(self, images: Sequence[Any] | np.ndarray, role: str | None = None, batch_size: int = 64,
                      progress: Progress | None = None) -> np.ndarray:
         """float32 (n, d) of pictures: PIL, uint8 arrays (H, W, 3), paths, or one uint8 batch (n, 3, H, W)."""
-        return self.embed(images, role or self._role("image"), batch_size, progress)
+        return self.embed(images, role or self.role_of("image"), batch_size, progress)
 
     def verify(self) -> float:
         """Embed the stored examples again; the largest difference from the stored vectors (relative above 1).
@@ -147,7 +178,7 @@ class Model:
         Raises NearfarError, and writes nothing, if sentence-transformers would give other vectors.
         """
         from nearfar.encoders.export import sentence_transformer
-        tower = self._tower(role or self._role("text"), "text")
+        tower = self._tower(role or self.role_of("text"), "text")
 
         def write(folder: Path) -> float:
             with quiet():
@@ -156,7 +187,7 @@ class Model:
                 loaded = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
             texts = [*_EXAMPLE_TEXTS, "a longer text " * 400]
             theirs = loaded.encode(texts, convert_to_numpy=True, show_progress_bar=False)
-            return _same(self.embed(texts, role or self._role("text")), theirs, "sentence-transformers")
+            return _same(self.embed(texts, role or self.role_of("text")), theirs, "sentence-transformers")
 
         return _replace_folder(Path(path), "modules.json", write)
 
@@ -167,7 +198,7 @@ class Model:
         Raises InputError for an encoder that is not timm's or has a head, NearfarError if timm gives other vectors.
         """
         from nearfar.encoders.export import load_timm, timm_folder
-        tower = self._tower(role or self._role("image"), "image")
+        tower = self._tower(role or self.role_of("image"), "image")
 
         def write(folder: Path) -> float:
             encoder = timm_folder(tower.encoder, tower.head, folder)
@@ -179,29 +210,42 @@ class Model:
         return _replace_folder(Path(path), "config.json", write)
 
     def _modality(self, items: Sequence[Any] | np.ndarray) -> str | None:
+        if not self.roles:
+            raise InputError("This model gives no vectors.", f"It can {' and '.join(self.inference.verbs)}.")
         if len(self.modalities) == 1 or not len(items):
             return self.modalities[0]
         return "text" if isinstance(items[0], str) else "image"
 
-    def _role(self, modality: str) -> str:
+    def role_of(self, modality: str) -> str:
+        """The first role of a modality. Raises InputError where the model has none."""
         for role, tower in self.roles.items():
             if tower.encoder.modality == modality:
-                return role
+                return role.partition("/")[0] if role.partition("/")[0] in self.roles else role
         raise InputError(f"This model has no {modality} tower; it embeds {' and '.join(self.modalities)} only.")
 
-    def _tower(self, role: str | None, modality: str | None) -> Tower:
+    def _tower(self, role: str | None, modality: str | None, variant: str | None = None) -> Tower:
         if role is None:
-            return self.roles[self._role(modality or self.modalities[0])]
+            role = self.role_of(modality or self.modalities[0])
+        if variant is not None:
+            check_variant(variant, self.variants)
+            role = f"{role}/{variant}" if f"{role}/{variant}" in self.roles else role
         if role not in self.roles:
             raise InputError(f"This model has no role '{role}'.{did_you_mean(role, self.roles)}",
                              f"Roles: {', '.join(self.roles)}.")
         return self.roles[role]
 
 
+def check_variant(variant: str, known: Sequence[str]) -> None:
+    """Raises for a variant that a model does not have."""
+    if variant not in known:
+        raise InputError(f"This model has no variant '{variant}'.{did_you_mean(variant, known)}",
+                         f"Variants: {', '.join(known)}." if known else "It gives one vector of each input.")
+
+
 def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder, nn.Module | None]],
                config: Mapping[str, Any] | None = None, card: Mapping[str, Any] | None = None,
                examples: Mapping[str, Sequence[Any]] | None = None,
-               training_rows: trained.Known | None = None) -> str:
+               training_rows: trained.Known | None = None, inference: nn.Module | None = None) -> str:
     """Write a model folder and return the model's hash. Nothing is changed unless all of it could be written.
 
     Args:
@@ -211,6 +255,8 @@ def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder,
         examples: role -> up to 16 inputs whose vectors are stored; else built-in ones.
         training_rows: hashes of what it was trained on (`trained.rows_of`), so that it is told when it is measured on
             these.
+        inference: what the model answers beside vectors (`nearfar.methods.Inference`); the method in `config` must
+            restore it.
 
     The new folder is loaded and verified before it takes its place; a model that stood there goes only then.
     Raises InputError for a place that holds something else, NearfarError if it cannot be written.
@@ -221,17 +267,23 @@ def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder,
         raise InputError(f"config must not set {', '.join(taken)}: these keys are the model's own.")
     if extra.get("similarity", "cosine") not in SIMILARITIES:
         raise InputError(f"The similarity '{extra['similarity']}' is not known.", "Known: cosine, dot.")
-    if not towers:
+    if not towers and inference is None:
         raise InputError("A model needs at least one tower.")
     named, roles = _name_towers(towers)
 
     def write(place: Path) -> str:
         whole = _whole_config(named, roles, extra)
+        answers: Any = inference
+        if answers is not None:
+            whole["inference"] = _plain_config(answers.config())
         model = Model({role: named[name] for role, name in roles.items()}, whole)
         if training_rows:
             trained.write(place, training_rows)
-        digest = _write(place, named, model, card or {}, examples or {})
-        load(place, verify=True)
+        digest = _write(place, named, model, card or {}, examples or {}, answers)
+        loaded = load(place, verify=True)
+        if answers is not None and not _same_state(answers, loaded.inference):
+            raise NearfarError("What the model answers beside vectors is not restored as it was saved.",
+                               "restore_inference must build a module of the same tensors.")
         return digest
 
     return _replace_folder(Path(folder), "verify.json", write)
@@ -252,10 +304,26 @@ def load(path: str | Path, verify: bool = False, device: torch.device | str = "c
     with files.reading(folder / "config.json", DAMAGED):
         named = {name: _tower(name, description, folder, state) for name, description in config["towers"].items()}
         roles = {role: named[name] for role, name in config["roles"].items()}
-    model = Model(roles, config, folder, digest).to(device)
+    answers = {key.removeprefix(ANSWERS): value for key, value in state.items() if key.startswith(ANSWERS)}
+    model = Model(roles, config, folder, digest, answers).to(device)
     if verify:
         model.verify()
     return model
+
+
+def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as JSON gives it back. Raises InputError where it would not be the same."""
+    try:
+        plain = json.loads(json.dumps(config))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The configuration of an inference module is not JSON: {error}.",
+                         "Keep arrays as tensors (register_buffer).") from error
+    return plain
+
+
+def _same_state(a: nn.Module, b: nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(v.cpu(), second[k].cpu()) for k, v in first.items())
 
 
 def _tower(name: str, description: Mapping[str, Any], folder: Path, state: Mapping[str, torch.Tensor]) -> Tower:
@@ -307,8 +375,8 @@ def _name_towers(towers: Mapping[str, Any]) -> tuple[dict[str, Tower], dict[str,
             encoder = encoder.encoder
         key = (id(encoder), id(head))
         if key not in known:
-            known[key] = role
-            named[role] = Tower(encoder, head)
+            known[key] = role.replace("/", "-")
+            named[known[key]] = Tower(encoder, head)
         roles[role] = known[key]
     return named, roles
 
@@ -320,7 +388,7 @@ def _whole_config(named: Mapping[str, Tower], roles: Mapping[str, str], extra: d
         raise InputError(f"The towers give vectors of different lengths: {widths}.",
                          "Add heads that end in one length.")
     return {"format": FORMAT, "nearfar": _version(), "similarity": "cosine"} | extra | {
-        "dim": next(iter(widths.values())), "roles": dict(roles), "towers": described}
+        "dim": next(iter(widths.values()), 0), "roles": dict(roles), "towers": described}
 
 
 def _width(dim: int, head: list[dict[str, Any]] | None) -> int:
@@ -345,7 +413,7 @@ def _preprocessing(encoder: Any) -> dict[str, Any]:
 
 
 def _write(place: Path, named: Mapping[str, Tower], model: Model, card: Mapping[str, Any],
-           examples: Mapping[str, Sequence[Any]]) -> str:
+           examples: Mapping[str, Sequence[Any]], answers: nn.Module | None = None) -> str:
     from safetensors.torch import save_file
     state = {}
     for name, tower in named.items():
@@ -355,13 +423,19 @@ def _write(place: Path, named: Mapping[str, Tower], model: Model, card: Mapping[
             (place / name).rmdir()
         state |= {f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
                   for key, value in tower.state_dict().items()}
+    if answers is not None:
+        state |= {ANSWERS + key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                  for key, value in answers.state_dict().items()}
     _write_json(place / "config.json", model.config)
     save_file(state, place / "model.safetensors", metadata={"format": "pt"})
     shutil.copymode(place / "config.json", place / "model.safetensors")     # safetensors lets its owner alone read it
     hashes = _hash_files(place)
     digest = _digest(hashes)
     stored = {}
-    for role in dict.fromkeys(model.config["roles"].values()):
+    first: dict[str, str] = {}
+    for role, name in model.config["roles"].items():
+        first.setdefault(name, role)
+    for role in first.values():
         encoder = model.roles[role].encoder
         inputs = list(examples.get(role) or _examples(encoder))[:16]
         coded = _encode(inputs, encoder)

@@ -53,6 +53,7 @@ def evaluate(
     *,
     task: str | None = None,
     on: str = "test",
+    variant: str | None = None,
     baseline: bool = True,
     data_settings: DataSettings | None = None,
     say: Say = silent,
@@ -66,6 +67,7 @@ def evaluate(
         task: dense, sts, pairs, groups, labels, few-shot, proxy or one of another package; default the first that the
             data hold.
         on: the split that is scored.
+        variant: which of the vectors of one input, where the model gives several (`Model.variants`).
         progress: called with (done, all) while rows pass the model.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
         given: options of the task (ways, shots, queries and episodes of few-shot, layer of dense...), and fields of
@@ -76,7 +78,7 @@ def evaluate(
     roles, own = divided(given, data_settings)
     opened = roles.open(data)
     loaded, measure = open_model(model), evaluation.task_for(opened, task, **own)
-    embed = ModelEmbedder(loaded, opened)
+    embed = ModelEmbedder(loaded, opened, variant=variant)
     embed.progress = progress or embed.progress
     for role in measure.roles:
         if not embed.has(role):
@@ -139,6 +141,7 @@ def diagnose(
     *,
     task: str | None = None,
     on: str = "test",
+    variant: str | None = None,
     progress: Progress | None = None,
     data_settings: DataSettings | None = None,
     **given: Any,
@@ -151,7 +154,7 @@ def diagnose(
     roles, own = divided(given, data_settings)
     opened = roles.open(data)
     measure = evaluation.task_for(opened, task, **own)
-    embed = ModelEmbedder(open_model(model), opened)
+    embed = ModelEmbedder(open_model(model), opened, variant=variant)
     if not embed.has(measure.roles[0]):
         measure = evaluation.task_for(opened, "proxy")
     return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on), progress)]
@@ -178,6 +181,7 @@ def embed(
     *,
     out: str | Path,
     role: str | None = None,
+    variant: str | None = None,
     append: bool = False,
     columns: str | Sequence[str] = "auto",
     batch_size: PositiveInt = 256,
@@ -192,6 +196,7 @@ def embed(
         out: FILE.parquet (key, vector and columns), FILE.npy (vectors; keys in FILE.keys.json), or a folder: an index
             for `search`.
         role: the column to embed; default the first that the model has a tower for.
+        variant: which of the vectors of one input, where the model gives several (`Model.variants`).
         append: add the rows that are not there, and replace those that have changed. A row is known by its id, by the
             path of its file, or, in a table without an id column, by its content.
         columns: those that travel with the vectors: "auto" for all plain ones, "none", or names.
@@ -208,7 +213,7 @@ def embed(
     if not place.columned and columns not in ("auto", "none"):
         raise InputError(f"'{place.path}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
     opened, loaded = (data_settings or DataSettings(**roles)).open(data), open_model(model)
-    vectors_of = ModelEmbedder(loaded, opened, batch_size)
+    vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
     role = embedded_role(role, loaded, opened, vectors_of)
     load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
     marks = trained_column(loaded, opened, role)
@@ -223,6 +228,7 @@ def embed(
             "model_hash": loaded.hash,
             "model": str(Path(loaded.path).resolve()) if loaded.path else "",
             "role": role,
+            "variant": variant or "",
             "data": opened.name,
             "versions": versions(),
         }
@@ -292,7 +298,7 @@ def _embed(
     if before and not len(todo.rows):
         sweep_parts(place.path)
         return done
-    with parts_of(place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}") as folder:
+    with parts_of(place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}-{facts['variant']}") as folder:
         parts = embedded_parts(vectors_of, load.role, todo.rows, folder, progress)
         dim = np.load(parts[0], mmap_mode="r").shape[1]
         schema = outputs.schema_of(dim, types)
@@ -312,6 +318,12 @@ def check_same_kind(place: outputs.Output, facts: dict[str, Any]) -> None:
         raise InputError(
             f"'{place.path}' holds the vectors of '{place.facts['role']}', not of '{facts['role']}'.",
             "Choose another --out for each column.",
+        )
+    if place.facts.get("variant", "") != facts["variant"]:
+        raise InputError(
+            f"'{place.path}' holds other vectors of the same items "
+            f"({place.facts.get('variant') or 'the plain ones'}, not {facts['variant'] or 'the plain ones'}).",
+            "Choose another --out for each variant.",
         )
 
 
@@ -388,6 +400,7 @@ def search(
     where: str | None = None,
     model: Any = None,
     role: str | None = None,
+    variant: str | None = None,
 ) -> list[dict[str, Any]]:
     """The nearest items of an index to a text, a picture or one of its own items.
 
@@ -396,6 +409,7 @@ def search(
         query: a text, the path of a picture, a PIL picture, or "key:KEY" for an item of the index.
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
+        variant: which of the vectors of the query, where the model gives several; default that of the index.
 
     Returns dicts with key, score (cosine) and the columns; `trained_on` is true for items that the model was trained
     on. Raises InputError for a stale or missing index, a model
@@ -419,7 +433,7 @@ def search(
         return index.search(stored_vector(index, query[4:]), k, where)
     loaded = open_model(model or index.meta.get("model") or path)
     index.check_model(loaded.hash)
-    return index.search(query_vector(loaded, query, role), k, where)
+    return index.search(query_vector(loaded, query, role, variant or index.meta.get("variant") or None), k, where)
 
 
 def stored_vector(index: Any, key: str) -> np.ndarray:
@@ -429,19 +443,19 @@ def stored_vector(index: Any, key: str) -> np.ndarray:
     return vector
 
 
-def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
+def query_vector(model: Any, query: Any, role: str | None, variant: str | None = None) -> np.ndarray:
     """Vector of a text, or of a picture (PIL, or the path of a file)."""
     if not isinstance(query, str):
         if not isinstance(query, Path | np.ndarray | Image.Image):
             raise InputError(f"A query is a text, a picture or its path. Got {query!r:.80}.")
-        return model.embed([query], role)[0]
+        return model.embed([query], role, variant=variant)[0]
     looks_like_file = Path(query).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
     if looks_like_file:
         if not Path(query).is_file():
             raise InputError(f"There is no picture '{query}'.")
         if "image" not in model.modalities:
             raise InputError("This model embeds texts only.", "Give a text as the query.")
-        return model.embed_images([Path(query)], role)[0]
+        return model.embed([Path(query)], role or model.role_of("image"), variant=variant)[0]
     if "text" not in model.modalities:
         raise InputError(
             "This model embeds pictures only, so it cannot search by a text.",
@@ -449,7 +463,7 @@ def query_vector(model: Any, query: Any, role: str | None) -> np.ndarray:
         )
     if not query.strip():
         raise InputError("The query is empty.", "Write what to search for.")
-    return model.embed_texts([query], role)[0]
+    return model.embed([query], role or model.role_of("text"), variant=variant)[0]
 
 
 @checked

@@ -21,6 +21,8 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   evaluate MODEL DATA         kNN, probe, retrieval, beside what needs no training
   diagnose MODEL DATA         alignment, uniformity, rank, collapse... each with advice
   embed MODEL DATA --out X    vectors of all rows, as parquet, npy or a searchable index
+  predict MODEL DATA          what a model says of each row: classes, numbers, scores
+  generate MODEL [PROMPT...]  what a model makes of prompts: texts or pictures
   search INDEX QUERY          nearest items to a text, a picture or an item
   report RUN...               one HTML page of a run or a comparison
   cache [clear]               what is kept of data to be faster the next time; clear removes it
@@ -31,7 +33,8 @@ folder, or the name of a built-in set: {sets}.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
 
-COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "search", "report", "cache")
+COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "predict", "generate", "search",
+            "report", "cache")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from nearfar import files, options, processes, terminal
-from nearfar.checks import PositiveInt, Range
+from nearfar.checks import PositiveInt, Range, Seed
 from nearfar.cli import help as helping
 from nearfar.cli import tables
 from nearfar.errors import InputError
@@ -77,9 +77,11 @@ class MeasureOptions:
         task: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy or one of another package;
             default the first that the data hold. The options of a task stand beside it.
         on: the split that is looked at.
+        variant: which of the vectors of one input, where the model gives several.
     """
 
     task: str | None = None
+    variant: str | None = None
     on: Literal["train", "val", "test"] = "test"
 
 
@@ -93,13 +95,47 @@ class EmbedOptions:
         append: add the rows that are not there yet, and replace those that have changed.
         columns: which go with the vectors: auto (all plain ones), none, or names divided by commas.
         batch_size: rows a batch.
+        variant: which of the vectors of one input, where the model gives several.
     """
 
     out: str | None = None
     role: str | None = None
+    variant: str | None = None
     append: bool = False
     columns: str = "auto"
     batch_size: Annotated[int, Range(1, 1_000_000)] = 256
+
+
+@dataclass
+class PredictOptions:
+    """Of which rows, and where the answers go.
+
+    Args:
+        out: FILE.csv, .tsv, .jsonl or .parquet; default the first rows are shown.
+        on: which rows are asked about: all, or those of a split.
+        batch_size: rows that pass the encoder at once.
+        variant: which of the vectors of one input is used, where the model gives several.
+    """
+
+    out: str | None = None
+    on: Literal["all", "train", "val", "test"] = "all"
+    batch_size: Annotated[int, Range(1, 1_000_000)] = 256
+    variant: str | None = None
+
+
+@dataclass
+class GenerateOptions:
+    """What is generated from, and where it goes.
+
+    Args:
+        prompts: text file with a prompt on each line, in place of those on the command line.
+        out: FILE.txt or FILE.jsonl of texts, or a folder of pictures; default texts are shown.
+        seed: of what is drawn.
+    """
+
+    prompts: str | None = None
+    out: str | None = None
+    seed: Seed = 0
 
 
 @dataclass
@@ -111,12 +147,14 @@ class SearchOptions:
         where: filter in SQL over the index's columns, such as "style = 'noto'".
         model: folder of the model; default the one that built the index.
         role: the tower that embeds the query.
+        variant: which of the vectors of the query; default that of the index.
     """
 
     k: PositiveInt = 10
     where: str | None = None
     model: str | None = None
     role: str | None = None
+    variant: str | None = None
 
 
 @dataclass
@@ -360,6 +398,7 @@ def run_evaluate(words: list[str]) -> None:
             places[1],
             task=checked.task,
             on=checked.on,
+            variant=checked.variant,
             data_settings=build(DataSettings, checked),
             say=speaker(True),
             progress=progress,
@@ -378,6 +417,7 @@ def run_diagnose(words: list[str]) -> None:
             places[1],
             task=checked.task,
             on=checked.on,
+            variant=checked.variant,
             progress=progress,
             data_settings=build(DataSettings, checked),
             **own,
@@ -399,6 +439,7 @@ def run_embed(words: list[str]) -> None:
             places[1],
             out=checked.out,
             role=checked.role,
+            variant=checked.variant,
             append=checked.append,
             columns=checked.columns,
             batch_size=checked.batch_size,
@@ -439,13 +480,92 @@ def run_cache(words: list[str]) -> None:
     emit(found) if checked.json else tables.cache(found)
 
 
+def answers(words: list[str], base: list[Any], usage: str, *verbs: str) -> tuple[list[str], Any, dict[str, Any], Any]:
+    """Positional words, checked options, those of the model's own among them, and the loaded model."""
+    if wants_help(words) and not any(Path(word).is_dir() for word in words):
+        show_help(usage, base, "\nA model may have options of its own: nearfar " + usage.split()[1] + " MODEL --help\n")
+    from nearfar import answering
+
+    folder = next((word for word in words if not word.startswith("-") and Path(word).is_dir()), None)
+    model, module = answering.answering(folder or (words[0] if words else ""), *verbs)
+    targets = [*base, module.options]
+    places, given = parse(words, targets, range(1, 1000), usage)
+    checked = options.checked(targets, given)
+    return places, checked, {name: given[name] for name in options.names([module.options]) if name in given}, model
+
+
+def run_predict(words: list[str]) -> None:
+    usage = "nearfar predict MODEL DATA [--out FILE]"
+    places, checked, own, model = answers(words, [PredictOptions, Output, DataSettings], usage, "predict", "score")
+    if len(places) != 2:
+        raise InputError(f"Expected: {usage}.", f"Got {len(places)} arguments: {' '.join(places)}.")
+    from nearfar import answering
+
+    with tables.bar("predicting") as progress:
+        found = answering.predict(
+            model,
+            places[1],
+            out=checked.out,
+            on=checked.on,
+            batch_size=checked.batch_size,
+            variant=checked.variant,
+            progress=progress,
+            data_settings=build(DataSettings, checked),
+            **own,
+        )
+    if checked.json:
+        emit({"path": found.path, "rows": found.rows()})
+    else:
+        tables.predictions(found)
+
+
+def run_generate(words: list[str]) -> None:
+    usage = "nearfar generate MODEL [PROMPT...] [--out X]"
+    places, checked, own, model = answers(words, [GenerateOptions, Output], usage, "generate")
+    from nearfar import answering
+
+    if checked.prompts is not None and len(places) > 1:
+        raise InputError("Prompts are given twice: in a file and on the command line.", "Leave one of them out.")
+    prompts = places[1:] if checked.prompts is None else lines_of(checked.prompts)
+    made = answering.generate(model, prompts, out=checked.out, seed=checked.seed, **own)
+    texts = all(isinstance(one, str) for one in made)
+    if not texts and checked.out is None:
+        raise InputError("This model makes pictures: where to?", "Add --out FOLDER.")
+    if checked.json:
+        emit({"path": checked.out, "made": made if texts else len(made)})
+    elif checked.out is not None:
+        terminal.say(f"{checked.out}: {len(made)} {'texts' if texts else 'pictures'}", sys.stdout)
+    else:
+        for one in made:
+            terminal.say(one, sys.stdout)
+
+
+def lines_of(path: str) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        found = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The prompts in '{path}' cannot be read: {error}.", "Give a text file.") from error
+    if not found:
+        raise InputError(f"'{path}' holds no prompt.", "Write one on each line.")
+    return found
+
+
 def run_search(words: list[str]) -> None:
     targets = [SearchOptions, Output]
     places, given = parse(words, targets, (2,), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
     checked = options.checked(targets, given)
     from nearfar import using
 
-    hits = using.search(places[0], places[1], k=checked.k, where=checked.where, model=checked.model, role=checked.role)
+    hits = using.search(
+        places[0],
+        places[1],
+        k=checked.k,
+        where=checked.where,
+        model=checked.model,
+        role=checked.role,
+        variant=checked.variant,
+    )
     emit(hits) if checked.json else tables.hits(places[1], hits)
     known = sum(h.get(using.TRAINED) is True for h in hits)
     if known:

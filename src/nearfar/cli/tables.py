@@ -262,6 +262,22 @@ def hits(query: str, found: list[dict[str, Any]]) -> None:
         )
 
 
+def predictions(found: Any, most: int = 20) -> None:
+    """The first rows with what the model says of them, or the file that holds all."""
+    out, rows = console(), found.rows()
+    if found.path is not None:
+        out.print(f"{escape(str(found.path))}: {len(rows):,} rows with {escape(', '.join(found.columns))}", soft_wrap=True)
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("key", *found.columns):
+        table.add_column(escape(name), justify="left", overflow="fold")
+    for row in terminal.visible_all(rows[:most]):
+        table.add_row(*[escape(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row.values()])
+    out.print(table)
+    if len(rows) > most:
+        out.print(f"[dim]... and {len(rows) - most:,} more: --out FILE.csv writes all[/]")
+
+
 def cache(found: Mapping[str, Any]) -> None:
     """What the cache holds, kind by kind."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

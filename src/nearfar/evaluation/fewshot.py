@@ -71,6 +71,28 @@ def told_apart(prototypes: np.ndarray, queries: np.ndarray, *, strength: float =
     return fitted.predict(queries @ basis)
 
 
+def schedule(shots: int) -> tuple[int, float]:
+    """Passes of the transport and the share of the original prototypes that is kept, by the labelled items a class."""
+    return (5, 0.0) if shots == 1 else (1, 0.3)
+
+
+def classified(support: Any, labels: Any, queries: Any, *, eps: float = 0.05) -> np.ndarray:
+    """The class of each query (m, d), from labelled vectors (n, d) with labels (n,): prototypes are the means of the
+    standardised vectors of a class, carried by transport onto all queries together. Returns labels, (m,).
+
+    Raises InputError where there are fewer than two classes.
+    """
+    known, of = np.unique(np.asarray(labels), return_inverse=True)
+    if len(known) < 2:
+        raise InputError(f"Labelled rows of two classes at least are needed. Got {len(known)}.")
+    z, cloud = standardised(support), standardised(queries)
+    prototypes = np.stack([z[of == k].mean(0) for k in range(len(known))])
+    if not len(cloud):
+        return known[:0]
+    passes, keep = schedule(int(np.bincount(of).min()))
+    return known[told_apart(opta(prototypes, cloud, eps=eps, passes=passes, keep=keep), cloud)]
+
+
 @dataclass(frozen=True)
 class FewShot:
     """Accuracy of every episode (count,), plain and with transport (`aligned`)."""
@@ -100,7 +122,7 @@ def few_shot(z: Any, labels: Any, *, ways: int = 5, shots: int = 1, queries: int
     Raises InputError for values that are not finite or too few items a class.
     """
     z = standardised(z)
-    passes, keep = (5, 0.0) if shots == 1 else (1, 0.3)
+    passes, keep = schedule(shots)
     truth, plain, aligned = np.repeat(np.arange(ways), queries), [], []
     drawn = episodes(labels, ways=ways, shots=shots, queries=queries, count=count, seed=seed)
     while part := list(islice(drawn, 64)):  # bounds the memory; the transport of all of them runs together

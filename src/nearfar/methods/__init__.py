@@ -15,8 +15,11 @@ if TYPE_CHECKING:  # imported when first used
         default_views,
         forward_views,
     )
+    from nearfar.methods.inference import Inference, Request
     from nearfar.methods.paper import Paper
+    from nearfar.methods.phases import Phase
     from nearfar.methods.registry import describe, get, list_methods, overview, register, slugs
+    from nearfar.methods.staged import Staged
 
 __getattr__ = exports(__name__)
 
@@ -24,11 +27,15 @@ __all__ = [
     "Batch",
     "Contrast",
     "Facts",
+    "Inference",
     "Loss",
     "Method",
     "Optimisation",
     "PairContrast",
     "Paper",
+    "Phase",
+    "Request",
+    "Staged",
     "Tower",
     "ViewContrast",
     "against_targets",

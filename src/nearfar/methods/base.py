@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nearfar import processes
 from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.methods.inference import Inference
 from nearfar.methods.optimisation import Optimisation
 from nearfar.methods.paper import Paper
 from nearfar.methods.phases import Phase, check_phases, run_phases
@@ -27,7 +28,7 @@ from nearfar.similarity import Hidden, Known
 class Facts:
     """What the defaults called "auto" may depend on. `samples`: training rows; `items`: things to contrast (groups
     where several members are drawn); `steps`: optimiser steps of the whole run; `kinds`: columns of `Batch.marks`;
-    `classes`: different classes of the target (`Batch.targets`), 0 where there is none."""
+    `classes`: names of the different classes of the target, as `Batch.targets` counts them."""
 
     samples: int
     items: int
@@ -35,7 +36,7 @@ class Facts:
     steps: int
     has_groups: bool = False
     kinds: int = 0
-    classes: int = 0
+    classes: Sequence[str] = ()
 
     @property
     def epoch(self) -> int:
@@ -517,6 +518,16 @@ class Method(pl.LightningModule):
         input: {"image": ..., "image/salient": ...}."""
         raise TypeError(f"{type(self).__name__} has no towers")
 
+    def inference(self) -> Inference | None:
+        """What the finished model answers beside vectors; saved with it, for `nearfar predict` and `generate`."""
+        return None
+
+    @classmethod
+    def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Inference:
+        """The module of `inference`, from its `config()`, before its tensors are loaded. towers: of the loaded model, by
+        role (`nearfar.models.Tower`)."""
+        raise TypeError(f"{cls.__name__} restores no inference")
+
     def scaled_parameters(self) -> dict[nn.Parameter, float]:
         """Parameters that learn at a multiple of the learning rate."""
         return {}
@@ -534,6 +545,10 @@ class Method(pl.LightningModule):
     def steps_of_stages(self) -> list[tuple[int, int]]:
         """First and last step (not included) of each stage."""
         return [(0, self.facts.steps)]
+
+    def finish_stage(self, stage: int) -> dict[str, Any]:
+        """After the last step of a stage; what is to be told of it."""
+        return {}
 
     def logged(self, batch: Batch) -> bool:
         """Whether this step gets a line of the learning curve, so that numbers for the reader are worth their time."""

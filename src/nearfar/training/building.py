@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,8 @@ def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
         return evaluation.task_for(data, settings.task, shared={"layer": settings.layer})
     task = evaluation.task_for(data, shared={"layer": settings.layer})
     kinds = modalities(methods.get(slug), data, settings)
+    if not kinds:
+        return task
     if len(kinds) == 2:
         return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
     if {r.split("_")[0] for r in task.roles} <= set(kinds):
@@ -134,7 +137,9 @@ def pretrained(kind: str, settings: TrainSettings) -> bool:
 
 @dataclass
 class Setup:
-    """A method with its loader, ready for a trainer. `resolved`: what each "auto" became."""
+    """A method with its loader, ready for a trainer. `resolved`: what each "auto" became; `seconds`: what `prepare` of
+    the method took; `notes`: what the reader should know; `prescribed`: the batch size, where the method draws batches of
+    its own size."""
 
     method: Method
     loader: Loader
@@ -144,6 +149,9 @@ class Setup:
     image_size: int
     rows: np.ndarray
     kinds: list[str]
+    seconds: float = 0.0
+    notes: Sequence[str] = ()
+    prescribed: int | None = None
 
 
 def targets_of(slug: str) -> list[Any]:
@@ -200,15 +208,17 @@ def prepare(
     check_possible(method, settings)
     rows, method.seed = training_rows(method, data), settings.seed
     torch.manual_seed(settings.seed + 3)
+    began = time.perf_counter()
     method.prepare(data, rows)
+    seconds = time.perf_counter() - began
     table = sampled_rows(method, data, rows)
     sampler = method.sampler(0).over(table, 1, settings.seed)
     if method.needs_rows and not sampler.identified:
         raise InputError(
             "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
         )
-    batch = sampler.prescribed(sampler.table) or auto_batch(settings, sampler.sizing, slug)
-    check_batch(settings, sampler.prescribed(sampler.table), slug)
+    prescribed = sampler.prescribed(sampler.table)
+    batch = enough(prescribed or auto_batch(settings, sampler.sizing, slug), settings)
     sampler = method.sampler(0).over(table, batch, settings.seed)
     known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known) if method.trained else 0
@@ -218,7 +228,7 @@ def prepare(
             f"A warm-up of {settings.warmup} steps does not end within the {steps} steps of the run.",
             "Use a smaller --warmup or more --steps.",
         )
-    facts: Facts = loader.facts(len(rows), len(data.target_names))
+    facts: Facts = loader.facts(len(rows), tuple(data.target_names))
     method.micro = settings.micro_batch
     paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
     method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)
@@ -241,6 +251,9 @@ def prepare(
         size,
         rows,
         kinds,
+        seconds,
+        notes_of(method, data, prescribed),
+        prescribed,
     )
     method.survey = survey_of(setup, data)
     return setup
@@ -265,18 +278,33 @@ def check_possible(method: Method, settings: TrainSettings) -> None:
             "added up.",
             "Leave out --accumulate, or use a larger --batch-size.",
         )
-    if together > 1 and not method.distributed:
+    if together > 1 and not (method.distributed and method.trained):
         raise InputError(
             f"'{name}' needs every batch whole on one process; {together} were asked for.",
             "Use --devices 1 and --nodes 1.",
         )
 
 
-def check_batch(settings: TrainSettings, prescribed: int | None, slug: str) -> None:
+def notes_of(method: Method, data: Any, prescribed: int | None) -> list[str]:
+    """What the reader should know of how a method takes these data."""
+    found = []
+    if method.target is not None and not method.unlabelled:
+        lacking = int((~has_target(data, method.target)[np.asarray(data.splits["train"])]).sum())
+        if lacking:
+            found.append(f"note: {lacking:,} training rows without a target are left out")
+    if prescribed is not None:
+        found.append(f"note: every batch has {prescribed} items, as the method draws them")
+    if not method.trained:
+        found.append("note: nothing is trained; steps, batches and the optimiser have no effect")
+    return found
+
+
+def check_batch(setup: Setup) -> None:
     """Raises where a batch size is asked for and the method draws batches of its own size."""
-    if prescribed is not None and settings.batch_size not in ("auto", prescribed):
+    own, asked = setup.prescribed, setup.settings.batch_size
+    if own is not None and asked not in ("auto", own):
         raise InputError(
-            f"'{slug}' draws batches of {prescribed} items itself; --batch-size {settings.batch_size} does not fit.",
+            f"'{setup.method.slug}' draws batches of {own} items itself; --batch-size {asked} does not fit.",
             "Leave out --batch-size; the method's own options decide.",
         )
 
@@ -329,9 +357,9 @@ def trains(method: Method, kind: str) -> bool:
     return any(p.requires_grad for encoder in made for p in encoder.parameters())
 
 
-def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
-    """128, or a quarter of the items if that is less. Raises where there is not an item a process."""
-    batch, together = _batch(settings, items, slug), settings.devices * settings.nodes
+def enough(batch: int, settings: TrainSettings) -> int:
+    """The batch size; raises where there is not an item a process."""
+    together = settings.devices * settings.nodes
     if batch < together:
         raise InputError(
             f"{together} processes cannot share a batch of {batch} items.",
@@ -340,7 +368,8 @@ def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
     return batch
 
 
-def _batch(settings: TrainSettings, items: int, slug: str) -> int:
+def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
+    """128, or a quarter of the items if that is less."""
     if settings.batch_size == "auto":
         if items < 4:
             raise InputError(f"There are only {items} training items: contrast needs more.", "Add data.")
@@ -395,6 +424,8 @@ def make_loader(
     loader = Loader(
         method, data, table, read, steps=steps, batch_size=batch, seed=settings.seed, turns=settings.accumulate
     )
+    if method.trained:
+        _ = loader.inputs  # read, tokenised or embedded once, before anything else takes time
     if method.paired:
         loader.pair(data, *loader.roles, graded=method.graded)
         if not method.graded:

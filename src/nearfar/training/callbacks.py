@@ -100,6 +100,41 @@ def curve_lines(path: Path) -> list[dict[str, Any]]:
     return files.read_lines(path, {"step": int}, "Delete it: a run that goes on begins it anew.")
 
 
+class Stages(pl.Callback):
+    """stages.json: of each stage that has ended its steps, the scores on validation data and what the method tells of it
+    (`Staged.end_stage`). It runs before the checkpoint, which so holds what a stage's end has changed.
+
+    On resuming, stages that end after the checkpoint's step are dropped first.
+    """
+
+    def __init__(self, path: Path, curve: Curve, validate: Callable[[], dict[str, float]] | None):
+        self.path, self.curve, self.validate = path, curve, validate
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if processes.leader() and self.path.exists():
+            self.write([one for one in stages_of(self.path) if one["steps"][1] <= trainer.global_step])
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        stages = pl_module.steps_of_stages()
+        ended = [k for k, (_, last) in enumerate(stages) if last == trainer.global_step]
+        if not ended or not batch.last_turn:
+            return
+        told, began = pl_module.finish_stage(ended[0]), time.perf_counter()
+        if processes.leader() and (told or len(stages) > 1):
+            scores = {"val": self.validate()} if self.validate is not None else {}
+            known = stages_of(self.path) if self.path.exists() else []
+            self.write([*known, {"stage": ended[0], "steps": list(stages[ended[0]]), **scores, **told}])
+        self.curve.last += time.perf_counter() - began
+
+    def write(self, stages: list[dict[str, Any]]) -> None:
+        files.write_json(self.path, {"stages": stages})
+
+
+def stages_of(path: Path) -> list[dict[str, Any]]:
+    """What stages.json holds. Raises InputError where it is damaged."""
+    return files.read_json(path, {"stages": list}, "Delete it: a run that goes on begins it anew.")["stages"]
+
+
 class Stopped(KeyboardInterrupt):
     """Training was stopped by a signal. `number`: which one."""
 

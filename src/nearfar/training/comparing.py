@@ -145,10 +145,12 @@ def compare(
         began = time.perf_counter()
         plan = make_plan(folder, opened, settings, entries, seeds, limit, say)
         settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
+        own = plan.get("own_batch_sizes", {})
         rows = measured_without_training(folder, opened, task, settings, seeds, say)
         for number, one in enumerate(entries):
             place = f"[{number + 1}/{len(entries)}]"
-            rows.append(train_cells(folder, opened, task, settings, one, seeds, place, progress, say))
+            drawn = dataclasses.replace(settings, batch_size=own.get(one.label, settings.batch_size))
+            rows.append(train_cells(folder, opened, task, drawn, one, seeds, place, progress, say))
         seconds = time.perf_counter() - began
         results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
         results["warnings"] = warnings
@@ -272,7 +274,7 @@ def make_plan(
             )
         say(f"plan of {folder}: {plan['steps']} steps of {plan['batch_size']} items")
         return plan
-    paces, batch = {}, None
+    paces, batch, own = {}, None, {}
     for one in entries:
         setup = building.prepare(
             one.slug,
@@ -281,19 +283,23 @@ def make_plan(
             one.options,
             cache=cache_dir(),
         )
-        batch = min(batch or 1 << 30, int(setup.resolved["batch_size"]))
-        if settings.steps == "auto":
+        if setup.prescribed is None:
+            batch = min(batch or 1 << 30, int(setup.resolved["batch_size"]))
+        else:
+            own[one.label] = setup.prescribed
+        if settings.steps == "auto" and setup.method.trained:
             paces[one.label] = engine.timed_steps(setup, 4)[0]
     steps = settings.steps
     if steps == "auto":
-        steps = max(20, int(0.85 * limit / (seeds * sum(paces.values()))))
+        steps = max(20, int(0.85 * limit / (seeds * sum(paces.values())))) if paces else 20
         many = f"{len(entries)} method{'s' * (len(entries) > 1)} x {seeds} seed{'s' * (seeds > 1)}"
         say(f"{engine.human(limit)} of training for {many}: {steps} steps each")
         for label, pace in paces.items():
             say(f"  {label}: {1000 * pace:.0f} ms a step")
     plan = facts | {
         "steps": steps,
-        "batch_size": batch,
+        "batch_size": batch or next(iter(own.values())),
+        "own_batch_sizes": own,
         "seeds": list(range(seeds)),
         "encoder": settings.encoder,
         "precision": settings.precision,
@@ -388,7 +394,7 @@ def train_cells(
     say: Say,
 ) -> dict[str, Any]:
     """All seeds of one method; finished cells are read, begun ones resumed, failed ones marked."""
-    cells = []
+    cells, supervised = [], False
     for seed in range(seeds):
         run = folder / "cells" / f"{one.name}-s{seed}"
         done = run / "scores.json"
@@ -415,12 +421,15 @@ def train_cells(
         told = files.read_json(done, engine.SCORES, "Delete it: the cell is finished from its checkpoint.")
         files.check_fields(told["cost"], {"seconds": (int, float)}, done, engine.DAMAGED)
         check_same(told, data, run)
+        supervised = supervised or bool(files.read_json(run / "config.json", {}, engine.DAMAGED).get("supervised"))
         with files.reading(done, "Delete it: the cell is finished from its checkpoint."):
             cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
         if cells[-1]["primary"] is not None:
             reached = task.metric().written.text(cells[-1]["primary"])
             say(f"{place} {one.label}, seed {seed}: {reached} in {told['cost']['seconds']:.0f} s")
-    return {"slug": one.name, "label": one.label, "method": one.slug, "kind": "method", "seeds": cells}
+    label = f"{one.label} (sees labels)" if supervised else one.label
+    return {"slug": one.name, "label": label, "method": one.slug, "kind": "method", "supervised": supervised,
+            "seeds": cells}  # fmt: skip
 
 
 def check_same(told: dict[str, Any], data: Any, run: Path) -> None:
@@ -467,12 +476,23 @@ def conclude(
         "rows": verdict["rows"],
         "winner": verdict["winner"],
         "best_on_validation": best,
-        "reason": verdict["reason"],
+        "reason": verdict["reason"] + who_sees_labels(verdict["rows"], task.metric()),
         **shown,
         "commands": commands(folder, data, plan, entries, best, command),
         "versions": engine.versions(),
         "seconds": seconds,
     }
+
+
+def who_sees_labels(rows: Sequence[dict[str, Any]], metric: evaluation.Metric) -> str:
+    """What is to be said where some trained rows learn from labels and others do not; "" where all are alike."""
+    trained = [r for r in rows if r["kind"] == "method" and r["mean"] is not None]
+    blind = [r for r in trained if not r.get("supervised")]
+    if not blind or len(blind) == len(trained):
+        return ""
+    best = min(blind, key=lambda r: metric.key(r["mean"]))
+    return (f" Rows that say (sees labels) learn from labels of the training rows, the others do not; of those that do "
+            f"not, {best['label']} has the best mean.")  # fmt: skip
 
 
 def best_on_validation(rows: Sequence[dict[str, Any]], metric: evaluation.Metric) -> str | None:

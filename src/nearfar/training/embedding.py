@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from nearfar.encoders import Frozen, frame
 from nearfar.errors import InputError
 from nearfar.methods.base import Tower
+from nearfar.models import check_variant
 from nearfar.training.loading import TokenStore
 
 Progress = Callable[[int, int], None]
@@ -28,7 +30,9 @@ class Embedder:
     """embed(role, rows) -> float32 (n, d), unit length (unless similarity is "dot"). `progress` is told (done, all)
     after each batch.
 
-    A role that has no tower of its own (`text_b` of one shared text encoder) takes the tower of its kind.
+    A role that has no tower of its own (`text_b` of one shared text encoder) takes the tower of its kind. variant: which
+    of the vectors of one input it gives, where the model has several; a role that has none of that name gives its only
+    one. inference: what the model answers beside vectors, or None.
     """
 
     def __init__(
@@ -40,24 +44,38 @@ class Embedder:
         batch_size: int = 256,
         similarity: str = "cosine",
         device: torch.device | str = "cpu",
+        variant: str | None = None,
+        inference: Any = None,
     ):
+        if variant is not None:
+            check_variant(variant, sorted({role.partition("/")[2] for role in towers} - {""}))
+        self.variant, self._inference = variant, inference
         self.towers, self.data, self.size, self.batch_size = towers, data, size, batch_size
         self.similarity, self.device = similarity, torch.device(device)
         self.stores: dict[str, TokenStore] = {}
         self.progress: Progress = lambda done, all_: None
 
+    @property
+    def inference(self) -> Any:
+        return self._inference
+
     def tower(self, role: str) -> Tower:
+        if self.variant is not None and f"{role}/{self.variant}" in self.towers:
+            return self.towers[f"{role}/{self.variant}"]
         if role in self.towers:
             return self.towers[role]
         kind = role.split("_")[0]
-        found = next((t for r, t in self.towers.items() if r.split("_")[0] == kind), None)
+        alike = [r for r in self.towers if r.partition("/")[0].split("_")[0] == kind]
+        mine = [r for r in alike if r.partition("/")[2] == (self.variant or "")]
+        found = next((self.towers[r] for r in [*mine, *alike]), None)
         if found is None:
             raise InputError(f"The model has no encoder for '{role}': it embeds {', '.join(self.towers)}.",
                              "Take data of that kind, or another model.")
         return found
 
     def has(self, role: str) -> bool:
-        return role in self.towers or any(r.split("_")[0] == role.split("_")[0] for r in self.towers)
+        kinds = {r.partition("/")[0].split("_")[0] for r in self.towers}
+        return role in self.towers or role.split("_")[0] in kinds
 
     def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows)
@@ -68,6 +86,12 @@ class Embedder:
         if role not in self.stores:
             self.stores[role] = self._store(tower, self.data.texts(role))
         return self._texts(tower, self.stores[role], rows)
+
+    def raw(self, role: str, rows: np.ndarray) -> np.ndarray:
+        """As calling it, without bringing the vectors to length 1."""
+        plain = copy.copy(self)
+        plain.similarity = "dot"
+        return plain(role, rows)
 
     def rows(self, role: str, rows: np.ndarray) -> np.ndarray:
         """As calling it, for a few rows of many: of the other rows nothing is read."""

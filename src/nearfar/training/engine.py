@@ -25,7 +25,16 @@ from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building
-from nearfar.training.callbacks import Checkpoint, CheckpointFile, Curve, Progress, Signals, Stopped, curve_lines
+from nearfar.training.callbacks import (
+    Checkpoint,
+    CheckpointFile,
+    Curve,
+    Progress,
+    Signals,
+    Stages,
+    Stopped,
+    curve_lines,
+)
 from nearfar.training.embedding import Embedder
 from nearfar.training.settings import DataSettings, TrainSettings
 
@@ -42,7 +51,7 @@ CONFIG = {
 }  # what is read again of a run's config.json
 SCORES = {"data_hash": str, "split_hash": str, "summary": (dict, type(None)), "scores": dict, "cost": dict}
 DAMAGED = "Delete the run's folder and train anew, or restore it from a copy."
-OWN = ("config.json", "curve.jsonl", "checkpoints", files.LOCK)  # what a run that was cut off may leave
+OWN = ("config.json", "curve.jsonl", "stages.json", "checkpoints", files.LOCK)  # what a run that was cut off may leave
 
 
 @dataclass
@@ -115,6 +124,8 @@ def fit(
     claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
     with claimed as folder:
         setup = building.prepare(method, opened, settings, given, cache=cache_dir())
+        building.check_batch(setup)
+        check_variant_of(setup)
         record = describe(method, opened, setup, data, data_settings, command)
         for line in told(setup):
             say(line)
@@ -122,6 +133,14 @@ def fit(
             return dry(method, opened, setup, task, record, say)
         with recorded(folder, record, resume):
             return train(folder, method, opened, setup, task, record, resume, progress, say)
+
+
+def check_variant_of(setup: building.Setup) -> None:
+    """Raises, before anything is trained, where the method gives no such variant of its vectors."""
+    from nearfar.models import check_variant
+
+    if setup.settings.variant is not None:
+        check_variant(setup.settings.variant, sorted({r.partition("/")[2] for r in setup.method.towers()} - {""}))
 
 
 def tell_overlaps(data: Any, weights: str | None, say: Say) -> list[str]:
@@ -300,10 +319,16 @@ def describe(
         "split_hash": data.split_hash,
         "rows": {k: len(v) for k, v in data.splits.items()},
         "roles": data.roles,
+        "supervised": sees_labels(setup.method, data),
         "parameters": sum(p.numel() for p in setup.method.parameters() if p.requires_grad),
         "command": command,
         "versions": versions(),
     }
+
+
+def sees_labels(method: Any, data: Any) -> bool:
+    """Whether it learns from labels or targets of the training rows."""
+    return bool(method.supervised and (data.labels or "target" in data.roles))
 
 
 def told(setup: building.Setup) -> list[str]:
@@ -318,7 +343,7 @@ def told(setup: building.Setup) -> list[str]:
             f"batch of {batch}. For one large batch on the same memory use --batch-size {turns * batch} "
             f"--micro-batch {batch}."
         )
-    return lines
+    return [*lines, *setup.notes]
 
 
 def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
@@ -373,7 +398,7 @@ def together_strategy(device: str, nodes: int) -> Any:
 
 def dry(method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], say: Say) -> Run:
     """Times a few real steps; nothing is kept."""
-    seconds, peak = timed_steps(setup, 4)
+    seconds, peak = timed_steps(setup, 4) if setup.method.trained else (0.0, 0.0)
     steps = setup.loader.steps
     plan = record | {
         "seconds_a_step": seconds,
@@ -381,10 +406,11 @@ def dry(method: str, data: Any, setup: building.Setup, task: Any, record: dict[s
         "peak_mib": peak,
         "task": task.describe(),
     }
-    say(
-        f"{steps} steps of {setup.resolved['batch_size']} items: about {human(seconds * steps)} "
-        f"({seconds * 1000:.0f} ms a step), about {peak:.0f} MiB of memory"
-    )
+    if setup.method.trained:
+        say(
+            f"{steps} steps of {setup.resolved['batch_size']} items: about {human(seconds * steps)} "
+            f"({seconds * 1000:.0f} ms a step), about {peak:.0f} MiB of memory"
+        )
     say(f"measured by: {task.describe()}")
     return Run(None, method, plan, {}, {})
 
@@ -456,12 +482,14 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
         size=setup.image_size,
         similarity=method.similarity,
         device=method.device,
+        variant=setup.settings.variant,
+        inference=method.inference(),
     )
 
 
 def can_measure(towers: Mapping[str, Any], task: Any) -> bool:
     """Whether the towers embed all that the task asks for."""
-    kinds = {r.split("_")[0] for r in towers}
+    kinds = {r.partition("/")[0].split("_")[0] for r in towers}
     return {r.split("_")[0] for r in task.roles} <= kinds
 
 
@@ -481,7 +509,8 @@ def train(
     if measured:
         say(f"measured by: {task.describe()}")
     else:
-        say(f"{method} embeds {', '.join(setup.method.towers())}: it has no part in '{task.describe()}'")
+        given = ", ".join(setup.method.towers()) or "nothing"
+        say(f"{method} embeds {given}: it has no part in '{task.describe()}'")
 
     def validate() -> dict[str, float]:
         scores = task.evaluate(embedder(setup, data), "val")
@@ -502,8 +531,12 @@ def train(
     signals = Signals(say, alone)
     checkpoint = Checkpoint(folder / "checkpoints", save_every, signals)
     setup.method.log_every, setup.method.survey.folder, setup.method.survey.say = curve.every, folder, say
-    callbacks = [curve, checkpoint, *([bar] if bar else [])]
+    stages = Stages(folder / "stages.json", curve, validate if measured else None)
+    callbacks = [curve, stages, checkpoint, *([bar] if bar else [])]
     reset_peak()
+    if not setup.method.trained:
+        curve.seconds = setup.seconds
+        return finish_alone(folder, method, data, setup, task if measured else None, record, curve, say)
     start = resume_from(checkpoint.path) if resume else None
     if start is not None:
         setup.loader.start = start
@@ -513,6 +546,20 @@ def train(
             run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
     else:
         load_finished(setup, checkpoint.path, curve)
+    return finish_alone(folder, method, data, setup, task if measured else None, record, curve, say)
+
+
+def finish_alone(
+    folder: Path,
+    method: str,
+    data: Any,
+    setup: building.Setup,
+    task: Any,
+    record: dict[str, Any],
+    curve: Curve,
+    say: Say,
+) -> Run:
+    """What the first process does once all have trained: costs, scores, the model's folder."""
     if not processes.leader():
         return Run(folder, method, record, {}, {})
     cost = {
@@ -525,7 +572,7 @@ def train(
     if masked:
         cost["masked"] = masked
         say(f"{masked:.2%} of the pairs in a batch were duplicates or known positives and were not pushed apart")
-    return finish(folder, method, data, setup, task if measured else None, record, cost)
+    return finish(folder, method, data, setup, task, record, cost)
 
 
 def masked_share(curve: Path) -> float:
@@ -665,13 +712,17 @@ def save_model(
         seen_rows.rows_of(data, trained.reads, setup.rows),
         seen_rows.read(weights) if weights else None,  # what it began with had seen rows of its own
     )
-    models.save_model(folder, towers, config, card, example_items(data, towers, setup.image_size), known)
+    items = example_items(data, towers, setup.image_size)
+    models.save_model(folder, towers, config, card, items, known, trained.inference())
 
 
 def example_items(data: Any, towers: Mapping[str, Any], size: int) -> dict[str, Any]:
     """A few real items a role, with which a saved model checks itself."""
-    rows = data.splits["train"][:16]
-    return {
-        r: data.texts(r, rows) if r.startswith("text") else [p.transpose(1, 2, 0) for p in data.images(r, size, rows)]
-        for r in towers
-    }
+    rows, found = data.splits["train"][:16], {}
+    for role in towers:
+        base = role.partition("/")[0]
+        texts = base.startswith("text")
+        found[role] = (
+            data.texts(base, rows) if texts else [p.transpose(1, 2, 0) for p in data.images(base, size, rows)]
+        )
+    return found

@@ -116,7 +116,6 @@ class Loader:
     partners: tuple[Partners, Partners] | None = None
     scores: Tensor | None = None
     sampler: Sampler
-    inputs: dict[str, Inputs]
 
     def __init__(
         self,
@@ -173,11 +172,18 @@ class Loader:
             return
         drawn = self.method.sampler(stage).over(self.table, self.batch_size, self.seed, since)
         self.sampler, self.stage = drawn, stage
-        self.inputs = {role: drawn.reading(role, self.read) for role in self.roles}
+        self._inputs: dict[str, Inputs] | None = None
         self.pools = None
         if drawn.pools is not None:
             self.pools = torch.full((int(self.table.rows.max()) + 1,), -1)
             self.pools[torch.from_numpy(self.table.rows)] = torch.from_numpy(drawn.pools)
+
+    @property
+    def inputs(self) -> dict[str, Inputs]:
+        """Role -> how what the sampler gives is read."""
+        if self._inputs is None:
+            self._inputs = {role: self.sampler.reading(role, self.read) for role in self.roles}
+        return self._inputs
 
     def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch number `draw`, or the share of it that the process `rank` of `world` takes."""
@@ -238,7 +244,7 @@ class Loader:
         return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,
                 "everywhere": everywhere, "seed": self.seed}  # fmt: skip
 
-    def facts(self, samples: int, classes: int = 0) -> Facts:
+    def facts(self, samples: int, classes: Sequence[str] = ()) -> Facts:
         first = np.repeat(self.table.rows[:1], self.sampler.members)
         kinds, has_groups = 0, False
         if self.sampler.identified:

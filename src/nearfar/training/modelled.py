@@ -11,7 +11,7 @@ from nearfar.training.embedding import Embedder
 class ModelEmbedder(Embedder):
     """embed(role, rows) with the towers of a model that was loaded from its folder."""
 
-    def __init__(self, model: Any, data: Any, batch_size: int = 256):
+    def __init__(self, model: Any, data: Any, batch_size: int = 256, variant: str | None = None):
         towers = {role: Tower(t.encoder, t.head, kept=True) for role, t in model.roles.items()}
         sizes: list[Any] = [t.encoder.size for t in towers.values() if t.encoder.modality == "image"]
         super().__init__(
@@ -20,4 +20,10 @@ class ModelEmbedder(Embedder):
             size=sizes[0] if sizes else 0,
             batch_size=batch_size,
             similarity=model.config.get("similarity", "cosine"),
+            variant=variant,
         )
+        self.model = model
+
+    @property
+    def inference(self) -> Any:
+        return self.model.inference  # restored when it is first asked for

@@ -66,7 +66,7 @@ class WholeSet:
 
     def fresh(self, seed: int) -> Any:
         """A new encoder as the settings describe it: the pretrained one, or other random weights."""
-        role = next(iter(self.method.towers()))
+        role = next(iter(self.method.towers())).partition("/")[0]
         return self.build(role.split("_")[0], seed)
 
     def tell(self, text: str) -> None:

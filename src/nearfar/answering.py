@@ -1,0 +1,218 @@
+"""What a model answers beside vectors: `predict` of rows of data, `generate` from prompts. Each is a command and a Python
+call of the same name."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nearfar import files, options
+from nearfar.checks import PositiveInt, Seed, checked
+from nearfar.errors import InputError, did_you_mean
+from nearfar.methods.inference import Inference, Request
+from nearfar.training.modelled import ModelEmbedder
+from nearfar.training.settings import DataSettings
+from nearfar.using import check_page, open_model
+
+Progress = Callable[[int, int], None]
+CHUNK = 1024  # rows that are asked about at once
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+TEXTS = (".txt", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The key of each row, and the columns that the model answers; `path`: the file that they were written to."""
+
+    keys: list[str]
+    columns: dict[str, list[Any]]
+    path: Path | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict a row."""
+        return [
+            {"key": key, **{name: values[k] for name, values in self.columns.items()}}
+            for k, key in enumerate(self.keys)
+        ]
+
+
+def answering(model: Any, *verbs: str) -> tuple[Any, Inference]:
+    """The loaded model and what answers in it. Raises InputError where it does none of the verbs."""
+    loaded = open_model(model)
+    found: Any = loaded.inference
+    able = [] if found is None else found.verbs
+    if not set(able) & set(verbs):
+        method = loaded.config.get("method", "this method")
+        can = f"It can {' and '.join(able)}." if able else "It gives vectors: nearfar embed MODEL DATA --out X."
+        raise InputError(f"A model of '{method}' does not {' or '.join(verbs)}.", can)
+    return loaded, found
+
+
+def settings_of(inference: Inference, given: Mapping[str, Any]) -> Any:
+    """The module's own options, checked. Raises InputError for one that it does not have."""
+    names = [f.name for f in dataclasses.fields(inference.options)]
+    for name in given:
+        if name not in names:
+            raise InputError(
+                f"This model has no option '{name}'.{did_you_mean(name, names)}", f"Options: {', '.join(names) or 'none'}."
+            )
+    found = options.checked([inference.options], dict(given))
+    return inference.options(**{name: getattr(found, name) for name in names})
+
+
+@checked
+def predict(
+    model: Any,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    on: Literal["all", "train", "val", "test"] = "all",
+    batch_size: PositiveInt = 256,
+    variant: str | None = None,
+    progress: Progress | None = None,
+    data_settings: DataSettings | None = None,
+    **given: Any,
+) -> Predictions:
+    """What a model says of each row of data: classes, numbers, scores of pairs, and how sure it is.
+
+    Args:
+        model: a model or its folder; data: path, name or Data.
+        out: FILE.csv, .tsv, .jsonl or .parquet with the key of each row and the answers.
+        on: which rows: all, or a split.
+        batch_size: rows that pass the encoder at once.
+        variant: which of the vectors of one input is used, where the model gives several.
+        given: options of the model's own, and fields of DataSettings.
+
+    Raises InputError: a model that does not predict, data that lack what it needs, an output that exists.
+    """
+    place = output(out, TABLES)
+    loaded, module = answering(model, "predict", "score")
+    mine = [f.name for f in dataclasses.fields(DataSettings)]
+    opened = (data_settings or DataSettings(**{k: v for k, v in given.items() if k in mine})).open(data)
+    own = settings_of(module, {k: v for k, v in given.items() if k not in mine})
+    rows = opened.ids if on == "all" else np.asarray(opened.splits[on])
+    if not len(rows):
+        raise InputError(f"The {on} split of {opened.name} has no rows.", "Leave out --on.")
+    embed = ModelEmbedder(loaded, opened, batch_size, variant)
+    columns = answers(module, Request(opened, rows, embed), own, progress)
+    keys = [opened.keys[row] for row in rows]
+    if place is not None:
+        write_table(place, keys, columns)
+    return Predictions(keys, columns, place)
+
+
+def answers(module: Inference, request: Request, own: Any, progress: Progress | None = None) -> dict[str, list[Any]]:
+    """Column -> a plain value for each row, asked in pieces unless the answers depend on each other."""
+    found: dict[str, list[Any]] = {}
+    size = len(request.rows) if module.whole else CHUNK
+    for start in range(0, len(request.rows), size):
+        part = dataclasses.replace(request, rows=request.rows[start : start + size])
+        with torch.inference_mode():
+            told = module.predict(part, own) if "predict" in module.verbs else {"score": module.score(part, own)}
+        for name, values in told.items():
+            listed = plain(values)
+            if len(listed) != len(part.rows):
+                raise TypeError(f"{type(module).__name__} gave {len(listed)} values of '{name}' for {len(part.rows)} rows")
+            found.setdefault(name, []).extend(listed)
+        if progress:
+            progress(min(start + size, len(request.rows)), len(request.rows))
+    return found
+
+
+def plain(values: Any) -> list[Any]:
+    """Values as Python has them, in a list."""
+    return values.tolist() if isinstance(values, torch.Tensor | np.ndarray) else list(values)
+
+
+def output(out: str | Path | None, kinds: Sequence[str]) -> Path | None:
+    """The file that is to be written. Raises InputError, before any work, where it cannot be."""
+    if out is None:
+        return None
+    place = Path(out)
+    if place.suffix.lower() not in kinds:
+        raise InputError(f"'{out}' is not the name of a file of a known kind.", f"Kinds: {', '.join(kinds)}.")
+    check_page(place)
+    if place.exists():
+        raise InputError(f"'{place}' exists already.", "Choose another --out.")
+    return place
+
+
+def write_table(place: Path, keys: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
+    """Writes keys and columns to a file, whole or not at all."""
+    table = {"key": list(keys), **columns}
+    with files.whole(place) as fresh:
+        if place.suffix.lower() == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            pq.write_table(pa.table({name: list(values) for name, values in table.items()}), fresh)
+            return
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            rows = zip(*table.values(), strict=True)
+            if place.suffix.lower() == ".jsonl":
+                file.writelines(json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+            else:
+                writer = csv.writer(file, delimiter="\t" if place.suffix.lower() == ".tsv" else ",")
+                writer.writerow(table)
+                writer.writerows(rows)
+
+
+@checked
+def generate(
+    model: Any,
+    prompts: Sequence[str] | str = (),
+    *,
+    out: str | Path | None = None,
+    seed: Seed = 0,
+    **given: Any,
+) -> list[Any]:
+    """What a model makes of prompts (or of nothing): texts or pictures.
+
+    Args:
+        model: a model or its folder.
+        prompts: texts that are continued or shown; one may be given as it is.
+        out: FILE.txt or FILE.jsonl of texts; a new folder of pictures.
+        seed: of what is drawn; the same seed gives the same.
+        given: options of the model's own.
+
+    Raises InputError: a model that does not generate, an output that exists.
+    """
+    _, module = answering(model, "generate")
+    place = output(out, TEXTS) if module.makes == "text" else picture_folder(out)
+    own, asked = settings_of(module, given), [prompts] if isinstance(prompts, str) else list(prompts)
+    with torch.inference_mode():
+        made = list(module.generate(asked, own, seed=seed))
+    if place is not None:
+        write_made(place, asked, made, module.makes)
+    return made
+
+
+def picture_folder(out: str | Path | None) -> Path | None:
+    if out is not None and Path(out).exists():
+        raise InputError(f"'{out}' exists already.", "Choose another --out.")
+    return None if out is None else Path(out)
+
+
+def write_made(place: Path, prompts: Sequence[str], made: Sequence[Any], kind: str) -> None:
+    """Texts into a file, a line each (with the prompt in .jsonl); pictures as PNG into a folder."""
+    with files.whole(place) as fresh:
+        if kind != "text":
+            fresh.mkdir()
+            for k, one in enumerate(made):
+                (one if isinstance(one, Image.Image) else Image.fromarray(np.asarray(one))).save(fresh / f"{k:05d}.png")
+            return
+        if place.suffix.lower() == ".txt":
+            fresh.write_text("".join(text.replace("\n", " ") + "\n" for text in made), encoding="utf-8")
+            return
+        asked = list(prompts) if len(prompts) == len(made) else [None] * len(made)
+        lines = [{"prompt": p, "text": t} if p is not None else {"text": t} for p, t in zip(asked, made, strict=True)]
+        fresh.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

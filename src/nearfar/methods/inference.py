@@ -1,0 +1,89 @@
+"""What a finished model answers beside vectors: predictions, scores, generated texts or pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nearfar.errors import InputError
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """An answer that takes no options."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Rows of data that a model is asked about.
+
+    data: `nearfar.sources.Data`; rows: (n,) of its sample ids; embed: the model's towers, as a task gets them
+    (`embed(role, rows)`, `embed.maps(role, rows, layer)`).
+    """
+
+    data: Any
+    rows: np.ndarray
+    embed: Any
+
+    def vectors(self, role: str | None = None) -> Tensor:
+        """float32 (n, d) of the rows; role: default the first that the model embeds and the data hold."""
+        return torch.from_numpy(np.array(self.embed(role or self.role, self.rows)))
+
+    @property
+    def role(self) -> str:
+        found = next((r for r in self.data.content_roles if self.embed.has(r)), None)
+        if found is None:
+            raise InputError(
+                f"This model embeds {', '.join(self.embed.towers)}; {self.data.name} has {', '.join(self.data.roles)}.",
+                "Name the column: --text COLUMN or --image COLUMN.",
+            )
+        return found
+
+
+class Inference(nn.Module):
+    """A module that is saved in the model's folder: its tensors, and `config()`, from which the method's
+    `restore_inference` builds it again. It writes one or more of predict, score and generate.
+
+    options: a dataclass of settings, described under its "Args:", which become flags of `nearfar predict` and
+    `nearfar generate`. whole: whether all rows must be asked about at once (their answers depend on each other), not in
+    pieces. makes: what `generate` gives, "text" or "image" (PIL pictures or uint8 arrays (h, w, 3)).
+    """
+
+    options: ClassVar[type] = NoOptions
+    whole: ClassVar[bool] = False
+    makes: ClassVar[str] = "text"
+
+    def config(self) -> dict[str, Any]:
+        """Values that JSON takes; with the tensors all that is needed to build it again."""
+        return {}
+
+    def predict(self, request: Request, options: Any) -> Mapping[str, Any]:
+        """Column -> one value for each row: a prediction, and how sure it is."""
+        raise NotImplementedError
+
+    def score(self, request: Request, options: Any) -> Any:
+        """A number for each row, whose sides make a pair: (n,)."""
+        raise NotImplementedError
+
+    def generate(self, prompts: Sequence[str], options: Any, *, seed: int = 0) -> Sequence[Any]:
+        """What follows the prompts (or, without any, comes from nothing): texts or pictures."""
+        raise NotImplementedError
+
+    @property
+    def verbs(self) -> list[str]:
+        """Which of predict, score and generate it writes."""
+        own = type(self)
+        pairs = (
+            ("predict", own.predict is not Inference.predict),
+            ("score", own.score is not Inference.score),
+            ("generate", own.generate is not Inference.generate),
+        )
+        return [verb for verb, written in pairs if written]
+
+
+__all__ = ["Inference", "NoOptions", "Request"]

@@ -1,0 +1,1 @@
+from tests.contract.runs import table  # noqa: F401
