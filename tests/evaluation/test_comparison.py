@@ -3,7 +3,8 @@
 import pytest
 
 from nearfar.errors import InputError
-from nearfar.evaluation.comparison import compare_rows, difference
+from nearfar.evaluation.comparison import compare_rows, difference, training_gain
+from nearfar.units import Metric
 
 
 def row(slug, values, kind="method", failed=()):
@@ -69,3 +70,25 @@ def test_cells_without_a_finite_score_are_left_out():
 def test_unknown_baseline():
     with pytest.raises(InputError, match="'x' is not among"):
         compare_rows([row("a", [1])], "x")
+
+
+def test_what_training_gained_and_for_whom_it_did_not_pay():
+    rows = [row("a", [0.6]), row("b", [0.4]), row("hog", [0.5], "reference"), row("pixels", [0.3], "reference"),
+            row("untrained", [0.1], "untrained"), row("chance", [0.01], "chance")]  # fmt: skip
+    found = training_gain(compare_rows(rows, "b")["rows"], Metric("hit@1"))
+    assert found["gain"] == pytest.approx(0.1)
+    assert [r["label"] for r in found["unpaid"]] == ["B"]
+    assert found["words"] == ("Training gained 10.0 points: A against HOG, the best that needs none. "
+                              "No better than HOG: B.")
+    lost = training_gain(compare_rows(rows[1:], "b")["rows"], Metric("hit@1"))
+    assert lost["words"] == "Training did not pay: HOG, which needs none, is 10.0 points ahead of B."
+    assert training_gain(compare_rows([rows[0], rows[5]], "a")["rows"]) is None
+
+
+def test_of_an_error_less_is_a_gain():
+    rows = [row("a", [0.2]), row("b", [0.6]), row("ridge", [0.5], "reference")]
+    metric = Metric("error", unit="value", higher_is_better=False)
+    found = training_gain(compare_rows(rows, "b", metric=metric)["rows"], metric)
+    assert found["gain"] == pytest.approx(-0.3)
+    assert [r["label"] for r in found["unpaid"]] == ["B"]
+    assert found["words"].startswith("Training gained")

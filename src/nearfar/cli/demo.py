@@ -16,6 +16,7 @@ from nearfar.training.comparing import Comparison, compare
 from nearfar.training.engine import Say
 
 METHODS = ("simclr", "pairs", "dcl --views members", "swav --views members")
+CHANNELS = "orientation"
 QUERIES = 3
 
 
@@ -26,7 +27,8 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
         "nearfar demo: find the same thing drawn by another hand\n\n"
         "3,500 emoji in four drawing styles; measured are emoji never trained on.\n"
         "simclr sees augmentations of one drawing; for the other methods another\n"
-        "drawing of the emoji is the positive.\n"
+        "drawing of the emoji is the positive. The encoder sees colours and the\n"
+        "direction of outlines (--channels orientation), as HOG does.\n"
     )
     from nearfar import sources
 
@@ -36,9 +38,11 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
         methods=METHODS,
         seeds=1,
         budget=seconds,
+        channels=CHANNELS,
         out=out,
         say=say,
-        command=f"nearfar compare emoji --methods {shlex.quote(','.join(METHODS))} --seeds 1 --budget {seconds}s",
+        command=f"nearfar compare emoji --methods {shlex.quote(','.join(METHODS))} --channels {CHANNELS} "
+        f"--seeds 1 --budget {seconds}s",
     )
     index = out / "index"
     if not index.exists():

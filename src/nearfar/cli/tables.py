@@ -90,7 +90,7 @@ def run(done: Any) -> None:
 
 def leaderboard(results: dict[str, Any]) -> None:
     """All rows, best first, with intervals and cost."""
-    from nearfar.evaluation.comparison import best_first
+    from nearfar.evaluation.comparison import best_first, training_gain
 
     shown = ("task", "data", "rows", "winner", "baseline", "reason")
     results = terminal.visible_all({name: results[name] for name in shown})
@@ -118,6 +118,9 @@ def leaderboard(results: dict[str, Any]) -> None:
     rest = [k for k in range(3, len(heads)) if k != against]
     print_columns(out, heads, rows, [[0, 1, 2, against], [0, *rest]])
     out.print(f"\n{escape(results['reason'])}")
+    paid = None if task.get("proxy") else training_gain(results["rows"], metric)
+    if paid:
+        out.print(escape(paid["words"]))
 
 
 def print_columns(

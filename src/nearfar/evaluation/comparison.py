@@ -79,6 +79,26 @@ def _better(apart: Interval, metric: Metric) -> Interval:
     return Interval(-apart.mean, None if high is None else -high, None if low is None else -low, apart.n)
 
 
+def training_gain(rows: Sequence[dict[str, Any]], metric: Metric = PLAIN) -> dict[str, Any] | None:
+    """What training gained over the best row that needs none: {"best", "plain" (rows), "gain" (signed, above zero where
+    for the better), "unpaid" (trained rows that are no better than `plain`), "words"}. None where either is missing."""
+    ranked = best_first([row for row in rows if row.get("mean") is not None], metric)
+    trained = [row for row in ranked if row["kind"] == "method"]
+    plain = next((row for row in ranked if row["kind"] in ("reference", "untrained", "pretrained")), None)
+    if not trained or plain is None:
+        return None
+    gain = trained[0]["mean"] - plain["mean"]
+    unpaid = [row for row in trained if not metric.key(row["mean"]) < metric.key(plain["mean"])]
+    names = ", ".join(row["label"] for row in unpaid)
+    points = metric.written.write(abs(gain), signed=False) + metric.written.difference
+    if trained[0] in unpaid:
+        words = f"Training did not pay: {plain['label']}, which needs none, is {points} ahead of {trained[0]['label']}."
+    else:
+        words = f"Training gained {points}: {trained[0]['label']} against {plain['label']}, the best that needs none."
+        words += f" No better than {plain['label']}: {names}." if unpaid else ""
+    return {"best": trained[0], "plain": plain, "gain": gain, "unpaid": unpaid, "words": words}
+
+
 def _decide(rows: list[dict[str, Any]], proxy: bool, metric: Metric) -> tuple[str | None, str]:
     ranked = best_first([row for row in rows if row["mean"] is not None and row["kind"] != "chance"], metric)
     if not ranked:

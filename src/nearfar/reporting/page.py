@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nearfar.evaluation.comparison import beats, best_first, done
+from nearfar.evaluation.comparison import beats, best_first, done, training_gain
 from nearfar.reporting.pictures import class_colour
 from nearfar.units import Metric, known_metrics, metric_of, places_of
 
@@ -288,13 +288,13 @@ def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: Metric) 
     half = best.get("interval")
     facts = [{"name": f"best {metric.label}", "value": with_unit(metric, best["mean"]), "note": best["label"] + (
         f", ± {number(metric, (half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else "")}]
-    trained = next((row for row in real if row["kind"] == "method"), None)
-    plain = next((row for row in real if row["kind"] in ("reference", "untrained", "pretrained")), None)
-    if trained and plain:
-        gain = trained["mean"] - plain["mean"]
-        words = number(metric, gain, signed=True) + metric.written.difference
-        facts.append({"name": "did training pay?", "value": words,
-                      "note": f"{trained['label']} against {plain['label']} ({KINDS[plain['kind']]})"})
+    paid = training_gain(real, metric)
+    if paid:
+        note = f"{paid['best']['label']} against {paid['plain']['label']} ({KINDS[paid['plain']['kind']]})"
+        others = [row["label"] for row in paid["unpaid"] if row is not paid["best"]]
+        facts.append({"name": "did training pay?",
+                      "value": number(metric, paid["gain"], signed=True) + metric.written.difference,
+                      "note": note + (f"; not for {', '.join(others)}" if others else "")})
     chance = next((row for row in results["rows"] if row["kind"] == "chance" and row.get("mean") is not None), None)
     if chance:
         facts.append({"name": chance["label"], "value": with_unit(metric, chance["mean"]),
