@@ -123,11 +123,15 @@ def claims(root: Path = ROOT) -> str:
     parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with "
              "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
              "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "",
-             "## Methods", ""]
+             "Every check trains the registered method through `fit`, beside the untrained encoder and raw features; it "
+             "is repeated by `python benchmarks/claims SLUG` (`--all` for all). Rows marked *earlier* were measured by "
+             "a training loop of the check's own and wait to be measured again.", "", "## Methods", ""]
     parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
     parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
     if "text_pairs" in measured:
         parts += ["", "## A pretrained sentence encoder on one's own pairs", "", text_pairs(measured["text_pairs"])]
+    if "layout" in measured:
+        parts += ["", "## The layout of the small picture encoder", "", layout(measured["layout"])]
     if "dense" in measured:
         parts += ["", "## Masks read from feature maps", "", dense(measured["dense"])]
     rates = {name: r for name, r in measured.items() if r.get("ratios")}
@@ -140,9 +144,10 @@ def claims_table(checked: Mapping[str, Any]) -> str:
     for slug, r in checked.items():
         d = r.get("difference")
         d = d if isinstance(d, Mapping) else {"mean": d, "interval": r.get("interval")}
+        earlier = str(r.get("command", "")).endswith(".py")
+        verdict = str(VERDICTS.get(r.get("holds"), r.get("holds"))) + (", earlier" if earlier else "")
         rows.append([slug, r.get("claim", ""), r.get("data", ""), r.get("metric", ""), number(d.get("mean")),
-                     spread(d.get("interval"), number), VERDICTS.get(r.get("holds"), r.get("holds")),
-                     f"`{r['command']}`" if r.get("command") else ""])
+                     spread(d.get("interval"), number), verdict, f"`python benchmarks/claims {slug}`"])
     noted = {slug: r for slug, r in checked.items() if r.get("notes")}
     notes = [f"**{slug}** ({len(r.get('seeds', ()))} seeds): {r['notes']}" for slug, r in noted.items()]
     found = table(["method", "claim", "data", "metric", "difference", "95 %", "verdict", "command"], rows, (4, 5))
@@ -214,7 +219,7 @@ def demo(results: Mapping[str, Any]) -> str:
         parts.append(f"**{name}**{facts}\n\n" + table(
             ["", "hit@1", "95 %", "hit@10", "hard hit@1", "vs simclr", "95 % of the difference", "s a run"], rows,
             range(1, 8))
-            + "".join(f"\n\n{text}" for text in (split.get("reason"), orientation(split), split.get("note")) if text))
+            + "".join(f"\n\n{text}" for text in (split.get("reason"), outlines(split), split.get("note")) if text))
     return "\n\n".join(parts)
 
 
@@ -254,17 +259,30 @@ def text_pairs(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def orientation(split: Mapping[str, Any]) -> str:
-    """Where the encoder with orientation channels, an option that no other row has, stands against HOG."""
+def outlines(split: Mapping[str, Any]) -> str:
+    """What gradient orientations add to plain colours, and where the best trained row stands against HOG and pixels."""
     rows = {r["label"]: r for r in split["rows"]}
-    mine, hog = rows.get("pairs, orientation channels"), rows.get("HOG")
-    if mine is None or hog is None or not mine["interval"]:
+    mine, plain, hog = rows.get("pairs"), rows.get("pairs, plain colours"), rows.get("HOG")
+    if mine is None or plain is None or hog is None or not mine["interval"]:
         return ""
     low, high = (percent(x - hog["r1"], sign=True) for x in mine["interval"])
-    ahead, over = (percent(mine["r1"] - r["r1"], sign=True) for r in (hog, rows["raw pixels"]))
-    return ("That holds for encoders that see plain colours. With gradient orientations as further input "
-            f"(`--channels orientation`, what HOG sees), pairs lies {ahead} points from HOG (95 % interval "
-            f"{low} to {high}) and {over} from raw pixels.")
+    ahead, over, more = (percent(mine["r1"] - r["r1"], sign=True) for r in (hog, rows["raw pixels"], plain))
+    return ("All trained rows but the one on plain colours see gradient orientations as further input "
+            f"(`--channels orientation`, what HOG sees). pairs lies {ahead} points from HOG (95 % interval {low} to "
+            f"{high}), {over} from raw pixels and {more} from itself on plain colours.")
+
+
+def layout(r: Mapping[str, Any]) -> str:
+    """What keeping where things are gives, on validation data of other sets than the demo's."""
+    grids = list(r["means"])
+    rows = [[name, one["rows"]["val"], *(percent(one["grids"][g]["mean"]) for g in grids),
+             *(percent(one["references"][f"untrained, grid {g}"]) for g in grids)] for name, one in r["sets"].items()]
+    heads = ["set", "val rows", *(f"grid {g}" for g in grids), *(f"untrained, {g}" for g in grids)]
+    means = "; ".join(f"grid {g}: {percent(m)}" for g, m in r["means"].items())
+    return (f"SimCLR, {r['steps']} steps, {r['seeds']} seeds, kNN accuracy on validation data in % (`python "
+            "benchmarks/layout.py`). The last map of the small picture encoder is averaged over grid x grid parts.\n\n"
+            + table(heads, rows, range(1, len(heads)))
+            + f"\n\nMeans: {means}. Within half a point of the best the smallest is taken: {r['chosen']}.")
 
 
 def demo_row(r: Mapping[str, Any]) -> list[str]:
