@@ -111,12 +111,16 @@ class SearchOptions:
         where: filter in SQL over the index's columns, such as "style = 'noto'".
         model: folder of the model; default the one that built the index.
         role: the tower that embeds the query.
+        plus: a text, a picture or key:KEY that is added to the query.
+        minus: a text, a picture or key:KEY that is taken from it.
     """
 
     k: PositiveInt = 10
     where: str | None = None
     model: str | None = None
     role: str | None = None
+    plus: str | None = None
+    minus: str | None = None
 
 
 @dataclass
@@ -445,7 +449,16 @@ def run_search(words: list[str]) -> None:
     checked = options.checked(targets, given)
     from nearfar import using
 
-    hits = using.search(places[0], places[1], k=checked.k, where=checked.where, model=checked.model, role=checked.role)
+    hits = using.search(
+        places[0],
+        places[1],
+        k=checked.k,
+        where=checked.where,
+        model=checked.model,
+        role=checked.role,
+        plus=checked.plus,
+        minus=checked.minus,
+    )
     emit(hits) if checked.json else tables.hits(places[1], hits)
     known = sum(h.get(using.TRAINED) is True for h in hits)
     if known:
