@@ -266,7 +266,7 @@ def checked(targets: Sequence[Any], given: Mapping[str, Any], preset: str = "aut
             raise InputError(f"Unknown option '{name}'.{did_you_mean(name, known)}")
     chosen = str(given.get("preset", preset)) if "preset" in known else preset
     for target in targets:
-        if hasattr(target, "parts"):
+        if hasattr(target, "default_part"):
             given = _with_own_settings(target, given, chosen == "paper")
     found = _parsed(targets, {k: _expanded(k, v) for k, v in given.items()})
     _check_ranges(targets, found, given)

@@ -401,6 +401,8 @@ def search(
     model: Any = None,
     role: str | None = None,
     variant: str | None = None,
+    plus: str | None = None,
+    minus: str | None = None,
 ) -> list[dict[str, Any]]:
     """The nearest items of an index to a text, a picture or one of its own items.
 
@@ -410,6 +412,8 @@ def search(
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
         variant: which of the vectors of the query, where the model gives several; default that of the index.
+        plus, minus: a text, a picture or key:KEY whose unit vector is added to the query's, or taken from it ("like
+            this picture, but at night"; ALIGN, ICML 2021, sec. 5).
 
     Returns dicts with key, score (cosine) and the columns; `trained_on` is true for items that the model was trained
     on. Raises InputError for a stale or missing index, a model
@@ -429,11 +433,36 @@ def search(
         )
         raise InputError(f"There is no index at '{path}'.", hint)
     index = indexing.open_index(place)
-    if isinstance(query, str) and query.startswith("key:"):
-        return index.search(stored_vector(index, query[4:]), k, where)
-    loaded = open_model(model or index.meta.get("model") or path)
-    index.check_model(loaded.hash)
-    return index.search(query_vector(loaded, query, role, variant or index.meta.get("variant") or None), k, where)
+    asked = [(query, 1.0), *((part, sign) for part, sign in ((plus, 1.0), (minus, -1.0)) if part is not None)]
+    loaded = None
+    if any(not is_key(part) for part, _ in asked):
+        loaded = open_model(model or index.meta.get("model") or path)
+        index.check_model(loaded.hash)
+    chosen = variant or index.meta.get("variant") or None
+    vectors = [
+        stored_vector(index, part[4:]) if is_key(part)
+        else query_vector(loaded, part, role if n == 0 else None, chosen)
+        for n, (part, _) in enumerate(asked)
+    ]
+    return index.search(composed(vectors, [sign for _, sign in asked]), k, where)
+
+
+def is_key(query: Any) -> bool:
+    return isinstance(query, str) and query.startswith("key:")
+
+
+def composed(vectors: Sequence[np.ndarray], signs: Sequence[float]) -> np.ndarray:
+    """The sum of unit vectors (D,) with their signs, scaled to length 1; one vector stays as it is.
+
+    Raises InputError where they cancel out."""
+    if len(vectors) == 1:
+        return vectors[0]
+    units = [v / max(float(np.linalg.norm(v)), 1e-12) for v in vectors]
+    total = np.sum([sign * v for sign, v in zip(signs, units, strict=True)], axis=0)
+    length = float(np.linalg.norm(total))
+    if length < 1e-6:
+        raise InputError("The parts of the query cancel out.", "Choose another --minus.")
+    return (total / length).astype(np.float32)
 
 
 def stored_vector(index: Any, key: str) -> np.ndarray:

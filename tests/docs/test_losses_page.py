@@ -7,6 +7,7 @@ from nearfar.losses.parts import parts
 from tests.docs import pages
 
 PAGE = pages.ROOT / "docs" / "losses.md"
+WEIGHTS = {"attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes"}
 OTHERS = {"barlow_twins", "vicreg", "byol", "sinkhorn", "uniformity", "graph_mlp", "influence_matrix", "sharpened",
           "soft_assignment", "cluster_divergence"}  # not over pairs, or tools of others
 
@@ -14,7 +15,8 @@ OTHERS = {"barlow_twins", "vicreg", "byol", "sinkhorn", "uniformity", "graph_mlp
 def test_every_pairwise_loss_stands_in_the_table():
     rows = [x for x in PAGE.read_text().split("## What a value means")[0].splitlines() if x.startswith("| ")]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert named == set(losses.__all__) - OTHERS
+    assert named == set(losses.__all__) - OTHERS - WEIGHTS
+    assert all(f"`{name}`" in PAGE.read_text() for name in WEIGHTS)
 
 
 def test_composing_lists_every_part():

@@ -1,12 +1,10 @@
 """Pairs and ALIGN: hard negatives, masked duplicates, the learned temperature, frozen encoders."""
 
-import numpy as np
 import pytest
 import torch
 
 from nearfar.errors import InputError
 from nearfar.losses import align, info_nce
-from nearfar.methods.multimodal.align import frequent
 from nearfar.sources import open_data
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
@@ -82,12 +80,6 @@ def test_a_frozen_encoder_is_computed_once_and_only_the_head_learns(emoji_few, t
     assert batch.inputs["image"].shape == (16, 256)
     embedded, batch = embed(made)
     assert torch.isfinite(made.method.loss(embedded, batch).total)
-
-
-def test_frequent_captions():
-    captions = ["a photo"] * 12 + ["a cat", "a dog"] * 3
-    assert frequent(captions, 10).tolist() == [True] * 12 + [False] * 6
-    assert not np.any(frequent(captions, 12))
 
 
 @pytest.mark.parametrize("options", [{}, {"views": {"name": "members"}}, {"views": {"name": "members", "k": 1}}])

@@ -148,6 +148,8 @@ class SearchOptions:
         model: folder of the model; default the one that built the index.
         role: the tower that embeds the query.
         variant: which of the vectors of the query; default that of the index.
+        plus: a text, a picture or key:KEY that is added to the query.
+        minus: a text, a picture or key:KEY that is taken from it.
     """
 
     k: PositiveInt = 10
@@ -155,6 +157,8 @@ class SearchOptions:
     model: str | None = None
     role: str | None = None
     variant: str | None = None
+    plus: str | None = None
+    minus: str | None = None
 
 
 @dataclass
@@ -565,6 +569,8 @@ def run_search(words: list[str]) -> None:
         model=checked.model,
         role=checked.role,
         variant=checked.variant,
+        plus=checked.plus,
+        minus=checked.minus,
     )
     emit(hits) if checked.json else tables.hits(places[1], hits)
     known = sum(h.get(using.TRAINED) is True for h in hits)

@@ -143,6 +143,7 @@ class Mixing(Queue):
         query, keys, unit = anchors.query.detach(), block.keys, anchors.similarity == "cosine"
         assert isinstance(keys, Tensor)
         places = hardest(query, keys, n, where=block.visible, similarity=anchors.similarity)
+        keys = normalise(keys) if unit else keys  # a longer key would take a larger share of its mixtures
         total, hard = (places >= 0).sum(1), keys[places.clamp(min=0)].to(query.dtype)
         generator = items.generator()
         alpha = torch.rand((len(query), s), generator=generator, device=query.device).to(query.dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from nearfar.checks import PositiveInt, Seed, checked, one_of
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements, sets
+from nearfar.sources.cleaning import AlignRules, dropped, rules_of
 from nearfar.sources.data import Data, label_words
 from nearfar.sources.folders import read_path
 from nearfar.sources.leaks import refuse
@@ -29,6 +30,7 @@ def open_data(
     limit: PositiveInt | None = None,
     cache: str | Path | None = None,
     strict: bool = False,
+    clean: str | None = None,
 ) -> Data:
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
@@ -42,11 +44,12 @@ def open_data(
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
             them in `problems`. limit: at most about so many rows, whole groups, spread over the input. cache: folder
             of derived data; default NEARFAR_CACHE or ~/.cache/nearfar. strict: refuse data of which two splits share
-            a content, a group or a unit.
+            a content, a group or a unit. clean: rules that drop rows ("align", see `sources.cleaning`).
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
     one_of("unreadable", unreadable, ("error", "skip"))
+    rules = None if clean is None else rules_of(clean)
     if not str(spec).strip():
         raise InputError("No data were named: the path is empty.", "Give a file, a folder, or a built-in set.")
     if roles is not None and not isinstance(roles, Mapping):
@@ -64,6 +67,8 @@ def open_data(
     if limit is not None:
         _limit(raw, limit)
     found = _checked(raw, resolved, unreadable, folder)
+    if rules is not None:
+        found = _cleaned(raw, resolved, found, rules)
     data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
     _check_ids(data, wanted)
     _check_pairs(data)
@@ -172,6 +177,25 @@ def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
     if not len(keep):
         raise InputError(f"No row of {raw.path or raw.name} is usable: {raw.problems[0]}.", "Mend the input.")
     raw.table = raw.table.select(keep)
+    return found.take(keep)
+
+
+def _cleaned(raw: Raw, roles: Roles, found: Scan, rules: AlignRules) -> Scan:
+    """Only the rows that pass the rules; the notes say how many each dropped."""
+    if not {"image", "text"} <= set(roles):
+        raise InputError("--clean align is for pictures with texts.",
+                         "Name the columns: --image COLUMN --text COLUMN.")  # fmt: skip
+    image, text = str(roles["image"]), str(roles["text"])
+    texts = [filled(value) for block in cells(raw.table, text) for value in block]
+    by_rule = dropped(rules, found.sizes[image], found.digests[image], texts)
+    keep = np.flatnonzero(~np.any(list(by_rule.values()), axis=0))
+    told = "; ".join(f"{rule}: {int(rows.sum()):,}" for rule, rows in by_rule.items() if rows.any())
+    if not len(keep):
+        raise InputError(f"The rules leave no row of {raw.path or raw.name} ({told}).",
+                         'Relax them, for example --clean "align --short-side 32 --shortest 1".')  # fmt: skip
+    raw.notes.append(f"cleaned: {len(keep):,} of {len(raw.table):,} rows are left" + (f" ({told})" if told else ""))
+    raw.table = raw.table.select(keep)
+    raw.fingerprint += f":{rules}"
     return found.take(keep)
 
 

@@ -49,6 +49,8 @@ class DataSettings:
         unreadable: error stops at the first row that cannot be read, skip leaves it out and counts it.
         limit: read at most so many rows.
         split_seed: seed of the split; the same for every run that is to be compared.
+        clean: rules that drop rows of noisy pairs: align (as in its paper), with options of their own if wanted:
+            "align --short-side 64". Default none.
         strict: refuse data of which two splits share a picture or text, a group or a unit.
     """
 
@@ -72,6 +74,7 @@ class DataSettings:
     unreadable: Literal["error", "skip"] = "error"
     limit: PositiveInt | None = None
     split_seed: Seed = 0
+    clean: str | None = None
     strict: bool = False
 
     def __post_init__(self):
@@ -82,7 +85,7 @@ class DataSettings:
         found: dict[str, str | list[str]] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.name in ("split", "unreadable", "limit", "split_seed", "strict") or value is None:
+            if f.name in ("split", "unreadable", "limit", "split_seed", "strict", "clean") or value is None:
                 continue
             found[f.name] = [v.strip() for v in value.split(",")] if f.name in ("negative", "label") else value
         return found
@@ -103,6 +106,7 @@ class DataSettings:
             unreadable=self.unreadable,
             limit=self.limit,
             strict=self.strict,
+            clean=self.clean,
         )
 
 

@@ -4,12 +4,12 @@
     text  --encoder--> v      the temperature sigma is learned together with the weights
 
 Scale beats cleanliness: many noisy pairs are worth more than few clean ones. The equation is `nearfar.losses.align`;
-data rules of the paper that need no training are `frequent`, the filter of repeated captions.
+the paper's cleaning rules are `--clean align` (`nearfar.sources.cleaning`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -21,14 +21,6 @@ from nearfar.encoders import Encoder
 from nearfar.methods.base import Facts, Paper
 from nearfar.methods.contrast import PairContrast
 from nearfar.methods.registry import register
-
-
-def frequent(captions: Sequence[str], most: int = 10) -> np.ndarray:
-    """Which captions occur with more than `most` pictures, bool (N,): dropped by the paper as uninformative."""
-    _, inverse, counts = np.unique(
-        np.asarray(captions, dtype=object).astype(str), return_inverse=True, return_counts=True
-    )
-    return counts[inverse] > most
 
 
 @register("align", family="multimodal")

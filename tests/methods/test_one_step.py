@@ -1,0 +1,438 @@
+"""Steps of each method, written naively from its paper's card, give the parameters that training gives.
+
+Views are given; loss, teacher, memories, frozen parts, optimiser and schedule are loops and dense matrices.
+"""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax, normalize
+
+from nearfar.training import building, engine
+from nearfar.training.settings import TrainSettings
+
+LR, STEPS, RUN, WARMUP = 0.05, 3, 8, 1
+
+
+def unit(x):
+    return normalize(x, dim=1, eps=1e-12)
+
+
+def nt_xent(z: list, tau: float, drop_positive: bool = False, weight: Any = None):
+    """Over the rows of all views; the positive of a row is its other view."""
+    n, u = len(z[0]), torch.cat([unit(v) for v in z])
+    rows = []
+    for i in range(2 * n):
+        positive = (i + n) % (2 * n)
+        s = (u @ u[i]) / tau
+        keep = [j for j in range(2 * n) if j != i and not (drop_positive and j == positive)]
+        w = 1.0 if weight is None else weight[i % n]
+        rows.append(torch.logsumexp(s[keep], 0) - w * s[positive])
+    return torch.stack(rows).mean()
+
+
+class Naive:
+    """The state beside the parameters: a teacher, and what a method remembers. run, warmup: steps of its schedule."""
+
+    run, warmup = RUN, WARMUP
+
+    def __init__(self, method, made):
+        self.method, self.made, self.memory = method, made, {}
+
+    def follow(self, teacher, student, m):
+        with torch.no_grad():
+            for a, b in zip(teacher.parameters(), student.parameters(), strict=True):
+                a.copy_(m * a + (1 - m) * b)
+
+    def views(self, batch):
+        made = self.method.make_views(batch)
+        return made
+
+    def enqueue(self, keys):
+        queue, at = self.method.negatives.keys, self.memory.get("at", 0)
+        for row in keys.detach():
+            queue[at % len(queue)] = row
+            at += 1
+        self.memory["at"] = at
+
+
+class SimCLR(Naive):
+    """Both views pass the network as one batch, as its batch norm sees them."""
+
+    def embedded(self, batch):
+        a, b = self.views(batch)["image"]
+        return list(self.method.tower(torch.cat([a, b])).chunk(2))
+
+    def loss(self, batch, step):
+        return nt_xent(self.embedded(batch), 0.1)
+
+
+class MCL(SimCLR):
+    """The first of two stages: a run of its own of 4 steps, with its share of warm-up, rounded to none."""
+
+    run, warmup = 4, 0
+
+
+class DCLW(SimCLR):
+    def loss(self, batch, step):
+        z = self.embedded(batch)
+        closeness = (unit(z[0]) * unit(z[1])).sum(1).detach() / 0.5
+        w = 2 - closeness.exp() / closeness.exp().mean()
+        return nt_xent(z, 0.1, drop_positive=True, weight=w)
+
+
+class Hard(SimCLR):
+    """The share alpha of each direction's cross-view negatives, thresholds constant."""
+
+    def loss(self, batch, step):
+        a, b = (unit(v) for v in self.embedded(batch))
+        rows = []
+        for query, key in ((a, b), (b, a)):
+            for i in range(len(query)):
+                s = key @ query[i]
+                others = [j for j in range(len(key)) if j != i]
+                m = max(1, math.floor(0.3 * len(others) + 0.5))
+                limit = sorted((float(s[j].detach()) for j in others), reverse=True)[m - 1]
+                keep = [i, *(j for j in others if float(s[j].detach()) >= limit)]
+                rows.append(torch.logsumexp(s[keep] / 0.3, 0) - s[i] / 0.3)
+        return torch.stack(rows).mean()
+
+
+class MoCHi(Naive):
+    """Queue of past keys, mixtures of the hardest, one direction."""
+
+    tau, m = 0.2, 0.9
+
+    def loss(self, batch, step):
+        a, b = self.views(batch)["image"]
+        q = unit(self.method.tower(torch.cat([a, b])).chunk(2)[0])
+        self.follow(self.method.teacher.module, self.method.tower, self.m)
+        with torch.no_grad():
+            raw = self.method.teacher.module(torch.cat([a, b])).chunk(2)[1]
+        queue = unit(self.method.negatives.keys.clone())
+        made = self.mixtures(q.detach(), queue, batch)
+        rows = []
+        for i in range(len(q)):
+            candidates = torch.cat([unit(raw)[i : i + 1], queue, made[i]])
+            rows.append(cross_entropy((candidates @ q[i])[None] / self.tau, torch.zeros(1, dtype=torch.long)))
+        self.memory["keys"] = raw
+        return torch.stack(rows).mean()
+
+    def mixtures(self, q, queue, batch):
+        part = self.method.negatives
+        n, s, s_query = part.counts
+        draw = self.method.items(batch).generator()
+        alpha = torch.rand((len(q), s), generator=draw)
+        beta = torch.rand((len(q), s_query), generator=draw) / 2
+        pairs = (torch.rand((len(q), s, 2), generator=draw) * n).long().clamp(max=n - 1)
+        single = (torch.rand((len(q), s_query), generator=draw) * n).long().clamp(max=n - 1)
+        found = []
+        for i in range(len(q)):
+            hard = queue[(queue @ q[i]).argsort(descending=True)[:n]]
+            h = [alpha[i, m] * hard[pairs[i, m, 0]] + (1 - alpha[i, m]) * hard[pairs[i, m, 1]] for m in range(s)]
+            h += [beta[i, m] * q[i] + (1 - beta[i, m]) * hard[single[i, m]] for m in range(s_query)]
+            found.append(unit(torch.stack(h)))
+        return found
+
+    def after(self, batch, step):
+        self.enqueue(self.memory["keys"])
+
+
+class Swapped(Naive):
+    """Two big crops and two small ones through one head; prototypes frozen in the first step; decay of everything."""
+
+    def loss(self, batch, step):
+        crops = self.views(batch)["image"]
+        with torch.no_grad():
+            w = self.method.centres.weight
+            w.copy_(unit(w))
+        big = self.method.tower.encoder(torch.cat(crops[:2]))
+        small = self.method.tower.encoder(torch.cat(crops[2:]))
+        z = unit(self.method.tower.head(torch.cat([big, small]))).chunk(4)
+        scores = [v @ self.method.centres.weight.T for v in z]
+        terms = []
+        for c in range(2):
+            code = self.code(scores[c].detach())
+            terms += [-(code * log_softmax(scores[v] / 0.1, 1)).sum(1).mean() for v in range(4) if v != c]
+        return torch.stack(terms).mean()
+
+    def code(self, o):
+        q = (o.T / 0.05).exp()
+        q = q / q.sum()
+        for _ in range(3):
+            q = q / q.sum(1, keepdim=True) / q.shape[0]
+            q = q / q.sum(0, keepdim=True) / q.shape[1]
+        return (q * q.shape[1]).T
+
+    def before_step(self, step):
+        if step < 1:
+            self.method.centres.weight.grad = None
+
+
+class CACR(Naive):
+    """Form A with K = 2: three views, weights in the gradient."""
+
+    def loss(self, batch, step):
+        views = self.views(batch)["image"]
+        z = [unit(v) for v in self.method.tower(torch.cat(views)).chunk(3)]
+        pull, push = [], []
+        for a in range(3):
+            for i in range(len(z[0])):
+                c = torch.stack([(z[a][i] - z[b][i]).square().sum() for b in range(3) if b != a])
+                pull.append((torch.softmax(1.0 * c, 0) * c).sum())
+        for a in range(3):
+            for b in range(a + 1, 3):
+                for i in range(len(z[0])):
+                    d = torch.stack([(z[a][i] - z[b][j]).square().sum() for j in range(len(z[0])) if j != i])
+                    push.append(-(torch.softmax(-2.0 * d, 0) * d).sum())
+        return torch.stack(pull).mean() + torch.stack(push).mean()
+
+
+class CACRQueue(Naive):
+    """Form B: attraction to the teacher's keys of the other views, one softmax over the queue and the other queries."""
+
+    def loss(self, batch, step):
+        views = torch.cat(self.views(batch)["image"])
+        q = [unit(v) for v in self.method.tower(views).chunk(3)]
+        self.follow(self.method.teacher.module, self.method.tower, 0.9)
+        with torch.no_grad():
+            raw = self.method.teacher.module(views).chunk(3)
+        k, queue, terms = [unit(v) for v in raw], unit(self.method.negatives.keys.clone()), []
+        for a in range(3):
+            for i in range(len(q[a])):
+                c = torch.stack([(q[a][i] - k[b][i]).square().sum() for b in range(3) if b != a])
+                pull = (torch.softmax(c.detach(), 0) * c).sum()
+                past = (queue - q[a][i]).square().sum(1)
+                here = torch.stack([(q[a][i] - q[a][j]).square().sum() for j in range(len(q[a])) if j != i])
+                v = torch.softmax(-2.0 * torch.cat([past.detach(), here]), 0)
+                terms.append(pull - (v * torch.cat([past, here])).sum())
+        self.memory["keys"] = raw[-1]
+        return torch.stack(terms).mean()
+
+    def after(self, batch, step):
+        self.enqueue(self.memory["keys"])
+
+
+class CACRTargets(Naive):
+    """Form C with two views: MoCo-v3's loss, halved; m by cosine to 1."""
+
+    def loss(self, batch, step):
+        views = torch.cat(self.views(batch)["image"])
+        q = [unit(self.method.predictor(v)) for v in self.method.tower(views).chunk(2)]
+        m = 1 - (1 - 0.9) * (math.cos(math.pi * step / self.made.loader.steps) + 1) / 2
+        self.follow(self.method.teacher.module, self.method.tower, m)
+        with torch.no_grad():
+            k = [unit(v) for v in self.method.teacher.module(views).chunk(2)]
+        target = torch.arange(len(q[0]))
+        return sum(2 * 1.0 * cross_entropy(q[1 - t] @ k[t].T / 1.0, target) for t in range(2)) / 2
+
+
+class NNCLR(Naive):
+    """Nearest past embedding as the positive once the queue is full; both directions, anchors on both sides."""
+
+    def loss(self, batch, step):
+        z = self.method.tower(torch.cat(self.views(batch)["image"])).chunk(2)
+        p = [unit(self.method.predictor(v)) for v in z]
+        full = self.memory.get("count", 0) >= len(self.method.support.keys)
+        terms, target = [], torch.arange(len(z[0]))
+        for v, w in ((0, 1), (1, 0)):
+            near = unit(z[v]).detach()
+            if full:
+                support = unit(self.method.support.keys.clone())
+                near = support[(near @ support.T).argmax(1)]
+            terms += [cross_entropy(near @ p[w].T / 0.1, target), cross_entropy(p[w] @ near.T / 0.1, target)]
+        self.memory["new"] = z[0]
+        return sum(terms) / 4
+
+    def after(self, batch, step):
+        queue, count = self.method.support.keys, self.memory.get("count", 0)
+        for row in self.memory["new"].detach():
+            queue[count % len(queue)] = row
+            count += 1
+        self.memory["count"] = count
+
+
+class PixPro(Naive):
+    def loss(self, batch, step):
+        views = self.method.make_views(batch)
+        crops, places = list(views["image"]), list(views["places"])
+        made = [self.method.student(x)[0] for x in crops]
+        y = [self.propagated(x) for x in made]
+        m = 1 - (1 - 0.99) * (math.cos(math.pi * step / self.made.loader.steps) + 1) / 2
+        self.follow(self.method.teacher.module, self.method.student, m)
+        with torch.no_grad():
+            target = [self.method.teacher.module(x)[0] for x in crops]
+        total = 0.0
+        for a, b in ((0, 1), (1, 0)):
+            means = []
+            for n in range(len(crops[0])):
+                held = self.positives(places[a][n], places[b][n], *y[a].shape[-2:])
+                cosine = unit(y[a][n].flatten(1).T) @ unit(target[b][n].flatten(1).T).T
+                means.append((held * cosine).sum() / (held.sum() + 1e-6))
+            total = total - 2 * torch.stack(means).mean()
+        return total
+
+    def propagated(self, x):
+        g = normalize(self.method.propagation.transform(x), dim=1, eps=1e-12)
+        out = []
+        for one, t in zip(x, g, strict=True):
+            u = unit(one.flatten(1).T)
+            s = (u @ u.T).clamp(min=0) ** 2
+            out.append((s @ t.flatten(1).T).T.reshape(one.shape))
+        return torch.stack(out)
+
+    def positives(self, a, b, height, width):
+        def centres(box):
+            w, h = (box[2] - box[0]) / width, (box[3] - box[1]) / height
+            at = [(box[0] + (s + 0.5) * w, box[1] + (r + 0.5) * h) for r in range(height) for s in range(width)]
+            return torch.tensor([[float(x), float(y)] for x, y in at]), float((w**2 + h**2).sqrt())
+
+        (p, d), (q, e) = centres(a), centres(b)
+        return ((p[:, None] - q[None]).square().sum(2).sqrt() / max(d, e) < 0.7)
+
+
+class BECLR(Naive):
+    """Before the memory is used: cosine to the teacher, spread inside one logarithm; the teacher moves last."""
+
+    def loss(self, batch, step):
+        views = torch.cat(self.views(batch)["image"])
+        z = self.method.tower(views).chunk(2)
+        p = [unit(self.method.predictor(v)) for v in z]
+        with torch.no_grad():
+            t = [unit(v) for v in self.method.teacher.module(views).chunk(2)]
+        near = -((p[0] * t[1]).sum(1).mean() + (p[1] * t[0]).sum(1).mean()) / 2
+        n, u = len(z[0]), torch.cat([unit(v) for v in z])
+        total = 0.0
+        for i in range(2 * n):
+            total = total + sum(((u[i] @ u[j]) / 2.0).exp() for j in range(2 * n) if j not in (i, (i + n) % (2 * n)))
+        return near + 0.1 * torch.log(total / (2 * n) / (2 * n - 2))
+
+    def after(self, batch, step):
+        m = 1 - (1 - 0.995) * (math.cos(math.pi * step / self.made.loader.steps) + 1) / 2
+        self.follow(self.method.teacher.module, self.method.tower, m)
+
+
+class Pairs(Naive):
+    """Both sides of rows: a picture and its text."""
+
+    def sides(self, batch):
+        views = self.method.make_views(batch)
+        image = views["image"][0]
+        return unit(self.method.tower_a(image)), unit(self.method.tower_b(views["text"][0]))
+
+
+class Align(Pairs):
+    """Both directions summed, smoothed targets, a learned temperature."""
+
+    def loss(self, batch, step):
+        a, b = self.sides(batch)
+        s, total = a @ b.T / self.method.tau.log_tau.exp(), 0.0
+        for one in (s, s.T):
+            q = torch.full_like(one, 0.1 / len(one)) + 0.9 * torch.eye(len(one))
+            total = total - (q * log_softmax(one, 1)).sum(1).mean()
+        return total
+
+
+class CWCL(Pairs):
+    def loss(self, batch, step):
+        p, q = self.sides(batch)
+        q = q.detach()
+        w = q @ q.T / 2 + 0.5
+        w, s = w / w.sum(1, keepdim=True), p @ q.T / 0.07
+        return -(w * log_softmax(s, 1)).sum(1).mean() + cross_entropy(s.T, torch.arange(len(s)))
+
+
+class Contriever(Naive):
+    """Query crop against the teacher's key crop and the queue; raw inner products; m before the keys."""
+
+    def loss(self, batch, step):
+        a, b = self.method.make_views(batch)["text"]
+        q = self.method.tower(a)
+        self.follow(self.method.teacher.module, self.method.tower, 0.9)
+        with torch.no_grad():
+            k = self.method.teacher.module(b)
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ self.method.negatives.keys.clone().T], 1) / 0.05
+        self.memory["keys"] = k
+        return cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
+
+    def after(self, batch, step):
+        self.enqueue(self.memory["keys"])
+
+
+QUEUE = {"name": "queue", "size": 16, "random_start": True}
+CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
+    "simclr": ("simclr", SimCLR, {}),
+    "dcl": ("dcl", DCLW, {"sigma": 0.5}),
+    "contrastive-behaviour": ("contrastive-behaviour", Hard, {"alpha": 0.3}),
+    "mochi": ("mochi", MoCHi, {"momentum": 0.9, "negatives": {"size": 16, "hard": 4, "mixed": 3, "with_query": 2,
+                                                              "start": 0.0}}),
+    "swav": ("swav", Swapped, {"prototypes": 12, "queue": 0, "freeze_prototypes": 1, "eps": 0.05}),
+    "cacr batch": ("cacr", CACR, {"positives": 2}),
+    "cacr queue": ("cacr", CACRQueue, {"form": "queue", "positives": 2, "momentum": 0.9, "negatives": QUEUE}),
+    "cacr momentum": ("cacr", CACRTargets, {"form": "momentum", "positives": 1, "momentum": 0.9}),
+    "nnclr": ("nnclr", NNCLR, {"queue": 16}),
+    "mcl": ("mcl", MCL, {"temperature": 0.1}),
+    "pixpro": ("pixpro", PixPro, {}),
+    "beclr": ("beclr", BECLR, {"memory_start": 1.0, "clusters": 2}),
+    "align": ("align", Align, {"temperature": 0.1}),
+    "cwcl": ("cwcl", CWCL, {}),
+    "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
+}  # fmt: skip
+
+
+def without_dropout(method):
+    for module in method.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_naive_steps_give_the_same_parameters(case, emoji_few):
+    """SGD with momentum and decay, one step of warm-up, then cosine; three steps."""
+    slug, naive, options = CASES[case]
+    settings = TrainSettings(
+        batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, val_every=0,
+        by="columns" if slug in ("align", "cwcl") else "auto",
+    )  # fmt: skip
+    if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
+        options = options | {"mask_duplicates": False}
+    made = building.prepare(slug, emoji_few, settings, options)
+    without_dropout(made.method)
+    begun = copy.deepcopy(made.method)
+    trainer = engine.trainer_for(made, [], STEPS)
+    trainer.fit(made.method, made.loader)
+    made.loader.start = 0
+    arm = naive(begun.train(), made)
+    stepped(arm, made)
+    for name, p in made.method.named_parameters():
+        expected = dict(begun.named_parameters())[name]
+        torch.testing.assert_close(p, expected.detach(), rtol=2e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def stepped(arm, made):
+    """The naive loop: views, loss, gradients, SGD with momentum and decay of matrices, memories."""
+    rates, state = arm.method.scaled_parameters(), {}
+    trained = [p for p in arm.method.parameters() if p.requires_grad]
+    for step in range(STEPS):
+        batch = made.loader.at(step)
+        for p in trained:
+            p.grad = None
+        torch.manual_seed(batch.random_seed)
+        arm.loss(batch, step).backward()
+        if hasattr(arm, "before_step"):
+            arm.before_step(step)
+        share = step / arm.warmup if step < arm.warmup else 1.0
+        if step >= arm.warmup:
+            share = (1 + math.cos(math.pi * (step - arm.warmup) / (arm.run - arm.warmup))) / 2
+        with torch.no_grad():
+            for p in trained:
+                if p.grad is None:
+                    continue
+                g = p.grad + (0.01 * p if p.dim() > 1 else 0)
+                state[p] = 0.9 * state[p] + g if p in state else g
+                p -= LR * share * rates.get(p, 1.0) * state[p]
+        if hasattr(arm, "after"):
+            arm.after(batch, step)
