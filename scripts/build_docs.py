@@ -123,7 +123,7 @@ def claims(root: Path = ROOT) -> str:
     parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with "
              "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
              "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "",
-             "Every check trains the registered method through `fit`, beside the untrained encoder and raw features; it "
+             "Every check trains the registered method through `fit`, beside the untrained encoder and raw features. It "
              "is repeated by `python benchmarks/claims SLUG` (`--all` for all). Rows marked *earlier* were measured by "
              "a training loop of the check's own and wait to be measured again.", "", "## Methods", ""]
     parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
