@@ -112,3 +112,30 @@ def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     assert model.modalities == ["image", "text"]
     assert model.embed_texts(["a cat"]).shape == (1, model.dim)
     assert json.loads((out / "curve.jsonl").read_text().splitlines()[-1])["step"] == 12
+
+
+def test_a_reference_gives_the_weights(emoji_few, tmp_path):
+    """The vectors of a third encoder, computed once, say how alike two items are; nothing else changes."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    other = encoders.image("small", size=32)
+    save_file({k: v.contiguous() for k, v in other.state_dict().items()}, tmp_path / "other.safetensors")
+    options = {"frozen": "image", "untrained": True}
+    made = make(emoji_few, reference=str(tmp_path / "other.safetensors"), **options)
+    embedded, batch, loss = step(made)
+    image, text = embedded["a"], embedded["b"]
+    with torch.no_grad():
+        pictures = torch.from_numpy(emoji_few.image_memmap("image", 32)[batch.rows.numpy()].copy())
+        reference = encoders.Frozen(other).eval()(other.prepare(pictures))
+    expected = losses.cwcl(text, image, temperature=0.07, reference=reference)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    plain = step(make(emoji_few, **options))[2]
+    assert abs(float(plain - loss)) > 1e-6
+    assert not any("reference" in name for name in made.method.state_dict())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "small", ""])
+def test_a_wrong_reference_is_refused(emoji_few, name):
+    with pytest.raises(InputError):
+        make(emoji_few, reference=name)

@@ -121,6 +121,31 @@ def test_known_positives_are_never_mined():
     assert [sorted(x for x in row if x >= 0) for row in part.lists.tolist()] == [[2, 3], [2, 3], [0, 1], [0, 1]]
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
+def test_a_share_of_the_hard_negatives_is_random(ratio):
+    """Each place is mined with probability hard_ratio; random rows are seen by all but those they belong to."""
+    groups = torch.arange(40)[:, None] // 2
+    whole = Whole(unit(40, seed=1), unit(40, seed=2), range(40), groups)
+    part = mined(whole, hard_ratio=ratio)
+    part.before(0, 20, whole)
+    mined_places, random_rows = 0, 0
+    for step in range(30):
+        batch = items(groups[:8], rows=range(8), step=step)
+        query = unit(8, seed=step)
+        blocks = part.further(anchors(query), batch).blocks
+        own = Similarity(query, blocks[0])
+        mined_places += int(own.mask(own.visible).sum())
+        if len(blocks) > 1:
+            shared = Similarity(query, blocks[1])
+            columns = [int((part.bank == key).all(1).nonzero()[0]) for key in blocks[1].keys]
+            random_rows += len(columns)
+            expected = [[column // 2 != row // 2 for column in columns] for row in range(8)]
+            assert shared.mask(shared.visible).tolist() == expected
+    total = 30 * int((part.lists[:8] >= 0).sum())
+    assert mined_places + random_rows == total
+    assert abs(mined_places / total - ratio) < 0.1
+
+
 @pytest.mark.parametrize("rows", [info_nce_rows, dcl_rows, hcl_rows, triplet_rows])
 def test_every_row_loss_takes_an_own_list(rows):
     whole = Whole(unit(8, seed=1), unit(8, seed=2), range(8), torch.full((8, 1), -1))

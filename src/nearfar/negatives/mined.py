@@ -80,6 +80,8 @@ class Mined(Negatives):
         margin: candidates nearer than the row's own positive less this share of its similarity are left out: they are
             probably positives.
         skip: how many of the nearest candidates are passed over.
+        hard_ratio: probability that a place of a list holds its mined row; else a random training row takes it, which
+            all anchors of the batch see. Paper: 1, and 0.9 for Contriever's fine-tuning.
         in_batch: the other keys of the batch are negatives as well.
 
     Known positives, duplicates and the row itself are never mined. The run folder gets mined.json with examples to
@@ -97,8 +99,9 @@ class Mined(Negatives):
 
     def __init__(self, count: PositiveInt = 16, start: UnitInterval = 0.1, refresh: PositiveInt | None = None,
                  margin: Annotated[float, Range(0, 2, open_high=True)] = 0.05, skip: NonNegativeInt = 0,
-                 in_batch: bool = True):
+                 in_batch: bool = True, hard_ratio: UnitInterval = 1.0):
         super().__init__()
+        self.hard_ratio = hard_ratio
         self.count, self.start, self.refresh, self.margin, self.skip = count, start, refresh, margin, skip
         self.in_batch = in_batch
         self.rows = torch.empty(0, dtype=torch.long)
@@ -174,15 +177,33 @@ class Mined(Negatives):
 
     def further(self, anchors: Anchors, items: Items) -> Further:
         place = columns_of(items.rows, self.rows) if len(self.rows) else torch.full_like(items.rows, -1)
-        place = place[anchors.items]
         lists = torch.where(place[:, None] >= 0, self.lists[place.clamp(min=0)], -1)
         if bool((lists < 0).all()):
             return Further()
+        others = []
+        if self.hard_ratio < 1:
+            generator = items.generator()
+            mined = torch.rand(lists.shape, generator=generator, device=lists.device) < self.hard_ratio
+            spare = int(((lists >= 0) & ~mined).sum())
+            lists = torch.where(mined, lists, -1)
+            drawn = torch.randint(len(self.rows), (spare,), generator=generator, device=lists.device)
+            others = [self.random(drawn, anchors, items)] if spare else []
+        lists = lists[anchors.items]
         keys = self.bank[lists.clamp(min=0)].to(anchors.query.dtype)
         visible: Relation = dense(lists >= 0)
         if items.pools is not None:
             visible = visible & same(items.pools[anchors.items], self.pools[lists.clamp(min=0)])
-        return Further([Block(keys, own=True, visible=visible, gradient=False)])
+        return Further([Block(keys, own=True, visible=visible, gradient=False), *others])
+
+    def random(self, columns: Int[Tensor, "k"], anchors: Anchors, items: Items) -> Block:
+        """Training rows that all anchors see, but for those that belong to an anchor."""
+        assert self.known is not None
+        hidden = known_pairs(anchors.items, items, self.known.stored[columns])
+        hidden = hidden | same(items.rows[anchors.items], self.rows[columns])
+        visible: Relation = ~hidden
+        if items.pools is not None:
+            visible = visible & same(items.pools[anchors.items], self.pools[columns])
+        return Block(self.bank[columns].to(anchors.query.dtype), visible=visible, gradient=False)
 
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
         return {"mined_false": self.false}

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from nearfar import encoders
 from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.losses import cwcl
@@ -35,6 +38,20 @@ def zero_shot(vectors: Float[Tensor, "n d"], classes: Float[Tensor, "c d"]) -> I
     return (normalize(vectors, dim=1) @ normalize(classes, dim=1).T).argmax(1)
 
 
+def reference_encoder(name: str, like: Any) -> Encoder:
+    """The encoder of that name or folder, of the kind of `like`. Raises InputError where it is not there or was never
+    trained."""
+    if like.modality == "text":
+        encoders.check_names("small", name, None)
+        made = encoders.text(name, texts=()) if name != "small" else None
+    else:
+        encoders.check_names("small", "small", name)
+        made = encoders.image("small", size=like.size, weights=name)
+    if made is None or not made.pretrained:
+        raise InputError(f"The reference '{name}' is not a trained encoder.", "Give minilm, or the path of a folder.")
+    return made
+
+
 @register("cwcl", family="multimodal")
 class ContinuousWeights(PairContrast):
     """One tower stays frozen and gives continuous weights; the other learns to speak its language.
@@ -47,6 +64,9 @@ class ContinuousWeights(PairContrast):
         weighted: whose vectors are the anchors of the weighted direction: trained, frozen, both, or none (one positive
             a row in both directions, the paper's baseline). Which one the paper weights could not be verified; the
             effect is nearly the same.
+        reference: an encoder of the frozen side's kind whose space gives the weights in place of the frozen tower's:
+            for texts minilm or a folder, for pictures a file of weights or the folder of a nearfar model. Its
+            vectors are computed once.
         temperature: tau; where it is learned, its start.
         learn_temperature: train tau, as the paper does. In small runs the fixed temperature was better: 78.0 % against
             75.7 % zero-shot accuracy on halves of digits (docs/claims.md).
@@ -70,6 +90,7 @@ class ContinuousWeights(PairContrast):
 
     defaults = {"temperature": 0.07}
     fixed = ("symmetric", "loss", "negatives", "dim")
+    reference_vectors: Tensor | None
 
     def __init__(
         self,
@@ -79,6 +100,7 @@ class ContinuousWeights(PairContrast):
         frozen: Literal["text", "image"] = "text",
         untrained: bool = False,
         weighted: Literal["trained", "frozen", "both", "none"] = "trained",
+        reference: str | None = None,
         head: Literal["linear", "mlp"] = "linear",
         **shared: Any,
     ):
@@ -98,12 +120,25 @@ class ContinuousWeights(PairContrast):
         else:
             self.tower_a = held
         self.frozen_first, self.weighted = not place, weighted
+        self.reference = None if reference is None else Frozen(reference_encoder(reference, both[place]))
+        self.register_buffer("reference_vectors", None, persistent=False)
+
+    def prepare(self, data: Any, rows: Any) -> None:
+        """The reference's vectors of all rows: they are part of the data, and of no checkpoint."""
+        if self.reference is None:
+            return
+        role = self.roles[0 if self.frozen_first else 1]
+        encoder: Any = self.reference
+        items = data.texts(role) if encoder.modality == "text" else data.image_memmap(role, encoder.size)
+        self.reference_vectors, self.reference = torch.from_numpy(np.asarray(encoder.features(items))), None
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         a, b = embedded["a"], embedded["b"]
         trained, frozen = (b, a) if self.frozen_first else (a, b)
         self.watched = trained.detach()
         hidden = batch.hidden() if self.mask_duplicates else None
-        total = cwcl(trained, frozen, temperature=self.temperature(), weighted=self.weighted, negatives="global",
-                     hidden=hidden)
+        known = self.reference_vectors
+        reference = None if known is None else known[batch.rows[: len(batch)].to(known.device)].to(trained.device)
+        total = cwcl(trained, frozen, temperature=self.temperature(), weighted=self.weighted, reference=reference,
+                     negatives="global", hidden=hidden)
         return Loss(total, {"temperature": self.temperature().detach()})
