@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError
 from nearfar.methods import get
 from nearfar.training import building
-from nearfar.training.loading import Sampler, TokenStore, TokenStream
+from nearfar.training.loading import Sampler, TokenStream
 from nearfar.training.settings import TrainSettings
 
 

@@ -21,7 +21,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   evaluate MODEL DATA         kNN, probe, retrieval, beside what needs no training
   diagnose MODEL DATA         alignment, uniformity, rank, collapse... each with advice
   embed MODEL DATA --out X    vectors of all rows, as parquet, npy or a searchable index
-  search INDEX QUERY          nearest items to a text, a picture or an item
+  search INDEX QUERY          nearest items to a text, a picture, numbers or an item
   report RUN...               one HTML page of a run or a comparison
   cache [clear]               what is kept of data to be faster the next time; clear removes it
 
@@ -64,8 +64,10 @@ def _run(command: str, words: list[str]) -> int:
             raise InputError(
                 f"Unknown command '{command}'.{did_you_mean(command, COMMANDS)}", "`nearfar --help` lists the commands."
             )
+        from nearfar import modalities
         from nearfar.cli import commands
 
+        modalities.everyone()  # those of other packages add options
         return getattr(commands, f"run_{command}")(words) or 0
     except InputError as error:
         _say(error)

@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from nearfar import processes
+from nearfar import modalities, processes
+from nearfar.encoders.base import Features
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.methods.paper import Paper
 from nearfar.similarity import Hidden, Known
@@ -41,7 +42,8 @@ class Facts:
 class Batch:
     """n items; with `members` > 1 the rows of each field are member-major: all first members, then all second...
 
-    rows: sample ids (members n,); inputs: role -> uint8 images, Tokens or features; content: role -> content ids;
+    rows: sample ids (members n,); inputs: role -> what views take (uint8 images, Tokens...) or `Features`;
+    content: role -> content ids;
     crossed: pairs of roles whose contents are compared with each other as well; negatives: content ids of each hard
     negative, (n,) each, -1 where an item has none; scores: of the pairs, (n,), or None; known: what belongs together by
     further rows of the data, as the two directions see it, or None.
@@ -245,10 +247,8 @@ class Tower(nn.Module):
         self.encoder, self.head, self.kept = encoder, head, kept
 
     def features(self, x: Any) -> Tensor:
-        """(n, encoder.dim). Cached features of a frozen encoder pass through."""
-        if isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point():
-            return x
-        return self.encoder(x)
+        """(n, encoder.dim). `Features` of a frozen encoder pass through."""
+        return x.values if isinstance(x, Features) else self.encoder(x)
 
     def forward(self, x: Any) -> Tensor:
         h = self.features(x)
@@ -353,8 +353,9 @@ def _joined(parts: list[Any]) -> Any:
 class Method(pl.LightningModule):
     """One paper. A plain one writes `encode` and `loss`; the rest has defaults that do nothing.
 
-    Attributes: `role`: the role of the data that it reads ("image" or "text"; methods of pairs have `columns` instead).
-    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `preset_paper`: the
+    Attributes: `role`: the role of the data that it reads, its encoder's kind (methods of pairs have `columns`).
+    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold ("any": a column of any
+    kind of data; "pair": two columns that belong together); `preset_paper`: the
     literals of the paper for options whose default is fitted to the data; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch). `micro`: most items that
     pass the encoder at once on a device; `fit` sets it from --micro-batch. `log_every`: steps between two lines of the
@@ -398,10 +399,11 @@ class Method(pl.LightningModule):
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
-        """The kinds of data of the encoders that the constructor takes, for data that hold these roles. by_group:
-        whether pairs are made of groups where the data hold columns of pairs as well."""
+        """The kinds of data of the encoders that the constructor takes, for data that hold these roles (with "any" and
+        "pair" as in `needs`). by_group: whether pairs are made of groups where the data hold columns of pairs
+        as well."""
         need = next(n for n in cls.needs if n <= roles)
-        return ["image" if "image" in need else "text"]
+        return [str(modalities.first(roles if modalities.ANY in need else need))]
 
     def columns(self, roles: Set[str]) -> None:
         """Fixes which roles it reads, where the data (with these roles) leave a choice; called once, first."""

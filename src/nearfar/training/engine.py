@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from nearfar import files, methods, processes
+from nearfar import files, methods, modalities, processes
 from nearfar import trained as seen_rows
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
@@ -110,7 +110,7 @@ def fit(
     building.check_settings(settings)
     processes.check_launch(settings.devices, settings.nodes)
     say = say if processes.leader() else silent
-    tell_overlaps(opened, settings.weights, say)
+    tell_overlaps(opened, building.weights_of(settings), say)
     task = building.task_of(method, opened, settings)
     claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
     with claimed as folder:
@@ -124,14 +124,15 @@ def fit(
             return train(folder, method, opened, setup, task, record, resume, progress, say)
 
 
-def tell_overlaps(data: Any, weights: str | None, say: Say) -> list[str]:
+def tell_overlaps(data: Any, weights: Sequence[str], say: Say) -> list[str]:
     """Says, and returns, what makes scores look better than they are: contents, groups and units in two splits, and
     weights that were trained on rows of the test split."""
     told = [f"warning: {one}" for one in data.shared()]
     test = data.splits["test"]
-    count = int(seen_rows.seen(seen_rows.read(weights), data, test).sum()) if weights else 0
-    if count:
-        told.append(seen_rows.warning(weights, count, len(test), "test rows"))
+    for one in weights:
+        count = int(seen_rows.seen(seen_rows.read(one), data, test).sum())
+        if count:
+            told.append(seen_rows.warning(one, count, len(test), "test rows"))
     for line in told:
         say(line)
     return told
@@ -143,6 +144,7 @@ def split_options(
     """Keyword options to settings, data settings and what is the method's own; unknown ones raise."""
     from nearfar import options
 
+    modalities.everyone()  # those of other packages add options of theirs
     for name, held, kind in (("settings", settings, TrainSettings), ("data_settings", data_settings, DataSettings)):
         if held is not None and not isinstance(held, kind):
             raise InputError(f"'{name}' takes {kind.__name__}(...). Got {str(held)[:80]}.",
@@ -453,7 +455,6 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
     return Embedder(
         method.towers(),
         data,
-        size=setup.image_size,
         similarity=method.similarity,
         device=method.device,
     )
@@ -461,8 +462,7 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
 
 def can_measure(towers: Mapping[str, Any], task: Any) -> bool:
     """Whether the towers embed all that the task asks for."""
-    kinds = {r.split("_")[0] for r in towers}
-    return {r.split("_")[0] for r in task.roles} <= kinds
+    return set(modalities.kinds(task.roles)) <= set(modalities.kinds(towers))
 
 
 def train(
@@ -660,18 +660,14 @@ def save_model(
         "licence": data.meta.get("licence", ""),
         "versions": record["versions"],
     }
-    weights = setup.settings.weights
     known = seen_rows.merged(
         seen_rows.rows_of(data, trained.reads, setup.rows),
-        seen_rows.read(weights) if weights else None,  # what it began with had seen rows of its own
+        *(seen_rows.read(one) for one in building.weights_of(setup.settings)),  # these had seen rows of their own
     )
-    models.save_model(folder, towers, config, card, example_items(data, towers, setup.image_size), known)
+    models.save_model(folder, towers, config, card, example_items(data, towers), known)
 
 
-def example_items(data: Any, towers: Mapping[str, Any], size: int) -> dict[str, Any]:
+def example_items(data: Any, towers: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """A few real items a role, with which a saved model checks itself."""
     rows = data.splits["train"][:16]
-    return {
-        r: data.texts(r, rows) if r.startswith("text") else [p.transpose(1, 2, 0) for p in data.images(r, size, rows)]
-        for r in towers
-    }
+    return {role: modalities.of(role).kept(data, role, rows, encoder) for role, (encoder, _) in towers.items()}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from nearfar import processes
-from nearfar.encoders import Frozen, TextEncoder, Tokens
-from nearfar.encoders.tokens import pad
+from nearfar.encoders import Tokens
+from nearfar.encoders.tokens import TokenStore, pad
 from nearfar.errors import InputError, NearfarError
 from nearfar.methods.base import Batch, Facts
 from nearfar.mixture import corpus_shares
@@ -20,28 +20,6 @@ from nearfar.similarity import Known
 from nearfar.sources import judgements
 
 Inputs = Callable[[np.ndarray, np.random.Generator | None], Any]
-
-
-class TokenStore:
-    """Token ids of many texts in one flat array. A long text is read as a window of `length` tokens around a random
-    place (training) or from its start."""
-
-    def __init__(self, lists: Sequence[Sequence[int]], length: int):
-        self.length = length
-        self.flat = np.fromiter((t for ids in lists for t in ids), dtype=np.int32)
-        self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])])
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def read(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> Tokens:
-        """Right-padded content tokens (no special ones), (n, <= length)."""
-        begin, end = self.starts[rows], self.starts[rows + 1]
-        spare = np.maximum(end - begin - self.length, 0)
-        if rng is not None:
-            begin = begin + (rng.random(len(rows)) * (spare + 1)).astype(np.int64)
-        end = np.minimum(end, begin + self.length)
-        return pad([self.flat[a:b].tolist() for a, b in zip(begin, end, strict=True)])
 
 
 class TokenStream:
@@ -382,31 +360,3 @@ class StreamLoader(Loader):
 
     def facts(self, samples: int) -> Facts:
         return Facts(samples, len(self.stream), self.batch_size, self.steps)
-
-
-def image_inputs(data: Any, role: str, size: int) -> Inputs:
-    """uint8 pictures of a role, read from the memory-mapped cache."""
-    pictures = data.image_memmap(role, size)
-
-    def read(rows: np.ndarray, rng: np.random.Generator | None) -> Tensor:
-        return torch.from_numpy(pictures[rows])
-
-    return read
-
-
-def text_inputs(
-    encoder: TextEncoder | Frozen, texts: Sequence[str], length: int | None = None
-) -> tuple[TokenStore, Inputs]:
-    """Content tokens of texts, tokenised once."""
-    special = encoder.special
-    store = TokenStore(encoder.encode_ids(list(texts)), length or special.length - special.frame)
-    return store, store.read
-
-
-def cached_inputs(features: np.ndarray) -> Inputs:
-    """Features of a frozen encoder, computed once."""
-
-    def read(rows: np.ndarray, rng: np.random.Generator | None) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(features[rows]))
-
-    return read

@@ -113,7 +113,7 @@ class BECLR(Method):
         differs="rows are assigned to near prototypes and neighbours come from their cluster, as described; the "
         "released code does neither (--official). No negatives from the memory (off in the paper). AdamW unless asked",
     )
-    needs = (frozenset({"image"}), frozenset({"text"}))
+    needs = (frozenset({"any"}),)
     preset_paper = {"temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
                     "memory_start": 0.15, "recluster": 0.15, "restarts": 10, "momentum": 0.995,
                     "mask_ratio": (0.05, 0.25), "patch": 16, "projector": 512, "dim": 512}  # fmt: skip
