@@ -54,7 +54,7 @@ def untrained(seed: int, data: Any, task: Any) -> dict[str, Any]:
 
     torch.manual_seed(seed)
     encoder = image("small", 64)
-    return {"test": task.evaluate(Embedder({"image": Tower(encoder)}, data, size=64), "test").to_dict()}
+    return {"test": task.evaluate(Embedder({"image": Tower(encoder)}, data), "test").to_dict()}
 
 
 def row(label: str, cells: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

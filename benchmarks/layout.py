@@ -104,7 +104,7 @@ def references(data: Any, seeds: int) -> dict[str, Any]:
         values = []
         for seed in range(seeds):
             torch.manual_seed(seed)
-            embed = Embedder({"image": Tower(image("small", SIDE, grid=grid))}, data, size=SIDE)
+            embed = Embedder({"image": Tower(image("small", SIDE, grid=grid))}, data)
             values.append(task.evaluate(embed, "val").primary)
         found[f"untrained, grid {grid}"] = float(np.mean(values))
     return found

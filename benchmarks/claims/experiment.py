@@ -18,7 +18,7 @@ import numpy as np
 import sets
 
 import nearfar
-from nearfar import evaluation, files
+from nearfar import evaluation, files, modalities
 from nearfar.evaluation.statistics import holds, paired_interval
 from nearfar.methods.base import Tower
 from nearfar.training import building
@@ -166,12 +166,11 @@ def untrained(cell: Cell, data: Any, kept: Path, seed: int) -> dict[str, float]:
     names = {f.name for f in dataclasses.fields(TrainSettings)}
     settings = TrainSettings(**{k: v for k, v in {**cell.settings, "seed": seed}.items() if k in names})
     task = evaluation.task_for(data, next(iter(cell.measures.values()))[0])
-    kinds = list(dict.fromkeys(r.split("_")[0] for r in task.roles))
+    kinds = modalities.kinds(task.roles)
     if len(kinds) > 1:
         return {}
-    size = building.auto_image_size(data, settings)
-    encoder = building.build_encoder(kinds[0], data, settings, size)
-    scores = measured(cell, data, Embedder({r: Tower(encoder) for r in task.roles}, data, size=size))
+    encoder = building.build_encoder(kinds[0], data, settings)
+    scores = measured(cell, data, Embedder({r: Tower(encoder) for r in task.roles}, data))
     files.write_json(kept, scores)
     return scores
 

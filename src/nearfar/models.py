@@ -8,14 +8,12 @@
       model.safetensors     weights of all towers
       config.json           format, similarity, roles, towers with their preprocessing, and what the caller adds
       text/                 tokenizer and configuration files of the tower "text"
-      training-rows.safetensors  hashes of the pictures and texts that it was trained on
+      training-rows.safetensors  hashes of the items that it was trained on
       verify.json           hashes of the files; example inputs with their vectors
       README.md             model card
 """
 
-import base64
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +25,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nearfar import encoders, files, trained
+from nearfar import encoders, files, modalities, trained
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
 from nearfar.encoders.quiet import quiet
+from nearfar.encoders.stored import noise_pictures
 from nearfar.errors import InputError, NearfarError, did_you_mean
 
 FORMAT = 1
@@ -43,8 +42,6 @@ DAMAGED = "Copy the whole model folder again, or train anew."
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".msgpack")
 ANSWERS = "inference."  # the tensors of what a model answers beside vectors
 _RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers", "inference")
-_EXAMPLE_TEXTS = ("", "a cat sits on the mat", "Stock prices fell on Monday.", "def add(a, b): return a + b",
-                  "Der schnelle braune Fuchs", "12 + 30 = 42")
 
 Progress = Callable[[int, int], None]
 
@@ -62,11 +59,12 @@ class Tower(nn.Module):
 
     def config(self) -> dict[str, Any]:
         head = None if self.head is None else describe_head(self.head)
-        return {"encoder": self.encoder.config(), "head": head, "preprocessing": _preprocessing(self.encoder)}
+        return {"encoder": self.encoder.config(), "head": head,
+                "preprocessing": modalities.get(self.encoder.modality).preprocessing(self.encoder)}
 
 
 class Model:
-    """Vectors of pictures and texts from the towers of a model folder, or of a training that has just ended.
+    """Vectors of items from the towers of a model folder, or of a training that has just ended.
 
     roles: which tower each role of the data uses; several roles may share one.
     similarity: "cosine" (vectors come out with length 1) or "dot" (as they are).
@@ -106,7 +104,7 @@ class Model:
 
     @property
     def modalities(self) -> list[str]:
-        """"image", "text" or both."""
+        """The kinds of data that it embeds."""
         return sorted({tower.encoder.modality for tower in self.roles.values()})
 
     @property
@@ -116,7 +114,7 @@ class Model:
 
     @property
     def training_rows(self) -> trained.Known | None:
-        """Hashes of the pictures and texts that it was trained on; None where its folder does not hold them."""
+        """Hashes of the items that it was trained on; None where its folder does not hold them."""
         return None if self.path is None else trained.read(self.path)
 
     def to(self, device: torch.device | str) -> "Model":
@@ -129,7 +127,7 @@ class Model:
 
     def embed(self, items: Sequence[Any] | np.ndarray, role: str | None = None, batch_size: int = 64,
               progress: Progress | None = None, variant: str | None = None) -> np.ndarray:
-        """float32 (n, d) of pictures (PIL, arrays, paths) or texts, in their order.
+        """float32 (n, d) of pictures (PIL, arrays, paths), texts, rows of numbers..., in their order.
 
         variant: which of the vectors of one input, where the model gives several (`variants`).
 
@@ -140,7 +138,7 @@ class Model:
             raise InputError(f"embed takes a list of items, not one ({type(items).__name__}).",
                              "Write model.embed([item]).")
         check("batch_size", batch_size, PositiveInt, "argument")
-        tower = self._tower(role, self._modality(items), variant)
+        tower = self._tower(role, None if role else self._modality(items), variant)
         made = tower.embed(items, batch_size, progress)
         return _unit(made) if self.similarity == "cosine" else made
 
@@ -165,7 +163,8 @@ class Model:
         examples, worst = files.read_json(proof, VERIFY, DAMAGED)["examples"], 0.0
         with files.reading(proof, DAMAGED):
             for role, example in examples.items():
-                vectors = self.embed(_decode(example["inputs"], self.roles[role].encoder), role)
+                encoder = self.roles[role].encoder
+                vectors = self.embed(modalities.get(encoder.modality).read(example["inputs"], encoder), role)
                 worst = max(worst, _difference(vectors, np.asarray(example["vectors"], np.float32)))
         if not worst <= TOLERANCE:
             raise NearfarError(f"The model in {self.path} does not give its stored vectors (difference {worst:.2g}).",
@@ -185,7 +184,7 @@ class Model:
                 sentence_transformer(tower.encoder, tower.head, self.similarity == "cosine", folder)
                 from sentence_transformers import SentenceTransformer
                 loaded = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-            texts = [*_EXAMPLE_TEXTS, "a longer text " * 400]
+            texts = [*modalities.get("text").examples(tower.encoder), "a longer text " * 400]
             theirs = loaded.encode(texts, convert_to_numpy=True, show_progress_bar=False)
             return _same(self.embed(texts, role or self.role_of("text")), theirs, "sentence-transformers")
 
@@ -202,10 +201,10 @@ class Model:
 
         def write(folder: Path) -> float:
             encoder = timm_folder(tower.encoder, tower.head, folder)
-            loaded, x = load_timm(folder), torch.from_numpy(_noise_pictures(encoder.size)).float() / 255
+            loaded, x = load_timm(folder), torch.from_numpy(noise_pictures(encoder.size)).float() / 255
             with torch.inference_mode():
                 theirs = loaded.eval()((x - encoder.mean.cpu()) / encoder.std.cpu()).numpy()
-            return _same(encoders.vectors(encoder, _noise_pictures(encoder.size)), theirs, "timm")
+            return _same(encoders.vectors(encoder, noise_pictures(encoder.size)), theirs, "timm")
 
         return _replace_folder(Path(path), "config.json", write)
 
@@ -214,10 +213,14 @@ class Model:
             raise InputError("This model gives no vectors.", f"It can {' and '.join(self.inference.verbs)}.")
         if len(self.modalities) == 1 or not len(items):
             return self.modalities[0]
-        return "text" if isinstance(items[0], str) else "image"
+        found = modalities.of_item(items[0], self.modalities)
+        if found is None:
+            raise InputError(f"This model embeds {modalities.words(self.modalities)}. Got {items[0]!r:.80}.",
+                             "Say whose tower is meant: role=ROLE.")
+        return found.name
 
     def role_of(self, modality: str) -> str:
-        """The first role of a modality. Raises InputError where the model has none."""
+        """The first role whose tower embeds a kind of data. Raises InputError where there is none."""
         for role, tower in self.roles.items():
             if tower.encoder.modality == modality:
                 return role.partition("/")[0] if role.partition("/")[0] in self.roles else role
@@ -402,16 +405,6 @@ def _version() -> str:
         return "unknown"
 
 
-def _preprocessing(encoder: Any) -> dict[str, Any]:
-    if encoder.modality == "text":
-        special = encoder.special
-        return {"tokenizer": "files in this tower's folder", "length": special.length, "bos": special.bos,
-                "eos": special.eos}
-    return {"size": encoder.size, "resize": "centre square, then Lanczos",
-            "background": "white", "range": [0, 1],
-            "mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()}
-
-
 def _write(place: Path, named: Mapping[str, Tower], model: Model, card: Mapping[str, Any],
            examples: Mapping[str, Sequence[Any]], answers: nn.Module | None = None) -> str:
     from safetensors.torch import save_file
@@ -437,46 +430,14 @@ def _write(place: Path, named: Mapping[str, Tower], model: Model, card: Mapping[
         first.setdefault(name, role)
     for role in first.values():
         encoder = model.roles[role].encoder
-        inputs = list(examples.get(role) or _examples(encoder))[:16]
-        coded = _encode(inputs, encoder)
-        stored[role] = {"inputs": coded, "vectors": model.embed(_decode(coded, encoder), role).tolist()}
+        kind = modalities.get(encoder.modality)
+        given = examples.get(role)
+        inputs = list(kind.examples(encoder) if given is None or not len(given) else given)[:16]
+        coded = kind.write(inputs, encoder)
+        stored[role] = {"inputs": coded, "vectors": model.embed(kind.read(coded, encoder), role).tolist()}
     _write_json(place / "verify.json", {"hash": digest, "files": hashes, "examples": stored})
     (place / "README.md").write_text(model_card(model, card, digest), encoding="utf-8")
     return digest
-
-
-def _examples(encoder: Any) -> list[Any]:
-    if encoder.modality == "text":
-        return list(_EXAMPLE_TEXTS)
-    return list(_noise_pictures(encoder.size).transpose(0, 2, 3, 1))
-
-
-def _noise_pictures(size: int, n: int = 4) -> np.ndarray:
-    """Seeded blocks of colour, uint8 (n, 3, size, size)."""
-    coarse = np.random.default_rng(0).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
-    steps = np.arange(size) * 8 // size
-    return np.ascontiguousarray(coarse[:, :, steps][:, :, :, steps])
-
-
-def _encode(inputs: Sequence[Any], encoder: Encoder) -> list[str]:
-    """Texts as they are; pictures, prepared to the encoder's size, as PNG in base64."""
-    if encoder.modality == "text":
-        return [str(text) for text in inputs]
-    from PIL import Image
-    prepared = (encoder.prepare(inputs) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    out = []
-    for picture in prepared:
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG")
-        out.append(base64.b64encode(buffer.getvalue()).decode())
-    return out
-
-
-def _decode(coded: Sequence[str], encoder: Encoder) -> list[Any]:
-    if encoder.modality == "text":
-        return list(coded)
-    from PIL import Image
-    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in coded]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -583,7 +544,7 @@ def _replace_folder(target: Path, mark: str, write: Callable[[Path], Any]) -> An
 def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:
     """README.md of a model: data, method, metrics, licence, how to use it."""
     title = card.get("title") or f"{model.config.get('method', 'nearfar')} model"
-    feature = "sentence-similarity" if model.modalities == ["text"] else "image-feature-extraction"
+    feature = modalities.get(model.modalities[0]).tag
     lines = ["---", "library_name: nearfar", f"pipeline_tag: {feature}", "tags: [contrastive-learning, nearfar]", "---",
              "", f"# {title}", "", f"Maps {' and '.join(model.modalities)} to vectors of {model.dim} numbers; compare "
              f"them by {'cosine similarity' if model.similarity == 'cosine' else 'dot product'}.", ""]
@@ -597,7 +558,7 @@ def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:
         lines += [f"| {name} | {_number(value)} |" for name, value in card["metrics"].items()] + [""]
     if not card.get("licence"):
         lines += ["## Licence", "", "Not stated. Mind the licences of the training data and of pretrained weights.", ""]
-    call = "embed_texts([\"a text\"])" if "text" in model.modalities else "embed_images([\"picture.png\"])"
+    call = modalities.get(model.modalities[-1]).usage
     lines += ["## Use", "", "```python", "import nearfar", 'model = nearfar.load("path/of/this/folder")',
               f"vectors = model.{call}", "```", ""]
     return "\n".join(lines + ([f"Model hash: `{digest}`", ""] if digest else []))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -27,6 +28,8 @@ class Registry:
     def __init__(self, what: str, package: str, group: str):
         self.what, self.package, self.group = what, package, group
         self._added: dict[str, Any] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self._telling = False
 
     def own(self) -> list[str]:
         """Names of nearfar's own, by their files."""
@@ -44,6 +47,27 @@ class Registry:
             raise InputError(f"There are two {self.what}s '{name}': {_place(before)} and {_place(thing)}.",
                              "Rename one of them.")
         self._added[name] = thing
+        self._tell()
+
+    def forget(self, name: str) -> None:
+        """Takes away what was made known in this process."""
+        self._added.pop(name, None)
+        self._tell()
+
+    def watch(self, function: Callable[[], None]) -> None:
+        """Calls the function now and whenever something is added or taken away."""
+        self._watchers.append(function)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._telling:  # what watches loads files, and these add what is in them
+            return
+        self._telling = True
+        try:
+            for function in self._watchers:
+                function()
+        finally:
+            self._telling = False
 
     def check(self, name: str) -> None:
         """Raises InputError, with the nearest name, for an unknown one."""
@@ -60,7 +84,7 @@ class Registry:
                 importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
             else:
                 entry = next(entry for entry in entry_points(group=self.group) if entry.name == name)
-                self._added.setdefault(name, entry.load())
+                self.add(name, entry.load())
         if name not in self._added:
             raise InputError(f"The file of the {self.what} '{name}' in {self.package} adds nothing of that name.")
         return self._added[name]
@@ -82,5 +106,6 @@ def _names(package: str) -> list[str]:
     return sorted(name.replace("_", "-") for name in found)
 
 
+MODALITIES = Registry("kind of data", "nearfar.modalities", "nearfar.modalities")
 TASKS = Registry("task", "nearfar.evaluation.tasks", "nearfar.tasks")
 DATA_SETS = Registry("built-in data set", "nearfar.sources.sets", "nearfar.data_sets")

@@ -1,4 +1,4 @@
-"""Which rows a model was trained on: hashes of their pictures and texts, kept in the model's folder.
+"""Which rows a model was trained on: hashes of their items, kept in the model's folder.
 
 The hashes are those of `Data.digests`: equal contents have equal hashes in every data set and on every machine, so
 that a model knows its training rows again under another name, in another order, or among others.
@@ -10,25 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nearfar import modalities
 from nearfar.errors import InputError
 
 if TYPE_CHECKING:
     from nearfar.sources import Data
 
 NAME = "training-rows.safetensors"
-Known = dict[str, np.ndarray]  # "image" or "text" -> int64, sorted, each once
-
-
-def modality(role: str) -> str:
-    """ "image" or "text" of a role (image, image_b, text, text_b)."""
-    return role.split("_")[0]
+Known = dict[str, np.ndarray]  # kind of data -> int64, sorted, each once
 
 
 def rows_of(data: "Data", roles: Iterable[str], rows: np.ndarray) -> Known:
     """The contents of some rows in the roles that a method reads."""
     found: dict[str, list[np.ndarray]] = {}
     for role in roles:
-        found.setdefault(modality(role), []).append(data.digests(role, rows))
+        found.setdefault(modalities.of(role).name, []).append(data.digests(role, rows))
     return {kind: np.unique(np.concatenate(parts)) for kind, parts in found.items()}
 
 
@@ -71,10 +67,10 @@ def read(folder: str | Path) -> Known | None:
 def seen(known: Known | None, data: "Data", rows: np.ndarray, roles: Iterable[str] | None = None) -> np.ndarray:
     """bool (n,): rows whose every content, in the roles (all that the data hold) of a kind that the model was trained
     on, stood in its training rows."""
-    asked = [role for role in roles or data.content_roles if modality(role) in (known or {})]
+    asked = [role for role in roles or data.content_roles if modalities.of(role).name in (known or {})]
     if not known or not asked:
         return np.zeros(len(rows), bool)
-    return np.all([np.isin(data.digests(role, rows), known[modality(role)]) for role in asked], axis=0)
+    return np.all([np.isin(data.digests(role, rows), known[modalities.of(role).name]) for role in asked], axis=0)
 
 
 def warning(name: Any, count: int, of: int, what: str) -> str:

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
-from nearfar import evaluation, files, indexing, models, trained
+from nearfar import evaluation, files, indexing, modalities, models, trained
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation import tasks
@@ -117,6 +116,7 @@ def divided(
     given: Mapping[str, Any], data_settings: DataSettings | None
 ) -> tuple[DataSettings, dict[str, Any]]:
     """Keyword options to those of the data and those of a task. Raises InputError for one of neither."""
+    modalities.everyone()  # those of other packages add columns of theirs
     mine = [f.name for f in dataclasses.fields(DataSettings)]
     known = [*mine, *tasks.option_names()]
     for name in given:
@@ -129,7 +129,7 @@ def divided(
 def measured_twice(model: Any, data: Any, rows: np.ndarray, what: str) -> dict[str, Any]:
     """How many of the rows the model was trained on, of how many; rows None where its folder does not say."""
     known = model.training_rows
-    roles = [role for role in data.content_roles if role in model.roles or role.split("_")[0] in model.modalities]
+    roles = [role for role in data.content_roles if role in model.roles or modalities.of(role).name in model.modalities]
     count = None if known is None else int(trained.seen(known, data, rows, roles).sum())
     return {"rows": count, "of": len(rows), "split": what}
 
@@ -212,6 +212,7 @@ def embed(
     check_free(place, append)
     if not place.columned and columns not in ("auto", "none"):
         raise InputError(f"'{place.path}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
+    modalities.everyone()
     opened, loaded = (data_settings or DataSettings(**roles)).open(data), open_model(model)
     vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
     role = embedded_role(role, loaded, opened, vectors_of)
@@ -242,12 +243,15 @@ def check_free(place: outputs.Output, append: bool) -> None:
 
 def embedded_role(role: str | None, loaded: Any, opened: Any, vectors_of: ModelEmbedder) -> str:
     """The role that is embedded: the one asked for, or the first that the model has a tower for."""
-    order = ("image", "text", "image_b", "text_b")
-    found = role or next((r for r in order if r in opened.roles and vectors_of.has(r)), None)
-    if found is None or found not in opened.roles or not vectors_of.has(found):
+    kinds = modalities.everyone()
+    order = [one for place in (0, 1) for kind in kinds for one in kind.roles[place : place + 1]]
+    able = [one for one in order if one in opened.roles and vectors_of.has(one)]
+    found = role or next(iter(able), None)
+    if found not in able:
+        flags = [f"--{one} COLUMN" for kind in kinds if kind.name in loaded.modalities for one in kind.roles[:1]]
         raise InputError(
             f"This model embeds {', '.join(loaded.roles)}; {opened.name} has {', '.join(opened.roles)}.",
-            "Name the column: --text COLUMN or --image COLUMN.",
+            f"Name the column: {' or '.join(flags)}.",
         )
     return found
 
@@ -408,7 +412,8 @@ def search(
 
     Args:
         where_from: an index (`nearfar embed MODEL DATA --out INDEX`), or a model folder that holds one as index/.
-        query: a text, the path of a picture, a PIL picture, or "key:KEY" for an item of the index.
+        query: a text, the path of a picture, numbers separated by commas, an item as `Model.embed` takes it, or
+            "key:KEY" for an item of the index.
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
         variant: which of the vectors of the query, where the model gives several; default that of the index.
@@ -473,26 +478,18 @@ def stored_vector(index: Any, key: str) -> np.ndarray:
 
 
 def query_vector(model: Any, query: Any, role: str | None, variant: str | None = None) -> np.ndarray:
-    """Vector of a text, or of a picture (PIL, or the path of a file)."""
+    """Vector of an item, or of what words on a command line mean: a text, the path of a picture, numbers."""
     if not isinstance(query, str):
-        if not isinstance(query, Path | np.ndarray | Image.Image):
-            raise InputError(f"A query is a text, a picture or its path. Got {query!r:.80}.")
+        if modalities.of_item(query, model.modalities) is None:
+            words = modalities.words(model.modalities)
+            raise InputError(f"A query is an item of the kind that the model embeds ({words}). Got {query!r:.80}.")
         return model.embed([query], role, variant=variant)[0]
-    looks_like_file = Path(query).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-    if looks_like_file:
-        if not Path(query).is_file():
-            raise InputError(f"There is no picture '{query}'.")
-        if "image" not in model.modalities:
-            raise InputError("This model embeds texts only.", "Give a text as the query.")
-        return model.embed([Path(query)], role or model.role_of("image"), variant=variant)[0]
-    if "text" not in model.modalities:
-        raise InputError(
-            "This model embeds pictures only, so it cannot search by a text.",
-            "Give the path of a picture, or key:KEY for an item of the index.",
-        )
-    if not query.strip():
-        raise InputError("The query is empty.", "Write what to search for.")
-    return model.embed([query], role or model.role_of("text"), variant=variant)[0]
+    kinds = [kind for kind in modalities.surest() if kind.name in model.modalities]
+    for kind in kinds if role is None else [modalities.of(role)]:
+        item = kind.query(query, alone=len(kinds) == 1)
+        if item is not None:
+            return model.embed([item], role or model.role_of(kind.name), variant=variant)[0]
+    raise InputError("The query is empty.", "Write what to search for.")
 
 
 @checked

@@ -49,7 +49,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def embed(data):
     torch.manual_seed(0)
-    return Embedder({"image": Tower(encoders.image("small", 32))}, data, size=32, batch_size=7)
+    return Embedder({"image": Tower(encoders.image("small", 32))}, data, batch_size=7)
 
 
 def test_masks_are_measured_where_there_are_some(data):

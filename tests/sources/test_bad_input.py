@@ -96,8 +96,8 @@ def test_csv_without_the_column(written):
         match=r"no column 'captoin' for the role 'text'\. Did you mean 'caption'\?.*Columns: image_file, caption",
     ):
         written("t.csv", "image_file,caption\nx,y\n", roles={"text": "captoin"})
-    with pytest.raises(InputError, match=r"no column looks like pictures or texts \(columns: a, b\).*--text COLUMN"):
-        written("n.csv", "a,b\n1,2\n3,4\n")
+    with pytest.raises(InputError, match=r"no column looks like pictures, texts or vectors \(columns: label, group\)"):
+        written("n.csv", "label,group\nx,2\ny,4\n")
 
 
 def test_unknown_role(written):

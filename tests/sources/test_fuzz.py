@@ -114,7 +114,7 @@ def understood(path, unreadable, cache):
         data.describe()
         assert len(data.keys) == len(data)
         for role in data.content_roles:
-            if data.is_image(role):
+            if data.modality(role).name == "image":
                 assert data.images(role, 8).shape == (len(data), 3, 8, 8)
             else:
                 assert len(data.texts(role)) == len(data)

@@ -1,11 +1,14 @@
-from nearfar.sources.words import near_copies, normal, shingles, text_digest
+from nearfar import modalities
+from nearfar.modality import digest
+from nearfar.sources.words import near_copies, normal, shingles
 
 
 def test_normal_form():
     assert normal("  Straße\n\tＦｕｌｌ ﬁt ") == "strasse full fit"
-    assert text_digest("A  b") == text_digest("a b")
-    assert text_digest("a b") != text_digest("ab")
-    assert -(2**63) <= text_digest("x") < 2**63
+    content = modalities.get("text").content
+    assert content("A  b") == content("a b")
+    assert content("a b") != content("ab")
+    assert -(2**63) <= digest(content("x")) < 2**63
 
 
 def test_near_copies_are_those_of_the_exact_overlap():

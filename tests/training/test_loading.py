@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from nearfar.encoders.tokens import TokenStore
 from nearfar.methods import get
 from nearfar.training import building
-from nearfar.training.loading import TokenStore
 from nearfar.training.settings import TrainSettings
 
 

@@ -23,7 +23,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   embed MODEL DATA --out X    vectors of all rows, as parquet, npy or a searchable index
   predict MODEL DATA          what a model says of each row: classes, numbers, scores
   generate MODEL [PROMPT...]  what a model makes of prompts: texts or pictures
-  search INDEX QUERY          nearest items to a text, a picture or an item
+  search INDEX QUERY          nearest items to a text, a picture, numbers or an item
   report RUN...               one HTML page of a run or a comparison
   cache [clear]               what is kept of data to be faster the next time; clear removes it
 
@@ -67,8 +67,10 @@ def _run(command: str, words: list[str]) -> int:
             raise InputError(
                 f"Unknown command '{command}'.{did_you_mean(command, COMMANDS)}", "`nearfar --help` lists the commands."
             )
+        from nearfar import modalities
         from nearfar.cli import commands
 
+        modalities.everyone()  # those of other packages add options
         return getattr(commands, f"run_{command}")(words) or 0
     except InputError as error:
         _say(error)

@@ -1,7 +1,7 @@
 """What every encoder promises: inputs to one vector each."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,19 @@ from nearfar.errors import InputError
 UNSAFE = "Weights are read from safetensors files, or from torch files that hold tensors only."
 
 
+class Features(NamedTuple):
+    """What a frozen encoder made of a batch, float (n, dim): a tower takes them as they are."""
+
+    values: Tensor
+
+    def to(self, device: torch.device | str) -> "Features":
+        return Features(self.values.to(device))
+
+
 class Encoder(nn.Module):
     """Maps a prepared batch to vectors (n, dim).
 
-    modality: "image" or "text". dim: length of the vectors. pretrained: whether its weights come from an earlier
+    modality: name of its kind of data. dim: length of the vectors. pretrained: whether its weights come from an earlier
     training. `config()` and the files written by `save_files` are enough
     for `encoders.from_config` to build the same encoder without its weights.
     """
@@ -25,7 +34,7 @@ class Encoder(nn.Module):
     pretrained: bool = False
 
     def prepare(self, items: Any) -> Any:
-        """Raw items (pictures, paths; texts) -> the input of `forward`."""
+        """Raw items (pictures, paths; texts; rows of numbers) -> the input of `forward`."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nearfar import modalities
 from nearfar.encoders.base import Encoder
 from nearfar.errors import InputError
 
@@ -16,7 +17,7 @@ def vectors(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int
             progress: Callable[[int, int], None] | None = None, head: nn.Module | None = None) -> np.ndarray:
     """float32 (n, dim) of the items, in their order; in evaluation mode, which is undone afterwards.
 
-    Texts go sorted by length, so that batches carry little padding. progress: called with (done, all).
+    Items that have lengths go sorted by them, so that batches carry little padding. progress: called with (done, all).
     """
     modules = [encoder] if head is None else [encoder, head]
     modes = [module.training for module in modules]
@@ -41,10 +42,11 @@ def vectors(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int
 
 
 def _batches(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int):
-    n = len(items)
-    if encoder.modality == "text":
-        check_texts(items)
-        order = np.argsort([-len(text) for text in items], kind="stable")       # longest first: too little memory shows
+    n, kind = len(items), modalities.get(encoder.modality)
+    kind.check_items(items)
+    lengths = kind.lengths(items)
+    if lengths is not None:
+        order = np.argsort([-length for length in lengths], kind="stable")      # longest first: too little memory shows
         rows = [order[i:i + batch_size] for i in range(0, n, batch_size)]
         return rows, (encoder.prepare([items[i] for i in where]) for where in rows)
     rows = [np.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]

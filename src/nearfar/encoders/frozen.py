@@ -80,7 +80,7 @@ class Frozen(Encoder):
 
     def features(self, items: Sequence[Any] | np.ndarray, cache: str | Path | None = None, key: str = "",
                  batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """float32 (n, dim) of all items (pictures or texts), in their order.
+        """float32 (n, dim) of all items, in their order.
 
         cache: a folder; the features are stored there under the encoder's hash and `key` and read back the next time.
         key: names the items (a hash of the data and the role); without it nothing is stored.

@@ -1,7 +1,7 @@
 """Text encoders: a small one with a tokenizer of the user's own texts, and any transformer from a local folder."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -318,3 +318,27 @@ def _special(tokenizer: Any, length: int) -> Special:
     padding = tokenizer.pad_token_id
     return Special(before[0] if before else None, after[0] if after else None, 0 if padding is None else padding,
                    tokenizer.mask_token_id, len(tokenizer), length)
+
+
+def small_from(config: Mapping[str, Any], folder: Path) -> SmallText:
+    """The encoder that `config` describes, with random weights; `folder` holds its tokenizer."""
+    from tokenizers import Tokenizer
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder / 'tokenizer.json'} is missing.", "The model folder is not complete.")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return SmallText(tokenizer, config["dim"], config["hidden"], config["dropout"], config["length"])
+
+
+def transformer_from(config: Mapping[str, Any], folder: Path) -> TransformerText:
+    """The encoder that `config` describes, with random weights; `folder` holds its configuration and tokenizer."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    try:
+        inner = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(f"{folder} does not hold a transformer's configuration and tokenizer: {error}",
+                         "The model folder is not complete.") from error
+    model = AutoModel.from_config(inner, trust_remote_code=False)
+    layers = config.get("layers") or [{"layer": "dense", **layer} for layer in config.get("dense", ())]
+    return TransformerText(model, tokenizer, config["pooling"], config["length"], layers, config["source"],
+                           config.get("prompt", ""), config.get("pool_prompt", True))

@@ -1,8 +1,9 @@
 """Token batches, and what views and encoders must know of a tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,3 +73,35 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
         ids.scatter_(1, (lengths + start)[:, None], special.eos)
     places = torch.arange(total, device=mask.device)
     return Tokens(ids, places < (lengths + special.frame)[:, None])
+
+
+class TokenStore:
+    """Token ids of many texts in one flat array. A long text is read as a window of `length` tokens around a random
+    place (training) or from its start."""
+
+    def __init__(self, lists: Sequence[Sequence[int]], length: int):
+        self.length = length
+        self.flat = np.fromiter((t for ids in lists for t in ids), dtype=np.int32)
+        self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def read(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> Tokens:
+        """Right-padded content tokens (no special ones), (n, <= length)."""
+        begin, end = self.starts[rows], self.starts[rows + 1]
+        spare = np.maximum(end - begin - self.length, 0)
+        if rng is not None:
+            begin = begin + (rng.random(len(rows)) * (spare + 1)).astype(np.int64)
+        end = np.minimum(end, begin + self.length)
+        return pad([self.flat[a:b].tolist() for a, b in zip(begin, end, strict=True)])
+
+    def stream(self, rows: np.ndarray, length: int) -> Callable[[np.ndarray, np.random.Generator | None], Tokens]:
+        """How chunks of `length` tokens are read from the texts of the rows, one behind the other: by the places at
+        which they begin."""
+        flat = np.concatenate([self.flat[self.starts[r] : self.starts[r + 1]] for r in rows])
+
+        def read(places: np.ndarray, rng: np.random.Generator | None) -> Tokens:
+            return pad([flat[p : p + length].tolist() for p in places])
+
+        return read

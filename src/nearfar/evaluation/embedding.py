@@ -5,17 +5,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nearfar import modalities
 from nearfar.evaluation.neighbours import as_vectors
-
-IMAGE_ROLES = ("image", "image_b")
-
-
-def is_image(role: str) -> bool:
-    return role in IMAGE_ROLES
 
 
 class Embed(Protocol):
-    """The vectors of one model. `role` is a role of the data ("image", "image_b", "text", "text_b")."""
+    """The vectors of one model. `role` is a role of the data that holds items ("image", "text_b", "vector"...)."""
 
     def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
         """float (n, d) of the given rows of the table."""
@@ -30,7 +25,7 @@ class Embed(Protocol):
         ...
 
     def items(self, role: str, items: Any) -> np.ndarray:
-        """float (n, d) of uint8 pictures (n, 3, size, size) or of a list of texts."""
+        """float (n, d) of items as `Modality.items` gives them: pictures uint8 (n, 3, s, s), texts as a list..."""
         ...
 
 
@@ -62,5 +57,5 @@ class DataEmbed:
 
 
 def take(data: Any, role: str, rows: np.ndarray, size: int) -> Any:
-    """Pictures uint8 (n, 3, size, size) or texts of the rows."""
-    return data.images(role, size, rows) if is_image(role) else data.texts(role, rows)
+    """The items of the rows; pictures are uint8 (n, 3, size, size)."""
+    return modalities.of(role).items(data, role, rows, size)

@@ -1,5 +1,5 @@
 """Rows that need no training, scored by the same task: raw pixels, HOG, TF-IDF, BM25; raw pixels and HOG of each place.
-A task takes those that make sense for it (`Task.references`).
+A kind of data names its own (`Modality.references`), a task takes those that make sense for it (`Task.references`).
 
 They answer the first question about any trained model: did training pay at all?
 """
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.evaluation.embedding import DataEmbed, is_image
+from nearfar import modalities
+from nearfar.evaluation.embedding import DataEmbed
 from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer
 from nearfar.evaluation.searches import Search, side_items
 from nearfar.evaluation.task import Reference, Task
@@ -25,27 +26,62 @@ def references(data: Any, task: Task, *, size: int = 32) -> list[Reference]:
     return task.references(size=size)
 
 
+def by_kind(task: Task, size: int) -> list[Reference]:
+    """What a kind of data offers without training, where all that the task asks for are of one kind."""
+    kinds = modalities.kinds(task.roles)
+    return modalities.get(kinds[0]).references(task, size) if len(kinds) == 1 else []
+
+
 def by_pictures(task: Task, size: int) -> list[Reference]:
-    """Raw pixels and HOG, where all that the task asks for are pictures."""
+    """Raw pixels and HOG, for a task on pictures."""
     data = task.data
-    if not all(map(is_image, task.roles)):
-        return []
-    return [_vectors("pixels", "raw pixels", task, lambda: pixels(data, task.roles[0], size=size)),
-            _vectors("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
+    return [vector_row("pixels", "raw pixels", task, lambda: pixels(data, task.roles[0], size=size)),
+            vector_row("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
 
 
 def by_words(task: Any) -> list[Reference]:
-    """TF-IDF and BM25, where all that a task of searches asks for are texts."""
-    if any(map(is_image, task.roles)):
-        return []
-    return [_scores("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(task.data, search)),
-            _scores("bm25", "BM25", task, lambda search: bm25_scorer(task.data, search))]
+    """TF-IDF and BM25, for a task of searches among texts."""
+    return [score_row("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(task.data, search)),
+            score_row("bm25", "BM25", task, lambda search: bm25_scorer(task.data, search))]
+
+
+def by_numbers(task: Task) -> list[Reference]:
+    """The numbers themselves, standardised, and their main components, for a task on vectors."""
+    data, role = task.data, task.roles[0]
+
+    def plain() -> DataEmbed:
+        scale = standardised(data, role, data.facts("values", role))
+        return DataEmbed(data, lambda _, items: scale(items))
+
+    def components() -> DataEmbed:
+        scale = standardised(data, role, data.facts("values", role))
+        project = main_components(scale(data.facts("values", role)[data.splits["train"]]))
+        return DataEmbed(data, lambda _, items: project(scale(items)))
+
+    return [vector_row("raw", "raw numbers", task, plain), vector_row("pca", "PCA", task, components)]
+
+
+def standardised(data: Any, role: str, values: np.ndarray) -> Callable[[Any], np.ndarray]:
+    """Numbers (n, d) by how far they lie from their mean over the training rows, in deviations; 0 for an empty one.
+    values: of all rows."""
+    from nearfar.encoders.numeric import moments
+    mean, std = moments(values[data.splits["train"]])
+    return lambda items: np.nan_to_num((np.asarray(items, np.float32) - mean) / std)
+
+
+def main_components(rows: np.ndarray, *, share: float = 0.9) -> Callable[[np.ndarray], np.ndarray]:
+    """The projection onto the main components that hold a share of the variance of standardised rows."""
+    from sklearn.decomposition import PCA
+    found = PCA(random_state=0).fit(rows)
+    kept = int(np.searchsorted(np.cumsum(found.explained_variance_ratio_), share)) + 1
+    axes = found.components_[: max(1, kept)].astype(np.float32)
+    return lambda items: (items - found.mean_.astype(np.float32)) @ axes.T
 
 
 def by_places(task: Task, size: int) -> list[Reference]:
     """Raw pixels and HOG of each cell of 8 x 8 pixels, as maps."""
     def maps(slug: str, label: str, encode: Callable[[Any], np.ndarray]) -> Reference:
-        return _vectors(slug, label, task, lambda: DataEmbed(task.data, lambda role, items: encode(items), size=size))
+        return vector_row(slug, label, task, lambda: DataEmbed(task.data, lambda role, items: encode(items), size=size))
 
     def both(images: Any) -> np.ndarray:
         return np.concatenate([pixel_cells(images), hog_cells(images)], 1)
@@ -54,12 +90,14 @@ def by_places(task: Task, size: int) -> list[Reference]:
             maps("both", "raw pixels + HOG", both)]
 
 
-def _vectors(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> Reference:
+def vector_row(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> Reference:
+    """A row of the leaderboard from vectors: `embed` makes an `Embed`."""
     return Reference(slug, label, "reference",
                      lambda split, examples=0: task.evaluate(embed(), split, examples=examples))
 
 
-def _scores(slug: str, label: str, task: Any, scorer: Callable[[Search], Source]) -> Reference:
+def score_row(slug: str, label: str, task: Any, scorer: Callable[[Search], Source]) -> Reference:
+    """A row from anything that ranks."""
     return Reference(slug, label, "reference",
                      lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples))
 

@@ -11,7 +11,7 @@ import numpy as np
 from nearfar.evaluation.chance import expected_retrieval
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.neighbours import VectorScorer
-from nearfar.evaluation.references import by_pictures, by_words
+from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.retrieval import Retrieval, rank
 from nearfar.evaluation.searches import Example, Search, Side, embed_side, pick_examples
 from nearfar.evaluation.task import Part, Reference, Scores, Task, spaced
@@ -106,7 +106,7 @@ class SearchTask(Task):
 
     def references(self, *, size: int = 32) -> list[Reference]:
         return [Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
-                *by_pictures(self, size), *by_words(self)]
+                *by_kind(self, size)]
 
 
 def hard(searches: Sequence[Search]) -> list[Search]:

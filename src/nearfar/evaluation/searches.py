@@ -8,8 +8,8 @@ from zlib import crc32
 import numpy as np
 from torch import Tensor
 
-from nearfar.evaluation.embedding import Embed, is_image, take
-from nearfar.evaluation.heldout import transform_images, transform_texts
+from nearfar import modalities
+from nearfar.evaluation.embedding import Embed, take
 from nearfar.evaluation.neighbours import topk
 from nearfar.evaluation.relevance import same
 from nearfar.evaluation.retrieval import Retrieval
@@ -72,11 +72,10 @@ def paired_search(rows: np.ndarray, roles: Sequence[str], clusters: np.ndarray) 
 
 
 def side_items(data: Any, side: Side, size: int = 32) -> Any:
-    """Pictures or texts of a side, with its corpus and its held-out look."""
+    """The items of a side, with its corpus and its held-out look."""
     items = take(data, side.role, side.rows, size)
     if side.transformed:
-        look = transform_images if is_image(side.role) else transform_texts
-        items = look(items, side.rows)
+        items = modalities.of(side.role).other_look(items, side.rows)
     return [*items, *data.corpus[side.role]] if side.corpus else items
 
 

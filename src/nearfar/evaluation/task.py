@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nearfar import modalities as kinds
 from nearfar.checks import checked_init
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.statistics import Interval, bootstrap
 from nearfar.registry import TASKS, name_of
-from nearfar.sources.roles import CONTENT, PAIRS
 from nearfar.units import Metric
 
 T = TypeVar("T", bound=type)
@@ -190,20 +190,25 @@ def register(cls: T) -> T:
 
 
 def content_roles(data: Any, modalities: Sequence[str] | None = None) -> list[str]:
-    """The data's columns of items, of the modalities at hand (None: all)."""
-    return [role for role in CONTENT if role in data.roles
-            and (modalities is None or role.split("_")[0] in modalities)]
+    """The data's columns of items, of the kinds at hand (None: all)."""
+    return [role for kind in kinds.everyone() for role in kind.roles
+            if role in data.roles and (modalities is None or kind.name in modalities)]
+
+
+def first_roles(data: Any, modalities: Sequence[str] | None = None) -> list[str]:
+    """The columns of items that are not the second of a pair."""
+    return [role for role in content_roles(data, modalities) if kinds.of(role).roles[0] == role]
 
 
 def first_role(data: Any, modalities: Sequence[str] | None = None) -> str | None:
     """The first column of items that is not the second of a pair."""
-    return next((role for role in content_roles(data, modalities) if not role.endswith("_b")), None)
+    return next(iter(first_roles(data, modalities)), None)
 
 
 def pair_of(data: Any, modalities: Sequence[str] | None = None) -> tuple[str, str] | None:
     """The two columns whose items belong together."""
     known = content_roles(data, modalities)
-    return next((pair for pair in PAIRS if set(pair) <= set(known)), None)
+    return next((pair for pair in kinds.pairs() if set(pair) <= set(known)), None)
 
 
 def spaced(items: Sequence[Any], count: int) -> list[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel
 
+from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
 from nearfar.indexing.index import RESERVED
 
@@ -37,13 +38,14 @@ class Payload:
     """The columns of data that go beside vectors.
 
     Args:
-        data: an opened Data; role: the column that is embedded; size: side of the pictures that the model sees.
+        data: an opened Data; role: the column that is embedded; size: side of the pictures that the model
+            sees, or None.
         wanted: names of columns, or None for all plain ones.
 
     Raises InputError for a column that is not there or not plain.
     """
 
-    def __init__(self, data: Any, role: str, size: int, wanted: Sequence[str] | None = None):
+    def __init__(self, data: Any, role: str, size: int | None, wanted: Sequence[str] | None = None):
         self.data, self.role, self.size = data, role, size
         self.arrow = data.table.features.arrow_schema
         self.id = data.roles.get("id") or data._raw.row_column
@@ -144,12 +146,9 @@ class Payload:
         return str(Path(self.data.path).resolve()) if self.data.path else str(self.data.name)
 
     def contents(self, rows: np.ndarray, types: dict[str, pa.DataType]) -> np.ndarray:
-        """int64 (n,): changes with the embedded text or picture and with any column that travels. Key and path are no
+        """int64 (n,): changes with the embedded item and with any column that travels. Key and path are no
         content, so that a row is known again elsewhere."""
-        if self.role.startswith("image"):
-            items = [pixels.tobytes() for pixels in self.data.image_memmap(self.role, self.size)[rows]]
-        else:
-            items = [text.encode("utf-8", "surrogatepass") for text in self.data.texts(self.role, rows)]
+        items = modalities.of(self.role).stamp(self.data, self.role, rows, self.size)
         types = {name: kind for name, kind in types.items() if name not in self.marks}
         names = [n for n in sorted(types) if self.columns.get(n) not in (self.id, self.data._raw.file_column) or
                  n not in self.columns]  # fmt: skip

@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from nearfar import processes
+from nearfar import modalities, processes
+from nearfar.encoders.base import Features
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.methods.inference import Inference
 from nearfar.methods.optimisation import Optimisation
@@ -51,7 +52,8 @@ FACTS = ("groups", "domains", "bags", "targets", "values", "pools", "scores")
 class Batch:
     """n items; with `members` > 1 the rows of each field are member-major: all first members, then all second...
 
-    rows: sample ids (members n,); inputs: role -> uint8 images, Tokens or features; content: role -> content ids;
+    rows: sample ids (members n,); inputs: role -> what views take (uint8 images, Tokens...) or `Features`;
+    content: role -> content ids;
     crossed: pairs of roles whose contents are compared with each other as well; negatives: content ids of each hard
     negative, (n,) each, -1 where an item has none; scores: of the pairs, (n,), or None; known: what belongs together by
     further rows of the data, as the two directions see it, or None.
@@ -272,10 +274,8 @@ class Tower(nn.Module):
         self.encoder, self.head, self.kept = encoder, head, kept
 
     def features(self, x: Any) -> Tensor:
-        """(n, encoder.dim). Cached features of a frozen encoder pass through."""
-        if isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point():
-            return x
-        return self.encoder(x)
+        """(n, encoder.dim). `Features` of a frozen encoder pass through."""
+        return x.values if isinstance(x, Features) else self.encoder(x)
 
     def project(self, h: Tensor) -> Tensor:
         """Features (n, encoder.dim) through the head."""
@@ -356,20 +356,21 @@ def _joined(parts: list[Any]) -> Any:
 class Method(pl.LightningModule):
     """One paper. A plain one writes `encode` and `loss`; the rest has defaults that do nothing.
 
-    Attributes: `role`: the role of the data that it reads ("image" or "text"; methods of pairs have `columns` instead).
+    Attributes: `role`: the role of the data that it reads, its encoder's kind (methods of pairs have `columns`).
     `supervised`: whether it sees labels or targets of the training rows: `compare` says so beside its scores.
     `similarity`: how its vectors are compared, "cosine" or "dot". `length`: the most tokens that are read of a text
     (None: what the encoder takes). `micro`: most items that pass the encoder at once on a device; `fit` sets it from
-    --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the method sees
-    it now (`nearfar.negatives.Survey`), or None outside of `fit`.
-    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `target`: what it learns of
-    the target, "classes" or "numbers" (None: nothing), and `unlabelled`: whether it learns of rows without one as well;
-    `preset_paper`: the literals of the paper for options whose default is fitted to the data, and `paper_training`:
-    those of its optimiser (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the
-    batch), both for `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the
-    other items of the batch act as negatives (then gradient accumulation does not replace a larger batch); `trained`:
-    False where nothing is trained, `prepare` and the towers are all; `splits`: False where its loss cannot be computed
-    in micro-batches; `distributed`: False where it needs every batch whole on one process. `defaults`, `fixed`,
+    --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the method
+    sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
+    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold ("any": a column of any
+    kind of data; "pair": two columns that belong together); `target`: what it learns of the target, "classes" or
+    "numbers" (None: nothing), and `unlabelled`: whether it learns of rows without one as well; `preset_paper`: the
+    literals of the paper for options whose default is fitted to the data, and `paper_training`: those of its optimiser
+    (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
+    `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the other items of
+    the batch act as negatives (then gradient accumulation does not replace a larger batch); `trained`: False where
+    nothing is trained, `prepare` and the towers are all; `splits`: False where its loss cannot be computed in
+    micro-batches; `distributed`: False where it needs every batch whole on one process. `defaults`, `fixed`,
     `follows`: what a class changes in the options of its base (`nearfar.options.read`).
     """
 
@@ -436,10 +437,11 @@ class Method(pl.LightningModule):
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
-        """The kinds of data of the encoders that the constructor takes, for data that hold these roles. by_group:
-        whether pairs are made of groups where the data hold columns of pairs as well."""
+        """The kinds of data of the encoders that the constructor takes, for data that hold these roles (with "any" and
+        "pair" as in `needs`). by_group: whether pairs are made of groups where the data hold columns of pairs
+        as well."""
         need = next(n for n in cls.needs if n <= roles)
-        return ["image" if "image" in need else "text"]
+        return [str(modalities.first(roles if modalities.ANY in need else need))]
 
     def columns(self, roles: Set[str]) -> None:
         """Fixes which roles it reads, where the data (with these roles) leave a choice; called once, first."""

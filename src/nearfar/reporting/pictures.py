@@ -1,46 +1,23 @@
 """Small pictures, 2-D maps and retrieval examples as JSON for results.json and the report."""
 
-import base64
 import colorsys
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
+from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.evaluation.dense import IGNORE
-from nearfar.evaluation.embedding import is_image
-from nearfar.evaluation.heldout import transform_images, transform_texts
 from nearfar.evaluation.neighbours import normalise
 from nearfar.evaluation.searches import Example
 from nearfar.evaluation.task import Scores
 from nearfar.evaluation.tasks.dense import Segmented
+from nearfar.reporting.cells import thumbnail
 
-MAP_POINTS, TEXT_LENGTH = 1500, 240
-
-
-def thumbnail(image: Any, size: int = 48) -> str:
-    """A data-URI of a uint8 picture, (3, h, w), (h, w, 3) or (h, w), at most `size` pixels a side."""
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise InputError(f"A thumbnail needs a uint8 picture. Got {array.dtype} {array.shape} instead.")
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    picture = Image.fromarray(array.squeeze()).convert("RGB")
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
-    kind = "webp" if features.check("webp") else "png"
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"quality": 85, "method": 4} if kind == "webp" else {"optimize": True}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def clip(text: str, length: int = TEXT_LENGTH) -> str:
-    """The beginning of a text, its white space evened."""
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+MAP_POINTS = 1500
 
 
 def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
@@ -75,8 +52,10 @@ def map_json(data: Any, role: str, rows: Any, z: Any, labels: Sequence[str] | No
     """
     size = size or _native(data)
     rows, places = np.asarray(rows), map_2d(z, seed=seed)
-    shown = ({"thumb": [thumbnail(image, size) for image in data.images(role, size, rows)]} if is_image(role)
-             else {"text": [clip(text) for text in data.texts(role, rows)]})
+    kind = modalities.of(role)
+    found = kind.show(data, role, kind.items(data, role, rows, size), size)
+    names = {"image": "thumb"}
+    shown = {names.get(name, name): [cell[name] for cell in found] for name in (found[0] if found else ())}
     return {"x": places[:, 0].round(4).tolist(), "y": places[:, 1].round(4).tolist(),
             "label": list(labels) if labels is not None else [""] * len(rows),
             "key": [data.keys[row] for row in rows], **shown}
@@ -138,10 +117,8 @@ def _item(data: Any, role: str, row: int, corpus: int, size: int, transformed: b
     if row < 0:
         keys = getattr(data, "corpus_keys", None) or {}
         key = keys[role][corpus] if role in keys else f"corpus {corpus}"
-        return {"key": str(key), "text": clip(data.corpus[role][corpus])}
-    key, rows = str(data.keys[row]), np.array([row])
-    if is_image(role):
-        images = data.images(role, size, rows)
-        return {"key": key, "image": thumbnail((transform_images(images, rows) if transformed else images)[0], size)}
-    texts = data.texts(role, rows)
-    return {"key": key, "text": clip((transform_texts(texts, rows) if transformed else texts)[0])}
+        return {"key": str(key)} | modalities.of(role).show(data, role, [data.corpus[role][corpus]], size)[0]
+    rows, kind = np.array([row]), modalities.of(role)
+    items = kind.items(data, role, rows, size)
+    shown = kind.other_look(items, rows) if transformed else items
+    return {"key": str(data.keys[row])} | kind.show(data, role, shown, size)[0]

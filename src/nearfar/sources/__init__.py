@@ -9,9 +9,9 @@ if TYPE_CHECKING:  # imported when first used
     from nearfar.sources.data import Data
     from nearfar.sources.opening import open_data
     from nearfar.sources.raw import Problem
-    from nearfar.sources.roles import ROLES
+    from nearfar.sources.roles import known_roles
     from nearfar.sources.showing import show
 
 __getattr__ = exports(__name__)
 
-__all__ = ["ROLES", "Data", "Problem", "export_beir", "open_data", "show"]
+__all__ = ["Data", "Problem", "export_beir", "known_roles", "open_data", "show"]

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
+from nearfar import modalities
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.limits import MOST_SIDE
+from nearfar.modality import digest as digest_of
 from nearfar.progress import track
-from nearfar.sources import judgements, masks, pictures, words
+from nearfar.sources import judgements, masks, pictures
 from nearfar.sources import leaks as leaking
+from nearfar.sources.looking import in_chunks, picture_source, stamp
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
-from nearfar.sources.roles import CONTENT, Roles
-from nearfar.sources.scan import BATCH, Scan, cells, in_chunks, picture_source, place, stamp
+from nearfar.sources.roles import Roles
+from nearfar.sources.scan import BATCH, Scan, cells, key_of, place
 from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
 from nearfar.sources.storage import entry, new_entry
 
@@ -100,7 +103,8 @@ class Data:
         return [f"{file}:{name}" for file, name in zip(self.values(self._raw.shard_column), names, strict=True)]
 
     def column(self, role: str) -> str:
-        """The column of a role (a column's own name is taken as well). Raises InputError where there is none."""
+        """The column of a role (a column's own name is taken as well). Raises InputError where there is none, and
+        where a role has several."""
         value = self.roles.get(role, role)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -158,35 +162,45 @@ class Data:
         return found if rows is None else found[self._numbers(rows)]
 
     def _checked_column(self, role: str) -> str:
-        column = self.column(role)
+        column = self.key(role)
         if column not in self._scan.digests:
-            raise InputError(
-                f"The column '{column}' of {self.name} holds no checked pictures or texts.", "Give it a role."
-            )
+            raise InputError(f"The column '{column}' of {self.name} holds no checked items.", "Give it a role.")
         return column
+
+    def key(self, role: str) -> str:
+        """The name under which facts about a role (or a column) are kept: its column, or its columns together."""
+        columns = self.roles.get(role)
+        together = isinstance(columns, list) and key_of(columns) in self._scan.digests
+        return key_of(columns) if columns and together else self.column(role)
+
+    def facts(self, part: str, role: str) -> np.ndarray:
+        """(N, ...): what the scan kept of a role or a column: "sizes", and parts of its kind of data."""
+        return self._scan.part(part)[self.key(role)]
+
+    def modality(self, role: str) -> modalities.Modality:
+        """The kind of data of a role or a column of items."""
+        return modalities.get(self._scan.kinds[self._checked_column(role)])
 
     @cached_property
     def _contents(self) -> dict[str | tuple[str, str], np.ndarray]:
         """Ids of all that can be compared: of each column, and of the corpus of each role."""
         parts: dict[str | tuple[str, str], np.ndarray] = {**self._scan.digests}
         for role, texts in (self.corpus or {}).items():
-            parts["corpus", role] = np.fromiter(map(words.text_digest, texts), np.int64, len(texts))
+            kind = modalities.of(role)
+            parts["corpus", role] = np.fromiter((digest_of(kind.content(text)) for text in texts), np.int64, len(texts))
         ids = np.unique(np.concatenate(list(parts.values())), return_inverse=True)[1].reshape(-1).astype(np.int64)
         ends = np.cumsum([len(part) for part in parts.values()])
         found = dict(zip(parts, np.split(ids, ends[:-1]), strict=True))
         for column in self.roles.get("negative", []):
-            if column in self._scan.sizes and column not in self._scan.hashes:
-                found[column] = np.where(self._scan.sizes[column] > 0, found[column], -1)
+            if column in self._scan.sizes:
+                filled_cells = self._scan.sizes[column].reshape(len(self), -1).any(1)
+                found[column] = np.where(filled_cells, found[column], -1)
         return found
 
     @property
     def content_roles(self) -> list[str]:
-        """Those of image, image_b, text and text_b that the data hold."""
-        return [role for role in CONTENT if role in self.roles]
-
-    def is_image(self, role: str) -> bool:
-        """Whether a role's cells are pictures."""
-        return self.column(role) in self._scan.hashes
+        """The roles of items that the data hold, in the order of the kinds of data."""
+        return [role for role in modalities.roles() if role in self.roles]
 
     def _codes(self, role: str) -> tuple[np.ndarray, list[str]]:
         """Codes by sorted names; -1 where the cell is empty. The numbers of a ClassLabel column become its names."""
@@ -440,7 +454,7 @@ class Data:
 
     def side(self, role: str) -> int:
         """The median short side of a role's pictures, in pixels."""
-        return int(np.median(self._scan.sizes[self.column(role)].min(axis=1)))
+        return int(np.median(self.facts("sizes", role).min(axis=1)))
 
     def images(self, role: str, size: int, rows: Rows = None, fit: str | None = None) -> np.ndarray:
         """uint8 (n, 3, size, size), RGB, alpha on white; see `image_memmap`."""
@@ -453,8 +467,9 @@ class Data:
         fit "crop" (default): the short side becomes `size` and the middle is cut out; "pad": the long side does, on
         white.
         """
-        if not self.is_image(role):
-            raise InputError(f"The role '{role}' of {self.name} holds texts, not pictures.")
+        kind = self.modality(role)
+        if kind.name != "image":
+            raise InputError(f"The role '{role}' of {self.name} holds {kind.words}, not pictures.")
         return self._map(role, size, fit or self.fit)
 
     def _map(self, role: str, size: int, fit: str, mask: bool = False) -> np.memmap:
@@ -468,7 +483,7 @@ class Data:
         if key not in self._mapped:
             state = self._scan.digests[column].tobytes() + f"{column}:{size}:{fit}".encode()
             if mask:
-                state += self._scan.classes[column].tobytes()
+                state += self._scan.part("classes")[column].tobytes()
             path = self._cache / "pixels" / f"{hashlib.sha256(state).hexdigest()[:32]}.u8"
             if not entry(path):
                 self._decode(column, size, fit, path, self._mask_square if mask else self._picture_square)
@@ -479,12 +494,12 @@ class Data:
     @property
     def masked(self) -> np.ndarray:
         """bool (N,): which rows have a mask."""
-        return np.any(self._scan.classes[self.column("mask")], axis=1)
+        return np.any(self._scan.part("classes")[self.column("mask")], axis=1)
 
     @cached_property
     def mask_values(self) -> np.ndarray:
         """uint8 (k,): the values that the masks hold, 255 among them where it occurs; sorted."""
-        return np.flatnonzero(masks.unpack(self._scan.classes[self.column("mask")]).any(0)).astype(np.uint8)
+        return np.flatnonzero(masks.unpack(self._scan.part("classes")[self.column("mask")]).any(0)).astype(np.uint8)
 
     @cached_property
     def mask_names(self) -> dict[int, str]:
@@ -495,7 +510,7 @@ class Data:
 
     def mask_counts(self, rows: Rows = None) -> dict[int, int]:
         """Class -> in how many pictures (of the rows) it occurs."""
-        bits = self._scan.classes[self.column("mask")]
+        bits = self._scan.part("classes")[self.column("mask")]
         there = masks.unpack(bits if rows is None else bits[self._numbers(rows)]).sum(0)
         return {value: int(there[value]) for value in self.mask_names}
 
@@ -513,8 +528,8 @@ class Data:
         return masks.square(masks.decode(picture_source(value, self.base)), size, fit)
 
     def _decode(self, column: str, size: int, fit: str, path: Path, square: Callable[..., np.ndarray]) -> None:
-        stamps = self._scan.stamps[column]
-        spans = self._scan.spans.get(column, np.full((len(self), 2), np.nan))
+        stamps = self._scan.part("stamps")[column]
+        spans = self._scan.part("spans").get(column, np.full((len(self), 2), np.nan))
         _check_room(path, len(self) * size * size * (1 if square == self._mask_square else 3))
 
         def one(cell: tuple[Any, int, list[float]]) -> bytes:

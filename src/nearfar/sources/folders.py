@@ -10,18 +10,17 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
+from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.limits import MOST_UNPACKED
 from nearfar.sources import manpages, masks
 from nearfar.sources.layout import layout
 from nearfar.sources.listing import Listing, check_regular, endings, left_out, listing, open_regular, shown
-from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.shards import TABLES, read_metadata, read_shards, table_sets
 from nearfar.sources.splits import standard_name
 from nearfar.sources.tables import Row, check_names, read_table, stored, string_batches
 
-TEXTS = {".txt", ".md", ".rst", ".text", ".markdown", ".adoc", ".org", ".tex", ".html"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE = "file"
 
@@ -42,10 +41,15 @@ def _read_file(path: Path, cache: Path, skip: bool) -> Raw:
     if found is not None:
         return found
     ending = path.suffix.casefold()
+    kinds = modalities.everyone()
+    for kind in kinds:
+        if ending in kind.tables:
+            return kind.read_file(path, cache, skip)
+    further = "".join(f", {one.lstrip('.')}" for kind in kinds for one in sorted(kind.tables))
     hint = (
         f"Give its folder: {path.parent}."
-        if ending in ENDINGS | TEXTS
-        else "Known: csv, tsv, jsonl, json, parquet, txt, folders."
+        if any(ending in kind.endings for kind in kinds)
+        else f"Known: csv, tsv, jsonl, json, parquet, txt{further}, folders."
     )
     raise InputError(f"{path} is a single file of a kind that holds no rows ('{ending or 'no ending'}').", hint)
 
@@ -78,15 +82,13 @@ def _read_files(path: Path, there: Listing, cache: Path, skip: bool) -> Raw:
     if raw is not None:
         return raw
     pages = [f for f in files if manpages.section(Path(f).name)]
-    pictures = [f for f in files if Path(f).suffix.casefold() in ENDINGS]
-    texts = [f for f in files if Path(f).suffix.casefold() in TEXTS]
-    if len(pages) > max(len(pictures), len(texts)):
+    found = [(kind, [f for f in files if Path(f).suffix.casefold() in kind.endings]) for kind in modalities.everyone()]
+    kind, most = max(found, key=lambda pair: len(pair[1]))
+    if len(pages) > len(most):
         return _man_pages(path, pages, files, cache, skip)
-    if pictures and len(pictures) >= len(texts):
-        return _pictures(path, pictures, files, cache, skip)
     tables = [f for f in files if Path(f).suffix.casefold() in TABLES]
-    if texts and not (tables and all(Path(f).stem.casefold() in _ABOUT for f in texts)):
-        return _texts(path, texts, files, cache, skip)
+    if most and not (tables and all(Path(f).stem.casefold() in _ABOUT for f in most)):
+        return kind.read_files(path, most, files, cache, skip)
     return _tables(path, files, tables, cache, skip)
 
 
@@ -149,7 +151,8 @@ def _named(path: Path, files: list[str], skip: bool) -> tuple[list[str], list[Pr
     return good, problems
 
 
-def _pictures(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+def read_pictures(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+    """A folder of pictures, with its layout as labels, splits or masks."""
     given = files
     files, problems = _named(path, files, skip)
     found = masks.pairs(files)
@@ -244,7 +247,8 @@ def _digest(contents: list[tuple[str, str]]) -> str:
     return state.hexdigest()
 
 
-def _texts(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+def read_texts(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+    """A folder of texts, with its layout as labels or splits."""
     named, strange = _named(path, files, skip)
     contents, problems = _loaded(path, named, skip)
     told = layout([file for file, _ in contents])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.sources.raw import filled
 
@@ -31,7 +32,7 @@ class Shared:
     examples: tuple[str, ...]
 
     def __str__(self) -> str:
-        kind = self.role if self.role in TOGETHER else "picture" if "image" in self.role else "text"
+        kind = self.role if self.role in TOGETHER else modalities.of(self.role).word
         names = f" ({', '.join(self.examples)}{', ...' if self.values > len(self.examples) else ''})"
         return (
             f"{self.rows:,} of {self.of:,} {_NAMES[self.later]} rows share {self.values:,} {kind}"

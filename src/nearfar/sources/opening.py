@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nearfar import modalities
 from nearfar.checks import PositiveInt, Seed, checked, one_of
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements, sets
@@ -15,7 +16,7 @@ from nearfar.sources.folders import read_path
 from nearfar.sources.leaks import refuse
 from nearfar.sources.masks import check_classes
 from nearfar.sources.raw import Raw, filled
-from nearfar.sources.roles import CONTENT, PAIRS, Roles, questions, resolve
+from nearfar.sources.roles import Roles, listed, questions, resolve, second_side
 from nearfar.sources.scan import Fault, Scan, cells, problem, scan
 from nearfar.sources.storage import cache_dir
 
@@ -75,6 +76,8 @@ def open_data(
     _check_labels(data, wanted)
     _tell_of_pairs(data)
     _tell_of_words_for_nothing(data)
+    for role in data.content_roles:
+        data.notes += data.modality(role).remarks(data, role)
     if "mask" in resolved:
         check_classes(data.mask_values, str(data.path or data.name))
         _ = data.mask_names  # a wrong classes.txt is told now
@@ -133,10 +136,18 @@ def _check_split(split: str, raw: Raw) -> None:
         )
 
 
-def _columns(raw: Raw, roles: Roles) -> tuple[list[str], list[str]]:
-    images = [str(roles[role]) for role in CONTENT if role.startswith("image") and role in roles]
-    texts = [str(roles[role]) for role in CONTENT if role.startswith("text") and role in roles]
-    return list(dict.fromkeys(images)), list(dict.fromkeys([*texts, *roles.get("negative", [])]))
+def _columns(roles: Roles) -> dict[str, dict[str, list[str]]]:
+    """Name of a kind of data -> role -> columns, each once, of all that is looked at."""
+    found: dict[str, dict[str, list[str]]] = {}
+    beside = modalities.companions()
+    for role in [*modalities.roles(), *beside]:
+        if role in roles:
+            name = modalities.of(beside.get(role, role)).name
+            found.setdefault(name, {})[role] = listed(roles[role])
+    negatives, kind = listed(roles.get("negative", [])), second_side(roles)
+    if negatives and kind is not None:
+        found.setdefault(kind.name, {})["negative"] = negatives
+    return found
 
 
 def _limit(raw: Raw, limit: int) -> None:
@@ -160,9 +171,7 @@ def _limit(raw: Raw, limit: int) -> None:
 
 
 def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
-    images, texts = _columns(raw, roles)
-    mask = (str(roles["mask"]), str(roles["image"])) if "mask" in roles else None
-    found = scan(raw, images, texts, cache, mask)
+    found = scan(raw, _columns(roles), cache)
     found.bad = sorted([*found.bad, *_misjudged(raw, roles)], key=lambda fault: fault.row)
     if not found.bad:
         return found
@@ -203,7 +212,7 @@ def _check_pairs(data: Data) -> None:
     """Labels and scores of pairs need pairs, and scores differ."""
     where = data.path or data.name
     for role in ("pair_label", "score"):
-        if role in data.roles and not any({a, b} <= set(data.roles) for a, b in PAIRS):
+        if role in data.roles and not any({a, b} <= set(data.roles) for a, b in modalities.pairs()):
             raise InputError(f"{where}: the {role} '{data.roles[role]}' needs two columns that it speaks of.",
                              "Name them, for example --text COLUMN --text-b COLUMN.")
     if data.scores is not None and np.ptp(data.scores) == 0:

@@ -16,7 +16,6 @@ from PIL import Image, UnidentifiedImageError
 
 from nearfar.sources.listing import NotRegular, open_regular
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # none of them is read by another program
 _MARKS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"RIFF", "WEBP"), (b"GIF8", "GIF"))
 _TURNS = {

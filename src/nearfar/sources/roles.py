@@ -1,5 +1,6 @@
 """Roles: what each column is for. The user's word counts; the rest is guessed from names and content, with a reason."""
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,41 +8,46 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
+from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements
-from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import column_of, plain_values
 
-ROLES = (
-    "image", "image_b", "text", "text_b", "mask", "negative", "pair_label", "score", "label", "group", "unit", "domain",
-    "split", "time", "id", "target", "bag",
-)  # fmt: skip
-PAIRS = (("image", "text"), ("text", "text_b"), ("image", "image_b"))
-CONTENT = ("image", "image_b", "text", "text_b")
-LISTS = ("negative", "label")
 MOST = 0.8  # share of a column's values that must be what its name says; the other rows are told
 Roles = dict[str, str | list[str]]
 _NEGATIVE = re.compile(r"(hard_)?negatives?[_.]?\d+")
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "image": ("image", "img", "picture", "photo", "image_path", "image_file", "file_name", "filename", "filepath",
-              "image_a", "image1", "image_1", "path", "file"),
-    "image_b": ("image_b", "image2", "image_2", "img2", "img_b", "picture_b", "positive_image"),
-    "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a",
-             "text1", "text_1", "question1", "question_1", "sentence", "premise", "summary", "title", "source",
-             "description", "content"),
-    "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b", "text2",
-               "text_2", "question2", "question_2", "body", "response", "translation", "hypothesis", "code", "target"),
-    "mask": ("mask", "masks", "mask_path", "mask_file", "segmentation", "segmentation_mask", "label_map"),
+_BESIDE: dict[str, tuple[str, ...]] = {
     "negative": ("negative", "negatives", "hard_negative", "hard_negatives"),
-    "label": ("label", "labels", "class", "category", "class_name", "label_name"),
+    "pair_label": (),
+    "score": (),
+    "label": ("label", "labels", "class", "category", "class_name", "label_name", "target", "y"),
     "group": ("group", "group_id"),
     "unit": ("unit", "unit_id"),
     "domain": ("domain", "style"),
     "split": ("split", "subset", "partition"),
     "time": ("time", "timestamp", "date", "datetime"),
     "id": ("id", "key", "uuid", "_id", "sample_id"),
-}  # fmt: skip
+    "target": (),
+    "bag": (),
+}
+"""Roles that are no items, and the names of their columns."""
+
+
+def known_roles() -> list[str]:
+    """All roles: items of each kind of data, what stands beside them, and what is said of the rows."""
+    return [*modalities.roles(), *modalities.companions(), *_BESIDE]
+
+
+def takes_several(role: str) -> bool:
+    """Whether a role takes a list of columns."""
+    return role in ("negative", "label") or (role in modalities.roles() and modalities.of(role).several)
+
+
+def second_side(roles: Mapping[str, Any]) -> modalities.Modality | None:
+    """The kind of the last column of items, of which hard negatives are too."""
+    held = [role for role in modalities.roles() if role in roles]
+    return modalities.of(held[-1]) if held else None
 
 
 _PAIR_LABELS = ("pair_label", "is_duplicate", "duplicate", "is_paraphrase", "paraphrase", "is_match", "gold_label")
@@ -56,9 +62,9 @@ def resolve(
     """The roles and, for each, the reason in words.
 
     `wanted` is the user's (None or "none" takes a role away); `fixed` comes with the format. Raises InputError for an
-    unknown role or column, or where no column holds pictures or texts.
+    unknown role or column, or where no column holds items of a kind that is known.
     """
-    wanted = dict(wanted or {})
+    wanted, content = dict(wanted or {}), modalities.roles()
     columns = visible(table)
     given = {role: _checked(role, value, columns, where) for role, value in wanted.items()}
     roles: Roles = {role: value for role, value in fixed.items() if role not in given}
@@ -66,45 +72,58 @@ def resolve(
     for role, value in given.items():
         if value:
             roles[role], reasons[role] = value, "you named it"
-    named = any(given.get(role) for role in CONTENT)
-    if not any(role in fixed for role in CONTENT):
-        taken = {name for value in roles.values() for name in _listed(value)}
+    named = any(given.get(role) for role in content)
+    if not any(role in fixed for role in content):
+        taken = {name for value in roles.values() for name in listed(value)}
         _by_name(table, roles, reasons, set(given), taken)
         if not named:
             _by_content(table, roles, reasons, set(given), taken)
         _by_pair(table, roles, reasons, set(given))
-    if not any(role in roles for role in CONTENT):
+    if not any(role in roles for role in content):
         raise InputError(
-            f"{where}: no column looks like pictures or texts (columns: {', '.join(columns)}).",
+            f"{where}: no column looks like {modalities.words()} (columns: {', '.join(columns)}).",
             "Name one, for example --text COLUMN or roles={'text': 'COLUMN'}.",
         )
-    _one_kind(table, roles, where)
-    if "mask" in roles and "image" not in roles:
-        if given.get("mask"):
-            raise InputError(f"{where}: a mask needs its picture.", "Name the column of pictures: --image COLUMN.")
-        del roles["mask"]
-    return {role: roles[role] for role in ROLES if role in roles}, reasons
+    _one_kind(roles, where)
+    _beside(roles, given, where)
+    return {role: roles[role] for role in known_roles() if role in roles}, reasons
 
 
-def _one_kind(table: Dataset, roles: Roles, where: str) -> None:
-    """A column is read as pictures or as texts, not as both, and is one side of a pair alone."""
+def _beside(roles: Roles, given: Mapping[str, Any], where: str) -> None:
+    """What stands beside items (masks) needs them."""
+    for role, item in modalities.companions().items():
+        if role in roles and item not in roles:
+            if given.get(role):
+                words = modalities.of(item)
+                raise InputError(
+                    f"{where}: a {role} needs its {words.word}.", f"Name the column of {words.words}: --{item} COLUMN."
+                )
+            del roles[role]
+
+
+def _one_kind(roles: Roles, where: str) -> None:
+    """A column is read as one kind of data, and is one side of a pair alone."""
     first: dict[str, str] = {}
-    for role in ("image", "image_b", "text", "text_b", "negative"):
-        for column in _listed(roles.get(role, [])):
+    content, beside = modalities.roles(), modalities.companions()
+    for role in (*content, "negative"):
+        for column in listed(roles.get(role, [])):
             other = first.setdefault(column, role)
-            if other != role and (other.split("_")[0] == role.split("_")[0] or role == "negative"):
+            if other != role and (role == "negative" or modalities.of(other) is modalities.of(role)):
                 raise InputError(
                     f"{where}: the column '{column}' is both '{other}' and '{role}': what stands on two sides is "
                     "found without any learning.",
                     f"Name another column for '{role}', or take the role away (--{role.replace('_', '-')} none).",
                 )
-    pictures = {str(roles[role]) for role in ("image", "image_b", "mask") if role in roles}
-    for role in ("text", "text_b", "negative"):
-        for column in _listed(roles.get(role, [])):
-            if role != "negative" and column in pictures:
+    taken = {column: beside[role] for role in beside for column in listed(roles.get(role, []))}
+    for role in content:
+        kind = modalities.of(role)
+        for column in listed(roles.get(role, [])):
+            other = modalities.of(taken.setdefault(column, role))
+            if other is not kind:
                 raise InputError(
-                    f"{where}: the column '{column}' holds pictures (it is read as such); it cannot be '{role}' too.",
-                    "Name a column of texts, or take the role of pictures away (--image none).",
+                    f"{where}: the column '{column}' holds {other.words} (it is read as such); it cannot be '{role}' "
+                    "too.",
+                    f"Name a column of {kind.words}, or take the role of {other.words} away (--{other.roles[0]} none).",
                 )
 
 
@@ -113,50 +132,67 @@ def visible(table: Dataset) -> list[str]:
     return [name for name in table.column_names if not name.startswith("__")]
 
 
-def _listed(value: str | Sequence[str]) -> list[str]:
+def listed(value: str | Sequence[str]) -> list[str]:
+    """The columns of a role."""
     return [value] if isinstance(value, str) else list(value)
 
 
 def _checked(role: str, value: Any, columns: list[str], where: str) -> str | list[str] | None:
-    if role not in ROLES:
-        raise InputError(f"There is no role '{role}'.{did_you_mean(str(role), ROLES)}", f"Roles: {', '.join(ROLES)}.")
+    known = known_roles()
+    if role not in known:
+        raise InputError(f"There is no role '{role}'.{did_you_mean(str(role), known)}", f"Roles: {', '.join(known)}.")
     if value is None or value == "none" or value == []:
         return None
     if not all(isinstance(v, str) for v in (value if isinstance(value, list | tuple) else [value])):
         raise InputError(
             f"{where}: the role '{role}' takes the name of a column. Got {value!r}.", f"Columns: {', '.join(columns)}."
         )
-    names = _listed(value)
+    names = listed(value)
+    if takes_several(role):
+        names = [name for one in names for name in _meant(one, columns)]
     for name in names:
         if name not in columns:
             raise InputError(
                 f"{where}: there is no column '{name}' for the role '{role}'.{did_you_mean(str(name), columns)}",
                 f"Columns: {', '.join(columns)}.",
             )
-    if role in LISTS:
+    if takes_several(role):
         return list(dict.fromkeys(names))
     if len(names) != 1:
         raise InputError(f"The role '{role}' takes one column, not {len(names)}.")
     return names[0]
 
 
+def _meant(name: str, columns: list[str]) -> list[str]:
+    """The columns of a pattern such as pixel_*; a name that is none stays itself."""
+    return [name] if name in columns else fnmatch.filter(columns, name) or [name]
+
+
 def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
     lower = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in reversed(visible(table))}
-    for role, candidates in _NAMES.items():
+    for role, candidates in _names().items():
         if role in roles or role in given:
             continue
-        found = [lower[c] for c in candidates if c in lower and lower[c] not in taken and _fits(table, role, lower[c])]
+        free = [lower[c] for c in candidates if c in lower and lower[c] not in taken]
+        found = [name for name in free if _fits(table, role, name, roles)]
         if role == "negative":
             found += [n for low, n in sorted(lower.items()) if _NEGATIVE.fullmatch(low) and n not in taken]
         if found:
-            roles[role] = found if role == "negative" else found[:1] if role == "label" else found[0]
-            taken.update(_listed(roles[role]))
-            reasons[role] = f"by the name of the column{'s' if len(_listed(roles[role])) > 1 else ''}"
+            roles[role] = found if role == "negative" else found[:1] if takes_several(role) else found[0]
+            taken.update(listed(roles[role]))
+            reasons[role] = f"by the name of the column{'s' if len(listed(roles[role])) > 1 else ''}"
+
+
+def _names() -> dict[str, Sequence[str]]:
+    """Role -> names of columns that are taken for it, the surest kinds of data first."""
+    kinds = modalities.everyone()
+    own = {role: kind.columns.get(role, ()) for kind in kinds for role in kind.roles}
+    return own | {role: kind.columns.get(role, ()) for kind in kinds for role in kind.companions} | _BESIDE
 
 
 def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str]) -> None:
     """A column that says whether, or how far, the two sides of a row belong together."""
-    if not any({a, b} <= set(roles) for a, b in PAIRS) or given & {"pair_label", "score"}:
+    if not any({a, b} <= set(roles) for a, b in modalities.pairs()) or given & {"pair_label", "score"}:
         return
     for role, names in (("pair_label", _PAIR_LABELS), ("score", _PAIR_SCORES)):
         for column in _free(table, roles, given):
@@ -174,7 +210,7 @@ def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
 
 def _free(table: Dataset, roles: Roles, given: set[str]) -> list[str]:
     """Columns without a role, and those that were only guessed to be a label."""
-    taken = {c for role, v in roles.items() if role != "label" or "label" in given for c in _listed(v)}
+    taken = {c for role, v in roles.items() if role != "label" or "label" in given for c in listed(v)}
     return [name for name in visible(table) if name not in taken]
 
 
@@ -214,12 +250,12 @@ def _told(table: Dataset, column: str, roles: Roles) -> str | None:
 
 def questions(table: Dataset, roles: Roles) -> list[str]:
     """What to ask the user of a table of pairs: columns that may be about the pair and are not read so."""
-    if not any({a, b} <= set(roles) for a, b in PAIRS) or {"pair_label", "score"} & set(roles):
+    if not any({a, b} <= set(roles) for a, b in modalities.pairs()) or {"pair_label", "score"} & set(roles):
         return []
     asked = []
     for column in visible(table):
         name = _plain(column)
-        if name not in _EITHER or column in {c for r, v in roles.items() if r not in ("label",) for c in _listed(v)}:
+        if name not in _EITHER or column in {c for r, v in roles.items() if r not in ("label",) for c in listed(v)}:
             continue
         role = _told(table, column, roles)
         if role is not None:
@@ -234,62 +270,63 @@ def _sample(table: Dataset, column: str, count: int = 64) -> list[Any]:
     return plain_values(column_of(table, column, rows))
 
 
-def _is_picture(values: list[Any]) -> bool:
-    filled = [v for v in values if v not in (None, "", b"")]
-    return bool(filled) and all(
-        isinstance(v, bytes) or (isinstance(v, dict) and "bytes" in v) or (isinstance(v, str) and _ends_like_picture(v))
-        for v in filled
-    )
-
-
-def _ends_like_picture(value: str) -> bool:
-    return "." + value.rsplit(".", 1)[-1].casefold() in ENDINGS
-
-
-def _fits(table: Dataset, role: str, column: str) -> bool:
+def _fits(table: Dataset, role: str, column: str, roles: Roles) -> bool:
     """A column called `path` or `text` still has to hold what its name says."""
     values = _sample(table, column)
-    if role in ("image", "image_b", "mask"):
-        return _is_picture(values)
-    if role in ("text", "text_b", "negative"):
-        return all(v is None or isinstance(v, str) for v in values) and not _is_picture(values)
-    if role == "label":
-        return not _is_picture(values)
-    return True
+    beside = modalities.companions()
+    if role in beside:
+        return modalities.of(beside[role]).fits(role, values)
+    if role == "negative":
+        kind = second_side(roles) or modalities.get("text")
+        return kind.fits(kind.roles[-1], values)
+    if role in modalities.roles():
+        kind = modalities.of(role)
+        alone = role != kind.roles[0] and kind.roles[0] not in roles  # a second side alone may be what a row counts as
+        return kind.fits(role, values) and not (alone and not kind.several and _all_numbers(values))
+    return role != "label" or _names_classes(values)
+
+
+def _all_numbers(values: Sequence[Any]) -> bool:
+    return modalities.get("vector").may_be([v for v in values if not isinstance(v, list)])
+
+
+def _names_classes(values: Sequence[Any]) -> bool:
+    """Whether values may be classes: no pictures, and no measures (2.75, 3.1) that hardly repeat."""
+    if modalities.get("image").looks_like(values):
+        return False
+    filled = [str(v) for v in values if v not in (None, "")]
+    measures = bool(filled) and all("." in v for v in filled) and _all_numbers(filled)
+    return not (measures and 2 * len(set(filled)) > len(filled))
 
 
 def _by_content(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
-    free = [name for name in visible(table) if name not in taken]
-    samples = {name: _sample(table, name) for name in free}
-    images = [name for name in free if _is_picture(samples[name])]
-    texts = [name for name in free if name not in images and _is_text(samples[name])]
-    if not any(role in roles for role in ("image", "image_b")):
-        _fill(("image", "image_b"), images, "its values are pictures", roles, reasons, given)
-    # Where a name told what the text is, another column of words may be anything: authors, comments.
-    if not any(role in roles for role in ("text", "text_b")):
-        places = ("text",) if "image" in roles else ("text", "text_b")
-        _fill(places, texts, "its values are texts of several words", roles, reasons, given)
-    if not any(role in roles for role in CONTENT):
-        short = [
-            n for n in free if samples[n] and all(isinstance(v, str) for v in samples[n]) and not _numbers(samples[n])
-        ]
-        _fill(("text", "text_b"), short, "its values are short texts", roles, reasons, given)
+    """Columns whose values speak for themselves. A kind that a name has given a column gets no further one, since that
+    may be anything: authors, comments."""
+    samples = {name: _sample(table, name) for name in visible(table) if name not in taken}
+    for kind in modalities.surest():
+        if not any(role in roles for role in kind.roles):
+            found = [name for name in samples if name not in _used(roles) and kind.looks_like(samples[name])]
+            alone = not any(role in roles for role in modalities.roles())
+            reason = f"its values are {kind.told or kind.words}"
+            _fill(kind, kind.roles if alone else kind.roles[:1], found, reason, roles, reasons, given)
+    if any(role in roles for role in modalities.roles()):
+        return
+    claims = [(kind, [name for name in samples if kind.may_be(samples[name])]) for kind in modalities.everyone()]
+    kind, found = max(claims, key=lambda claim: len(claim[1]))
+    _fill(kind, kind.roles, found, f"its values are {kind.perhaps or kind.words}", roles, reasons, given)
+
+
+def _used(roles: Roles) -> set[str]:
+    return {name for value in roles.values() for name in listed(value)}
 
 
 def _fill(
-    places: Sequence[str], names: list[str], reason: str, roles: Roles, reasons: dict[str, str], given: set[str]
-) -> None:
+    kind: modalities.Modality, places: Sequence[str], names: list[str], reason: str, roles: Roles,
+    reasons: dict[str, str], given: set[str],
+) -> None:  # fmt: skip
     open_places = [role for role in places if role not in roles and role not in given]
+    if kind.several and names and open_places:
+        roles[open_places[0]], reasons[open_places[0]] = names, reason
+        return
     for role, name in zip(open_places, names, strict=False):
         roles[role], reasons[role] = name, reason
-
-
-def _numbers(values: list[Any]) -> bool:
-    return all(str(v).strip().lstrip("-+").replace(".", "", 1).isdigit() for v in values if v not in (None, ""))
-
-
-def _is_text(values: list[Any]) -> bool:
-    filled = [v for v in values if v not in (None, "")]
-    if not filled or not all(isinstance(v, str) for v in filled):
-        return False
-    return sum(len(v.split()) for v in filled) / len(filled) >= 2 and len(set(filled)) > 0.3 * len(filled)

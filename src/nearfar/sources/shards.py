@@ -10,8 +10,8 @@ import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
 from nearfar.errors import InputError
+from nearfar.modalities.image import ENDINGS
 from nearfar.sources.listing import left_out
-from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.splits import standard_name
 from nearfar.sources.tables import LINE, SHARD, file_digest, open_parquet, read_table, stored

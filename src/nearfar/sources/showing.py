@@ -56,7 +56,7 @@ def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
 def _roles(facts: dict[str, Any]) -> Table:
     table = _table("\nRoles", "role", "column", "why")
     for role, column in facts["roles"].items():
-        names = column if isinstance(column, str) else ", ".join(column)
+        names = column if isinstance(column, str) else _short(column, 8)
         table.add_row(Text(role, style="cyan"), Text(names), Text(facts["reasons"].get(role) or "the data set says so"))
     used = {c for v in facts["roles"].values() for c in ([v] if isinstance(v, str) else v)}
     rest = [c for c in facts["columns"] if c not in used]
@@ -69,21 +69,13 @@ def _short(names: list[str], count: int) -> str:
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-def _size(facts: dict[str, Any]) -> str:
-    sizes = facts["sizes"]
-    if facts["type"] == "text":
-        return f"{sizes['least']} / {sizes['median']} / {sizes['most']} words"
-    named = [f"{s[0]}x{s[1]}" for s in (sizes["least"], sizes["median"], sizes["most"])]
-    return f"{named[0]} px" if len(set(named)) == 1 else f"{' / '.join(named)} px"
-
-
 def _content(facts: dict[str, Any]) -> Table:
     numbers = ("distinct", "repeats", "near copies", "across splits")
     table = _table("\nContents", "role", "type", "least / median / most", *numbers, right=numbers)
     for role, column in facts["content"].items():
         near = column["near_copies"]
         table.add_row(
-            Text(role, style="cyan"), column["type"], _size(column),
+            Text(role, style="cyan"), column["type"], column["sizes_in_words"],
             f"{column['distinct']:,}", f"{column['duplicates']:,}",
             f"{near['rows']:,}", f"{near['rows_across_splits']:,}",
         )  # fmt: skip

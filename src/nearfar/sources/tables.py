@@ -17,8 +17,8 @@ from datasets import Dataset, Features
 
 from nearfar.errors import InputError
 from nearfar.limits import MOST_COLUMNS, MOST_NESTED
+from nearfar.modalities.image import ENDINGS
 from nearfar.sources.listing import open_regular
-from nearfar.sources.pictures import ENDINGS
 from nearfar.sources.raw import Problem, Raw, missing
 from nearfar.sources.storage import entry, new_entry
 

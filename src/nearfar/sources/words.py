@@ -19,12 +19,6 @@ def normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def text_digest(text: str) -> int:
-    """A signed 64-bit digest: equal for equal normal forms. The same on every machine; no id of a relation."""
-    digest = hashlib.blake2b(normal(text).encode("utf-8", "surrogatepass"), digest_size=8)
-    return int.from_bytes(digest.digest(), "little", signed=True)
-
-
 def shingles(text: str, size: int = 3) -> set[str]:
     """The runs of `size` words of a text's normal form (the whole text where it is shorter)."""
     tokens = _TOKEN.findall(normal(text)) or [""]

@@ -12,30 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearfar import encoders, evaluation, methods, options
-from nearfar.encoders import Encoder, Frozen
+from nearfar import evaluation, methods, modalities, options
+from nearfar.encoders import Encoder, Features, Frozen
+from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError
 from nearfar.methods.base import Facts, Method, Optimisation
 from nearfar.methods.optimisation import check_optimiser
 from nearfar.samplers import Rows
-from nearfar.training.loading import (
-    HardNegatives,
-    Inputs,
-    Loader,
-    TokenStore,
-    cached_inputs,
-    image_inputs,
-    text_inputs,
-)
+from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.settings import TrainSettings
 from nearfar.training.survey import survey_of
 
-ROLES = ("image", "image_b", "text", "text_b", "group", "label", "negative", "score", "target", "bag")
-
 
 def roles_of(data: Any) -> set[str]:
-    """The roles that the data hold, by name."""
-    return {r for r in ROLES if data.roles.get(r)}
+    """What the data hold: roles by name, "any" for a column of any kind, "pair" for two that belong together."""
+    return modalities.holding(role for role, columns in data.roles.items() if columns)
 
 
 def roles_for(cls: type[Method], data: Any) -> set[str]:
@@ -54,30 +45,39 @@ def fits(slug: str, data: Any) -> bool:
 def choose(data: Any) -> tuple[str, str]:
     """A method that fits the data, and why."""
     roles = roles_of(data)
-    if {"image", "text"} <= roles and "group" not in roles:
-        return "align", "each row pairs a picture with a text"
-    if {"text", "text_b"} <= roles or {"image", "image_b"} <= roles:
+    pairs = [pair for pair in modalities.pairs() if {*pair} <= roles]
+    across = next((pair for pair in pairs if len(modalities.kinds(pair)) == 2), None)
+    if across and "group" not in roles:
+        a, b = (modalities.of(role).word for role in across)
+        return "align" if fits("align", data) else "pairs", f"each row pairs a {a} with a {b}"
+    if any(pair != across and len(modalities.kinds(pair)) == 1 for pair in pairs):
         return "pairs", "each row is a pair"
     if "group" in roles:
         return "pairs", f"rows with the same '{data.roles['group']}' are positives of each other"
-    if "image" in roles:
-        return "simclr", "there are pictures without pairs: two augmentations of one picture are its positives"
-    if "text" in roles:
-        return "contriever", "there are texts without pairs: two crops of one text are its positives"
+    found = modalities.first(roles)
+    if found is not None:
+        return modalities.get(found).method, modalities.get(found).why
     raise InputError(
-        f"{data.name} holds neither pictures nor texts.", "Name a column: --image COLUMN or --text COLUMN."
+        f"{data.name} holds no {modalities.words()}.", "Name a column: --image COLUMN or --text COLUMN."
     )
 
 
 def check_needs(slug: str, data: Any) -> None:
     if not fits(slug, data):
-        needs = " or ".join(" + ".join(sorted(n)) for n in methods.get(slug).needs)
+        held = sorted(role for role in data.roles if data.roles[role])
         raise InputError(
-            f"'{slug}' needs {needs}; {data.name} has {', '.join(sorted(roles_of(data))) or 'none of these'}.",
+            f"'{slug}' needs {needs_of(slug)}; {data.name} has {', '.join(held) or 'none of these'}.",
             "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.",
         )
     if methods.get(slug).target == "numbers" and "target" in data.roles and data.target_values is None:
         raise InputError(f"'{slug}' learns numbers. {data.not_a_number()}", "Name another column with --target.")
+
+
+def needs_of(slug: str) -> str:
+    """What a method needs, in words."""
+    needs: Sequence[frozenset[str]] = methods.get(slug).needs
+    words = {modalities.ANY: "a column of any kind", modalities.PAIR: "two columns that belong together"}
+    return " or ".join(" + ".join(words.get(role) or role for role in sorted(need)) for need in needs)
 
 
 def prefers_groups(data: Any, settings: TrainSettings) -> bool:
@@ -85,34 +85,21 @@ def prefers_groups(data: Any, settings: TrainSettings) -> bool:
     return settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
 
 
-def modalities(cls: type[Method], data: Any, settings: TrainSettings) -> list[str]:
+def kinds_of(cls: type[Method], data: Any, settings: TrainSettings) -> list[str]:
     """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
     return cls.wants(roles_for(cls, data), prefers_groups(data, settings))
 
 
-def auto_image_size(data: Any, settings: TrainSettings) -> int:
-    """32 for pictures of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
-    if settings.image_size != "auto":
-        return int(settings.image_size)
-    role = next((r for r in ("image", "image_b") if r in data.roles), None)
-    side = 64 if role is None else data.side(role)
-    if settings.encoder != "small":
-        return 224 if side > 64 else 64
-    return 32 if side <= 64 else 64
+def options_of(kind: str, data: Any, settings: TrainSettings) -> Any:
+    """The options of the encoder of one kind, each "auto" replaced by what suits the data."""
+    known = modalities.get(kind)
+    return known.resolve(settings.of(known), data)
 
 
-def build_encoder(kind: str, data: Any, settings: TrainSettings, size: int) -> Encoder:
+def build_encoder(kind: str, data: Any, settings: TrainSettings) -> Encoder:
     """The encoder of one kind, its weights drawn from the seed; frozen where asked for."""
     torch.manual_seed(settings.seed)
-    if kind == "image":
-        made = encoders.image(settings.encoder, size=size, weights=settings.weights, channels=settings.channels,
-                              grid=settings.grid)
-    else:
-        train = data.splits["train"]
-        texts = [t for r in ("text", "text_b") if data.roles.get(r) for t in data.texts(r, train)]
-        made = encoders.text(
-            settings.text_encoder, texts=texts, vocabulary=settings.vocabulary, length=settings.text_length
-        )
+    made = modalities.get(kind).encoder(options_of(kind, data, settings), data, settings.seed)
     return Frozen(made) if settings.freeze else made
 
 
@@ -121,18 +108,25 @@ def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
     if settings.task != "auto":
         return evaluation.task_for(data, settings.task, shared={"layer": settings.layer})
     task = evaluation.task_for(data, shared={"layer": settings.layer})
-    kinds = modalities(methods.get(slug), data, settings)
+    kinds = kinds_of(methods.get(slug), data, settings)
     if not kinds:
         return task
     if len(kinds) == 2:
         return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
-    if {r.split("_")[0] for r in task.roles} <= set(kinds):
+    if set(modalities.kinds(task.roles)) <= set(kinds):
         return task
     return evaluation.task_for(data, modalities=kinds, shared={"layer": settings.layer})
 
 
 def pretrained(kind: str, settings: TrainSettings) -> bool:
-    return bool(settings.weights) if kind == "image" else settings.text_encoder != "small"
+    """Whether the encoder of a kind comes with weights."""
+    return modalities.get(kind).pretrained(settings.of(modalities.get(kind)))
+
+
+def weights_of(settings: TrainSettings) -> list[str]:
+    """Where weights come from that may have seen rows of the data."""
+    found = [kind.weights(settings.of(kind)) for kind in modalities.everyone()]
+    return [one for one in found if one]
 
 
 @dataclass
@@ -146,7 +140,6 @@ class Setup:
     settings: TrainSettings
     options: dict[str, Any]
     resolved: dict[str, Any]
-    image_size: int
     rows: np.ndarray
     kinds: list[str]
     seconds: float = 0.0
@@ -164,13 +157,13 @@ def method_options(slug: str, given: Mapping[str, Any], preset: str) -> Any:
 
 
 def build_method(
-    slug: str, data: Any, settings: TrainSettings, checked: Any, size: int, ready: Mapping[str, Encoder] | None = None
+    slug: str, data: Any, settings: TrainSettings, checked: Any, ready: Mapping[str, Encoder] | None = None
 ) -> tuple[Method, list[str]]:
     """A fresh method; `ready` replaces encoders (by kind) that are made already."""
     cls = methods.get(slug)
     check_needs(slug, data)
-    kinds = modalities(cls, data, settings)
-    made = [(ready or {}).get(k) or build_encoder(k, data, settings, size) for k in kinds]
+    kinds = kinds_of(cls, data, settings)
+    made = [(ready or {}).get(k) or build_encoder(k, data, settings) for k in kinds]
     torch.manual_seed(settings.seed + 1)
     arguments = options.instantiate(targets_of(slug), checked)
     method = cls(*made, **arguments)
@@ -188,7 +181,8 @@ def check_settings(settings: TrainSettings) -> None:
         raise InputError("--device cuda: there is no CUDA device here (torch sees none).", "Use --device cpu or auto.")
     if settings.device != "cpu" and settings.devices > cards > 0:
         raise InputError(f"--devices {settings.devices}: there are {cards} GPUs here.", "Ask for so many at most.")
-    encoders.check_names(settings.encoder, settings.text_encoder, settings.weights)
+    for kind in modalities.everyone():
+        kind.check(settings.of(kind))
 
 
 def prepare(
@@ -202,8 +196,7 @@ def prepare(
 ) -> Setup:
     """Everything before the first step. Raises InputError early, before anything is written."""
     checked = method_options(slug, given, settings.preset)
-    size = auto_image_size(data, settings)
-    method, kinds = build_method(slug, data, settings, checked, size, ready)
+    method, kinds = build_method(slug, data, settings, checked, ready)
     check_layer(method, settings.layer)
     check_possible(method, settings)
     rows, method.seed = training_rows(method, data), settings.seed
@@ -222,7 +215,7 @@ def prepare(
     sampler = method.sampler(0).over(table, batch, settings.seed)
     known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known) if method.trained else 0
-    loader = make_loader(method, data, table, steps, batch, settings, size, cache)
+    loader = make_loader(method, data, table, steps, batch, settings, cache)
     if method.trained and settings.warmup != "auto" and settings.warmup >= steps:
         raise InputError(
             f"A warm-up of {settings.warmup} steps does not end within the {steps} steps of the run.",
@@ -232,10 +225,11 @@ def prepare(
     method.micro = settings.micro_batch
     paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
     method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)
+    made = [modalities.get(kind).resolved(options_of(kind, data, settings)) for kind in kinds]
     resolved = {
         "batch_size": batch,
         "steps": steps,
-        "image_size": size if "image" in kinds else None,
+        **{name: value for one in made for name, value in one.items()},
         "optimiser": method.optimisation.describe(),
         "lr": method.optimisation.lr,
         "warmup": method.optimisation.warmup,
@@ -248,7 +242,6 @@ def prepare(
         settings,
         options.plain(checked),
         {k: v for k, v in resolved.items() if v is not None},
-        size,
         rows,
         kinds,
         seconds,
@@ -316,7 +309,7 @@ def sampled_rows(method: Method, data: Any, rows: np.ndarray) -> Rows:
 
     def tokens(role: str) -> TokenStore:
         encoder: Any = method.towers()[role].encoder
-        return text_inputs(encoder, data.texts(role))[0]
+        return TokenStore(encoder.encode_ids(list(data.texts(role))), encoder.special.length - encoder.special.frame)
 
     return Rows(rows, data.groups, labels, functools.cache(tokens))
 
@@ -394,7 +387,8 @@ def auto_optimisation(
 ) -> Optimisation:
     """How weights are updated: what was asked for, else the paper's (`paper`, empty without --preset paper), else what
     fits the encoder. batch: items of an optimiser step."""
-    usual = 5e-5 if known else 2e-3 if settings.encoder == "small" and "image" in kinds else 1e-3
+    scratch = [kind.learning_rate(settings.of(kind)) for kind in map(modalities.get, kinds)]
+    usual = 5e-5 if known else max(scratch, default=1e-3)
     if "lr" in paper:
         usual = paper["lr"] * (batch / paper["lr_batch"] if "lr_batch" in paper else 1)
     own = settings.optimiser in ("auto", paper.get("optimiser", "adamw"))  # the paper's betas are of its optimiser
@@ -415,11 +409,10 @@ def auto_optimisation(
 
 
 def make_loader(
-    method: Method, data: Any, table: Rows, steps: int, batch: int, settings: TrainSettings, size: int,
-    cache: Path | None,
+    method: Method, data: Any, table: Rows, steps: int, batch: int, settings: TrainSettings, cache: Path | None
 ) -> Loader:  # fmt: skip
     def read(role: str) -> Inputs:
-        return role_inputs(method, data, role, size, cache)
+        return role_inputs(method, data, role, cache)
 
     loader = Loader(
         method, data, table, read, steps=steps, batch_size=batch, seed=settings.seed, turns=settings.accumulate
@@ -429,20 +422,17 @@ def make_loader(
     if method.paired:
         loader.pair(data, *loader.roles, graded=method.graded)
         if not method.graded:
-            loader.negatives = hard_negatives(method, data, loader.roles, loader.inputs, size)
+            loader.negatives = hard_negatives(method, data, loader.roles, loader.inputs)
     return loader
 
 
 def hard_negatives(
-    method: Any, data: Any, roles: Sequence[str], inputs: Mapping[str, Inputs], size: int
+    method: Any, data: Any, roles: Sequence[str], inputs: Mapping[str, Inputs]
 ) -> list[HardNegatives]:
     """Those of the columns that the data name, and the rows that are labelled 0."""
     encoder: Any = method.towers()[roles[1]].encoder
     found = [
-        HardNegatives(
-            image_inputs(data, column, size) if data.is_image(column) else text_inputs(encoder, data.texts(column))[1],
-            np.asarray(data.content(column)),
-        )
+        HardNegatives(data.modality(column).reader(data, column, encoder).raw, np.asarray(data.content(column)))
         for column in data.roles.get("negative") or ()
     ]
     if data.pair_labels is not None:
@@ -454,11 +444,17 @@ def hard_negatives(
     return found
 
 
-def role_inputs(method: Any, data: Any, role: str, size: int, cache: Path | None) -> Inputs:
+def role_inputs(method: Any, data: Any, role: str, cache: Path | None) -> Inputs:
+    """What views take of a role; of a frozen encoder its features, computed once."""
     encoder: Any = method.towers()[role].encoder
-    if isinstance(encoder, Frozen):
-        items = data.image_memmap(role, size) if role.startswith("image") else data.texts(role)
-        return cached_inputs(encoder.features(items, cache=cache, key=f"{data.hash}-{role}-{size}"))
-    if role.startswith("image"):
-        return image_inputs(data, role, size)
-    return text_inputs(encoder, data.texts(role), method.length)[1]
+    kind = modalities.of(role)
+    if not isinstance(encoder, Frozen):
+        return kind.reader(data, role, encoder, method.length).raw
+    size = getattr(encoder.encoder, "size", None)
+    made = encoder.features(kind.items(data, role, None, size), cache=cache, key=f"{data.hash}-{role}-{size}")
+
+    def read(rows: np.ndarray, rng: np.random.Generator | None) -> Features:
+        return Features(torch.from_numpy(np.ascontiguousarray(made[rows])))
+
+    return read
+

@@ -17,10 +17,11 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from nearfar import evaluation, files, methods, options
+from nearfar import evaluation, files, methods, modalities, options
 from nearfar.checks import Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
+from nearfar.methods import registry
 from nearfar.methods.base import Tower
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
@@ -136,7 +137,7 @@ def compare(
     limit = seconds_of(budget)
     building.check_settings(settings)
     opened = data_settings.open(data)
-    warnings = engine.tell_overlaps(opened, settings.weights, say)
+    warnings = engine.tell_overlaps(opened, building.weights_of(settings), say)
     task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer})
     entries = chosen(opened, task, settings, methods, say)
     check_baseline(baseline, entries, opened, task)
@@ -213,10 +214,10 @@ def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] 
         return found
     found = []
     for slug in methods.slugs():
-        kinds = building.modalities(methods.get(slug), data, settings) if building.fits(slug, data) else []
-        asked = {r.split("_")[0] for r in task.roles}
+        kinds = building.kinds_of(methods.get(slug), data, settings) if building.fits(slug, data) else []
+        asked = set(modalities.kinds(task.roles))
         if not kinds:
-            say(f"{slug}: left out (needs {' or '.join(' + '.join(sorted(n)) for n in methods.get(slug).needs)})")
+            say(f"{slug}: left out (needs {building.needs_of(slug)})")
         elif not asked <= set(kinds):
             say(f"{slug}: left out (embeds {', '.join(kinds)}; measured are {', '.join(sorted(asked))})")
         else:
@@ -301,13 +302,20 @@ def make_plan(
         "batch_size": batch or next(iter(own.values())),
         "own_batch_sizes": own,
         "seeds": list(range(seeds)),
-        "encoder": settings.encoder,
+        "encoder": encoder_words(data, entries, settings),
         "precision": settings.precision,
         "budget_seconds": limit if settings.steps == "auto" else None,
         "seconds_a_step": paces,
     }
     write_json(path, plan)
     return plan
+
+
+def encoder_words(data: Any, entries: Sequence[Entry], settings: TrainSettings) -> str:
+    """The encoders that are trained, each as its kind of data calls it."""
+    kinds = [building.kinds_of(registry.get(one.slug), data, settings) for one in entries]
+    names = list(dict.fromkeys(name for found in kinds for name in found))
+    return ", ".join(modalities.get(name).described_encoder(settings.of(modalities.get(name))) for name in names)
 
 
 def cell(seed: int | None, scores: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -350,7 +358,7 @@ def measured_without_training(
                 "seeds": [cell(0, scores, seconds=time.perf_counter() - start, samples=0)],
             }
         )
-    kinds = list(dict.fromkeys(r.split("_")[0] for r in task.roles))
+    kinds = modalities.kinds(task.roles)
     known = any(building.pretrained(k, settings) for k in kinds)
     if len(kinds) == 1:
         say(f"measuring: {'pretrained' if known else 'untrained'} encoder")
@@ -374,9 +382,8 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def untrained_cell(data: Any, task: Any, settings: TrainSettings, kind: str, seed: int) -> dict[str, Any]:
-    size = building.auto_image_size(data, settings)
-    encoder = building.build_encoder(kind, data, dataclasses.replace(settings, seed=seed), size)
-    embed = Embedder({r: Tower(encoder) for r in task.roles}, data, size=size)
+    encoder = building.build_encoder(kind, data, dataclasses.replace(settings, seed=seed))
+    embed = Embedder({r: Tower(encoder) for r in task.roles}, data)
     start = time.perf_counter()
     scores = {s: task.evaluate(embed, s).to_dict() for s in splits_of(data)}
     return cell(seed, scores, seconds=time.perf_counter() - start, samples=0)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from nearfar.encoders import Frozen, frame
+from nearfar import modalities
+from nearfar.encoders import Frozen
 from nearfar.errors import InputError
 from nearfar.methods.base import Tower
+from nearfar.modality import Reader
 from nearfar.models import check_variant
-from nearfar.training.loading import TokenStore
 
 Progress = Callable[[int, int], None]
 
@@ -40,7 +41,6 @@ class Embedder:
         towers: Mapping[str, Tower],
         data: Any,
         *,
-        size: int,
         batch_size: int = 256,
         similarity: str = "cosine",
         device: torch.device | str = "cpu",
@@ -50,42 +50,42 @@ class Embedder:
         if variant is not None:
             check_variant(variant, sorted({role.partition("/")[2] for role in towers} - {""}))
         self.variant, self._inference = variant, inference
-        self.towers, self.data, self.size, self.batch_size = towers, data, size, batch_size
+        self.towers, self.data, self.batch_size = towers, data, batch_size
         self.similarity, self.device = similarity, torch.device(device)
-        self.stores: dict[str, TokenStore] = {}
+        self.readers: dict[str, Reader] = {}
         self.progress: Progress = lambda done, all_: None
 
     @property
     def inference(self) -> Any:
         return self._inference
 
+    @property
+    def size(self) -> int | None:
+        """The side of the pictures that an encoder takes, or None."""
+        return next((size for t in self.towers.values() if (size := getattr(t.encoder, "size", None))), None)
+
     def tower(self, role: str) -> Tower:
         if self.variant is not None and f"{role}/{self.variant}" in self.towers:
             return self.towers[f"{role}/{self.variant}"]
         if role in self.towers:
             return self.towers[role]
-        kind = role.split("_")[0]
-        alike = [r for r in self.towers if r.partition("/")[0].split("_")[0] == kind]
+        kind = modalities.of(role)
+        alike = [r for r in self.towers if modalities.of(r) is kind]
         mine = [r for r in alike if r.partition("/")[2] == (self.variant or "")]
         found = next((self.towers[r] for r in [*mine, *alike]), None)
         if found is None:
             raise InputError(f"The model has no encoder for '{role}': it embeds {', '.join(self.towers)}.",
-                             "Take data of that kind, or another model.")
+                             "Take data of that kind, or another model.")  # fmt: skip
         return found
 
     def has(self, role: str) -> bool:
-        kinds = {r.partition("/")[0].split("_")[0] for r in self.towers}
-        return role in self.towers or role.split("_")[0] in kinds
+        return modalities.of(role).name in modalities.kinds(self.towers)
 
     def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
-        rows = np.asarray(rows)
         tower = self.tower(role)
-        if role.startswith("image"):
-            pictures = self.data.image_memmap(role, self.size)
-            return self._batches(tower, len(rows), lambda s: torch.from_numpy(pictures[rows[s]]).float() / 255)
-        if role not in self.stores:
-            self.stores[role] = self._store(tower, self.data.texts(role))
-        return self._texts(tower, self.stores[role], rows)
+        if role not in self.readers:
+            self.readers[role] = modalities.of(role).reader(self.data, role, tower.encoder)
+        return self._read(tower, self.readers[role], np.asarray(rows))
 
     def raw(self, role: str, rows: np.ndarray) -> np.ndarray:
         """As calling it, without bringing the vectors to length 1."""
@@ -94,22 +94,23 @@ class Embedder:
         return plain(role, rows)
 
     def rows(self, role: str, rows: np.ndarray) -> np.ndarray:
-        """As calling it, for a few rows of many: of the other rows nothing is read."""
-        return self(role, rows) if role.startswith("image") else self.items(role, self.data.texts(role, rows))
+        """As calling it, for a few rows of many: of the other rows nothing is prepared."""
+        kind = modalities.of(role)
+        return self(role, rows) if kind.by_rows else self.items(role, kind.items(self.data, role, rows))
 
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """Feature maps float32 (n, C, h, w) of the rows, batch after batch; see `ImageEncoder.feature_map`.
 
         Raises InputError for an encoder that has none.
         """
-        tower, pictures, rows = self.tower(role), self.data.image_memmap(role, self.size), np.asarray(rows)
+        tower, rows = self.tower(role), np.asarray(rows)
         encoder: Any = tower.encoder.encoder if isinstance(tower.encoder, Frozen) else tower.encoder
         if not hasattr(encoder, "feature_map"):
             raise InputError("This encoder gives vectors only, no feature map.", "Choose another --task.")
-        mode = tower.training
+        ready, mode = modalities.of(role).reader(self.data, role, encoder).ready, tower.training
         for i in range(0, len(rows), self.batch_size):
             tower.eval()
-            x = torch.from_numpy(pictures[rows[i : i + self.batch_size]]).float() / 255
+            x = ready(rows[i : i + self.batch_size])
             with torch.inference_mode():
                 found = encoder.feature_map(x.to(self.device), layer).float().cpu().numpy()
             tower.train(mode)
@@ -118,25 +119,19 @@ class Embedder:
 
     def corpus(self, role: str) -> np.ndarray:
         """The documents of a corpus, (m, d)."""
-        texts = self.data.corpus[role]
-        return self._texts(self.tower(role), self._store(self.tower(role), texts), np.arange(len(texts)))
+        return self.items(role, self.data.corpus[role])
 
     def items(self, role: str, items: Any) -> np.ndarray:
-        """Vectors of uint8 pictures (n, 3, h, w) or of texts that are in no table, (n, d)."""
+        """Vectors of items that are in no table, as `Modality.items` gives them, (n, d)."""
         tower = self.tower(role)
-        if role.startswith("image"):
-            encoder: Any = tower.encoder
-            return self._batches(tower, len(items), lambda s: encoder.prepare(items[s]))
-        return self._texts(tower, self._store(tower, items), np.arange(len(items)))
+        return self._read(tower, modalities.of(role).reader_of(items, tower.encoder), np.arange(len(items)))
 
-    def _store(self, tower: Tower, texts: Sequence[str]) -> TokenStore:
-        encoder: Any = tower.encoder
-        return TokenStore(encoder.encode_ids(list(texts)), encoder.special.length - encoder.special.frame)
-
-    def _texts(self, tower: Tower, store: TokenStore, rows: np.ndarray) -> np.ndarray:
-        order = np.argsort((store.starts[rows + 1] - store.starts[rows]), kind="stable")
-        encoder: Any = tower.encoder
-        z = self._batches(tower, len(rows), lambda s: frame(store.read(rows[order[s]]), encoder.special))
+    def _read(self, tower: Tower, reader: Reader, rows: np.ndarray) -> np.ndarray:
+        """Items of some rows, those of like lengths together."""
+        if reader.lengths is None:
+            return self._batches(tower, len(rows), lambda s: reader.ready(rows[s]))
+        order = np.argsort(reader.lengths[rows], kind="stable")
+        z = self._batches(tower, len(rows), lambda s: reader.ready(rows[order[s]]))
         out = np.empty_like(z)
         out[order] = z
         return out

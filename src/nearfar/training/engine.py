@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from nearfar import files, methods, processes
+from nearfar import files, methods, modalities, processes
 from nearfar import trained as seen_rows
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
@@ -119,7 +119,7 @@ def fit(
     building.check_settings(settings)
     processes.check_launch(settings.devices, settings.nodes)
     say = say if processes.leader() else silent
-    tell_overlaps(opened, settings.weights, say)
+    tell_overlaps(opened, building.weights_of(settings), say)
     task = building.task_of(method, opened, settings)
     claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
     with claimed as folder:
@@ -143,14 +143,15 @@ def check_variant_of(setup: building.Setup) -> None:
         check_variant(setup.settings.variant, sorted({r.partition("/")[2] for r in setup.method.towers()} - {""}))
 
 
-def tell_overlaps(data: Any, weights: str | None, say: Say) -> list[str]:
+def tell_overlaps(data: Any, weights: Sequence[str], say: Say) -> list[str]:
     """Says, and returns, what makes scores look better than they are: contents, groups and units in two splits, and
     weights that were trained on rows of the test split."""
     told = [f"warning: {one}" for one in data.shared()]
     test = data.splits["test"]
-    count = int(seen_rows.seen(seen_rows.read(weights), data, test).sum()) if weights else 0
-    if count:
-        told.append(seen_rows.warning(weights, count, len(test), "test rows"))
+    for one in weights:
+        count = int(seen_rows.seen(seen_rows.read(one), data, test).sum())
+        if count:
+            told.append(seen_rows.warning(one, count, len(test), "test rows"))
     for line in told:
         say(line)
     return told
@@ -162,6 +163,7 @@ def split_options(
     """Keyword options to settings, data settings and what is the method's own; unknown ones raise."""
     from nearfar import options
 
+    modalities.everyone()  # those of other packages add options of theirs
     for name, held, kind in (("settings", settings, TrainSettings), ("data_settings", data_settings, DataSettings)):
         if held is not None and not isinstance(held, kind):
             raise InputError(f"'{name}' takes {kind.__name__}(...). Got {str(held)[:80]}.",
@@ -479,7 +481,6 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
     return Embedder(
         method.towers(),
         data,
-        size=setup.image_size,
         similarity=method.similarity,
         device=method.device,
         variant=setup.settings.variant,
@@ -489,8 +490,7 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
 
 def can_measure(towers: Mapping[str, Any], task: Any) -> bool:
     """Whether the towers embed all that the task asks for."""
-    kinds = {r.partition("/")[0].split("_")[0] for r in towers}
-    return {r.split("_")[0] for r in task.roles} <= kinds
+    return set(modalities.kinds(task.roles)) <= set(modalities.kinds(towers))
 
 
 def train(
@@ -707,22 +707,16 @@ def save_model(
         "licence": data.meta.get("licence", ""),
         "versions": record["versions"],
     }
-    weights = setup.settings.weights
     known = seen_rows.merged(
         seen_rows.rows_of(data, trained.reads, setup.rows),
-        seen_rows.read(weights) if weights else None,  # what it began with had seen rows of its own
+        *(seen_rows.read(one) for one in building.weights_of(setup.settings)),  # these had seen rows of their own
     )
-    items = example_items(data, towers, setup.image_size)
+    items = example_items(data, towers)
     models.save_model(folder, towers, config, card, items, known, trained.inference())
 
 
-def example_items(data: Any, towers: Mapping[str, Any], size: int) -> dict[str, Any]:
+def example_items(data: Any, towers: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """A few real items a role, with which a saved model checks itself."""
-    rows, found = data.splits["train"][:16], {}
-    for role in towers:
-        base = role.partition("/")[0]
-        texts = base.startswith("text")
-        found[role] = (
-            data.texts(base, rows) if texts else [p.transpose(1, 2, 0) for p in data.images(base, size, rows)]
-        )
-    return found
+    rows = data.splits["train"][:16]
+    return {role: modalities.of(role).kept(data, role.partition("/")[0], rows, encoder)
+            for role, (encoder, _) in towers.items()}  # fmt: skip

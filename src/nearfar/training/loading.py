@@ -12,46 +12,12 @@ import torch
 from torch import Tensor
 
 from nearfar import processes
-from nearfar.encoders import Frozen, TextEncoder, Tokens
-from nearfar.encoders.tokens import pad
 from nearfar.methods.base import Batch, Facts, Method
 from nearfar.samplers import Rows, Sampler
 from nearfar.similarity import Known
 from nearfar.sources import judgements
 
 Inputs = Callable[[np.ndarray, np.random.Generator | None], Any]
-
-
-class TokenStore:
-    """Token ids of many texts in one flat array. A long text is read as a window of `length` tokens around a random
-    place (training) or from its start."""
-
-    def __init__(self, lists: Sequence[Sequence[int]], length: int):
-        self.length = length
-        self.flat = np.fromiter((t for ids in lists for t in ids), dtype=np.int32)
-        self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])])
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def read(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> Tokens:
-        """Right-padded content tokens (no special ones), (n, <= length)."""
-        begin, end = self.starts[rows], self.starts[rows + 1]
-        spare = np.maximum(end - begin - self.length, 0)
-        if rng is not None:
-            begin = begin + (rng.random(len(rows)) * (spare + 1)).astype(np.int64)
-        end = np.minimum(end, begin + self.length)
-        return pad([self.flat[a:b].tolist() for a, b in zip(begin, end, strict=True)])
-
-    def stream(self, rows: np.ndarray, length: int) -> Inputs:
-        """How chunks of `length` tokens are read from the texts of the rows, one behind the other: by the places at
-        which they begin."""
-        flat = np.concatenate([self.flat[self.starts[r] : self.starts[r + 1]] for r in rows])
-
-        def read(places: np.ndarray, rng: np.random.Generator | None) -> Tokens:
-            return pad([flat[p : p + length].tolist() for p in places])
-
-        return read
 
 
 class HardNegatives:
@@ -262,29 +228,3 @@ def shared(rows: np.ndarray, members: int, rank: int, world: int) -> np.ndarray:
     return by_member[:, processes.share(by_member.shape[1], rank, world)].reshape(-1)
 
 
-def image_inputs(data: Any, role: str, size: int) -> Inputs:
-    """uint8 pictures of a role, read from the memory-mapped cache."""
-    pictures = data.image_memmap(role, size)
-
-    def read(rows: np.ndarray, rng: np.random.Generator | None) -> Tensor:
-        return torch.from_numpy(pictures[rows])
-
-    return read
-
-
-def text_inputs(
-    encoder: TextEncoder | Frozen, texts: Sequence[str], length: int | None = None
-) -> tuple[TokenStore, Inputs]:
-    """Content tokens of texts, tokenised once."""
-    special = encoder.special
-    store = TokenStore(encoder.encode_ids(list(texts)), length or special.length - special.frame)
-    return store, store.read
-
-
-def cached_inputs(features: np.ndarray) -> Inputs:
-    """Features of a frozen encoder, computed once."""
-
-    def read(rows: np.ndarray, rng: np.random.Generator | None) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(features[rows]))
-
-    return read

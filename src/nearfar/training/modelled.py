@@ -13,11 +13,9 @@ class ModelEmbedder(Embedder):
 
     def __init__(self, model: Any, data: Any, batch_size: int = 256, variant: str | None = None):
         towers = {role: Tower(t.encoder, t.head, kept=True) for role, t in model.roles.items()}
-        sizes: list[Any] = [t.encoder.size for t in towers.values() if t.encoder.modality == "image"]
         super().__init__(
             towers,
             data,
-            size=sizes[0] if sizes else 0,
             batch_size=batch_size,
             similarity=model.config.get("similarity", "cosine"),
             variant=variant,

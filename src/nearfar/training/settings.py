@@ -1,4 +1,8 @@
-"""What `fit` and `compare` take beside a method's own options: where the data are, and how to train."""
+"""What `fit` and `compare` take beside a method's own options: where the data are, and how to train.
+
+The columns of each kind of data and the options of its encoder are fields as well: its file says them, and they stand
+first (`_grow`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from nearfar import modalities
 from nearfar.checks import (
     MOST,
     NonNegativeFloat,
@@ -18,8 +23,9 @@ from nearfar.checks import (
     UnitInterval,
     check_fields,
 )
-from nearfar.limits import MOST_SIDE
-from nearfar.registry import TASKS
+from nearfar.modality import field_names
+from nearfar.registry import MODALITIES, TASKS
+from nearfar.training.growing import Added, grown
 
 
 @dataclass
@@ -27,11 +33,6 @@ class DataSettings:
     """Which columns play which role, and what to do with rows that cannot be read.
 
     Args:
-        image: column of pictures.
-        image_b: second column of pictures.
-        text: column of texts.
-        text_b: second column of texts.
-        mask: column of masks, pictures whose pixels are classes (0 to 254; 255 is left out).
         negative: columns of hard negatives, separated by commas.
         pair_label: column that says whether the two sides of a row belong together: 1 or 0, or words such as
             entailment.
@@ -54,11 +55,6 @@ class DataSettings:
         strict: refuse data of which two splits share a picture or text, a group or a unit.
     """
 
-    image: str | None = None
-    image_b: str | None = None
-    text: str | None = None
-    text_b: str | None = None
-    mask: str | None = None
     negative: str | None = None
     pair_label: str | None = None
     score: str | None = None
@@ -82,12 +78,14 @@ class DataSettings:
 
     def roles(self) -> dict[str, str | list[str]]:
         """The roles that the user named."""
+        from nearfar.sources.roles import takes_several
+
         found: dict[str, str | list[str]] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.name in ("split", "unreadable", "limit", "split_seed", "strict", "clean") or value is None:
                 continue
-            found[f.name] = [v.strip() for v in value.split(",")] if f.name in ("negative", "label") else value
+            found[f.name] = [v.strip() for v in value.split(",")] if takes_several(f.name) else value
         return found
 
     def open(self, spec: Any) -> Any:
@@ -115,18 +113,6 @@ class TrainSettings:
     """How to train. What is "auto" follows a documented rule of the data and is printed.
 
     Args:
-        encoder: picture encoder: small (4 conv layers), or any name that timm knows.
-        image_size: pixels a side. auto: 32 for pictures of at most 64 pixels a side, else 64 (small) or 224 (timm).
-        channels: rgb, or orientation for gradient-orientation channels beside them.
-        grid: parts a side of its last map that the small picture encoder averages; 1 forgets where things are.
-            Default 2.
-        weights: file of weights (safetensors) for the picture encoder, or the folder of a nearfar model with such an
-            encoder.
-        text_encoder: small (trained from scratch with a tokenizer of its own), minilm (packaged), or the folder of a
-            transformers or sentence-transformers model.
-        text_length: most tokens of a text that the encoder reads, the special ones included; default what the encoder
-            takes. Fewer make training on long texts much cheaper.
-        vocabulary: size of the vocabulary of a small text encoder.
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
         task: what is measured: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy, or one of
@@ -141,7 +127,7 @@ class TrainSettings:
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
         optimiser: any name that timm knows: adamw, sgd, lars, lamb... each as its paper has it, without hidden
             clipping. auto: adamw, or the paper's with --preset paper.
-        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (timm, small text encoder), 5e-5 (pretrained);
+        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (others from scratch), 5e-5 (pretrained);
             with --preset paper the paper's, in proportion to the batch where the paper scales it.
         weight_decay: of weights that are not biases or norms. auto: 0.01, or the paper's with --preset paper.
         betas: the two betas of Adam and its kind, for example 0.9,0.98; default the optimiser's own, or the paper's
@@ -162,14 +148,6 @@ class TrainSettings:
         nodes: machines that train together, each started with the same command (torchrun, SLURM).
     """
 
-    encoder: str = "small"
-    image_size: Annotated[int, Range(8, MOST_SIDE)] | Literal["auto"] = "auto"
-    channels: Literal["rgb", "orientation"] = "rgb"
-    grid: Annotated[int, Range(1, 8)] | None = None
-    weights: str | None = None
-    text_encoder: str = "small"
-    text_length: Annotated[int, Range(4, 1_000_000)] | None = None
-    vocabulary: Annotated[int, Range(6, 10_000_000)] = 8000
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
     task: str = "auto"
@@ -200,3 +178,20 @@ class TrainSettings:
         check_fields(self)
         if self.task != "auto":
             TASKS.check(self.task.partition(" ")[0])
+
+    def of(self, kind: modalities.Modality) -> Any:
+        """The options of the encoder of one kind of data."""
+        return kind.options(**{name: getattr(self, name) for name in field_names(kind.options)})
+
+
+def _grow() -> None:
+    """Gives both classes the fields of the kinds of data that are known now."""
+    kinds = modalities.everyone()
+    columns = [(role, kind) for kind in kinds for role in (*kind.roles, *kind.companions)]
+    columns.sort(key=lambda pair: pair[0] in pair[1].companions)
+    grown(DataSettings, [Added(role, str | None, None, kind.described.get(role, f"column of {kind.words}"))
+                         for role, kind in columns])  # fmt: skip
+    grown(TrainSettings, [one for kind in kinds for one in Added.of(kind.options)])
+
+
+MODALITIES.watch(_grow)

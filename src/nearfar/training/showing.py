@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar import evaluation, reporting
+from nearfar import evaluation, modalities, reporting
 from nearfar.encoders import Joined
 from nearfar.models import load
 from nearfar.training.callbacks import curve_lines
@@ -49,7 +49,7 @@ def diagnostics(
         contents=data.content(role)[rows],
         domains=None if data.domains is None else data.domains[rows],
         partner=embed(other, rows) if other is not None else None,
-        two_modalities=other is not None and other.split("_")[0] != role.split("_")[0],
+        two_modalities=other is not None and modalities.of(other) is not modalities.of(role),
     )
     return found + stage_readouts(embed, data, role, rows, progress)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar import processes
+from nearfar import modalities, processes
 from nearfar.methods.base import Tower
 from nearfar.negatives import Items
 from nearfar.training.embedding import Embedder
@@ -25,9 +25,9 @@ class WholeSet:
     from no global random numbers.
     """
 
-    def __init__(self, method: Any, data: Any, loader: Any, rows: np.ndarray, size: int,
+    def __init__(self, method: Any, data: Any, loader: Any, rows: np.ndarray,
                  build: Callable[[str, int], Any]):
-        self.method, self.data, self.loader, self.rows, self.size = method, data, loader, rows, size
+        self.method, self.data, self.loader, self.rows = method, data, loader, rows
         self.build = build
         first = next(iter(data.labels.values()), None)
         self.labels: np.ndarray | None = None if first is None else np.asarray(first)[rows]
@@ -42,8 +42,7 @@ class WholeSet:
         """Unit vectors (N, d) of the method's model, or of one tower, for the first role."""
         towers = self.method.towers()
         role = next(iter(towers))
-        embed = Embedder(towers if tower is None else {role: tower}, self.data, size=self.size,
-                         device=self.method.device)
+        embed = Embedder(towers if tower is None else {role: tower}, self.data, device=self.method.device)
         return processes.agreed(torch.from_numpy(embed(role, self.rows)))
 
     @torch.no_grad()
@@ -66,8 +65,8 @@ class WholeSet:
 
     def fresh(self, seed: int) -> Any:
         """A new encoder as the settings describe it: the pretrained one, or other random weights."""
-        role = next(iter(self.method.towers())).partition("/")[0]
-        return self.build(role.split("_")[0], seed)
+        role = next(iter(self.method.towers()))
+        return self.build(modalities.of(role).name, seed)
 
     def tell(self, text: str) -> None:
         self.say(text)
@@ -80,10 +79,12 @@ class WholeSet:
             write_json(self.folder / f"{name}.json", value)
 
     def key(self, row: int) -> str:
-        """The readable name of a row; its text where it has one."""
-        text = next((r for r in ("text", "text_b") if self.data.roles.get(r)), None)
-        name = str(self.data.keys[row])
-        return name if text is None else f"{name}: {self.data.texts(text, np.array([row]))[0][:80]}"
+        """The readable name of a row, with the words of its item where it has some."""
+        name, place = str(self.data.keys[row]), np.array([row])
+        kinds = [(modalities.of(role), role) for role in self.data.content_roles]
+        found = (kind.caption(kind.items(self.data, role, place)[0]) for kind, role in kinds if kind.has_caption)
+        caption = next((text for text in found if text), "")
+        return f"{name}: {caption}" if caption else name
 
 
 def survey_of(setup: Any, data: Any) -> WholeSet:
@@ -91,6 +92,6 @@ def survey_of(setup: Any, data: Any) -> WholeSet:
     from nearfar.training import building
 
     def build(kind: str, seed: int) -> Any:
-        return building.build_encoder(kind, data, dataclasses.replace(setup.settings, seed=seed), setup.image_size)
+        return building.build_encoder(kind, data, dataclasses.replace(setup.settings, seed=seed))
 
-    return WholeSet(setup.method, data, setup.loader, setup.rows, setup.image_size, build)
+    return WholeSet(setup.method, data, setup.loader, setup.rows, build)

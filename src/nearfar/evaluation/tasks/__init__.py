@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nearfar import modalities as kinds
 from nearfar import options
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, register
@@ -63,7 +64,7 @@ def task_for(data: Any, kind: str | None = None, *, modalities: Sequence[str] | 
     """
     found = possible(data, modalities)
     if not found:
-        raise InputError(f"{data.name} has neither an image nor a text column that a task asks for.",
+        raise InputError(f"{data.name} has no column of {kinds.words()} that a task asks for.",
                          "Name one with a role.")
     if kind is None or kind == "auto":
         name = next((name for name in found if get(name).priority(data) is not None), found[0])

@@ -11,7 +11,7 @@ from nearfar.checks import PositiveInt, Range, check
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.fewshot import few_shot
-from nearfar.evaluation.references import by_pictures
+from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.statistics import interval
 from nearfar.evaluation.task import Part, Reference, Scores, Task, first_role, register
 from nearfar.units import Metric
@@ -113,7 +113,7 @@ class FewShotTask(Task):
 
     def references(self, *, size: int = 32) -> list[Reference]:
         return [Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
-                *by_pictures(self, size)]
+                *by_kind(self, size)]
 
     def unseen(self, split: str) -> tuple[int, int]:
         """How many classes of the split are in no training row, and how many there are."""

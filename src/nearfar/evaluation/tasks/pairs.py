@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nearfar import modalities as kinds
 from nearfar.errors import InputError
-from nearfar.evaluation.embedding import is_image
 from nearfar.evaluation.pairwise import accuracy_at, average_precision, best_threshold, f1_at, paired_scores
 from nearfar.evaluation.relevance import listed, same, union
 from nearfar.evaluation.search_task import RETRIEVAL, SearchTask
@@ -38,7 +38,7 @@ class PairTask(SearchTask):
         pair = pair_of(data, modalities)
         assert pair is not None
         self.roles = pair
-        self.primary = "hit@1" if any(map(is_image, pair)) else "ndcg@10"
+        self.primary = next((m for m in (kinds.of(role).metric for role in pair) if m == "hit@1"), "ndcg@10")
 
     @classmethod
     def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
@@ -82,7 +82,7 @@ class PairTask(SearchTask):
         return found
 
     def _search(self, rows: np.ndarray, split: str, query: str, gallery: str) -> Search:
-        rows_in, judged = self.positive(rows, split), query == "text" and self.data.query_keys is not None
+        rows_in, judged = self.positive(rows, split), query == self.roles[0] and self.data.query_keys is not None
         asked_ids = np.asarray(self.data.query_keys if judged else self.data.content(query))[rows_in]
         first, code = np.unique(asked_ids, return_index=True, return_inverse=True)[1:]
         asked = self.draw(np.arange(len(first)))

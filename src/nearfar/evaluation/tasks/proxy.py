@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from nearfar import modalities as kinds
 from nearfar.evaluation.relevance import same
 from nearfar.evaluation.search_task import SearchTask
 from nearfar.evaluation.searches import Search, Side
-from nearfar.evaluation.task import first_role, register
+from nearfar.evaluation.task import first_roles, register
 
 
 @register
@@ -21,12 +22,12 @@ class ProxyTask(SearchTask):
 
     def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
-        self.role = str(first_role(data, modalities))
+        self.role = str(looked_at(data, modalities))
         self.roles = (self.role,)
 
     @classmethod
     def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
-        return first_role(data, modalities) is not None
+        return looked_at(data, modalities) is not None
 
     @classmethod
     def priority(cls, data: Any) -> int:
@@ -44,3 +45,8 @@ class ProxyTask(SearchTask):
         return (f"PROXY: the data hold no labels, groups or pairs, so each {self.role} is searched by a transformed "
                 "look of itself (hit@1). It shows what an encoder ignores, not what it understands; no winner "
                 "is named.")
+
+
+def looked_at(data: Any, modalities: Sequence[str] | None) -> str | None:
+    """The first column of items of a kind that has another look."""
+    return next((role for role in first_roles(data, modalities) if kinds.of(role).has_other_look), None)

@@ -8,17 +8,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nearfar import heads
+from nearfar import heads, modalities
 from nearfar.checks import Width
-from nearfar.encoders import Encoder, frame
+from nearfar.encoders import Encoder, Features
 from nearfar.errors import InputError
 from nearfar.methods.base import Batch, Facts, Loss, Tower
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import check_plan
 from nearfar.similarity import Hidden, all_views, both_ways, one_way
-from nearfar.views import Views
+from nearfar.views import Views, build
 
-COLUMNS = (("text", "text_b"), ("image", "text"), ("image", "image_b"))
+
+def columns() -> list[tuple[str, str]]:
+    """Pairs of roles, in the order in which they are taken: the later kinds of data say more of what belongs
+    together."""
+    order = {kind.name: number for number, kind in enumerate(modalities.everyone())}
+    return sorted(modalities.pairs(), key=lambda pair: -sum(order[modalities.of(role).name] for role in pair))
 
 
 class PairContrast(Contrast):
@@ -32,7 +37,7 @@ class PairContrast(Contrast):
         views: how a picture (or text) is changed before it is encoded; auto is mild for pictures, nothing for texts.
     """
 
-    needs = (*map(frozenset, COLUMNS), frozenset({"image", "group"}), frozenset({"text", "group"}))
+    needs = (frozenset({"pair"}), frozenset({"any", "group"}))
     join = "mean"
     follows = {"symmetric": "learn_temperature", "head": "negatives"}
 
@@ -59,8 +64,7 @@ class PairContrast(Contrast):
         self.dim = encoder.dim if head == "none" else dim
         self.tower_a = Tower(encoder, _head(head, encoder.dim, dim), kept=True)
         self.tower_b = Tower(other, _head(head, other.dim, dim), kept=True) if self.two else self.tower_a
-        mild = PairContrast.default_part("views")
-        self.plans = {e.modality: _plan(views, mild, e) for e in (encoder, other)}
+        self.plans = {e.modality: _plan(views, e) for e in (encoder, other)}
         self.roles: tuple[str, str] = ("", "")
         self.by_group = False
 
@@ -75,16 +79,16 @@ class PairContrast(Contrast):
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
         if "group" not in roles or not by_group or not any("group" in n for n in cls.needs):
-            for pair in COLUMNS:
-                if set(pair) <= roles and frozenset(pair) in cls.needs:
-                    return list(dict.fromkeys(p.split("_")[0] for p in pair))
-        return ["image" if "image" in roles else "text"]
+            for pair in columns():
+                if set(pair) <= roles and ({*pair} in cls.needs or {modalities.PAIR} in cls.needs):
+                    return modalities.kinds(pair)
+        return [str(modalities.first(roles))]
 
     def columns(self, roles: Set[str]) -> None:
         """Fixes what is paired, from the roles that the data hold."""
         kinds = {self.tower_a.encoder.modality, self.tower_b.encoder.modality}
-        for pair in COLUMNS:
-            if set(pair) <= roles and {p.split("_")[0] for p in pair} == kinds:
+        for pair in columns():
+            if set(pair) <= roles and set(modalities.kinds(pair)) == kinds:
                 self.roles = pair
                 self._check_single()
                 if self.row_loss.graded and "score" not in roles:
@@ -153,12 +157,10 @@ class PairContrast(Contrast):
         return [self._view(part, encoder, generator) for part in _members(x, members)]
 
     def _view(self, x: Any, encoder: Any, generator: torch.Generator) -> Any:
-        if isinstance(x, Tensor) and x.is_floating_point():
+        if isinstance(x, Features):
             return x
         plan = self.plans[encoder.modality]
-        if plan is not None:
-            return plan(x, generator)[0]
-        return x.float() / 255 if isinstance(x, Tensor) else frame(x, encoder.special)
+        return plan(x, generator)[0] if plan is not None else modalities.get(encoder.modality).ready(x, encoder)
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         if self.by_group:
@@ -220,17 +222,18 @@ def _head(kind: str, width: int, dim: int) -> nn.Module | None:
     return heads.linear(width, dim) if kind == "linear" else heads.mlp(width, width, dim)
 
 
-def _plan(plan: Views | None, default: Views, encoder: Encoder) -> Views | None:
+def _plan(plan: Views | None, encoder: Encoder) -> Views | None:
     if plan is not None and plan.modality == encoder.modality:
         return check_plan(plan, encoder)
-    return default if encoder.modality == default.modality else None
+    mild = modalities.get(encoder.modality).pair_plan
+    return None if mild is None else check_plan(build(mild[0], **mild[1]), encoder)
 
 
 def _members(x: Any, members: int) -> list[Any]:
     """Member-major rows -> one batch a member."""
     if members == 1:
         return [x]
-    n = (x.shape[0] if isinstance(x, Tensor) else x.ids.shape[0]) // members
+    n = (x if isinstance(x, Tensor) else x[0]).shape[0] // members
     if isinstance(x, Tensor):
         return list(x.split(n))
     return [type(x)(*parts) for parts in zip(*(field.split(n) for field in x), strict=True)]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nearfar import heads
+from nearfar import heads, modalities
 from nearfar.checks import UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
@@ -33,15 +33,15 @@ class ViewContrast(Contrast):
     """Views of one sample (or several members of its group) against the views of the others.
 
     Args:
-        views: what is contrasted: two-crops, multi-crop, members (pictures), twice, crops, ict, delete, mask
-            (texts).
+        views: what is contrasted: two-crops, multi-crop, members (pictures), twice, crops, ict, delete, mask (texts),
+            corrupt, noise (vectors).
         momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
         projector: width of the hidden layer of the projection head; 0 for no head.
         dim: width of the contrasted vectors.
         last_norm: batch norm after the last layer of the projection head, so that the vectors start spread out.
     """
 
-    needs = (frozenset({"image"}), frozenset({"text"}))
+    needs = (frozenset({"any"}),)
     both_directions = True
     fixed = ("last_norm",)
     follows = {"views": "learn_temperature", "momentum": "negatives"}
@@ -136,7 +136,12 @@ def check_plan(plan: Views, encoder: Encoder) -> Views:
 
 
 def default_views(modality: str) -> Views:
-    return build("two-crops" if modality == "image" else "twice")
+    """The views of a kind of data that are taken unasked. Raises InputError for a kind that has none."""
+    kind = modalities.get(modality)
+    if kind.default_plan is None:
+        raise InputError(f"There are no views of {kind.words}: nothing says what two looks at one have in common.",
+                         "Use a method of pairs, or name a class of your own: --views module.Class.")  # fmt: skip
+    return build(kind.default_plan)
 
 
 def forward_views(tower: Callable[[Any], Tensor], made: Sequence[Any]) -> list[Tensor]:

@@ -146,7 +146,7 @@ class BECLR(Method):
         differs="rows are assigned to near prototypes and neighbours come from their cluster, as described; the "
         "released code does neither (--official). No negatives from the memory (off in the paper). AdamW unless asked",
     )
-    needs = (frozenset({"image"}), frozenset({"text"}))
+    needs = (frozenset({"any"}),)
     preset_paper = {"views": {"name": "two-crops", "strength": 0.5, "saturation": 0.2, "blur": 0.5,
                               "flip_vertical": 0.5, "randaugment": (2, 10)},
                     "temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,

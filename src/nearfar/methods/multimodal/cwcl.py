@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nearfar import encoders
+from nearfar import encoders, modalities
 from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.losses import cwcl
@@ -41,11 +41,12 @@ def zero_shot(vectors: Float[Tensor, "n d"], classes: Float[Tensor, "c d"]) -> I
 def reference_encoder(name: str, like: Any) -> Encoder:
     """The encoder of that name or folder, of the kind of `like`. Raises InputError where it is not there or was never
     trained."""
+    kind = modalities.get(like.modality)
     if like.modality == "text":
-        encoders.check_names("small", name, None)
+        kind.check(kind.options(text_encoder=name))
         made = encoders.text(name, texts=()) if name != "small" else None
     else:
-        encoders.check_names("small", "small", name)
+        kind.check(kind.options(weights=name))
         made = encoders.image("small", size=like.size, weights=name)
     if made is None or not made.pretrained:
         raise InputError(f"The reference '{name}' is not a trained encoder.", "Give minilm, or the path of a folder.")
@@ -129,7 +130,7 @@ class ContinuousWeights(PairContrast):
             return
         role = self.roles[0 if self.frozen_first else 1]
         encoder: Any = self.reference
-        items = data.texts(role) if encoder.modality == "text" else data.image_memmap(role, encoder.size)
+        items = modalities.of(role).items(data, role, None, getattr(encoder, "size", None))
         self.reference_vectors, self.reference = torch.from_numpy(np.asarray(encoder.features(items))), None
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:

@@ -1,0 +1,211 @@
+"""Texts: cells of a column, lines of a file, or a folder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from nearfar.checks import Range
+from nearfar.errors import InputError
+from nearfar.modalities.image import ASKED, Image
+from nearfar.modality import Modality, Reader, register
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nearfar.encoders import Encoder
+    from nearfar.evaluation.task import Reference
+    from nearfar.sources.raw import Raw
+
+ENDINGS = frozenset({".txt", ".md", ".rst", ".text", ".markdown", ".adoc", ".org", ".tex", ".html"})
+EXAMPLES = ("", "a cat sits on the mat", "Stock prices fell on Monday.", "def add(a, b): return a + b",
+            "Der schnelle braune Fuchs", "12 + 30 = 42")  # fmt: skip
+
+
+@dataclass
+class Options:
+    """The encoder of texts.
+
+    Args:
+        text_encoder: small (trained from scratch with a tokenizer of its own), minilm (packaged), or the folder of a
+            transformers or sentence-transformers model.
+        text_length: most tokens of a text that the encoder reads, the special ones included; default what the encoder
+            takes. Fewer make training on long texts much cheaper.
+        vocabulary: size of the vocabulary of a small text encoder.
+    """
+
+    text_encoder: str = "small"
+    text_length: Annotated[int, Range(4, 1_000_000)] | None = None
+    vocabulary: Annotated[int, Range(6, 10_000_000)] = 8000
+
+
+@register
+class Text(Modality):
+    """Items are str; what views take are content tokens, what the encoder takes has the special ones around them."""
+
+    word, words = "text", "texts"
+    roles = ("text", "text_b")
+    columns = {
+        "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a",
+                 "text1", "text_1", "question1", "question_1", "sentence", "premise", "summary", "title", "source",
+                 "description", "content"),
+        "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b",
+                   "text2", "text_2", "question2", "question_2", "body", "response", "translation", "hypothesis",
+                   "code", "target"),
+    }  # fmt: skip
+    described = {"text": "column of texts", "text_b": "second column of texts"}
+    rank, certainty = 1, 0
+    told, perhaps = "texts of several words", "short texts"
+    endings = ENDINGS
+    options = Options
+    plans = {
+        "crops": "nearfar.views.text:Crops",
+        "twice": "nearfar.views.text:Twice",
+        "delete": "nearfar.views.text:Delete",
+        "mask": "nearfar.views.text:Mask",
+    }
+    default_plan = "twice"
+    method, why = "contriever", "there are texts without pairs: two crops of one text are its positives"
+    metric = "ndcg@10"
+    tag = "sentence-similarity"
+    usage = 'embed_texts(["a text"])'
+    unit = "words"
+
+    # -- the way in
+
+    def looks_like(self, values: Sequence[Any]) -> bool:
+        filled = [v for v in values if v not in (None, "")]
+        if not filled or not all(isinstance(v, str) for v in filled) or Image().looks_like(values):
+            return False
+        return sum(len(v.split()) for v in filled) / len(filled) >= 2 and len(set(filled)) > 0.3 * len(filled)
+
+    def may_be(self, values: Sequence[Any]) -> bool:
+        return bool(values) and all(isinstance(v, str) for v in values) and not _numbers(values)
+
+    def fits(self, role: str, values: Sequence[Any]) -> bool:
+        return super().fits(role, values) and not Image().looks_like(values)
+
+    def read_files(self, path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+        from nearfar.sources.folders import read_texts
+
+        return read_texts(path, files, others, cache, skip)
+
+    def content(self, value: Any) -> bytes:
+        """Its normal form: copies that differ in case or white space alone are equal."""
+        from nearfar.sources.words import normal
+
+        return normal(value).encode("utf-8", "surrogatepass")
+
+    def size(self, value: Any) -> int:
+        return len(value.split())
+
+    def near_copies(self, data: Any, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
+        """Texts of five words or more whose word triples overlap by 80 % or more (estimated)."""
+        from nearfar.sources.words import near_copies
+
+        texts = data.texts(role, rows)
+        long = [i for i, text in enumerate(texts) if len(text.split()) >= 5]
+        head = near_copies([texts[i] for i in long])
+        return [(int(rows[long[h]]), int(rows[long[i]])) for i, h in enumerate(head) if h != i]
+
+    # -- items
+
+    def items(self, data: Any, role: str, rows: Any = None, size: int | None = None) -> list[str]:
+        return data.texts(role) if rows is None else data.texts(role, rows)
+
+    def other_look(self, items: Any, rows: np.ndarray) -> Any:
+        from nearfar.evaluation.heldout import transform_texts
+
+        return transform_texts(items, rows)
+
+    def caption(self, item: Any) -> str:
+        return item[:80]
+
+    def stamp(self, data: Any, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
+        return [text.encode("utf-8", "surrogatepass") for text in data.texts(role, rows)]
+
+    def references(self, task: Any, size: int) -> list[Reference]:
+        from nearfar.evaluation.references import by_words
+
+        return by_words(task) if hasattr(task, "evaluate_scores") else []
+
+    # -- training
+
+    def check(self, options: Any) -> None:
+        name = options.text_encoder
+        if name not in ("small", "minilm") and not (name.strip() and Path(name).is_dir()):
+            raise InputError(f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
+                             "Models are not downloaded: give the path of a local folder.")  # fmt: skip
+
+    def pretrained(self, options: Any) -> bool:
+        return options.text_encoder != "small"
+
+    def described_encoder(self, options: Any) -> str:
+        return options.text_encoder
+
+    def encoder(self, options: Any, data: Any, seed: int) -> Encoder:
+        from nearfar import encoders
+
+        train = data.splits["train"]
+        texts = [text for role in self.roles if data.roles.get(role) for text in data.texts(role, train)]
+        return encoders.text(
+            options.text_encoder, texts=texts, vocabulary=options.vocabulary, length=options.text_length
+        )
+
+    def reader(self, data: Any, role: str, encoder: Any, length: int | None = None) -> Reader:
+        """Content tokens, made once."""
+        return self._reader(self.items(data, role), encoder, length)
+
+    def reader_of(self, items: Any, encoder: Any) -> Reader:
+        return self._reader(items, encoder)
+
+    def _reader(self, texts: Sequence[str], encoder: Any, length: int | None = None) -> Reader:
+        import numpy as np
+
+        from nearfar.encoders.tokens import TokenStore
+
+        special = encoder.special
+        store = TokenStore(encoder.encode_ids(list(texts)), length or special.length - special.frame)
+        return Reader(store.read, lambda rows: self.ready(store.read(rows), encoder), np.diff(store.starts))
+
+    def ready(self, inputs: Any, encoder: Any) -> Any:
+        from nearfar.encoders.tokens import frame
+
+        return frame(inputs, encoder.special)
+
+    # -- a model and its use
+
+    def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
+        from nearfar.encoders.texts import small_from, transformer_from
+
+        return small_from(config, folder) if config["name"] == "small" else transformer_from(config, folder)
+
+    def check_items(self, items: Any) -> None:
+        from nearfar.encoders.batches import check_texts
+
+        check_texts(items)
+
+    def lengths(self, items: Any) -> Sequence[int]:
+        return [len(text) for text in items]
+
+    def preprocessing(self, encoder: Any) -> dict[str, Any]:
+        special = encoder.special
+        return {"tokenizer": "files in this tower's folder", "length": special.length, "bos": special.bos,
+                "eos": special.eos}  # fmt: skip
+
+    def examples(self, encoder: Any) -> list[Any]:
+        return list(EXAMPLES)
+
+    def query(self, words: str, alone: bool) -> Any:
+        if alone and Path(words).suffix.lower() in ASKED:
+            Image().query(words, alone=False)
+            raise InputError("This model embeds texts only.", "Give a text as the query.")
+        if not words.strip():
+            raise InputError("The query is empty.", "Write what to search for.")
+        return words
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(str(v).strip().lstrip("-+").replace(".", "", 1).isdigit() for v in values if v not in (None, ""))
