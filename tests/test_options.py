@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from nearfar import options
+from nearfar import methods, options
 from nearfar.errors import InputError
 from nearfar.losses import rows
 from nearfar.losses.parts import HCL, RowLoss, parts
 from nearfar.methods.image.simclr import SimCLR
 from nearfar.negatives import Queue
 from nearfar.training.engine import fit
+from nearfar.training.settings import TrainSettings
 from nearfar.views import TwoCrops
 
 
@@ -109,3 +110,18 @@ def test_values_that_begin_with_dashes():
     places: list[str] = []
     options.from_command_line([DataSettings], ["a", "--text=t", "--", "--b", "-c"], places)
     assert places == ["a", "--b", "-c"]
+
+
+def test_several_numbers_are_written_with_commas():
+    """On a command line, in a file and in Python."""
+    targets = [TrainSettings]
+    given = options.from_command_line(targets, ["--betas", "0.9,0.98"])
+    assert options.checked(targets, given).betas == (0.9, 0.98)
+    for value in ("[0.9, 0.98]", [0.9, 0.98], (0.9, 0.98)):
+        assert tuple(options.checked(targets, {"betas": value}).betas) == (0.9, 0.98)
+    assert options.checked(targets, {"betas": "none"}).betas is None
+    for wrong in ("0.9", "0.9,1.2", "0.9,0.98,0.99", "a,b"):
+        with pytest.raises(InputError, match="betas"):
+            options.checked(targets, {"betas": wrong})
+    beclr = [methods.get("beclr")]
+    assert options.checked(beclr, {"mask_ratio": "0.1,0.3"}).mask_ratio == (0.1, 0.3)

@@ -280,7 +280,8 @@ def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            words = [w for k, v in values.items() for w in _words(k, v)]
+            several = _several(targets)
+            words = [w for k, v in values.items() for w in _words(k, v, k in several)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
             found = parser.parse_object(plain)
             return parser.parse_args(words, namespace=found) if words else found
@@ -365,8 +366,22 @@ def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) 
                         check(part, inner, known[part].ranged)
 
 
-def _words(name: str, value: Any) -> list[str]:
-    return [f"--{name}={'null' if value in ('none', 'None') else value}"] if isinstance(value, str) else []
+def _words(name: str, value: Any, several: bool) -> list[str]:
+    if not isinstance(value, str):
+        return []
+    if several and re.fullmatch(r"[^\[(]+(,[^,]+)+", value.strip()):
+        value = f"[{value}]"
+    return [f"--{name}={'null' if value in ('none', 'None') else value}"]
+
+
+def _several(targets: Sequence[Any]) -> set[str]:
+    """The options that take several numbers, written with commas between them."""
+    return {
+        name
+        for target in targets
+        for name, option in read(target).items()
+        if any(typing.get_origin(kind) is tuple for kind in (option.type, *typing.get_args(option.type)))
+    }
 
 
 def _expanded(option: str, value: Any) -> Any:
@@ -475,7 +490,12 @@ def _sentence(text: str) -> str:
     return " ".join(text.split())
 
 
-_KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
+_KINDS = {
+    "tuple": "numbers separated by commas",
+    "int": "a whole number",
+    "float": "a finite number",
+    "bool": "true or false",
+}
 
 
 def plain(options: Any) -> dict[str, Any]:

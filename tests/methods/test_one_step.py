@@ -77,11 +77,18 @@ class MCL(SimCLR):
 
 
 class DCLW(SimCLR):
+    constant = True
+
     def loss(self, batch, step):
         z = self.embedded(batch)
-        closeness = (unit(z[0]) * unit(z[1])).sum(1).detach() / 0.5
+        closeness = (unit(z[0]) * unit(z[1])).sum(1) / 0.5
+        closeness = closeness.detach() if self.constant else closeness
         w = 2 - closeness.exp() / closeness.exp().mean()
         return nt_xent(z, 0.1, drop_positive=True, weight=w)
+
+
+class DCLWDifferentiated(DCLW):
+    constant = False
 
 
 class Hard(SimCLR):
@@ -243,9 +250,12 @@ class NNCLR(Naive):
             if full:
                 support = unit(self.method.support.keys.clone())
                 near = support[(near @ support.T).argmax(1)]
-            terms += [cross_entropy(near @ p[w].T / 0.1, target), cross_entropy(p[w] @ near.T / 0.1, target)]
+            terms += [self.rows(near @ p[w].T / 0.1, target), self.rows(p[w] @ near.T / 0.1, target)]
         self.memory["new"] = z[0]
         return sum(terms) / 4
+
+    def rows(self, s, target):
+        return cross_entropy(s, target)
 
     def after(self, batch, step):
         queue, count = self.method.support.keys, self.memory.get("count", 0)
@@ -253,6 +263,14 @@ class NNCLR(Naive):
             queue[count % len(queue)] = row
             count += 1
         self.memory["count"] = count
+
+
+class NNCLRDecoupled(NNCLR):
+    """The positive is the neighbour, and leaves the denominator."""
+
+    def rows(self, s, target):
+        others = s.masked_fill(torch.eye(len(s), dtype=torch.bool), -math.inf)
+        return (torch.logsumexp(others, 1) - s.diagonal()).mean()
 
 
 class PixPro(Naive):
@@ -366,6 +384,7 @@ QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
     "dcl": ("dcl", DCLW, {"sigma": 0.5}),
+    "dcl differentiated": ("dcl", DCLWDifferentiated, {"sigma": 0.5, "loss": {"detach": False}}),
     "contrastive-behaviour": ("contrastive-behaviour", Hard, {"alpha": 0.3}),
     "mochi": ("mochi", MoCHi, {"momentum": 0.9, "negatives": {"size": 16, "hard": 4, "mixed": 3, "with_query": 2,
                                                               "start": 0.0}}),
@@ -374,6 +393,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "cacr queue": ("cacr", CACRQueue, {"form": "queue", "positives": 2, "momentum": 0.9, "negatives": QUEUE}),
     "cacr momentum": ("cacr", CACRTargets, {"form": "momentum", "positives": 1, "momentum": 0.9}),
     "nnclr": ("nnclr", NNCLR, {"queue": 16}),
+    "nnclr decoupled": ("nnclr", NNCLRDecoupled, {"queue": 16, "loss": "dcl"}),
     "mcl": ("mcl", MCL, {"temperature": 0.1}),
     "pixpro": ("pixpro", PixPro, {}),
     "beclr": ("beclr", BECLR, {"memory_start": 1.0, "clusters": 2}),

@@ -75,7 +75,7 @@ def test_naming_the_default_part_changes_no_number(slug, emoji_few):
         embedded = made.method.encode(batch)
         with torch.no_grad():
             embedded |= made.method.targets(batch)
-        return float(made.method.loss(embedded, batch).total)
+        return float(made.method.loss(embedded, batch).total.detach())
 
     expected = loss()
     for option, part in own(slug, "auto").items():

@@ -205,3 +205,16 @@ def test_views_that_cannot_be_traced_are_refused(emoji_few):
     for views in ("members", {"name": "members", "k": 1}):
         with pytest.raises(InputError, match="two crops"):
             building.prepare("pixpro", emoji_few, TrainSettings(batch_size=8, steps=4), {"views": views})
+
+
+def test_a_crop_mirrored_top_down_keeps_its_places():
+    """Its coordinates are swapped, and with its map turned back the positives are the same."""
+    plain = TwoCrops(flip=0.0)
+    turned = TwoCrops(flip=0.0, flip_vertical=1.0)
+    a = plain.draw(6, 40, 40, torch.Generator().manual_seed(0))
+    b = turned.draw(6, 40, 40, torch.Generator().manual_seed(0))
+    here, other = (crop_coordinates(d, 40, 40) for d in a)
+    flipped = crop_coordinates(b[0]._replace(boxes=a[0].boxes), 40, 40)
+    assert torch.equal(flipped[:, [0, 3, 2, 1]], here)
+    held = positive_pixels(here, other, 5, 5).view(6, 5, 5, 25)
+    assert torch.equal(positive_pixels(flipped, other, 5, 5).view(6, 5, 5, 25).flip(1), held)

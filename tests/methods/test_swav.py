@@ -5,6 +5,8 @@ import torch
 
 from nearfar.errors import InputError
 from nearfar.losses import sinkhorn, swapped_prediction
+from nearfar.methods.base import Facts
+from nearfar.methods.image.swav import auto_prototypes, auto_queue
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
 
@@ -101,3 +103,13 @@ def test_one_view_is_refused(emoji_few):
             TrainSettings(batch_size=8, steps=4),
             {"views": {"name": "multi-crop", "big": 1, "small": 0}},
         )
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "prototypes", "queue"),
+    [(300, 128, 128, 0), (3000, 128, 384, 10 * 128), (600, 16, 30, 32), (1_000_000, 256, 3000, 3840)],
+)
+def test_short_runs_have_few_prototypes_and_a_short_queue(steps, batch, prototypes, queue):
+    facts = Facts(samples=1_000_000, items=1_000_000, batch_size=batch, steps=steps)
+    assert auto_prototypes(facts) == prototypes
+    assert auto_queue(facts, prototypes) == queue

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from nearfar import views
 from nearfar.errors import InputError
-from nearfar.views import Augment, colour, geometry
+from nearfar.views import Augment, colour, geometry, randaugment
 from nearfar.views.image import Drawn
 
 CPU = torch.device("cpu")
@@ -264,3 +264,50 @@ def test_wrong_input_and_options():
 
 def test_an_empty_batch_gives_empty_views():
     assert [v.shape for v in views.TwoCrops()(pictures(2)[:0], generator())] == [(0, 3, 20, 24)] * 2
+
+
+def test_views_upside_down():
+    """Mirrored top-down with the probability asked for; the other random numbers stay what they were."""
+    x = torch.randint(0, 256, (64, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain, turned = Augment(crop=(0.3, 1.0), flip=0.5), Augment(crop=(0.3, 1.0), flip=0.5, flip_vertical=0.5)
+    drawn = turned.draw(64, 20, 24, torch.Generator().manual_seed(1))
+    before = plain.draw(64, 20, 24, torch.Generator().manual_seed(1))
+    assert torch.equal(drawn.boxes, before.boxes)
+    assert 16 < int(drawn.upside.sum()) < 48
+    a, b = turned.apply(x, drawn), plain.apply(x, before)
+    expected = torch.where(drawn.upside[:, None, None, None], b.flip(-2), b)
+    assert_close(a, expected)
+
+
+@pytest.mark.parametrize("number", range(14))
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_randaugment_is_torchvisions(number, sign):
+    """Each operation at magnitude 10 of 30 against torchvision's own of that name."""
+    from torchvision.transforms import v2
+
+    names = ["Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+             "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"]  # fmt: skip
+    x = torch.randint(0, 256, (5, 3, 33, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    u = torch.tensor([[(number + 0.5) / 14, 0.25 if sign < 0 else 0.75]]).repeat(5, 1)
+    found = randaugment.apply(x.float(), u, 10)
+    theirs = v2.RandAugment(num_magnitude_bins=31)
+    magnitudes, signed = theirs._AUGMENTATION_SPACE[names[number]]
+    values = magnitudes(31, 33, 40)
+    value = 0.0 if values is None else float(values[10]) * (sign if signed else 1)
+    expected = theirs._apply_image_or_video_transform(
+        x, names[number], value, interpolation=v2.InterpolationMode.NEAREST, fill={}
+    )
+    assert_close(found, expected.float(), atol=1.0, rtol=0)
+
+
+def test_randaugment_gives_each_picture_its_own():
+    x = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    plan = views.build("two-crops", randaugment=(2, 10))
+    drawn = plan.draw(40, 16, 16, torch.Generator().manual_seed(4))
+    assert drawn[0].ops.shape == (40, 4)
+    together = plan.apply(x, drawn)[0]
+    alone = torch.cat([plan.augments(16, 16)[0].apply(x[i : i + 1], Drawn(*(v[i : i + 1] for v in drawn[0])))
+                       for i in range(40)])  # fmt: skip
+    assert_close(together, alone)
+    with pytest.raises(InputError):
+        views.build("two-crops", randaugment=(0, 10))

@@ -14,11 +14,11 @@ from nearfar.similarity.exchange import exchange
 
 
 def auto_size(batch_size: int, samples: int, steps: int | None = None) -> int:
-    """The largest multiple of the batch that is at most a quarter of the samples, 65536 and what enters in 1/150 of the
+    """The largest multiple of the batch that is at most a quarter of the samples, 65536 and what enters in 1/300 of the
     run; at least two batches. In a short run older keys are of another network (docs/reproducibility.md). steps None:
     keys that are no negatives, whatever their age."""
     most = min(samples // 4, 65536) // batch_size
-    return max(2, most if steps is None else min(most, steps // 150)) * batch_size
+    return max(2, most if steps is None else min(most, steps // 300)) * batch_size
 
 
 class Queue(Negatives):
@@ -26,7 +26,7 @@ class Queue(Negatives):
 
     Args:
         size: K; how many keys are kept. Paper: 65536 (MoCo), 131072 (Contriever). auto: the largest multiple of the
-            batch that is at most a quarter of the samples, 65536 and what enters in 1/150 of the run; at least two
+            batch that is at most a quarter of the samples, 65536 and what enters in 1/300 of the run; at least two
             batches.
         in_batch: the other keys of the batch are negatives as well.
         random_start: fill with random unit vectors at first, as MoCo and Contriever do; else unfilled places are

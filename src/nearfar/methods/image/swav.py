@@ -29,8 +29,9 @@ from nearfar.views import Views
 
 
 def auto_prototypes(facts: Facts) -> int:
-    """A quarter of the items, within 30 and the paper's 3000."""
-    return max(30, min(3000, facts.items // 4))
+    """A quarter of the items, within 30 and the paper's 3000; below 2000 steps no more than the batch holds items, and
+    that much more for each further 1000: a short run does not fill more (docs/reproducibility.md)."""
+    return max(30, min(3000, facts.items // 4, facts.batch_size * max(1, facts.steps // 1000)))
 
 
 def auto_eps(prototypes: int) -> float:
@@ -39,9 +40,10 @@ def auto_eps(prototypes: int) -> float:
 
 
 def auto_queue(facts: Facts, prototypes: int) -> int:
-    """The paper's 3840 (at most the items) where a batch cannot fill the prototypes, else none."""
+    """Where a batch cannot fill the prototypes the paper's 3840, at most the items and what enters in 1/300 of the run,
+    else none: in a short run older embeddings are of another network."""
     few = facts.batch_size < prototypes
-    return min(3840, facts.items) // facts.batch_size * facts.batch_size if few else 0
+    return min(min(3840, facts.items) // facts.batch_size, facts.steps // 300) * facts.batch_size if few else 0
 
 
 def auto_freeze(facts: Facts) -> int:
@@ -55,12 +57,14 @@ class SwAV(Method):
 
     Args:
         views: the crops; big ones give codes, small ones only predict. Default: 2 big and 2 small (paper: 2 and 6).
-        prototypes: K; number of cluster centres. auto: a quarter of the items, within [30, 3000].
+        prototypes: K; number of cluster centres. auto: a quarter of the items, within [30, 3000], and at most the batch
+            (twice it from 2000 steps on, and so on).
         temperature: tau; of the prediction.
         eps: entropy of the codes. auto: 0.05 at the paper's 3000 prototypes, smaller with fewer (0.02 at 60).
         iterations: R; Sinkhorn rounds.
         queue: embeddings kept, for each big crop, to compute the codes with; 0 for none. auto: 3840 where the batch
-            is smaller than the number of prototypes (at most the items of the data), else 0.
+            is smaller than the number of prototypes (at most the items of the data and what enters in 1/300 of the
+            run), else 0.
         queue_start: share of the run after which the queue is used.
         freeze_prototypes: steps at the start in which the prototypes stay as they are. auto: one epoch, at most a
             tenth of the run.
