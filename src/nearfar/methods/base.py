@@ -157,7 +157,7 @@ class Batch:
             rows=join([p.rows for p in parts]),
             inputs={},
             content={k: join([p.content[k] for p in parts]) for k in first.content},
-            **{name: None if x is None else join([getattr(p, name) for p in parts]) for name, x in first._facts().items()},
+            **{k: None if x is None else join([getattr(p, k) for p in parts]) for k, x in first._facts().items()},
             labels={k: join([p.labels[k] for p in parts]) for k in first.labels},
             views={},
             negatives=(),
@@ -331,9 +331,10 @@ class Optimisation:
         """The optimiser over groups of parameters, each with its `lr` and `weight_decay` (see `groups`)."""
         from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 
-        more = {} if self.betas is None else {"betas": self.betas}
+        more: dict[str, Any] = {} if self.betas is None else {"betas": self.betas}
+        listed: Any = list(groups)
         return create_optimizer_v2(
-            list(groups), opt=self.optimiser, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, **more
+            listed, opt=self.optimiser, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, **more
         )
 
     def clip(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -413,10 +414,10 @@ class Method(pl.LightningModule):
     `supervised`: whether it sees labels or targets of the training rows: `compare` says so beside its scores.
     `similarity`: how its vectors are compared, "cosine" or "dot". `length`: the most tokens that are read of a text
     (None: what the encoder takes). `micro`: most items that pass the encoder at once on a device; `fit` sets it from
-    --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the method sees
-    it now (`nearfar.negatives.Survey`), or None outside of `fit`.
-    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `target`: what it learns of
-    the target, "classes" or "numbers" (None: nothing), and `unlabelled`: whether it learns of rows without one as well;
+    --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the method
+    sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
+    Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold; `target`: what it learns
+    of the target, "classes" or "numbers" (None: nothing), and `unlabelled`: whether it learns of rows without one too;
     `preset_paper`: the literals of the paper for options whose
     default is fitted to the data; `uses_batch`: whether the other items of the batch act as negatives (then gradient
     accumulation does not replace a larger batch); `trained`: False where nothing is trained, `prepare` and the towers
@@ -551,8 +552,8 @@ class Method(pl.LightningModule):
 
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Inference:
-        """The module of `inference`, from its `config()`, before its tensors are loaded. towers: of the loaded model, by
-        role (`nearfar.models.Tower`)."""
+        """The module of `inference`, from its `config()`, before its tensors are loaded. towers: of the loaded model,
+        by role (`nearfar.models.Tower`)."""
         raise TypeError(f"{cls.__name__} restores no inference")
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:

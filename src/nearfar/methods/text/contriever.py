@@ -85,9 +85,10 @@ class Contriever(ViewContrast):
         super().__init__(encoder, negatives=negatives, projector=0, **shared)
         self.similarity = "cosine" if normalise else "dot"
         self.both_directions, self.stream, self.length, self.alpha = both_directions, stream, length, alpha
+        self.chunk = length
 
     def sampler(self, stage: int) -> Sampler:
-        return Chunks(self.role, self.length, self.alpha) if self.stream else super().sampler(stage)
+        return Chunks(self.role, self.chunk, self.alpha) if self.stream else super().sampler(stage)
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
