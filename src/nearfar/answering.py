@@ -1,5 +1,5 @@
-"""What a model answers beside vectors: `predict` of rows of data, `generate` from prompts. Each is a command and a Python
-call of the same name."""
+"""What a model answers beside vectors: `predict` of rows of data, `generate` from prompts. Each is a command and a
+Python call of the same name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def answering(model: Any, *verbs: str) -> tuple[Any, Inference]:
     loaded = open_model(model)
     found: Any = loaded.inference
     able = [] if found is None else found.verbs
-    if not set(able) & set(verbs):
+    if found is None or not set(able) & set(verbs):
         method = loaded.config.get("method", "this method")
         can = f"It can {' and '.join(able)}." if able else "It gives vectors: nearfar embed MODEL DATA --out X."
         raise InputError(f"A model of '{method}' does not {' or '.join(verbs)}.", can)
@@ -62,9 +62,8 @@ def settings_of(inference: Inference, given: Mapping[str, Any]) -> Any:
     names = [f.name for f in dataclasses.fields(inference.options)]
     for name in given:
         if name not in names:
-            raise InputError(
-                f"This model has no option '{name}'.{did_you_mean(name, names)}", f"Options: {', '.join(names) or 'none'}."
-            )
+            told = f"This model has no option '{name}'.{did_you_mean(name, names)}"
+            raise InputError(told, f"Options: {', '.join(names) or 'none'}.")
     found = options.checked([inference.options], dict(given))
     return inference.options(**{name: getattr(found, name) for name in names})
 
@@ -121,7 +120,8 @@ def answers(module: Inference, request: Request, own: Any, progress: Progress | 
         for name, values in told.items():
             listed = plain(values)
             if len(listed) != len(part.rows):
-                raise TypeError(f"{type(module).__name__} gave {len(listed)} values of '{name}' for {len(part.rows)} rows")
+                whose = type(module).__name__
+                raise TypeError(f"{whose} gave {len(listed)} values of '{name}' for {len(part.rows)} rows")
             found.setdefault(name, []).extend(listed)
         if progress:
             progress(min(start + size, len(request.rows)), len(request.rows))
@@ -159,7 +159,8 @@ def write_table(place: Path, keys: Sequence[str], columns: Mapping[str, Sequence
         with fresh.open("w", encoding="utf-8", newline="") as file:
             rows = zip(*table.values(), strict=True)
             if place.suffix.lower() == ".jsonl":
-                file.writelines(json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+                lines = (dict(zip(table, row, strict=True)) for row in rows)
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             else:
                 writer = csv.writer(file, delimiter="\t" if place.suffix.lower() == ".tsv" else ",")
                 writer.writerow(table)

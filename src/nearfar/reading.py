@@ -87,8 +87,9 @@ class ClassSource:
 
     @property
     def line(self) -> list[ClassSource]:
-        """The class and its bases, the nearest first."""
-        return list(dict.fromkeys([self, *(one for base in self.bases for one in base.line)]))
+        """The class and its bases, the nearest first: one that several share stands behind all of them."""
+        found = [self, *(one for base in self.bases for one in base.line)]
+        return list(dict.fromkeys(reversed(found)))[::-1]
 
     def attribute(self, name: str, known: Mapping[str, Callable[..., Any]]) -> Any:
         """The value of a class attribute, its own or that of the nearest base. Raises Unread."""

@@ -1,11 +1,11 @@
-"""Which rows make the batch of a step. A sampler is a pure function of seed and number: a run that goes on draws what an
-uninterrupted one would have drawn.
+"""Which rows make the batch of a step. A sampler is a pure function of seed and number: a run that goes on draws what
+an uninterrupted one would have drawn.
 
     sampler = Permutation().over(Rows(np.arange(40)), batch_size=8, seed=0)
     sampler.rows(3)                                  # sample ids (8,) of the fourth batch
 
-A method says `sampler(stage)`; `fit` binds it to the training rows (`over`). Rows are member-major: of an item's `members`
-rows, all first ones come first, then all second ones.
+A method says `sampler(stage)`; `fit` binds it to the training rows (`over`). Rows are member-major: of an item's
+`members` rows, all first ones come first, then all second ones.
 """
 
 from __future__ import annotations
@@ -281,10 +281,11 @@ def single_label_batches(labels: np.ndarray, batch_size: int, rng: np.random.Gen
 
 class OneOf(_OfItems):
     """Each batch holds items of one label (a language, a domain), drawn with probability (n_c / sum n)^alpha of its
-    share of the items, normalised; 0 is uniform, 1 proportional. Within an epoch a label's items come in a seeded order.
+    share of the items, normalised; 0 is uniform, 1 proportional. Within an epoch a label's items come in a seeded
+    order.
 
-    Labels that do not fill a batch, and items without one (-1), are never drawn. Raises InputError, once bound, where no
-    label fills a batch.
+    Labels that do not fill a batch, and items without one (-1), are never drawn. Raises InputError, once bound, where
+    no label fills a batch.
     """
 
     def __init__(self, labels: Labels, alpha: float = 1.0, members: int = 1):
@@ -483,8 +484,8 @@ def alike(rows: np.ndarray, labels: np.ndarray) -> Draw:
 
 class Neighbours(Sampler):
     """Items of another sampler with neighbours of theirs, hop by hop (GraphSAGE): `fanout` (k_1, k_2, ...) takes k_1
-    neighbours of each row, k_2 of each of those, with replacement. The members are the row, its k_1 neighbours, then the
-    k_2 of the first of them, and so on; a row without neighbours stands for its own.
+    neighbours of each row, k_2 of each of those, with replacement. The members are the row, its k_1 neighbours, then
+    the k_2 of the first of them, and so on; a row without neighbours stands for its own.
 
     starts, flat: neighbours of the row with sample id i are flat[starts[i]:starts[i + 1]] (sample ids).
     """
@@ -523,7 +524,8 @@ class Neighbours(Sampler):
         for count in self.fanout:
             first, many = self.starts[last], self.starts[last + 1] - self.starts[last]
             place = (rng.random((last.shape[0], count, last.shape[1])) * many[:, None]).astype(np.int64)
-            near = self.flat[np.minimum(first[:, None] + place, max(len(self.flat) - 1, 0))] if len(self.flat) else place
+            found = np.minimum(first[:, None] + place, max(len(self.flat) - 1, 0))
+            near = self.flat[found] if len(self.flat) else place
             last = np.where(many[:, None] > 0, near, last[:, None]).reshape(-1, last.shape[1])
             hops.append(last)
         return np.concatenate(hops).reshape(-1)

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from nearfar.training import callbacks
 from nearfar.training.engine import fit
-from tests.contract import toys  # noqa: F401  (registers them)
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["stone", "river", "window", "paper", "garden", "engine", "letter", "bridge", "candle", "forest", "market"]
@@ -95,7 +94,7 @@ import sys
 sys.path.insert(0, {root!r})
 import torch
 from nearfar.training import callbacks
-from tests.contract import runs
+from tests.contract import runs, toys
 
 torch.nn.Dropout.forward = lambda self, x: x  # its random numbers depend on how a batch is divided
 method, table, out, options, stop = sys.argv[1:]
@@ -107,7 +106,8 @@ def stopping(self, trainer, *rest):
         sys.exit(3)
 
 callbacks.Checkpoint.on_train_batch_end = stopping
-runs.run(method, table, out, **json.loads(options))
+with toys.registered():
+    runs.run(method, table, out, **json.loads(options))
 """
 
 

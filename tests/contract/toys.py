@@ -1,6 +1,11 @@
-"""Small methods, one for each word of the contract that the methods of the library do not all use."""
+"""Small methods, one for each word of the contract that the methods of the library do not all use.
 
+They are known only while `registered` is in force, so that suites over all methods do not meet them.
+"""
+
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -11,7 +16,7 @@ from torch.nn.functional import cross_entropy, mse_loss, normalize
 from nearfar.checks import PositiveFloat, PositiveInt
 from nearfar.encoders import frame
 from nearfar.losses import info_nce, nt_xent
-from nearfar.methods import Inference, Loss, Method, Paper, Phase, Staged, Tower, register
+from nearfar.methods import Inference, Loss, Method, Paper, Phase, Staged, Tower, register, registry
 from nearfar.samplers import Balanced, Mixture, OneOf, Partners, Permutation, WholeSet, alike
 from nearfar.similarity.exchange import exchange
 
@@ -39,7 +44,6 @@ class Text(Method):
         return {"text": self.tower}
 
 
-@register("toy-phases", family="tests")
 class InTurn(Text):
     """An augmenter of embeddings that is trained against the encoder.
 
@@ -76,7 +80,6 @@ class InTurn(Text):
         return Loss(-nt_xent(z, other, temperature=0.5, negatives="global"))
 
 
-@register("toy-tasks", family="tests")
 class Tasks(Staged, Text):
     """Classes come one after the other; some rows of the earlier ones are rehearsed.
 
@@ -121,7 +124,6 @@ class Tasks(Staged, Text):
         return Loss(cross_entropy(self.classes(embedded["z"]), batch.targets), {"old": old.float().mean()})
 
 
-@register("toy-episodes", family="tests")
 class Episodes(Text):
     """Prototypes of some rows of each class tell the others apart.
 
@@ -159,7 +161,6 @@ class Episodes(Text):
         return Loss(rows.sum() / total.sum() * len(total))
 
 
-@register("toy-regression", family="tests")
 class Regression(Text):
     """A number of each text.
 
@@ -214,7 +215,6 @@ class RegressionAnswer(Inference):
         return {"number": options.times * self.out(self.head(torch.from_numpy(z)))[:, 0]}
 
 
-@register("toy-bags", family="tests")
 class Bags(Text):
     """Batches of one bag, whose members are alike.
 
@@ -235,7 +235,6 @@ class Bags(Text):
         return Loss(embedded["z"].var(0).sum())
 
 
-@register("toy-partners", family="tests")
 class WithPartners(Text):
     """A row finds another one of its class.
 
@@ -259,7 +258,6 @@ class WithPartners(Text):
         return Loss(info_nce(a, b, temperature=0.5, negatives="global"))
 
 
-@register("toy-whole", family="tests")
 class Whole(Text):
     """All rows in every batch.
 
@@ -278,7 +276,6 @@ class Whole(Text):
         return Loss((z @ z.T).square().mean(), {"rows": float(batch.everywhere)})
 
 
-@register("toy-variants", family="tests")
 class Variants(Text):
     """Two vectors of each text.
 
@@ -304,7 +301,6 @@ class Variants(Text):
         return {"text": self.common, "text/salient": self.salient}
 
 
-@register("toy-untrained", family="tests")
 class Untrained(Text):
     """The encoder as it is, centred by the training rows.
 
@@ -319,7 +315,6 @@ class Untrained(Text):
         return {"text": Tower(self.tower.encoder)}
 
 
-@register("toy-words", family="tests")
 class Words(Method):
     """Which word follows which, counted; it gives no vectors.
 
@@ -345,7 +340,7 @@ class Words(Method):
         place = {word: k for k, word in enumerate(self.words)}
         counts = torch.full((len(self.words), len(self.words)), self.smoothing)
         for text in texts:
-            for a, b in zip(text, text[1:], strict=False):
+            for a, b in pairwise(text):
                 counts[place[a], place[b]] += 1
         self.register_buffer("counts", counts)
 
@@ -401,3 +396,31 @@ class WordAnswer(Inference):
     def score(self, request, options):
         texts = request.data.texts("text", request.rows)
         return [float(len(text.split())) for text in texts]
+
+
+TOYS = {
+    "toy-phases": InTurn,
+    "toy-tasks": Tasks,
+    "toy-episodes": Episodes,
+    "toy-regression": Regression,
+    "toy-bags": Bags,
+    "toy-partners": WithPartners,
+    "toy-whole": Whole,
+    "toy-variants": Variants,
+    "toy-untrained": Untrained,
+    "toy-words": Words,
+}
+
+
+@contextmanager
+def registered():
+    for slug, cls in TOYS.items():
+        if cls.slug:
+            registry._registered[slug] = cls
+        else:
+            register(slug, family="tests")(cls)
+    try:
+        yield
+    finally:
+        for slug in TOYS:
+            registry._registered.pop(slug, None)

@@ -19,6 +19,8 @@ TARGETS = {
     "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
     "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
     "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
+    "predict": ([commands.PredictOptions, commands.Output, DataSettings], (2,)),
+    "generate": ([commands.GenerateOptions, commands.Output], range(1, 100)),
     "search": ([commands.SearchOptions, commands.Output], (2,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),
     "cache": ([commands.CacheOptions, commands.Output], (0, 1)),

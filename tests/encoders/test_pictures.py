@@ -31,13 +31,39 @@ def test_vectors_maps_and_gradients(name, channels):
 
 
 def test_small_takes_any_size_and_its_vector_is_the_mean_of_its_map():
-    encoder = encoders.image().eval()
+    encoder = encoders.image(grid=1).eval()
     for size in ((8, 8), (32, 32), (14, 20)):
         x = torch.rand(2, 3, *size)
         assert_close(encoder(x), encoder.out(encoder.feature_map(x).mean((2, 3))))
     assert encoder.feature_map(torch.rand(2, 3, 32, 32)).shape == (2, 192, 4, 4)
     with pytest.raises(InputError, match="8 x 8"):
         encoder(torch.rand(1, 3, 6, 6))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 24)])
+def test_a_grid_averages_the_parts_of_the_map(size):
+    encoder = encoders.image(grid=2, dim=7).eval()
+    x = torch.rand(2, 3, *size)
+    found = encoder.feature_map(x)
+    h, w = found.shape[-2:]
+    halves = [(slice(0, -(-h // 2)), slice(h // 2, h)), (slice(0, -(-w // 2)), slice(w // 2, w))]
+    parts = torch.stack([torch.stack([found[:, :, a, b].mean((2, 3)) for b in halves[1]], 2) for a in halves[0]], 2)
+    assert_close(encoder(x), encoder.out(parts.flatten(1)))
+    assert encoders.image(grid=3, dim=0).dim == 9 * 192
+
+
+def test_a_grid_is_kept_and_a_folder_without_one_has_one_part():
+    config = encoders.image(grid=4).config()
+    assert encoders.from_config(config).grid == 4
+    del config["grid"]
+    assert encoders.from_config(config).grid == 1
+
+
+def test_a_grid_is_the_small_encoders():
+    with pytest.raises(InputError, match="'grid' is an option of the encoder 'small'; 'resnet10t'"):
+        encoders.image("resnet10t", grid=2)
+    with pytest.raises(InputError, match="grid"):
+        encoders.image(grid=0)
 
 
 @pytest.mark.parametrize("name", ["small", "resnet10t", "vit_tiny_patch16_224"])

@@ -33,8 +33,8 @@ folder, or the name of a built-in set: {sets}.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
 
-COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "predict", "generate", "search",
-            "report", "cache")  # fmt: skip
+COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "predict", "generate",
+            "search", "report", "cache")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -490,8 +490,11 @@ def answers(words: list[str], base: list[Any], usage: str, *verbs: str) -> tuple
         show_help(usage, base, "\nA model may have options of its own: nearfar " + usage.split()[1] + " MODEL --help\n")
     from nearfar import answering
 
-    folder = next((word for word in words if not word.startswith("-") and Path(word).is_dir()), None)
-    model, module = answering.answering(folder or (words[0] if words else ""), *verbs)
+    named = [word for word in words if not word.startswith("-")]
+    if not named:
+        raise InputError(f"Expected: {usage}.", "Got 0 arguments.")
+    first = named[0] if words[0] == named[0] else next((w for w in named if Path(w).is_dir()), named[0])
+    model, module = answering.answering(first, *verbs)
     targets = [*base, module.options]
     places, given = parse(words, targets, range(1, 1000), usage)
     checked = options.checked(targets, given)

@@ -269,7 +269,8 @@ def predictions(found: Any, most: int = 20) -> None:
     """The first rows with what the model says of them, or the file that holds all."""
     out, rows = console(), found.rows()
     if found.path is not None:
-        out.print(f"{escape(str(found.path))}: {len(rows):,} rows with {escape(', '.join(found.columns))}", soft_wrap=True)
+        names = ", ".join(found.columns)
+        out.print(f"{escape(str(found.path))}: {len(rows):,} rows with {escape(names)}", soft_wrap=True)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("key", *found.columns):

@@ -161,7 +161,7 @@ class Batch:
             rows=join([p.rows for p in parts]),
             inputs={},
             content={k: join([p.content[k] for p in parts]) for k in first.content},
-            **{name: None if x is None else join([getattr(p, name) for p in parts]) for name, x in first._facts().items()},
+            **{k: None if x is None else join([getattr(p, k) for p in parts]) for k, x in first._facts().items()},
             labels={k: join([p.labels[k] for p in parts]) for k in first.labels},
             views={},
             negatives=(),
@@ -526,8 +526,8 @@ class Method(pl.LightningModule):
 
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Inference:
-        """The module of `inference`, from its `config()`, before its tensors are loaded. towers: of the loaded model, by
-        role (`nearfar.models.Tower`)."""
+        """The module of `inference`, from its `config()`, before its tensors are loaded. towers: of the loaded model,
+        by role (`nearfar.models.Tower`)."""
         raise TypeError(f"{cls.__name__} restores no inference")
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:

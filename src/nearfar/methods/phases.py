@@ -65,8 +65,9 @@ def check_phases(phases: Sequence[Phase]) -> None:
 def run_phases(method: Any, phases: Sequence[Phase], batch: Any) -> dict[str, float]:
     """The due phases of a step, one after the other; returns the terms of their losses.
 
-    "loss" is that of the first phase that takes part in every step. In each, the gradient flows through all parameters and is kept for the phase's own alone, so that the others stay as
-    they are to the bit. Lightning counts one step. Gradients are averaged over the processes here, not by DDP.
+    "loss" is that of the first phase that takes part in every step. In each, the gradient flows through all parameters
+    and is kept for the phase's own alone, so that the others stay as they are to the bit. Lightning counts one step.
+    Gradients are averaged over the processes here, not by DDP.
     """
     optimisers, terms = method.optimizers(), {}
     listed = optimisers if isinstance(optimisers, list) else [optimisers]

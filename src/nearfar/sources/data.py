@@ -276,8 +276,8 @@ class Data:
 
     @property
     def targets(self) -> np.ndarray | None:
-        """int64 (N,) into `target_names`: the class to be learned, -1 where a row has none. Where no target is named, the
-        first column of labels; None without either."""
+        """int64 (N,) into `target_names`: the class to be learned, -1 where a row has none. Where no target is named,
+        the first column of labels; None without either."""
         return self._target[0] if self._target else None
 
     @property
@@ -286,8 +286,8 @@ class Data:
 
     @cached_property
     def target_values(self) -> np.ndarray | None:
-        """float32 (N,): the number to be learned, NaN where a row has none; None where no target is named, or one of its
-        cells is not a number."""
+        """float32 (N,): the number to be learned, NaN where a row has none; None where no target is named, or one of
+        its cells is not a number."""
         if "target" not in self.roles or self.not_a_number():
             return None
         return np.array([judgements.score(v) if filled(v) else np.nan for v in self.values("target")], np.float32)

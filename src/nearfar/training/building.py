@@ -132,8 +132,8 @@ def weights_of(settings: TrainSettings) -> list[str]:
 @dataclass
 class Setup:
     """A method with its loader, ready for a trainer. `resolved`: what each "auto" became; `seconds`: what `prepare` of
-    the method took; `notes`: what the reader should know; `prescribed`: the batch size, where the method draws batches of
-    its own size."""
+    the method took; `notes`: what the reader should know; `prescribed`: the batch size, where the method draws batches
+    of its own size."""
 
     method: Method
     loader: Loader

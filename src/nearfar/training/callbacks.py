@@ -101,8 +101,8 @@ def curve_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Stages(pl.Callback):
-    """stages.json: of each stage that has ended its steps, the scores on validation data and what the method tells of it
-    (`Staged.end_stage`). It runs before the checkpoint, which so holds what a stage's end has changed.
+    """stages.json: of each stage that has ended its steps, the scores on validation data and what the method tells of
+    it (`Staged.end_stage`). It runs before the checkpoint, which so holds what a stage's end has changed.
 
     On resuming, stages that end after the checkpoint's step are dropped first.
     """

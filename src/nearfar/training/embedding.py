@@ -31,9 +31,9 @@ class Embedder:
     """embed(role, rows) -> float32 (n, d), unit length (unless similarity is "dot"). `progress` is told (done, all)
     after each batch.
 
-    A role that has no tower of its own (`text_b` of one shared text encoder) takes the tower of its kind. variant: which
-    of the vectors of one input it gives, where the model has several; a role that has none of that name gives its only
-    one. inference: what the model answers beside vectors, or None.
+    A role that has no tower of its own (`text_b` of one shared text encoder) takes the tower of its kind. variant:
+    which of the vectors of one input it gives, where the model has several; a role that has none of that name gives its
+    only one. inference: what the model answers beside vectors, or None.
     """
 
     def __init__(

@@ -93,6 +93,7 @@ class Contriever(ViewContrast):
         super().__init__(encoder, negatives=negatives, projector=0, **shared)
         self.similarity = "cosine" if normalise else "dot"
         self.both_directions, self.stream, self.length, self.alpha = both_directions, stream, length, alpha
+        self.chunk = length
 
     @classmethod
     def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -112,7 +113,7 @@ class Contriever(ViewContrast):
         return preset
 
     def sampler(self, stage: int) -> Sampler:
-        return Chunks(self.role, self.length, self.alpha) if self.stream else super().sampler(stage)
+        return Chunks(self.role, self.chunk, self.alpha) if self.stream else super().sampler(stage)
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
