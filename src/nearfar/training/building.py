@@ -54,16 +54,9 @@ def check_needs(slug: str, data: Any) -> None:
     if not fits(slug, data):
         held = sorted(role for role in data.roles if data.roles[role])
         raise InputError(
-            f"'{slug}' needs {needs_of(slug)}; {data.name} has {', '.join(held) or 'none of these'}.",
+            f"'{slug}' needs {modalities.needs_in_words(methods.get(slug).needs)}; {data.name} has {', '.join(held) or 'none of these'}.",
             "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.",
         )
-
-
-def needs_of(slug: str) -> str:
-    """What a method needs, in words."""
-    needs: Sequence[frozenset[str]] = methods.get(slug).needs
-    words = {modalities.ANY: "a column of any kind", modalities.PAIR: "two columns that belong together"}
-    return " or ".join(" + ".join(words.get(role) or role for role in sorted(need)) for need in needs)
 
 
 def prefers_groups(data: Any, settings: TrainSettings) -> bool:
