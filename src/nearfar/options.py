@@ -266,7 +266,8 @@ def checked(targets: Sequence[Any], given: Mapping[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            words = [w for k, v in values.items() for w in _words(k, v)]
+            kept = {name for target in targets for name in getattr(target, "none_stays", tuple)()}
+            words = [w for k, v in values.items() for w in _words(k, v, k in kept)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
             found = parser.parse_object(plain)
             found = parser.parse_args(words, namespace=found) if words else found
@@ -293,8 +294,10 @@ def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) 
                         check(part, inner, known[part].ranged)
 
 
-def _words(name: str, value: Any) -> list[str]:
-    return [f"--{name}={'null' if value in ('none', 'None') else value}"] if isinstance(value, str) else []
+def _words(name: str, value: Any, kept: bool) -> list[str]:
+    """A word for the parser; none means no value, unless it is a word of its own (`kept`)."""
+    nothing = value in ("none", "None") and not kept
+    return [f"--{name}={'null' if nothing else value}"] if isinstance(value, str) else []
 
 
 def _expanded(option: str, value: Any) -> Any:

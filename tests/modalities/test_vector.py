@@ -104,7 +104,7 @@ def test_empty_cells_count_as_the_mean_and_are_told(tmp_path):
     mean = float(np.nanmean(values(data)[data.splits["train"]][:, 0].astype(np.float64)))
     same = encoder(torch.tensor([[math.nan, 2.0], [mean, 2.0]]))
     assert torch.allclose(same[0], same[1], atol=1e-5)
-    rows[9] = ["", ""]
+    rows[9] = ["nan", "nan"]
     with pytest.raises(InputError, match=r"line 11: column 'a': every number of the row is empty"):
         nearfar.data(write(path, ["a", "b"], rows))
 
@@ -121,6 +121,10 @@ def test_words_that_were_left_out_are_told(tmp_path):
     data = nearfar.data(write(tmp_path / "t.csv", ["a", "b", "region"], rows))
     assert data.roles == {"vector": ["a", "b"]}
     assert any("columns that are not numbers are left out: 'region'" in note for note in data.notes)
+
+
+def test_a_label_is_taken_away(table):
+    assert "label" not in nearfar.data(table, roles={"label": "none"}).roles
 
 
 def test_lists_in_cells_and_in_parquet(tmp_path):
@@ -308,11 +312,11 @@ def test_the_whole_way(way, tmp_path, capsys):
         assert cli.main(["search", str(index), query]) == 2
         assert says in capsys.readouterr().err
     assert cli.main(["report", str(folder / "run")]) == 0
-    assert "data:image/svg+xml;base64," in (folder / "run" / "report.html").read_text()
+    assert "data:image/" in (folder / "run" / "report.html").read_text()
 
 
 def test_compare_and_a_table_without_labels(way, tmp_path, capsys):
-    folder, path = way
+    _, path = way
     words = ["compare", str(path), "--methods", "simclr,nnclr", "--seeds", "1", "--steps", "2", "--out",
              str(tmp_path / "c"), "--label", "none", "--vector", "height,mass,noise_*"]  # fmt: skip
     capsys.readouterr()

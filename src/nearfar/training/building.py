@@ -52,9 +52,10 @@ def choose(data: Any) -> tuple[str, str]:
 
 def check_needs(slug: str, data: Any) -> None:
     if not fits(slug, data):
+        needs = modalities.needs_in_words(methods.get(slug).needs)
         held = sorted(role for role in data.roles if data.roles[role])
         raise InputError(
-            f"'{slug}' needs {modalities.needs_in_words(methods.get(slug).needs)}; {data.name} has {', '.join(held) or 'none of these'}.",
+            f"'{slug}' needs {needs}; {data.name} has {', '.join(held) or 'none of these'}.",
             "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.",
         )
 
