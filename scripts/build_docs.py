@@ -72,7 +72,9 @@ def gallery() -> str:
 
 
 def needs(m: Mapping[str, Any]) -> str:
-    return " or ".join(" + ".join(n) for n in m["needs"])
+    from nearfar import modalities
+
+    return modalities.needs_in_words(m["needs"])
 
 
 def section(m: Mapping[str, Any]) -> list[str]:

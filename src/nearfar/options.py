@@ -281,7 +281,8 @@ def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             several = _several(targets)
-            words = [w for k, v in values.items() for w in _words(k, v, k in several)]
+            kept = {name for target in targets for name in getattr(target, "none_stays", tuple)()}
+            words = [w for k, v in values.items() for w in _words(k, v, k in several, k in kept)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
             found = parser.parse_object(plain)
             return parser.parse_args(words, namespace=found) if words else found
@@ -366,12 +367,15 @@ def _check_ranges(targets: Sequence[Any], found: Any, given: Mapping[str, Any]) 
                         check(part, inner, known[part].ranged)
 
 
-def _words(name: str, value: Any, several: bool) -> list[str]:
+def _words(name: str, value: Any, several: bool, kept: bool) -> list[str]:
+    """A word for the parser. several: numbers with commas between them become a list; none means no value, unless it is
+    a word of its own (`kept`)."""
     if not isinstance(value, str):
         return []
     if several and re.fullmatch(r"[^\[(]+(,[^,]+)+", value.strip()):
         value = f"[{value}]"
-    return [f"--{name}={'null' if value in ('none', 'None') else value}"]
+    nothing = value in ("none", "None") and not kept
+    return [f"--{name}={'null' if nothing else value}"]
 
 
 def _several(targets: Sequence[Any]) -> set[str]:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import nearfar
+from nearfar import modalities
 from nearfar.evaluation import references, task_for, tasks
 
 SEEDS = 5
@@ -35,8 +36,7 @@ class Random:
         return np.stack([self.vector(item) for item in items])
 
     def __call__(self, role, rows):
-        picked = self.data.images(role, 16, rows) if role.startswith("image") else self.data.texts(role, rows)
-        return self.items(role, picked)
+        return self.items(role, modalities.of(role).items(self.data, role, rows, 16))
 
     def corpus(self, role):
         return self.items(role, self.data.corpus[role])
@@ -154,15 +154,36 @@ def proxy(folder, rng):
     return table(folder / "texts.csv", ["text"], [(words(rng),) for _ in range(400)] * 2)
 
 
+def numbers(rng):
+    return [f"{value:.5f}" for value in rng.normal(size=3)]
+
+
+def rows_of_numbers(folder, rng):
+    """Rows of numbers, each twice, that nothing is known of."""
+    return table(folder / "numbers.csv", ["a", "b", "c"], [numbers(rng) for _ in range(400)] * 2)
+
+
+def labelled_numbers(folder, rng):
+    """A given split with copies of training rows in the test part, all of their own label."""
+    rows = [(*numbers(rng), f"kind {i % 5}", ("train", "train", "val", "test")[i // 5 % 4]) for i in range(450)]
+    rows += [(*row[:3], row[3], "test") for row in rows[:120]]
+    return table(folder / "labelled.csv", ["a", "b", "c", "label", "split"], rows)
+
+
+def grouped_numbers(folder, rng):
+    return table(folder / "grouped.csv", ["a", "b", "c", "group"], [(*numbers(rng), g) for g in range(250)
+                                                                    for _ in range(3)])
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
     "sts": [scored_pairs],
     "pairs": [text_pairs, picture_pairs, labelled_pairs, beir],
-    "groups": [groups, domains],
-    "labels": [labels],
-    "few-shot": [labels],
-    "proxy": [proxy],
+    "groups": [groups, domains, grouped_numbers],
+    "labels": [labels, labelled_numbers],
+    "few-shot": [labels, labelled_numbers],
+    "proxy": [proxy, rows_of_numbers],
 }
 
 

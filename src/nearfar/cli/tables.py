@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from nearfar import terminal
+from nearfar import modalities, terminal
 from nearfar.units import Metric, metric_of, places_of
 
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
@@ -36,7 +36,7 @@ def gallery(found: list[dict[str, Any]]) -> None:
     for head in ("method", "family", "needs", "idea"):
         table.add_column(head, overflow="fold")
     for m in found:
-        needs = " or ".join(" + ".join(n) for n in m["needs"])
+        needs = modalities.needs_in_words(m["needs"])
         table.add_row(
             f"[bold cyan]{m['slug']}[/]", m["family"], needs, f"{m['paper']['idea']} [dim]{m['paper']['venue']}[/]"
         )
@@ -51,7 +51,7 @@ def method(m: dict[str, Any]) -> None:
     out.print(f"\n{escape(paper['idea'])}")
     if paper["differs"]:
         out.print(f"[dim]Differs from the paper or its code:[/] {escape(paper['differs'])}")
-    out.print(f"\n[bold]needs[/]  {' or '.join(' + '.join(n) for n in m['needs'])}\n")
+    out.print(f"\n[bold]needs[/]  {modalities.needs_in_words(m['needs'])}\n")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head, folds in (("option", False), ("default", True), ("paper", True), ("meaning", True)):
         table.add_column(head, overflow="fold" if folds else "ellipsis", no_wrap=not folds)

@@ -90,11 +90,17 @@ def holding(held: Iterable[str]) -> set[str]:
     return found | more | ({PAIR} if any({a, b} <= found for a, b in pairs()) else set())
 
 
+def needs_in_words(needs: Iterable[Iterable[str]]) -> str:
+    """What a method needs: alternatives, each some roles."""
+    known = {ANY: "a column of any kind", PAIR: "two columns that belong together"}
+    return " or ".join(" + ".join(known.get(role, role) for role in sorted(need)) for need in needs)
+
+
 def words(names: Sequence[str] | None = None) -> str:
     """ "pictures, texts or vectors", of the kinds named (None: all)."""
     found = [kind.words for kind in everyone() if names is None or kind.name in names]
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
 
 
-__all__ = ["ANY", "PAIR", "Modality", "companions", "everyone", "first", "get", "holding", "kinds", "of", "of_item",
-           "pairs", "roles", "surest", "words"]
+__all__ = ["ANY", "PAIR", "Modality", "companions", "everyone", "first", "get", "holding", "kinds", "needs_in_words",
+           "of", "of_item", "pairs", "roles", "surest", "words"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from nearfar.checks import Range
 from nearfar.errors import InputError
 from nearfar.modalities.image import ASKED, Image
+from nearfar.modalities.vector import mostly_numbers
 from nearfar.modality import Modality, Reader, register
 
 if TYPE_CHECKING:
@@ -77,12 +78,14 @@ class Text(Modality):
 
     def looks_like(self, values: Sequence[Any]) -> bool:
         filled = [v for v in values if v not in (None, "")]
-        if not filled or not all(isinstance(v, str) for v in filled) or Image().looks_like(values):
+        if not filled or not all(isinstance(v, str) for v in filled) or mostly_numbers(filled):
+            return False
+        if Image().looks_like(values):
             return False
         return sum(len(v.split()) for v in filled) / len(filled) >= 2 and len(set(filled)) > 0.3 * len(filled)
 
     def may_be(self, values: Sequence[Any]) -> bool:
-        return bool(values) and all(isinstance(v, str) for v in values) and not _numbers(values)
+        return bool(values) and all(isinstance(v, str) for v in values) and not mostly_numbers(values)
 
     def fits(self, role: str, values: Sequence[Any]) -> bool:
         return super().fits(role, values) and not Image().looks_like(values)
@@ -205,7 +208,3 @@ class Text(Modality):
         if not words.strip():
             raise InputError("The query is empty.", "Write what to search for.")
         return words
-
-
-def _numbers(values: Sequence[Any]) -> bool:
-    return all(str(v).strip().lstrip("-+").replace(".", "", 1).isdigit() for v in values if v not in (None, ""))

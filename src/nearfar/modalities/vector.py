@@ -67,9 +67,7 @@ class Vector(Modality):
     def may_be(self, values: Sequence[Any]) -> bool:
         """Numbers, or lists of them; a few cells may be empty or wrong, which is told with their row. What only counts
         the rows is no number of theirs."""
-        filled = [v for v in values if not _empty(v)]
-        known = sum(cell_numbers(v) is not None for v in filled)
-        return bool(filled) and known > MOST * len(filled) and not _counts(filled)
+        return mostly_numbers(values) and not _counts([v for v in values if not _empty(v)])
 
     def fits(self, role: str, values: Sequence[Any]) -> bool:
         return self.may_be(values)
@@ -192,9 +190,9 @@ class Vector(Modality):
         return VectorEncoder(names, options.vector_width, options.vector_layers).standardise(train)
 
     def reader(self, data: Any, role: str, encoder: Any, length: int | None = None) -> Reader:
-        names = self.names(data, role)
-        first = role == self.roles[0] or role not in self.roles
-        order = encoder.order_of(names, f"{data.path or data.name}") if first else None
+        order = None
+        if role == self.roles[0]:  # the second side has names of its own
+            order = inner(encoder).order_of(self.names(data, role), str(data.path or data.name))
         return self._reader(self.items(data, role), encoder, order)
 
     def reader_of(self, items: Any, encoder: Any) -> Reader:
@@ -205,8 +203,8 @@ class Vector(Modality):
     def _reader(self, values: np.ndarray, encoder: Any, order: Any) -> Reader:
         import torch
 
-        if order is None and values.shape[1] != encoder.inputs:
-            raise encoder.wrong_width(values.shape[1])
+        if order is None and values.shape[1] != inner(encoder).inputs:
+            raise inner(encoder).wrong_width(values.shape[1])
 
         def raw(rows: np.ndarray, rng: Any = None) -> Any:
             found = values[rows]
@@ -226,12 +224,14 @@ class Vector(Modality):
         return isinstance(item, list | tuple) if shape is None else len(shape) == 1
 
     def preprocessing(self, encoder: Any) -> dict[str, Any]:
+        encoder = inner(encoder)
         return {"columns": encoder.columns, "standardised": "by the training rows; an empty cell is the mean",
                 "mean": encoder.mean.tolist(), "std": encoder.std.tolist()}  # fmt: skip
 
     def examples(self, encoder: Any) -> list[Any]:
         import numpy as np
 
+        encoder = inner(encoder)
         drawn = np.random.default_rng(0).normal(size=(6, encoder.inputs))
         return list((drawn * encoder.std.cpu().numpy() + encoder.mean.cpu().numpy()).astype(np.float32))
 
@@ -259,6 +259,13 @@ class Vector(Modality):
             f"This model embeds rows of numbers. Got '{words:.60}'{where}.",
             'Write numbers separated by commas, "5.1,3.5,1.4,0.2", or key:KEY for an item of the index.',
         )  # fmt: skip
+
+
+def inner(encoder: Any) -> Any:
+    """The encoder of numbers within one that is frozen, or the first of several side by side."""
+    while not hasattr(encoder, "order_of"):
+        encoder = encoder.encoder if hasattr(encoder, "encoder") else encoder.parts[0]
+    return encoder
 
 
 _BRACKETS = re.compile(r"\s*\[(.*)\]\s*", re.S)
@@ -289,6 +296,12 @@ def cell_numbers(value: Any) -> list[float] | None:
         return None if one is None else [one]
     found = [math.nan if _empty(part) or part in ("null", "None") else _number(part) for part in value]
     return None if not found or None in found else [float(part) for part in found if part is not None]
+
+
+def mostly_numbers(values: Sequence[Any]) -> bool:
+    """Whether nearly all cells that are filled are numbers or lists of numbers."""
+    filled = [v for v in values if not _empty(v)]
+    return bool(filled) and sum(cell_numbers(v) is not None for v in filled) > MOST * len(filled)
 
 
 def _counts(values: Sequence[Any]) -> bool:

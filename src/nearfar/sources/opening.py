@@ -36,7 +36,7 @@ def open_data(
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
     Args:
-        spec: the name of a built-in set ("emoji", "functions", "scenes", those of other packages), or a path: a folder
+        spec: the name of a built-in set ("emoji", "digits", those of other packages), or a path: a folder
             of pictures (folders of classes become labels; images/ and masks/ become pictures with masks), a csv, tsv,
             parquet or jsonl table, a .txt file (one passage a line), a folder of text files or man pages, a BEIR
             folder, a `datasets` folder saved to disk. Relative image paths are taken from the table's folder.

@@ -64,20 +64,14 @@ def choose(data: Any) -> tuple[str, str]:
 
 def check_needs(slug: str, data: Any) -> None:
     if not fits(slug, data):
+        needs = modalities.needs_in_words(methods.get(slug).needs)
         held = sorted(role for role in data.roles if data.roles[role])
         raise InputError(
-            f"'{slug}' needs {needs_of(slug)}; {data.name} has {', '.join(held) or 'none of these'}.",
+            f"'{slug}' needs {needs}; {data.name} has {', '.join(held) or 'none of these'}.",
             "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.",
         )
     if methods.get(slug).target == "numbers" and "target" in data.roles and data.target_values is None:
         raise InputError(f"'{slug}' learns numbers. {data.not_a_number()}", "Name another column with --target.")
-
-
-def needs_of(slug: str) -> str:
-    """What a method needs, in words."""
-    needs: Sequence[frozenset[str]] = methods.get(slug).needs
-    words = {modalities.ANY: "a column of any kind", modalities.PAIR: "two columns that belong together"}
-    return " or ".join(" + ".join(words.get(role) or role for role in sorted(need)) for need in needs)
 
 
 def prefers_groups(data: Any, settings: TrainSettings) -> bool:

@@ -217,7 +217,7 @@ def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] 
         kinds = building.kinds_of(methods.get(slug), data, settings) if building.fits(slug, data) else []
         asked = set(modalities.kinds(task.roles))
         if not kinds:
-            say(f"{slug}: left out (needs {building.needs_of(slug)})")
+            say(f"{slug}: left out (needs {modalities.needs_in_words(registry.get(slug).needs)})")
         elif not asked <= set(kinds):
             say(f"{slug}: left out (embeds {', '.join(kinds)}; measured are {', '.join(sorted(asked))})")
         else:

@@ -76,16 +76,22 @@ class DataSettings:
     def __post_init__(self):
         check_fields(self)
 
+    @classmethod
+    def none_stays(cls) -> list[str]:
+        """The columns: "none" takes a role away, while no value leaves it to be guessed."""
+        others = ("split", "unreadable", "limit", "split_seed", "strict", "clean")
+        return [f.name for f in dataclasses.fields(cls) if f.name not in others]
+
     def roles(self) -> dict[str, str | list[str]]:
         """The roles that the user named."""
         from nearfar.sources.roles import takes_several
 
         found: dict[str, str | list[str]] = {}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.name in ("split", "unreadable", "limit", "split_seed", "strict", "clean") or value is None:
-                continue
-            found[f.name] = [v.strip() for v in value.split(",")] if takes_several(f.name) else value
+        for name in self.none_stays():
+            value = getattr(self, name)
+            if value is not None:
+                several = takes_several(name) and value != "none"
+                found[name] = [v.strip() for v in value.split(",")] if several else value
         return found
 
     def open(self, spec: Any) -> Any:

@@ -76,7 +76,9 @@ class Noise(VectorViews):
         check_fields(self)
 
     def bind(self, encoder: Any) -> "Noise":
-        self.std = getattr(encoder, "encoder", encoder).std
+        from nearfar.modalities.vector import inner
+
+        self.std = inner(encoder).std
         return self
 
     def view(self, rows: Tensor, generator: torch.Generator) -> Tensor:
