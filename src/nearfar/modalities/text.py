@@ -63,6 +63,7 @@ class Text(Modality):
     options = Options
     plans = {
         "crops": "nearfar.views.text:Crops",
+        "ict": "nearfar.views.text:InverseCloze",
         "twice": "nearfar.views.text:Twice",
         "delete": "nearfar.views.text:Delete",
         "mask": "nearfar.views.text:Mask",
