@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nearfar.cli.demo import ENCODER
 from nearfar.sources import open_data
 from nearfar.training.comparing import compare
 
 METHODS = ["pairs", "dcl --views members", "simclr", "swav --views members"]
-CHANNELS = "orientation"  # as in the demo
 PLAIN = "pairs, plain colours"
 SPLITS = {"unseen emoji": None, "unseen hand": "unseen-hand"}
 
@@ -62,11 +62,11 @@ def main() -> None:
             steps=given.steps,
             batch_size=128,
             val_every=0,
-            channels=CHANNELS,
             baseline="simclr",
             out=given.out / name.replace(" ", "-"),
             say=print,
             progress=False,
+            **ENCODER,
         )
         rows = [row(r, "hard/hit@1") for r in done.results["rows"]]
         if not given.no_plain:
@@ -77,6 +77,7 @@ def main() -> None:
                 steps=given.steps,
                 batch_size=128,
                 val_every=0,
+                grid=ENCODER["grid"],
                 out=given.out / f"{name.replace(' ', '-')}-plain",
                 say=print,
                 progress=False,

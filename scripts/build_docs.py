@@ -125,9 +125,9 @@ def claims(root: Path = ROOT) -> str:
     parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with "
              "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
              "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "",
-             "Every check trains the registered method through `fit`, beside the untrained encoder and raw features. It "
-             "is repeated by `python benchmarks/claims SLUG` (`--all` for all). Rows marked *earlier* were measured by "
-             "a training loop of the check's own and wait to be measured again.", "", "## Methods", ""]
+             "Every check trains the registered method through `fit`, beside the untrained encoder and raw features. "
+             "It is repeated by `python benchmarks/claims SLUG` (`--all` for all). Rows marked *earlier* were measured "
+             "by a training loop of the check's own and wait to be measured again.", "", "## Methods", ""]
     parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
     parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
     if "text_pairs" in measured:
@@ -284,7 +284,9 @@ def layout(r: Mapping[str, Any]) -> str:
     return (f"SimCLR, {r['steps']} steps, {r['seeds']} seeds, kNN accuracy on validation data in % (`python "
             "benchmarks/layout.py`). The last map of the small picture encoder is averaged over grid x grid parts.\n\n"
             + table(heads, rows, range(1, len(heads)))
-            + f"\n\nMeans: {means}. Within half a point of the best the smallest is taken: {r['chosen']}.")
+            + f"\n\nMeans: {means}. Within half a point of the best the smallest is the default: {r['chosen']}. "
+            "The demo takes what is best on its validation emoji (pairs, gradient orientations, 300 steps, hit@1): "
+            + ", ".join(f"grid {g} {percent(v)}" for g, v in r["demo"].items()) + ".")
 
 
 def demo_row(r: Mapping[str, Any]) -> list[str]:
