@@ -420,7 +420,8 @@ class Method(pl.LightningModule):
     of the target, "classes" or "numbers" (None: nothing), and `unlabelled`: whether it learns of rows without one too;
     `preset_paper`: the literals of the paper for options whose
     default is fitted to the data; `uses_batch`: whether the other items of the batch act as negatives (then gradient
-    accumulation does not replace a larger batch); `trained`: False where nothing is trained, `prepare` and the towers
+    accumulation does not replace a larger batch); `baseline`: the highest of those that
+    are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare` and the towers
     are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False where it needs
     every batch whole on one process. `defaults`, `fixed`, `follows`: what a class changes in the options of its base
     (`nearfar.options.read`).
@@ -435,6 +436,7 @@ class Method(pl.LightningModule):
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
     uses_batch: ClassVar[bool] = True
+    baseline: ClassVar[int] = 0
     trained: ClassVar[bool] = True
     splits: ClassVar[bool] = True
     distributed: ClassVar[bool] = True
@@ -461,6 +463,12 @@ class Method(pl.LightningModule):
         self._pending: list[tuple[dict[str, Any], Batch]] = []
 
     # -- what a method writes ------------------------------------------------------------------------------------
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        """How well it suits data with these roles (role -> column) where no method is named, and why; the highest is
+        taken. None, the default: only where it is named."""
+        return None
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:

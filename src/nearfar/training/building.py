@@ -52,17 +52,12 @@ def fits(slug: str, data: Any) -> bool:
 
 def choose(data: Any) -> tuple[str, str]:
     """A method that fits the data, and why."""
-    roles = roles_of(data)
-    if {"image", "text"} <= roles and "group" not in roles:
-        return "align", "each row pairs a picture with a text"
-    if {"text", "text_b"} <= roles or {"image", "image_b"} <= roles:
-        return "pairs", "each row is a pair"
-    if "group" in roles:
-        return "pairs", f"rows with the same '{data.roles['group']}' are positives of each other"
-    if "image" in roles:
-        return "simclr", "there are pictures without pairs: two augmentations of one picture are its positives"
-    if "text" in roles:
-        return "contriever", "there are texts without pairs: two crops of one text are its positives"
+    roles = {role: column for role, column in data.roles.items() if role in roles_of(data)}
+    found = {slug: methods.get(slug).suits(roles) for slug in methods.slugs()}
+    suiting = {slug: how for slug, how in found.items() if how is not None}
+    if suiting:
+        best = max(suiting, key=lambda slug: suiting[slug][0])
+        return best, suiting[best][1]
     raise InputError(
         f"{data.name} holds neither pictures nor texts.", "Name a column: --image COLUMN or --text COLUMN."
     )

@@ -5,6 +5,9 @@
 The baseline of everything that has views. The equation is `nearfar.losses.nt_xent`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from nearfar.methods.base import Paper
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
@@ -26,3 +29,9 @@ class SimCLR(ViewContrast):
         differs="AdamW instead of LARS unless asked for (--optimiser lars)",
     )
     preset_paper = {"temperature": 0.1, "projector": 2048, "dim": 128}
+    baseline = 2
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        why = "there are pictures without pairs: two augmentations of one picture are its positives"
+        return (20, why) if "image" in roles else None

@@ -10,6 +10,7 @@ topical features. With `momentum=none` the other keys of the batch are the negat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from torch import Tensor
@@ -99,3 +100,8 @@ class Contriever(ViewContrast):
 
     def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         return embedded["views" if own or self.teacher is None else "targets"][1]
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        why = "there are texts without pairs: two crops of one text are its positives"
+        return (10, why) if "text" in roles else None
