@@ -69,7 +69,7 @@ class Modality:
         options: dataclass of the options of its encoder; its fields become options of `fit` and `compare`.
         plans: name -> "module:Class" of its views; default_plan: the one that is taken unasked; pair_plan: name and
             options of the mild views of pairs, or None for items as they are.
-        method, why: the method for a column without pairs, and the reason in words.
+        why: what makes positives of a column without pairs, in words.
         metric: what ranks the retrieval of pairs, "hit@1" (both ways) or "ndcg@10" (the first asks for the second).
         tag, usage: for the card of a model: its pipeline tag, and a call.
     """
@@ -94,7 +94,6 @@ class Modality:
     plans: ClassVar[Mapping[str, str]] = {}
     default_plan: ClassVar[str | None] = None
     pair_plan: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
-    method: ClassVar[str] = "simclr"
     why: ClassVar[str] = "two views of one item are its positives"
     metric: ClassVar[str] = "hit@1"
     tag: ClassVar[str] = "feature-extraction"

@@ -368,8 +368,8 @@ class Method(pl.LightningModule):
     literals of the paper for options whose default is fitted to the data, and `paper_training`: those of its optimiser
     (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
     `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the other items of
-    the batch act as negatives (then gradient accumulation does not replace a larger batch); `trained`: False where
-    nothing is trained, `prepare` and the towers are all; `splits`: False where its loss cannot be computed in
+    the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
+    of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare` and the towers are all; `splits`: False where its loss cannot be computed in
     micro-batches; `distributed`: False where it needs every batch whole on one process. `defaults`, `fixed`,
     `follows`: what a class changes in the options of its base (`nearfar.options.read`).
     """
@@ -385,6 +385,7 @@ class Method(pl.LightningModule):
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
     uses_batch: ClassVar[bool] = True
+    baseline: ClassVar[int] = 0
     trained: ClassVar[bool] = True
     splits: ClassVar[bool] = True
     distributed: ClassVar[bool] = True
@@ -434,6 +435,12 @@ class Method(pl.LightningModule):
         """A fresh default part of that option, with the method's own settings; None where it has none."""
         settings = cls.parts(chosen).get(option, {})
         return make_part(option, settings) if "name" in settings else None
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        """How well it suits data with these roles (role -> column) where no method is named, and why; the highest is
+        taken. None, the default: only where it is named."""
+        return None
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:

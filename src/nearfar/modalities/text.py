@@ -69,7 +69,7 @@ class Text(Modality):
         "mask": "nearfar.views.text:Mask",
     }
     default_plan = "twice"
-    method, why = "contriever", "there are texts without pairs: two crops of one text are its positives"
+    why = "there are texts without pairs: two crops of one text are its positives"
     metric = "ndcg@10"
     tag = "sentence-similarity"
     usage = 'embed_texts(["a text"])'

@@ -44,19 +44,12 @@ def fits(slug: str, data: Any) -> bool:
 
 def choose(data: Any) -> tuple[str, str]:
     """A method that fits the data, and why."""
-    roles = roles_of(data)
-    pairs = [pair for pair in modalities.pairs() if {*pair} <= roles]
-    across = next((pair for pair in pairs if len(modalities.kinds(pair)) == 2), None)
-    if across and "group" not in roles:
-        a, b = (modalities.of(role).word for role in across)
-        return "align" if fits("align", data) else "pairs", f"each row pairs a {a} with a {b}"
-    if any(pair != across and len(modalities.kinds(pair)) == 1 for pair in pairs):
-        return "pairs", "each row is a pair"
-    if "group" in roles:
-        return "pairs", f"rows with the same '{data.roles['group']}' are positives of each other"
-    found = modalities.first(roles)
-    if found is not None:
-        return modalities.get(found).method, modalities.get(found).why
+    roles = {role: column for role, column in data.roles.items() if role in roles_of(data)}
+    found = {slug: methods.get(slug).suits(roles) for slug in methods.slugs()}
+    suiting = {slug: how for slug, how in found.items() if how is not None}
+    if suiting:
+        best = max(suiting, key=lambda slug: suiting[slug][0])
+        return best, suiting[best][1]
     raise InputError(
         f"{data.name} holds no {modalities.words()}.", "Name a column: --image COLUMN or --text COLUMN."
     )

@@ -462,8 +462,7 @@ def conclude(
     illustrated: bool = True,
 ) -> dict[str, Any]:
     """results.json: statistics of every row, the verdict, and what the report shows of the trained models."""
-    trained = [e.name for e in entries]
-    base = baseline or next((n for n in ("simclr", "pairs") if n in trained), trained[0])
+    base = baseline or max(entries, key=lambda e: methods.get(e.slug).baseline if e.name == e.slug else 0).name
     best = best_on_validation(rows, task.metric())
     verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=best, metric=task.metric())
     shown = illustrations(folder, data, task, verdict["rows"], (best, base)) if illustrated else {}

@@ -5,6 +5,10 @@
 The baseline of everything that has views. The equation is `nearfar.losses.nt_xent`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from nearfar import modalities
 from nearfar.methods.base import Paper
 from nearfar.methods.contrast import ViewContrast
 from nearfar.methods.registry import register
@@ -32,3 +36,9 @@ class SimCLR(ViewContrast):
         "dim": 128,
     }
     paper_training = {"optimiser": "lars", "lr": 0.3, "lr_batch": 256, "weight_decay": 1e-6}
+    baseline = 2
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        kind = modalities.first(roles)
+        return None if kind is None else (20 if kind != "text" else 5, modalities.get(kind).why)

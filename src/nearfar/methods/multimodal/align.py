@@ -83,3 +83,8 @@ class Align(PairContrast):
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:
         return {self.tau.log_tau: 1.0 if self.facts.steps >= 100_000 else 5.0}
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        both = {"image", "text"} <= set(roles) and "group" not in roles
+        return (50, "each row pairs a picture with a text") if both else None

@@ -7,6 +7,10 @@ One shared encoder or two, of one kind of data or two. What most people need fir
 on pairs of one's own. The equation is `nearfar.losses.info_nce(..., symmetric=True)`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from nearfar import modalities
 from nearfar.methods.base import Paper
 from nearfar.methods.contrast import PairContrast
 from nearfar.methods.registry import register
@@ -30,3 +34,16 @@ class Pairs(PairContrast):
     preset_paper = {"temperature": 0.07, "learn_temperature": True}
     reads_scores = True
     defaults = {"temperature": 0.07}
+
+    baseline = 1
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        held = [pair for pair in modalities.pairs() if set(pair) <= set(roles)]
+        across = next((pair for pair in held if len(modalities.kinds(pair)) == 2), None)
+        if across and "group" not in roles:
+            a, b = (modalities.of(role).word for role in across)
+            return 45, f"each row pairs a {a} with a {b}"
+        if any(len(modalities.kinds(pair)) == 1 for pair in held):
+            return 40, "each row is a pair"
+        return (30, f"rows with the same '{roles['group']}' are positives of each other") if "group" in roles else None

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
+from nearfar import modalities
 from nearfar.checks import NonNegativeFloat, Range, UnitInterval
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
@@ -124,3 +125,8 @@ class Contriever(ViewContrast):
 
     def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         return embedded["views" if own or self.teacher is None else "targets"][1]
+
+    @classmethod
+    def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
+        why = "there are texts without pairs: two crops of one text are its positives"
+        return (10, why) if modalities.first(roles) == "text" else None
