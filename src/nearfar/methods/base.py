@@ -369,9 +369,10 @@ class Method(pl.LightningModule):
     (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
     `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
-    of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare` and the towers are all; `splits`: False where its loss cannot be computed in
-    micro-batches; `distributed`: False where it needs every batch whole on one process. `defaults`, `fixed`,
-    `follows`: what a class changes in the options of its base (`nearfar.options.read`).
+    of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare`
+    and the towers are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False
+    where it needs every batch whole on one process. `defaults`, `fixed`, `follows`: what a class changes in the
+    options of its base (`nearfar.options.read`).
     """
 
     slug: ClassVar[str] = ""
