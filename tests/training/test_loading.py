@@ -52,7 +52,8 @@ def test_auto_rules(emoji_few):
     setup = building.prepare("swav", emoji_few, TrainSettings(batch_size=8, steps=100), {})
     method = setup.method
     assert isinstance(method, cls)
-    assert setup.resolved["prototypes"] == max(30, len(emoji_few.splits["train"]) // 4)
+    assert setup.resolved["prototypes"] == 30, "a short run: no more than the batch holds, and at least 30"
+    assert len(emoji_few.splits["train"]) // 4 > 30
     assert setup.resolved["freeze_prototypes"] == 10
     paper = building.prepare("dcl", emoji_few, TrainSettings(batch_size=8, steps=5, preset="paper"), {"dim": 64})
     assert paper.options["sigma"] == 0.5
