@@ -38,7 +38,7 @@ def test_the_choice():
 def test_a_kind_that_the_data_lack():
     with pytest.raises(InputError, match="Possible here: proxy"):
         task_for(Tiny({"text": TEXTS}), "labels")
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match="no column of pictures, texts or vectors"):
         task_for(Tiny({"group": TEXTS}))
 
 

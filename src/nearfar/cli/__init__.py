@@ -27,7 +27,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   report RUN...               one HTML page of a run or a comparison
   cache [clear]               what is kept of data to be faster the next time; clear removes it
 
-DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl or txt file, a BEIR folder, a saved `datasets`
+DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl, txt or npy file, a BEIR folder, a saved `datasets`
 folder, or the name of a built-in set: {sets}.
 `nearfar COMMAND --help` shows its options. Every command that prints results takes --json.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.

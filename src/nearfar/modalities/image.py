@@ -78,6 +78,7 @@ class Image(Modality):
     default_plan = "two-crops"
     pair_plan = ("members", {"k": 1})
     why = "there are pictures without pairs: two augmentations of one picture are its positives"
+    example = "emoji"
     tag = "image-feature-extraction"
     usage = 'embed_images(["picture.png"])'
 

@@ -71,6 +71,7 @@ class Text(Modality):
     default_plan = "twice"
     why = "there are texts without pairs: two crops of one text are its positives"
     metric = "ndcg@10"
+    example = "emoji"
     tag = "sentence-similarity"
     usage = 'embed_texts(["a text"])'
     unit = "words"

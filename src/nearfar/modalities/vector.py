@@ -58,6 +58,7 @@ class Vector(Modality):
     plans = {"corrupt": "nearfar.views.vector:Corrupt", "noise": "nearfar.views.vector:Noise"}
     default_plan = "corrupt"
     why = "there are vectors without pairs: a vector and a corrupted copy of it are positives"
+    example = "digits"
     usage = "embed([[0.1, 0.2, ...]])"
     cell = None
     unit = "numbers"
@@ -172,6 +173,9 @@ class Vector(Modality):
         return by_numbers(task)
 
     # -- training
+
+    def described_encoder(self, options: Any) -> str:
+        return f"MLP of {options.vector_layers + 1} layers"
 
     def encoder(self, options: Any, data: Any, seed: int) -> Encoder:
         """Standardised by the training rows of the first side; the second side, where there is one, has as many."""
