@@ -76,8 +76,8 @@ def test_a_frozen_encoder_is_computed_once_and_only_the_head_learns(emoji_few, t
         dict(made.method.named_parameters())
     ) - {"tau.log_tau"}
     batch = made.loader.at(0)
-    assert batch.inputs["image"].dtype == torch.float32
-    assert batch.inputs["image"].shape == (16, 256)
+    assert batch.inputs["image"].values.dtype == torch.float32
+    assert batch.inputs["image"].values.shape == (16, 256)
     embedded, batch = embed(made)
     assert torch.isfinite(made.method.loss(embedded, batch).total)
 

@@ -72,5 +72,5 @@ def test_its_views_and_its_other_look(example):
 
 @pytest.mark.parametrize("slug", ANY)
 def test_methods_of_any_kind_train_on_vectors(slug, tmp_path):
-    run = nearfar.fit(slug, "digits", limit=80, steps=2, batch_size=8, out=tmp_path / "run", progress=False, val_every=0)
+    run = nearfar.fit(slug, "digits", limit=80, steps=2, batch_size=8, out=tmp_path / "run", val_every=0)
     assert nearfar.load(run.path / "model", verify=True).modalities == ["vector"]
