@@ -72,7 +72,7 @@ def standardised(data: Any, role: str, values: np.ndarray) -> Callable[[Any], np
 def main_components(rows: np.ndarray, *, share: float = 0.9) -> Callable[[np.ndarray], np.ndarray]:
     """The projection onto the main components that hold a share of the variance of standardised rows."""
     from sklearn.decomposition import PCA
-    found = PCA(random_state=0).fit(rows)
+    found: Any = PCA(random_state=0).fit(rows)
     kept = int(np.searchsorted(np.cumsum(found.explained_variance_ratio_), share)) + 1
     axes = found.components_[: max(1, kept)].astype(np.float32)
     return lambda items: (items - found.mean_.astype(np.float32)) @ axes.T

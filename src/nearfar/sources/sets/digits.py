@@ -7,6 +7,7 @@ test part, counts of ink (0 to 16) in 8 x 8 squares of each drawing.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from datasets import Dataset
 
@@ -19,7 +20,7 @@ def open_digits() -> Raw:
     """One row a drawing: pixel_0_0 ... pixel_7_7, and the digit as its label."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     names = [str(name) for name in found.feature_names]
     columns = {name: found.data[:, i].tolist() for i, name in enumerate(names)}
     table = Dataset.from_dict(columns | {"digit": [str(value) for value in found.target.tolist()]})
