@@ -31,7 +31,7 @@ def test_vectors_maps_and_gradients(name, channels):
 
 
 def test_small_takes_any_size_and_its_vector_is_the_mean_of_its_map():
-    encoder = encoders.image(grid=1).eval()
+    encoder = encoders.image().eval()
     for size in ((8, 8), (32, 32), (14, 20)):
         x = torch.rand(2, 3, *size)
         assert_close(encoder(x), encoder.out(encoder.feature_map(x).mean((2, 3))))

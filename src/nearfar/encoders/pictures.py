@@ -17,7 +17,7 @@ from nearfar.errors import InputError, did_you_mean
 ORIENTATIONS = 6
 Grid = Annotated[int, Range(1, 8)]
 """Parts a side of the last map that "small" averages."""
-GRID = 2
+GRID = 1
 CHANNELS = {"rgb": 3, "orientation": 3 + ORIENTATIONS}
 
 
@@ -200,7 +200,7 @@ def image(name: str = "small", size: PositiveInt | None = None, weights: str | P
         channels: "rgb", or "orientation", which adds six channels of gradient orientation to the input.
         dim: length of the vectors of "small"; 0 for its pooled features (192 grid^2).
         grid: "small" averages its last map over grid x grid parts before the linear layer; 1 averages all of it, which
-            forgets where things are. None: 2, which reads best on validation data of other sets (docs/claims.md).
+            forgets where things are. None: 1; more helped on some sets and not on others (docs/claims.md).
 
     Raises InputError for an unknown name, a size that the architecture cannot take, and weights that do not fit.
     """

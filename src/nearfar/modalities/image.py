@@ -35,8 +35,8 @@ class Options:
         encoder: picture encoder: small (4 conv layers), or any name that timm knows.
         image_size: pixels a side. auto: 32 for pictures of at most 64 pixels a side, else 64 (small) or 224 (timm).
         channels: rgb, or orientation for gradient-orientation channels beside them.
-        grid: parts a side of its last map that the small picture encoder averages; 1 forgets where things are.
-            Default 2.
+        grid: parts a side of its last map that the small picture encoder averages; 1, the default, forgets where
+            things are.
         weights: file of weights (safetensors) for the picture encoder, or the folder of a nearfar model with such an
             encoder.
     """
