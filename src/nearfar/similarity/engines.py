@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import blockwise, onepass, per_entry
-from nearfar.similarity.operands import Columns, Operand, Scored, slices
+from nearfar.similarity.exchange import any_rank
+from nearfar.similarity.operands import Columns, Operand, Scored, refuse, slices
 from nearfar.similarity.reductions import CrossEntropy, Reduction
 from nearfar.similarity.relations import Listed, Tile
-from nearfar.similarity.ring import Trip, refuse
 from nearfar.similarity.vectors import Vectors
 
 # Entries of the matrix from which the general sweep is faster than building it, by device type: set from
@@ -184,7 +184,7 @@ def _sweep(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Redu
     lead, n = query.shape[:-2], query.shape[-2]
     states = [r.start((*lead, n if r.dim == 1 else operands[r.block].width), query) for r in reductions]
     for block, operand in enumerate(operands):
-        trip = Trip(operand)
+        trip = operand.parts()
         for part in trip:
             with trip.guard():
                 for t in _tiles_of(query, block, part, size):
@@ -269,7 +269,7 @@ class _Backward:
         for block, operand in enumerate(self.operands):
             out = [self.out[k] for k in self.blocks[block]]
             wanted = out[0] is not None if isinstance(operand, Operand) else False
-            trip = Trip(operand, gradients=wanted if operand.ring is None else operand.ring.any(wanted))
+            trip = operand.parts(gradients=wanted if operand.ring is None else any_rank(wanted, operand.ring.group))
             for part in trip:
                 with trip.guard():
                     for t in _tiles_of(self.query, block, part, self.sweep.tile):

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError
-from nearfar.similarity.exchange import Exchange, exchange
+from nearfar.similarity.exchange import Exchange, Ring, exchange
 from nearfar.similarity.further import Anchors, Extra, Further
 from nearfar.similarity.matrix import Block, Similarity
 from nearfar.similarity.relations import Listed, Relation, diagonal, nobody, same
-from nearfar.similarity.ring import Ring
 from nearfar.similarity.sparse import Sparse, sparse
 from nearfar.similarity.vectors import Vectors, halved
 

@@ -14,11 +14,10 @@ from torch import Tensor
 from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError, did_you_mean
 from nearfar.similarity import engines, ranks
-from nearfar.similarity.exchange import all_sum
-from nearfar.similarity.operands import Columns, Operand, Scored, Source, kind
+from nearfar.similarity.exchange import Ring, all_sum, any_rank, largest, total
+from nearfar.similarity.operands import Columns, Operand, Scored, Source, kind, refuse
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction, Sum
 from nearfar.similarity.relations import Listed, Relation, Same, Tile, check_ids, everyone, nobody
-from nearfar.similarity.ring import Ring, refuse
 from nearfar.similarity.sparse import Sparse
 from nearfar.similarity.units import accumulated
 from nearfar.similarity.vectors import Vectors
@@ -261,12 +260,10 @@ class Similarity:
         if where is None and complete and self.group is None and rows.numel():
             return rows.mean()
         where = self.has_positive() if where is None else where
-        kept = torch.where(where, rows, 0)
-        total, count = kept.sum(), where.sum().to(rows.dtype)
+        summed, count = torch.where(where, rows, 0).sum(), total(where.sum().to(rows.dtype), self.group)
         if self.group is not None:
-            dist.all_reduce(count, group=self.group)
-            total = total * dist.get_world_size(self.group)
-        return total / count.clamp(min=1)
+            summed = summed * dist.get_world_size(self.group)
+        return summed / count.clamp(min=1)
 
     def log_mean_exp(self, rows: Tensor, where: Tensor | None = None) -> Tensor:
         """log of the mean of exp(rows) over all anchors of all ranks that have a positive (or those of `where`).
@@ -276,15 +273,10 @@ class Similarity:
         where = self.has_positive() if where is None else where
         rows = torch.where(where, rows, -math.inf)
         top = rows.detach().max() if rows.numel() else rows.new_tensor(-math.inf)
-        count = where.sum().to(rows.dtype)
-        if self.group is not None:
-            dist.all_reduce(top, dist.ReduceOp.MAX, group=self.group)
-            dist.all_reduce(count, group=self.group)
+        top, count = largest(top, self.group), total(where.sum().to(rows.dtype), self.group)
         top = torch.where(top.isfinite(), top, 0)
-        total = (rows - top).exp().sum()
-        if self.group is not None:
-            total = all_sum(total, self.group)
-        return top + torch.where(count > 0, total / count.clamp(min=1), 1).log()
+        summed = all_sum((rows - top).exp().sum(), self.group)
+        return top + torch.where(count > 0, summed / count.clamp(min=1), 1).log()
 
     def row_temperature(self) -> Tensor:
         """The temperature of each row's similarities, (..., N) or a scalar.
@@ -299,10 +291,7 @@ class Similarity:
 
     def any_rank(self, flag: Tensor) -> bool:
         """Whether `flag` holds on any rank, so that all ranks raise together."""
-        flag = flag.any().float()
-        if self.group is not None:
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
-        return bool(flag > 0)
+        return any_rank(flag, self.group)
 
     def topk(self, k: int, *, where: Relation | None = None, block: int = 0,
              progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
@@ -502,9 +491,9 @@ def _centre(query: Tensor, ring: Ring | None) -> Tensor:
     """Where distances are measured from, so that few digits are lost; keys that travel need one for all ranks."""
     if ring is None:
         return query.mean(-2, keepdim=True)
-    total = torch.cat([query.sum(-2, keepdim=True), query.new_full((*query.shape[:-2], 1, 1), query.shape[-2])], -1)
-    total = ring.sum(total)
-    return total[..., :-1] / total[..., -1:].clamp(min=1)
+    both = torch.cat([query.sum(-2, keepdim=True), query.new_full((*query.shape[:-2], 1, 1), query.shape[-2])], -1)
+    both = total(both, ring.group)
+    return both[..., :-1] / both[..., -1:].clamp(min=1)
 
 
 def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:

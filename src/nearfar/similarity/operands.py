@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from nearfar.errors import InputError
+from nearfar.similarity.exchange import Ring, RingPass
 from nearfar.similarity.vectors import Vectors
-
-if TYPE_CHECKING:
-    from nearfar.similarity.ring import Ring
 
 
 class Source:
@@ -93,6 +91,10 @@ class Columns:
     def here(self, columns: slice) -> slice:
         return slice(columns.start - self.first, columns.stop - self.first)
 
+    def parts(self, gradients: bool = False) -> RingPass[Columns]:
+        """The columns part by part, as they come by; see `RingPass` for `gradients`."""
+        return RingPass(None, self)
+
     def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
         """The similarities of a tile."""
         raise TypeError("no columns")
@@ -129,6 +131,12 @@ class Operand(Columns):
 
     def given(self, tensors: Sequence[Tensor]) -> Operand:
         return replace(self, vectors=Vectors(tensors[0]))
+
+    def parts(self, gradients: bool = False) -> RingPass[Columns]:
+        return RingPass(self.ring, self, self.keys, self._part, gradients)
+
+    def _part(self, keys: Tensor, first: int) -> Operand:
+        return replace(self.given([keys]), ring=None, first=first)
 
     def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
         q, columns = query[..., rows, :], self.here(columns)
@@ -247,6 +255,13 @@ def _is_view(index: Any) -> bool:
     """Whether an index takes a rectangle."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(x is None or x is Ellipsis or type(x) in (int, slice) for x in parts)
+
+
+def refuse(operand: Columns, what: str) -> None:
+    """Raises where a question needs all keys in one place."""
+    if operand.ring is not None:
+        raise InputError(f"{what} needs the keys of all processes at once, but here they travel.",
+                         'Use `with nearfar.similarity.exchange_plan("gather"):`.')
 
 
 def slices(n: int, size: int | None) -> list[slice]:

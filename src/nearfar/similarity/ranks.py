@@ -14,9 +14,9 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.similarity.conjunction import at_block, literals
 from nearfar.similarity.engines import tile_of
-from nearfar.similarity.operands import Columns, Operand, Scored, slices
+from nearfar.similarity.exchange import largest
+from nearfar.similarity.operands import Columns, Operand, Scored, refuse, slices
 from nearfar.similarity.relations import Listed, Not, Relation, Tile
-from nearfar.similarity.ring import Trip, refuse
 from nearfar.similarity.sparse import Sparse, places
 from nearfar.similarity.units import longest
 
@@ -44,7 +44,7 @@ def topk(query: Tensor, operand: Columns, block: int, k: int, where: Relation | 
     places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
     tile = tile_of(query.device, [operand])
     height, width = max(1, tile[0] // max(1, lead.numel())), max(tile[1], STRIP.get(query.device.type, 1 << 15))
-    trip, last = Trip(operand), -1
+    trip, last = operand.parts(), -1
     for part in trip:
         rising, last = part.first > last, max(last, part.first)
         with trip.guard():
@@ -275,7 +275,7 @@ def rounding(query: Tensor, operands: Iterable[Columns], value: Tensor) -> Tenso
 def _longest(operand: Operand) -> Tensor:
     """The largest length of its keys."""
     most = longest(operand.keys)
-    return most if operand.ring is None else operand.ring.most(most)
+    return most if operand.ring is None else largest(most, operand.ring.group)
 
 
 def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
@@ -335,7 +335,7 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
         limits = torch.stack([found + (j << shift) for j in range(1, 16)], 1)
         counts = torch.zeros_like(limits, dtype=torch.long)
         for block, operand in operands.items():
-            trip = Trip(operand)
+            trip = operand.parts()
             for part in trip:
                 with trip.guard():
                     _count(query, part, block, where, limits, counts)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.similarity.exchange import Ring, any_rank, largest
 from nearfar.similarity.fast import (
     BOUND,
     LOG2E,
@@ -26,7 +27,6 @@ from nearfar.similarity.fast import (
 )
 from nearfar.similarity.operands import Operand
 from nearfar.similarity.reductions import LogSumExp, Reduction
-from nearfar.similarity.ring import Ring, Trip
 from nearfar.similarity.units import longest
 from nearfar.similarity.vectors import Side, Vectors
 
@@ -69,8 +69,8 @@ class TravellingLogSumExp(torch.autograd.Function):
 def _around(journey: Journey, query: Tensor, keys: Tensor, u: list[Tensor],
             need: tuple[bool, bool]) -> list[Tensor | None]:
     """Gradients of query, this rank's keys and the weights: those of the keys come home with them."""
-    wanted = journey.ring.any(need[1])
-    trip, side = Trip(journey.operand.given([keys]), gradients=wanted), Side(query)
+    wanted = any_rank(need[1], journey.ring.group)
+    trip, side = journey.operand.given([keys]).parts(gradients=wanted), Side(query)
     total: list[Tensor | None] = [None] * (1 + len(u))
     for part in trip:
         with trip.guard():
@@ -91,21 +91,21 @@ def reduce(query: Vectors, operand: Operand, reductions: Sequence[Reduction], ti
     ring = operand.ring
     assert ring is not None
     found = groups(reductions)
-    largest = ring.most(torch.stack([longest(query.whole), longest(operand.keys)])).prod().item()
-    fits = found is not None and query.dim() == 2 and all(largest * g.scale * LOG2E <= BOUND for g in found)
-    if ring.any(not fits) or found is None:
+    most = largest(torch.stack([longest(query.whole), longest(operand.keys)]), ring.group).prod().item()
+    fits = found is not None and query.dim() == 2 and all(most * g.scale * LOG2E <= BOUND for g in found)
+    if any_rank(not fits, ring.group) or found is None:
         return None
     plan = Plan(found, tile, False, choice, [r for r in reductions if isinstance(r, LogSumExp)])
     plan.shifts = [0.0] * len(found)
     rows, side = [query.new_zeros(len(query)) for _ in found], Side(query.whole.detach())
     with torch.no_grad():
         plan.conditions = [Conditions(g.terms, query.dtype, LOG2E) for g in found]
-        trip = Trip(operand.given([operand.keys.detach()]))
+        trip = operand.given([operand.keys.detach()]).parts()
         for part in trip:
             with trip.guard():
                 for total, x in zip(rows, sums(plan, side, Side(part.keys), part.first)[0], strict=True):
                     total += x
-        if ring.any(not in_range(plan, rows, rows)):
+        if any_rank(not in_range(plan, rows, rows), ring.group):
             return None
     answers = TravellingLogSumExp.apply(Journey(plan, operand, ring), rows, query.whole, operand.keys,
                                         *(g.weight for g in found))
