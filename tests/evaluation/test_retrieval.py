@@ -11,7 +11,8 @@ from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer, VectorScorer, normalise, topk
 from nearfar.evaluation.relevance import listed, same
 from nearfar.evaluation.retrieval import rank, retrieval
-from nearfar.similarity import engine, ranks
+from nearfar.similarity import engine
+from nearfar.similarity.answer import topk as answer
 
 KS = (1, 3, 10, 50)
 
@@ -173,7 +174,7 @@ def test_a_small_budget_of_memory_gives_the_same(monkeypatch):
     query, gallery = np.random.default_rng(0).normal(size=(9, 4)), np.random.default_rng(1).normal(size=(60, 4))
     arguments = VectorScorer(query, gallery), same(range(9), np.arange(60) % 9)
     whole = rank(*arguments)
-    monkeypatch.setitem(ranks.RANKED, "cpu", 1)
+    monkeypatch.setitem(answer.RANKED, "cpu", 1)
     assert rank(*arguments).metrics == whole.metrics
 
 

@@ -4,19 +4,20 @@
     info_nce = s.mean(softplus(s.reduce(LogSumExp(where=s.negative)) - s.paired()))
 """
 
-from nearfar.similarity.engines import engine
+from nearfar.similarity.answer.engine import engine
+from nearfar.similarity.answer.normalise import normalise
 from nearfar.similarity.exchange import exchange_plan
-from nearfar.similarity.further import Anchors, Further
-from nearfar.similarity.layouts import Hidden, Known, Layout, all_views, both_ways, one_way
-from nearfar.similarity.matrix import Block, Similarity
-from nearfar.similarity.operands import Source
+from nearfar.similarity.layouts import Anchors, Further, Hidden, Known, Layout, all_views, both_ways, one_way
+from nearfar.similarity.matrix import Similarity
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
 from nearfar.similarity.relations import (
     Relation,
+    Sparse,
     at_least,
     at_most,
     dense,
     diagonal,
+    equal,
     everyone,
     function,
     listed,
@@ -26,10 +27,10 @@ from nearfar.similarity.relations import (
     per_column,
     per_row,
     same,
+    sparse,
 )
-from nearfar.similarity.sparse import Sparse, equal, sparse
+from nearfar.similarity.source import Block, Source
 from nearfar.similarity.temperature import Temperature
-from nearfar.similarity.units import normalise
 
 __all__ = [
     "Anchors", "Block", "Count", "CrossEntropy", "Further", "Hidden", "Known", "Layout", "LogSumExp", "Max", "Mean",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,7 +40,18 @@ class Tile:
 
 
 class Relation:
-    """Base of all relations. `tile(t)` gives a bool or float tensor that broadcasts to (..., rows, columns)."""
+    """Base of all relations. `tile(t)` gives a bool or float tensor that broadcasts to (..., rows, columns).
+
+    What a relation says of itself decides which algorithm may answer for it. The defaults promise nothing:
+    `boolean`: it surely selects pairs and weighs none. `reads_values`: it looks at the similarities of the tile.
+    `sparse`: it holds few pairs, known by their places (`pairs_in`). `alike`: it is the same for all entries of leading
+    dimensions.
+    """
+
+    boolean: bool = False
+    reads_values: bool = True
+    sparse: bool = False
+    alike: bool = False
 
     def tile(self, t: Tile) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not answer for tiles")
@@ -55,6 +66,22 @@ class Relation:
 
     def full(self, t: Tile) -> bool:
         """True where every pair of the tile is known to count (boolean relations)."""
+        return False
+
+    def pairs_in(self, t: Tile) -> tuple[Tensor, Tensor]:
+        """The pairs that lie in a tile, as rows and columns within it (sparse relations)."""
+        raise TypeError(f"{type(self).__name__} does not know its pairs")
+
+    def at_block(self, block: int) -> Relation:
+        """The relation as the candidates of one block see it; they are block 0 of the answer."""
+        return self if block == 0 else AtBlock(self, block)
+
+    def assume(self, known: Listed, holds: bool) -> Relation:
+        """The relation for pairs of which it is known whether they are listed."""
+        return self
+
+    def symmetric(self) -> bool:
+        """Whether it is known to be its own transpose where the anchors are the candidates."""
         return False
 
     def __and__(self, other: Relation) -> Relation:
@@ -77,11 +104,20 @@ class Relation:
         return self.other if isinstance(self, Not) else Not(self)
 
 
+class _Selecting(Relation):
+    """A relation that selects pairs by what is known of rows and columns, the same for all entries."""
+
+    boolean, reads_values, alike = True, False, True
+
+
 @dataclass(frozen=True, eq=False)
-class Constant(Relation):
+class Constant(_Selecting):
     """Every pair, or none."""
 
     value: bool
+
+    def at_block(self, block: int) -> Relation:
+        return self
 
     def tile(self, t: Tile) -> Tensor:
         return torch.full((1, 1), self.value, device=t.device)
@@ -98,9 +134,29 @@ nobody = Constant(False)
 
 
 @dataclass(frozen=True, eq=False)
-class Both(Relation):
+class _Joined(Relation):
     a: Relation
     b: Relation
+
+    @property
+    def boolean(self) -> bool:
+        return self.a.boolean and self.b.boolean
+
+    @property
+    def reads_values(self) -> bool:
+        return self.a.reads_values or self.b.reads_values
+
+    @property
+    def alike(self) -> bool:
+        return self.a.alike and self.b.alike
+
+
+class Both(_Joined):
+    def at_block(self, block: int) -> Relation:
+        return self.a.at_block(block) & self.b.at_block(block)
+
+    def assume(self, known: Listed, holds: bool) -> Relation:
+        return self.a.assume(known, holds) & self.b.assume(known, holds)
 
     def tile(self, t: Tile) -> Tensor:
         a, b = self.a.tile(t), self.b.tile(t)
@@ -116,10 +172,12 @@ class Both(Relation):
         return self.a.full(t) and self.b.full(t)
 
 
-@dataclass(frozen=True, eq=False)
-class Either(Relation):
-    a: Relation
-    b: Relation
+class Either(_Joined):
+    def at_block(self, block: int) -> Relation:
+        return self.a.at_block(block) | self.b.at_block(block)
+
+    def assume(self, known: Listed, holds: bool) -> Relation:
+        return self.a.assume(known, holds) | self.b.assume(known, holds)
 
     def tile(self, t: Tile) -> Tensor:
         a, b = self.a.tile(t), self.b.tile(t)
@@ -138,6 +196,27 @@ class Either(Relation):
 class Not(Relation):
     other: Relation
 
+    @property
+    def boolean(self) -> bool:
+        return self.other.boolean
+
+    @property
+    def reads_values(self) -> bool:
+        return self.other.reads_values
+
+    @property
+    def alike(self) -> bool:
+        return self.other.alike
+
+    def at_block(self, block: int) -> Relation:
+        return ~self.other.at_block(block)
+
+    def assume(self, known: Listed, holds: bool) -> Relation:
+        return ~self.other.assume(known, holds)
+
+    def symmetric(self) -> bool:
+        return self.other.symmetric()
+
     def tile(self, t: Tile) -> Tensor:
         answer = self.other.tile(t)
         if answer.dtype != torch.bool:
@@ -152,7 +231,91 @@ class Not(Relation):
 
 
 @dataclass(frozen=True, eq=False)
-class Listed(Relation):
+class AtBlock(Relation):
+    """A relation of many blocks, asked about one of them as if it were the only one."""
+
+    relation: Relation
+    block: int
+
+    @property
+    def boolean(self) -> bool:
+        return self.relation.boolean
+
+    @property
+    def reads_values(self) -> bool:
+        return self.relation.reads_values
+
+    @property
+    def alike(self) -> bool:
+        return self.relation.alike
+
+    def at_block(self, block: int) -> Relation:
+        return self
+
+    def tile(self, t: Tile) -> Tensor:
+        return self.relation.tile(replace(t, block=self.block))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.relation.tensors()
+
+    def empty(self, t: Tile) -> bool:
+        return self.relation.empty(replace(t, block=self.block))
+
+
+@dataclass(eq=False)
+class PerBlock(Relation):
+    """Another relation for each block; each sees its own block as block 0."""
+
+    members: Sequence[Relation]
+
+    @property
+    def alike(self) -> bool:
+        return all(m.alike for m in self.members)
+
+    def at_block(self, block: int) -> Relation:
+        return self.members[block].at_block(0)
+
+    def tile(self, t: Tile) -> Tensor:
+        return self.members[t.block].tile(replace(t, block=0))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(x for m in self.members for x in m.tensors())
+
+    def empty(self, t: Tile) -> bool:
+        return self.members[t.block].empty(replace(t, block=0))
+
+
+class _OfOneBlock(Relation):
+    """A relation of one block: in others it holds for `elsewhere`."""
+
+    block: int
+    elsewhere: Relation
+
+    def at_block(self, block: int) -> Relation:
+        if self.block != block:
+            return self.elsewhere
+        return self if block == 0 else replace(self, block=0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+class _OfValues(_Selecting):
+    """A relation of the rows' values and those of each block's columns; None where a block has none."""
+
+    columns: Sequence[Tensor | None]
+
+    def of(self, t: Tile) -> Tensor | None:
+        """The values of a tile's block."""
+        return self.columns[t.block] if t.block < len(self.columns) else None
+
+    def at_block(self, block: int) -> Relation:
+        columns = self.columns[block] if block < len(self.columns) else None
+        if columns is None:
+            return nobody
+        return self if len(self.columns) == 1 else replace(  # pyright: ignore[reportArgumentType, reportCallIssue]
+            self, columns=[columns])
+
+
+@dataclass(frozen=True, eq=False)
+class Listed(_OfOneBlock, _Selecting):
     """Row i is related to column `columns[i]` (or to each of `columns[i, :]`) of one block; -1 means to none.
 
     `columns`: LongTensor (N,) or (N, P). `start`: they are known to count up from here. `halves`: of twice so many rows
@@ -163,6 +326,8 @@ class Listed(Relation):
     block: int = 0
     start: int | None = None
     halves: int | None = None
+    sparse = True
+    elsewhere = nobody
 
     @property
     def diagonals(self) -> tuple[int, ...]:
@@ -175,6 +340,35 @@ class Listed(Relation):
     def complete(self) -> bool:
         """Whether each row is known to have its column."""
         return bool(self.diagonals)
+
+    @property
+    def listed(self) -> Tensor:
+        """(N, P)."""
+        return self.columns if self.columns.dim() == 2 else self.columns[:, None]
+
+    def same_list(self, other: Relation) -> bool:
+        return isinstance(other, Listed) and other.columns is self.columns and other.block == self.block
+
+    def assume(self, known: Listed, holds: bool) -> Relation:
+        return Constant(holds) if self.same_list(known) else self
+
+    def symmetric(self) -> bool:
+        """Whether j in the list of i implies i in the list of j."""
+        if self.halves is not None or self.start == 0:
+            return True
+        if self.listed.shape[1] != 1:
+            return False
+        there = self.listed[:, 0]
+        held = there >= 0
+        back = there[there.clamp(min=0)]
+        return bool((back[held] == torch.arange(len(there), device=there.device)[held]).all())
+
+    def pairs_in(self, t: Tile) -> tuple[Tensor, Tensor]:
+        if t.block != self.block:
+            return _no_pairs(t)
+        columns = self.listed[t.rows]
+        row = torch.arange(len(columns), device=t.device)[:, None].expand_as(columns).reshape(-1)
+        return _inside(row, columns.reshape(-1), t)
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:
@@ -211,8 +405,19 @@ def check_ids(*values: Tensor | None) -> None:
             )
 
 
+def _no_pairs(t: Tile) -> tuple[Tensor, Tensor]:
+    nothing = torch.zeros(0, dtype=torch.long, device=t.device)
+    return nothing, nothing
+
+
+def _inside(row: Tensor, column: Tensor, t: Tile) -> tuple[Tensor, Tensor]:
+    """Of some pairs those whose columns lie in a tile, as columns within it."""
+    inside = (column >= t.columns.start) & (column < t.columns.stop)
+    return row[inside], column[inside] - t.columns.start
+
+
 @dataclass(frozen=True, eq=False)
-class Same(Relation):
+class Same(_OfValues):
     """Pairs whose row value equals the column value.
 
     `rows`: (N,) integers; `columns`: one entry a block, (M,) for shared and (N, L) for own lists, None where a block
@@ -226,8 +431,12 @@ class Same(Relation):
     _ranges: dict[tuple[int, int, int], tuple[float, float, float]] = field(
         init=False, default_factory=dict, repr=False)
 
+    def symmetric(self) -> bool:
+        columns = self.columns[0] if len(self.columns) == 1 else None
+        return columns is not None and (self.rows is columns or torch.equal(self.rows, columns))
+
     def tile(self, t: Tile) -> Tensor:
-        values = self.columns[t.block] if t.block < len(self.columns) else None
+        values = self.of(t)
         if values is None:
             return torch.zeros((1, 1), dtype=torch.bool, device=t.device)
         row = self.rows[t.rows, None]
@@ -235,7 +444,7 @@ class Same(Relation):
         return (row == column) & (row >= 0)
 
     def empty(self, t: Tile) -> bool:
-        values = self.columns[t.block] if t.block < len(self.columns) else None
+        values = self.of(t)
         if values is None:
             return True
         if t.own:
@@ -245,7 +454,7 @@ class Same(Relation):
         return high < first or last < low
 
     def full(self, t: Tile) -> bool:
-        values = self.columns[t.block] if t.block < len(self.columns) else None
+        values = self.of(t)
         if values is None or t.own:
             return False
         least, low, high = self._range(self.rows, -1, t.rows)
@@ -277,14 +486,91 @@ def same(rows: Tensor, columns: Tensor | Sequence[Tensor | None] | None = None) 
 
 
 @dataclass(frozen=True, eq=False)
-class Overlap(Relation):
+class Sparse(_OfOneBlock, _Selecting):
+    """A relation of few pairs: row i and the columns `order[start[i]:stop[i]]` of one block, rising and each once.
+
+    grade: how much each of them counts, float (len(order),); None: all alike. A relation of who may see whom has none.
+    """
+
+    order: Tensor
+    start: Tensor
+    stop: Tensor
+    block: int = 0
+    grade: Tensor | None = None
+    sparse = True
+    elsewhere = nobody
+
+    @property
+    def counts(self) -> Tensor:
+        """How many columns each row has, LongTensor (N,)."""
+        return self.stop - self.start
+
+    def pairs(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Row (from 0 on within `rows`) and column of each pair of these rows, by row and then by column."""
+        row, at = self._at(rows)
+        return row, self.order[at]
+
+    def grades(self, rows: slice) -> Tensor:
+        """The grade of each of the `pairs` of these rows, (P,); 1 where there are none."""
+        at = self._at(rows)[1]
+        return torch.ones(len(at), device=at.device) if self.grade is None else self.grade[at]
+
+    def _at(self, rows: slice) -> tuple[Tensor, Tensor]:
+        start, counts = self.start[rows], self.counts[rows]
+        row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        away = torch.arange(len(row), device=counts.device) - (counts.cumsum(0) - counts)[row]
+        return row, start[row] + away
+
+    def pairs_in(self, t: Tile) -> tuple[Tensor, Tensor]:
+        return _inside(*self.pairs(t.rows), t) if t.block == self.block else _no_pairs(t)
+
+    def tile(self, t: Tile) -> Tensor:
+        if t.block != self.block:
+            return torch.zeros((1, 1), dtype=torch.bool, device=t.device)
+        mask = torch.zeros(t.shape, dtype=torch.bool, device=t.device)
+        mask[self.pairs_in(t)] = True
+        return mask
+
+    def empty(self, t: Tile) -> bool:
+        return t.block != self.block or not len(self.pairs_in(t)[0])
+
+
+def sparse(rows: Tensor, columns: Tensor, n: int, block: int = 0, grade: Tensor | None = None) -> Sparse:
+    """The pairs of row `rows[p]` and column `columns[p]` of n rows; LongTensor (P,) both, repeated pairs count once.
+
+    grade: of each pair, (P,); a repeated pair takes its largest.
+    """
+    if rows.shape != columns.shape or rows.dim() != 1:
+        raise InputError(f"Pairs are given by rows (P,) and columns (P,). Got {tuple(rows.shape)} and "
+                         f"{tuple(columns.shape)}.")
+    if (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n) or bool((columns < 0).any()):
+        raise InputError(f"Pairs must have rows from 0 to {n - 1} and columns from 0 on.")
+    width = int(columns.max()) + 1 if len(columns) else 1
+    flat, place = torch.unique(rows * width + columns, return_inverse=True)
+    ends = torch.searchsorted(flat // width, torch.arange(n + 1, device=rows.device))
+    if grade is not None:
+        grade = grade.new_full((len(flat),), -torch.inf).scatter_reduce(0, place, grade, "amax")
+    return Sparse(flat % width, ends[:-1], ends[1:], block, grade)
+
+
+def equal(rows: Tensor, columns: Tensor, block: int = 0) -> Sparse:
+    """Pairs of equal values, (N,) and (M,) integers, as `same`, in O(N + M) memory; -1 equals nothing, a value below
+    raises InputError."""
+    check_ids(rows, columns)
+    values, order = columns.sort(stable=True)
+    start, stop = torch.searchsorted(values, rows), torch.searchsorted(values, rows, right=True)
+    return Sparse(order, start, torch.where(rows < 0, start, stop), block)
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap(_OfValues):
     """Pairs that share at least one of several labels; multi-hot `rows` (N, C), `columns` (M, C) per block."""
 
     rows: Tensor
     columns: Sequence[Tensor | None]
 
     def tile(self, t: Tile) -> Tensor:
-        values = self.columns[t.block] if t.block < len(self.columns) else None
+        values = self.of(t)
         if values is None:
             return torch.zeros((1, 1), dtype=torch.bool, device=t.device)
         return self.rows[t.rows].float() @ values[t.columns].float().T > 0
@@ -296,11 +582,21 @@ def overlap(rows: Tensor, columns: Tensor | None = None) -> Overlap:
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(Relation):
+class Dense(_OfOneBlock):
     """A whole matrix (..., N, M), bool or float: costs what it is."""
 
     matrix: Tensor
     block: int = 0
+    reads_values = False
+    elsewhere = nobody
+
+    @property
+    def boolean(self) -> bool:
+        return not self.matrix.dtype.is_floating_point
+
+    @property
+    def alike(self) -> bool:
+        return self.matrix.dim() == 2
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:
@@ -317,11 +613,17 @@ def dense(matrix: Tensor, block: int = 0) -> Dense:
 
 
 @dataclass(frozen=True, eq=False)
-class PerColumn(Relation):
+class PerColumn(_OfOneBlock):
     """A weight for each column of one block, (..., M)."""
 
     weight: Tensor
     block: int = 0
+    reads_values = False
+    elsewhere = everyone
+
+    @property
+    def alike(self) -> bool:
+        return self.weight.dim() == 1
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:
@@ -342,6 +644,14 @@ class PerRow(Relation):
     """A weight for each row, (..., N)."""
 
     weight: Tensor
+    reads_values = False
+
+    @property
+    def alike(self) -> bool:
+        return self.weight.dim() == 1
+
+    def at_block(self, block: int) -> Relation:
+        return self
 
     def tile(self, t: Tile) -> Tensor:
         return self.weight[..., t.rows, None]
@@ -356,13 +666,19 @@ def per_row(weight: Tensor) -> PerRow:
 
 
 @dataclass(frozen=True, eq=False)
-class LowRank(Relation):
+class LowRank(_OfOneBlock):
     """Weights W = a b^T + shift, never built: `a` (..., N, R), `b` (..., M, R)."""
 
     a: Tensor
     b: Tensor
     shift: float = 0.0
     block: int = 0
+    reads_values = False
+    elsewhere = nobody
+
+    @property
+    def alike(self) -> bool:
+        return self.a.dim() == self.b.dim() == 2
 
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:
@@ -384,6 +700,14 @@ class Threshold(Relation):
 
     threshold: Tensor
     above: bool
+    boolean = True
+
+    @property
+    def alike(self) -> bool:
+        return self.threshold.dim() == 1
+
+    def at_block(self, block: int) -> Relation:
+        return self
 
     def tile(self, t: Tile) -> Tensor:
         if t.s is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nearfar.similarity.exchange.collectives import fail_together
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Passing:
         return self.came
 
 
-class RingPass(Generic[T]):
+class RingPass(Generic[T_co]):
     """The parts of some keys in the order in which they come by. `part(keys, first)` makes what is handed out of the
     keys that are here and the number of the first of them; keys that do not travel are handed out as `whole`.
 
@@ -67,13 +67,13 @@ class RingPass(Generic[T]):
     home as `carried` after the round.
     """
 
-    def __init__(self, ring: Ring | None, whole: T, keys: Tensor | None = None,
-                 part: Callable[[Tensor, int], T] | None = None, gradients: bool = False):
+    def __init__(self, ring: Ring | None, whole: T_co, keys: Tensor | None = None,
+                 part: Callable[[Tensor, int], T_co] | None = None, gradients: bool = False):
         self.ring, self.whole, self.keys, self.part = ring, whole, keys, part
         self.carried = torch.zeros_like(keys) if gradients and keys is not None else None
         self.problem: Exception | None = None
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[T_co]:
         ring, here, part = self.ring, self.keys, self.part
         if ring is None or here is None or part is None:
             yield self.whole

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity.conjunction import at_block, literals
-from nearfar.similarity.engines import tile_of
+from nearfar.similarity.answer.columns import Columns, Operand, Scored, refuse, slices
+from nearfar.similarity.answer.normal_form import literals
+from nearfar.similarity.answer.normalise import longest
+from nearfar.similarity.answer.plan import tile_for
 from nearfar.similarity.exchange import largest
-from nearfar.similarity.operands import Columns, Operand, Scored, refuse, slices
-from nearfar.similarity.relations import Listed, Not, Relation, Tile
-from nearfar.similarity.sparse import Sparse, places
-from nearfar.similarity.units import longest
+from nearfar.similarity.relations import Not, Relation, Sparse, Tile
 
 # Floats of the panel of rows in which an m-th largest is looked for, and of that in which candidates are ranked.
 PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -42,12 +41,12 @@ def topk(query: Tensor, operand: Columns, block: int, k: int, where: Relation | 
     lead, n = query.shape[:-2], query.shape[-2]
     values = query.new_full((*lead, n, k), -math.inf)
     places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
-    tile = tile_of(query.device, [operand])
+    tile = tile_for(query, [operand])
     height, width = max(1, tile[0] // max(1, lead.numel())), max(tile[1], STRIP.get(query.device.type, 1 << 15))
-    trip, last = operand.parts(), -1
-    for part in trip:
+    parts, last = operand.parts(), -1
+    for part in parts:
         rising, last = part.first > last, max(last, part.first)
-        with trip.guard():
+        with parts.guard():
             sight = Sight(query, part, block, where, tile)
             for rows in slices(n, height):
                 best = Best(values[..., rows, :], places[..., rows, :], rising)
@@ -64,10 +63,10 @@ class Sight:
 
     def __init__(self, query: Tensor, operand: Columns, block: int, where: Relation | None, tile: tuple[int, int]):
         self.query, self.operand, self.block, self.tile = query, operand, block, tile
-        conditions = [] if where is None else literals(at_block(where, block))
+        conditions = [] if where is None else literals(where.at_block(block))
         hidden = [x.other for x in conditions if isinstance(x, Not)]
-        self.few = [x for x in hidden if isinstance(x, (Listed, Sparse))]
-        self.rest = [x for x in conditions if not (isinstance(x, Not) and isinstance(x.other, (Listed, Sparse)))]
+        self.few = [x for x in hidden if x.sparse]
+        self.rest = [x for x in conditions if not (isinstance(x, Not) and x.other.sparse)]
         self.scratch = query.new_empty(0)
 
     def strip(self, rows: slice, columns: slice, multiple: int = 1, fill: float = -math.inf) -> Tensor:
@@ -94,7 +93,7 @@ class Sight:
         for relation in self.rest:
             s.masked_fill_(relation.other.tile(t) if isinstance(relation, Not) else ~relation.tile(t), fill)
         for relation in self.few:
-            i, j = places(relation, t)
+            i, j = relation.pairs_in(t)
             s[..., i, j] = fill
 
 
@@ -177,7 +176,7 @@ def _flood(row: Tensor, value: Tensor, level: Tensor, k: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Placed:
+class Ranks:
     """Where the wanted candidates of some rows stand. row: the row of each, from 0 on within `rows`, rising; place:
     its place in the row's ranking, from 1, rising within a row. LongTensors (P,). grade: of each, (P,); 1 without
     grades, and of equal scores the lower one first."""
@@ -188,7 +187,7 @@ class Placed:
     grade: Tensor
 
 
-def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: Relation | None) -> Iterator[Placed]:
+def ranks_of(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: Relation | None) -> Iterator[Ranks]:
     """The places of the wanted candidates of all rows, some rows at a time; equal scores place them last.
 
     A wanted candidate that `where` hides has no place. Each similarity is computed once.
@@ -197,16 +196,16 @@ def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: R
     if query.dim() != 2 or len(wanted.start) != len(query):
         raise InputError(f"A ranking is of anchors (N, D) and of pairs of N rows. Got {tuple(query.shape)} and "
                          f"{len(wanted.start)} rows.")
-    tile = tile_of(query.device, [operand])
+    tile = tile_for(query, [operand])
     most = max(1, operand.width + MORE * int(wanted.counts.sum()) // max(1, len(query)))
     height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // most))
     sight = Sight(query, operand, block, where, tile)
     for rows in slices(len(query), height):
-        yield _placed(sight, rows, wanted)
+        yield _ranks(sight, rows, wanted)
 
 
 @torch.no_grad()
-def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
+def _ranks(sight: Sight, rows: slice, wanted: Sparse) -> Ranks:
     with torch.autocast(sight.query.device.type, enabled=False):
         s = sight.strip(rows, slice(0, sight.operand.width), fill=math.nan)
     row, column = wanted.pairs(rows)
@@ -226,7 +225,7 @@ def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
     for r in (counts > FEW).nonzero().squeeze(1).tolist():
         part = slice(int(start[r]), int(start[r] + counts[r]))
         place[part] = _places_by_sorting(s[r], score[part])
-    return Placed(rows, row, place, grade if wanted.grade is None else _best_last(row, score, grade))
+    return Ranks(rows, row, place, grade if wanted.grade is None else _best_last(row, score, grade))
 
 
 def _best_last(row: Tensor, score: Tensor, grade: Tensor) -> Tensor:
@@ -289,7 +288,7 @@ def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
     if not width:
         return out
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
-    tile = tile_of(query.device, list(operands.values()))
+    tile = tile_for(query, list(operands.values()))
     height = min(tile[0], max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel())))
     sights = [Sight(query, o, b, where, tile) for b, o in operands.items()]
     for rows in slices(n, height):
@@ -335,9 +334,9 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
         limits = torch.stack([found + (j << shift) for j in range(1, 16)], 1)
         counts = torch.zeros_like(limits, dtype=torch.long)
         for block, operand in operands.items():
-            trip = operand.parts()
-            for part in trip:
-                with trip.guard():
+            parts = operand.parts()
+            for part in parts:
+                with parts.guard():
                     _count(query, part, block, where, limits, counts)
         found = found + ((counts >= wanted[:, None]).sum(1) << shift).to(found.dtype)
     value = _ordered(found.view(query.dtype)).view(query.dtype)
@@ -346,7 +345,7 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
 
 def _count(query: Tensor, part: Columns, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
     """Adds how many similarities are at least each limit of their row."""
-    sight = Sight(query, part, block, where, tile_of(query.device, [part]))
+    sight = Sight(query, part, block, where, tile_for(query, [part]))
     for rows, columns in product(slices(len(query), 512), part.columns(1024)):
         s = _ordered(sight.strip(rows, columns))
         for j in range(limits.shape[1]):
