@@ -74,7 +74,7 @@ def test_metrics_equal_the_loop(search, gallery_tile, query_tile):
 @pytest.mark.parametrize("few", [0, 89, 90])
 def test_many_relevant_items_equal_the_loop(few, monkeypatch):
     """Many relevant items a query take another path; here none, some and all of the rows do."""
-    monkeypatch.setattr(ranks, "FEW", few)
+    monkeypatch.setattr(answer, "FEW", few)
     generator = np.random.default_rng(1)
     query, gallery = generator.normal(size=(7, 4)), generator.normal(size=(270, 4))
     gallery[140:200] = gallery[:60]

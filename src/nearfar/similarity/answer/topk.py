@@ -1,4 +1,4 @@
-"""The nearest candidates of each row, and the similarity of the m-th nearest; constants in the gradient."""
+"""The nearest candidates of each row, ranks of wanted ones, the m-th largest similarity; constants in the gradient."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def topk(query: Tensor, operand: Columns, block: int, k: int, where: Relation | 
     for part in parts:
         rising, last = part.first > last, max(last, part.first)
         with parts.guard():
-            sight = Sight(query, part, block, where, tile)
+            masked = MaskedSimilarities(query, part, block, where, tile)
             for rows in slices(n, height):
-                best = Best(values[..., rows, :], places[..., rows, :], rising)
+                best = RunningTopK(values[..., rows, :], places[..., rows, :], rising)
                 for columns in part.columns(width):
-                    best.take(sight.strip(rows, columns, CHUNK), columns.start)
+                    best.take(masked.strip(rows, columns, CHUNK), columns.start)
                 values[..., rows, :], places[..., rows, :] = best.answer()
                 if progress is not None:
                     progress(rows.stop - rows.start)
     return values, places
 
 
-class Sight:
+class MaskedSimilarities:
     """Similarities of some rows and columns, with a value of no meaning where a pair does not count."""
 
     def __init__(self, query: Tensor, operand: Columns, block: int, where: Relation | None, tile: tuple[int, int]):
@@ -101,7 +101,7 @@ def _moved(x: slice, by: int) -> slice:
     return slice(x.start + by, x.stop + by)
 
 
-class Best:
+class RunningTopK:
     """The k largest so far of some rows, in order. Candidates that cannot be among them are passed over by the largest
     of each chunk of columns; equal ones keep the order of the columns.
 
@@ -199,15 +199,15 @@ def ranks_of(query: Tensor, operand: Columns, block: int, wanted: Sparse, where:
     tile = tile_for(query, [operand])
     most = max(1, operand.width + MORE * int(wanted.counts.sum()) // max(1, len(query)))
     height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // most))
-    sight = Sight(query, operand, block, where, tile)
+    masked = MaskedSimilarities(query, operand, block, where, tile)
     for rows in slices(len(query), height):
-        yield _ranks(sight, rows, wanted)
+        yield _ranks(masked, rows, wanted)
 
 
 @torch.no_grad()
-def _ranks(sight: Sight, rows: slice, wanted: Sparse) -> Ranks:
-    with torch.autocast(sight.query.device.type, enabled=False):
-        s = sight.strip(rows, slice(0, sight.operand.width), fill=math.nan)
+def _ranks(masked: MaskedSimilarities, rows: slice, wanted: Sparse) -> Ranks:
+    with torch.autocast(masked.query.device.type, enabled=False):
+        s = masked.strip(rows, slice(0, masked.operand.width), fill=math.nan)
     row, column = wanted.pairs(rows)
     score = s[row, column]
     seen = ~score.isnan()
@@ -284,15 +284,15 @@ def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
     lead, n, width = query.shape[:-2], query.shape[-2], sum(o.width for o in operands.values())
     out = query.new_full((*lead, n), -math.inf)
     if any(o.ring is not None for o in operands.values()):
-        return _travelling(query, operands, m, where)
+        return _nth_of_ring(query, operands, m, where)
     if not width:
         return out
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
     tile = tile_for(query, list(operands.values()))
     height = min(tile[0], max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel())))
-    sights = [Sight(query, o, b, where, tile) for b, o in operands.items()]
+    blocks = [MaskedSimilarities(query, o, b, where, tile) for b, o in operands.items()]
     for rows in slices(n, height):
-        s = [sight.strip(rows, slice(0, sight.operand.width)) for sight in sights]
+        s = [masked.strip(rows, slice(0, masked.operand.width)) for masked in blocks]
         out[..., rows] = _select(torch.cat(s, -1) if len(s) > 1 else s[0], m if each is None else each[..., rows])
     return out
 
@@ -324,7 +324,7 @@ def _ordered(s: Tensor) -> Tensor:
     return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
 
 
-def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
+def _nth_of_ring(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
     """The m-th largest of keys that travel: four bits of it a round, by counting what is at least as large."""
     kind = torch.int64 if query.dtype == torch.float64 else torch.int32
     bits = torch.iinfo(kind)
@@ -345,8 +345,8 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
 
 def _count(query: Tensor, part: Columns, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
     """Adds how many similarities are at least each limit of their row."""
-    sight = Sight(query, part, block, where, tile_for(query, [part]))
+    masked = MaskedSimilarities(query, part, block, where, tile_for(query, [part]))
     for rows, columns in product(slices(len(query), 512), part.columns(1024)):
-        s = _ordered(sight.strip(rows, columns))
+        s = _ordered(masked.strip(rows, columns))
         for j in range(limits.shape[1]):
             counts[rows, j] += (s >= limits[rows, j, None]).sum(1)
