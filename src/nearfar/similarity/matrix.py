@@ -103,6 +103,7 @@ class Similarity:
         if not reductions:
             raise InputError("reduce() needs at least one reduction.")
         chosen = self._plan(reductions)
+        current().note(chosen)
         answers = self._at_once(chosen)
         rest = iter(self._swept(chosen) if len(answers) < len(reductions) else ())
         found = [answers[k] if k in answers else next(rest) for k in range(len(reductions))]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nearfar import losses
 from nearfar.errors import InputError
 from nearfar.losses import rows
 from nearfar.similarity import (
@@ -83,7 +84,7 @@ def test_several_reductions_share_sweeps():
     with engine("streaming"):
         told = s.explain(LogSumExp(), LogSumExp(dim=0), mean)
         assert told.names == ["log-sum-exp sweep"]
-        assert "rows and columns, and 1 sums" in told.steps[0].why
+        assert "rows and columns; sums taken along: 1" in told.steps[0].why
         assert s.explain(LogSumExp(), mean, Max()).names == ["class sums", "general sweep"]
         assert s.explain(CrossEntropy(), LogSumExp()).names == ["log-sum-exp sweep"]
 
@@ -101,6 +102,19 @@ def test_costs_are_those_of_the_documentation():
     assert {name: c.products / unit for name, c in cost.items()} == {"fused": 8, "half": 4, "pass": 6, "values": 2}
     assert {name: c.passes for name, c in cost.items()} == {"fused": 2, "half": 2, "pass": 1, "values": 1}
     assert all(c.memory < n * n / 4 for c in cost.values()), "a sixteenth of what the matrix would take"
+
+
+@pytest.mark.parametrize(("loss", "products"), [
+    (losses.info_nce, 6), (losses.clip, 8), (losses.dcl, 16), (losses.nt_xent, 16), (losses.hcl, 16)])
+def test_a_block_of_an_engine_tells_what_a_loss_took(loss, products):
+    """In units of n^2 d for n pairs; two views are 2n anchors, and half of their matrix."""
+    n, d = 300, 8
+    a, b = (seeded(n, d, seed=seed).float().requires_grad_() for seed in (1, 2))
+    with engine("streaming", tile=64) as choice:
+        loss(a, b)
+    assert sum(p.cost.products for p in choice.plans) == products * n * n * d
+    assert [name for p in choice.plans for name in p.names if name != "transpose"] == choice.ran
+    assert all(p.cost.memory < 4 * n * n for p in choice.plans)
 
 
 def test_the_plan_needs_no_tensor():

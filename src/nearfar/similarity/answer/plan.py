@@ -286,7 +286,8 @@ class _Blocks:
         elif name != NOTHING:
             rank = p.weight.low_rank[0].a.shape[1] if p.weight is not None and p.weight.low_rank else 1
             numbers = (self.shape.rows + block.width) * self.shape.dim * rank * 2 ** len(p.terms.different)
-            cost = Cost(0 if p.counts else numbers * (6 if self.shape.wanted else 2), 0, 4 * numbers)
+            cost = Cost(numbers * (6 if self.shape.wanted else 2), 0, 4 * numbers)
+            cost = Cost(0, 0, 4 * (self.shape.rows + block.width)) if p.counts else cost
         return Step(name, [p], cost, CLOSED[name], p.block)
 
     def _of_block(self, block: int, parts: list[Part], fused: list[int]) -> list[Step]:
@@ -413,7 +414,7 @@ def _reason(parts: Sequence[Part], built: bool) -> str:
 def _served(parts: Sequence[Part], found: Sequence[Group], fused: frozenset[int]) -> str:
     rows, columns = any(g.rows for g in found), any(g.columns for g in found)
     ends = "rows and columns" if rows and columns else "rows" if rows else "columns"
-    return ends + (f", and {len(fused)} sums are taken along" if fused else "")
+    return ends + (f"; sums taken along: {len(fused)}" if fused else "")
 
 
 def _swept(shape: Shape, times: int, passes: int, numbers: float, half: bool = False) -> Cost:
