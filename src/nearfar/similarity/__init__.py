@@ -3,8 +3,8 @@
     s = one_way(query, key, temperature=0.07).parts[0]
     info_nce = s.mean(softplus(s.reduce(LogSumExp(where=s.negative)) - s.paired()))
 
-One asks (`matrix`, `relations`, `reductions`, `layouts`, `source`, `temperature`), `answer` answers, and `exchange` talks
-to the other processes.
+One asks (`matrix`, `relations`, `reductions`, `layouts`, `source`, `temperature`), `answer` answers, and `exchange`
+talks to the other processes.
 """
 
 from nearfar.similarity.answer.engine import Engine, engine
