@@ -166,6 +166,16 @@ def test_two_directions_share_one_sweep(monkeypatch):
     assert [t.names for t in told] == [["log-sum-exp sweep"]]
 
 
+def test_the_mth_largest_is_selected_among_a_few_rows_or_bit_by_bit_where_keys_travel():
+    here, away = BlockShape(1 << 20), BlockShape(1 << 20, travels=True)
+    step = plan.selection(Shape(1 << 10, 64, (here,)), Engine())
+    assert (step.name, step.cost.passes, step.tile[0]) == ("selection", 1, 2)
+    assert plan.selection(Shape(1 << 10, 64, (away,)), Engine()).cost.passes == 8
+    with engine() as choice:
+        matrix().threshold(3)
+    assert choice.ran == ["selection"]
+
+
 def test_what_cannot_be_asked_is_told_by_explain_too():
     own = Similarity(seeded(N, D), Block(seeded(N, 3, D, seed=1), own=True))
     with pytest.raises(InputError, match="own list"):

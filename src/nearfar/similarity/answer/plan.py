@@ -27,7 +27,9 @@ from nearfar.similarity.answer.steps import (
     LOG_SUM_EXP,
     NOTHING,
     RING,
+    RING_SELECTION,
     RING_SWEEP,
+    SELECTION,
     SUMS,
     SWEEP,
     WEIGHTED,
@@ -53,6 +55,8 @@ LARGE = 1 << 16
 # Floats of a panel of the cross-entropy pass, and its rows at least: with fewer, matrix products are slow.
 PANEL = {"cpu": 13 << 19, "cuda": 1 << 27}
 LEAST = 256
+# Floats of the panel of rows in which an m-th largest is looked for.
+SELECTED = {"cpu": 1 << 21, "cuda": 1 << 26}
 # Inclusion and exclusion takes 2^MOST class sums; more kinds of hidden pairs than this are swept.
 MOST = 3
 
@@ -139,6 +143,21 @@ def tile_of(shape: Shape, engine: Engine) -> tuple[int, int]:
 def tile_for(query: Tensor, columns: Sequence[Columns]) -> tuple[int, int]:
     """The same under the engine that is in force."""
     return tile_of(Shape.of(Vectors(query), columns), current())
+
+
+def selection(shape: Shape, engine: Engine) -> Step:
+    """How the m-th largest of each row is found: among all candidates of a few rows at a time, `tile[0]` of them; where
+    keys travel, bit by bit, counting in a round what is at least as large."""
+    tile, every = tile_of(shape, engine), math.prod(shape.lead)
+    values = replace(shape, gradient=False, blocks=tuple(replace(b, gradient=False) for b in shape.blocks))
+    if shape.travels:
+        rounds = torch.finfo(shape.dtype).bits // 4
+        cost = _swept(values, 2, 1, 16 * shape.rows)
+        return Step(RING_SELECTION, [], replace(cost, products=rounds * cost.products, passes=rounds),
+                    "keys travel: four bits of the value a round", tile=tile)
+    height = min(tile[0], max(1, SELECTED.get(shape.device, 1 << 24) // max(1, shape.width * every)))
+    return Step(SELECTION, [], _swept(values, 2, 1, every * height * shape.width),
+                "a few rows at a time are held against all candidates", tile=(height, tile[1]))
 
 
 def is_small(shape: Shape, engine: Engine) -> bool:

@@ -20,6 +20,7 @@ from nearfar.similarity.relations import Relation, everyone, nobody
 NOTHING, LISTED, SUMS, WEIGHTED = "no pairs", "listed pairs", "class sums", "weighted sums"
 LOG_SUM_EXP, DENSE, SWEEP = "log-sum-exp sweep", "whole matrix", "general sweep"
 CROSS_ENTROPY, RING, RING_SWEEP = "cross-entropy pass", "ring log-sum-exp", "ring sweep"
+SELECTION, RING_SELECTION = "selection", "ring selection"
 BATCHED, PAIRS, TRANSPOSE = "entry by entry", "paired rows", "transpose"
 CLOSED = {NOTHING: "the relation holds nowhere", LISTED: "few pairs, and their places are known",
           SUMS: "sums over everyone or over equal values are products with sums of keys",

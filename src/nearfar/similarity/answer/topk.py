@@ -13,14 +13,16 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.similarity.answer.columns import Columns, Operand, Scored, refuse, slices
+from nearfar.similarity.answer.engine import current
 from nearfar.similarity.answer.normal_form import literals
 from nearfar.similarity.answer.normalise import longest
-from nearfar.similarity.answer.plan import tile_for
+from nearfar.similarity.answer.plan import selection, tile_for
+from nearfar.similarity.answer.steps import RING_SELECTION, Shape
+from nearfar.similarity.answer.vectors import Vectors
 from nearfar.similarity.exchange import largest
 from nearfar.similarity.relations import Not, Relation, Sparse, Tile
 
-# Floats of the panel of rows in which an m-th largest is looked for, and of that in which candidates are ranked.
-PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
+# Floats of the panel of rows in which candidates are ranked.
 RANKED = {"cpu": 1 << 24, "cuda": 1 << 28}
 # Columns that are searched together for the largest; a chunk of them is passed over by its largest.
 STRIP = {"cpu": 4096, "cuda": 1 << 15}
@@ -283,13 +285,14 @@ def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
         raise InputError(f"m must be at least 1. Got {m}.")
     lead, n, width = query.shape[:-2], query.shape[-2], sum(o.width for o in operands.values())
     out = query.new_full((*lead, n), -math.inf)
-    if any(o.ring is not None for o in operands.values()):
+    step = selection(Shape.of(Vectors(query), list(operands.values())), current())
+    current().note(step.name)
+    if step.name == RING_SELECTION:
         return _nth_of_ring(query, operands, m, where)
     if not width:
         return out
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
-    tile = tile_for(query, list(operands.values()))
-    height = min(tile[0], max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel())))
+    height, tile = step.tile[0], tile_for(query, list(operands.values()))
     blocks = [MaskedSimilarities(query, o, b, where, tile) for b, o in operands.items()]
     for rows in slices(n, height):
         s = [masked.strip(rows, slice(0, masked.operand.width)) for masked in blocks]
