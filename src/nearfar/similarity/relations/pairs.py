@@ -56,9 +56,11 @@ class Listed(OfOneBlock, Selecting):
         if self.listed.shape[1] != 1:
             return False
         there = self.listed[:, 0]
-        held = there >= 0
-        back = there[there.clamp(min=0)]
-        return bool((back[held] == torch.arange(len(there), device=there.device)[held]).all())
+        rows = torch.arange(len(there), device=there.device)[there >= 0]
+        there = there[there >= 0]
+        if bool((there >= len(self.columns)).any()):  # columns that are no row
+            return False
+        return bool((self.listed[there, 0] == rows).all())
 
     def pairs_in(self, t: Tile) -> tuple[Tensor, Tensor]:
         if t.block != self.block:
