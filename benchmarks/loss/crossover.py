@@ -1,11 +1,11 @@
-"""From which size each engine is the faster one: what CROSSOVER in nearfar/similarity/engines.py is set from.
+"""From which size each engine is the faster one: what CROSSOVER in nearfar/similarity/answer/plan.py is set from.
 
     python benchmarks/loss/crossover.py --rows 128 256 512 1024 2048
 
-What closed forms and the fast sweep answer ("auto" uses them at any size) is compared with the dense engine; a loss
-that only the general sweep can answer (a triplet with mining) with streaming against dense, where CROSSOVER decides.
-One process, engines in turn; medians of the ratios. Stored under "crossover" in
-benchmarks/results/loss.json, or loss_cuda.json for a GPU.
+What closed forms and the log-sum-exp sweep answer ("auto" uses them at any size) is compared with the dense engine; a
+loss that only the general sweep can answer (a triplet with mining) with streaming against dense, where CROSSOVER
+decides. One process, engines in turn; medians of the ratios. Stored under "crossover" in benchmarks/results/loss.json,
+or loss_cuda.json for a GPU.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ reference straight from the equation (1,024 rows). Cells that are stored with en
 interrupted run goes on where it stopped; --again measures them anew. A peer that would need more than --memory GiB, or
 is not installed, is recorded as such; one whose first turn takes longer than --longest seconds is stored with that turn
 alone, and stopped after four times that. gpu.py beside this measures the same on a GPU.
+
+    python benchmarks/loss/run.py --explain --rows 16384 --dim 256      # the steps of each loss and their cost, untimed
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cells
 import tables
 import torch
+
+from nearfar.similarity import Plan, engine
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "loss.json"
 TEMPERATURE = 0.07
@@ -152,11 +156,27 @@ def _answers(loss: str, peer: str, rows: int, dim: int) -> Iterator[dict[str, An
     a, b = inputs(int(rows * cell.share), dim)
     for line in sys.stdin:
         if line.strip() == "errors":
-            yield {"mib": held(f, a, b), **errors(loss, peer, int(REFERENCE_ROWS * cell.share), dim, torch.float32,
-                                                  TEMPERATURE)}
+            steps = {} if peer != "nearfar" else {"steps": [s for p in plans(f, a, b) for s in p.names]}
+            few = int(REFERENCE_ROWS * cell.share)
+            yield {**steps, "mib": held(f, a, b), **errors(loss, peer, few, dim, torch.float32, TEMPERATURE)}
         else:
             seconds, value = step(f, a, b)
             yield {"seconds": seconds, "value": value}
+
+
+def plans(f: cells.Loss, a: torch.Tensor, b: torch.Tensor) -> list[Plan]:
+    """How each similarity of the loss is answered."""
+    with engine() as here:
+        f(a, b)
+    return here.plans
+
+
+def explained(loss: str, rows: int, dim: int) -> str:
+    """The steps of a loss, and its products beside those that it needs."""
+    cell, (a, b) = cells.CELLS[loss], inputs(int(rows * cells.CELLS[loss].share), dim)
+    made = plans(maker(loss, "nearfar")(TEMPERATURE), a, b)
+    total = sum(p.cost.products for p in made) / (rows * rows * dim)
+    return "\n".join([f"{loss}/{rows}/{dim}: {total:.2f} n^2 d products, needed {cell.products}", *map(str, made)])
 
 
 def held(f: cells.Loss, a: torch.Tensor, b: torch.Tensor) -> float:
@@ -288,6 +308,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure stored cells anew")
     parser.add_argument("--precision", action="store_true", help="only the errors")
     parser.add_argument("--show", action="store_true", help="only print what is stored")
+    parser.add_argument("--explain", action="store_true", help="only the steps of each loss and their cost")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -296,6 +317,9 @@ def main() -> None:
     o = options()
     if o.cell:
         serve(*o.cell, o.rows[0], o.dim[0])
+        return
+    if o.explain:
+        print(*(explained(loss, rows, dim) for rows in o.rows for dim in o.dim for loss in o.loss), sep="\n\n")
         return
     if o.pairs < 2:
         raise SystemExit("--pairs must be at least 2: a spread needs two turns.")

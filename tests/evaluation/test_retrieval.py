@@ -11,7 +11,8 @@ from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer, VectorScorer, normalise, topk
 from nearfar.evaluation.relevance import listed, same
 from nearfar.evaluation.retrieval import rank, retrieval
-from nearfar.similarity import engine, ranks
+from nearfar.similarity import engine
+from nearfar.similarity.answer import topk as answer
 
 KS = (1, 3, 10, 50)
 
@@ -73,7 +74,7 @@ def test_metrics_equal_the_loop(search, gallery_tile, query_tile):
 @pytest.mark.parametrize("few", [0, 89, 90])
 def test_many_relevant_items_equal_the_loop(few, monkeypatch):
     """Many relevant items a query take another path; here none, some and all of the rows do."""
-    monkeypatch.setattr(ranks, "FEW", few)
+    monkeypatch.setattr(answer, "FEW", few)
     generator = np.random.default_rng(1)
     query, gallery = generator.normal(size=(7, 4)), generator.normal(size=(270, 4))
     gallery[140:200] = gallery[:60]
@@ -173,7 +174,7 @@ def test_a_small_budget_of_memory_gives_the_same(monkeypatch):
     query, gallery = np.random.default_rng(0).normal(size=(9, 4)), np.random.default_rng(1).normal(size=(60, 4))
     arguments = VectorScorer(query, gallery), same(range(9), np.arange(60) % 9)
     whole = rank(*arguments)
-    monkeypatch.setitem(ranks.RANKED, "cpu", 1)
+    monkeypatch.setitem(answer.RANKED, "cpu", 1)
     assert rank(*arguments).metrics == whole.metrics
 
 

@@ -21,10 +21,10 @@ from nearfar.similarity import (
     dense,
     engine,
     listed,
-    ranks,
     same,
 )
-from nearfar.similarity.units import normalise
+from nearfar.similarity.answer import plan
+from nearfar.similarity.answer.normalise import normalise
 from tests.similarity import naive
 from tests.similarity.naive import seeded
 
@@ -118,7 +118,7 @@ def test_topk_and_threshold_equal_sorting():
 @pytest.mark.parametrize("panel", [1, 40, 1 << 20])
 @pytest.mark.parametrize("lead", [(), (2, 2)])
 def test_threshold_is_the_mth_largest_for_shares_and_for_each_rows_own_m(panel, lead, monkeypatch):
-    monkeypatch.setitem(ranks.PANEL, "cpu", panel)
+    monkeypatch.setitem(plan.SELECTED, "cpu", panel)
     q, k = seeded(*lead, 7, D, seed=1), seeded(*lead, 20, D, seed=2)
     k[..., 5, :] = k[..., 6, :]
     where = dense(seeded(7, 20, seed=3) > -0.5)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.losses.rows import softplus
 from nearfar.similarity import LogSumExp, Similarity, diagonal, normalise
-from nearfar.similarity.reductions import finite, safe_log
+from nearfar.similarity.answer.numerics import finite, safe_log
 
 
 def influence_matrix(edges: Int[Tensor, "2 e"], n: int, *, order: int = 1,

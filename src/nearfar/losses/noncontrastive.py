@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.similarity import Block, LogSumExp, Similarity, diagonal, normalise
-from nearfar.similarity.engines import full_precision
+from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import Exchange, exchange
 
 

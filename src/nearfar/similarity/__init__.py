@@ -2,21 +2,26 @@
 
     s = one_way(query, key, temperature=0.07).parts[0]
     info_nce = s.mean(softplus(s.reduce(LogSumExp(where=s.negative)) - s.paired()))
+
+One asks (`matrix`, `relations`, `reductions`, `layouts`, `source`, `temperature`), `answer` answers, and `exchange`
+talks to the other processes.
 """
 
-from nearfar.similarity.engines import engine
+from nearfar.similarity.answer.engine import Engine, engine
+from nearfar.similarity.answer.normalise import normalise
+from nearfar.similarity.answer.steps import Plan
 from nearfar.similarity.exchange import exchange_plan
-from nearfar.similarity.further import Anchors, Further
-from nearfar.similarity.layouts import Hidden, Known, Layout, all_views, both_ways, one_way
-from nearfar.similarity.matrix import Block, Similarity
-from nearfar.similarity.operands import Source
+from nearfar.similarity.layouts import Anchors, Further, Hidden, Known, Layout, all_views, both_ways, one_way
+from nearfar.similarity.matrix import Similarity
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
 from nearfar.similarity.relations import (
     Relation,
+    Sparse,
     at_least,
     at_most,
     dense,
     diagonal,
+    equal,
     everyone,
     function,
     listed,
@@ -26,14 +31,15 @@ from nearfar.similarity.relations import (
     per_column,
     per_row,
     same,
+    sparse,
 )
-from nearfar.similarity.sparse import Sparse, equal, sparse
+from nearfar.similarity.source import Block, Source
 from nearfar.similarity.temperature import Temperature
-from nearfar.similarity.units import normalise
 
 __all__ = [
-    "Anchors", "Block", "Count", "CrossEntropy", "Further", "Hidden", "Known", "Layout", "LogSumExp", "Max", "Mean",
-    "Min", "Relation", "Similarity", "SoftmaxMean", "Source", "Sparse", "Sum", "Temperature", "all_views", "at_least",
-    "at_most", "both_ways", "dense", "diagonal", "engine", "equal", "everyone", "exchange_plan", "function", "listed",
-    "low_rank", "nobody", "normalise", "one_way", "overlap", "per_column", "per_row", "same", "sparse",
+    "Anchors", "Block", "Count", "CrossEntropy", "Engine", "Further", "Hidden", "Known", "Layout", "LogSumExp", "Max",
+    "Mean", "Min", "Plan", "Relation", "Similarity", "SoftmaxMean", "Source", "Sparse", "Sum", "Temperature",
+    "all_views", "at_least", "at_most", "both_ways", "dense", "diagonal", "engine", "equal", "everyone",
+    "exchange_plan", "function", "listed", "low_rank", "nobody", "normalise", "one_way", "overlap", "per_column",
+    "per_row", "same", "sparse",
 ]

@@ -14,13 +14,57 @@ from torch import Tensor
 
 from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError
-from nearfar.similarity.exchange import Exchange, exchange
-from nearfar.similarity.further import Anchors, Extra, Further
-from nearfar.similarity.matrix import Block, Similarity
-from nearfar.similarity.relations import Listed, Relation, diagonal, nobody, same
-from nearfar.similarity.ring import Ring
-from nearfar.similarity.sparse import Sparse, sparse
-from nearfar.similarity.vectors import Vectors, halved
+from nearfar.similarity.answer.vectors import Vectors, halved
+from nearfar.similarity.exchange import Exchange, Ring, exchange
+from nearfar.similarity.matrix import Similarity
+from nearfar.similarity.relations import Listed, Relation, Sparse, diagonal, nobody, same, sparse
+from nearfar.similarity.source import Block
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """The anchors of one similarity, and the candidates that stand in the batch (block 0).
+
+    query: the anchors' vectors (N, D). items: the item of each in this process's batch, (N,).
+    partner: the vector of each anchor's positive, (N, D); positive: its column, (N,). batch: the candidates of the
+    batch. negative: the pairs of that block that are negatives so far. similarity: "cosine", "dot" or "euclidean".
+    """
+
+    query: Tensor
+    items: Tensor
+    partner: Tensor
+    positive: Tensor
+    batch: Block
+    negative: Relation
+    similarity: str
+    net: Exchange
+    width: int
+    repeat: int
+
+    def columns(self, values: Tensor) -> Tensor:
+        """Integers of the items of this process's batch, (n,), as values of the block's columns, (M,).
+
+        Columns that belong to no item (further negatives) are -1. Talks to the other processes: call it on all.
+        """
+        more = values.new_full((max(0, self.width - len(values)),), -1)
+        return self.net.gather(torch.cat([values, more])[: self.width].repeat(self.repeat))[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Further:
+    """What is added to one similarity.
+
+    blocks: further candidates. hidden: pairs of the batch that are no negatives (a declared positive stays one).
+    friends: columns of the batch that are positives as well, (N, P), -1 for none; the loss is then the mean over an
+    anchor's 1 + P positives, each against all other candidates (the mean outside the log).
+    """
+
+    blocks: Sequence[Block] = ()
+    hidden: Relation = nobody
+    friends: Tensor | None = None
+
+
+Extra = Sequence[Block] | Callable[[Anchors], Further]
 
 Rows = Callable[[Similarity], Tensor]
 

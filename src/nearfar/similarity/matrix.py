@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import overload
 
 import torch
@@ -13,54 +12,20 @@ from torch import Tensor
 
 from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError, did_you_mean
-from nearfar.similarity import engines, ranks
-from nearfar.similarity.exchange import all_sum
-from nearfar.similarity.operands import Columns, Operand, Scored, Source, kind
-from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Reduction, Sum
-from nearfar.similarity.relations import Listed, Relation, Same, Tile, check_ids, everyone, nobody
-from nearfar.similarity.ring import Ring, refuse
-from nearfar.similarity.sparse import Sparse
-from nearfar.similarity.units import accumulated
-from nearfar.similarity.vectors import Vectors
+from nearfar.similarity.answer import run, topk
+from nearfar.similarity.answer.columns import Columns, Operand, columns_of, refuse
+from nearfar.similarity.answer.engine import current
+from nearfar.similarity.answer.numerics import full_precision
+from nearfar.similarity.answer.plan import plan
+from nearfar.similarity.answer.steps import Ask, Plan, Shape
+from nearfar.similarity.answer.sweep import tiles
+from nearfar.similarity.answer.vectors import Vectors
+from nearfar.similarity.exchange import all_sum, any_rank, largest, total
+from nearfar.similarity.reductions import Count, CrossEntropy, Reduction, Sum
+from nearfar.similarity.relations import Listed, PerBlock, Relation, Same, Sparse, Tile, check_ids, everyone, nobody
+from nearfar.similarity.source import Block, Source, kind
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
-
-
-@dataclass(eq=False)
-class Block:
-    """Candidates. `keys` (..., M, D) are shared by all anchors; with `own=True` (..., N, L, D) are each anchor's own.
-    A `Source` in place of keys says itself how similar anchors and candidates are.
-
-    `ids`, `labels`: integers of the candidates, (M,) or (N, L); negative = unknown.
-    `visible`: which anchors may see them at all (a relation over this block alone).
-    `gradient=False` holds the keys (what the source reads) constant.
-    `ring`: the keys are those of this rank, and those of the others travel (`Exchange.keys` makes it); columns are then
-    numbered over all ranks, and `ids`, `labels` and relations hold the values of all.
-    """
-
-    keys: Tensor | Source | Vectors
-    own: bool = False
-    ids: Tensor | None = None
-    labels: Tensor | None = None
-    visible: Relation = field(default_factory=lambda: everyone)
-    gradient: bool = True
-    ring: Ring | None = None
-
-
-@dataclass(eq=False)
-class _PerBlock(Relation):
-    """Another relation for each block; each sees its own block as block 0."""
-
-    members: Sequence[Relation]
-
-    def tile(self, t: Tile) -> Tensor:
-        return self.members[t.block].tile(replace(t, block=0))
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(x for m in self.members for x in m.tensors())
-
-    def empty(self, t: Tile) -> bool:
-        return self.members[t.block].empty(replace(t, block=0))
 
 
 class Similarity:
@@ -101,11 +66,11 @@ class Similarity:
         self.ids, self.labels = ids, labels
         self.positive = positive if positive is not None else nobody
         self.itself = itself if itself is not None else nobody
-        self.visible: Relation = _PerBlock([b.visible for b in self.blocks])
+        self.visible: Relation = PerBlock([b.visible for b in self.blocks])
         if all(b.visible is everyone for b in self.blocks):
             self.visible = everyone
         self.negative = self.visible & ~self.positive & ~self.itself
-        self._query, self._operands = _operands(query, self.blocks, temperature, similarity)
+        self._query, self._operands = columns_of(query, self.blocks, temperature, similarity)
         self._twin: Similarity | None = None
         self._paired: Tensor | None = None
         self._known: dict[tuple[float, bool], Tensor] = {}
@@ -137,61 +102,65 @@ class Similarity:
         """Answers all reductions in one sweep over the tiles: (..., N) for dim=1, (..., M) for dim=0."""
         if not reductions:
             raise InputError("reduce() needs at least one reduction.")
-        at_once = [self._in_one_pass(r, reductions) for r in reductions]
-        asked = [r for r, x in zip(reductions, at_once, strict=True) if x is None]
-        rest = iter(self._swept(asked) if asked else ())
-        answers = [next(rest) if x is None else x for x in at_once]
-        return answers[0] if len(answers) == 1 else answers
+        chosen = self._plan(reductions)
+        current().note(chosen)
+        answers = self._at_once(chosen)
+        rest = iter(self._swept(chosen) if len(answers) < len(reductions) else ())
+        found = [answers[k] if k in answers else next(rest) for k in range(len(reductions))]
+        return found[0] if len(found) == 1 else found
 
-    def _swept(self, reductions: Sequence[Reduction]) -> list[Tensor]:
-        plain = [r.negatives() if isinstance(r, CrossEntropy) else r for r in reductions]
-        least = any(isinstance(r, CrossEntropy) and r.of is None for r in reductions)
-        known = self._known_pairs() if least else None
-        asked = [*plain, Sum(where=self._one_positive())] if least and known is None else plain
-        found = self._from_twin(asked)
-        if found is None:
-            found = engines.reduce(self._query, self._operands, asked)
-        if least and known is None:
-            *found, known = found
-            self._paired = known
-        return [r.from_negatives(x, known) if isinstance(r, CrossEntropy) else x
-                for r, x in zip(reductions, found, strict=True)]
+    def explain(self, *reductions: Reduction) -> Plan:
+        """How `reduce` answers these reductions together: a table of steps with their cost, and as a value its `steps`,
+        their `names` and `cost`. Nothing is computed.
 
-    def _known_pairs(self) -> Tensor | None:
-        """S of the declared positives, where it is known or a sweep cannot give it along with the rest."""
-        operand = self._operands[self._one_positive().block]
-        if self._twin is not None and self._twin._paired is not None:
-            return self._twin._paired
-        apart = not isinstance(operand, Operand) or operand.own or operand.ring is not None
-        return self.paired() if apart or self._query.dim() > 2 else None
+        A step's `passes` are how often it goes over the matrix; `products` the floating-point operations of its matrix
+        products, gradients included where they are wanted; `memory` bytes beyond inputs and their gradients, about.
+        """
+        return self._plan(reductions)
 
-    def _in_one_pass(self, r: Reduction, asked: Sequence[Reduction]) -> Tensor | None:
-        """A cross-entropy whose sweeps nothing else shares."""
-        alone = self._twin is None and sum(isinstance(x, LogSumExp) for x in asked) == 1
-        if not isinstance(r, CrossEntropy) or not alone:
-            return None
-        positive = self._one_positive() if r.of is None else None
-        known = isinstance(self.positive, Listed)
-        counts = self.has_positive() if known else torch.ones(self._query.shape[:-1], dtype=torch.bool,
-                                                              device=self._query.device)
-        return engines.cross_entropy(self._query, self._operands, r, counts, positive)
-
-    def _from_twin(self, reductions: Sequence[Reduction]) -> list[Tensor] | None:
-        """Where this matrix is the transpose of another: its rows are the other's columns, answered in one sweep."""
+    def _plan(self, reductions: Sequence[Reduction]) -> Plan:
+        for r in reductions:
+            if isinstance(r, CrossEntropy) and r.of is None:
+                self._one_positive()
+            if r.dim == 0:
+                _check_columns(self._operands[r.block])
         twin = self._twin
-        if twin is None:
-            return None
-        turned = [_transposable(r, self) for r in reductions]
-        asked = [a for a in turned if a is not None]
-        alone = [r for r, a in zip(reductions, turned, strict=True) if a is None]
-        if not all(isinstance(r, Sum) and r.where is self.positive for r in alone):
-            return None
-        if all(a in self._known for a in asked) and not alone:
-            return [self._known[a] for a in asked]
-        flipped = [replace(r, dim=0) for r, a in zip(reductions, turned, strict=True) if a is not None]
-        answers = engines.reduce(self._query, self._operands, [*reductions, *flipped])
-        twin._known = dict(zip(asked, answers[len(reductions):], strict=True))
-        return answers[: len(reductions)]
+        return plan(Ask(Shape.of(self._query, self._operands), reductions, self.positive, self.negative,
+                        twin is not None, frozenset(self._known), twin is not None and twin._paired is not None),
+                    current())
+
+    def _at_once(self, chosen: Plan) -> dict[int, Tensor]:
+        """The cross-entropies that a pass of their own answers."""
+        answers = {}
+        for k, step in chosen.passes.items():
+            asked = chosen.reductions[k]
+            positive = self._one_positive() if isinstance(asked, CrossEntropy) and asked.of is None else None
+            shape, device = self._query.shape[:-1], self._query.device
+            counts = torch.ones(shape, dtype=torch.bool, device=device)
+            if isinstance(self.positive, Listed):
+                counts = self.has_positive()
+            answers[k] = run.at_once(step, self._query, self._operands, counts, positive, current())
+        return answers
+
+    def _swept(self, chosen: Plan) -> list[Tensor]:
+        """The answers to the other reductions, in their order."""
+        asked = [r for k, r in enumerate(chosen.reductions) if k not in chosen.passes]
+        paired = None
+        if chosen.positives is not None:
+            paired = self._twin._paired if chosen.positives == "twin" and self._twin is not None else None
+            paired = self.paired() if chosen.positives == "pairs" else paired
+        if chosen.recalled is not None:
+            found = [self._known[key] for key in chosen.recalled]
+        else:
+            assert chosen.body is not None
+            found = run.reduce(chosen.body, self._query, self._operands, current())
+        many = len(asked) + (chosen.positives == "sum")
+        if chosen.positives == "sum":
+            self._paired = paired = found[len(asked)]
+        if chosen.given is not None and self._twin is not None:
+            self._twin._known = dict(zip(chosen.given, found[many:], strict=True))
+        return [r.from_negatives(x, paired) if isinstance(r, CrossEntropy) else x
+                for r, x in zip(asked, found[: len(asked)], strict=True)]
 
     def share(self, twin: Similarity | None) -> None:
         """Shares sweeps with `twin`, whose matrix and relations are the transposes of these; None stops it."""
@@ -205,7 +174,7 @@ class Similarity:
         operand = self._operands[block]
         if not isinstance(operand, Operand):
             each = [columns] if columns.dim() == 1 else columns.unbind(1)
-            found = engines.reduce(self._query, self._operands, [Sum(where=Listed(c, block)) for c in each])
+            found = self._swept(self._plan([Sum(where=Listed(c, block)) for c in each]))
             return found[0] if columns.dim() == 1 else torch.stack(found, 1)
         columns = _local(columns, operand)
         if self.query.dim() == 2 and columns.dim() == 1 and operand.keys.dim() == 2:
@@ -261,12 +230,10 @@ class Similarity:
         if where is None and complete and self.group is None and rows.numel():
             return rows.mean()
         where = self.has_positive() if where is None else where
-        kept = torch.where(where, rows, 0)
-        total, count = kept.sum(), where.sum().to(rows.dtype)
+        summed, count = torch.where(where, rows, 0).sum(), total(where.sum().to(rows.dtype), self.group)
         if self.group is not None:
-            dist.all_reduce(count, group=self.group)
-            total = total * dist.get_world_size(self.group)
-        return total / count.clamp(min=1)
+            summed = summed * dist.get_world_size(self.group)
+        return summed / count.clamp(min=1)
 
     def log_mean_exp(self, rows: Tensor, where: Tensor | None = None) -> Tensor:
         """log of the mean of exp(rows) over all anchors of all ranks that have a positive (or those of `where`).
@@ -276,15 +243,10 @@ class Similarity:
         where = self.has_positive() if where is None else where
         rows = torch.where(where, rows, -math.inf)
         top = rows.detach().max() if rows.numel() else rows.new_tensor(-math.inf)
-        count = where.sum().to(rows.dtype)
-        if self.group is not None:
-            dist.all_reduce(top, dist.ReduceOp.MAX, group=self.group)
-            dist.all_reduce(count, group=self.group)
+        top, count = largest(top, self.group), total(where.sum().to(rows.dtype), self.group)
         top = torch.where(top.isfinite(), top, 0)
-        total = (rows - top).exp().sum()
-        if self.group is not None:
-            total = all_sum(total, self.group)
-        return top + torch.where(count > 0, total / count.clamp(min=1), 1).log()
+        summed = all_sum((rows - top).exp().sum(), self.group)
+        return top + torch.where(count > 0, summed / count.clamp(min=1), 1).log()
 
     def row_temperature(self) -> Tensor:
         """The temperature of each row's similarities, (..., N) or a scalar.
@@ -299,10 +261,7 @@ class Similarity:
 
     def any_rank(self, flag: Tensor) -> bool:
         """Whether `flag` holds on any rank, so that all ranks raise together."""
-        flag = flag.any().float()
-        if self.group is not None:
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
-        return bool(flag > 0)
+        return any_rank(flag, self.group)
 
     def topk(self, k: int, *, where: Relation | None = None, block: int = 0,
              progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
@@ -311,17 +270,17 @@ class Similarity:
         Equal values by column. Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
         `progress` is called with the number of rows after each few that are done.
         """
-        with torch.no_grad(), engines.full_precision(self.query.device):
-            return ranks.topk(self.query.detach(), self._operands[block], block, k, where, progress)
+        with torch.no_grad(), full_precision(self.query.device):
+            return topk.topk(self.query.detach(), self._operands[block], block, k, where, progress)
 
-    def places(self, wanted: Sparse, *, where: Relation | None = None, block: int = 0) -> Iterator[ranks.Placed]:
+    def places(self, wanted: Sparse, *, where: Relation | None = None, block: int = 0) -> Iterator[topk.Ranks]:
         """Where wanted candidates stand in the ranking of their row, some rows at a time, without gradient.
 
         wanted: a `sparse` relation. A candidate's place is 1 + the number of other candidates of the row that are as
         similar or more, wanted ones apart, + that of the wanted ones before it: a tie never helps. What `where` hides
         is not in the ranking. Each similarity is computed once; O(N + M) memory.
         """
-        return ranks.placed(self.query.detach(), self._operands[block], block, wanted, where)
+        return topk.ranks_of(self.query.detach(), self._operands[block], block, wanted, where)
 
     def threshold(self, m: int | Tensor, *, where: Relation | None = None, block: int | None = 0) -> Tensor:
         """Each row's m-th largest S in one block (None: in all), (..., N), detached; -inf where it has fewer than m.
@@ -332,15 +291,15 @@ class Similarity:
         """
         blocks = range(len(self._operands)) if block is None else [block]
         operands = {b: self._operands[b] for b in blocks}
-        with torch.no_grad(), engines.full_precision(self.query.device):
-            value = ranks.nth_largest(self.query.detach(), operands, m, where)
-            return value - ranks.rounding(self.query.detach(), operands.values(), value)
+        with torch.no_grad(), full_precision(self.query.device):
+            value = topk.nth_largest(self.query.detach(), operands, m, where)
+            return value - topk.rounding(self.query.detach(), operands.values(), value)
 
     def dense(self) -> Tensor:
         """The whole matrix (..., N, total): small cases, teaching, tests. Raises InputError where keys travel."""
         for operand in self._operands:
             refuse(operand, "The whole matrix")
-        with engines.full_precision(self.query.device):
+        with full_precision(self.query.device):
             parts = [o.product(self.query, slice(0, self.query.shape[-2]), slice(0, o.width)) for o in self._operands]
         return torch.cat(parts, -1)
 
@@ -348,7 +307,7 @@ class Similarity:
         """A relation as a whole matrix (..., N, total): small cases, teaching, tests. Not where keys travel."""
         for operand in self._operands:
             refuse(operand, "The whole matrix")
-        full = list(engines.tiles(self.query, self._operands, None))
+        full = list(tiles(self.query, self._operands, None))
         s = [self._operands[t.block].product(self.query, t.rows, t.columns) for t in full]
         parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.own, t.device, x)).expand_as(x)
                  for t, x in zip(full, s, strict=True)]
@@ -376,6 +335,13 @@ def _check(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float 
         check("temperature", temperature, PositiveFloat, "argument")
 
 
+def _check_columns(operand: Columns) -> None:
+    """Raises where columns have no reduction."""
+    if operand.own:
+        raise InputError("Columns of an anchor's own list have no reduction (dim=0).", "Use dim=1, or share the block.")
+    refuse(operand, "A reduction of the columns (dim=0)")
+
+
 def _local(columns: Tensor, operand: Operand) -> Tensor:
     """The places of the columns among the keys that are here."""
     if operand.ring is None:
@@ -384,15 +350,6 @@ def _local(columns: Tensor, operand: Operand) -> Tensor:
     if columns.numel() and not bool(((columns >= 0) & (columns < operand.keys.shape[-2])).all()):
         refuse(operand, "A similarity with another process's candidate")
     return columns
-
-
-def _transposable(r: Reduction, s: Similarity) -> tuple[float, bool] | None:
-    """A log-sum-exp of the rows over everyone or over the negatives, as (scale, negatives only)."""
-    if not isinstance(r, LogSumExp) or r.weight is not None or r.dim != 1 or r.block != 0:
-        return None
-    if r.where is not None and r.where is not s.negative:
-        return None
-    return r.scale, r.where is not None
 
 
 def _alone(source: Source, blocks: Tensor | Source | Vectors | Block | Sequence[Block]) -> Block:
@@ -435,89 +392,3 @@ def _no_vectors(blocks: Sequence[Block]) -> Tensor:
     for x in (x for b, source in zip(blocks, sources, strict=True) if b.gradient for x in source.tensors()):
         query = query + x.reshape(-1)[:0].sum().to(dtype) if x.requires_grad else query
     return query
-
-
-def _scored(block: Block, source: Source, temperature: float | Tensor, dtype: torch.dtype) -> Scored:
-    held = tuple(x if block.gradient else x.detach() for x in source.tensors())
-    if not isinstance(temperature, Tensor):
-        return Scored(source, held, dtype, float(temperature))
-    if any(a not in (1, b) for a, b in zip(reversed(temperature.shape), reversed(source.shape), strict=False)):
-        raise InputError(f"The temperature must be one number, (N, 1) or (1, M) with (N, M) = {source.shape}. "
-                         f"Got {tuple(temperature.shape)}.")
-    return Scored(source, (*held, temperature), dtype)
-
-
-def _operands(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float | Tensor,
-              similarity: str) -> tuple[Vectors, list[Columns]]:
-    """The anchors and the columns of each block, in their order."""
-    if isinstance(query, Vectors):
-        if len(blocks) != 1 or blocks[0].keys is not query:
-            raise InputError("Vectors stand alone, as their own keys.", "Pass tensors.")
-        return query, [Operand(query, False)]
-    vectors = [b for b in blocks if isinstance(b.keys, Tensor)]
-    of_first = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
-    if of_first and 1 < len(blocks) != len(vectors):
-        raise InputError("A temperature of the columns, (1, M), needs a single block where one is a source.")
-    anchors, made = Vectors(query), iter(())
-    if vectors:
-        anchors, products = _factors(query, vectors, temperature, similarity)
-        made = iter(products)
-    out: list[Columns] = []
-    for block in blocks:
-        if not isinstance(block.keys, Source):
-            out.append(next(made))
-            continue
-        out.append(operand := _scored(block, block.keys, temperature, anchors.dtype))
-        if torch.is_grad_enabled():
-            operand.check_declared()
-    return anchors, out
-
-
-def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
-             similarity: str) -> tuple[Vectors, list[Operand]]:
-    """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
-    keys = [b.keys if b.gradient else b.keys.detach() for b in blocks if isinstance(b.keys, Tensor)]
-    unit = similarity == "cosine"
-    if _is_own_keys(query, blocks, temperature, similarity):
-        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
-        z = Vectors(query, unit=unit, scale=half)
-        return z, [Operand(z, False)]  # half of the temperature on each side keeps the two factors one tensor
-    if similarity == "euclidean":
-        query, keys = accumulated(query), [accumulated(k) for k in keys]
-        centre = _centre(query.detach(), next((b.ring for b in blocks if b.ring is not None), None))
-        query, keys = _lifted_query(query - centre), [
-            _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
-    of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
-    anchors = Vectors(query, unit=unit, scale=None if of_columns else 1 / temperature)
-    columns = [Vectors(k, unit=unit) for k in keys]
-    if of_columns and isinstance(temperature, Tensor):
-        columns[0] = Vectors(keys[0], unit=unit, scale=1 / temperature.transpose(-1, -2))
-    if lead := query.shape[:-2]:
-        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.own):]))
-                   for v, b in zip(columns, blocks, strict=True)]
-    return anchors, [Operand(v, b.own, b.ring) for v, b in zip(columns, blocks, strict=True)]
-
-
-def _centre(query: Tensor, ring: Ring | None) -> Tensor:
-    """Where distances are measured from, so that few digits are lost; keys that travel need one for all ranks."""
-    if ring is None:
-        return query.mean(-2, keepdim=True)
-    total = torch.cat([query.sum(-2, keepdim=True), query.new_full((*query.shape[:-2], 1, 1), query.shape[-2])], -1)
-    total = ring.sum(total)
-    return total[..., :-1] / total[..., -1:].clamp(min=1)
-
-
-def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:
-    """Whether the queries are the keys, so that the matrix is symmetric."""
-    alone = len(blocks) == 1 and blocks[0].keys is query and blocks[0].gradient and query.dim() == 2
-    alone = alone and blocks[0].ring is None
-    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
-    return alone and scalar and similarity != "euclidean"
-
-
-def _lifted_query(q: Tensor) -> Tensor:
-    return torch.cat([2 * q, -(q * q).sum(-1, keepdim=True), -torch.ones_like(q[..., :1])], -1)
-
-
-def _lifted_key(k: Tensor) -> Tensor:
-    return torch.cat([k, torch.ones_like(k[..., :1]), (k * k).sum(-1, keepdim=True)], -1)

@@ -1,14 +1,13 @@
 """What a similarity matrix can be asked for: one number per row (or column), folded tile by tile.
 
-Each reduction knows how to start, to fold in a tile, to finish, and to pull a gradient back through a tile that is
+Each reduction knows how to start, to fold in a tile, to finish, and to carry a gradient back through a tile that is
 computed again. The dense form is the same fold over one tile that spans the whole matrix, written with
 differentiable operations.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,35 +15,13 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.similarity.answer.numerics import INF, cap, each_once, exponentials, finite, quotient, safe_log
 from nearfar.similarity.relations import Relation, Tile
-
-INF = math.inf
-
-
-def safe_log(x: Tensor) -> Tensor:
-    """log x with -inf and a zero gradient where x is 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1).log(), -INF)
-
-
-def cap(x: Tensor) -> float:
-    """The largest exponent whose exponential is surely finite; only candidates of weight 0 exceed it."""
-    return 700.0 if x.dtype == torch.float64 else 88.0
-
-
-def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Each tensor once: one that is used twice must not be given its gradient twice."""
-    return tuple({id(x): x for x in tensors}.values())
-
-
-def finite(x: Tensor) -> Tensor:
-    """x with 0 in place of infinities: a harmless shift for rows that hold nothing."""
-    return torch.where(x.isfinite(), x, 0)
 
 
 @dataclass(frozen=True)
-class Pull:
-    """Gradients that flow into one tile: of its similarities, its weights, and the per-row values of `phi`."""
+class Gradients:
+    """Gradients of one tile: of its similarities, its weights, and the per-row values of `phi`."""
 
     s: Tensor | None
     weight: Tensor | None = None
@@ -74,10 +51,10 @@ class Reduction:
         return self.weight_tensors()
 
     def weight_tensors(self) -> tuple[Tensor, ...]:
-        return distinct(self.weight.tensors()) if self.weight is not None else ()
+        return each_once(self.weight.tensors()) if self.weight is not None else ()
 
     def row_values(self) -> dict[str, Tensor]:
-        """Further values of each row, (..., N), that `fold` and `pull` take by these names."""
+        """Further values of each row, (..., N), that `fold` and `vjp` take by these names."""
         return {}
 
     def parts(self, t: Tile) -> tuple[Tensor | None, Tensor | None]:
@@ -108,24 +85,13 @@ class Reduction:
         """What the backward sweep needs beside the result, all shaped like it."""
         return []
 
-    def pull(self, grad: Tensor, result: Tensor, saved: list[Tensor], s: Tensor, mask: Tensor | None,
-             weight: Tensor | None) -> Pull:
+    def vjp(self, grad: Tensor, result: Tensor, saved: list[Tensor], s: Tensor, mask: Tensor | None,
+             weight: Tensor | None) -> Gradients:
         raise TypeError("not a reduction")
 
 
 def select(values: Tensor, mask: Tensor | None, fill: float) -> Tensor:
     return values if mask is None else torch.where(mask, values, fill)
-
-
-def exponentials(x: Tensor, weight: Tensor | None, top: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The new maxima of x + log weight, their finite shift, and weight * exp(x - shift)."""
-    held = x.detach() if weight is None else x.detach() + safe_log(weight.detach())
-    new = torch.maximum(top, held.amax(axis))
-    shift = finite(new)
-    away = x - shift.unsqueeze(axis)
-    if weight is None:
-        return new, shift, away.exp()
-    return new, shift, away.clamp(max=cap(x)).exp() * weight
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -146,13 +112,13 @@ class LogSumExp(Reduction):
     def finish(self, state):
         return finite(state[0]) + safe_log(state[1])
 
-    def pull(self, grad, result, saved, s, mask, weight):
+    def vjp(self, grad, result, saved, s, mask, weight):
         x = select(s * self.scale, mask, -INF)
         share = (x - self.along(finite(result))).clamp(max=cap(x)).exp()
         share = share * self.along(torch.where(result == -INF, 0, grad))
         if weight is None:
-            return Pull(share * self.scale)
-        return Pull(share * weight * self.scale, share)
+            return Gradients(share * self.scale)
+        return Gradients(share * weight * self.scale, share)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -213,19 +179,19 @@ class Sum(Reduction):
     def finish(self, state):
         return state[0]
 
-    def pull(self, grad, result, saved, s, mask, weight, u=None):
+    def vjp(self, grad, result, saved, s, mask, weight, u=None):
         up = self.along(grad).expand_as(s)
         up = select(up, mask, 0)
         if self.phi is None:
-            return Pull(up if weight is None else up * weight, up * s if weight is not None else None)
+            return Gradients(up if weight is None else up * weight, up * s if weight is not None else None)
         with torch.enable_grad():
             s = s.detach().requires_grad_()
             u = None if u is None else u.detach().requires_grad_()
             value = self.value(s, u)
         inputs = [s] if u is None else [s, u]
-        flow = up if weight is None else up * weight
-        grads = torch.autograd.grad(value, inputs, flow, allow_unused=True)
-        return Pull(grads[0], up * value.detach() if weight is not None else None, None if u is None else grads[1])
+        weighed = up if weight is None else up * weight
+        grads = torch.autograd.grad(value, inputs, weighed, allow_unused=True)
+        return Gradients(grads[0], up * value.detach() if weight is not None else None, None if u is None else grads[1])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -242,8 +208,8 @@ class Count(Reduction):
     def finish(self, state):
         return state[0]
 
-    def pull(self, grad, result, saved, s, mask, weight):
-        return Pull(None, select(self.along(grad).expand_as(s), mask, 0) if weight is not None else None)
+    def vjp(self, grad, result, saved, s, mask, weight):
+        return Gradients(None, select(self.along(grad).expand_as(s), mask, 0) if weight is not None else None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -259,17 +225,16 @@ class Mean(Reduction):
         return [state[0] + (w * s).sum(self.axis), state[1] + w.sum(self.axis)]
 
     def finish(self, state):
-        some = state[1] != 0
-        return torch.where(some, state[0] / torch.where(some, state[1], 1), 0)
+        return quotient(state[0], state[1])
 
     def saved(self, state):
-        return [torch.where(state[1] != 0, 1 / torch.where(state[1] != 0, state[1], 1), 0)]
+        return [quotient(torch.ones_like(state[1]), state[1])]
 
-    def pull(self, grad, result, saved, s, mask, weight):
+    def vjp(self, grad, result, saved, s, mask, weight):
         up = select(self.along(grad * saved[0]).expand_as(s), mask, 0)
         if weight is None:
-            return Pull(up)
-        return Pull(up * weight, up * (s - self.along(result)))
+            return Gradients(up)
+        return Gradients(up * weight, up * (s - self.along(result)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -300,17 +265,17 @@ class SoftmaxMean(Reduction):
     def saved(self, state):
         return [finite(state[0]) + safe_log(state[1])]
 
-    def pull(self, grad, result, saved, s, mask, weight):
+    def vjp(self, grad, result, saved, s, mask, weight):
         x = select(s * self.scale, mask, -INF)
         live = torch.where(saved[0] == -INF, 0, grad)
         share = (x - self.along(finite(saved[0]))).clamp(max=cap(x)).exp() * self.along(live)
         if self.detach:
-            return Pull(share if weight is None else share * weight)
+            return Gradients(share if weight is None else share * weight)
         away = s - self.along(result)
         slope = 1 + self.scale * away
         if weight is None:
-            return Pull(share * slope)
-        return Pull(share * weight * slope, share * away)
+            return Gradients(share * slope)
+        return Gradients(share * weight * slope, share * away)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -351,10 +316,10 @@ class _Extreme(Reduction):
     def saved(self, state):
         return [state[1].clamp(min=1)]
 
-    def pull(self, grad, result, saved, s, mask, weight, above=None, below=None):
+    def vjp(self, grad, result, saved, s, mask, weight, above=None, below=None):
         x = self.limited(s, mask, above, below)
         hit = (x == self.along(result)) & self.along(result.isfinite())
-        return Pull(torch.where(hit, self.along(grad / saved[0]), 0))
+        return Gradients(torch.where(hit, self.along(grad / saved[0]), 0))
 
 
 class Max(_Extreme):

@@ -1,4 +1,4 @@
-"""The nearest candidates of each row, and the similarity of the m-th nearest; constants in the gradient."""
+"""The nearest candidates of each row, ranks of wanted ones, the m-th largest similarity; constants in the gradient."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity.conjunction import at_block, literals
-from nearfar.similarity.engines import tile_of
-from nearfar.similarity.operands import Columns, Operand, Scored, slices
-from nearfar.similarity.relations import Listed, Not, Relation, Tile
-from nearfar.similarity.ring import Trip, refuse
-from nearfar.similarity.sparse import Sparse, places
-from nearfar.similarity.units import longest
+from nearfar.similarity.answer.columns import Columns, Operand, Scored, refuse, slices
+from nearfar.similarity.answer.engine import current
+from nearfar.similarity.answer.normal_form import literals
+from nearfar.similarity.answer.normalise import longest
+from nearfar.similarity.answer.plan import selection, tile_for
+from nearfar.similarity.answer.steps import RING_SELECTION, Shape
+from nearfar.similarity.answer.vectors import Vectors
+from nearfar.similarity.exchange import largest
+from nearfar.similarity.relations import Not, Relation, Sparse, Tile
 
-# Floats of the panel of rows in which an m-th largest is looked for, and of that in which candidates are ranked.
-PANEL = {"cpu": 1 << 21, "cuda": 1 << 26}
+# Floats of the panel of rows in which candidates are ranked.
 RANKED = {"cpu": 1 << 24, "cuda": 1 << 28}
 # Columns that are searched together for the largest; a chunk of them is passed over by its largest.
 STRIP = {"cpu": 4096, "cuda": 1 << 15}
@@ -42,32 +43,32 @@ def topk(query: Tensor, operand: Columns, block: int, k: int, where: Relation | 
     lead, n = query.shape[:-2], query.shape[-2]
     values = query.new_full((*lead, n, k), -math.inf)
     places = torch.full((*lead, n, k), -1, dtype=torch.long, device=query.device)
-    tile = tile_of(query.device, [operand])
+    tile = tile_for(query, [operand])
     height, width = max(1, tile[0] // max(1, lead.numel())), max(tile[1], STRIP.get(query.device.type, 1 << 15))
-    trip, last = Trip(operand), -1
-    for part in trip:
+    parts, last = operand.parts(), -1
+    for part in parts:
         rising, last = part.first > last, max(last, part.first)
-        with trip.guard():
-            sight = Sight(query, part, block, where, tile)
+        with parts.guard():
+            masked = MaskedSimilarities(query, part, block, where, tile)
             for rows in slices(n, height):
-                best = Best(values[..., rows, :], places[..., rows, :], rising)
+                best = RunningTopK(values[..., rows, :], places[..., rows, :], rising)
                 for columns in part.columns(width):
-                    best.take(sight.strip(rows, columns, CHUNK), columns.start)
+                    best.take(masked.strip(rows, columns, CHUNK), columns.start)
                 values[..., rows, :], places[..., rows, :] = best.answer()
                 if progress is not None:
                     progress(rows.stop - rows.start)
     return values, places
 
 
-class Sight:
+class MaskedSimilarities:
     """Similarities of some rows and columns, with a value of no meaning where a pair does not count."""
 
     def __init__(self, query: Tensor, operand: Columns, block: int, where: Relation | None, tile: tuple[int, int]):
         self.query, self.operand, self.block, self.tile = query, operand, block, tile
-        conditions = [] if where is None else literals(at_block(where, block))
+        conditions = [] if where is None else literals(where.at_block(block))
         hidden = [x.other for x in conditions if isinstance(x, Not)]
-        self.few = [x for x in hidden if isinstance(x, (Listed, Sparse))]
-        self.rest = [x for x in conditions if not (isinstance(x, Not) and isinstance(x.other, (Listed, Sparse)))]
+        self.few = [x for x in hidden if x.sparse]
+        self.rest = [x for x in conditions if not (isinstance(x, Not) and x.other.sparse)]
         self.scratch = query.new_empty(0)
 
     def strip(self, rows: slice, columns: slice, multiple: int = 1, fill: float = -math.inf) -> Tensor:
@@ -94,7 +95,7 @@ class Sight:
         for relation in self.rest:
             s.masked_fill_(relation.other.tile(t) if isinstance(relation, Not) else ~relation.tile(t), fill)
         for relation in self.few:
-            i, j = places(relation, t)
+            i, j = relation.pairs_in(t)
             s[..., i, j] = fill
 
 
@@ -102,7 +103,7 @@ def _moved(x: slice, by: int) -> slice:
     return slice(x.start + by, x.stop + by)
 
 
-class Best:
+class RunningTopK:
     """The k largest so far of some rows, in order. Candidates that cannot be among them are passed over by the largest
     of each chunk of columns; equal ones keep the order of the columns.
 
@@ -177,7 +178,7 @@ def _flood(row: Tensor, value: Tensor, level: Tensor, k: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Placed:
+class Ranks:
     """Where the wanted candidates of some rows stand. row: the row of each, from 0 on within `rows`, rising; place:
     its place in the row's ranking, from 1, rising within a row. LongTensors (P,). grade: of each, (P,); 1 without
     grades, and of equal scores the lower one first."""
@@ -188,7 +189,7 @@ class Placed:
     grade: Tensor
 
 
-def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: Relation | None) -> Iterator[Placed]:
+def ranks_of(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: Relation | None) -> Iterator[Ranks]:
     """The places of the wanted candidates of all rows, some rows at a time; equal scores place them last.
 
     A wanted candidate that `where` hides has no place. Each similarity is computed once.
@@ -197,18 +198,18 @@ def placed(query: Tensor, operand: Columns, block: int, wanted: Sparse, where: R
     if query.dim() != 2 or len(wanted.start) != len(query):
         raise InputError(f"A ranking is of anchors (N, D) and of pairs of N rows. Got {tuple(query.shape)} and "
                          f"{len(wanted.start)} rows.")
-    tile = tile_of(query.device, [operand])
+    tile = tile_for(query, [operand])
     most = max(1, operand.width + MORE * int(wanted.counts.sum()) // max(1, len(query)))
     height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // most))
-    sight = Sight(query, operand, block, where, tile)
+    masked = MaskedSimilarities(query, operand, block, where, tile)
     for rows in slices(len(query), height):
-        yield _placed(sight, rows, wanted)
+        yield _ranks(masked, rows, wanted)
 
 
 @torch.no_grad()
-def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
-    with torch.autocast(sight.query.device.type, enabled=False):
-        s = sight.strip(rows, slice(0, sight.operand.width), fill=math.nan)
+def _ranks(masked: MaskedSimilarities, rows: slice, wanted: Sparse) -> Ranks:
+    with torch.autocast(masked.query.device.type, enabled=False):
+        s = masked.strip(rows, slice(0, masked.operand.width), fill=math.nan)
     row, column = wanted.pairs(rows)
     score = s[row, column]
     seen = ~score.isnan()
@@ -226,7 +227,7 @@ def _placed(sight: Sight, rows: slice, wanted: Sparse) -> Placed:
     for r in (counts > FEW).nonzero().squeeze(1).tolist():
         part = slice(int(start[r]), int(start[r] + counts[r]))
         place[part] = _places_by_sorting(s[r], score[part])
-    return Placed(rows, row, place, grade if wanted.grade is None else _best_last(row, score, grade))
+    return Ranks(rows, row, place, grade if wanted.grade is None else _best_last(row, score, grade))
 
 
 def _best_last(row: Tensor, score: Tensor, grade: Tensor) -> Tensor:
@@ -275,7 +276,7 @@ def rounding(query: Tensor, operands: Iterable[Columns], value: Tensor) -> Tenso
 def _longest(operand: Operand) -> Tensor:
     """The largest length of its keys."""
     most = longest(operand.keys)
-    return most if operand.ring is None else operand.ring.most(most)
+    return most if operand.ring is None else largest(most, operand.ring.group)
 
 
 def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
@@ -284,16 +285,17 @@ def nth_largest(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
         raise InputError(f"m must be at least 1. Got {m}.")
     lead, n, width = query.shape[:-2], query.shape[-2], sum(o.width for o in operands.values())
     out = query.new_full((*lead, n), -math.inf)
-    if any(o.ring is not None for o in operands.values()):
-        return _travelling(query, operands, m, where)
+    step = selection(Shape.of(Vectors(query), list(operands.values())), current())
+    current().note(step.name)
+    if step.name == RING_SELECTION:
+        return _nth_of_ring(query, operands, m, where)
     if not width:
         return out
     each = m.clamp(min=1).expand(*lead, n) if isinstance(m, Tensor) else None
-    tile = tile_of(query.device, list(operands.values()))
-    height = min(tile[0], max(1, PANEL.get(query.device.type, 1 << 24) // max(1, width * lead.numel())))
-    sights = [Sight(query, o, b, where, tile) for b, o in operands.items()]
+    height, tile = step.tile[0], tile_for(query, list(operands.values()))
+    blocks = [MaskedSimilarities(query, o, b, where, tile) for b, o in operands.items()]
     for rows in slices(n, height):
-        s = [sight.strip(rows, slice(0, sight.operand.width)) for sight in sights]
+        s = [masked.strip(rows, slice(0, masked.operand.width)) for masked in blocks]
         out[..., rows] = _select(torch.cat(s, -1) if len(s) > 1 else s[0], m if each is None else each[..., rows])
     return out
 
@@ -325,7 +327,7 @@ def _ordered(s: Tensor) -> Tensor:
     return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
 
 
-def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
+def _nth_of_ring(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor, where: Relation | None) -> Tensor:
     """The m-th largest of keys that travel: four bits of it a round, by counting what is at least as large."""
     kind = torch.int64 if query.dtype == torch.float64 else torch.int32
     bits = torch.iinfo(kind)
@@ -335,9 +337,9 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
         limits = torch.stack([found + (j << shift) for j in range(1, 16)], 1)
         counts = torch.zeros_like(limits, dtype=torch.long)
         for block, operand in operands.items():
-            trip = Trip(operand)
-            for part in trip:
-                with trip.guard():
+            parts = operand.parts()
+            for part in parts:
+                with parts.guard():
                     _count(query, part, block, where, limits, counts)
         found = found + ((counts >= wanted[:, None]).sum(1) << shift).to(found.dtype)
     value = _ordered(found.view(query.dtype)).view(query.dtype)
@@ -346,8 +348,8 @@ def _travelling(query: Tensor, operands: Mapping[int, Columns], m: int | Tensor,
 
 def _count(query: Tensor, part: Columns, block: int, where: Relation | None, limits: Tensor, counts: Tensor) -> None:
     """Adds how many similarities are at least each limit of their row."""
-    sight = Sight(query, part, block, where, tile_of(query.device, [part]))
+    masked = MaskedSimilarities(query, part, block, where, tile_for(query, [part]))
     for rows, columns in product(slices(len(query), 512), part.columns(1024)):
-        s = _ordered(sight.strip(rows, columns))
+        s = _ordered(masked.strip(rows, columns))
         for j in range(limits.shape[1]):
             counts[rows, j] += (s >= limits[rows, j, None]).sum(1)

@@ -6,17 +6,18 @@ of steps whatever they hold, and what fails on one of them is raised on all afte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nearfar.errors import InputError
-from nearfar.similarity.operands import Columns, Operand
+from nearfar.similarity.exchange.collectives import fail_together
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,6 @@ class Ring:
         """The number of a rank's first column."""
         return sum(self.sizes[:rank])
 
-    def most(self, x: Tensor) -> Tensor:
-        """The largest x of all ranks, element by element."""
-        x = x.clone()
-        dist.all_reduce(x, dist.ReduceOp.MAX, group=self.group)
-        return x
-
-    def sum(self, x: Tensor) -> Tensor:
-        """The sum over all ranks."""
-        x = x.clone()
-        dist.all_reduce(x, group=self.group)
-        return x
-
-    def any(self, flag: bool) -> bool:
-        """Whether it holds on any rank."""
-        device = torch.device("cuda") if dist.get_backend(self.group) == "nccl" else torch.device("cpu")
-        return bool(self.most(torch.tensor(float(flag), device=device)))
-
 
 class _Passing:
     """One tensor on its way to the next rank, another on its way from the last."""
@@ -75,34 +59,36 @@ class _Passing:
         return self.came
 
 
-class Trip:
-    """The parts of an operand in the order in which they come by; an operand that does not travel is one part.
+class RingPass(Generic[T_co]):
+    """The parts of some keys in the order in which they come by. `part(keys, first)` makes what is handed out of the
+    keys that are here and the number of the first of them; keys that do not travel are handed out as `whole`.
 
     With `gradients`, zeros like the keys go along with them: what is added to `carried` while a part is here comes
-    home as `carried` after the trip.
+    home as `carried` after the round.
     """
 
-    def __init__(self, operand: Columns, gradients: bool = False):
-        self.operand, self.ring = operand, operand.ring
-        self.carried = torch.zeros_like(operand.keys) if gradients and isinstance(operand, Operand) else None
+    def __init__(self, ring: Ring | None, whole: T_co, keys: Tensor | None = None,
+                 part: Callable[[Tensor, int], T_co] | None = None, gradients: bool = False):
+        self.ring, self.whole, self.keys, self.part = ring, whole, keys, part
+        self.carried = torch.zeros_like(keys) if gradients and keys is not None else None
         self.problem: Exception | None = None
 
-    def __iter__(self) -> Iterator[Any]:
-        ring = self.ring
-        if ring is None or not isinstance(self.operand, Operand):
-            yield self.operand
+    def __iter__(self) -> Iterator[T_co]:
+        ring, here, part = self.ring, self.keys, self.part
+        if ring is None or here is None or part is None:
+            yield self.whole
             return
-        world, here = len(ring.sizes), self.operand.keys
+        world = len(ring.sizes)
         for step in range(world):
             source = (ring.rank - step) % world
             coming = (source - 1) % world
             keys = _Passing(ring, here, ring.sizes[coming]) if step < world - 1 else None
-            yield replace(self.operand.given([here]), ring=None, first=ring.first(source))
+            yield part(here, ring.first(source))
             if self.carried is not None:
                 self.carried = _Passing(ring, self.carried, ring.sizes[coming]).wait()
             if keys is not None:
                 here = keys.wait()
-        self._settle(ring, self.operand.keys.device)
+        fail_together(self.problem, ring.group, "{failed} of {world} processes failed in a sweep.")
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -113,19 +99,3 @@ class Trip:
             if self.ring is None:
                 raise
             self.problem = self.problem or caught
-
-    def _settle(self, ring: Ring, device: torch.device) -> None:
-        failed = torch.tensor([0.0 if self.problem is None else 1.0], device=device)
-        dist.all_reduce(failed, group=ring.group)
-        if self.problem is not None:
-            raise self.problem
-        if failed.item():
-            raise InputError(f"{int(failed.item())} of {len(ring.sizes)} processes failed in a sweep.",
-                             "Their own messages say why.")
-
-
-def refuse(operand: Columns, what: str) -> None:
-    """Raises where a question needs all keys in one place."""
-    if operand.ring is not None:
-        raise InputError(f"{what} needs the keys of all processes at once, but here they travel.",
-                         'Use `with nearfar.similarity.exchange_plan("gather"):`.')

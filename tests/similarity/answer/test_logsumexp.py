@@ -21,8 +21,6 @@ from nearfar.similarity import (
     Sum,
     both_ways,
     engine,
-    engines,
-    fast,
     listed,
     low_rank,
     one_way,
@@ -30,20 +28,15 @@ from nearfar.similarity import (
     per_row,
     same,
 )
+from nearfar.similarity.answer import logsumexp, plan
+from nearfar.similarity.answer.steps import Group
 from tests.losses.cases import batch
+
+GENERAL = "general sweep"
 
 
 def spread(n, d, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def slow(monkeypatch):
-    """Counts how often the sweep with running maxima runs."""
-    calls = []
-    plain = engines._sweep
-    monkeypatch.setattr(engines, "_sweep", lambda *a: calls.append(1) or plain(*a))
-    return calls
 
 
 def value_and_gradients(loss, *inputs):
@@ -56,25 +49,24 @@ def value_and_gradients(loss, *inputs):
 @pytest.mark.parametrize(("loss", "tiles"), [
     (losses.clip, 2 * 4 * 4), (losses.nt_xent, 2 * (8 * 9) // 2), (losses.info_nce, 4 * 4),
     (losses.hcl, 2 * (8 * 9) // 2), (losses.dcl, 2 * (8 * 9) // 2)])
-def test_two_directions_share_a_sweep_and_views_visit_half_the_grid(loss, tiles, slow):
+def test_two_directions_share_a_sweep_and_views_visit_half_the_grid(loss, tiles):
     a, b = spread(16, 8), spread(16, 8, 1)
     with engine("dense"):
         expected = value_and_gradients(loss, a, b)
-    slow.clear()
     with engine("streaming", tile=4) as choice:
         found = value_and_gradients(loss, a, b)
     assert choice.visited == tiles  # values, then gradients; one direction: at once
-    assert slow == []
+    assert GENERAL not in choice.ran
     for x, y in zip(found, expected, strict=True):
         assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
-def test_sup_con_sweeps_half_the_grid_and_its_positives_need_none(slow):
+def test_sup_con_sweeps_half_the_grid_and_its_positives_need_none():
     z, labels = spread(16, 8), torch.arange(16) % 3
     with engine("streaming", tile=4) as choice:
         losses.sup_con(z.requires_grad_(), labels).backward()
     assert choice.visited == 2 * (4 * 5) // 2
-    assert slow == []
+    assert GENERAL not in choice.ran
     with engine("streaming", tile=4) as choice:
         s = Similarity(z, z, positive=same(labels), itself=listed(torch.arange(16)))
         s.reduce(Mean(where=s.positive & ~s.itself))
@@ -83,7 +75,7 @@ def test_sup_con_sweeps_half_the_grid_and_its_positives_need_none(slow):
 
 
 @pytest.mark.parametrize("loss", [losses.clip, losses.nt_xent, losses.info_nce, losses.hcl])
-def test_running_maximum_takes_over_where_one_shift_is_not_enough(loss, slow):
+def test_running_maximum_takes_over_where_one_shift_is_not_enough(loss):
     """One item apart from a tight cluster: no single shift holds its sums and those of the others."""
     a, b = (0.05 * spread(12, 6, seed) + torch.eye(6)[1] for seed in (2, 3))
     a[0], b[0] = torch.eye(6)[0], torch.eye(6)[0] + 0.1 * torch.eye(6)[3]
@@ -91,26 +83,25 @@ def test_running_maximum_takes_over_where_one_shift_is_not_enough(loss, slow):
         x, y, ask = a.double(), b.double(), partial(loss, temperature=temperature)
         with engine("dense"):
             expected = value_and_gradients(ask, x, y)
-        slow.clear()
-        with engine("streaming", tile=5):
+        with engine("streaming", tile=5) as choice:
             found = value_and_gradients(ask, a, b)
-        assert slow or loss is losses.info_nce, "the fallback did not run"  # one pass has each row's own maximum
+        # the cross-entropy pass has each row's own maximum
+        assert GENERAL in choice.ran or loss is losses.info_nce, "the fallback did not run"
         for p, q in zip(found, expected, strict=True):
             assert_close(p.double(), q, rtol=2e-3, atol=2e-3)
 
 
-def test_one_shift_is_enough_at_a_small_temperature_of_spread_data(slow):
+def test_one_shift_is_enough_at_a_small_temperature_of_spread_data():
     a = spread(40, 64, 3)
     b = a + 0.3 * spread(40, 64, 4)
     with engine("dense"):
         expected = value_and_gradients(lambda p, q: losses.info_nce(p, q, temperature=0.01), a.double(), b.double())
-    slow.clear()
     s = one_way(a, b, temperature=0.01).parts[0]
     a_side, b_side = s._query.side(), s._operands[0].vectors.side()
-    assert fast.shift_for(a_side, b_side, fast.Group(1.0, s.negative), 1 / 0.01) != 0
-    with engine("streaming", tile=16):
+    assert logsumexp.shift_for(a_side, b_side, Group(1.0, s.negative), 1 / 0.01) != 0
+    with engine("streaming", tile=16) as choice:
         found = value_and_gradients(lambda p, q: losses.info_nce(p, q, temperature=0.01), a, b)
-    assert slow == []
+    assert GENERAL not in choice.ran
     for p, q in zip(found, expected, strict=True):
         assert_close(p.double(), q, rtol=1e-3, atol=1e-3)
 
@@ -235,9 +226,15 @@ def test_a_small_matrix_is_multiplied_once_and_every_backward_pass_is_right(loss
 
 
 def test_nothing_is_kept_of_large_matrices_or_without_gradient(monkeypatch):
-    grids = []
-    monkeypatch.setattr(fast.Grid, "renew", lambda self: grids.append(self))
-    losses.clip(spread(16, 8), spread(16, 8, 1))
-    monkeypatch.setitem(engines.CROSSOVER, "cpu", 255)
-    losses.clip(spread(16, 8).requires_grad_(), spread(16, 8, 1)).backward()
-    assert grids == []
+    def steps(q, k):
+        (step,) = one_way(q, k).parts[0].explain(LogSumExp()).steps
+        return step.keeps, step.cost.passes
+
+    q, k = spread(16, 8), spread(16, 8, 1)
+    assert steps(q, k) == (False, 1)
+    assert steps(q.clone().requires_grad_(), k) == (True, 1)
+    monkeypatch.setitem(plan.CROSSOVER, "cpu", 255)
+    assert steps(q.requires_grad_(), k) == (False, 2)
+    with engine() as choice:
+        losses.clip(q, k).backward()
+    assert choice.visited == 2

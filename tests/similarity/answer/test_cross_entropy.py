@@ -22,16 +22,14 @@ from nearfar.similarity import (
     both_ways,
     dense,
     engine,
-    engines,
     function,
     listed,
     one_way,
-    onepass,
     per_column,
-    per_entry,
     per_row,
     same,
 )
+from nearfar.similarity.answer import plan
 from tests.similarity import naive
 from tests.similarity.naive import seeded
 
@@ -45,13 +43,9 @@ IDS_FAR = torch.tensor([0, 9, 3, -1])
 PLACES = torch.tensor([0, 5, 2, -1, 6])
 
 
-@pytest.fixture
-def sweeps(monkeypatch):
-    """Counts the general sweeps."""
-    calls = []
-    plain = engines._sweep
-    monkeypatch.setattr(engines, "_sweep", lambda *a: calls.append(1) or plain(*a))
-    return calls
+def swept(choice):
+    """Whether a general way was taken: the matrix was built, or swept with running maxima."""
+    return bool({"whole matrix", "general sweep"} & set(choice.ran))
 
 
 def ask(q, k, far, t, columns, rows_, u):
@@ -106,7 +100,7 @@ def test_any_upstream_gradient_is_right_and_a_graph_can_be_used_twice(how, upstr
         assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_one_pass_visits_each_tile_once_and_a_memory_gets_no_gradient(sweeps):
+def test_one_pass_visits_each_tile_once_and_a_memory_gets_no_gradient():
     a, b, memory = (seeded(8, 4, seed=s).requires_grad_() for s in (1, 2, 3))
     marks = torch.tensor([0, 1, 0, 2, 3, -1, -1, 2])
     hidden, known = Hidden([(marks, marks)]), same(marks, marks.flip(0))
@@ -115,7 +109,7 @@ def test_one_pass_visits_each_tile_once_and_a_memory_gets_no_gradient(sweeps):
         loss = one_way(a, b, hidden=hidden, extra=extra, temperature=0.2).loss(rows.info_nce_rows)
         loss.backward()
         assert choice.visited == 8
-    assert sweeps == []
+    assert not swept(choice)
     assert memory.grad is None
     with engine("streaming", tile=4) as choice:
         extra = [Block(memory, visible=~known, gradient=False)]
@@ -164,38 +158,36 @@ def test_second_derivatives_of_small_matrices():
             torch.autograd.grad(loss(a, b), a, create_graph=True)
 
 
-def test_relations_of_ones_own_take_the_general_sweep(sweeps):
+def test_relations_of_ones_own_take_the_general_sweep():
     u = INPUTS[-1]
     weights = {"matrix": dense(seeded(N, M, seed=8).abs()), "function": function(lambda t: (t.s < 0.3).double())}
     for weight in weights.values():
         values = []
         for how in ({"name": "dense"}, STREAM):
-            sweeps.clear()
-            with engine(**how):
+            with engine(**how) as choice:
                 values.append(Similarity(Q.clone().requires_grad_(), K).reduce(CrossEntropy(weight=weight, of=u)))
-            assert sweeps
+            assert swept(choice)
         assert_close(*values)
 
 
 @pytest.mark.parametrize("panel", [1, 1 << 21])
-def test_thresholds_and_panels_of_any_height(panel, monkeypatch, sweeps):
-    monkeypatch.setitem(onepass.PANEL, "cpu", panel)
+def test_thresholds_and_panels_of_any_height(panel, monkeypatch):
+    monkeypatch.setitem(plan.PANEL, "cpu", panel)
     a, b = seeded(150, 4).requires_grad_(), seeded(150, 4, seed=1).requires_grad_()
     limit = torch.linspace(-1, 1, 150, dtype=torch.float64)
     grads = []
     for how in ({"name": "dense"}, {"name": "streaming", "tile": 140}):
-        sweeps.clear()
-        with engine(**how):
+        with engine(**how) as choice:
             s = one_way(a, b, temperature=0.3).parts[0]
             value = s.mean(s.reduce(CrossEntropy(where=s.negative & at_least(limit), of=s.paired())))
         grads.append([value, *torch.autograd.grad(value, (a, b))])
-        assert bool(sweeps) == (how["name"] == "dense")
+        assert swept(choice) == (how["name"] == "dense")
     for x, y in zip(*grads, strict=True):
         assert_close(x, y)
 
 
 @pytest.mark.parametrize(("how", "quick"), [(STREAM, True), ({"name": "auto"}, True), ({"name": "dense"}, False)])
-def test_log_sum_exps_and_means_of_blocks_are_joined(how, quick, sweeps):
+def test_log_sum_exps_and_means_of_blocks_are_joined(how, quick):
     own = seeded(N, 2, D, seed=11)
     hidden = same(IDS_Q, [IDS_K, IDS_FAR, None])
     inputs = [x.clone().requires_grad_() for x in (Q, K, FAR, own, INPUTS[4], INPUTS[5])]
@@ -206,9 +198,9 @@ def test_log_sum_exps_and_means_of_blocks_are_joined(how, quick, sweeps):
         return torch.stack(s.reduce(LogSumExp(where=~hidden, weight=weight), Mean(where=~hidden),
                                     LogSumExp(where=hidden, scale=1.5)))
 
-    with engine(**how):
+    with engine(**how) as choice:
         found = f(*inputs)
-        assert bool(sweeps) != quick
+        assert swept(choice) != quick
         where = Similarity(Q, [Block(K), Block(FAR)]).mask(hidden)
         s = torch.cat([naive.cosine(Q, K), naive.cosine(Q, FAR)], 1) / 0.5
         w = torch.cat([INPUTS[4].expand(N, M), torch.ones(N, L)], 1) * INPUTS[5][:, None]
@@ -235,7 +227,7 @@ def test_own_lists_beside_shared_candidates(how):
 
 
 @pytest.mark.parametrize("which", [losses.info_nce, losses.clip, losses.nt_xent])
-def test_hidden_pairs_of_several_kinds_stay_on_the_fast_path(which, sweeps):
+def test_hidden_pairs_of_several_kinds_stay_on_the_fast_path(which):
     layout = {losses.info_nce: lambda a, b, h: one_way(a, b, hidden=h),
               losses.clip: lambda a, b, h: both_ways(a, b, hidden=h),
               losses.nt_xent: lambda a, b, h: all_views([a, b], hidden=h)}[which]
@@ -244,12 +236,11 @@ def test_hidden_pairs_of_several_kinds_stay_on_the_fast_path(which, sweeps):
     grads = []
     for how in ({"name": "dense"}, {"name": "streaming", "tile": 4}):
         a, b = (seeded(9, 4, seed=s).requires_grad_() for s in (1, 2))
-        sweeps.clear()
         with engine(**how) as choice:
             value = layout(a, b, hidden).loss(rows.hcl_rows if which is losses.clip else rows.info_nce_rows)
             value.backward()
         grads.append((value.detach(), a.grad, b.grad))
-    assert sweeps == []
+    assert not swept(choice)
     grid = {losses.info_nce: 9 - 1, losses.clip: 4 * (9 - 1), losses.nt_xent: 2 * 15}[which]
     assert choice.visited == grid  # the last tile between two towers holds a positive alone
     for x, y in zip(*grads, strict=True):
@@ -257,7 +248,7 @@ def test_hidden_pairs_of_several_kinds_stay_on_the_fast_path(which, sweeps):
 
 
 def test_large_entries_of_leading_dimensions_are_swept_one_by_one(monkeypatch):
-    monkeypatch.setattr(per_entry, "LARGE", 1)
+    monkeypatch.setattr(plan, "LARGE", 1)
     q, k = seeded(2, 3, N, D), seeded(2, 3, M, D, seed=1)
     grads = []
     for how in ({"name": "dense"}, STREAM):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -51,11 +51,6 @@ def inverse_length(x: Tensor, eps: float = 1e-12) -> Tensor:
     return torch.where(length > eps, length.reciprocal(), 0)
 
 
-def aliases(inputs: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """The same tensors, apart from how one was made of another: that path must not be counted twice."""
-    return [None if x is None else x.view_as(x) for x in inputs]
-
-
 class _Unit(torch.autograd.Function):
     """Parts below one another, and their gradients apart again."""
 
@@ -68,7 +63,7 @@ class _Unit(torch.autograd.Function):
         if len(parts) == 1:
             return parts[0] * size
         out = parts[0].new_empty(len(inverse), parts[0].shape[1])
-        for rows, x in zip(_places(parts), parts, strict=True):
+        for rows, x in zip(_rows_of(parts), parts, strict=True):
             torch.mul(x, size[rows], out=out[rows])
         return out
 
@@ -80,7 +75,7 @@ class _Unit(torch.autograd.Function):
             return _again(ctx, scale, parts, g, need)
         size = inverse * ctx.factor if scale is None else inverse * (scale * ctx.factor)
         along, found = torch.empty_like(inverse), []
-        for rows, x, wanted in zip(_places(parts), parts, need[1:], strict=True):
+        for rows, x, wanted in zip(_rows_of(parts), parts, need[1:], strict=True):
             here = (...,) if len(parts) == 1 else (rows,)
             along[here] = (g[here] * x).sum(-1, keepdim=True) * inverse[here]
             slope = -(along[here] * inverse[here]) * size[here]
@@ -95,7 +90,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _places(parts: Sequence[Tensor]) -> list[slice]:
+def _rows_of(parts: Sequence[Tensor]) -> list[slice]:
     """The rows of each part among those of all."""
     ends = list(accumulate(p.shape[0] for p in parts))
     return [slice(end - len(p), end) for p, end in zip(parts, ends, strict=True)]

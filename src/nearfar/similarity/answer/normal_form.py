@@ -1,26 +1,23 @@
-"""Relations taken apart: as one block sees them, and as a conjunction of simple conditions.
+"""The normal form of a relation: a conjunction of simple conditions; of a weight: a product of factors.
 
-The fast sweep and the closed forms answer listed pairs, equal values and weights that are factors; whatever a relation
-holds besides is kept as a relation of its own.
+The log-sum-exp sweep and the closed forms answer listed pairs, equal values and weights that are factors; whatever a
+relation holds besides is kept as a relation of its own.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from nearfar.similarity.relations import (
     Both,
     Constant,
-    Dense,
     Either,
-    Function,
     Listed,
     LowRank,
     Not,
-    Overlap,
     PerColumn,
     PerRow,
     Relation,
@@ -30,50 +27,6 @@ from nearfar.similarity.relations import (
     everyone,
     nobody,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Moved(Relation):
-    """A relation of many blocks, asked about one of them as if it were the only one."""
-
-    relation: Relation
-    block: int
-
-    def tile(self, t: Tile) -> Tensor:
-        return self.relation.tile(replace(t, block=self.block))
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.relation.tensors()
-
-    def empty(self, t: Tile) -> bool:
-        return self.relation.empty(replace(t, block=self.block))
-
-
-def at_block(r: Relation, block: int) -> Relation:
-    """The relation as the candidates of one block see it; they are block 0 of the answer."""
-    if isinstance(r, (Constant, PerRow, Threshold)):
-        return r
-    if isinstance(r, Both):
-        return at_block(r.a, block) & at_block(r.b, block)
-    if isinstance(r, Either):
-        return at_block(r.a, block) | at_block(r.b, block)
-    if isinstance(r, Not):
-        return ~at_block(r.other, block)
-    if isinstance(r, (Same, Overlap)):
-        columns = r.columns[block] if block < len(r.columns) else None
-        if columns is None:
-            return nobody
-        return r if len(r.columns) == 1 else replace(r, columns=[columns])
-    if isinstance(r, (Listed, Dense, LowRank, PerColumn)):
-        if r.block == block:
-            return r if block == 0 else replace(r, block=0)
-        return everyone if isinstance(r, PerColumn) else nobody
-    members = getattr(r, "members", None)
-    if members is not None:
-        return at_block(members[block], 0)
-    if isinstance(r, Moved):
-        return r
-    return r if block == 0 else Moved(r, block)
 
 
 def literals(r: Relation | None) -> list[Relation]:
@@ -91,23 +44,6 @@ def literals(r: Relation | None) -> list[Relation]:
     return out
 
 
-def _same_list(a: Relation, b: Relation) -> bool:
-    return isinstance(a, Listed) and isinstance(b, Listed) and a.columns is b.columns and a.block == b.block
-
-
-def assume(r: Relation, known: Listed, holds: bool) -> Relation:
-    """`r` for pairs of which it is known whether they are listed."""
-    if _same_list(r, known):
-        return everyone if holds else nobody
-    if isinstance(r, Both):
-        return assume(r.a, known, holds) & assume(r.b, known, holds)
-    if isinstance(r, Either):
-        return assume(r.a, known, holds) | assume(r.b, known, holds)
-    if isinstance(r, Not):
-        return ~assume(r.other, known, holds)
-    return r
-
-
 @dataclass
 class Terms:
     """A conjunction taken apart. `nothing`: it is known to hold for no pair."""
@@ -118,6 +54,24 @@ class Terms:
     different: list[Same] = field(default_factory=list)
     rest: list[Relation] = field(default_factory=list)
     nothing: bool = False
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether a condition looks at similarities in another way than by a threshold."""
+        return any(x.reads_values for x in self.rest if not isinstance(x, Threshold))
+
+    def symmetric(self) -> bool:
+        """Whether the relation is its own transpose, where the anchors are the candidates."""
+        if self.rest or self.listed:
+            return False
+        return all(x.symmetric() for x in (*self.same, *self.different, *self.unlisted))
+
+    def of_block(self) -> bool:
+        """Whether all that is listed or compared is known of the one block, of shared candidates."""
+        if any(x.block != 0 for x in (*self.listed, *self.unlisted)):
+            return False
+        values = [x.columns[0] if len(x.columns) == 1 else None for x in (*self.same, *self.different)]
+        return all(x is not None and x.dim() == 1 for x in values)
 
     def empty(self, t: Tile) -> bool:
         """True where the tile is known to hold no pair."""
@@ -132,12 +86,12 @@ def _decided(found: list[Relation]) -> list[Relation]:
         known = x.other if isinstance(x, Not) else x
         if not isinstance(known, Listed):
             others.append(x)
-        elif not any(_same_list(known, y) and holds == (known is x) for y, holds in lists):
+        elif not any(known.same_list(y) and holds == (known is x) for y, holds in lists):
             lists.append((known, known is x))
-    if any(_same_list(x, y) and a != b for x, a in lists for y, b in lists):
+    if any(x.same_list(y) and a != b for x, a in lists for y, b in lists):
         return [nobody]
     for known, holds in lists:
-        others = [z for y in others for z in literals(assume(y, known, holds))]
+        others = [z for y in others for z in literals(y.assume(known, holds))]
     return [x if holds else ~x for x, holds in lists] + others
 
 
@@ -193,7 +147,7 @@ def product(weight: Relation | None) -> Factors | None:
         if isinstance(x, LowRank):
             out.low_rank.append(x)
         elif vector is None:
-            if not _boolean(x):
+            if not x.boolean:
                 return None
             out.where = out.where & x
         elif vector.dim() != 1:
@@ -203,26 +157,3 @@ def product(weight: Relation | None) -> Factors | None:
         else:
             out.where = out.where & x
     return out
-
-
-def _boolean(r: Relation) -> bool:
-    """Whether the relation surely selects pairs and weighs none."""
-    if isinstance(r, Not):
-        return _boolean(r.other)
-    if isinstance(r, (Both, Either)):
-        return _boolean(r.a) and _boolean(r.b)
-    if isinstance(r, Dense):
-        return not r.matrix.dtype.is_floating_point
-    return isinstance(r, (Constant, Listed, Same, Overlap, Threshold))
-
-
-def reads_similarities(r: Relation) -> bool:
-    """Whether the relation looks at the similarities of the tile (as functions may)."""
-    if isinstance(r, (Both, Either)):
-        return reads_similarities(r.a) or reads_similarities(r.b)
-    if isinstance(r, Not):
-        return reads_similarities(r.other)
-    if isinstance(r, Moved):
-        return reads_similarities(r.relation)
-    known = (Constant, Listed, Same, Overlap, Dense, PerColumn, PerRow, LowRank)
-    return isinstance(r, (Threshold, Function)) or not isinstance(r, known)

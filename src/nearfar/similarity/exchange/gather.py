@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.similarity.ring import Ring
+from nearfar.similarity.exchange.collectives import all_sum, fail_together, largest, total
+from nearfar.similarity.exchange.ring import Ring
 
 NEGATIVES = ("local", "global")
 PLANS = ("auto", "gather", "ring")
@@ -52,33 +53,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
-        total = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
         rank = dist.get_rank(ctx.group)
         start = sum(ctx.sizes[:rank])
-        return total[start:start + ctx.sizes[rank]], None, None
-
-
-class _AllSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        x = x.clone()
-        dist.all_reduce(x, group=group)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor):
-        g = grads[0].clone()
-        dist.all_reduce(g, group=ctx.group)
-        return g, None
-
-
-def all_sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The sum over ranks; its gradient is the sum of the gradients of all ranks."""
-    total = _AllSum.apply(x, group)
-    assert isinstance(total, Tensor)
-    return total
+        return total(grads[0], ctx.group)[start:start + ctx.sizes[rank]], None, None
 
 
 def _all_rows(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
@@ -97,13 +74,11 @@ class Exchange:
     group: dist.ProcessGroup | None = None
 
     def gather(self, x: Tensor) -> tuple[Tensor, int]:
-        """The rows of all ranks, and the place of this rank's first row."""
+        """The rows of all ranks, and the number of this rank's first."""
         if self.group is None:
             return x, 0
         sizes = self.sizes(x.shape[0], x.device)
-        rows = _Gather.apply(x, sizes, self.group)
-        assert isinstance(rows, Tensor)
-        return rows, sum(sizes[: dist.get_rank(self.group)])
+        return self._gathered(x, sizes)
 
     def keys(self, x: Tensor, whole: bool = False) -> tuple[Tensor, int, Ring | None]:
         """Candidates of all ranks: their keys, the number of this rank's first, and the ring where keys travel.
@@ -118,13 +93,16 @@ class Exchange:
         if not whole and (_plan == "ring" or (_plan == "auto" and large)):
             ring = Ring(self.group, sizes)
             return x, ring.first(ring.rank), ring
+        return *self._gathered(x, sizes), None
+
+    def _gathered(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, int]:
         rows = _Gather.apply(x, sizes, self.group)
         assert isinstance(rows, Tensor)
-        return rows, sum(sizes[: dist.get_rank(self.group)]), None
+        return rows, sum(sizes[: dist.get_rank(self.group)])
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over ranks, with gradient."""
-        return x if self.group is None else all_sum(x, self.group)
+        return all_sum(x, self.group)
 
     def count(self, x: Tensor) -> int:
         """The rows of all ranks."""
@@ -136,7 +114,7 @@ class Exchange:
             return
         known = [w for x in inputs for w in (x.shape[-1], TYPES.index(x.dtype) if x.dtype in TYPES else -1)]
         most = torch.tensor([y for w in known for y in (w, -w)], device=inputs[0].device)
-        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
+        most = largest(most, self.group)
         differ = (most[0::2] != -most[1::2])
         if bool(differ[1::2].any()):
             raise InputError(f"The vectors of the processes differ in type; here: {[str(x.dtype) for x in inputs]}.")
@@ -151,22 +129,13 @@ class Exchange:
             yield
         except Exception as caught:
             problem = caught
-        failed = torch.tensor([0.0 if problem is None else 1.0])
-        if self.group is not None:
-            failed = failed.to(torch.device("cuda") if dist.get_backend(self.group) == "nccl" else "cpu")
-            dist.all_reduce(failed, group=self.group)
-        if problem is not None:
-            raise problem
-        if failed.item():
-            count, world = int(failed.item()), dist.get_world_size(self.group)
-            raise InputError(f"{count} of {world} processes refused their inputs.", "Their own messages say why.")
+        fail_together(problem, self.group, "{failed} of {world} processes refused their inputs.")
 
     def sizes(self, n: int, device: torch.device) -> list[int]:
         world = dist.get_world_size(self.group)
         counts = torch.zeros(world, dtype=torch.long, device=device)
         counts[dist.get_rank(self.group)] = n
-        dist.all_reduce(counts, group=self.group)
-        return counts.tolist()
+        return total(counts, self.group).tolist()
 
 
 def exchange(negatives: str) -> Exchange:

@@ -20,10 +20,10 @@ from nearfar.similarity import (
     diagonal,
     engine,
     equal,
-    ranks,
     same,
     sparse,
 )
+from nearfar.similarity.answer import topk
 
 
 @st.composite
@@ -49,9 +49,9 @@ def test_topk_is_a_stable_sort(case, few):
     masked = torch.cat([masked, masked.new_full((*masked.shape[:-1], k), -math.inf)], -1)
     values, order = masked.sort(dim=-1, descending=True, stable=True)
     with pytest.MonkeyPatch.context() as patch, engine("streaming", tile=tile):
-        patch.setattr(ranks, "CHUNK", 3)
-        patch.setattr(ranks, "FLOOD", 1)
-        patch.setitem(ranks.STRIP, "cpu", 5)
+        patch.setattr(topk, "CHUNK", 3)
+        patch.setattr(topk, "FLOOD", 1)
+        patch.setitem(topk.STRIP, "cpu", 5)
         done = []
         found = s.topk(k, where=where, progress=done.append)
     assert torch.equal(found[0], values[..., :k])
@@ -86,8 +86,8 @@ def test_places_equal_the_loop(seed, tile, few):
         ranking = sorted(seen, key=lambda j: (-whole[i][j], bool(wanted[i, j])))
         expected += [(i, place) for place, j in enumerate(ranking, 1) if wanted[i, j]]
     with pytest.MonkeyPatch.context() as patch, engine("streaming", tile=tile):
-        patch.setattr(ranks, "FEW", few)
-        patch.setitem(ranks.STRIP, "cpu", 7)
+        patch.setattr(topk, "FEW", few)
+        patch.setitem(topk.STRIP, "cpu", 7)
         found = list(s.places(sparse(*wanted.nonzero().T, n), where=~sparse(*hidden.nonzero().T, n)))
     assert [(p.rows.start + int(i), int(place)) for p in found for i, place in zip(p.row, p.place)] == expected
     assert [p.rows for p in found] == [slice(i, min(i + tile, n)) for i in range(0, n, tile)]

@@ -4,54 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from nearfar.errors import InputError
-from nearfar.similarity.vectors import Vectors
-
-if TYPE_CHECKING:
-    from nearfar.similarity.ring import Ring
-
-
-class Source:
-    """A similarity of one's own: a matrix (N, M) that is asked for one tile at a time. Subclass it.
-
-    shape: (N, M). dtype: of the tiles, at least float32; device: where they are. Defaults: those of the first of the
-        `tensors()`, else float32 on the CPU.
-    tile_shape: the most rows and columns of a tile. Default: the engine's. A tile that builds more than its own
-        numbers (the hidden layer of a scorer of pairs) wants a small one: that is its memory.
-    rounding: by how much a similarity may differ with the tile in which it stands. None: as a product of vectors does;
-        0: not at all, whatever the tile.
-    """
-
-    shape: tuple[int, int]
-    dtype: torch.dtype | None = None
-    device: torch.device | None = None
-    tile_shape: tuple[int, int] | None = None
-    rounding: float | None = None
-
-    def tensors(self) -> Sequence[Tensor]:
-        """Everything that `tile` reads and that may need a gradient. Default: nothing, all is constant."""
-        return ()
-
-    def tile(self, rows: slice, columns: slice, tensors: Sequence[Tensor]) -> Tensor:
-        """The similarities (rows, columns), by torch operations on `tensors`, which stand for those of `tensors()`.
-
-        It is asked again for the gradient and must answer alike: no dropout. Tensors that are read by slices
-        (`x[rows]`) cost what the slice costs.
-        """
-        raise TypeError(f"{type(self).__name__} does not answer for tiles")
-
-
-def kind(source: Source) -> tuple[torch.dtype, torch.device]:
-    """Type and device of the similarities of a source."""
-    held = [x for x in source.tensors() if x.is_floating_point()]
-    dtype = source.dtype or (torch.promote_types(held[0].dtype, torch.float32) if held else torch.float32)
-    return dtype, source.device or (held[0].device if held else torch.device("cpu"))
+from nearfar.similarity.answer.normalise import accumulated
+from nearfar.similarity.answer.vectors import Vectors
+from nearfar.similarity.exchange import Ring, RingPass, total
+from nearfar.similarity.source import Block, Source
 
 
 class Columns:
@@ -93,13 +56,17 @@ class Columns:
     def here(self, columns: slice) -> slice:
         return slice(columns.start - self.first, columns.stop - self.first)
 
+    def parts(self, gradients: bool = False) -> RingPass[Columns]:
+        """The columns part by part, as they come by; see `RingPass` for `gradients`."""
+        return RingPass(None, self)
+
     def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
         """The similarities of a tile."""
         raise TypeError("no columns")
 
-    def pull(self, flow: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
+    def vjp(self, grad: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
              d_inputs: Sequence[Tensor | None]) -> None:
-        """Adds to the gradients of anchors and inputs what flows into a tile."""
+        """Adds to the gradients of anchors and inputs, given those of a tile."""
         raise TypeError("no columns")
 
 
@@ -130,25 +97,31 @@ class Operand(Columns):
     def given(self, tensors: Sequence[Tensor]) -> Operand:
         return replace(self, vectors=Vectors(tensors[0]))
 
+    def parts(self, gradients: bool = False) -> RingPass[Operand]:
+        return RingPass(self.ring, self, self.keys, self._part, gradients)
+
+    def _part(self, keys: Tensor, first: int) -> Operand:
+        return replace(self.given([keys]), ring=None, first=first)
+
     def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
         q, columns = query[..., rows, :], self.here(columns)
         if not self.own:
             return q @ self.keys[..., columns, :].transpose(-1, -2)
         return (self.keys[..., rows, columns, :] @ q.unsqueeze(-1)).squeeze(-1)
 
-    def pull(self, flow: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
+    def vjp(self, grad: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
              d_inputs: Sequence[Tensor | None]) -> None:
         here, q, d_keys = self.here(columns), query[..., rows, :], d_inputs[0]
         if not self.own:
             if d_query is not None:
-                d_query[..., rows, :] += flow @ self.keys[..., here, :]
+                d_query[..., rows, :] += grad @ self.keys[..., here, :]
             if d_keys is not None:
-                d_keys[..., here, :] += flow.transpose(-1, -2) @ q
+                d_keys[..., here, :] += grad.transpose(-1, -2) @ q
             return
         if d_query is not None:
-            d_query[..., rows, :] += (flow.unsqueeze(-2) @ self.keys[..., rows, here, :]).squeeze(-2)
+            d_query[..., rows, :] += (grad.unsqueeze(-2) @ self.keys[..., rows, here, :]).squeeze(-2)
         if d_keys is not None:
-            d_keys[..., rows, here, :] += flow.unsqueeze(-1) * q.unsqueeze(-2)
+            d_keys[..., rows, here, :] += grad.unsqueeze(-1) * q.unsqueeze(-2)
 
 
 @dataclass(frozen=True)
@@ -209,7 +182,7 @@ class Scored(Columns):
                              "not list: they would get none.",
                              "Return them in tensors(), and read those that `tile` is given.")
 
-    def pull(self, flow: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
+    def vjp(self, grad: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
              d_inputs: Sequence[Tensor | None]) -> None:
         held = [x.detach() if d is None else x.detach().requires_grad_()
                 for x, d in zip(self.held, d_inputs, strict=True)]
@@ -222,7 +195,7 @@ class Scored(Columns):
             return
         leaves = [x for x, _ in wanted] + [part for _, _, part in sliced.parts]
         into = [d for _, d in wanted] + [wanted[k][1][index] for k, index, _ in sliced.parts]
-        for d, g in zip(into, torch.autograd.grad(s, leaves, flow, allow_unused=True), strict=True):
+        for d, g in zip(into, torch.autograd.grad(s, leaves, grad, allow_unused=True), strict=True):
             if g is not None:
                 d += g
 
@@ -249,6 +222,99 @@ def _is_view(index: Any) -> bool:
     return all(x is None or x is Ellipsis or type(x) in (int, slice) for x in parts)
 
 
+def refuse(operand: Columns, what: str) -> None:
+    """Raises where a question needs all keys in one place."""
+    if operand.ring is not None:
+        raise InputError(f"{what} needs the keys of all processes at once, but here they travel.",
+                         'Use `with nearfar.similarity.exchange_plan("gather"):`.')
+
+
 def slices(n: int, size: int | None) -> list[slice]:
     size = size or max(n, 1)
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _scored(block: Block, source: Source, temperature: float | Tensor, dtype: torch.dtype) -> Scored:
+    held = tuple(x if block.gradient else x.detach() for x in source.tensors())
+    if not isinstance(temperature, Tensor):
+        return Scored(source, held, dtype, float(temperature))
+    if any(a not in (1, b) for a, b in zip(reversed(temperature.shape), reversed(source.shape), strict=False)):
+        raise InputError(f"The temperature must be one number, (N, 1) or (1, M) with (N, M) = {source.shape}. "
+                         f"Got {tuple(temperature.shape)}.")
+    return Scored(source, (*held, temperature), dtype)
+
+
+def columns_of(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float | Tensor,
+              similarity: str) -> tuple[Vectors, list[Columns]]:
+    """The anchors and the columns of each block, in their order."""
+    if isinstance(query, Vectors):
+        if len(blocks) != 1 or blocks[0].keys is not query:
+            raise InputError("Vectors stand alone, as their own keys.", "Pass tensors.")
+        return query, [Operand(query, False)]
+    vectors = [b for b in blocks if isinstance(b.keys, Tensor)]
+    of_first = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
+    if of_first and 1 < len(blocks) != len(vectors):
+        raise InputError("A temperature of the columns, (1, M), needs a single block where one is a source.")
+    anchors, made = Vectors(query), iter(())
+    if vectors:
+        anchors, products = _factors(query, vectors, temperature, similarity)
+        made = iter(products)
+    out: list[Columns] = []
+    for block in blocks:
+        if not isinstance(block.keys, Source):
+            out.append(next(made))
+            continue
+        out.append(operand := _scored(block, block.keys, temperature, anchors.dtype))
+        if torch.is_grad_enabled():
+            operand.check_declared()
+    return anchors, out
+
+
+def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
+             similarity: str) -> tuple[Vectors, list[Operand]]:
+    """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
+    keys = [b.keys if b.gradient else b.keys.detach() for b in blocks if isinstance(b.keys, Tensor)]
+    unit = similarity == "cosine"
+    if _is_own_keys(query, blocks, temperature, similarity):
+        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
+        z = Vectors(query, unit=unit, scale=half)
+        return z, [Operand(z, False)]  # half of the temperature on each side keeps the two factors one tensor
+    if similarity == "euclidean":
+        query, keys = accumulated(query), [accumulated(k) for k in keys]
+        centre = _centre(query.detach(), next((b.ring for b in blocks if b.ring is not None), None))
+        query, keys = _lifted_query(query - centre), [
+            _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
+    of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
+    anchors = Vectors(query, unit=unit, scale=None if of_columns else 1 / temperature)
+    columns = [Vectors(k, unit=unit) for k in keys]
+    if of_columns and isinstance(temperature, Tensor):
+        columns[0] = Vectors(keys[0], unit=unit, scale=1 / temperature.transpose(-1, -2))
+    if lead := query.shape[:-2]:
+        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.own):]))
+                   for v, b in zip(columns, blocks, strict=True)]
+    return anchors, [Operand(v, b.own, b.ring) for v, b in zip(columns, blocks, strict=True)]
+
+
+def _centre(query: Tensor, ring: Ring | None) -> Tensor:
+    """Where distances are measured from, so that few digits are lost; keys that travel need one for all ranks."""
+    if ring is None:
+        return query.mean(-2, keepdim=True)
+    both = torch.cat([query.sum(-2, keepdim=True), query.new_full((*query.shape[:-2], 1, 1), query.shape[-2])], -1)
+    both = total(both, ring.group)
+    return both[..., :-1] / both[..., -1:].clamp(min=1)
+
+
+def _is_own_keys(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> bool:
+    """Whether the queries are the keys, so that the matrix is symmetric."""
+    alone = len(blocks) == 1 and blocks[0].keys is query and blocks[0].gradient and query.dim() == 2
+    alone = alone and blocks[0].ring is None
+    scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    return alone and scalar and similarity != "euclidean"
+
+
+def _lifted_query(q: Tensor) -> Tensor:
+    return torch.cat([2 * q, -(q * q).sum(-1, keepdim=True), -torch.ones_like(q[..., :1])], -1)
+
+
+def _lifted_key(k: Tensor) -> Tensor:
+    return torch.cat([k, torch.ones_like(k[..., :1]), (k * k).sum(-1, keepdim=True)], -1)

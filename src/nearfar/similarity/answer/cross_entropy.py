@@ -18,26 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.similarity.alongside import Partners
-from nearfar.similarity.conjunction import Terms, at_block, factors, terms
-from nearfar.similarity.fast import BOUND, LOG2E, Conditions, answerable
-from nearfar.similarity.operands import Operand
-from nearfar.similarity.reductions import CrossEntropy, LogSumExp
-from nearfar.similarity.relations import Listed, PerColumn, Relation, Tile, everyone
-from nearfar.similarity.units import aliases
-from nearfar.similarity.vectors import (
-    Recipe,
-    Side,
-    Vectors,
-    carry,
-    halved,
-    product_bound,
-    similarities,
+from nearfar.similarity.answer import sweep
+from nearfar.similarity.answer.columns import Operand
+from nearfar.similarity.answer.engine import Engine
+from nearfar.similarity.answer.fused_sums import Partners
+from nearfar.similarity.answer.masks import Conditions
+from nearfar.similarity.answer.normal_form import Terms
+from nearfar.similarity.answer.numerics import (
+    BOUND,
+    LOG2E,
+    aliases,
+    derived_again,
+    full_precision,
+    refuse_second_derivatives,
 )
-
-# Floats of a panel: its rows times all candidates.
-PANEL = {"cpu": 13 << 19, "cuda": 1 << 27}
-LEAST = 256  # rows of a panel, however many the candidates: with fewer the matrix products are slow
+from nearfar.similarity.answer.steps import Step
+from nearfar.similarity.answer.vectors import Recipe, Side, Vectors, addmm, halved, product_bound, similarities
+from nearfar.similarity.reductions import CrossEntropy, LogSumExp
+from nearfar.similarity.relations import Listed, PerColumn, Relation, Tile
 
 
 @dataclass
@@ -56,7 +54,7 @@ class Pass:
 
     blocks: list[Candidates]
     recipes: list[Recipe]
-    choice: Any
+    engine: Engine
     tile: tuple[int, int]
     counts: Tensor
     partners: Partners | None
@@ -83,8 +81,7 @@ class Panel:
     def __init__(self, job: Pass, query: Side, keys: Sequence[Side], weights: Sequence[Tensor | None]):
         self.job, self.query, self.keys, self.weights = job, query, keys, weights
         width = sum(len(k) for k, b in zip(keys, job.blocks, strict=True) if not b.terms.nothing)
-        budget = PANEL.get(query.x.device.type, 1 << 24)
-        self.height = max(min(job.tile[0], len(query), max(budget // max(width, 1), LEAST)), 1)
+        self.height = job.tile[0]
         self.kept = query.new_empty(self.height * max(width, 1))
         self.width = job.tile[1]
         size = self.height * min(self.width, max(width, 1))
@@ -96,7 +93,7 @@ class Panel:
             yield slice(i, min(i + self.height, len(self.query)))
 
     def chunks(self, rows: slice) -> Iterator[tuple[int, slice, Tensor]]:
-        """Block, columns and the place of their exponentials."""
+        """Block, columns and the scratch of their exponentials."""
         height, start = rows.stop - rows.start, 0
         for b, keys in enumerate(self.keys):
             for j in range(0, 0 if self.job.blocks[b].terms.nothing else len(keys), self.width):
@@ -110,17 +107,14 @@ class Panel:
     def product(self, b: int, rows: slice, columns: slice, out: Tensor) -> Tensor | None:
         """Exponents in base 2; the mask of the pairs that count, where there is one."""
         block = self.job.blocks[b]
-        self.job.choice.visited += 1
+        self.job.engine.visited += 1
         similarities(out, self.query, rows, self.keys[b], columns, LOG2E * block.scale)
         if self.masks is None or not block.conditions.masked:
             return None
         return block.conditions.mask(out, rows, columns, *(x[: out.numel()].view(out.shape) for x in self.masks))
 
     def exponentials(self, b: int, rows: slice, columns: slice, out: Tensor, mask: Tensor | None) -> None:
-        out.exp2_()
-        if mask is not None:
-            out.mul_(mask)
-        self.job.blocks[b].conditions.clear(out, rows, columns)
+        self.job.blocks[b].conditions.exponentials(out, mask, rows, columns)
 
     def fill(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Puts the exponentials of a panel into its chunks; their sums, weighted, and the shift of each row."""
@@ -163,7 +157,7 @@ def run(job: Pass, inputs: Sequence[Tensor | None], upstream: Tensor | None) -> 
     d_query, *d_keys = (x.zeros() if need else None for x, need in zip((query, *keys), want, strict=True))
     d_weights = [torch.zeros_like(w) if w is not None and n else None
                  for w, n in zip(weights, need_weights, strict=True)]
-    pull = torch.empty_like(positive)
+    slope = torch.empty_like(positive)
     for rows in panel.rows():
         total, shift = panel.fill(rows)
         away = torch.log2(total).add_(shift).div_(LOG2E).sub_(positive[rows])
@@ -171,43 +165,41 @@ def run(job: Pass, inputs: Sequence[Tensor | None], upstream: Tensor | None) -> 
         shares[rows] = away.sigmoid_()
         if upstream is None:
             continue
-        pull[rows] = upstream[rows] * shares[rows]
-        factor = torch.where(total > 0, pull[rows] / torch.where(total > 0, total, 1), 0)
+        slope[rows] = upstream[rows] * shares[rows]
+        factor = torch.where(total > 0, slope[rows] / torch.where(total > 0, total, 1), 0)
         _collect(panel, rows, factor, d_query, d_keys, d_weights)
     if upstream is None:
         return values, shares, []
     if job.partners is not None:
-        job.partners.pull(-pull, query, keys[job.of], d_query, d_keys[job.of])
+        job.partners.vjp(-slope, query, keys[job.of], d_query, d_keys[job.of])
     found = [x for side, d in zip((query, *keys), (d_query, *d_keys), strict=True) for x in side.release(d)]
     return values, shares, [*found, None, *d_weights]
 
 
 def _collect(panel: Panel, rows: slice, factor: Tensor, d_query: Tensor | None, d_keys: Sequence[Tensor | None],
              d_weights: Sequence[Tensor | None]) -> None:
-    scaled = panel.query.flow(panel.query[rows] * factor[:, None])
+    scaled = panel.query.rounded(panel.query[rows] * factor[:, None])
     for b, columns, e in panel.chunks(rows):
         scale, w, dw, dk = panel.job.blocks[b].scale, panel.weights[b], d_weights[b], d_keys[b]
         if dw is not None:
             dw[columns] += factor @ e
         if w is not None:
             e.mul_(w[columns])
-        flow = panel.query.flow(e)
+        grad = panel.query.rounded(e)
         if dk is not None:
-            carry(dk[columns], flow.T, scaled, scale)
+            addmm(dk[columns], grad.T, scaled, scale)
         if d_query is not None:
-            carry(d_query[rows], flow, panel.keys[b].weighed(columns), scale)
+            addmm(d_query[rows], grad, panel.keys[b].weighed(columns), scale)
     if d_query is not None:
         d_query[rows].mul_(factor[:, None])
 
 
-class OnePass(torch.autograd.Function):
+class CrossEntropyPass(torch.autograd.Function):
     """Inputs: the vectors and the scale (or None) of the query and of the keys of each block; the similarities of the
     positives (N,), None where the pass makes them; the column weights of each block (or None)."""
 
     @staticmethod
     def forward(ctx: Any, job: Pass, *inputs: Tensor):
-        from nearfar.similarity.engines import full_precision
-
         job.needs = list(ctx.needs_input_grad[1:])
         with full_precision(inputs[0].device):
             upstream = job.counts.float() if any(job.needs) else None
@@ -218,8 +210,6 @@ class OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
-        from nearfar.similarity.engines import full_precision
-
         job: Pass = ctx.job
         *inputs, shares = ctx.saved_tensors
         if torch.is_grad_enabled():
@@ -235,18 +225,16 @@ class OnePass(torch.autograd.Function):
                 made = run(job, [None if x is None else x.detach() for x in inputs], upstream)[2]
             level = level if even else grads[0].new_ones(())
         out = [None if x is None else x.mul_(level) for x in made]
-        place = 2 * len(job.recipes)
-        if job.needs[place]:
-            out[place] = -grads[0] * shares
+        at = 2 * len(job.recipes)
+        if job.needs[at]:
+            out[at] = -grads[0] * shares
         return None, *out
 
 
 def _differentiable(job: Pass, inputs: Sequence[Tensor | None], grad: Tensor) -> list[Tensor | None]:
     """Gradients that can be derived again: the small matrix is built."""
-    from nearfar.similarity import engines
-
     if not job.small:
-        engines.refuse_second_derivatives()
+        refuse_second_derivatives()
     inputs = aliases(inputs)
     made, positive, weights = job.split(inputs)
     query, *keys = (r.made(*v) for r, v in zip(job.recipes, job.vectors(made), strict=True))
@@ -255,41 +243,35 @@ def _differentiable(job: Pass, inputs: Sequence[Tensor | None], grad: Tensor) ->
     parts = []
     for k, w, block in zip(keys, weights, job.blocks, strict=True):
         r = LogSumExp(where=block.where, scale=block.scale, weight=None if w is None else PerColumn(w))
-        parts += engines.dense(query, [Operand(Vectors(k), False)], [r])
+        parts += sweep.dense(query, [Operand(Vectors(k), False)], [r], job.engine)
     values = torch.nn.functional.softplus(torch.stack(parts).logsumexp(0) - positive, 1, 40)
-    wanted = [x for x in inputs if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(values, wanted, grad, create_graph=True, allow_unused=True))
-    return [next(found) if x is not None and x.requires_grad else None for x in inputs]
+    return derived_again(values, inputs, grad)
 
 
-def answer(query: Vectors, keys: Sequence[Vectors], r: CrossEntropy, counts: Tensor, positive: Listed | None,
-           tile: tuple[int, int], choice: Any, small: bool) -> Tensor | None:
-    """The cross-entropy of each row over shared blocks of candidates, or None where a relation does not allow it.
+def reduce(step: Step, query: Vectors, keys: Sequence[Vectors], counts: Tensor, positive: Listed | None,
+           engine: Engine) -> Tensor:
+    """The cross-entropy of each row over shared blocks of candidates.
 
     positive: one a row, where the reduction names none itself.
     counts: the rows whose upstream gradient is expected to be one number, the others' to be 0; bool (N,).
     """
-    if query.dim() != 2 or any(k.dim() != 2 for k in keys) or r.scale <= 0:
-        return None
     blocks, weights = [], []
-    for b in range(len(keys)):
-        weight = factors(None if r.weight is None else at_block(r.weight, b))
-        if weight is None or weight.rows:
-            return None
-        where = at_block(everyone if r.where is None else r.where, b) & weight.where
-        t = terms(where)
-        if not answerable(t):
-            return None
-        weights.append(weight.column)
-        conditions = Conditions(t, query.dtype, LOG2E * r.scale)
-        blocks.append(Candidates(where, t, r.scale, conditions))
+    for p in step.parts:
+        assert isinstance(p.reduction, CrossEntropy)
+        assert p.reduction.where is not None
+        assert p.weight is not None
+        weights.append(p.weight.column)
+        conditions = Conditions(p.terms, query.dtype, LOG2E * p.reduction.scale)
+        blocks.append(Candidates(p.reduction.where, p.terms, p.reduction.scale, conditions))
+    asked = step.parts[0].reduction
+    assert isinstance(asked, CrossEntropy)
     used = [x.settled() for x in (query, *keys)]
     with torch.no_grad():
-        bounded = all(product_bound(used[0], k) * r.scale * LOG2E <= BOUND
+        bounded = all(product_bound(used[0], k) * asked.scale * LOG2E <= BOUND
                       for k, b in zip(used[1:], blocks, strict=True) if not b.terms.nothing)
     partners = None if positive is None else Partners.of(positive)
-    job = Pass(blocks, [x.recipe for x in used], choice, tile, counts, partners,
-               0 if positive is None else positive.block, small, bounded, halved(*used))
-    values = OnePass.apply(job, *(y for x in used for y in (x.x, x.scale)), r.of, *weights)
+    job = Pass(blocks, [x.recipe for x in used], engine, step.tile, counts, partners,
+               0 if positive is None else positive.block, step.small, bounded, halved(*used))
+    values = CrossEntropyPass.apply(job, *(y for x in used for y in (x.x, x.scale)), asked.of, *weights)
     assert isinstance(values, Tensor)
     return values

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nearfar.similarity.units import accumulated, inverse_length, longest, scaled_unit
+from nearfar.similarity.answer.normalise import accumulated, inverse_length, longest, scaled_unit
 
 # Floats that work row by row holds at once, by device type.
 STRIP = {"cpu": 1 << 18, "cuda": 1 << 23}
@@ -179,11 +179,11 @@ class Side:
         return self._last[1]
 
     def weighed(self, rows: slice) -> Tensor:
-        """These rows as products with a gradient's flow take them."""
+        """These rows as products with gradients of similarities take them."""
         return self[rows] if self.halved is None else self.halved[1][rows]
 
-    def flow(self, x: Tensor) -> Tensor:
-        """What flows into similarities, as products with `weighed` rows take it."""
+    def rounded(self, x: Tensor) -> Tensor:
+        """Gradients of similarities, as products with `weighed` rows take them."""
         return x if self.halved is None else x.to(torch.bfloat16)
 
     def taken(self, index: Tensor) -> Tensor:
@@ -230,12 +230,12 @@ def similarities(out: Tensor, query: Side, rows: slice, keys: Side, columns: sli
                        alpha=alpha, out=out)
 
 
-def carry(gradient: Tensor, flow: Tensor, rows: Tensor, alpha: float = 1.0) -> None:
-    """Adds alpha flow @ rows to a gradient; both may be bfloat16."""
-    if flow.dtype == gradient.dtype:
-        gradient.addmm_(flow, rows, alpha=alpha)
+def addmm(gradient: Tensor, grad: Tensor, rows: Tensor, alpha: float = 1.0) -> None:
+    """Adds alpha grad @ rows to a gradient; both may be bfloat16."""
+    if grad.dtype == gradient.dtype:
+        gradient.addmm_(grad, rows, alpha=alpha)
     else:
-        torch.addmm(gradient, flow, rows, out_dtype=gradient.dtype, alpha=alpha, out=gradient)
+        torch.addmm(gradient, grad, rows, out_dtype=gradient.dtype, alpha=alpha, out=gradient)
 
 
 def strips(x: Tensor) -> Sequence[slice]:

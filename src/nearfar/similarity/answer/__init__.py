@@ -1,0 +1,1 @@
+"""How a question about a similarity matrix is answered: `plan` chooses, the others compute."""
