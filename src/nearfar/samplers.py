@@ -75,7 +75,7 @@ class Sampler:
 
     members: int = 1
     identified: bool = True
-    pools: np.ndarray | None = None
+    negative_groups: np.ndarray | None = None
     table: Rows
     batch_size: int
     seed: int
@@ -95,10 +95,10 @@ class Sampler:
         made.bind()
         return made
 
-    def within(self, pools: np.ndarray) -> Self:
+    def within(self, negative_groups: np.ndarray) -> Self:
         """As it is, with a label of each training row: an item's negatives come from its own pool alone."""
         made = copy.copy(self)
-        made.pools = pools
+        made.negative_groups = negative_groups
         return made
 
     def only(self, rows: np.ndarray) -> Self:

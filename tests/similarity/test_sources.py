@@ -132,8 +132,8 @@ SPARSE = csr_matrix(A.numpy() * (A.numpy() > 0)), csr_matrix(B.numpy() * (B.nump
 
 def pair_scores(a, b, *weights):
     first, bias, last, shift = weights
-    hidden = a @ first[:, :D].T
-    return torch.stack([torch.tanh(hidden[i] + b @ first[:, D:].T + bias) @ last[0] + shift for i in range(len(a))])
+    excluded = a @ first[:, :D].T
+    return torch.stack([torch.tanh(excluded[i] + b @ first[:, D:].T + bias) @ last[0] + shift for i in range(len(a))])
 
 
 def gated_scores(query, keys, gate):
@@ -239,9 +239,9 @@ def test_the_other_asks(name):
             assert_close(s.at(columns[:, 1]), whole.gather(1, columns[:, 1:])[:, 0])
             assert_close(s.paired(), torch.where(s.positive.columns >= 0, whole[range(N), s.positive.columns], 0))
             values, places = s.topk(3, where=~diagonal(N))
-            hidden = whole.detach().clone().fill_diagonal_(-math.inf)
-            assert_close(values, hidden.topk(3).values)
-            assert_close(hidden.gather(1, places), values)
+            excluded = whole.detach().clone().fill_diagonal_(-math.inf)
+            assert_close(values, excluded.topk(3).values)
+            assert_close(excluded.gather(1, places), values)
             limit = s.threshold(2)
             assert (s.reduce(Count(where=at_least(limit))) == (whole >= limit[:, None]).sum(1)).all()
             assert (s.reduce(Count(where=at_least(limit))) >= 2).all()
@@ -271,16 +271,16 @@ def test_temperatures(shape):
 def test_a_source_beside_keys_and_labels():
     """A queue scored by the network beside the cosines of the batch; blocks join as they do among keys."""
     q, k = A.clone().requires_grad_(), B.clone().requires_grad_()
-    extra = seeded(4, D, seed=8)
+    extra_candidates = seeded(4, D, seed=8)
     labels = [torch.arange(M) % 2, torch.tensor([0, 1, 1, -1])]
     whole = torch.cat([normalize(q) @ normalize(k).T,
-                       pair_scores(q, extra, *NET.parameters())], 1) / 0.2
+                       pair_scores(q, extra_candidates, *NET.parameters())], 1) / 0.2
     mine = torch.arange(N) % 2
     expected = torch.where(mine[:, None] == torch.cat(labels), whole, -math.inf).logsumexp(1), whole.mean(1)
     gradient = torch.autograd.grad(sum(x.sum() for x in expected), [q, k])
     for kind, tile in TILED:
         with engine(kind, tile=tile):
-            s = Similarity(q, [Block(k, labels=labels[0]), Block(PairScorer(NET, q, extra), labels=labels[1])],
+            s = Similarity(q, [Block(k, labels=labels[0]), Block(PairScorer(NET, q, extra_candidates), labels=labels[1])],
                            labels=mine, temperature=0.2)
             found = s.reduce(LogSumExp(where=s.same("labels")), Mean())
             for x, y in zip(found, expected, strict=True):
@@ -288,7 +288,7 @@ def test_a_source_beside_keys_and_labels():
             gradients = torch.autograd.grad(sum(x.sum() for x in found), [q, k])
             for x, y in zip(gradients, gradient, strict=True):
                 assert_close(x, y)
-    constant = Similarity(None, [Block(PairScorer(NET, q, extra), gradient=False)]).reduce(LogSumExp())
+    constant = Similarity(None, [Block(PairScorer(NET, q, extra_candidates), gradient=False)]).reduce(LogSumExp())
     assert not constant.requires_grad
 
 
@@ -384,7 +384,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match="different numbers of rows"):
         Similarity(None, [Block(Heads(A, B)), Block(Heads(B, B))])
     with pytest.raises(InputError, match="shared by all anchors"):
-        Similarity(None, Block(Heads(A, B), own=True))
+        Similarity(None, Block(Heads(A, B), per_anchor=True))
     with pytest.raises(InputError, match="temperature must be one number"):
         Similarity(Heads(A, B), temperature=torch.ones(3, 1))
     with pytest.raises(InputError, match="embeddings"), exchange_plan("gather"):

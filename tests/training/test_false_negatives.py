@@ -46,8 +46,8 @@ def ready(path, *, batch=24, method="pairs", **options):
     return data, building.prepare(method, data, settings, options)
 
 
-def relation(hidden, n, width):
-    found = hidden.relation(torch.arange(n), exchange("local"), width)
+def relation(excluded, n, width):
+    found = excluded.relation(torch.arange(n), exchange("local"), width)
     tile = found.tile(Tile(slice(0, n), 0, slice(0, width), False, torch.device("cpu")))
     return tile.expand(n, width).numpy()
 
@@ -72,10 +72,10 @@ def test_pairs_hide_all_that_is_known_to_belong_together(tmp_path):
         batch = setup.loader.at(step)
         a, b = (data.texts(role, batch.rows.numpy()) for role in ("text", "text_b"))
         wanted, n = by_hand(a, b, known), len(batch)
-        assert (relation(batch.hidden(), n, n) == wanted).all()
+        assert (relation(batch.excluded(), n, n) == wanted).all()
         back = np.array([[a[j] == a[i] or b[j] == b[i] or a[j] == b[i] or (a[j], b[i]) in known for j in range(n)]
                          for i in range(n)])
-        assert (relation(batch.hidden().reversed(), n, n) == back).all()
+        assert (relation(batch.excluded().reversed(), n, n) == back).all()
         shares.append((wanted.sum() - n) / (n * (n - 1)))
         assert batch.masked_share() == pytest.approx(shares[-1])
     assert min(shares) > 0.05, "the data hold what is to be hidden"
@@ -101,7 +101,7 @@ def test_groups_hide_members_and_copies(tmp_path):
     texts, group = data.texts("text", batch.rows.numpy()), data.texts("group", batch.rows.numpy())
     members = [{texts[i], texts[n + i]} for i in range(n)]
     wanted = np.array([[group[i] == group[j] or bool(members[i] & members[j]) for j in range(n)] for i in range(n)])
-    assert (relation(batch.hidden(), n, n) == wanted).all()
+    assert (relation(batch.excluded(), n, n) == wanted).all()
     assert batch.masked_share() == pytest.approx((wanted.sum() - n) / (n * (n - 1)))
 
 
@@ -161,13 +161,13 @@ def test_hard_negatives_that_belong_to_an_anchor_are_hidden_from_it(tmp_path):
     batch = setup.loader.at(0)
     n = len(batch)
     a, b, c = (data.texts(column, batch.rows.numpy()) for column in ("text", "text_b", "negative"))
-    kinds = setup.method.further({"hidden": batch.hidden()}, batch)["hidden"]
-    hidden = relation(kinds, n, 2 * n)
+    kinds = setup.method.with_hard_negatives({"excluded": batch.excluded()}, batch)["excluded"]
+    excluded = relation(kinds, n, 2 * n)
     known = belong(data)
     wanted = by_hand(a, b, known)
-    further = np.array([[not c[j] or c[j] == b[i] or (a[i], c[j]) in known for j in range(n)] for i in range(n)])
-    assert (hidden == np.concatenate([wanted, further], 1)).all()
-    assert 0 < further.mean() < 1
+    with_hard_negatives = np.array([[not c[j] or c[j] == b[i] or (a[i], c[j]) in known for j in range(n)] for i in range(n)])
+    assert (excluded == np.concatenate([wanted, with_hard_negatives], 1)).all()
+    assert 0 < with_hard_negatives.mean() < 1
 
 
 def labelled(folder):

@@ -16,8 +16,8 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.losses import rows
 from nearfar.losses.rows import relative_penalty
-from nearfar.similarity import Block, Count, Hidden, LogSumExp, Similarity, SoftmaxMean, normalise, one_way
-from nearfar.similarity.layouts import Extra
+from nearfar.similarity import Block, Count, ExcludedPairs, LogSumExp, Similarity, SoftmaxMean, normalise, one_way
+from nearfar.similarity.layouts import Extras
 
 REPULSIONS = ("euclidean", "rbf")
 
@@ -58,7 +58,7 @@ def target_weights(queries: Sequence[Float[Tensor, "n d"]], key: Float[Tensor, "
 def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: float = 1.0, tau_pos: float = 1.0,
          tau_neg: float = 2.0, repulsion: str = "euclidean", t: float = 2.0, tau_plus: float = 0.0,
          detach: bool = False, official: bool = False, negatives: str = "local",
-         hidden: Hidden | None = None) -> Float[Tensor, ""]:
+         excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
     """Form A, in the batch: the mean attraction of every view plus the mean repulsion of every pair of views a < b.
 
     Attraction of view a of item i: `attraction` to its other views. Repulsion of (a, b): -beta sum_j v_ij D_ij over the
@@ -72,7 +72,7 @@ def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: flo
         tau_plus: share of hidden positives that is taken out: (-beta sum_j v D + tau_plus c_ii) / (1 - tau_plus).
         detach: the weights are constants in the gradient (the value is the same).
         official: the released code's sign of the tau_plus term, which pushes the positive away.
-        hidden: items that are no negatives of each other.
+        excluded: items that are no negatives of each other.
 
     Source: CACR, Zheng et al., TMLR 2023. Raises InputError with fewer than two views, or options that do not fit.
     """
@@ -80,7 +80,7 @@ def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: flo
     z = [normalise(v) for v in views]
     if len(z) < 2:
         raise InputError(f"CACR needs at least two views. Got {len(z)}.")
-    pairs = {(a, b): one_way(z[a], z[b], hidden=hidden, negatives=negatives).parts[0]
+    pairs = {(a, b): one_way(z[a], z[b], excluded=excluded, negatives=negatives).parts[0]
              for a in range(len(z)) for b in range(a + 1, len(z))}
     push = [_repulsion(s, beta, tau_neg, repulsion, t, tau_plus, detach, -1 if official else 1) for s in pairs.values()]
     pull = [pairs[0, 1].mean(attraction(v, [w for w in z if w is not v], alpha=alpha, tau_pos=tau_pos, detach=detach))
@@ -110,16 +110,17 @@ def _repulsion(s: Similarity, beta: float, tau: float, kind: str, t: float, tau_
 
 
 def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Tensor, "n d"]],
-               queue: Float[Tensor, "k d"] | Extra, *, alpha: float = 1.0, beta: float = 1.0,
+               queue: Float[Tensor, "k d"] | Extras, *, alpha: float = 1.0, beta: float = 1.0,
                tau_pos: float = 1.0, tau_neg: float = 2.0, in_batch: bool = True, official: bool = False,
-               negatives: str = "local", hidden: Hidden | None = None) -> Float[Tensor, ""]:
+               negatives: str = "local", excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
     """Form B, against a queue of past keys: query views (with gradient), the teacher's key views (without).
 
     Attraction of query view a to the keys of the other views, weights constant. Repulsion over one softmax of the queue
     (its weights constant) and, with `in_batch`, the other items' queries of the SAME view (weights in the gradient).
     The mean over views. In [-4 beta, 4 alpha], 0 at collapse.
 
-    Args: queue: keys (K, D), or what a layout takes as `extra`: blocks of candidates, or a function that makes them.
+    Args: queue: keys (K, D), or what a layout takes as `extra_candidates`: blocks of candidates, or a function that
+    makes them.
         official: the released code computes the products with the queue once, so that every view's repulsion uses the
         FIRST view's distances to it.
     Raises InputError with fewer than two views, or different numbers of query and key views.
@@ -128,8 +129,8 @@ def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Ten
         raise InputError("cacr_queue needs at least two views and as many key views as query views. "
                          f"Got {len(queries)} and {len(keys)}.")
     q, k = [normalise(v) for v in queries], [normalise(v.detach()) for v in keys]
-    extra = [Block(queue, gradient=False)] if isinstance(queue, Tensor) else queue
-    made = [one_way(v, v, hidden=hidden, extra=extra, negatives=negatives).parts[0] for v in q]
+    extra_candidates = [Block(queue, gradient=False)] if isinstance(queue, Tensor) else queue
+    made = [one_way(v, v, excluded=excluded, extra_candidates=extra_candidates, negatives=negatives).parts[0] for v in q]
     terms = []
     for a, view in enumerate(q):
         source = 0 if official else a
@@ -158,7 +159,7 @@ def _two_sources(past: Similarity | None, batch: Similarity | None, tau: float, 
 
 def cacr_targets(queries: Sequence[Float[Tensor, "n d"]], targets: Sequence[Float[Tensor, "n d"]], *,
                  temperature: float = 1.0, cost: str = "rbf", official: bool = False, negatives: str = "local",
-                 hidden: Hidden | None = None) -> Float[Tensor, ""]:
+                 excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
     """Form C, against a momentum encoder's targets of the first views: the mean over the target views.
 
     For target view t the queries are all other views a, with shares p_ai = softmax_a(|q_i^a - k_i|^2 / T), constants.
@@ -178,7 +179,7 @@ def cacr_targets(queries: Sequence[Float[Tensor, "n d"]], targets: Sequence[Floa
         others = [v for a, v in enumerate(q) if a != t]
         shares = target_weights(others, key, temperature)
         for v, p in zip(others, shares, strict=True):
-            s = one_way(v, key, temperature=temperature, hidden=hidden, negatives=negatives).parts[0]
+            s = one_way(v, key, temperature=temperature, excluded=excluded, negatives=negatives).parts[0]
             if cost == "rbf":
                 terms.append(s.mean(2 * temperature * p * rows.info_nce_rows(s)))
             else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nearfar.checks import PositiveInt, UnitInterval, one_of
 from nearfar.negatives.base import Items, Negatives
-from nearfar.similarity import Anchors, Block, Further, Relation, Similarity, everyone, listed
+from nearfar.similarity import Anchors, Block, ExtraCandidates, Relation, Similarity, everyone, listed
 
 
 def false_negatives(
@@ -49,14 +49,14 @@ class FNC(Negatives):
         self.count, self.strategy, self.threshold, self.start = count, strategy, threshold, start
         self.cancelled = 0.0
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         self.cancelled = 0.0
         if items.step < self.start * items.steps:
-            return Further()
+            return ExtraCandidates()
         found = false_negatives(anchors.partner, anchors.batch, self.count, threshold=self.threshold,
                                 where=anchors.negative, similarity=anchors.similarity)
         self.cancelled = float((found >= 0).sum(1).float().mean())
-        return Further(friends=found) if self.strategy == "attract" else Further(hidden=listed(found))
+        return ExtraCandidates(extra_positives=found) if self.strategy == "attract" else ExtraCandidates(excluded=listed(found))
 
     def terms(self, s) -> dict[str, Tensor | float]:
         return {"cancelled": self.cancelled}

@@ -137,9 +137,9 @@ class ContinuousWeights(PairContrast):
         a, b = embedded["a"], embedded["b"]
         trained, frozen = (b, a) if self.frozen_first else (a, b)
         self.watched = trained.detach()
-        hidden = batch.hidden() if self.mask_duplicates else None
+        excluded = batch.excluded() if self.mask_duplicates else None
         known = self.reference_vectors
         reference = None if known is None else known[batch.rows[: len(batch)].to(known.device)].to(trained.device)
         total = cwcl(trained, frozen, temperature=self.temperature(), weighted=self.weighted, reference=reference,
-                     negatives="global", hidden=hidden)
+                     negatives="global", excluded=excluded)
         return Loss(total, {"temperature": self.temperature().detach()})
