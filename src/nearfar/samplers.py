@@ -75,7 +75,7 @@ class Sampler:
 
     members: int = 1
     identified: bool = True
-    pools: np.ndarray | None = None
+    negative_groups: np.ndarray | None = None
     table: Rows
     batch_size: int
     seed: int
@@ -95,10 +95,10 @@ class Sampler:
         made.bind()
         return made
 
-    def within(self, pools: np.ndarray) -> Self:
+    def within(self, negative_groups: np.ndarray) -> Self:
         """As it is, with a label of each training row: an item's negatives come from its own pool alone."""
         made = copy.copy(self)
-        made.pools = pools
+        made.negative_groups = negative_groups
         return made
 
     def only(self, rows: np.ndarray) -> Self:
@@ -210,9 +210,7 @@ class Permutation(_OfItems):
 
     def rows(self, number: int) -> np.ndarray:
         epoch, place = divmod(number, self.epoch_steps)
-        order = self.kept(
-            "order", epoch, lambda: np.random.default_rng([self.seed, epoch]).permutation(self.items)
-        )
+        order = self.kept("order", epoch, lambda: np.random.default_rng([self.seed, epoch]).permutation(self.items))
         return self.drawn(order[place * self.batch_size : (place + 1) * self.batch_size], epoch, place)
 
 
@@ -242,9 +240,7 @@ class InTurn(_OfItems):
         self.epoch_length = len(self.epoch(0))
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        made = single_label_batches(
-            self.marks, self.batch_size, np.random.default_rng([self.seed, self.since, epoch])
-        )
+        made = single_label_batches(self.marks, self.batch_size, np.random.default_rng([self.seed, self.since, epoch]))
         if not made:
             raise NearfarError(
                 f"None of the {len(np.unique(self.marks))} groups of the {self.items} items fills a batch of "
@@ -523,7 +519,9 @@ class Neighbours(Sampler):
         for count in self.fanout:
             first, many = self.starts[last], self.starts[last + 1] - self.starts[last]
             place = (rng.random((last.shape[0], count, last.shape[1])) * many[:, None]).astype(np.int64)
-            near = self.flat[np.minimum(first[:, None] + place, max(len(self.flat) - 1, 0))] if len(self.flat) else place
+            near = (
+                self.flat[np.minimum(first[:, None] + place, max(len(self.flat) - 1, 0))] if len(self.flat) else place
+            )
             last = np.where(many[:, None] > 0, near, last[:, None]).reshape(-1, last.shape[1])
             hops.append(last)
         return np.concatenate(hops).reshape(-1)

@@ -100,8 +100,8 @@ def batch_of(members=2, n=4):
     rows = torch.arange(members * n)
     return Batch(
         rows, {}, {"text": rows + 50}, rows // 2, {"kind": rows % 3}, members, domains=rows % 5, bags=rows % 4,
-        targets=rows + 7, values=rows / 2, pools=torch.arange(n), negatives=[torch.arange(n) + 90], scores=rows * 1.0,
-        views={"text": [torch.arange(n)] * members},
+        targets=rows + 7, values=rows / 2, negative_groups=torch.arange(n), negatives=[torch.arange(n) + 90],
+        scores=rows * 1.0, views={"text": [torch.arange(n)] * members},
     )  # fmt: skip
 
 
@@ -113,14 +113,14 @@ def test_a_part_of_a_batch_keeps_what_is_known_of_its_rows():
         assert torch.equal(getattr(part, name), getattr(whole, name)[part.rows])
     assert torch.equal(part.labels["kind"], whole.labels["kind"][part.rows])
     assert torch.equal(part.content["text"], whole.content["text"][part.rows])
-    assert part.pools.tolist() == [1, 2]
+    assert part.negative_groups.tolist() == [1, 2]
     assert part.negatives[0].tolist() == [91, 92]
 
 
 def test_parts_join_to_the_whole():
     whole = batch_of()
     again = Batch.joined([whole.part(slice(0, 1)), whole.part(slice(1, 4))])
-    for name in ("rows", "groups", "domains", "bags", "targets", "values", "pools", "scores"):
+    for name in ("rows", "groups", "domains", "bags", "targets", "values", "negative_groups", "scores"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
     moved = whole.to("meta")
     assert moved.bags.device.type == moved.values.device.type == "meta"
@@ -130,4 +130,4 @@ def test_a_batch_of_single_rows_joins_too():
     whole = batch_of(members=1)
     again = Batch.joined([whole.part(slice(0, 2)), whole.part(slice(2, 4))])
     assert np.array_equal(again.targets, whole.targets)
-    assert np.array_equal(again.pools, whole.pools)
+    assert np.array_equal(again.negative_groups, whole.negative_groups)

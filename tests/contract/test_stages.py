@@ -76,7 +76,7 @@ def test_methods_without_stages_write_none(table, tmp_path):
 
 
 def test_the_base_knows_no_stages():
-    assert not {"stage_starts", "begin_stage", "end_stage", "pools"} & set(dir(methods.Method))
+    assert not {"stage_starts", "begin_stage", "end_stage", "negative_groups"} & set(dir(methods.Method))
     assert issubclass(methods.get("mcl"), methods.Staged)
 
 

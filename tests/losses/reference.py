@@ -97,27 +97,27 @@ def siglip(a, b, *, temperature=0.1, bias=-10.0):
 def labelled(z, labels, temperature):
     s, y = (cosine(z, z) / temperature).tolist(), labels.tolist()
     for i, row in enumerate(s):
-        friends = [row[j] for j in range(len(y)) if j != i and y[j] == y[i] >= 0]
-        if friends:
+        positives = [row[j] for j in range(len(y)) if j != i and y[j] == y[i] >= 0]
+        if positives:
             others = [row[j] for j in range(len(y)) if j != i]
-            yield friends, others, [row[j] for j in range(len(y)) if j != i and not y[j] == y[i] >= 0]
+            yield positives, others, [row[j] for j in range(len(y)) if j != i and not y[j] == y[i] >= 0]
 
 
 def sup_con(z, labels, *, temperature=0.1):
-    return mean(lse(others) - mean(friends) for friends, others, _ in labelled(z, labels, temperature))
+    return mean(lse(others) - mean(positives) for positives, others, _ in labelled(z, labels, temperature))
 
 
 def mil_nce(z, labels, *, temperature=0.1):
-    return mean(lse(others) - lse(friends) for friends, others, _ in labelled(z, labels, temperature))
+    return mean(lse(others) - lse(positives) for positives, others, _ in labelled(z, labels, temperature))
 
 
 def triplet(z, labels, *, margin=0.2, mining="hard"):
     out = []
-    for friends, _, enemies in labelled(z, labels, 1.0):
+    for positives, _, enemies in labelled(z, labels, 1.0):
         if not enemies:
             out.append(0.0)
             continue
-        p, n = min(friends), max(enemies)
+        p, n = min(positives), max(enemies)
         below = [x for x in enemies if x < p]
         if mining == "semi-hard" and below:
             n = max(below)
@@ -219,9 +219,9 @@ def soft_nearest_neighbour(z, labels, *, temperature=1.0):
     y, out = labels.tolist(), []
     d = squared_distance(z, z).tolist()
     for i, row in enumerate(d):
-        friends = [-row[j] / temperature for j in range(len(y)) if j != i and y[j] == y[i] >= 0]
-        if friends:
-            out.append(lse([-row[j] / temperature for j in range(len(y)) if j != i]) - lse(friends))
+        positives = [-row[j] / temperature for j in range(len(y)) if j != i and y[j] == y[i] >= 0]
+        if positives:
+            out.append(lse([-row[j] / temperature for j in range(len(y)) if j != i]) - lse(positives))
     return mean(out)
 
 

@@ -12,7 +12,7 @@ from nearfar import losses
 from nearfar.errors import InputError
 from nearfar.losses import rows
 from nearfar.losses.attraction import attraction
-from nearfar.similarity import Block, Hidden, engine, one_way
+from nearfar.similarity import Block, ExcludedPairs, engine, one_way
 from tests.losses import reference
 from tests.losses.cases import batch
 
@@ -207,16 +207,16 @@ def test_two_views_make_the_target_form_mocos_loss():
 
 
 def test_hidden_items_are_no_negatives_in_any_form():
-    views, marks = three(seed=12), torch.tensor([0, 1, 0, 2, 3, 4])
-    hidden = Hidden([(marks, marks)])
+    views, item_identities = three(seed=12), torch.tensor([0, 1, 0, 2, 3, 4])
+    excluded = ExcludedPairs([(item_identities, item_identities)])
     twins = [torch.cat([v[:2], v[:1], v[3:]]) for v in views]  # item 2 is item 0 once more
     sharp = {"alpha": 0.0, "tau_neg": 500.0}
-    assert losses.cacr(twins, **sharp) > losses.cacr(twins, **sharp, hidden=hidden)
+    assert losses.cacr(twins, **sharp) > losses.cacr(twins, **sharp, excluded=excluded)
     assert losses.cacr_targets(twins, twins, temperature=0.1) > losses.cacr_targets(
-        twins, twins, temperature=0.1, hidden=hidden)
+        twins, twins, temperature=0.1, excluded=excluded)
     queue = torch.randn(2, 5, dtype=torch.float64)
     assert not torch.isclose(losses.cacr_queue(twins, twins, queue), losses.cacr_queue(twins, twins, queue,
-                                                                                       hidden=hidden))
+                                                                                       excluded=excluded))
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -107,7 +107,7 @@ def test_align_collapsed_or_at_infinite_temperature():
 
 def queue_loss(q, k, queue, temperature=0.05, similarity="cosine"):
     return one_way(q, k, temperature=temperature, similarity=similarity, in_batch=False,
-                   extra=[Block(queue, gradient=False)]).loss(rows.info_nce_rows)
+                   extra_candidates=[Block(queue, gradient=False)]).loss(rows.info_nce_rows)
 
 
 def test_contriever_queue_loss():

@@ -16,14 +16,14 @@ from nearfar.losses import parts as loss_parts
 from nearfar.losses import rows
 from nearfar.losses.parts import RowLoss, build, parts
 from nearfar.methods.documentation import arguments
-from nearfar.similarity import Block, Hidden, all_views, both_ways, one_way
+from nearfar.similarity import Block, ExcludedPairs, all_views, both_ways, one_way
 from nearfar.training.engine import fit
 from tests.losses.cases import batch
 
 
 def layout(part, a, b, labels=None, **more):
-    friends = None if labels is None else Hidden([(labels, labels)])
-    return all_views([a, b], temperature=0.3 if part.tempered else 1.0, friends=friends, **more)
+    extra_positives = None if labels is None else ExcludedPairs([(labels, labels)])
+    return all_views([a, b], temperature=0.3 if part.tempered else 1.0, extra_positives=extra_positives, **more)
 
 
 @pytest.mark.parametrize("name", [name for name, part in parts.items() if not part.graded])
@@ -31,11 +31,15 @@ def test_every_part_works_with_views_directions_and_a_memory(name):
     part = parts[name]()
     a, b, labels = batch(6, 5, seed=1)
     memory = Block(torch.randn(4, 5, dtype=torch.float64), gradient=False)
-    friends = Hidden([(labels, labels)]) if part.positives else None
-    t = {"temperature": 0.3 if part.tempered else 1.0, "friends": friends}
+    extra_positives = ExcludedPairs([(labels, labels)]) if part.positives else None
+    t = {"temperature": 0.3 if part.tempered else 1.0, "extra_positives": extra_positives}
     a.requires_grad_()
-    for made in (all_views([a, b], **t), both_ways(a, b, **t), one_way(a, b, extra=[memory], **t),
-                 all_views([a, b, a + b], targets=2, **t)):
+    for made in (
+        all_views([a, b], **t),
+        both_ways(a, b, **t),
+        one_way(a, b, extra_candidates=[memory], **t),
+        all_views([a, b, a + b], targets=2, **t),
+    ):
         value = made.loss(part)
         assert value.isfinite()
         assert torch.autograd.grad(value, a)[0].norm() > 0
@@ -63,19 +67,21 @@ def test_parts_are_the_named_losses():
 def test_friends_win_over_hidden_and_unknown_labels_are_alone():
     a, b, _ = batch(6, 5, seed=3)
     labels, twins = torch.tensor([0, 0, 1, 1, -1, -1]), torch.tensor([5, 5, 6, 6, 7, 7])
-    s = all_views([a, b], friends=Hidden([(labels, labels)]), hidden=Hidden([(twins, twins)])).parts[0]
+    s = all_views(
+        [a, b], extra_positives=ExcludedPairs([(labels, labels)]), excluded=ExcludedPairs([(twins, twins)])
+    ).parts[0]
     related, seen = s.mask(s.positive & ~s.itself), s.mask(s.negative)
     assert related.sum(1).tolist() == [3, 3, 3, 3, 1, 1] * 2  # a row of 12: the other view, and the friend's two
     assert seen.sum(1).tolist() == [8] * 12  # the hidden twin is a negative of nobody
     a, b = a[:4], b[:4]
-    pairs = one_way(a, b, friends=Hidden([(labels[:4], labels[:4])])).parts[0]
+    pairs = one_way(a, b, extra_positives=ExcludedPairs([(labels[:4], labels[:4])])).parts[0]
     assert pairs.mask(pairs.positive).sum(1).tolist() == [2, 2, 2, 2]
 
 
 def test_hardest_negatives_are_taken_from_all_blocks():
     a, b, _ = batch(6, 5, seed=4)
     memory = torch.randn(5, 5, dtype=torch.float64)
-    s = one_way(a, b, temperature=0.2, extra=[Block(memory)]).parts[0]
+    s = one_way(a, b, temperature=0.2, extra_candidates=[Block(memory)]).parts[0]
     whole = one_way(a, torch.cat([b, memory]), temperature=0.2).parts[0]
     for alpha in (0.1, 0.35, 1.0):
         assert_close(rows.hard_rows(s, alpha=alpha), rows.hard_rows(whole, alpha=alpha))
@@ -99,9 +105,17 @@ def test_siglip_starts_at_the_size_of_the_batch_and_remembers_it():
     assert at_the_papers_batch == pytest.approx(-10, abs=0.5)
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("hard", {"alpha": 0.0}), ("simple", {"alpha": 1.5}), ("dcl", {"sigma": -1.0}), ("smoothed", {"smoothing": 2.0}),
-    ("hcl", {"tau_plus": 1.0}), ("hcl", {"beta": -1.0})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hard", {"alpha": 0.0}),
+        ("simple", {"alpha": 1.5}),
+        ("dcl", {"sigma": -1.0}),
+        ("smoothed", {"smoothing": 2.0}),
+        ("hcl", {"tau_plus": 1.0}),
+        ("hcl", {"beta": -1.0}),
+    ],
+)
 def test_options_out_of_range_are_refused(name, options):
     with pytest.raises(InputError, match=next(iter(options))):
         parts[name](**options)
@@ -132,11 +146,17 @@ def test_scores_that_order_nothing_or_are_none():
         losses.cosent(a, b, torch.zeros(6), temperature=0)
 
 
-@pytest.mark.parametrize("call", [
-    lambda a, b, labels: losses.sup_con(a, labels), lambda a, b, labels: losses.mil_nce(a, labels),
-    lambda a, b, labels: losses.triplet(a, labels), lambda a, b, labels: losses.soft_nearest_neighbour(a, labels),
-    lambda a, b, labels: losses.cwcl(a, b, hidden=Hidden([(labels, labels)])),
-    lambda a, b, labels: all_views([a, b], friends=Hidden([(labels, labels)]))])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, b, labels: losses.sup_con(a, labels),
+        lambda a, b, labels: losses.mil_nce(a, labels),
+        lambda a, b, labels: losses.triplet(a, labels),
+        lambda a, b, labels: losses.soft_nearest_neighbour(a, labels),
+        lambda a, b, labels: losses.cwcl(a, b, excluded=ExcludedPairs([(labels, labels)])),
+        lambda a, b, labels: all_views([a, b], extra_positives=ExcludedPairs([(labels, labels)])),
+    ],
+)
 def test_values_below_minus_one_are_refused(call):
     """A signed hash as a label would be half unknown: 3 of 6 items without positives, silently."""
     a, b, _ = batch(6, 5)

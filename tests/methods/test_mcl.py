@@ -159,12 +159,12 @@ def stepped(data, count, **options):
 def test_stages_are_kept_begin_anew_and_hold_one_group_a_batch(emoji_few):
     made, batches, states, told = stepped(emoji_few, STEPS)
     method = made.method
-    labels = method.pools()
+    labels = method.negative_groups()
     place = {int(r): k for k, r in enumerate(made.rows)}
-    assert batches[0].pools is None
+    assert batches[0].negative_groups is None
     assert len(told) == 2
     for batch in batches[6:]:
-        assert {int(labels[place[int(r)]]) for r in batch.rows} == {int(batch.pools[0])}
+        assert {int(labels[place[int(r)]]) for r in batch.rows} == {int(batch.negative_groups[0])}
     for begin in states[1:]:
         assert not torch.equal(begin["out.weight"], states[0]["out.weight"]), "fresh weights, not those of stage 0"
     after = [stepped(emoji_few, n)[0].method.tower.encoder.state_dict() for n in (3, 6)]
@@ -182,7 +182,7 @@ def test_continued_weights_go_on(emoji_few):
 
 def test_one_cluster_is_plain_training(emoji_few):
     made, batches, _, _ = stepped(emoji_few, 5, clusters=1)
-    assert set(made.method.pools().tolist()) == {0}
+    assert set(made.method.negative_groups().tolist()) == {0}
     assert len({int(r) for b in batches[3:5] for r in b.rows}) == 32
 
 

@@ -24,10 +24,12 @@ def unit(*shape, seed=0, dtype=torch.float64):
     return torch.nn.functional.normalize(made, dim=-1)
 
 
-def filled(part, count=32, kinds=1, marks=None, steps=10):
+def filled(part, count=32, kinds=1, item_identities=None, steps=10):
     part.setup(D, kinds, batch_size=8, samples=100, steps=steps)
     part.keys = part.keys.double()
-    values = torch.arange(100, 100 + count)[:, None].expand(count, kinds) if marks is None else marks
+    values = (
+        torch.arange(100, 100 + count)[:, None].expand(count, kinds) if item_identities is None else item_identities
+    )
     part.update(unit(count, seed=7), items(values))
     return part
 
@@ -38,12 +40,16 @@ def mixing(**options):
 
 def loss(part, q, k, rows=info_nce_rows, step=0, temperature=0.2, seed=0):
     values = torch.arange(len(q))[:, None]
-    extra = lambda seen: part.further(seen, items(values, step=step, steps=10, seed=seed))  # noqa: E731
-    return one_way(q, k, temperature=temperature, in_batch=False, extra=extra).loss(rows)
+    extra_candidates = lambda seen: part.extra_candidates(seen, items(values, step=step, steps=10, seed=seed))  # noqa: E731
+    return one_way(q, k, temperature=temperature, in_batch=False, extra_candidates=extra_candidates).loss(rows)
 
 
 def synthetic(part, q, step=0, **more):
-    return part.further(anchors(q), items(torch.arange(len(q))[:, None], step=step, steps=10, **more)).blocks[1].keys
+    return (
+        part.extra_candidates(anchors(q), items(torch.arange(len(q))[:, None], step=step, steps=10, **more))
+        .blocks[1]
+        .keys
+    )
 
 
 def test_without_mixtures_the_loss_is_moco_and_with_them_strictly_larger():
@@ -93,8 +99,9 @@ def test_lengths_bounds_and_hardening(seed, share, beta):
 def test_no_share_of_the_query_leaves_the_key_and_antipodes_give_a_zero_vector():
     q, keys = unit(2, seed=1), unit(4, seed=2)
     places = torch.zeros(2, 3, dtype=torch.long)
-    assert_close(mix_query(q, keys.expand(2, 4, D), places, torch.zeros(2, 3, dtype=torch.float64)),
-                 keys[0].expand(2, 3, D))
+    assert_close(
+        mix_query(q, keys.expand(2, 4, D), places, torch.zeros(2, 3, dtype=torch.float64)), keys[0].expand(2, 3, D)
+    )
     nothing = mix(keys[0], -keys[0], torch.tensor(0.5, dtype=torch.float64))
     assert torch.equal(nothing, torch.zeros(D, dtype=torch.float64))
 
@@ -113,8 +120,12 @@ def test_one_hard_key_is_repeated_as_often_as_it_is_mixed():
     part = mixing(hard=1, mixed=3, with_query=0, in_batch=False)
     top = part.keys[hardest(q, part.keys, 1)]
     assert_close(synthetic(part, q), top.expand(4, 3, D))
-    s = Similarity(q, [Block(k), Block(part.keys), Block(top.expand(4, 3, D), own=True)], temperature=0.2,
-                   positive=listed(torch.arange(4)))
+    s = Similarity(
+        q,
+        [Block(k), Block(part.keys), Block(top.expand(4, 3, D), per_anchor=True)],
+        temperature=0.2,
+        positive=listed(torch.arange(4)),
+    )
     s = Similarity(q, [Block(k, visible=listed(torch.arange(4))), *s.blocks[1:]], temperature=0.2, positive=s.positive)
     assert_close(loss(part, q, k), s.mean(info_nce_rows(s)))
 
@@ -137,7 +148,7 @@ def test_permuted_queue_and_rotated_space_give_the_same_loss():
     q, k = unit(4, seed=1), unit(4, seed=2)
     part, before = mixing(), loss(mixing(), q, k)
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
-    part.keys, part.marks = part.keys[order], part.marks[order]
+    part.keys, part.item_identities = part.keys[order], part.item_identities[order]
     assert_close(loss(part, q, k), before)
     turn = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64))[0]
     part.keys = part.keys @ turn
@@ -145,16 +156,18 @@ def test_permuted_queue_and_rotated_space_give_the_same_loss():
 
 
 def test_keys_of_the_same_item_are_neither_ranked_nor_mixed():
-    marks = torch.tensor([[0]] * 31 + [[50]])
-    part = filled(Mixing(32, hard=8, mixed=5, with_query=0, start=0.0), marks=marks)
+    item_identities = torch.tensor([[0]] * 31 + [[50]])
+    part = filled(Mixing(32, hard=8, mixed=5, with_query=0, start=0.0), item_identities=item_identities)
     q = unit(2, seed=1)
     values = items(torch.tensor([[0], [50]]))
-    block = part.further(anchors(q), values).blocks[1]
+    block = part.extra_candidates(anchors(q), values).blocks[1]
     assert_close(block.keys[0], part.keys[31].expand(5, D))
-    alone = filled(Mixing(32, hard=8, mixed=5, with_query=2, start=0.0), marks=torch.zeros(32, 1, dtype=torch.long))
+    alone = filled(
+        Mixing(32, hard=8, mixed=5, with_query=2, start=0.0), item_identities=torch.zeros(32, 1, dtype=torch.long)
+    )
     q, k = unit(1, seed=1), unit(1, seed=2)
-    further = lambda seen: alone.further(seen, items(torch.tensor([[0]])))  # noqa: E731
-    s = one_way(q, k, in_batch=False, extra=further).parts[0]
+    extra_candidates = lambda seen: alone.extra_candidates(seen, items(torch.tensor([[0]])))  # noqa: E731
+    s = one_way(q, k, in_batch=False, extra_candidates=extra_candidates).parts[0]
     assert not s.mask(s.negative).any(), "an anchor without a hard key sees no mixture"
 
 
@@ -162,7 +175,7 @@ def test_the_queue_holds_real_keys_only():
     part = filled(Mixing(16, hard=4, mixed=4, with_query=4, start=0.0), count=16)
     for step in range(4):
         fresh = unit(8, seed=50 + step)
-        part.further(anchors(unit(4, seed=1)), items(torch.arange(4)[:, None]))
+        part.extra_candidates(anchors(unit(4, seed=1)), items(torch.arange(4)[:, None]))
         part.update(fresh, items(torch.arange(8)[:, None]))
     assert_close(part.keys, torch.cat([unit(8, seed=52), unit(8, seed=53)]))
 
@@ -179,7 +192,9 @@ def test_draws_repeat_for_a_step_and_differ_between_steps():
 def test_terms_for_the_curve_are_those_of_the_loop():
     q, k, part, tau = unit(4, seed=1), unit(4, seed=2), mixing(in_batch=False), 0.2
     values = items(torch.arange(4)[:, None], steps=10)
-    s = one_way(q, k, temperature=tau, in_batch=False, extra=lambda seen: part.further(seen, values)).parts[0]
+    s = one_way(
+        q, k, temperature=tau, in_batch=False, extra_candidates=lambda seen: part.extra_candidates(seen, values)
+    ).parts[0]
     terms, lists = part.terms(s), synthetic(part, q)
     real, made = q @ part.keys.T, torch.einsum("nd,nld->nl", q, lists)
     positive = (q * k).sum(1)
@@ -198,7 +213,7 @@ def test_any_row_loss_and_plain_products():
     assert torch.isfinite(loss(mixing(), q, k, dcl_rows))
     values = items(torch.arange(4)[:, None])
     part = mixing()
-    s = one_way(q, k, similarity="dot", extra=lambda seen: part.further(seen, values)).parts[0]
+    s = one_way(q, k, similarity="dot", extra_candidates=lambda seen: part.extra_candidates(seen, values)).parts[0]
     assert torch.isfinite(s.mean(info_nce_rows(s)))
     assert bool((s.blocks[2].keys[:, :5].norm(dim=-1) < 1).any()), "mixtures keep their length where lengths matter"
 

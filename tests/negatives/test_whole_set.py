@@ -29,8 +29,8 @@ def unit(*shape, seed=0):
 class Whole:
     """A training set whose embeddings are given."""
 
-    def __init__(self, anchors, keys, rows, marks, labels=None):
-        self.a, self.k, self.rows, self.m, self.labels = anchors, keys, np.asarray(rows), marks, labels
+    def __init__(self, anchors, keys, rows, item_identities, labels=None):
+        self.a, self.k, self.rows, self.m, self.labels = anchors, keys, np.asarray(rows), item_identities, labels
         self.notes = {}
 
     def items(self, rows):
@@ -87,12 +87,14 @@ def test_mined_lists_follow_the_rows_whatever_their_order():
     part = mined(whole)
     part.before(0, 20, whole)
     found = mine(whole.a, whole.k, 3, margin=0.0).lists
-    block = part.further(anchors(unit(3), [0, 1, 0]), items([[-1], [-1]], rows=[20, 99])).blocks[0]
+    block = part.extra_candidates(anchors(unit(3), [0, 1, 0]), items([[-1], [-1]], rows=[20, 99])).blocks[0]
     assert_close(block.keys[0], whole.k[found[3]])
     s = Similarity(unit(3), block)
     assert s.mask(s.visible).tolist() == [[True] * 3, [False] * 3, [True] * 3], "unknown rows have no list"
     part.update(-whole.k[[3]], items([[-1]], rows=[20]))
-    seen = part.further(anchors(unit(1)), items([[-1]], rows=[rows[int((found == 3).any(1).nonzero()[0])]])).blocks[0]
+    seen = part.extra_candidates(
+        anchors(unit(1)), items([[-1]], rows=[rows[int((found == 3).any(1).nonzero()[0])]])
+    ).blocks[0]
     assert bool((seen.keys == -whole.k[3]).all(-1).any()), "the bank holds the latest key"
     assert whole.told.startswith("mined at step 0: 100% of the rows have hard negatives")
     told = whole.notes["mined"]
@@ -110,12 +112,12 @@ def test_mined_without_labels_estimates_by_the_positives_and_refreshes():
     part.before(2, 20, whole)
     assert whole.notes["mined"]["estimated_by"] == "candidates above the positive"
     part.reset()
-    assert not part.further(anchors(unit(2)), items([[-1], [-1]])).blocks
+    assert not part.extra_candidates(anchors(unit(2)), items([[-1], [-1]])).blocks
 
 
 def test_known_positives_are_never_mined():
-    marks = torch.tensor([[0], [0], [1], [1]])
-    whole = Whole(unit(4, seed=1), unit(4, seed=1), range(4), marks)
+    item_identities = torch.tensor([[0], [0], [1], [1]])
+    whole = Whole(unit(4, seed=1), unit(4, seed=1), range(4), item_identities)
     part = mined(whole)
     part.before(0, 20, whole)
     assert [sorted(x for x in row if x >= 0) for row in part.lists.tolist()] == [[2, 3], [2, 3], [0, 1], [0, 1]]
@@ -128,7 +130,9 @@ def test_every_row_loss_takes_an_own_list(rows):
     part.before(0, 20, whole)
     q = unit(4, seed=5).requires_grad_()
     seen = items(torch.full((4, 1), -1))
-    loss = one_way(q, unit(4, seed=6), temperature=0.5, extra=lambda a: part.further(a, seen)).loss(rows)
+    loss = one_way(q, unit(4, seed=6), temperature=0.5, extra_candidates=lambda a: part.extra_candidates(a, seen)).loss(
+        rows
+    )
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(q.grad).all()
@@ -143,11 +147,11 @@ def test_only_the_own_cluster_is_seen():
     seen = items(torch.full((5, 1), -1), rows=[11, 10, 9, 8, 50], step=5)
     q = unit(5, seed=4)
     part.before(4, 10, whole)
-    s = one_way(q, q, extra=lambda a: part.further(a, seen)).parts[0]
+    s = one_way(q, q, extra_candidates=lambda a: part.extra_candidates(a, seen)).parts[0]
     assert s.mask(s.negative).sum() == 20, "before the start all others are negatives"
     part.before(5, 10, whole)
-    s = one_way(q, q, extra=lambda a: part.further(a, seen)).parts[0]
-    label = [0, 1, 2, 0, -1]                                    # row 11 - i is z[i], of centre i mod 3
+    s = one_way(q, q, extra_candidates=lambda a: part.extra_candidates(a, seen)).parts[0]
+    label = [0, 1, 2, 0, -1]  # row 11 - i is z[i], of centre i mod 3
     expected = [[label[i] == label[j] and i != j and label[i] >= 0 for j in range(5)] for i in range(5)]
     assert s.mask(s.negative).tolist() == expected
     assert part.terms(s)["same_cluster"] == pytest.approx(7 / 25)
@@ -166,8 +170,8 @@ def test_k_means_finds_what_is_there_and_repeats():
 
 def test_false_negatives_are_the_nearest_to_the_support_view():
     support, keys = unit(4, seed=1), unit(9, seed=2)
-    hidden = listed(torch.tensor([0, 1, 2, 3]))
-    found = false_negatives(support, keys, 2, threshold=0.2, where=everyone & ~hidden)
+    excluded = listed(torch.tensor([0, 1, 2, 3]))
+    found = false_negatives(support, keys, 2, threshold=0.2, where=everyone & ~excluded)
     s = (support @ keys.T).masked_fill(torch.eye(4, 9, dtype=torch.bool), -math.inf)
     for i in range(4):
         best = s[i].topk(2)
@@ -181,24 +185,35 @@ def test_cancelled_pairs_leave_the_negatives_or_join_the_positives():
     near = false_negatives(b, b, 1, where=~listed(torch.arange(5)), threshold=-2)[:, 0]
     seen = items(torch.full((5, 1), -1), step=50)
     part = FNC(count=1, threshold=-2)
-    loss = one_way(a, b, temperature=0.5, extra=lambda x: part.further(x, seen)).loss(info_nce_rows)
+    loss = one_way(a, b, temperature=0.5, extra_candidates=lambda x: part.extra_candidates(x, seen)).loss(info_nce_rows)
     kept = s.clone()
     kept[torch.arange(5), near] = -math.inf
     assert_close(loss, (kept.logsumexp(1) - s.diagonal()).mean())
     assert part.terms(None)["cancelled"] == 1
     part = FNC(count=1, strategy="attract", threshold=-2)
-    loss = one_way(a, b, temperature=0.5, extra=lambda x: part.further(x, seen)).loss(info_nce_rows)
+    loss = one_way(a, b, temperature=0.5, extra_candidates=lambda x: part.extra_candidates(x, seen)).loss(info_nce_rows)
     pulled = (s.diagonal() + s[torch.arange(5), near]) / 2
     assert_close(loss, (s.logsumexp(1) - pulled).mean())
     early = items(torch.full((5, 1), -1), step=0)
-    untouched = one_way(a, b, extra=lambda x: part.further(x, early)).loss(info_nce_rows)
+    untouched = one_way(a, b, extra_candidates=lambda x: part.extra_candidates(x, early)).loss(info_nce_rows)
     assert_close(untouched, one_way(a, b).loss(info_nce_rows))
-    assert torch.isfinite(all_views([a, b], extra=lambda x: FNC(threshold=-2).further(x, seen)).loss(dcl_rows))
+    assert torch.isfinite(
+        all_views([a, b], extra_candidates=lambda x: FNC(threshold=-2).extra_candidates(x, seen)).loss(dcl_rows)
+    )
 
 
-@pytest.mark.parametrize(("part", "options"), [(Mined, {"count": 0}), (Mined, {"margin": -1}), (Mined, {"refresh": 0}),
-                                               (Cluster, {"clusters": 0}), (Cluster, {"start": 2}), (FNC, {"count": 0}),
-                                               (FNC, {"strategy": "hug"})])
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        (Mined, {"count": 0}),
+        (Mined, {"margin": -1}),
+        (Mined, {"refresh": 0}),
+        (Cluster, {"clusters": 0}),
+        (Cluster, {"start": 2}),
+        (FNC, {"count": 0}),
+        (FNC, {"strategy": "hug"}),
+    ],
+)
 def test_wrong_options_are_told(part, options):
     with pytest.raises(InputError):
         part(**options)

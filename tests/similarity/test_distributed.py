@@ -19,7 +19,7 @@ from nearfar.negatives.base import Items
 from nearfar.similarity import (
     Block,
     Count,
-    Hidden,
+    ExcludedPairs,
     Known,
     LogSumExp,
     Max,
@@ -49,27 +49,29 @@ def known(rows):
 
 def hidden_pairs(a, b, labels, rows, **more):
     """Both directions with hidden items, and two further hard negatives on every process."""
-    hidden = Hidden([(MARKS[rows], MARKS[rows])], known(rows))
+    excluded = ExcludedPairs([(MARKS[rows], MARKS[rows])], known(rows))
     keys = torch.cat([b, batch(9, 4, seed=5)[0][rows][:1]])
-    return both_ways(a, keys, hidden=hidden, **more).loss(info_nce_rows)
+    return both_ways(a, keys, excluded=excluded, **more).loss(info_nce_rows)
 
 
 def hidden_views(a, b, labels, rows, **more):
-    return all_views([a, b], hidden=Hidden([(MARKS[rows], MARKS[rows])]), **more).loss(info_nce_rows)
+    return all_views([a, b], excluded=ExcludedPairs([(MARKS[rows], MARKS[rows])]), **more).loss(info_nce_rows)
 
 
 def befriended(a, b, labels, **more):
     """Labels make several positives of every anchor, under two layouts at once."""
-    friends = Hidden([(labels, labels)])
-    views = all_views([a, b], friends=friends, temperature=0.3, **more).loss(sup_con_rows)
-    return views + both_ways(a, b, friends=friends, temperature=0.3, **more).loss(mil_nce_rows)
+    extra_positives = ExcludedPairs([(labels, labels)])
+    views = all_views([a, b], extra_positives=extra_positives, temperature=0.3, **more).loss(sup_con_rows)
+    return views + both_ways(a, b, extra_positives=extra_positives, temperature=0.3, **more).loss(mil_nce_rows)
 
 
 def joined_hidden_pairs(a, b, shares):
     starts = torch.tensor(shares).cumsum(0) - torch.tensor(shares)
     keys = torch.cat([b, batch(9, 4, seed=5)[0][starts]])
-    marks = MARKS[: len(a)]
-    return both_ways(a, keys, hidden=Hidden([(marks, marks)], known(torch.arange(len(a))))).loss(info_nce_rows)
+    item_identities = MARKS[: len(a)]
+    return both_ways(
+        a, keys, excluded=ExcludedPairs([(item_identities, item_identities)], known(torch.arange(len(a))))
+    ).loss(info_nce_rows)
 
 
 def value_and_gradients(call, a, b, world):
@@ -103,16 +105,36 @@ def all_losses(rank, world):
         with engine(kind, tile=tile), exchange_plan(plan):
             for name in NEGATIVE:
                 loss = CASES[name][0]
-                compare(name, lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
-                        lambda a, b, f=loss: f(a, b, labels), share, world)
-            compare("friends", lambda a, b: befriended(a, b, labels[share], negatives="global"),
-                    lambda a, b: befriended(a, b, labels), share, world)
+                compare(
+                    name,
+                    lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
+                    lambda a, b, f=loss: f(a, b, labels),
+                    share,
+                    world,
+                )
+            compare(
+                "extra_positives",
+                lambda a, b: befriended(a, b, labels[share], negatives="global"),
+                lambda a, b: befriended(a, b, labels),
+                share,
+                world,
+            )
             rows = torch.arange(sum(shares))[share]
-            compare("hidden pairs", lambda a, b, rows=rows: hidden_pairs(a, b, None, rows, negatives="global"),
-                    lambda a, b: joined_hidden_pairs(a, b, shares), share, world)
+            compare(
+                "hidden pairs",
+                lambda a, b, rows=rows: hidden_pairs(a, b, None, rows, negatives="global"),
+                lambda a, b: joined_hidden_pairs(a, b, shares),
+                share,
+                world,
+            )
             everything = torch.arange(sum(shares))
-            compare("hidden views", lambda a, b, rows=rows: hidden_views(a, b, None, rows, negatives="global"),
-                    lambda a, b, rows=everything: hidden_views(a, b, None, rows), share, world)
+            compare(
+                "hidden views",
+                lambda a, b, rows=rows: hidden_views(a, b, None, rows, negatives="global"),
+                lambda a, b, rows=everything: hidden_views(a, b, None, rows),
+                share,
+                world,
+            )
 
 
 def errors_are_shared(rank, world):

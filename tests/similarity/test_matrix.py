@@ -68,7 +68,7 @@ def test_shapes_of_the_temperature(shape):
 
 
 def test_at_and_paired():
-    s = Similarity(Q, [Block(K), Block(seeded(N, 3, D, seed=2), own=True)], temperature=0.1,
+    s = Similarity(Q, [Block(K), Block(seeded(N, 3, D, seed=2), per_anchor=True)], temperature=0.1,
                    positive=listed(torch.tensor([0, 8, -1, 3, 3, 5])))
     whole = s.dense()
     assert_close(s.paired(), torch.stack([whole[0, 0], whole[1, 8], whole[0, 0] * 0, whole[3, 3], whole[4, 3],
@@ -205,7 +205,7 @@ def test_learned_temperature_stays_float32_and_in_its_bounds():
     (lambda: Similarity(Q, K[:, :2]), "D = 4"),
     (lambda: Similarity(Q[0], K), "query must be"),
     (lambda: Similarity(Q, []), "at least one block"),
-    (lambda: Similarity(Q, Block(seeded(3, 2, D), own=True)), "lists for 3"),
+    (lambda: Similarity(Q, Block(seeded(3, 2, D), per_anchor=True)), "lists for 3"),
     (lambda: Similarity(Q, K, temperature=-1.0), "temperature"),
     (lambda: Similarity(Q, K).paired(), "one declared positive"),
     (lambda: Similarity(Q, K).same("labels"), "carry no 'labels'"),

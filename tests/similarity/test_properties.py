@@ -11,7 +11,7 @@ from nearfar.similarity import (
     Block,
     Count,
     CrossEntropy,
-    Hidden,
+    ExcludedPairs,
     LogSumExp,
     Mean,
     Similarity,
@@ -37,10 +37,10 @@ def batches(draw):
     if draw(st.booleans()):
         a[0], b[-1] = 0, b[0]
     values = st.lists(st.integers(-1, 3), min_size=n, max_size=n)
-    marks = [torch.tensor(draw(values)) for _ in range(2)]
+    item_identities = [torch.tensor(draw(values)) for _ in range(2)]
     tile = draw(st.sampled_from([1, 2, (3, 2), (2, 5), 16]))
     how = draw(st.sampled_from([{"name": "auto"}, {"name": "streaming", "tile": tile}]))
-    return a.to(dtype), b.to(dtype), marks, how
+    return a.to(dtype), b.to(dtype), item_identities, how
 
 
 def answers(call, how, a, b, dtype):
@@ -63,31 +63,31 @@ def check(call, a, b, how):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(batches(), st.sampled_from([0.05, 0.5, 3.0]))
 def test_losses_with_hidden_pairs(batch, temperature):
-    a, b, marks, how = batch
+    a, b, item_identities, how = batch
     n = len(a)
-    hidden = Hidden([(x, x) for x in marks])
-    options = {"hidden": hidden, "temperature": temperature}
+    excluded = ExcludedPairs([(x, x) for x in item_identities])
+    options = {"excluded": excluded, "temperature": temperature}
     check(lambda p, q: one_way(p, q, **options).loss(rows.info_nce_rows), a, b, how)
     check(lambda p, q: both_ways(p, q, **options).loss(rows.info_nce_rows), a, b, how)
     check(lambda p, q: all_views([p, q[:n]], **options).loss(rows.info_nce_rows), a, b, how)
-    check(lambda p, q: losses.sup_con(p, marks[0], temperature=temperature) + 0 * q.sum(), a, b, how)
+    check(lambda p, q: losses.sup_con(p, item_identities[0], temperature=temperature) + 0 * q.sum(), a, b, how)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(batches(), st.integers(0, 2))
 def test_reductions_of_two_blocks(batch, kinds):
-    a, b, marks, how = batch
+    a, b, item_identities, how = batch
     n, m = len(a), len(b)
-    columns = torch.cat([marks[1], torch.full((m - n,), 2)])
+    columns = torch.cat([item_identities[1], torch.full((m - n,), 2)])
     weight = torch.linspace(0, 2, m, dtype=torch.float64)
 
     def call(p, q):
         s = Similarity(p, [Block(q), Block(p.detach(), gradient=False)], temperature=0.4)
-        where = ~same(marks[0], [columns, marks[1]])
+        where = ~same(item_identities[0], [columns, item_identities[1]])
         if kinds:
-            where = where & ~same(marks[1], [columns, None])
+            where = where & ~same(item_identities[1], [columns, None])
         if kinds == 2:
-            where = where & same(marks[0], [columns.flip(0), marks[0]])
+            where = where & same(item_identities[0], [columns.flip(0), item_identities[0]])
         w = per_column(weight.to(s.query.dtype))
         asked = s.reduce(LogSumExp(where=where, weight=w), Mean(where=where), Sum(where=where), Count(where=where),
                          CrossEntropy(where=where, of=torch.zeros(n, dtype=s.query.dtype)))

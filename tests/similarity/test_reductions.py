@@ -236,7 +236,7 @@ def test_blocks_own_lists_and_gradients_switched_off(name, tile):
 
     def ours(q, k, o, fixed):
         with engine(name, tile=tile):
-            return Similarity(q, [Block(k), Block(o, own=True), Block(fixed, gradient=False)],
+            return Similarity(q, [Block(k), Block(o, per_anchor=True), Block(fixed, gradient=False)],
                               temperature=0.5).reduce(*asked)
 
     def plain(q, k, o, fixed):
@@ -301,7 +301,7 @@ def test_similarities_inside_a_weight_are_constants():
 
 
 def test_wrong_questions_are_told():
-    s = Similarity(Q, [Block(K), Block(seeded(N, 2, D), own=True)])
+    s = Similarity(Q, [Block(K), Block(seeded(N, 2, D), per_anchor=True)])
     with pytest.raises(InputError, match="own list"):
         s.reduce(LogSumExp(dim=0, block=1))
     with pytest.raises(InputError, match=r"0 \(columns\) or 1"):

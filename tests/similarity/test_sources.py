@@ -94,8 +94,10 @@ class Heads(Source):
         return self.held
 
     def tile(self, rows, columns, tensors):
-        q, k = (normalize(x[s].unflatten(1, (self.heads, -1)), dim=-1)
-                for x, s in zip(tensors, (rows, columns), strict=True))
+        q, k = (
+            normalize(x[s].unflatten(1, (self.heads, -1)), dim=-1)
+            for x, s in zip(tensors, (rows, columns), strict=True)
+        )
         return torch.einsum("nhd,mhd->nm", q, k) / self.heads
 
 
@@ -117,8 +119,10 @@ class Plain(Source):
     shape, dtype = (N, M), torch.float64
 
     def tile(self, rows, columns, tensors):
-        return torch.tensor([[math.sin(3 * i + j) for j in range(columns.start, columns.stop)]
-                             for i in range(rows.start, rows.stop)], dtype=torch.float64)
+        return torch.tensor(
+            [[math.sin(3 * i + j) for j in range(columns.start, columns.stop)] for i in range(rows.start, rows.stop)],
+            dtype=torch.float64,
+        )
 
 
 def network():
@@ -132,19 +136,22 @@ SPARSE = csr_matrix(A.numpy() * (A.numpy() > 0)), csr_matrix(B.numpy() * (B.nump
 
 def pair_scores(a, b, *weights):
     first, bias, last, shift = weights
-    hidden = a @ first[:, :D].T
-    return torch.stack([torch.tanh(hidden[i] + b @ first[:, D:].T + bias) @ last[0] + shift for i in range(len(a))])
+    excluded = a @ first[:, :D].T
+    return torch.stack([torch.tanh(excluded[i] + b @ first[:, D:].T + bias) @ last[0] + shift for i in range(len(a))])
 
 
 def gated_scores(query, keys, gate):
-    return torch.stack([normalize(keys * g, dim=1) @ normalize(q * g, dim=0)
-                        for q, g in zip(query, gate.sigmoid(), strict=True)])
+    return torch.stack(
+        [normalize(keys * g, dim=1) @ normalize(q * g, dim=0) for q, g in zip(query, gate.sigmoid(), strict=True)]
+    )
 
 
 def head_scores(query, keys):
     half = D // 2
-    return (normalize(query[:, :half]) @ normalize(keys[:, :half]).T
-            + normalize(query[:, half:]) @ normalize(keys[:, half:]).T) / 2
+    return (
+        normalize(query[:, :half]) @ normalize(keys[:, :half]).T
+        + normalize(query[:, half:]) @ normalize(keys[:, half:]).T
+    ) / 2
 
 
 # name: how the source is made of its tensors, the whole matrix of the same tensors, the tensors.
@@ -153,8 +160,11 @@ SOURCES = {
     "gate": (Gated, gated_scores, [A, B, GATE]),
     "heads": (Heads, head_scores, [A, B]),
     "sparse": (lambda: Words(*SPARSE), lambda: torch.from_numpy((SPARSE[0] @ SPARSE[1].T).toarray()), []),
-    "python": (Plain, lambda: torch.tensor([[math.sin(3 * i + j) for j in range(M)] for i in range(N)],
-                                           dtype=torch.float64), []),
+    "python": (
+        Plain,
+        lambda: torch.tensor([[math.sin(3 * i + j) for j in range(M)] for i in range(N)], dtype=torch.float64),
+        [],
+    ),
 }
 
 
@@ -173,11 +183,20 @@ def questions(u, bias):
     mask, classes = dense(seeded(N, M, seed=5) > -0.6), same(torch.arange(N) % 3, torch.arange(M) % 3)
     weight = per_row(u.exp()) & per_column(seeded(M, seed=7).exp()) & low_rank(u[:, None] ** 2, seeded(M, 1).abs(), 0.1)
     return [
-        LogSumExp(), LogSumExp(dim=0), LogSumExp(where=classes, scale=1.7),
+        LogSumExp(),
+        LogSumExp(dim=0),
+        LogSumExp(where=classes, scale=1.7),
         LogSumExp(where=~mask, weight=weight, dim=0),
-        Sum(where=mask, weight=weight), Sum(phi=lambda s, u: torch.tanh(s * u), per_row=bias, where=mask),
-        Mean(where=classes), Mean(dim=0, where=mask), SoftmaxMean(where=mask, scale=2.0), Max(where=mask), Min(dim=0),
-        Count(where=mask, weight=weight), Count(where=classes), CrossEntropy(where=~diagonal(N), of=bias),
+        Sum(where=mask, weight=weight),
+        Sum(phi=lambda s, u: torch.tanh(s * u), per_row=bias, where=mask),
+        Mean(where=classes),
+        Mean(dim=0, where=mask),
+        SoftmaxMean(where=mask, scale=2.0),
+        Max(where=mask),
+        Min(dim=0),
+        Count(where=mask, weight=weight),
+        Count(where=classes),
+        CrossEntropy(where=~diagonal(N), of=bias),
         LogSumExp(where=function(lambda t: t.s.detach() > 0)),
     ]
 
@@ -239,9 +258,9 @@ def test_the_other_asks(name):
             assert_close(s.at(columns[:, 1]), whole.gather(1, columns[:, 1:])[:, 0])
             assert_close(s.paired(), torch.where(s.positive.columns >= 0, whole[range(N), s.positive.columns], 0))
             values, places = s.topk(3, where=~diagonal(N))
-            hidden = whole.detach().clone().fill_diagonal_(-math.inf)
-            assert_close(values, hidden.topk(3).values)
-            assert_close(hidden.gather(1, places), values)
+            excluded = whole.detach().clone().fill_diagonal_(-math.inf)
+            assert_close(values, excluded.topk(3).values)
+            assert_close(excluded.gather(1, places), values)
             limit = s.threshold(2)
             assert (s.reduce(Count(where=at_least(limit))) == (whole >= limit[:, None]).sum(1)).all()
             assert (s.reduce(Count(where=at_least(limit))) >= 2).all()
@@ -271,24 +290,27 @@ def test_temperatures(shape):
 def test_a_source_beside_keys_and_labels():
     """A queue scored by the network beside the cosines of the batch; blocks join as they do among keys."""
     q, k = A.clone().requires_grad_(), B.clone().requires_grad_()
-    extra = seeded(4, D, seed=8)
+    extra_candidates = seeded(4, D, seed=8)
     labels = [torch.arange(M) % 2, torch.tensor([0, 1, 1, -1])]
-    whole = torch.cat([normalize(q) @ normalize(k).T,
-                       pair_scores(q, extra, *NET.parameters())], 1) / 0.2
+    whole = torch.cat([normalize(q) @ normalize(k).T, pair_scores(q, extra_candidates, *NET.parameters())], 1) / 0.2
     mine = torch.arange(N) % 2
     expected = torch.where(mine[:, None] == torch.cat(labels), whole, -math.inf).logsumexp(1), whole.mean(1)
     gradient = torch.autograd.grad(sum(x.sum() for x in expected), [q, k])
     for kind, tile in TILED:
         with engine(kind, tile=tile):
-            s = Similarity(q, [Block(k, labels=labels[0]), Block(PairScorer(NET, q, extra), labels=labels[1])],
-                           labels=mine, temperature=0.2)
+            s = Similarity(
+                q,
+                [Block(k, labels=labels[0]), Block(PairScorer(NET, q, extra_candidates), labels=labels[1])],
+                labels=mine,
+                temperature=0.2,
+            )
             found = s.reduce(LogSumExp(where=s.same("labels")), Mean())
             for x, y in zip(found, expected, strict=True):
                 assert_close(x, y)
             gradients = torch.autograd.grad(sum(x.sum() for x in found), [q, k])
             for x, y in zip(gradients, gradient, strict=True):
                 assert_close(x, y)
-    constant = Similarity(None, [Block(PairScorer(NET, q, extra), gradient=False)]).reduce(LogSumExp())
+    constant = Similarity(None, [Block(PairScorer(NET, q, extra_candidates), gradient=False)]).reduce(LogSumExp())
     assert not constant.requires_grad
 
 
@@ -359,8 +381,10 @@ def test_what_cannot_be_is_refused():
         def tile(self, rows, columns, tensors):
             return super().tile(rows, columns, tensors).sum(1)
 
-    with pytest.raises(InputError, match=r"Flat.tile must give a float tensor \(5, 7\) for the rows 0 to 5"), \
-            torch.no_grad():
+    with (
+        pytest.raises(InputError, match=r"Flat.tile must give a float tensor \(5, 7\) for the rows 0 to 5"),
+        torch.no_grad(),
+    ):
         Similarity(Flat(A, B)).dense()
 
     class Numbers(Plain):
@@ -384,7 +408,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match="different numbers of rows"):
         Similarity(None, [Block(Heads(A, B)), Block(Heads(B, B))])
     with pytest.raises(InputError, match="shared by all anchors"):
-        Similarity(None, Block(Heads(A, B), own=True))
+        Similarity(None, Block(Heads(A, B), per_anchor=True))
     with pytest.raises(InputError, match="temperature must be one number"):
         Similarity(Heads(A, B), temperature=torch.ones(3, 1))
     with pytest.raises(InputError, match="embeddings"), exchange_plan("gather"):

@@ -46,8 +46,8 @@ def ready(path, *, batch=24, method="pairs", **options):
     return data, building.prepare(method, data, settings, options)
 
 
-def relation(hidden, n, width):
-    found = hidden.relation(torch.arange(n), exchange("local"), width)
+def relation(excluded, n, width):
+    found = excluded.relation(torch.arange(n), exchange("local"), width)
     tile = found.tile(Tile(slice(0, n), 0, slice(0, width), False, torch.device("cpu")))
     return tile.expand(n, width).numpy()
 
@@ -61,8 +61,12 @@ def belong(data):
 def by_hand(a, b, known):
     """Whether candidate j is no negative of anchor i: a copy of its answer or of itself, of an equal question, or
     known to answer it too."""
-    return np.array([[b[j] == b[i] or a[j] == a[i] or b[j] == a[i] or (a[i], b[j]) in known for j in range(len(b))]
-                     for i in range(len(a))])
+    return np.array(
+        [
+            [b[j] == b[i] or a[j] == a[i] or b[j] == a[i] or (a[i], b[j]) in known for j in range(len(b))]
+            for i in range(len(a))
+        ]
+    )
 
 
 def test_pairs_hide_all_that_is_known_to_belong_together(tmp_path):
@@ -72,10 +76,14 @@ def test_pairs_hide_all_that_is_known_to_belong_together(tmp_path):
         batch = setup.loader.at(step)
         a, b = (data.texts(role, batch.rows.numpy()) for role in ("text", "text_b"))
         wanted, n = by_hand(a, b, known), len(batch)
-        assert (relation(batch.hidden(), n, n) == wanted).all()
-        back = np.array([[a[j] == a[i] or b[j] == b[i] or a[j] == b[i] or (a[j], b[i]) in known for j in range(n)]
-                         for i in range(n)])
-        assert (relation(batch.hidden().reversed(), n, n) == back).all()
+        assert (relation(batch.excluded(), n, n) == wanted).all()
+        back = np.array(
+            [
+                [a[j] == a[i] or b[j] == b[i] or a[j] == b[i] or (a[j], b[i]) in known for j in range(n)]
+                for i in range(n)
+            ]
+        )
+        assert (relation(batch.excluded().reversed(), n, n) == back).all()
         shares.append((wanted.sum() - n) / (n * (n - 1)))
         assert batch.masked_share() == pytest.approx(shares[-1])
     assert min(shares) > 0.05, "the data hold what is to be hidden"
@@ -101,7 +109,7 @@ def test_groups_hide_members_and_copies(tmp_path):
     texts, group = data.texts("text", batch.rows.numpy()), data.texts("group", batch.rows.numpy())
     members = [{texts[i], texts[n + i]} for i in range(n)]
     wanted = np.array([[group[i] == group[j] or bool(members[i] & members[j]) for j in range(n)] for i in range(n)])
-    assert (relation(batch.hidden(), n, n) == wanted).all()
+    assert (relation(batch.excluded(), n, n) == wanted).all()
     assert batch.masked_share() == pytest.approx((wanted.sum() - n) / (n * (n - 1)))
 
 
@@ -118,8 +126,18 @@ def test_a_queue_hides_the_same(write_data, tmp_path):
         method.negatives.update(torch.randn(len(batch), method.dim), method.items(batch))
         seen.append(batch)
     n, query = len(batch), torch.randn(len(batch), method.dim)
-    shown = Anchors(query, torch.arange(n), query, torch.arange(n), Block(query), everyone & ~listed(torch.arange(n)),
-                    "cosine", exchange("local"), n, 1)
+    shown = Anchors(
+        query,
+        torch.arange(n),
+        query,
+        torch.arange(n),
+        Block(query),
+        everyone & ~listed(torch.arange(n)),
+        "cosine",
+        exchange("local"),
+        n,
+        1,
+    )
     assert method.negatives.capacity >= 2 * n
     block = method.negatives.memory(shown, method.items(batch))
     tile = block.visible.tile(Tile(slice(0, n), 0, slice(0, 2 * n), False, torch.device("cpu"))).expand(n, 2 * n)
@@ -141,8 +159,11 @@ def test_a_queue_hides_the_same(write_data, tmp_path):
 def test_items_of_one_label_are_no_negatives_in_a_memory(tmp_path):
     """Where a loss takes the items of one label as positives, remembered ones of it hide; unlabelled ones do not."""
     kinds = [f"kind {i % 4}" if i % 7 else "" for i in range(160)]
-    path = write(tmp_path / "kinds.csv", ["text", "text_b", "label"],
-                 [(f"text number {i}", f"its answer {i}", kind) for i, kind in enumerate(kinds)])
+    path = write(
+        tmp_path / "kinds.csv",
+        ["text", "text_b", "label"],
+        [(f"text number {i}", f"its answer {i}", kind) for i, kind in enumerate(kinds)],
+    )
     data, setup = ready(path, batch=16, loss="supcon", negatives="queue")
     assert data.roles["label"] == ["label"]
     first, second = setup.loader.at(0), setup.loader.at(1)
@@ -161,13 +182,15 @@ def test_hard_negatives_that_belong_to_an_anchor_are_hidden_from_it(tmp_path):
     batch = setup.loader.at(0)
     n = len(batch)
     a, b, c = (data.texts(column, batch.rows.numpy()) for column in ("text", "text_b", "negative"))
-    kinds = setup.method.further({"hidden": batch.hidden()}, batch)["hidden"]
-    hidden = relation(kinds, n, 2 * n)
+    kinds = setup.method.with_hard_negatives({"excluded": batch.excluded()}, batch)["excluded"]
+    excluded = relation(kinds, n, 2 * n)
     known = belong(data)
     wanted = by_hand(a, b, known)
-    further = np.array([[not c[j] or c[j] == b[i] or (a[i], c[j]) in known for j in range(n)] for i in range(n)])
-    assert (hidden == np.concatenate([wanted, further], 1)).all()
-    assert 0 < further.mean() < 1
+    with_hard_negatives = np.array(
+        [[not c[j] or c[j] == b[i] or (a[i], c[j]) in known for j in range(n)] for i in range(n)]
+    )
+    assert (excluded == np.concatenate([wanted, with_hard_negatives], 1)).all()
+    assert 0 < with_hard_negatives.mean() < 1
 
 
 def labelled(folder):
@@ -207,8 +230,9 @@ def test_graded_losses_learn_the_score(loss, tmp_path):
         text, kept = rng.choice(words, 8), rng.integers(0, 9)
         rows.append((" ".join(text), " ".join([*text[:kept], *rng.choice(words, 8 - kept)]), f"{kept / 8 * 5:.2f}"))
     path = write(tmp_path / "sts.csv", ["sentence1", "sentence2", "score"], rows)
-    run = nearfar.fit("pairs", path, out=tmp_path / "run", loss=loss, steps=80, batch_size=32, val_every=0, lr=5e-3,
-                      progress=False)
+    run = nearfar.fit(
+        "pairs", path, out=tmp_path / "run", loss=loss, steps=80, batch_size=32, val_every=0, lr=5e-3, progress=False
+    )
     lines = [json.loads(line) for line in (run.path / "curve.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert run.scores["test"]["primary_name"] == "spearman"

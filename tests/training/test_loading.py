@@ -39,8 +39,8 @@ def test_duplicates_and_known_positives_hide(emoji_few):
     batch.content["image"] = torch.arange(32)  # no two drawings alike
     assert batch.masked_share() == 0
     batch.content["image"][0] = batch.content["image"][5]
-    hidden = batch.hidden()
-    same = sum((row[:, None] == column) for row, column in hidden.kinds) > 0
+    excluded = batch.excluded()
+    same = sum((row[:, None] == column) for row, column in excluded.kinds) > 0
     assert same[0, 5]
     assert same[5, 0]
     assert not same[1, 2]

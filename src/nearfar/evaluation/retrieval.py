@@ -72,7 +72,7 @@ def rank(scorer: Source, relevant: Sparse, hidden: Relation | None = None, *,
         raise InputError(f"Relevance has {len(relevant.counts)} queries, the scores have {queries}.")
     parts, answered = [], []
     with torch.no_grad(), track("ranking", queries, least=10_000) as on:
-        for found in Similarity(scorer).places(relevant, where=None if hidden is None else ~hidden):
+        for found in Similarity(scorer).ranks_of(relevant, where=None if hidden is None else ~hidden):
             counts = np.bincount(found.row.numpy(), minlength=found.rows.stop - found.rows.start)
             parts.append(per_query(found.place.numpy(), counts[counts > 0], ks, found.grade.numpy()))
             answered.append(found.rows.start + np.flatnonzero(counts))

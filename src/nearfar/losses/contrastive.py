@@ -16,7 +16,7 @@ from nearfar.errors import InputError
 from nearfar.losses import rows
 from nearfar.similarity import (
     Block,
-    Hidden,
+    ExcludedPairs,
     Similarity,
     all_views,
     both_ways,
@@ -213,14 +213,14 @@ def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, margin: f
 
 def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.07,
          weighted: str = "trained", reference: Float[Tensor, "n r"] | None = None,
-         negatives: str = "local", hidden: Hidden | None = None) -> Float[Tensor, ""]:
+         negatives: str = "local", excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
     """Continuously weighted contrast with a frozen tower: the SUM of a weighted direction and a plain one.
 
     Weights w_ij = cos(r_i, r_j) / 2 + 1/2 of the frozen vectors (or of `reference`), rows scaled to sum 1, constants.
     weighted: whose vectors are the anchors of the weighted direction: "trained", "frozen", "both", or "none" (then
-    both are plain: the sum of InfoNCE in both directions). hidden: items that are no negatives of each other in a plain
-    direction (the weights know them in the other). No gradient reaches `frozen`. Lowest: the entropy of the weights'
-    rows; 2 log n at collapse; 0 for n = 1.
+    both are plain: the sum of InfoNCE in both directions). excluded: items that are no negatives of each other in a
+    plain direction (the weights know them in the other). No gradient reaches `frozen`. Lowest: the entropy of the
+    weights' rows; 2 log n at collapse; 0 for n = 1.
     Source: CWCL, Srinivasa et al., NeurIPS 2023.
     """
     if weighted not in ("trained", "frozen", "both", "none"):
@@ -231,7 +231,7 @@ def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, tempera
     terms = []
     for who, anchors, candidates in (("trained", trained, frozen.detach()), ("frozen", frozen.detach(), trained)):
         soft = weighted in ("both", who)
-        s = one_way(anchors, candidates, temperature=temperature, hidden=None if soft else hidden,
+        s = one_way(anchors, candidates, temperature=temperature, excluded=None if soft else excluded,
                     negatives=negatives).parts[0]
         terms.append(s.mean(rows.weighted_rows(s, weight) if soft else rows.info_nce_rows(s)))
     return torch.stack(terms).sum()

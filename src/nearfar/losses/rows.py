@@ -96,15 +96,15 @@ def dcl_rows(s: Similarity, *, sigma: PositiveFloat | None = None, detach: bool 
 
 def sup_con_rows(s: Similarity) -> Tensor:
     """logsumexp(all others) - mean over the positives of s: the mean outside the log (SupCon, L_out)."""
-    friends = s.positive & s.visible & ~s.itself
-    everyone_else, mean = s.reduce(LogSumExp(where=s.visible & ~s.itself), Mean(where=friends))
+    positives = s.positive & s.visible & ~s.itself
+    everyone_else, mean = s.reduce(LogSumExp(where=s.visible & ~s.itself), Mean(where=positives))
     return everyone_else - mean
 
 
 def mil_nce_rows(s: Similarity) -> Tensor:
     """-log( sum_p e^{s_p} / (sum_p e^{s_p} + sum_n e^{s_n}) ): the sum of the positives inside the log (MIL-NCE)."""
-    friends = s.positive & s.visible & ~s.itself
-    bag, negatives = s.reduce(LogSumExp(where=friends), LogSumExp(where=s.negative))
+    positives = s.positive & s.visible & ~s.itself
+    bag, negatives = s.reduce(LogSumExp(where=positives), LogSumExp(where=s.negative))
     return torch.where(bag > -math.inf, softplus(negatives - torch.where(bag > -math.inf, bag, 0)), 0)
 
 
@@ -222,8 +222,8 @@ def triplet_rows(s: Similarity, *, margin: float = 0.2, mining: str = "hard") ->
     """
     if mining not in ("hard", "semi-hard"):
         raise InputError(f"mining must be 'hard' or 'semi-hard'. Got '{mining}'.")
-    friends = s.positive & s.visible & ~s.itself
-    positive, negative = s.reduce(Min(where=friends), Max(where=s.negative))
+    positives = s.positive & s.visible & ~s.itself
+    positive, negative = s.reduce(Min(where=positives), Max(where=s.negative))
     if mining == "semi-hard":
         semi = s.reduce(Max(where=s.negative, below=positive.detach()))
         negative = torch.where(semi > -math.inf, semi, negative)

@@ -21,7 +21,7 @@ from nearfar.methods.paper import Paper
 from nearfar.methods.phases import Phase, check_phases, run_phases
 from nearfar.options import make_part
 from nearfar.samplers import Groups, Permutation, Sampler
-from nearfar.similarity import Hidden, Known
+from nearfar.similarity import ExcludedPairs, Known
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Facts:
         return max(1, self.items // self.batch_size)
 
 
-FACTS = ("groups", "domains", "bags", "targets", "values", "pools", "scores")
+FACTS = ("groups", "domains", "bags", "targets", "values", "negative_groups", "scores")
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Batch:
     bags: (members n,), which bag a row belongs to, or None. targets: (members n,), the class that is to be told, of
     `Facts.classes`, -1 = missing; values: (members n,), the number that is, NaN = missing; None without such a target.
     views: role -> list of views.
-    pools: (n,) or None; an item's negatives come from its own pool alone.
+    negative_groups: (n,) or None; an item's negatives come from its own pool alone.
     step, steps: the optimiser step that it belongs to, and their number; turn, turns: which batch of that step it is,
     of how many (more than one where gradients are accumulated). rank: of the process that holds it; everywhere: rows
     of this batch over all processes.
@@ -83,7 +83,7 @@ class Batch:
     bags: Tensor | None = None
     targets: Tensor | None = None
     values: Tensor | None = None
-    pools: Tensor | None = None
+    negative_groups: Tensor | None = None
     crossed: Sequence[tuple[str, str]] = ()
     negatives: Sequence[Tensor] = ()
     scores: Tensor | None = None
@@ -159,7 +159,10 @@ class Batch:
             rows=join([p.rows for p in parts]),
             inputs={},
             content={k: join([p.content[k] for p in parts]) for k in first.content},
-            **{name: None if x is None else join([getattr(p, name) for p in parts]) for name, x in first._facts().items()},
+            **{
+                name: None if x is None else join([getattr(p, name) for p in parts])
+                for name, x in first._facts().items()
+            },
             labels={k: join([p.labels[k] for p in parts]) for k in first.labels},
             views={},
             negatives=(),
@@ -189,35 +192,35 @@ class Batch:
         """Which of the `identities` holds the content of the candidates' role."""
         return int(self.groups is not None) + len(self.content) - 1
 
-    def marks(self) -> Tensor:
+    def item_identities(self) -> Tensor:
         """(n, kinds): the `identities` of the items as anchors."""
         return self._stacked([row for row, _ in self.identities()])
 
-    def key_marks(self) -> Tensor:
+    def key_identities(self) -> Tensor:
         """(n, kinds): the `identities` of the items as candidates."""
         return self._stacked([column for _, column in self.identities()])
 
     def _stacked(self, kinds: list[Tensor]) -> Tensor:
         return torch.stack(kinds, 1) if kinds else self.rows.new_full((len(self), 0), -1)
 
-    def hidden(self) -> Hidden:
+    def excluded(self) -> ExcludedPairs:
         """Items of the batch that are no negatives of each other: equal in one of the `identities`, or known to belong
         together by other rows."""
-        return Hidden(self.identities(), self.known)
+        return ExcludedPairs(self.identities(), self.known)
 
-    def hidden_with_negatives(self) -> Hidden:
-        """`hidden` where the hard negatives follow the items as candidates, each known by its content alone."""
+    def excluded_with_negatives(self) -> ExcludedPairs:
+        """`excluded` where the hard negatives follow the items as candidates, each known by its content alone."""
         further, known = torch.cat(list(self.negatives)), self.known
         if known is not None:
             known = Known(known[0].flat, known[0].starts, torch.cat([known[0].columns, further])), known[1]
-        return Hidden(self.identities(further), known)
+        return ExcludedPairs(self.identities(further), known)
 
     def missing_negatives(self) -> tuple[Tensor, Tensor]:
         """A kind of identity that hides from every anchor the places of hard negatives that are not there."""
         anchors = self.rows.new_zeros(len(self))
         return anchors, torch.cat([anchors - 1, torch.where(torch.cat(list(self.negatives)) < 0, 0, -1)])
 
-    def friends(self, kind: str) -> Tensor | None:
+    def extra_positives(self, kind: str) -> Tensor | None:
         """(n,) integers, equal for items that are positives of each other, -1 where unknown; None: no such pair.
 
         kind: "group", the name of a column of labels, or "auto": the first column of labels, else the groups.

@@ -30,14 +30,14 @@ class Staged(Method):
         """When a stage ends, after its last step: choose exemplars, keep a copy. Returns numbers for stages.json."""
         return {}
 
-    def pools(self) -> np.ndarray | None:
+    def negative_groups(self) -> np.ndarray | None:
         """A label of each training row, int (N,), in the order of `survey.rows`: the negatives of an item come from its
         own pool alone; None: from everywhere."""
         return None
 
     def sampler(self, stage: int) -> Sampler:
-        pools = self.pools()
-        return super().sampler(stage) if pools is None else super().sampler(stage).within(pools)
+        negative_groups = self.negative_groups()
+        return super().sampler(stage) if negative_groups is None else super().sampler(stage).within(negative_groups)
 
     def stage_of(self, step: int) -> int:
         return max(k for k, start in enumerate(self.stage_starts()) if start <= step or k == 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.checks import checked_init
-from nearfar.similarity import Anchors, Further, Known, Relation, Similarity, nobody, same
+from nearfar.similarity import Anchors, ExtraCandidates, Known, Relation, Similarity, nobody, same
 
 parts: dict[str, type[Negatives]] = {}
 
@@ -19,33 +19,33 @@ parts: dict[str, type[Negatives]] = {}
 class Items:
     """The n items of one step's batch on this process.
 
-    rows: sample ids (n,), -1 unknown. marks (n, kinds): of the items as anchors, key_marks (None: the same) as keys;
-    an anchor hides from a key with an equal mark of one kind, -1 unknown. known: lists of marks that belong to each
-    anchor as well, and the kind of mark that they hold. pools (n,): an item's negatives come from its own
-    pool alone; None: from everywhere.
+    rows: sample ids (n,), -1 unknown. item_identities (n, kinds): of the items as anchors, key_identities (None: the
+    same) as keys; an anchor hides from a key with an equal mark of one kind, -1 unknown. known: lists of marks that
+    belong to each anchor as well, and the kind of mark that they hold. negative_groups (n,): an item's negatives
+    come from its own pool alone; None: from everywhere.
     """
 
     rows: Tensor
-    marks: Tensor
-    pools: Tensor | None = None
+    item_identities: Tensor
+    negative_groups: Tensor | None = None
     step: int = 0
     steps: int = 1
     seed: int = 0
-    key_marks: Tensor | None = None
+    key_identities: Tensor | None = None
     known: tuple[Known, int] | None = None
 
     @property
     def stored(self) -> Tensor:
         """The marks that a memory keeps with the keys of these items."""
-        return self.marks if self.key_marks is None else self.key_marks
+        return self.item_identities if self.key_identities is None else self.key_identities
 
     def to(self, device: torch.device) -> Items:
         return replace(
             self,
             rows=self.rows.to(device),
-            marks=self.marks.to(device),
-            pools=None if self.pools is None else self.pools.to(device),
-            key_marks=None if self.key_marks is None else self.key_marks.to(device),
+            item_identities=self.item_identities.to(device),
+            negative_groups=None if self.negative_groups is None else self.negative_groups.to(device),
+            key_identities=None if self.key_identities is None else self.key_identities.to(device),
             known=None if self.known is None else (self.known[0].to(device), self.known[1]),
         )
 
@@ -118,6 +118,13 @@ class Negatives(nn.Module):
         """What each "auto" became in `setup`, beside the capacity."""
         return {}
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Checkpoints of earlier versions name some of the state otherwise."""
+        for old, new in (("marks", "item_identities"), ("pools", "negative_groups")):
+            if prefix + old in state_dict:
+                state_dict[prefix + new] = state_dict.pop(prefix + old)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         """Sizes what depends on the data. Called once, before the first step or before a state is loaded. steps: of the
         run (or of a stage), where its length counts."""
@@ -125,13 +132,13 @@ class Negatives(nn.Module):
     def before(self, step: int, steps: int, survey: Survey | None) -> None:
         """Before a step's batch is drawn: what needs the whole training set is computed here, where it is due."""
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         """What it adds to one similarity of the batch. Collective: called on all processes alike."""
-        return Further()
+        return ExtraCandidates()
 
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
-        """Named numbers for the learning curve, from a similarity of this step that `further` added to. The names are
-        the same on all processes, which average the numbers."""
+        """Named numbers for the learning curve, from a similarity of this step that `extra_candidates` added to. The
+        names are the same on all processes, which average the numbers."""
         return {}
 
     def update(self, keys: Tensor, items: Items) -> None:
@@ -155,8 +162,8 @@ def known_pairs(anchors: Tensor, items: Items, stored: Tensor) -> Relation:
     anchors: the item of each anchor (N,); items: of the batch; stored: marks of the keys (K, kinds).
     """
     relation: Relation = nobody
-    for kind in range(items.marks.shape[1]):
-        relation = relation | same(items.marks[anchors, kind], stored[:, kind])
+    for kind in range(items.item_identities.shape[1]):
+        relation = relation | same(items.item_identities[anchors, kind], stored[:, kind])
     if items.known is not None:
         lists, kind = items.known
         relation = relation | lists.among(stored[:, kind], anchors)

@@ -10,7 +10,7 @@ from nearfar.checks import PositiveInt, UnitInterval
 from nearfar.clustering import k_means
 from nearfar.errors import InputError
 from nearfar.negatives.base import Items, Negatives, Survey, columns_of
-from nearfar.similarity import Anchors, Further, same
+from nearfar.similarity import Anchors, ExtraCandidates, same
 
 
 class Cluster(Negatives):
@@ -63,14 +63,14 @@ class Cluster(Negatives):
             found = k_means(survey.features().cpu().numpy()[order], min(self.clusters, len(order)), seed=step)
             self.labels.copy_(processes.agreed(torch.from_numpy(found)))
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         place = columns_of(items.rows, self.rows) if len(self.rows) else torch.full_like(items.rows, -1)
         mine = torch.where(place >= 0, self.labels[place.clamp(min=0)], -1) if len(self.labels) else place
         columns = anchors.columns(mine)
         if bool((columns < 0).all()):
-            return Further()
+            return ExtraCandidates()
         self.share = float((mine[:, None] == columns).float().mean())
-        return Further(hidden=~same(mine[anchors.items], columns))
+        return ExtraCandidates(excluded=~same(mine[anchors.items], columns))
 
     def terms(self, s) -> dict[str, Tensor | float]:
         return {"same_cluster": self.share}

@@ -12,12 +12,17 @@ from torch import Tensor
 
 from nearfar.checks import PositiveInt, UnitInterval, one_of
 from nearfar.negatives.base import Items, Negatives
-from nearfar.similarity import Anchors, Block, Further, Relation, Similarity, everyone, listed
+from nearfar.similarity import Anchors, Block, ExtraCandidates, Relation, Similarity, everyone, listed
 
 
 def false_negatives(
-    support: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"] | Block, count: int, *,
-    threshold: float = -math.inf, where: Relation = everyone, similarity: str = "cosine",
+    support: Float[Tensor, "n d"],
+    candidates: Float[Tensor, "m d"] | Block,
+    count: int,
+    *,
+    threshold: float = -math.inf,
+    where: Relation = everyone,
+    similarity: str = "cosine",
 ) -> Int[Tensor, "n count"]:
     """The columns of the `count` candidates most similar to each anchor's support view, at least `threshold`;
     -1 where there are fewer. Detached. Source: Huynh et al., sec. 3.2 with a support set of one view."""
@@ -42,21 +47,36 @@ class FNC(Negatives):
     Raises InputError: counts below 1, a start outside [0, 1], an unknown strategy.
     """
 
-    def __init__(self, count: PositiveInt = 1, strategy: Literal["eliminate", "attract"] = "eliminate",
-                 threshold: float = 0.5, start: UnitInterval = 0.2):
+    def __init__(
+        self,
+        count: PositiveInt = 1,
+        strategy: Literal["eliminate", "attract"] = "eliminate",
+        threshold: float = 0.5,
+        start: UnitInterval = 0.2,
+    ):
         super().__init__()
         one_of("strategy", strategy, ("eliminate", "attract"))
         self.count, self.strategy, self.threshold, self.start = count, strategy, threshold, start
         self.cancelled = 0.0
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         self.cancelled = 0.0
         if items.step < self.start * items.steps:
-            return Further()
-        found = false_negatives(anchors.partner, anchors.batch, self.count, threshold=self.threshold,
-                                where=anchors.negative, similarity=anchors.similarity)
+            return ExtraCandidates()
+        found = false_negatives(
+            anchors.partner,
+            anchors.batch,
+            self.count,
+            threshold=self.threshold,
+            where=anchors.negative,
+            similarity=anchors.similarity,
+        )
         self.cancelled = float((found >= 0).sum(1).float().mean())
-        return Further(friends=found) if self.strategy == "attract" else Further(hidden=listed(found))
+        return (
+            ExtraCandidates(extra_positives=found)
+            if self.strategy == "attract"
+            else ExtraCandidates(excluded=listed(found))
+        )
 
     def terms(self, s) -> dict[str, Tensor | float]:
         return {"cancelled": self.cancelled}

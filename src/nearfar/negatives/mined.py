@@ -14,7 +14,7 @@ from nearfar.negatives.base import Items, Negatives, Survey, columns_of, known_p
 from nearfar.similarity import (
     Anchors,
     Block,
-    Further,
+    ExtraCandidates,
     Relation,
     Similarity,
     at_most,
@@ -92,7 +92,7 @@ class Mined(Negatives):
     needs_rows = True
     lists: Tensor
     bank: Tensor
-    pools: Tensor
+    negative_groups: Tensor
     false: Tensor
 
     def __init__(self, count: PositiveInt = 16, start: UnitInterval = 0.1, refresh: PositiveInt | None = None,
@@ -105,19 +105,19 @@ class Mined(Negatives):
         self.known: Items | None = None
         self.register_buffer("lists", torch.empty(0, 0, dtype=torch.long))
         self.register_buffer("bank", torch.empty(0, 0))
-        self.register_buffer("pools", torch.empty(0, dtype=torch.long))
+        self.register_buffer("negative_groups", torch.empty(0, dtype=torch.long))
         self.register_buffer("false", torch.zeros(()))
 
     def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         device = self.bank.device
         self.lists = torch.full((samples, self.count), -1, dtype=torch.long, device=device)
         self.bank = torch.zeros(samples, dim, device=device)
-        self.pools = torch.full((samples,), -1, dtype=torch.long, device=device)
+        self.negative_groups = torch.full((samples,), -1, dtype=torch.long, device=device)
 
     def reset(self) -> None:
         self.lists.fill_(-1)
         self.bank.zero_()
-        self.pools.fill_(-1)
+        self.negative_groups.fill_(-1)
 
     def due(self, step: int, steps: int) -> bool:
         """Whether the lists are mined before this step."""
@@ -172,17 +172,17 @@ class Mined(Negatives):
             ],
         }
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         place = columns_of(items.rows, self.rows) if len(self.rows) else torch.full_like(items.rows, -1)
         place = place[anchors.items]
         lists = torch.where(place[:, None] >= 0, self.lists[place.clamp(min=0)], -1)
         if bool((lists < 0).all()):
-            return Further()
+            return ExtraCandidates()
         keys = self.bank[lists.clamp(min=0)].to(anchors.query.dtype)
         visible: Relation = dense(lists >= 0)
-        if items.pools is not None:
-            visible = visible & same(items.pools[anchors.items], self.pools[lists.clamp(min=0)])
-        return Further([Block(keys, own=True, visible=visible, gradient=False)])
+        if items.negative_groups is not None:
+            visible = visible & same(items.negative_groups[anchors.items], self.negative_groups[lists.clamp(min=0)])
+        return ExtraCandidates([Block(keys, per_anchor=True, visible=visible, gradient=False)])
 
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
         return {"mined_false": self.false}
@@ -193,5 +193,5 @@ class Mined(Negatives):
         keys, rows = net.gather(keys.detach())[0], net.gather(items.rows)[0]
         place = columns_of(rows, self.rows) if len(self.rows) else torch.full_like(rows, -1)
         self.bank[place[place >= 0]] = keys[place >= 0].to(self.bank.dtype)
-        if items.pools is not None:
-            self.pools[place[place >= 0]] = net.gather(items.pools)[0][place >= 0]
+        if items.negative_groups is not None:
+            self.negative_groups[place[place >= 0]] = net.gather(items.negative_groups)[0][place >= 0]

@@ -19,7 +19,7 @@ from nearfar.negatives.queue import Queue
 from nearfar.similarity import (
     Anchors,
     Block,
-    Further,
+    ExtraCandidates,
     LogSumExp,
     Max,
     Mean,
@@ -127,12 +127,12 @@ class Mixing(Queue):
         """What each "auto" became."""
         return dict(zip(("hard", "mixed", "with_query", "start_step"), (*self.counts, self.begin), strict=True))
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         block = self.memory(anchors, items)
         if block is None:
-            return Further()
+            return ExtraCandidates()
         made = self.mixtures(anchors, items, block) if items.step >= self.begin else None
-        return Further([block] if made is None else [block, made])
+        return ExtraCandidates([block] if made is None else [block, made])
 
     @torch.no_grad()
     def mixtures(self, anchors: Anchors, items: Items, block: Block) -> Block | None:
@@ -149,20 +149,20 @@ class Mixing(Queue):
         beta = torch.rand((len(query), s_query), generator=generator, device=query.device).to(query.dtype) / 2
         h = mix_hardest(hard, drawn(total, (s, 2), generator), alpha, unit)
         h_query = mix_query(query, hard, drawn(total, (s_query,), generator), beta, unit)
-        return Block(torch.cat([h, h_query], 1), own=True, visible=per_row(total > 0), gradient=False)
+        return Block(torch.cat([h, h_query], 1), per_anchor=True, visible=per_row(total > 0), gradient=False)
 
     @torch.no_grad()
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
-        own = [b for b, block in enumerate(s.blocks) if block.own]
-        friends = s.positive & s.visible & ~s.itself
-        rival, best = s.reduce(Max(where=s.negative), Max(where=friends))
+        own = [b for b, block in enumerate(s.blocks) if block.per_anchor]
+        positives = s.positive & s.visible & ~s.itself
+        rival, best = s.reduce(Max(where=s.negative), Max(where=positives))
         proxy: dict[str, Tensor | float] = {"proxy": (rival < best).float().mean()}
         if not own:
             return proxy
         place, first = own[0], self.counts[1]
         made = s.negative & function(lambda t: _of(t, place, None))
         everything, positives, mixtures, cos_h, cos_query = s.reduce(
-            LogSumExp(where=s.negative), LogSumExp(where=friends), LogSumExp(where=made),
+            LogSumExp(where=s.negative), LogSumExp(where=positives), LogSumExp(where=made),
             Mean(where=s.negative & function(lambda t: _of(t, place, slice(0, first)))),
             Mean(where=s.negative & function(lambda t: _of(t, place, slice(first, None)))))
         mass = (mixtures - torch.logaddexp(everything, positives)).exp().mean()

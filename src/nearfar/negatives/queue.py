@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nearfar.checks import PositiveInt, UnitInterval
 from nearfar.negatives.base import Items, Negatives, known_pairs
-from nearfar.similarity import Anchors, Block, Further, Relation, same
+from nearfar.similarity import Anchors, Block, ExtraCandidates, Relation, same
 from nearfar.similarity.exchange import exchange
 
 
@@ -37,8 +37,8 @@ class Queue(Negatives):
     """
 
     keys: Tensor
-    marks: Tensor
-    pools: Tensor
+    item_identities: Tensor
+    negative_groups: Tensor
     entered: Tensor
     pointer: Tensor
     now: Tensor
@@ -50,14 +50,14 @@ class Queue(Negatives):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("now", torch.zeros((), dtype=torch.long))
         self.register_buffer("keys", torch.empty(0, 0))
-        self.register_buffer("marks", torch.empty(0, 0, dtype=torch.long))
-        self.register_buffer("pools", torch.empty(0, dtype=torch.long))
+        self.register_buffer("item_identities", torch.empty(0, 0, dtype=torch.long))
+        self.register_buffer("negative_groups", torch.empty(0, dtype=torch.long))
         self.register_buffer("entered", torch.empty(0, dtype=torch.long))
 
     def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         size = auto_size(batch_size, samples, steps) if self.size == "auto" else self.size
         self.keys = torch.empty(size, dim, device=self.keys.device)
-        self.marks = torch.empty(size, kinds, dtype=torch.long, device=self.keys.device)
+        self.item_identities = torch.empty(size, kinds, dtype=torch.long, device=self.keys.device)
         self.reset()
 
     def reset(self) -> None:
@@ -65,8 +65,8 @@ class Queue(Negatives):
         device, held = self.keys.device, 0 if self.random_start else -1
         start = torch.randn(size, dim, device=device) if self.random_start else torch.zeros(size, dim, device=device)
         self.keys = torch.nn.functional.normalize(start, dim=1)
-        self.marks = torch.full_like(self.marks, -1)
-        self.pools = torch.full((size,), -1, dtype=torch.long, device=device)
+        self.item_identities = torch.full_like(self.item_identities, -1)
+        self.negative_groups = torch.full((size,), -1, dtype=torch.long, device=device)
         self.entered = torch.full((size,), held, dtype=torch.long, device=device)
         self.pointer.zero_()
         self.now.zero_()
@@ -88,26 +88,33 @@ class Queue(Negatives):
     def memory(self, anchors: Anchors, items: Items) -> Block | None:
         """The keys that are there and who may see them; None while there is none."""
         held = self.filled
-        keys, stored = self.keys[held], self.marks[held]  # copies: the queue moves on before the backward pass
+        keys, stored = (
+            self.keys[held],
+            self.item_identities[held],
+        )  # copies: the queue moves on before the backward pass
         visible: Relation = ~known_pairs(anchors.items, items, stored)
-        if items.pools is not None:
-            visible = visible & same(items.pools[anchors.items], self.pools[held])
+        if items.negative_groups is not None:
+            visible = visible & same(items.negative_groups[anchors.items], self.negative_groups[held])
         return Block(keys, visible=visible, gradient=False) if len(keys) else None
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         block = self.memory(anchors, items)
-        return Further([] if block is None else [block])
+        return ExtraCandidates([] if block is None else [block])
 
     @torch.no_grad()
     def update(self, keys: Tensor, items: Items) -> None:
         net, size = exchange("global"), len(self.keys)
-        pools = items.pools if items.pools is not None else items.rows.new_full((len(keys),), -1)
-        keys, marks, pools = (net.gather(x)[0][-size:] for x in (keys.detach(), items.stored, pools))
+        negative_groups = (
+            items.negative_groups if items.negative_groups is not None else items.rows.new_full((len(keys),), -1)
+        )
+        keys, item_identities, negative_groups = (
+            net.gather(x)[0][-size:] for x in (keys.detach(), items.stored, negative_groups)
+        )
         self.now += 1
         places = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         self.keys[places] = keys.to(self.keys.dtype)
-        self.marks[places] = marks
-        self.pools[places] = pools
+        self.item_identities[places] = item_identities
+        self.negative_groups[places] = negative_groups
         self.entered[places] = self.now
         self.pointer.copy_((self.pointer + len(keys)) % size)
 
@@ -131,5 +138,5 @@ class CrossBatch(Queue, name="cross-batch"):
         super().__init__(size, in_batch)
         self.start = start
 
-    def further(self, anchors: Anchors, items: Items) -> Further:
-        return super().further(anchors, items) if items.step >= self.start * items.steps else Further()
+    def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
+        return super().extra_candidates(anchors, items) if items.step >= self.start * items.steps else ExtraCandidates()

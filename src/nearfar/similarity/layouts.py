@@ -51,20 +51,20 @@ class Anchors:
 
 
 @dataclass(frozen=True, eq=False)
-class Further:
+class ExtraCandidates:
     """What is added to one similarity.
 
-    blocks: further candidates. hidden: pairs of the batch that are no negatives (a declared positive stays one).
-    friends: columns of the batch that are positives as well, (N, P), -1 for none; the loss is then the mean over an
-    anchor's 1 + P positives, each against all other candidates (the mean outside the log).
+    blocks: further candidates. excluded: pairs of the batch that are no negatives (a declared positive stays one).
+    extra_positives: columns of the batch that are positives as well, (N, P), -1 for none; the loss is then the mean
+    over an anchor's 1 + P positives, each against all other candidates (the mean outside the log).
     """
 
     blocks: Sequence[Block] = ()
-    hidden: Relation = nobody
-    friends: Tensor | None = None
+    excluded: Relation = nobody
+    extra_positives: Tensor | None = None
 
 
-Extra = Sequence[Block] | Callable[[Anchors], Further]
+Extras = Sequence[Block] | Callable[[Anchors], ExtraCandidates]
 
 Rows = Callable[[Similarity], Tensor]
 
@@ -113,9 +113,11 @@ class Known:
         count = torch.where(self.flat < 0, 0, last - first)
         row = torch.repeat_interleave(torch.arange(len(self.starts) - 1, device=columns.device), self.starts.diff())
         within = torch.arange(int(count.sum()), device=columns.device) - torch.repeat_interleave(
-            count.cumsum(0) - count, count)
-        found = sparse(row.repeat_interleave(count), order[first.repeat_interleave(count) + within],
-                       len(self.starts) - 1)
+            count.cumsum(0) - count, count
+        )
+        found = sparse(
+            row.repeat_interleave(count), order[first.repeat_interleave(count) + within], len(self.starts) - 1
+        )
         return Sparse(found.order, found.start[items], found.stop[items])
 
     def to(self, device: torch.device | str) -> Known:
@@ -123,11 +125,11 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Hidden:
+class ExcludedPairs:
     """Pairs of items that are equal in some kind of identity, or that a list says belong together.
 
-    As `hidden` of a layout they are neither positive nor negative of each other (duplicates, known positives); as
-    `friends` they are positives of each other (labels, for losses of several positives).
+    As `excluded` of a layout they are neither positive nor negative of each other (duplicates, known positives); as
+    `extra_positives` they are positives of each other (labels, for losses of several positives).
 
     `kinds`: for each kind of identity the values of an anchor's item and of a candidate's item, integers (n,) each;
     items whose values are equal are such a pair. -1 is unknown and equals nothing; a value below raises InputError.
@@ -154,33 +156,69 @@ class Hidden:
             relation = relation | self.known[0].among(gathered(self.known[0].columns), items)
         return relation
 
-    def reversed(self) -> Hidden:
+    def reversed(self) -> ExcludedPairs:
         """The same pairs seen from the candidates."""
         known = None if self.known is None else (self.known[1], self.known[0])
-        return Hidden([(column, row) for row, column in self.kinds], known)
+        return ExcludedPairs([(column, row) for row, column in self.kinds], known)
 
 
-def _one(query: Tensor | Vectors, keys: Tensor | Vectors, ring: Ring | None, partner: Tensor, items: Tensor,
-         first: Listed, itself: Relation, hidden: Relation, extra: Extra, temperature: float | Tensor, similarity: str,
-         net: Exchange, in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
+def _one(
+    query: Tensor | Vectors,
+    keys: Tensor | Vectors,
+    ring: Ring | None,
+    partner: Tensor,
+    items: Tensor,
+    first: Listed,
+    itself: Relation,
+    excluded: Relation,
+    extra_candidates: Extras,
+    temperature: float | Tensor,
+    similarity: str,
+    net: Exchange,
+    in_batch: bool = True,
+    width: int = 0,
+    repeat: int = 1,
+    also: Relation = nobody,
+) -> Layout:
     """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
     positive = first | also
-    visible = ~(hidden & ~positive) if in_batch else positive
-    if callable(extra):
+    visible = ~(excluded & ~positive) if in_batch else positive
+    if callable(extra_candidates):
         assert isinstance(query, Tensor)
-        more = extra(Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself,
-                             similarity, net, width, repeat))
+        more = extra_candidates(
+            Anchors(
+                query,
+                items,
+                partner,
+                first.columns,
+                Block(keys),
+                visible & ~positive & ~itself,
+                similarity,
+                net,
+                width,
+                repeat,
+            )
+        )
     else:
-        more = Further(extra)
-    visible = visible & ~(more.hidden & ~positive)
-    friends = () if more.friends is None else more.friends.unbind(1)
+        more = ExtraCandidates(extra_candidates)
+    visible = visible & ~(more.excluded & ~positive)
+    extra_positives = () if more.extra_positives is None else more.extra_positives.unbind(1)
     parts = []
-    for mine in (positive, *map(Listed, friends)):
+    for mine in (positive, *map(Listed, extra_positives)):
         seen = visible if mine is positive else visible | mine
         candidates = [Block(keys, visible=seen, ring=ring), *more.blocks]
-        parts.append(Similarity(query, candidates, positive=mine, itself=itself, temperature=temperature,
-                                similarity=similarity, group=net.group))
-    return Layout(parts, weights=[1 / len(parts)] * len(parts) if friends else None)
+        parts.append(
+            Similarity(
+                query,
+                candidates,
+                positive=mine,
+                itself=itself,
+                temperature=temperature,
+                similarity=similarity,
+                group=net.group,
+            )
+        )
+    return Layout(parts, weights=[1 / len(parts)] * len(parts) if extra_positives else None)
 
 
 def _together(layouts: Sequence[Layout], join: str = "mean", shares: Sequence[float] | None = None) -> Layout:
@@ -189,20 +227,31 @@ def _together(layouts: Sequence[Layout], join: str = "mean", shares: Sequence[fl
     if shares is None and all(layout.weights is None for layout in layouts):
         return Layout(parts, join)
     shares = shares or [1.0] * len(layouts)
-    weights = [w * x for layout, w in zip(layouts, shares, strict=True)
-               for x in layout.weights or [1.0] * len(layout.parts)]
+    weights = [
+        w * x for layout, w in zip(layouts, shares, strict=True) for x in layout.weights or [1.0] * len(layout.parts)
+    ]
     return Layout(parts, join, weights=weights)
 
 
-def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-            hidden: Hidden | None = None, friends: Hidden | None = None, extra: Extra = (), in_batch: bool = True,
-            negatives: str = "local") -> Layout:
+def one_way(
+    query: Tensor,
+    key: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    similarity: str = "cosine",
+    excluded: ExcludedPairs | None = None,
+    extra_positives: ExcludedPairs | None = None,
+    extra_candidates: Extras = (),
+    in_batch: bool = True,
+    negatives: str = "local",
+) -> Layout:
     """Query i against its key i; the other keys of the batch (all ranks with "global") are its negatives.
 
     Args: query, key: (n, D). key may hold more rows than query (further negatives at the end).
-        hidden, friends: pairs of items that are no negatives of each other, and those that are further positives.
-        extra: further blocks, or a function of the `Anchors` that gives `Further` candidates.
-        in_batch: False leaves only the blocks of `extra` as negatives (MoCo, Contriever).
+        excluded, extra_positives: pairs of items that are no negatives of each other, and those that are further
+        positives.
+        extra_candidates: further blocks, or a function of the `Anchors` that gives `ExtraCandidates`.
+        in_batch: False leaves only the blocks of `extra_candidates` as negatives (MoCo, Contriever).
     """
     net = exchange(negatives)
     with net.together():
@@ -210,30 +259,70 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
         if key.shape[0] < query.shape[0]:
             raise InputError(f"Each query needs a key: got {query.shape[0]} queries and {key.shape[0]} keys.")
     net.widths(query, key)
-    keys, offset, ring = net.keys(key, whole=callable(extra))
+    keys, offset, ring = net.keys(key, whole=callable(extra_candidates))
     items = torch.arange(query.shape[0], device=query.device)
-    relation = nobody if hidden is None else hidden.relation(items, net, key.shape[0])
+    relation = nobody if excluded is None else excluded.relation(items, net, key.shape[0])
     positive = diagonal(query.shape[0], offset, query.device)
-    alike = nobody if friends is None else friends.relation(items, net, key.shape[0])
-    return _one(query, keys, ring, key[: len(items)], items, positive, nobody, relation, extra, temperature, similarity,
-                net, in_batch, key.shape[0], also=alike)
+    alike = nobody if extra_positives is None else extra_positives.relation(items, net, key.shape[0])
+    return _one(
+        query,
+        keys,
+        ring,
+        key[: len(items)],
+        items,
+        positive,
+        nobody,
+        relation,
+        extra_candidates,
+        temperature,
+        similarity,
+        net,
+        in_batch,
+        key.shape[0],
+        also=alike,
+    )
 
 
-def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-              hidden: Hidden | None = None, friends: Hidden | None = None, extra: Extra = (), extra_back: Extra = (),
-              join: str = "mean", negatives: str = "local") -> Layout:
+def both_ways(
+    a: Tensor,
+    b: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    similarity: str = "cosine",
+    excluded: ExcludedPairs | None = None,
+    extra_positives: ExcludedPairs | None = None,
+    extra_candidates: Extras = (),
+    extra_candidates_back: Extras = (),
+    join: str = "mean",
+    negatives: str = "local",
+) -> Layout:
     """a_i against all b, and b_i against all a: the two directions of image-text and other pairs.
 
-    b may hold more rows than a: further candidates of the direction a -> b. `extra` holds more of that direction,
-    `extra_back` of b -> a.
+    b may hold more rows than a: further candidates of the direction a -> b. `extra_candidates` holds more of that
+    direction, `extra_candidates_back` of b -> a.
     """
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
-    plain = not (extra or extra_back)
-    forth = one_way(a, b, temperature=temperature, similarity=similarity, hidden=hidden, friends=friends, extra=extra,
-                    negatives=negatives)
-    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
-                   hidden=None if hidden is None else hidden.reversed(),
-                   friends=None if friends is None else friends.reversed(), extra=extra_back, negatives=negatives)
+    plain = not (extra_candidates or extra_candidates_back)
+    forth = one_way(
+        a,
+        b,
+        temperature=temperature,
+        similarity=similarity,
+        excluded=excluded,
+        extra_positives=extra_positives,
+        extra_candidates=extra_candidates,
+        negatives=negatives,
+    )
+    back = one_way(
+        b[: a.shape[0]],
+        a,
+        temperature=_transposed(temperature),
+        similarity=similarity,
+        excluded=None if excluded is None else excluded.reversed(),
+        extra_positives=None if extra_positives is None else extra_positives.reversed(),
+        extra_candidates=extra_candidates_back,
+        negatives=negatives,
+    )
     alone = forth.parts[0].group is None and a.shape == b.shape
     layout = _together([forth, back], join)
     layout.transposed = alone and scalar and plain and similarity != "euclidean"
@@ -242,11 +331,14 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
 
 def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        raise InputError(f"A layout is made of embeddings. Got {type(a).__name__} and {type(b).__name__}.",
-                         "A similarity of your own stands alone: Similarity(source, positive=...).")
+        raise InputError(
+            f"A layout is made of embeddings. Got {type(a).__name__} and {type(b).__name__}.",
+            "A similarity of your own stands alone: Similarity(source, positive=...).",
+        )
     if not (a.is_floating_point() and b.is_floating_point()):
-        raise InputError(f"Embeddings must be real floating-point numbers. Got {a.dtype} and {b.dtype}.",
-                         "Convert them: x.float().")
+        raise InputError(
+            f"Embeddings must be real floating-point numbers. Got {a.dtype} and {b.dtype}.", "Convert them: x.float()."
+        )
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"Embeddings must be (n, D) and (m, D) of one D. Got {tuple(a.shape)} and {tuple(b.shape)}.")
     if not isinstance(temperature, Tensor):
@@ -259,15 +351,23 @@ def _transposed(temperature: float | Tensor) -> float | Tensor:
     return temperature
 
 
-def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperature: float | Tensor = 1.0,
-              similarity: str = "cosine", hidden: Hidden | None = None, friends: Hidden | None = None,
-              extra: Extra = (), negatives: str = "local") -> Layout:
+def all_views(
+    views: Sequence[Tensor],
+    *,
+    targets: int | None = None,
+    temperature: float | Tensor = 1.0,
+    similarity: str = "cosine",
+    excluded: ExcludedPairs | None = None,
+    extra_positives: ExcludedPairs | None = None,
+    extra_candidates: Extras = (),
+    negatives: str = "local",
+) -> Layout:
     """Every view against every target view of the same item, the other items of both views as negatives.
 
     Two views: the 2n anchors of NT-Xent, each with 2n - 1 candidates. More: the mean over the ordered pairs of a view
     and a target (the first `targets` views; default all), so that 8 crops with 2 big ones need no other loss.
 
-    Args: views: V tensors (n, D), row i of each is the same item. hidden, friends: as in `one_way`.
+    Args: views: V tensors (n, D), row i of each is the same item. excluded, extra_positives: as in `one_way`.
     Raises InputError: fewer than two views, or views of different sizes.
     """
     net = exchange(negatives)
@@ -287,29 +387,57 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
     elif count >= 2:
         pairs = [(a, b) for a, b in pairs if not (a < count and a > b)]
     both = [a < count and b < count for a, b in pairs]
-    parts = [_pair_of_views(views[a], views[b], symmetric, temperature, similarity, hidden, friends, extra, net)
-             for (a, b), symmetric in zip(pairs, both, strict=True)]
+    parts = [
+        _pair_of_views(
+            views[a], views[b], symmetric, temperature, similarity, excluded, extra_positives, extra_candidates, net
+        )
+        for (a, b), symmetric in zip(pairs, both, strict=True)
+    ]
     return _together(parts, shares=[2.0 if x else 1.0 for x in both] if len(set(both)) > 1 else None)
 
 
-def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
-                   hidden: Hidden | None, friends: Hidden | None, extra: Extra, net: Exchange) -> Layout:
+def _pair_of_views(
+    a: Tensor,
+    b: Tensor,
+    symmetric: bool,
+    temperature: float | Tensor,
+    similarity: str,
+    excluded: ExcludedPairs | None,
+    extra_positives: ExcludedPairs | None,
+    extra_candidates: Extras,
+    net: Exchange,
+) -> Layout:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
     n = a.shape[0]
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
-    alone = symmetric and similarity == "cosine" and scalar and net.group is None and not extra
+    alone = symmetric and similarity == "cosine" and scalar and net.group is None and not extra_candidates
     if alone and not halved(a, b):
         keys, offset, ring = Vectors.below([a, b], temperature), 0, None
     else:  # rank after rank: the rows of a, then those of b
-        keys, offset, ring = net.keys(torch.cat([a, b]), whole=callable(extra))
+        keys, offset, ring = net.keys(torch.cat([a, b]), whole=callable(extra_candidates))
     items = torch.arange(n, device=a.device)
     mine = items + offset
     query = a if not symmetric else keys if net.group is None else torch.cat([a, b])
     positive = torch.cat([mine + n, mine]) if symmetric else mine + n
     itself = diagonal(2 * n if symmetric else n, offset, a.device)
     items = items.repeat(2) if symmetric else items
-    known, alike = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (hidden, friends))
-    partner = b if not (symmetric and callable(extra)) else torch.cat([b, a])
+    known, alike = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (excluded, extra_positives))
+    partner = b if not (symmetric and callable(extra_candidates)) else torch.cat([b, a])
     listed = Listed(positive, halves=n if symmetric and net.group is None else None)
-    return _one(query, keys, ring, partner, items, listed, itself, known, extra, temperature, similarity, net, width=n,
-                repeat=2, also=alike)
+    return _one(
+        query,
+        keys,
+        ring,
+        partner,
+        items,
+        listed,
+        itself,
+        known,
+        extra_candidates,
+        temperature,
+        similarity,
+        net,
+        width=n,
+        repeat=2,
+        also=alike,
+    )

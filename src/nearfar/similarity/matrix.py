@@ -180,7 +180,7 @@ class Similarity:
         if self.query.dim() == 2 and columns.dim() == 1 and operand.keys.dim() == 2:
             return (self.query * operand.keys.index_select(0, columns)).sum(-1)
         flat = columns if columns.dim() > 1 else columns[:, None]
-        if operand.own:
+        if operand.per_anchor:
             keys = operand.keys.gather(-2, flat[..., None].expand(*flat.shape, operand.keys.shape[-1]))
         else:
             keys = operand.keys[..., flat, :]
@@ -273,7 +273,7 @@ class Similarity:
         with torch.no_grad(), full_precision(self.query.device):
             return topk.topk(self.query.detach(), self._operands[block], block, k, where, progress)
 
-    def places(self, wanted: Sparse, *, where: Relation | None = None, block: int = 0) -> Iterator[topk.Ranks]:
+    def ranks_of(self, wanted: Sparse, *, where: Relation | None = None, block: int = 0) -> Iterator[topk.Ranks]:
         """Where wanted candidates stand in the ranking of their row, some rows at a time, without gradient.
 
         wanted: a `sparse` relation. A candidate's place is 1 + the number of other candidates of the row that are as
@@ -309,7 +309,7 @@ class Similarity:
             refuse(operand, "The whole matrix")
         full = list(tiles(self.query, self._operands, None))
         s = [self._operands[t.block].product(self.query, t.rows, t.columns) for t in full]
-        parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.own, t.device, x)).expand_as(x)
+        parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.per_anchor, t.device, x)).expand_as(x)
                  for t, x in zip(full, s, strict=True)]
         return torch.cat(parts, -1)
 
@@ -326,10 +326,10 @@ def _check(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float 
         keys = block.keys
         if isinstance(keys, Source):
             continue
-        if keys.dim() < 2 + block.own or keys.shape[-1] != query.shape[-1]:
-            shape = "(..., N, L, D)" if block.own else "(..., M, D)"
+        if keys.dim() < 2 + block.per_anchor or keys.shape[-1] != query.shape[-1]:
+            shape = "(..., N, L, D)" if block.per_anchor else "(..., M, D)"
             raise InputError(f"keys of block {b} must be {shape} with D = {query.shape[-1]}. Got {tuple(keys.shape)}.")
-        if block.own and keys.shape[-3] != query.shape[-2]:
+        if block.per_anchor and keys.shape[-3] != query.shape[-2]:
             raise InputError(f"Block {b} has lists for {keys.shape[-3]} anchors, but there are {query.shape[-2]}.")
     if not isinstance(temperature, Tensor):
         check("temperature", temperature, PositiveFloat, "argument")
@@ -337,7 +337,7 @@ def _check(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float 
 
 def _check_columns(operand: Columns) -> None:
     """Raises where columns have no reduction."""
-    if operand.own:
+    if operand.per_anchor:
         raise InputError("Columns of an anchor's own list have no reduction (dim=0).", "Use dim=1, or share the block.")
     refuse(operand, "A reduction of the columns (dim=0)")
 
@@ -371,9 +371,9 @@ def _check_sources(query: Tensor | Vectors | None, blocks: Sequence[Block]) -> N
         name, shape = type(block.keys).__name__, getattr(block.keys, "shape", None)
         if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape)):
             raise InputError(f"{name}.shape must be (rows, columns). Got {shape}.")
-        if block.own or block.ring is not None:
+        if block.per_anchor or block.ring is not None:
             raise InputError(f"{name} of block {b} is shared by all anchors and stays on its process.",
-                             "Leave out own= and ring=; a list of each anchor's own is a matter of its tiles.")
+                             "Leave out per_anchor= and ring=; a list of each anchor's own is a matter of its tiles.")
         if query is not None and (query.dim() != 2 or query.shape[0] != shape[0]):
             raise InputError(f"{name} of block {b} has {shape[0]} rows; the query is {tuple(query.shape)}.",
                              "Both must be of the same anchors, without leading dimensions.")

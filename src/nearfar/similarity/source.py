@@ -52,8 +52,8 @@ def kind(source: Source) -> tuple[torch.dtype, torch.device]:
 
 @dataclass(eq=False)
 class Block:
-    """Candidates. `keys` (..., M, D) are shared by all anchors; with `own=True` (..., N, L, D) are each anchor's own.
-    A `Source` in place of keys says itself how similar anchors and candidates are.
+    """Candidates. `keys` (..., M, D) are shared by all anchors; with `per_anchor=True` (..., N, L, D) are each
+    anchor's own. A `Source` in place of keys says itself how similar anchors and candidates are.
 
     `ids`, `labels`: integers of the candidates, (M,) or (N, L); negative = unknown.
     `visible`: which anchors may see them at all (a relation over this block alone).
@@ -63,7 +63,7 @@ class Block:
     """
 
     keys: Tensor | Source | Vectors
-    own: bool = False
+    per_anchor: bool = False
     ids: Tensor | None = None
     labels: Tensor | None = None
     visible: Relation = field(default_factory=lambda: everyone)

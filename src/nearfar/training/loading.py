@@ -136,7 +136,7 @@ class Loader:
         self.groups, self.domains, self.bags = (_tensor(x) for x in (data.groups, data.domains, data.bags))
         self.labels = {k: _tensor(v) for k, v in data.labels.items()}
         self.targets, self.values = _tensor(data.targets), _tensor(data.target_values)
-        self.pools: Tensor | None = None
+        self.negative_groups: Tensor | None = None
         self.stage = -1
         self.begin(0)
 
@@ -173,10 +173,10 @@ class Loader:
         drawn = self.method.sampler(stage).over(self.table, self.batch_size, self.seed, since)
         self.sampler, self.stage = drawn, stage
         self._inputs: dict[str, Inputs] | None = None
-        self.pools = None
-        if drawn.pools is not None:
-            self.pools = torch.full((int(self.table.rows.max()) + 1,), -1)
-            self.pools[torch.from_numpy(self.table.rows)] = torch.from_numpy(drawn.pools)
+        self.negative_groups = None
+        if drawn.negative_groups is not None:
+            self.negative_groups = torch.full((int(self.table.rows.max()) + 1,), -1)
+            self.negative_groups[torch.from_numpy(self.table.rows)] = torch.from_numpy(drawn.negative_groups)
 
     @property
     def inputs(self) -> dict[str, Inputs]:
@@ -225,8 +225,8 @@ class Loader:
             bags=of(self.bags),
             targets=of(self.targets),
             values=of(self.values),
-            pools=None if self.pools is None else self.pools[index[: len(rows) // members]],
-            crossed=self.crossed,
+            negative_groups=None if self.negative_groups is None else self.negative_groups[index[: len(rows) //
+            members]], crossed=self.crossed,
             scores=of(self.scores),
             known=self.known(index),
         )

@@ -13,7 +13,7 @@ from nearfar.losses import rows
 from nearfar.similarity import (
     Block,
     CrossEntropy,
-    Hidden,
+    ExcludedPairs,
     LogSumExp,
     Mean,
     Similarity,
@@ -50,10 +50,10 @@ def swept(choice):
 
 def ask(q, k, far, t, columns, rows_, u):
     """Two blocks, hidden ids, weights of columns and rows, a listed positive."""
-    hidden = same(IDS_Q, [IDS_K, IDS_FAR])
+    excluded = same(IDS_Q, [IDS_K, IDS_FAR])
     s = Similarity(q, [Block(k), Block(far)], temperature=t, positive=listed(PLACES))
     weight = per_column(columns) & per_column(columns[:L], block=1) & per_row(rows_)
-    return s.reduce(CrossEntropy(where=s.negative & ~hidden, weight=weight, of=u))
+    return s.reduce(CrossEntropy(where=s.negative & ~excluded, weight=weight, of=u))
 
 
 def expected(q, k, far, t, columns, rows_, u):
@@ -67,8 +67,15 @@ def expected(q, k, far, t, columns, rows_, u):
     return torch.tensor(out, dtype=torch.float64)
 
 
-INPUTS = (Q, K, FAR, torch.tensor(0.4, dtype=torch.float64), seeded(M, seed=4).abs() + 0.1,
-          seeded(N, seed=5).abs() + 0.1, seeded(N, seed=6))
+INPUTS = (
+    Q,
+    K,
+    FAR,
+    torch.tensor(0.4, dtype=torch.float64),
+    seeded(M, seed=4).abs() + 0.1,
+    seeded(N, seed=5).abs() + 0.1,
+    seeded(N, seed=6),
+)
 
 
 @pytest.mark.parametrize("how", [{"name": "dense"}, STREAM, {"name": "streaming", "tile": (2, 5)}, {"name": "auto"}])
@@ -84,8 +91,11 @@ def test_equals_loops_with_blocks_weights_and_hidden_pairs(how):
 @pytest.mark.parametrize("how", [STREAM, {"name": "auto"}])
 @pytest.mark.parametrize("upstream", ["even", "uneven", "zero"])
 def test_any_upstream_gradient_is_right_and_a_graph_can_be_used_twice(how, upstream):
-    made = {"even": torch.full((N,), 0.3, dtype=torch.float64), "uneven": seeded(N, seed=9),
-            "zero": torch.zeros(N, dtype=torch.float64)}[upstream]
+    made = {
+        "even": torch.full((N,), 0.3, dtype=torch.float64),
+        "uneven": seeded(N, seed=9),
+        "zero": torch.zeros(N, dtype=torch.float64),
+    }[upstream]
     grads = {}
     for name, options in (("dense", {"name": "dense"}), ("ours", how)):
         inputs = [x.clone().requires_grad_() for x in INPUTS]
@@ -102,18 +112,23 @@ def test_any_upstream_gradient_is_right_and_a_graph_can_be_used_twice(how, upstr
 
 def test_one_pass_visits_each_tile_once_and_a_memory_gets_no_gradient():
     a, b, memory = (seeded(8, 4, seed=s).requires_grad_() for s in (1, 2, 3))
-    marks = torch.tensor([0, 1, 0, 2, 3, -1, -1, 2])
-    hidden, known = Hidden([(marks, marks)]), same(marks, marks.flip(0))
+    item_identities = torch.tensor([0, 1, 0, 2, 3, -1, -1, 2])
+    excluded, known = (
+        ExcludedPairs([(item_identities, item_identities)]),
+        same(item_identities, item_identities.flip(0)),
+    )
     with engine("streaming", tile=4) as choice:
-        extra = [Block(memory, visible=~known, gradient=False)]
-        loss = one_way(a, b, hidden=hidden, extra=extra, temperature=0.2).loss(rows.info_nce_rows)
+        extra_candidates = [Block(memory, visible=~known, gradient=False)]
+        loss = one_way(a, b, excluded=excluded, extra_candidates=extra_candidates, temperature=0.2).loss(
+            rows.info_nce_rows
+        )
         loss.backward()
         assert choice.visited == 8
     assert not swept(choice)
     assert memory.grad is None
     with engine("streaming", tile=4) as choice:
-        extra = [Block(memory, visible=~known, gradient=False)]
-        one_way(a, b, in_batch=False, extra=extra).loss(rows.info_nce_rows).backward()
+        extra_candidates = [Block(memory, visible=~known, gradient=False)]
+        one_way(a, b, in_batch=False, extra_candidates=extra_candidates).loss(rows.info_nce_rows).backward()
         assert choice.visited == 4  # the batch's own block holds no negative: it is never multiplied
 
 
@@ -189,19 +204,22 @@ def test_thresholds_and_panels_of_any_height(panel, monkeypatch):
 @pytest.mark.parametrize(("how", "quick"), [(STREAM, True), ({"name": "auto"}, True), ({"name": "dense"}, False)])
 def test_log_sum_exps_and_means_of_blocks_are_joined(how, quick):
     own = seeded(N, 2, D, seed=11)
-    hidden = same(IDS_Q, [IDS_K, IDS_FAR, None])
+    excluded = same(IDS_Q, [IDS_K, IDS_FAR, None])
     inputs = [x.clone().requires_grad_() for x in (Q, K, FAR, own, INPUTS[4], INPUTS[5])]
 
     def f(q, k, far, own, columns, rows_):
-        s = Similarity(q, [Block(k), Block(far), Block(own, own=True)][: 2 if quick else 3], temperature=0.5)
+        s = Similarity(q, [Block(k), Block(far), Block(own, per_anchor=True)][: 2 if quick else 3], temperature=0.5)
         weight = per_column(columns) & per_row(rows_)
-        return torch.stack(s.reduce(LogSumExp(where=~hidden, weight=weight), Mean(where=~hidden),
-                                    LogSumExp(where=hidden, scale=1.5)))
+        return torch.stack(
+            s.reduce(
+                LogSumExp(where=~excluded, weight=weight), Mean(where=~excluded), LogSumExp(where=excluded, scale=1.5)
+            )
+        )
 
     with engine(**how) as choice:
         found = f(*inputs)
         assert swept(choice) != quick
-        where = Similarity(Q, [Block(K), Block(FAR)]).mask(hidden)
+        where = Similarity(Q, [Block(K), Block(FAR)]).mask(excluded)
         s = torch.cat([naive.cosine(Q, K), naive.cosine(Q, FAR)], 1) / 0.5
         w = torch.cat([INPUTS[4].expand(N, M), torch.ones(N, L)], 1) * INPUTS[5][:, None]
         if quick:
@@ -218,8 +236,12 @@ def test_own_lists_beside_shared_candidates(how):
     for options in (how, {"name": "dense"}):
         inputs = [x.clone().requires_grad_() for x in (Q, K, own)]
         with engine(**options):
-            s = Similarity(inputs[0], [Block(inputs[1]), Block(inputs[2], own=True)], temperature=0.3,
-                           positive=listed(PLACES))
+            s = Similarity(
+                inputs[0],
+                [Block(inputs[1]), Block(inputs[2], per_anchor=True)],
+                temperature=0.3,
+                positive=listed(PLACES),
+            )
             values = s.reduce(CrossEntropy(where=s.negative, of=s.paired()), LogSumExp(dim=0), Mean())
         grads.append([*values, *torch.autograd.grad(sum(v.square().sum() for v in values), inputs)])
     for x, y in zip(*grads, strict=True):
@@ -228,16 +250,18 @@ def test_own_lists_beside_shared_candidates(how):
 
 @pytest.mark.parametrize("which", [losses.info_nce, losses.clip, losses.nt_xent])
 def test_hidden_pairs_of_several_kinds_stay_on_the_fast_path(which):
-    layout = {losses.info_nce: lambda a, b, h: one_way(a, b, hidden=h),
-              losses.clip: lambda a, b, h: both_ways(a, b, hidden=h),
-              losses.nt_xent: lambda a, b, h: all_views([a, b], hidden=h)}[which]
-    marks, groups = torch.tensor([0, 0, 1, 2, 1, -1, -1, 3, 0]), torch.tensor([5, 4, 4, 4, -1, 6, 7, -1, 7])
-    hidden = Hidden([(marks, marks), (groups, groups)])
+    layout = {
+        losses.info_nce: lambda a, b, h: one_way(a, b, excluded=h),
+        losses.clip: lambda a, b, h: both_ways(a, b, excluded=h),
+        losses.nt_xent: lambda a, b, h: all_views([a, b], excluded=h),
+    }[which]
+    item_identities, groups = torch.tensor([0, 0, 1, 2, 1, -1, -1, 3, 0]), torch.tensor([5, 4, 4, 4, -1, 6, 7, -1, 7])
+    excluded = ExcludedPairs([(item_identities, item_identities), (groups, groups)])
     grads = []
     for how in ({"name": "dense"}, {"name": "streaming", "tile": 4}):
         a, b = (seeded(9, 4, seed=s).requires_grad_() for s in (1, 2))
         with engine(**how) as choice:
-            value = layout(a, b, hidden).loss(rows.hcl_rows if which is losses.clip else rows.info_nce_rows)
+            value = layout(a, b, excluded).loss(rows.hcl_rows if which is losses.clip else rows.info_nce_rows)
             value.backward()
         grads.append((value.detach(), a.grad, b.grad))
     assert not swept(choice)

@@ -12,7 +12,7 @@ from nearfar.similarity import (
     Block,
     Count,
     CrossEntropy,
-    Hidden,
+    ExcludedPairs,
     LogSumExp,
     Max,
     Mean,
@@ -108,12 +108,13 @@ def test_one_shift_is_enough_at_a_small_temperature_of_spread_data():
 
 def test_hidden_pairs_stay_hidden_on_the_fast_path():
     a, b, _ = batch(9, 4)
-    marks = torch.tensor([0, 0, 1, 2, 1, -1, -1, 3, 0])
+    item_identities = torch.tensor([0, 0, 1, 2, 1, -1, -1, 3, 0])
     wanted = None
     for name, tile in (("dense", None), ("streaming", 4)):
         with engine(name, tile=tile):
             found = value_and_gradients(
-                lambda p, q: both_ways(p, q, hidden=Hidden([(marks, marks.flip(0))])).loss(rows.info_nce_rows), a, b)
+                lambda p, q: both_ways(p, q, excluded=ExcludedPairs([(item_identities,
+                item_identities.flip(0))])).loss(rows.info_nce_rows), a, b)
         wanted = wanted or found
         for p, q in zip(found, wanted, strict=True):
             assert_close(p, q, rtol=1e-10, atol=1e-10)
@@ -188,7 +189,7 @@ def test_labels_in_order_skip_the_tiles_that_hold_no_pair(kind):
 
 def test_labels_in_order_skip_tiles_in_one_pass_and_on_half_of_the_grid():
     a, b, labels = spread(64, 8), spread(64, 8, 1), torch.arange(8).repeat_interleave(8)
-    s = one_way(a.requires_grad_(), b, temperature=0.2, hidden=Hidden([(labels, labels)])).parts[0]
+    s = one_way(a.requires_grad_(), b, temperature=0.2, excluded=ExcludedPairs([(labels, labels)])).parts[0]
     with engine("streaming", tile=8) as choice:
         s.reduce(CrossEntropy(where=s.negative, of=s.paired())).sum().backward()
         assert choice.visited == 8 * 8 - 8

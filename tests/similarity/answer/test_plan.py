@@ -177,7 +177,7 @@ def test_the_mth_largest_is_selected_among_a_few_rows_or_bit_by_bit_where_keys_t
 
 
 def test_what_cannot_be_asked_is_told_by_explain_too():
-    own = Similarity(seeded(N, D), Block(seeded(N, 3, D, seed=1), own=True))
+    own = Similarity(seeded(N, D), Block(seeded(N, 3, D, seed=1), per_anchor=True))
     with pytest.raises(InputError, match="own list"):
         own.explain(LogSumExp(dim=0))
     with pytest.raises(InputError, match="declared positive"):

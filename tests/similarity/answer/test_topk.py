@@ -36,7 +36,7 @@ def matrices(draw):
     own = draw(st.booleans())
     k = torch.randint(-2, 3, (*lead, n, m, 2) if own else (*lead, m, 2), generator=make).float()
     hidden = torch.randint(0, 3, (n, m), generator=make) == 0
-    return q, Block(k, own=own), hidden, draw(st.integers(1, 12)), draw(st.integers(1, 7))
+    return q, Block(k, per_anchor=own), hidden, draw(st.integers(1, 12)), draw(st.integers(1, 7))
 
 
 @given(matrices(), st.booleans())
@@ -88,7 +88,7 @@ def test_places_equal_the_loop(seed, tile, few):
     with pytest.MonkeyPatch.context() as patch, engine("streaming", tile=tile):
         patch.setattr(topk, "FEW", few)
         patch.setitem(topk.STRIP, "cpu", 7)
-        found = list(s.places(sparse(*wanted.nonzero().T, n), where=~sparse(*hidden.nonzero().T, n)))
+        found = list(s.ranks_of(sparse(*wanted.nonzero().T, n), where=~sparse(*hidden.nonzero().T, n)))
     assert [(p.rows.start + int(i), int(place)) for p in found for i, place in zip(p.row, p.place)] == expected
     assert [p.rows for p in found] == [slice(i, min(i + tile, n)) for i in range(0, n, tile)]
 
@@ -96,9 +96,9 @@ def test_places_equal_the_loop(seed, tile, few):
 def test_places_are_refused_where_there_is_no_ranking():
     q = torch.randn(4, 3)
     with pytest.raises(InputError, match="2 rows"):
-        next(Similarity(q, q).places(equal(torch.arange(2), torch.arange(4))))
+        next(Similarity(q, q).ranks_of(equal(torch.arange(2), torch.arange(4))))
     with pytest.raises(InputError, match=r"anchors \(N, D\)"):
-        next(Similarity(q[None], q[None]).places(equal(torch.arange(4), torch.arange(4))))
+        next(Similarity(q[None], q[None]).ranks_of(equal(torch.arange(4), torch.arange(4))))
 
 
 def test_sparse_relations_equal_dense_ones():

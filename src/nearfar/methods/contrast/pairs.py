@@ -15,7 +15,7 @@ from nearfar.errors import InputError
 from nearfar.methods.base import Batch, Facts, Loss, Tower
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import check_plan
-from nearfar.similarity import Hidden, all_views, both_ways, one_way
+from nearfar.similarity import ExcludedPairs, all_views, both_ways, one_way
 from nearfar.views import Views
 
 COLUMNS = (("text", "text_b"), ("image", "text"), ("image", "image_b"))
@@ -179,10 +179,12 @@ class PairContrast(Contrast):
         a, b = embedded["a"], embedded["b"]
         keys = torch.cat([b, *embedded.get("negative", [])])
         if not self.symmetric:
-            layout = one_way(a, keys, **self.further(place, batch))
+            layout = one_way(a, keys, **self.with_hard_negatives(place, batch))
         else:
-            back = self.extra(batch, blocks=False)
-            layout = both_ways(a, keys, join=self.join, extra_back=back, **self.further(place, batch))
+            back = self.extra_candidates(batch, blocks=False)
+            layout = both_ways(
+                a, keys, join=self.join, extra_candidates_back=back, **self.with_hard_negatives(place, batch)
+            )
         return self.report(layout, a, batch)
 
     def graded_loss(self, a: Tensor, b: Tensor, batch: Batch) -> Loss:
@@ -194,13 +196,13 @@ class PairContrast(Contrast):
             terms["temperature"] = self.temperature().detach()
         return Loss(self.row_loss.of_pairs(a, b, batch.scores, self.temperature()), terms)
 
-    def further(self, place: dict[str, Any], batch: Batch) -> dict[str, Any]:
+    def with_hard_negatives(self, place: dict[str, Any], batch: Batch) -> dict[str, Any]:
         """Hard negatives beyond the batch hide from an anchor that they belong to, like its duplicates; the places of
         those that an item lacks hide from all."""
         if not batch.negatives:
             return place
-        found = batch.hidden_with_negatives() if self.mask_duplicates else Hidden([])
-        return place | {"hidden": Hidden([*found.kinds, batch.missing_negatives()], found.known)}
+        found = batch.excluded_with_negatives() if self.mask_duplicates else ExcludedPairs([])
+        return place | {"excluded": ExcludedPairs([*found.kinds, batch.missing_negatives()], found.known)}
 
     def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         return embedded["members"][-1] if self.by_group else embedded["b"]

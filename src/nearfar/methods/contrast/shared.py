@@ -13,7 +13,7 @@ from nearfar.errors import InputError
 from nearfar.losses.parts import InfoNCE, RowLoss, parts
 from nearfar.methods.base import Batch, Facts, Loss, Method
 from nearfar.negatives import Items, Negatives
-from nearfar.similarity import Anchors, Further, Hidden, Layout, Temperature, same
+from nearfar.similarity import Anchors, ExcludedPairs, ExtraCandidates, Layout, Temperature, same
 
 
 def part_name(loss: RowLoss) -> str:
@@ -73,66 +73,68 @@ class Contrast(Method):
         return self.tau()
 
     def place(self, batch: Batch) -> dict[str, Any]:
-        """What every layout takes: temperature, hidden and befriended pairs, further blocks, all ranks."""
-        friends = self.friends(batch)
+        """What every layout takes: temperature, excluded pairs, further positives and candidates, all ranks."""
+        extra_positives = self.extra_positives(batch)
         return {
             "temperature": self.temperature() if self.row_loss.tempered else 1.0,
             "negatives": "global",
-            "hidden": batch.hidden() if self.mask_duplicates else None,
-            "friends": None if friends is None else Hidden([(friends, friends)]),
-            "extra": self.extra(batch),
+            "excluded": batch.excluded() if self.mask_duplicates else None,
+            "extra_positives": None if extra_positives is None else ExcludedPairs([(extra_positives, extra_positives)]),
+            "extra_candidates": self.extra_candidates(batch),
         }
 
-    def friends(self, batch: Batch) -> Tensor | None:
+    def extra_positives(self, batch: Batch) -> Tensor | None:
         """What makes items positives of each other, where the loss takes several: (n,) integers."""
-        return None if self.row_loss.positives is None else batch.friends(self.row_loss.positives)
+        return None if self.row_loss.positives is None else batch.extra_positives(self.row_loss.positives)
 
-    def extra(self, batch: Batch, blocks: bool = True) -> Callable[[Anchors], Further] | tuple[()]:
+    def extra_candidates(self, batch: Batch, blocks: bool = True) -> Callable[[Anchors], ExtraCandidates] | tuple[()]:
         """What the negatives part and the pools of the batch add to each similarity; `blocks=False`: only who hides
         from whom (the way back, whose candidates are the anchors)."""
         part, items = self.negatives, self.items(batch)
-        if part is None and items.pools is None:
+        if part is None and items.negative_groups is None:
             return ()
 
-        def further(anchors: Anchors) -> Further:
-            found = Further() if part is None else part.further(anchors, items)
-            hidden = found.hidden
-            if items.pools is not None:
-                hidden = hidden | ~same(items.pools[anchors.items], anchors.columns(items.pools))
-            return Further(found.blocks if blocks else (), hidden, found.friends)
+        def extra_candidates(anchors: Anchors) -> ExtraCandidates:
+            found = ExtraCandidates() if part is None else part.extra_candidates(anchors, items)
+            excluded = found.excluded
+            if items.negative_groups is not None:
+                excluded = excluded | ~same(
+                    items.negative_groups[anchors.items], anchors.columns(items.negative_groups)
+                )
+            return ExtraCandidates(found.blocks if blocks else (), excluded, found.extra_positives)
 
-        return further
+        return extra_candidates
 
-    def marks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def item_identities(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(n, kinds) of the items as anchors and as candidates: what hides an item from a remembered one; items of one
         class are no negatives either."""
-        both = batch.marks(), batch.key_marks()
+        both = batch.item_identities(), batch.key_identities()
         if not self.mask_duplicates:
             both = both[0][:, :0], both[1][:, :0]
         if self.row_loss.positives is None:
             return both
-        friends = self.friends(batch)
-        mine = both[0].new_full((len(both[0]), 1), -1) if friends is None else friends[:, None]
+        extra_positives = self.extra_positives(batch)
+        mine = both[0].new_full((len(both[0]), 1), -1) if extra_positives is None else extra_positives[:, None]
         return torch.cat([both[0], mine], 1), torch.cat([both[1], mine], 1)
 
     def items(self, batch: Batch) -> Items:
         """The batch as a negatives part sees it; steps are those of the stage."""
         step, steps = self.within(batch.step)
-        marks, key_marks = self.marks(batch)
+        item_identities, key_identities = self.item_identities(batch)
         known = None if batch.known is None or not self.mask_duplicates else (batch.known[0], batch.partner_kind)
         return Items(
             batch.rows[: len(batch)],
-            marks,
-            batch.pools,
+            item_identities,
+            batch.negative_groups,
             step,
             steps,
             batch.seed + 7919 * (batch.step - step) + 104_729 * batch.turn + (batch.rank << 40),
-            key_marks,
+            key_identities,
             known,
         )
 
     def stored_kinds(self, facts: Facts) -> int:
-        """How many marks a memory keeps with each key: the columns of `marks`."""
+        """How many marks a memory keeps with each key: the columns of `item_identities`."""
         return (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
 
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from nearfar.methods.registry import register
 from nearfar.methods.staged import Staged
 from nearfar.momentum import Teacher
 from nearfar.samplers import InTurn, Sampler
-from nearfar.similarity import Anchors, Further, Layout, all_views, both_ways, normalise, same
+from nearfar.similarity import Anchors, ExtraCandidates, Layout, all_views, both_ways, normalise, same
 
 
 def joint_labels(clusters: Int[np.ndarray, "s n"], k: int, how: str = "all") -> Int[np.ndarray, "n"]:
@@ -66,31 +66,48 @@ def concatenated(outputs: Sequence[Float[Tensor, "n d"]]) -> Float[Tensor, "n sd
 
 
 def within_groups(labels: Int[Tensor, "n"]) -> Any:
-    """As `extra` of a layout: only items with one label are negatives of each other (the mask form)."""
+    """As `extra_candidates` of a layout: only items with one label are negatives of each other (the mask form)."""
 
-    def further(anchors: Anchors) -> Further:
-        return Further(hidden=~same(labels[anchors.items], anchors.columns(labels)))
+    def extra_candidates(anchors: Anchors) -> ExtraCandidates:
+        return ExtraCandidates(excluded=~same(labels[anchors.items], anchors.columns(labels)))
 
-    return further
+    return extra_candidates
 
 
 def grouped_clip(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: PositiveFloat = 0.07,
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    *,
+    temperature: PositiveFloat = 0.07,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """1/2 mean_i [ lse_{j: p_j = p_i} s_ij - s_ii ] + 1/2 mean_j [ lse_{i: p_i = p_j} s_ij - s_jj ]."""
-    extra = within_groups(labels)
-    layout = both_ways(a, b, temperature=temperature, extra=extra, extra_back=extra, negatives=negatives)
+    extra_candidates = within_groups(labels)
+    layout = both_ways(
+        a,
+        b,
+        temperature=temperature,
+        extra_candidates=extra_candidates,
+        extra_candidates_back=extra_candidates,
+        negatives=negatives,
+    )
     return layout.loss(info_nce_rows)
 
 
 def grouped_nt_xent(
-    view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: float = 0.1,
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    *,
+    temperature: float = 0.1,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """NT-Xent over the 2n views, the negatives of an anchor among the views of items with its label alone."""
-    extra = within_groups(labels)
-    layout = all_views([view_a, view_b], temperature=temperature, extra=extra, negatives=negatives)
+    extra_candidates = within_groups(labels)
+    layout = all_views(
+        [view_a, view_b], temperature=temperature, extra_candidates=extra_candidates, negatives=negatives
+    )
     return layout.loss(info_nce_rows)
 
 
@@ -124,8 +141,14 @@ class MCL(Staged, ViewContrast):
         "does); all processes draw from one permutation",
     )
     preset_paper = {"stages": 3, "clusters": 10}
-    paper_training = {"optimiser": "adamw", "lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2,
-                      "schedule": "constant"}
+    paper_training = {
+        "optimiser": "adamw",
+        "lr": 5e-4,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+        "weight_decay": 0.2,
+        "schedule": "constant",
+    }
     labels: Tensor
     stage: Tensor
 
@@ -189,29 +212,33 @@ class MCL(Staged, ViewContrast):
         if isinstance(self.teacher, Teacher):
             self.teacher.module.load_state_dict(self.tower.state_dict())
 
-    def pools(self) -> np.ndarray | None:
+    def negative_groups(self) -> np.ndarray | None:
         stage = int(self.stage)
         if stage == 0:
             return None
         return joint_labels(self.labels[:stage].cpu().numpy(), self.clusters, self.joined)
 
     def sampler(self, stage: int) -> Sampler:
-        pools, base = self.pools(), super().sampler(stage)
-        return base if pools is None or not self.by_batch else InTurn(pools, base.members).within(pools)
+        negative_groups, base = self.negative_groups(), super().sampler(stage)
+        return (
+            base
+            if negative_groups is None or not self.by_batch
+            else InTurn(negative_groups, base.members).within(negative_groups)
+        )
 
     def account(self, stage: int) -> str:
         """What a stage begins with, in a sentence."""
-        pools = self.pools()
-        sizes = np.unique(pools, return_counts=True)[1] if pools is not None else np.zeros(0, int)
+        negative_groups = self.negative_groups()
+        sizes = np.unique(negative_groups, return_counts=True)[1] if negative_groups is not None else np.zeros(0, int)
         told = f"stage {stage}: {len(sizes)} groups of {sizes.min()} to {sizes.max()} items"
         return told + (f"; {self.dropped():.0%} of the items are in no full batch" if self.by_batch else "")
 
     def dropped(self) -> float:
         """The share of the rows that no batch of an epoch of this stage holds."""
-        pools = self.pools()
-        if pools is None or not self.by_batch:
+        negative_groups = self.negative_groups()
+        if negative_groups is None or not self.by_batch:
             return 0.0
-        sizes, batch = np.unique(pools, return_counts=True)[1], self.facts.batch_size
+        sizes, batch = np.unique(negative_groups, return_counts=True)[1], self.facts.batch_size
         return float(1 - (sizes // batch * batch).sum() / sizes.sum())
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:

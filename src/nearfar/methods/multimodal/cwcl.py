@@ -103,7 +103,7 @@ class ContinuousWeights(PairContrast):
         a, b = embedded["a"], embedded["b"]
         trained, frozen = (b, a) if self.frozen_first else (a, b)
         self.watched = trained.detach()
-        hidden = batch.hidden() if self.mask_duplicates else None
+        excluded = batch.excluded() if self.mask_duplicates else None
         total = cwcl(trained, frozen, temperature=self.temperature(), weighted=self.weighted, negatives="global",
-                     hidden=hidden)
+                     excluded=excluded)
         return Loss(total, {"temperature": self.temperature().detach()})

@@ -21,7 +21,7 @@ def reduce(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Red
     lead = query.shape[:-2]
     found = []
     for entry in product(*(range(n) for n in lead)):
-        held = [Operand(Vectors(o.keys[entry]), o.own) for o in operands if isinstance(o, Operand)]
+        held = [Operand(Vectors(o.keys[entry]), o.per_anchor) for o in operands if isinstance(o, Operand)]
         found.append(answers(Vectors(query.whole[entry]), held))
     if not found:
         return [r.finish(r.start((*lead, query.shape[-2] if r.dim == 1 else operands[r.block].width), query.bare()))

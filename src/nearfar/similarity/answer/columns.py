@@ -20,10 +20,11 @@ from nearfar.similarity.source import Block, Source
 class Columns:
     """The columns of one block.
 
-    `own`: each row has columns of its own. `ring`: they travel between ranks. `first`: the number of the first column.
+    `per_anchor`: each row has columns of its own. `ring`: they travel between ranks. `first`: the number of the
+    first column.
     """
 
-    own: bool = False
+    per_anchor: bool = False
     ring: Ring | None = None
     first: int = 0
 
@@ -75,7 +76,7 @@ class Operand(Columns):
     """Products with keys: vectors (..., M, D) shared by all rows, or (..., N, L, D) lists of each row's own."""
 
     vectors: Vectors
-    own: bool
+    per_anchor: bool
     ring: Ring | None = None
     first: int = 0
 
@@ -89,7 +90,7 @@ class Operand(Columns):
 
     @property
     def flat(self) -> bool:
-        return self.vectors.dim() == 2 + self.own
+        return self.vectors.dim() == 2 + self.per_anchor
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.keys,)
@@ -105,14 +106,14 @@ class Operand(Columns):
 
     def product(self, query: Tensor, rows: slice, columns: slice) -> Tensor:
         q, columns = query[..., rows, :], self.here(columns)
-        if not self.own:
+        if not self.per_anchor:
             return q @ self.keys[..., columns, :].transpose(-1, -2)
         return (self.keys[..., rows, columns, :] @ q.unsqueeze(-1)).squeeze(-1)
 
     def vjp(self, grad: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
              d_inputs: Sequence[Tensor | None]) -> None:
         here, q, d_keys = self.here(columns), query[..., rows, :], d_inputs[0]
-        if not self.own:
+        if not self.per_anchor:
             if d_query is not None:
                 d_query[..., rows, :] += grad @ self.keys[..., here, :]
             if d_keys is not None:
@@ -283,16 +284,17 @@ def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor
         query, keys = accumulated(query), [accumulated(k) for k in keys]
         centre = _centre(query.detach(), next((b.ring for b in blocks if b.ring is not None), None))
         query, keys = _lifted_query(query - centre), [
-            _lifted_key(k - (centre.unsqueeze(-2) if b.own else centre)) for k, b in zip(keys, blocks, strict=True)]
+            _lifted_key(k - (centre.unsqueeze(-2) if b.per_anchor else centre)) for k, b in zip(keys, blocks,
+            strict=True)]
     of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
     anchors = Vectors(query, unit=unit, scale=None if of_columns else 1 / temperature)
     columns = [Vectors(k, unit=unit) for k in keys]
     if of_columns and isinstance(temperature, Tensor):
         columns[0] = Vectors(keys[0], unit=unit, scale=1 / temperature.transpose(-1, -2))
     if lead := query.shape[:-2]:
-        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.own):]))
+        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.per_anchor):]))
                    for v, b in zip(columns, blocks, strict=True)]
-    return anchors, [Operand(v, b.own, b.ring) for v, b in zip(columns, blocks, strict=True)]
+    return anchors, [Operand(v, b.per_anchor, b.ring) for v, b in zip(columns, blocks, strict=True)]
 
 
 def _centre(query: Tensor, ring: Ring | None) -> Tensor:

@@ -42,7 +42,7 @@ def _tiles_of(query: Tensor, block: int, part: Columns, size: tuple[int, int] | 
     height, width = size or (None, None)
     for rows in slices(query.shape[-2], height):
         for columns in part.columns(width):
-            yield Tile(rows, block, columns, part.own, query.device)
+            yield Tile(rows, block, columns, part.per_anchor, query.device)
 
 
 def _values(r: Reduction, t: Tile) -> dict[str, Tensor]:

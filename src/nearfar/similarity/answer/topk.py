@@ -82,7 +82,7 @@ class MaskedSimilarities:
         out[..., width:] = fill
         for i in slices(height, self.tile[0]):
             for j in slices(width, self.tile[1]):
-                t = Tile(_moved(i, rows.start), 0, _moved(j, columns.start), self.operand.own, self.query.device)
+                t = Tile(_moved(i, rows.start), 0, _moved(j, columns.start), self.operand.per_anchor, self.query.device)
                 if any(r.empty(t) for r in self.rest):
                     out[..., i, j] = fill
                     continue

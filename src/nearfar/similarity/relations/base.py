@@ -18,7 +18,7 @@ class Tile:
     rows: slice
     block: int
     columns: slice
-    own: bool
+    per_anchor: bool
     device: torch.device
     s: Tensor | None = None
 

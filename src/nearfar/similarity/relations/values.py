@@ -37,14 +37,14 @@ class Same(OfValues):
         if values is None:
             return torch.zeros((1, 1), dtype=torch.bool, device=t.device)
         row = self.rows[t.rows, None]
-        column = values[t.rows, t.columns] if t.own else values[t.columns]
+        column = values[t.rows, t.columns] if t.per_anchor else values[t.columns]
         return (row == column) & (row >= 0)
 
     def empty(self, t: Tile) -> bool:
         values = self.of(t)
         if values is None:
             return True
-        if t.own:
+        if t.per_anchor:
             return False
         _, low, high = self._range(self.rows, -1, t.rows)
         _, first, last = self._range(values, t.block, t.columns)
@@ -52,7 +52,7 @@ class Same(OfValues):
 
     def full(self, t: Tile) -> bool:
         values = self.of(t)
-        if values is None or t.own:
+        if values is None or t.per_anchor:
             return False
         least, low, high = self._range(self.rows, -1, t.rows)
         other, first, last = self._range(values, t.block, t.columns)
