@@ -210,9 +210,7 @@ class Permutation(_OfItems):
 
     def rows(self, number: int) -> np.ndarray:
         epoch, place = divmod(number, self.epoch_steps)
-        order = self.kept(
-            "order", epoch, lambda: np.random.default_rng([self.seed, epoch]).permutation(self.items)
-        )
+        order = self.kept("order", epoch, lambda: np.random.default_rng([self.seed, epoch]).permutation(self.items))
         return self.drawn(order[place * self.batch_size : (place + 1) * self.batch_size], epoch, place)
 
 
@@ -242,9 +240,7 @@ class InTurn(_OfItems):
         self.epoch_length = len(self.epoch(0))
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        made = single_label_batches(
-            self.marks, self.batch_size, np.random.default_rng([self.seed, self.since, epoch])
-        )
+        made = single_label_batches(self.marks, self.batch_size, np.random.default_rng([self.seed, self.since, epoch]))
         if not made:
             raise NearfarError(
                 f"None of the {len(np.unique(self.marks))} groups of the {self.items} items fills a batch of "

@@ -99,9 +99,17 @@ def test_siglip_starts_at_the_size_of_the_batch_and_remembers_it():
     assert at_the_papers_batch == pytest.approx(-10, abs=0.5)
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("hard", {"alpha": 0.0}), ("simple", {"alpha": 1.5}), ("dcl", {"sigma": -1.0}), ("smoothed", {"smoothing": 2.0}),
-    ("hcl", {"tau_plus": 1.0}), ("hcl", {"beta": -1.0})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hard", {"alpha": 0.0}),
+        ("simple", {"alpha": 1.5}),
+        ("dcl", {"sigma": -1.0}),
+        ("smoothed", {"smoothing": 2.0}),
+        ("hcl", {"tau_plus": 1.0}),
+        ("hcl", {"beta": -1.0}),
+    ],
+)
 def test_options_out_of_range_are_refused(name, options):
     with pytest.raises(InputError, match=next(iter(options))):
         parts[name](**options)

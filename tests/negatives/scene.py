@@ -16,5 +16,15 @@ def items(item_identities, rows=None, negative_groups=None, step=0, steps=100, s
 def anchors(query, which=None, similarity="cosine"):
     which = torch.arange(len(query)) if which is None else torch.as_tensor(which)
     positive = torch.arange(len(query))
-    return Anchors(query, which, query, positive, Block(query), everyone & ~listed(positive), similarity,
-                   exchange("global"), len(query), 1)
+    return Anchors(
+        query,
+        which,
+        query,
+        positive,
+        Block(query),
+        everyone & ~listed(positive),
+        similarity,
+        exchange("global"),
+        len(query),
+        1,
+    )

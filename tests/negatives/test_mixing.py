@@ -93,8 +93,9 @@ def test_lengths_bounds_and_hardening(seed, share, beta):
 def test_no_share_of_the_query_leaves_the_key_and_antipodes_give_a_zero_vector():
     q, keys = unit(2, seed=1), unit(4, seed=2)
     places = torch.zeros(2, 3, dtype=torch.long)
-    assert_close(mix_query(q, keys.expand(2, 4, D), places, torch.zeros(2, 3, dtype=torch.float64)),
-                 keys[0].expand(2, 3, D))
+    assert_close(
+        mix_query(q, keys.expand(2, 4, D), places, torch.zeros(2, 3, dtype=torch.float64)), keys[0].expand(2, 3, D)
+    )
     nothing = mix(keys[0], -keys[0], torch.tensor(0.5, dtype=torch.float64))
     assert torch.equal(nothing, torch.zeros(D, dtype=torch.float64))
 

@@ -221,9 +221,18 @@ def test_cancelled_pairs_leave_the_negatives_or_join_the_positives():
     assert torch.isfinite(all_views([a, b], extra_candidates=lambda x: FNC(threshold=-2).extra_candidates(x, seen)).loss(dcl_rows))
 
 
-@pytest.mark.parametrize(("part", "options"), [(Mined, {"count": 0}), (Mined, {"margin": -1}), (Mined, {"refresh": 0}),
-                                               (Cluster, {"clusters": 0}), (Cluster, {"start": 2}), (FNC, {"count": 0}),
-                                               (FNC, {"strategy": "hug"})])
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        (Mined, {"count": 0}),
+        (Mined, {"margin": -1}),
+        (Mined, {"refresh": 0}),
+        (Cluster, {"clusters": 0}),
+        (Cluster, {"start": 2}),
+        (FNC, {"count": 0}),
+        (FNC, {"strategy": "hug"}),
+    ],
+)
 def test_wrong_options_are_told(part, options):
     with pytest.raises(InputError):
         part(**options)

@@ -108,11 +108,21 @@ def all_losses(rank, world):
             compare("extra_positives", lambda a, b: befriended(a, b, labels[share], negatives="global"),
                     lambda a, b: befriended(a, b, labels), share, world)
             rows = torch.arange(sum(shares))[share]
-            compare("hidden pairs", lambda a, b, rows=rows: hidden_pairs(a, b, None, rows, negatives="global"),
-                    lambda a, b: joined_hidden_pairs(a, b, shares), share, world)
+            compare(
+                "hidden pairs",
+                lambda a, b, rows=rows: hidden_pairs(a, b, None, rows, negatives="global"),
+                lambda a, b: joined_hidden_pairs(a, b, shares),
+                share,
+                world,
+            )
             everything = torch.arange(sum(shares))
-            compare("hidden views", lambda a, b, rows=rows: hidden_views(a, b, None, rows, negatives="global"),
-                    lambda a, b, rows=everything: hidden_views(a, b, None, rows), share, world)
+            compare(
+                "hidden views",
+                lambda a, b, rows=rows: hidden_views(a, b, None, rows, negatives="global"),
+                lambda a, b, rows=everything: hidden_views(a, b, None, rows),
+                share,
+                world,
+            )
 
 
 def errors_are_shared(rank, world):

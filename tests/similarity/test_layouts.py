@@ -17,8 +17,9 @@ def views(count, n=5, d=4):
 
 def test_two_views_are_nt_xent_and_more_the_mean_over_ordered_pairs():
     v = views(4)
-    assert_close(all_views(v[:2], temperature=0.2).loss(info_nce_rows).item(),
-                 reference.nt_xent(v[0], v[1], temperature=0.2))
+    assert_close(
+        all_views(v[:2], temperature=0.2).loss(info_nce_rows).item(), reference.nt_xent(v[0], v[1], temperature=0.2)
+    )
     z = [torch.nn.functional.normalize(x, dim=1) for x in v]
     total, pairs = 0.0, 0
     for a in range(4):

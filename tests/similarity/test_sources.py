@@ -94,8 +94,10 @@ class Heads(Source):
         return self.held
 
     def tile(self, rows, columns, tensors):
-        q, k = (normalize(x[s].unflatten(1, (self.heads, -1)), dim=-1)
-                for x, s in zip(tensors, (rows, columns), strict=True))
+        q, k = (
+            normalize(x[s].unflatten(1, (self.heads, -1)), dim=-1)
+            for x, s in zip(tensors, (rows, columns), strict=True)
+        )
         return torch.einsum("nhd,mhd->nm", q, k) / self.heads
 
 
@@ -117,8 +119,10 @@ class Plain(Source):
     shape, dtype = (N, M), torch.float64
 
     def tile(self, rows, columns, tensors):
-        return torch.tensor([[math.sin(3 * i + j) for j in range(columns.start, columns.stop)]
-                             for i in range(rows.start, rows.stop)], dtype=torch.float64)
+        return torch.tensor(
+            [[math.sin(3 * i + j) for j in range(columns.start, columns.stop)] for i in range(rows.start, rows.stop)],
+            dtype=torch.float64,
+        )
 
 
 def network():
@@ -137,14 +141,17 @@ def pair_scores(a, b, *weights):
 
 
 def gated_scores(query, keys, gate):
-    return torch.stack([normalize(keys * g, dim=1) @ normalize(q * g, dim=0)
-                        for q, g in zip(query, gate.sigmoid(), strict=True)])
+    return torch.stack(
+        [normalize(keys * g, dim=1) @ normalize(q * g, dim=0) for q, g in zip(query, gate.sigmoid(), strict=True)]
+    )
 
 
 def head_scores(query, keys):
     half = D // 2
-    return (normalize(query[:, :half]) @ normalize(keys[:, :half]).T
-            + normalize(query[:, half:]) @ normalize(keys[:, half:]).T) / 2
+    return (
+        normalize(query[:, :half]) @ normalize(keys[:, :half]).T
+        + normalize(query[:, half:]) @ normalize(keys[:, half:]).T
+    ) / 2
 
 
 # name: how the source is made of its tensors, the whole matrix of the same tensors, the tensors.
@@ -153,8 +160,11 @@ SOURCES = {
     "gate": (Gated, gated_scores, [A, B, GATE]),
     "heads": (Heads, head_scores, [A, B]),
     "sparse": (lambda: Words(*SPARSE), lambda: torch.from_numpy((SPARSE[0] @ SPARSE[1].T).toarray()), []),
-    "python": (Plain, lambda: torch.tensor([[math.sin(3 * i + j) for j in range(M)] for i in range(N)],
-                                           dtype=torch.float64), []),
+    "python": (
+        Plain,
+        lambda: torch.tensor([[math.sin(3 * i + j) for j in range(M)] for i in range(N)], dtype=torch.float64),
+        [],
+    ),
 }
 
 
@@ -173,11 +183,20 @@ def questions(u, bias):
     mask, classes = dense(seeded(N, M, seed=5) > -0.6), same(torch.arange(N) % 3, torch.arange(M) % 3)
     weight = per_row(u.exp()) & per_column(seeded(M, seed=7).exp()) & low_rank(u[:, None] ** 2, seeded(M, 1).abs(), 0.1)
     return [
-        LogSumExp(), LogSumExp(dim=0), LogSumExp(where=classes, scale=1.7),
+        LogSumExp(),
+        LogSumExp(dim=0),
+        LogSumExp(where=classes, scale=1.7),
         LogSumExp(where=~mask, weight=weight, dim=0),
-        Sum(where=mask, weight=weight), Sum(phi=lambda s, u: torch.tanh(s * u), per_row=bias, where=mask),
-        Mean(where=classes), Mean(dim=0, where=mask), SoftmaxMean(where=mask, scale=2.0), Max(where=mask), Min(dim=0),
-        Count(where=mask, weight=weight), Count(where=classes), CrossEntropy(where=~diagonal(N), of=bias),
+        Sum(where=mask, weight=weight),
+        Sum(phi=lambda s, u: torch.tanh(s * u), per_row=bias, where=mask),
+        Mean(where=classes),
+        Mean(dim=0, where=mask),
+        SoftmaxMean(where=mask, scale=2.0),
+        Max(where=mask),
+        Min(dim=0),
+        Count(where=mask, weight=weight),
+        Count(where=classes),
+        CrossEntropy(where=~diagonal(N), of=bias),
         LogSumExp(where=function(lambda t: t.s.detach() > 0)),
     ]
 
@@ -359,8 +378,10 @@ def test_what_cannot_be_is_refused():
         def tile(self, rows, columns, tensors):
             return super().tile(rows, columns, tensors).sum(1)
 
-    with pytest.raises(InputError, match=r"Flat.tile must give a float tensor \(5, 7\) for the rows 0 to 5"), \
-            torch.no_grad():
+    with (
+        pytest.raises(InputError, match=r"Flat.tile must give a float tensor \(5, 7\) for the rows 0 to 5"),
+        torch.no_grad(),
+    ):
         Similarity(Flat(A, B)).dense()
 
     class Numbers(Plain):

@@ -61,8 +61,12 @@ def belong(data):
 def by_hand(a, b, known):
     """Whether candidate j is no negative of anchor i: a copy of its answer or of itself, of an equal question, or
     known to answer it too."""
-    return np.array([[b[j] == b[i] or a[j] == a[i] or b[j] == a[i] or (a[i], b[j]) in known for j in range(len(b))]
-                     for i in range(len(a))])
+    return np.array(
+        [
+            [b[j] == b[i] or a[j] == a[i] or b[j] == a[i] or (a[i], b[j]) in known for j in range(len(b))]
+            for i in range(len(a))
+        ]
+    )
 
 
 def test_pairs_hide_all_that_is_known_to_belong_together(tmp_path):
@@ -118,8 +122,18 @@ def test_a_queue_hides_the_same(write_data, tmp_path):
         method.negatives.update(torch.randn(len(batch), method.dim), method.items(batch))
         seen.append(batch)
     n, query = len(batch), torch.randn(len(batch), method.dim)
-    shown = Anchors(query, torch.arange(n), query, torch.arange(n), Block(query), everyone & ~listed(torch.arange(n)),
-                    "cosine", exchange("local"), n, 1)
+    shown = Anchors(
+        query,
+        torch.arange(n),
+        query,
+        torch.arange(n),
+        Block(query),
+        everyone & ~listed(torch.arange(n)),
+        "cosine",
+        exchange("local"),
+        n,
+        1,
+    )
     assert method.negatives.capacity >= 2 * n
     block = method.negatives.memory(shown, method.items(batch))
     tile = block.visible.tile(Tile(slice(0, n), 0, slice(0, 2 * n), False, torch.device("cpu"))).expand(n, 2 * n)
@@ -141,8 +155,11 @@ def test_a_queue_hides_the_same(write_data, tmp_path):
 def test_items_of_one_label_are_no_negatives_in_a_memory(tmp_path):
     """Where a loss takes the items of one label as positives, remembered ones of it hide; unlabelled ones do not."""
     kinds = [f"kind {i % 4}" if i % 7 else "" for i in range(160)]
-    path = write(tmp_path / "kinds.csv", ["text", "text_b", "label"],
-                 [(f"text number {i}", f"its answer {i}", kind) for i, kind in enumerate(kinds)])
+    path = write(
+        tmp_path / "kinds.csv",
+        ["text", "text_b", "label"],
+        [(f"text number {i}", f"its answer {i}", kind) for i, kind in enumerate(kinds)],
+    )
     data, setup = ready(path, batch=16, loss="supcon", negatives="queue")
     assert data.roles["label"] == ["label"]
     first, second = setup.loader.at(0), setup.loader.at(1)
@@ -207,8 +224,9 @@ def test_graded_losses_learn_the_score(loss, tmp_path):
         text, kept = rng.choice(words, 8), rng.integers(0, 9)
         rows.append((" ".join(text), " ".join([*text[:kept], *rng.choice(words, 8 - kept)]), f"{kept / 8 * 5:.2f}"))
     path = write(tmp_path / "sts.csv", ["sentence1", "sentence2", "score"], rows)
-    run = nearfar.fit("pairs", path, out=tmp_path / "run", loss=loss, steps=80, batch_size=32, val_every=0, lr=5e-3,
-                      progress=False)
+    run = nearfar.fit(
+        "pairs", path, out=tmp_path / "run", loss=loss, steps=80, batch_size=32, val_every=0, lr=5e-3, progress=False
+    )
     lines = [json.loads(line) for line in (run.path / "curve.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert run.scores["test"]["primary_name"] == "spearman"

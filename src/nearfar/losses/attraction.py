@@ -22,8 +22,9 @@ from nearfar.similarity.layouts import Extras
 REPULSIONS = ("euclidean", "rbf")
 
 
-def attraction(anchor: Tensor, positives: Sequence[Tensor], *, alpha: float = 1.0, tau_pos: float = 1.0,
-               detach: bool = False) -> Float[Tensor, "n"]:
+def attraction(
+    anchor: Tensor, positives: Sequence[Tensor], *, alpha: float = 1.0, tau_pos: float = 1.0, detach: bool = False
+) -> Float[Tensor, "n"]:
     """CA_i = alpha sum_p w_p c_p, w = softmax_p(+tau_pos c_p): the farther a positive, the more it is pulled.
 
     anchor and each of the positives: unit vectors (n, D). In [0, 4 alpha].
@@ -39,8 +40,11 @@ def attraction_weights(cost: Float[Tensor, "n p"], tau_pos: float = 1.0) -> Floa
     return torch.softmax(tau_pos * cost, 1)
 
 
-def repulsion_weights(anchor: Float[Tensor, "n d"], other: Float[Tensor, "n d"], tau_neg: float = 2.0,
-                      ) -> Float[Tensor, "n n"]:
+def repulsion_weights(
+    anchor: Float[Tensor, "n d"],
+    other: Float[Tensor, "n d"],
+    tau_neg: float = 2.0,
+) -> Float[Tensor, "n n"]:
     """v_ij = softmax over j != i of -tau_neg |z_i - z'_j|^2 of unit vectors, v_ii = 0: the nearer the more; uniform
     at 0.
 
@@ -48,8 +52,11 @@ def repulsion_weights(anchor: Float[Tensor, "n d"], other: Float[Tensor, "n d"],
     return relative_penalty(one_way(anchor, other, temperature=1 / (2 * max(tau_neg, 1e-6))).parts[0])
 
 
-def target_weights(queries: Sequence[Float[Tensor, "n d"]], key: Float[Tensor, "n d"], temperature: float = 1.0,
-                   ) -> Float[Tensor, "a n"]:
+def target_weights(
+    queries: Sequence[Float[Tensor, "n d"]],
+    key: Float[Tensor, "n d"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "a n"]:
     """p_ai = softmax over the queries a of |q_i^a - k_i|^2 / T, unit vectors; constant: a farther query counts more."""
     far = torch.stack([2 - 2 * (q.detach() * key.detach()).sum(1) for q in queries])
     return torch.softmax(far / temperature, 0)
@@ -83,8 +90,10 @@ def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: flo
     pairs = {(a, b): one_way(z[a], z[b], excluded=excluded, negatives=negatives).parts[0]
              for a in range(len(z)) for b in range(a + 1, len(z))}
     push = [_repulsion(s, beta, tau_neg, repulsion, t, tau_plus, detach, -1 if official else 1) for s in pairs.values()]
-    pull = [pairs[0, 1].mean(attraction(v, [w for w in z if w is not v], alpha=alpha, tau_pos=tau_pos, detach=detach))
-            for v in z]
+    pull = [
+        pairs[0, 1].mean(attraction(v, [w for w in z if w is not v], alpha=alpha, tau_pos=tau_pos, detach=detach))
+        for v in z
+    ]
     return torch.stack(pull).mean() + torch.stack(push).mean()
 
 
@@ -97,8 +106,9 @@ def _check(repulsion: str, tau_plus: float) -> None:
         raise InputError("tau_plus is defined for the euclidean repulsion only.", "Use tau_plus=0 with rbf.")
 
 
-def _repulsion(s: Similarity, beta: float, tau: float, kind: str, t: float, tau_plus: float, detach: bool,
-               sign: int) -> Tensor:
+def _repulsion(
+    s: Similarity, beta: float, tau: float, kind: str, t: float, tau_plus: float, detach: bool, sign: int
+) -> Tensor:
     if kind == "rbf":
         r = rows.rbf_repulsion_rows(s, tau=tau, t=t, detach=detach)
         return beta * s.log_mean_exp(r, where=r > -torch.inf)
@@ -126,8 +136,10 @@ def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Ten
     Raises InputError with fewer than two views, or different numbers of query and key views.
     """
     if len(queries) < 2 or len(queries) != len(keys):
-        raise InputError("cacr_queue needs at least two views and as many key views as query views. "
-                         f"Got {len(queries)} and {len(keys)}.")
+        raise InputError(
+            "cacr_queue needs at least two views and as many key views as query views. "
+            f"Got {len(queries)} and {len(keys)}."
+        )
     q, k = [normalise(v) for v in queries], [normalise(v.detach()) for v in keys]
     extra_candidates = [Block(queue, gradient=False)] if isinstance(queue, Tensor) else queue
     made = [one_way(v, v, excluded=excluded, extra_candidates=extra_candidates, negatives=negatives).parts[0] for v in q]
@@ -147,8 +159,13 @@ def _two_sources(past: Similarity | None, batch: Similarity | None, tau: float, 
     empty = (like.new_full(like.shape[:1], -torch.inf), like.new_zeros(like.shape[:1]))
 
     def ask(s: Similarity | None, detach: bool) -> Sequence[Tensor]:
-        return empty if s is None else s.reduce(LogSumExp(scale=2 * tau, where=s.negative),
-                                                SoftmaxMean(scale=2 * tau, where=s.negative, detach=detach))
+        return (
+            empty
+            if s is None
+            else s.reduce(
+                LogSumExp(scale=2 * tau, where=s.negative), SoftmaxMean(scale=2 * tau, where=s.negative, detach=detach)
+            )
+        )
 
     (old, near), (new, mean) = ask(past, True), ask(batch, False)
     some, both = (old > -torch.inf) | (new > -torch.inf), (old > -torch.inf) & (new > -torch.inf)
@@ -171,8 +188,10 @@ def cacr_targets(queries: Sequence[Float[Tensor, "n d"]], targets: Sequence[Floa
     Raises InputError with fewer than two query views, no target, or an unknown cost.
     """
     if len(queries) < 2 or not 1 <= len(targets) <= len(queries) or cost not in REPULSIONS:
-        raise InputError(f"cacr_targets needs two query views, one to as many targets, and a cost of {REPULSIONS}. "
-                         f"Got {len(queries)}, {len(targets)} and '{cost}'.")
+        raise InputError(
+            f"cacr_targets needs two query views, one to as many targets, and a cost of {REPULSIONS}. "
+            f"Got {len(queries)}, {len(targets)} and '{cost}'."
+        )
     q, k = [normalise(v) for v in queries], [normalise(v.detach()) for v in targets]
     terms = []
     for t, key in enumerate(k):

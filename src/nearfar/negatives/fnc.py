@@ -16,8 +16,13 @@ from nearfar.similarity import Anchors, Block, ExtraCandidates, Relation, Simila
 
 
 def false_negatives(
-    support: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"] | Block, count: int, *,
-    threshold: float = -math.inf, where: Relation = everyone, similarity: str = "cosine",
+    support: Float[Tensor, "n d"],
+    candidates: Float[Tensor, "m d"] | Block,
+    count: int,
+    *,
+    threshold: float = -math.inf,
+    where: Relation = everyone,
+    similarity: str = "cosine",
 ) -> Int[Tensor, "n count"]:
     """The columns of the `count` candidates most similar to each anchor's support view, at least `threshold`;
     -1 where there are fewer. Detached. Source: Huynh et al., sec. 3.2 with a support set of one view."""
@@ -42,8 +47,13 @@ class FNC(Negatives):
     Raises InputError: counts below 1, a start outside [0, 1], an unknown strategy.
     """
 
-    def __init__(self, count: PositiveInt = 1, strategy: Literal["eliminate", "attract"] = "eliminate",
-                 threshold: float = 0.5, start: UnitInterval = 0.2):
+    def __init__(
+        self,
+        count: PositiveInt = 1,
+        strategy: Literal["eliminate", "attract"] = "eliminate",
+        threshold: float = 0.5,
+        start: UnitInterval = 0.2,
+    ):
         super().__init__()
         one_of("strategy", strategy, ("eliminate", "attract"))
         self.count, self.strategy, self.threshold, self.start = count, strategy, threshold, start

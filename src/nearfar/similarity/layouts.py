@@ -113,9 +113,11 @@ class Known:
         count = torch.where(self.flat < 0, 0, last - first)
         row = torch.repeat_interleave(torch.arange(len(self.starts) - 1, device=columns.device), self.starts.diff())
         within = torch.arange(int(count.sum()), device=columns.device) - torch.repeat_interleave(
-            count.cumsum(0) - count, count)
-        found = sparse(row.repeat_interleave(count), order[first.repeat_interleave(count) + within],
-                       len(self.starts) - 1)
+            count.cumsum(0) - count, count
+        )
+        found = sparse(
+            row.repeat_interleave(count), order[first.repeat_interleave(count) + within], len(self.starts) - 1
+        )
         return Sparse(found.order, found.start[items], found.stop[items])
 
     def to(self, device: torch.device | str) -> Known:
@@ -190,8 +192,9 @@ def _together(layouts: Sequence[Layout], join: str = "mean", shares: Sequence[fl
     if shares is None and all(layout.weights is None for layout in layouts):
         return Layout(parts, join)
     shares = shares or [1.0] * len(layouts)
-    weights = [w * x for layout, w in zip(layouts, shares, strict=True)
-               for x in layout.weights or [1.0] * len(layout.parts)]
+    weights = [
+        w * x for layout, w in zip(layouts, shares, strict=True) for x in layout.weights or [1.0] * len(layout.parts)
+    ]
     return Layout(parts, join, weights=weights)
 
 
@@ -245,11 +248,14 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
 
 def _matrices(a: Tensor, b: Tensor, temperature: float | Tensor) -> None:
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        raise InputError(f"A layout is made of embeddings. Got {type(a).__name__} and {type(b).__name__}.",
-                         "A similarity of your own stands alone: Similarity(source, positive=...).")
+        raise InputError(
+            f"A layout is made of embeddings. Got {type(a).__name__} and {type(b).__name__}.",
+            "A similarity of your own stands alone: Similarity(source, positive=...).",
+        )
     if not (a.is_floating_point() and b.is_floating_point()):
-        raise InputError(f"Embeddings must be real floating-point numbers. Got {a.dtype} and {b.dtype}.",
-                         "Convert them: x.float().")
+        raise InputError(
+            f"Embeddings must be real floating-point numbers. Got {a.dtype} and {b.dtype}.", "Convert them: x.float()."
+        )
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"Embeddings must be (n, D) and (m, D) of one D. Got {tuple(a.shape)} and {tuple(b.shape)}.")
     if not isinstance(temperature, Tensor):

@@ -67,8 +67,15 @@ def expected(q, k, far, t, columns, rows_, u):
     return torch.tensor(out, dtype=torch.float64)
 
 
-INPUTS = (Q, K, FAR, torch.tensor(0.4, dtype=torch.float64), seeded(M, seed=4).abs() + 0.1,
-          seeded(N, seed=5).abs() + 0.1, seeded(N, seed=6))
+INPUTS = (
+    Q,
+    K,
+    FAR,
+    torch.tensor(0.4, dtype=torch.float64),
+    seeded(M, seed=4).abs() + 0.1,
+    seeded(N, seed=5).abs() + 0.1,
+    seeded(N, seed=6),
+)
 
 
 @pytest.mark.parametrize("how", [{"name": "dense"}, STREAM, {"name": "streaming", "tile": (2, 5)}, {"name": "auto"}])
@@ -84,8 +91,11 @@ def test_equals_loops_with_blocks_weights_and_hidden_pairs(how):
 @pytest.mark.parametrize("how", [STREAM, {"name": "auto"}])
 @pytest.mark.parametrize("upstream", ["even", "uneven", "zero"])
 def test_any_upstream_gradient_is_right_and_a_graph_can_be_used_twice(how, upstream):
-    made = {"even": torch.full((N,), 0.3, dtype=torch.float64), "uneven": seeded(N, seed=9),
-            "zero": torch.zeros(N, dtype=torch.float64)}[upstream]
+    made = {
+        "even": torch.full((N,), 0.3, dtype=torch.float64),
+        "uneven": seeded(N, seed=9),
+        "zero": torch.zeros(N, dtype=torch.float64),
+    }[upstream]
     grads = {}
     for name, options in (("dense", {"name": "dense"}), ("ours", how)):
         inputs = [x.clone().requires_grad_() for x in INPUTS]

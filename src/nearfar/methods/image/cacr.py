@@ -90,8 +90,15 @@ class ContrastiveAttraction(ViewContrast):
         "learning rate; the three slips of the released code only "
         "with --official; one projector hidden width for projector and predictor",
     )
-    preset_paper = {"positives": 4, "alpha": 1.0, "beta": 1.0, "tau_pos": 1.0, "tau_neg": 0.9, "temperature": 1.0,
-                    "dim": 128}
+    preset_paper = {
+        "positives": 4,
+        "alpha": 1.0,
+        "beta": 1.0,
+        "tau_pos": 1.0,
+        "tau_neg": 0.9,
+        "temperature": 1.0,
+        "dim": 128,
+    }
     paper_training = TRAINING["batch"]
 
     defaults = {"temperature": 1.0}
@@ -186,8 +193,9 @@ class ContrastiveAttraction(ViewContrast):
             total = cacr_queue(z, embedded["targets"], self.extra_candidates(batch), in_batch=self.in_batch, **self.taus,
                                **place)
         else:
-            total = cacr_targets(z, embedded["targets"], temperature=float(self.temperature()), cost=self.repulsion,
-                                 **place)
+            total = cacr_targets(
+                z, embedded["targets"], temperature=float(self.temperature()), cost=self.repulsion, **place
+            )
         terms: dict[str, Tensor | float] = {}
         if self.logged(batch):
             terms["weight_entropy"] = weight_entropy(z[0], z[1], self.taus["tau_neg"])

@@ -75,7 +75,11 @@ def within_groups(labels: Int[Tensor, "n"]) -> Any:
 
 
 def grouped_clip(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: PositiveFloat = 0.07,
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    *,
+    temperature: PositiveFloat = 0.07,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """1/2 mean_i [ lse_{j: p_j = p_i} s_ij - s_ii ] + 1/2 mean_j [ lse_{i: p_i = p_j} s_ij - s_jj ]."""
@@ -85,7 +89,11 @@ def grouped_clip(
 
 
 def grouped_nt_xent(
-    view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], labels: Int[Tensor, "n"], *, temperature: float = 0.1,
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    *,
+    temperature: float = 0.1,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """NT-Xent over the 2n views, the negatives of an anchor among the views of items with its label alone."""
@@ -124,8 +132,14 @@ class MCL(Staged, ViewContrast):
         "does); all processes draw from one permutation",
     )
     preset_paper = {"stages": 3, "clusters": 10}
-    paper_training = {"optimiser": "adamw", "lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2,
-                      "schedule": "constant"}
+    paper_training = {
+        "optimiser": "adamw",
+        "lr": 5e-4,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+        "weight_decay": 0.2,
+        "schedule": "constant",
+    }
     labels: Tensor
     stage: Tensor
 

@@ -22,9 +22,12 @@ LOG_SUM_EXP, DENSE, SWEEP = "log-sum-exp sweep", "whole matrix", "general sweep"
 CROSS_ENTROPY, RING, RING_SWEEP = "cross-entropy pass", "ring log-sum-exp", "ring sweep"
 SELECTION, RING_SELECTION = "selection", "ring selection"
 BATCHED, PAIRS, TRANSPOSE = "entry by entry", "paired rows", "transpose"
-CLOSED = {NOTHING: "the relation holds nowhere", LISTED: "few pairs, and their places are known",
-          SUMS: "sums over everyone or over equal values are products with sums of keys",
-          WEIGHTED: "weights are factors: products with sums of weighted keys"}
+CLOSED = {
+    NOTHING: "the relation holds nowhere",
+    LISTED: "few pairs, and their places are known",
+    SUMS: "sums over everyone or over equal values are products with sums of keys",
+    WEIGHTED: "weights are factors: products with sums of weighted keys",
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,15 @@ class Shape:
     @classmethod
     def of(cls, query: Vectors, columns: Sequence[Columns]) -> Shape:
         wanted = torch.is_grad_enabled()
-        return cls(query.shape[-2], query.shape[-1], tuple(_block_shape(query, c) for c in columns),
-                   tuple(query.shape[:-2]), query.device.type, query.dtype, wanted and query.requires_grad)
+        return cls(
+            query.shape[-2],
+            query.shape[-1],
+            tuple(_block_shape(query, c) for c in columns),
+            tuple(query.shape[:-2]),
+            query.device.type,
+            query.dtype,
+            wanted and query.requires_grad,
+        )
 
     @property
     def width(self) -> int:
@@ -108,8 +118,9 @@ class Shape:
 
 
 def _block_shape(query: Vectors, c: Columns) -> BlockShape:
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (
-        (c.vectors,) if isinstance(c, Operand) else c.tensors()))
+    wanted = torch.is_grad_enabled() and any(
+        x.requires_grad for x in ((c.vectors,) if isinstance(c, Operand) else c.tensors())
+    )
     if isinstance(c, Operand):
         return BlockShape(c.width, per_anchor=c.per_anchor, travels=c.ring is not None, itself=c.vectors is query, flat=c.flat,
                           gradient=wanted)
@@ -243,15 +254,21 @@ class Plan:
         lead = "".join(f"{n:,} x " for n in self.shape.lead)
         kind = str(self.shape.dtype).removeprefix("torch.")
         wanted = "values and gradients" if self.shape.wanted else "values only"
-        lines = [f"{lead}{self.shape.rows:,} x {self.shape.width:,} similarities, width {self.shape.dim}, {kind}, "
-                 f"{self.shape.device}, {wanted}", _line("step", "passes", "products", "memory", "why")]
+        lines = [
+            f"{lead}{self.shape.rows:,} x {self.shape.width:,} similarities, width {self.shape.dim}, {kind}, "
+            f"{self.shape.device}, {wanted}",
+            _line("step", "passes", "products", "memory", "why"),
+        ]
         for k, step in enumerate(self.steps, 1):
             cost = step.cost
-            lines.append(_line(f"{k}. {step.name}", str(cost.passes), operations(cost.products), size(cost.memory),
-                               step.why))
+            lines.append(
+                _line(f"{k}. {step.name}", str(cost.passes), operations(cost.products), size(cost.memory), step.why)
+            )
             if step.otherwise:
-                lines.append("   or, where the sums are too large or too small for one shift of the exponents: "
-                             + " and ".join(other.name for other in step.otherwise))
+                lines.append(
+                    "   or, where the sums are too large or too small for one shift of the exponents: "
+                    + " and ".join(other.name for other in step.otherwise)
+                )
         return "\n".join(lines)
 
     __repr__ = __str__
