@@ -34,8 +34,12 @@ def test_every_part_works_with_views_directions_and_a_memory(name):
     extra_positives = ExcludedPairs([(labels, labels)]) if part.positives else None
     t = {"temperature": 0.3 if part.tempered else 1.0, "extra_positives": extra_positives}
     a.requires_grad_()
-    for made in (all_views([a, b], **t), both_ways(a, b, **t), one_way(a, b, extra_candidates=[memory], **t),
-                 all_views([a, b, a + b], targets=2, **t)):
+    for made in (
+        all_views([a, b], **t),
+        both_ways(a, b, **t),
+        one_way(a, b, extra_candidates=[memory], **t),
+        all_views([a, b, a + b], targets=2, **t),
+    ):
         value = made.loss(part)
         assert value.isfinite()
         assert torch.autograd.grad(value, a)[0].norm() > 0
@@ -63,7 +67,9 @@ def test_parts_are_the_named_losses():
 def test_friends_win_over_hidden_and_unknown_labels_are_alone():
     a, b, _ = batch(6, 5, seed=3)
     labels, twins = torch.tensor([0, 0, 1, 1, -1, -1]), torch.tensor([5, 5, 6, 6, 7, 7])
-    s = all_views([a, b], extra_positives=ExcludedPairs([(labels, labels)]), excluded=ExcludedPairs([(twins, twins)])).parts[0]
+    s = all_views(
+        [a, b], extra_positives=ExcludedPairs([(labels, labels)]), excluded=ExcludedPairs([(twins, twins)])
+    ).parts[0]
     related, seen = s.mask(s.positive & ~s.itself), s.mask(s.negative)
     assert related.sum(1).tolist() == [3, 3, 3, 3, 1, 1] * 2  # a row of 12: the other view, and the friend's two
     assert seen.sum(1).tolist() == [8] * 12  # the hidden twin is a negative of nobody
@@ -140,11 +146,17 @@ def test_scores_that_order_nothing_or_are_none():
         losses.cosent(a, b, torch.zeros(6), temperature=0)
 
 
-@pytest.mark.parametrize("call", [
-    lambda a, b, labels: losses.sup_con(a, labels), lambda a, b, labels: losses.mil_nce(a, labels),
-    lambda a, b, labels: losses.triplet(a, labels), lambda a, b, labels: losses.soft_nearest_neighbour(a, labels),
-    lambda a, b, labels: losses.cwcl(a, b, excluded=ExcludedPairs([(labels, labels)])),
-    lambda a, b, labels: all_views([a, b], extra_positives=ExcludedPairs([(labels, labels)]))])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, b, labels: losses.sup_con(a, labels),
+        lambda a, b, labels: losses.mil_nce(a, labels),
+        lambda a, b, labels: losses.triplet(a, labels),
+        lambda a, b, labels: losses.soft_nearest_neighbour(a, labels),
+        lambda a, b, labels: losses.cwcl(a, b, excluded=ExcludedPairs([(labels, labels)])),
+        lambda a, b, labels: all_views([a, b], extra_positives=ExcludedPairs([(labels, labels)])),
+    ],
+)
 def test_values_below_minus_one_are_refused(call):
     """A signed hash as a label would be half unknown: 3 of 6 items without positives, silently."""
     a, b, _ = batch(6, 5)

@@ -27,7 +27,9 @@ def unit(*shape, seed=0, dtype=torch.float64):
 def filled(part, count=32, kinds=1, item_identities=None, steps=10):
     part.setup(D, kinds, batch_size=8, samples=100, steps=steps)
     part.keys = part.keys.double()
-    values = torch.arange(100, 100 + count)[:, None].expand(count, kinds) if item_identities is None else item_identities
+    values = (
+        torch.arange(100, 100 + count)[:, None].expand(count, kinds) if item_identities is None else item_identities
+    )
     part.update(unit(count, seed=7), items(values))
     return part
 
@@ -43,7 +45,11 @@ def loss(part, q, k, rows=info_nce_rows, step=0, temperature=0.2, seed=0):
 
 
 def synthetic(part, q, step=0, **more):
-    return part.extra_candidates(anchors(q), items(torch.arange(len(q))[:, None], step=step, steps=10, **more)).blocks[1].keys
+    return (
+        part.extra_candidates(anchors(q), items(torch.arange(len(q))[:, None], step=step, steps=10, **more))
+        .blocks[1]
+        .keys
+    )
 
 
 def test_without_mixtures_the_loss_is_moco_and_with_them_strictly_larger():
@@ -114,8 +120,12 @@ def test_one_hard_key_is_repeated_as_often_as_it_is_mixed():
     part = mixing(hard=1, mixed=3, with_query=0, in_batch=False)
     top = part.keys[hardest(q, part.keys, 1)]
     assert_close(synthetic(part, q), top.expand(4, 3, D))
-    s = Similarity(q, [Block(k), Block(part.keys), Block(top.expand(4, 3, D), per_anchor=True)], temperature=0.2,
-                   positive=listed(torch.arange(4)))
+    s = Similarity(
+        q,
+        [Block(k), Block(part.keys), Block(top.expand(4, 3, D), per_anchor=True)],
+        temperature=0.2,
+        positive=listed(torch.arange(4)),
+    )
     s = Similarity(q, [Block(k, visible=listed(torch.arange(4))), *s.blocks[1:]], temperature=0.2, positive=s.positive)
     assert_close(loss(part, q, k), s.mean(info_nce_rows(s)))
 
@@ -152,7 +162,9 @@ def test_keys_of_the_same_item_are_neither_ranked_nor_mixed():
     values = items(torch.tensor([[0], [50]]))
     block = part.extra_candidates(anchors(q), values).blocks[1]
     assert_close(block.keys[0], part.keys[31].expand(5, D))
-    alone = filled(Mixing(32, hard=8, mixed=5, with_query=2, start=0.0), item_identities=torch.zeros(32, 1, dtype=torch.long))
+    alone = filled(
+        Mixing(32, hard=8, mixed=5, with_query=2, start=0.0), item_identities=torch.zeros(32, 1, dtype=torch.long)
+    )
     q, k = unit(1, seed=1), unit(1, seed=2)
     extra_candidates = lambda seen: alone.extra_candidates(seen, items(torch.tensor([[0]])))  # noqa: E731
     s = one_way(q, k, in_batch=False, extra_candidates=extra_candidates).parts[0]
@@ -180,7 +192,9 @@ def test_draws_repeat_for_a_step_and_differ_between_steps():
 def test_terms_for_the_curve_are_those_of_the_loop():
     q, k, part, tau = unit(4, seed=1), unit(4, seed=2), mixing(in_batch=False), 0.2
     values = items(torch.arange(4)[:, None], steps=10)
-    s = one_way(q, k, temperature=tau, in_batch=False, extra_candidates=lambda seen: part.extra_candidates(seen, values)).parts[0]
+    s = one_way(
+        q, k, temperature=tau, in_batch=False, extra_candidates=lambda seen: part.extra_candidates(seen, values)
+    ).parts[0]
     terms, lists = part.terms(s), synthetic(part, q)
     real, made = q @ part.keys.T, torch.einsum("nd,nld->nl", q, lists)
     positive = (q * k).sum(1)

@@ -92,7 +92,9 @@ def test_mined_lists_follow_the_rows_whatever_their_order():
     s = Similarity(unit(3), block)
     assert s.mask(s.visible).tolist() == [[True] * 3, [False] * 3, [True] * 3], "unknown rows have no list"
     part.update(-whole.k[[3]], items([[-1]], rows=[20]))
-    seen = part.extra_candidates(anchors(unit(1)), items([[-1]], rows=[rows[int((found == 3).any(1).nonzero()[0])]])).blocks[0]
+    seen = part.extra_candidates(
+        anchors(unit(1)), items([[-1]], rows=[rows[int((found == 3).any(1).nonzero()[0])]])
+    ).blocks[0]
     assert bool((seen.keys == -whole.k[3]).all(-1).any()), "the bank holds the latest key"
     assert whole.told.startswith("mined at step 0: 100% of the rows have hard negatives")
     told = whole.notes["mined"]
@@ -153,7 +155,9 @@ def test_every_row_loss_takes_an_own_list(rows):
     part.before(0, 20, whole)
     q = unit(4, seed=5).requires_grad_()
     seen = items(torch.full((4, 1), -1))
-    loss = one_way(q, unit(4, seed=6), temperature=0.5, extra_candidates=lambda a: part.extra_candidates(a, seen)).loss(rows)
+    loss = one_way(q, unit(4, seed=6), temperature=0.5, extra_candidates=lambda a: part.extra_candidates(a, seen)).loss(
+        rows
+    )
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(q.grad).all()
@@ -172,7 +176,7 @@ def test_only_the_own_cluster_is_seen():
     assert s.mask(s.negative).sum() == 20, "before the start all others are negatives"
     part.before(5, 10, whole)
     s = one_way(q, q, extra_candidates=lambda a: part.extra_candidates(a, seen)).parts[0]
-    label = [0, 1, 2, 0, -1]                                    # row 11 - i is z[i], of centre i mod 3
+    label = [0, 1, 2, 0, -1]  # row 11 - i is z[i], of centre i mod 3
     expected = [[label[i] == label[j] and i != j and label[i] >= 0 for j in range(5)] for i in range(5)]
     assert s.mask(s.negative).tolist() == expected
     assert part.terms(s)["same_cluster"] == pytest.approx(7 / 25)
@@ -218,7 +222,9 @@ def test_cancelled_pairs_leave_the_negatives_or_join_the_positives():
     early = items(torch.full((5, 1), -1), step=0)
     untouched = one_way(a, b, extra_candidates=lambda x: part.extra_candidates(x, early)).loss(info_nce_rows)
     assert_close(untouched, one_way(a, b).loss(info_nce_rows))
-    assert torch.isfinite(all_views([a, b], extra_candidates=lambda x: FNC(threshold=-2).extra_candidates(x, seen)).loss(dcl_rows))
+    assert torch.isfinite(
+        all_views([a, b], extra_candidates=lambda x: FNC(threshold=-2).extra_candidates(x, seen)).loss(dcl_rows)
+    )
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def joined_hidden_pairs(a, b, shares):
     starts = torch.tensor(shares).cumsum(0) - torch.tensor(shares)
     keys = torch.cat([b, batch(9, 4, seed=5)[0][starts]])
     item_identities = MARKS[: len(a)]
-    return both_ways(a, keys, excluded=ExcludedPairs([(item_identities, item_identities)], known(torch.arange(len(a))))).loss(info_nce_rows)
+    return both_ways(
+        a, keys, excluded=ExcludedPairs([(item_identities, item_identities)], known(torch.arange(len(a))))
+    ).loss(info_nce_rows)
 
 
 def value_and_gradients(call, a, b, world):
@@ -103,10 +105,20 @@ def all_losses(rank, world):
         with engine(kind, tile=tile), exchange_plan(plan):
             for name in NEGATIVE:
                 loss = CASES[name][0]
-                compare(name, lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
-                        lambda a, b, f=loss: f(a, b, labels), share, world)
-            compare("extra_positives", lambda a, b: befriended(a, b, labels[share], negatives="global"),
-                    lambda a, b: befriended(a, b, labels), share, world)
+                compare(
+                    name,
+                    lambda a, b, f=loss: f(a, b, labels[share], negatives="global"),
+                    lambda a, b, f=loss: f(a, b, labels),
+                    share,
+                    world,
+                )
+            compare(
+                "extra_positives",
+                lambda a, b: befriended(a, b, labels[share], negatives="global"),
+                lambda a, b: befriended(a, b, labels),
+                share,
+                world,
+            )
             rows = torch.arange(sum(shares))[share]
             compare(
                 "hidden pairs",

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows
-from nearfar.similarity import Block, ExtraCandidates, ExcludedPairs, Known, all_views, both_ways, engine, one_way, same
+from nearfar.similarity import Block, ExcludedPairs, ExtraCandidates, Known, all_views, both_ways, engine, one_way, same
 from tests.losses import reference
 
 
@@ -93,7 +93,9 @@ def test_further_positives_are_the_mean_outside_the_log():
     log_p = s - s.logsumexp(1, keepdim=True)
     expected = -torch.stack([log_p[i, [i, *extra_positives[i].tolist()]].mean() for i in range(5)]).mean()
     assert_close(layout.loss(info_nce_rows), expected)
-    summed = both_ways(a, b, temperature=0.3, join="sum", extra_candidates=lambda _: ExtraCandidates(extra_positives=extra_positives))
+    summed = both_ways(
+        a, b, temperature=0.3, join="sum", extra_candidates=lambda _: ExtraCandidates(extra_positives=extra_positives)
+    )
     back = one_way(b, a, temperature=0.3).loss(info_nce_rows)
     assert_close(summed.loss(info_nce_rows), expected + back)
 

@@ -292,15 +292,18 @@ def test_a_source_beside_keys_and_labels():
     q, k = A.clone().requires_grad_(), B.clone().requires_grad_()
     extra_candidates = seeded(4, D, seed=8)
     labels = [torch.arange(M) % 2, torch.tensor([0, 1, 1, -1])]
-    whole = torch.cat([normalize(q) @ normalize(k).T,
-                       pair_scores(q, extra_candidates, *NET.parameters())], 1) / 0.2
+    whole = torch.cat([normalize(q) @ normalize(k).T, pair_scores(q, extra_candidates, *NET.parameters())], 1) / 0.2
     mine = torch.arange(N) % 2
     expected = torch.where(mine[:, None] == torch.cat(labels), whole, -math.inf).logsumexp(1), whole.mean(1)
     gradient = torch.autograd.grad(sum(x.sum() for x in expected), [q, k])
     for kind, tile in TILED:
         with engine(kind, tile=tile):
-            s = Similarity(q, [Block(k, labels=labels[0]), Block(PairScorer(NET, q, extra_candidates), labels=labels[1])],
-                           labels=mine, temperature=0.2)
+            s = Similarity(
+                q,
+                [Block(k, labels=labels[0]), Block(PairScorer(NET, q, extra_candidates), labels=labels[1])],
+                labels=mine,
+                temperature=0.2,
+            )
             found = s.reduce(LogSumExp(where=s.same("labels")), Mean())
             for x, y in zip(found, expected, strict=True):
                 assert_close(x, y)

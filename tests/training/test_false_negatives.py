@@ -77,8 +77,12 @@ def test_pairs_hide_all_that_is_known_to_belong_together(tmp_path):
         a, b = (data.texts(role, batch.rows.numpy()) for role in ("text", "text_b"))
         wanted, n = by_hand(a, b, known), len(batch)
         assert (relation(batch.excluded(), n, n) == wanted).all()
-        back = np.array([[a[j] == a[i] or b[j] == b[i] or a[j] == b[i] or (a[j], b[i]) in known for j in range(n)]
-                         for i in range(n)])
+        back = np.array(
+            [
+                [a[j] == a[i] or b[j] == b[i] or a[j] == b[i] or (a[j], b[i]) in known for j in range(n)]
+                for i in range(n)
+            ]
+        )
         assert (relation(batch.excluded().reversed(), n, n) == back).all()
         shares.append((wanted.sum() - n) / (n * (n - 1)))
         assert batch.masked_share() == pytest.approx(shares[-1])
@@ -182,7 +186,9 @@ def test_hard_negatives_that_belong_to_an_anchor_are_hidden_from_it(tmp_path):
     excluded = relation(kinds, n, 2 * n)
     known = belong(data)
     wanted = by_hand(a, b, known)
-    with_hard_negatives = np.array([[not c[j] or c[j] == b[i] or (a[i], c[j]) in known for j in range(n)] for i in range(n)])
+    with_hard_negatives = np.array(
+        [[not c[j] or c[j] == b[i] or (a[i], c[j]) in known for j in range(n)] for i in range(n)]
+    )
     assert (excluded == np.concatenate([wanted, with_hard_negatives], 1)).all()
     assert 0 < with_hard_negatives.mean() < 1
 

@@ -62,10 +62,21 @@ def target_weights(
     return torch.softmax(far / temperature, 0)
 
 
-def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: float = 1.0, tau_pos: float = 1.0,
-         tau_neg: float = 2.0, repulsion: str = "euclidean", t: float = 2.0, tau_plus: float = 0.0,
-         detach: bool = False, official: bool = False, negatives: str = "local",
-         excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
+def cacr(
+    views: Sequence[Float[Tensor, "n d"]],
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    tau_pos: float = 1.0,
+    tau_neg: float = 2.0,
+    repulsion: str = "euclidean",
+    t: float = 2.0,
+    tau_plus: float = 0.0,
+    detach: bool = False,
+    official: bool = False,
+    negatives: str = "local",
+    excluded: ExcludedPairs | None = None,
+) -> Float[Tensor, ""]:
     """Form A, in the batch: the mean attraction of every view plus the mean repulsion of every pair of views a < b.
 
     Attraction of view a of item i: `attraction` to its other views. Repulsion of (a, b): -beta sum_j v_ij D_ij over the
@@ -87,8 +98,11 @@ def cacr(views: Sequence[Float[Tensor, "n d"]], *, alpha: float = 1.0, beta: flo
     z = [normalise(v) for v in views]
     if len(z) < 2:
         raise InputError(f"CACR needs at least two views. Got {len(z)}.")
-    pairs = {(a, b): one_way(z[a], z[b], excluded=excluded, negatives=negatives).parts[0]
-             for a in range(len(z)) for b in range(a + 1, len(z))}
+    pairs = {
+        (a, b): one_way(z[a], z[b], excluded=excluded, negatives=negatives).parts[0]
+        for a in range(len(z))
+        for b in range(a + 1, len(z))
+    }
     push = [_repulsion(s, beta, tau_neg, repulsion, t, tau_plus, detach, -1 if official else 1) for s in pairs.values()]
     pull = [
         pairs[0, 1].mean(attraction(v, [w for w in z if w is not v], alpha=alpha, tau_pos=tau_pos, detach=detach))
@@ -119,10 +133,20 @@ def _repulsion(
     return s.mean(push)
 
 
-def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Tensor, "n d"]],
-               queue: Float[Tensor, "k d"] | Extras, *, alpha: float = 1.0, beta: float = 1.0,
-               tau_pos: float = 1.0, tau_neg: float = 2.0, in_batch: bool = True, official: bool = False,
-               negatives: str = "local", excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
+def cacr_queue(
+    queries: Sequence[Float[Tensor, "n d"]],
+    keys: Sequence[Float[Tensor, "n d"]],
+    queue: Float[Tensor, "k d"] | Extras,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    tau_pos: float = 1.0,
+    tau_neg: float = 2.0,
+    in_batch: bool = True,
+    official: bool = False,
+    negatives: str = "local",
+    excluded: ExcludedPairs | None = None,
+) -> Float[Tensor, ""]:
     """Form B, against a queue of past keys: query views (with gradient), the teacher's key views (without).
 
     Attraction of query view a to the keys of the other views, weights constant. Repulsion over one softmax of the queue
@@ -142,7 +166,9 @@ def cacr_queue(queries: Sequence[Float[Tensor, "n d"]], keys: Sequence[Float[Ten
         )
     q, k = [normalise(v) for v in queries], [normalise(v.detach()) for v in keys]
     extra_candidates = [Block(queue, gradient=False)] if isinstance(queue, Tensor) else queue
-    made = [one_way(v, v, excluded=excluded, extra_candidates=extra_candidates, negatives=negatives).parts[0] for v in q]
+    made = [
+        one_way(v, v, excluded=excluded, extra_candidates=extra_candidates, negatives=negatives).parts[0] for v in q
+    ]
     terms = []
     for a, view in enumerate(q):
         source = 0 if official else a
@@ -174,9 +200,16 @@ def _two_sources(past: Similarity | None, batch: Similarity | None, tau: float, 
     return torch.where(some, 2 - 2 * (share * near + (1 - share) * mean), 0)
 
 
-def cacr_targets(queries: Sequence[Float[Tensor, "n d"]], targets: Sequence[Float[Tensor, "n d"]], *,
-                 temperature: float = 1.0, cost: str = "rbf", official: bool = False, negatives: str = "local",
-                 excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
+def cacr_targets(
+    queries: Sequence[Float[Tensor, "n d"]],
+    targets: Sequence[Float[Tensor, "n d"]],
+    *,
+    temperature: float = 1.0,
+    cost: str = "rbf",
+    official: bool = False,
+    negatives: str = "local",
+    excluded: ExcludedPairs | None = None,
+) -> Float[Tensor, ""]:
     """Form C, against a momentum encoder's targets of the first views: the mean over the target views.
 
     For target view t the queries are all other views a, with shares p_ai = softmax_a(|q_i^a - k_i|^2 / T), constants.

@@ -63,10 +63,20 @@ class FNC(Negatives):
         self.cancelled = 0.0
         if items.step < self.start * items.steps:
             return ExtraCandidates()
-        found = false_negatives(anchors.partner, anchors.batch, self.count, threshold=self.threshold,
-                                where=anchors.negative, similarity=anchors.similarity)
+        found = false_negatives(
+            anchors.partner,
+            anchors.batch,
+            self.count,
+            threshold=self.threshold,
+            where=anchors.negative,
+            similarity=anchors.similarity,
+        )
         self.cancelled = float((found >= 0).sum(1).float().mean())
-        return ExtraCandidates(extra_positives=found) if self.strategy == "attract" else ExtraCandidates(excluded=listed(found))
+        return (
+            ExtraCandidates(extra_positives=found)
+            if self.strategy == "attract"
+            else ExtraCandidates(excluded=listed(found))
+        )
 
     def terms(self, s) -> dict[str, Tensor | float]:
         return {"cancelled": self.cancelled}

@@ -88,7 +88,10 @@ class Queue(Negatives):
     def memory(self, anchors: Anchors, items: Items) -> Block | None:
         """The keys that are there and who may see them; None while there is none."""
         held = self.filled
-        keys, stored = self.keys[held], self.item_identities[held]  # copies: the queue moves on before the backward pass
+        keys, stored = (
+            self.keys[held],
+            self.item_identities[held],
+        )  # copies: the queue moves on before the backward pass
         visible: Relation = ~known_pairs(anchors.items, items, stored)
         if items.negative_groups is not None:
             visible = visible & same(items.negative_groups[anchors.items], self.negative_groups[held])
@@ -101,8 +104,12 @@ class Queue(Negatives):
     @torch.no_grad()
     def update(self, keys: Tensor, items: Items) -> None:
         net, size = exchange("global"), len(self.keys)
-        negative_groups = items.negative_groups if items.negative_groups is not None else items.rows.new_full((len(keys),), -1)
-        keys, item_identities, negative_groups = (net.gather(x)[0][-size:] for x in (keys.detach(), items.stored, negative_groups))
+        negative_groups = (
+            items.negative_groups if items.negative_groups is not None else items.rows.new_full((len(keys),), -1)
+        )
+        keys, item_identities, negative_groups = (
+            net.gather(x)[0][-size:] for x in (keys.detach(), items.stored, negative_groups)
+        )
         self.now += 1
         places = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         self.keys[places] = keys.to(self.keys.dtype)

@@ -11,7 +11,16 @@ from nearfar.similarity.answer.engine import Engine, engine
 from nearfar.similarity.answer.normalise import normalise
 from nearfar.similarity.answer.steps import Plan
 from nearfar.similarity.exchange import exchange_plan
-from nearfar.similarity.layouts import Anchors, ExtraCandidates, ExcludedPairs, Known, Layout, all_views, both_ways, one_way
+from nearfar.similarity.layouts import (
+    Anchors,
+    ExcludedPairs,
+    ExtraCandidates,
+    Known,
+    Layout,
+    all_views,
+    both_ways,
+    one_way,
+)
 from nearfar.similarity.matrix import Similarity
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
 from nearfar.similarity.relations import (
@@ -37,9 +46,46 @@ from nearfar.similarity.source import Block, Source
 from nearfar.similarity.temperature import Temperature
 
 __all__ = [
-    "Anchors", "Block", "Count", "CrossEntropy", "Engine", "ExtraCandidates", "ExcludedPairs", "Known", "Layout",
-    "LogSumExp", "Max", "Mean", "Min", "Plan", "Relation", "Similarity", "SoftmaxMean", "Source", "Sparse", "Sum",
-    "Temperature", "all_views", "at_least", "at_most", "both_ways", "dense", "diagonal", "engine", "equal", "everyone",
-    "exchange_plan", "function", "listed", "low_rank", "nobody", "normalise", "one_way", "overlap", "per_column",
-    "per_row", "same", "sparse",
+    "Anchors",
+    "Block",
+    "Count",
+    "CrossEntropy",
+    "Engine",
+    "ExcludedPairs",
+    "ExtraCandidates",
+    "Known",
+    "Layout",
+    "LogSumExp",
+    "Max",
+    "Mean",
+    "Min",
+    "Plan",
+    "Relation",
+    "Similarity",
+    "SoftmaxMean",
+    "Source",
+    "Sparse",
+    "Sum",
+    "Temperature",
+    "all_views",
+    "at_least",
+    "at_most",
+    "both_ways",
+    "dense",
+    "diagonal",
+    "engine",
+    "equal",
+    "everyone",
+    "exchange_plan",
+    "function",
+    "listed",
+    "low_rank",
+    "nobody",
+    "normalise",
+    "one_way",
+    "overlap",
+    "per_column",
+    "per_row",
+    "same",
+    "sparse",
 ]

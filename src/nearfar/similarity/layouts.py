@@ -162,17 +162,43 @@ class ExcludedPairs:
         return ExcludedPairs([(column, row) for row, column in self.kinds], known)
 
 
-def _one(query: Tensor | Vectors, keys: Tensor | Vectors, ring: Ring | None, partner: Tensor, items: Tensor,
-         first: Listed, itself: Relation, excluded: Relation, extra_candidates: Extras, temperature: float | Tensor,
-         similarity: str,
-         net: Exchange, in_batch: bool = True, width: int = 0, repeat: int = 1, also: Relation = nobody) -> Layout:
+def _one(
+    query: Tensor | Vectors,
+    keys: Tensor | Vectors,
+    ring: Ring | None,
+    partner: Tensor,
+    items: Tensor,
+    first: Listed,
+    itself: Relation,
+    excluded: Relation,
+    extra_candidates: Extras,
+    temperature: float | Tensor,
+    similarity: str,
+    net: Exchange,
+    in_batch: bool = True,
+    width: int = 0,
+    repeat: int = 1,
+    also: Relation = nobody,
+) -> Layout:
     """One similarity with the positives `first` and `also`; with attracted ones one more for each, weighing as much."""
     positive = first | also
     visible = ~(excluded & ~positive) if in_batch else positive
     if callable(extra_candidates):
         assert isinstance(query, Tensor)
-        more = extra_candidates(Anchors(query, items, partner, first.columns, Block(keys), visible & ~positive & ~itself,
-                             similarity, net, width, repeat))
+        more = extra_candidates(
+            Anchors(
+                query,
+                items,
+                partner,
+                first.columns,
+                Block(keys),
+                visible & ~positive & ~itself,
+                similarity,
+                net,
+                width,
+                repeat,
+            )
+        )
     else:
         more = ExtraCandidates(extra_candidates)
     visible = visible & ~(more.excluded & ~positive)
@@ -181,8 +207,17 @@ def _one(query: Tensor | Vectors, keys: Tensor | Vectors, ring: Ring | None, par
     for mine in (positive, *map(Listed, extra_positives)):
         seen = visible if mine is positive else visible | mine
         candidates = [Block(keys, visible=seen, ring=ring), *more.blocks]
-        parts.append(Similarity(query, candidates, positive=mine, itself=itself, temperature=temperature,
-                                similarity=similarity, group=net.group))
+        parts.append(
+            Similarity(
+                query,
+                candidates,
+                positive=mine,
+                itself=itself,
+                temperature=temperature,
+                similarity=similarity,
+                group=net.group,
+            )
+        )
     return Layout(parts, weights=[1 / len(parts)] * len(parts) if extra_positives else None)
 
 
@@ -198,9 +233,18 @@ def _together(layouts: Sequence[Layout], join: str = "mean", shares: Sequence[fl
     return Layout(parts, join, weights=weights)
 
 
-def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-            excluded: ExcludedPairs | None = None, extra_positives: ExcludedPairs | None = None, extra_candidates: Extras = (), in_batch: bool = True,
-            negatives: str = "local") -> Layout:
+def one_way(
+    query: Tensor,
+    key: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    similarity: str = "cosine",
+    excluded: ExcludedPairs | None = None,
+    extra_positives: ExcludedPairs | None = None,
+    extra_candidates: Extras = (),
+    in_batch: bool = True,
+    negatives: str = "local",
+) -> Layout:
     """Query i against its key i; the other keys of the batch (all ranks with "global") are its negatives.
 
     Args: query, key: (n, D). key may hold more rows than query (further negatives at the end).
@@ -220,13 +264,38 @@ def one_way(query: Tensor, key: Tensor, *, temperature: float | Tensor = 1.0, si
     relation = nobody if excluded is None else excluded.relation(items, net, key.shape[0])
     positive = diagonal(query.shape[0], offset, query.device)
     alike = nobody if extra_positives is None else extra_positives.relation(items, net, key.shape[0])
-    return _one(query, keys, ring, key[: len(items)], items, positive, nobody, relation, extra_candidates, temperature, similarity,
-                net, in_batch, key.shape[0], also=alike)
+    return _one(
+        query,
+        keys,
+        ring,
+        key[: len(items)],
+        items,
+        positive,
+        nobody,
+        relation,
+        extra_candidates,
+        temperature,
+        similarity,
+        net,
+        in_batch,
+        key.shape[0],
+        also=alike,
+    )
 
 
-def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-              excluded: ExcludedPairs | None = None, extra_positives: ExcludedPairs | None = None, extra_candidates: Extras = (), extra_candidates_back: Extras = (),
-              join: str = "mean", negatives: str = "local") -> Layout:
+def both_ways(
+    a: Tensor,
+    b: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    similarity: str = "cosine",
+    excluded: ExcludedPairs | None = None,
+    extra_positives: ExcludedPairs | None = None,
+    extra_candidates: Extras = (),
+    extra_candidates_back: Extras = (),
+    join: str = "mean",
+    negatives: str = "local",
+) -> Layout:
     """a_i against all b, and b_i against all a: the two directions of image-text and other pairs.
 
     b may hold more rows than a: further candidates of the direction a -> b. `extra_candidates` holds more of that
@@ -234,12 +303,26 @@ def both_ways(a: Tensor, b: Tensor, *, temperature: float | Tensor = 1.0, simila
     """
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
     plain = not (extra_candidates or extra_candidates_back)
-    forth = one_way(a, b, temperature=temperature, similarity=similarity, excluded=excluded, extra_positives=extra_positives, extra_candidates=extra_candidates,
-                    negatives=negatives)
-    back = one_way(b[: a.shape[0]], a, temperature=_transposed(temperature), similarity=similarity,
-                   excluded=None if excluded is None else excluded.reversed(),
-                   extra_positives=None if extra_positives is None else extra_positives.reversed(),
-                   extra_candidates=extra_candidates_back, negatives=negatives)
+    forth = one_way(
+        a,
+        b,
+        temperature=temperature,
+        similarity=similarity,
+        excluded=excluded,
+        extra_positives=extra_positives,
+        extra_candidates=extra_candidates,
+        negatives=negatives,
+    )
+    back = one_way(
+        b[: a.shape[0]],
+        a,
+        temperature=_transposed(temperature),
+        similarity=similarity,
+        excluded=None if excluded is None else excluded.reversed(),
+        extra_positives=None if extra_positives is None else extra_positives.reversed(),
+        extra_candidates=extra_candidates_back,
+        negatives=negatives,
+    )
     alone = forth.parts[0].group is None and a.shape == b.shape
     layout = _together([forth, back], join)
     layout.transposed = alone and scalar and plain and similarity != "euclidean"
@@ -268,9 +351,17 @@ def _transposed(temperature: float | Tensor) -> float | Tensor:
     return temperature
 
 
-def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperature: float | Tensor = 1.0,
-              similarity: str = "cosine", excluded: ExcludedPairs | None = None, extra_positives: ExcludedPairs | None = None,
-              extra_candidates: Extras = (), negatives: str = "local") -> Layout:
+def all_views(
+    views: Sequence[Tensor],
+    *,
+    targets: int | None = None,
+    temperature: float | Tensor = 1.0,
+    similarity: str = "cosine",
+    excluded: ExcludedPairs | None = None,
+    extra_positives: ExcludedPairs | None = None,
+    extra_candidates: Extras = (),
+    negatives: str = "local",
+) -> Layout:
     """Every view against every target view of the same item, the other items of both views as negatives.
 
     Two views: the 2n anchors of NT-Xent, each with 2n - 1 candidates. More: the mean over the ordered pairs of a view
@@ -296,14 +387,26 @@ def all_views(views: Sequence[Tensor], *, targets: int | None = None, temperatur
     elif count >= 2:
         pairs = [(a, b) for a, b in pairs if not (a < count and a > b)]
     both = [a < count and b < count for a, b in pairs]
-    parts = [_pair_of_views(views[a], views[b], symmetric, temperature, similarity, excluded, extra_positives, extra_candidates, net)
-             for (a, b), symmetric in zip(pairs, both, strict=True)]
+    parts = [
+        _pair_of_views(
+            views[a], views[b], symmetric, temperature, similarity, excluded, extra_positives, extra_candidates, net
+        )
+        for (a, b), symmetric in zip(pairs, both, strict=True)
+    ]
     return _together(parts, shares=[2.0 if x else 1.0 for x in both] if len(set(both)) > 1 else None)
 
 
-def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | Tensor, similarity: str,
-                   excluded: ExcludedPairs | None, extra_positives: ExcludedPairs | None, extra_candidates: Extras,
-                   net: Exchange) -> Layout:
+def _pair_of_views(
+    a: Tensor,
+    b: Tensor,
+    symmetric: bool,
+    temperature: float | Tensor,
+    similarity: str,
+    excluded: ExcludedPairs | None,
+    extra_positives: ExcludedPairs | None,
+    extra_candidates: Extras,
+    net: Exchange,
+) -> Layout:
     """Anchors of a (and of b, where symmetric) among the candidates of both views, of all ranks."""
     n = a.shape[0]
     scalar = not isinstance(temperature, Tensor) or temperature.numel() == 1
@@ -321,5 +424,20 @@ def _pair_of_views(a: Tensor, b: Tensor, symmetric: bool, temperature: float | T
     known, alike = (nobody if x is None else x.relation(items, net, n, repeat=2) for x in (excluded, extra_positives))
     partner = b if not (symmetric and callable(extra_candidates)) else torch.cat([b, a])
     listed = Listed(positive, halves=n if symmetric and net.group is None else None)
-    return _one(query, keys, ring, partner, items, listed, itself, known, extra_candidates, temperature, similarity, net, width=n,
-                repeat=2, also=alike)
+    return _one(
+        query,
+        keys,
+        ring,
+        partner,
+        items,
+        listed,
+        itself,
+        known,
+        extra_candidates,
+        temperature,
+        similarity,
+        net,
+        width=n,
+        repeat=2,
+        also=alike,
+    )

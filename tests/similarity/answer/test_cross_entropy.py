@@ -113,10 +113,15 @@ def test_any_upstream_gradient_is_right_and_a_graph_can_be_used_twice(how, upstr
 def test_one_pass_visits_each_tile_once_and_a_memory_gets_no_gradient():
     a, b, memory = (seeded(8, 4, seed=s).requires_grad_() for s in (1, 2, 3))
     item_identities = torch.tensor([0, 1, 0, 2, 3, -1, -1, 2])
-    excluded, known = ExcludedPairs([(item_identities, item_identities)]), same(item_identities, item_identities.flip(0))
+    excluded, known = (
+        ExcludedPairs([(item_identities, item_identities)]),
+        same(item_identities, item_identities.flip(0)),
+    )
     with engine("streaming", tile=4) as choice:
         extra_candidates = [Block(memory, visible=~known, gradient=False)]
-        loss = one_way(a, b, excluded=excluded, extra_candidates=extra_candidates, temperature=0.2).loss(rows.info_nce_rows)
+        loss = one_way(a, b, excluded=excluded, extra_candidates=extra_candidates, temperature=0.2).loss(
+            rows.info_nce_rows
+        )
         loss.backward()
         assert choice.visited == 8
     assert not swept(choice)
@@ -205,8 +210,11 @@ def test_log_sum_exps_and_means_of_blocks_are_joined(how, quick):
     def f(q, k, far, own, columns, rows_):
         s = Similarity(q, [Block(k), Block(far), Block(own, per_anchor=True)][: 2 if quick else 3], temperature=0.5)
         weight = per_column(columns) & per_row(rows_)
-        return torch.stack(s.reduce(LogSumExp(where=~excluded, weight=weight), Mean(where=~excluded),
-                                    LogSumExp(where=excluded, scale=1.5)))
+        return torch.stack(
+            s.reduce(
+                LogSumExp(where=~excluded, weight=weight), Mean(where=~excluded), LogSumExp(where=excluded, scale=1.5)
+            )
+        )
 
     with engine(**how) as choice:
         found = f(*inputs)
@@ -228,8 +236,12 @@ def test_own_lists_beside_shared_candidates(how):
     for options in (how, {"name": "dense"}):
         inputs = [x.clone().requires_grad_() for x in (Q, K, own)]
         with engine(**options):
-            s = Similarity(inputs[0], [Block(inputs[1]), Block(inputs[2], per_anchor=True)], temperature=0.3,
-                           positive=listed(PLACES))
+            s = Similarity(
+                inputs[0],
+                [Block(inputs[1]), Block(inputs[2], per_anchor=True)],
+                temperature=0.3,
+                positive=listed(PLACES),
+            )
             values = s.reduce(CrossEntropy(where=s.negative, of=s.paired()), LogSumExp(dim=0), Mean())
         grads.append([*values, *torch.autograd.grad(sum(v.square().sum() for v in values), inputs)])
     for x, y in zip(*grads, strict=True):
@@ -238,9 +250,11 @@ def test_own_lists_beside_shared_candidates(how):
 
 @pytest.mark.parametrize("which", [losses.info_nce, losses.clip, losses.nt_xent])
 def test_hidden_pairs_of_several_kinds_stay_on_the_fast_path(which):
-    layout = {losses.info_nce: lambda a, b, h: one_way(a, b, excluded=h),
-              losses.clip: lambda a, b, h: both_ways(a, b, excluded=h),
-              losses.nt_xent: lambda a, b, h: all_views([a, b], excluded=h)}[which]
+    layout = {
+        losses.info_nce: lambda a, b, h: one_way(a, b, excluded=h),
+        losses.clip: lambda a, b, h: both_ways(a, b, excluded=h),
+        losses.nt_xent: lambda a, b, h: all_views([a, b], excluded=h),
+    }[which]
     item_identities, groups = torch.tensor([0, 0, 1, 2, 1, -1, -1, 3, 0]), torch.tensor([5, 4, 4, 4, -1, 6, 7, -1, 7])
     excluded = ExcludedPairs([(item_identities, item_identities), (groups, groups)])
     grads = []

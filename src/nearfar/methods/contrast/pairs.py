@@ -184,7 +184,9 @@ class PairContrast(Contrast):
             layout = one_way(a, keys, **self.with_hard_negatives(place, batch))
         else:
             back = self.extra_candidates(batch, blocks=False)
-            layout = both_ways(a, keys, join=self.join, extra_candidates_back=back, **self.with_hard_negatives(place, batch))
+            layout = both_ways(
+                a, keys, join=self.join, extra_candidates_back=back, **self.with_hard_negatives(place, batch)
+            )
         return self.report(layout, a, batch)
 
     def graded_loss(self, a: Tensor, b: Tensor, batch: Batch) -> Loss:

@@ -13,7 +13,7 @@ from nearfar.errors import InputError
 from nearfar.losses.parts import InfoNCE, RowLoss, parts
 from nearfar.methods.base import Batch, Facts, Loss, Method
 from nearfar.negatives import Items, Negatives
-from nearfar.similarity import Anchors, ExtraCandidates, ExcludedPairs, Layout, Temperature, same
+from nearfar.similarity import Anchors, ExcludedPairs, ExtraCandidates, Layout, Temperature, same
 
 
 def part_name(loss: RowLoss) -> str:
@@ -98,7 +98,9 @@ class Contrast(Method):
             found = ExtraCandidates() if part is None else part.extra_candidates(anchors, items)
             excluded = found.excluded
             if items.negative_groups is not None:
-                excluded = excluded | ~same(items.negative_groups[anchors.items], anchors.columns(items.negative_groups))
+                excluded = excluded | ~same(
+                    items.negative_groups[anchors.items], anchors.columns(items.negative_groups)
+                )
             return ExtraCandidates(found.blocks if blocks else (), excluded, found.extra_positives)
 
         return extra_candidates

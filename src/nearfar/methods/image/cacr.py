@@ -185,13 +185,17 @@ class ContrastiveAttraction(ViewContrast):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
         self.watched = z[0].detach()
-        place = {"negatives": "global", "excluded": batch.excluded() if self.mask_duplicates else None,
-                 "official": self.official}
+        place = {
+            "negatives": "global",
+            "excluded": batch.excluded() if self.mask_duplicates else None,
+            "official": self.official,
+        }
         if self.form == "batch":
             total = cacr(z, repulsion=self.repulsion, **self.taus, **self.further, **place)
         elif self.form == "queue":
-            total = cacr_queue(z, embedded["targets"], self.extra_candidates(batch), in_batch=self.in_batch, **self.taus,
-                               **place)
+            total = cacr_queue(
+                z, embedded["targets"], self.extra_candidates(batch), in_batch=self.in_batch, **self.taus, **place
+            )
         else:
             total = cacr_targets(
                 z, embedded["targets"], temperature=float(self.temperature()), cost=self.repulsion, **place

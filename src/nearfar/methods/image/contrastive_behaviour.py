@@ -75,7 +75,9 @@ class HardContrast(ViewContrast):
             queries = z if self.symmetric else z[:1]
             layout = against_targets(queries, embedded["targets"], self.in_batch, place)
         elif self.symmetric:
-            both = [both_ways(a, b, extra_candidates_back=place["extra_candidates"], **place) for a, b in combinations(z, 2)]
+            both = [
+                both_ways(a, b, extra_candidates_back=place["extra_candidates"], **place) for a, b in combinations(z, 2)
+            ]
             layout = both[0] if len(both) == 1 else Layout([part for made in both for part in made.parts])
         else:
             layout = Layout([part for b in z[1:] for part in one_way(z[0], b, **place).parts])

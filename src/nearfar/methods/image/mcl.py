@@ -84,7 +84,14 @@ def grouped_clip(
 ) -> Float[Tensor, ""]:
     """1/2 mean_i [ lse_{j: p_j = p_i} s_ij - s_ii ] + 1/2 mean_j [ lse_{i: p_i = p_j} s_ij - s_jj ]."""
     extra_candidates = within_groups(labels)
-    layout = both_ways(a, b, temperature=temperature, extra_candidates=extra_candidates, extra_candidates_back=extra_candidates, negatives=negatives)
+    layout = both_ways(
+        a,
+        b,
+        temperature=temperature,
+        extra_candidates=extra_candidates,
+        extra_candidates_back=extra_candidates,
+        negatives=negatives,
+    )
     return layout.loss(info_nce_rows)
 
 
@@ -98,7 +105,9 @@ def grouped_nt_xent(
 ) -> Float[Tensor, ""]:
     """NT-Xent over the 2n views, the negatives of an anchor among the views of items with its label alone."""
     extra_candidates = within_groups(labels)
-    layout = all_views([view_a, view_b], temperature=temperature, extra_candidates=extra_candidates, negatives=negatives)
+    layout = all_views(
+        [view_a, view_b], temperature=temperature, extra_candidates=extra_candidates, negatives=negatives
+    )
     return layout.loss(info_nce_rows)
 
 
@@ -211,7 +220,11 @@ class MCL(Staged, ViewContrast):
 
     def sampler(self, stage: int) -> Sampler:
         negative_groups, base = self.negative_groups(), super().sampler(stage)
-        return base if negative_groups is None or not self.by_batch else InTurn(negative_groups, base.members).within(negative_groups)
+        return (
+            base
+            if negative_groups is None or not self.by_batch
+            else InTurn(negative_groups, base.members).within(negative_groups)
+        )
 
     def account(self, stage: int) -> str:
         """What a stage begins with, in a sentence."""

@@ -122,10 +122,17 @@ def _block_shape(query: Vectors, c: Columns) -> BlockShape:
         x.requires_grad for x in ((c.vectors,) if isinstance(c, Operand) else c.tensors())
     )
     if isinstance(c, Operand):
-        return BlockShape(c.width, per_anchor=c.per_anchor, travels=c.ring is not None, itself=c.vectors is query, flat=c.flat,
-                          gradient=wanted)
-    return BlockShape(c.width, product=False, gradient=wanted,
-                      tile=c.source.tile_shape if isinstance(c, Scored) else None)
+        return BlockShape(
+            c.width,
+            per_anchor=c.per_anchor,
+            travels=c.ring is not None,
+            itself=c.vectors is query,
+            flat=c.flat,
+            gradient=wanted,
+        )
+    return BlockShape(
+        c.width, product=False, gradient=wanted, tile=c.source.tile_shape if isinstance(c, Scored) else None
+    )
 
 
 @dataclass(frozen=True, eq=False)
