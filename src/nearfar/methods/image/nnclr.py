@@ -46,8 +46,7 @@ class NNCLR(ViewContrast):
         return super().resolve(facts) | {"queue": self.support.capacity}
 
     def encode(self, batch: Batch) -> dict[str, Any]:
-        made = super().encode(batch)
-        return made | {"predicted": [self.predictor(z) for z in made["views"]]}
+        return (made := super().encode(batch)) | {"predicted": [self.predictor(z) for z in made["views"]]}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z, p, place = embedded["views"], embedded["predicted"], self.place(batch)
