@@ -1,7 +1,7 @@
 """NNCLR: nearest-neighbour contrastive learning (Dwibedi et al., ICCV 2021).
 
-x --two views--> z_1, z_2 --predictor--> p_1, p_2;   n_v = the nearest to z_v in Q, a queue of the last z_1
-loss = mean of InfoNCE(n_1, p_2) and InfoNCE(n_2, p_1), each with the anchors on both sides
+    x --two views--> z_1, z_2 --predictor--> p_1, p_2;   n_v = the nearest to z_v in Q, a queue of the last z_1
+    loss = mean of InfoNCE(n_1, p_2) and InfoNCE(n_2, p_1), each with the anchors on both sides
 """
 
 from itertools import permutations
@@ -52,11 +52,9 @@ class NNCLR(ViewContrast):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z, p, place = embedded["views"], embedded["predicted"], self.place(batch)
+        place["extra_candidates_back"] = place["extra_candidates"]
         n = [neighbours(v, self.support.keys) if self.support.filled.all() else v.detach() for v in z]
-        pairs = [
-            both_ways(n[v], p[w], extra_candidates_back=place["extra_candidates"], **place)
-            for v, w in permutations(range(len(z)), 2)
-        ]
+        pairs = [both_ways(n[v], p[w], **place) for v, w in permutations(range(len(z)), 2)]
         return self.report(Layout([part for pair in pairs for part in pair.parts]), z[0], batch)
 
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
