@@ -50,6 +50,7 @@ class NNCLR(ViewContrast):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z, p, place = embedded["views"], embedded["predicted"], self.place(batch)
+        place["extra_candidates_back"] = place["extra_candidates"]
         n = [neighbours(v, self.support.keys) if self.support.filled.all() else v.detach() for v in z]
         pairs = [both_ways(n[v], p[w], extra_candidates_back=place["extra_candidates"], **place)
                  for v, w in permutations(range(len(z)), 2)]
