@@ -72,7 +72,7 @@ def _lacking(slug: str, data: Any) -> str:
     held = modalities.holding(role for role in data.roles if data.roles[role])
     kind = modalities.get(modalities.first(held) or "text")
     meant = {modalities.ANY: kind.roles[0], modalities.PAIR: kind.roles[-1]}
-    ways = [sorted(meant.get(role, role) for role in need - held) for need in methods.get(slug).needs]
+    ways = [sorted(str(meant.get(role, role)) for role in need - held) for need in methods.get(slug).needs]
     return ", or ".join(" ".join(f"--{role.replace('_', '-')} COLUMN" for role in way) for way in ways)
 
 
