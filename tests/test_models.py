@@ -312,3 +312,11 @@ def test_head_description_round_trip():
 def test_a_copied_folder_is_the_same_model(dual, tmp_path):
     shutil.copytree(dual[0], tmp_path / "copy")
     assert models.load(tmp_path / "copy", verify=True).hash == models.load(dual[0]).hash
+
+
+def test_a_run_in_place_of_its_model_is_told(tmp_path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text('{"method": "simclr", "format": 1}')
+    (tmp_path / "run" / "model" / "verify.json").write_text("{}")
+    with pytest.raises(InputError, match=r"run is a run, not a model folder. Its model is .*run/model"):
+        models.load(tmp_path / "run")

@@ -446,11 +446,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if (folder / "modules.json").is_file():
         raise InputError(f"{folder} is a sentence-transformers folder, not a nearfar model.",
                          "Use it as an encoder: nearfar.encoders.text(folder).")
+    inner = [child.name for child in sorted(folder.iterdir()) if (child / "verify.json").is_file()]
     if not (folder / "config.json").is_file():
-        inner = [child.name for child in sorted(folder.iterdir()) if (child / "verify.json").is_file()]
         raise InputError(f"{folder} is not a model folder: it has no config.json.",
                          f"Did you mean {folder / inner[0]}?" if inner else "")
     config = files.read_json(folder / "config.json", {}, DAMAGED)
+    if "towers" not in config and inner:
+        raise InputError(f"{folder} is a run, not a model folder.", f"Its model is {folder / inner[0]}.")
     if "format" not in config or "towers" not in config:
         raise InputError(f"{folder / 'config.json'} was not written by nearfar.",
                          "A transformers folder is an encoder: nearfar.encoders.text(folder).")

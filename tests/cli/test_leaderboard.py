@@ -1,4 +1,4 @@
-"""The leaderboard on terminals of every width: no number and no name is cut."""
+"""The leaderboard, and the scores of one model, on terminals of every width: no number and no name is cut."""
 
 import pytest
 
@@ -18,3 +18,29 @@ def test_nothing_is_cut(width, capsys, monkeypatch):
     for row in found["rows"]:
         assert row["label"] in together
         assert f"{100 * row['mean']:.1f}" in together
+
+
+LONG = ["knn", "probe", "hit@1", "hit@10", "recall@10", "mrr", "ndcg@10"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_nothing_of_an_evaluation_is_cut(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    metrics = {name: 0.111 * (k + 1) for k, name in enumerate(LONG)}
+    share = {"unit": "share", "higher_is_better": True, "brief": True}
+    known = {name: {"label": f"{name} accuracy" if len(name) > 3 else name, **share} for name in LONG}
+    task = {"primary": "knn", "label": "kNN accuracy", **share, "description": "d", "metrics": known}
+    same = {"metrics": metrics, "directions": {"d": metrics}}
+    rows = [
+        {"label": "runs/a", "bootstrap": [0.767, 1.0], "primary": 0.9, **same},
+        {"label": "chance", "bootstrap": [None, None], "primary": 0.3, **same},
+    ]
+    tables.evaluation({"task": task, "rows": rows})
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "-..-" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    words = shown.split()
+    assert "76.7..100.0" in words
+    for name, value in metrics.items():
+        assert words.count(f"{100 * value:.1f}") == 2, name

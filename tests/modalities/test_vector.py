@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -92,9 +93,29 @@ def test_a_cell_that_is_not_a_number_is_told_by_file_line_and_column(tmp_path, c
     assert len(nearfar.data(path, unreadable="skip")) == 19
 
 
+@pytest.mark.parametrize("cell", ["0,75", "-6,9950", "1.234,5", "1,234", "1,234,567.8", "2,5e-3"])
+@pytest.mark.parametrize("count", [1, 20])
+def test_numbers_with_a_comma_are_asked_for_and_no_texts(tmp_path, cell, count):
+    rows = [[i % 7, i % 5, "ab"[i % 2]] for i in range(20)]
+    for row in rows[-count:]:
+        row[0] = row[1] = f'"{cell}"'
+    path = write(tmp_path / "t.csv", ["a", "b", "label"], rows)
+    line = 22 - count
+    with pytest.raises(InputError, match=rf"line {line}: column 'a': '{re.escape(cell)}' .* has a comma: write 1"):
+        nearfar.data(path)
+
+
+@pytest.mark.parametrize("cell", ["NA", "N/A", "#N/A", "null", "None", "?", " na ", "NaN", "<NA>"])
+def test_words_for_no_number_are_empty_cells(tmp_path, cell):
+    rows = [[i % 7, cell if i % 2 else i % 5] for i in range(30)]
+    data = nearfar.data(write(tmp_path / "t.csv", ["a", "b"], rows))
+    assert np.isnan(values(data)[1::2, 1]).all()
+    assert np.isfinite(values(data)[::2]).all()
+
+
 def test_empty_cells_count_as_the_mean_and_are_told(tmp_path):
     rows = [[i % 7, i % 5] for i in range(30)]
-    for i, word in enumerate(["", "nan", "NaN", "<NA>"]):
+    for i, word in enumerate(["", "nan", "NA", "?"]):
         rows[5 + i][0] = word
     path = write(tmp_path / "t.csv", ["a", "b"], rows)
     data = nearfar.data(path)

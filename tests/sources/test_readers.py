@@ -253,6 +253,19 @@ def test_tables_are_memory_mapped(written, cache):
     assert str(cache) in data.table.cache_files[0]["filename"]
 
 
+@pytest.mark.parametrize("role", ["unit", "id"])
+def test_items_may_be_the_unit_or_the_id_of_their_rows_as_well(written, role):
+    rows = "".join(f"query {i // 2},answer {i}\n" for i in range(20))
+    column = "text_b" if role == "id" else "text"
+    data = written("c.csv", "text,text_b\n" + rows, roles={role: column})
+    assert data.roles == {"text": "text", "text_b": "text_b", role: column}
+
+
+def test_a_column_of_numbers_that_is_a_unit_is_not_one_of_the_numbers(written):
+    rows = "".join(f"{i // 4},{i * i % 7},{i % 5}\n" for i in range(40))
+    assert written("n.csv", "vector,a,b\n" + rows, roles={"unit": "vector"}).roles["vector"] == ["a", "b"]
+
+
 def test_groups_units_domains_and_missing_values(written):
     content = "text,group,domain,label\n" + "".join(
         f"words of {i},{'' if i == 5 else i // 2},d{i % 2},{'' if i == 1 else i % 2}\n" for i in range(6)

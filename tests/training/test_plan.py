@@ -41,6 +41,15 @@ def test_compare_trains_on_one_device(emoji_few, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_the_seconds_of_a_comparison_count_cells_that_an_earlier_call_finished(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,label\n" + "".join(f"{i * i % 7},{i % 5},{'xy'[i % 2]}\n" for i in range(60)))
+    options = {"methods": "simclr", "seeds": 1, "steps": 8, "batch_size": 16, "val_every": 0, "report": False}
+    for _ in range(2):
+        found = comparing.compare(path, out=tmp_path / "c", progress=False, **options).results
+        assert found["seconds"] >= sum(c.get("seconds") or 0 for row in found["rows"] for c in row["seeds"]) > 0
+
+
 def test_a_shorter_text_length_reaches_the_encoder(tmp_path):
     path = tmp_path / "pairs.csv"
     lines = [f"question number {i} " + "with many more words " * 20 + f",answer {i}" for i in range(40)]

@@ -73,16 +73,12 @@ def _paper(value: Any) -> str:
 def run(done: Any) -> None:
     """A finished run: its scores and where its model is."""
     out = console()
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("split")
     task = done.task or {}
     names = columns(task, [s["metrics"] for s in done.scores.values()])
-    for metric in names.values():
-        table.add_column(metric.heading, justify="right")
-    for split, scores in done.scores.items():
-        table.add_row(split, *[m.written.write(scores["metrics"].get(n)) for n, m in names.items()])
-    if done.scores:
-        out.print(table)
+    rows = [[split, *[m.written.write(scores["metrics"].get(n)) for n, m in names.items()]]
+            for split, scores in done.scores.items()]  # fmt: skip
+    if rows:
+        print_columns(out, ["split", *(metric.heading for metric in names.values())], rows)
     cost = done.cost
     out.print(f"{cost['seconds']:.0f} s, {cost['samples_per_second']:.0f} samples/s, peak {cost['peak_mib']:.0f} MiB")
     out.print(f"model: {done.path / 'model'}\nnext:  nearfar report {done.path}", soft_wrap=True)
@@ -124,9 +120,10 @@ def leaderboard(results: dict[str, Any]) -> None:
 
 
 def print_columns(
-    out: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], parts: Sequence[Sequence[int]]
+    out: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], parts: Sequence[Sequence[int]] | None = None
 ) -> None:
-    """One table where the terminal is wide enough, else one below the other: no number is cut."""
+    """One table where the terminal is wide enough, else one below the other: no number is cut. parts: the columns of
+    each; without them, as many columns as fit, each time beside the first."""
     from rich.measure import Measurement
 
     def made(columns: Sequence[int]) -> Table:
@@ -137,10 +134,20 @@ def print_columns(
             table.add_row(*[row[k] if k < len(row) else "" for k in columns])
         return table
 
-    whole = made(range(len(heads)))
-    wide = Measurement.get(out, out.options.update(max_width=10_000), whole).maximum <= out.width
-    for k, table in enumerate([whole] if wide else [made(part) for part in parts]):
-        out.print(*([""] if k else []), table)
+    def fits(columns: Sequence[int]) -> bool:
+        return Measurement.get(out, out.options.update(max_width=10_000), made(columns)).maximum <= out.width
+
+    def packed() -> list[list[int]]:
+        found = [[0]]
+        for k in range(1, len(heads)):
+            if len(found[-1]) > 1 and not fits([*found[-1], k]):
+                found.append([0])
+            found[-1].append(k)
+        return found
+
+    whole = [range(len(heads))] if fits(range(len(heads))) else parts or packed()
+    for k, columns in enumerate(whole):
+        out.print(*([""] if k else []), made(columns))
 
 
 def directions(out: Any, metrics: Iterable[Metric]) -> None:
@@ -189,9 +196,11 @@ def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | N
 
 
 def between(metric: Metric, ends: Sequence[float | None] | None, middle: float | None, signed: bool = False) -> str:
-    """"48.1..50.3", with as many digits as the number between."""
+    """"48.1..50.3", with as many digits as the number between; "-" where there are too few items for an interval."""
+    if not ends or None in ends:
+        return metric.written.write(None)
     places = None if middle is None else places_of(middle)
-    return "..".join(metric.written.write(end, signed=signed, digits=places) for end in ends or (None, None))
+    return "..".join(metric.written.write(end, signed=signed, digits=places) for end in ends)
 
 
 def _mean(cells: list[dict[str, Any]], name: str) -> float:
@@ -214,18 +223,14 @@ def next_steps(done: Any) -> None:
 def evaluation(found: dict[str, Any]) -> None:
     found, out = terminal.visible_all(found), console()
     out.print(escape(found["task"]["description"]))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("")
     task, main = found["task"], metric_of(found["task"])
     names = columns(task, [r["metrics"] for r in found["rows"]])
-    table.add_column("95 % (items)", justify="right")
-    for metric in names.values():
-        table.add_column(metric.heading, justify="right")
     directions(out, names.values())
+    rows = []
     for r in found["rows"]:
         values = [m.written.write(r["metrics"].get(n)) for n, m in names.items()]
-        table.add_row(escape(r["label"]), between(main, r["bootstrap"], r["primary"]), *values)
-    out.print(table)
+        rows.append([escape(r["label"]), between(main, r["bootstrap"], r["primary"]), *values])
+    print_columns(out, ["", "95 % (items)", *(metric.heading for metric in names.values())], rows)
     parts = found["rows"][0]["directions"]
     if len(parts) > 1:
         out.print(f"\n[bold]{task['parts']['many']}[/]")

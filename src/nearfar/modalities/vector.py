@@ -68,7 +68,7 @@ class Vector(Modality):
     def may_be(self, values: Sequence[Any]) -> bool:
         """Numbers, or lists of them; a few cells may be empty or wrong, which is told with their row. What only counts
         the rows is no number of theirs."""
-        return mostly_numbers(values) and not _counts([v for v in values if not _empty(v)])
+        return mostly_numbers(values) and not _counts([v for v in values if not no_number(v)])
 
     def fits(self, role: str, values: Sequence[Any]) -> bool:
         return self.may_be(values)
@@ -249,10 +249,10 @@ class Vector(Modality):
         return [[math.nan if value is None else value for value in row] for row in coded]
 
     def query(self, words: str, alone: bool) -> Any:
-        """Numbers separated by commas or blanks; an empty place, or a question mark, is an empty cell."""
+        """Numbers separated by commas or blanks; an empty place, or a word such as ? or NA, is an empty cell."""
         text = words.strip().strip("[]()")
         parts = [part.strip() for part in (text.split(",") if "," in text else text.split())]
-        found = [math.nan if part in ("", "?") else _number(part) for part in parts]
+        found = [math.nan if no_number(part) else _number(part) for part in parts]
         if parts and None not in found:
             return found
         if not alone:
@@ -272,13 +272,16 @@ def inner(encoder: Any) -> Any:
     return encoder
 
 
+_WORDS_FOR_NONE = {"na", "n/a", "#n/a", "null", "none", "?"}  # R, spreadsheets, databases, Python, ARFF
 _BRACKETS = re.compile(r"\s*\[(.*)\]\s*", re.S)
+_COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}([. ]\d{3})+),\d+(e[+-]?\d+)?\s*|\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*", re.I)
 
 
-def _empty(value: Any) -> bool:
+def no_number(value: Any) -> bool:
+    """Whether a cell of a column of numbers says that there is none: empty, or a word that programs write for it."""
     from nearfar.sources.raw import missing
 
-    return missing(value)
+    return missing(value) or (isinstance(value, str) and value.strip().casefold() in _WORDS_FOR_NONE)
 
 
 def _number(value: Any) -> float | None:
@@ -298,14 +301,21 @@ def cell_numbers(value: Any) -> list[float] | None:
     if not isinstance(value, list | tuple):
         one = _number(value)
         return None if one is None else [one]
-    found = [math.nan if _empty(part) or part in ("null", "None") else _number(part) for part in value]
+    found = [math.nan if no_number(part) else _number(part) for part in value]
     return None if not found or None in found else [float(part) for part in found if part is not None]
 
 
+def with_comma(value: Any) -> bool:
+    """Whether a cell is a number with a comma in it, for decimals (0,75) or for thousands (1,234.5): which of the two
+    it is, nobody can tell, so it is asked for rather than read."""
+    return isinstance(value, str) and _COMMA.fullmatch(value) is not None
+
+
 def mostly_numbers(values: Sequence[Any]) -> bool:
-    """Whether nearly all cells that are filled are numbers or lists of numbers."""
-    filled = [v for v in values if not _empty(v)]
-    return bool(filled) and sum(cell_numbers(v) is not None for v in filled) > MOST * len(filled)
+    """Whether nearly all cells that are filled are numbers or lists of numbers, those with a comma too: these are no
+    texts, and reading them says how to mend them."""
+    filled = [v for v in values if not no_number(v)]
+    return bool(filled) and sum(cell_numbers(v) is not None or with_comma(v) for v in filled) > MOST * len(filled)
 
 
 def _counts(values: Sequence[Any]) -> bool:

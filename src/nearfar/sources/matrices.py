@@ -11,11 +11,11 @@ import pyarrow as pa
 from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.limits import MOST_COLUMNS
-from nearfar.modalities.vector import cell_numbers
+from nearfar.modalities.vector import cell_numbers, no_number, with_comma
 from nearfar.modality import digest
 from nearfar.progress import track
 from nearfar.sources.listing import open_regular
-from nearfar.sources.raw import Raw, missing
+from nearfar.sources.raw import Raw
 from nearfar.sources.scan import BATCH, Fault, Scan, cells
 from nearfar.sources.tables import check_names, file_digest, raw_table, stored
 
@@ -82,15 +82,17 @@ def _plain(block: Sequence[Any]) -> np.ndarray | None:
 
 def _each(block: Sequence[Any], start: int, column: str) -> tuple[np.ndarray, list[Fault]]:
     """Cell after cell: the numbers, and what is wrong."""
-    read = [None if missing(value) else cell_numbers(value) for value in block]
+    read = [None if no_number(value) else cell_numbers(value) for value in block]
     lengths = [len(one) for one in read if one is not None]
     width = max(set(lengths), key=lengths.count) if lengths else 1
     out, faults = np.full((len(block), width), np.nan, np.float32), []
     for place, (value, one) in enumerate(zip(block, read, strict=True)):
-        if missing(value):
+        if no_number(value):
             continue
         if one is None:
-            faults.append(Fault(start + place, column, f"{str(value)[:60]!r} is not a finite number"))
+            comma = " (it has a comma: write 1234.5, with a point before the decimals and nothing else)"
+            what = f"{str(value)[:60]!r} is not a finite number" + (comma if with_comma(value) else "")
+            faults.append(Fault(start + place, column, what))
         elif len(one) != width:
             faults.append(Fault(start + place, column, f"the list has {len(one)} numbers, the others have {width}"))
         else:

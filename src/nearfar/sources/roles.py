@@ -53,6 +53,7 @@ def second_side(roles: Mapping[str, Any]) -> modalities.Modality | None:
 _PAIR_LABELS = ("pair_label", "is_duplicate", "duplicate", "is_paraphrase", "paraphrase", "is_match", "gold_label")
 _PAIR_SCORES = ("similarity_score", "relatedness_score", "sts_score", "relatedness", "similarity", "gold_score")
 _EITHER = ("label", "labels", "score")  # a class, or a word about the pair: its values decide
+_ALSO_ITEMS = {"unit", "id"}  # roles whose column may hold the items themselves
 _PARTS = ("title", "summary", "caption", "description", "source")  # texts that belong to their row's other text
 
 
@@ -169,17 +170,22 @@ def _meant(name: str, columns: list[str]) -> list[str]:
 
 
 def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
+    """What a column is called. The items of a row may be its unit or its id as well: --unit image keeps the rows of
+    one picture together, and they stay pictures."""
+    also = {name for role in _ALSO_ITEMS & given for name in listed(roles.get(role, []))}
     lower = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in reversed(visible(table))}
     for role, candidates in _names().items():
         if role in roles or role in given:
             continue
-        free = [lower[c] for c in candidates if c in lower and lower[c] not in taken]
+        shared = also if role in modalities.roles() and not modalities.of(role).several else set()
+        free = [lower[c] for c in candidates if c in lower and lower[c] not in taken - shared]
         found = [name for name in free if _fits(table, role, name, roles)]
         if role == "negative":
             found += [n for low, n in sorted(lower.items()) if _NEGATIVE.fullmatch(low) and n not in taken]
         if found:
             roles[role] = found if role == "negative" else found[:1] if takes_several(role) else found[0]
             taken.update(listed(roles[role]))
+            also -= set(listed(roles[role]))
             reasons[role] = f"by the name of the column{'s' if len(listed(roles[role])) > 1 else ''}"
 
 

@@ -61,10 +61,19 @@ def check_needs(slug: str, data: Any) -> None:
         held = sorted(role for role in data.roles if data.roles[role])
         raise InputError(
             f"'{slug}' needs {needs}; {data.name} has {', '.join(held) or 'none of these'}.",
-            "Name the columns (--text COLUMN ...), or see `nearfar methods` for one that fits.",
+            f"Name the columns ({_lacking(slug, data)}), or see `nearfar methods` for one that fits.",
         )
     if methods.get(slug).target == "numbers" and "target" in data.roles and data.target_values is None:
         raise InputError(f"'{slug}' learns numbers. {data.not_a_number()}", "Name another column with --target.")
+
+
+def _lacking(slug: str, data: Any) -> str:
+    """The options that name what a method needs and the data lack, in each of its ways."""
+    held = modalities.holding(role for role in data.roles if data.roles[role])
+    kind = modalities.get(modalities.first(held) or "text")
+    meant = {modalities.ANY: kind.roles[0], modalities.PAIR: kind.roles[-1]}
+    ways = [sorted(str(meant.get(role, role)) for role in need - held) for need in methods.get(slug).needs]
+    return ", or ".join(" ".join(f"--{role.replace('_', '-')} COLUMN" for role in way) for way in ways)
 
 
 def prefers_groups(data: Any, settings: TrainSettings) -> bool:
