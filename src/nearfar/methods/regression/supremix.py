@@ -72,7 +72,7 @@ class SupReMix(ViewContrast):
     Args:
         temperature: tau; divides the cosine.
         window: e; mixed positives are made of rows whose numbers lie nearer than this to the anchor's, in units.
-        unit: how much of the target counts as 1 in window and weight (paper: a year). auto: a sixteenth of the
+        target_unit: how much of the target counts as 1 in window and weight (paper: a year). auto: a sixteenth of the
             standard deviation over the training rows, as a year is of the paper's ages.
         weight: of a candidate at distance d: linear (d + 1), squared (d^2 + 1), inverse, inverse-squared, none.
         mix: which mixtures there are: both, negatives, positives, none.
@@ -105,7 +105,7 @@ class SupReMix(ViewContrast):
         encoder: Encoder,
         *,
         window: PositiveFloat = 5.0,
-        unit: PositiveFloat | Literal["auto"] = "auto",
+        target_unit: PositiveFloat | Literal["auto"] = "auto",
         weight: Weight = "linear",
         mix: Literal["both", "negatives", "positives", "none"] = "both",
         anchor_share: tuple[PositiveFloat, PositiveFloat] = (2.0, 8.0),
@@ -116,7 +116,7 @@ class SupReMix(ViewContrast):
         if self.plan.members > 1:
             raise InputError("'supremix' learns a number of each row, and these views show rows of a group together.",
                              "Choose other --views.")  # fmt: skip
-        self.window, self.unit, self.weight, self.beta, self.pool = window, unit, weight, anchor_share, pool
+        self.window, self.unit, self.weight, self.beta, self.pool = window, target_unit, weight, anchor_share, pool
         self.mixes = {"both": ("negatives", "positives"), "none": ()}.get(mix, (mix,))
         self.values, self.regressor = np.zeros(0), (None,)
 
@@ -136,7 +136,7 @@ class SupReMix(ViewContrast):
                              "Use a smaller --pool or a larger --batch-size.")  # fmt: skip
         if self.unit == "auto":
             self.unit = auto_unit(self.values)
-        return super().resolve(facts) | {"unit": self.unit}
+        return super().resolve(facts) | {"target_unit": self.unit}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z, places = embedded["views"], torch.arange(len(batch), device=batch.rows.device)
@@ -148,7 +148,7 @@ class SupReMix(ViewContrast):
         """The loss of the items at these places of the batch, all views of each: a scalar."""
         views, shares = len(z), None
         rows = torch.cat([v[places] for v in z])
-        values = batch.values[: len(batch)][places].double() / self.unit
+        values = batch.values[places] / self.unit
         if "negatives" in self.mixes:
             many = exchange("global").count(rows)
             shares = mixing_shares(len(rows), many, beta=self.beta, seed=(batch.random_seed, number)).to(rows.device)
