@@ -6,10 +6,12 @@ Other packages name theirs as entry points. Names are found without importing an
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import sys
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import entry_points
+from functools import cache, lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """All known names: nearfar's own, those of other packages, those added in this process."""
-        others = sorted(entry.name for entry in entry_points(group=self.group))
+        others = sorted(entry.name for entry in of_others(self.group))
         return list(dict.fromkeys([*self.own(), *others, *self._added]))
 
     def add(self, name: str, thing: Any) -> None:
@@ -78,16 +80,33 @@ class Registry:
     def get(self, name: str) -> Any:
         """What has the name; its file is imported. Raises InputError for an unknown name, and for a file that adds
         nothing of its name."""
-        self.check(name)
         if name not in self._added:
+            self.check(name)
             if name in self.own():
                 importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
             else:
-                entry = next(entry for entry in entry_points(group=self.group) if entry.name == name)
+                entry = next(entry for entry in of_others(self.group) if entry.name == name)
                 self.add(name, entry.load())
         if name not in self._added:
             raise InputError(f"The file of the {self.what} '{name}' in {self.package} adds nothing of that name.")
         return self._added[name]
+
+
+def of_others(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group; the installed packages are read again where a folder of `sys.path` has changed."""
+    return _entries(group, tuple((path, _changed(path)) for path in sys.path))
+
+
+@lru_cache(maxsize=32)
+def _entries(group: str, _: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def name_of(thing: Any) -> str:
