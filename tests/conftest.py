@@ -23,3 +23,13 @@ def emoji_few(own_cache):
     from nearfar.sources import open_data
 
     return open_data("emoji", limit=400)
+
+
+@pytest.fixture(scope="session")
+def data_of(emoji_few):
+    """Of the slug of a method: small data that hold what it needs."""
+    from nearfar import methods
+    from nearfar.sources import open_data
+
+    numbers = open_data("diabetes")
+    return lambda slug: numbers if methods.get(slug).target == "numbers" else emoji_few

@@ -112,6 +112,16 @@ def test_values_that_begin_with_dashes():
     assert places == ["a", "--b", "-c"]
 
 
+def test_none_is_a_word_where_the_option_has_that_word():
+    """--weighted none of cwcl, in a file and in Python."""
+    for slug, name in (("cwcl", "weighted"), ("pairs", "head"), ("supremix", "mix")):
+        cls = methods.get(slug)
+        assert getattr(options.checked([cls], {name: "none"}), name) == "none"
+        given = options.from_command_line([cls], [f"--{name}", "none"])
+        assert getattr(options.checked([cls], given), name) == "none"
+    assert options.checked([methods.get("simclr")], {"negatives": "none"}).negatives is None
+
+
 def test_several_numbers_are_written_with_commas():
     """On a command line, in a file and in Python."""
     targets = [TrainSettings]

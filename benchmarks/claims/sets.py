@@ -82,6 +82,27 @@ def two_digits(out: Path, dim: float = 0.4) -> Path:
     return table
 
 
+def turned(out: Path) -> Path:
+    """A csv of digits of 16 x 16 pixels, each turned by an angle from -60 to 60 degrees that stands beside it; 400
+    training rows."""
+    root = out / "data" / "digits-turned"
+    table = root / "digits.csv"
+    if table.exists():
+        return table
+    pictures, _, splits = scanned()
+    (root / "pictures").mkdir(parents=True, exist_ok=True)
+    rng, lines = np.random.default_rng(0), ["picture,angle,split"]
+    for split, count in (("train", 400), ("val", 200), ("test", 397)):
+        for number, row in enumerate(np.flatnonzero(splits == split)[:count]):
+            angle, path = round(float(rng.uniform(-60, 60)), 2), root / "pictures" / f"{split}-{number:05}.png"
+            large = Image.fromarray(pictures[row]).resize((16, 16), Image.Resampling.BICUBIC)
+            large.rotate(angle, Image.Resampling.BICUBIC).save(path)
+            lines.append(f"pictures/{path.name},{angle},{split}")
+    with files.whole(table) as fresh:
+        fresh.write_text("\n".join(lines) + "\n")
+    return table
+
+
 def names(out: Path, kind: str) -> Path:
     """A parquet of emoji in one style with their names. kind: "all", "300" training pairs, or "shuffled": 30 % of the
     training names exchanged among each other. Val and test are the same in all."""
@@ -141,6 +162,9 @@ SETS = {
                                lambda out: folders("digits-new-classes", new_classes, out), tiny=1500),
     "two digits": Set("pairs of scikit-learn digits side by side, the right one at 0.4, 1200 / 200 / 600",
                       two_digits, {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),
+    "diabetes": Set("scikit-learn diabetes, 310 / 66 / 66", lambda out: "diabetes", tiny=120),
+    "digits, turned": Set("scikit-learn digits turned by -60 to 60 degrees, 400 / 200 / 397", turned,
+                          {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
     "emoji": Set("emoji in four styles, emoji never trained on", lambda out: "emoji"),
     "scenes": Set("scenes of emoji on photographs, 1000 / 250 / 350", lambda out: "scenes", tiny=60),
     "functions": Set("functions and their summaries", lambda out: "functions"),

@@ -281,7 +281,7 @@ def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             several = _several(targets)
-            kept = {name for target in targets for name in getattr(target, "none_stays", tuple)()}
+            kept = {name for target in targets for name in getattr(target, "none_stays", tuple)()} | _named_none(targets)
             words = [w for k, v in values.items() for w in _words(k, v, k in several, k in kept)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
             found = parser.parse_object(plain)
@@ -385,6 +385,16 @@ def _several(targets: Sequence[Any]) -> set[str]:
         for target in targets
         for name, option in read(target).items()
         if any(typing.get_origin(kind) is tuple for kind in (option.type, *typing.get_args(option.type)))
+    }
+
+
+def _named_none(targets: Sequence[Any]) -> set[str]:
+    """The options of which "none" is one of the words."""
+    return {
+        name
+        for target in targets
+        for name, option in read(target).items()
+        if any("none" in typing.get_args(kind) for kind in (option.type, *typing.get_args(option.type)))
     }
 
 

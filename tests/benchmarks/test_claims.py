@@ -40,7 +40,7 @@ def test_a_tiny_run_of_a_check_ends_in_a_result(slug, claims, tmp_path):
     assert math.isfinite(result["difference"]["mean"])
     assert result["holds"] is None or isinstance(result["holds"], bool)
     rows = next(iter(result["all"].values()))
-    assert {"untrained", "raw pixels", "chance", "k-means start", "TF-IDF"} & set(rows)
+    assert {"untrained", "raw pixels", "raw numbers", "chance", "k-means start", "TF-IDF"} & set(rows)
     assert all(math.isfinite(x) for seeds in rows.values() for scores in seeds for x in scores.values())
 
 

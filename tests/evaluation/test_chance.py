@@ -175,6 +175,23 @@ def grouped_numbers(folder, rng):
                                                                     for _ in range(3)])
 
 
+def numbers_to_tell(folder, rng):
+    """Rows of numbers, some of them twice with another amount; a few amounts are missing."""
+    rows = [(*numbers(rng), "" if i % 40 == 3 else f"{rng.normal():.4f}") for i in range(500)]
+    rows += [(*row[:3], f"{rng.normal():.4f}") for row in rows[:60]]
+    return table(folder / "amounts.csv", ["a", "b", "c", "amount"], rows)
+
+
+def texts_to_tell(folder, rng):
+    return table(folder / "amounts.csv", ["text", "amount"], [(words(rng), f"{rng.random():.4f}") for _ in range(400)])
+
+
+def pictures_to_tell(folder, rng):
+    for i in range(300):
+        noise(folder / f"{i}.png", rng)
+    return table(folder / "amounts.csv", ["image", "amount"], [(f"{i}.png", f"{rng.random():.4f}") for i in range(300)])
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
@@ -183,6 +200,7 @@ DATA = {
     "groups": [groups, domains, grouped_numbers],
     "labels": [labels, labelled_numbers],
     "few-shot": [labels, labelled_numbers],
+    "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],
     "proxy": [proxy, rows_of_numbers],
 }
 
@@ -192,7 +210,8 @@ def test_every_task_is_covered():
 
 
 def opened(kind, write, folder):
-    data = nearfar.data(write(folder, np.random.default_rng(0)))
+    target = {"roles": {"target": "amount"}} if kind == "regression" else {}
+    data = nearfar.data(write(folder, np.random.default_rng(0)), **target)
     few = {"shots": (1,), "queries": 5, "episodes": 150} if kind == "few-shot" else {}
     return data, task_for(data, kind, **few)
 

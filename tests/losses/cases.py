@@ -19,6 +19,17 @@ def of_scores(loss):
     return lambda a, b, labels, **more: loss(a, b, labels * 0.3, **more)
 
 
+def of_targets(**options):
+    """Both views of each row with its number; the anchor's share is 0.3 in every mixture."""
+
+    def call(a, b, labels, mixed=False, **more):
+        z = torch.cat([a, b])
+        shares = {"shares": z.new_full((len(z), len(z)), 0.3, dtype=torch.float64)} if mixed else {}
+        return losses.supremix(z, (labels * 0.7).repeat(2), **options, **shares, **more)
+
+    return call
+
+
 def past(a):
     """A queue of older keys for vectors like `a`."""
     make = torch.Generator().manual_seed(9)
@@ -77,14 +88,17 @@ CASES = {
     "barlow_twins": (of_pairs(losses.barlow_twins), True),
     "vicreg": (of_pairs(losses.vicreg), True),
     "byol": (of_pairs(losses.byol), False),
+    "supremix": (of_targets(window=None), True),
+    "supremix-mixed": (lambda a, b, labels, **more: of_targets(window=1.5)(a, b, labels, mixed=True, **more), True),
     "cosent": (of_scores(losses.cosent), True),
     "cosine_regression": (of_scores(losses.cosine_regression), True),
 }
 # Tested on their own.
 PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",
-         "sharpened", "cluster_divergence")
+         "sharpened", "cluster_divergence", "distance_weights", "mixing_shares", "straddling",
+         "attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
 CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",
-                    "cacr_targets", "cacr_targets-euclidean")  # gradients are no derivatives of the value
+                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed")  # whose gradients are none of the value
 
 
 def batch(n=6, d=4, seed=0, dtype=torch.float64):

@@ -284,3 +284,41 @@ def cosent(a, b, score, *, temperature=0.05):
     s = (cosine(a, b) / temperature).tolist()
     n = range(len(a))
     return lse([0.0, *(s[j][j] - s[i][i] for i in n for j in n if score[i] > score[j])])
+
+
+def magnified(kind, d):
+    return {"none": 1.0, "linear": abs(d) + 1, "squared": d * d + 1, "inverse": 1 / (abs(d) + 1),
+            "inverse-squared": 1 / (d * d + 1)}[kind]  # fmt: skip
+
+
+def supremix_anchor(i, z, y, *, shares=None, window=5.0, temperature=0.3, weight="linear", never=()):
+    """(loss, positives) of an anchor, each mixture made; z unit rows, y numbers; never: pairs that are no negatives."""
+    cells, positives = [], []
+    for k in range(len(z)):
+        if k == i:
+            continue
+        s = float(z[i] @ z[k]) / temperature
+        if y[k] == y[i]:
+            positives.append(s)
+            cells.append((s, 1.0))
+        elif (i, k) not in never:
+            cells.append((s, magnified(weight, y[i] - y[k])))
+            if shares is not None:
+                a = float(shares[i, k])
+                label = a * y[i] + (1 - a) * y[k]
+                made = a * z[i] + (1 - a) * z[k]
+                cells.append((float(z[i] @ made) / temperature, magnified(weight, y[i] - label)))
+    for j in range(len(z)):
+        for k in range(len(z)):
+            if window and y[j] < y[i] < y[k] and y[i] - y[j] < window and y[k] - y[i] < window:
+                a = (y[k] - y[i]) / (y[k] - y[j])
+                s = float(z[i] @ (a * z[j] + (1 - a) * z[k])) / temperature
+                positives.append(s)
+                cells.append((s, 1.0))
+    return (log_sum_exp(cells) - mean(positives) if positives else None), len(positives)
+
+
+def supremix(z, target, **options):
+    z, y = z.double(), target.double().tolist()
+    u = torch.stack([row / row.norm() if row.norm() > 0 else row for row in z])
+    return mean(x for x in (supremix_anchor(i, u, y, **options)[0] for i in range(len(u))) if x is not None)

@@ -30,6 +30,11 @@ def expected(name, a, b, labels):
     first = (a + b, labels) if base in LABELLED else (a, b)
     if base in VIEWS:
         first = VIEWS[base](a, b)
+    if base == "supremix":
+        z, options = torch.cat([a, b]), {"window": None}
+        if name == "supremix-mixed":
+            options = {"window": 1.5, "shares": torch.full((len(z), len(z)), 0.3)}
+        return reference.supremix(z, (labels * 0.7).repeat(2), **options)
     if base in ("team_up", "cosent", "cosine_regression"):
         first = (a, b, labels * 0.3)
     return getattr(reference, base)(*first, **OPTIONS.get(name, {}))

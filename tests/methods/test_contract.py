@@ -34,8 +34,8 @@ def step(made, number=0):
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_every_trained_parameter_gets_a_finite_gradient(slug, emoji_few):
-    made = setup(slug, emoji_few)
+def test_every_trained_parameter_gets_a_finite_gradient(slug, data_of):
+    made = setup(slug, data_of(slug))
     made.method.train()
     _, _, loss = step(made)
     loss.total.backward()
@@ -50,9 +50,9 @@ def test_every_trained_parameter_gets_a_finite_gradient(slug, emoji_few):
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_encode_is_pure(slug, emoji_few):
+def test_encode_is_pure(slug, data_of):
     """The same batch encoded twice in evaluation mode gives the same embeddings and changes no state."""
-    made = setup(slug, emoji_few)
+    made = setup(slug, data_of(slug))
     made.method.eval()
     batch = made.loader.at(0)
     batch.views = made.method.make_views(batch)
@@ -66,8 +66,8 @@ def test_encode_is_pure(slug, emoji_few):
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_views_depend_on_seed_and_step_alone(slug, emoji_few):
-    made = setup(slug, emoji_few)
+def test_views_depend_on_seed_and_step_alone(slug, data_of):
+    made = setup(slug, data_of(slug))
 
     def flat(number):
         batch = made.loader.at(number)
@@ -100,11 +100,11 @@ BEGAN = {"contriever": slice(2, 6), "mochi": slice(4, 8), "mcl": slice(20, 22)}
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_it_learns_a_toy_task(slug, emoji_few, tmp_path):
+def test_it_learns_a_toy_task(slug, data_of, tmp_path):
     """Forty real steps on small data bring the loss down from where it began."""
     run = engine.fit(
         slug,
-        emoji_few,
+        data_of(slug),
         out=tmp_path / "run",
         steps=40,
         batch_size=32,

@@ -7,6 +7,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, normalize
@@ -333,6 +334,35 @@ class BECLR(Naive):
         self.follow(self.method.teacher.module, self.method.tower, m)
 
 
+class SupReMix(Naive):
+    """Every mixture made and held constant; the shares and the views are given."""
+
+    def loss(self, batch, step):
+        z = torch.cat([unit(v) for v in self.method.tower(torch.cat(self.views(batch)["vector"])).chunk(2)])
+        y, still = (batch.values / self.method.unit).repeat(2), z.detach()
+        shares = np.random.default_rng((batch.random_seed, 0)).beta(2, 8, size=(len(z), len(z)))
+        return torch.stack([self.anchor(i, z, still, y, shares) for i in range(len(z))]).mean()
+
+    def anchor(self, i, z, still, y, shares):
+        cells, positives = [], []
+        for k in (k for k in range(len(z)) if k != i):
+            s = z[i] @ z[k] / 0.3
+            cells.append(s + (abs(y[i] - y[k]) + 1).log())
+            if y[k] == y[i]:
+                positives.append(s)
+            else:
+                a = float(shares[i, k])
+                mixed, label = a * still[i] + (1 - a) * still[k], a * y[i] + (1 - a) * y[k]
+                cells.append(z[i] @ mixed / 0.3 + (abs(y[i] - label) + 1).log())
+        for j in range(len(z)):
+            for k in range(len(z)):
+                if y[j] < y[i] < y[k] and y[i] - y[j] < 12 and y[k] - y[i] < 12:
+                    a = (y[k] - y[i]) / (y[k] - y[j])
+                    positives.append(z[i] @ (a * still[j] + (1 - a) * still[k]) / 0.3)
+                    cells.append(positives[-1])
+        return torch.logsumexp(torch.stack(cells), 0) - torch.stack(positives).mean()
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -399,6 +429,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "beclr": ("beclr", BECLR, {"memory_start": 1.0, "clusters": 2}),
     "align": ("align", Align, {"temperature": 0.1}),
     "cwcl": ("cwcl", CWCL, {}),
+    "supremix": ("supremix", SupReMix, {"window": 12.0}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 
@@ -410,7 +441,7 @@ def without_dropout(method):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_naive_steps_give_the_same_parameters(case, emoji_few):
+def test_naive_steps_give_the_same_parameters(case, data_of):
     """SGD with momentum and decay, one step of warm-up, then cosine; three steps."""
     slug, naive, options = CASES[case]
     settings = TrainSettings(
@@ -419,7 +450,7 @@ def test_naive_steps_give_the_same_parameters(case, emoji_few):
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}
-    made = building.prepare(slug, emoji_few, settings, options)
+    made = building.prepare(slug, data_of(slug), settings, options)
     without_dropout(made.method)
     begun = copy.deepcopy(made.method)
     trainer = engine.trainer_for(made, [], STEPS)

@@ -45,10 +45,10 @@ def test_the_stand_in_refuses_two_devices():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_method_trains(name, emoji_few):
+def test_a_method_trains(name, data_of):
     slug, given = name.split()[0], OPTIONS.get(name, {})
     settings, _, own = split_options(slug, {"steps": 6, "batch_size": 16, **given}, None, None)
-    setup = building.prepare(slug, emoji_few, settings, own, cache=cache_dir())
+    setup = building.prepare(slug, data_of(slug), settings, own, cache=cache_dir())
     method, batches = setup.method, iter(setup.loader)
     with stand_in() as device:
         moved(method)

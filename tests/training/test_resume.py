@@ -31,6 +31,7 @@ CASES = {
     "cacr momentum": {"form": "momentum", "positives": 1},
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
+    "supremix": {},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
@@ -50,9 +51,10 @@ class Stop(RuntimeError):
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_resumed_equals_uninterrupted(method, emoji_few, tmp_path, monkeypatch):
+def test_resumed_equals_uninterrupted(method, data_of, tmp_path, monkeypatch):
     options, method = CASES[method], method.split()[0]
-    whole = run(method, emoji_few, tmp_path / "whole", **options)
+    data = data_of(method)
+    whole = run(method, data, tmp_path / "whole", **options)
     save = callbacks.Checkpoint.on_train_batch_end
 
     def stop_at_five(self, trainer, *rest):
@@ -62,9 +64,9 @@ def test_resumed_equals_uninterrupted(method, emoji_few, tmp_path, monkeypatch):
 
     monkeypatch.setattr(callbacks.Checkpoint, "on_train_batch_end", stop_at_five)
     with pytest.raises(Stop):
-        run(method, emoji_few, tmp_path / "parts", **options)
+        run(method, data, tmp_path / "parts", **options)
     monkeypatch.undo()
-    resumed = run(method, emoji_few, tmp_path / "parts", resume=True, **options)
+    resumed = run(method, data, tmp_path / "parts", resume=True, **options)
     a, b = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("whole", "parts"))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)

@@ -45,6 +45,11 @@ def by_words(task: Any) -> list[Reference]:
             score_row("bm25", "BM25", task, lambda search: bm25_scorer(task.data, search))]
 
 
+def by_word_counts(task: Task, *, width: int = 256) -> list[Reference]:
+    """TF-IDF of the training texts, brought to at most so many dimensions, for a task on vectors of texts."""
+    return [vector_row("tfidf", "TF-IDF", task, lambda: word_vectors(task.data, task.roles[0], width))]
+
+
 def by_numbers(task: Task) -> list[Reference]:
     """The numbers themselves, standardised, and their main components, for a task on vectors."""
     data, role = task.data, task.roles[0]
@@ -173,6 +178,25 @@ def bm25_scorer(data: Any, search: Search) -> Source:
                          for row in rows])
 
     return FunctionScorer(score, len(queries), len(documents))
+
+
+def word_vectors(data: Any, role: str, width: int) -> DataEmbed:
+    """TF-IDF over the training texts, projected onto its main directions where there are more than `width` words."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    analyzer: Any = words
+    counts = TfidfVectorizer(analyzer=analyzer, sublinear_tf=True)
+    try:
+        seen = counts.fit_transform(data.texts(role, data.splits["train"]))
+    except ValueError:                                  # not one word in the training part
+        return DataEmbed(data, lambda _, items: np.zeros((len(items), 1), np.float32))
+    project = TruncatedSVD(width, random_state=0).fit(seen) if seen.shape[1] > width else None
+
+    def encode(_: str, items: Any) -> np.ndarray:
+        found = counts.transform(items)
+        return np.asarray(found.todense() if project is None else project.transform(found), np.float32)
+
+    return DataEmbed(data, encode)
 
 
 def _nothing(queries: Sequence[str], documents: Sequence[str]) -> Source:

@@ -40,12 +40,13 @@ from nearfar.losses.graph import (
     soft_assignment,
 )
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
+from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
 
 __all__ = [
     "align", "align_uniform", "attraction_weights", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets",
     "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl", "dcl_weights",
-    "debiased", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix", "info_nce", "meta_nodes", "mil_nce",
-    "nt_xent", "pamc", "repulsion_weights", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment",
-    "soft_nearest_neighbour", "sup_con", "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity",
-    "vicreg",
+    "debiased", "distance_weights", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix", "info_nce",
+    "meta_nodes", "mil_nce", "mixing_shares", "nt_xent", "pamc", "repulsion_weights", "sharpened", "siglip", "simple",
+    "sinkhorn", "soft_assignment", "soft_nearest_neighbour", "straddling", "sup_con", "supremix",
+    "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity", "vicreg",
 ]

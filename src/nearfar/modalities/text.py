@@ -132,9 +132,9 @@ class Text(Modality):
         return [text.encode("utf-8", "surrogatepass") for text in data.texts(role, rows)]
 
     def references(self, task: Any, size: int) -> list[Reference]:
-        from nearfar.evaluation.references import by_words
+        from nearfar.evaluation.references import by_word_counts, by_words
 
-        return by_words(task) if hasattr(task, "evaluate_scores") else []
+        return by_words(task) if hasattr(task, "evaluate_scores") else by_word_counts(task)
 
     # -- training
 

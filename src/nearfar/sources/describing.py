@@ -24,6 +24,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "columns": [c for c in data.table.column_names if not c.startswith("__")],
         "content": columns,
         "labels": {c: _label(data, c) for c in data.labels},
+        "target": _target(data) if "target" in data.roles else None,
         "masks": _masks(data) if "mask" in data.roles else None,
         "groups": _groups(data.groups),
         "units": None if data.units is None else len(np.unique(data.units)),
@@ -69,7 +70,23 @@ def _sizes(data: Data, role: str) -> dict[str, Any]:
 
 
 def _label(data: Data, column: str) -> dict[str, Any]:
-    codes, names = data.labels[column], data.label_names[column]
+    return _classes(data.labels[column], data.label_names[column])
+
+
+def _target(data: Data) -> dict[str, Any]:
+    """What is to be learned: how its numbers are spread, or its classes."""
+    values = data.target_values
+    if values is None:
+        assert data.targets is not None
+        return _classes(data.targets, data.target_names)
+    known = values[np.isfinite(values)].astype(np.float64)
+    spread = dict(zip(("least", "median", "most"), np.quantile(known, [0, 0.5, 1]).tolist(), strict=True))
+    further = {"mean": float(known.mean()), "deviation": float(known.std())} if len(known) else {}
+    return {"numbers": len(known), "missing": len(values) - len(known), "distinct": len(np.unique(known)),
+            **(spread if len(known) else {}), **further}  # fmt: skip
+
+
+def _classes(codes: np.ndarray, names: list[str]) -> dict[str, Any]:
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     top = np.argsort(-counts, kind="stable")[:8]
     return {

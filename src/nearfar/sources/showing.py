@@ -21,6 +21,8 @@ def show(data: Data, console: Console | None = None, samples: int = 3, problems:
     out.print(_content(facts))
     for column, label in facts["labels"].items():
         out.print(_label(column, label), soft_wrap=False)
+    if facts["target"]:
+        out.print(_target(facts["roles"]["target"], facts["target"]), soft_wrap=False)
     if facts["masks"]:
         out.print(_masks(facts["masks"]))
     out.print(_splits(facts))
@@ -90,6 +92,20 @@ def _label(column: str, label: dict[str, Any]) -> Text:
     return Text.assemble(
         "\n", ("Classes of ", "bold"), (column, "cyan"), f" ({label['classes']}): {names}{tail}{missing}"
     )
+
+
+def _target(column: str, target: dict[str, Any]) -> Text:
+    if "classes" in target:
+        return _label(column, target)
+    missing = f"; {target['missing']:,} rows without one" if target["missing"] else ""
+    head = Text.assemble("\n", ("Numbers of ", "bold"), (column, "cyan"), f" ({target['numbers']:,}): ")
+    if not target["numbers"]:
+        return head.append(f"none{missing}")
+    if target["distinct"] == 1:
+        return head.append(f"all {target['least']:g}{missing}")
+    words = {name: f"{value:.4g}" for name, value in target.items()}
+    return head.append(f"{words['least']} to {words['most']}, median {words['median']}, mean {words['mean']} +- "
+                       f"{words['deviation']}; {target['distinct']:,} different{missing}")  # fmt: skip
 
 
 def _masks(found: dict[str, Any]) -> Text:
