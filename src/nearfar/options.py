@@ -281,7 +281,8 @@ def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             several = _several(targets)
-            kept = {name for target in targets for name in getattr(target, "none_stays", tuple)()} | _named_none(targets)
+            kept = {name for target in targets for name in getattr(target, "none_stays", tuple)()}
+            kept |= _named_none(targets)
             words = [w for k, v in values.items() for w in _words(k, v, k in several, k in kept)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
             found = parser.parse_object(plain)

@@ -52,8 +52,7 @@ class NNCLR(ViewContrast):
         z, p, place = embedded["views"], embedded["predicted"], self.place(batch)
         place["extra_candidates_back"] = place["extra_candidates"]
         n = [neighbours(v, self.support.keys) if self.support.filled.all() else v.detach() for v in z]
-        pairs = [both_ways(n[v], p[w], extra_candidates_back=place["extra_candidates"], **place)
-                 for v, w in permutations(range(len(z)), 2)]
+        pairs = [both_ways(n[v], p[w], **place) for v, w in permutations(range(len(z)), 2)]
         return self.report(Layout([part for pair in pairs for part in pair.parts]), z[0], batch)
 
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:

@@ -152,7 +152,7 @@ class SupReMix(ViewContrast):
         if "negatives" in self.mixes:
             many = exchange("global").count(rows)
             shares = mixing_shares(len(rows), many, beta=self.beta, seed=(batch.random_seed, number)).to(rows.device)
-        known = batch.marks()[places].T if self.mask_duplicates else ()
+        known = batch.item_identities()[places].T if self.mask_duplicates else ()
         return supremix(
             rows,
             values.repeat(views),
