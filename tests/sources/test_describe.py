@@ -1,5 +1,6 @@
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -80,3 +81,16 @@ def test_similar_pictures_are_found(tmp_path):
     near = open_data(tmp_path / "p").describe()["content"]["image"]["near_copies"]
     assert near["rows"] == 2
     assert near["examples"] == [["2.png", "2b.png"]]
+
+
+@pytest.mark.parametrize(("cells", "said"), [
+    (["1", "2", "", "4.5"] * 8, r"Numbers of price \(24\): 1 to 4.5, median 2, mean 2.5 \+- 1.472; 3 different; 8"),
+    (["7"] * 32, r"Numbers of price \(32\): all 7"), ([""] * 32, r"Numbers of price \(0\): none; 32 rows without one"),
+    (["a", "b", "b", ""] * 8, r"Classes of price \(2\): b 16, a 8; 8 rows without one"),
+])  # fmt: skip
+def test_what_is_to_be_learned_is_told(tmp_path, cells, said):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["a,b,price", *(f"{i * i % 7}.5,{i % 5},{cell}" for i, cell in enumerate(cells))]) + "\n")
+    file = io.StringIO()
+    show(open_data(path, roles={"target": "price"}), Console(file=file, width=200))
+    assert re.search(said, " ".join(file.getvalue().split()))

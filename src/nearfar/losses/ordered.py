@@ -155,8 +155,8 @@ def _check(z: Tensor, target: Tensor, shares: Tensor | None, temperature: float 
         raise InputError(f"Vectors must be (n, D) and targets (n,). Got {tuple(z.shape)} and {tuple(target.shape)}.")
     if not bool(target.isfinite().all()):
         raise InputError("A target must be a finite number.", "Leave such rows out.")
-    square = shares is None or (shares.dim() == 2 and len(shares) == len(z) and (not alone or len(shares.T) == len(z)))
-    if not square:
+    fits = shares is None or (shares.dim() == 2 and len(shares) == len(z) and (not alone or len(shares.T) == len(z)))
+    if shares is not None and not fits:
         raise InputError(f"Shares must be (n, rows of all processes) for {len(z)} rows. Got {tuple(shares.shape)}.")
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")

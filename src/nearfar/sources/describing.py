@@ -80,10 +80,12 @@ def _target(data: Data) -> dict[str, Any]:
         assert data.targets is not None
         return _classes(data.targets, data.target_names)
     known = values[np.isfinite(values)].astype(np.float64)
-    spread = dict(zip(("least", "median", "most"), np.quantile(known, [0, 0.5, 1]).tolist(), strict=True))
-    further = {"mean": float(known.mean()), "deviation": float(known.std())} if len(known) else {}
-    return {"numbers": len(known), "missing": len(values) - len(known), "distinct": len(np.unique(known)),
-            **(spread if len(known) else {}), **further}  # fmt: skip
+    counts = {"numbers": len(known), "missing": len(values) - len(known), "distinct": len(np.unique(known))}
+    if not len(known):
+        return counts
+    least, median, most = np.quantile(known, [0, 0.5, 1]).tolist()
+    return counts | {"least": least, "median": median, "most": most, "mean": float(known.mean()),
+                     "deviation": float(known.std())}  # fmt: skip
 
 
 def _classes(codes: np.ndarray, names: list[str]) -> dict[str, Any]:

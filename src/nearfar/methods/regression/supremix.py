@@ -148,6 +148,8 @@ class SupReMix(ViewContrast):
         """The loss of the items at these places of the batch, all views of each: a scalar."""
         views, shares = len(z), None
         rows = torch.cat([v[places] for v in z])
+        assert batch.values is not None
+        assert isinstance(self.unit, float | int)
         values = batch.values[places] / self.unit
         if "negatives" in self.mixes:
             many = exchange("global").count(rows)
