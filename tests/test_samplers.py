@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError, NearfarError
 from nearfar.samplers import (
     Balanced,
@@ -26,7 +27,6 @@ from nearfar.samplers import (
     shares_of,
     single_label_batches,
 )
-from nearfar.training.loading import TokenStore
 
 ROWS = np.arange(100, 160)  # sample ids that are no places
 LABELS = np.full(200, -1)

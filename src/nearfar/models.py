@@ -546,10 +546,12 @@ def _replace_folder(target: Path, mark: str, write: Callable[[Path], Any]) -> An
 def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:
     """README.md of a model: data, method, metrics, licence, how to use it."""
     title = card.get("title") or f"{model.config.get('method', 'nearfar')} model"
-    feature = modalities.get(model.modalities[0]).tag
+    kinds = [modalities.get(name) for name in model.modalities]
+    feature = kinds[0].tag if kinds else "other"
+    vectors = (f"Maps {' and '.join(model.modalities)} to vectors of {model.dim} numbers; compare them by "
+               f"{'cosine similarity' if model.similarity == 'cosine' else 'dot product'}.")  # fmt: skip
     lines = ["---", "library_name: nearfar", f"pipeline_tag: {feature}", "tags: [contrastive-learning, nearfar]", "---",
-             "", f"# {title}", "", f"Maps {' and '.join(model.modalities)} to vectors of {model.dim} numbers; compare "
-             f"them by {'cosine similarity' if model.similarity == 'cosine' else 'dot product'}.", ""]
+             "", f"# {title}", "", vectors if kinds else "Gives no vectors; see `nearfar predict` and `generate`.", ""]
     for key in ("data", "method", "paper", "licence", "command", "versions", "notes"):
         if card.get(key):
             value = card[key]
@@ -560,9 +562,8 @@ def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:
         lines += [f"| {name} | {_number(value)} |" for name, value in card["metrics"].items()] + [""]
     if not card.get("licence"):
         lines += ["## Licence", "", "Not stated. Mind the licences of the training data and of pretrained weights.", ""]
-    call = modalities.get(model.modalities[-1]).usage
     lines += ["## Use", "", "```python", "import nearfar", 'model = nearfar.load("path/of/this/folder")',
-              f"vectors = model.{call}", "```", ""]
+              *([f"vectors = model.{kinds[-1].usage}"] if kinds else []), "```", ""]
     return "\n".join(lines + ([f"Model hash: `{digest}`", ""] if digest else []))
 
 

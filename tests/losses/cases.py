@@ -3,6 +3,7 @@
 import torch
 
 from nearfar import losses
+from nearfar.similarity.exchange import exchange
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 1, -1, 3, 0, 2])
 
@@ -24,7 +25,8 @@ def of_targets(**options):
 
     def call(a, b, labels, mixed=False, **more):
         z = torch.cat([a, b])
-        shares = {"shares": z.new_full((len(z), len(z)), 0.3, dtype=torch.float64)} if mixed else {}
+        many = len(exchange(more.get("negatives", "local")).gather(z.detach())[0])
+        shares = {"shares": z.new_full((len(z), many), 0.3, dtype=torch.float64)} if mixed else {}
         return losses.supremix(z, (labels * 0.7).repeat(2), **options, **shares, **more)
 
     return call

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nearfar import methods
+from nearfar.encoders import Features
 from nearfar.errors import InputError
 from nearfar.losses import sup_con
 from nearfar.methods.base import Batch
@@ -31,6 +32,11 @@ def step(made, number=0):
     with torch.no_grad():
         embedded |= made.method.targets(batch)
     return embedded, batch, made.method.loss(embedded, batch)
+
+
+def plain_view(x):
+    """A view as one tensor: pictures or numbers, token ids, features of a frozen encoder."""
+    return x if isinstance(x, torch.Tensor) else x.values if isinstance(x, Features) else x.ids
 
 
 @pytest.mark.parametrize("slug", SLUGS)
@@ -72,7 +78,7 @@ def test_views_depend_on_seed_and_step_alone(slug, data_of):
     def flat(number):
         batch = made.loader.at(number)
         views = made.method.make_views(batch)
-        return [x if isinstance(x, torch.Tensor) else x.ids for role in views for x in views[role]]
+        return [plain_view(x) for role in views for x in views[role]]
 
     first, again, other = flat(1), flat(1), flat(2)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -156,7 +162,7 @@ def test_labels_make_positives(emoji_few):
     assert torch.allclose(loss.total, sup_con(z, y, temperature=0.1), atol=1e-6)
     made = setup("simclr", emoji_few, loss="supcon", negatives={"name": "queue", "size": 32})
     _, batch, _ = step(made)
-    assert torch.equal(made.method.marks(batch)[0][:, -1], batch.labels["category"])  # a memory's classmates are hidden
+    assert torch.equal(made.method.item_identities(batch)[0][:, -1], batch.labels["category"])  # a memory's classmates are hidden
     with pytest.raises(InputError, match="Did you mean 'category'"):
         step(setup("simclr", emoji_few, loss={"name": "supcon", "positives": "categry"}))
     with pytest.raises(InputError, match="no temperature to learn"):

@@ -221,7 +221,7 @@ def test_any_row_loss_and_plain_products():
 def test_automatic_counts_and_start():
     part = Mixing()
     part.setup(D, 1, batch_size=64, samples=1 << 20, steps=100_000)
-    assert (part.capacity, part.counts, part.begin) == (65536, (1024, 1024, 512), 5000)
+    assert (part.capacity, part.counts, part.begin) == (333 * 64, (1024, 1024, 512), 5000)
     part = Mixing(512)
     part.setup(D, 1, batch_size=64, samples=1200, steps=300)
     assert (part.counts, part.begin) == ((32, 32, 16), 15)

@@ -91,7 +91,7 @@ def test_state_goes_on_where_it_was():
     assert set(a.state_dict()) == {"keys", "item_identities", "negative_groups", "entered", "pointer", "now"}
 
 
-@pytest.mark.parametrize(("samples", "batch", "size"), [(1000, 32, 224), (100, 32, 128), (10_000_000, 256, 65536)])
+@pytest.mark.parametrize(("samples", "batch", "size"), [(1000, 32, 224), (100, 32, 64), (10_000_000, 256, 65536)])
 def test_automatic_size(samples, batch, size):
     q = Queue()
     q.setup(3, 0, batch, samples)

@@ -33,13 +33,13 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_it_is_opened_by_name(capsys):
-    assert sets.names() == ["digits", "emoji", "functions", "scenes", "numerals"]
+    assert sets.names() == ["diabetes", "digits", "emoji", "functions", "scenes", "numerals"]
     assert nearfar.data("numerals").values("label", [0, 1]) == ["even", "odd"]
     assert len(nearfar.data("numerals", limit=10)) == 10
     assert cli.main(["data", "numerals"]) == 0
     assert "40" in capsys.readouterr().out
     assert cli.main(["--help"]) == 0
-    assert "digits, emoji, functions, scenes, numerals" in capsys.readouterr().out
+    assert "diabetes, digits, emoji, functions, scenes, numerals" in capsys.readouterr().out
 
 
 def test_a_name_that_is_nearly_right():
