@@ -236,12 +236,12 @@ def test_a_variant_is_embedded_measured_and_searched(variants, table, tmp_path, 
 
 
 def test_a_run_measures_a_variant(table, tmp_path):
-    runs.run("toy-variants", table, tmp_path / "run", measure_variant="salient")
+    runs.run("toy-variants", table, tmp_path / "run", variant="salient")
     told = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]["test"]["primary"]
     again = nearfar.evaluate(tmp_path / "run", table, variant="salient", baseline=False)["rows"][0]["primary"]
     assert told == pytest.approx(again)
     with pytest.raises(InputError, match="no variant 'sharp'"):
-        runs.run("toy-variants", table, tmp_path / "other", measure_variant="sharp")
+        runs.run("toy-variants", table, tmp_path / "other", variant="sharp")
     assert not (tmp_path / "other").exists()
 
 

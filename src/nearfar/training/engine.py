@@ -139,9 +139,8 @@ def check_variant_of(setup: building.Setup) -> None:
     """Raises, before anything is trained, where the method gives no such variant of its vectors."""
     from nearfar.models import check_variant
 
-    asked = setup.settings.measure_variant
-    if asked is not None:
-        check_variant(asked, sorted({r.partition("/")[2] for r in setup.method.towers()} - {""}))
+    if setup.settings.variant is not None:
+        check_variant(setup.settings.variant, sorted({r.partition("/")[2] for r in setup.method.towers()} - {""}))
 
 
 def tell_overlaps(data: Any, weights: Sequence[str], say: Say) -> list[str]:
@@ -484,7 +483,7 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
         data,
         similarity=method.similarity,
         device=method.device,
-        variant=setup.settings.measure_variant,
+        variant=setup.settings.variant,
         inference=method.inference(),
     )
 

@@ -123,8 +123,7 @@ class TrainSettings:
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
         task: what is measured: dense (masks), sts (scores of pairs), pairs, groups, labels, few-shot, proxy, or one of
             another package; with options of its own if wanted: "few-shot --ways 3". auto: the first that the data hold.
-        measure_variant: which of the vectors of one input is measured, where the method gives several; default the
-            plain ones.
+        variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
         micro_batch: most items that pass the encoder at once on a device; the whole batch still contrasts, with exact
@@ -158,7 +157,7 @@ class TrainSettings:
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
     task: str = "auto"
-    measure_variant: str | None = None
+    variant: str | None = None
     layer: PositiveInt | None = None
     batch_size: Annotated[int, Range(2, MOST)] | Literal["auto"] = "auto"
     micro_batch: PositiveInt | None = None
