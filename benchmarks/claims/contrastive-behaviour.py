@@ -13,9 +13,9 @@ TEMPERATURES = (0.07, 0.2, 0.5, 1.0)
 
 
 def arms(views: str, temperatures: tuple[float, ...]) -> dict[str, Arm]:
-    made = {f"{kind} {t:g}": Arm(f"contrastive-behaviour --variant {kind} --temperature {t} {views}")
+    made = {f"{kind} {t:g}": Arm(f"contrastive-behaviour --form {kind} --temperature {t} {views}")
             for kind in ("hard", "ordinary") for t in temperatures}  # fmt: skip
-    return made | {kind: Arm(f"contrastive-behaviour --variant {kind} {views}") for kind in ("hard-simple", "simple")}
+    return made | {kind: Arm(f"contrastive-behaviour --form {kind} {views}") for kind in ("hard-simple", "simple")}
 
 
 def worst(temperatures: tuple[float, ...]) -> dict[str, list[str]]:

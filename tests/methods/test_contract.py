@@ -162,7 +162,8 @@ def test_labels_make_positives(emoji_few):
     assert torch.allclose(loss.total, sup_con(z, y, temperature=0.1), atol=1e-6)
     made = setup("simclr", emoji_few, loss="supcon", negatives={"name": "queue", "size": 32})
     _, batch, _ = step(made)
-    assert torch.equal(made.method.item_identities(batch)[0][:, -1], batch.labels["category"])  # a memory's classmates are hidden
+    remembered = made.method.item_identities(batch)[0]
+    assert torch.equal(remembered[:, -1], batch.labels["category"])  # a memory's classmates are excluded
     with pytest.raises(InputError, match="Did you mean 'category'"):
         step(setup("simclr", emoji_few, loss={"name": "supcon", "positives": "categry"}))
     with pytest.raises(InputError, match="no temperature to learn"):

@@ -40,7 +40,7 @@ def step(made, number=0):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_is_its_equation_over_cross_view_negatives(emoji_few, variant):
-    made = make(emoji_few, variant=variant)
+    made = make(emoji_few, form=variant)
     embedded, _, loss = step(made)
     assert torch.allclose(loss.total, VARIANTS[variant](*embedded["views"]), atol=1e-6)
     assert ("penalty_entropy" in loss.terms) == (variant in ("ordinary", "hard"))
@@ -137,7 +137,7 @@ def test_uniformity_and_tolerance_of_the_paper():
     assert {"uniformity", "tolerance"} <= {d.name for d in evaluation.diagnose(z, labels=labels)}
 
 
-@pytest.mark.parametrize("words", [["--alpha", "0.2"], ["--variant", "hard-simple", "--symmetric", "false"]])
+@pytest.mark.parametrize("words", [["--alpha", "0.2"], ["--form", "hard-simple", "--symmetric", "false"]])
 def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["fit", "contrastive-behaviour", "emoji", "--limit", "300", "--steps", "12", "--batch-size", "16",
@@ -145,7 +145,7 @@ def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     assert 0 <= json.loads(capsys.readouterr().out)["scores"]["test"]["primary"] <= 1
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["step"] == 12
-    assert ("penalty_entropy" in curve[0]) == ("--variant" not in words)
+    assert ("penalty_entropy" in curve[0]) == ("--form" not in words)
 
 
 def test_the_papers_literals(emoji_few):

@@ -32,7 +32,7 @@ class HardContrast(ViewContrast):
     """Only each anchor's hardest negatives count; the curve shows `penalty_entropy`, how many share the push.
 
     Args:
-        variant: ordinary (InfoNCE over the cross-view negatives), simple (no softmax), hard, hard-simple (the hardest
+        form: ordinary (InfoNCE over the cross-view negatives), simple (no softmax), hard, hard-simple (the hardest
             alone).
         temperature: tau; of the variants with a softmax. Paper: 0.07, 0.3, 0.7, 1.0.
         alpha: share of the negatives that count as hard. Paper: 0.0819, the 4095 nearest of 50,000.
@@ -59,14 +59,14 @@ class HardContrast(ViewContrast):
         self,
         encoder: Encoder,
         *,
-        variant: Literal["ordinary", "simple", "hard", "hard-simple"] = "hard",
+        form: Literal["ordinary", "simple", "hard", "hard-simple"] = "hard",
         alpha: PositiveShare = 0.1,
         weight: NonNegativeFloat | None = None,
         symmetric: bool = True,
         last_norm: bool = True,
         **shared: Any,
     ):
-        super().__init__(encoder, loss=row_loss(variant, alpha, weight), last_norm=last_norm, **shared)
+        super().__init__(encoder, loss=row_loss(form, alpha, weight), last_norm=last_norm, **shared)
         self.symmetric = symmetric
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
