@@ -5,12 +5,17 @@ import json
 import pytest
 import torch
 
+from nearfar.encoders import Features
 from nearfar.methods.base import Cached, random_state, set_random_state
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 
 CASES = {"contriever": {"momentum": None, "negatives": None}, "align": {}, "swav": {"prototypes": 8}, "simclr": {},
          "cacr": {"form": "momentum", "positives": 1}, "cwcl": {}}
+
+
+def doubled(x):
+    return Features(x.values.double()) if isinstance(x, Features) else x.double() if torch.is_tensor(x) else x
 
 
 def loss_of(method, batch, embedded):
@@ -27,7 +32,7 @@ def test_gradients_are_exact(slug, emoji_few):
     method = made.method.double().train()
     batch = made.loader.at(0)
     batch.views = {
-        role: [x.double() if torch.is_tensor(x) else x for x in views]
+        role: [doubled(x) for x in views]
         for role, views in method.make_views(batch).items()
     }
     torch.manual_seed(0)
