@@ -226,15 +226,19 @@ class Model:
                 return role.partition("/")[0] if role.partition("/")[0] in self.roles else role
         raise InputError(f"This model has no {modality} tower; it embeds {' and '.join(self.modalities)} only.")
 
+    def check_role(self, role: str) -> None:
+        """Raises InputError, with the nearest one, for a role that the model has not."""
+        if role not in self.roles:
+            raise InputError(f"This model has no role '{role}'.{did_you_mean(role, self.roles)}",
+                             f"Roles: {', '.join(self.roles)}.")
+
     def _tower(self, role: str | None, modality: str | None, variant: str | None = None) -> Tower:
         if role is None:
             role = self.role_of(modality or self.modalities[0])
         if variant is not None:
             check_variant(variant, self.variants)
             role = f"{role}/{variant}" if f"{role}/{variant}" in self.roles else role
-        if role not in self.roles:
-            raise InputError(f"This model has no role '{role}'.{did_you_mean(role, self.roles)}",
-                             f"Roles: {', '.join(self.roles)}.")
+        self.check_role(role)
         return self.roles[role]
 
 

@@ -479,6 +479,8 @@ def stored_vector(index: Any, key: str) -> np.ndarray:
 
 def query_vector(model: Any, query: Any, role: str | None, variant: str | None = None) -> np.ndarray:
     """Vector of an item, or of what words on a command line mean: a text, the path of a picture, numbers."""
+    if role is not None:
+        model.check_role(role)
     if not isinstance(query, str):
         if modalities.of_item(query, model.modalities) is None:
             words = modalities.words(model.modalities)
