@@ -193,7 +193,7 @@ def word_vectors(data: Any, role: str, width: int) -> DataEmbed:
     project = TruncatedSVD(width, random_state=0).fit(seen) if seen.shape[1] > width else None
 
     def encode(_: str, items: Any) -> np.ndarray:
-        found = counts.transform(items)
+        found: Any = counts.transform(items)
         return np.asarray(found.todense() if project is None else project.transform(found), np.float32)
 
     return DataEmbed(data, encode)
