@@ -86,7 +86,7 @@ def pairs() -> list[tuple[str, str]]:
 def holding(held: Iterable[str]) -> set[str]:
     """The roles with `ANY` and `PAIR` where these are there."""
     found = set(held)
-    more = {ANY} if found & set(roles()) else set()
+    more = set() if first(found) is None else {ANY}
     return found | more | ({PAIR} if any({a, b} <= found for a, b in pairs()) else set())
 
 
