@@ -21,7 +21,7 @@ from nearfar.errors import InputError, did_you_mean
 from nearfar.methods.inference import Inference, Request
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
-from nearfar.using import check_page, open_model
+from nearfar.using import check_page, columns_of, open_model
 
 Progress = Callable[[int, int], None]
 CHUNK = 1024  # rows that are asked about at once
@@ -64,8 +64,7 @@ def settings_of(inference: Inference, given: Mapping[str, Any]) -> Any:
         if name not in names:
             told = f"This model has no option '{name}'.{did_you_mean(name, names)}"
             raise InputError(told, f"Options: {', '.join(names) or 'none'}.")
-    found = options.checked([inference.options], dict(given))
-    return inference.options(**{name: getattr(found, name) for name in names})
+    return options.build(inference.options, options.checked([inference.options], dict(given)))
 
 
 @checked
@@ -95,9 +94,8 @@ def predict(
     """
     place = output(out, TABLES)
     loaded, module = answering(model, "predict", "score")
-    mine = [f.name for f in dataclasses.fields(DataSettings)]
-    opened = (data_settings or DataSettings(**{k: v for k, v in given.items() if k in mine})).open(data)
-    own = settings_of(module, {k: v for k, v in given.items() if k not in mine})
+    roles, rest = columns_of(given, data_settings)
+    opened, own = roles.open(data), settings_of(module, rest)
     rows = opened.ids if on == "all" else np.asarray(opened.splits[on])
     if not len(rows):
         raise InputError(f"The {on} split of {opened.name} has no rows.", "Leave out --on.")

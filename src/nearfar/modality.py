@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from nearfar.errors import InputError
+from nearfar.options import NoOptions
 from nearfar.registry import MODALITIES, name_of
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from nearfar.sources.scan import Scan
 
 T = TypeVar("T", bound=type)
-
-
-@dataclass
-class NoOptions:
-    """A kind of data whose encoder has no options."""
 
 
 @dataclass(frozen=True)

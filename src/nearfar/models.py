@@ -16,7 +16,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -100,7 +100,7 @@ class Model:
     @property
     def variants(self) -> list[str]:
         """Names of the further vectors that it gives of one input."""
-        return sorted({role.partition("/")[2] for role in self.roles} - {""})
+        return variants_of(self.roles)
 
     @property
     def modalities(self) -> list[str]:
@@ -236,14 +236,20 @@ class Model:
         if role is None:
             role = self.role_of(modality or self.modalities[0])
         if variant is not None:
-            check_variant(variant, self.variants)
+            check_variant(variant, self.roles)
             role = f"{role}/{variant}" if f"{role}/{variant}" in self.roles else role
         self.check_role(role)
         return self.roles[role]
 
 
-def check_variant(variant: str, known: Sequence[str]) -> None:
-    """Raises for a variant that a model does not have."""
+def variants_of(roles: Iterable[str]) -> list[str]:
+    """The names behind the roles: ["salient"] for "image" and "image/salient"."""
+    return sorted({role.partition("/")[2] for role in roles} - {""})
+
+
+def check_variant(variant: str, roles: Iterable[str]) -> None:
+    """Raises for a variant that a model of these roles does not have."""
+    known = variants_of(roles)
     if variant not in known:
         raise InputError(f"This model has no variant '{variant}'.{did_you_mean(variant, known)}",
                          f"Variants: {', '.join(known)}." if known else "It gives one vector of each input.")

@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import re
+import shlex
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from nearfar.errors import InputError, did_you_mean
 
 SKIPPED = ("self", "encoder", "encoder_b", "data", "modalities")
 C = TypeVar("C", bound=type)
+T = TypeVar("T")
 
 
 def registries() -> dict[str, dict[str, type]]:
@@ -273,6 +275,25 @@ def checked(targets: Sequence[Any], given: Mapping[str, Any], preset: str = "aut
     return found
 
 
+def build(settings: type[T], found: Any) -> T:
+    """A dataclass of settings from a namespace that `checked` gave."""
+    fields: Any = dataclasses.fields(settings)  # pyright: ignore[reportArgumentType]
+    return settings(**{f.name: getattr(found, f.name) for f in fields})
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of what has no options."""
+
+
+def words_of(option: str, text: str) -> list[str]:
+    """The words of an option that holds a name with options of its own. Raises InputError for an open quote."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"--{option}: '{text}' cannot be divided into words ({error}).", "Close its quotes.") from None
+
+
 def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
     from jsonargparse import ArgumentError
 
@@ -299,9 +320,10 @@ def _with_own_settings(method: Any, given: Mapping[str, Any], paper: bool) -> di
     mine = {k: v for k, v in given.items() if k in known}
     plain = {k: v for k, v in mine.items() if k not in table}
     typed = vars(_parsed([method], plain))
+    named = plain
     preset = dict(method.paper_preset({k: typed[k] for k in plain})) if paper else {}
     plain = {k: v for k, v in preset.items() if k not in table} | plain
-    settings = method.parts(vars(_parsed([method], plain)))
+    settings = method.parts(typed if plain == named else vars(_parsed([method], plain)))
     found = {**given, **plain}
     for option in (name for name in known if name in table):
         own = {**settings.get(option, {}), **(preset.get(option) or {})}

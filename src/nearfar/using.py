@@ -117,13 +117,21 @@ def divided(
 ) -> tuple[DataSettings, dict[str, Any]]:
     """Keyword options to those of the data and those of a task. Raises InputError for one of neither."""
     modalities.everyone()  # those of other packages add columns of theirs
-    mine = [f.name for f in dataclasses.fields(DataSettings)]
-    known = [*mine, *tasks.option_names()]
+    known = [*(f.name for f in dataclasses.fields(DataSettings)), *tasks.option_names()]
     for name in given:
         if name not in known:
             raise InputError(f"Unknown option '{name}'.{did_you_mean(name, known)}")
-    own = {k: v for k, v in given.items() if k not in mine}
-    return data_settings or DataSettings(**{k: v for k, v in given.items() if k in mine}), own
+    return columns_of(given, data_settings)
+
+
+def columns_of(
+    given: Mapping[str, Any], data_settings: DataSettings | None
+) -> tuple[DataSettings, dict[str, Any]]:
+    """Keyword options to those of the data and the others."""
+    modalities.everyone()
+    mine = [f.name for f in dataclasses.fields(DataSettings)]
+    others = {k: v for k, v in given.items() if k not in mine}
+    return data_settings or DataSettings(**{k: v for k, v in given.items() if k in mine}), others
 
 
 def measured_twice(model: Any, data: Any, rows: np.ndarray, what: str) -> dict[str, Any]:

@@ -223,10 +223,6 @@ def show_help(usage: str, targets: Sequence[Any], further: str = "") -> NoReturn
     raise SystemExit(0)
 
 
-def build(target: Any, checked: Any) -> Any:
-    return target(**{f.name: getattr(checked, f.name) for f in dataclasses.fields(target)})
-
-
 def emit(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
 
@@ -267,7 +263,7 @@ def run_data(words: list[str]) -> None:
     checked = options.checked(targets, given)
     from nearfar import sources
 
-    opened = build(DataSettings, checked).open(places[0])
+    opened = options.build(DataSettings, checked).open(places[0])
     emit(opened.describe()) if checked.json else sources.show(opened)
 
 
@@ -313,8 +309,8 @@ def run_fit(words: list[str]) -> None:
         out=checked.out,
         resume=checked.resume,
         dry_run=checked.dry_run,
-        settings=build(TrainSettings, checked),
-        data_settings=build(DataSettings, checked),
+        settings=options.build(TrainSettings, checked),
+        data_settings=options.build(DataSettings, checked),
         say=say,
         command=written("fit", words),
         **own,
@@ -367,8 +363,8 @@ def run_compare(words: list[str]) -> None:
         budget=checked.budget,
         baseline=checked.baseline,
         out=checked.out,
-        settings=build(TrainSettings, checked),
-        data_settings=build(DataSettings, checked),
+        settings=options.build(TrainSettings, checked),
+        data_settings=options.build(DataSettings, checked),
         say=speaker(checked.json),
         command=written("compare", words),
     )
@@ -403,7 +399,7 @@ def run_evaluate(words: list[str]) -> None:
             task=checked.task,
             on=checked.on,
             variant=checked.variant,
-            data_settings=build(DataSettings, checked),
+            data_settings=options.build(DataSettings, checked),
             say=speaker(True),
             progress=progress,
             **own,
@@ -423,7 +419,7 @@ def run_diagnose(words: list[str]) -> None:
             on=checked.on,
             variant=checked.variant,
             progress=progress,
-            data_settings=build(DataSettings, checked),
+            data_settings=options.build(DataSettings, checked),
             **own,
         )
     emit(found) if checked.json else tables.diagnosis(found)
@@ -449,7 +445,7 @@ def run_embed(words: list[str]) -> None:
             batch_size=checked.batch_size,
             progress=progress,
             say=speaker(True),
-            data_settings=build(DataSettings, checked),
+            data_settings=options.build(DataSettings, checked),
         )
     if checked.json:
         emit(dataclasses.asdict(found))
@@ -517,7 +513,7 @@ def run_predict(words: list[str]) -> None:
             batch_size=checked.batch_size,
             variant=checked.variant,
             progress=progress,
-            data_settings=build(DataSettings, checked),
+            data_settings=options.build(DataSettings, checked),
             **own,
         )
     if checked.json:

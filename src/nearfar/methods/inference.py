@@ -11,11 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.errors import InputError
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """An answer that takes no options."""
+from nearfar.options import NoOptions
 
 
 @dataclass(frozen=True)

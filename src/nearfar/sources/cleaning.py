@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -58,17 +57,13 @@ RULES = {"align": AlignRules}
 
 def rules_of(spec: str) -> AlignRules:
     """ "align --short-side 64" -> its rules. Raises InputError for an unknown name or option."""
-    try:
-        words = shlex.split(spec)
-    except ValueError as error:
-        raise InputError(f"--clean: '{spec}' cannot be divided into words ({error}).", "Close its quotes.") from None
+    words = options.words_of("clean", spec)
     name = words[0] if words else ""
     if name not in RULES:
         raise InputError(f"There are no cleaning rules '{name}'.{did_you_mean(name, RULES)}",
                          f"Known: {', '.join(RULES)}.")  # fmt: skip
     cls = RULES[name]
-    checked = options.checked([cls], options.from_command_line([cls], words[1:]))
-    return cls(**{f.name: getattr(checked, f.name) for f in fields(cls)})
+    return options.build(cls, options.checked([cls], options.from_command_line([cls], words[1:])))
 
 
 def partners(of: Int[np.ndarray, "n"], others: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
