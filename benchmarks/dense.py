@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 
 from nearfar import evaluation
-from nearfar.encoders import image
 from nearfar.evaluation.statistics import holds, paired_interval
-from nearfar.methods.base import Tower
 from nearfar.sources import open_data
-from nearfar.training.embedding import Embedder
+from nearfar.training.comparing import untrained_embedder
 from nearfar.training.engine import fit, versions, write_json
+from nearfar.training.settings import TrainSettings
 
 RATES = (1e-4, 5e-4, 2e-3)
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,11 +49,8 @@ def trained(arm: str, rate: float, seed: int, given: argparse.Namespace, data: A
 
 
 def untrained(seed: int, data: Any, task: Any) -> dict[str, Any]:
-    import torch
-
-    torch.manual_seed(seed)
-    encoder = image("small", 64)
-    return {"test": task.evaluate(Embedder({"image": Tower(encoder)}, data), "test").to_dict()}
+    embed = untrained_embedder(data, task.roles[:1], TrainSettings(image_size=64, seed=seed))
+    return {"test": task.evaluate(embed, "test").to_dict()}
 
 
 def row(label: str, cells: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

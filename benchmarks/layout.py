@@ -15,25 +15,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from nearfar import evaluation
 from nearfar.sources import open_data
+from nearfar.training.comparing import untrained_embedder
 from nearfar.training.engine import fit, versions, write_json
+from nearfar.training.settings import TrainSettings
+
+sys.path.insert(0, str(Path(__file__).parent / "claims"))
+import sets
 
 GRIDS = (1, 2, 4)
 MARGIN = 0.005
 SIDE = 32
 RESULT = Path(__file__).parent / "results" / "layout.json"
-Item = tuple[str, str, np.ndarray]  # split, class, picture uint8 (H, W, 3) or (H, W)
 
 
-def digits() -> Iterator[Item]:
+def digits() -> Iterator[sets.Item]:
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -49,7 +53,7 @@ def photographs() -> Iterator[tuple[str, np.ndarray]]:
         yield name, np.asarray(scenes.photograph(name))
 
 
-def patches() -> Iterator[Item]:
+def patches() -> Iterator[sets.Item]:
     for name, picture in photographs():
         strips = np.split(np.arange(picture.shape[1]), (np.array([0.6, 0.8]) * picture.shape[1]).astype(int))
         for where, strip in zip(("train", "val", "test"), strips, strict=True):
@@ -58,7 +62,7 @@ def patches() -> Iterator[Item]:
                     yield where, name, picture[y : y + SIDE, x : x + SIDE]
 
 
-def scenes() -> Iterator[Item]:
+def scenes() -> Iterator[sets.Item]:
     data = open_data("scenes")
     for where, rows in data.splits.items():
         pictures, masks = data.images("image", SIDE, rows), data.masks(SIDE, rows)
@@ -68,19 +72,7 @@ def scenes() -> Iterator[Item]:
                 yield where, data.mask_names[int(area.argmax()) + 1], picture.transpose(1, 2, 0)
 
 
-SETS: dict[str, Callable[[], Iterator[Item]]] = {"digits": digits, "patches": patches, "scenes": scenes}
-
-
-def folders(name: str, out: Path) -> Path:
-    """The set as folders of classes, written once."""
-    root = out / "data" / name
-    if not (root / "whole").exists():
-        for number, (where, label, picture) in enumerate(SETS[name]()):
-            path = root / where / label / f"{number:05}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
-        (root / "whole").touch()
-    return root
+SETS: dict[str, Callable[[], Iterator[sets.Item]]] = {"digits": digits, "patches": patches, "scenes": scenes}
 
 
 def cell(name: str, data: Any, grid: int, seed: int, given: argparse.Namespace) -> float:
@@ -103,22 +95,12 @@ def for_demo(given: argparse.Namespace) -> dict[int, float]:
     return found
 
 
-def references(data: Any, seeds: int) -> dict[str, Any]:
-    """Validation accuracy of the untrained encoder with each grid, and of the rows that no seed changes."""
-    import torch
-
-    from nearfar.encoders import image
-    from nearfar.methods.base import Tower
-    from nearfar.training.embedding import Embedder
-
-    task = evaluation.task_for(data, "labels")
-    found = {}
+def references(data: Any, seeds: int) -> dict[str, float]:
+    """Validation accuracy of the untrained encoder with each grid."""
+    task, found = evaluation.task_for(data, "labels"), {}
     for grid in GRIDS:
-        values = []
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            embed = Embedder({"image": Tower(image("small", SIDE, grid=grid))}, data)
-            values.append(task.evaluate(embed, "val").primary)
+        settings = [TrainSettings(image_size=SIDE, grid=grid, seed=seed) for seed in range(seeds)]
+        values = [task.evaluate(untrained_embedder(data, task.roles, one), "val").primary for one in settings]
         found[f"untrained, grid {grid}"] = float(np.mean(values))
     return found
 
@@ -136,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     table: dict[str, Any] = {}
     for name in SETS:
-        data = open_data(folders(name, given.out))
+        data = open_data(sets.folders(name, SETS[name], given.out))
         values = {g: [cell(name, data, g, seed, given) for seed in range(given.seeds)] for g in GRIDS}
         table[name] = {"rows": {k: len(v) for k, v in data.splits.items()}, "references": references(data, given.seeds),
                        "grids": {g: {"mean": float(np.mean(v)), "values": v} for g, v in values.items()}}

@@ -20,10 +20,7 @@ import sets
 import nearfar
 from nearfar import evaluation, files, modalities
 from nearfar.evaluation.statistics import holds, paired_interval
-from nearfar.methods.base import Tower
-from nearfar.training import building
-from nearfar.training.comparing import entry
-from nearfar.training.embedding import Embedder
+from nearfar.training.comparing import entry, untrained_embedder
 from nearfar.training.engine import fit, versions
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
@@ -166,11 +163,9 @@ def untrained(cell: Cell, data: Any, kept: Path, seed: int) -> dict[str, float]:
     names = {f.name for f in dataclasses.fields(TrainSettings)}
     settings = TrainSettings(**{k: v for k, v in {**cell.settings, "seed": seed}.items() if k in names})
     task = evaluation.task_for(data, next(iter(cell.measures.values()))[0])
-    kinds = modalities.kinds(task.roles)
-    if len(kinds) > 1:
+    if len(modalities.kinds(task.roles)) > 1:
         return {}
-    encoder = building.build_encoder(kinds[0], data, settings)
-    scores = measured(cell, data, Embedder({r: Tower(encoder) for r in task.roles}, data))
+    scores = measured(cell, data, untrained_embedder(data, task.roles, settings))
     files.write_json(kept, scores)
     return scores
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from PIL import Image
 from nearfar import files
 from nearfar.sources import open_data
 
+Row = tuple[str, Image.Image, tuple[Any, ...]]  # split, picture, values of the columns
 Item = tuple[str, str, np.ndarray]  # split, class, picture uint8 (H, W) or (H, W, 3)
+
 
 def scanned() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """uint8 digits (1797, 8, 8), their classes, and the split of each, drawn once."""
@@ -59,45 +62,43 @@ def new_classes() -> Iterator[Item]:
         yield ("train" if label < 5 else "test"), str(label), picture
 
 
-def two_digits(out: Path, dim: float = 0.4) -> Path:
-    """A csv of pictures with two digits side by side, the right one fainter, both of the picture's split."""
-    root = out / "data" / "two-digits"
-    table = root / "pairs.csv"
-    if table.exists():
-        return table
+def two_digits(dim: float = 0.4) -> Iterator[Row]:
+    """Pictures with two digits side by side, the right one fainter, both of the picture's split."""
     pictures, labels, splits = scanned()
-    (root / "pictures").mkdir(parents=True, exist_ok=True)
-    rng, lines = np.random.default_rng(0), ["picture,strong,weak,split"]
+    rng = np.random.default_rng(0)
     for split, count in (("train", 1200), ("val", 200), ("test", 600)):
         own = np.flatnonzero(splits == split)
-        for number in range(count):
+        for _ in range(count):
             a, b = rng.choice(own, 2)
             both = np.zeros((16, 16), np.uint8)
             both[4:12, :8], both[4:12, 8:] = pictures[a], np.uint8(dim * pictures[b])
-            path = root / "pictures" / f"{split}-{number:05}.png"
-            Image.fromarray(both).save(path)
-            lines.append(f"pictures/{path.name},{labels[a]},{labels[b]},{split}")
-    with files.whole(table) as fresh:
-        fresh.write_text("\n".join(lines) + "\n")
-    return table
+            yield split, Image.fromarray(both), (labels[a], labels[b])
 
 
-def turned(out: Path) -> Path:
-    """A csv of digits of 16 x 16 pixels, each turned by an angle from -60 to 60 degrees that stands beside it; 400
-    training rows."""
-    root = out / "data" / "digits-turned"
-    table = root / "digits.csv"
+def turned() -> Iterator[Row]:
+    """Digits of 16 x 16 pixels, each turned by an angle from -60 to 60 degrees that stands beside it; 400 training
+    rows."""
+    pictures, _, splits = scanned()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 400), ("val", 200), ("test", 397)):
+        for row in np.flatnonzero(splits == split)[:count]:
+            angle = round(float(rng.uniform(-60, 60)), 2)
+            large = Image.fromarray(pictures[row]).resize((16, 16), Image.Resampling.BICUBIC)
+            yield split, large.rotate(angle, Image.Resampling.BICUBIC), (angle,)
+
+
+def pictured(name: str, columns: Sequence[str], rows: Callable[[], Iterator[Row]], out: Path) -> Path:
+    """The rows as a csv beside their pictures, written once: picture, the columns, split."""
+    root = out / "data" / name
+    table = root / "rows.csv"
     if table.exists():
         return table
-    pictures, _, splits = scanned()
     (root / "pictures").mkdir(parents=True, exist_ok=True)
-    rng, lines = np.random.default_rng(0), ["picture,angle,split"]
-    for split, count in (("train", 400), ("val", 200), ("test", 397)):
-        for number, row in enumerate(np.flatnonzero(splits == split)[:count]):
-            angle, path = round(float(rng.uniform(-60, 60)), 2), root / "pictures" / f"{split}-{number:05}.png"
-            large = Image.fromarray(pictures[row]).resize((16, 16), Image.Resampling.BICUBIC)
-            large.rotate(angle, Image.Resampling.BICUBIC).save(path)
-            lines.append(f"pictures/{path.name},{angle},{split}")
+    lines = [",".join(["picture", *columns, "split"])]
+    for number, (split, picture, values) in enumerate(rows()):
+        path = root / "pictures" / f"{split}-{number:05}.png"
+        picture.save(path)
+        lines.append(",".join([f"pictures/{path.name}", *map(str, values), split]))
     with files.whole(table) as fresh:
         fresh.write_text("\n".join(lines) + "\n")
     return table
@@ -161,9 +162,11 @@ SETS = {
     "digits, new classes": Set("scikit-learn digits, trained on 0 to 4, episodes on 5 to 9",
                                lambda out: folders("digits-new-classes", new_classes, out), tiny=1500),
     "two digits": Set("pairs of scikit-learn digits side by side, the right one at 0.4, 1200 / 200 / 600",
-                      two_digits, {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),
+                      partial(pictured, "two-digits", ("strong", "weak"), two_digits),
+                      {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),
     "diabetes": Set("scikit-learn diabetes, 310 / 66 / 66", lambda out: "diabetes", tiny=120),
-    "digits, turned": Set("scikit-learn digits turned by -60 to 60 degrees, 400 / 200 / 397", turned,
+    "digits, turned": Set("scikit-learn digits turned by -60 to 60 degrees, 400 / 200 / 397",
+                          partial(pictured, "digits-turned", ("angle",), turned),
                           {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
     "emoji": Set("emoji in four styles, emoji never trained on", lambda out: "emoji"),
     "scenes": Set("scenes of emoji on photographs, 1000 / 250 / 350", lambda out: "scenes", tiny=60),

@@ -66,10 +66,7 @@ class Comparison:
 
 def entry(spec: str) -> Entry:
     """ "slug --option value" -> Entry; options are checked."""
-    try:
-        words = shlex.split(spec)
-    except ValueError as error:
-        raise InputError(f"--methods: '{spec}' cannot be divided into words ({error}).", "Close its quotes.") from None
+    words = options.words_of("methods", spec)
     if not words:
         raise InputError("An empty method.", "Write for example --methods simclr,dcl.")
     slug, rest = words[0], words[1:]
@@ -362,7 +359,7 @@ def measured_without_training(
     known = any(building.pretrained(k, settings) for k in kinds)
     if len(kinds) == 1:
         say(f"measuring: {'pretrained' if known else 'untrained'} encoder")
-        cells = [untrained_cell(data, task, settings, kinds[0], seed) for seed in range(1 if known else seeds)]
+        cells = [untrained_cell(data, task, settings, seed) for seed in range(1 if known else seeds)]
         kind = "pretrained" if known else "untrained"
         rows.append({"slug": kind, "label": f"{kind} encoder", "kind": kind, "seeds": cells})
     write_json(path, {"rows": rows}, checksum=True)
@@ -381,9 +378,14 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def untrained_cell(data: Any, task: Any, settings: TrainSettings, kind: str, seed: int) -> dict[str, Any]:
-    encoder = building.build_encoder(kind, data, dataclasses.replace(settings, seed=seed))
-    embed = Embedder({r: Tower(encoder) for r in task.roles}, data)
+def untrained_embedder(data: Any, roles: Sequence[str], settings: TrainSettings) -> Embedder:
+    """The encoder as the settings describe it and their seed makes it, for roles of one kind of data."""
+    encoder = building.build_encoder(modalities.of(roles[0]).name, data, settings)
+    return Embedder({role: Tower(encoder) for role in roles}, data)
+
+
+def untrained_cell(data: Any, task: Any, settings: TrainSettings, seed: int) -> dict[str, Any]:
+    embed = untrained_embedder(data, task.roles, dataclasses.replace(settings, seed=seed))
     start = time.perf_counter()
     scores = {s: task.evaluate(embed, s).to_dict() for s in splits_of(data)}
     return cell(seed, scores, seconds=time.perf_counter() - start, samples=0)
