@@ -1,10 +1,6 @@
 """How the small methods are trained: whole, stopped and gone on with, on two processes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +8,8 @@ from safetensors.torch import load_file
 
 from nearfar.training import callbacks
 from nearfar.training.engine import fit
+from tests import stopping
 
-ROOT = Path(__file__).parents[2]
 WORDS = ["stone", "river", "window", "paper", "garden", "engine", "letter", "bridge", "candle", "forest", "market"]
 ADJECTIVES = ["old", "small", "warm", "blue", "heavy", "round", "quiet"]
 SETTINGS = {"steps": 8, "val_every": 4, "save_every": 2, "progress": False, "device": "cpu"}
@@ -88,35 +84,15 @@ def same_to_the_bit(a, b):
 
 
 SCRIPT = """
-import json
-import sys
-
-sys.path.insert(0, {root!r})
-import torch
-from nearfar.training import callbacks
 from tests.contract import runs, toys
 
-torch.nn.Dropout.forward = lambda self, x: x  # its random numbers depend on how a batch is divided
-method, table, out, options, stop = sys.argv[1:]
-save = callbacks.Checkpoint.on_train_batch_end
-
-def stopping(self, trainer, *rest):
-    save(self, trainer, *rest)
-    if trainer.global_step == int(stop):
-        sys.exit(3)
-
-callbacks.Checkpoint.on_train_batch_end = stopping
 with toys.registered():
     runs.run(method, table, out, **json.loads(options))
 """
 
 
 def on_two_processes(method, data, out, stop=99, **more):
-    script = out.with_suffix(".py")
-    script.write_text(SCRIPT.format(root=str(ROOT)))
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    words = [sys.executable, script, method, data, out, json.dumps({"devices": 2} | more), stop]
-    return subprocess.run(list(map(str, words)), capture_output=True, text=True, env=kept | {"OMP_NUM_THREADS": "1"})
+    return stopping.start(SCRIPT, out, method, data, out, json.dumps({"devices": 2} | more), stop)
 
 
 def close(a, b, rtol=1e-4):

@@ -1,7 +1,6 @@
 """Two processes that train one model together: the same numbers as one process on the same batches."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from nearfar.errors import InputError
 from nearfar.methods.base import Batch
 from nearfar.training.engine import fit
 from nearfar.training.loading import shared
+from tests import stopping
 
 WORDS = ["stone", "river", "window", "paper", "garden", "engine", "letter", "bridge", "candle", "forest", "market"]
 WORDS += ["needle", "pocket", "ribbon", "saddle"]
@@ -29,39 +29,16 @@ def table(tmp_path_factory):
 
 
 SCRIPT = """
-import json
-import sys
 import nearfar
-import torch
-from nearfar.training import callbacks
 
-torch.nn.Dropout.forward = lambda self, x: x  # its random numbers depend on how a batch is divided
-method, table, out, options, stop = sys.argv[1:]
-save = callbacks.Checkpoint.on_train_batch_end
-
-def stopping(self, trainer, *rest):
-    save(self, trainer, *rest)
-    if trainer.global_step == int(stop):
-        sys.exit(3)
-
-callbacks.Checkpoint.on_train_batch_end = stopping
 nearfar.fit(method, table, text="question", text_b="answer", out=out, **json.loads(options))
 """
 SCHEDULE = {"steps": 4, "batch_size": 9, "val_every": 2, "save_every": 2, "device": "cpu", "progress": False}
 SGD = {"optimiser": "sgd", "lr": 0.02, "weight_decay": 0.0}  # AdamW would magnify the rounding of tiny gradients
 
 
-def clean():
-    """The environment without the marks of a launcher."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    return kept | {"OMP_NUM_THREADS": "1"}
-
-
 def train(table, out, stop=9, method="pairs", **options):
-    script = out.with_suffix(".py")
-    script.write_text(SCRIPT)
-    words = [sys.executable, script, method, table, out, json.dumps(SCHEDULE | options), stop]
-    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=400, env=clean())
+    return stopping.start(SCRIPT, out, method, table, out, json.dumps(SCHEDULE | options), stop)
 
 
 def weights(out):
@@ -128,7 +105,8 @@ def test_stages_and_clusters_on_two_processes_stopped_and_gone_on_equal_one(tabl
 def command(table, out, *more):
     words = [sys.executable, "-m", "nearfar", "fit", "pairs", table, "--text", "question", "--text-b", "answer"]
     words += ["--out", out, "--steps", "2", "--batch-size", "9", "--val-every", "0", "--device", "cpu", "--devices", 2]
-    return subprocess.run(list(map(str, [*words, *more])), capture_output=True, text=True, timeout=400, env=clean())
+    called = list(map(str, [*words, *more]))
+    return subprocess.run(called, capture_output=True, text=True, timeout=400, env=stopping.clean())
 
 
 def test_on_the_command_line_the_first_process_speaks(table, tmp_path):
