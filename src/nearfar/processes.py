@@ -52,7 +52,7 @@ def started() -> int:
     return _number("SLURM_STEP_NUM_TASKS") or 1 if "SLURM_PROCID" in os.environ else 1
 
 
-def place() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """(rank, world) of the connected processes; (0, 1) where there are none."""
     import torch.distributed as dist
 
@@ -70,7 +70,7 @@ def mean(values: dict[str, float]) -> dict[str, float]:
     import torch
     import torch.distributed as dist
 
-    if place()[1] == 1 or not values:
+    if rank_and_world()[1] == 1 or not values:
         return values
     total = torch.tensor(list(values.values()), dtype=torch.float64, device=device())
     dist.all_reduce(total)
@@ -82,7 +82,7 @@ def anywhere(flag: bool) -> bool:
     import torch
     import torch.distributed as dist
 
-    if place()[1] == 1:
+    if rank_and_world()[1] == 1:
         return flag
     raised = torch.tensor(float(flag), device=device())
     dist.all_reduce(raised, dist.ReduceOp.MAX)
@@ -94,7 +94,7 @@ def agreed(values: Any) -> Any:
     statistics, another machine's k-means)."""
     import torch.distributed as dist
 
-    if place()[1] == 1:
+    if rank_and_world()[1] == 1:
         return values
     shared = values.to(device()).contiguous()
     dist.broadcast(shared, 0)
@@ -107,7 +107,7 @@ def average_gradients(parameters: Iterable[Any]) -> None:
     import torch
     import torch.distributed as dist
 
-    if place()[1] == 1:
+    if rank_and_world()[1] == 1:
         return
     trained = [p for p in parameters if p.requires_grad]
     held = torch.tensor([float(p.grad is not None) for p in trained], device=device())
@@ -202,7 +202,7 @@ def follow_parent() -> None:
 def connected() -> Iterator[None]:
     """Leaves no process group and no mark of a launch behind, so that the next run of this process starts afresh."""
     before = {name: os.environ.get(name) for name in LAUNCHED}
-    joined = place()[1] > 1
+    joined = rank_and_world()[1] > 1
     try:
         with meeting_place():
             yield

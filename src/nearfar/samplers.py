@@ -69,8 +69,9 @@ class Rows:
 class Sampler:
     """What every sampler promises; a subclass writes `bind`, `items` and `rows`.
 
-    members: rows of an item. identified: whether `rows` gives sample ids; if not, nothing is known of the items. pools:
-    a label of each training row where set (`within`): the negatives of an item come from its own pool alone.
+    members: rows of an item. identified: whether `rows` gives sample ids; if not, nothing is known of the items.
+    negative_groups: a label of each training row where set (`within`): the negatives of an item come from its own group
+    alone.
     """
 
     members: int = 1
@@ -96,7 +97,7 @@ class Sampler:
         return made
 
     def within(self, negative_groups: np.ndarray) -> Self:
-        """As it is, with a label of each training row: an item's negatives come from its own pool alone."""
+        """As it is, with a label of each training row: an item's negatives come from its own group alone."""
         made = copy.copy(self)
         made.negative_groups = negative_groups
         return made
@@ -236,14 +237,15 @@ class InTurn(_OfItems):
 
     def bind(self) -> None:
         super().bind()
-        self.marks = self.of_items(self.table.of(self.labels))
+        self.item_labels = self.of_items(self.table.of(self.labels))
         self.epoch_length = len(self.epoch(0))
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        made = single_label_batches(self.marks, self.batch_size, np.random.default_rng([self.seed, self.since, epoch]))
+        rng = np.random.default_rng([self.seed, self.since, epoch])
+        made = single_label_batches(self.item_labels, self.batch_size, rng)
         if not made:
             raise NearfarError(
-                f"None of the {len(np.unique(self.marks))} groups of the {self.items} items fills a batch of "
+                f"None of the {len(np.unique(self.item_labels))} groups of the {self.items} items fills a batch of "
                 f"{self.batch_size}.",
                 "Use a smaller --batch-size, fewer clusters or fewer stages.",
             )
@@ -290,9 +292,9 @@ class OneOf(_OfItems):
 
     def bind(self) -> None:
         super().bind()
-        marks = self.of_items(self.table.of(self.labels))
-        sizes = {int(c): int((marks == c).sum()) for c in np.unique(marks[marks >= 0])}
-        self.choices = [np.flatnonzero(marks == c) for c, n in sizes.items() if n >= self.batch_size]
+        item_labels = self.of_items(self.table.of(self.labels))
+        sizes = {int(c): int((item_labels == c).sum()) for c in np.unique(item_labels[item_labels >= 0])}
+        self.choices = [np.flatnonzero(item_labels == c) for c, n in sizes.items() if n >= self.batch_size]
         if not self.choices:
             raise InputError(
                 f"None of the {len(sizes)} labels that batches are drawn by has {self.batch_size} items.",
@@ -335,8 +337,8 @@ class Balanced(Sampler):
         return self.classes
 
     def bind(self) -> None:
-        marks = self.table.of(self.labels)
-        known, counts = np.unique(marks[marks >= 0], return_counts=True)
+        item_labels = self.table.of(self.labels)
+        known, counts = np.unique(item_labels[item_labels >= 0], return_counts=True)
         rich = known[counts >= self.members]
         if len(rich) < self.classes:
             raise InputError(
@@ -344,7 +346,7 @@ class Balanced(Sampler):
                 f"{len(known)} classes of the training rows have so many.",
                 "Use fewer classes or fewer rows of each.",
             )
-        self.lists = [self.table.rows[marks == c] for c in rich]
+        self.lists = [self.table.rows[item_labels == c] for c in rich]
 
     @property
     def items(self) -> int:
@@ -410,15 +412,11 @@ def shares_of(total: int, weights: np.ndarray, rooms: np.ndarray) -> np.ndarray:
     return counts
 
 
-class Partners(Sampler):
-    """Items of another sampler, each with a partner for every row: the members are those of the item, then theirs.
+class _OfAnother(Sampler):
+    """Batches of another sampler, to whose rows more are added."""
 
-    draw: rows (n,) and random numbers -> the partner of each row, (n,); `listed` and `alike` make one.
-    """
-
-    def __init__(self, draw: Draw, base: Sampler | None = None):
-        self.draw, self.base = draw, base or Permutation()
-        self.members = 2 * self.base.members
+    def __init__(self, base: Sampler | None):
+        self.base = base or Permutation()
 
     def prescribed(self, table: Rows) -> int | None:
         return self.base.prescribed(table)
@@ -433,6 +431,18 @@ class Partners(Sampler):
     @property
     def epoch_steps(self) -> int:
         return self.bound.epoch_steps
+
+
+class Partners(_OfAnother):
+    """Items of another sampler, each with a partner for every row: the members are those of the item, then theirs.
+
+    draw: rows (n,) and random numbers -> the partner of each row, (n,); `listed` and `alike` make one.
+    """
+
+    def __init__(self, draw: Draw, base: Sampler | None = None):
+        super().__init__(base)
+        self.draw = draw
+        self.members = 2 * self.base.members
 
     def rows(self, number: int) -> np.ndarray:
         rows = self.bound.rows(number)
@@ -464,21 +474,21 @@ def alike(rows: np.ndarray, labels: np.ndarray) -> Draw:
     """Another row of the same label, drawn alike; a row that is the only one of its label, or has none (-1), is its own
     partner. rows: (N,) distinct sample ids; labels: of each of them, (N,)."""
     order = np.lexsort((rows, labels))
-    ranked, marks = np.asarray(rows)[order], np.asarray(labels)[order]
+    ranked, sorted_labels = np.asarray(rows)[order], np.asarray(labels)[order]
     by_row = np.argsort(ranked, kind="stable")
 
     def draw(wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         place = by_row[np.searchsorted(ranked[by_row], wanted)]
-        first = np.searchsorted(marks, marks[place])
-        count = np.searchsorted(marks, marks[place], side="right") - first
+        first = np.searchsorted(sorted_labels, sorted_labels[place])
+        count = np.searchsorted(sorted_labels, sorted_labels[place], side="right") - first
         step = 1 + (rng.random(len(wanted)) * np.maximum(count - 1, 1)).astype(np.int64)
         other = ranked[first + (place - first + step) % count]
-        return np.where((count > 1) & (marks[place] >= 0), other, wanted)
+        return np.where((count > 1) & (sorted_labels[place] >= 0), other, wanted)
 
     return draw
 
 
-class Neighbours(Sampler):
+class Neighbours(_OfAnother):
     """Items of another sampler with neighbours of theirs, hop by hop (GraphSAGE): `fanout` (k_1, k_2, ...) takes k_1
     neighbours of each row, k_2 of each of those, with replacement. The members are the row, its k_1 neighbours, then
     the k_2 of the first of them, and so on; a row without neighbours stands for its own.
@@ -489,25 +499,11 @@ class Neighbours(Sampler):
     def __init__(self, starts: np.ndarray, flat: np.ndarray, fanout: Sequence[int], base: Sampler | None = None):
         if not fanout or min(fanout) < 1:
             raise InputError(f"A fanout has one number above 0 for each hop. Got {tuple(fanout)}.")
+        super().__init__(base)
         self.starts, self.flat, self.fanout = np.asarray(starts), np.asarray(flat), tuple(fanout)
-        self.base = base or Permutation()
         if self.base.members > 1:
             raise InputError("Neighbours are drawn of single rows, not of items with several members.")
         self.members = int(1 + np.cumprod(self.fanout).sum())
-
-    def prescribed(self, table: Rows) -> int | None:
-        return self.base.prescribed(table)
-
-    def bind(self) -> None:
-        self.bound = self.base.over(self.table, self.batch_size, self.seed, self.since)
-
-    @property
-    def items(self) -> int:
-        return self.bound.items
-
-    @property
-    def epoch_steps(self) -> int:
-        return self.bound.epoch_steps
 
     def rows(self, number: int) -> np.ndarray:
         return self.around(self.bound.rows(number), np.random.default_rng([self.seed, number, 5]))

@@ -28,7 +28,8 @@ from nearfar.similarity import ExcludedPairs, Known
 @dataclass(frozen=True)
 class Facts:
     """What the defaults called "auto" may depend on. `samples`: training rows; `items`: things to contrast (groups
-    where several members are drawn); `steps`: optimiser steps of the whole run; `kinds`: columns of `Batch.marks`;
+    where several members are drawn); `steps`: optimiser steps of the whole run;
+    `kinds`: columns of `Batch.item_identities`;
     `classes`: names of the different classes of the target, as `Batch.targets` counts them."""
 
     samples: int
@@ -107,7 +108,7 @@ class Batch:
         )
 
     def _facts(self) -> dict[str, Tensor | None]:
-        """What is known of each row (pools: of each item), by the name of the field."""
+        """What is known of each row (negative groups: of each item), by the name of the field."""
         return {name: getattr(self, name) for name in FACTS}
 
     def part(self, rows: slice) -> Batch:

@@ -20,9 +20,9 @@ class Items:
     """The n items of one step's batch on this process.
 
     rows: sample ids (n,), -1 unknown. item_identities (n, kinds): of the items as anchors, key_identities (None: the
-    same) as keys; an anchor hides from a key with an equal mark of one kind, -1 unknown. known: lists of marks that
-    belong to each anchor as well, and the kind of mark that they hold. negative_groups (n,): an item's negatives
-    come from its own pool alone; None: from everywhere.
+    same) as keys; an anchor hides from a key with an equal identity of one kind, -1 unknown. known: lists
+    of identities that belong to each anchor as well, and the kind that they hold. negative_groups (n,): an item's
+    negatives come from its own group alone; None: from everywhere.
     """
 
     rows: Tensor
@@ -36,7 +36,7 @@ class Items:
 
     @property
     def stored(self) -> Tensor:
-        """The marks that a memory keeps with the keys of these items."""
+        """The identities that a memory keeps with the keys of these items."""
         return self.item_identities if self.key_identities is None else self.key_identities
 
     def to(self, device: torch.device) -> Items:
@@ -157,9 +157,9 @@ def columns_of(rows: Tensor, known: Tensor) -> Tensor:
 
 
 def known_pairs(anchors: Tensor, items: Items, stored: Tensor) -> Relation:
-    """Pairs of an anchor and a stored key that hide from each other: equal in a mark, or known to belong together.
+    """Pairs of an anchor and a stored key that hide from each other: equal in an identity, or known to belong together.
 
-    anchors: the item of each anchor (N,); items: of the batch; stored: marks of the keys (K, kinds).
+    anchors: the item of each anchor (N,); items: of the batch; stored: identities of the keys (K, kinds).
     """
     relation: Relation = nobody
     for kind in range(items.item_identities.shape[1]):

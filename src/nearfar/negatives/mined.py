@@ -87,7 +87,7 @@ class Mined(Negatives):
     Known positives, duplicates and the row itself are never mined. The run folder gets mined.json with examples to
     look at; curve: `mined_false`, the estimated share of false negatives among the mined pairs (by the first label
     column, else the share of the nearest candidates that are nearer than the positive).
-    State: the lists (N, L), the bank (N, D), its pools (N,), the estimate.
+    State: the lists (N, L), the bank (N, D), its negative_groups (N,), the estimate.
     Raises InputError: counts below 1, shares outside [0, 1]; data whose items are no rows (a stream).
     """
 

@@ -32,7 +32,8 @@ class Queue(Negatives):
         random_start: fill with random unit vectors at first, as MoCo and Contriever do; else unfilled places are
             invisible.
 
-    State (saved and resumed): keys (K, D), marks (K, kinds), pools (K,), step of entry (K,), pointer.
+    State (saved and resumed): keys (K, D), item_identities (K, kinds), negative_groups (K,), step of entry (K,),
+    pointer.
     Raises InputError: a size that is neither "auto" nor a positive number.
     """
 

@@ -48,7 +48,7 @@ class Embedder:
         inference: Any = None,
     ):
         if variant is not None:
-            check_variant(variant, sorted({role.partition("/")[2] for role in towers} - {""}))
+            check_variant(variant, towers)
         self.variant, self._inference = variant, inference
         self.towers, self.data, self.batch_size = towers, data, batch_size
         self.similarity, self.device = similarity, torch.device(device)

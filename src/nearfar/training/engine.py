@@ -140,7 +140,7 @@ def check_variant_of(setup: building.Setup) -> None:
     from nearfar.models import check_variant
 
     if setup.settings.variant is not None:
-        check_variant(setup.settings.variant, sorted({r.partition("/")[2] for r in setup.method.towers()} - {""}))
+        check_variant(setup.settings.variant, setup.method.towers())
 
 
 def tell_overlaps(data: Any, weights: Sequence[str], say: Say) -> list[str]:

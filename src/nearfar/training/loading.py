@@ -124,7 +124,7 @@ class Loader:
         return self.steps * self.turns
 
     def __iter__(self) -> Iterator[Batch]:
-        rank, world = processes.place()
+        rank, world = processes.rank_and_world()
         for draw in range(self.start * self.turns, self.steps * self.turns):
             step, turn = divmod(draw, self.turns)
             if turn == 0:
@@ -171,7 +171,7 @@ class Loader:
 
     def bare(self, rows: np.ndarray, draw: int = 0, rank: int = 0, everywhere: int = 0) -> Batch:
         """The batch of some rows without its inputs: content, groups, labels. Of items that are no rows, nothing."""
-        index, members, place = torch.from_numpy(rows), self.sampler.members, self.place(draw, rank, everywhere)
+        index, members, place = torch.from_numpy(rows), self.sampler.members, self.position(draw, rank, everywhere)
         place["everywhere"] = everywhere or len(rows)
         if not self.sampler.identified:
             return Batch(torch.full_like(index, -1), {}, members=members, **place)
@@ -204,7 +204,7 @@ class Loader:
         a, b = (ids[index].numpy() for ids in self.content.values())
         return self.partners[0].lists(a, b), self.partners[1].lists(b, a)
 
-    def place(self, draw: int, rank: int, everywhere: int) -> dict[str, Any]:
+    def position(self, draw: int, rank: int, everywhere: int) -> dict[str, Any]:
         """Where in the run a batch stands."""
         step, turn = divmod(draw, self.turns)
         return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,

@@ -174,18 +174,18 @@ class PairContrast(Contrast):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         if self.row_loss.graded:
             return self.graded_loss(embedded["a"], embedded["b"], batch)
-        place = self.place(batch)
+        options = self.layout_options(batch)
         if self.by_group:
             z = embedded["members"]
-            return self.report(all_views(z, **place), z[0], batch)
+            return self.report(all_views(z, **options), z[0], batch)
         a, b = embedded["a"], embedded["b"]
         keys = torch.cat([b, *embedded.get("negative", [])])
         if not self.symmetric:
-            layout = one_way(a, keys, **self.with_hard_negatives(place, batch))
+            layout = one_way(a, keys, **self.with_hard_negatives(options, batch))
         else:
             back = self.extra_candidates(batch, blocks=False)
             layout = both_ways(
-                a, keys, join=self.join, extra_candidates_back=back, **self.with_hard_negatives(place, batch)
+                a, keys, join=self.join, extra_candidates_back=back, **self.with_hard_negatives(options, batch)
             )
         return self.report(layout, a, batch)
 
@@ -198,13 +198,13 @@ class PairContrast(Contrast):
             terms["temperature"] = self.temperature().detach()
         return Loss(self.row_loss.of_pairs(a, b, batch.scores, self.temperature()), terms)
 
-    def with_hard_negatives(self, place: dict[str, Any], batch: Batch) -> dict[str, Any]:
+    def with_hard_negatives(self, options: dict[str, Any], batch: Batch) -> dict[str, Any]:
         """Hard negatives beyond the batch hide from an anchor that they belong to, like its duplicates; the places of
         those that an item lacks hide from all."""
         if not batch.negatives:
-            return place
+            return options
         found = batch.excluded_with_negatives() if self.mask_duplicates else ExcludedPairs([])
-        return place | {"excluded": ExcludedPairs([*found.kinds, batch.missing_negatives()], found.known)}
+        return options | {"excluded": ExcludedPairs([*found.kinds, batch.missing_negatives()], found.known)}
 
     def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         return embedded["members"][-1] if self.by_group else embedded["b"]

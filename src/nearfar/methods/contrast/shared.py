@@ -72,7 +72,7 @@ class Contrast(Method):
     def temperature(self) -> Tensor:
         return self.tau()
 
-    def place(self, batch: Batch) -> dict[str, Any]:
+    def layout_options(self, batch: Batch) -> dict[str, Any]:
         """What every layout takes: temperature, excluded pairs, further positives and candidates, all ranks."""
         extra_positives = self.extra_positives(batch)
         return {
@@ -88,8 +88,8 @@ class Contrast(Method):
         return None if self.row_loss.positives is None else batch.extra_positives(self.row_loss.positives)
 
     def extra_candidates(self, batch: Batch, blocks: bool = True) -> Callable[[Anchors], ExtraCandidates] | tuple[()]:
-        """What the negatives part and the pools of the batch add to each similarity; `blocks=False`: only who hides
-        from whom (the way back, whose candidates are the anchors)."""
+        """What the negatives part and the negative groups of the batch add to each similarity; `blocks=False`: only who
+        hides from whom (the way back, whose candidates are the anchors)."""
         part, items = self.negatives, self.items(batch)
         if part is None and items.negative_groups is None:
             return ()
@@ -134,7 +134,7 @@ class Contrast(Method):
         )
 
     def stored_kinds(self, facts: Facts) -> int:
-        """How many marks a memory keeps with each key: the columns of `item_identities`."""
+        """How many identities a memory keeps with each key: the columns of `item_identities`."""
         return (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
 
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:

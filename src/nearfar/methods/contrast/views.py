@@ -103,10 +103,10 @@ class ViewContrast(Contrast):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
         if self.teacher is None:
-            layout = all_views(z, targets=self.plan.targets, **self.place(batch))
+            layout = all_views(z, targets=self.plan.targets, **self.layout_options(batch))
         else:
             queries = z if self.both_directions else z[:1]
-            layout = against_targets(queries, embedded["targets"], self.in_batch, self.place(batch))
+            layout = against_targets(queries, embedded["targets"], self.in_batch, self.layout_options(batch))
         return self.report(layout, z[0], batch)
 
     @property
@@ -157,13 +157,13 @@ def forward_views(tower: Callable[[Any], Tensor], made: Sequence[Any]) -> list[T
     return [z for z in out if z is not None]
 
 
-def against_targets(z: Sequence[Tensor], targets: Sequence[Tensor], in_batch: bool, place: dict[str, Any]) -> Layout:
+def against_targets(z: Sequence[Tensor], targets: Sequence[Tensor], in_batch: bool, options: dict[str, Any]) -> Layout:
     """Each view against the teacher's target of every other view: the mean over the ordered pairs."""
     parts = [
         part
         for v, query in enumerate(z)
         for t, key in enumerate(targets)
         if v != t
-        for part in one_way(query, key, in_batch=in_batch, **place).parts
+        for part in one_way(query, key, in_batch=in_batch, **options).parts
     ]
     return Layout(parts)

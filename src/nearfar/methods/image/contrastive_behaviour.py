@@ -70,17 +70,16 @@ class HardContrast(ViewContrast):
         self.symmetric = symmetric
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
-        z, place = embedded["views"], self.place(batch)
+        z, options = embedded["views"], self.layout_options(batch)
         if self.teacher is not None:
             queries = z if self.symmetric else z[:1]
-            layout = against_targets(queries, embedded["targets"], self.in_batch, place)
+            layout = against_targets(queries, embedded["targets"], self.in_batch, options)
         elif self.symmetric:
-            both = [
-                both_ways(a, b, extra_candidates_back=place["extra_candidates"], **place) for a, b in combinations(z, 2)
-            ]
+            back = options["extra_candidates"]
+            both = [both_ways(a, b, extra_candidates_back=back, **options) for a, b in combinations(z, 2)]
             layout = both[0] if len(both) == 1 else Layout([part for made in both for part in made.parts])
         else:
-            layout = Layout([part for b in z[1:] for part in one_way(z[0], b, **place).parts])
+            layout = Layout([part for b in z[1:] for part in one_way(z[0], b, **options).parts])
         loss = self.report(layout, z[0], batch)
         if self.row_loss.tempered and self.logged(batch):
             with torch.no_grad():

@@ -49,10 +49,10 @@ class NNCLR(ViewContrast):
         return (made := super().encode(batch)) | {"predicted": [self.predictor(z) for z in made["views"]]}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
-        z, p, place = embedded["views"], embedded["predicted"], self.place(batch)
-        place["extra_candidates_back"] = place["extra_candidates"]
+        z, p, options = embedded["views"], embedded["predicted"], self.layout_options(batch)
+        options["extra_candidates_back"] = options["extra_candidates"]
         n = [neighbours(v, self.support.keys) if self.support.filled.all() else v.detach() for v in z]
-        pairs = [both_ways(n[v], p[w], **place) for v, w in permutations(range(len(z)), 2)]
+        pairs = [both_ways(n[v], p[w], **options) for v, w in permutations(range(len(z)), 2)]
         return self.report(Layout([part for pair in pairs for part in pair.parts]), z[0], batch)
 
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:

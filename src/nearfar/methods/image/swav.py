@@ -171,7 +171,7 @@ class SwAV(Method):
         scores = self.scores(z.detach())
         full = self.queue.shape[1] > 0 and int(self.queued) >= self.queue.shape[1]
         if full and step >= self.queue_start * steps:
-            mine = processes.share(self.queue.shape[1], *processes.place())
+            mine = processes.share(self.queue.shape[1], *processes.rank_and_world())
             scores = torch.cat([self.scores(self.queue[crop, mine]).detach(), scores])
         return sinkhorn(scores, eps=self.eps, iterations=self.iterations, group=net.group)[-z.shape[0] :]
 

@@ -118,10 +118,10 @@ class Contriever(ViewContrast):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
-        place = self.place(batch) | {"similarity": self.similarity}
+        options = self.layout_options(batch) | {"similarity": self.similarity}
         queries = z if self.both_directions else z[:1]
         targets = z if self.teacher is None else embedded["targets"]
-        return self.report(against_targets(queries, targets, self.in_batch, place), z[0], batch)
+        return self.report(against_targets(queries, targets, self.in_batch, options), z[0], batch)
 
     def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         return embedded["views" if own or self.teacher is None else "targets"][1]
