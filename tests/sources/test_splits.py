@@ -78,6 +78,22 @@ def test_a_caption_that_all_share_does_not_swallow_the_split(tmp_path, picture):
     assert "may stand on both sides" in data.notes[-1]
 
 
+@pytest.mark.parametrize("answer_first", [False, True])
+def test_a_few_answers_to_many_questions_do_not_make_the_splits(written, answer_first):
+    """20 answers to 400 questions: whole answers held out would leave three of them to be found."""
+    rows = [(f"question number {i}", f"answer {'abcdefghijklmnopqrst'[i % 20]}") for i in range(400)]
+    content = "text,text_b\n" + "".join(f"{b},{a}\n" if answer_first else f"{a},{b}\n" for a, b in rows)
+    data = written("t.csv", content)
+    assert {n: len(r) for n, r in data.splits.items()} == {"train": 280, "val": 60, "test": 60}
+    answers, questions = (data.content(role) for role in (("text", "text_b") if answer_first else ("text_b", "text")))
+    assert len(np.unique(answers[data.splits["test"]])) > 15
+    assert not set(questions[data.splits["train"]]) & set(questions[data.splits["test"]])
+    assert "may stand on both sides" in data.notes[-1]
+    apart = written("t.csv", content, roles={"unit": "text" if answer_first else "text_b"})
+    assert len(np.unique(answers[apart.splits["test"]])) == 3
+    assert apart.leaks() == 0
+
+
 def test_copies_of_a_picture_stay_together(tmp_path, picture):
     for i in range(30):
         picture(tmp_path / "p" / f"{i:02d}.{'png' if i % 2 else 'bmp'}", seed=i // 2)

@@ -23,7 +23,7 @@ from nearfar.sources.looking import in_chunks, picture_source, stamp
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import Roles
 from nearfar.sources.scan import BATCH, Scan, cells, key_of, place
-from nearfar.sources.splits import SHARES, assign, components, digest, standard_name
+from nearfar.sources.splits import SHARES, assign, components, digest, hang_together, standard_name
 from nearfar.sources.storage import entry, new_entry
 
 Rows = Sequence[int] | np.ndarray | None
@@ -379,7 +379,7 @@ class Data:
     def _unit_marks(self) -> np.ndarray:
         """int64 hashes of the units that do not depend on which other units there are."""
         role = next((name for name in ("unit", "group", "bag") if name in self.roles), None)
-        own = self.digests(self.content_roles[0])
+        own = self.digests(self._divided[1])
         if role is None:
             return own
         values = [filled(v) for v in self.values(role)]
@@ -389,24 +389,29 @@ class Data:
         }
         return np.array([known[v] if v else alone for v, alone in zip(values, own.tolist(), strict=True)], np.int64)
 
-    @cached_property
+    @property
     def _components(self) -> np.ndarray:
-        """Rows that hang together by unit or content. Contents that nearly all rows hang on (a caption that many
-        share) are
-        dropped from the second role on, with a note."""
+        return self._divided[0]
+
+    @cached_property
+    def _divided(self) -> tuple[np.ndarray, str]:
+        """Rows that hang together by unit or content, and the role whose contents name them. Contents that many rows
+        share (the answers of a catalogue, captions that are class names) may stand on both sides, with a note; those
+        with the most values never do."""
         assert self.units is not None
-        columns = [self.units, *(self.content(role) for role in self.content_roles)]
-        joined = components(columns)
-        if len(columns) == 2 or np.bincount(joined, minlength=1).max() <= max(0.5 * len(self), 1):
-            return joined
-        fewer = components(columns[:2])
-        if np.bincount(fewer, minlength=1).max() >= np.bincount(joined).max():
-            return joined
+        contents = {role: self.content(role) for role in self.content_roles}
+        given = [self.units] if any(role in self.roles for role in leaking.TOGETHER) else []
+        joined = components([*given, *contents.values()])
+        kept = max(contents, key=lambda role: len(np.unique(contents[role])))
+        others = [role for role in contents if role != kept]
+        if not others or not hang_together(joined, fewer := components([*given, contents[kept]])):
+            return joined, self.content_roles[0]
+        several = " and ".join(f"'{self.roles[role]}'" for role in others)
         self.notes.append(
-            f"most rows hang together through shared values of {', '.join(self.content_roles[1:])}: the splits keep "
-            f"units and {self.content_roles[0]} apart, but such a value may stand on both sides"
+            f"many rows share values of {several}: the splits keep each value of '{self.roles[kept]}' on one side, but "
+            f"those of {several} may stand on both sides; name such a column as the unit (--unit) to keep them apart"
         )
-        return fewer
+        return fewer, kept
 
     def _given_splits(self) -> dict[str, np.ndarray]:
         values = [filled(v) for v in self.values("split")]

@@ -50,6 +50,15 @@ def components(columns: Sequence[np.ndarray]) -> np.ndarray:
     return connected_components(graph, directed=False)[1][:rows].astype(np.int64)
 
 
+def hang_together(joined: np.ndarray, fewer: np.ndarray) -> bool:
+    """Whether components (N,) over all columns are too coarse to be divided, where `fewer` are those of some columns:
+    one of them holds more than half of the rows, or five of `fewer` make one of them on average."""
+    largest, largest_of_fewer = (int(np.bincount(c, minlength=1).max()) for c in (joined, fewer))
+    if max(0.5 * len(joined), 1) < largest and largest_of_fewer < largest:
+        return True
+    return len(joined) > 0 and 5 * (int(joined.max()) + 1) <= int(fewer.max()) + 1
+
+
 def assign(component: np.ndarray, mark: np.ndarray, seed: int, shares: dict[str, float]) -> dict[str, np.ndarray]:
     """Sorted row numbers of each split: whole components, `shares` of their number, in an order drawn from the seed.
 
