@@ -53,7 +53,7 @@ class AlignUniform(Method):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         a, b = embedded["views"][:2]
-        self.watched = a.detach()  # the curve shows its spread and warns of a collapse
+        self.monitored = a.detach()  # the curve shows its spread and warns of a collapse
         total = align_uniform(a, b, alpha=self.alpha, t=self.t, weight=self.weight)
         return Loss(total, {"uniformity": uniformity(a.detach(), t=self.t)})
 

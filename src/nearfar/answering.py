@@ -62,8 +62,8 @@ def settings_of(inference: Inference, given: Mapping[str, Any]) -> Any:
     names = [f.name for f in dataclasses.fields(inference.options)]
     for name in given:
         if name not in names:
-            told = f"This model has no option '{name}'.{did_you_mean(name, names)}"
-            raise InputError(told, f"Options: {', '.join(names) or 'none'}.")
+            message = f"This model has no option '{name}'.{did_you_mean(name, names)}"
+            raise InputError(message, f"Options: {', '.join(names) or 'none'}.")
     return options.build(inference.options, options.checked([inference.options], dict(given)))
 
 
@@ -114,8 +114,8 @@ def answers(module: Inference, request: Request, own: Any, progress: Progress | 
     for start in range(0, len(request.rows), size):
         part = dataclasses.replace(request, rows=request.rows[start : start + size])
         with torch.inference_mode():
-            told = module.predict(part, own) if "predict" in module.verbs else {"score": module.score(part, own)}
-        for name, values in told.items():
+            answers = module.predict(part, own) if "predict" in module.verbs else {"score": module.score(part, own)}
+        for name, values in answers.items():
             listed = plain(values)
             if len(listed) != len(part.rows):
                 whose = type(module).__name__

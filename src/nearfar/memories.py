@@ -86,7 +86,7 @@ class ClusteredMemory(nn.Module):
         """K-means on the unit vectors of the bank; a result with an empty cluster is thrown away."""
         points, count = normalise(self.bank), len(self.prototypes)
         found = k_means(points.cpu().numpy(), count, seed=seed, restarts=self.restarts)
-        labels = processes.agreed(torch.from_numpy(found))
+        labels = processes.broadcast(torch.from_numpy(found))
         sizes = torch.bincount(labels, minlength=count).to(self.bank)
         if bool((sizes == 0).any()) and bool(self.ready):
             return

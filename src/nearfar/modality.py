@@ -58,7 +58,7 @@ class Modality:
         companions: further roles that mean something only beside its own (masks).
         several: its roles take several columns, which make one item together.
         certainty: kinds with more of it look at the columns first, since their items are not taken for another's.
-        told, perhaps: what `looks_like` and `may_be` found, in words.
+        looks_words, may_be_words: what `looks_like` and `may_be` found, in words.
         rank: order among kinds, of roles and of what is trained and embedded first.
         endings: of files that hold one item each; a folder of them is a data set.
         tables: endings of files that hold many items and are no ordinary tables; see `read_file`.
@@ -81,8 +81,8 @@ class Modality:
     several: ClassVar[bool] = False
     rank: ClassVar[float] = 10
     certainty: ClassVar[float] = 10
-    told: ClassVar[str] = ""
-    perhaps: ClassVar[str] = ""
+    looks_words: ClassVar[str] = ""
+    may_be_words: ClassVar[str] = ""
     endings: ClassVar[frozenset[str]] = frozenset()
     tables: ClassVar[frozenset[str]] = frozenset()
     by_rows: ClassVar[bool] = False

@@ -77,7 +77,7 @@ def mean(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, (total / dist.get_world_size()).tolist(), strict=True))
 
 
-def anywhere(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is raised on any connected process; all of them must call it."""
     import torch
     import torch.distributed as dist
@@ -89,7 +89,7 @@ def anywhere(flag: bool) -> bool:
     return bool(raised)
 
 
-def agreed(values: Any) -> Any:
+def broadcast(values: Any) -> Any:
     """The first process's tensor, on all of them: what each computes from equal numbers may still differ (running
     statistics, another machine's k-means)."""
     import torch.distributed as dist

@@ -85,10 +85,10 @@ def evaluate(
                 f"This model embeds {', '.join(loaded.roles)}, but the task asks for {role}.",
                 "Choose another --task, or a model with that tower.",
             )
-    told = measured_twice(loaded, opened, measure.rows(on), on)
-    if told["rows"]:
+    repeated = measured_twice(loaded, opened, measure.rows(on), on)
+    if repeated["rows"]:
         name = model if isinstance(model, (str, Path)) else "the model"
-        say(trained.warning(name, told["rows"], told["of"], f"{on} rows"))
+        say(trained.warning(name, repeated["rows"], repeated["of"], f"{on} rows"))
     for one in opened.shared():
         say(f"warning: {one}")
     rows = [{"slug": "model", "label": str(model), **measure.evaluate(embed, on).to_dict()}]
@@ -102,7 +102,7 @@ def evaluate(
         "split": on,
         "split_hash": opened.split_hash,
         "model_hash": loaded.hash,
-        "trained_on": told,
+        "trained_on": repeated,
         "shared": [str(one) for one in opened.shared()],
         "precision": "32",
         "batch_size": embed.batch_size,
@@ -549,11 +549,11 @@ def run_parts(folder: Path) -> dict[str, Any]:
         parts: dict[str, Any] = {"config": config | {"seed": config["settings"]["seed"]}, "path": str(folder)}
     parts["curve"] = showing.curve(folder)
     if scores.exists():
-        told = files.read_json(scores, SCORES, DAMAGED)
+        stored = files.read_json(scores, SCORES, DAMAGED)
         with files.reading(scores, DAMAGED):
-            test = told["scores"].get("test") or told["scores"].get("val")
+            test = stored["scores"].get("test") or stored["scores"].get("val")
             if test:
-                parts["scores"] = test | told["cost"] | {"task": told["summary"]}
+                parts["scores"] = test | stored["cost"] | {"task": stored["summary"]}
     if not shown.exists() and (folder / "model" / "config.json").exists():
         files.write_json(shown, illustrated(folder, config))
     if shown.exists():

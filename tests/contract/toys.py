@@ -68,7 +68,7 @@ class InTurn(Text):
 
     def views_of(self, batch):
         z = self.encode(batch)["z"]
-        self.watched = z.detach()
+        self.monitored = z.detach()
         return z, self.augment(z)
 
     def near(self, batch):
@@ -119,7 +119,7 @@ class Tasks(Staged, Text):
         return {"classes": len(facts.classes)}
 
     def loss(self, embedded, batch):
-        self.watched = embedded["z"].detach()
+        self.monitored = embedded["z"].detach()
         old = torch.isin(batch.rows, self.kept)
         return Loss(cross_entropy(self.classes(embedded["z"]), batch.targets), {"old": old.float().mean()})
 
@@ -150,7 +150,7 @@ class Episodes(Text):
 
     def loss(self, embedded, batch):
         z = embedded["z"].view(batch.members, len(batch), -1)
-        self.watched = z[0].detach()
+        self.monitored = z[0].detach()
         net = exchange("global")
         prototypes = net.gather(z[: self.shots].mean(0))[0]  # those of all processes
         classes = net.gather(batch.targets.view(batch.members, -1)[0])[0]
@@ -178,7 +178,7 @@ class Regression(Text):
         self.out = nn.Linear(dim, 1)
 
     def loss(self, embedded, batch):
-        self.watched = embedded["z"].detach()
+        self.monitored = embedded["z"].detach()
         return Loss(mse_loss(self.out(embedded["z"])[:, 0], batch.values))
 
     def inference(self):
@@ -230,7 +230,7 @@ class Bags(Text):
         return OneOf("bag", alpha=0.0)
 
     def loss(self, embedded, batch):
-        self.watched = embedded["z"].detach()
+        self.monitored = embedded["z"].detach()
         assert len(batch.bags.unique()) == 1
         return Loss(embedded["z"].var(0).sum())
 
@@ -254,7 +254,7 @@ class WithPartners(Text):
 
     def loss(self, embedded, batch):
         a, b = embedded["z"].chunk(2)
-        self.watched = a.detach()
+        self.monitored = a.detach()
         return Loss(info_nce(a, b, temperature=0.5, negatives="global"))
 
 
@@ -272,7 +272,7 @@ class Whole(Text):
 
     def loss(self, embedded, batch):
         z = normalize(embedded["z"], dim=1)
-        self.watched = z.detach()
+        self.monitored = z.detach()
         return Loss((z @ z.T).square().mean(), {"rows": float(batch.everywhere)})
 
 
@@ -294,7 +294,7 @@ class Variants(Text):
         return {"a": self.common(batch.views["text"][0]), "b": self.salient(batch.views["text"][0])}
 
     def loss(self, embedded, batch):
-        self.watched = embedded["a"].detach()
+        self.monitored = embedded["a"].detach()
         return Loss(info_nce(embedded["a"], embedded["b"], temperature=0.5, negatives="global"))
 
     def towers(self):

@@ -9,7 +9,7 @@ from nearfar import encoders
 from nearfar.errors import InputError
 from nearfar.evaluation import references, task_for
 from nearfar.evaluation.references import hog_cells, pixel_cells
-from nearfar.methods.base import Tower
+from nearfar.methods.tower import Tower
 from nearfar.sources import open_data
 from nearfar.training.embedding import Embedder
 

@@ -7,7 +7,7 @@ import torch
 
 from nearfar.errors import InputError
 from nearfar.memories import ClusteredMemory, balanced_labels, memory_rows
-from nearfar.methods.base import Facts
+from nearfar.methods.batch import Facts
 from nearfar.methods.fewshot.beclr import attraction, auto_clusters, auto_scale, masked, repulsion
 from nearfar.training import building
 from nearfar.training.engine import fit

@@ -10,7 +10,7 @@ from nearfar import methods
 from nearfar.encoders import Features
 from nearfar.errors import InputError
 from nearfar.losses import sup_con
-from nearfar.methods.base import Batch
+from nearfar.methods.batch import Batch
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 

@@ -14,7 +14,7 @@ import nearfar
 from nearfar.encoders import Joined, image
 from nearfar.errors import InputError
 from nearfar.losses import clip, nt_xent
-from nearfar.methods.base import Facts
+from nearfar.methods.batch import Facts
 from nearfar.methods.image.mcl import auto_clusters, concatenated, grouped_clip, grouped_nt_xent, joint_labels
 from nearfar.training import building, callbacks, showing
 from nearfar.training.engine import fit

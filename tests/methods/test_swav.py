@@ -5,7 +5,7 @@ import torch
 
 from nearfar.errors import InputError
 from nearfar.losses import sinkhorn, swapped_prediction
-from nearfar.methods.base import Facts
+from nearfar.methods.batch import Facts
 from nearfar.methods.image.swav import auto_prototypes, auto_queue
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings

@@ -6,7 +6,7 @@ import torch
 
 import nearfar
 from nearfar import encoders, methods, modalities
-from nearfar.methods.base import Tower
+from nearfar.methods.tower import Tower
 from nearfar.registry import MODALITIES
 from nearfar.training.embedding import Embedder
 from nearfar.views import build

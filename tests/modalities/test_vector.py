@@ -19,7 +19,7 @@ from nearfar.encoders import Features
 from nearfar.encoders.numeric import VectorEncoder, moments
 from nearfar.errors import InputError
 from nearfar.evaluation.references import main_components, standardised
-from nearfar.methods.base import Tower
+from nearfar.methods.tower import Tower
 from nearfar.training.embedding import Embedder
 from nearfar.views import build
 

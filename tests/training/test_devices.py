@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nearfar import methods, similarity
-from nearfar.methods.base import Batch
+from nearfar.methods.batch import Batch
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building
 from nearfar.training.engine import split_options

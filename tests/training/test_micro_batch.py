@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nearfar.encoders import Features
-from nearfar.methods.base import Cached, random_state, set_random_state
+from nearfar.methods.micro_batches import Cached, random_state, set_random_state
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from nearfar import processes
 from nearfar.errors import InputError
-from nearfar.methods.base import Batch
+from nearfar.methods.batch import Batch
 from nearfar.training.engine import fit
 from nearfar.training.loading import shared
 from tests import stopping
@@ -142,9 +142,10 @@ def test_shares_cover_the_batch_once(count, world):
 
 
 def test_batches_of_one_step_join_by_member():
+    first, second = torch.tensor([1, 2]), torch.tensor([3])
     parts = [
-        Batch(torch.tensor([1, 2, 11, 12]), {}, groups=torch.tensor([1, 2, 1, 2]), members=2, turn=0, turns=2),
-        Batch(torch.tensor([3, 13]), {}, groups=torch.tensor([3, 3]), members=2, turn=1, turns=2),
+        Batch(torch.cat([x, x + 10]), {}, groups=x.repeat(2), members=2, accumulation_step=k, accumulation_steps=2)
+        for k, x in enumerate((first, second))
     ]
     whole = Batch.joined(parts)
     assert whole.rows.tolist() == [1, 2, 3, 11, 12, 13]
@@ -158,5 +159,5 @@ def test_one_process_needs_no_exchange():
     processes.average_gradients([p])
     assert p.grad.tolist() == [3, 3]
     assert processes.mean({"a": 2.0}) == {"a": 2.0}
-    assert processes.anywhere(True)
-    assert not processes.anywhere(False)
+    assert processes.any_rank(True)
+    assert not processes.any_rank(False)

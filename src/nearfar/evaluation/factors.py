@@ -89,13 +89,13 @@ def _told(r: Readout) -> str:
     def spelled(values: Sequence[float]) -> str:
         return ", ".join(f"{100 * v:.0f} %" for v in values)
 
-    told = (f"By stage alone {spelled(r.alone)}; stages together {spelled(r.joined)}; the commonest class is "
+    readouts = (f"By stage alone {spelled(r.alone)}; stages together {spelled(r.joined)}; the commonest class is "
             f"{100 * r.commonest:.0f} %.")
     best = max(range(len(r.gains)), key=lambda k: r.gains[k].mean, default=None)
     if best is None:
-        return told
+        return readouts
     gain = r.gains[best]
     ends = "" if gain.low is None or gain.high is None else f" ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     meaning = ("the first had suppressed it" if (gain.low or 0) > 0 else
                "no sign of suppression" if (gain.high or 0) >= 0 else "the first shows it best")
-    return f"{told} Stage {best + 1} alone against stage 0: {100 * gain.mean:+.1f} points{ends}: {meaning}."
+    return f"{readouts} Stage {best + 1} alone against stage 0: {100 * gain.mean:+.1f} points{ends}: {meaning}."

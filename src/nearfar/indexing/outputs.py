@@ -130,8 +130,8 @@ class Npy(Output):
         if not self.pending.exists():
             return
         with contextlib.suppress(InputError):
-            told = files.read_json(self.keys_path, self.FIELDS, DAMAGED)
-            if told.get("sha256") == files.digest(self.pending):
+            stored = files.read_json(self.keys_path, self.FIELDS, DAMAGED)
+            if stored.get("sha256") == files.digest(self.pending):
                 self.pending.replace(self.path)
         files.remove(self.pending)
 
@@ -158,7 +158,7 @@ class Npy(Output):
         if self.exists():
             before = self.known
             kept = np.flatnonzero([key not in gone for key in before["key"].to_pylist()])
-        told = [] if before is None else [before.take(kept)]
+        tables = [] if before is None else [before.take(kept)]
         width = schema.field("vector").type.list_size
         with files.writing(self.path), files.whole(self.pending) as fresh:
             with fresh.open("wb") as file:
@@ -168,9 +168,9 @@ class Npy(Output):
                     file.write(np.ascontiguousarray(self.vectors[kept[start : start + 4096]], "<f4").tobytes())
                 for batch in batches:
                     file.write(np.ascontiguousarray(batch["vector"].flatten().to_numpy(), "<f4").tobytes())
-                    told.append(pa.table({name: batch[name] for name in IDENTITY}))
+                    tables.append(pa.table({name: batch[name] for name in IDENTITY}))
             found = files.digest(fresh)
-        rows = pa.concat_tables(told).combine_chunks()
+        rows = pa.concat_tables(tables).combine_chunks()
         sources = rows["_source"].combine_chunks().dictionary_encode()
         listed = {"keys": rows["key"].to_pylist(), "contents": rows["_content"].to_pylist(),
                   "source": sources.indices.to_pylist(), "sources": sources.dictionary.to_pylist()}  # fmt: skip

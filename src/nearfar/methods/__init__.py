@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from nearfar.lazy import exports
 
 if TYPE_CHECKING:  # imported when first used
-    from nearfar.methods.base import Batch, Facts, Loss, Method, Optimisation, Tower
+    from nearfar.methods.base import Loss, Method
+    from nearfar.methods.batch import Batch, Facts
     from nearfar.methods.contrast import (
         Contrast,
         PairContrast,
@@ -16,10 +17,12 @@ if TYPE_CHECKING:  # imported when first used
         forward_views,
     )
     from nearfar.methods.inference import Inference, Request
+    from nearfar.methods.optimisation import Optimisation
     from nearfar.methods.paper import Paper
     from nearfar.methods.phases import Phase
     from nearfar.methods.registry import describe, get, list_methods, overview, register, slugs
     from nearfar.methods.staged import Staged
+    from nearfar.methods.tower import Tower
 
 __getattr__ = exports(__name__)
 

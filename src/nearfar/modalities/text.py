@@ -58,7 +58,7 @@ class Text(Modality):
     }  # fmt: skip
     described = {"text": "column of texts", "text_b": "second column of texts"}
     rank, certainty = 1, 0
-    told, perhaps = "texts of several words", "short texts"
+    looks_words, may_be_words = "texts of several words", "short texts"
     endings = ENDINGS
     options = Options
     plans = {

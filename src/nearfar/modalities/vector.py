@@ -51,7 +51,7 @@ class Vector(Modality):
     }
     several = True
     rank, certainty = 2, 50
-    perhaps = "numbers, which make one vector a row"
+    may_be_words = "numbers, which make one vector a row"
     tables = frozenset({".npy", ".npz"})
     options = Options
     by_rows = True
@@ -107,23 +107,23 @@ class Vector(Modality):
         import numpy as np
 
         values, names = self.items(data, role), self.names(data, role)
-        told, empty = [], np.isnan(values)
+        notes, empty = [], np.isnan(values)
         if empty.any():
             columns = np.flatnonzero(empty.any(0))
             parts = [f"'{names[i]}' {empty[:, i].sum():,}" for i in columns]
-            told.append(f"{empty.sum():,} empty cells ({_some(parts, 3)}) count as the mean of their column over the "
+            notes.append(f"{empty.sum():,} empty cells ({_some(parts, 3)}) count as the mean of their column over the "
                         "training rows")  # fmt: skip
         train = values[data.splits["train"]]
         still = [name for name, column in zip(names, train.T, strict=True) if len(set(column[~np.isnan(column)])) < 2]
         if still:
             parts = [f"'{name}'" for name in still]
-            told.append(f"{len(still)} of {len(names)} numbers are the same in all training rows and tell nothing: "
+            notes.append(f"{len(still)} of {len(names)} numbers are the same in all training rows and tell nothing: "
                         f"{_some(parts, 5)}")  # fmt: skip
-        return told + self._left(data, role)
+        return notes + self._left(data, role)
 
     def _left(self, data: Any, role: str) -> list[str]:
         """Where the columns were found and not named: those of words, which no encoder of numbers reads."""
-        if role != self.roles[0] or data.reasons.get(role) != f"its values are {self.perhaps}":
+        if role != self.roles[0] or data.reasons.get(role) != f"its values are {self.may_be_words}":
             return []
         used = {name for value in data.roles.values() for name in ([value] if isinstance(value, str) else value)}
         left = [f"'{n}'" for n in data.table.column_names if n not in used and not n.startswith("__")]

@@ -19,8 +19,8 @@ parts: dict[str, type[Negatives]] = {}
 class Items:
     """The n items of one step's batch on this process.
 
-    rows: sample ids (n,), -1 unknown. item_identities (n, kinds): of the items as anchors, key_identities (None: the
-    same) as keys; an anchor hides from a key with an equal identity of one kind, -1 unknown. known: lists
+    rows: sample ids (n,), -1 unknown. item_identities (n, identity_kinds): of the items as anchors, key_identities
+    (None: the same) as keys; an anchor hides from a key with an equal identity of one kind, -1 unknown. known: lists
     of identities that belong to each anchor as well, and the kind that they hold. negative_groups (n,): an item's
     negatives come from its own group alone; None: from everywhere.
     """
@@ -125,7 +125,7 @@ class Negatives(nn.Module):
                 state_dict[prefix + new] = state_dict.pop(prefix + old)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+    def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         """Sizes what depends on the data. Called once, before the first step or before a state is loaded. steps: of the
         run (or of a stage), where its length counts."""
 
@@ -159,7 +159,7 @@ def columns_of(rows: Tensor, known: Tensor) -> Tensor:
 def known_pairs(anchors: Tensor, items: Items, stored: Tensor) -> Relation:
     """Pairs of an anchor and a stored key that hide from each other: equal in an identity, or known to belong together.
 
-    anchors: the item of each anchor (N,); items: of the batch; stored: identities of the keys (K, kinds).
+    anchors: the item of each anchor (N,); items: of the batch; stored: identities of the keys (K, identity_kinds).
     """
     relation: Relation = nobody
     for kind in range(items.item_identities.shape[1]):

@@ -37,7 +37,7 @@ class Cluster(Negatives):
         self.share = 1.0
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+    def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         if 2 * self.clusters > samples:
             raise InputError(
                 f"{self.clusters} clusters of {samples} items leave hardly a negative in any of them.",
@@ -61,7 +61,7 @@ class Cluster(Negatives):
             self.rows = torch.from_numpy(survey.rows[order]).to(self.labels.device)
         if self.due(step, steps):
             found = k_means(survey.features().cpu().numpy()[order], min(self.clusters, len(order)), seed=step)
-            self.labels.copy_(processes.agreed(torch.from_numpy(found)))
+            self.labels.copy_(processes.broadcast(torch.from_numpy(found)))
 
     def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         place = columns_of(items.rows, self.rows) if len(self.rows) else torch.full_like(items.rows, -1)

@@ -111,7 +111,7 @@ class Mined(Negatives):
         self.register_buffer("negative_groups", torch.empty(0, dtype=torch.long))
         self.register_buffer("false", torch.zeros(()))
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+    def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         device = self.bank.device
         self.lists = torch.full((samples, self.count), -1, dtype=torch.long, device=device)
         self.bank = torch.zeros(samples, dim, device=device)
@@ -152,10 +152,10 @@ class Mined(Negatives):
         if survey.labels is not None:
             share = shared_label(found.lists.cpu(), torch.from_numpy(survey.labels)[order])
         self.false.fill_(share)
-        told = self.account(found, survey, step, share)
-        survey.note("mined", told)
-        survey.tell(f"mined at step {step}: {told['rows_with_negatives']:.0%} of the rows have hard negatives, about "
-                    f"{share:.1%} of them false (by {told['estimated_by']}); examples in mined.json")
+        record = self.account(found, survey, step, share)
+        survey.note("mined", record)
+        survey.tell(f"mined at step {step}: {record['rows_with_negatives']:.0%} of the rows have hard negatives, about "
+                    f"{share:.1%} of them false (by {record['estimated_by']}); examples in mined.json")
 
     def account(self, found: Found, survey: Survey, step: int, share: float, examples: int = 10) -> dict[str, Any]:
         """What was mined, for the reader: shares, and the lists of a few rows by their names."""

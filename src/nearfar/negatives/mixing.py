@@ -110,8 +110,8 @@ class Mixing(Queue):
         self.hard, self.mixed, self.with_query, self.start = hard, mixed, with_query, start
         self.counts, self.begin = (0, 0, 0), 0
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
-        super().setup(dim, kinds, batch_size, samples, steps)
+    def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+        super().setup(dim, identity_kinds, batch_size, samples, steps)
         n = max(8, min(1024, self.capacity // 16)) if self.hard == "auto" else int(self.hard)
         n = min(n, self.capacity)
         mixed = n if self.mixed == "auto" else int(self.mixed)

@@ -32,8 +32,8 @@ class Queue(Negatives):
         random_start: fill with random unit vectors at first, as MoCo and Contriever do; else unfilled places are
             invisible.
 
-    State (saved and resumed): keys (K, D), item_identities (K, kinds), negative_groups (K,), step of entry (K,),
-    pointer.
+    State (saved and resumed): keys (K, D), item_identities (K, identity_kinds), negative_groups (K,), step of entry
+    (K,), pointer.
     Raises InputError: a size that is neither "auto" nor a positive number.
     """
 
@@ -55,10 +55,10 @@ class Queue(Negatives):
         self.register_buffer("negative_groups", torch.empty(0, dtype=torch.long))
         self.register_buffer("entered", torch.empty(0, dtype=torch.long))
 
-    def setup(self, dim: int, kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+    def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         size = auto_size(batch_size, samples, steps) if self.size == "auto" else self.size
         self.keys = torch.empty(size, dim, device=self.keys.device)
-        self.item_identities = torch.empty(size, kinds, dtype=torch.long, device=self.keys.device)
+        self.item_identities = torch.empty(size, identity_kinds, dtype=torch.long, device=self.keys.device)
         self.reset()
 
     def reset(self) -> None:

@@ -160,11 +160,11 @@ def read_pictures(path: Path, files: list[str], others: list[str], cache: Path, 
     strange = set(given).difference(files)
     if found is not None:
         files, places, masked, used = _masked(path, found)
-    told = layout(places)
-    columns = {name: list(values) for name, values in told.columns.items()}
+    found = layout(places)
+    columns = {name: list(values) for name, values in found.columns.items()}
     if masked is not None:
-        columns = {"mask": [masked[i] for i in told.kept], **columns}
-    kept = [files[i] for i in told.kept]
+        columns = {"mask": [masked[i] for i in found.kept], **columns}
+    kept = [files[i] for i in found.kept]
     rows = ((i, {FILE: f, **{name: values[i] for name, values in columns.items()}}) for i, f in enumerate(kept))
     parts = [*kept, *(f"{name}={value}" for name, values in columns.items() for value in values)]
     key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
@@ -174,7 +174,7 @@ def read_pictures(path: Path, files: list[str], others: list[str], cache: Path, 
     bare = sum(mask is None for mask in columns.get("mask", []))
     if bare:
         raw.notes.append(f"{bare} pictures have no folder of masks beside theirs: they are trained on and not measured")
-    raw.notes += [*told.notes, *_left_out([*used, *strange], others, "pictures")]
+    raw.notes += [*found.notes, *_left_out([*used, *strange], others, "pictures")]
     raw.problems = problems
     return raw
 
@@ -251,17 +251,17 @@ def read_texts(path: Path, files: list[str], others: list[str], cache: Path, ski
     """A folder of texts, with its layout as labels or splits."""
     named, strange = _named(path, files, skip)
     contents, problems = _loaded(path, named, skip)
-    told = layout([file for file, _ in contents])
-    kept = [contents[i] for i in told.kept]
+    found = layout([file for file, _ in contents])
+    kept = [contents[i] for i in found.kept]
     rows = (
-        (i, {FILE: file, "text": text, **{name: values[i] for name, values in told.columns.items()}})
+        (i, {FILE: file, "text": text, **{name: values[i] for name, values in found.columns.items()}})
         for i, (file, text) in enumerate(kept)
     )
-    key = _digest([*kept, *((name, str(values)) for name, values in told.columns.items())])
-    raw = _listing(path, "folder of texts", told.columns, rows, cache, key)
+    key = _digest([*kept, *((name, str(values)) for name, values in found.columns.items())])
+    raw = _listing(path, "folder of texts", found.columns, rows, cache, key)
     raw.roles |= {"text": "text", "id": FILE}
     raw.reasons |= {"text": "a folder of texts", "id": "its path"}
-    raw.notes, raw.problems = [*told.notes, *_left_out(files, others, "texts")], strange + problems
+    raw.notes, raw.problems = [*found.notes, *_left_out(files, others, "texts")], strange + problems
     return raw
 
 

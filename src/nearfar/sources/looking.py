@@ -171,8 +171,8 @@ def scan_masks(raw: Raw, column: str, pictures_of: str, result: Scan) -> None:
                 elif found is not None:
                     digests[row], bits[row] = found[:2]
                     if found[2:] != (width, height) and row not in wrong:
-                        told = f"its mask{{}} has {found[2]} x {found[3]} pixels, the picture {width} x {height}"
-                        result.bad.append(Fault(row, column, told, names_file=True))
+                        fault = f"its mask{{}} has {found[2]} x {found[3]} pixels, the picture {width} x {height}"
+                        result.bad.append(Fault(row, column, fault, names_file=True))
                 row += 1
             advance(len(block))
     result.digests[column], result.part("classes")[column] = digests, bits

@@ -198,11 +198,11 @@ def _cleaned(raw: Raw, roles: Roles, found: Scan, rules: AlignRules) -> Scan:
     texts = [filled(value) for block in cells(raw.table, text) for value in block]
     by_rule = dropped(rules, found.sizes[image], found.digests[image], texts)
     keep = np.flatnonzero(~np.any(list(by_rule.values()), axis=0))
-    told = "; ".join(f"{rule}: {int(rows.sum()):,}" for rule, rows in by_rule.items() if rows.any())
+    counts = "; ".join(f"{rule}: {int(rows.sum()):,}" for rule, rows in by_rule.items() if rows.any())
     if not len(keep):
-        raise InputError(f"The rules leave no row of {raw.path or raw.name} ({told}).",
+        raise InputError(f"The rules leave no row of {raw.path or raw.name} ({counts}).",
                          'Relax them, for example --clean "align --short-side 32 --shortest 1".')  # fmt: skip
-    raw.notes.append(f"cleaned: {len(keep):,} of {len(raw.table):,} rows are left" + (f" ({told})" if told else ""))
+    raw.notes.append(f"cleaned: {len(keep):,} of {len(raw.table):,} rows are left" + (f" ({counts})" if counts else ""))
     raw.table = raw.table.select(keep)
     raw.fingerprint += f":{rules}"
     return found.take(keep)
@@ -238,8 +238,8 @@ def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
         values = (value for block in cells(raw.table, column) for value in block)
         for row, value in enumerate(values):
             if read(value) is None:
-                told = "the cell is empty" if value in (None, "") else f"{value!r} is {wanted}"
-                found.append(Fault(row, column, told))
+                fault = "the cell is empty" if value in (None, "") else f"{value!r} is {wanted}"
+                found.append(Fault(row, column, fault))
     return found
 
 

@@ -313,13 +313,13 @@ def _by_content(table: Dataset, roles: Roles, reasons: dict[str, str], given: se
         if not any(role in roles for role in kind.roles):
             found = [name for name in samples if name not in _used(roles) and kind.looks_like(samples[name])]
             alone = not any(role in roles for role in modalities.roles())
-            reason = f"its values are {kind.told or kind.words}"
+            reason = f"its values are {kind.looks_words or kind.words}"
             _fill(kind, kind.roles if alone else kind.roles[:1], found, reason, roles, reasons, given)
     if any(role in roles for role in modalities.roles()):
         return
     claims = [(kind, [name for name in samples if kind.may_be(samples[name])]) for kind in modalities.everyone()]
     kind, found = max(claims, key=lambda claim: len(claim[1]))
-    _fill(kind, kind.roles, found, f"its values are {kind.perhaps or kind.words}", roles, reasons, given)
+    _fill(kind, kind.roles, found, f"its values are {kind.may_be_words or kind.words}", roles, reasons, given)
 
 
 def _used(roles: Roles) -> set[str]:

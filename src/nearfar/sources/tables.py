@@ -162,14 +162,14 @@ def read_csv(path: Path, cache: Path, skip: bool) -> Raw:
     faults = _Faults(path, skip, "Quote fields that hold the separator or a line break, or use --unreadable skip.")
     with text_file(path) as file:
         first = file.readline()
-        told = _SEPARATOR_LINE.fullmatch(first.rstrip("\r\n"))
+        separator_line = _SEPARATOR_LINE.fullmatch(first.rstrip("\r\n"))
         mark = "\t" if path.suffix.casefold() in (".tsv", ".tab") else _separator(first)
-        mark = told.group(1) if told else mark
-        header, rows = _csv_body(path, file, mark, told is not None)
+        mark = separator_line.group(1) if separator_line else mark
+        header, rows = _csv_body(path, file, mark, separator_line is not None)
         if skip:  # a table that is stored already cannot tell what was skipped
             for _ in _even(rows, header, faults):
                 pass
-            header, rows = _csv_body(path, file, mark, told is not None)
+            header, rows = _csv_body(path, file, mark, separator_line is not None)
         silent = _Faults(path, skip, faults.hint)
         table = stored(cache, f"csv:{skip}:{digest}", string_batches(_even(rows, header, silent), header))
     return raw_table(path, "tsv table" if mark == "\t" else "csv table", table, digest, faults.problems)
@@ -179,13 +179,13 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^\w"\r\n])"?[\s,;]*', re.IGNORECASE)  # w
 
 
 def _csv_body(
-    path: Path, file: TextIO, separator: str, told: bool
+    path: Path, file: TextIO, separator: str, separator_line: bool
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Column names and rows; `told`: the first line only names the separator."""
+    """Column names and rows; `separator_line`: the first line only names the separator."""
     file.seek(0)
-    if told:
+    if separator_line:
         file.readline()
-    rows = _csv_rows(path, file, separator, 2 if told else 1)
+    rows = _csv_rows(path, file, separator, 2 if separator_line else 1)
     return _header(path, next(rows, None)), rows
 
 

@@ -16,8 +16,9 @@ from nearfar import evaluation, methods, modalities, options
 from nearfar.encoders import Encoder, Features, Frozen
 from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError
-from nearfar.methods.base import Facts, Method, Optimisation
-from nearfar.methods.optimisation import check_optimiser
+from nearfar.methods.base import Method
+from nearfar.methods.batch import Facts
+from nearfar.methods.optimisation import Optimisation, check_optimiser
 from nearfar.samplers import Rows
 from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.settings import TrainSettings
@@ -411,7 +412,7 @@ def make_loader(
         return role_inputs(method, data, role, cache)
 
     loader = Loader(
-        method, data, table, read, steps=steps, batch_size=batch, seed=settings.seed, turns=settings.accumulate
+        method, data, table, read, steps=steps, batch_size=batch, seed=settings.seed, accumulate=settings.accumulate
     )
     if method.trained:
         _ = loader.inputs  # read, tokenised or embedded once, before anything else takes time

@@ -55,7 +55,7 @@ class Curve(pl.Callback):
         self.seconds += now - self.last
         self.samples += batch.everywhere
         self.last = now
-        if batch.last_turn:
+        if batch.last_accumulation_step:
             self.at_step(trainer, pl_module)
             self.last = time.perf_counter()
 
@@ -72,8 +72,8 @@ class Curve(pl.Callback):
                 **processes.mean(pl_module.terms),
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
             }
-            if pl_module.watched is not None:
-                line["spread"] = spread(pl_module.watched.float())
+            if pl_module.monitored is not None:
+                line["spread"] = spread(pl_module.monitored.float())
                 self.warn(line["spread"], step)
             if not processes.leader():
                 return
@@ -117,13 +117,13 @@ class Stages(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         stages = pl_module.steps_of_stages()
         ended = [k for k, (_, last) in enumerate(stages) if last == trainer.global_step]
-        if not ended or not batch.last_turn:
+        if not ended or not batch.last_accumulation_step:
             return
-        told, began = pl_module.finish_stage(ended[0]), time.perf_counter()
-        if processes.leader() and (told or len(stages) > 1):
+        record, began = pl_module.finish_stage(ended[0]), time.perf_counter()
+        if processes.leader() and (record or len(stages) > 1):
             scores = {"val": self.validate()} if self.validate is not None else {}
             known = stages_of(self.path) if self.path.exists() else []
-            self.write([*known, {"stage": ended[0], "steps": list(stages[ended[0]]), **scores, **told}])
+            self.write([*known, {"stage": ended[0], "steps": list(stages[ended[0]]), **scores, **record}])
         self.curve.last += time.perf_counter() - began
 
     def write(self, stages: list[dict[str, Any]]) -> None:
@@ -194,7 +194,7 @@ class Checkpoint(pl.Callback):
         self.signals.listen()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not batch.last_turn:
+        if not batch.last_accumulation_step:
             return
         step = trainer.global_step
         if step % self.every == 0 or step >= trainer.max_steps or self.signals.asked:

@@ -22,7 +22,7 @@ from nearfar.checks import Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
 from nearfar.methods import registry
-from nearfar.methods.base import Tower
+from nearfar.methods.tower import Tower
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
 from nearfar.training.embedding import Embedder
@@ -427,15 +427,15 @@ def train_cells(
                 say(f"{place} {one.label}, seed {seed} failed: {error}")
                 cells.append(cell(seed, {}, run=relative) | {"status": "failed", "message": str(error)})
                 continue
-        told = files.read_json(done, engine.SCORES, "Delete it: the cell is finished from its checkpoint.")
-        files.check_fields(told["cost"], {"seconds": (int, float)}, done, engine.DAMAGED)
-        check_same(told, data, run)
+        stored = files.read_json(done, engine.SCORES, "Delete it: the cell is finished from its checkpoint.")
+        files.check_fields(stored["cost"], {"seconds": (int, float)}, done, engine.DAMAGED)
+        check_same(stored, data, run)
         supervised = supervised or bool(files.read_json(run / "config.json", {}, engine.DAMAGED).get("supervised"))
         with files.reading(done, "Delete it: the cell is finished from its checkpoint."):
-            cells.append(cell(seed, told["scores"], run=relative, **told["cost"]))
+            cells.append(cell(seed, stored["scores"], run=relative, **stored["cost"]))
         if cells[-1]["primary"] is not None:
             reached = task.metric().written.text(cells[-1]["primary"])
-            say(f"{place} {one.label}, seed {seed}: {reached} in {told['cost']['seconds']:.0f} s")
+            say(f"{place} {one.label}, seed {seed}: {reached} in {stored['cost']['seconds']:.0f} s")
     label = f"{one.label} (sees labels)" if supervised else one.label
     return {"slug": one.name, "label": label, "method": one.slug, "kind": "method", "supervised": supervised,
             "seeds": cells}  # fmt: skip
@@ -446,10 +446,10 @@ def trained_seconds(rows: Sequence[dict[str, Any]]) -> float:
     return sum(one.get("seconds") or 0.0 for row in rows for one in row["seeds"])
 
 
-def check_same(told: dict[str, Any], data: Any, run: Path) -> None:
+def check_same(stored: dict[str, Any], data: Any, run: Path) -> None:
     """Runs whose data or split differ are not ranked together."""
     for name in ("data_hash", "split_hash"):
-        if told[name] != getattr(data, name.removeprefix("data_")):
+        if stored[name] != getattr(data, name.removeprefix("data_")):
             raise InputError(
                 f"The run '{run}' was made on other data or another split ({name} differs).",
                 "Take it away, or choose another --out.",

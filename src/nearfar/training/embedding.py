@@ -13,7 +13,7 @@ import torch
 from nearfar import modalities
 from nearfar.encoders import Frozen
 from nearfar.errors import InputError
-from nearfar.methods.base import Tower
+from nearfar.methods.tower import Tower
 from nearfar.modality import Reader
 from nearfar.models import check_variant
 

@@ -127,10 +127,10 @@ def fit(
         building.check_batch(setup)
         check_variant_of(setup)
         record = describe(method, opened, setup, data, data_settings, command)
-        for line in told(setup):
+        for line in summary_lines(setup):
             say(line)
         if folder is None:
-            return dry(method, opened, setup, task, record, say)
+            return timed_plan(method, opened, setup, task, record, say)
         with recorded(folder, record, resume):
             return train(folder, method, opened, setup, task, record, resume, progress, say)
 
@@ -146,15 +146,15 @@ def check_variant_of(setup: building.Setup) -> None:
 def tell_overlaps(data: Any, weights: Sequence[str], say: Say) -> list[str]:
     """Says, and returns, what makes scores look better than they are: contents, groups and units in two splits, and
     weights that were trained on rows of the test split."""
-    told = [f"warning: {one}" for one in data.shared()]
+    warnings = [f"warning: {one}" for one in data.shared()]
     test = data.splits["test"]
     for one in weights:
         count = int(seen_rows.seen(seen_rows.read(one), data, test).sum())
         if count:
-            told.append(seen_rows.warning(one, count, len(test), "test rows"))
-    for line in told:
+            warnings.append(seen_rows.warning(one, count, len(test), "test rows"))
+    for line in warnings:
         say(line)
-    return told
+    return warnings
 
 
 def split_options(
@@ -188,10 +188,10 @@ def claim(out: str | Path | None, method: str, data: Any, resume: bool) -> Itera
     first checkpoint leaves a new folder as it found it.
     """
     if not processes.leader():
-        told = os.environ.get(processes.FOLDER, out)
-        if told is None:
+        folder = os.environ.get(processes.FOLDER, out)
+        if folder is None:
             raise InputError("Processes that are started together need one folder.", "Add --out FOLDER.")
-        yield Path(told)
+        yield Path(folder)
         return
     with _claimed(*_made(out, method, data, resume), resume) as folder:
         os.environ[processes.FOLDER] = str(folder)
@@ -260,7 +260,7 @@ def recorded(folder: Path, record: dict[str, Any], resume: bool) -> Iterator[Non
     path, last = folder / "config.json", folder / "checkpoints" / "last.ckpt"
     try:
         if processes.leader() and resume:
-            differ(files.read_json(path, CONFIG, DAMAGED), record, folder)
+            check_same_run(files.read_json(path, CONFIG, DAMAGED), record, folder)
         elif processes.leader():
             write_json(path, record)
         yield
@@ -272,7 +272,7 @@ def recorded(folder: Path, record: dict[str, Any], resume: bool) -> Iterator[Non
         ) from error
 
 
-def differ(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """A run is only resumed as what it was."""
     if before["method"] != now["method"]:
         raise InputError(
@@ -333,16 +333,16 @@ def sees_labels(method: Any, data: Any) -> bool:
     return bool(method.supervised and (data.labels or "target" in data.roles))
 
 
-def told(setup: building.Setup) -> list[str]:
+def summary_lines(setup: building.Setup) -> list[str]:
     """The resolved defaults and what to mind, for the reader."""
     parts = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in setup.resolved.items())
     many = sum(p.numel() for p in setup.method.parameters() if p.requires_grad)
-    lines, turns = [f"resolved: {parts}", f"trained parameters: {many:,}"], setup.settings.accumulate
-    if turns > 1 and setup.method.uses_batch:
+    lines, batches = [f"resolved: {parts}", f"trained parameters: {many:,}"], setup.settings.accumulate
+    if batches > 1 and setup.method.uses_batch:
         batch = setup.resolved["batch_size"]
         lines.append(
-            f"note: --accumulate {turns} adds up gradients, not negatives: each item is contrasted within its own "
-            f"batch of {batch}. For one large batch on the same memory use --batch-size {turns * batch} "
+            f"note: --accumulate {batches} adds up gradients, not negatives: each item is contrasted within its own "
+            f"batch of {batch}. For one large batch on the same memory use --batch-size {batches * batch} "
             f"--micro-batch {batch}."
         )
     return [*lines, *setup.notes]
@@ -398,7 +398,7 @@ def together_strategy(device: str, nodes: int) -> Any:
     return strategy(find_unused_parameters=True, broadcast_buffers=False, process_group_backend=backend)
 
 
-def dry(method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], say: Say) -> Run:
+def timed_plan(method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], say: Say) -> Run:
     """Times a few real steps; nothing is kept."""
     seconds, peak = timed_steps(setup, 4) if setup.method.trained else (0.0, 0.0)
     steps = setup.loader.steps
@@ -437,7 +437,7 @@ def timed_steps(setup: building.Setup, count: int) -> tuple[float, float]:
             self.times = [time.perf_counter()]
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if batch.last_turn:
+            if batch.last_accumulation_step:
                 self.times.append(time.perf_counter())
 
     clock = Clock()

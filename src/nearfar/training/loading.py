@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from nearfar import processes
-from nearfar.methods.base import Batch, Facts, Method
+from nearfar.methods.base import Method
+from nearfar.methods.batch import Batch, Facts
 from nearfar.samplers import Rows, Sampler
 from nearfar.similarity import Known
 from nearfar.sources import judgements
@@ -70,8 +71,8 @@ class Partners:
 
 
 class Loader:
-    """Batches from `start` to the last step, `turns` of them a step. Iterating again begins at `start` again. Of each
-    batch, every one of the connected processes gets its own share of the items.
+    """Batches from `start` to the last step, `accumulate` of them a step. Iterating again begins at `start` again. Of
+    each batch, every one of the connected processes gets its own share of the items.
 
     The method is told before each step's batches are drawn (`before_draw`), and says at each stage which sampler draws.
     read: role -> how its inputs are read by sample ids; asked for once a role.
@@ -93,10 +94,10 @@ class Loader:
         steps: int,
         batch_size: int,
         seed: int,
-        turns: int = 1,
+        accumulate: int = 1,
     ):
         self.method, self.table, self.read = method, table, cache(read)
-        self.steps, self.batch_size, self.seed, self.turns, self.start = steps, batch_size, seed, turns, 0
+        self.steps, self.batch_size, self.seed, self.accumulate, self.start = steps, batch_size, seed, accumulate, 0
         self.roles = list(dict.fromkeys(method.reads))
         self.content = {r: _tensor(data.content(r)) for r in self.roles}
         self.groups, self.domains, self.bags = (_tensor(x) for x in (data.groups, data.domains, data.bags))
@@ -121,16 +122,16 @@ class Loader:
 
     def __len__(self) -> int:
         """All batches of the run. With a length Lightning fetches none ahead of its step."""
-        return self.steps * self.turns
+        return self.steps * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
         rank, world = processes.rank_and_world()
-        for draw in range(self.start * self.turns, self.steps * self.turns):
-            step, turn = divmod(draw, self.turns)
-            if turn == 0:
+        for batch_index in range(self.start * self.accumulate, self.steps * self.accumulate):
+            step, inside = divmod(batch_index, self.accumulate)
+            if inside == 0:
                 self.method.before_draw(step)
-                self.begin(self.method.stage_of(step), (step - self.method.within(step)[0]) * self.turns)
-            yield self.at(draw, rank, world)
+                self.begin(self.method.stage_of(step), (step - self.method.within(step)[0]) * self.accumulate)
+            yield self.at(batch_index, rank, world)
 
     def begin(self, stage: int, since: int = 0) -> None:
         """Binds the sampler of a stage, whose first batch has the number `since`."""
@@ -151,27 +152,28 @@ class Loader:
             self._inputs = {role: self.sampler.reading(role, self.read) for role in self.roles}
         return self._inputs
 
-    def at(self, draw: int, rank: int = 0, world: int = 1) -> Batch:
-        """The batch number `draw`, or the share of it that the process `rank` of `world` takes."""
-        rows = self.sampler.rows(draw)
-        return self.batch(shared(rows, self.sampler.members, rank, world), draw, rank, len(rows))
+    def at(self, batch_index: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of that number, or the share of it that the process `rank` of `world` takes."""
+        rows = self.sampler.rows(batch_index)
+        return self.batch(shared(rows, self.sampler.members, rank, world), batch_index, rank, len(rows))
 
-    def batch(self, rows: np.ndarray, draw: int, rank: int = 0, everywhere: int = 0) -> Batch:
-        """The batch of some rows (member-major), with the random numbers of a draw."""
+    def batch(self, rows: np.ndarray, batch_index: int, rank: int = 0, everywhere: int = 0) -> Batch:
+        """The batch of some rows (member-major), with the random numbers of that number."""
         own = [rank] if rank else []
-        rng = np.random.default_rng([self.seed, draw, 7, *own])
+        rng = np.random.default_rng([self.seed, batch_index, 7, *own])
         made: dict[str, Any] = {role: load(rows, rng) for role, load in self.inputs.items()}
-        batch = dataclasses.replace(self.bare(rows, draw, rank, everywhere), inputs=made)
+        batch = dataclasses.replace(self.bare(rows, batch_index, rank, everywhere), inputs=made)
         if self.negatives:
-            chance = np.random.default_rng([self.seed, draw, 11, *own])
+            chance = np.random.default_rng([self.seed, batch_index, 11, *own])
             chosen = [one.draw(rows, chance) for one in self.negatives]
             made["negative"] = [one.read(drawn, rng) for one, (drawn, _) in zip(self.negatives, chosen, strict=True)]
             batch.negatives = [torch.from_numpy(ids) for _, ids in chosen]
         return batch
 
-    def bare(self, rows: np.ndarray, draw: int = 0, rank: int = 0, everywhere: int = 0) -> Batch:
+    def bare(self, rows: np.ndarray, batch_index: int = 0, rank: int = 0, everywhere: int = 0) -> Batch:
         """The batch of some rows without its inputs: content, groups, labels. Of items that are no rows, nothing."""
-        index, members, place = torch.from_numpy(rows), self.sampler.members, self.position(draw, rank, everywhere)
+        index, members = torch.from_numpy(rows), self.sampler.members
+        place = self.position(batch_index, rank, everywhere)
         place["everywhere"] = everywhere or len(rows)
         if not self.sampler.identified:
             return Batch(torch.full_like(index, -1), {}, members=members, **place)
@@ -204,11 +206,11 @@ class Loader:
         a, b = (ids[index].numpy() for ids in self.content.values())
         return self.partners[0].lists(a, b), self.partners[1].lists(b, a)
 
-    def position(self, draw: int, rank: int, everywhere: int) -> dict[str, Any]:
+    def position(self, batch_index: int, rank: int, everywhere: int) -> dict[str, Any]:
         """Where in the run a batch stands."""
-        step, turn = divmod(draw, self.turns)
-        return {"step": step, "steps": self.steps, "turn": turn, "turns": self.turns, "rank": rank,
-                "everywhere": everywhere, "seed": self.seed}  # fmt: skip
+        step, inside = divmod(batch_index, self.accumulate)
+        return {"step": step, "steps": self.steps, "accumulation_step": inside, "accumulation_steps": self.accumulate,
+                "rank": rank, "everywhere": everywhere, "seed": self.seed}  # fmt: skip
 
     def facts(self, samples: int, classes: Sequence[str] = ()) -> Facts:
         first = np.repeat(self.table.rows[:1], self.sampler.members)

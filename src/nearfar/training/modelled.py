@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nearfar.methods.base import Tower
+from nearfar.methods.tower import Tower
 from nearfar.training.embedding import Embedder
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfar import modalities, processes
-from nearfar.methods.base import Tower
+from nearfar.methods.tower import Tower
 from nearfar.negatives import Items
 from nearfar.training.embedding import Embedder
 
@@ -43,7 +43,7 @@ class WholeSet:
         towers = self.method.towers()
         role = next(iter(towers))
         embed = Embedder(towers if tower is None else {role: tower}, self.data, device=self.method.device)
-        return processes.agreed(torch.from_numpy(embed(role, self.rows)))
+        return processes.broadcast(torch.from_numpy(embed(role, self.rows)))
 
     @torch.no_grad()
     def sides(self) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class WholeSet:
         finally:
             method.train(mode)
         anchors, keys = zip(*parts, strict=True)
-        return processes.agreed(torch.cat(anchors).float()), processes.agreed(torch.cat(keys).float())
+        return processes.broadcast(torch.cat(anchors).float()), processes.broadcast(torch.cat(keys).float())
 
     def fresh(self, seed: int) -> Any:
         """A new encoder as the settings describe it: the pretrained one, or other random weights."""

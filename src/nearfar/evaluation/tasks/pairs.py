@@ -64,7 +64,7 @@ class PairTask(SearchTask):
         else:
             what = "the whole corpus" if self.corpus(b) else f"every different {b} of the split"
             text = f"Retrieval of {b} by {a}: nDCG@10. The gallery holds {what}."
-        if self.told_apart():
+        if self.classifies_pairs():
             text += (" Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
                      "and accuracy and F1 at the threshold that validation pairs chose.")
         return text
@@ -120,7 +120,7 @@ class PairTask(SearchTask):
     def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
                         examples: int = 0) -> Scores:
         scores = super().evaluate_scores(scorer, split, examples=examples)
-        if self.told_apart():
+        if self.classifies_pairs():
             found = self.classified(scorer, split)
             scores.metrics.update(found)
             scores.directions["pairs labelled 1 or 0"] = found
@@ -128,11 +128,11 @@ class PairTask(SearchTask):
 
     def chance(self, split: str) -> Scores:
         scores = super().chance(split)
-        if self.told_apart():
+        if self.classifies_pairs():
             scores.metrics.update(self.chance_of_pairs(split))
         return scores
 
-    def told_apart(self) -> bool:
+    def classifies_pairs(self) -> bool:
         """Whether there are pairs of both labels."""
         labels = self.data.pair_labels
         return labels is not None and bool((labels == 1).any() and (labels == 0).any())

@@ -12,9 +12,11 @@ from nearfar import heads, modalities
 from nearfar.checks import Width
 from nearfar.encoders import Encoder, Features
 from nearfar.errors import InputError
-from nearfar.methods.base import Batch, Facts, Loss, Tower
+from nearfar.methods.base import Loss
+from nearfar.methods.batch import Batch, Facts
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import check_plan
+from nearfar.methods.tower import Tower
 from nearfar.similarity import ExcludedPairs, all_views, both_ways, one_way
 from nearfar.views import Views, build
 
@@ -192,7 +194,7 @@ class PairContrast(Contrast):
     def graded_loss(self, a: Tensor, b: Tensor, batch: Batch) -> Loss:
         """The loss of pairs with a score: the other rows of the batch are no negatives."""
         assert batch.scores is not None
-        self.watched = a.detach()
+        self.monitored = a.detach()
         terms: dict[str, Tensor | float] = {}
         if self.row_loss.tempered:
             terms["temperature"] = self.temperature().detach()

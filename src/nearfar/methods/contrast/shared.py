@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nearfar.checks import PositiveFloat
 from nearfar.errors import InputError
 from nearfar.losses.parts import InfoNCE, RowLoss, parts
-from nearfar.methods.base import Batch, Facts, Loss, Method
+from nearfar.methods.base import Loss, Method
+from nearfar.methods.batch import Batch, Facts
 from nearfar.negatives import Items, Negatives
 from nearfar.similarity import Anchors, ExcludedPairs, ExtraCandidates, Layout, Temperature, same
 
@@ -62,7 +63,7 @@ class Contrast(Method):
             )
         self.tau = Temperature(temperature, learned=learn_temperature)
         self.row_loss, self.negatives, self.mask_duplicates = loss, negatives, mask_duplicates
-        self.kinds = 0
+        self.identity_kinds = 0
         self.supervised = type(self).supervised or loss.positives not in (None, "group")
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:
@@ -128,14 +129,14 @@ class Contrast(Method):
             batch.negative_groups,
             step,
             steps,
-            batch.seed + 7919 * (batch.step - step) + 104_729 * batch.turn + (batch.rank << 40),
+            batch.seed + 7919 * (batch.step - step) + 104_729 * batch.accumulation_step + (batch.rank << 40),
             key_identities,
             known,
         )
 
     def stored_kinds(self, facts: Facts) -> int:
         """How many identities a memory keeps with each key: the columns of `item_identities`."""
-        return (facts.kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
+        return (facts.identity_kinds if self.mask_duplicates else 0) + (self.row_loss.positives is not None)
 
     def setup_negatives(self, dim: int, facts: Facts) -> dict[str, Any]:
         if self.negatives is None:
@@ -154,7 +155,7 @@ class Contrast(Method):
             self.negatives.before(*self.within(step), self.survey)
 
     def report(self, layout: Layout, z: Tensor, batch: Batch) -> Loss:
-        self.watched = z.detach()
+        self.monitored = z.detach()
         terms: dict[str, Tensor | float] = {}
         if self.row_loss.tempered:
             terms["temperature"] = self.temperature().detach()

@@ -12,8 +12,10 @@ from nearfar import heads, modalities
 from nearfar.checks import UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
-from nearfar.methods.base import Batch, Facts, Loss, Tower
+from nearfar.methods.base import Loss
+from nearfar.methods.batch import Batch, Facts
 from nearfar.methods.contrast.shared import Contrast
+from nearfar.methods.tower import Tower
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.similarity import Layout, all_views, one_way
 from nearfar.views import Views, build, plans

@@ -24,10 +24,20 @@ from nearfar.checks import NonNegativeInt, PositiveFloat, PositiveInt, PositiveS
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.memories import ClusteredMemory, memory_rows
-from nearfar.methods.base import Batch, Facts, Loss, Method, Paper, Tower
-from nearfar.methods.contrast import check_plan, default_views, forward_views
-from nearfar.methods.inference import Inference, Request
-from nearfar.methods.registry import register
+from nearfar.methods import (
+    Batch,
+    Facts,
+    Inference,
+    Loss,
+    Method,
+    Paper,
+    Request,
+    Tower,
+    check_plan,
+    default_views,
+    forward_views,
+    register,
+)
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.similarity import LogSumExp, Similarity, diagonal, listed, normalise
 from nearfar.similarity.exchange import exchange
@@ -237,7 +247,7 @@ class BECLR(Method):
         return {"targets": forward_views(self.teacher, batch.views[self.role])}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
-        self.watched = embedded["projected"][0].detach()
+        self.monitored = embedded["projected"][0].detach()
         self.remember(embedded, batch)
         rows = {kind: self.enhanced(kind, embedded[kind], batch) for kind in KINDS}
         z, t = rows["projected"], rows["targets"]
@@ -256,7 +266,7 @@ class BECLR(Method):
         items = net.gather(batch.rows[: len(batch)].repeat(2))[0]
         for kind in KINDS:
             memory = self.memory(kind)
-            if every and batch.step and batch.step % every == 0 and batch.turn == 0 and bool(memory.ready):
+            if every and batch.step and batch.step % every == 0 and batch.accumulation_step == 0 and bool(memory.ready):
                 memory.cluster(batch.step)
             memory.update(net.gather(torch.cat(embedded[kind]).detach())[0], items, seed=batch.step)
 

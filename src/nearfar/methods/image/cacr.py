@@ -24,9 +24,7 @@ from nearfar.errors import InputError
 from nearfar.losses import cacr, cacr_queue, cacr_targets
 from nearfar.losses.parts import CACR
 from nearfar.losses.rows import entropy_rows
-from nearfar.methods.base import Batch, Facts, Loss, Paper
-from nearfar.methods.contrast import ViewContrast, forward_views
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Facts, Loss, Paper, ViewContrast, forward_views, register
 from nearfar.momentum import momentum_at
 from nearfar.negatives import Negatives
 from nearfar.similarity import one_way
@@ -184,7 +182,7 @@ class ContrastiveAttraction(ViewContrast):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
-        self.watched = z[0].detach()
+        self.monitored = z[0].detach()
         place = {
             "negatives": "global",
             "excluded": batch.excluded() if self.mask_duplicates else None,

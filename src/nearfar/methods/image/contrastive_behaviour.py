@@ -21,9 +21,7 @@ from nearfar.checks import NonNegativeFloat, PositiveShare
 from nearfar.encoders import Encoder
 from nearfar.losses.parts import Hard, InfoNCE, RowLoss, Simple
 from nearfar.losses.rows import entropy_rows
-from nearfar.methods.base import Batch, Loss, Paper
-from nearfar.methods.contrast import ViewContrast, against_targets
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Loss, Paper, ViewContrast, against_targets, register
 from nearfar.similarity import Layout, both_ways, one_way
 
 

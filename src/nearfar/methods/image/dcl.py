@@ -18,9 +18,7 @@ from torch import Tensor
 
 from nearfar.checks import PositiveFloat
 from nearfar.encoders import Encoder
-from nearfar.methods.base import Batch, Loss, Paper
-from nearfar.methods.contrast import ViewContrast
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Loss, Paper, ViewContrast, register
 from nearfar.similarity import Layout, LogSumExp, Similarity
 
 

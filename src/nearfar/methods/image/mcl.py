@@ -27,10 +27,7 @@ from nearfar.clustering import k_means
 from nearfar.encoders import Encoder, Frozen, Joined
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows
-from nearfar.methods.base import Batch, Facts, Loss, Paper, Tower
-from nearfar.methods.contrast import ViewContrast
-from nearfar.methods.registry import register
-from nearfar.methods.staged import Staged
+from nearfar.methods import Batch, Facts, Loss, Paper, Staged, Tower, ViewContrast, register
 from nearfar.momentum import Teacher
 from nearfar.samplers import InTurn, Sampler
 from nearfar.similarity import Anchors, ExtraCandidates, Layout, all_views, both_ways, normalise, same
@@ -191,7 +188,7 @@ class MCL(Staged, ViewContrast):
         """Clusters the present encoder's features, keeps the encoder, and begins anew."""
         features = self.survey.features(Tower(self.tower.encoder)).cpu().numpy()
         found = k_means(features, min(self.clusters, len(features)), seed=self.seed + stage)
-        self.labels[stage - 1] = processes.agreed(torch.from_numpy(found)).to(self.labels.device)
+        self.labels[stage - 1] = processes.broadcast(torch.from_numpy(found)).to(self.labels.device)
         self.past[stage - 1].load_state_dict(self.tower.encoder.state_dict())
         self.stage.fill_(stage)
         if self.stage_weights == "fresh":
@@ -230,8 +227,8 @@ class MCL(Staged, ViewContrast):
         """What a stage begins with, in a sentence."""
         negative_groups = self.negative_groups()
         sizes = np.unique(negative_groups, return_counts=True)[1] if negative_groups is not None else np.zeros(0, int)
-        told = f"stage {stage}: {len(sizes)} groups of {sizes.min()} to {sizes.max()} items"
-        return told + (f"; {self.dropped():.0%} of the items are in no full batch" if self.by_batch else "")
+        line = f"stage {stage}: {len(sizes)} groups of {sizes.min()} to {sizes.max()} items"
+        return line + (f"; {self.dropped():.0%} of the items are in no full batch" if self.by_batch else "")
 
     def dropped(self) -> float:
         """The share of the rows that no batch of an epoch of this stage holds."""

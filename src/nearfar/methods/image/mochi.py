@@ -15,9 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from nearfar.encoders import Encoder
-from nearfar.methods.base import Paper
-from nearfar.methods.contrast import ViewContrast
-from nearfar.methods.registry import register
+from nearfar.methods import Paper, ViewContrast, register
 from nearfar.negatives import Negatives
 
 

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from nearfar.checks import NonNegativeFloat, PositiveFloat, Range, UnitInterval, Width
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
-from nearfar.methods.base import Batch, Facts, Loss, Method, Paper, Tower
-from nearfar.methods.contrast import check_plan
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Facts, Loss, Method, Paper, Tower, check_plan, register
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.similarity import LogSumExp, Similarity, dense
 from nearfar.similarity.exchange import exchange
@@ -254,7 +252,7 @@ class PixPro(Method):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         found, targets = embedded["pixels"], embedded["target pixels"]
         height, width = found[0].shape[-2:]
-        self.watched = pixels(found[0]).detach().flatten(0, 1)
+        self.monitored = pixels(found[0]).detach().flatten(0, 1)
         here, other = batch.views["places"]
         there = positive_pixels(here, other, height, width, threshold=self.threshold)
         total = self.one_way(found[0], targets[1], there) + self.one_way(found[1], targets[0], there.transpose(1, 2))

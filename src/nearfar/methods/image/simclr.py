@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nearfar import modalities
-from nearfar.methods.base import Paper
-from nearfar.methods.contrast import ViewContrast
-from nearfar.methods.registry import register
+from nearfar.methods import Paper, ViewContrast, register
 
 
 @register("simclr", family="image")

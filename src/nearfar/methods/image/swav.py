@@ -20,9 +20,7 @@ from nearfar.checks import NonNegativeInt, PositiveFloat, PositiveInt, UnitInter
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses import sinkhorn, swapped_prediction
-from nearfar.methods.base import Batch, Facts, Loss, Method, Paper, Tower
-from nearfar.methods.contrast import check_plan, forward_views
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Facts, Loss, Method, Paper, Tower, check_plan, forward_views, register
 from nearfar.similarity import normalise
 from nearfar.similarity.exchange import exchange
 from nearfar.views import Views
@@ -177,7 +175,7 @@ class SwAV(Method):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z = embedded["views"]
-        self.watched = z[0].detach()
+        self.monitored = z[0].detach()
         with torch.no_grad():
             codes = [self.codes(z[c], c, batch.step, batch.steps) for c in range(self.plan.targets)]
         total = swapped_prediction([self.scores(x) for x in z], codes, temperature=self.temperature)

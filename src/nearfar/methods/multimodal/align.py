@@ -18,9 +18,7 @@ from torch import nn
 
 from nearfar.checks import PositiveFloat, UnitInterval
 from nearfar.encoders import Encoder
-from nearfar.methods.base import Facts, Paper
-from nearfar.methods.contrast import PairContrast
-from nearfar.methods.registry import register
+from nearfar.methods import Facts, PairContrast, Paper, register
 
 
 @register("align", family="multimodal")

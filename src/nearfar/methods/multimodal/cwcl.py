@@ -22,9 +22,7 @@ from nearfar import encoders, modalities
 from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.losses import cwcl
-from nearfar.methods.base import Batch, Loss, Paper, Tower
-from nearfar.methods.contrast import PairContrast
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Loss, PairContrast, Paper, Tower, register
 
 
 def class_vectors(prompts: Float[Tensor, "p d"], classes: Int[Tensor, "p"]) -> Float[Tensor, "c d"]:
@@ -136,7 +134,7 @@ class ContinuousWeights(PairContrast):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         a, b = embedded["a"], embedded["b"]
         trained, frozen = (b, a) if self.frozen_first else (a, b)
-        self.watched = trained.detach()
+        self.monitored = trained.detach()
         excluded = batch.excluded() if self.mask_duplicates else None
         known = self.reference_vectors
         reference = None if known is None else known[batch.rows[: len(batch)].to(known.device)].to(trained.device)

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nearfar import modalities
-from nearfar.methods.base import Paper
-from nearfar.methods.contrast import PairContrast
-from nearfar.methods.registry import register
+from nearfar.methods import PairContrast, Paper, register
 
 
 @register("pairs", family="pairs")

@@ -22,10 +22,7 @@ from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses import mixing_shares, supremix
 from nearfar.losses.ordered import Weight
-from nearfar.methods.base import Batch, Facts, Loss, Paper
-from nearfar.methods.contrast import ViewContrast
-from nearfar.methods.inference import Inference, Request
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Facts, Inference, Loss, Paper, Request, ViewContrast, register
 from nearfar.similarity.exchange import exchange
 
 SPREAD = 16.0  # standard deviation of the ages in the paper's faces, in years
@@ -140,7 +137,7 @@ class SupReMix(ViewContrast):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z, places = embedded["views"], torch.arange(len(batch), device=batch.rows.device)
-        self.watched = z[0].detach()
+        self.monitored = z[0].detach()
         parts = [self.part(z, batch, p, number) for number, p in enumerate(places.tensor_split(self.pool))]
         return Loss(torch.stack(parts).mean(), {"masked": batch.masked_share()} if self.logged(batch) else {})
 

@@ -19,9 +19,7 @@ from nearfar import modalities
 from nearfar.checks import NonNegativeFloat, Range, UnitInterval
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
-from nearfar.methods.base import Batch, Loss, Paper
-from nearfar.methods.contrast import ViewContrast, against_targets
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Loss, Paper, ViewContrast, against_targets, register
 from nearfar.negatives import Negatives
 from nearfar.samplers import Chunks, Sampler
 

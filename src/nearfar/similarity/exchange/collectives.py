@@ -57,16 +57,16 @@ def any_rank(flag: bool | Tensor, group: Group) -> bool:
     return bool(largest(held, group) > 0)
 
 
-def fail_together(problem: Exception | None, group: Group, told: str) -> None:
+def fail_together(problem: Exception | None, group: Group, message: str) -> None:
     """Raises on all ranks where one of them has a problem, so that none waits for ever.
 
-    told: what the others are told, "{failed} of {world} processes ..."; the rank with the problem raises its own.
+    message: what the others are told, "{failed} of {world} processes ..."; the rank with the problem raises its own.
     """
     failed = total(torch.tensor(float(problem is not None), device=_device(group)), group)
     if problem is not None:
         raise problem
     if failed.item():
-        raise InputError(told.format(failed=int(failed.item()), world=dist.get_world_size(group)),
+        raise InputError(message.format(failed=int(failed.item()), world=dist.get_world_size(group)),
                          "Their own messages say why.")
 
 
