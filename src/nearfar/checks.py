@@ -24,6 +24,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from nearfar.errors import InputError, did_you_mean
 
+TYPES_ALONE = ("Data", "Task", "Batch", "Method", "Setup")
+
 
 @dataclass(frozen=True)
 class Range:
@@ -86,9 +88,18 @@ def check(name: str, value: Any, kind: Any, what: str = "option") -> None:
         raise InputError(f"The {what} '{name}' must be {' or '.join(words)}. Got {_shown(value)} instead.")
 
 
+def hints(target: Any, *, ranges: bool = True) -> dict[str, Any]:
+    """The types in a signature or a dataclass by name. What a file names for type checkers alone (the data, a task) is
+    no option and may be anything.
+
+    ranges: with the ranges that stand beside the types.
+    """
+    return typing.get_type_hints(target, localns=dict.fromkeys(TYPES_ALONE, Any), include_extras=ranges)
+
+
 def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], what: str = "option") -> None:
     """`check` of values by name against the annotations of a function, a constructor or a dataclass."""
-    kinds = typing.get_type_hints(target, include_extras=True)
+    kinds = hints(target)
     for name, value in given.items():
         if name in kinds:
             check(name, value, kinds[name], what)

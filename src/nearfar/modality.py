@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
-    from nearfar.evaluation.task import Reference
+    from nearfar.evaluation.task import Reference, Task
+    from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
     from nearfar.sources.scan import Scan
 
@@ -156,21 +157,21 @@ class Modality:
         """The smallest, median and largest size, for people."""
         return f"{sizes['least']} / {sizes['median']} / {sizes['most']} {self.unit}"
 
-    def near_copies(self, data: Any, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
+    def near_copies(self, data: Data, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
         """Pairs of (distinct) rows whose items are nearly the same."""
         return []
 
-    def samples(self, data: Any, role: str, rows: np.ndarray) -> list[str]:
+    def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
         """Some items as one line of text each."""
         return [" ".join(str(value).split())[:300] for value in self.items(data, role, rows)]
 
-    def remarks(self, data: Any, role: str) -> list[str]:
+    def remarks(self, data: Data, role: str) -> list[str]:
         """What a user should know of a column: what was filled, what tells nothing."""
         return []
 
     # -- items -----------------------------------------------------------------------------------------------------
 
-    def items(self, data: Any, role: str, rows: Any = None, size: int | None = None) -> Any:
+    def items(self, data: Data, role: str, rows: Any = None, size: int | None = None) -> Any:
         """The items of some rows (None: all), as references and `embed` take them; pictures at `size`."""
         return data.values(role, rows)
 
@@ -182,7 +183,7 @@ class Modality:
     def has_other_look(self) -> bool:
         return type(self).other_look is not Modality.other_look
 
-    def show(self, data: Any, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
+    def show(self, data: Data, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
         """A cell of the report for each item: {"text": words} or {"image": data-URI}."""
         from nearfar.reporting.cells import clip
 
@@ -196,11 +197,11 @@ class Modality:
     def has_caption(self) -> bool:
         return type(self).caption is not Modality.caption
 
-    def stamp(self, data: Any, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
+    def stamp(self, data: Data, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
         """Bytes that change with the item of each row."""
         return [self.content(value) for value in self.items(data, role, rows, size)]
 
-    def references(self, task: Any, size: int) -> list[Reference]:
+    def references(self, task: Task, size: int) -> list[Reference]:
         """Rows that need no training, for a task on this kind of data."""
         return []
 
@@ -209,7 +210,7 @@ class Modality:
     def check(self, options: Any) -> None:
         """Raises InputError for options that would fail on any data."""
 
-    def resolve(self, options: Any, data: Any) -> Any:
+    def resolve(self, options: Any, data: Data) -> Any:
         """The options with each "auto" replaced by what suits the data."""
         return options
 
@@ -233,11 +234,11 @@ class Modality:
         """The peak for an encoder that is trained from scratch."""
         return 1e-3
 
-    def encoder(self, options: Any, data: Any, seed: int) -> Encoder:
+    def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
         """A fresh encoder; torch's random numbers are seeded."""
         raise NotImplementedError
 
-    def reader(self, data: Any, role: str, encoder: Any, length: int | None = None) -> Reader:
+    def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         """The items of a column, for training and embedding; length: most tokens that are read, where there are
         tokens."""
         return self.reader_of(self.items(data, role, None, getattr(encoder, "size", None)), encoder)
@@ -278,7 +279,7 @@ class Modality:
         """Items with which a saved model checks itself where none were given."""
         raise InputError(f"A model of {self.words} needs examples to be saved.", "Give examples={role: items}.")
 
-    def kept(self, data: Any, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
+    def kept(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
         """Items of the data with which a saved model checks itself."""
         return list(self.items(data, role, rows, getattr(encoder, "size", None)))
 

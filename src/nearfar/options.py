@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nearfar.checks import check
+from nearfar.checks import check, hints
 from nearfar.errors import InputError, did_you_mean
 
 SKIPPED = ("self", "encoder", "encoder_b", "data", "modalities")
@@ -62,7 +62,7 @@ def signature(target: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _arguments(source: Any, without: Sequence[str] = ()) -> dict[str, Option]:
-    types, ranged = typing.get_type_hints(source), typing.get_type_hints(source, include_extras=True)
+    types, ranged = hints(source, ranges=False), hints(source)
     return {
         p.name: Option(p.name, types.get(p.name, Any), ranged.get(p.name, Any), p.annotation, p.default)
         for p in inspect.signature(source).parameters.values()

@@ -1,12 +1,17 @@
 """How a task asks for vectors: by rows, by the corpus, or for items that are in no table."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from nearfar import modalities
 from nearfar.evaluation.neighbours import as_vectors
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 class Embed(Protocol):
@@ -32,7 +37,7 @@ class Embed(Protocol):
 class DataEmbed:
     """An `Embed` from one function `encode(role, items) -> (n, d)`; items as in `Embed.items`, pictures at `size`."""
 
-    def __init__(self, data: Any, encode: Callable[[str, Any], Any], *, size: int = 32, batch_size: int = 512):
+    def __init__(self, data: Data, encode: Callable[[str, Any], Any], *, size: int = 32, batch_size: int = 512):
         self.data, self.encode, self.size, self.batch_size = data, encode, size, batch_size
 
     def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
@@ -56,6 +61,6 @@ class DataEmbed:
         return np.concatenate([as_vectors(self.encode(role, part)) for part in parts])
 
 
-def take(data: Any, role: str, rows: np.ndarray, size: int) -> Any:
+def take(data: Data, role: str, rows: np.ndarray, size: int) -> Any:
     """The items of the rows; pictures are uint8 (n, 3, size, size)."""
     return modalities.of(role).items(data, role, rows, size)

@@ -4,9 +4,11 @@ A kind of data names its own (`Modality.references`), a task takes those that ma
 They answer the first question about any trained model: did training pay at all?
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,11 +19,15 @@ from nearfar.evaluation.searches import Search, side_items
 from nearfar.evaluation.task import Reference, Task
 from nearfar.similarity import Source
 
+if TYPE_CHECKING:
+    from nearfar.evaluation.search_task import SearchTask
+    from nearfar.sources.data import Data
+
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def references(data: Any, task: Task, *, size: int = 32) -> list[Reference]:
+def references(data: Data, task: Task, *, size: int = 32) -> list[Reference]:
     """The rows that need no training of a task on its data."""
     return task.references(size=size)
 
@@ -39,7 +45,7 @@ def by_pictures(task: Task, size: int) -> list[Reference]:
             vector_row("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
 
 
-def by_words(task: Any) -> list[Reference]:
+def by_words(task: SearchTask) -> list[Reference]:
     """TF-IDF and BM25, for a task of searches among texts."""
     return [score_row("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(task.data, search)),
             score_row("bm25", "BM25", task, lambda search: bm25_scorer(task.data, search))]
@@ -66,7 +72,7 @@ def by_numbers(task: Task) -> list[Reference]:
     return [vector_row("raw", "raw numbers", task, plain), vector_row("pca", "PCA", task, components)]
 
 
-def standardised(data: Any, role: str, values: np.ndarray) -> Callable[[Any], np.ndarray]:
+def standardised(data: Data, role: str, values: np.ndarray) -> Callable[[Any], np.ndarray]:
     """Numbers (n, d) by how far they lie from their mean over the training rows, in deviations; 0 for an empty one.
     values: of all rows."""
     from nearfar.encoders.numeric import moments
@@ -101,7 +107,7 @@ def vector_row(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> R
                      lambda split, examples=0: task.evaluate(embed(), split, examples=examples))
 
 
-def score_row(slug: str, label: str, task: Any, scorer: Callable[[Search], Source]) -> Reference:
+def score_row(slug: str, label: str, task: SearchTask, scorer: Callable[[Search], Source]) -> Reference:
     """A row from anything that ranks."""
     return Reference(slug, label, "reference",
                      lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples))
@@ -121,7 +127,7 @@ def hog_cells(images: Any, *, cell: int = 8, orientations: int = 9) -> np.ndarra
     return found.reshape(*found.shape[:3], -1).transpose(0, 3, 1, 2)
 
 
-def pixels(data: Any, role: str = "image", *, size: int = 32, max_train: int = 5000) -> DataEmbed:
+def pixels(data: Data, role: str = "image", *, size: int = 32, max_train: int = 5000) -> DataEmbed:
     """Raw pixels (n, 3 * size * size) less the mean of the training part (at most `max_train` of its rows)."""
     train = np.asarray(data.splits["train"])
     drawn = train if len(train) <= max_train else np.random.default_rng(0).choice(train, max_train, replace=False)
@@ -148,7 +154,7 @@ def words(text: str) -> list[str]:
     return [word.lower() for word in WORD.findall(HUMP.sub(" ", text))]
 
 
-def tfidf_scorer(data: Any, search: Search) -> Source:
+def tfidf_scorer(data: Data, search: Search) -> Source:
     """Cosine of TF-IDF vectors; document frequencies of the gallery, sublinear counts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
@@ -161,7 +167,7 @@ def tfidf_scorer(data: Any, search: Search) -> Source:
     return SparseScorer(vectorizer.transform(queries), gallery)
 
 
-def bm25_scorer(data: Any, search: Search) -> Source:
+def bm25_scorer(data: Data, search: Search) -> Source:
     """BM25 (Lucene's form, k1 = 1.5, b = 0.75) of the gallery's texts."""
     import bm25s
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
@@ -180,7 +186,7 @@ def bm25_scorer(data: Any, search: Search) -> Source:
     return FunctionScorer(score, len(queries), len(documents))
 
 
-def word_vectors(data: Any, role: str, width: int) -> DataEmbed:
+def word_vectors(data: Data, role: str, width: int) -> DataEmbed:
     """TF-IDF over the training texts, projected onto its main directions where there are more than `width` words."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -1,8 +1,10 @@
 """One search: which queries against which gallery, what is relevant, what is hidden - and examples of it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -14,6 +16,9 @@ from nearfar.evaluation.neighbours import topk
 from nearfar.evaluation.relevance import same
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.similarity import Source, Sparse
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def paired_search(rows: np.ndarray, roles: Sequence[str], clusters: np.ndarray) 
                   clusters)
 
 
-def side_items(data: Any, side: Side, size: int = 32) -> Any:
+def side_items(data: Data, side: Side, size: int = 32) -> Any:
     """The items of a side, with its corpus and its held-out look."""
     items = take(data, side.role, side.rows, size)
     if side.transformed:
@@ -79,7 +84,7 @@ def side_items(data: Any, side: Side, size: int = 32) -> Any:
     return [*items, *data.corpus[side.role]] if side.corpus else items
 
 
-def embed_side(data: Any, embed: Embed, side: Side) -> np.ndarray:
+def embed_side(data: Data, embed: Embed, side: Side) -> np.ndarray:
     """Vectors (n, d) of a side."""
     if side.transformed:
         size = getattr(embed, "size", None) or 32

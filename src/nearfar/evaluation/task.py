@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.statistics import Interval, bootstrap
 from nearfar.registry import TASKS, name_of
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 T = TypeVar("T", bound=type)
 
@@ -120,16 +123,16 @@ class Task:
     max_queries = 5000
     roles: tuple[str, ...] = ()
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         self.data = data
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         """Whether the data hold what is asked for, in the kinds of data that the models at hand embed (None: all)."""
         raise NotImplementedError
 
     @classmethod
-    def priority(cls, data: Any) -> int | None:
+    def priority(cls, data: Data) -> int | None:
         """For the choice by data alone: the possible task of the highest priority. None: only where asked for."""
         return None
 
@@ -189,23 +192,23 @@ def register(cls: T) -> T:
     return cls
 
 
-def content_roles(data: Any, modalities: Sequence[str] | None = None) -> list[str]:
+def content_roles(data: Data, modalities: Sequence[str] | None = None) -> list[str]:
     """The data's columns of items, of the kinds at hand (None: all)."""
     return [role for kind in kinds.everyone() for role in kind.roles
             if role in data.roles and (modalities is None or kind.name in modalities)]
 
 
-def first_roles(data: Any, modalities: Sequence[str] | None = None) -> list[str]:
+def first_roles(data: Data, modalities: Sequence[str] | None = None) -> list[str]:
     """The columns of items that are not the second of a pair."""
     return [role for role in content_roles(data, modalities) if kinds.of(role).roles[0] == role]
 
 
-def first_role(data: Any, modalities: Sequence[str] | None = None) -> str | None:
+def first_role(data: Data, modalities: Sequence[str] | None = None) -> str | None:
     """The first column of items that is not the second of a pair."""
     return next(iter(first_roles(data, modalities)), None)
 
 
-def pair_of(data: Any, modalities: Sequence[str] | None = None) -> tuple[str, str] | None:
+def pair_of(data: Data, modalities: Sequence[str] | None = None) -> tuple[str, str] | None:
     """The two columns whose items belong together."""
     known = content_roles(data, modalities)
     return next((pair for pair in kinds.pairs() if set(pair) <= set(known)), None)

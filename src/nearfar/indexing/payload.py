@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from datasets import ClassLabel
 from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
 from nearfar.indexing.index import RESERVED
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 CHUNK = 4096
 
@@ -45,7 +48,7 @@ class Payload:
     Raises InputError for a column that is not there or not plain.
     """
 
-    def __init__(self, data: Any, role: str, size: int | None, wanted: Sequence[str] | None = None):
+    def __init__(self, data: Data, role: str, size: int | None, wanted: Sequence[str] | None = None):
         self.data, self.role, self.size = data, role, size
         self.arrow = data.table.features.arrow_schema
         self.id = data.roles.get("id") or data._raw.row_column

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +23,9 @@ from nearfar.methods.phases import Phase, check_phases, run_phases
 from nearfar.methods.tower import Tower
 from nearfar.options import make_part
 from nearfar.samplers import Groups, Permutation, Sampler
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @dataclass
@@ -167,7 +170,7 @@ class Method(pl.LightningModule):
         """Sizes what depends on the data; returns what each "auto" became, for the reader."""
         return {}
 
-    def prepare(self, data: Any, rows: Any) -> None:
+    def prepare(self, data: Data, rows: Any) -> None:
         """Once, before a sampler is asked for and anything is trained (mine, cluster, generate); `rows` are the
         training rows of `data`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from nearfar.errors import InputError
 from nearfar.options import NoOptions
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Request:
     (`embed(role, rows)`, `embed.maps(role, rows, layer)`).
     """
 
-    data: Any
+    data: Data
     rows: np.ndarray
     embed: Any
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from nearfar import processes
 from nearfar.errors import InputError
+
+if TYPE_CHECKING:
+    from nearfar.methods.base import Method
+    from nearfar.methods.batch import Batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,7 @@ def check_phases(phases: Sequence[Phase]) -> None:
         raise InputError("One phase at least must take part in every step (every=1).")
 
 
-def run_phases(method: Any, phases: Sequence[Phase], batch: Any) -> dict[str, float]:
+def run_phases(method: Method, phases: Sequence[Phase], batch: Batch) -> dict[str, float]:
     """The due phases of a step, one after the other; returns the terms of their losses.
 
     "loss" is that of the first phase that takes part in every step. In each, the gradient flows through all parameters
@@ -90,7 +94,7 @@ def run_phases(method: Any, phases: Sequence[Phase], batch: Any) -> dict[str, fl
     return terms | {"loss": terms[next(phase.name for phase in phases if phase.every == 1)]}
 
 
-def _schedules(method: Any) -> list[Any]:
+def _schedules(method: Method) -> list[Any]:
     found = method.lr_schedulers()
     return found if isinstance(found, list) else [found]
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
-    from nearfar.evaluation.task import Reference
+    from nearfar.evaluation.task import Reference, Task
+    from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
     from nearfar.sources.scan import Scan
 
@@ -117,7 +118,7 @@ class Image(Modality):
         named = [f"{s[0]}x{s[1]}" for s in (sizes["least"], sizes["median"], sizes["most"])]
         return f"{named[0]} px" if len(set(named)) == 1 else f"{' / '.join(named)} px"
 
-    def near_copies(self, data: Any, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
+    def near_copies(self, data: Data, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
         """Pictures whose difference hash is at most two bits away."""
         import numpy as np
 
@@ -125,12 +126,12 @@ class Image(Modality):
         flat = np.bitwise_count(hashes) < 6  # hardly any edge: unlike pictures look alike
         return [(int(rows[a]), int(rows[b])) for a, b in hamming_pairs(hashes) if not (flat[a] or flat[b])]
 
-    def samples(self, data: Any, role: str, rows: np.ndarray) -> list[str]:
+    def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
         return [f"{width} x {height} pixels" for width, height in data.facts("sizes", role)[rows].tolist()]
 
     # -- items
 
-    def items(self, data: Any, role: str, rows: Any = None, size: int | None = None) -> Any:
+    def items(self, data: Data, role: str, rows: Any = None, size: int | None = None) -> Any:
         return data.image_memmap(role, size or 32) if rows is None else data.images(role, size or 32, rows)
 
     def other_look(self, items: Any, rows: np.ndarray) -> Any:
@@ -138,15 +139,15 @@ class Image(Modality):
 
         return transform_images(items, rows)
 
-    def show(self, data: Any, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
+    def show(self, data: Data, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
         from nearfar.reporting.cells import thumbnail
 
         return [{"image": thumbnail(image, size)} for image in items]
 
-    def stamp(self, data: Any, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
+    def stamp(self, data: Data, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
         return [pixels.tobytes() for pixels in self.items(data, role, None, size)[rows]]
 
-    def references(self, task: Any, size: int) -> list[Reference]:
+    def references(self, task: Task, size: int) -> list[Reference]:
         from nearfar.evaluation.references import by_pictures
 
         return by_pictures(task, size)
@@ -165,7 +166,7 @@ class Image(Modality):
         if weights is not None and not (weights.strip() and Path(weights).exists()):
             raise InputError(f"There is no weights file or folder '{weights}'.", "Check --weights.")
 
-    def resolve(self, options: Any, data: Any) -> Any:
+    def resolve(self, options: Any, data: Data) -> Any:
         """32 for pictures of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
         if options.image_size != "auto":
             return options
@@ -189,7 +190,7 @@ class Image(Modality):
     def learning_rate(self, options: Any) -> float:
         return 2e-3 if options.encoder == "small" else 1e-3
 
-    def encoder(self, options: Any, data: Any, seed: int) -> Encoder:
+    def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
         from nearfar import encoders
 
         options = self.resolve(options, data)
@@ -201,7 +202,7 @@ class Image(Modality):
             grid=options.grid,
         )
 
-    def reader(self, data: Any, role: str, encoder: Any, length: int | None = None) -> Reader:
+    def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         """uint8 pictures of a role, read from the memory-mapped cache."""
         import torch
 
@@ -244,7 +245,7 @@ class Image(Modality):
 
         return list(noise_pictures(encoder.size).transpose(0, 2, 3, 1))
 
-    def kept(self, data: Any, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
+    def kept(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
         return [picture.transpose(1, 2, 0) for picture in data.images(role, encoder.size, rows)]
 
     def write(self, items: Sequence[Any], encoder: Any) -> list[Any]:

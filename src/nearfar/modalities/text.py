@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
-    from nearfar.evaluation.task import Reference
+    from nearfar.evaluation.task import Reference, Task
+    from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
 
 ENDINGS = frozenset({".txt", ".md", ".rst", ".text", ".markdown", ".adoc", ".org", ".tex", ".html"})
@@ -106,7 +107,7 @@ class Text(Modality):
     def size(self, value: Any) -> int:
         return len(value.split())
 
-    def near_copies(self, data: Any, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
+    def near_copies(self, data: Data, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
         """Texts of five words or more whose word triples overlap by 80 % or more (estimated)."""
         from nearfar.sources.words import near_copies
 
@@ -117,7 +118,7 @@ class Text(Modality):
 
     # -- items
 
-    def items(self, data: Any, role: str, rows: Any = None, size: int | None = None) -> list[str]:
+    def items(self, data: Data, role: str, rows: Any = None, size: int | None = None) -> list[str]:
         return data.texts(role) if rows is None else data.texts(role, rows)
 
     def other_look(self, items: Any, rows: np.ndarray) -> Any:
@@ -128,13 +129,14 @@ class Text(Modality):
     def caption(self, item: Any) -> str:
         return item[:80]
 
-    def stamp(self, data: Any, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
+    def stamp(self, data: Data, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
         return [text.encode("utf-8", "surrogatepass") for text in data.texts(role, rows)]
 
-    def references(self, task: Any, size: int) -> list[Reference]:
+    def references(self, task: Task, size: int) -> list[Reference]:
         from nearfar.evaluation.references import by_word_counts, by_words
+        from nearfar.evaluation.search_task import SearchTask
 
-        return by_words(task) if hasattr(task, "evaluate_scores") else by_word_counts(task)
+        return by_words(task) if isinstance(task, SearchTask) else by_word_counts(task)
 
     # -- training
 
@@ -150,7 +152,7 @@ class Text(Modality):
     def described_encoder(self, options: Any) -> str:
         return options.text_encoder
 
-    def encoder(self, options: Any, data: Any, seed: int) -> Encoder:
+    def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
         from nearfar import encoders
 
         train = data.splits["train"]
@@ -159,7 +161,7 @@ class Text(Modality):
             options.text_encoder, texts=texts, vocabulary=options.vocabulary, length=options.text_length
         )
 
-    def reader(self, data: Any, role: str, encoder: Any, length: int | None = None) -> Reader:
+    def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         """Content tokens, made once."""
         return self._reader(self.items(data, role), encoder, length)
 

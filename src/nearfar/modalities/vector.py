@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
-    from nearfar.evaluation.task import Reference
+    from nearfar.evaluation.task import Reference, Task
+    from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
     from nearfar.sources.scan import Scan
 
@@ -99,10 +100,10 @@ class Vector(Modality):
     def sizes_in_words(self, sizes: Mapping[str, Any]) -> str:
         return f"{sizes['most']} numbers"
 
-    def samples(self, data: Any, role: str, rows: np.ndarray) -> list[str]:
+    def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
         return [_line(row) for row in self.items(data, role, rows)]
 
-    def remarks(self, data: Any, role: str) -> list[str]:
+    def remarks(self, data: Data, role: str) -> list[str]:
         """Empty cells, columns that tell nothing, and columns of words that were left out."""
         import numpy as np
 
@@ -121,7 +122,7 @@ class Vector(Modality):
                         f"{_some(parts, 5)}")  # fmt: skip
         return notes + self._left(data, role)
 
-    def _left(self, data: Any, role: str) -> list[str]:
+    def _left(self, data: Data, role: str) -> list[str]:
         """Where the columns were found and not named: those of words, which no encoder of numbers reads."""
         if role != self.roles[0] or data.reasons.get(role) != f"its values are {self.may_be_words}":
             return []
@@ -130,7 +131,7 @@ class Vector(Modality):
         mend = "what holds classes: --label COLUMN; words that matter: as numbers in columns of their own"
         return [f"columns that are not numbers are left out: {_some(left, 5)} ({mend})"] if left else []
 
-    def names(self, data: Any, role: str) -> list[str]:
+    def names(self, data: Data, role: str) -> list[str]:
         """The name of each number: its column, or its place in the list of a column."""
         columns = data.roles.get(role, role)
         columns = [columns] if isinstance(columns, str) else list(columns)
@@ -140,7 +141,7 @@ class Vector(Modality):
 
     # -- items
 
-    def items(self, data: Any, role: str, rows: Any = None, size: int | None = None) -> Any:
+    def items(self, data: Data, role: str, rows: Any = None, size: int | None = None) -> Any:
         values = data.facts("values", role)
         return values if rows is None else values[rows]
 
@@ -157,17 +158,17 @@ class Vector(Modality):
             out[place, rng.random(out.shape[1]) < 0.3] = np.nan
         return out
 
-    def show(self, data: Any, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
+    def show(self, data: Data, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
         """Bars, each number by how far it lies from its mean over the training rows."""
         from nearfar.evaluation.references import standardised
         from nearfar.reporting.cells import bars
 
         return [{"image": bars(row, size)} for row in standardised(data, role, self.items(data, role))(items)]
 
-    def stamp(self, data: Any, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
+    def stamp(self, data: Data, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
         return [self.content(row) for row in self.items(data, role, rows)]
 
-    def references(self, task: Any, size: int) -> list[Reference]:
+    def references(self, task: Task, size: int) -> list[Reference]:
         from nearfar.evaluation.references import by_numbers
 
         return by_numbers(task)
@@ -177,7 +178,7 @@ class Vector(Modality):
     def described_encoder(self, options: Any) -> str:
         return f"MLP of {options.vector_layers + 1} layers"
 
-    def encoder(self, options: Any, data: Any, seed: int) -> Encoder:
+    def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
         """Standardised by the training rows of the first side; the second side, where there is one, has as many."""
         from nearfar.encoders.numeric import VectorEncoder
 
@@ -193,7 +194,7 @@ class Vector(Modality):
         train = self.items(data, roles[0], data.splits["train"])
         return VectorEncoder(names, options.vector_width, options.vector_layers).standardise(train)
 
-    def reader(self, data: Any, role: str, encoder: Any, length: int | None = None) -> Reader:
+    def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         order = None
         if role == self.roles[0]:  # the second side has names of its own
             order = inner(encoder).order_of(self.names(data, role), str(data.path or data.name))
@@ -239,7 +240,7 @@ class Vector(Modality):
         drawn = np.random.default_rng(0).normal(size=(6, encoder.inputs))
         return list((drawn * encoder.std.cpu().numpy() + encoder.mean.cpu().numpy()).astype(np.float32))
 
-    def kept(self, data: Any, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
+    def kept(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
         return list(self.reader(data, role, encoder).raw(rows, None).numpy())
 
     def write(self, items: Sequence[Any], encoder: Any) -> list[Any]:

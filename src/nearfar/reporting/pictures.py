@@ -1,9 +1,11 @@
 """Small pictures, 2-D maps and retrieval examples as JSON for results.json and the report."""
 
+from __future__ import annotations
+
 import colorsys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +18,9 @@ from nearfar.evaluation.searches import Example
 from nearfar.evaluation.task import Scores
 from nearfar.evaluation.tasks.dense import Segmented
 from nearfar.reporting.cells import thumbnail
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 MAP_POINTS = 1500
 
@@ -44,7 +49,7 @@ def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
     return places / max(np.abs(places).max(), 1e-9)
 
 
-def map_json(data: Any, role: str, rows: Any, z: Any, labels: Sequence[str] | None = None, *, size: int | None = None,
+def map_json(data: Data, role: str, rows: Any, z: Any, labels: Sequence[str] | None = None, *, size: int | None = None,
              seed: int = 0) -> dict[str, list]:
     """The map of embeddings z (n, d) of the rows, as it stands in results.json: x, y, label, key and thumb or text.
 
@@ -61,7 +66,7 @@ def map_json(data: Any, role: str, rows: Any, z: Any, labels: Sequence[str] | No
             "key": [data.keys[row] for row in rows], **shown}
 
 
-def examples_json(data: Any, examples: Sequence[Example], *, size: int | None = None) -> list[dict[str, Any]]:
+def examples_json(data: Data, examples: Sequence[Example], *, size: int | None = None) -> list[dict[str, Any]]:
     """Examples as they stand in results.json: direction, rank of the first relevant item, query and hits, each with
     key and image (data-URI, `size` pixels as in `map_json`) or text."""
     size = size or _native(data)
@@ -72,14 +77,14 @@ def examples_json(data: Any, examples: Sequence[Example], *, size: int | None = 
             for example in examples]
 
 
-def shown_json(data: Any, scores: Scores) -> dict[str, list[dict[str, Any]]]:
+def shown_json(data: Data, scores: Scores) -> dict[str, list[dict[str, Any]]]:
     """What a task shows of a model, as it stands in results.json, by section."""
     draw = {"examples": lambda shown: examples_json(data, shown), "masks": lambda shown: masks_json(data, shown),
             "tables": lambda shown: [asdict(table) for table in shown]}
     return {section: draw[section](shown) for section, shown in scores.shown().items()}
 
 
-def masks_json(data: Any, shown: Sequence[Segmented], *, size: int = 128) -> list[dict[str, Any]]:
+def masks_json(data: Data, shown: Sequence[Segmented], *, size: int = 128) -> list[dict[str, Any]]:
     """Pictures with their masks as they stand in results.json: key, image, truth and found (data-URIs), miou."""
     out = []
     for one in shown:
@@ -109,11 +114,11 @@ def painted(picture: Any, mask: Any, *, strength: float = 0.72) -> np.ndarray:
     return ((1 - shares) * pixels + shares * colours[values]).round().astype(np.uint8)
 
 
-def _native(data: Any) -> int:
+def _native(data: Data) -> int:
     return int((data.meta or {}).get("native_size") or 48)
 
 
-def _item(data: Any, role: str, row: int, corpus: int, size: int, transformed: bool = False) -> dict[str, Any]:
+def _item(data: Data, role: str, row: int, corpus: int, size: int, transformed: bool = False) -> dict[str, Any]:
     if row < 0:
         keys = getattr(data, "corpus_keys", None) or {}
         key = keys[role][corpus] if role in keys else f"corpus {corpus}"

@@ -38,7 +38,7 @@ class Data:
         roles: role -> column ("negative" and "label": a list of columns); `reasons`: role -> why.
         table: `datasets.Dataset` of all N rows; image columns hold paths or bytes.
         problems: rows that were skipped (only with unreadable="skip"); `notes`: what a user should know.
-        corpus: role -> all documents of the gallery (BEIR), or None; `corpus_keys` their ids.
+        corpus: role -> all documents of the gallery (BEIR), empty without one; `corpus_keys` their ids.
         meta: facts of the built-in sets (licences, styles that share outlines, which rows ask at test time).
 
     Wherever a method takes a role it takes a column name as well (hard negatives: one call for each of
@@ -53,7 +53,7 @@ class Data:
         self.roles, self.reasons, self.seed = roles, reasons, seed
         self.problems: list[Problem] = list(raw.problems)
         self.notes: list[str] = list(raw.notes)
-        self.corpus: dict[str, list[str]] | None = raw.corpus or None
+        self.corpus: dict[str, list[str]] = raw.corpus or {}
         self.corpus_keys: dict[str, list[str]] = raw.corpus_keys
         self.meta = dict(raw.meta)
         self.split_name, self.fit = split or "default", raw.fit
@@ -185,7 +185,7 @@ class Data:
     def _contents(self) -> dict[str | tuple[str, str], np.ndarray]:
         """Ids of all that can be compared: of each column, and of the corpus of each role."""
         parts: dict[str | tuple[str, str], np.ndarray] = {**self._scan.digests}
-        for role, texts in (self.corpus or {}).items():
+        for role, texts in self.corpus.items():
             kind = modalities.of(role)
             parts["corpus", role] = np.fromiter((digest_of(kind.content(text)) for text in texts), np.int64, len(texts))
         ids = np.unique(np.concatenate(list(parts.values())), return_inverse=True)[1].reshape(-1).astype(np.int64)

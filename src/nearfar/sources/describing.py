@@ -36,7 +36,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "split_hash": data.split_hash,
         "leaks": data.leaks(),
         "shared": [vars(one) | {"text": str(one)} for one in data.shared()],
-        "corpus": {role: len(texts) for role, texts in (data.corpus or {}).items()},
+        "corpus": {role: len(texts) for role, texts in data.corpus.items()},
         "problems": [str(p) for p in data.problems],
         "notes": list(dict.fromkeys(data.notes)),
     }

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,26 +24,29 @@ from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.settings import TrainSettings
 from nearfar.training.survey import survey_of
 
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
-def roles_of(data: Any) -> set[str]:
+
+def roles_of(data: Data) -> set[str]:
     """What the data hold: roles by name, "any" for a column of any kind, "pair" for two that belong together."""
     return modalities.holding(role for role, columns in data.roles.items() if columns)
 
 
-def roles_for(cls: type[Method], data: Any) -> set[str]:
+def roles_for(cls: type[Method], data: Data) -> set[str]:
     """The roles that the data hold for a method: one that learns classes takes the first label as its target, where no
     target is named."""
     roles = roles_of(data)
     return roles | {"target"} if cls.target == "classes" and "label" in roles else roles
 
 
-def fits(slug: str, data: Any) -> bool:
+def fits(slug: str, data: Data) -> bool:
     """Whether the data hold what a method needs."""
     roles = roles_for(methods.get(slug), data)
     return any(need <= roles for need in methods.get(slug).needs)
 
 
-def choose(data: Any) -> tuple[str, str]:
+def choose(data: Data) -> tuple[str, str]:
     """A method that fits the data, and why."""
     roles = {role: column for role, column in data.roles.items() if role in roles_of(data)}
     found = {slug: methods.get(slug).suits(roles) for slug in methods.slugs()}
@@ -56,7 +59,7 @@ def choose(data: Any) -> tuple[str, str]:
     )
 
 
-def check_needs(slug: str, data: Any) -> None:
+def check_needs(slug: str, data: Data) -> None:
     if not fits(slug, data):
         needs = modalities.needs_in_words(methods.get(slug).needs)
         held = sorted(role for role in data.roles if data.roles[role])
@@ -68,7 +71,7 @@ def check_needs(slug: str, data: Any) -> None:
         raise InputError(f"'{slug}' learns numbers. {data.not_a_number()}", "Name another column with --target.")
 
 
-def _lacking(slug: str, data: Any) -> str:
+def _lacking(slug: str, data: Data) -> str:
     """The options that name what a method needs and the data lack, in each of its ways."""
     held = modalities.holding(role for role in data.roles if data.roles[role])
     kind = modalities.get(modalities.first(held) or "text")
@@ -77,30 +80,30 @@ def _lacking(slug: str, data: Any) -> str:
     return ", or ".join(" ".join(f"--{role.replace('_', '-')} COLUMN" for role in way) for way in ways)
 
 
-def prefers_groups(data: Any, settings: TrainSettings) -> bool:
+def prefers_groups(data: Data, settings: TrainSettings) -> bool:
     """Whether pairs are made of groups where the data hold columns of pairs as well."""
     return settings.by == "group" or (settings.by == "auto" and data.meta.get("by") == "group")
 
 
-def kinds_of(cls: type[Method], data: Any, settings: TrainSettings) -> list[str]:
+def kinds_of(cls: type[Method], data: Data, settings: TrainSettings) -> list[str]:
     """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
     return cls.wants(roles_for(cls, data), prefers_groups(data, settings))
 
 
-def options_of(kind: str, data: Any, settings: TrainSettings) -> Any:
+def options_of(kind: str, data: Data, settings: TrainSettings) -> Any:
     """The options of the encoder of one kind, each "auto" replaced by what suits the data."""
     known = modalities.get(kind)
     return known.resolve(settings.of(known), data)
 
 
-def build_encoder(kind: str, data: Any, settings: TrainSettings) -> Encoder:
+def build_encoder(kind: str, data: Data, settings: TrainSettings) -> Encoder:
     """The encoder of one kind, its weights drawn from the seed; frozen where asked for."""
     torch.manual_seed(settings.seed)
     made = modalities.get(kind).encoder(options_of(kind, data, settings), data, settings.seed)
     return Frozen(made) if settings.freeze else made
 
 
-def task_of(slug: str, data: Any, settings: TrainSettings) -> evaluation.Task:
+def task_of(slug: str, data: Data, settings: TrainSettings) -> evaluation.Task:
     """What is measured: the task asked for, else the first that the data hold and the method's encoders can answer."""
     if settings.task != "auto":
         return evaluation.task_for(data, settings.task, shared={"layer": settings.layer})
@@ -154,7 +157,7 @@ def method_options(slug: str, given: Mapping[str, Any], preset: str) -> Any:
 
 
 def build_method(
-    slug: str, data: Any, settings: TrainSettings, checked: Any, ready: Mapping[str, Encoder] | None = None
+    slug: str, data: Data, settings: TrainSettings, checked: Any, ready: Mapping[str, Encoder] | None = None
 ) -> tuple[Method, list[str]]:
     """A fresh method; `ready` replaces encoders (by kind) that are made already."""
     cls = methods.get(slug)
@@ -184,7 +187,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 def prepare(
     slug: str,
-    data: Any,
+    data: Data,
     settings: TrainSettings,
     given: Mapping[str, Any],
     *,
@@ -249,9 +252,11 @@ def prepare(
     return setup
 
 
-def has_target(data: Any, kind: str) -> np.ndarray:
+def has_target(data: Data, kind: str) -> np.ndarray:
     """Which rows have a target of a kind, bool (N,)."""
-    return np.asarray(data.targets) >= 0 if kind == "classes" else np.isfinite(data.target_values)
+    found = data.targets if kind == "classes" else data.target_values
+    assert found is not None
+    return found >= 0 if kind == "classes" else np.isfinite(found)
 
 
 def check_possible(method: Method, settings: TrainSettings) -> None:
@@ -275,7 +280,7 @@ def check_possible(method: Method, settings: TrainSettings) -> None:
         )
 
 
-def notes_of(method: Method, data: Any, prescribed: int | None) -> list[str]:
+def notes_of(method: Method, data: Data, prescribed: int | None) -> list[str]:
     """What the reader should know of how a method takes these data."""
     found = []
     if method.target is not None and not method.unlabelled:
@@ -299,7 +304,7 @@ def check_batch(setup: Setup) -> None:
         )
 
 
-def sampled_rows(method: Method, data: Any, rows: np.ndarray) -> Rows:
+def sampled_rows(method: Method, data: Data, rows: np.ndarray) -> Rows:
     """What samplers may know of the training rows."""
     further = {"target": data.targets, "domain": data.domains, "bag": data.bags}
     labels = dict(data.labels) | {name: values for name, values in further.items() if values is not None}
@@ -311,7 +316,7 @@ def sampled_rows(method: Method, data: Any, rows: np.ndarray) -> Rows:
     return Rows(rows, data.groups, labels, functools.cache(tokens))
 
 
-def training_rows(method: Method, data: Any) -> np.ndarray:
+def training_rows(method: Method, data: Data) -> np.ndarray:
     """The training rows that a method learns from: where rows are pairs, those that belong together, unless the loss
     reads how far they do."""
     rows = np.asarray(data.splits["train"])
@@ -406,7 +411,7 @@ def auto_optimisation(
 
 
 def make_loader(
-    method: Method, data: Any, table: Rows, steps: int, batch: int, settings: TrainSettings, cache: Path | None
+    method: Method, data: Data, table: Rows, steps: int, batch: int, settings: TrainSettings, cache: Path | None
 ) -> Loader:  # fmt: skip
     def read(role: str) -> Inputs:
         return role_inputs(method, data, role, cache)
@@ -424,7 +429,7 @@ def make_loader(
 
 
 def hard_negatives(
-    method: Any, data: Any, roles: Sequence[str], inputs: Mapping[str, Inputs]
+    method: Method, data: Data, roles: Sequence[str], inputs: Mapping[str, Inputs]
 ) -> list[HardNegatives]:
     """Those of the columns that the data name, and the rows that are labelled 0."""
     encoder: Any = method.towers()[roles[1]].encoder
@@ -441,7 +446,7 @@ def hard_negatives(
     return found
 
 
-def role_inputs(method: Any, data: Any, role: str, cache: Path | None) -> Inputs:
+def role_inputs(method: Method, data: Data, role: str, cache: Path | None) -> Inputs:
     """What views take of a role; of a frozen encoder its features, computed once."""
     encoder: Any = method.towers()[role].encoder
     kind = modalities.of(role)

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -19,6 +19,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from nearfar import files, processes, terminal
 from nearfar.evaluation.diagnostics import spread
 from nearfar.units import UNITS
+
+if TYPE_CHECKING:
+    from nearfar.methods.batch import Batch
 
 
 class Curve(pl.Callback):
@@ -50,7 +53,7 @@ class Curve(pl.Callback):
             files.replaced_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.last = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         now = time.perf_counter()
         self.seconds += now - self.last
         self.samples += batch.everywhere
@@ -114,7 +117,7 @@ class Stages(pl.Callback):
         if processes.leader() and self.path.exists():
             self.write([one for one in stages_of(self.path) if one["steps"][1] <= trainer.global_step])
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         stages = pl_module.steps_of_stages()
         ended = [k for k, (_, last) in enumerate(stages) if last == trainer.global_step]
         if not ended or not batch.last_accumulation_step:
@@ -193,7 +196,7 @@ class Checkpoint(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.signals.listen()
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if not batch.last_accumulation_step:
             return
         step = trainer.global_step
@@ -255,7 +258,7 @@ class Progress(pl.Callback):
         self.bar.start()
         self.task = self.bar.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step, note="")
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, note=self.note)
         elif time.monotonic() - self.shown > self.every:

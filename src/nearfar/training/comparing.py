@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from nearfar.training import building, engine
 from nearfar.training.embedding import Embedder
 from nearfar.training.engine import Say, silent
 from nearfar.training.settings import DataSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from nearfar.evaluation.task import Task
+    from nearfar.sources.data import Data
 
 PLAN = {"data_hash": str, "split_hash": str, "settings": dict, "steps": int, "batch_size": int, "seeds": list}
 DAMAGED_PLAN = "Delete the comparison's folder, or choose another --out."
@@ -189,7 +193,7 @@ def check_own(folder: Path) -> None:
         raise InputError(f"'{folder}' is not empty and is not a comparison of nearfar.", "Choose another --out.")
 
 
-def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Any, task: Any) -> None:
+def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Data, task: Task) -> None:
     """Raises where the baseline is none of the rows that there will be."""
     rows = [e.name for e in entries] + [r.slug for r in evaluation.references(data, task)] + ["untrained", "pretrained"]
     if baseline is not None and baseline not in rows:
@@ -197,7 +201,9 @@ def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Any, ta
         raise InputError(f"The baseline '{baseline}' is not among the rows.{near}", f"Rows: {', '.join(rows)}.")
 
 
-def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] | str | None, say: Say) -> list[Entry]:
+def chosen(
+    data: Data, task: Task, settings: TrainSettings, wanted: Sequence[str] | str | None, say: Say
+) -> list[Entry]:
     """The entries: those asked for, or every method whose needs fit and that embeds what is measured; says why."""
     if wanted is not None:
         specs = split_specs(wanted) if isinstance(wanted, str) else [str(one) for one in wanted]
@@ -242,7 +248,7 @@ def plan_settings(settings: TrainSettings) -> dict[str, Any]:
 
 def make_plan(
     folder: Path,
-    data: Any,
+    data: Data,
     settings: TrainSettings,
     entries: Sequence[Entry],
     seeds: int,
@@ -308,7 +314,7 @@ def make_plan(
     return plan
 
 
-def encoder_words(data: Any, entries: Sequence[Entry], settings: TrainSettings) -> str:
+def encoder_words(data: Data, entries: Sequence[Entry], settings: TrainSettings) -> str:
     """The encoders that are trained, each as its kind of data calls it."""
     kinds = [building.kinds_of(registry.get(one.slug), data, settings) for one in entries]
     names = list(dict.fromkeys(name for found in kinds for name in found))
@@ -331,12 +337,12 @@ def cell(seed: int | None, scores: dict[str, Any], **more: Any) -> dict[str, Any
     }
 
 
-def splits_of(data: Any) -> list[str]:
+def splits_of(data: Data) -> list[str]:
     return [s for s in ("val", "test") if len(data.splits.get(s, ()))]
 
 
 def measured_without_training(
-    folder: Path, data: Any, task: Any, settings: TrainSettings, seeds: int, say: Say
+    folder: Path, data: Data, task: Task, settings: TrainSettings, seeds: int, say: Say
 ) -> list[dict[str, Any]]:
     """Chance, raw pixels, HOG, TF-IDF, BM25; the untrained encoder for each seed; a pretrained one where given."""
     path = folder / "references.json"
@@ -378,13 +384,13 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def untrained_embedder(data: Any, roles: Sequence[str], settings: TrainSettings) -> Embedder:
+def untrained_embedder(data: Data, roles: Sequence[str], settings: TrainSettings) -> Embedder:
     """The encoder as the settings describe it and their seed makes it, for roles of one kind of data."""
     encoder = building.build_encoder(modalities.of(roles[0]).name, data, settings)
     return Embedder({role: Tower(encoder) for role in roles}, data)
 
 
-def untrained_cell(data: Any, task: Any, settings: TrainSettings, seed: int) -> dict[str, Any]:
+def untrained_cell(data: Data, task: Task, settings: TrainSettings, seed: int) -> dict[str, Any]:
     embed = untrained_embedder(data, task.roles, dataclasses.replace(settings, seed=seed))
     start = time.perf_counter()
     scores = {s: task.evaluate(embed, s).to_dict() for s in splits_of(data)}
@@ -393,8 +399,8 @@ def untrained_cell(data: Any, task: Any, settings: TrainSettings, seed: int) -> 
 
 def train_cells(
     folder: Path,
-    data: Any,
-    task: Any,
+    data: Data,
+    task: Task,
     settings: TrainSettings,
     one: Entry,
     seeds: int,
@@ -446,7 +452,7 @@ def trained_seconds(rows: Sequence[dict[str, Any]]) -> float:
     return sum(one.get("seconds") or 0.0 for row in rows for one in row["seeds"])
 
 
-def check_same(stored: dict[str, Any], data: Any, run: Path) -> None:
+def check_same(stored: dict[str, Any], data: Data, run: Path) -> None:
     """Runs whose data or split differ are not ranked together."""
     for name in ("data_hash", "split_hash"):
         if stored[name] != getattr(data, name.removeprefix("data_")):
@@ -458,8 +464,8 @@ def check_same(stored: dict[str, Any], data: Any, run: Path) -> None:
 
 def conclude(
     folder: Path,
-    data: Any,
-    task: Any,
+    data: Data,
+    task: Task,
     plan: dict[str, Any],
     rows: list[dict[str, Any]],
     entries: Sequence[Entry],
@@ -521,7 +527,7 @@ def best_on_validation(rows: Sequence[dict[str, Any]], metric: evaluation.Metric
 
 
 def commands(
-    folder: Path, data: Any, plan: dict[str, Any], entries: Sequence[Entry], best: str | None, command: str
+    folder: Path, data: Data, plan: dict[str, Any], entries: Sequence[Entry], best: str | None, command: str
 ) -> list[str]:
     """What to type to repeat the comparison, to train its best method alone, and to search with it."""
     spec = shlex.quote(data.name if data.path is None else str(data.path))
@@ -538,7 +544,7 @@ def commands(
 
 
 def illustrations(
-    folder: Path, data: Any, task: Any, rows: Sequence[dict[str, Any]], mapped: Sequence[str | None]
+    folder: Path, data: Data, task: Task, rows: Sequence[dict[str, Any]], mapped: Sequence[str | None]
 ) -> dict[str, Any]:
     """Curves of every seed; diagnostics and examples of the first finished seed of every trained row, and maps of those
     in `mapped` (drawing one takes seconds)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from nearfar.errors import InputError
 from nearfar.methods.tower import Tower
 from nearfar.modality import Reader
 from nearfar.models import check_variant
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +42,7 @@ class Embedder:
     def __init__(
         self,
         towers: Mapping[str, Tower],
-        data: Any,
+        data: Data,
         *,
         batch_size: int = 256,
         similarity: str = "cosine",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,6 +37,11 @@ from nearfar.training.callbacks import (
 )
 from nearfar.training.embedding import Embedder
 from nearfar.training.settings import DataSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from nearfar.evaluation.task import Task
+    from nearfar.methods.base import Method
+    from nearfar.sources.data import Data
 
 Say = Callable[[str], None]
 CONFIG = {
@@ -143,7 +148,7 @@ def check_variant_of(setup: building.Setup) -> None:
         check_variant(setup.settings.variant, setup.method.towers())
 
 
-def tell_overlaps(data: Any, weights: Sequence[str], say: Say) -> list[str]:
+def tell_overlaps(data: Data, weights: Sequence[str], say: Say) -> list[str]:
     """Says, and returns, what makes scores look better than they are: contents, groups and units in two splits, and
     weights that were trained on rows of the test split."""
     warnings = [f"warning: {one}" for one in data.shared()]
@@ -181,7 +186,7 @@ def split_options(
 
 
 @contextmanager
-def claim(out: str | Path | None, method: str, data: Any, resume: bool) -> Iterator[Path]:
+def claim(out: str | Path | None, method: str, data: Data, resume: bool) -> Iterator[Path]:
     """The run's folder, owned by this process (of several that train together: by the first) while the block runs.
 
     Raises InputError where it holds something else, or another process works in it. A block that fails before its
@@ -198,7 +203,7 @@ def claim(out: str | Path | None, method: str, data: Any, resume: bool) -> Itera
         yield folder
 
 
-def _made(out: str | Path | None, method: str, data: Any, resume: bool) -> tuple[Path, list[Path]]:
+def _made(out: str | Path | None, method: str, data: Data, resume: bool) -> tuple[Path, list[Path]]:
     """The folder that was asked for, or the next free one of this name, and which folders had to be made."""
     if out is not None and not isinstance(out, str | Path):
         raise InputError(f"'out' takes the path of a folder. Got {out!r}.")
@@ -306,7 +311,7 @@ def versions() -> dict[str, str]:
 
 
 def describe(
-    method: str, data: Any, setup: building.Setup, spec: Any, data_settings: DataSettings, command: str
+    method: str, data: Data, setup: building.Setup, spec: Any, data_settings: DataSettings, command: str
 ) -> dict[str, Any]:
     """config.json: all that is needed to understand and repeat the run."""
     return {
@@ -328,7 +333,7 @@ def describe(
     }
 
 
-def sees_labels(method: Any, data: Any) -> bool:
+def sees_labels(method: Method, data: Data) -> bool:
     """Whether it learns from labels or targets of the training rows."""
     return bool(method.supervised and (data.labels or "target" in data.roles))
 
@@ -398,7 +403,7 @@ def together_strategy(device: str, nodes: int) -> Any:
     return strategy(find_unused_parameters=True, broadcast_buffers=False, process_group_backend=backend)
 
 
-def timed_plan(method: str, data: Any, setup: building.Setup, task: Any, record: dict[str, Any], say: Say) -> Run:
+def timed_plan(method: str, data: Data, setup: building.Setup, task: Task, record: dict[str, Any], say: Say) -> Run:
     """Times a few real steps; nothing is kept."""
     seconds, peak = timed_steps(setup, 4) if setup.method.trained else (0.0, 0.0)
     steps = setup.loader.steps
@@ -476,8 +481,8 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
 
 
-def embedder(setup: building.Setup, data: Any) -> Embedder:
-    method: Any = setup.method
+def embedder(setup: building.Setup, data: Data) -> Embedder:
+    method: Method = setup.method
     return Embedder(
         method.towers(),
         data,
@@ -488,7 +493,7 @@ def embedder(setup: building.Setup, data: Any) -> Embedder:
     )
 
 
-def can_measure(towers: Mapping[str, Any], task: Any) -> bool:
+def can_measure(towers: Mapping[str, Any], task: Task) -> bool:
     """Whether the towers embed all that the task asks for."""
     return set(modalities.kinds(task.roles)) <= set(modalities.kinds(towers))
 
@@ -496,9 +501,9 @@ def can_measure(towers: Mapping[str, Any], task: Any) -> bool:
 def train(
     folder: Path,
     method: str,
-    data: Any,
+    data: Data,
     setup: building.Setup,
-    task: Any,
+    task: Task,
     record: dict[str, Any],
     resume: bool,
     progress: bool,
@@ -552,9 +557,9 @@ def train(
 def finish_alone(
     folder: Path,
     method: str,
-    data: Any,
+    data: Data,
     setup: building.Setup,
-    task: Any,
+    task: Task | None,
     record: dict[str, Any],
     curve: Curve,
     say: Say,
@@ -630,9 +635,9 @@ def load_finished(setup: building.Setup, path: Path, curve: Curve) -> None:
 def finish(
     folder: Path,
     method: str,
-    data: Any,
+    data: Data,
     setup: building.Setup,
-    task: Any,
+    task: Task | None,
     record: dict[str, Any],
     cost: dict[str, float],
 ) -> Run:
@@ -672,9 +677,9 @@ def finish(
 def save_model(
     folder: Path,
     method: str,
-    data: Any,
+    data: Data,
     setup: building.Setup,
-    task: Any,
+    task: Task,
     record: dict[str, Any],
     scores: dict[str, Any],
 ) -> None:
@@ -715,7 +720,7 @@ def save_model(
     models.save_model(folder, towers, config, card, items, known, trained.inference())
 
 
-def example_items(data: Any, towers: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+def example_items(data: Data, towers: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """A few real items a role, with which a saved model checks itself."""
     rows = data.splits["train"][:16]
     return {role: modalities.of(role).kept(data, role.partition("/")[0], rows, encoder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from nearfar.methods.batch import Batch, Facts
 from nearfar.samplers import Rows, Sampler
 from nearfar.similarity import Known
 from nearfar.sources import judgements
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 Inputs = Callable[[np.ndarray, np.random.Generator | None], Any]
 
@@ -87,7 +90,7 @@ class Loader:
     def __init__(
         self,
         method: Method,
-        data: Any,
+        data: Data,
         table: Rows,
         read: Callable[[str], Inputs],
         *,
@@ -107,13 +110,14 @@ class Loader:
         self.stage = -1
         self.begin(0)
 
-    def pair(self, data: Any, a: str, b: str, graded: bool = False) -> None:
+    def pair(self, data: Data, a: str, b: str, graded: bool = False) -> None:
         """Says that each row pairs the contents of two roles: which of them belong together, and how far."""
         rows = self.table.rows
         mine, others = (np.asarray(data.content(role)) for role in (a, b))
         if np.isin(mine[rows], others[rows]).any():
             self.crossed = ((a, b),)
         if graded:
+            assert data.scores is not None
             self.scores = torch.from_numpy(judgements.scaled(data.scores))
             return
         forth = Partners(mine[rows], others[rows])

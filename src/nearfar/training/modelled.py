@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.methods.tower import Tower
 from nearfar.training.embedding import Embedder
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 class ModelEmbedder(Embedder):
     """embed(role, rows) with the towers of a model that was loaded from its folder."""
 
-    def __init__(self, model: Any, data: Any, batch_size: int = 256, variant: str | None = None):
+    def __init__(self, model: Any, data: Data, batch_size: int = 256, variant: str | None = None):
         towers = {role: Tower(t.encoder, t.head, kept=True) for role, t in model.roles.items()}
         super().__init__(
             towers,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,13 +14,17 @@ from nearfar.training.callbacks import curve_lines
 from nearfar.training.embedding import Progress
 from nearfar.training.modelled import ModelEmbedder
 
+if TYPE_CHECKING:
+    from nearfar.evaluation.task import Task
+    from nearfar.sources.data import Data
+
 
 def curve(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's learning curve."""
     return curve_lines(run / "curve.jsonl")
 
 
-def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 600, examples: int = 8) -> dict[str, Any]:
+def illustrate(model_folder: Path, data: Data, task: Task, *, points: int = 600, examples: int = 8) -> dict[str, Any]:
     """diagnostics, what the task shows (examples, masks, tables), and (unless points is 0) map of one model on the test
     (else validation) rows."""
     split = "test" if len(data.splits.get("test", ())) else "val"
@@ -37,7 +41,7 @@ def illustrate(model_folder: Path, data: Any, task: Any, *, points: int = 600, e
 
 
 def diagnostics(
-    embed: Any, data: Any, task: Any, rows: np.ndarray, progress: Progress | None = None
+    embed: Any, data: Data, task: Task, rows: np.ndarray, progress: Progress | None = None
 ) -> list[Any]:
     """Numbers with verdict and advice for the embedding of the rows."""
     role = task.roles[0]
@@ -55,7 +59,7 @@ def diagnostics(
 
 
 def stage_readouts(
-    embed: Any, data: Any, role: str, rows: np.ndarray, progress: Progress | None = None
+    embed: Any, data: Data, role: str, rows: np.ndarray, progress: Progress | None = None
 ) -> list[Any]:
     """What is read off linearly after each stage, for a model that has several stages and data with several columns of
     labels (or domains); nothing otherwise."""
@@ -64,14 +68,14 @@ def stage_readouts(
     return evaluation.factor_diagnostics(read_stages(embed, data, role, rows, progress=progress)) if several else []
 
 
-def factors_of(data: Any) -> dict[str, np.ndarray]:
+def factors_of(data: Data) -> dict[str, np.ndarray]:
     """Name -> integer of each row: the columns of labels, and the domain."""
     found = {name: np.asarray(values) for name, values in data.labels.items()}
-    return found if data.domains is None else found | {data.roles["domain"]: np.asarray(data.domains)}
+    return found if data.domains is None else found | {str(data.roles["domain"]): np.asarray(data.domains)}
 
 
 def read_stages(
-    embed: Any, data: Any, role: str, rows: np.ndarray, most: int = 2000, progress: Progress | None = None
+    embed: Any, data: Data, role: str, rows: np.ndarray, most: int = 2000, progress: Progress | None = None
 ) -> list[evaluation.Readout]:
     """How well each label and the domain is read off linearly after each stage of the model (one for an ordinary
     encoder), on the rows; the probe sees at most `most` training rows. Nothing without training or validation rows."""
@@ -86,7 +90,7 @@ def read_stages(
     return evaluation.read_factors(vectors, widths, labels, progress=progress)
 
 
-def map_of(embed: Any, data: Any, role: str, rows: np.ndarray, points: int) -> dict[str, Any]:
+def map_of(embed: Any, data: Data, role: str, rows: np.ndarray, points: int) -> dict[str, Any]:
     """A 2-D map of (at most `points` of) the rows, coloured by the first label, else the domain."""
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:points])
     labels = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from nearfar.methods.tower import Tower
 from nearfar.negatives import Items
 from nearfar.training.embedding import Embedder
 
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
+    from nearfar.training.building import Setup
+
 
 class WholeSet:
     """What `nearfar.negatives.Survey` promises, for a method under training.
@@ -25,7 +29,7 @@ class WholeSet:
     from no global random numbers.
     """
 
-    def __init__(self, method: Any, data: Any, loader: Any, rows: np.ndarray,
+    def __init__(self, method: Any, data: Data, loader: Any, rows: np.ndarray,
                  build: Callable[[str, int], Any]):
         self.method, self.data, self.loader, self.rows = method, data, loader, rows
         self.build = build
@@ -87,7 +91,7 @@ class WholeSet:
         return f"{name}: {caption}" if caption else name
 
 
-def survey_of(setup: Any, data: Any) -> WholeSet:
+def survey_of(setup: Setup, data: Data) -> WholeSet:
     """The survey of a prepared run."""
     from nearfar.training import building
 

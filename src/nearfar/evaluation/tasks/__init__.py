@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar import modalities as kinds
 from nearfar import options
@@ -14,6 +14,9 @@ from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, register
 from nearfar.registry import TASKS
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 __all__ = ["Metric", "Part", "Reference", "Scores", "Table", "Task", "classes", "names",
            "option_names", "parsed", "possible", "register", "task_for"]
@@ -40,7 +43,7 @@ def option_names() -> list[str]:
     return options.names(classes())
 
 
-def possible(data: Any, modalities: Sequence[str] | None = None) -> list[str]:
+def possible(data: Data, modalities: Sequence[str] | None = None) -> list[str]:
     """Names of the tasks that the data allow, those of the highest priority first."""
     def order(name: str) -> float:
         priority = get(name).priority(data)
@@ -49,7 +52,7 @@ def possible(data: Any, modalities: Sequence[str] | None = None) -> list[str]:
     return sorted((name for name in names() if get(name).possible(data, modalities)), key=order)
 
 
-def task_for(data: Any, kind: str | None = None, *, modalities: Sequence[str] | None = None,
+def task_for(data: Data, kind: str | None = None, *, modalities: Sequence[str] | None = None,
              shared: Mapping[str, Any] | None = None, **given: Any) -> Task:
     """The task that the data allow: masks, else scores of pairs, else pairs, else groups, else labels, else a proxy
     (groups go before pairs where rows carry a domain).

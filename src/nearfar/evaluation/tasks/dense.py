@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from nearfar.evaluation.references import by_places
 from nearfar.evaluation.statistics import Interval
 from nearfar.evaluation.task import Part, Reference, Scores, Task, content_roles, register, spaced
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class DenseTask(Task):
     most_pixels = 128  # a side
     max_train = 2000
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None, layer: PositiveInt | None = None):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None, layer: PositiveInt | None = None):
         super().__init__(data)
         self.role, self.roles, self.layer = "image", ("image",), layer
         self.classes = list(data.mask_names)
@@ -82,11 +85,11 @@ class DenseTask(Task):
             self.masked(split)
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return "mask" in data.roles and "image" in content_roles(data, modalities)
 
     @classmethod
-    def priority(cls, data: Any) -> int:
+    def priority(cls, data: Data) -> int:
         return 60
 
     def masked(self, split: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.statistics import interval
 from nearfar.evaluation.task import Part, Reference, Scores, Task, first_role, register
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @register
@@ -34,7 +37,7 @@ class FewShotTask(Task):
     part = Part("setting", "settings", "")
     chance_words = "one of the classes, drawn"
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None,
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None,
                  ways: Annotated[int, Range(2)] | Literal["auto"] = "auto", shots: str | Sequence[int] = "1,5",
                  queries: PositiveInt = 15, episodes: Annotated[int, Range(2, 1_000_000)] = 600):
         super().__init__(data)
@@ -49,11 +52,11 @@ class FewShotTask(Task):
             "accuracy": Metric("accuracy"), "gain": Metric("gain"), **ends}
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return bool(data.labels) and first_role(data, modalities) is not None
 
     @classmethod
-    def priority(cls, data: Any) -> int:
+    def priority(cls, data: Data) -> int:
         return 10
 
     def auto_ways(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,24 +13,27 @@ from nearfar.evaluation.search_task import SearchTask
 from nearfar.evaluation.searches import Search, Side
 from nearfar.evaluation.task import first_role, register
 
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
+
 
 @register
 class GroupTask(SearchTask):
     """Find another member of the group; where rows have a domain, in another domain: every ordered pair of them, or
     those that `data.meta["directions"][split]` lists."""
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles = (self.role,)
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         role = first_role(data, modalities)
         return role is not None and data.groups is not None and differ_within(data.groups, data.content(role))
 
     @classmethod
-    def priority(cls, data: Any) -> int:
+    def priority(cls, data: Data) -> int:
         """Before pairs where rows carry a domain: the question is then who finds the same thing elsewhere."""
         return 30 if data.domains is None else 45
 

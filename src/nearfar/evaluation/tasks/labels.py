@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from nearfar.evaluation.searches import Search, Side, pick_examples
 from nearfar.evaluation.task import Scores, first_role, register
 from nearfar.similarity import Source
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @register
@@ -40,17 +43,17 @@ class LabelTask(SearchTask):
     chance_words = "always the commonest label"
     max_train = 50_000
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None, neighbours: PositiveInt = 20):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None, neighbours: PositiveInt = 20):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles, self.column, self.k = (self.role,), next(iter(data.labels)), neighbours
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return bool(data.labels) and first_role(data, modalities) is not None
 
     @classmethod
-    def priority(cls, data: Any) -> int:
+    def priority(cls, data: Data) -> int:
         return 20
 
     @property

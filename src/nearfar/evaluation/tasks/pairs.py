@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from nearfar.evaluation.searches import Search, Side, paired_search
 from nearfar.evaluation.task import Scores, pair_of, register
 from nearfar.similarity import Source, Sparse
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @register
@@ -33,7 +36,7 @@ class PairTask(SearchTask):
         "pair f1": Metric("pair F1"),
     }
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
         pair = pair_of(data, modalities)
         assert pair is not None
@@ -41,11 +44,11 @@ class PairTask(SearchTask):
         self.primary = next((m for m in (kinds.of(role).metric for role in pair) if m == "hit@1"), "ndcg@10")
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return pair_of(data, modalities) is not None
 
     @classmethod
-    def priority(cls, data: Any) -> int:
+    def priority(cls, data: Data) -> int:
         return 40
 
     def searches(self, split: str) -> list[Search]:
@@ -70,7 +73,7 @@ class PairTask(SearchTask):
         return text
 
     def corpus(self, role: str) -> Sequence[str]:
-        return (self.data.corpus or {}).get(role, ())
+        return self.data.corpus.get(role, ())
 
     def positive(self, rows: np.ndarray, split: str) -> np.ndarray:
         """Those of the rows whose two sides belong together."""
@@ -112,6 +115,7 @@ class PairTask(SearchTask):
         copies = union([same(np.asarray(self.data.content(query))[query_rows], contents)], less=judged)
         if judged is None or not self.corpus(gallery):
             return copies
+        assert self.data.query_keys is not None
         place = {key: number for number, key in enumerate(self.data.corpus_keys[gallery])}
         keys = [self.data.query_keys[row] for row in query_rows]
         pairs = [(number, place[key]) for number, key in enumerate(keys) if key in place]
@@ -140,13 +144,18 @@ class PairTask(SearchTask):
     def labelled(self, split: str) -> np.ndarray:
         """Rows of a split whose pair has a label, the same ones each time."""
         rows = np.sort(np.asarray(self.data.splits.get(split, ()), np.int64))
-        return self.draw(rows[self.data.pair_labels[rows] >= 0])
+        return self.draw(rows[self.pair_labels[rows] >= 0])
+
+    @property
+    def pair_labels(self) -> np.ndarray:
+        assert self.data.pair_labels is not None
+        return self.data.pair_labels
 
     def classified(self, scorer: Callable[[Search], Source], split: str) -> dict[str, float]:
         """How well scores tell the labelled pairs of a split apart. The threshold comes from the validation pairs, that
         of the validation pairs from training pairs."""
         rows, chosen = self.labelled(split), self.labelled("train" if split == "val" else "val")
-        labels, known = self.data.pair_labels[rows], self.data.pair_labels[chosen]
+        labels, known = self.pair_labels[rows], self.pair_labels[chosen]
         if not (labels == 1).any():
             return {}
         scores = paired_scores(scorer(paired_search(rows, self.roles, self.units(rows))))
@@ -159,6 +168,6 @@ class PairTask(SearchTask):
 
     def chance_of_pairs(self, split: str) -> dict[str, float]:
         """`classified` of scores that say nothing: the commoner label for all, all pairs for F1."""
-        labels = self.data.pair_labels[self.labelled(split)]
+        labels = self.pair_labels[self.labelled(split)]
         share = float((labels == 1).mean()) if len(labels) else 0.0
         return {"pair ap": share, "pair accuracy": max(share, 1 - share), "pair f1": 2 * share / (1 + share)}

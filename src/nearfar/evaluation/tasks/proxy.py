@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from nearfar.evaluation.search_task import SearchTask
 from nearfar.evaluation.searches import Search, Side
 from nearfar.evaluation.task import first_roles, register
 
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
+
 
 @register
 class ProxyTask(SearchTask):
@@ -20,17 +23,17 @@ class ProxyTask(SearchTask):
 
     proxy = True
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
         self.role = str(looked_at(data, modalities))
         self.roles = (self.role,)
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return looked_at(data, modalities) is not None
 
     @classmethod
-    def priority(cls, data: Any) -> int:
+    def priority(cls, data: Data) -> int:
         return 0
 
     def searches(self, split: str) -> list[Search]:
@@ -47,6 +50,6 @@ class ProxyTask(SearchTask):
                 "is named.")
 
 
-def looked_at(data: Any, modalities: Sequence[str] | None) -> str | None:
+def looked_at(data: Data, modalities: Sequence[str] | None) -> str | None:
     """The first column of items of a kind that has another look."""
     return next((role for role in first_roles(data, modalities) if kinds.of(role).has_other_look), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.regression import Fit, ordering, ridge_probe
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, first_role, register
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 LARGEST = 8  # errors that the report lists
 
@@ -33,19 +36,19 @@ class RegressionTask(Task):
     needs = "It needs a column of numbers to be told: --target COLUMN."
     max_pairs_of = 1000
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles = (self.role,)
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return "target" in data.roles and data.target_values is not None and first_role(data, modalities) is not None
 
     @classmethod
-    def priority(cls, data: Any) -> int | None:
+    def priority(cls, data: Data) -> int | None:
         """Before all others, since the target was named by hand; of a column that holds labels too only when asked."""
-        return None if data.roles["target"] in (data.roles.get("label") or ()) else 70
+        return None if data.roles["target"] in list(data.roles.get("label") or ()) else 70
 
     @property
     def column(self) -> str:

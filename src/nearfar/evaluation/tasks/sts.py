@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from nearfar.evaluation.statistics import Interval
 from nearfar.evaluation.task import Scores, pair_of, register
 from nearfar.similarity import Source
 from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,18 @@ class GradedTask(SearchTask):
     chance_words = "no correlation"
     needs = "It needs two columns and the score of each pair: --score COLUMN."
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None):
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
         pair = pair_of(data, modalities)
         assert pair is not None
         self.roles = pair
 
     @classmethod
-    def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return "score" in data.roles and pair_of(data, modalities) is not None
 
     @classmethod
-    def priority(cls, data: Any) -> int:
+    def priority(cls, data: Data) -> int:
         return 50
 
     def searches(self, split: str) -> list[Search]:
@@ -72,6 +75,7 @@ class GradedTask(SearchTask):
 
     def scored(self, similarities: np.ndarray, search: Search, split: str) -> GradedScores:
         """Scores from the similarity of each pair."""
+        assert self.data.scores is not None
         grades = self.data.scores[search.query.rows]
         metrics = {"spearman": spearman(similarities, grades), "pearson": pearson(similarities, grades)}
         counts = {"pairs": {"queries": len(grades), "skipped": 0, "gallery": len(grades)}}

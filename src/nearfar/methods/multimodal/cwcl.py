@@ -10,7 +10,7 @@ is a positive to that degree, and the geometry of the frozen space is carried ov
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from nearfar.encoders import Encoder, Frozen
 from nearfar.errors import InputError
 from nearfar.losses import cwcl
 from nearfar.methods import Batch, Loss, PairContrast, Paper, Tower, register
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 def class_vectors(prompts: Float[Tensor, "p d"], classes: Int[Tensor, "p"]) -> Float[Tensor, "c d"]:
@@ -122,7 +125,7 @@ class ContinuousWeights(PairContrast):
         self.reference = None if reference is None else Frozen(reference_encoder(reference, both[place]))
         self.register_buffer("reference_vectors", None, persistent=False)
 
-    def prepare(self, data: Any, rows: Any) -> None:
+    def prepare(self, data: Data, rows: Any) -> None:
         """The reference's vectors of all rows: they are part of the data, and of no checkpoint."""
         if self.reference is None:
             return

@@ -11,7 +11,7 @@ kept is the encoder; a linear map from its vectors to the number is fitted after
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from nearfar.losses import mixing_shares, supremix
 from nearfar.losses.ordered import Weight
 from nearfar.methods import Batch, Facts, Inference, Loss, Paper, Request, ViewContrast, register
 from nearfar.similarity.exchange import exchange
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 SPREAD = 16.0  # standard deviation of the ages in the paper's faces, in years
 
@@ -117,7 +120,7 @@ class SupReMix(ViewContrast):
         self.mixes = {"both": ("negatives", "positives"), "none": ()}.get(mix, (mix,))
         self.values, self.regressor = np.zeros(0), (None,)
 
-    def prepare(self, data: Any, rows: Any) -> None:
+    def prepare(self, data: Data, rows: Any) -> None:
         """Raises InputError where all training rows have the same number."""
         self.values = np.asarray(data.target_values)[rows]
         if np.ptp(self.values) == 0:
