@@ -47,6 +47,7 @@ VIEWS = {
     "cacr": lambda a, b: (cacr_views(a, b),),
     "cacr_queue": lambda a, b: (cacr_views(a, b), [b, a - b, a], past(a)),
     "cacr_targets": lambda a, b: (cacr_views(a, b), [b, a - b]),
+    "groco": lambda a, b: (cacr_views(a, b),),
 }
 
 
@@ -90,6 +91,8 @@ CASES = {
     "barlow_twins": (of_pairs(losses.barlow_twins), True),
     "vicreg": (of_pairs(losses.vicreg), True),
     "byol": (of_pairs(losses.byol), False),
+    "groco": (of_views("groco", top_k=3), True),
+    "groco-gradient": (of_views("groco", top_k=2, targets=2, steepness=4.0, detach=False), True),
     "supremix": (of_targets(window=None), True),
     "supremix-mixed": (lambda a, b, labels, **more: of_targets(window=1.5)(a, b, labels, mixed=True, **more), True),
     "cosent": (of_scores(losses.cosent), True),
@@ -98,9 +101,11 @@ CASES = {
 # Tested on their own.
 PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",
          "sharpened", "cluster_divergence", "distance_weights", "mixing_shares", "straddling",
-         "attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
+         "attraction_weights", "repulsion_weights", "soft_sort", "swap_share",
+         "group_mass", "group_ordering", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
+# Whose gradients are none of the value.
 CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",
-                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed")  # whose gradients are none of the value
+                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed", "groco")
 
 
 def batch(n=6, d=4, seed=0, dtype=torch.float64):

@@ -322,3 +322,43 @@ def supremix(z, target, **options):
     z, y = z.double(), target.double().tolist()
     u = torch.stack([row / row.norm() if row.norm() > 0 else row for row in z])
     return mean(x for x in (supremix_anchor(i, u, y, **options)[0] for i in range(len(u))) if x is not None)
+
+
+def soft_permutation(x, steepness=1.0):
+    """P (n x n) as lists: input r ends at rank c, by the whole matrix of every layer of the odd-even network."""
+    n, x = len(x), list(x)
+    p = [[float(r == c) for c in range(n)] for r in range(n)]
+    for layer in range(n):
+        for q in range(layer % 2, n - 1, 2):
+            alpha = math.atan(steepness * (x[q + 1] - x[q])) / math.pi + 0.5
+            x[q], x[q + 1] = alpha * x[q] + (1 - alpha) * x[q + 1], (1 - alpha) * x[q] + alpha * x[q + 1]
+            for row in p:
+                row[q], row[q + 1] = (alpha * row[q] + (1 - alpha) * row[q + 1],
+                                      (1 - alpha) * row[q] + alpha * row[q + 1])  # fmt: skip
+    return x, p
+
+
+def group_ordering(negatives, positives, steepness=1.0):
+    """Of one anchor, from lists of similarities."""
+    k = len(negatives)
+    if not k or not positives:
+        return 0.0
+    p = soft_permutation([*sorted(negatives), *sorted(positives)], steepness)[1]
+    total = 0.0
+    for r, row in enumerate(p):
+        u = min(1.0, max(0.0, sum(row[:k])))
+        total -= max(-100.0, math.log(max(u if r < k else 1 - u, 1e-300)))
+    return total / len(p)
+
+
+def groco(views, *, top_k=10, steepness=1.0, targets=None, never=()):
+    """never: pairs of items that are no negatives of each other."""
+    out = []
+    for a, view in enumerate(views):
+        own = cosine(view, view).tolist()
+        other = [cosine(view, views[b]).tolist() for b in range(targets or len(views)) if b != a]
+        for i in range(len(view)):
+            far = sorted(own[i][j] for j in range(len(view)) if j != i and (i, j) not in never)
+            out.append(group_ordering(far[len(far) - top_k if len(far) > top_k else 0 :],
+                                      [s[i][i] for s in other], steepness))  # fmt: skip
+    return mean(out)

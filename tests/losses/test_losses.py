@@ -21,6 +21,7 @@ OPTIONS = {"info_nce-symmetric": {"symmetric": True}, "dcl-weighted": {"sigma": 
            "cwcl-both": {"weighted": "both"}, "simple-hard": {"alpha": 0.4},
            "cacr-rbf": {"repulsion": "rbf", "beta": 0.7}, "cacr-rbf-detached": {"repulsion": "rbf", "beta": 0.7},
            "cacr-debiased": {"tau_plus": 0.1}, "cacr_queue-alone": {"in_batch": False, "beta": 3.0},
+           "groco": {"top_k": 3}, "groco-gradient": {"top_k": 2, "targets": 2, "steepness": 4.0},
            "cacr_targets": {"temperature": 0.4}, "cacr_targets-euclidean": {"temperature": 0.4, "cost": "euclidean"}}
 LABELLED = ("sup_con", "mil_nce", "triplet", "soft_nearest_neighbour")
 
@@ -130,7 +131,7 @@ def test_invariances(name):
         assert_close(call(a @ rotation, b @ rotation, labels), value, rtol=1e-9, atol=1e-9)
         if name == "soft_nearest_neighbour":  # plain distances
             return
-        together = name.startswith("cacr") or name.split("-")[0] in LABELLED  # sums keep their direction
+        together = name.split("-")[0] in VIEWS or name.split("-")[0] in LABELLED  # sums keep their direction
         scale = 3.0 if together else torch.rand(6, 1, dtype=torch.float64) + 0.1
         assert_close(call(a * scale, b * scale, labels), value, rtol=1e-9, atol=1e-9)
 
@@ -191,9 +192,8 @@ def test_non_contiguous_inputs(name):
 
 
 ONE = {"info_nce": 0, "info_nce-symmetric": 0, "nt_xent": 0, "clip": 0, "align": 0, "hcl": 0, "debiased": 0,
-       "hard_contrastive": 0, "cwcl": 0, "cwcl-both": 0, "team_up": 0,
-       "sup_con": 0, "mil_nce": 0, "cosent": 0, "triplet": 0, "triplet-semi-hard": 0, "soft_nearest_neighbour": 0,
-       "cacr_targets": 0}
+       "hard_contrastive": 0, "cwcl": 0, "cwcl-both": 0, "team_up": 0, "groco": 0, "groco-gradient": 0, "sup_con": 0,
+       "mil_nce": 0, "cosent": 0, "triplet": 0, "triplet-semi-hard": 0, "soft_nearest_neighbour": 0, "cacr_targets": 0}
 
 
 @pytest.mark.parametrize("name", CASES)

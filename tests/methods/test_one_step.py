@@ -363,6 +363,47 @@ class SupReMix(Naive):
         return torch.logsumexp(torch.stack(cells), 0) - torch.stack(positives).mean()
 
 
+class GroCo(Naive):
+    """Four views; whole matrices of the sorting network; positives and negatives constant."""
+
+    def loss(self, batch, step):
+        z = [unit(v) for v in self.method.tower(torch.cat(self.views(batch)["image"])).chunk(4)]
+        still, total = [v.detach() for v in z], []
+        for a in range(4):
+            for i in range(len(z[0])):
+                far = torch.stack([z[a][i] @ still[a][j] for j in range(len(z[0])) if j != i]).sort().values[-3:]
+                good = torch.stack([z[a][i] @ still[b][i] for b in range(4) if b != a]).sort().values
+                total.append(self.row(torch.cat([far, good]), 3))
+        return torch.stack(total).mean()
+
+    def row(self, x, k):
+        n, p = len(x), torch.eye(len(x))
+        for layer in range(n):
+            swap = torch.eye(n)
+            for q in range(layer % 2, n - 1, 2):
+                alpha = torch.atan(2.0 * (x[q + 1] - x[q])) / math.pi + 0.5
+                place = torch.zeros(n, n)
+                place[q, q], place[q, q + 1], place[q + 1, q], place[q + 1, q + 1] = -1, 1, 1, -1
+                swap = swap + (1 - alpha) * place
+            x, p = x @ swap, p @ swap
+        u = p[:, :k].sum(1)
+        return -(u[:k].log().sum() + (1 - u[k:]).log().sum()) / n
+
+
+class TopTen(Naive):
+    """The control: NT-Xent over the nearest items of the anchor's own view, which are constants."""
+
+    def loss(self, batch, step):
+        z = [unit(v) for v in self.method.tower(torch.cat(self.views(batch)["image"])).chunk(2)]
+        rows = []
+        for a, b in ((0, 1), (1, 0)):
+            for i in range(len(z[0])):
+                s = torch.stack([z[a][i] @ z[a][j].detach() for j in range(len(z[0])) if j != i]) / 0.5
+                positive = z[a][i] @ z[b][i].detach() / 0.5
+                rows.append(torch.logsumexp(torch.cat([s.topk(3).values, positive[None]]), 0) - positive)
+        return torch.stack(rows).mean()
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -427,6 +468,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "mcl": ("mcl", MCL, {"temperature": 0.1}),
     "pixpro": ("pixpro", PixPro, {}),
     "beclr": ("beclr", BECLR, {"memory_start": 1.0, "clusters": 2}),
+    "groco": ("groco", GroCo, {"draws": 2, "top_k": 3, "steepness": 2.0}),
+    "groco nearest": ("groco", TopTen, {"loss": {"name": "nearest", "top_k": 3}}),
     "align": ("align", Align, {"temperature": 0.1}),
     "cwcl": ("cwcl", CWCL, {}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),

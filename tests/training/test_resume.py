@@ -32,6 +32,7 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "supremix": {},
+    "groco": {"draws": 2},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
