@@ -362,3 +362,35 @@ def groco(views, *, top_k=10, steepness=1.0, targets=None, never=()):
             out.append(group_ordering(far[len(far) - top_k if len(far) > top_k else 0 :],
                                       [s[i][i] for s in other], steepness))  # fmt: skip
     return mean(out)
+
+
+def filtered(q, k, g):
+    """Cosine of g * q and g * k, lists of numbers; 0 where either is nothing."""
+    a, b = [x * y for x, y in zip(g, q, strict=True)], [x * y for x, y in zip(g, k, strict=True)]
+    size = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / size if size else 0.0
+
+
+def hydra(q, k, gates, labels, partners, *, temperature=0.1, reduction="pairs", subtract=None, own=False, never=()):
+    def length(x):
+        return math.sqrt(sum(v * v for v in x)) or 1.0
+
+    q, k, gates, y, y2 = (x.tolist() for x in (q, k, gates, labels, partners))
+    terms, anchors = [], []
+    for i in range(len(q)):
+        if y[i] < 0:
+            continue
+        s = []
+        for one in k:
+            if subtract is None:
+                s.append(filtered(q[i], one, gates[i]) / temperature)
+            else:
+                lengths = length(q[i]) * length(one)
+                s.append(sum((g * g - subtract) * a * b for g, a, b in zip(gates[i], q[i], one, strict=True))
+                         / lengths / temperature)  # fmt: skip
+        there = [j for j in range(len(k)) if y[j] >= 0 and not (own and j == i)]
+        far = [s[j] for j in there if y[j] not in (y[i], y2[i]) and (i, j) not in never]
+        mine = [lse([s[j], *far]) - s[j] for j in there if y[j] == y2[i] >= 0]
+        terms += mine
+        anchors.append(sum(mine) / (len(mine) + 1e-6))
+    return mean(terms if reduction == "pairs" else anchors)

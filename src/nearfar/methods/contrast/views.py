@@ -56,7 +56,7 @@ class ViewContrast(Contrast):
         projector: WidthOrNone = 512,
         dim: Width = 128,
         projector_layers: PositiveInt = 2,
-        last_norm: bool = False,
+        last_norm: bool | Literal["layer"] = False,
         **shared: Any,
     ):
         super().__init__(**shared)
