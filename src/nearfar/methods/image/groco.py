@@ -50,10 +50,11 @@ class GroCo(ViewContrast):
         "ICCV 2023",
         "Sort an anchor's positives before its nearest negatives, and let far negatives alone.",
         arxiv="2301.02009",
-        differs="AdamW instead of SGD unless asked for; the learning rate grows with the batch for four views too (in "
-        "the released code with its root; equal at 1024); a warm-up of a twentieth of the run instead of one epoch "
-        "(ten for 800 epochs and for small crops); duplicates are no negatives; a batch with fewer than K + 1 items "
-        "keeps the negatives that it has; the frozen bias before the last batch norm, which has no effect, is left out",
+        differs="AdamW instead of SGD unless asked for; the preset's rate is of 100 epochs (a quarter for 800) and "
+        "grows with the batch for four views too (in the released code with its root; equal at 1024); a warm-up of a "
+        "twentieth of the run instead of one epoch (ten for 800 epochs and for small crops); small crops blur as their "
+        "plan says (--views multi-crop --views.blur 1.0,0.1,0.5); duplicates are no negatives; a batch with fewer than "
+        "K + 1 items keeps the negatives it has; the bias before the last batch norm, without effect, is left out",
     )
     preset_paper = {
         "views": {"name": "two-crops", "crop": (0.14, 1.0), "strength": 0.5, "saturation": 0.2, "grey": 0.2,

@@ -194,11 +194,13 @@ class Hydra(ViewContrast):
             self.teacher.follow(self.tower, momentum_at(batch.step, batch.steps, self.momentum, schedule="cosine"))
 
     def drawn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Class, second class and gate of each item of this process; drawn for those of all processes alike."""
+        """Class, second class and gate of each item of this process; drawn for those of all processes alike, and not
+        from the numbers that the views are made of."""
         assert batch.targets is not None
         labels, first = exchange("global").gather(batch.targets)
         generator = torch.Generator(device=labels.device)
-        generator.manual_seed((batch.seed * 1_000_003 + batch.step * batch.turns + batch.turn) % (1 << 63))
+        number = batch.seed * 1_000_003 + batch.step * batch.turns + batch.turn
+        generator.manual_seed((number + (1 << 50)) % (1 << 63))
         weights = self.weights if self.alpha else None
         partners = draw_partners(labels, self.pairs, classes=self.seen.to(labels.device), weights=weights,
                                  generator=generator)  # fmt: skip
