@@ -56,10 +56,10 @@ def folders(name: str, items: Callable[[], Iterator[Item]], out: Path) -> Path:
     return root
 
 
-def new_classes() -> Iterator[Item]:
-    """Digits 0 to 4 to train on; 5 to 9, which no training saw, as test."""
+def new_classes(first: int = 5) -> Iterator[Item]:
+    """Digits below `first` to train on; the others, which no training saw, as test."""
     for picture, label, _ in zip(*scanned(), strict=True):
-        yield ("train" if label < 5 else "test"), str(label), picture
+        yield ("train" if label < first else "test"), str(label), picture
 
 
 def two_digits(dim: float = 0.4) -> Iterator[Row]:
@@ -161,6 +161,9 @@ SETS = {
                               lambda out: folders("digits-imbalanced", imbalanced, out), tiny=1500),
     "digits, new classes": Set("scikit-learn digits, trained on 0 to 4, episodes on 5 to 9",
                                lambda out: folders("digits-new-classes", new_classes, out), tiny=1500),
+    "digits, three new classes": Set(
+        "scikit-learn digits, trained on 0 to 6, episodes on 7 to 9",
+        lambda out: folders("digits-three-new-classes", partial(new_classes, 7), out), tiny=1500),
     "two digits": Set("pairs of scikit-learn digits side by side, the right one at 0.4, 1200 / 200 / 600",
                       partial(pictured, "two-digits", ("strong", "weak"), two_digits),
                       {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),

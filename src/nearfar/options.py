@@ -356,12 +356,14 @@ def _filled(option: str, value: Any, own: Mapping[str, Any], table: Mapping[str,
 
 
 def _check_used(method: Any, typed: Mapping[str, Any], given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises where an option of the method sets one of its default part while another part was chosen."""
+    """Raises where an option of the method sets one of its default part while a part without it was chosen."""
     for option, part in method.of_part.items():
         default, chosen = read(method)[option].default, given.get(part)
         name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
         own = settings.get(part, {}).get("name")
-        if option in given and typed[option] != default and isinstance(name, str) and name not in (own, "auto"):
+        if option not in given or typed[option] == default or not isinstance(name, str) or name in (own, "auto"):
+            continue
+        if name in ("none", "null", "None") or option not in read(_part(part, name, registries()[part])):
             raise InputError(
                 f"The option '{option}' belongs to the {part} '{own}', but '{name}' was chosen.",
                 "Leave out one of them.",

@@ -32,6 +32,16 @@ def of_targets(**options):
     return call
 
 
+def hydra_inputs(a, b, labels, gated):
+    """Gates and second classes that follow from the labels; -1 stays unknown."""
+    gates = 0.25 + (labels[:, None] + torch.arange(a.shape[1], device=labels.device)) % 3 / 4
+    return a, b, gates if gated else None, labels, torch.where(labels < 0, -1, (labels + labels % 2) % 3)
+
+
+def of_class_pairs(gated, **options):
+    return lambda a, b, labels, **more: losses.hydra(*hydra_inputs(a, b, labels, gated), **options, **more)
+
+
 def past(a):
     """A queue of older keys for vectors like `a`."""
     make = torch.Generator().manual_seed(9)
@@ -47,6 +57,7 @@ VIEWS = {
     "cacr": lambda a, b: (cacr_views(a, b),),
     "cacr_queue": lambda a, b: (cacr_views(a, b), [b, a - b, a], past(a)),
     "cacr_targets": lambda a, b: (cacr_views(a, b), [b, a - b]),
+    "groco": lambda a, b: (cacr_views(a, b),),
 }
 
 
@@ -90,6 +101,10 @@ CASES = {
     "barlow_twins": (of_pairs(losses.barlow_twins), True),
     "vicreg": (of_pairs(losses.vicreg), True),
     "byol": (of_pairs(losses.byol), False),
+    "groco": (of_views("groco", top_k=3), True),
+    "groco-gradient": (of_views("groco", top_k=2, targets=2, steepness=4.0, detach=False), True),
+    "hydra": (of_class_pairs(False), True),
+    "hydra-gated": (of_class_pairs(True, reduction="anchors"), True),
     "supremix": (of_targets(window=None), True),
     "supremix-mixed": (lambda a, b, labels, **more: of_targets(window=1.5)(a, b, labels, mixed=True, **more), True),
     "cosent": (of_scores(losses.cosent), True),
@@ -98,9 +113,13 @@ CASES = {
 # Tested on their own.
 PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",
          "sharpened", "cluster_divergence", "distance_weights", "mixing_shares", "straddling",
-         "attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
+         "attraction_weights", "repulsion_weights", "soft_sort", "swap_share",
+         "draw_partners", "filtered_cosine", "gate_entropy", "gate_overlap", "pair_weights", "class_distances",
+         "released_similarity",
+         "group_mass", "group_ordering", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
+# Whose gradients are none of the value.
 CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",
-                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed")  # whose gradients are none of the value
+                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed", "groco")
 
 
 def batch(n=6, d=4, seed=0, dtype=torch.float64):

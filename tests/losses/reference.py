@@ -322,3 +322,75 @@ def supremix(z, target, **options):
     z, y = z.double(), target.double().tolist()
     u = torch.stack([row / row.norm() if row.norm() > 0 else row for row in z])
     return mean(x for x in (supremix_anchor(i, u, y, **options)[0] for i in range(len(u))) if x is not None)
+
+
+def soft_permutation(x, steepness=1.0):
+    """P (n x n) as lists: input r ends at rank c, by the whole matrix of every layer of the odd-even network."""
+    n, x = len(x), list(x)
+    p = [[float(r == c) for c in range(n)] for r in range(n)]
+    for layer in range(n):
+        for q in range(layer % 2, n - 1, 2):
+            alpha = math.atan(steepness * (x[q + 1] - x[q])) / math.pi + 0.5
+            x[q], x[q + 1] = alpha * x[q] + (1 - alpha) * x[q + 1], (1 - alpha) * x[q] + alpha * x[q + 1]
+            for row in p:
+                row[q], row[q + 1] = (alpha * row[q] + (1 - alpha) * row[q + 1],
+                                      (1 - alpha) * row[q] + alpha * row[q + 1])  # fmt: skip
+    return x, p
+
+
+def group_ordering(negatives, positives, steepness=1.0):
+    """Of one anchor, from lists of similarities."""
+    k = len(negatives)
+    if not k or not positives:
+        return 0.0
+    p = soft_permutation([*sorted(negatives), *sorted(positives)], steepness)[1]
+    total = 0.0
+    for r, row in enumerate(p):
+        u = min(1.0, max(0.0, sum(row[:k])))
+        total -= max(-100.0, math.log(max(u if r < k else 1 - u, 1e-300)))
+    return total / len(p)
+
+
+def groco(views, *, top_k=10, steepness=1.0, targets=None, never=()):
+    """never: pairs of items that are no negatives of each other."""
+    out = []
+    for a, view in enumerate(views):
+        own = cosine(view, view).tolist()
+        other = [cosine(view, views[b]).tolist() for b in range(targets or len(views)) if b != a]
+        for i in range(len(view)):
+            far = sorted(own[i][j] for j in range(len(view)) if j != i and (i, j) not in never)
+            out.append(group_ordering(far[len(far) - top_k if len(far) > top_k else 0 :],
+                                      [s[i][i] for s in other], steepness))  # fmt: skip
+    return mean(out)
+
+
+def filtered(q, k, g):
+    """Cosine of g * q and g * k, lists of numbers; 0 where either is nothing."""
+    a, b = [x * y for x, y in zip(g, q, strict=True)], [x * y for x, y in zip(g, k, strict=True)]
+    size = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / size if size else 0.0
+
+
+def hydra(q, k, gates, labels, partners, *, temperature=0.1, reduction="pairs", subtract=None, own=False, never=()):
+    def length(x):
+        return math.sqrt(sum(v * v for v in x)) or 1.0
+
+    q, k, gates, y, y2 = (x.tolist() for x in (q, k, gates, labels, partners))
+    terms, anchors = [], []
+    for i in range(len(q)):
+        if y[i] < 0:
+            continue
+        s = []
+        for one in k:
+            if subtract is None:
+                s.append(filtered(q[i], one, gates[i]) / temperature)
+            else:
+                lengths = length(q[i]) * length(one)
+                s.append(sum((g * g - subtract) * a * b for g, a, b in zip(gates[i], q[i], one, strict=True))
+                         / lengths / temperature)  # fmt: skip
+        there = [j for j in range(len(k)) if y[j] >= 0 and not (own and j == i)]
+        far = [s[j] for j in there if y[j] not in (y[i], y2[i]) and (i, j) not in never]
+        mine = [lse([s[j], *far]) - s[j] for j in there if y[j] == y2[i] >= 0]
+        terms += mine
+        anchors.append(sum(mine) / (len(mine) + 1e-6))
+    return mean(terms if reduction == "pairs" else anchors)

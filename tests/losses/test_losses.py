@@ -13,7 +13,7 @@ from nearfar import losses
 from nearfar.errors import InputError
 from nearfar.similarity import engine
 from tests.losses import reference
-from tests.losses.cases import CASES, CONSTANT_WEIGHTS, PLAIN, VIEWS, batch
+from tests.losses.cases import CASES, CONSTANT_WEIGHTS, PLAIN, VIEWS, batch, hydra_inputs
 
 ENGINES = (("dense", None), ("streaming", 3))
 OPTIONS = {"info_nce-symmetric": {"symmetric": True}, "dcl-weighted": {"sigma": 0.5}, "siglip": {"bias": -1.0},
@@ -21,6 +21,7 @@ OPTIONS = {"info_nce-symmetric": {"symmetric": True}, "dcl-weighted": {"sigma": 
            "cwcl-both": {"weighted": "both"}, "simple-hard": {"alpha": 0.4},
            "cacr-rbf": {"repulsion": "rbf", "beta": 0.7}, "cacr-rbf-detached": {"repulsion": "rbf", "beta": 0.7},
            "cacr-debiased": {"tau_plus": 0.1}, "cacr_queue-alone": {"in_batch": False, "beta": 3.0},
+           "groco": {"top_k": 3}, "groco-gradient": {"top_k": 2, "targets": 2, "steepness": 4.0},
            "cacr_targets": {"temperature": 0.4}, "cacr_targets-euclidean": {"temperature": 0.4, "cost": "euclidean"}}
 LABELLED = ("sup_con", "mil_nce", "triplet", "soft_nearest_neighbour")
 
@@ -28,6 +29,10 @@ LABELLED = ("sup_con", "mil_nce", "triplet", "soft_nearest_neighbour")
 def expected(name, a, b, labels):
     base = name.split("-")[0]
     first = (a + b, labels) if base in LABELLED else (a, b)
+    if base == "hydra":
+        a, b, gates, y, y2 = hydra_inputs(a, b, labels, name == "hydra-gated")
+        gates = torch.ones_like(a) if gates is None else gates
+        return reference.hydra(a, b, gates, y, y2, reduction="anchors" if name == "hydra-gated" else "pairs")
     if base in VIEWS:
         first = VIEWS[base](a, b)
     if base == "supremix":
@@ -123,14 +128,14 @@ def test_invariances(name):
     value = call(a, b, labels)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     assert_close(call(a[order], b[order], labels[order]), value, rtol=1e-9, atol=1e-9)
-    if name.startswith("cacr_queue"):  # its queue would have to turn as well
+    if name in ("cacr_queue", "cacr_queue-alone", "hydra-gated"):  # queue and gates would have to turn as well
         return
     if name not in ("barlow_twins", "vicreg"):
         rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0]
         assert_close(call(a @ rotation, b @ rotation, labels), value, rtol=1e-9, atol=1e-9)
         if name == "soft_nearest_neighbour":  # plain distances
             return
-        together = name.startswith("cacr") or name.split("-")[0] in LABELLED  # sums keep their direction
+        together = name.split("-")[0] in VIEWS or name.split("-")[0] in LABELLED  # sums keep their direction
         scale = 3.0 if together else torch.rand(6, 1, dtype=torch.float64) + 0.1
         assert_close(call(a * scale, b * scale, labels), value, rtol=1e-9, atol=1e-9)
 
@@ -191,9 +196,9 @@ def test_non_contiguous_inputs(name):
 
 
 ONE = {"info_nce": 0, "info_nce-symmetric": 0, "nt_xent": 0, "clip": 0, "align": 0, "hcl": 0, "debiased": 0,
-       "hard_contrastive": 0, "cwcl": 0, "cwcl-both": 0, "team_up": 0,
-       "sup_con": 0, "mil_nce": 0, "cosent": 0, "triplet": 0, "triplet-semi-hard": 0, "soft_nearest_neighbour": 0,
-       "cacr_targets": 0}
+       "hard_contrastive": 0, "cwcl": 0, "cwcl-both": 0, "team_up": 0, "groco": 0, "groco-gradient": 0, "hydra": 0,
+       "hydra-gated": 0, "sup_con": 0, "mil_nce": 0, "cosent": 0, "triplet": 0, "triplet-semi-hard": 0,
+       "soft_nearest_neighbour": 0, "cacr_targets": 0}
 
 
 @pytest.mark.parametrize("name", CASES)

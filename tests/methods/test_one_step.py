@@ -363,6 +363,87 @@ class SupReMix(Naive):
         return torch.logsumexp(torch.stack(cells), 0) - torch.stack(positives).mean()
 
 
+class GroCo(Naive):
+    """Four views; whole matrices of the sorting network; positives and negatives constant."""
+
+    def loss(self, batch, step):
+        z = [unit(v) for v in self.method.tower(torch.cat(self.views(batch)["image"])).chunk(4)]
+        still, total = [v.detach() for v in z], []
+        for a in range(4):
+            for i in range(len(z[0])):
+                far = torch.stack([z[a][i] @ still[a][j] for j in range(len(z[0])) if j != i]).sort().values[-3:]
+                good = torch.stack([z[a][i] @ still[b][i] for b in range(4) if b != a]).sort().values
+                total.append(self.row(torch.cat([far, good]), 3))
+        return torch.stack(total).mean()
+
+    def row(self, x, k):
+        n, p = len(x), torch.eye(len(x))
+        for layer in range(n):
+            swap = torch.eye(n)
+            for q in range(layer % 2, n - 1, 2):
+                alpha = torch.atan(2.0 * (x[q + 1] - x[q])) / math.pi + 0.5
+                place = torch.zeros(n, n)
+                place[q, q], place[q, q + 1], place[q + 1, q], place[q + 1, q + 1] = -1, 1, 1, -1
+                swap = swap + (1 - alpha) * place
+            x, p = x @ swap, p @ swap
+        u = p[:, :k].sum(1)
+        return -(u[:k].log().sum() + (1 - u[k:]).log().sum()) / n
+
+
+class TopTen(Naive):
+    """The control: NT-Xent over the nearest items of the anchor's own view, which are constants."""
+
+    def loss(self, batch, step):
+        z = [unit(v) for v in self.method.tower(torch.cat(self.views(batch)["image"])).chunk(2)]
+        rows = []
+        for a, b in ((0, 1), (1, 0)):
+            for i in range(len(z[0])):
+                s = torch.stack([z[a][i] @ z[a][j].detach() for j in range(len(z[0])) if j != i]) / 0.5
+                positive = z[a][i] @ z[b][i].detach() / 0.5
+                rows.append(torch.logsumexp(torch.cat([s.topk(3).values, positive[None]]), 0) - positive)
+        return torch.stack(rows).mean()
+
+
+class Hydra(Naive):
+    """Both views as anchors; every anchor filters all keys by its gate, which sees the pairs of the batch."""
+
+    def loss(self, batch, step):
+        z = self.method.tower(torch.cat(self.views(batch)["image"])).chunk(2)
+        y, y2, g = self.method.drawn(batch)
+        return self.pairs(z[0], z[1], y, y2, g), self.pairs(z[1], z[0], y, y2, g)
+
+    def pairs(self, q, k, y, y2, g):
+        terms = []
+        for i in range(len(q)):
+            s = [unit((g[i] * q[i])[None])[0] @ unit((g[i] * k[j])[None])[0] / 0.1 for j in range(len(k))]
+            far = [s[j] for j in range(len(k)) if y[j] not in (y[i], y2[i])]
+            terms += [torch.logsumexp(torch.stack([s[j], *far]), 0) - s[j] for j in range(len(k)) if y[j] == y2[i]]
+        return torch.stack(terms).mean()
+
+
+class HydraViews(Hydra):
+    def loss(self, batch, step):
+        return sum(super().loss(batch, step)) / 2
+
+
+class HydraMomentum(Hydra):
+    """A teacher's keys after its update, an ordinary InfoNCE beside, one predictor for both."""
+
+    def loss(self, batch, step):
+        views = torch.cat(self.views(batch)["image"])
+        q = [self.method.predictors[0](v) for v in self.method.tower(views).chunk(2)]
+        self.follow(self.method.teacher.module, self.method.tower,
+                    1 - 0.01 * (math.cos(math.pi * step / self.made.loader.steps) + 1) / 2)  # fmt: skip
+        with torch.no_grad():
+            k = self.method.teacher.module(views).chunk(2)
+        y, y2, g = self.method.drawn(batch)
+        total = 0.0
+        for a, b in ((0, 1), (1, 0)):
+            instance = cross_entropy(unit(q[a]) @ unit(k[b]).T / 0.1, torch.arange(len(y)))
+            total = total + (instance + 2.0 * self.pairs(q[a], k[b], y, y2, g)) / 3.0
+        return total / 2
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -427,6 +508,11 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "mcl": ("mcl", MCL, {"temperature": 0.1}),
     "pixpro": ("pixpro", PixPro, {}),
     "beclr": ("beclr", BECLR, {"memory_start": 1.0, "clusters": 2}),
+    "groco": ("groco", GroCo, {"draws": 2, "top_k": 3, "steepness": 2.0}),
+    "groco nearest": ("groco", TopTen, {"loss": {"name": "nearest", "top_k": 3}}),
+    "hydra": ("hydra", HydraViews, {"dim": 16, "gate_width": 8, "gate_hidden": 8}),
+    "hydra momentum": ("hydra", HydraMomentum, {"form": "momentum", "beta": 2.0, "dim": 16, "gate_width": 8,
+                                                "gate_hidden": 8}),
     "align": ("align", Align, {"temperature": 0.1}),
     "cwcl": ("cwcl", CWCL, {}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),

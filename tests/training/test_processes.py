@@ -70,6 +70,30 @@ def test_two_processes_equal_one(case, table, tmp_path, monkeypatch):
         assert second.get("val_primary") == pytest.approx(first.get("val_primary"), abs=0.02)
 
 
+LABELLED = """
+import nearfar
+
+nearfar.fit(method, table, text="note", target="kind", out=out, **json.loads(options))
+"""
+
+
+def test_pairs_of_classes_on_two_processes_equal_one(tmp_path, monkeypatch):
+    """Without a head, whose batch norm would see half of the batch; pairs and gates are those of the whole."""
+    notes = tmp_path / "notes.csv"
+    lines = [f"the {a} and the {b},{a[0]}" for a in WORDS for b in WORDS if a != b]
+    notes.write_text("note,kind\n" + "\n".join(lines) + "\n")
+    options = SCHEDULE | SGD | {"views": "twice", "projector": 0, "gate_width": 8, "gate_hidden": 8}
+    done = stopping.start(LABELLED, tmp_path / "two", "hydra", notes, tmp_path / "two",
+                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit("hydra", notes, text="note", target="kind", out=tmp_path / "one", **options)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert any("gate" in name for name in a)
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+
+
 def test_stopped_on_two_processes_and_gone_on_to_the_same_numbers(table, tmp_path):
     options = {"devices": 2, "negatives": "queue"}
     whole = train(table, tmp_path / "whole", **options)

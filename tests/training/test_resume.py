@@ -32,6 +32,8 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "supremix": {},
+    "groco": {"draws": 2},
+    "hydra": {"gate": "stochastic", "pairs": "distinct", "gamma": 0.1},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

@@ -5,12 +5,14 @@
 """
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.checks import PositiveInt, Width, checked, checked_init
+from nearfar.heads.gates import PairGate
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -20,14 +22,15 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 @checked
 def mlp(inputs: Width, hidden: Width, outputs: Width, layers: PositiveInt = 2, norm: bool = True,
-        last_norm: bool = False) -> nn.Sequential:
+        last_norm: bool | Literal["layer"] = False) -> nn.Sequential:
     """`layers` linear layers with ReLU between them: (n, inputs) -> (n, outputs).
 
     Args:
         hidden: width of the inner layers.
         layers: how many linear layers; 1 is a single linear layer.
         norm: batch norm before each ReLU (the linear layer before it then has no bias).
-        last_norm: batch norm without scale and shift after the last layer (SimCLR's official head has one).
+        last_norm: batch norm without scale and shift after the last layer (SimCLR's official head has one); "layer":
+            layer norm, which leaves each dimension free to vanish (Hydra).
 
     The papers' heads: SimCLR mlp(d, d, 128), SwAV mlp(2048, 2048, 128), BYOL mlp(2048, 4096, 256).
     """
@@ -35,12 +38,14 @@ def mlp(inputs: Width, hidden: Width, outputs: Width, layers: PositiveInt = 2, n
     parts: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(widths)):
         last = i == layers - 1
-        normed = last_norm if last else norm
+        normed = last_norm is True if last else norm
         parts.append(nn.Linear(before, after, bias=not normed))
         if normed:
             parts.append(nn.BatchNorm1d(after, affine=not last))
         if not last:
             parts.append(nn.ReLU(inplace=True))
+        elif last_norm == "layer":
+            parts.append(nn.LayerNorm(after))
     return nn.Sequential(*parts)
 
 
@@ -75,4 +80,4 @@ class Prototypes(nn.Module):
         return f"{self.weight.shape[0]}, dim={self.weight.shape[1]}"
 
 
-__all__ = ["Prototypes", "linear", "mlp", "predictor"]
+__all__ = ["PairGate", "Prototypes", "linear", "mlp", "predictor"]

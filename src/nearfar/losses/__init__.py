@@ -17,6 +17,7 @@ from nearfar.losses.contrastive import (
     dcl,
     dcl_weights,
     debiased,
+    groco,
     hard_contrastive,
     hcl,
     info_nce,
@@ -28,6 +29,16 @@ from nearfar.losses.contrastive import (
     sup_con,
     team_up,
     triplet,
+)
+from nearfar.losses.gated import (
+    class_distances,
+    draw_partners,
+    filtered_cosine,
+    gate_entropy,
+    gate_overlap,
+    hydra,
+    pair_weights,
+    released_similarity,
 )
 from nearfar.losses.graded import cosent, cosine_regression
 from nearfar.losses.graph import (
@@ -41,12 +52,15 @@ from nearfar.losses.graph import (
 )
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
+from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 
 __all__ = [
     "align", "align_uniform", "attraction_weights", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets",
-    "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl", "dcl_weights",
-    "debiased", "distance_weights", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix", "info_nce",
-    "meta_nodes", "mil_nce", "mixing_shares", "nt_xent", "pamc", "repulsion_weights", "sharpened", "siglip", "simple",
-    "sinkhorn", "soft_assignment", "soft_nearest_neighbour", "straddling", "sup_con", "supremix",
-    "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity", "vicreg",
+    "class_distances", "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl",
+    "dcl_weights", "debiased", "distance_weights", "draw_partners", "filtered_cosine", "gate_entropy", "gate_overlap",
+    "graph_mlp", "groco", "group_mass", "group_ordering", "hard_contrastive", "hcl", "hydra", "influence_matrix",
+    "info_nce", "meta_nodes", "mil_nce", "mixing_shares", "nt_xent", "pair_weights", "pamc", "released_similarity",
+    "repulsion_weights", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment", "soft_nearest_neighbour",
+    "soft_sort", "straddling", "sup_con", "supremix", "swap_share", "swapped_prediction", "target_weights", "team_up",
+    "triplet", "uniformity", "vicreg",
 ]

@@ -26,6 +26,7 @@ class RowLoss:
     `tempered`: whether it has a temperature; else it gets similarities at temperature 1.
     `positives`: None for one declared positive an anchor; else which items of a batch are positives of each other
     besides: "group", a column of labels, or "auto" (the first column of labels, else the groups).
+    `several`: whether it reads all declared positives of an anchor at once, where a layout can declare several.
     `graded`: whether it reads the scores of given pairs (`of_pairs`) and not who is a positive.
     A subclass is known by its `name` on the command line, default its own in lower case.
     """
@@ -33,6 +34,7 @@ class RowLoss:
     bounded_below = True
     tempered = True
     positives: str | None = None
+    several = False
     graded = False
 
     def __init_subclass__(cls, name: str = "", **kwargs):
@@ -60,15 +62,17 @@ def build(name: str, **options: Any) -> RowLoss:
     return parts[name](**options)
 
 
-def row_loss(name: str, *, bounded_below: bool = True, tempered: bool = True) -> Callable[[F], F]:
+def row_loss(
+    name: str, *, bounded_below: bool = True, tempered: bool = True, several: bool = False
+) -> Callable[[F], F]:
     """Decorator of a function `rows(s, *, options) -> (N,)`: makes it a part, `--loss name` in lower case.
 
     The part is a class `name` in the function's module; its options are the function's keyword arguments, with their
-    types, defaults and descriptions. The function itself stays as it is. See `RowLoss` for the two facts.
+    types, defaults and descriptions. The function itself stays as it is. See `RowLoss` for the three facts.
     """
 
     def add(function: F) -> F:
-        facts = {"bounded_below": bounded_below, "tempered": tempered}
+        facts = {"bounded_below": bounded_below, "tempered": tempered, "several": several}
         function.__globals__[name] = _part(name, function, facts)  # where a stored run finds it again
         return function
 

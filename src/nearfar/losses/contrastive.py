@@ -6,6 +6,7 @@ Reductions run in float32 (float64 stays); values are scalars, the mean over all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -24,6 +25,7 @@ from nearfar.similarity import (
     low_rank,
     normalise,
     one_way,
+    own_view,
     same,
 )
 from nearfar.similarity.exchange import exchange
@@ -131,6 +133,22 @@ def simple(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, weight
     """
     layout = both_ways(view_a, view_b, negatives=negatives)
     return layout.loss(partial(rows.simple_rows, weight=weight, alpha=alpha))
+
+
+def groco(views: Sequence[Float[Tensor, "n d"]], *, top_k: int = 10, steepness: float = 1.0,
+          targets: int | None = None, detach: bool = True, excluded: ExcludedPairs | None = None,
+          negatives: str = "local") -> Float[Tensor, ""]:
+    """Group ordering: by cosine, every positive before the K nearest other items of the anchor's OWN view.
+
+    Anchors: every view of every item; positives: the item's other views among the first `targets` (default all); the
+    mean over items, then views, of `group_ordering`. An anchor with fewer than K negatives has those; without any its
+    loss is 0. In [0, inf), small: 0.202 where all similarities are equal, at best 0.147 (K = 10, two views, steepness
+    1). detach: positives and negatives are constants in the gradient (the value is the same).
+    Source: GroCo, Shvetsova et al., ICCV 2023, sec. 3. Raises InputError with fewer than two views or targets.
+    """
+    layout = own_view(views, targets=targets, gradient=not detach, together=True, excluded=excluded,
+                      negatives=negatives)
+    return layout.loss(partial(rows.groco_rows, top_k=top_k, steepness=steepness))
 
 
 def siglip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.1,

@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveShare, ShareBelowOne, UnitInterval
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ShareBelowOne, UnitInterval
 from nearfar.errors import InputError
 from nearfar.losses.base import row_loss
+from nearfar.losses.sorting import group_ordering
 from nearfar.similarity import (
     Count,
     CrossEntropy,
@@ -166,6 +167,59 @@ def hardest(s: Similarity, alpha: float) -> Relation:
     total = s.reduce(Count(where=s.negative)).detach()
     m = (alpha * total + 0.5).floor().long().clamp(min=1)
     return s.negative & at_least(s.threshold(m, where=s.negative, block=None))
+
+
+def nearest(s: Similarity, k: int, where: Relation) -> Tensor:
+    """The k largest similarities of each row among those of `where` over all blocks, (N, k), with gradient.
+
+    In falling order; -inf where a row has fewer, and fewer columns where there are not k candidates at all."""
+    values, exact = [], []
+    for block in range(len(s.blocks)):
+        value, columns = s.topk(k, where=where, block=block)
+        some = columns >= 0
+        if bool(some.any()):
+            values.append(value)
+            exact.append(torch.where(some, s.at(columns.clamp(min=0), block), -math.inf))
+    if not values:
+        return s.query.sum(-1, keepdim=True)[..., :0]
+    return torch.cat(exact, -1).gather(-1, torch.cat(values, -1).topk(k, -1).indices)
+
+
+@row_loss("Nearest")
+def nearest_rows(s: Similarity, *, top_k: PositiveInt = 10) -> Tensor:
+    """InfoNCE over each row's most similar negatives alone.
+
+    softplus( logsumexp(the K largest negatives) - s_positive ). In [0, inf), at most InfoNCE. Unlike `hard_rows` it
+    keeps a number and not a share of them. Source: the control of GroCo, ICCV 2023.
+
+    Args: top_k: K; how many negatives are kept.
+    """
+    far = nearest(s, top_k, s.negative)
+    some = (far > -math.inf).any(-1)
+    return torch.where(some, softplus(torch.where(some[..., None], far, 0).logsumexp(-1) - s.paired()), 0)
+
+
+@row_loss("GroCo", tempered=False, several=True)
+def groco_rows(s: Similarity, *, top_k: PositiveInt = 10, steepness: PositiveFloat = 1.0) -> Tensor:
+    """Positives rank before each row's most similar negatives, by a differentiable sorting network.
+
+    `group_ordering` of the K largest negatives and all positives of the row. `s` needs temperature 1. In [0, inf), with
+    cosines and steepness 1 never near 0. Source: GroCo, ICCV 2023, sec. 3.
+
+    Args: top_k: K; how many negatives are kept; steepness: beta; how hard the swaps of the network are.
+    """
+    positives = s.positive & s.visible & ~s.itself
+    most = int(s.reduce(Count(where=positives)).max()) if s.shape[-2] else 0
+    far, good = nearest(s, top_k, s.negative), nearest(s, max(1, most), positives)
+    return group_ordering(far, good, steepness)
+
+
+def in_order(s: Similarity) -> Tensor:
+    """Which rows have every positive before every negative, bool (N,), without gradient."""
+    positives = s.positive & s.visible & ~s.itself
+    with torch.no_grad():
+        worst, best = s.reduce(Min(where=positives), Max(where=s.negative))
+        return worst > best
 
 
 @row_loss("Simple", bounded_below=False, tempered=False)

@@ -14,6 +14,7 @@ from nearfar.errors import InputError
 from nearfar.options import NoOptions
 
 if TYPE_CHECKING:
+    from nearfar.evaluation import Diagnostic
     from nearfar.sources.data import Data
 
 
@@ -46,7 +47,7 @@ class Request:
 
 class Inference(nn.Module):
     """A module that is saved in the model's folder: its tensors, and `config()`, from which the method's
-    `restore_inference` builds it again. It writes one or more of predict, score and generate.
+    `restore_inference` builds it again. It writes one or more of predict, score, generate and diagnostics.
 
     options: a dataclass of settings, described under its "Args:", which become flags of `nearfar predict` and
     `nearfar generate`. whole: whether all rows must be asked about at once (their answers depend on each other), not in
@@ -72,6 +73,10 @@ class Inference(nn.Module):
     def generate(self, prompts: Sequence[str], options: Any, *, seed: int = 0) -> Sequence[Any]:
         """What follows the prompts (or, without any, comes from nothing): texts or pictures."""
         raise NotImplementedError
+
+    def diagnostics(self, request: Request) -> Sequence[Diagnostic]:
+        """What `nearfar diagnose` and the report show of this model beside the numbers of every embedding."""
+        return ()
 
     @property
     def verbs(self) -> list[str]:

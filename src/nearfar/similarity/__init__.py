@@ -20,6 +20,7 @@ from nearfar.similarity.layouts import (
     all_views,
     both_ways,
     one_way,
+    own_view,
 )
 from nearfar.similarity.matrix import Similarity
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Max, Mean, Min, SoftmaxMean, Sum
@@ -84,6 +85,7 @@ __all__ = [
     "normalise",
     "one_way",
     "overlap",
+    "own_view",
     "per_column",
     "per_row",
     "same",

@@ -441,3 +441,50 @@ def _pair_of_views(
         repeat=2,
         also=alike,
     )
+
+
+def own_view(
+    views: Sequence[Tensor],
+    *,
+    targets: int | None = None,
+    gradient: bool = False,
+    together: bool = False,
+    temperature: float | Tensor = 1.0,
+    similarity: str = "cosine",
+    excluded: ExcludedPairs | None = None,
+    negatives: str = "local",
+) -> Layout:
+    """Every view against the target views of the same item, the other items in the anchor's OWN view as negatives.
+
+    The mean over the views; an anchor's positives are the first `targets` views (default all) without its own.
+
+    Args: views: V tensors (n, D), row i of each is the same item. gradient: of positives and negatives too, else they
+        are constants. together: one similarity with all positives of an anchor, else one for each of them, whose mean
+        counts. excluded: pairs of items that are no negatives of each other.
+    Raises InputError: fewer than two views, views of different sizes, a single target.
+    """
+    net, count = exchange(negatives), len(views) if targets is None else targets
+    with net.together():
+        if len(views) < 2 or len({v.shape for v in views}) > 1:
+            raise InputError(f"Views must be two or more of one shape. Got {[tuple(v.shape) for v in views]}.")
+        if count < 2:
+            raise InputError(f"Each view needs another one as its positive. Got {count} target view.")
+        _matrices(views[0], views[1], temperature)
+    net.widths(views[0])
+    n, device = len(views[0]), views[0].device
+    relation = nobody if excluded is None else excluded.relation(torch.arange(n, device=device), net, n)
+    held = views if gradient else [v.detach() for v in views]
+    parts, weights = [], []
+    for a, query in enumerate(views):
+        keys, offset, _ = net.keys(held[a], whole=True)
+        others = [held[b] for b in range(count) if b != a]
+        groups = [others] if together else [[v] for v in others]
+        for group in groups:
+            own = torch.zeros(n, dtype=torch.long, device=device)
+            own = own if len(group) == 1 else torch.arange(len(group), device=device).expand(n, -1)
+            blocks = [Block(keys, visible=~relation, gradient=gradient),
+                      Block(torch.stack(group, 1), per_anchor=True, gradient=gradient)]  # fmt: skip
+            parts.append(Similarity(query, blocks, positive=Listed(own, 1), itself=diagonal(n, offset, device),
+                                    temperature=temperature, similarity=similarity, group=net.group))  # fmt: skip
+            weights.append(1 / len(groups))
+    return Layout(parts, weights=weights if len(set(weights)) > 1 else None)

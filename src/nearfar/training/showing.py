@@ -9,6 +9,7 @@ import numpy as np
 
 from nearfar import evaluation, modalities, reporting
 from nearfar.encoders import Joined
+from nearfar.methods.inference import Request
 from nearfar.models import load
 from nearfar.training.callbacks import curve_lines
 from nearfar.training.embedding import Progress
@@ -55,7 +56,8 @@ def diagnostics(
         partner=embed(other, rows) if other is not None else None,
         two_modalities=other is not None and modalities.of(other) is not modalities.of(role),
     )
-    return found + stage_readouts(embed, data, role, rows, progress)
+    own = [] if embed.inference is None else embed.inference.diagnostics(Request(data, rows, embed))
+    return [*found, *own, *stage_readouts(embed, data, role, rows, progress)]
 
 
 def stage_readouts(

@@ -286,7 +286,10 @@ class MultiCrop(ImageViews):
         big_scale, small_scale: shares of the area. None: the paper's (0.14, 1) and (0.05, 0.14) from 160 pixels on,
             else (0.3, 1) and (0.1, 0.3), since parts of a small picture show little.
         big_size, small_size: sides in pixels. None: the input's, and 96/224 of the big one, at least 16.
-        flip, strength, grey, blur: as in `TwoCrops` (paper: strength 1, grey 0.2, blur 0.5).
+        flip, strength, grey, saturation: as in `TwoCrops` (paper: strength 1, grey 0.2).
+        blur: probability of a blur; None: 0.5 from 96 pixels on, else 0 (paper: 0.5). Three numbers: of the big crops
+            in turn, and of the small ones (DINO: 1.0, 0.1, 0.5).
+        solarise: probability for the big crops in turn (DINO: 0, 0.2); small ones have none.
     """
 
     big: Annotated[int, Range(1, 64)] = 2
@@ -298,7 +301,9 @@ class MultiCrop(ImageViews):
     flip: UnitInterval = 0.5
     strength: NonNegativeFloat = 0.5
     grey: UnitInterval = 0.2
-    blur: UnitInterval | None = None
+    blur: UnitInterval | tuple[UnitInterval, UnitInterval, UnitInterval] | None = None
+    solarise: tuple[UnitInterval, UnitInterval] = (0.0, 0.0)
+    saturation: UnitInterval | None = None
     members: int = field(default=1, init=False)
 
     def __post_init__(self):
@@ -319,13 +324,16 @@ class MultiCrop(ImageViews):
         side = self.big_size or min(height, width)
         photo = min(height, width) >= 160
         local = self.small_size or max(16, round(side * 96 / 224))
-        common: dict[str, Any] = {"flip": self.flip, "strength": self.strength, "grey": self.grey}
+        common: dict[str, Any] = {"flip": self.flip, "strength": self.strength, "grey": self.grey,
+                                  "saturation": self.saturation}
         blur = self.blur if self.blur is not None else (0.5 if side >= 96 else 0.0)
+        first, second, last = blur if isinstance(blur, tuple | list) else (blur,) * 3
         big_scale = self.big_scale or ((0.14, 1.0) if photo else (0.3, 1.0))
         small_scale = self.small_scale or ((0.05, 0.14) if photo else (0.1, 0.3))
-        big = simclr_augment(self.big_size, big_scale, blur=blur, **common)
-        small = simclr_augment(local, small_scale, blur=blur, **common)
-        return [big] * self.big + [small] * self.small
+        big = [simclr_augment(self.big_size, big_scale, blur=b, solarise=s, **common)
+               for b, s in zip((first, second), self.solarise, strict=True)]
+        small = simclr_augment(local, small_scale, blur=last, **common)
+        return [big[v % 2] for v in range(self.big)] + [small] * self.small
 
 
 @dataclass(frozen=True)

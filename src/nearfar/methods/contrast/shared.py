@@ -28,8 +28,8 @@ class Contrast(Method):
     Args:
         temperature: tau; divides the similarities.
         learn_temperature: train tau (kept in log space, within 0.01 and 100).
-        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, simple, siglip, triplet, cacr; with labels or
-            groups as positives: supcon, milnce; of `pairs` with a score: cosent, cosine-regression.
+        loss: the row loss: infonce, smoothed, dcl, hcl, debiased, hard, nearest, groco, simple, siglip, triplet, cacr;
+            with labels or groups as positives: supcon, milnce; of `pairs` with a score: cosent, cosine-regression.
         negatives: further negatives, or fewer: none, queue, mixing, cross-batch, mined, cluster, fnc.
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nearfar import heads, modalities
-from nearfar.checks import UnitInterval, Width, WidthOrNone
+from nearfar.checks import PositiveInt, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.methods.base import Loss
@@ -40,12 +40,13 @@ class ViewContrast(Contrast):
         momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
         projector: width of the hidden layer of the projection head; 0 for no head.
         dim: width of the contrasted vectors.
+        projector_layers: linear layers of the projection head.
         last_norm: batch norm after the last layer of the projection head, so that the vectors start spread out.
     """
 
     needs = (frozenset({"any"}),)
     both_directions = True
-    fixed = ("last_norm",)
+    fixed = ("projector_layers", "last_norm")
     follows = {"views": "learn_temperature", "momentum": "negatives"}
 
     def __init__(
@@ -56,13 +57,14 @@ class ViewContrast(Contrast):
         momentum: UnitInterval | Literal["auto"] | None = None,
         projector: WidthOrNone = 512,
         dim: Width = 128,
-        last_norm: bool = False,
+        projector_layers: PositiveInt = 2,
+        last_norm: bool | Literal["layer"] = False,
         **shared: Any,
     ):
         super().__init__(**shared)
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
-        head = heads.mlp(encoder.dim, projector, dim, last_norm=last_norm) if projector else None
+        head = heads.mlp(encoder.dim, projector, dim, projector_layers, last_norm=last_norm) if projector else None
         self.tower = Tower(encoder, head)
         self.dim = dim if projector else encoder.dim
         self.teacher = None if momentum is None else Teacher(self.tower)
