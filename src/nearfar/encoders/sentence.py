@@ -186,9 +186,9 @@ class Dense(nn.Sequential):
             same = layer["in"] == layer["out"]
             self.passed = nn.Identity() if same else nn.Linear(layer["in"], layer["out"], bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self[1](self[0](x))
-        return out if self.passed is None else out + self.passed(x)
+    def forward(self, input: Tensor) -> Tensor:
+        out = self[1](self[0](input))
+        return out if self.passed is None else out + self.passed(input)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Weights as sentence-transformers names them."""

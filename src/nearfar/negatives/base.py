@@ -118,12 +118,12 @@ class Negatives(nn.Module):
         """What each "auto" became in `setup`, beside the capacity."""
         return {}
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Checkpoints of earlier versions name some of the state otherwise."""
         for old, new in (("marks", "item_identities"), ("pools", "negative_groups")):
             if prefix + old in state_dict:
                 state_dict[prefix + new] = state_dict.pop(prefix + old)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         """Sizes what depends on the data. Called once, before the first step or before a state is loaded. steps: of the

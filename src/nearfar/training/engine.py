@@ -679,7 +679,7 @@ def save_model(
     method: str,
     data: Data,
     setup: building.Setup,
-    task: Task,
+    task: Task | None,
     record: dict[str, Any],
     scores: dict[str, Any],
 ) -> None:

@@ -21,9 +21,7 @@ from nearfar.checks import PositiveFloat, PositiveInt
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses.rows import in_order
-from nearfar.methods.base import Batch, Facts, Loss, Paper
-from nearfar.methods.contrast import ViewContrast
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Facts, Loss, Paper, ViewContrast, register
 from nearfar.similarity import Layout, own_view
 
 

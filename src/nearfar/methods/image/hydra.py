@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,12 +26,12 @@ from nearfar.errors import InputError, did_you_mean
 from nearfar.heads.gates import Kind
 from nearfar.losses import class_distances, draw_partners, gate_entropy, gate_overlap, hydra, pair_weights
 from nearfar.losses.gated import Pairs, Reduction
-from nearfar.methods.base import Batch, Facts, Loss, Paper
-from nearfar.methods.contrast import ViewContrast, against_targets
-from nearfar.methods.inference import Inference, Request
-from nearfar.methods.registry import register
+from nearfar.methods import Batch, Facts, Inference, Loss, Paper, Request, ViewContrast, against_targets, register
 from nearfar.momentum import momentum_at
 from nearfar.similarity.exchange import exchange
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 FORMS: dict[str, dict[str, Any]] = {
     "views": {"projector": 2048},
@@ -163,7 +163,7 @@ class Hydra(ViewContrast):
     def training_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         return TRAINING[given.get("form", "views")]
 
-    def prepare(self, data: Any, rows: Any) -> None:
+    def prepare(self, data: Data, rows: Any) -> None:
         """Raises InputError where all training rows are of one class, or there is no such column of coarser labels."""
         target, self.names = np.asarray(data.targets)[rows], list(data.target_names)
         self.seen = torch.from_numpy(np.unique(target))

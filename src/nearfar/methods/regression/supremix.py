@@ -11,6 +11,7 @@ kept is the encoder; a linear map from its vectors to the number is fitted after
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -175,5 +176,5 @@ class SupReMix(ViewContrast):
         return self.regressor[0]
 
     @classmethod
-    def restore_inference(cls, config: dict[str, Any], towers: Any) -> Regressor:
+    def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Regressor:
         return Regressor(config["dim"])
