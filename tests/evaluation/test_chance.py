@@ -38,6 +38,9 @@ class Random:
     def __call__(self, role, rows):
         return self.items(role, modalities.of(role).items(self.data, role, rows, 16))
 
+    def raw(self, role, rows):
+        return self(role, rows)
+
     def corpus(self, role):
         return self.items(role, self.data.corpus[role])
 

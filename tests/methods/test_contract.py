@@ -99,6 +99,7 @@ def test_description(slug):
 SMALL = {
     "swav": {"prototypes": 30, "freeze_prototypes": 0},
     "align": {"by": "columns"},
+    "susana": {"batch_size": "auto"},  # episodes have their own
     "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}},
 }
 # Where the candidates change (a queue fills, mixing or a stage begins), the loss is compared with what it was then.
@@ -112,11 +113,7 @@ def test_it_learns_a_toy_task(slug, data_of, tmp_path):
         slug,
         data_of(slug),
         out=tmp_path / "run",
-        steps=40,
-        batch_size=32,
-        val_every=0,
-        progress=False,
-        **SMALL.get(slug, {}),
+        **{"steps": 40, "batch_size": 32, "val_every": 0, "progress": False} | SMALL.get(slug, {}),
     )
     losses = [json.loads(line)["loss"] for line in (run.path / "curve.jsonl").read_text().splitlines()]
     began = losses[BEGAN.get(slug, slice(0, 1))]

@@ -363,6 +363,42 @@ class SupReMix(Naive):
         return torch.logsumexp(torch.stack(cells), 0) - torch.stack(positives).mean()
 
 
+class SuSana(Naive):
+    """Every row of the episode among all others, and the nearest wrong prototype of each query."""
+
+    def loss(self, batch, step):
+        z, ways = self.method.tower(self.views(batch)["image"][0]), len(batch)
+        every = [[z[m * ways + c] for m in range(batch.members)] for c in range(ways)]
+        means = [torch.stack(rows[:3]).mean(0) for rows in every]
+        hinges = []
+        for c, rows in enumerate(every):
+            for row in rows[3:]:
+                wrong = torch.stack([self.far(row, means[o]) for o in range(ways) if o != c])
+                hinges.append((self.far(row, means[c]) - wrong.min() + 0.5).clamp(min=0))
+        points = [(row, c) for c, rows in enumerate(every) for row in rows]
+        return (torch.stack(hinges).mean() - self.score(points, batch.members).log()) / 2
+
+    def far(self, a, b):
+        return ((a - b).square().sum() + 1e-6).sqrt()
+
+    def score(self, points, retrieved, k=4):
+        same, other, hits, nearest = [], [], [], []
+        for i, (a, y) in enumerate(points):
+            found = [(self.far(a, b), label == y) for j, (b, label) in enumerate(points) if j != i]
+            nearest.append(sorted(found, key=lambda one: float(one[0].detach()))[:retrieved])
+        w = torch.stack([d for row in nearest for d, match in row[:k] if not match]).max()
+        for row in nearest:
+            wrong = [d for d, match in row if not match]
+            h = torch.stack([d for d, _ in row[:k]]) / (torch.stack(wrong).min() if wrong else math.inf)
+            h = h / h.max().clamp(min=1)
+            own = [x for x, (_, match) in zip(h, row, strict=False) if match]
+            off = [d / w for d, match in row[:k] if not match]
+            same += [torch.stack(own).mean()] if own else []
+            other += [torch.stack(off).mean()] if off else []
+            hits.append(len(own) / k)
+        return ((1 - torch.stack(same).mean() + torch.stack(other).mean()) / 2 + sum(hits) / len(hits)) / 2
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -430,6 +466,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "align": ("align", Align, {"temperature": 0.1}),
     "cwcl": ("cwcl", CWCL, {}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),
+    "susana": ("susana", SuSana, {"ways": 4, "shots": 3, "queries": 3}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

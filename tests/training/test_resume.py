@@ -32,6 +32,7 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "supremix": {},
+    "susana": {"batch_size": "auto", "ways": 4, "shots": 3},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
@@ -43,7 +44,8 @@ CASES = {
 
 
 def run(method, data, out, **more):
-    return fit(method, data, out=out, steps=STEPS, batch_size=16, val_every=4, save_every=2, progress=False, **more)
+    plan = {"steps": STEPS, "batch_size": 16, "val_every": 4, "save_every": 2, "progress": False}
+    return fit(method, data, out=out, **plan | more)
 
 
 class Stop(RuntimeError):

@@ -29,6 +29,7 @@ from nearfar.losses.contrastive import (
     team_up,
     triplet,
 )
+from nearfar.losses.episodes import icnn, icnn_score, proto_cross_entropy, proto_triplet
 from nearfar.losses.graded import cosent, cosine_regression
 from nearfar.losses.graph import (
     cluster_divergence,
@@ -45,8 +46,9 @@ from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, 
 __all__ = [
     "align", "align_uniform", "attraction_weights", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets",
     "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl", "dcl_weights",
-    "debiased", "distance_weights", "graph_mlp", "hard_contrastive", "hcl", "influence_matrix", "info_nce",
-    "meta_nodes", "mil_nce", "mixing_shares", "nt_xent", "pamc", "repulsion_weights", "sharpened", "siglip", "simple",
-    "sinkhorn", "soft_assignment", "soft_nearest_neighbour", "straddling", "sup_con", "supremix",
-    "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity", "vicreg",
+    "debiased", "distance_weights", "graph_mlp", "hard_contrastive", "hcl", "icnn", "icnn_score", "influence_matrix",
+    "info_nce", "meta_nodes", "mil_nce", "mixing_shares", "nt_xent", "pamc", "proto_cross_entropy", "proto_triplet",
+    "repulsion_weights", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment", "soft_nearest_neighbour",
+    "straddling", "sup_con", "supremix", "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity",
+    "vicreg",
 ]
