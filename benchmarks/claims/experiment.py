@@ -85,7 +85,8 @@ class Plan:
         given = {**cell.settings, **arm.settings, "seed": seed, "val_every": 0, "progress": False}
         if not self.tiny:
             return given
-        return given | {k: min(v, given[k]) if isinstance(given.get(k), int) else v for k, v in TINY.items()}
+        small = {k: min(v, given[k]) if isinstance(given.get(k), int) else v for k, v in TINY.items()}
+        return given | {k: v for k, v in small.items() if given.get(k) != "auto"}
 
 
 def run(claim: Claim, plan: Plan) -> dict[str, Any]:

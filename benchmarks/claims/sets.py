@@ -62,6 +62,21 @@ def new_classes() -> Iterator[Item]:
         yield ("train" if label < 5 else "test"), str(label), picture
 
 
+def numbers_of_new_classes(out: Path) -> Path:
+    """A csv of the digits as 64 numbers each: 0 to 5 to train on, 6 to 9, which no training saw, as test."""
+    table = out / "data" / "digits-numbers-new-classes.csv"
+    if table.exists():
+        return table
+    table.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join([*(f"ink_{i}" for i in range(64)), "digit", "split"])]
+    for picture, label, _ in zip(*scanned(), strict=True):
+        split = "train" if label < 6 else "test"
+        lines.append(",".join([*map(str, picture.ravel().tolist()), str(label), split]))
+    with files.whole(table) as fresh:
+        fresh.write_text("\n".join(lines) + "\n")
+    return table
+
+
 def two_digits(dim: float = 0.4) -> Iterator[Row]:
     """Pictures with two digits side by side, the right one fainter, both of the picture's split."""
     pictures, labels, splits = scanned()
@@ -136,6 +151,32 @@ def names(out: Path, kind: str) -> Path:
     return path
 
 
+def subgroups(out: Path, least: int = 10) -> Path:
+    """A parquet of emoji in one style, one of each family, with their subgroup, of subgroups with `least` of them; half
+    of the subgroups are trained on, a sixth are for validation, the others are told apart in the test."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = out / "data" / "emoji-subgroups.parquet"
+    if path.exists():
+        return path
+    data = open_data("emoji")
+    style, family, kind = (np.array(data.values(c)) for c in ("style", "family", "subcategory"))
+    own = np.flatnonzero(style == "twemoji")
+    own = own[np.sort(np.unique(family[own], return_index=True)[1])]
+    known, sizes = np.unique(kind[own], return_counts=True)
+    order = np.random.default_rng(0).permutation(known[sizes >= least])
+    cuts = [len(order) // 2, len(order) // 2 + len(order) // 6]
+    where = {c: name for name, part in zip(("train", "val", "test"), np.split(order, cuts), strict=True) for c in part}
+    own, pictures = [r for r in own if kind[r] in where], data.values("image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"picture": pa.array([pictures[r] for r in own], pa.binary()), "subgroup": pa.array(kind[own].tolist()),
+               "split": pa.array([where[kind[r]] for r in own])}  # fmt: skip
+    with files.whole(path) as fresh:
+        pq.write_table(pa.table(columns), fresh)
+    return path
+
+
 def opened(name: str, out: Path, tiny: bool = False) -> Any:
     """The data set of that name. tiny: few rows of it, for a run that only looks for crashes."""
     return SETS[name].open(out, tiny)
@@ -161,6 +202,10 @@ SETS = {
                               lambda out: folders("digits-imbalanced", imbalanced, out), tiny=1500),
     "digits, new classes": Set("scikit-learn digits, trained on 0 to 4, episodes on 5 to 9",
                                lambda out: folders("digits-new-classes", new_classes, out), tiny=1500),
+    "digits as numbers, new classes": Set("scikit-learn digits as 64 numbers, trained on 0 to 5, episodes on 6 to 9",
+                                          numbers_of_new_classes,
+                                          {"roles": {"vector": [f"ink_{i}" for i in range(64)], "label": ["digit"],
+                                                     "split": "split"}}, tiny=1500),
     "two digits": Set("pairs of scikit-learn digits side by side, the right one at 0.4, 1200 / 200 / 600",
                       partial(pictured, "two-digits", ("strong", "weak"), two_digits),
                       {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),
@@ -169,6 +214,9 @@ SETS = {
                           partial(pictured, "digits-turned", ("angle",), turned),
                           {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
     "emoji": Set("emoji in four styles, emoji never trained on", lambda out: "emoji"),
+    "emoji, new subgroups": Set("emoji of one style, trained on half of the subgroups, episodes on the others",
+                                subgroups, {"roles": {"image": "picture", "label": ["subgroup"], "split": "split"}},
+                                tiny=2000),
     "scenes": Set("scenes of emoji on photographs, 1000 / 250 / 350", lambda out: "scenes", tiny=60),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),

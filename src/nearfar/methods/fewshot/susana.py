@@ -78,8 +78,8 @@ class SuSana(Method):
         differs="the encoder begins from scratch unless --weights are given, where the paper's was first trained to "
         "classify the base classes; queries look at their nearest support row too, which the released code leaves out "
         "(--official); no more neighbours count than are retrieved; the third part (a variance) and the roots of the "
-        "published score are left out, as in the released loss; number of queries, learning rate and decay of the "
-        "paper are not known: cosine instead of steps",
+        "published score are left out, as in the released loss; the paper's number of queries, temperature, learning "
+        "rate and decay could not be read: those of the code it builds on (FEAT), cosine instead of steps",
     )
     needs = (frozenset({"any", "target"}),)
     target = "classes"
@@ -87,7 +87,7 @@ class SuSana(Method):
     splits = False
     preset_paper = {"ways": 5, "shots": 5, "queries": 15, "proto_triplet": True, "icnn": "full",
                     "cross_entropy": False, "margin": 0.5, "neighbours": 4, "temperature": 1.0}  # fmt: skip
-    paper_training = {"optimiser": "sgd", "momentum": 0.9}
+    paper_training = {"optimiser": "sgd", "momentum": 0.9, "lr": 2e-4, "weight_decay": 5e-4}
 
     def __init__(
         self,
