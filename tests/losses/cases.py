@@ -98,6 +98,7 @@ CASES = {
 # Tested on their own.
 PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",
          "sharpened", "cluster_divergence", "distance_weights", "mixing_shares", "straddling",
+         "sepclr", "sepclr_terms", "kernel_uniformity", "joint_entropy", "attribute_terms",
          "icnn", "icnn_score", "proto_cross_entropy", "proto_triplet",
          "attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
 CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",

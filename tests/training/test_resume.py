@@ -32,6 +32,7 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "supremix": {},
+    "sepclr": {"background": "twemoji"},
     "susana": {"batch_size": "auto", "ways": 4, "shots": 3},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

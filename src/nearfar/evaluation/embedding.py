@@ -20,6 +20,10 @@ class Embed(Protocol):
         """As calling it, without bringing the vectors to length 1."""
         ...
 
+    def of_variant(self, name: str) -> "Embed":
+        """The same model, giving its vectors of that name; itself where it gives one vector of each input."""
+        ...
+
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """float (n, c, h, w) of the pictures of the rows, batch after batch; after a layer, or the last one."""
         ...
@@ -47,6 +51,9 @@ class DataEmbed:
 
     def raw(self, role: str, rows: np.ndarray) -> np.ndarray:
         return self(role, rows)
+
+    def of_variant(self, name: str) -> "DataEmbed":
+        return self
 
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """For an `encode` that gives maps (n, c, h, w); it has no layers."""

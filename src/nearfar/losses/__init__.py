@@ -42,13 +42,14 @@ from nearfar.losses.graph import (
 )
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
+from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
 
 __all__ = [
-    "align", "align_uniform", "attraction_weights", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets",
-    "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl", "dcl_weights",
-    "debiased", "distance_weights", "graph_mlp", "hard_contrastive", "hcl", "icnn", "icnn_score", "influence_matrix",
-    "info_nce", "meta_nodes", "mil_nce", "mixing_shares", "nt_xent", "pamc", "proto_cross_entropy", "proto_triplet",
-    "repulsion_weights", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment", "soft_nearest_neighbour",
-    "straddling", "sup_con", "supremix", "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity",
-    "vicreg",
+    "align", "align_uniform", "attraction_weights", "attribute_terms", "barlow_twins", "byol", "cacr", "cacr_queue",
+    "cacr_targets", "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl",
+    "dcl_weights", "debiased", "distance_weights", "graph_mlp", "hard_contrastive", "hcl", "icnn", "icnn_score",
+    "influence_matrix", "info_nce", "joint_entropy", "kernel_uniformity", "meta_nodes", "mil_nce", "mixing_shares",
+    "nt_xent", "pamc", "proto_cross_entropy", "proto_triplet", "repulsion_weights", "sepclr", "sepclr_terms",
+    "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment", "soft_nearest_neighbour", "straddling", "sup_con",
+    "supremix", "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity", "vicreg",
 ]

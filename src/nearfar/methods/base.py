@@ -372,7 +372,8 @@ class Method(pl.LightningModule):
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
     of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare`
     and the towers are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False
-    where it needs every batch whole on one process. `defaults`, `fixed`, `follows`: what a class changes in the
+    where it needs every batch whole on one process; `asks`: options that the data do not say, so that a comparison
+    which chooses the methods itself leaves it out. `defaults`, `fixed`, `follows`: what a class changes in the
     options of its base (`nearfar.options.read`).
     """
 
@@ -386,6 +387,7 @@ class Method(pl.LightningModule):
     defaults: ClassVar[Mapping[str, Any]] = {}
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
+    asks: ClassVar[Sequence[str]] = ()
     uses_batch: ClassVar[bool] = True
     baseline: ClassVar[int] = 0
     trained: ClassVar[bool] = True
@@ -447,8 +449,8 @@ class Method(pl.LightningModule):
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
         """The kinds of data of the encoders that the constructor takes, for data that hold these roles (with "any" and
-        "pair" as in `needs`). by_group: whether pairs are made of groups where the data hold columns of pairs
-        as well."""
+        "pair" as in `needs`); a kind that stands twice: two encoders, with weights of their own. by_group: whether
+        pairs are made of groups where the data hold columns of pairs as well."""
         need = next(n for n in cls.needs if n <= roles)
         return [str(modalities.first(roles if modalities.ANY in need else need))]
 
