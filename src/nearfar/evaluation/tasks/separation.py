@@ -24,8 +24,8 @@ class SeparationTask(Task):
     ones alone; the score is how far the four lie from it in all. A model that gives one vector gives it for both.
 
     Args:
-        shared: column of the label that both sets have; default the first other one.
-        salient: column of the label that the target set alone has; default the first that some rows lack.
+        shared_label: column of the label that both sets have; default the first other one.
+        salient_label: column of the label that the target set alone has; default the first that some rows lack.
     """
 
     primary = "deviation"
@@ -40,19 +40,19 @@ class SeparationTask(Task):
     chance_words = "always the commonest label"
     needs = "It needs two columns of labels (--label SHARED,SALIENT), of which the background rows lack the second."
 
-    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None, shared: str | None = None,
-                 salient: str | None = None):  # fmt: skip
+    def __init__(self, data: Any, *, modalities: Sequence[str] | None = None, shared_label: str | None = None,
+                 salient_label: str | None = None):  # fmt: skip
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles = (self.role,)
-        self.salient = self._column("salient", salient, lambda: first_lacking(data.labels))
-        self.shared = self._column("shared", shared, lambda: next(c for c in data.labels if c != self.salient))
+        self.salient = self._column("salient", salient_label, lambda: first_lacking(data.labels))
+        self.shared = self._column("shared", shared_label, lambda: next(c for c in data.labels if c != self.salient))
         if self.shared == self.salient:
             raise InputError(f"The shared and the salient label are both '{self.shared}'.", "Name two columns.")
 
     def _column(self, option: str, given: str | None, usual: Any) -> str:
         if given is not None and given not in self.data.labels:
-            raise InputError(f"--{option} {given}: there is no column of labels '{given}'."
+            raise InputError(f"--{option}-label {given}: there is no column of labels '{given}'."
                              f"{did_you_mean(given, list(self.data.labels))}",
                              f"Columns of labels: {', '.join(self.data.labels)} (--label).")  # fmt: skip
         return usual() if given is None else given
@@ -78,7 +78,7 @@ class SeparationTask(Task):
         for which in ("shared", "salient"):
             if len(np.unique(self.labels(which)[train])) < 2:
                 raise InputError(f"The {which} label has one value only among the target's training rows.",
-                                 f"Name another column with --{which}.")  # fmt: skip
+                                 f"Name another column with --{which}-label.")  # fmt: skip
         if split != "val" and len(self.data.splits.get("val", ())):
             return train, self.target_rows("val"), test
         order = np.random.default_rng(0).permutation(train)
