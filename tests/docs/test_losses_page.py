@@ -8,7 +8,8 @@ from tests.docs import pages
 
 PAGE = pages.ROOT / "docs" / "losses.md"
 WEIGHTS = {"attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes",
-           "distance_weights", "mixing_shares", "straddling", "icnn_score"}
+           "distance_weights", "mixing_shares", "straddling", "icnn_score",
+           "sepclr_terms", "attribute_terms", "kernel_uniformity", "joint_entropy"}
 OTHERS = {"barlow_twins", "vicreg", "byol", "sinkhorn", "uniformity", "graph_mlp", "influence_matrix", "sharpened",
           "soft_assignment", "cluster_divergence"}  # not over pairs, or tools of others
 

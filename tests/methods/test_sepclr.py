@@ -144,7 +144,7 @@ def test_a_comparison_that_chooses_methods_leaves_it_out(table):
     data, said = nearfar.data(table, roles=ROLES), []
     found = comparing.chosen(data, nearfar.evaluation.task_for(data), TrainSettings(), None, said.append)
     assert "sepclr" not in [one.slug for one in found]
-    assert 'sepclr: left out (must be told more: --methods "sepclr --background ...")' in said
+    assert 'sepclr: left out (must be told the background: "sepclr --background new")' in said
     named = comparing.chosen(data, None, TrainSettings(), "sepclr --background usual", said.append)
     assert named[0].options == {"background": "usual"}
 

@@ -14,7 +14,7 @@ from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.evaluation.fewshot import nearest
 from nearfar.methods.fewshot.susana import episode_size
-from nearfar.training import building
+from nearfar.training import building, comparing
 from nearfar.training.engine import fit
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
@@ -143,6 +143,20 @@ def test_what_cannot_be_learned_is_told_early(table, tmp_path):
     single.write_text("\n".join([lines[0], *(f"{line.rsplit(',', 1)[0]},{i}" for i, line in enumerate(lines[1:]))]))
     refused("; 0 of the", single)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_that_chooses_methods_looks_at_the_classes(table, tmp_path):
+    def said(path):
+        data, told = nearfar.data(path, roles={"vector": ["a", "b"], "label": ["kind"]}), []
+        comparing.chosen(data, nearfar.evaluation.task_for(data, "proxy"), TrainSettings(), None, told.append)
+        return told
+
+    assert "susana: in" in said(table)
+    lines = table.read_text().splitlines()
+    small = tmp_path / "small.csv"
+    rows = [f"{line.rsplit(',', 1)[0]},k{i % 40}" for i, line in enumerate(lines[1:])]
+    small.write_text("\n".join([lines[0], *rows]))
+    assert "susana: left out (two classes of 6 training rows make an episode)" in said(small)
 
 
 SCRIPT = """

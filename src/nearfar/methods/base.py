@@ -372,8 +372,7 @@ class Method(pl.LightningModule):
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
     of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare`
     and the towers are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False
-    where it needs every batch whole on one process; `asks`: options that the data do not say, so that a comparison
-    which chooses the methods itself leaves it out. `defaults`, `fixed`, `follows`: what a class changes in the
+    where it needs every batch whole on one process. `defaults`, `fixed`, `follows`: what a class changes in the
     options of its base (`nearfar.options.read`).
     """
 
@@ -387,7 +386,6 @@ class Method(pl.LightningModule):
     defaults: ClassVar[Mapping[str, Any]] = {}
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
-    asks: ClassVar[Sequence[str]] = ()
     uses_batch: ClassVar[bool] = True
     baseline: ClassVar[int] = 0
     trained: ClassVar[bool] = True
@@ -445,6 +443,12 @@ class Method(pl.LightningModule):
         """How well it suits data with these roles (role -> column) where no method is named, and why; the highest is
         taken. None, the default: only where it is named."""
         return None
+
+    @classmethod
+    def lacks(cls, data: Any) -> str:
+        """What data that hold its needs lack nevertheless, or what must be said besides, in words; "" for nothing. A
+        comparison that chooses its methods itself leaves such a method out."""
+        return ""
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:

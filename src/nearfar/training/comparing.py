@@ -217,9 +217,8 @@ def chosen(data: Any, task: Any, settings: TrainSettings, wanted: Sequence[str] 
             say(f"{slug}: left out (needs {modalities.needs_in_words(registry.get(slug).needs)})")
         elif not asked <= set(kinds):
             say(f"{slug}: left out (embeds {', '.join(kinds)}; measured are {', '.join(sorted(asked))})")
-        elif methods.get(slug).asks:
-            words = " ".join(f"--{name.replace('_', '-')} ..." for name in methods.get(slug).asks)
-            say(f"{slug}: left out (must be told more: --methods \"{slug} {words}\")")
+        elif lacking := methods.get(slug).lacks(data):
+            say(f"{slug}: left out ({lacking})")
         else:
             say(f"{slug}: in")
             found.append(Entry(slug, slug, {}))

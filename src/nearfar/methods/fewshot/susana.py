@@ -129,6 +129,13 @@ class SuSana(Method):
         chosen = {"proto_triplet": proto_triplet, "icnn": icnn != "none", "cross_entropy": cross_entropy}
         self.chosen = [name for name, on in chosen.items() if on]
 
+    @classmethod
+    def lacks(cls, data: Any) -> str:
+        train = np.asarray(data.splits["train"])
+        known = train[np.asarray(data.targets)[train] >= 0]
+        sizes = np.unique(np.asarray(data.targets)[known], return_counts=True)[1]
+        return "" if episode_size(sizes, "auto", 5, "auto")[0] > 1 else "two classes of 6 training rows make an episode"
+
     def prepare(self, data: Any, rows: Any) -> None:
         """Raises InputError where too few classes have enough training rows for an episode."""
         sizes = np.unique(np.asarray(data.targets)[rows], return_counts=True)[1]

@@ -77,7 +77,6 @@ class SepCLR(Method):
         "asked, which suit small encoders and few steps; encoders are small ones unless named (--encoder resnet18)",
     )
     needs = (frozenset({"any", "domain"}),)
-    asks = ("background",)
     preset_paper = {"views": {"name": "two-crops", "crop": (0.2, 1.0), "flip": 0.5, "strength": 0.5, "grey": 0.2,
                               "blur": 0.0},
                     "common_dim": 32, "salient_dim": 32, "projector": 128, "temperature": 0.5, "uniformity": 2.0,
@@ -118,6 +117,11 @@ class SepCLR(Method):
         self.weights = {"salient": salient_weight, "null": null_weight, "entropy": entropy_weight}
         self.code, self.rows, self.counts = -1, np.zeros(0, np.int64), (0, 0)
         self.attributes, self.discrete = torch.zeros(0, 0), []
+
+    @classmethod
+    def lacks(cls, data: Any) -> str:
+        names = data.domain_names
+        return "" if "background" in names else f'must be told the background: "sepclr --background {names[0]}"'
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
