@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment import Arm, Cell, Claim
+from experiment import FIGURES, Arm, Cell, Claim
+
+from nearfar.reporting.figures import bars_svg
 
 VIEWS = "--views two-crops --views.crop 0.5,1 --views.flip 0 --views.strength 0.25 --views.grey 0"
 MEASURES = {name: ("separation", name) for name in ("deviation", "shared from common", "shared from salient",
@@ -49,3 +51,12 @@ CLAIM = Claim(
     seeds=3,
     pairs=[("sepclr", "simclr"), ("sepclr", "without joint entropy")],
 )  # fmt: skip
+
+
+def figure(out: Path, result: dict[str, Any]) -> None:
+    """The four probes of every arm, in docs/assets/methods/sepclr.svg."""
+    rows = result["all"]["digits on photographs"]
+    values = {name: {probe: [100 * x[probe] for x in seeds] for probe in list(MEASURES)[1:]}
+              for name, seeds in rows.items() if name in ARMS}  # fmt: skip
+    about = "Linear probes for the photograph (shared) and the digit on it (salient), from both codes."
+    (FIGURES / "sepclr.svg").write_text(bars_svg(values, "What the common and the salient code tell", about, unit=" %"))

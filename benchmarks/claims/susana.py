@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiment import Arm, Cell, Claim
+from experiment import FIGURES, Arm, Cell, Claim
 
 import nearfar
 from nearfar.losses import icnn_score
+from nearfar.reporting.figures import bars_svg
 from nearfar.training.modelled import ModelEmbedder
 
 TERMS = {
@@ -65,3 +66,14 @@ CLAIM = Claim(
     pairs=[("cross-entropy + proto-triplet", "protonet"), ("proto-triplet alone", "protonet"),
            ("icnn alone", "protonet"), ("cross-entropy + icnn", "protonet")],
 )  # fmt: skip
+
+
+def figure(out: Path, result: dict[str, Any]) -> None:
+    """Accuracy and separability of new subgroups by the terms of the loss, in docs/assets/methods/susana.svg."""
+    rows = result["all"]["emoji, new subgroups"]
+    shown = {"5-shot": "told apart after 5 examples", "separability": "ICNN score of the vectors"}
+    values = {name: {words: [100 * x[key] for x in seeds] for key, words in shown.items()}
+              for name, seeds in rows.items() if name in TERMS}  # fmt: skip
+    about = "Five-way accuracy on subgroups of emoji never trained on, and how well neighbourhoods agree with them."
+    (FIGURES / "susana.svg").write_text(bars_svg(values, "New subgroups of emoji, by the terms of the loss", about,
+                                                 unit=" %"))  # fmt: skip
