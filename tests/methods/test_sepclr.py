@@ -101,11 +101,19 @@ def test_known_attributes_have_a_number_of_the_salient_code_each(table):
     torch.testing.assert_close(loss.total, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_the_paper_has_weights_of_each_variant():
+    plain, known = (building.method_options("sepclr", given, "paper") for given in ({}, {"attributes": "sign"}))
+    assert (plain.salient_weight, plain.null_weight, plain.entropy_weight, plain.uniformity) == (1000, 1000, 10, 2)
+    assert (known.salient_weight, known.entropy_weight, known.uniformity) == (100, 10, 1)
+
+
 def test_values_of_attributes():
-    values, classes = attribute_values(["2", None, 4, 3.0, ""])
+    every = np.arange(5)
+    values, classes = attribute_values(["2", None, 4, 3.0, ""], every)
     assert (values[[0, 2, 3]].tolist(), classes) == ([0, 1, 0.5], False)
+    assert attribute_values(["2", None, 4, 3.0, ""], every[[0, 3]])[0][2] == 2  # the range is that of the rows
     assert np.isnan(values[[1, 4]]).all()
-    values, classes = attribute_values(["b", "", "a", "2", "b"])
+    values, classes = attribute_values(["b", "", "a", "2", "b"], every)
     assert (values[[0, 2, 3, 4]].tolist(), classes) == ([2, 1, 0, 2], True)
 
 

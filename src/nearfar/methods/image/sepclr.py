@@ -12,7 +12,7 @@ What both sets show is left to c, since s tells nothing of the background. Kept 
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -32,14 +32,14 @@ from nearfar.sources import judgements
 from nearfar.views import Views
 
 
-def attribute_values(column: Sequence[Any]) -> tuple[np.ndarray, bool]:
+def attribute_values(column: Sequence[Any], rows: np.ndarray) -> tuple[np.ndarray, bool]:
     """An attribute of every row as float32 (N,), NaN where it is empty, and whether it is one of classes: numbers are
-    brought to [0, 1], words are counted."""
+    brought to [0, 1] over the rows, words are counted."""
     words = ["" if v is None else str(v).strip() for v in column]
     numbers = [judgements.score(v) if v else float("nan") for v in words]
     if all(v is not None for v in numbers):
         found = np.array(numbers, np.float32)
-        low, high = np.nanmin(found, initial=np.inf), np.nanmax(found, initial=-np.inf)
+        low, high = np.nanmin(found[rows], initial=np.inf), np.nanmax(found[rows], initial=-np.inf)
         return (found - low) / max(high - low, 1e-9), False
     names = sorted(set(words) - {""})
     return np.array([names.index(v) if v else np.nan for v in words], np.float32), True
@@ -119,6 +119,12 @@ class SepCLR(Method):
         self.attributes, self.discrete = torch.zeros(0, 0), []
 
     @classmethod
+    def paper_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """That of CIFAR-MNIST; with attributes that of dSprites."""
+        known = {"uniformity": 1.0, "salient_weight": 100.0} if given.get("attributes") else {}
+        return {**cls.preset_paper, **known}
+
+    @classmethod
     def lacks(cls, data: Any) -> str:
         names = data.domain_names
         return "" if "background" in names else f'must be told the background: "sepclr --background {names[0]}"'
@@ -147,15 +153,16 @@ class SepCLR(Method):
                 f"(by '{column}').",
                 "Check --background and the split.",
             )
-        found = [attribute_values(self.attribute(data, one)) for one in self.columns_of_attributes]
+        target = self.rows[np.asarray(data.domains)[self.rows] != self.code]
+        found = [attribute_values(self.attribute(data, one, target), target) for one in self.columns_of_attributes]
         if found:
             self.attributes = torch.from_numpy(np.stack([values for values, _ in found], 1))
         self.discrete = [classes for _, classes in found]
 
-    def attribute(self, data: Any, column: str) -> Sequence[Any]:
+    def attribute(self, data: Any, column: str, target: np.ndarray) -> Sequence[Any]:
+        """The values of a column, of which the target's training rows hold two at least."""
         values = data.values(column)
-        target = np.asarray(data.domains) != self.code
-        if len({str(values[row]) for row in self.rows if target[row] and values[row] not in (None, "")}) < 2:
+        if len({str(values[row]) for row in target if values[row] not in (None, "")}) < 2:
             raise InputError(f"The attribute '{column}' has no two values among the target's training rows.",
                              "Leave it out of --attributes.")  # fmt: skip
         return values
