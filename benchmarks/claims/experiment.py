@@ -85,7 +85,8 @@ class Plan:
         given = {**cell.settings, **arm.settings, "seed": seed, "val_every": 0, "progress": False}
         if not self.tiny:
             return given
-        return given | {k: min(v, given[k]) if isinstance(given.get(k), int) else v for k, v in TINY.items()}
+        small = {k: min(v, given[k]) if isinstance(given.get(k), int) else v for k, v in TINY.items()}
+        return given | {k: v for k, v in small.items() if given.get(k) != "auto"}
 
 
 def run(claim: Claim, plan: Plan) -> dict[str, Any]:
@@ -175,11 +176,12 @@ def references(cell: Cell, data: Any, kept: Path) -> dict[str, dict[str, float]]
     if kept.exists():
         return json.loads(kept.read_text())
     rows: dict[str, dict[str, float]] = {}
-    for name, (task, metric) in cell.measures.items():
+    for task in dict.fromkeys(task for task, _ in cell.measures.values()):
         for one in evaluation.references(data, evaluation.task_for(data, task)):
             metrics = one.evaluate("test").metrics
-            if metric in metrics:
-                rows.setdefault(one.label, {})[name] = float(metrics[metric])
+            for name, (asked, metric) in cell.measures.items():
+                if asked == task and metric in metrics:
+                    rows.setdefault(one.label, {})[name] = float(metrics[metric])
     kept.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(kept, rows)
     return rows
@@ -246,8 +248,9 @@ def first_of_all(claim: Claim, found: dict[str, Any]) -> str:
         means = {k: float(np.mean(v)) for k in found[name] if (v := column(found[name], k, claim.measure))}
         best = {k: m for k, m in means.items() if k not in cell.arms}
         arms = [means[k] for k in cell.arms if k in means]
-        if best and arms and max(best.values()) >= max(arms):
-            told.append(f"On {name} no arm reaches {max(best, key=lambda k: best[k])} ({claim.measure}).")
+        sign = 1 if claim.higher else -1
+        if best and arms and max(sign * m for m in best.values()) >= max(sign * m for m in arms):
+            told.append(f"On {name} no arm reaches {max(best, key=lambda k: sign * best[k])} ({claim.measure}).")
     return " ".join(told)
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from nearfar import files
 from nearfar.sources import open_data
+from nearfar.sources.sets import scenes
+from nearfar.sources.sets.emoji import open_emoji
 
 Row = tuple[str, Image.Image, tuple[Any, ...]]  # split, picture, values of the columns
 Item = tuple[str, str, np.ndarray]  # split, class, picture uint8 (H, W) or (H, W, 3)
@@ -62,6 +64,21 @@ def new_classes(first: int = 5) -> Iterator[Item]:
         yield ("train" if label < first else "test"), str(label), picture
 
 
+def numbers_of_new_classes(out: Path) -> Path:
+    """A csv of the digits as 64 numbers each: 0 to 5 to train on, 6 to 9, which no training saw, as test."""
+    table = out / "data" / "digits-numbers-new-classes.csv"
+    if table.exists():
+        return table
+    table.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join([*(f"ink_{i}" for i in range(64)), "digit", "split"])]
+    for picture, label, _ in zip(*scanned(), strict=True):
+        split = "train" if label < 6 else "test"
+        lines.append(",".join([*map(str, picture.ravel().tolist()), str(label), split]))
+    with files.whole(table) as fresh:
+        fresh.write_text("\n".join(lines) + "\n")
+    return table
+
+
 def two_digits(dim: float = 0.4) -> Iterator[Row]:
     """Pictures with two digits side by side, the right one fainter, both of the picture's split."""
     pictures, labels, splits = scanned()
@@ -85,6 +102,73 @@ def turned() -> Iterator[Row]:
             angle = round(float(rng.uniform(-60, 60)), 2)
             large = Image.fromarray(pictures[row]).resize((16, 16), Image.Resampling.BICUBIC)
             yield split, large.rotate(angle, Image.Resampling.BICUBIC), (angle,)
+
+
+def patches(count: int, side: int, rng: np.random.Generator, split: str) -> Iterator[tuple[np.ndarray, str]]:
+    """Squares of photographs, float (side, side, 3), and the name of each; each split has its own part of every one,
+    from the left to the right: train 60 %, val 15 %, test 25 %."""
+    photos = {name: scenes.photograph(name) for name in scenes.PHOTOS["train"]}
+    left, right = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}[split]
+    for _ in range(count):
+        name = str(rng.choice(list(photos)))
+        width, height = photos[name].size
+        size = int(rng.integers(side, min(3 * side, height, int((right - left) * width)) + 1))
+        x = int(rng.integers(int(left * width), int(right * width) - size + 1))
+        y = int(rng.integers(0, height - size + 1))
+        patch = photos[name].crop((x, y, x + size, y + size)).resize((side, side), Image.Resampling.LANCZOS)
+        yield np.asarray(patch, np.float64), name
+
+
+TWO_SETS = (("train", 1000), ("val", 150), ("test", 300))  # rows of each of the two sets
+
+
+def digits_on_photographs() -> Iterator[Row]:
+    """Patches of photographs at half intensity; in the target set a digit of the split is added, at half as well."""
+    pictures, labels, splits = scanned()
+    rng = np.random.default_rng(0)
+    for split, count in TWO_SETS:
+        own = np.flatnonzero(splits == split)
+        for number, (patch, photo) in enumerate(patches(2 * count, 16, rng, split)):
+            if number < count:
+                yield split, Image.fromarray(np.uint8(patch / 2)), ("background", photo, "")
+                continue
+            row = rng.choice(own)
+            digit = Image.fromarray(pictures[row]).resize((16, 16), Image.Resampling.BICUBIC)
+            both = patch / 2 + np.asarray(digit, np.float64)[..., None] / 2
+            yield split, Image.fromarray(np.uint8(both)), ("target", photo, labels[row])
+
+
+def emoji_on_photographs() -> Iterator[Row]:
+    """Patches of photographs of 32 x 32 pixels; in the target set an emoji lies on it, of a family of the split."""
+    drawn = scenes.stickers_of(open_emoji().table, 0)
+    rng = np.random.default_rng(0)
+    for split, count in TWO_SETS:
+        kinds = [[one for one in drawn[split] if one.label == label] for label in range(1, len(scenes.CLASSES))]
+        for number, (patch, photo) in enumerate(patches(2 * count, 32, rng, split)):
+            if number < count:
+                yield split, Image.fromarray(np.uint8(patch)), ("background", photo, "")
+                continue
+            one = kinds[rng.integers(len(kinds))]
+            one = one[rng.integers(len(one))]
+            colour, opacity = (resized(x, 24) for x in (one.colour, one.opacity[..., None]))
+            x, y = rng.integers(0, 9, 2)
+            patch[y : y + 24, x : x + 24] *= 1 - opacity
+            patch[y : y + 24, x : x + 24] += 255 * np.minimum(colour, opacity)
+            name = scenes.CLASSES[one.label].replace(",", "")
+            yield split, Image.fromarray(np.uint8(patch.clip(0, 255))), ("target", photo, name)
+
+
+def mixed(rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    """The rows in an order drawn once, so that the first ones are of all splits and both sets."""
+    found = list(rows())
+    yield from (found[place] for place in np.random.default_rng(0).permutation(len(found)))
+
+
+def resized(values: np.ndarray, size: int) -> np.ndarray:
+    """Each channel of (H, W, C) in 0..1 brought to size x size."""
+    channels = [Image.fromarray(np.float32(values[..., k])).resize((size, size), Image.Resampling.BICUBIC)
+                for k in range(values.shape[-1])]  # fmt: skip
+    return np.stack([np.asarray(one, np.float64).clip(0, 1) for one in channels], -1)
 
 
 def pictured(name: str, columns: Sequence[str], rows: Callable[[], Iterator[Row]], out: Path) -> Path:
@@ -136,6 +220,32 @@ def names(out: Path, kind: str) -> Path:
     return path
 
 
+def subgroups(out: Path, least: int = 10) -> Path:
+    """A parquet of emoji in one style, one of each family, with their subgroup, of subgroups with `least` of them; half
+    of the subgroups are trained on, a sixth are for validation, the others are told apart in the test."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = out / "data" / "emoji-subgroups.parquet"
+    if path.exists():
+        return path
+    data = open_data("emoji")
+    style, family, kind = (np.array(data.values(c)) for c in ("style", "family", "subcategory"))
+    own = np.flatnonzero(style == "twemoji")
+    own = own[np.sort(np.unique(family[own], return_index=True)[1])]
+    known, sizes = np.unique(kind[own], return_counts=True)
+    order = np.random.default_rng(0).permutation(known[sizes >= least])
+    cuts = [len(order) // 2, len(order) // 2 + len(order) // 6]
+    where = {c: name for name, part in zip(("train", "val", "test"), np.split(order, cuts), strict=True) for c in part}
+    own, pictures = [r for r in own if kind[r] in where], data.values("image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"picture": pa.array([pictures[r] for r in own], pa.binary()), "subgroup": pa.array(kind[own].tolist()),
+               "split": pa.array([where[kind[r]] for r in own])}  # fmt: skip
+    with files.whole(path) as fresh:
+        pq.write_table(pa.table(columns), fresh)
+    return path
+
+
 def opened(name: str, out: Path, tiny: bool = False) -> Any:
     """The data set of that name. tiny: few rows of it, for a run that only looks for crashes."""
     return SETS[name].open(out, tiny)
@@ -164,14 +274,31 @@ SETS = {
     "digits, three new classes": Set(
         "scikit-learn digits, trained on 0 to 6, episodes on 7 to 9",
         lambda out: folders("digits-three-new-classes", partial(new_classes, 7), out), tiny=1500),
+    "digits as numbers, new classes": Set("scikit-learn digits as 64 numbers, trained on 0 to 5, episodes on 6 to 9",
+                                          numbers_of_new_classes,
+                                          {"roles": {"vector": [f"ink_{i}" for i in range(64)], "label": ["digit"],
+                                                     "split": "split"}}, tiny=1500),
     "two digits": Set("pairs of scikit-learn digits side by side, the right one at 0.4, 1200 / 200 / 600",
                       partial(pictured, "two-digits", ("strong", "weak"), two_digits),
                       {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),
+    "digits on photographs": Set("patches of eight photographs, half of them with a digit on it, 2000 / 300 / 600",
+                                 partial(pictured, "digits-on-photographs", ("set", "photo", "digit"),
+                                         partial(mixed, digits_on_photographs)),
+                                 {"roles": {"image": "picture", "domain": "set", "label": ["photo", "digit"],
+                                            "split": "split"}}, tiny=400),
+    "emoji on photographs": Set("patches of eight photographs, half of them with an emoji on it, 2000 / 300 / 600",
+                                partial(pictured, "emoji-on-photographs", ("set", "photo", "category"),
+                                        partial(mixed, emoji_on_photographs)),
+                                {"roles": {"image": "picture", "domain": "set", "label": ["photo", "category"],
+                                           "split": "split"}}, tiny=400),
     "diabetes": Set("scikit-learn diabetes, 310 / 66 / 66", lambda out: "diabetes", tiny=120),
     "digits, turned": Set("scikit-learn digits turned by -60 to 60 degrees, 400 / 200 / 397",
                           partial(pictured, "digits-turned", ("angle",), turned),
                           {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
     "emoji": Set("emoji in four styles, emoji never trained on", lambda out: "emoji"),
+    "emoji, new subgroups": Set("emoji of one style, trained on half of the subgroups, episodes on the others",
+                                subgroups, {"roles": {"image": "picture", "label": ["subgroup"], "split": "split"}},
+                                tiny=2000),
     "scenes": Set("scenes of emoji on photographs, 1000 / 250 / 350", lambda out: "scenes", tiny=60),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from nearfar.errors import InputError, did_you_mean
 
-TYPES_ALONE = ("Data", "Task", "Batch", "Method", "Setup")
+TYPES_ALONE = ("Batch", "Data", "Method", "Setup", "Task")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ def test_what_needs_no_training_is_said_first_where_no_arm_beats_it(claims):
     assert e.first_of_all(claim, found) == ""
     found["digits"]["raw pixels"] = [{"kNN": 0.9}]
     assert e.first_of_all(claim, found) == "On digits no arm reaches raw pixels (kNN)."
+    less = e.Claim("x", "x", {"digits": cell}, control="b", measure="kNN", higher=False)
+    assert e.first_of_all(less, found) == ""
+    found["digits"]["HOG"] = [{"kNN": 0.1}]
+    assert e.first_of_all(less, found) == "On digits no arm reaches HOG (kNN)."
 
 
 def test_differences_are_paired_over_seeds(claims):

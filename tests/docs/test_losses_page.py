@@ -8,9 +8,10 @@ from tests.docs import pages
 
 PAGE = pages.ROOT / "docs" / "losses.md"
 WEIGHTS = {"attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes",
-           "distance_weights", "mixing_shares", "straddling", "swap_share", "soft_sort", "group_mass", "group_ordering",
-           "draw_partners", "pair_weights", "class_distances", "gate_entropy", "gate_overlap", "filtered_cosine",
-           "released_similarity"}
+           "attribute_terms", "class_distances", "distance_weights", "draw_partners", "filtered_cosine",
+           "gate_entropy", "gate_overlap", "group_mass", "group_ordering", "icnn_score", "joint_entropy",
+           "kernel_uniformity", "mixing_shares", "pair_weights", "released_similarity", "sepclr_terms", "soft_sort",
+           "straddling", "swap_share"}
 OTHERS = {"barlow_twins", "vicreg", "byol", "sinkhorn", "uniformity", "graph_mlp", "influence_matrix", "sharpened",
           "soft_assignment", "cluster_divergence"}  # not over pairs, or tools of others
 

@@ -38,6 +38,12 @@ class Random:
     def __call__(self, role, rows):
         return self.items(role, modalities.of(role).items(self.data, role, rows, 16))
 
+    def raw(self, role, rows):
+        return self(role, rows)
+
+    def of_variant(self, name):
+        return Random(self.data, self.seed + 1000 * len(name), self.width)
+
     def corpus(self, role):
         return self.items(role, self.data.corpus[role])
 
@@ -192,6 +198,21 @@ def pictures_to_tell(folder, rng):
     return table(folder / "amounts.csv", ["image", "amount"], [(f"{i}.png", f"{rng.random():.4f}") for i in range(300)])
 
 
+def two_sets(folder, rng):
+    """A background whose rows lack the second label; copies of target rows of one label each in the test part."""
+    rows = []
+    for i in range(600):
+        noise(folder / f"{i}.png", rng)
+        salient = "" if i % 3 == 0 else f"sign {i // 3 % 4}"
+        rows.append((f"{i}.png", f"kind {i % 5}", salient, ("train", "train", "val", "test")[i // 60 % 4]))
+    return table(folder / "sets.csv", ["image", "label", "sign", "split"], rows)
+
+
+def two_sets_of_numbers(folder, rng):
+    rows = [(*numbers(rng), f"kind {i % 3}", "" if i % 2 else f"sign {i // 2 % 3}") for i in range(900)]
+    return table(folder / "sets.csv", ["a", "b", "c", "label", "sign"], rows)
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
@@ -201,6 +222,7 @@ DATA = {
     "labels": [labels, labelled_numbers],
     "few-shot": [labels, labelled_numbers],
     "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],
+    "separation": [two_sets, two_sets_of_numbers],
     "proxy": [proxy, rows_of_numbers],
 }
 
@@ -210,7 +232,8 @@ def test_every_task_is_covered():
 
 
 def opened(kind, write, folder):
-    target = {"roles": {"target": "amount"}} if kind == "regression" else {}
+    told = {"regression": {"target": "amount"}, "separation": {"label": ["label", "sign"]}}
+    target = {"roles": told[kind]} if kind in told else {}
     data = nearfar.data(write(folder, np.random.default_rng(0)), **target)
     few = {"shots": (1,), "queries": 5, "episodes": 150} if kind == "few-shot" else {}
     return data, task_for(data, kind, **few)

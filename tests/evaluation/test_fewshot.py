@@ -5,7 +5,7 @@ import pytest
 
 from nearfar.errors import InputError
 from nearfar.evaluation import episodes, few_shot, opta, task_for, transport_plan
-from nearfar.evaluation.fewshot import standardised, told_apart
+from nearfar.evaluation.fewshot import classified, nearest, standardised, told_apart
 from nearfar.evaluation.references import references
 
 
@@ -143,6 +143,63 @@ def test_the_fit_in_the_span_of_the_prototypes_is_the_whole_fit():
 def test_told_apart_is_the_nearest_of_two():
     prototypes = np.array([[0.0, 0.0], [2.0, 0.0]])
     assert told_apart(prototypes, np.array([[0.4, 5.0], [1.7, -3.0]])).tolist() == [0, 1]
+
+
+def test_the_nearest_class_mean_of_every_episode():
+    """Against loops; distances are of the vectors as they are, whose lengths count."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 12)
+    z = rng.normal(size=(6, 4))[labels] + rng.normal(size=(72, 4)) * rng.uniform(0.3, 2, size=(72, 1))
+    found = few_shot(z, labels, ways=4, shots=3, queries=5, count=20, classifier="nearest")
+    told = []
+    for one in episodes(labels, ways=4, shots=3, queries=5, count=20):
+        means = [z[rows].mean(0) for rows in one.support]
+        right = [min(range(4), key=lambda c: np.linalg.norm(z[row] - means[c])) == c
+                 for c, rows in enumerate(one.query) for row in rows]  # fmt: skip
+        told.append(np.mean(right))
+    np.testing.assert_allclose(found.plain, told)
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    assert (few_shot(unit, labels, ways=4, shots=3, queries=5, count=20, classifier="nearest").plain != told).any()
+    noise = few_shot(rng.normal(size=(180, 16)), np.repeat(np.arange(6), 30), count=60, classifier="nearest")
+    assert 0.15 < noise.plain.mean() < 0.25
+    assert 0.15 < noise.aligned.mean() < 0.25
+    flat = few_shot(np.ones((100, 4)), np.repeat(np.arange(5), 20), count=3, classifier="nearest")
+    assert flat.plain.mean() == pytest.approx(0.2)
+    with pytest.raises(InputError, match="'classifier' must be"):
+        few_shot(z, labels, classifier="farthest")
+
+
+def test_rows_without_a_label_take_the_nearest_class_mean_with_and_without_transport():
+    rng = np.random.default_rng(1)
+    z, queries, labels = rng.normal(size=(12, 3)), rng.normal(size=(9, 3)) + 1, np.repeat([4, 7, 9], 4)
+    means = np.stack([z[labels == k].mean(0) for k in (4, 7, 9)])
+    plain = classified(z, labels, queries, classifier="nearest", transport=False)
+    assert plain.tolist() == [(4, 7, 9)[k] for k in nearest(means, queries)]
+    moved = opta(means, queries, passes=1, keep=0.3)
+    carried = classified(z, labels, queries, classifier="nearest")
+    assert carried.tolist() == [(4, 7, 9)[k] for k in nearest(moved, queries)]
+
+
+def test_the_task_tells_queries_apart_as_it_is_asked_to(emoji_few):
+    """nearest takes the vectors as the model gives them."""
+
+    class Long:
+        def __init__(self, z):
+            self.z = z
+
+        def __call__(self, role, rows):
+            return self.z[rows] / np.linalg.norm(self.z[rows], axis=1, keepdims=True)
+
+        def raw(self, role, rows):
+            return self.z[rows]
+
+    labels = emoji_few.labels["subcategory"]
+    z = np.abs(np.random.default_rng(0).normal(size=(len(labels), 1))) * [[1.0, 1.0]] + 9 * labels[:, None]
+    options = {"ways": 3, "shots": (1,), "queries": 4, "episodes": 20}
+    by_length = task_for(emoji_few, "few-shot", classifier="nearest", **options)
+    assert by_length.evaluate(Long(z), "train").primary > 0.9
+    assert "by the nearest class mean" in by_length.describe()
+    assert task_for(emoji_few, "few-shot", **options).evaluate(Long(z), "train").primary < 0.6
 
 
 def test_the_task_on_real_pictures(emoji_few):

@@ -113,10 +113,11 @@ CASES = {
 # Tested on their own.
 PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",
          "sharpened", "cluster_divergence", "distance_weights", "mixing_shares", "straddling",
-         "attraction_weights", "repulsion_weights", "soft_sort", "swap_share",
-         "draw_partners", "filtered_cosine", "gate_entropy", "gate_overlap", "pair_weights", "class_distances",
-         "released_similarity",
-         "group_mass", "group_ordering", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
+         "attraction_weights", "attribute_terms", "class_distances", "cwcl_weights", "dcl_weights", "draw_partners",
+         "filtered_cosine", "gate_entropy", "gate_overlap", "group_mass", "group_ordering", "icnn", "icnn_score",
+         "joint_entropy", "kernel_uniformity", "meta_nodes", "pair_weights", "proto_cross_entropy", "proto_triplet",
+         "released_similarity", "repulsion_weights", "sepclr", "sepclr_terms", "soft_sort", "swap_share",
+         "target_weights")
 # Whose gradients are none of the value.
 CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",
                     "cacr_targets", "cacr_targets-euclidean", "supremix-mixed", "groco")

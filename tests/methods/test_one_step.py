@@ -444,6 +444,73 @@ class HydraMomentum(Hydra):
         return total / 2
 
 
+class SuSana(Naive):
+    """Every row of the episode among all others, and the nearest wrong prototype of each query."""
+
+    def loss(self, batch, step):
+        z, ways = self.method.tower(self.views(batch)["image"][0]), len(batch)
+        every = [[z[m * ways + c] for m in range(batch.members)] for c in range(ways)]
+        means = [torch.stack(rows[:3]).mean(0) for rows in every]
+        hinges = []
+        for c, rows in enumerate(every):
+            for row in rows[3:]:
+                wrong = torch.stack([self.far(row, means[o]) for o in range(ways) if o != c])
+                hinges.append((self.far(row, means[c]) - wrong.min() + 0.5).clamp(min=0))
+        points = [(row, c) for c, rows in enumerate(every) for row in rows]
+        return (torch.stack(hinges).mean() - self.score(points, batch.members).log()) / 2
+
+    def far(self, a, b):
+        return ((a - b).square().sum() + 1e-6).sqrt()
+
+    def score(self, points, retrieved, k=4):
+        same, other, hits, nearest = [], [], [], []
+        for i, (a, y) in enumerate(points):
+            found = [(self.far(a, b), label == y) for j, (b, label) in enumerate(points) if j != i]
+            nearest.append(sorted(found, key=lambda one: float(one[0].detach()))[:retrieved])
+        w = torch.stack([d for row in nearest for d, match in row[:k] if not match]).max()
+        for row in nearest:
+            wrong = [d for d, match in row if not match]
+            h = torch.stack([d for d, _ in row[:k]]) / (torch.stack(wrong).min() if wrong else math.inf)
+            h = h / h.max().clamp(min=1)
+            own = [x for x, (_, match) in zip(h, row, strict=False) if match]
+            off = [d / w for d, match in row[:k] if not match]
+            same += [torch.stack(own).mean()] if own else []
+            other += [torch.stack(off).mean()] if off else []
+            hits.append(len(own) / k)
+        return ((1 - torch.stack(same).mean() + torch.stack(other).mean()) / 2 + sum(hits) / len(hits)) / 2
+
+
+class SepCLR(Naive):
+    """Both encoders with their own projectors; one of four domains is the background."""
+
+    def loss(self, batch, step):
+        method, views = self.method, self.views(batch)["image"]
+        target = [bool(d != method.code) for d in batch.domains]
+        both = ((method.common, method.common_projector), (method.salient, method.salient_projector))
+        c, s = ([*last(tower.head(tower.encoder(torch.cat(views)))).chunk(2)] for tower, last in both)
+        c = [unit(v) for v in c]
+        t = [torch.stack([row if on else 0 * row.detach() for row, on in zip(v, target, strict=True)]) for v in s]
+        yes, no = ([k for k, on in enumerate(target) if on is which] for which in (True, False))
+        spread = [sum(self.uniformity(v) for v in views) / 2 for views in (c, t)]
+        common = torch.stack([self.squared(a, b) for a, b in zip(*c, strict=True)]).mean() + 2 * spread[0]
+        salient = torch.stack([self.squared(s[0][k], s[1][k]) for k in yes]).mean() + 2 * spread[1]
+        null = sum(torch.stack([v[k].square().sum() for k in no]).mean() for v in s) / 2
+        entropy = sum(self.joint(a, b) for a, b in zip(c, t, strict=True)) / 2
+        return common + 0.3 * salient + 0.5 * null + 0.7 * entropy
+
+    def squared(self, a, b):
+        return (a - b).square().sum()
+
+    def uniformity(self, z):
+        pairs = [(-self.squared(z[i], z[j])).exp() for i in range(len(z)) for j in range(i + 1, len(z))]
+        return torch.stack(pairs).mean().log()
+
+    def joint(self, c, s):
+        rows = [torch.stack([(-self.squared(c[i], c[j]) - self.squared(s[i], s[j])).exp() for j in range(len(c))])
+                for i in range(len(c))]  # fmt: skip
+        return torch.stack([row.mean().log() for row in rows]).mean()
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -516,6 +583,9 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "align": ("align", Align, {"temperature": 0.1}),
     "cwcl": ("cwcl", CWCL, {}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),
+    "sepclr": ("sepclr", SepCLR, {"background": "twemoji", "salient_weight": 0.3, "null_weight": 0.5,
+                                  "entropy_weight": 0.7}),
+    "susana": ("susana", SuSana, {"ways": 4, "shots": 3, "queries": 3}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ OPTIONS = {
     "dcl queue": {"negatives": "queue", "momentum": "auto"},
     "mochi mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.0}},
     "swav": {"prototypes": 30},
+    "sepclr": {"background": "twemoji"},
     "contriever": {"stream": True, "length": 16},
     "simclr micro-batches": {"micro_batch": 5},
     "simclr siglip": {"loss": "siglip"},

@@ -34,6 +34,8 @@ CASES = {
     "supremix": {},
     "groco": {"draws": 2},
     "hydra": {"gate": "stochastic", "pairs": "distinct", "gamma": 0.1},
+    "sepclr": {"background": "twemoji"},
+    "susana": {"batch_size": "auto", "ways": 4, "shots": 3},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
@@ -45,7 +47,8 @@ CASES = {
 
 
 def run(method, data, out, **more):
-    return fit(method, data, out=out, steps=STEPS, batch_size=16, val_every=4, save_every=2, progress=False, **more)
+    plan = {"steps": STEPS, "batch_size": 16, "val_every": 4, "save_every": 2, "progress": False}
+    return fit(method, data, out=out, **plan | more)
 
 
 class Stop(RuntimeError):

@@ -21,6 +21,14 @@ class Embed(Protocol):
         """float (n, d) of the given rows of the table."""
         ...
 
+    def raw(self, role: str, rows: np.ndarray) -> np.ndarray:
+        """As calling it, without bringing the vectors to length 1."""
+        ...
+
+    def of_variant(self, name: str) -> "Embed":
+        """The same model, giving its vectors of that name; itself where it gives one vector of each input."""
+        ...
+
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """float (n, c, h, w) of the pictures of the rows, batch after batch; after a layer, or the last one."""
         ...
@@ -45,6 +53,12 @@ class DataEmbed:
         parts = [rows[start: start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         return np.concatenate([as_vectors(self.encode(role, take(self.data, role, part, self.size)))
                                for part in parts])
+
+    def raw(self, role: str, rows: np.ndarray) -> np.ndarray:
+        return self(role, rows)
+
+    def of_variant(self, name: str) -> "DataEmbed":
+        return self
 
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """For an `encode` that gives maps (n, c, h, w); it has no layers."""

@@ -2,21 +2,27 @@
 
 Protocol (Vinyals et al., NeurIPS 2016; Chen et al., ICLR 2019): an episode draws `ways` classes, `shots` labelled and
 `queries` unlabelled items of each; the score is the mean accuracy over many episodes with its 95 % interval. Each
-vector is standardised over its features; the class prototypes are the means of the labelled vectors; a logistic
-regression fitted on the prototypes alone tells the queries apart (BECLR, ICLR 2024), with and without `opta`.
+class prototypes are the means of the labelled vectors, with and without `opta`. The queries are told apart by
+
+    logistic    a logistic regression on the prototypes alone, of vectors standardised over their features
+                (BECLR, ICLR 2024)
+    nearest     the prototype at the least Euclidean distance, of the vectors as they are (Snell et al., NeurIPS 2017)
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from nearfar.checks import one_of
 from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import as_vectors
 from nearfar.evaluation.statistics import Interval, interval, paired_interval
 from nearfar.evaluation.transport import opta
+
+Classifier = Literal["logistic", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -71,26 +77,45 @@ def told_apart(prototypes: np.ndarray, queries: np.ndarray, *, strength: float =
     return fitted.predict(queries @ basis)
 
 
+def nearest(prototypes: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The prototype (n, d) at the least Euclidean distance of each query (m, d), 0 .. n - 1; the first of equals."""
+    return np.square(queries[:, None] - prototypes[None]).sum(-1).argmin(1)
+
+
+def prepared(z: Any, classifier: str) -> np.ndarray:
+    """Vectors (n, d) as a classifier takes them, float64. Raises InputError for an unknown classifier."""
+    one_of("classifier", classifier, get_args(Classifier))
+    return standardised(z) if classifier == "logistic" else as_vectors(z).astype(np.float64)
+
+
+def decided(prototypes: np.ndarray, queries: np.ndarray, classifier: str) -> np.ndarray:
+    """The class (0 .. n - 1) of each query (m, d), from prototypes (n, d) of vectors that are `prepared`."""
+    return told_apart(prototypes, queries) if classifier == "logistic" else nearest(prototypes, queries)
+
+
 def schedule(shots: int) -> tuple[int, float]:
     """Passes of the transport and the share of the original prototypes that is kept, by the labelled items a class."""
     return (5, 0.0) if shots == 1 else (1, 0.3)
 
 
-def classified(support: Any, labels: Any, queries: Any, *, eps: float = 0.05) -> np.ndarray:
-    """The class of each query (m, d), from labelled vectors (n, d) with labels (n,): prototypes are the means of the
-    standardised vectors of a class, carried by transport onto all queries together. Returns labels, (m,).
+def classified(support: Any, labels: Any, queries: Any, *, classifier: str = "logistic", transport: bool = True,
+               eps: float = 0.05) -> np.ndarray:
+    """The class of each query (m, d), from labelled vectors (n, d) with labels (n,): prototypes are the means of a
+    class, carried by transport onto all queries together if wanted. Returns labels, (m,).
 
-    Raises InputError where there are fewer than two classes.
+    Raises InputError where there are fewer than two classes, and for an unknown classifier.
     """
     known, of = np.unique(np.asarray(labels), return_inverse=True)
     if len(known) < 2:
         raise InputError(f"Labelled rows of two classes at least are needed. Got {len(known)}.")
-    z, cloud = standardised(support), standardised(queries)
+    z, cloud = prepared(support, classifier), prepared(queries, classifier)
     prototypes = np.stack([z[of == k].mean(0) for k in range(len(known))])
     if not len(cloud):
         return known[:0]
-    passes, keep = schedule(int(np.bincount(of).min()))
-    return known[told_apart(opta(prototypes, cloud, eps=eps, passes=passes, keep=keep), cloud)]
+    if transport:
+        passes, keep = schedule(int(np.bincount(of).min()))
+        prototypes = opta(prototypes, cloud, eps=eps, passes=passes, keep=keep)
+    return known[decided(prototypes, cloud, classifier)]
 
 
 @dataclass(frozen=True)
@@ -116,12 +141,13 @@ class FewShot:
 
 
 def few_shot(z: Any, labels: Any, *, ways: int = 5, shots: int = 1, queries: int = 15, count: int = 600,
-             eps: float = 0.05, seed: int = 0) -> FewShot:
+             classifier: str = "logistic", eps: float = 0.05, seed: int = 0) -> FewShot:
     """Accuracy over `count` seeded episodes of vectors z (n, d) with labels (n,), -1 = missing.
 
-    Raises InputError for values that are not finite or too few items a class.
+    classifier: "logistic" or "nearest", as above. Raises InputError for values that are not finite, too few items a
+    class or an unknown classifier.
     """
-    z = standardised(z)
+    z = prepared(z, classifier)
     passes, keep = schedule(shots)
     truth, plain, aligned = np.repeat(np.arange(ways), queries), [], []
     drawn = episodes(labels, ways=ways, shots=shots, queries=queries, count=count, seed=seed)
@@ -130,6 +156,6 @@ def few_shot(z: Any, labels: Any, *, ways: int = 5, shots: int = 1, queries: int
         clouds = np.stack([z[one.query].reshape(-1, z.shape[1]) for one in part])
         moved = opta(prototypes, clouds, eps=eps, passes=passes, keep=keep)
         for before, after, cloud in zip(prototypes, moved, clouds, strict=True):
-            plain.append((told_apart(before, cloud) == truth).mean())
-            aligned.append((told_apart(after, cloud) == truth).mean())
+            plain.append((decided(before, cloud, classifier) == truth).mean())
+            aligned.append((decided(after, cloud, classifier) == truth).mean())
     return FewShot(np.array(plain), np.array(aligned))

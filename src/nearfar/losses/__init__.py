@@ -30,6 +30,7 @@ from nearfar.losses.contrastive import (
     team_up,
     triplet,
 )
+from nearfar.losses.episodes import icnn, icnn_score, proto_cross_entropy, proto_triplet
 from nearfar.losses.gated import (
     class_distances,
     draw_partners,
@@ -52,15 +53,17 @@ from nearfar.losses.graph import (
 )
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
+from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 
 __all__ = [
-    "align", "align_uniform", "attraction_weights", "barlow_twins", "byol", "cacr", "cacr_queue", "cacr_targets",
-    "class_distances", "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl", "cwcl_weights", "dcl",
-    "dcl_weights", "debiased", "distance_weights", "draw_partners", "filtered_cosine", "gate_entropy", "gate_overlap",
-    "graph_mlp", "groco", "group_mass", "group_ordering", "hard_contrastive", "hcl", "hydra", "influence_matrix",
-    "info_nce", "meta_nodes", "mil_nce", "mixing_shares", "nt_xent", "pair_weights", "pamc", "released_similarity",
-    "repulsion_weights", "sharpened", "siglip", "simple", "sinkhorn", "soft_assignment", "soft_nearest_neighbour",
-    "soft_sort", "straddling", "sup_con", "supremix", "swap_share", "swapped_prediction", "target_weights", "team_up",
-    "triplet", "uniformity", "vicreg",
+    "align", "align_uniform", "attraction_weights", "attribute_terms", "barlow_twins", "byol", "cacr", "cacr_queue",
+    "cacr_targets", "class_distances", "clip", "cluster_divergence", "cosent", "cosine_regression", "cwcl",
+    "cwcl_weights", "dcl", "dcl_weights", "debiased", "distance_weights", "draw_partners", "filtered_cosine",
+    "gate_entropy", "gate_overlap", "graph_mlp", "groco", "group_mass", "group_ordering", "hard_contrastive", "hcl",
+    "hydra", "icnn", "icnn_score", "influence_matrix", "info_nce", "joint_entropy", "kernel_uniformity", "meta_nodes",
+    "mil_nce", "mixing_shares", "nt_xent", "pair_weights", "pamc", "proto_cross_entropy", "proto_triplet",
+    "released_similarity", "repulsion_weights", "sepclr", "sepclr_terms", "sharpened", "siglip", "simple", "sinkhorn",
+    "soft_assignment", "soft_nearest_neighbour", "soft_sort", "straddling", "sup_con", "supremix", "swap_share",
+    "swapped_prediction", "target_weights", "team_up", "triplet", "uniformity", "vicreg",
 ]

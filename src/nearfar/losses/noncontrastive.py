@@ -35,16 +35,18 @@ def uniformity(z: Float[Tensor, "n d"], *, t: float = 2.0, negatives: str = "loc
     return uniformity_among(z, t, exchange(negatives))
 
 
-def uniformity_among(z: Tensor, t: float, net: Exchange) -> Tensor:
-    """The uniformity of the vectors of the processes of `net`."""
+def uniformity_among(z: Tensor, t: float, net: Exchange, unit: bool = True) -> Tensor:
+    """The uniformity of the vectors of the processes of `net`; unit: they are brought to length 1."""
     keys, offset, ring = net.keys(z)
     n = net.count(z)
     if n < 2:
         raise InputError("Uniformity needs at least two vectors.")
     itself = diagonal(z.shape[0], offset, z.device)
-    s = Similarity(z, Block(keys, ring=ring), itself=itself, temperature=1 / (2 * t), group=net.group)
+    s = Similarity(z, Block(keys, ring=ring), itself=itself, temperature=1 / (2 * t if unit else t),
+                   similarity="cosine" if unit else "euclidean", group=net.group)  # fmt: skip
     rows = s.reduce(LogSumExp(where=~itself))
-    return s.log_mean_exp(rows, where=torch.ones_like(rows, dtype=torch.bool)) - 2 * t - math.log(n - 1)
+    shift = 2 * t if unit else 0.0  # |a - b|^2 = 2 - 2 a.b
+    return s.log_mean_exp(rows, where=torch.ones_like(rows, dtype=torch.bool)) - shift - math.log(n - 1)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

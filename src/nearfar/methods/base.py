@@ -127,10 +127,16 @@ class Method(pl.LightningModule):
         return None
 
     @classmethod
+    def lacks(cls, data: Data) -> str:
+        """What data that hold its needs lack nevertheless, or what must be said besides, in words; "" for nothing. A
+        comparison that chooses its methods itself leaves such a method out."""
+        return ""
+
+    @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
         """The kinds of data of the encoders that the constructor takes, for data that hold these roles (with "any" and
-        "pair" as in `needs`). by_group: whether pairs are made of groups where the data hold columns of pairs
-        as well."""
+        "pair" as in `needs`); a kind that stands twice: two encoders, with weights of their own. by_group: whether
+        pairs are made of groups where the data hold columns of pairs as well."""
         need = next(n for n in cls.needs if n <= roles)
         return [str(modalities.first(roles if modalities.ANY in need else need))]
 

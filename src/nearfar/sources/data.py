@@ -104,10 +104,10 @@ class Data:
 
     def column(self, role: str) -> str:
         """The column of a role (a column's own name is taken as well). Raises InputError where there is none, and
-        where a role has several."""
+        where a role has several of which none has its name."""
         value = self.roles.get(role, role)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
+        if isinstance(value, list) and (len(value) == 1 or role in value):
+            value = value[0] if len(value) == 1 else role
         if isinstance(value, str) and value in self.table.column_names:
             return value
         if isinstance(value, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,8 @@ def prefers_groups(data: Data, settings: TrainSettings) -> bool:
 
 
 def kinds_of(cls: type[Method], data: Data, settings: TrainSettings) -> list[str]:
-    """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds."""
+    """Kinds of data of the encoders that a method gets: one, or two for pairs of two kinds; a kind that stands twice is
+    that of two encoders."""
     return cls.wants(roles_for(cls, data), prefers_groups(data, settings))
 
 
@@ -103,6 +105,16 @@ def build_encoder(kind: str, data: Data, settings: TrainSettings) -> Encoder:
     return Frozen(made) if settings.freeze else made
 
 
+def encoder_at(
+    place: int, kinds: Sequence[str], data: Data, settings: TrainSettings, ready: Mapping[str, Encoder]
+) -> Encoder:
+    """The encoder of the kind at a place; a kind that stood there before has other random weights."""
+    kind, earlier = kinds[place], kinds[:place].count(kinds[place])
+    if earlier == 0 and kind in ready:
+        return ready[kind]
+    return build_encoder(kind, data, dataclasses.replace(settings, seed=settings.seed + 1_000_003 * earlier))
+
+
 def task_of(slug: str, data: Data, settings: TrainSettings) -> evaluation.Task:
     """What is measured: the task asked for, else the first that the data hold and the method's encoders can answer."""
     if settings.task != "auto":
@@ -111,7 +123,7 @@ def task_of(slug: str, data: Data, settings: TrainSettings) -> evaluation.Task:
     kinds = kinds_of(methods.get(slug), data, settings)
     if not kinds:
         return task
-    if len(kinds) == 2:
+    if len(set(kinds)) == 2:
         return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
     if set(modalities.kinds(task.roles)) <= set(kinds):
         return task
@@ -163,12 +175,12 @@ def build_method(
     cls = methods.get(slug)
     check_needs(slug, data)
     kinds = kinds_of(cls, data, settings)
-    made = [(ready or {}).get(k) or build_encoder(k, data, settings) for k in kinds]
+    made = [encoder_at(place, kinds, data, settings, ready or {}) for place in range(len(kinds))]
     torch.manual_seed(settings.seed + 1)
     arguments = options.instantiate(targets_of(slug), checked)
     method = cls(*made, **arguments)
     roles = roles_of(data) - ({"group"} if settings.by == "columns" else set())
-    method.columns(roles if not (prefers_groups(data, settings) and len(kinds) == 1) else {kinds[0], "group"})
+    method.columns(roles if not (prefers_groups(data, settings) and len(set(kinds)) == 1) else {kinds[0], "group"})
     return method, kinds
 
 

@@ -223,6 +223,8 @@ def chosen(
             say(f"{slug}: left out (needs {modalities.needs_in_words(registry.get(slug).needs)})")
         elif not asked <= set(kinds):
             say(f"{slug}: left out (embeds {', '.join(kinds)}; measured are {', '.join(sorted(asked))})")
+        elif lacking := methods.get(slug).lacks(data):
+            say(f"{slug}: left out ({lacking})")
         else:
             say(f"{slug}: in")
             found.append(Entry(slug, slug, {}))

@@ -15,7 +15,7 @@ from nearfar.encoders import Frozen
 from nearfar.errors import InputError
 from nearfar.methods.tower import Tower
 from nearfar.modality import Reader
-from nearfar.models import check_variant
+from nearfar.models import check_variant, variants_of
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -95,6 +95,14 @@ class Embedder:
         plain = copy.copy(self)
         plain.similarity = "dot"
         return plain(role, rows)
+
+    def of_variant(self, name: str) -> Embedder:
+        """The same model, giving its vectors of that name; itself where it gives none of it."""
+        if name not in variants_of(self.towers):
+            return self
+        other = copy.copy(self)
+        other.variant, other.readers = name, {}
+        return other
 
     def rows(self, role: str, rows: np.ndarray) -> np.ndarray:
         """As calling it, for a few rows of many: of the other rows nothing is prepared."""

@@ -10,7 +10,7 @@ import numpy as np
 from nearfar.checks import PositiveInt, Range, check
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
-from nearfar.evaluation.fewshot import few_shot
+from nearfar.evaluation.fewshot import Classifier, few_shot
 from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.statistics import interval
 from nearfar.evaluation.task import Part, Reference, Scores, Task, first_role, register
@@ -32,6 +32,8 @@ class FewShotTask(Task):
         shots: labelled items a class, one or several numbers separated by commas.
         queries: unlabelled items a class.
         episodes: how many are drawn.
+        classifier: what tells queries apart: logistic, a regression on the class means of standardised vectors;
+            nearest, the class mean at the least Euclidean distance, of vectors as the model gives them.
     """
 
     part = Part("setting", "settings", "")
@@ -39,11 +41,13 @@ class FewShotTask(Task):
 
     def __init__(self, data: Data, *, modalities: Sequence[str] | None = None,
                  ways: Annotated[int, Range(2)] | Literal["auto"] = "auto", shots: str | Sequence[int] = "1,5",
-                 queries: PositiveInt = 15, episodes: Annotated[int, Range(2, 1_000_000)] = 600):
+                 queries: PositiveInt = 15, episodes: Annotated[int, Range(2, 1_000_000)] = 600,
+                 classifier: Classifier = "logistic"):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles, self.column = (self.role,), list(data.labels)[-1]
         self.shots, self.queries, self.count = shot_counts(shots), queries, episodes
+        self.classifier = classifier
         self.ways = self.auto_ways() if ways == "auto" else ways
         self.primary = f"{self.shots[0]}-shot"
         names = [f"{k}-shot{more}" for k in self.shots for more in ("", "+opta")]
@@ -86,9 +90,9 @@ class FewShotTask(Task):
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         rows, labels = self.items(split)
-        z = embed(self.role, rows)
-        found = {k: few_shot(z, labels, ways=self.ways, shots=k, queries=self.queries, count=self.count)
-                 for k in self.shots}
+        z = embed(self.role, rows) if self.classifier == "logistic" else embed.raw(self.role, rows)
+        found = {k: few_shot(z, labels, ways=self.ways, shots=k, queries=self.queries, count=self.count,
+                             classifier=self.classifier) for k in self.shots}
         scores = self.scored({f"{k}-shot": one.plain for k, one in found.items()}
                              | {f"{k}-shot+opta": one.aligned for k, one in found.items()}, split)
         for k, one in found.items():
@@ -129,8 +133,10 @@ class FewShotTask(Task):
         new, all_of_them = self.unseen(split)
         held = (f"none of the {all_of_them} classes was trained on" if new == all_of_them else
                 f"{new} of the {all_of_them} classes were never trained on; --unit with the label column keeps all out")
-        return (f"{self.ways}-way episodes on '{self.column}': accuracy after {' and '.join(map(str, self.shots))} "
-                f"labelled items a class, {self.queries} unlabelled ones, mean of {self.count} episodes ({held}). "
+        how = {"logistic": "", "nearest": " by the nearest class mean"}[self.classifier]
+        return (f"{self.ways}-way episodes on '{self.column}': accuracy{how} after "
+                f"{' and '.join(map(str, self.shots))} labelled items a class, {self.queries} unlabelled ones, mean of "
+                f"{self.count} episodes ({held}). "
                 "+opta: prototypes moved by optimal transport onto the queries, which sees them all at once.")
 
 def shot_counts(shots: str | Sequence[int]) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ At inference a few rows with labels classify all others: class prototypes are ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -31,13 +30,13 @@ from nearfar.methods import (
     Loss,
     Method,
     Paper,
-    Request,
     Tower,
     check_plan,
     default_views,
     forward_views,
     register,
 )
+from nearfar.methods.classifying import FewShotInference
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.similarity import LogSumExp, Similarity, diagonal, listed, normalise
 from nearfar.similarity.exchange import exchange
@@ -91,35 +90,6 @@ def auto_clusters(facts: Facts) -> int:
 def auto_scale(facts: Facts, clusters: int) -> int:
     """40 rows a cluster at the paper's scale; less where the memory would hold more than half the items."""
     return min(40, max(4, facts.items // (2 * clusters)))
-
-
-@dataclass
-class TransportOptions:
-    """How rows without a label are classified by those that have one.
-
-    Args:
-        eps: weight of the plan's entropy.
-    """
-
-    eps: PositiveFloat = 0.05
-
-
-class FewShotInference(Inference):
-    """Rows without a label take a class of those that have one; all rows are looked at together."""
-
-    options = TransportOptions
-    whole = True
-
-    def predict(self, request: Request, options: TransportOptions) -> dict[str, Any]:
-        """prediction: name of the class (of a labelled row: its own); labelled: whether the row came with it."""
-        from nearfar.evaluation.fewshot import classified
-
-        if request.data.targets is None:
-            raise InputError("Few-shot prediction needs some rows with a label.", "Name the column: --label COLUMN.")
-        labels = request.data.targets[request.rows].copy()
-        labelled, z = labels >= 0, request.vectors().numpy()
-        labels[~labelled] = classified(z[labelled], labels[labelled], z[~labelled], eps=options.eps)
-        return {"prediction": [request.data.target_names[k] for k in labels], "labelled": labelled}
 
 
 @register("beclr", family="fewshot")
@@ -289,4 +259,4 @@ class BECLR(Method):
 
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Inference:
-        return FewShotInference()
+        return FewShotInference(**config)

@@ -101,7 +101,7 @@ def _build(path: Path, emoji: Dataset, seed: int) -> None:
         pa.ipc.new_stream(sink, schema) as writer,
         track("making scenes", sum(COUNTS.values()), least=1) as advance,
     ):
-        for split, found in _stickers(emoji, seed).items():
+        for split, found in stickers_of(emoji, seed).items():
             for number, scene in enumerate(scenes(found, split, COUNTS[split], seed)):
                 row = (f"{split}/{number:04d}", _png(scene.picture), _png(scene.mask), split, scene.photo,
                        " ".join(scene.emoji))  # fmt: skip
@@ -116,7 +116,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _stickers(emoji: Dataset, seed: int) -> dict[str, list[Sticker]]:
+def stickers_of(emoji: Dataset, seed: int) -> dict[str, list[Sticker]]:
     """The drawings of each split, whole families in one of them; drawings that are nearly all ground are left out."""
     table: Any = emoji.with_format("arrow")[:]
     columns = {name: table.column(name).to_pylist() for name in ("style", "category", "family", "emoji", "image")}
