@@ -8,7 +8,9 @@ from tests.docs import pages
 
 PAGE = pages.ROOT / "docs" / "losses.md"
 WEIGHTS = {"attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes",
-           "distance_weights", "mixing_shares", "straddling"}
+           "distance_weights", "mixing_shares", "straddling", "masked_scores", "moved_prototypes", "prototype_scores",
+           "pseudo_targets", "soft_cross_entropy", "bag_probabilities", "bag_cross_entropy", "attention_pooling",
+           "bag_logit_loss"}
 OTHERS = {"barlow_twins", "vicreg", "byol", "sinkhorn", "uniformity", "graph_mlp", "influence_matrix", "sharpened",
           "soft_assignment", "cluster_divergence"}  # not over pairs, or tools of others
 

@@ -32,6 +32,12 @@ def of_targets(**options):
     return call
 
 
+def with_classes(a, b, labels):
+    """Both views as queries, their keys, and a queue of five keys of the classes 0, 1, 2 and of none."""
+    past_classes = torch.tensor([0, 1, 2, -1, 0], device=labels.device)
+    return torch.cat([a, b]), torch.cat([b, a + b]), past(a), labels.repeat(2), past_classes
+
+
 def past(a):
     """A queue of older keys for vectors like `a`."""
     make = torch.Generator().manual_seed(9)
@@ -92,15 +98,20 @@ CASES = {
     "byol": (of_pairs(losses.byol), False),
     "supremix": (of_targets(window=None), True),
     "supremix-mixed": (lambda a, b, labels, **more: of_targets(window=1.5)(a, b, labels, mixed=True, **more), True),
+    "ins_contrast": (lambda a, b, labels, **more: losses.ins_contrast(*with_classes(a, b, labels), **more), True),
+    "queue_contrast": (lambda a, b, labels, **more: losses.queue_contrast(a, b, past(a), **more), False),
     "cosent": (of_scores(losses.cosent), True),
     "cosine_regression": (of_scores(losses.cosine_regression), True),
 }
 # Tested on their own.
 PLAIN = ("sinkhorn", "swapped_prediction", "uniformity", "pamc", "graph_mlp", "influence_matrix", "soft_assignment",
          "sharpened", "cluster_divergence", "distance_weights", "mixing_shares", "straddling",
+         "attention_pooling", "bag_cross_entropy", "bag_logit_loss", "bag_probabilities", "masked_scores",
+         "moved_prototypes", "prototype_scores", "pseudo_targets", "soft_cross_entropy",
          "attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes")
 CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",
-                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed")  # whose gradients are none of the value
+                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed", "ins_contrast",
+                    "queue_contrast")  # whose gradients are none of the value
 
 
 def batch(n=6, d=4, seed=0, dtype=torch.float64):

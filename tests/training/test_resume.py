@@ -32,6 +32,8 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "supremix": {},
+    "ins": {"queue": 32, "bag_start": 0.3, "bag_rows": 4},
+    "abmil": {},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

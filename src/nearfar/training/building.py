@@ -19,6 +19,7 @@ from nearfar.errors import InputError
 from nearfar.methods.base import Facts, Method, Optimisation
 from nearfar.methods.optimisation import check_optimiser
 from nearfar.samplers import Rows
+from nearfar.sources.bags import bag_targets
 from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.settings import TrainSettings
 from nearfar.training.survey import survey_of
@@ -33,7 +34,7 @@ def roles_for(cls: type[Method], data: Any) -> set[str]:
     """The roles that the data hold for a method: one that learns classes takes the first label as its target, where no
     target is named."""
     roles = roles_of(data)
-    return roles | {"target"} if cls.target == "classes" and "label" in roles else roles
+    return roles | {"target"} if cls.target in ("classes", "bags") and "label" in roles else roles
 
 
 def fits(slug: str, data: Any) -> bool:
@@ -249,8 +250,10 @@ def prepare(
 
 
 def has_target(data: Any, kind: str) -> np.ndarray:
-    """Which rows have a target of a kind, bool (N,)."""
-    return np.asarray(data.targets) >= 0 if kind == "classes" else np.isfinite(data.target_values)
+    """Which rows have a target of a kind, bool (N,); of bags those whose bag has a label."""
+    if kind == "numbers":
+        return np.isfinite(data.target_values)
+    return (np.asarray(data.targets) if kind == "classes" else bag_targets(data)[1]) >= 0
 
 
 def check_possible(method: Method, settings: TrainSettings) -> None:
