@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiment import Arm, Cell, Claim
+from experiment import Arm, Cell, Claim, arms_told
 
 from nearfar.evaluation.pairwise import auc
 
@@ -46,6 +46,14 @@ def look(folder: Path, data: Any) -> Mapping[str, float]:
     return {"soft targets AUC": auc(state["soft"][:, 1].numpy()[inside], nine[inside])}
 
 
+def notes(result: dict[str, Any]) -> str:
+    """What became of the pseudo labels, then the means."""
+    told = [f"{np.mean([seed['soft targets AUC'] for seed in result['all'][cell]['ins']]):.2f} ({cell})"
+            for cell in result["all"]]  # fmt: skip
+    return (f"AUC of the soft targets of training instances of positive bags at the end, 0.5 at first: "
+            f"{', '.join(told)}. {arms_told(result)}")  # fmt: skip
+
+
 CLAIM = Claim(
     slug="ins",
     claim="Instances are told better than with the label of their bag copied to each, where few of a positive bag are "
@@ -57,4 +65,5 @@ CLAIM = Claim(
     },
     control="bag label copied",
     measure="instance AUC",
+    notes=notes,
 )
