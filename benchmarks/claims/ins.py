@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiment import Arm, Cell, Claim, arms_told
+from experiment import FIGURES, Arm, Cell, Claim, arms_told
 
 from nearfar.evaluation.pairwise import auc
+from nearfar.reporting.figures import bars_svg
 
 TASK = "bags --instance-positive 9"
 INS = "ins --queue 1024 --momentum 0.99 --pretraining 0.05 --start 0.2 --projector 64 --dim 32"
@@ -52,6 +53,15 @@ def notes(result: dict[str, Any]) -> str:
             for cell in result["all"]]  # fmt: skip
     return (f"AUC of the soft targets of training instances of positive bags at the end, 0.5 at first: "
             f"{', '.join(told)}. {arms_told(result)}")  # fmt: skip
+
+
+def figure(out: Path, result: dict[str, Any]) -> None:
+    """Both areas of every arm where a fifth of a positive bag is positive, in docs/assets/methods/ins.svg."""
+    rows = result["all"]["ratio 0.2"]
+    shown = [*MAIN, *PARTS, "untrained"]
+    values = {name: {m: [100 * seed[m] for seed in rows[name]] for m in MEASURES} for name in shown}
+    about = "Area under the ROC curve of instances and of bags, from labels of bags alone; each tick is a seed."
+    (FIGURES / "ins.svg").write_text(bars_svg(values, "Bags of digits, two of ten nines in a positive one: AUC", about))
 
 
 CLAIM = Claim(

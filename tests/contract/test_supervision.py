@@ -90,6 +90,21 @@ def test_a_bag_in_two_splits_is_told(table, tmp_path):
     assert any("bags of the role 'bag'" in str(one) for one in data.shared())
 
 
+@pytest.mark.parametrize(("kind", "words"), [
+    ("", "No row of the train split has a value in 'label'"),
+    ("kind 1", "'label' has one value only in the training part"),
+])  # fmt: skip
+def test_labels_in_the_test_part_alone_are_told_before_training(kind, words, table, tmp_path):
+    rows = [r | {"split": ("train", "val", "test")[k % 3]} for k, r in enumerate(rows_of(table))]
+    rows = [r | {"label": kind} if r["split"] == "train" else r for r in rows]
+    path = written(tmp_path / "late.csv", rows)
+    with pytest.raises(InputError, match=words):
+        runs.run("contriever", path, tmp_path / "run", loss="supcon")
+    with pytest.raises(InputError, match=words):
+        compare(path, methods="contriever", seeds=1, out=tmp_path / "c", steps=2, device="cpu", progress=False)
+    assert sorted(tmp_path.iterdir()) == [path], "nothing was begun"
+
+
 def test_a_comparison_says_who_sees_labels(table, tmp_path, capsys):
     three = "contriever,toy-episodes,contriever --loss supcon"
     words = ["compare", str(table), "--methods", three, "--seeds", "1", "--steps", "3", "--device", "cpu",

@@ -122,5 +122,7 @@ def test_a_split_of_one_kind_is_told(tmp_path):
                         for i, line in enumerate(lines[1:]))]  # fmt: skip
     path.write_text("\n".join(f"{line},{part}" for line, part in zip(lines, parts, strict=True)))
     data = nearfar.data(path, roles=ROLES)
-    with pytest.raises(InputError, match="None of the 5 bags of the test split is positive: there is nothing to tell"):
-        task_for(data)
+    for refused in (task_for(data).check, lambda: task_for(data).evaluate(Asked(data), "test")):
+        with pytest.raises(InputError, match="None of the 5 bags of the test split is positive: there is nothing to"):
+            refused()
+    assert task_for(data).evaluate(Asked(data), "val").primary > 0.5

@@ -16,6 +16,7 @@ from nearfar.methods.bagwise import InstanceClassifier, PoolOptions
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
 from tests.conftest import write_bags
+from tests.contract import runs
 
 SMALL = {"vector_width": 16, "vector_layers": 1}
 ROLES = {"bag": "bag", "target": "state", "label": ["truth"]}
@@ -85,11 +86,11 @@ def test_soft_targets_keep_what_is_sure(bags_few, tmp_path):
 
 def test_labels_of_instances_are_never_looked_at(table, tmp_path):
     """Weights are the same to the bit under other labels of rows, and others under other labels of bags."""
-    runs = [trained(nearfar.data(table, roles=ROLES), tmp_path / "a")]
-    runs.append(trained(nearfar.data(table, roles={"bag": "bag", "target": "state"}), tmp_path / "b"))
+    made = [trained(nearfar.data(table, roles=ROLES), tmp_path / "a")]
+    made.append(trained(nearfar.data(table, roles={"bag": "bag", "target": "state"}), tmp_path / "b"))
     edited(table, lambda k, row: row.update(truth=("normal", "tumour")[k % 2]))
-    runs.append(trained(nearfar.data(table, roles=ROLES), tmp_path / "c"))
-    weights = [state(run) for run in runs]
+    made.append(trained(nearfar.data(table, roles=ROLES), tmp_path / "c"))
+    weights = [state(run) for run in made]
     assert all(torch.equal(v, other[k]) for other in weights[1:] for k, v in weights[0].items())
     edited(table, lambda k, row: row.update(state=("normal", "tumour")[k // 6 % 3 == 0]))
     other = state(trained(nearfar.data(table, roles=ROLES), tmp_path / "d"))
@@ -147,12 +148,9 @@ def test_wrong_bags(slug, table, tmp_path):
     table.write_text(three)
     edited(table, lambda k, row: row.update(state="" if row["state"] == "tumour" and k < 330 else row["state"],
                                             split=("train", "test", "val")[(k >= 240) + (k >= 320)]))
-    refused("None of the 20 bags of the train split is positive", split="split")
-    refused("None of the 20 training bags is 'tumour': there is nothing to tell apart", split="split", task="labels",
-            label="truth")
+    refused("None of the 20 training bags is 'tumour': there is nothing to tell apart", split="split")
     edited(table, lambda k, row: row.update(state="" if k < 240 else row["state"]))
-    refused("No bag of the train split has a label", split="split")
-    refused("No training row has a target", split="split", task="labels", label="truth")
+    refused("No training row has a target", split="split")
     assert not (tmp_path / "run").exists()
 
 
@@ -179,6 +177,18 @@ def test_both_learn_which_rows_make_a_bag_positive(bags_few, tmp_path):
         assert run.scores["test"]["metrics"]["bag_auc"] > 0.85
         assert run.scores["test"]["metrics"]["instance_auc"] > least
         assert run.plan["supervised"]
+
+
+def test_two_processes_equal_one(table, tmp_path):
+    """Prototypes, queue and soft targets too; views are given (nothing is corrupted)."""
+    options = {"bag": "bag", "target": "state", "views": {"name": "corrupt", "rate": 0.0}, "queue": 24,
+               "bag_start": 0.3, "val_every": 0, **runs.SGD, **SMALL}  # fmt: skip
+    done = runs.on_two_processes("ins", table, tmp_path / "two", **options)
+    assert done.returncode == 0, done.stderr
+    runs.run("ins", table, tmp_path / "one", **options)
+    runs.close(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(InputError, match="'abmil' needs every batch whole on one process"):
+        runs.run("abmil", table, tmp_path / "abmil", devices=2, bag="bag", target="state")
 
 
 def slides(root, rng, count):

@@ -138,6 +138,7 @@ def compare(
     task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer})
     entries = chosen(opened, task, settings, methods, say)
     check_baseline(baseline, entries, opened, task)
+    task.check()
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
     with claim(folder):
         began = time.perf_counter()

@@ -51,9 +51,6 @@ class BagTask(Task):
         self.instance_class = self._instance_class(instance_positive)
         self.primary = "instance_auc" if self.column is not None else "bag_auc"
         self.beside = "bag_auc" if self.column is not None else "bag_accuracy"
-        for split in ("train", "val", "test"):
-            if len(data.splits.get(split, ())):
-                self.check(self.bags(split), split)
 
     @classmethod
     def possible(cls, data: Any, modalities: Sequence[str] | None = None) -> bool:
@@ -95,6 +92,7 @@ class BagTask(Task):
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         bags = self.bags(split)
+        self.both_kinds(bags, split)
         instance, whole, limit = self.told(embed, bags, split)
         return self.scored(bags, instance, whole, limit, split, examples)
 
@@ -125,6 +123,7 @@ class BagTask(Task):
         from nearfar.evaluation.probe import fit_probe
 
         train = self.bags("train")
+        self.both_kinds(train, "train")
         held = np.random.default_rng(0).permutation(len(train)) < max(1, len(train) // 5)
         rows = self.drawn(train.rows)
         place = np.searchsorted(train.rows, rows)
@@ -163,8 +162,12 @@ class BagTask(Task):
         return Scores(self.primary, metrics[self.primary], metrics, parts, {self.primary: values},
                       {self.primary: clusters}, counts, split, *self.shown(bags, instance, whole, examples))
 
-    def check(self, bags: Bags, split: str) -> None:
-        """Raises, before anything is trained, where all bags or instances of a split are of one kind."""
+    def check(self) -> None:
+        for split in ("train", *self.held_out):
+            self.both_kinds(self.bags(split), split)
+
+    def both_kinds(self, bags: Bags, split: str) -> None:
+        """Raises where all bags or instances of a split are of one kind."""
         kinds = {"bag": (self.truth(bags), "--target")}
         if self.column is not None and split != "train":
             labels = self.data.labels[self.column][bags.rows]
