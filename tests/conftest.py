@@ -25,11 +25,43 @@ def emoji_few(own_cache):
     return open_data("emoji", limit=400)
 
 
+def write_bags(path, bags=60, size=6, share=0.34, seed=0):
+    """A table of bags of rows of four numbers: in a positive bag a share of the rows lie elsewhere. Columns: a, b, c,
+    d, bag, state (of the bag), truth (of the row)."""
+    import numpy as np
+
+    rng, lines = np.random.default_rng(seed), ["a,b,c,d,bag,state,truth"]
+    for bag in range(bags):
+        for place in range(size):
+            hot = bag % 2 == 1 and place < share * size
+            row = rng.normal(size=4) + np.array([3 * hot, 0, -2 * hot, 0])
+            lines.append(",".join([*(f"{x:.4f}" for x in row), f"slide {bag}", ("normal", "tumour")[bag % 2],
+                                   ("normal", "tumour")[hot]]))  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 @pytest.fixture(scope="session")
-def data_of(emoji_few):
+def bags_few(own_cache, tmp_path_factory):
+    """60 bags of six rows of numbers, half of them positive."""
+    from nearfar.sources import open_data
+
+    table = write_bags(tmp_path_factory.mktemp("bags") / "bags.csv")
+    return open_data(table, roles={"bag": "bag", "target": "state", "label": ["truth"]})
+
+
+@pytest.fixture(scope="session")
+def data_of(emoji_few, bags_few):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
 
     numbers = open_data("diabetes")
-    return lambda slug: numbers if methods.get(slug).target == "numbers" else emoji_few
+
+    def suiting(slug):
+        needs = methods.get(slug).needs
+        if all("bag" in need for need in needs):
+            return bags_few
+        return numbers if methods.get(slug).target == "numbers" else emoji_few
+
+    return suiting

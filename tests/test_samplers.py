@@ -21,6 +21,7 @@ from nearfar.samplers import (
     Partners,
     Permutation,
     Rows,
+    WholeBags,
     WholeSet,
     alike,
     listed,
@@ -81,6 +82,28 @@ def test_any_rows_are_completed_to_items(name):
     whole = sampler.completed(ROWS[:7])
     assert len(whole) == 7 * sampler.members
     assert np.array_equal(whole[:7], ROWS[:7])
+
+
+def test_whole_bags_once_an_epoch():
+    """Batches are as many bags as make about so many rows; of a large bag other rows each time."""
+    bags = np.full(200, -1)
+    bags[ROWS] = np.repeat(np.arange(9), [4, 6, 5, 5, 3, 7, 5, 5, 20])
+    bags[ROWS[0]] = -1
+    table = Rows(ROWS, None, {"bag": bags})
+    sampler = WholeBags(6).over(table, 10, seed=0)
+    assert (sampler.count, sampler.epoch_steps, sampler.items) == (2, 4, 59)
+    seen = [sampler.rows(k) for k in range(8)]
+    again = WholeBags(6).over(table, 10, seed=0)
+    assert all(np.array_equal(again.rows(k), seen[k]) for k in (5, 0, 7))
+    for epoch in (seen[:4], seen[4:]):
+        drawn = Counter(bags[np.concatenate(epoch)].tolist())
+        assert len(drawn) == 8
+        assert all(count == min(6, (bags == b).sum()) for b, count in drawn.items())
+    large = [frozenset(rows[bags[rows] == 8].tolist()) for rows in seen]
+    assert len({one for one in large if one}) == sum(map(bool, large)) > 0
+    assert len(WholeBags(6).over(table, 1, seed=0).rows(0)) <= 6, "one bag at least"
+    with pytest.raises(InputError, match="No training row is in a bag"):
+        WholeBags(6).over(Rows(ROWS, None, {"bag": np.full(200, -1)}), 10, seed=0)
 
 
 def test_every_item_once_an_epoch():

@@ -171,6 +171,51 @@ def resized(values: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(one, np.float64).clip(0, 1) for one in channels], -1)
 
 
+BAGS, BAG = {"train": 240, "val": 40, "test": 120}, 10  # half of the bags are positive; instances of each
+
+
+def bagged_digits(ratio: float, seed: int = 0) -> Iterator[list[Any]]:
+    """Bags of digits as rows of 64 grey values, bag, label of the bag, class of the digit, split. A positive bag holds
+    a share of nines, a negative one none. Pictures of a split stand in bags of it alone; each is turned anew by up to
+    15 degrees where it is used (two or three times), so no two instances are equal."""
+    pictures, labels, splits = scanned()
+    rng, number = np.random.default_rng(seed), 0
+    for split, count in BAGS.items():
+        own = {hot: cycled(np.flatnonzero((splits == split) & ((labels == 9) == hot)), rng) for hot in (False, True)}
+        for bag in range(count):
+            positive = bag % 2 == 1
+            for place in range(BAG):
+                row = next(own[positive and place < round(ratio * BAG)])
+                picture = Image.fromarray(pictures[row]).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
+                yield [*np.asarray(picture).ravel().tolist(), f"bag {number}", "positive" if positive else "negative",
+                       labels[row], split]
+            number += 1
+
+
+def cycled(rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    """The rows in a random order, again and again."""
+    while True:
+        yield from rng.permutation(rows).tolist()
+
+
+def bags(ratio: float, permuted: bool, out: Path) -> Path:
+    """The bags as a csv, written once. permuted: the labels of the training bags exchanged among each other."""
+    path = out / "data" / f"digit-bags-{ratio:g}{'-permuted' if permuted else ''}.csv"
+    if path.exists():
+        return path
+    rows = list(bagged_digits(ratio))
+    if permuted:
+        own = rows[: BAGS["train"] * BAG]
+        told = np.random.default_rng(1).permutation([row[-3] for row in own[::BAG]])
+        for place, row in enumerate(own):
+            row[-3] = told[place // BAG]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = [*(f"p{i:02}" for i in range(64)), "bag", "bag label", "digit", "split"]
+    with files.whole(path) as fresh:
+        fresh.write_text("\n".join(",".join(map(str, row)) for row in [head, *rows]) + "\n")
+    return path
+
+
 def pictured(name: str, columns: Sequence[str], rows: Callable[[], Iterator[Row]], out: Path) -> Path:
     """The rows as a csv beside their pictures, written once: picture, the columns, split."""
     root = out / "data" / name
@@ -265,6 +310,13 @@ class Set:
         return open_data(self.make(out), limit=self.tiny if tiny else None, **self.roles)
 
 
+def bag_set(ratio: float, permuted: bool = False) -> Set:
+    words = f"bags of {BAG} scikit-learn digits, half of them with {ratio:.0%} nines, 240 / 40 / 120"
+    roles = {"vector": ["p[0-9]*"], "bag": "bag", "target": "bag label", "label": ["digit"], "split": "split"}
+    return Set(words + (", training labels permuted" if permuted else ""), partial(bags, ratio, permuted),
+               {"roles": roles}, tiny=4000)  # fmt: skip
+
+
 SETS = {
     "digits": Set("scikit-learn digits, 1200 / 200 / 397", lambda out: folders("digits", digits, out), tiny=1500),
     "digits, imbalanced": Set("scikit-learn digits, 120 x 0.65^c of class c / 200 / 397",
@@ -300,6 +352,10 @@ SETS = {
                                 subgroups, {"roles": {"image": "picture", "label": ["subgroup"], "split": "split"}},
                                 tiny=2000),
     "scenes": Set("scenes of emoji on photographs, 1000 / 250 / 350", lambda out: "scenes", tiny=60),
+    "digit bags, 0.1": bag_set(0.1),
+    "digit bags, 0.2": bag_set(0.2),
+    "digit bags, 0.5": bag_set(0.5),
+    "digit bags, 0.2, permuted": bag_set(0.2, permuted=True),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),

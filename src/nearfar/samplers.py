@@ -360,6 +360,42 @@ class Balanced(Sampler):
         return np.stack(drawn, 1).reshape(-1)
 
 
+class WholeBags(Sampler):
+    """Each batch holds whole bags: as many as make about `batch_size` rows at the mean size, one at least. Every bag is
+    seen once an epoch, in a seeded order; what does not fill a batch is left out of that epoch.
+
+    most: rows of a bag that are drawn where it has more, anew each time. labels: the bag of each row, see `Rows.of`;
+    rows without one (-1) are never drawn.
+    """
+
+    def __init__(self, most: int, labels: Labels = "bag"):
+        self.most, self.labels = most, labels
+
+    def bind(self) -> None:
+        bags = self.table.of(self.labels)
+        self.lists = [self.table.rows[bags == b] for b in np.unique(bags[bags >= 0])]
+        if not self.lists:
+            raise InputError("No training row is in a bag.", "Check the column of --bag.")
+        mean = np.mean([min(len(rows), self.most) for rows in self.lists])
+        self.count = int(np.clip(self.batch_size // mean, 1, len(self.lists)))
+
+    @property
+    def items(self) -> int:
+        return sum(map(len, self.lists))
+
+    @property
+    def epoch_steps(self) -> int:
+        return max(1, len(self.lists) // self.count)
+
+    def rows(self, number: int) -> np.ndarray:
+        epoch, place = divmod(number, self.epoch_steps)
+        many, rng = len(self.lists), np.random.default_rng([self.seed, number, 13])
+        order = self.kept("order", epoch, lambda: np.random.default_rng([self.seed, epoch]).permutation(many))
+        chosen = [self.lists[b] for b in order[place * self.count : (place + 1) * self.count]]
+        drawn = [rng.choice(rows, self.most, replace=False) if len(rows) > self.most else rows for rows in chosen]
+        return np.concatenate(drawn)
+
+
 class Mixture(Sampler):
     """Batches of several sources, each with its share: new tasks beside a rehearsal buffer, labelled rows beside
     unlabelled ones. parts: (sampler, weight); `only` gives a sampler its rows.

@@ -3,7 +3,7 @@
 import pytest
 
 from nearfar.cli import tables
-from tests.reporting.sample import results
+from tests.reporting.sample import results, two_kinds
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
@@ -18,6 +18,19 @@ def test_nothing_is_cut(width, capsys, monkeypatch):
     for row in found["rows"]:
         assert row["label"] in together
         assert f"{100 * row['mean']:.1f}" in together
+
+
+def test_rows_that_see_labels_are_listed_apart(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    found = two_kinds()
+    tables.leaderboard(found)
+    lines = capsys.readouterr().out.splitlines()
+    heads = [k for k, line in enumerate(lines) if line.strip() in ("without labels", "with labels")]
+    assert len(heads) == 2
+    label = next(row["label"] for row in found["rows"] if row["slug"] == "pairs")
+    own = [k for k, line in enumerate(lines) if line.strip().startswith(f"{label} ")]
+    assert own[0] == heads[1] + 1, "the best of all stands with its own kind"
+    assert lines[own[0]].strip().startswith(f"{label} *")
 
 
 LONG = ["knn", "probe", "hit@1", "hit@10", "recall@10", "mrr", "ndcg@10"]

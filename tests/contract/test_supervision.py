@@ -90,19 +90,38 @@ def test_a_bag_in_two_splits_is_told(table, tmp_path):
     assert any("bags of the role 'bag'" in str(one) for one in data.shared())
 
 
+@pytest.mark.parametrize(("kind", "words"), [
+    ("", "No row of the train split has a value in 'label'"),
+    ("kind 1", "'label' has one value only in the training part"),
+])  # fmt: skip
+def test_labels_in_the_test_part_alone_are_told_before_training(kind, words, table, tmp_path):
+    rows = [r | {"split": ("train", "val", "test")[k % 3]} for k, r in enumerate(rows_of(table))]
+    rows = [r | {"label": kind} if r["split"] == "train" else r for r in rows]
+    path = written(tmp_path / "late.csv", rows)
+    with pytest.raises(InputError, match=words):
+        runs.run("contriever", path, tmp_path / "run", loss="supcon")
+    with pytest.raises(InputError, match=words):
+        compare(path, methods="contriever", seeds=1, out=tmp_path / "c", steps=2, device="cpu", progress=False)
+    assert sorted(tmp_path.iterdir()) == [path], "nothing was begun"
+
+
 def test_a_comparison_says_who_sees_labels(table, tmp_path, capsys):
     three = "contriever,toy-episodes,contriever --loss supcon"
     words = ["compare", str(table), "--methods", three, "--seeds", "1", "--steps", "3", "--device", "cpu",
              "--val-every", "0", "--out", str(tmp_path / "c")]  # fmt: skip
     assert main(words) == 0
     out = capsys.readouterr().out
-
-
     results = json.loads((tmp_path / "c" / "results.json").read_text())
     sees = {r["slug"]: r.get("supervised") for r in results["rows"] if r["kind"] == "method"}
     assert sees == {"contriever": False, "toy-episodes": True, "contriever-loss-supcon": True}
     assert "toy-episodes (sees labels)" in out
-    assert "of those that do not, contriever has the best mean" in " ".join(results["reason"].split())
+    assert results["winner"] is None
+    reason = " ".join(results["reason"].split())
+    assert reason.startswith("Methods that see labels of the training rows are ranked apart from those that do not.")
+    assert "Without labels: " in reason
+    assert "With labels: " in reason
+    order = [line.split()[0] for line in out.splitlines() if line.split()[:1] in (["contriever"], ["toy-episodes"])]
+    assert order[:2] == ["contriever", "toy-episodes"], "whatever their scores"
     page = (tmp_path / "c" / "report.html").read_text()
     assert "toy-episodes (sees labels)" in page
 

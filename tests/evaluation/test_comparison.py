@@ -3,7 +3,7 @@
 import pytest
 
 from nearfar.errors import InputError
-from nearfar.evaluation.comparison import compare_rows, difference, training_gain
+from nearfar.evaluation.comparison import compare_rows, difference, in_order, training_gain, winners_of
 from nearfar.units import Metric
 
 
@@ -24,6 +24,34 @@ def test_a_clear_winner():
     assert second["difference"] is None
     assert hog["interval"] is None
     assert hog["difference"]["interval"][0] > 0
+
+
+def seeing(one):
+    return one | {"supervised": True}
+
+
+def test_rows_that_see_labels_are_ranked_apart():
+    """The best of all saw labels: it wins among its own kind, and the other kind has a winner of its own."""
+    rows = [row("a", [0.50, 0.52, 0.51]), row("b", [0.40, 0.42, 0.40]), seeing(row("c", [0.90, 0.92, 0.91])),
+            seeing(row("d", [0.3, 0.31, 0.29])), row("hog", [0.45], "reference")]
+    result = compare_rows(rows, "b")
+    assert result["winner"] is None
+    assert result["winners"] == ["a", "c"] == winners_of(result)
+    assert "ranked apart" in result["reason"]
+    assert "Without labels: A is ahead of every other row" in result["reason"]
+    assert "With labels: C is ahead of every other row" in result["reason"]
+    parts = in_order(result["rows"])
+    assert {kind: [one["slug"] for one in part] for kind, part in parts.items()} == {
+        "without labels": ["a", "hog", "b"], "with labels": ["c", "d"]}
+    other = compare_rows(rows, "b", chosen=["b", "c"])
+    assert other["winners"] == ["c"]
+    assert "A has the best test scores, but validation data chose B" in other["reason"]
+    plain = compare_rows([*rows, row("raw", [0.99], "reference")], "b")
+    assert (plain["winner"], plain["winners"]) == ("raw", ["raw"])
+    alone = compare_rows([one for one in rows if one["slug"] in ("c", "d", "hog")], "d")
+    assert (alone["winner"], alone["winners"]) == ("c", ["c"]), "of one kind alone nothing is apart"
+    assert winners_of({"winner": "a"}) == ["a"]
+    assert winners_of({"winner": None}) == []
 
 
 def test_no_winner_when_the_interval_spans_zero():

@@ -107,6 +107,23 @@ def sup_con(z, labels, *, temperature=0.1):
     return mean(lse(others) - mean(positives) for positives, others, _ in labelled(z, labels, temperature))
 
 
+def ins_contrast(q, k, queue, classes, past, *, temperature=0.07):
+    """Over the queries, keys and past keys but the anchor itself; a row of an unknown class has no part."""
+    v, c = torch.cat([q, k, queue]), [*classes.tolist(), *classes.tolist(), *past.tolist()]
+    out = []
+    for i, row in enumerate((cosine(q, v) / temperature).tolist()):
+        others = [j for j in range(len(v)) if j != i]
+        own = [row[j] for j in others if c[j] == c[i] >= 0]
+        if own:
+            out.append(lse(row[j] for j in others) - mean(own))
+    return mean(out)
+
+
+def queue_contrast(q, k, queue, *, temperature=0.07):
+    return mean(lse([p, *s]) - p for p, s in zip((cosine(q, k) / temperature).diagonal().tolist(),
+                                                 (cosine(q, queue) / temperature).tolist(), strict=True))
+
+
 def mil_nce(z, labels, *, temperature=0.1):
     return mean(lse(others) - lse(positives) for positives, others, _ in labelled(z, labels, temperature))
 

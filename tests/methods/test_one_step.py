@@ -511,6 +511,87 @@ class SepCLR(Naive):
         return torch.stack([row.mean().log() for row in rows]).mean()
 
 
+class INS(Naive):
+    """One step each of the three parts of a run; the last one with a bag."""
+
+    def loss(self, batch, step):
+        x, rows = self.views(batch)["vector"], batch.rows.tolist()
+        data, m = self.method.survey.data, self.method
+        positive = {r: data.target_names[data.targets[r]] == "tumour" for r in rows}
+        h = m.tower.encoder(x[0])
+        o, q = m.classifier(h), unit(m.tower.head(h))
+        self.follow(m.teacher.module, m.tower, 0.9)
+        with torch.no_grad():
+            k = unit(m.teacher.module(x[1]))
+        p = o.softmax(1).detach()
+        c = [int(positive[r] and p[i, 1] > p[i, 0]) for i, r in enumerate(rows)]
+        mu, soft = self.memory.setdefault("mu", torch.zeros(2, m.dim)), self.memory.setdefault("soft", {})
+        queue, past = m.keys.keys.clone(), self.memory.setdefault("past", [-1] * len(m.keys.keys))
+        r = (q.detach() @ mu.T).softmax(1)
+        targets = [[0.5, 0.5] if positive[row] else [1.0, 0.0] for row in rows]
+        total = 0.0
+        if step == 0:
+            targets = [[float(not positive[row]), float(positive[row])] for row in rows]
+        if step == 1:
+            assert all(positive.values())
+            total = 0.5 * torch.stack([self.moco(q[i], k[i], queue) for i in range(len(q))]).mean()
+        if step == 2:
+            v, known = torch.cat([q, k, queue]), [*c, *c, *past]
+            total = 0.5 * torch.stack([self.near(i, q, v, known) for i in range(len(q))]).mean()
+            phi = 0.95 + (0.8 - 0.95) * 2 / 7
+            for i, row in enumerate(rows):
+                if positive[row]:
+                    hot = float(r[i, 1] > r[i, 0])
+                    before = soft.get(row, [0.5, 0.5])
+                    soft[row] = targets[i] = [phi * a + (1 - phi) * b for a, b in zip(before, (1 - hot, hot),
+                                                                                     strict=True)]  # fmt: skip
+            total = total + 0.3 * self.bag(step, data)
+        if step:
+            self.remember(q, k, c)
+        return total - (torch.tensor(targets) * log_softmax(o, 1)).sum(1).mean()
+
+    def moco(self, q, k, queue):
+        s = torch.cat([k[None], queue]) @ q / 0.07
+        return s.logsumexp(0) - s[0]
+
+    def near(self, i, q, v, known):
+        others = [j for j in range(len(v)) if j != i]
+        own = [j for j in others if known[j] == known[i]]
+        s = v @ q[i] / 0.07
+        return torch.logsumexp(s[others], 0) - s[own].mean()
+
+    def remember(self, q, k, c):
+        with torch.no_grad():
+            for row, cls in zip(q, c, strict=True):
+                self.memory["mu"][cls] = 0.9 * self.memory["mu"][cls] + 0.1 * row
+            self.memory["mu"].copy_(unit(self.memory["mu"]))
+            for row, cls in zip(k, c, strict=True):
+                at = self.memory.setdefault("at", 0)
+                self.method.keys.keys[at % len(self.method.keys.keys)], self.memory["past"][at % 16] = row, cls
+                self.memory["at"] = at + 1
+
+    def bag(self, step, data):
+        names = sorted({data.bags[r] for r in data.splits["train"]})
+        name = names[int(np.random.default_rng([0, 0, 17]).permutation(len(names))[step])]
+        rows = np.array([r for r in data.splits["train"] if data.bags[r] == name])
+        x = self.method.survey.viewed(rows, step).views["vector"][0]
+        p = self.method.classifier(self.method.tower.encoder(x)).softmax(1)[:, 1].mean()
+        return -torch.log(p) if data.target_names[data.targets[rows[0]]] == "tumour" else -torch.log(1 - p)
+
+
+class ABMIL(Naive):
+    """Whole bags of six rows, one a step for a batch of eight."""
+
+    def loss(self, batch, step):
+        m, data = self.method, self.method.survey.data
+        assert len(set(data.bags[batch.rows])) == 1
+        h = m.tower.encoder(self.views(batch)["vector"][0])
+        a = torch.stack([m.attention.score.weight[0] @ torch.tanh(m.attention.main(x)) for x in h]).softmax(0)
+        logit = m.classifier((a[:, None] * h).sum(0))[0]
+        hot = data.target_names[data.targets[batch.rows[0]]] == "tumour"
+        return -torch.log(torch.sigmoid(logit if hot else -logit))
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -586,6 +667,10 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "sepclr": ("sepclr", SepCLR, {"background": "twemoji", "salient_weight": 0.3, "null_weight": 0.5,
                                   "entropy_weight": 0.7}),
     "susana": ("susana", SuSana, {"ways": 4, "shots": 3, "queries": 3}),
+
+
+    "ins": ("ins", INS, {"momentum": 0.9, "queue": 16, "bag_loss": 0.3, "bag_start": 0.25}),
+    "abmil": ("abmil", ABMIL, {}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 
@@ -623,8 +708,7 @@ def stepped(arm, made):
     """The naive loop: views, loss, gradients, SGD with momentum and decay of matrices, memories."""
     rates, state = arm.method.scaled_parameters(), {}
     trained = [p for p in arm.method.parameters() if p.requires_grad]
-    for step in range(STEPS):
-        batch = made.loader.at(step)
+    for step, batch in zip(range(STEPS), made.loader, strict=False):
         for p in trained:
             p.grad = None
         torch.manual_seed(batch.random_seed)

@@ -47,6 +47,12 @@ def rows(seeds=3):
     return result
 
 
+def two_kinds():
+    """Results of which one trained row saw labels, and is the best."""
+    table = [row | {"supervised": row["slug"] == "pairs"} for row in rows()]
+    return results() | compare_rows(table, "simclr")
+
+
 def example(number, found, text=False):
     def item(place):
         return {"key": f"item {place}", **({"text": f"A passage about thing {place}. " * 4} if text else

@@ -12,7 +12,7 @@ from nearfar.evaluation.comparison import compare_rows
 from nearfar.reporting import results_of_runs, write_report
 from nearfar.reporting.report import parts_of, render
 
-from .sample import results, rows
+from .sample import results, rows, two_kinds
 
 
 class Outline(HTMLParser):
@@ -52,6 +52,19 @@ def read(html):
     outline.feed(html)
     assert outline.stack == []
     return outline
+
+
+def test_rows_that_see_labels_stand_apart():
+    found = two_kinds()
+    text = read(render(found)).text
+    board = text[text.index("Leaderboard"):]
+    apart = board.index("with labels, ranked apart")
+    assert board.index("without labels, ranked apart") < apart
+    for row in found["rows"]:
+        assert (board.index(row["label"]) > apart) == (row["slug"] == "pairs")
+    pairs = next(row["label"] for row in found["rows"] if row["slug"] == "pairs")
+    assert f"{pairs} wins with labels" in text
+    assert "wins with labels" not in read(render(results())).text
 
 
 @pytest.fixture(scope="module")

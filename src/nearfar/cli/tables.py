@@ -86,10 +86,10 @@ def run(done: Any) -> None:
 
 def leaderboard(results: dict[str, Any]) -> None:
     """All rows, best first, with intervals and cost."""
-    from nearfar.evaluation.comparison import best_first, training_gain
+    from nearfar.evaluation.comparison import in_order, training_gain, winners_of
 
-    shown = ("task", "data", "rows", "winner", "baseline", "reason")
-    results = terminal.visible_all({name: results[name] for name in shown})
+    shown = ("task", "data", "rows", "baseline", "reason")
+    results = terminal.visible_all({name: results[name] for name in shown} | {"winners": winners_of(results)})
     out, task = console(), results["task"]
     out.print()
     out.print(f"[bold]{results['data']['name']}[/]  {escape(task['description'])}")
@@ -109,7 +109,10 @@ def leaderboard(results: dict[str, Any]) -> None:
         "samples",
         "MiB",
     ]
-    rows = [_row(r, results, hard, second) for r in best_first(results["rows"], metric)]
+    rows = []
+    for kind, part in in_order(results["rows"], metric).items():
+        rows += [[f"[bold]{kind}[/]"]] if kind else []
+        rows += [_row(r, results, hard, second) for r in part]
     against = heads.index(f"vs {results['baseline']}")
     rest = [k for k in range(3, len(heads)) if k != against]
     print_columns(out, heads, rows, [[0, 1, 2, against], [0, *rest]])
@@ -168,7 +171,7 @@ def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | N
     primary, metric = results["task"]["primary"], metric_of(results["task"])
     unit, other = metric.written, metric_of(results["task"], second).written
     name = f"[bold cyan]{escape(r['label'])}[/]" if r["kind"] == "method" else f"[dim]{escape(r['label'])}[/]"
-    if r["slug"] == results["winner"]:
+    if r["slug"] in results["winners"]:
         name += " *"
     if r["mean"] is None:
         return [name, "failed", *[""] * (5 + hard + (second is not None))]

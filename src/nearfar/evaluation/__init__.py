@@ -1,6 +1,6 @@
 """Scores of embeddings: pure functions on arrays first, tasks and references over them."""
 
-from nearfar.evaluation.comparison import compare_rows
+from nearfar.evaluation.comparison import compare_rows, ranked_apart
 from nearfar.evaluation.dense import DenseScores, Segmentation, dense_probe, segmentation_probe
 from nearfar.evaluation.diagnostics import Diagnostic, diagnose
 from nearfar.evaluation.factors import Readout, factor_diagnostics, read_factors
@@ -18,5 +18,5 @@ from nearfar.units import Metric
 __all__ = ["DenseScores", "Diagnostic", "Metric", "Part", "Readout", "Reference", "Scores", "Segmentation",
            "Table", "Task", "average_precision", "bootstrap", "compare_rows", "dense_probe", "diagnose", "episodes",
            "factor_diagnostics", "few_shot", "interval", "knn", "linear_probe", "opta", "paired_interval", "pearson",
-           "read_factors", "references", "register", "retrieval", "segmentation_probe", "spearman", "task_for",
-           "transport_plan"]
+           "ranked_apart", "read_factors", "references", "register", "retrieval", "segmentation_probe",
+           "spearman", "task_for", "transport_plan"]

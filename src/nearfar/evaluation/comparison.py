@@ -1,6 +1,6 @@
 """Who wins: intervals of every row, paired differences to the baseline, and a verdict in words."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from nearfar.evaluation.statistics import Interval, holds, interval, paired_inte
 from nearfar.units import Metric, places_of
 
 PLAIN = Metric("score")
+BLIND, SEEING = "without labels", "with labels"  # what trained rows learned from, in words
 
 
 def done(row: dict[str, Any]) -> dict[int, float]:
@@ -36,26 +37,69 @@ def best_first(rows: Sequence[dict[str, Any]], metric: Metric = PLAIN) -> list[d
     return sorted(rows, key=lambda row: (row.get("mean") is None, metric.key(row.get("mean") or 0)))
 
 
+def learned_from(row: Mapping[str, Any]) -> str | None:
+    """Whether a trained row saw labels of the training rows, in words; None for one that needs no training."""
+    return None if row["kind"] != "method" else SEEING if row.get("supervised") else BLIND
+
+
+def ranked_apart(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Where some trained rows saw labels and others did not: BLIND -> the latter, SEEING -> the former, each beside
+    what needs no training; else "" -> all rows."""
+    kinds = {learned_from(row) for row in rows if done(row)} - {None}
+    if len(kinds) < 2:
+        return {"": list(rows)}
+    return {kind: [row for row in rows if learned_from(row) in (None, kind)] for kind in (BLIND, SEEING)}
+
+
+def in_order(rows: Sequence[dict[str, Any]], metric: Metric = PLAIN) -> dict[str, list[dict[str, Any]]]:
+    """`ranked_apart`, the best first, each row once: what needs no training stands with those that saw no labels."""
+    found = {kind: best_first(part, metric) for kind, part in ranked_apart(rows).items()}
+    return {kind: [row for row in part if kind != SEEING or learned_from(row)] for kind, part in found.items()}
+
+
+def winners_of(results: Mapping[str, Any]) -> list[str]:
+    """Slugs of the rows that are named as winners, in a results.json of any age."""
+    single = [results["winner"]] if results.get("winner") else []
+    return list(results.get("winners", single))
+
+
 def compare_rows(rows: Sequence[dict[str, Any]], baseline: str, *, proxy: bool = False,
-                 chosen: str | None = None, metric: Metric = PLAIN) -> dict[str, Any]:
+                 chosen: Collection[str] = (), metric: Metric = PLAIN) -> dict[str, Any]:
     """Fills `mean`, `interval`, `difference` (to the baseline, in the metric's own direction) and `holds` (True where
     better) of each row of results.json and decides.
 
-    Returns {"rows", "winner", "reason"}. The winner has the best mean, as `metric` says, and a paired Student t
-    interval on the better side of zero against EVERY other row (so no correction for the number of methods is due);
-    with a proxy task, one seed or an interval that spans zero there is none, and `reason` says why. `chosen`: the row
-    that validation data chose; no other trained row may win by its test scores. Raises InputError if `baseline` is not
-    a row.
+    Returns {"rows", "winner", "winners", "reason"}. The winner has the best mean, as `metric` says, and a paired
+    Student t interval on the better side of zero against EVERY other row (so no correction for the number of methods
+    is due); with a proxy task, one seed or an interval that spans zero there is none, and `reason` says why. Where some
+    trained rows saw labels and others did not (`ranked_apart`), each kind has its own decision beside what needs no
+    training: `winners` holds them, and `winner` is None unless one row wins both. `chosen`: the rows that validation
+    data chose, one of each kind; no other trained row may win by its test scores. Raises InputError if `baseline` is
+    not a row.
     """
     by_slug = {row["slug"]: row for row in rows}
     if baseline not in by_slug:
         raise InputError(f"The baseline '{baseline}' is not among the rows: {', '.join(by_slug)}.")
     filled = [_filled(row, by_slug[baseline], metric) for row in rows]
-    winner, reason = _decide(filled, proxy, metric)
-    if winner is not None and chosen not in (None, winner) and by_slug[winner]["kind"] == "method":
-        winner, reason = None, (f"{by_slug[winner]['label']} has the best test scores, but validation data chose "
-                                f"{by_slug[str(chosen)]['label']}: no winner is named.")
-    return {"rows": filled, "winner": winner, "reason": reason}
+    parts = ranked_apart(filled)
+    decided = {kind: _chosen(part, chosen, *_decide(part, proxy, metric)) for kind, part in parts.items()}
+    winners = list(dict.fromkeys(winner for winner, _ in decided.values() if winner))
+    if len(decided) == 1:
+        return {"rows": filled, "winner": decided[""][0], "winners": winners, "reason": decided[""][1]}
+    told = " ".join(f"{kind.capitalize()}: {reason}" for kind, (_, reason) in decided.items())
+    same = len({winner for winner, _ in decided.values()}) == 1
+    return {"rows": filled, "winner": winners[0] if same and winners else None, "winners": winners,
+            "reason": f"Methods that see labels of the training rows are ranked apart from those that do not. {told}"}
+
+
+def _chosen(rows: Sequence[dict[str, Any]], chosen: Collection[str], winner: str | None,
+            reason: str) -> tuple[str | None, str]:
+    """The decision among rows, unless validation data chose another trained row than the winner."""
+    labels = {row["slug"]: row["label"] for row in rows if row["kind"] == "method"}
+    other = next((slug for slug in chosen if slug in labels), winner)
+    if winner in labels and other != winner:
+        return None, (f"{labels[winner]} has the best test scores, but validation data chose {labels[str(other)]}: no "
+                      "winner is named.")
+    return winner, reason
 
 
 def _seedless(row: dict[str, Any]) -> bool:

@@ -95,3 +95,18 @@ def bootstrap_spearman(a: np.ndarray, b: np.ndarray, clusters: np.ndarray, *, dr
         values[draw] = spearman(a[rows], b[rows])
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), count)
+
+
+def placements(scores: Any, labels: Any) -> np.ndarray:
+    """Of each item labelled 1 the share of items labelled 0 below it, equal ones counted half, (p,): their mean is the
+    area under the ROC curve. Source: DeLong et al., Biometrics 1988."""
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    zeros = np.sort(scores[~labels])
+    below, upto = (np.searchsorted(zeros, scores[labels], side=side) for side in ("left", "right"))
+    return (below + upto) / 2 / max(1, len(zeros))
+
+
+def auc(scores: Any, labels: Any) -> float:
+    """Area under the ROC curve, 0..1, chance 0.5. NaN where either label is missing; (n,) each."""
+    labels = np.asarray(labels, bool)
+    return float(placements(scores, labels).mean()) if 0 < labels.sum() < len(labels) else float("nan")

@@ -80,12 +80,12 @@ def linear_probe(train_z: Any, train_y: Any, val_z: Any, val_y: Any, test_z: Any
     if len(np.unique(train_y)) < 2:
         raise InputError("A linear probe needs at least two classes. Got one instead.",
                          "Give another label column, or data with more classes.")
-    fitted = [_fit_probe(train_z, train_y, strength) for strength in strengths]
+    fitted = [fit_probe(train_z, train_y, strength) for strength in strengths]
     chosen = int(np.argmax([(model.predict(val_z) == val_y).mean() for model in fitted]))
     return _accuracy(fitted[chosen].predict(test_z), test_y, items, {"C": strengths[chosen]})
 
 
-def _fit_probe(z: np.ndarray, y: np.ndarray, strength: float) -> Any:
+def fit_probe(z: np.ndarray, y: np.ndarray, strength: float) -> Any:
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning

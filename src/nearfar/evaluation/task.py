@@ -144,6 +144,14 @@ class Task:
         """Scores of a model; with `examples` > 0 so many of them for the report, where the task has some."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raises InputError, before anything is trained, where a split that will be scored cannot be."""
+
+    @property
+    def held_out(self) -> list[str]:
+        """The splits that are scored after training."""
+        return [split for split in ("val", "test") if len(self.data.splits.get(split, ()))]
+
     def references(self, *, size: int = 32) -> list[Reference]:
         """Rows that need no training, computed only when `.evaluate(split, examples=0)` is called; pictures are looked
         at with `size` pixels a side."""

@@ -46,9 +46,10 @@ class Method(pl.LightningModule):
     --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the method
     sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold ("any": a column of any
-    kind of data; "pair": two columns that belong together); `target`: what it learns of the target, "classes" or
-    "numbers" (None: nothing), and `unlabelled`: whether it learns of rows without one as well; `preset_paper`: the
-    literals of the paper for options whose default is fitted to the data, and `paper_training`: those of its optimiser
+    kind of data; "pair": two columns that belong together); `target`: what it learns of the target, "classes",
+    "numbers" or, of the class that a bag has as a whole, "bags" (None: nothing), and `unlabelled`: whether it learns of
+    rows without one as well; `preset_paper`: the literals of the paper for options whose default is fitted to the data,
+    and `paper_training`: those of its optimiser
     (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
     `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest

@@ -78,6 +78,12 @@ class Inference(nn.Module):
         """What `nearfar diagnose` and the report show of this model beside the numbers of every embedding."""
         return ()
 
+    def of_bags(self, vectors: Tensor, bags: Tensor) -> tuple[Tensor, Tensor] | None:
+        """How positive each row is, and each bag: (n,) and (b,), the higher the surer; None, the default: it does not
+        tell bags. vectors: (n, d) as the encoder gives them, not brought to length 1; bags: the number of each row's
+        bag, 0 .. b - 1, (n,)."""
+        return None
+
     @property
     def verbs(self) -> list[str]:
         """Which of predict, score and generate it writes."""

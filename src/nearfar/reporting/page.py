@@ -4,7 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nearfar.evaluation.comparison import beats, best_first, done, training_gain
+from nearfar.evaluation.comparison import (
+    beats,
+    best_first,
+    done,
+    in_order,
+    ranked_apart,
+    training_gain,
+    winners_of,
+)
 from nearfar.reporting.pictures import class_colour
 from nearfar.units import Metric, known_metrics, metric_of, places_of
 
@@ -77,10 +85,13 @@ def _step(span: float) -> float:
 def board(results: dict[str, Any]) -> dict[str, Any]:
     """The leaderboard, best first, failed rows last; places in percent of the axis."""
     metric = metric_of(results["task"])
-    rows = best_first(results["rows"], metric)
+    parts = in_order(results["rows"], metric)
+    rows = [row for part in parts.values() for row in part]
+    heads = {part[0]["slug"]: kind for kind, part in parts.items() if kind and part}
     low, high, ticks = scale_of(rows, metric)
     many = any(len(done(row)) > 1 for row in rows)
-    return {"rows": [_row(row, results, metric, low, high) for row in rows], "many_seeds": many,
+    drawn = [_row(row, results, metric, low, high) | {"heading": heads.get(row["slug"], "")} for row in rows]
+    return {"rows": drawn, "many_seeds": many,
             "ticks": [{"at": 100 * (tick - low) / (high - low), "text": f"{metric.written.scale * tick:g}"}
                       for tick in ticks],
             "has_cost": any(cell.get("samples") for row in rows for cell in row["seeds"]),
@@ -96,7 +107,7 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
     return _drawn(row, metric, low, high) | {
         "slug": row["slug"], "label": row["label"], "kind": row["kind"], "kind_words": (
             results["task"].get("chance", KINDS["chance"]) if row["kind"] == "chance" else KINDS[row["kind"]]),
-        "winner": row["slug"] == results.get("winner"), "baseline": row["slug"] == results.get("baseline"),
+        "winner": row["slug"] in winners_of(results), "baseline": row["slug"] == results.get("baseline"),
         "value": number(metric, row.get("mean")), "done": bool(finished), "seeds": len(finished),
         "bootstrap": _between(metric, _items(row), row.get("mean")),
         "hard": number(metric, _mean_metric(row, f"hard/{_primary(results)}")),
@@ -254,8 +265,11 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
     if not real:
         return {"title": "Nothing finished", "tone": "bad", "text": results.get("reason", ""), "facts": []}
     best, winner = real[0], results.get("winner")
+    parts = ranked_apart(real)
     if results["task"].get("proxy"):
         title, tone = "No winner: this is a proxy", "open"
+    elif len(parts) > 1:
+        title, tone = _titles(parts, winners_of(results)), "won" if winners_of(results) else "open"
     elif winner:
         title, tone = f"{next(row['label'] for row in real if row['slug'] == winner)} wins", "won"
     elif len(real) == 1:
@@ -264,6 +278,12 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
         title, tone = _open_title(real, metric), "open"
     return {"title": title, "tone": tone, "text": results.get("reason", "").replace(" -", " −"),
             "facts": _facts(results, real, metric)}
+
+
+def _titles(parts: dict[str, list[dict[str, Any]]], winners: Sequence[str]) -> str:
+    """Who wins of those that saw no labels, and of those that did."""
+    won = {kind: next((row["label"] for row in part if row["slug"] in winners), None) for kind, part in parts.items()}
+    return "; ".join(f"{label} wins {kind}" if label else f"no winner {kind}" for kind, label in won.items())
 
 
 def _open_title(real: list[dict[str, Any]], metric: Metric) -> str:

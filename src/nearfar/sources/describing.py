@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.sources.bags import bag_targets
 from nearfar.sources.data import Data
 from nearfar.sources.masks import IGNORE
+from nearfar.sources.raw import filled
 
 COMPARED = 20_000  # rows at most that are compared for near copies
 
@@ -25,6 +27,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "content": columns,
         "labels": {c: _label(data, c) for c in data.labels},
         "target": _target(data) if "target" in data.roles else None,
+        "bags": _bags(data) if data.bags is not None else None,
         "masks": _masks(data) if "mask" in data.roles else None,
         "groups": _groups(data.groups),
         "units": None if data.units is None else len(np.unique(data.units)),
@@ -70,7 +73,7 @@ def _sizes(data: Data, role: str) -> dict[str, Any]:
 
 
 def _label(data: Data, column: str) -> dict[str, Any]:
-    return _classes(data.labels[column], data.label_names[column])
+    return _classes(data, data.labels[column], data.label_names[column])
 
 
 def _target(data: Data) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def _target(data: Data) -> dict[str, Any]:
     values = data.target_values
     if values is None:
         assert data.targets is not None
-        return _classes(data.targets, data.target_names)
+        return _classes(data, data.targets, data.target_names)
     known = values[np.isfinite(values)].astype(np.float64)
     counts = {"numbers": len(known), "missing": len(values) - len(known), "distinct": len(np.unique(known))}
     if not len(known):
@@ -88,14 +91,43 @@ def _target(data: Data) -> dict[str, Any]:
                      "deviation": float(known.std())}  # fmt: skip
 
 
-def _classes(codes: np.ndarray, names: list[str]) -> dict[str, Any]:
+def _classes(data: Data, codes: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Counts, how uneven they are (`ratio`: the largest by the smallest), classes with a single row, and those of test
+    rows that no training row has."""
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     top = np.argsort(-counts, kind="stable")[:8]
+    train, test = (codes[data.splits[part]] for part in ("train", "test"))
     return {
         "classes": len(names),
         "missing": int((codes < 0).sum()),
         "largest": {names[i]: int(counts[i]) for i in top},
         "least": int(counts.min()) if len(counts) else 0,
+        "ratio": float(counts.max() / counts.min()) if len(counts) else 1.0,
+        "single": int((counts == 1).sum()),
+        "train": int((train >= 0).sum()),
+        "untrained": len(np.setdiff1d(test[test >= 0], train)),
+    }
+
+
+def _bags(data: Data) -> dict[str, Any]:
+    """How many bags, of how many rows, and how many have each class of the target (or of the first column of labels),
+    none, or several."""
+    assert data.bags is not None
+    first, sizes = np.unique(data.bags, return_index=True, return_counts=True)[1:]
+    low, high = (part[first] for part in bag_targets(data))
+    counts = np.bincount(high[(low == high) & (high >= 0)], minlength=len(data.target_names))
+    column = data.roles.get("target") or next(iter(data.labels), None)
+    alone = [v for v in data.values("bag", first) if not filled(v)]
+    return {
+        "bags": len(first),
+        "least": int(sizes.min()),
+        "median": int(np.median(sizes)),
+        "most": int(sizes.max()),
+        "alone": len(alone),
+        "labelled_by": column,
+        "classes": {name: int(n) for name, n in zip(data.target_names, counts, strict=True)},
+        "without": int((high < 0).sum()),
+        "mixed": int((low < high).sum()),
     }
 
 

@@ -22,7 +22,7 @@ from nearfar.sources.splits import standard_name
 from nearfar.sources.tables import Row, check_names, read_table, stored, string_batches
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-FILE = "file"
+FILE, FOLDER = "file", "folder"
 
 
 def read_path(path: Path, cache: Path, skip: bool) -> Raw:
@@ -118,10 +118,16 @@ def _left_out(used: list[str], files: list[str], what: str) -> list[str]:
 
 
 def _listing(
-    path: Path, kind: str, columns: dict[str, list[str | None]], rows: Iterator[Row], cache: Path, key: str
-) -> Raw:
+    path: Path, kind: str, columns: dict[str, list[str | None]], files: list[str], rows: Iterator[Row], cache: Path,
+    key: str,
+) -> Raw:  # fmt: skip
+    """files: of the rows. Where some lie in folders, a column says in which: for --bag, --unit and the like."""
     names = [FILE, *columns] if kind == "image folder" else [FILE, "text", *columns]
-    table = stored(cache, f"{kind}:{key}", string_batches(rows, names))
+    folders = [str(parent) if (parent := Path(file).parent).name else None for file in files]
+    if any(folders):
+        names = [*names, FOLDER]
+        rows = ((i, {**row, FOLDER: folders[i]}) for i, row in rows)
+    table = stored(cache, f"{kind}, {', '.join(names)}:{key}", string_batches(rows, names))
     raw = Raw(path.name, path, kind, table, key, base=path, file_column=FILE)
     reasons = {
         "split": "the folders train, val, test say so",
@@ -168,7 +174,7 @@ def read_pictures(path: Path, files: list[str], others: list[str], cache: Path, 
     rows = ((i, {FILE: f, **{name: values[i] for name, values in columns.items()}}) for i, f in enumerate(kept))
     parts = [*kept, *(f"{name}={value}" for name, values in columns.items() for value in values)]
     key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
-    raw = _listing(path, "image folder", columns, rows, cache, key.hexdigest())
+    raw = _listing(path, "image folder", columns, kept, rows, cache, key.hexdigest())
     raw.roles |= {"image": FILE, "id": FILE}
     raw.reasons |= {"image": "a folder of pictures", "id": "its path"}
     bare = sum(mask is None for mask in columns.get("mask", []))
@@ -258,7 +264,7 @@ def read_texts(path: Path, files: list[str], others: list[str], cache: Path, ski
         for i, (file, text) in enumerate(kept)
     )
     key = _digest([*kept, *((name, str(values)) for name, values in found.columns.items())])
-    raw = _listing(path, "folder of texts", found.columns, rows, cache, key)
+    raw = _listing(path, "folder of texts", found.columns, [file for file, _ in kept], rows, cache, key)
     raw.roles |= {"text": "text", "id": FILE}
     raw.reasons |= {"text": "a folder of texts", "id": "its path"}
     raw.notes, raw.problems = [*found.notes, *_left_out(files, others, "texts")], strange + problems

@@ -11,6 +11,8 @@ from rich.text import Text
 from nearfar import terminal
 from nearfar.sources.data import Data
 
+UNEVEN = 1.5  # times the rows of the smallest class, from which on it is said
+
 
 def show(data: Data, console: Console | None = None, samples: int = 3, problems: int = 10) -> None:
     """Prints rows, roles and why, sizes, duplicates and near copies, splits, samples and problems."""
@@ -23,6 +25,8 @@ def show(data: Data, console: Console | None = None, samples: int = 3, problems:
         out.print(_label(column, label), soft_wrap=False)
     if facts["target"]:
         out.print(_target(facts["roles"]["target"], facts["target"]), soft_wrap=False)
+    if facts["bags"]:
+        out.print(_bags(facts["roles"]["bag"], facts["bags"]), soft_wrap=False)
     if facts["masks"]:
         out.print(_masks(facts["masks"]))
     out.print(_splits(facts))
@@ -88,10 +92,34 @@ def _label(column: str, label: dict[str, Any]) -> Text:
     names = ", ".join(f"{name} {count:,}" for name, count in label["largest"].items())
     more = label["classes"] - len(label["largest"])
     tail = f" and {more} more, the smallest with {label['least']:,}" if more > 0 else ""
-    missing = f"; {label['missing']:,} rows without one" if label["missing"] else ""
-    return Text.assemble(
-        "\n", ("Classes of ", "bold"), (column, "cyan"), f" ({label['classes']}): {names}{tail}{missing}"
-    )
+    told = [f"{label['missing']:,} rows without one"] if label["missing"] else []
+    if label["ratio"] >= UNEVEN:
+        told.append(f"the largest has {label['ratio']:.3g} times the rows of the smallest")
+    if label["single"]:
+        told.append(f"{label['single']:,} class{'es' * (label['single'] > 1)} of a single row")
+    if not label["train"]:
+        told.append("no training row has one")
+    elif label["untrained"]:
+        many = label["untrained"]
+        told.append(f"{many:,} class{'es' * (many > 1)} of test rows that no training row has")
+    rest = "".join(f"; {words}" for words in told)
+    return Text.assemble("\n", ("Classes of ", "bold"), (column, "cyan"), f" ({label['classes']}): {names}{tail}{rest}")
+
+
+def _bags(column: str, bags: dict[str, Any]) -> Text:
+    """How large the bags are and how they are labelled, and what a method of bags would refuse or leave out."""
+    size = f"{bags['least']:,}" if bags["least"] == bags["most"] else f"{bags['least']:,} to {bags['most']:,}"
+    told = [f"{name} {count:,}" for name, count in bags["classes"].items()][:8]
+    rest = [f"{bags['without']:,} without a label"] if bags["without"] and bags["labelled_by"] else []
+    if bags["mixed"]:
+        rest.append(f"{bags['mixed']:,} with two labels or more: '{bags['labelled_by']}' is of rows, not of bags")
+    if bags["alone"]:
+        rest.append(f"{bags['alone']:,} rows without a bag, each one of its own")
+    by = "" if bags["labelled_by"] else "; without labels"
+    if any(bags["classes"].values()):
+        by = f"; by '{bags['labelled_by']}': {', '.join(told)}"
+    return Text.assemble("\n", ("Bags of ", "bold"), (column, "cyan"), f" ({bags['bags']:,}): {size} rows each{by}"
+                         + "".join(f"; {words}" for words in rest))  # fmt: skip
 
 
 def _target(column: str, target: dict[str, Any]) -> Text:

@@ -21,6 +21,7 @@ from nearfar.methods.base import Method
 from nearfar.methods.batch import Facts
 from nearfar.methods.optimisation import Optimisation, check_optimiser
 from nearfar.samplers import Rows
+from nearfar.sources.bags import bag_targets
 from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.settings import TrainSettings
 from nearfar.training.survey import survey_of
@@ -38,7 +39,7 @@ def roles_for(cls: type[Method], data: Data) -> set[str]:
     """The roles that the data hold for a method: one that learns classes takes the first label as its target, where no
     target is named."""
     roles = roles_of(data)
-    return roles | {"target"} if cls.target == "classes" and "label" in roles else roles
+    return roles | {"target"} if cls.target in ("classes", "bags") and "label" in roles else roles
 
 
 def fits(slug: str, data: Data) -> bool:
@@ -265,10 +266,11 @@ def prepare(
 
 
 def has_target(data: Data, kind: str) -> np.ndarray:
-    """Which rows have a target of a kind, bool (N,)."""
-    found = data.targets if kind == "classes" else data.target_values
-    assert found is not None
-    return found >= 0 if kind == "classes" else np.isfinite(found)
+    """Which rows have a target of a kind, bool (N,); of bags those whose bag has a label."""
+    if kind == "numbers":
+        assert data.target_values is not None
+        return np.isfinite(data.target_values)
+    return (np.asarray(data.targets) if kind == "classes" else bag_targets(data)[1]) >= 0
 
 
 def check_possible(method: Method, settings: TrainSettings) -> None:

@@ -142,6 +142,7 @@ def compare(
     task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer})
     entries = chosen(opened, task, settings, methods, say)
     check_baseline(baseline, entries, opened, task)
+    task.check()
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
     with claim(folder):
         began = time.perf_counter()
@@ -479,7 +480,9 @@ def conclude(
     """results.json: statistics of every row, the verdict, and what the report shows of the trained models."""
     base = baseline or max(entries, key=lambda e: methods.get(e.slug).baseline if e.name == e.slug else 0).name
     best = best_on_validation(rows, task.metric())
-    verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=best, metric=task.metric())
+    kinds = evaluation.ranked_apart(rows).values()
+    chosen = [slug for part in kinds if (slug := best_on_validation(part, task.metric())) is not None]
+    verdict = evaluation.compare_rows(rows, base, proxy=task.proxy, chosen=chosen, metric=task.metric())
     shown = illustrations(folder, data, task, verdict["rows"], (best, base)) if illustrated else {}
     return {
         "format": 1,
@@ -496,24 +499,14 @@ def conclude(
         "baseline": base,
         "rows": verdict["rows"],
         "winner": verdict["winner"],
+        "winners": verdict["winners"],
         "best_on_validation": best,
-        "reason": verdict["reason"] + who_sees_labels(verdict["rows"], task.metric()),
+        "reason": verdict["reason"],
         **shown,
         "commands": commands(folder, data, plan, entries, best, command),
         "versions": engine.versions(),
         "seconds": seconds,
     }
-
-
-def who_sees_labels(rows: Sequence[dict[str, Any]], metric: evaluation.Metric) -> str:
-    """What is to be said where some trained rows learn from labels and others do not; "" where all are alike."""
-    trained = [r for r in rows if r["kind"] == "method" and r["mean"] is not None]
-    blind = [r for r in trained if not r.get("supervised")]
-    if not blind or len(blind) == len(trained):
-        return ""
-    best = min(blind, key=lambda r: metric.key(r["mean"]))
-    return (f" Rows that say (sees labels) learn from labels of the training rows, the others do not; of those that do "
-            f"not, {best['label']} has the best mean.")  # fmt: skip
 
 
 def best_on_validation(rows: Sequence[dict[str, Any]], metric: evaluation.Metric) -> str | None:

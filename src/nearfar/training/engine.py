@@ -131,6 +131,8 @@ def fit(
         setup = building.prepare(method, opened, settings, given, cache=cache_dir())
         building.check_batch(setup)
         check_variant_of(setup)
+        if can_measure(setup.method.towers(), task):
+            task.check()
         record = describe(method, opened, setup, data, data_settings, command)
         for line in summary_lines(setup):
             say(line)

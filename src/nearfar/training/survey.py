@@ -49,17 +49,21 @@ class WholeSet:
         embed = Embedder(towers if tower is None else {role: tower}, self.data, device=self.method.device)
         return processes.broadcast(torch.from_numpy(embed(role, self.rows)))
 
+    def viewed(self, rows: np.ndarray, number: int) -> Any:
+        """A batch of these training rows with fresh views, on the method's device; the same number gives the same."""
+        batch = self.loader.batch(self.loader.sampler.completed(rows), number).to(self.method.device)
+        batch.views = self.method.make_views(batch)
+        return batch
+
     @torch.no_grad()
     def sides(self) -> tuple[Tensor, Tensor]:
         """Each row as an anchor and as a key, (N, D) twice, as they are contrasted: one fresh view each."""
-        method, device = self.method, self.method.device
+        method = self.method
         mode, parts, size = method.training, [], self.loader.sampler.batch_size
         method.eval()
         try:
             for number, start in enumerate(range(0, len(self.rows), size)):
-                rows = self.loader.sampler.completed(self.rows[start : start + size])
-                batch = self.loader.batch(rows, 1_000_000_000 + number).to(device)
-                batch.views = method.make_views(batch)
+                batch = self.viewed(self.rows[start : start + size], 1_000_000_000 + number)
                 embedded = method.encode(batch)
                 parts.append(method.sides(embedded | method.targets(batch)))
         finally:

@@ -67,13 +67,23 @@ class LabelTask(SearchTask):
             raise InputError(f"No row of the {split} split has a value in '{self.column}'.")
         return rows
 
+    def check(self) -> None:
+        self.gallery()
+        for split in self.held_out:
+            self.labelled(split)
+
+    def gallery(self) -> np.ndarray:
+        """Training rows with a label, of two classes at least."""
+        gallery = self.labelled("train")
+        if len(np.unique(self.labels[gallery])) < 2:
+            raise InputError(f"'{self.column}' has one value only in the training part, so accuracy says nothing.",
+                             "Give another label column, or leave it out for a proxy measure.")
+        return gallery
+
     def searches(self, split: str) -> list[Search]:
         """First the training part as the gallery (kNN), then the split itself (retrieval)."""
         labels, contents = self.labels, np.asarray(self.data.content(self.role))
-        gallery, rows = self.labelled("train"), self.labelled(split)
-        if len(np.unique(labels[gallery])) < 2:
-            raise InputError(f"'{self.column}' has one value only in the training part, so accuracy says nothing.",
-                             "Give another label column, or leave it out for a proxy measure.")
+        gallery, rows = self.gallery(), self.labelled(split)
         if len(gallery) > self.max_train:
             gallery = np.sort(np.random.default_rng(0).choice(gallery, self.max_train, replace=False))
         asked = self.draw(rows)

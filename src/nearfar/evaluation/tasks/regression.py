@@ -77,6 +77,10 @@ class RegressionTask(Task):
             return np.sort(order[len(order) // 5:]), np.sort(order[: max(1, len(order) // 5)]), test
         return train, self.draw(self.numbered("val")), test
 
+    def check(self) -> None:
+        for split in self.held_out:
+            self.probe_rows(split)
+
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         parts = self.probe_rows(split)
         train, held, test = parts
