@@ -132,6 +132,8 @@ def fit(
         building.check_batch(setup)
         check_variant_of(setup)
         if can_measure(setup.method.towers(), task):
+            if settings.val_every != 0:
+                task.rows("val")
             task.check()
         record = describe(method, opened, setup, data, data_settings, command)
         for line in summary_lines(setup):

@@ -166,7 +166,7 @@ class BagTask(Task):
                       {self.primary: clusters}, counts, split, *self.shown(bags, instance, whole, examples))
 
     def check(self) -> None:
-        for split in ("train", *self.held_out):
+        for split in dict.fromkeys(("train", "val", *self.held_out)):  # validation bags choose the threshold
             self.both_kinds(self.bags(split), split)
 
     def both_kinds(self, bags: Bags, split: str) -> None:
