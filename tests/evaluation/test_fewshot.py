@@ -5,7 +5,7 @@ import pytest
 
 from nearfar.errors import InputError
 from nearfar.evaluation import episodes, few_shot, opta, task_for, transport_plan
-from nearfar.evaluation.fewshot import classified, nearest, standardised, told_apart
+from nearfar.evaluation.fewshot import classified, nearest, standardised, logistic
 from nearfar.evaluation.references import references
 
 
@@ -137,12 +137,12 @@ def test_the_fit_in_the_span_of_the_prototypes_is_the_whole_fit():
     rng = np.random.default_rng(0)
     prototypes, queries = rng.normal(size=(5, 40)), rng.normal(size=(60, 40))
     whole = LogisticRegression(C=1.0, max_iter=1000).fit(prototypes, np.arange(5)).predict(queries)
-    assert (told_apart(prototypes, queries) == whole).mean() > 0.98
+    assert (logistic(prototypes, queries) == whole).mean() > 0.98
 
 
 def test_told_apart_is_the_nearest_of_two():
     prototypes = np.array([[0.0, 0.0], [2.0, 0.0]])
-    assert told_apart(prototypes, np.array([[0.4, 5.0], [1.7, -3.0]])).tolist() == [0, 1]
+    assert logistic(prototypes, np.array([[0.4, 5.0], [1.7, -3.0]])).tolist() == [0, 1]
 
 
 def test_the_nearest_class_mean_of_every_episode():

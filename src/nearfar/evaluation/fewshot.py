@@ -64,7 +64,7 @@ def standardised(z: Any) -> np.ndarray:
     return (z - z.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)
 
 
-def told_apart(prototypes: np.ndarray, queries: np.ndarray, *, strength: float = 1.0) -> np.ndarray:
+def logistic(prototypes: np.ndarray, queries: np.ndarray, *, strength: float = 1.0) -> np.ndarray:
     """The class (0 .. n - 1) of each query (m, d), by logistic regression on one example a class, prototypes (n, d).
 
     The weights of a ridge-penalised fit lie in the span of the prototypes, so it is done in n dimensions.
@@ -90,7 +90,7 @@ def prepared(z: Any, classifier: str) -> np.ndarray:
 
 def decided(prototypes: np.ndarray, queries: np.ndarray, classifier: str) -> np.ndarray:
     """The class (0 .. n - 1) of each query (m, d), from prototypes (n, d) of vectors that are `prepared`."""
-    return told_apart(prototypes, queries) if classifier == "logistic" else nearest(prototypes, queries)
+    return logistic(prototypes, queries) if classifier == "logistic" else nearest(prototypes, queries)
 
 
 def schedule(shots: int) -> tuple[int, float]:

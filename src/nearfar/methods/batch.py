@@ -126,10 +126,14 @@ class Batch:
         return generator
 
     @property
+    def number(self) -> int:
+        """Which batch of the run it is, from 0."""
+        return self.step * self.accumulation_steps + self.accumulation_step
+
+    @property
     def random_seed(self) -> int:
         """Another one for every batch of every process."""
-        number = self.step * self.accumulation_steps + self.accumulation_step
-        return (self.seed * 1_000_003 + number + (self.rank << 40)) % (1 << 63)
+        return (self.seed * 1_000_003 + self.number + (self.rank << 40)) % (1 << 63)
 
     @property
     def last_accumulation_step(self) -> bool:

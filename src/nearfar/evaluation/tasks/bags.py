@@ -145,6 +145,7 @@ class BagTask(Task):
 
     def scored(self, bags: Bags, instance: np.ndarray, whole: np.ndarray, limit: float, split: str,
                examples: int = 0) -> Scores:
+        assert self.data.bags is not None
         truth = self.truth(bags)
         metrics = {"bag_auc": auc(whole, truth), "bag_accuracy": accuracy_at(whole, truth, limit)}
         values, clusters = placements(whole, truth), np.flatnonzero(truth)

@@ -123,7 +123,7 @@ class ABMIL(Method):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         h, scores = embedded["features"], embedded["attention"]
-        self.watched = h.detach()
+        self.monitored = h.detach()
         assert batch.bags is not None
         names, of = batch.bags.unique(return_inverse=True)
         pooled, weight = attention_pooling(h, scores, of)

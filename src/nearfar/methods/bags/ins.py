@@ -186,7 +186,7 @@ class INS(Method):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         logits, q, stage = embedded["logits"].float(), embedded["queries"].float(), self.stage_of(batch.step)
-        self.watched, place = q.detach(), self.place[batch.rows]
+        self.monitored, place = q.detach(), self.place[batch.rows]
         inside = self.in_positive[place]
         classes = equations.masked_scores(logits.detach(), inside).argmax(1)
         scores = equations.prototype_scores(q.detach(), self.prototypes)
@@ -235,11 +235,11 @@ class INS(Method):
         assert self.known is not None
         if stage < 2 or not self.weights["bag"] or batch.step < self.shares["bag"] * batch.steps:
             return self.classifier.bias.new_zeros(())
-        epoch, turn = divmod(batch.step * batch.turns + batch.turn, len(self.members_of))
-        number = int(np.random.default_rng([self.seed, epoch, 17]).permutation(len(self.members_of))[turn])
-        rows, rng = self.members_of[number], np.random.default_rng([self.seed, batch.step, batch.turn, 19])
+        epoch, place = divmod(batch.number, len(self.members_of))
+        number = int(np.random.default_rng([self.seed, epoch, 17]).permutation(len(self.members_of))[place])
+        rows, rng = self.members_of[number], np.random.default_rng([self.seed, batch.step, batch.accumulation_step, 19])
         rows = rng.choice(rows, self.bag_rows, replace=False) if len(rows) > self.bag_rows else rows
-        bag = self.survey.viewed(rows, batch.step * batch.turns + batch.turn)
+        bag = self.survey.viewed(rows, batch.number)
         p = self.classifier(self.tower.features(bag.views[self.role][0])).float().softmax(1)[:, 1]
         positive = torch.tensor([bool(self.known.positive[number])], device=p.device)
         return equations.bag_cross_entropy(p.mean(0, keepdim=True), positive)

@@ -170,7 +170,7 @@ class SuSana(Method):
         return {"z": z.view(batch.members, len(batch), -1).transpose(0, 1)}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
-        self.watched = embedded["z"].detach().flatten(0, 1)
+        self.monitored = embedded["z"].detach().flatten(0, 1)
         z = exchange("global").gather(embedded["z"])[0]  # the episode of all processes
         support, query = z[:, : self.shots], z[:, self.shots :]
         prototypes, classes = support.mean(1), torch.arange(len(z), device=z.device)

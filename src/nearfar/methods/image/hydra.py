@@ -199,8 +199,7 @@ class Hydra(ViewContrast):
         assert batch.targets is not None
         labels, first = exchange("global").gather(batch.targets)
         generator = torch.Generator(device=labels.device)
-        number = batch.seed * 1_000_003 + batch.step * batch.turns + batch.turn
-        generator.manual_seed((number + (1 << 50)) % (1 << 63))
+        generator.manual_seed((batch.seed * 1_000_003 + batch.number + (1 << 50)) % (1 << 63))
         weights = self.weights if self.alpha else None
         partners = draw_partners(labels, self.pairs, classes=self.seen.to(labels.device), weights=weights,
                                  generator=generator)  # fmt: skip
@@ -210,7 +209,7 @@ class Hydra(ViewContrast):
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         z, (labels, partners, gates) = embedded["views"], self.drawn(batch)
-        self.watched = z[0].detach()
+        self.monitored = z[0].detach()
         anchors = embedded[f"predicted {len(self.predictors) - 1}"] if self.predictors else z
         keys, own = embedded.get("targets", z)[: self.plan.targets], self.form == "single"
         excluded = batch.excluded() if self.mask_duplicates else None

@@ -192,7 +192,7 @@ class SepCLR(Method):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         assert batch.domains is not None
         target = batch.domains != self.code
-        self.watched = embedded["common"][0].detach()
+        self.monitored = embedded["common"][0].detach()
         options = {"temperature": self.temperature, "negatives": "global"}
         terms = sepclr_terms(embedded["common"], embedded["salient"], target, uniformity=self.uniformity,
                              null_vector=self.null_vector, **options)  # fmt: skip
