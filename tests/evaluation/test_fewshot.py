@@ -5,7 +5,7 @@ import pytest
 
 from nearfar.errors import InputError
 from nearfar.evaluation import episodes, few_shot, opta, task_for, transport_plan
-from nearfar.evaluation.fewshot import classified, nearest, standardised, logistic
+from nearfar.evaluation.fewshot import classified, logistic, nearest, standardised
 from nearfar.evaluation.references import references
 
 
