@@ -21,7 +21,7 @@ from nearfar.evaluation.probe import knn, linear_probe
 from nearfar.methods.inference import Request
 from nearfar.training.modelled import ModelEmbedder
 
-EPISODES = "few-shot --ways 3 --shots 1,5 --queries 15 --episodes 300"
+EPISODES = "few-shot --ways 3 --shots 1,5 --queries 15 --episodes 100"
 SHOTS = {"5-shot": (EPISODES, "5-shot"), "1-shot": (EPISODES, "1-shot")}
 
 
@@ -64,7 +64,7 @@ CLAIM = Claim(
             "identical pairs": Arm(f"hydra --pairs identical {STRONG}"),
             "simclr": Arm(f"simclr {STRONG}"),
             "simclr, supcon": Arm(f"simclr --loss supcon {STRONG}"),
-        }, PLAN | {"steps": 150, "batch_size": 128}, SHOTS, look=new_classes),
+        }, PLAN | {"steps": 150, "task": "few-shot --ways 3 --episodes 10"}, SHOTS, look=new_classes),
     },
     control="identical pairs, open gates",
     measure="5-shot",
