@@ -58,7 +58,8 @@ def test_the_ideal_the_opposite_and_both_in_one(data):
     for column in ("place", "sign"):
         train = data.splits["train"][data.labels["sign"][data.splits["train"]] >= 0]
         share.append((data.labels[column][rows] == np.bincount(data.labels[column][train]).argmax()).mean())
-    assert both["deviation"] == pytest.approx(2 - sum(share))
+    assert both["deviation"] == pytest.approx(2 - sum(share))  # one vector for both: as far as chance
+    assert task.chance("test").primary == pytest.approx(both["deviation"])
     told = [1 - nothing["shared from common"], abs(nothing["shared from salient"] - share[0]),
             abs(nothing["salient from common"] - share[1]), 1 - nothing["salient from salient"]]  # fmt: skip
     assert nothing["deviation"] == pytest.approx(sum(told))

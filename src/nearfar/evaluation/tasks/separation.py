@@ -24,7 +24,8 @@ CODES = ("common", "salient")
 class SeparationTask(Task):
     """Four linear probes on target rows (SepCLR): the shared and the salient label, each from the common and from the
     salient vectors. Ideal are the shared label from the common vectors alone and the salient label from the salient
-    ones alone; the score is how far the four lie from it in all. A model that gives one vector gives it for both.
+    ones alone; the score is how far the four lie from it in all. A model that gives one vector gives it for both, and
+    lies as far from the ideal as chance, whatever it knows.
 
     Args:
         shared_label: column of the label that both sets have; default the first other one.
