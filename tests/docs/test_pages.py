@@ -1,12 +1,14 @@
 """What the documentation says is true: commands parse, links lead somewhere, generated pages are up to date."""
 
 import importlib.util
+import re
 
 import pytest
 
 from nearfar import options
 from nearfar.cli import COMMANDS, commands
 from nearfar.evaluation import tasks
+from nearfar.methods import registry
 from nearfar.training.comparing import entry, seconds_of, split_specs
 from nearfar.training.settings import DataSettings, TrainSettings
 from tests.docs import pages
@@ -103,6 +105,12 @@ def build_docs():
 def test_generated_pages_are_up_to_date():
     stale = [pages.name(p) for p, text in build_docs().pages().items() if not p.exists() or p.read_text() != text]
     assert not stale, f"run python scripts/build_docs.py: {', '.join(stale)} out of date"
+
+
+def test_the_number_of_methods_is_that_of_the_registry():
+    said = re.search(r"the catalogue is (\d+) methods", (pages.ROOT / "README.md").read_text())
+    assert said
+    assert int(said[1]) == len(list(registry.built_in()))
 
 
 def test_claims_are_shown_as_measured(tmp_path):

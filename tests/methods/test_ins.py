@@ -11,7 +11,7 @@ from PIL import Image
 import nearfar
 from nearfar.cli import main
 from nearfar.errors import InputError
-from nearfar.methods.bags.ins import linear_between
+from nearfar.losses.bags import linear_between
 from nearfar.methods.bagwise import InstanceClassifier, PoolOptions
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
@@ -78,7 +78,9 @@ def test_soft_targets_keep_what_is_sure(bags_few, tmp_path):
     assert not kept["soft"][~sure].eq(0.5).all()
     torch.testing.assert_close(kept["prototypes"].norm(dim=1), torch.ones(2))
     assert set(kept["keys.item_identities"].unique().tolist()) <= {0, 1}
-    still = state(trained(bags_few, tmp_path / "still", phi=(1.0, 1.0)))
+    said = []
+    still = state(trained(bags_few, tmp_path / "still", phi=(1.0, 1.0), say=said.append))
+    assert sum("prototypes call every instance of the positive bags negative" in line for line in said) == 1
     assert still["soft"][~sure].eq(0.5).all(), "phi 1 keeps them"
     none = state(trained(bags_few, tmp_path / "none", pseudo_labels="none"))
     assert none["soft"][~sure].eq(0.5).all()

@@ -67,6 +67,11 @@ def pseudo_targets(targets: Float[Tensor, "n 2"], scores: Float[Tensor, "n 2"], 
     return torch.where(positive_bag[:, None], phi * targets + (1 - phi) * hard, sure)
 
 
+def linear_between(ends: tuple[float, float], share: float) -> float:
+    """From the first end to the second as the share goes from 0 to 1 (phi of INS: 0.95 to 0.8 over the run)."""
+    return ends[0] + (ends[1] - ends[0]) * min(1.0, max(0.0, share))
+
+
 def soft_cross_entropy(logits: Float[Tensor, "n c"], targets: Float[Tensor, "n c"], *, negatives: str = "local",
                        ) -> Float[Tensor, ""]:
     """- mean_i sum_c target_ic log softmax(logits_i)_c, in [0, inf); the mean over all processes with "global"."""

@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 
-def linear_between(ends: tuple[float, float], share: float) -> float:
-    """From the first end to the second as the share goes from 0 to 1 (phi of INS: 0.95 to 0.8 over the run)."""
-    return ends[0] + (ends[1] - ends[0]) * min(1.0, max(0.0, share))
-
-
 @register("ins", family="bags")
 class INS(Method):
     """Learns which instances make a bag positive, from labels of bags alone (`--bag COLUMN --target COLUMN`).
@@ -86,8 +81,8 @@ class INS(Method):
     splits = False
     preset_paper = {"views": {"name": "two-crops", "crop": (0.2, 1.0), "strength": 0.5, "grey": 0.2},
                     "temperature": 0.07, "contrast": 0.5, "phi": (0.95, 0.8), "momentum": 0.999,
-                    "prototype_momentum": 0.9, "queue": 8192, "start": 0.25, "bag_start": 0.5,
-                    "projector": 512, "dim": 128}  # fmt: skip
+                    "prototype_momentum": 0.9, "queue": 8192, "pretraining": 0.0167, "start": 0.25,
+                    "bag_start": 0.5, "projector": 512, "dim": 128}  # fmt: skip
     paper_training = {"optimiser": "sgd", "lr": 0.01, "weight_decay": 1e-3, "schedule": "constant", "decay_all": True}
     prototypes: Tensor
     soft: Tensor
@@ -166,9 +161,8 @@ class INS(Method):
 
     def sampler(self, stage: int) -> Sampler:
         assert self.known is not None
-        stage = stage or self.first_stage
-        bags = self.known.bags
-        return Permutation().only(bags.rows[self.known.positive_rows]) if stage == 1 else Permutation()
+        inside = self.known.bags.rows[self.known.positive_rows]
+        return Permutation().only(inside) if (stage or self.first_stage) == 1 else Permutation()
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         return {self.role: self.plan(batch.inputs[self.role], batch.generator())[:2]}
@@ -194,8 +188,8 @@ class INS(Method):
         soft = self.labels_of(place, inside, scores, batch, stage)
         told = equations.soft_cross_entropy(logits, soft, negatives="global")
         whole = self.bag_term(batch, stage)
-        terms: dict[str, Tensor | float] = {"classifier": told.detach(), "contrast": near.detach()}
-        terms["bag_loss"] = whole.detach()
+        parts = {"classifier": told, "contrast": near, "bag_loss": whole}
+        terms: dict[str, Tensor | float] = {name: part.detach() for name, part in parts.items()}
         if self.logged(batch):
             terms["called_positive"] = classes[inside].float().mean() if inside.any() else torch.zeros(())
         return Loss(told + self.weights["contrast"] * near + self.weights["bag"] * whole, terms)
@@ -224,10 +218,9 @@ class INS(Method):
         if stage == 2 and self.pseudo_labels == "prototypes":
             net = exchange("global")
             there = net.gather(place)[0]
-            phi = linear_between(self.phi, batch.step / max(1, batch.steps - 1))
-            self.soft[there] = equations.pseudo_targets(
-                self.soft[there], net.gather(scores)[0], self.in_positive[there], phi
-            )
+            phi = equations.linear_between(self.phi, batch.step / max(1, batch.steps - 1))
+            scores = net.gather(scores)[0]
+            self.soft[there] = equations.pseudo_targets(self.soft[there], scores, self.in_positive[there], phi)
         return self.soft[place]
 
     def bag_term(self, batch: Batch, stage: int) -> Tensor:
@@ -241,8 +234,13 @@ class INS(Method):
         rows = rng.choice(rows, self.bag_rows, replace=False) if len(rows) > self.bag_rows else rows
         bag = self.survey.viewed(rows, batch.number)
         p = self.classifier(self.tower.features(bag.views[self.role][0])).float().softmax(1)[:, 1]
-        positive = torch.tensor([bool(self.known.positive[number])], device=p.device)
-        return equations.bag_cross_entropy(p.mean(0, keepdim=True), positive)
+        told = equations.bag_probabilities(p, torch.zeros_like(p, dtype=torch.long))
+        return equations.bag_cross_entropy(told, told.new_tensor([self.known.positive[number]]).bool())
+
+    def on_fit_end(self) -> None:
+        if self.pseudo_labels == "prototypes" and not (self.soft[self.in_positive, 1] > 0.5).any():
+            self.survey.tell("note: prototypes call every instance of the positive bags negative: no soft target is "
+                             "above a half. Try a larger --pretraining, --contrast 0 or another learning rate.")
 
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}
