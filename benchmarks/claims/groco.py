@@ -17,6 +17,7 @@ from experiment import Arm, Cell, Claim, arms_told, first_of_all
 from shared import EMOJI, PLAN, STRONG
 
 from nearfar import evaluation, heads, load, models
+from nearfar.methods import Tower
 from nearfar.training.modelled import ModelEmbedder
 
 OUTPUT = "output kNN"
@@ -61,7 +62,7 @@ def at_the_output(folder: Path, data: Any) -> Mapping[str, float]:
     """The paper's k-NN (20 neighbours) and the linear probe on what the head gives, in place of the encoder."""
     model = load(folder / "model")
     (role, tower), *_ = model.roles.items()
-    whole = models.Model({role: models.Tower(tower.encoder, trained_head(folder))}, model.config)
+    whole = models.Model({role: Tower(tower.encoder, trained_head(folder), kept=True)}, model.config)
     found = evaluation.task_for(data, "labels").evaluate(ModelEmbedder(whole, data), "test").metrics
     return {OUTPUT: float(found["knn"]), "output probe": float(found["probe"])}
 

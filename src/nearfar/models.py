@@ -32,6 +32,7 @@ from nearfar.encoders.base import load_into, load_tensors
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.stored import noise_pictures
 from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.methods.tower import Tower
 
 FORMAT = 1
 SIMILARITIES = ("cosine", "dot")
@@ -44,23 +45,6 @@ ANSWERS = "inference."  # the tensors of what a model answers beside vectors
 _RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers", "inference")
 
 Progress = Callable[[int, int], None]
-
-
-class Tower(nn.Module):
-    """An encoder and, where the method keeps it at inference, the head after it."""
-
-    def __init__(self, encoder: Encoder, head: nn.Module | None = None):
-        super().__init__()
-        self.encoder, self.head = encoder, head
-
-    def embed(self, items: Sequence[Any] | np.ndarray, batch_size: int = 64,
-              progress: Progress | None = None) -> np.ndarray:
-        return encoders.vectors(self.encoder, items, batch_size, progress, self.head)
-
-    def config(self) -> dict[str, Any]:
-        head = None if self.head is None else describe_head(self.head)
-        return {"encoder": self.encoder.config(), "head": head,
-                "preprocessing": modalities.get(self.encoder.modality).preprocessing(self.encoder)}
 
 
 class Model:
@@ -139,7 +123,7 @@ class Model:
                              "Write model.embed([item]).")
         check("batch_size", batch_size, PositiveInt, "argument")
         tower = self._tower(role, None if role else self._modality(items), variant)
-        made = tower.embed(items, batch_size, progress)
+        made = encoders.vectors(tower.encoder, items, batch_size, progress, tower.head)
         return _unit(made) if self.similarity == "cosine" else made
 
     def embed_texts(self, texts: Sequence[str], role: str | None = None, batch_size: int = 64,
@@ -342,11 +326,17 @@ def _same_state(a: nn.Module, b: nn.Module) -> bool:
 def _tower(name: str, description: Mapping[str, Any], folder: Path, state: Mapping[str, torch.Tensor]) -> Tower:
     encoder = encoders.from_config(description["encoder"], folder / name)
     head = None if description["head"] is None else build_head(description["head"])
-    made = Tower(encoder, head).eval()
+    made = Tower(encoder, head, kept=True).eval()
     part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
     load_into(made, part, folder / "model.safetensors")
     encoder.pretrained = True
     return made
+
+
+def _described(tower: Tower) -> dict[str, Any]:
+    head = None if tower.head is None else describe_head(tower.head)
+    preprocessing = modalities.get(tower.encoder.modality).preprocessing(tower.encoder)
+    return {"encoder": tower.encoder.config(), "head": head, "preprocessing": preprocessing}
 
 
 def describe_head(head: nn.Module) -> list[dict[str, Any]]:
@@ -389,13 +379,13 @@ def _name_towers(towers: Mapping[str, Any]) -> tuple[dict[str, Tower], dict[str,
         key = (id(encoder), id(head))
         if key not in known:
             known[key] = role.replace("/", "-")
-            named[known[key]] = Tower(encoder, head)
+            named[known[key]] = Tower(encoder, head, kept=True)
         roles[role] = known[key]
     return named, roles
 
 
 def _whole_config(named: Mapping[str, Tower], roles: Mapping[str, str], extra: dict[str, Any]) -> dict[str, Any]:
-    described = {name: tower.config() for name, tower in named.items()}
+    described = {name: _described(tower) for name, tower in named.items()}
     widths = {name: _width(named[name].encoder.dim, described[name]["head"]) for name in named}
     if len(set(widths.values())) > 1:
         raise InputError(f"The towers give vectors of different lengths: {widths}.",

@@ -14,12 +14,33 @@ import nearfar
 from nearfar.encoders import Joined, image
 from nearfar.errors import InputError
 from nearfar.losses import clip, nt_xent
+from nearfar.losses.rows import info_nce_rows
 from nearfar.methods.batch import Facts
-from nearfar.methods.image.mcl import auto_clusters, concatenated, grouped_clip, grouped_nt_xent, joint_labels
+from nearfar.methods.contrast.shared import other_groups
+from nearfar.methods.image.mcl import auto_clusters, concatenated, joint_labels
+from nearfar.similarity import ExtraCandidates, all_views, both_ways
 from nearfar.training import building, callbacks, showing
 from nearfar.training.engine import fit
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
+
+
+def within(p):
+    """As training hides the other groups (`form mask`)."""
+
+    def extra_candidates(anchors):
+        return ExtraCandidates(excluded=other_groups(p, anchors))
+
+    return extra_candidates
+
+
+def grouped_clip(a, b, p, *, temperature):
+    layout = both_ways(a, b, temperature=temperature, extra_candidates=within(p), extra_candidates_back=within(p))
+    return layout.loss(info_nce_rows)
+
+
+def grouped_nt_xent(a, b, p, *, temperature):
+    return all_views([a, b], temperature=temperature, extra_candidates=within(p)).loss(info_nce_rows)
 
 
 def z(n=8, seed=0):

@@ -225,7 +225,7 @@ class Method(pl.LightningModule):
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Inference:
         """The module of `inference`, from its `config()`, before its tensors are loaded. towers: of the loaded model,
-        by role (`nearfar.models.Tower`)."""
+        by role (`nearfar.methods.Tower`)."""
         raise TypeError(f"{cls.__name__} restores no inference")
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:

@@ -12,6 +12,9 @@ from nearfar.encoders.base import Features
 class Tower(nn.Module):
     """Encoder and head of one role. `kept`: the head belongs to the embedding, not to training alone."""
 
+    encoder: Any
+    head: nn.Module | None
+
     def __init__(self, encoder: nn.Module, head: nn.Module | None = None, kept: bool = False):
         super().__init__()
         self.encoder, self.head, self.kept = encoder, head, kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nearfar.methods.tower import Tower
 from nearfar.training.embedding import Embedder
 
 if TYPE_CHECKING:
@@ -15,9 +14,8 @@ class ModelEmbedder(Embedder):
     """embed(role, rows) with the towers of a model that was loaded from its folder."""
 
     def __init__(self, model: Any, data: Data, batch_size: int = 256, variant: str | None = None):
-        towers = {role: Tower(t.encoder, t.head, kept=True) for role, t in model.roles.items()}
         super().__init__(
-            towers,
+            model.roles,
             data,
             batch_size=batch_size,
             similarity=model.config.get("similarity", "cosine"),

@@ -14,12 +14,20 @@ from nearfar.losses.parts import InfoNCE, RowLoss, parts
 from nearfar.methods.base import Loss, Method
 from nearfar.methods.batch import Batch, Facts
 from nearfar.negatives import Items, Negatives
-from nearfar.similarity import Anchors, ExcludedPairs, ExtraCandidates, Layout, Temperature, same
+from nearfar.similarity import Anchors, ExcludedPairs, ExtraCandidates, Layout, Relation, Temperature, same
 
 
 def part_name(loss: RowLoss) -> str:
     """The name of a loss on the command line."""
     return next((name for name, cls in parts.items() if type(loss) is cls), type(loss).__name__.lower())
+
+
+def other_groups(negative_groups: Tensor, anchors: Anchors) -> Relation:
+    """The pairs of an anchor and an item of another negative group, which are no negatives of each other.
+
+    negative_groups: (n,) integers, of the items; the mask form of MCL's joint labels.
+    """
+    return ~same(negative_groups[anchors.items], anchors.columns(negative_groups))
 
 
 class Contrast(Method):
@@ -99,9 +107,7 @@ class Contrast(Method):
             found = ExtraCandidates() if part is None else part.extra_candidates(anchors, items)
             excluded = found.excluded
             if items.negative_groups is not None:
-                excluded = excluded | ~same(
-                    items.negative_groups[anchors.items], anchors.columns(items.negative_groups)
-                )
+                excluded = excluded | other_groups(items.negative_groups, anchors)
             return ExtraCandidates(found.blocks if blocks else (), excluded, found.extra_positives)
 
         return extra_candidates

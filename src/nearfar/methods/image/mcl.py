@@ -22,15 +22,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar import processes
-from nearfar.checks import PositiveFloat, PositiveInt
+from nearfar.checks import PositiveInt
 from nearfar.clustering import k_means
 from nearfar.encoders import Encoder, Frozen, Joined
 from nearfar.errors import InputError
-from nearfar.losses.rows import info_nce_rows
 from nearfar.methods import Batch, Facts, Loss, Paper, Staged, Tower, ViewContrast, register
 from nearfar.momentum import Teacher
 from nearfar.samplers import InTurn, Sampler
-from nearfar.similarity import Anchors, ExtraCandidates, Layout, all_views, both_ways, normalise, same
+from nearfar.similarity import Layout, normalise
 
 
 def joint_labels(clusters: Int[np.ndarray, "s n"], k: int, how: str = "all") -> Int[np.ndarray, "n"]:
@@ -60,52 +59,6 @@ def concatenated(outputs: Sequence[Float[Tensor, "n d"]]) -> Float[Tensor, "n sd
     """The raw outputs of all stages side by side, with one normalisation of the whole: a stage with longer vectors
     weighs more in the cosine."""
     return normalise(torch.cat(list(outputs), 1))
-
-
-def within_groups(labels: Int[Tensor, "n"]) -> Any:
-    """As `extra_candidates` of a layout: only items with one label are negatives of each other (the mask form)."""
-
-    def extra_candidates(anchors: Anchors) -> ExtraCandidates:
-        return ExtraCandidates(excluded=~same(labels[anchors.items], anchors.columns(labels)))
-
-    return extra_candidates
-
-
-def grouped_clip(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "n d"],
-    labels: Int[Tensor, "n"],
-    *,
-    temperature: PositiveFloat = 0.07,
-    negatives: str = "local",
-) -> Float[Tensor, ""]:
-    """1/2 mean_i [ lse_{j: p_j = p_i} s_ij - s_ii ] + 1/2 mean_j [ lse_{i: p_i = p_j} s_ij - s_jj ]."""
-    extra_candidates = within_groups(labels)
-    layout = both_ways(
-        a,
-        b,
-        temperature=temperature,
-        extra_candidates=extra_candidates,
-        extra_candidates_back=extra_candidates,
-        negatives=negatives,
-    )
-    return layout.loss(info_nce_rows)
-
-
-def grouped_nt_xent(
-    view_a: Float[Tensor, "n d"],
-    view_b: Float[Tensor, "n d"],
-    labels: Int[Tensor, "n"],
-    *,
-    temperature: float = 0.1,
-    negatives: str = "local",
-) -> Float[Tensor, ""]:
-    """NT-Xent over the 2n views, the negatives of an anchor among the views of items with its label alone."""
-    extra_candidates = within_groups(labels)
-    layout = all_views(
-        [view_a, view_b], temperature=temperature, extra_candidates=extra_candidates, negatives=negatives
-    )
-    return layout.loss(info_nce_rows)
 
 
 @register("mcl", family="image")
