@@ -172,6 +172,8 @@ SETS = {
                           partial(pictured, "digits-turned", ("angle",), turned),
                           {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
     "emoji": Set("emoji in four styles, emoji never trained on", lambda out: "emoji"),
+    "emoji, subcategories": Set("emoji in four styles with their subcategory, emoji never trained on",
+                                lambda out: "emoji", {"roles": {"target": "subcategory"}}),
     "scenes": Set("scenes of emoji on photographs, 1000 / 250 / 350", lambda out: "scenes", tiny=60),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
