@@ -8,12 +8,13 @@ the episodes: a linear probe and 5-NN among the new classes, the effective rank 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiment import Arm, Cell, Claim
-from shared import PLAN, STRONG
+from experiment import Arm, Cell, Claim, first_of_all
+from shared import EMOJI, PLAN, STRONG
 
 from nearfar import load
 from nearfar.evaluation.diagnostics import effective_rank
@@ -45,12 +46,15 @@ def new_classes(folder: Path, data: Any) -> Mapping[str, float]:
 def notes(result: dict[str, Any]) -> str:
     """Means of all rows; accuracies in percent, the rank and the numbers of the gates as they are."""
     told = []
-    for label, seeds in result["all"]["digits, three new classes"].items():
-        means = {name: float(np.mean([s[name] for s in seeds])) for name in seeds[0]}
-        shares = [f"{name} {100 * means[name]:.1f}" for name in ("5-shot", "1-shot", "probe", "5-NN") if name in means]
-        plain = [f"{name} {means[name]:.2f}" for name in means if name == "rank" or name.startswith("gate")]
-        told.append(f"{label}: {', '.join(shares + plain)}")
-    return "; ".join(told) + "."
+    for cell, rows in result["all"].items():
+        lines = []
+        for label, seeds in rows.items():
+            means = {name: float(np.mean([s[name] for s in seeds])) for name in seeds[0]}
+            plain = {name for name in means if name == "rank" or name.startswith("gate")}
+            shown = [f"{k} {v:.2f}" if k in plain else f"{k} {100 * v:.1f}" for k, v in means.items()]
+            lines.append(f"{label}: {', '.join(shown)}")
+        told.append(f"{cell}: {'; '.join(lines)}.")
+    return " ".join(filter(None, [first_of_all(replace(CLAIM, measure="hit@1"), result["all"]), *told]))
 
 
 CLAIM = Claim(
@@ -65,6 +69,11 @@ CLAIM = Claim(
             "simclr": Arm(f"simclr {STRONG}"),
             "simclr, supcon": Arm(f"simclr --loss supcon {STRONG}"),
         }, PLAN | {"steps": 150, "task": "few-shot --ways 3 --episodes 10"}, SHOTS, look=new_classes),
+        "emoji, subcategories": Cell("emoji, subcategories", {
+            "hydra": Arm("hydra"),
+            "arbitrary pairs, open gates": Arm("hydra --gate none"),
+            "identical pairs, open gates": Arm("hydra --gate none --pairs identical"),
+        }, {"steps": 100, "batch_size": 64}, EMOJI),
     },
     control="identical pairs, open gates",
     measure="5-shot",

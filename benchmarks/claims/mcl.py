@@ -38,7 +38,7 @@ CLAIM = Claim(
 def figure(out: Path, result: dict[str, Any]) -> None:
     """How well each row reads the weak digit, in docs/assets/methods/mcl.svg."""
     rows = result["all"]["two digits"]
-    values = {name: {"weak digit": 100 * float(np.mean([x[READ] for x in seeds]))} for name, seeds in rows.items()
+    values = {name: {"weak digit": [100 * float(x[READ]) for x in seeds]} for name, seeds in rows.items()
               if name in CLAIM.cells["two digits"].arms or name == "untrained"}  # fmt: skip
     about = "Accuracy of a linear probe for the fainter of two digits in one picture."
     (FIGURES / "mcl.svg").write_text(bars_svg(values, "The weak digit of two in one picture: linear probe", about,

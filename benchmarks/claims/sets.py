@@ -351,6 +351,8 @@ SETS = {
     "emoji, new subgroups": Set("emoji of one style, trained on half of the subgroups, episodes on the others",
                                 subgroups, {"roles": {"image": "picture", "label": ["subgroup"], "split": "split"}},
                                 tiny=2000),
+    "emoji, subcategories": Set("emoji in four styles with their subcategory, emoji never trained on",
+                                lambda out: "emoji", {"roles": {"target": "subcategory"}}),
     "scenes": Set("scenes of emoji on photographs, 1000 / 250 / 350", lambda out: "scenes", tiny=60),
     "digit bags, 0.1": bag_set(0.1),
     "digit bags, 0.2": bag_set(0.2),
