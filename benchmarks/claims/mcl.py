@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from experiment import FIGURES, Arm, Cell, Claim
 from shared import SIDE
 
