@@ -47,14 +47,30 @@ def gap(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
 
 
 def trained(data: Any, methods: Sequence[str], given: Any, **more: Any) -> Comparison:
-    return compare(data, methods=methods, seeds=given.seeds, steps=given.steps, batch_size=given.batch, val_every=0,
-                   say=print, progress=False, report=False, **more)
+    return compare(
+        data,
+        methods=methods,
+        seeds=given.seeds,
+        steps=given.steps,
+        batch_size=given.batch,
+        val_every=0,
+        say=print,
+        progress=False,
+        report=False,
+        **more,
+    )
 
 
 def facts(data: Any, given: Any, done: Comparison) -> dict[str, Any]:
-    return {"steps": given.steps, "batch": given.batch, "seeds": given.seeds, "data_hash": data.hash,
-            "split_hash": data.split_hash, "rows": {k: len(v) for k, v in data.splits.items()},
-            "versions": done.results["versions"]}
+    return {
+        "steps": given.steps,
+        "batch": given.batch,
+        "seeds": given.seeds,
+        "data_hash": data.hash,
+        "split_hash": data.split_hash,
+        "rows": {k: len(v) for k, v in data.splits.items()},
+        "versions": done.results["versions"],
+    }
 
 
 def retrieval(given: Any) -> dict[str, Any]:
@@ -78,8 +94,17 @@ def few_shot(given: Any) -> dict[str, Any]:
             plain, aligned = values(r, f"{shots}-shot"), values(r, f"{shots}-shot+opta")
             ends = {name: [[c["directions"][f"5-way {name}"][e] for e in ("low", "high")] for c in r["seeds"]]
                     for name in (f"{shots}-shot", f"{shots}-shot+opta")}  # fmt: skip
-            table.append({"label": r["label"], "kind": r["kind"], "shots": shots, "plain": plain, "opta": aligned,
-                          "episodes": list(ends.values()), **gap(aligned, plain)})
+            table.append(
+                {
+                    "label": r["label"],
+                    "kind": r["kind"],
+                    "shots": shots,
+                    "plain": plain,
+                    "opta": aligned,
+                    "episodes": list(ends.values()),
+                    **gap(aligned, plain),
+                }
+            )
     return facts(data, given, done) | {"table": table, "task": done.results["task"]["description"]}
 
 
@@ -101,8 +126,17 @@ def stages(given: Any) -> dict[str, Any]:
     for ours, plain in zip(read("mcl"), read("simclr"), strict=True):
         alone = np.array([r.alone for r in ours]).T.tolist()
         joined, simclr = [r.joined[-1] for r in ours], [r.alone[0] for r in plain]
-        table.append({"factor": ours[0].factor, "commonest": ours[0].commonest, "alone": alone, "joined": joined,
-                      "simclr": simclr, "gain": gap(alone[-1], alone[0]), "over_simclr": gap(joined, simclr)})
+        table.append(
+            {
+                "factor": ours[0].factor,
+                "commonest": ours[0].commonest,
+                "alone": alone,
+                "joined": joined,
+                "simclr": simclr,
+                "gain": gap(alone[-1], alone[0]),
+                "over_simclr": gap(joined, simclr),
+            }
+        )
     return {"steps": given.steps, "batch": given.batch, "seeds": given.seeds, "table": table}
 
 

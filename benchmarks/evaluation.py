@@ -44,22 +44,28 @@ def mine(query: np.ndarray, gallery: np.ndarray, labels: np.ndarray) -> Any:
     import torch
 
     from nearfar.negatives.mined import mine
+
     return mine(torch.from_numpy(query), torch.from_numpy(gallery), 16)
 
 
 def question(ask: str, peer: str) -> Callable[..., Any]:
     if peer == "scikit-learn":
         from sklearn.neighbors import NearestNeighbors
+
         if ask != "knn":
             raise SystemExit("scikit-learn is measured for --ask knn alone.")
-        return lambda query, gallery, labels: NearestNeighbors(
-            n_neighbors=20, algorithm="brute", metric="cosine").fit(gallery).kneighbors(query)
+        return lambda query, gallery, labels: (
+            NearestNeighbors(n_neighbors=20, algorithm="brute", metric="cosine").fit(gallery).kneighbors(query)
+        )
     from nearfar.evaluation import knn, retrieval
+
     ids = np.arange
-    return {"knn": lambda query, gallery, labels: knn(gallery, labels, query, labels),
-            "retrieval": lambda query, gallery, labels: retrieval(query, gallery, ids(len(query)), ids(len(query))),
-            "labels": lambda query, gallery, labels: retrieval(query, gallery, labels, labels),
-            "mine": mine}[ask]
+    return {
+        "knn": lambda query, gallery, labels: knn(gallery, labels, query, labels),
+        "retrieval": lambda query, gallery, labels: retrieval(query, gallery, ids(len(query)), ids(len(query))),
+        "labels": lambda query, gallery, labels: retrieval(query, gallery, labels, labels),
+        "mine": mine,
+    }[ask]
 
 
 def resident(name: str) -> float:
@@ -79,24 +85,50 @@ def serve(ask: str, peer: str, rows: int, dim: int) -> None:
     Path("/proc/self/clear_refs").write_text("5")
     start, busy = time.perf_counter(), time.process_time()
     f(*given)
-    print(json.dumps({"seconds": time.perf_counter() - start, "processor": time.process_time() - busy,
-                      "mib": resident("VmHWM") - before}))
+    print(
+        json.dumps(
+            {
+                "seconds": time.perf_counter() - start,
+                "processor": time.process_time() - busy,
+                "mib": resident("VmHWM") - before,
+            }
+        )
+    )
 
 
 def measure(ask: str, peer: str, rows: int, dim: int, turns: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--serve", "--ask", ask, "--peer", peer, "--rows", str(rows),
-               "--dim", str(dim)]
-    found = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-             for _ in range(turns)]
-    return {**{name: round(min(x[name] for x in found), 2) for name in ("seconds", "processor")},
-            "mib": round(max(x["mib"] for x in found))}
+    command = [
+        sys.executable,
+        __file__,
+        "--serve",
+        "--ask",
+        ask,
+        "--peer",
+        peer,
+        "--rows",
+        str(rows),
+        "--dim",
+        str(dim),
+    ]
+    found = [
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(turns)
+    ]
+    return {
+        **{name: round(min(x[name] for x in found), 2) for name in ("seconds", "processor")},
+        "mib": round(max(x["mib"] for x in found)),
+    }
 
 
 def versions() -> dict[str, str]:
     import sklearn
     import torch
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__}
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
 
 
 def stored() -> dict[str, Any]:

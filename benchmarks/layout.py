@@ -120,12 +120,23 @@ def main() -> None:
     for name in SETS:
         data = open_data(sets.folders(name, SETS[name], given.out))
         values = {g: [cell(name, data, g, seed, given) for seed in range(given.seeds)] for g in GRIDS}
-        table[name] = {"rows": {k: len(v) for k, v in data.splits.items()}, "references": references(data, given.seeds),
-                       "grids": {g: {"mean": float(np.mean(v)), "values": v} for g, v in values.items()}}
+        table[name] = {
+            "rows": {k: len(v) for k, v in data.splits.items()},
+            "references": references(data, given.seeds),
+            "grids": {g: {"mean": float(np.mean(v)), "values": v} for g, v in values.items()},
+        }
         print(name, {g: round(float(np.mean(v)) * 100, 1) for g, v in values.items()}, table[name]["references"])
     means = {g: float(np.mean([one["grids"][g]["mean"] for one in table.values()])) for g in GRIDS}
-    result = {"sets": table, "means": means, "chosen": choose(means), "margin": MARGIN, "steps": given.steps,
-              "seeds": given.seeds, "demo": for_demo(given), "versions": versions()}
+    result = {
+        "sets": table,
+        "means": means,
+        "chosen": choose(means),
+        "margin": MARGIN,
+        "steps": given.steps,
+        "seeds": given.seeds,
+        "demo": for_demo(given),
+        "versions": versions(),
+    }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     write_json(RESULT, result)
     print(f"means {means}: grid {result['chosen']}\nwritten: {RESULT}")

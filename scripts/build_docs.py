@@ -36,6 +36,7 @@ def spread(bounds: Sequence[float] | None, show: Any = percent) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> str:
     """A Markdown table; the columns numbered in `right` are aligned to the right."""
+
     def line(cells: Sequence[Any]) -> str:
         return "| " + " | ".join(" ".join(str(c).split()).replace("|", "\\|") for c in cells) + " |"
 
@@ -61,11 +62,19 @@ def gallery() -> str:
     from nearfar.methods.registry import built_in
 
     found = [methods.describe(slug) for slug in built_in()]
-    rows = [[f"[{m['slug']}](#{m['slug']})", m["family"], needs(m), m["paper"]["idea"], m["paper"]["venue"]]
-            for m in found]
-    parts = [MADE, "", "# Method gallery", "", f"{len(found)} methods. `nearfar methods METHOD` shows the same on a "
-             "terminal; `auto` follows a rule of the data that the meaning states.", "",
-             table(["method", "family", "needs", "idea", "venue"], rows)]
+    rows = [
+        [f"[{m['slug']}](#{m['slug']})", m["family"], needs(m), m["paper"]["idea"], m["paper"]["venue"]] for m in found
+    ]
+    parts = [
+        MADE,
+        "",
+        "# Method gallery",
+        "",
+        f"{len(found)} methods. `nearfar methods METHOD` shows the same on a "
+        "terminal; `auto` follows a rule of the data that the meaning states.",
+        "",
+        table(["method", "family", "needs", "idea", "venue"], rows),
+    ]
     for m in found:
         parts += ["", *section(m)]
     return "\n".join(parts) + "\n"
@@ -87,8 +96,10 @@ def section(m: Mapping[str, Any]) -> list[str]:
         lines += ["", f"**Differs** from the paper or its released code: {paper['differs']}."]
     if m["training"]:
         lines += ["", f"**Optimiser of the paper** (`--preset paper`): {trained(m['training'])}."]
-    rows = [[f"`--{o['name'].replace('_', '-')}`", shown(o["default"]), shown(o.get("paper")), o["help"]]
-            for o in m["options"]]
+    rows = [
+        [f"`--{o['name'].replace('_', '-')}`", shown(o["default"]), shown(o.get("paper")), o["help"]]
+        for o in m["options"]
+    ]
     return [*lines, "", table(["option", "default", "paper", "meaning"], rows)]
 
 
@@ -98,8 +109,10 @@ def trained(training: Mapping[str, Any]) -> str:
     betas = f", betas {training['betas'][0]:g} and {training['betas'][1]:g}" if "betas" in training else ""
     every = " of all parameters" if training.get("decay_all") else ""
     floor = f" down to {training['final']:.3g} of the peak" if training.get("final") else ""
-    return (f"{training['optimiser']}, learning rate {training['lr']:g}{per}{betas}, weight decay "
-            f"{training['weight_decay']:g}{every}, {training.get('schedule', 'cosine')} schedule{floor}")
+    return (
+        f"{training['optimiser']}, learning rate {training['lr']:g}{per}{betas}, weight decay "
+        f"{training['weight_decay']:g}{every}, {training.get('schedule', 'cosine')} schedule{floor}"
+    )
 
 
 def shown(value: Any) -> str:
@@ -122,12 +135,22 @@ def claims(root: Path = ROOT) -> str:
     """docs/claims.md from what was measured; says so where nothing was yet."""
     checked = read_results(root / "benchmarks" / "claims" / "results")
     measured = read_results(root / "benchmarks" / "results")
-    parts = [MADE, "", "# Claims", "", "What the papers claim, checked at small scale against a fair baseline with "
-             "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
-             "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.", "",
-             "Every check trains the registered method through `fit`, beside the untrained encoder and raw features. "
-             "It is repeated by `python benchmarks/claims SLUG` (`--all` for all). Rows marked *earlier* were measured "
-             "by a training loop of the check's own and wait to be measured again.", "", "## Methods", ""]
+    parts = [
+        MADE,
+        "",
+        "# Claims",
+        "",
+        "What the papers claim, checked at small scale against a fair baseline with "
+        "several seeds, and how fast nearfar is. *holds*: the 95 % interval of the paired difference lies on the "
+        "claimed side of zero; *undecided*: it spans zero. A negative result stands here like a positive one.",
+        "",
+        "Every check trains the registered method through `fit`, beside the untrained encoder and raw features. "
+        "It is repeated by `python benchmarks/claims SLUG` (`--all` for all). Rows marked *earlier* were measured "
+        "by a training loop of the check's own and wait to be measured again.",
+        "",
+        "## Methods",
+        "",
+    ]
     parts.append(claims_table(checked) if checked else "No claim has been measured yet.")
     parts += ["", "## Demo", "", demo(measured["demo"]) if "demo" in measured else "Not measured yet."]
     if "text_pairs" in measured:
@@ -148,8 +171,18 @@ def claims_table(checked: Mapping[str, Any]) -> str:
         d = d if isinstance(d, Mapping) else {"mean": d, "interval": r.get("interval")}
         earlier = str(r.get("command", "")).endswith(".py")
         verdict = str(VERDICTS.get(r.get("holds"), r.get("holds"))) + (", earlier" if earlier else "")
-        rows.append([slug, r.get("claim", ""), r.get("data", ""), r.get("metric", ""), number(d.get("mean")),
-                     spread(d.get("interval"), number), verdict, f"`python benchmarks/claims {slug}`"])
+        rows.append(
+            [
+                slug,
+                r.get("claim", ""),
+                r.get("data", ""),
+                r.get("metric", ""),
+                number(d.get("mean")),
+                spread(d.get("interval"), number),
+                verdict,
+                f"`python benchmarks/claims {slug}`",
+            ]
+        )
     noted = {slug: r for slug, r in checked.items() if r.get("notes")}
     notes = [f"**{slug}** ({len(r.get('seeds', ()))} seeds): {r['notes']}" for slug, r in noted.items()]
     found = table(["method", "claim", "data", "metric", "difference", "95 %", "verdict", "command"], rows, (4, 5))
@@ -166,8 +199,9 @@ def speed(name: str, r: Mapping[str, Any]) -> str:
         middle, bounds = (ratio["median"], ratio["interval"]) if isinstance(ratio, Mapping) else (ratio, None)
         rows.append([f"nearfar / {other}", f"{middle:.2f}", spread(bounds, lambda x: f"{x:.2f}")])
     facts = ", ".join(f"{k} {r[k]}" for k in ("unit", "batch", "steps", "threads") if k in r)
-    return f"`python benchmarks/{name}.py` ({facts}); above 1: nearfar is faster.\n\n" \
-        + table(["ratio", "median", "95 %"], rows, (1, 2))
+    return f"`python benchmarks/{name}.py` ({facts}); above 1: nearfar is faster.\n\n" + table(
+        ["ratio", "median", "95 %"], rows, (1, 2)
+    )
 
 
 # -- speed of the losses ------------------------------------------------------------------------------------------
@@ -182,12 +216,20 @@ def losses(root: Path = ROOT) -> str:
     source.loader.exec_module(tables)
     measured = read_results(root / "benchmarks" / "results")
     device = ["", tables.accelerator(measured["loss_cuda"])] if "loss_cuda" in measured else []
-    return "\n".join([MADE, "", "# Speed of the losses", "", tables.page(measured.get("loss", {})), *device,
-                      *evaluators(root)]) + "\n"
+    return (
+        "\n".join(
+            [MADE, "", "# Speed of the losses", "", tables.page(measured.get("loss", {})), *device, *evaluators(root)]
+        )
+        + "\n"
+    )
 
 
-ASKS = {"knn": "vote of the 20 nearest", "retrieval": "ranking, one relevant item a query",
-        "labels": "ranking, a tenth of the gallery relevant", "mine": "16 hard negatives a row"}
+ASKS = {
+    "knn": "vote of the 20 nearest",
+    "retrieval": "ranking, one relevant item a query",
+    "labels": "ranking, a tenth of the gallery relevant",
+    "mine": "16 hard negatives a row",
+}
 
 
 def evaluators(root: Path) -> list[str]:
@@ -199,13 +241,22 @@ def evaluators(root: Path) -> list[str]:
     rows = []
     for cell, peers in measured["cells"].items():
         ask, n, d = cell.split("/")
-        rows += [[ASKS[ask], f"{int(n):,} x {int(n):,}", d, peer, f"{x['processor']:.1f}", f"{x['mib']:,}"]
-                 for peer, x in peers.items() if peer != "before"]
+        rows += [
+            [ASKS[ask], f"{int(n):,} x {int(n):,}", d, peer, f"{x['processor']:.1f}", f"{x['mib']:,}"]
+            for peer, x in peers.items()
+            if peer != "before"
+        ]
     versions = ", ".join(f"{k} {v}" for k, v in measured["versions"].items())
-    return ["", "## Evaluators", "", f"Exact neighbours and rankings with {measured['threads']} thread(s); {versions}. "
-            "Queries x gallery items; *seconds* of the processor; *MiB*: peak beyond the inputs. "
-            "`python benchmarks/evaluation.py` measures it.", "",
-            table(["question", "size", "width", "peer", "seconds", "MiB"], rows, (1, 2, 4, 5))]
+    return [
+        "",
+        "## Evaluators",
+        "",
+        f"Exact neighbours and rankings with {measured['threads']} thread(s); {versions}. "
+        "Queries x gallery items; *seconds* of the processor; *MiB*: peak beyond the inputs. "
+        "`python benchmarks/evaluation.py` measures it.",
+        "",
+        table(["question", "size", "width", "peer", "seconds", "MiB"], rows, (1, 2, 4, 5)),
+    ]
 
 
 # -- the README's table -------------------------------------------------------------------------------------------
@@ -218,33 +269,59 @@ def demo(results: Mapping[str, Any]) -> str:
         rows = [demo_row(r) for r in sorted(split["rows"], key=lambda r: -(r["r1"] or 0))]
         steps, seeds = split.get("steps"), split.get("seeds")
         facts = f" ({steps} steps of 128 emoji, {seeds} seeds a method)" if steps and seeds else ""
-        parts.append(f"**{name}**{facts}\n\n" + table(
-            ["", "hit@1", "95 %", "hit@10", "hard hit@1", "vs simclr", "95 % of the difference", "s a run"], rows,
-            range(1, 8))
-            + "".join(f"\n\n{text}" for text in (split.get("reason"), outlines(split), split.get("note")) if text))
+        parts.append(
+            f"**{name}**{facts}\n\n"
+            + table(
+                ["", "hit@1", "95 %", "hit@10", "hard hit@1", "vs simclr", "95 % of the difference", "s a run"],
+                rows,
+                range(1, 8),
+            )
+            + "".join(f"\n\n{text}" for text in (split.get("reason"), outlines(split), split.get("note")) if text)
+        )
     return "\n\n".join(parts)
 
 
 def dense(results: Mapping[str, Any]) -> str:
     """mIoU of every row, the differences paired by seed, and what validation data chose."""
     found = sorted(results["table"], key=lambda r: -r["miou"])
-    rows = [[f"**{r['label']}**" if r["kind"] == "method" else r["label"], percent(r["miou"]), spread(r["interval"]),
-             spread(r["items"]), percent(r["pixel accuracy"]), len(r["values"])] for r in found]
-    apart = [[f"{d['a']} - {d['b']}", percent(d["mean"], True), spread(d["interval"], lambda x: percent(x, True)),
-              VERDICTS[d["holds"]]] for d in results["differences"]]
-    tried = "; ".join(f"{arm} " + ", ".join(f"{percent(v)} at {rate}" for rate, v in rates.items())
-                      for arm, rates in results["rates on validation"].items())
+    rows = [
+        [
+            f"**{r['label']}**" if r["kind"] == "method" else r["label"],
+            percent(r["miou"]),
+            spread(r["interval"]),
+            spread(r["items"]),
+            percent(r["pixel accuracy"]),
+            len(r["values"]),
+        ]
+        for r in found
+    ]
+    apart = [
+        [
+            f"{d['a']} - {d['b']}",
+            percent(d["mean"], True),
+            spread(d["interval"], lambda x: percent(x, True)),
+            VERDICTS[d["holds"]],
+        ]
+        for d in results["differences"]
+    ]
+    tried = "; ".join(
+        f"{arm} " + ", ".join(f"{percent(v)} at {rate}" for rate, v in rates.items())
+        for arm, rates in results["rates on validation"].items()
+    )
     classes = [[r["label"], *map(percent, r["classes"].values())] for r in found]
-    return "\n\n".join([
-        "Scenes of emoji on photographs, five classes, emoji and photographs of the test scenes in no training scene "
-        f"(`python benchmarks/dense.py`; small encoder, 64 pixels, {results['steps']} steps of {results['batch']} "
-        f"pictures, {2 * results['steps'] * results['batch']:,} views a run). "
-        "A linear probe reads the class of each pixel from the frozen map.",
-        table(["", "mIoU", "95 %, seeds", "95 %, pictures", "pixel accuracy", "seeds"], rows, range(1, 6)),
-        table(["difference in mIoU, paired by seed", "points", "95 %", "the first is better"], apart, (1, 2)),
-        table(["IoU by class", *found[0]["classes"]], classes, range(1, 6)),
-        f"Learning rates by mIoU on validation scenes, seed 0: {tried}.",
-        *([results["note"]] if results.get("note") else [])])
+    return "\n\n".join(
+        [
+            "Scenes of emoji on photographs, five classes, emoji and photographs of the test scenes in no training "
+            f"scene (`python benchmarks/dense.py`; small encoder, 64 pixels, {results['steps']} steps of {results['batch']} "
+            f"pictures, {2 * results['steps'] * results['batch']:,} views a run). "
+            "A linear probe reads the class of each pixel from the frozen map.",
+            table(["", "mIoU", "95 %, seeds", "95 %, pictures", "pixel accuracy", "seeds"], rows, range(1, 6)),
+            table(["difference in mIoU, paired by seed", "points", "95 %", "the first is better"], apart, (1, 2)),
+            table(["IoU by class", *found[0]["classes"]], classes, range(1, 6)),
+            f"Learning rates by mIoU on validation scenes, seed 0: {tried}.",
+            *([results["note"]] if results.get("note") else []),
+        ]
+    )
 
 
 WAYS = {"frozen": "a linear head on frozen features", "whole": "the whole encoder, 64 tokens of a text"}
@@ -252,8 +329,10 @@ WAYS = {"frozen": "a linear head on frozen features", "whole": "the whole encode
 
 def text_pairs(results: Mapping[str, Any]) -> str:
     """nDCG@10 before and after training, beside what needs none, for each way of training."""
-    parts = ["Summaries of documented functions find the functions' code, split by module; packaged all-MiniLM-L6-v2 "
-             "(`python benchmarks/text_pairs.py`)."]
+    parts = [
+        "Summaries of documented functions find the functions' code, split by module; packaged all-MiniLM-L6-v2 "
+        "(`python benchmarks/text_pairs.py`)."
+    ]
     for way in dict.fromkeys(r["way"] for r in results["table"]):
         found = sorted((r for r in results["table"] if r["way"] == way), key=lambda r: -r["ndcg@10"])
         rows = [[r["label"], percent(r["ndcg@10"]), spread(r["interval"]), len(r["values"])] for r in found]
@@ -269,32 +348,52 @@ def outlines(split: Mapping[str, Any]) -> str:
         return ""
     low, high = (percent(x - hog["r1"], sign=True) for x in mine["interval"])
     ahead, over, more = (percent(mine["r1"] - r["r1"], sign=True) for r in (hog, rows["raw pixels"], plain))
-    return ("All trained rows but the one on plain colours see gradient orientations as further input "
-            f"(`--channels orientation`, what HOG sees). pairs lies {ahead} points from HOG (95 % interval {low} to "
-            f"{high}), {over} from raw pixels and {more} from itself on plain colours.")
+    return (
+        "All trained rows but the one on plain colours see gradient orientations as further input "
+        f"(`--channels orientation`, what HOG sees). pairs lies {ahead} points from HOG (95 % interval {low} to "
+        f"{high}), {over} from raw pixels and {more} from itself on plain colours."
+    )
 
 
 def layout(r: Mapping[str, Any]) -> str:
     """What keeping where things are gives, on validation data of other sets than the demo's."""
     grids = list(r["means"])
-    rows = [[name, one["rows"]["val"], *(percent(one["grids"][g]["mean"]) for g in grids),
-             *(percent(one["references"][f"untrained, grid {g}"]) for g in grids)] for name, one in r["sets"].items()]
+    rows = [
+        [
+            name,
+            one["rows"]["val"],
+            *(percent(one["grids"][g]["mean"]) for g in grids),
+            *(percent(one["references"][f"untrained, grid {g}"]) for g in grids),
+        ]
+        for name, one in r["sets"].items()
+    ]
     heads = ["set", "val rows", *(f"grid {g}" for g in grids), *(f"untrained, {g}" for g in grids)]
     means = "; ".join(f"grid {g}: {percent(m)}" for g, m in r["means"].items())
-    return (f"SimCLR, {r['steps']} steps, {r['seeds']} seeds, kNN accuracy on validation data in % (`python "
-            "benchmarks/layout.py`). The last map of the small picture encoder is averaged over grid x grid parts.\n\n"
-            + table(heads, rows, range(1, len(heads)))
-            + f"\n\nMeans: {means}. Within half a point of the best the smallest is the default: {r['chosen']}. "
-            "The demo takes what is best on its validation emoji (pairs, gradient orientations, 300 steps, hit@1): "
-            + ", ".join(f"grid {g} {percent(v)}" for g, v in r["demo"].items()) + ".")
+    return (
+        f"SimCLR, {r['steps']} steps, {r['seeds']} seeds, kNN accuracy on validation data in % (`python "
+        "benchmarks/layout.py`). The last map of the small picture encoder is averaged over grid x grid parts.\n\n"
+        + table(heads, rows, range(1, len(heads)))
+        + f"\n\nMeans: {means}. Within half a point of the best the smallest is the default: {r['chosen']}. "
+        "The demo takes what is best on its validation emoji (pairs, gradient orientations, 300 steps, hit@1): "
+        + ", ".join(f"grid {g} {percent(v)}" for g, v in r["demo"].items())
+        + "."
+    )
 
 
 def demo_row(r: Mapping[str, Any]) -> list[str]:
     d = r.get("difference") or {}
     label = f"**{r['label']}**" if r["kind"] == "method" else r["label"]
     seconds = f"{r['seconds']:.0f}" if r["kind"] == "method" and r.get("seconds") else ""
-    return [label, percent(r["r1"]), spread(r.get("interval")), percent(r.get("r10")), percent(r.get("hard_r1")),
-            percent(d.get("mean"), True), spread(d.get("interval"), lambda x: percent(x, True)), seconds]
+    return [
+        label,
+        percent(r["r1"]),
+        spread(r.get("interval")),
+        percent(r.get("r10")),
+        percent(r.get("hard_r1")),
+        percent(d.get("mean"), True),
+        spread(d.get("interval"), lambda x: percent(x, True)),
+        seconds,
+    ]
 
 
 def readme(root: Path = ROOT) -> str:
@@ -327,12 +426,25 @@ def run_facts(r: Mapping[str, Any]) -> str:
 def composed(r: Mapping[str, Any]) -> str:
     """The rows of the retrieval part, best first, and the differences between neighbours."""
     ordered = sorted(r["table"], key=lambda row: -row["r1"])
-    rows = [[f"`{t['label']}`" if t["kind"] == "method" else t["label"], percent(t["r1"]), spread(t["interval"]),
-             percent(t["r10"]), percent(t["hard_r1"])] for t in ordered]
+    rows = [
+        [
+            f"`{t['label']}`" if t["kind"] == "method" else t["label"],
+            percent(t["r1"]),
+            spread(t["interval"]),
+            percent(t["r10"]),
+            percent(t["hard_r1"]),
+        ]
+        for t in ordered
+    ]
     gaps = [[f"`{g['one']}`", f"`{g['other']}`", *gap_cells(g), side(g["interval"])] for g in r["gaps"]]
-    return (f"{run_facts(r)}; emoji that were never trained on, in another style.\n\n"
-            + table(["", "hit@1", "95 %", "hit@10", "hard hit@1"], rows, range(1, 5)) + "\n\n"
-            + table(["", "against", "points of hit@1", "95 %", ""], gaps, (2, 3)) + "\n\n" + r["reason"])
+    return (
+        f"{run_facts(r)}; emoji that were never trained on, in another style.\n\n"
+        + table(["", "hit@1", "95 %", "hit@10", "hard hit@1"], rows, range(1, 5))
+        + "\n\n"
+        + table(["", "against", "points of hit@1", "95 %", ""], gaps, (2, 3))
+        + "\n\n"
+        + r["reason"]
+    )
 
 
 def transported(r: Mapping[str, Any]) -> str:
@@ -345,26 +457,64 @@ def transported(r: Mapping[str, Any]) -> str:
     for t in r["table"]:
         if t["label"] != "chance":
             name = f"`{t['label']}`" if t["kind"] == "method" else t["label"]
-            rows.append([name, t["shots"], percent(mean(t["plain"])), ends(t["episodes"][0]), percent(mean(t["opta"])),
-                         ends(t["episodes"][1]), *gap_cells(t)])
-    heads = ["", "shots", "without", "95 % of the episodes", "with", "95 % of the episodes", "transport adds",
-             "95 % over seeds"]
+            rows.append(
+                [
+                    name,
+                    t["shots"],
+                    percent(mean(t["plain"])),
+                    ends(t["episodes"][0]),
+                    percent(mean(t["opta"])),
+                    ends(t["episodes"][1]),
+                    *gap_cells(t),
+                ]
+            )
+    heads = [
+        "",
+        "shots",
+        "without",
+        "95 % of the episodes",
+        "with",
+        "95 % of the episodes",
+        "transport adds",
+        "95 % over seeds",
+    ]
     return f"{run_facts(r)}. {r['task']}\n\n" + table(heads, rows, range(1, 8))
 
 
 def suppressed(r: Mapping[str, Any]) -> str:
     """What each stage of mcl shows of each factor, beside simclr of as many steps."""
     count = len(r["table"][0]["alone"])
-    rows = [[t["factor"], percent(t["commonest"]), *(percent(mean(a)) for a in t["alone"]), *gap_cells(t["gain"]),
-             percent(mean(t["joined"])), percent(mean(t["simclr"])), *gap_cells(t["over_simclr"])] for t in r["table"]]
-    heads = ["factor", "commonest class", *(f"stage {k}" for k in range(count)), "last - first", "95 %", "together",
-             "simclr", "together - simclr", "95 %"]
+    rows = [
+        [
+            t["factor"],
+            percent(t["commonest"]),
+            *(percent(mean(a)) for a in t["alone"]),
+            *gap_cells(t["gain"]),
+            percent(mean(t["joined"])),
+            percent(mean(t["simclr"])),
+            *gap_cells(t["over_simclr"]),
+        ]
+        for t in r["table"]
+    ]
+    heads = [
+        "factor",
+        "commonest class",
+        *(f"stage {k}" for k in range(count)),
+        "last - first",
+        "95 %",
+        "together",
+        "simclr",
+        "together - simclr",
+        "95 %",
+    ]
     told = f"{run_facts(r)}; accuracy of a linear probe on test emoji, %."
     return told + "\n\n" + table(heads, rows, range(1, len(heads)))
 
 
-COMPOSITIONS = {"negatives.md": {"retrieval": composed, "stages": suppressed},
-                "composing.md": {"few-shot": transported}}
+COMPOSITIONS = {
+    "negatives.md": {"retrieval": composed, "stages": suppressed},
+    "composing.md": {"few-shot": transported},
+}
 
 
 def with_compositions(page: str, root: Path = ROOT) -> str:
@@ -373,8 +523,12 @@ def with_compositions(page: str, root: Path = ROOT) -> str:
     found, text = json.loads(path.read_text()) if path.exists() else {}, (root / "docs" / page).read_text()
     for part, show in COMPOSITIONS[page].items():
         missing = f"Not measured yet: run `python benchmarks/compositions.py --parts {part}`."
-        text = between(text, f"<!-- {part}:begin -->", f"<!-- {part}:end -->",
-                       "\n" + (show(found[part]) if part in found else missing) + "\n")
+        text = between(
+            text,
+            f"<!-- {part}:begin -->",
+            f"<!-- {part}:end -->",
+            "\n" + (show(found[part]) if part in found else missing) + "\n",
+        )
     return text
 
 
@@ -392,10 +546,14 @@ def adding(root: Path = ROOT) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page that is made, as it should be now."""
-    return {ROOT / "docs" / "gallery.md": gallery(), ROOT / "docs" / "claims.md": claims(),
-            ROOT / "docs" / "speed.md": losses(),
-            **{ROOT / "docs" / page: with_compositions(page) for page in COMPOSITIONS},
-            ROOT / "README.md": readme(), ROOT / "docs" / "adding.md": adding()}
+    return {
+        ROOT / "docs" / "gallery.md": gallery(),
+        ROOT / "docs" / "claims.md": claims(),
+        ROOT / "docs" / "speed.md": losses(),
+        **{ROOT / "docs" / page: with_compositions(page) for page in COMPOSITIONS},
+        ROOT / "README.md": readme(),
+        ROOT / "docs" / "adding.md": adding(),
+    }
 
 
 def main() -> int:

@@ -30,8 +30,14 @@ class Elsewhere(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor):
-        made = Tensor._make_wrapper_subclass(cls, held.size(), strides=held.stride(), dtype=held.dtype,
-                                             storage_offset=held.storage_offset(), requires_grad=held.requires_grad)
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            held.size(),
+            strides=held.stride(),
+            dtype=held.dtype,
+            storage_offset=held.storage_offset(),
+            requires_grad=held.requires_grad,
+        )
         made.held = held.detach()
         return made
 
@@ -69,8 +75,11 @@ class Elsewhere(Tensor):
 def one_device(func: Any, args: Any, kwargs: Any) -> None:
     """Raises where an operation is given tensors of ordinary memory too. Single numbers may come from there; so may the
     zeros that autograd puts in place of a missing gradient."""
-    strange = [x for x in tree_flatten((args, kwargs))[0]
-               if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.dim() > 0]
+    strange = [
+        x
+        for x in tree_flatten((args, kwargs))[0]
+        if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.dim() > 0
+    ]
     if torch._C._current_autograd_node() is not None:
         strange = [x for x in strange if x.any()]
     if strange:
@@ -131,7 +140,7 @@ def home(x: Tensor) -> Tensor:
 def moved(module: nn.Module) -> None:
     """Puts the parameters and buffers of a module on the stand-in."""
     for part in module.modules():
-        if hasattr(part, "_device"):                        # Lightning keeps it apart from the parameters
+        if hasattr(part, "_device"):  # Lightning keeps it apart from the parameters
             part._device = DEVICE
         for name, p in part._parameters.items():
             if p is not None:
@@ -147,7 +156,7 @@ def stand_in() -> Iterator[torch.device]:
     run = torch.autograd._engine_run_backward
 
     def backward(*args: Any, **kwargs: Any):
-        with Devices():                                     # the outer one is off while it handles the call
+        with Devices():  # the outer one is off while it handles the call
             return run(*args, **kwargs)
 
     with Devices(), mock.patch("torch.Generator", Numbers), mock.patch("torch.autograd._engine_run_backward", backward):

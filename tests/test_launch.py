@@ -55,8 +55,10 @@ def test_a_stray_rank_does_not_lose_the_model(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel tells of a parent's death on Linux")
 def test_a_process_ends_with_the_one_that_started_it(tmp_path):
-    child = "import sys, time; from nearfar import processes; processes.follow_parent(); print('ready', flush=True); " \
-            "time.sleep(600)"
+    child = (
+        "import sys, time; from nearfar import processes; processes.follow_parent(); print('ready', flush=True); "
+        "time.sleep(600)"
+    )
     parent = (
         "import os, subprocess, sys, time; os.environ['NEARFAR_PARENT'] = str(os.getpid()); "
         f"c = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); c.stdout.readline(); "

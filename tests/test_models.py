@@ -95,7 +95,7 @@ def test_cosine_normalises_and_dot_does_not(tmp_path):
     models.save_model(tmp_path / "cosine", {"text": encoder})
     np.testing.assert_allclose(models.load(tmp_path / "dot").embed(TEXTS), raw, atol=1e-7)
     unit = models.load(tmp_path / "cosine").embed(TEXTS)
-    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), [1, 1, 0, 1, 1], atol=1e-6)      # the empty text is zero
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), [1, 1, 0, 1, 1], atol=1e-6)  # the empty text is zero
 
 
 def test_a_shared_tower_is_stored_once(tmp_path):
@@ -253,6 +253,7 @@ def test_wrong_calls_are_told(dual, tmp_path):
 @pytest.mark.parametrize("kind", ["small", "small with head", "transformer", "transformer with dense and head", "dot"])
 def test_sentence_transformers_gives_equal_vectors(tmp_path, kind):
     from sentence_transformers import SentenceTransformer
+
     head, config = None, {}
     if kind.startswith("transformer"):
         bert = write_bert(tmp_path / "bert")
@@ -266,16 +267,17 @@ def test_sentence_transformers_gives_equal_vectors(tmp_path, kind):
         config = {"similarity": "dot"}
     models.save_model(tmp_path / "m", {"text": (encoder, head)}, config)
     model = models.load(tmp_path / "m", verify=True)
-    assert model.save_sentence_transformer(tmp_path / "st") <= 5e-6         # among them a text of 512 tokens
+    assert model.save_sentence_transformer(tmp_path / "st") <= 5e-6  # among them a text of 512 tokens
     theirs = SentenceTransformer(str(tmp_path / "st"), device="cpu", local_files_only=True).encode(TEXTS)
     np.testing.assert_allclose(theirs, model.embed(TEXTS), atol=1e-6)
     assert not (tmp_path / "st" / "raw").exists()
-    model.save_sentence_transformer(tmp_path / "st")                                   # an older export is replaced
+    model.save_sentence_transformer(tmp_path / "st")  # an older export is replaced
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet10t", 48), ("vit_tiny_patch16_224", 32)])
 def test_timm_gives_equal_vectors(tmp_path, name, size):
     import timm
+
     torch.manual_seed(0)
     encoder = encoders.image(name, size)
     trained(encoder, torch.rand(4, 3, size, size))
@@ -292,9 +294,11 @@ def test_timm_gives_equal_vectors(tmp_path, name, size):
 
 
 def test_timm_refuses_what_it_cannot_hold(tmp_path):
-    for name, tower in {"small": encoders.image(size=16),
-                        "head": (encoders.image("resnet10t", 32), heads.linear(512, 8)),
-                        "channels": encoders.image("resnet10t", 32, channels="orientation")}.items():
+    for name, tower in {
+        "small": encoders.image(size=16),
+        "head": (encoders.image("resnet10t", 32), heads.linear(512, 8)),
+        "channels": encoders.image("resnet10t", 32, channels="orientation"),
+    }.items():
         models.save_model(tmp_path / name, {"image": tower})
         with pytest.raises(InputError):
             models.load(tmp_path / name).save_timm(tmp_path / "out")

@@ -35,7 +35,7 @@ def test_console_and_lines():
     stream = io.StringIO()
     console = terminal.console(file=stream, width=200, force_terminal=True)
     console.print(f"[bold]{'x'}[/] " + EVIL.replace("[", r"\["))
-    assert "\x1b[1m" in stream.getvalue()                   # our own bold
+    assert "\x1b[1m" in stream.getvalue()  # our own bold
     for sequence in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e"):
         assert sequence not in stream.getvalue()
     stream = io.StringIO()
@@ -46,8 +46,10 @@ def test_console_and_lines():
 
 def test_no_command_passes_them_on(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [{"text": f"{EVIL[:-1]} {i} one two", "text_b": f"b {EVIL[:-1]} {i}", "label": f"l\x1b[{i % 2}m"}
-            for i in range(40)]
+    rows = [
+        {"text": f"{EVIL[:-1]} {i} one two", "text_b": f"b {EVIL[:-1]} {i}", "label": f"l\x1b[{i % 2}m"}
+        for i in range(40)
+    ]
     (tmp_path / "evil\x1b[31m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = "evil\x1b[31m.jsonl"
     quick = ["--steps", "2", "--batch-size", "8", "--val-every", "0"]

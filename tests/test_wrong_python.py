@@ -108,8 +108,11 @@ def test_options_of_methods(place):
     cases = list(method_options())
     assert len(cases) > 300
     for _, slug, given in cases:
-        refused(lambda slug=slug, given=given: options.checked(
-            [__import__("nearfar").methods.get(slug)], given), place, next(iter(given)))
+        refused(
+            lambda slug=slug, given=given: options.checked([__import__("nearfar").methods.get(slug)], given),
+            place,
+            next(iter(given)),
+        )
 
 
 PARTS = [

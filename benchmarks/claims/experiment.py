@@ -128,9 +128,7 @@ def worst(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: min(s[name] for s in scores) for name in scores[0]}
 
 
-def trained(
-    cell: Cell, arm: Arm, opened: Mapping[str, Any], folder: Path, seed: int, plan: Plan
-) -> dict[str, float]:
+def trained(cell: Cell, arm: Arm, opened: Mapping[str, Any], folder: Path, seed: int, plan: Plan) -> dict[str, float]:
     """Scores of one run, trained unless its folder holds it."""
     kept, data = folder / "claim.json", opened[cell.data]
     if kept.exists():

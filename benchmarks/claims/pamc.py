@@ -62,8 +62,10 @@ def auto_encoder(seed: int) -> nn.Sequential:
 def scores(guess: np.ndarray) -> dict[str, float]:
     guess, truth, table = guess[1::2], Y[1::2], np.zeros((K, K))
     np.add.at(table, (guess, truth), 1)
-    return {"acc": float(table[linear_sum_assignment(-table)].sum() / len(truth)),
-            "nmi": float(normalized_mutual_info_score(truth, guess))}
+    return {
+        "acc": float(table[linear_sum_assignment(-table)].sum() / len(truth)),
+        "nmi": float(normalized_mutual_info_score(truth, guess)),
+    }
 
 
 Start = tuple[nn.Sequential, Tensor]

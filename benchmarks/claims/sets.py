@@ -187,8 +187,13 @@ def bagged_digits(ratio: float, seed: int = 0) -> Iterator[list[Any]]:
             for place in range(BAG):
                 row = next(own[positive and place < round(ratio * BAG)])
                 picture = Image.fromarray(pictures[row]).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
-                yield [*np.asarray(picture).ravel().tolist(), f"bag {number}", "positive" if positive else "negative",
-                       labels[row], split]
+                yield [
+                    *np.asarray(picture).ravel().tolist(),
+                    f"bag {number}",
+                    "positive" if positive else "negative",
+                    labels[row],
+                    split,
+                ]
             number += 1
 
 

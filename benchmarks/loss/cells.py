@@ -168,14 +168,32 @@ def nearfar(name: str) -> Callable[[float], Loss]:
 
 
 CELLS: dict[str, Cell] = {
-    "clip": Cell({"dense": dense_clip, "linear_cross_entropy": chunked_clip, "open_clip": open_clip,
-                  "keops": keops_clip}, 8, built={"dense": 4, "open_clip": 5}),
-    "info_nce": Cell({"dense": dense_info_nce, "linear_cross_entropy": chunked, "sentence-transformers": ranking,
-                      "sentence-transformers cached": cached_ranking, "info-nce-pytorch": info_nce_pytorch,
-                      "keops": keops_info_nce}, 6,
-                     built={"dense": 3, "sentence-transformers": 4, "info-nce-pytorch": 4}),
-    "nt_xent": Cell({"dense": dense_nt_xent, "lightly": lightly, "pytorch-metric-learning": metric_learning_nt_xent},
-                    4, 0.5, built={"dense": 3, "lightly": 5, "pytorch-metric-learning": EACH_ROW}),
-    "sup_con": Cell({"dense": dense_sup_con, "pytorch-metric-learning": metric_learning_sup_con}, 4,
-                    built={"dense": 6, "pytorch-metric-learning": 8}),
+    "clip": Cell(
+        {"dense": dense_clip, "linear_cross_entropy": chunked_clip, "open_clip": open_clip, "keops": keops_clip},
+        8,
+        built={"dense": 4, "open_clip": 5},
+    ),
+    "info_nce": Cell(
+        {
+            "dense": dense_info_nce,
+            "linear_cross_entropy": chunked,
+            "sentence-transformers": ranking,
+            "sentence-transformers cached": cached_ranking,
+            "info-nce-pytorch": info_nce_pytorch,
+            "keops": keops_info_nce,
+        },
+        6,
+        built={"dense": 3, "sentence-transformers": 4, "info-nce-pytorch": 4},
+    ),
+    "nt_xent": Cell(
+        {"dense": dense_nt_xent, "lightly": lightly, "pytorch-metric-learning": metric_learning_nt_xent},
+        4,
+        0.5,
+        built={"dense": 3, "lightly": 5, "pytorch-metric-learning": EACH_ROW},
+    ),
+    "sup_con": Cell(
+        {"dense": dense_sup_con, "pytorch-metric-learning": metric_learning_sup_con},
+        4,
+        built={"dense": 6, "pytorch-metric-learning": 8},
+    ),
 }

@@ -43,9 +43,13 @@ def seconds(f: Callable[[], torch.Tensor], inputs: list[torch.Tensor], how: str)
 def compared(loss: str, rows: int, dim: int, turns: int, device: str) -> dict:
     a, b = (x.detach().to(device).requires_grad_() for x in run.inputs(rows, dim))
     labels = torch.arange(rows, device=device) % max(1, rows // 4)
-    calls = {"info_nce": lambda: losses.info_nce(a, b), "clip": lambda: losses.clip(a, b),
-             "nt_xent": lambda: losses.nt_xent(a, b), "sup_con": lambda: losses.sup_con(a, labels),
-             "triplet": lambda: losses.triplet(a, labels)}
+    calls = {
+        "info_nce": lambda: losses.info_nce(a, b),
+        "clip": lambda: losses.clip(a, b),
+        "nt_xent": lambda: losses.nt_xent(a, b),
+        "sup_con": lambda: losses.sup_con(a, labels),
+        "triplet": lambda: losses.triplet(a, labels),
+    }
     other = "streaming" if loss == "triplet" else "auto"
     ratios = []
     for turn in range(turns + 1):

@@ -31,7 +31,7 @@ import torch
 RESULTS = run.RESULTS.with_name("loss_cuda.json")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHAPE = (4096, 8192)
-MIB = 2 ** 20
+MIB = 2**20
 
 
 class Device:
@@ -109,7 +109,7 @@ def measure(device: Device, loss: str, rows: int, dim: int, dtype: torch.dtype, 
     turns: dict[str, Callable[[], Any]] = {}
     for peer, make in peers(loss, o.compile).items():
         many = cell.built.get(peer.removesuffix(", compiled"), 0)
-        need = (rows if many == cells.EACH_ROW else many) * a.element_size() * rows * rows / 2 ** 30
+        need = (rows if many == cells.EACH_ROW else many) * a.element_size() * rows * rows / 2**30
         if need > o.memory:
             found[peer] = {"skipped": f"needs about {need:.0f} GiB"}
             continue

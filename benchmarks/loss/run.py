@@ -121,8 +121,9 @@ def errors(loss: str, peer: str, rows: int, dim: int, dtype: torch.dtype, t: flo
     return difference(value, rounded, reference, exact)
 
 
-def difference(value: float, inputs: Sequence[torch.Tensor], reference: float,
-               exact: Sequence[torch.Tensor]) -> dict[str, float]:
+def difference(
+    value: float, inputs: Sequence[torch.Tensor], reference: float, exact: Sequence[torch.Tensor]
+) -> dict[str, float]:
     pairs = [(x.grad, y.grad) for x, y in zip(inputs, exact, strict=True)]
     worst, largest = 0.0, 0.0
     for x, y in pairs:
@@ -190,7 +191,7 @@ def held(f: cells.Loss, a: torch.Tensor, b: torch.Tensor) -> float:
         memory = Memory()
         step(f, a, b)
         unused = sum(x.numel() * x.element_size() for x in (a, b) if x.grad is None)
-        peaks.append(memory.peak() + unused / 2 ** 20)
+        peaks.append(memory.peak() + unused / 2**20)
     return statistics.median(peaks)
 
 
@@ -210,21 +211,23 @@ def ask(process: subprocess.Popen, what: str = "turn", longest: float | None = N
     return json.loads(line) if line else {"missing": f"ended with exit code {process.wait()}"}
 
 
-def measure(loss: str, rows: int, dim: int, pairs: int, memory: float, only: Sequence[str],
-            longest: float) -> dict[str, Any]:
+def measure(
+    loss: str, rows: int, dim: int, pairs: int, memory: float, only: Sequence[str], longest: float
+) -> dict[str, Any]:
     """One cell: the peers in turn, after a turn for warming up."""
     cell = cells.CELLS[loss]
     found: dict[str, Any] = {}
     names = ["nearfar", *(p for p in cell.peers if not only or p in only), "limit"]
     for p in list(names):
         many = cell.built.get(p, 0)
-        need = (rows if many == cells.EACH_ROW else many) * 4 * rows * rows / 2 ** 30
+        need = (rows if many == cells.EACH_ROW else many) * 4 * rows * rows / 2**30
         if need > memory:
             found[p] = {"skipped": f"needs about {need:.0f} GiB"}
             names.remove(p)
     command = [sys.executable, __file__, "--rows", str(rows), "--dim", str(dim), "--cell", loss]
-    running = {p: subprocess.Popen([*command, p], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-               for p in names}
+    running = {
+        p: subprocess.Popen([*command, p], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for p in names
+    }
     seconds: dict[str, list[float]] = {p: [] for p in names}
     for turn in range(pairs + 1):
         for p in list(running):
@@ -280,8 +283,15 @@ def facts() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version()}
-    for name in ("torch", "lightly", "open-clip-torch", "sentence-transformers", "pytorch-metric-learning",
-                 "info-nce-pytorch", "pykeops"):
+    for name in (
+        "torch",
+        "lightly",
+        "open-clip-torch",
+        "sentence-transformers",
+        "pytorch-metric-learning",
+        "info-nce-pytorch",
+        "pykeops",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -292,8 +302,13 @@ def facts() -> dict[str, Any]:
         start = time.perf_counter()
         torch.mm(q, k.T, out=out)
         rates.append(2 * out.numel() * 256 / (time.perf_counter() - start) / 1e9)
-    return {"threads": torch.get_num_threads(), "versions": versions, "gflops": max(rates), "temperature": TEMPERATURE,
-            "cpu": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+        "gflops": max(rates),
+        "temperature": TEMPERATURE,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def options() -> argparse.Namespace:

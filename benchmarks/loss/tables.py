@@ -13,7 +13,7 @@ def interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, fl
     x, n = sorted(values), len(values)
     best, tail = 0, 0.0
     for k in range(n // 2):
-        tail += math.comb(n, k) / 2 ** n
+        tail += math.comb(n, k) / 2**n
         if 1 - 2 * tail < coverage:
             break
         best = k + 1
@@ -34,8 +34,15 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
         ratio = [t / m for t, m in zip(x["seconds"][:turns], mine[:turns], strict=True)]
         middle, low, high = interval(ratio)
         spread = f"[{low:.2f}, {high:.2f}]" if turns > 1 else "(one turn)"
-        out.append([peer, f"{statistics.median(x['seconds']):.3f}", f"{middle:.2f} {spread}",
-                    f"{x['mib']:.0f}" if "mib" in x else "", *(f"{x[e]:.0e}" if e in x else "" for e in ERRORS)])
+        out.append(
+            [
+                peer,
+                f"{statistics.median(x['seconds']):.3f}",
+                f"{middle:.2f} {spread}",
+                f"{x['mib']:.0f}" if "mib" in x else "",
+                *(f"{x[e]:.0e}" if e in x else "" for e in ERRORS),
+            ]
+        )
     return out
 
 
@@ -47,8 +54,9 @@ def cell(name: str, found: Mapping[str, Any]) -> str:
     """For the terminal."""
     lines = [HEADS, *rows(found)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
-    return f"{name}\n" + "\n".join("  " + "  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip()
-                                   for line in lines)
+    return f"{name}\n" + "\n".join(
+        "  " + "  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -62,15 +70,20 @@ def page(results: Mapping[str, Any]) -> str:
         return "Not measured yet."
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     rate = f"{results['gflops']:.0f} GF/s, {results['cpu']}" if "cpu" in results else f"{results['gflops']:.0f} GF/s"
-    parts = [f"One forward and backward pass at temperature {results['temperature']}, {results['threads']} thread(s), "
-             "each peer in a process of its own, all in turn. Columns of peers: their time over nearfar's (median over "
-             "the turns, 95 % interval; above 1 nearfar is faster), and MiB at the peak beyond the inputs and their "
-             "gradients. *of the limit*: nearfar's time over that of the matrix products that the loss needs, timed in "
-             f"turn (up to {rate}). `python benchmarks/loss/run.py` measures it. {versions}."]
+    parts = [
+        f"One forward and backward pass at temperature {results['temperature']}, {results['threads']} thread(s), "
+        "each peer in a process of its own, all in turn. Columns of peers: their time over nearfar's (median over "
+        "the turns, 95 % interval; above 1 nearfar is faster), and MiB at the peak beyond the inputs and their "
+        "gradients. *of the limit*: nearfar's time over that of the matrix products that the loss needs, timed in "
+        f"turn (up to {rate}). `python benchmarks/loss/run.py` measures it. {versions}."
+    ]
     for loss in sorted({name.split("/")[0] for name in known}):
         parts += [f"## {loss}", _by_size({n: x for n, x in known.items() if n.split("/")[0] == loss})]
-    parts += ["## Errors", "Largest difference to float64 at 1,024 rows: of the value, and of the gradient over the "
-              "largest gradient.", _errors(known)]
+    parts += [
+        "## Errors",
+        "Largest difference to float64 at 1,024 rows: of the value, and of the gradient over the largest gradient.",
+        _errors(known),
+    ]
     if "precision" in results:
         parts += ["### By precision and temperature", _precision(results["precision"])]
     if "crossover" in results:
@@ -82,9 +95,12 @@ def accelerator(results: Mapping[str, Any]) -> str:
     """What gpu.py measured, as a section of the same page."""
     known = results["cells"]
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-    parts = ["## On a GPU", f"{results['device']}, temperature {results['temperature']}; columns as above, time in "
-             "milliseconds, the peers in turn in one process. *of the limit*: over the device's own rate in the type "
-             f"of the inputs. `python benchmarks/loss/gpu.py` measures it. {versions}."]
+    parts = [
+        "## On a GPU",
+        f"{results['device']}, temperature {results['temperature']}; columns as above, time in "
+        "milliseconds, the peers in turn in one process. *of the limit*: over the device's own rate in the type "
+        f"of the inputs. `python benchmarks/loss/gpu.py` measures it. {versions}.",
+    ]
     for loss in sorted({name.split("/")[0] for name in known}):
         parts += [f"### {loss}", _by_size({n: x for n, x in known.items() if n.split("/")[0] == loss}, "ms")]
     return "\n\n".join(parts)
@@ -104,8 +120,9 @@ def _by_size(found: Mapping[str, Any], unit: str = "s") -> str:
         limit = _ratio(mine["seconds"], x["limit"]["seconds"]) if "limit" in x else ""
         memory = f"{mine['mib']:.0f}" if "mib" in mine else ""
         time = f"{UNITS[unit] * statistics.median(mine['seconds']):.3f}"
-        lines.append([f"{int(n):,}", d, *inputs, time, limit, memory,
-                      *(_peer(x.get(p), mine["seconds"]) for p in peers)])
+        lines.append(
+            [f"{int(n):,}", d, *inputs, time, limit, memory, *(_peer(x.get(p), mine["seconds"]) for p in peers)]
+        )
     return markdown((*heads, unit, "of the limit", "MiB", *peers), lines)
 
 

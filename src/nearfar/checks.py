@@ -41,7 +41,7 @@ class Range:
         return math.isfinite(value) and above and (value < self.high if self.open_high else value <= self.high)
 
     def words(self, whole: bool, above: bool = False) -> str:
-        """"a whole number of at least 1", "a number in (0, inf)"; `above`: the value was too large."""
+        """ "a whole number of at least 1", "a number in (0, inf)"; `above`: the value was too large."""
         if not whole and self == ANY:
             return "a finite number"
         if not whole:

@@ -17,6 +17,6 @@ class InputError(NearfarError, ValueError):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for the nearest of `options`, or an empty string where none is near."""
+    """ " Did you mean 'x'?" for the nearest of `options`, or an empty string where none is near."""
     near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""

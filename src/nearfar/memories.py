@@ -20,8 +20,9 @@ def memory_rows(clusters: int, scale: int, step_rows: int) -> int:
     return (scale * clusters // step_rows + 1) * step_rows + 1
 
 
-def balanced_labels(rows: Tensor, prototypes: Tensor, *, eps: float = 0.05, iterations: int = 10,
-                    farthest: bool = False) -> Tensor:
+def balanced_labels(
+    rows: Tensor, prototypes: Tensor, *, eps: float = 0.05, iterations: int = 10, farthest: bool = False
+) -> Tensor:
     """The cluster of each row (n, d) among prototypes (K, d): balanced transport on the distance of unit vectors.
 
     Every cluster gets about n / K rows. `farthest` feeds the distance with the sign of the released code, which sends
@@ -104,8 +105,9 @@ class ClusteredMemory(nn.Module):
             self.cluster(seed)
         labels = torch.full((len(rows),), -1, dtype=torch.long, device=rows.device)
         if bool(self.ready):
-            labels = balanced_labels(rows, self.prototypes, eps=0.10001 if self.official else self.eps,
-                                     farthest=self.official)
+            labels = balanced_labels(
+                rows, self.prototypes, eps=0.10001 if self.official else self.eps, farthest=self.official
+            )
         take = min(len(rows), size - at)
         place = slice(at, at + take)
         self.bank[place], self.labels[place] = rows[:take], labels[:take]

@@ -245,6 +245,7 @@ class Modality:
 
     def reader_of(self, items: Any, encoder: Any) -> Reader:
         """Items that are in no table."""
+
         def raw(rows: np.ndarray, rng: Any = None) -> Any:
             return encoder.prepare([items[int(row)] for row in rows])
 

@@ -1,16 +1,16 @@
 """A model is a folder: safe weights, a readable configuration, tokenizer files, a model card, and a proof of itself.
 
-    save_model("my-model", {"text": encoder}, {"method": "contriever"}, card)
-    model = nearfar.load("my-model")
-    vectors = model.embed_texts(["a cat", "a dog"])       # float32 (2, d), of length 1 for cosine models
+save_model("my-model", {"text": encoder}, {"method": "contriever"}, card)
+model = nearfar.load("my-model")
+vectors = model.embed_texts(["a cat", "a dog"])       # float32 (2, d), of length 1 for cosine models
 
-    my-model/
-      model.safetensors     weights of all towers
-      config.json           format, similarity, roles, towers with their preprocessing, and what the caller adds
-      text/                 tokenizer and configuration files of the tower "text"
-      training-rows.safetensors  hashes of the items that it was trained on
-      verify.json           hashes of the files; example inputs with their vectors
-      README.md             model card
+my-model/
+  model.safetensors     weights of all towers
+  config.json           format, similarity, roles, towers with their preprocessing, and what the caller adds
+  text/                 tokenizer and configuration files of the tower "text"
+  training-rows.safetensors  hashes of the items that it was trained on
+  verify.json           hashes of the files; example inputs with their vectors
+  README.md             model card
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from nearfar.methods.tower import Tower
 
 FORMAT = 1
 SIMILARITIES = ("cosine", "dot")
-TOLERANCE = 1e-4            # up to this (relative) difference, stored and recomputed vectors count as equal
+TOLERANCE = 1e-4  # up to this (relative) difference, stored and recomputed vectors count as equal
 CONFIG = {"format": int, "dim": int, "roles": [str], "towers": [dict]}
 VERIFY = {"files": [str], "examples": [dict]}
 DAMAGED = "Copy the whole model folder again, or train anew."
@@ -55,8 +55,14 @@ class Model:
     hash: hex digest of weights, configuration and tokenizer files; empty for a model that was never saved.
     """
 
-    def __init__(self, roles: Mapping[str, Tower], config: Mapping[str, Any], path: Path | None = None,
-                 digest: str = "", answers: Mapping[str, torch.Tensor] | None = None):
+    def __init__(
+        self,
+        roles: Mapping[str, Tower],
+        config: Mapping[str, Any],
+        path: Path | None = None,
+        digest: str = "",
+        answers: Mapping[str, torch.Tensor] | None = None,
+    ):
         self.roles, self.config, self.path, self.hash = dict(roles), dict(config), path, digest
         self.similarity: str = self.config.get("similarity", "cosine")
         self._answers, self._inference = answers, cast(Any, None)
@@ -69,6 +75,7 @@ class Model:
         """
         if self._inference is None and self.config.get("inference") is not None:
             from nearfar import methods
+
             cls, source = methods.get(str(self.config["method"])), (self.path or Path(".")) / "config.json"
             with files.reading(source, DAMAGED):
                 made = cls.restore_inference(self.config["inference"], self.roles)
@@ -109,8 +116,14 @@ class Model:
             self._inference.to(device)
         return self
 
-    def embed(self, items: Sequence[Any] | np.ndarray, role: str | None = None, batch_size: int = 64,
-              progress: Progress | None = None, variant: str | None = None) -> np.ndarray:
+    def embed(
+        self,
+        items: Sequence[Any] | np.ndarray,
+        role: str | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+        variant: str | None = None,
+    ) -> np.ndarray:
         """float32 (n, d) of pictures (PIL, arrays, paths), texts, rows of numbers..., in their order.
 
         variant: which of the vectors of one input, where the model gives several (`variants`).
@@ -119,20 +132,27 @@ class Model:
         paths (`pathlib.Path`) and pictures are pictures. progress: called with (done, all) after each batch.
         """
         if isinstance(items, str | Path | bytes | Mapping) or not hasattr(items, "__len__"):
-            raise InputError(f"embed takes a list of items, not one ({type(items).__name__}).",
-                             "Write model.embed([item]).")
+            raise InputError(
+                f"embed takes a list of items, not one ({type(items).__name__}).", "Write model.embed([item])."
+            )
         check("batch_size", batch_size, PositiveInt, "argument")
         tower = self._tower(role, None if role else self._modality(items), variant)
         made = encoders.vectors(tower.encoder, items, batch_size, progress, tower.head)
         return _unit(made) if self.similarity == "cosine" else made
 
-    def embed_texts(self, texts: Sequence[str], role: str | None = None, batch_size: int = 64,
-                    progress: Progress | None = None) -> np.ndarray:
+    def embed_texts(
+        self, texts: Sequence[str], role: str | None = None, batch_size: int = 64, progress: Progress | None = None
+    ) -> np.ndarray:
         """float32 (n, d) of texts; InputError for a model without a text tower."""
         return self.embed(texts, role or self.role_of("text"), batch_size, progress)
 
-    def embed_images(self, images: Sequence[Any] | np.ndarray, role: str | None = None, batch_size: int = 64,
-                     progress: Progress | None = None) -> np.ndarray:
+    def embed_images(
+        self,
+        images: Sequence[Any] | np.ndarray,
+        role: str | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
         """float32 (n, d) of pictures: PIL, uint8 arrays (H, W, 3), paths, or one uint8 batch (n, 3, H, W)."""
         return self.embed(images, role or self.role_of("image"), batch_size, progress)
 
@@ -151,8 +171,10 @@ class Model:
                 vectors = self.embed(modalities.get(encoder.modality).read(example["inputs"], encoder), role)
                 worst = max(worst, _difference(vectors, np.asarray(example["vectors"], np.float32)))
         if not worst <= TOLERANCE:
-            raise NearfarError(f"The model in {self.path} does not give its stored vectors (difference {worst:.2g}).",
-                               "Are the installed versions those of its README.md?")
+            raise NearfarError(
+                f"The model in {self.path} does not give its stored vectors (difference {worst:.2g}).",
+                "Are the installed versions those of its README.md?",
+            )
         return worst
 
     def save_sentence_transformer(self, path: str | Path, role: str | None = None) -> float:
@@ -161,12 +183,14 @@ class Model:
         Raises NearfarError, and writes nothing, if sentence-transformers would give other vectors.
         """
         from nearfar.encoders.export import sentence_transformer
+
         tower = self._tower(role or self.role_of("text"), "text")
 
         def write(folder: Path) -> float:
             with quiet():
                 sentence_transformer(tower.encoder, tower.head, self.similarity == "cosine", folder)
                 from sentence_transformers import SentenceTransformer
+
                 loaded = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
             texts = [*modalities.get("text").examples(tower.encoder), "a longer text " * 400]
             theirs = loaded.encode(texts, convert_to_numpy=True, show_progress_bar=False)
@@ -181,6 +205,7 @@ class Model:
         Raises InputError for an encoder that is not timm's or has a head, NearfarError if timm gives other vectors.
         """
         from nearfar.encoders.export import load_timm, timm_folder
+
         tower = self._tower(role or self.role_of("image"), "image")
 
         def write(folder: Path) -> float:
@@ -199,8 +224,10 @@ class Model:
             return self.modalities[0]
         found = modalities.of_item(items[0], self.modalities)
         if found is None:
-            raise InputError(f"This model embeds {modalities.words(self.modalities)}. Got {items[0]!r:.80}.",
-                             "Say whose tower is meant: role=ROLE.")
+            raise InputError(
+                f"This model embeds {modalities.words(self.modalities)}. Got {items[0]!r:.80}.",
+                "Say whose tower is meant: role=ROLE.",
+            )
         return found.name
 
     def role_of(self, modality: str) -> str:
@@ -213,8 +240,9 @@ class Model:
     def check_role(self, role: str) -> None:
         """Raises InputError, with the nearest one, for a role that the model has not."""
         if role not in self.roles:
-            raise InputError(f"This model has no role '{role}'.{did_you_mean(role, self.roles)}",
-                             f"Roles: {', '.join(self.roles)}.")
+            raise InputError(
+                f"This model has no role '{role}'.{did_you_mean(role, self.roles)}", f"Roles: {', '.join(self.roles)}."
+            )
 
     def _tower(self, role: str | None, modality: str | None, variant: str | None = None) -> Tower:
         if role is None:
@@ -235,14 +263,21 @@ def check_variant(variant: str, roles: Iterable[str]) -> None:
     """Raises for a variant that a model of these roles does not have."""
     known = variants_of(roles)
     if variant not in known:
-        raise InputError(f"This model has no variant '{variant}'.{did_you_mean(variant, known)}",
-                         f"Variants: {', '.join(known)}." if known else "It gives one vector of each input.")
+        raise InputError(
+            f"This model has no variant '{variant}'.{did_you_mean(variant, known)}",
+            f"Variants: {', '.join(known)}." if known else "It gives one vector of each input.",
+        )
 
 
-def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder, nn.Module | None]],
-               config: Mapping[str, Any] | None = None, card: Mapping[str, Any] | None = None,
-               examples: Mapping[str, Sequence[Any]] | None = None,
-               training_rows: trained.Known | None = None, inference: nn.Module | None = None) -> str:
+def save_model(
+    folder: str | Path,
+    towers: Mapping[str, Encoder | tuple[Encoder, nn.Module | None]],
+    config: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    examples: Mapping[str, Sequence[Any]] | None = None,
+    training_rows: trained.Known | None = None,
+    inference: nn.Module | None = None,
+) -> str:
     """Write a model folder and return the model's hash. Nothing is changed unless all of it could be written.
 
     Args:
@@ -279,8 +314,10 @@ def save_model(folder: str | Path, towers: Mapping[str, Encoder | tuple[Encoder,
         digest = _write(place, named, model, card or {}, examples or {}, answers)
         loaded = load(place, verify=True)
         if answers is not None and not _same_state(answers, loaded.inference):
-            raise NearfarError("What the model answers beside vectors is not restored as it was saved.",
-                               "restore_inference must build a module of the same tensors.")
+            raise NearfarError(
+                "What the model answers beside vectors is not restored as it was saved.",
+                "restore_inference must build a module of the same tensors.",
+            )
         return digest
 
     return _replace_folder(Path(folder), "verify.json", write)
@@ -294,7 +331,7 @@ def load(path: str | Path, verify: bool = False, device: torch.device | str = "c
     written by a later nearfar.
     """
     folder = Path(path)
-    files.tidy(folder)                                      # an earlier model that was being replaced comes back
+    files.tidy(folder)  # an earlier model that was being replaced comes back
     config = _read_config(folder)
     digest = _check_files(folder, config)
     state = load_tensors(folder / "model.safetensors")
@@ -313,8 +350,10 @@ def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         plain = json.loads(json.dumps(config))
     except (TypeError, ValueError) as error:
-        raise InputError(f"The configuration of an inference module is not JSON: {error}.",
-                         "Keep arrays as tensors (register_buffer).") from error
+        raise InputError(
+            f"The configuration of an inference module is not JSON: {error}.",
+            "Keep arrays as tensors (register_buffer).",
+        ) from error
     return plain
 
 
@@ -344,15 +383,18 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for part in head if isinstance(head, nn.Sequential) else [head]:
         if isinstance(part, nn.Linear):
-            out.append({"layer": "linear", "in": part.in_features, "out": part.out_features,
-                        "bias": part.bias is not None})
+            out.append(
+                {"layer": "linear", "in": part.in_features, "out": part.out_features, "bias": part.bias is not None}
+            )
         elif isinstance(part, nn.BatchNorm1d):
             out.append({"layer": "batch_norm", "size": part.num_features, "affine": part.affine})
         elif isinstance(part, nn.ReLU):
             out.append({"layer": "relu"})
         elif not isinstance(part, nn.Identity):
-            raise InputError(f"A head with a {type(part).__name__} cannot be stored.",
-                             "Linear, BatchNorm1d and ReLU layers can: see nearfar.heads.")
+            raise InputError(
+                f"A head with a {type(part).__name__} cannot be stored.",
+                "Linear, BatchNorm1d and ReLU layers can: see nearfar.heads.",
+            )
     return out
 
 
@@ -388,10 +430,14 @@ def _whole_config(named: Mapping[str, Tower], roles: Mapping[str, str], extra: d
     described = {name: _described(tower) for name, tower in named.items()}
     widths = {name: _width(named[name].encoder.dim, described[name]["head"]) for name in named}
     if len(set(widths.values())) > 1:
-        raise InputError(f"The towers give vectors of different lengths: {widths}.",
-                         "Add heads that end in one length.")
-    return {"format": FORMAT, "nearfar": _version(), "similarity": "cosine"} | extra | {
-        "dim": next(iter(widths.values()), 0), "roles": dict(roles), "towers": described}
+        raise InputError(
+            f"The towers give vectors of different lengths: {widths}.", "Add heads that end in one length."
+        )
+    return (
+        {"format": FORMAT, "nearfar": _version(), "similarity": "cosine"}
+        | extra
+        | {"dim": next(iter(widths.values()), 0), "roles": dict(roles), "towers": described}
+    )
 
 
 def _width(dim: int, head: list[dict[str, Any]] | None) -> int:
@@ -405,23 +451,34 @@ def _version() -> str:
         return "unknown"
 
 
-def _write(place: Path, named: Mapping[str, Tower], model: Model, card: Mapping[str, Any],
-           examples: Mapping[str, Sequence[Any]], answers: nn.Module | None = None) -> str:
+def _write(
+    place: Path,
+    named: Mapping[str, Tower],
+    model: Model,
+    card: Mapping[str, Any],
+    examples: Mapping[str, Sequence[Any]],
+    answers: nn.Module | None = None,
+) -> str:
     from safetensors.torch import save_file
+
     state = {}
     for name, tower in named.items():
         (place / name).mkdir()
         tower.encoder.save_files(place / name)
         if not any((place / name).iterdir()):
             (place / name).rmdir()
-        state |= {f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                  for key, value in tower.state_dict().items()}
+        state |= {
+            f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in tower.state_dict().items()
+        }
     if answers is not None:
-        state |= {ANSWERS + key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                  for key, value in answers.state_dict().items()}
+        state |= {
+            ANSWERS + key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in answers.state_dict().items()
+        }
     _write_json(place / "config.json", model.config)
     save_file(state, place / "model.safetensors", metadata={"format": "pt"})
-    shutil.copymode(place / "config.json", place / "model.safetensors")     # safetensors lets its owner alone read it
+    shutil.copymode(place / "config.json", place / "model.safetensors")  # safetensors lets its owner alone read it
     hashes = _hash_files(place)
     digest = _digest(hashes)
     stored = {}
@@ -444,22 +501,30 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"There is no model folder {folder}.", "Give the folder that fit or compare wrote.")
     if (folder / "modules.json").is_file():
-        raise InputError(f"{folder} is a sentence-transformers folder, not a nearfar model.",
-                         "Use it as an encoder: nearfar.encoders.text(folder).")
+        raise InputError(
+            f"{folder} is a sentence-transformers folder, not a nearfar model.",
+            "Use it as an encoder: nearfar.encoders.text(folder).",
+        )
     inner = [child.name for child in sorted(folder.iterdir()) if (child / "verify.json").is_file()]
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a model folder: it has no config.json.",
-                         f"Did you mean {folder / inner[0]}?" if inner else "")
+        raise InputError(
+            f"{folder} is not a model folder: it has no config.json.",
+            f"Did you mean {folder / inner[0]}?" if inner else "",
+        )
     config = files.read_json(folder / "config.json", {}, DAMAGED)
     if "towers" not in config and inner:
         raise InputError(f"{folder} is a run, not a model folder.", f"Its model is {folder / inner[0]}.")
     if "format" not in config or "towers" not in config:
-        raise InputError(f"{folder / 'config.json'} was not written by nearfar.",
-                         "A transformers folder is an encoder: nearfar.encoders.text(folder).")
+        raise InputError(
+            f"{folder / 'config.json'} was not written by nearfar.",
+            "A transformers folder is an encoder: nearfar.encoders.text(folder).",
+        )
     files.check_fields(config, {"format": int}, folder / "config.json", DAMAGED)
     if config["format"] > FORMAT:
-        raise InputError(f"The model in {folder} has format {config['format']}; this nearfar reads up to {FORMAT}.",
-                         f"Install nearfar {config.get('nearfar', '')} or later.")
+        raise InputError(
+            f"The model in {folder} has format {config['format']}; this nearfar reads up to {FORMAT}.",
+            f"Install nearfar {config.get('nearfar', '')} or later.",
+        )
     files.check_fields(config, CONFIG, folder / "config.json", DAMAGED)
     return config
 
@@ -475,8 +540,10 @@ def _check_files(folder: Path, config: Mapping[str, Any]) -> str:
         if not (folder / name).is_file():
             raise InputError(f"The model in {folder} is not complete: {name} is missing.", "Copy the whole folder.")
         if files.digest(folder / name) != digest:
-            raise InputError(f"{folder / name} was changed after the model was written.",
-                             "Copy the folder again, or save the changed model as a new one.")
+            raise InputError(
+                f"{folder / name} was changed after the model was written.",
+                "Copy the folder again, or save the changed model as a new one.",
+            )
     return _digest(written)
 
 
@@ -488,12 +555,18 @@ def _check_list(folder: Path, written: Mapping[str, Any], towers: Mapping[str, A
             raise files.damaged(folder / "verify.json", f"'{name}' does not lie in the folder", DAMAGED)
     read = ["config.json", "model.safetensors"]
     read += [path.name for path in folder.iterdir() if path.suffix.lower() in WEIGHTS]
-    read += [path.relative_to(folder).as_posix() for name in towers for path in (folder / name).rglob("*")
-             if path.is_file() and not path.name.startswith(".")]
+    read += [
+        path.relative_to(folder).as_posix()
+        for name in towers
+        for path in (folder / name).rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    ]
     unlisted = sorted(set(read) - set(written))
     if unlisted:
-        raise InputError(f"{folder / unlisted[0]} does not belong to the model: {folder / 'verify.json'} does not list "
-                         "it.", "Take the file away, or copy the model folder again.")
+        raise InputError(
+            f"{folder / unlisted[0]} does not belong to the model: {folder / 'verify.json'} does not list it.",
+            "Take the file away, or copy the model folder again.",
+        )
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
@@ -550,8 +623,18 @@ def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:
     feature = kinds[0].tag if kinds else "other"
     vectors = (f"Maps {' and '.join(model.modalities)} to vectors of {model.dim} numbers; compare them by "
                f"{'cosine similarity' if model.similarity == 'cosine' else 'dot product'}.")  # fmt: skip
-    lines = ["---", "library_name: nearfar", f"pipeline_tag: {feature}", "tags: [contrastive-learning, nearfar]", "---",
-             "", f"# {title}", "", vectors if kinds else "Gives no vectors; see `nearfar predict` and `generate`.", ""]
+    lines = [
+        "---",
+        "library_name: nearfar",
+        f"pipeline_tag: {feature}",
+        "tags: [contrastive-learning, nearfar]",
+        "---",
+        "",
+        f"# {title}",
+        "",
+        vectors if kinds else "Gives no vectors; see `nearfar predict` and `generate`.",
+        "",
+    ]
     for key in ("data", "method", "paper", "licence", "command", "versions", "notes"):
         if card.get(key):
             value = card[key]
@@ -562,8 +645,16 @@ def model_card(model: Model, card: Mapping[str, Any], digest: str = "") -> str:
         lines += [f"| {name} | {_number(value)} |" for name, value in card["metrics"].items()] + [""]
     if not card.get("licence"):
         lines += ["## Licence", "", "Not stated. Mind the licences of the training data and of pretrained weights.", ""]
-    lines += ["## Use", "", "```python", "import nearfar", 'model = nearfar.load("path/of/this/folder")',
-              *([f"vectors = model.{kinds[-1].usage}"] if kinds else []), "```", ""]
+    lines += [
+        "## Use",
+        "",
+        "```python",
+        "import nearfar",
+        'model = nearfar.load("path/of/this/folder")',
+        *([f"vectors = model.{kinds[-1].usage}"] if kinds else []),
+        "```",
+        "",
+    ]
     return "\n".join(lines + ([f"Model hash: `{digest}`", ""] if digest else []))
 
 

@@ -101,9 +101,7 @@ def _merged(classes: Sequence[type]) -> dict[str, Option]:
     }
 
 
-def _placed(
-    own: Mapping[str, Option], shared: Mapping[str, Option], follows: Mapping[str, str]
-) -> dict[str, Option]:
+def _placed(own: Mapping[str, Option], shared: Mapping[str, Option], follows: Mapping[str, str]) -> dict[str, Option]:
     order, at = list(shared), 0
     for name in own:
         if name in order and name not in follows:
@@ -239,8 +237,10 @@ def from_file(path: str | Path, targets_of: Callable[[dict[str, Any]], Sequence[
         mark = getattr(error, "problem_mark", None)
         raise InputError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not valid YAML.") from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise InputError(f"{path} is not a config file ({str(error).splitlines()[0][:120]}).",
-                         "It holds 'option: value' lines in UTF-8.") from None
+        raise InputError(
+            f"{path} is not a config file ({str(error).splitlines()[0][:120]}).",
+            "It holds 'option: value' lines in UTF-8.",
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict) or node is None:
@@ -543,8 +543,11 @@ def plain(options: Any) -> dict[str, Any]:
     def convert(name: str, value: Any) -> Any:
         if hasattr(value, "class_path"):
             # A part of one's own keeps its path: its short name is known only once its module has been imported.
-            short = {f"{c.__module__}.{c.__qualname__}": k for k, c in registries().get(name, {}).items()
-                     if c.__module__.startswith("nearfar.")}
+            short = {
+                f"{c.__module__}.{c.__qualname__}": k
+                for k, c in registries().get(name, {}).items()
+                if c.__module__.startswith("nearfar.")
+            }
             arguments = {k: convert(k, v) for k, v in vars(value.init_args).items()} if value.get("init_args") else {}
             return {"name": short.get(value.class_path, value.class_path), **arguments}
         if isinstance(value, tuple):

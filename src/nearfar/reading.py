@@ -30,8 +30,12 @@ class Module:
         body = list(_statements(ast.parse(path.read_text(encoding="utf-8")).body))
         self.classes = {node.name: ClassSource(self, node) for node in body if isinstance(node, ast.ClassDef)}
         self.constants = {name: value for node in body for name, value in _assigned(node).items()}
-        self.imports = {alias.asname or alias.name: (self._from(node), alias.name)
-                        for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        self.imports = {
+            alias.asname or alias.name: (self._from(node), alias.name)
+            for node in body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
 
     @staticmethod
     @cache

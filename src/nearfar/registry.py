@@ -46,8 +46,9 @@ class Registry:
         """Makes something known in this process. Raises InputError where another thing has the name."""
         before = self._added.setdefault(name, thing)
         if before is not thing and _place(before) != _place(thing):
-            raise InputError(f"There are two {self.what}s '{name}': {_place(before)} and {_place(thing)}.",
-                             "Rename one of them.")
+            raise InputError(
+                f"There are two {self.what}s '{name}': {_place(before)} and {_place(thing)}.", "Rename one of them."
+            )
         self._added[name] = thing
         self._tell()
 

@@ -112,9 +112,7 @@ def evaluate(
     }
 
 
-def divided(
-    given: Mapping[str, Any], data_settings: DataSettings | None
-) -> tuple[DataSettings, dict[str, Any]]:
+def divided(given: Mapping[str, Any], data_settings: DataSettings | None) -> tuple[DataSettings, dict[str, Any]]:
     """Keyword options to those of the data and those of a task. Raises InputError for one of neither."""
     modalities.everyone()  # those of other packages add columns of theirs
     known = [*(f.name for f in dataclasses.fields(DataSettings)), *tasks.option_names()]
@@ -124,9 +122,7 @@ def divided(
     return columns_of(given, data_settings)
 
 
-def columns_of(
-    given: Mapping[str, Any], data_settings: DataSettings | None
-) -> tuple[DataSettings, dict[str, Any]]:
+def columns_of(given: Mapping[str, Any], data_settings: DataSettings | None) -> tuple[DataSettings, dict[str, Any]]:
     """Keyword options to those of the data and the others."""
     modalities.everyone()
     mine = [f.name for f in dataclasses.fields(DataSettings)]
@@ -453,8 +449,7 @@ def search(
         index.check_model(loaded.hash)
     chosen = variant or index.meta.get("variant") or None
     vectors = [
-        stored_vector(index, part[4:]) if is_key(part)
-        else query_vector(loaded, part, role if n == 0 else None, chosen)
+        stored_vector(index, part[4:]) if is_key(part) else query_vector(loaded, part, role if n == 0 else None, chosen)
         for n, (part, _) in enumerate(asked)
     ]
     return index.search(composed(vectors, [sign for _, sign in asked]), k, where)

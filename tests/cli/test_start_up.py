@@ -9,8 +9,20 @@ from nearfar import methods, options
 from nearfar.cli import COMMANDS, help
 from nearfar.evaluation import tasks
 
-HEAVY = ("torch", "lightning", "transformers", "torchvision", "torchmetrics", "scipy", "sklearn", "timm", "datasets",
-         "pyarrow", "lancedb", "PIL")
+HEAVY = (
+    "torch",
+    "lightning",
+    "transformers",
+    "torchvision",
+    "torchmetrics",
+    "scipy",
+    "sklearn",
+    "timm",
+    "datasets",
+    "pyarrow",
+    "lancedb",
+    "PIL",
+)
 COUNT = """
 import sys
 from nearfar import cli
@@ -24,8 +36,9 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["methods"], *([command, "--help"] for command in COMMANDS)],
-                         ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--help"], ["methods"], *([command, "--help"] for command in COMMANDS)], ids=" ".join
+)
 def test_help_and_the_list_of_methods_load_nothing_heavy(words):
     code = COUNT.format(words=words, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -37,8 +50,9 @@ def test_help_of_a_method_is_remembered_until_a_source_changes(tmp_path, monkeyp
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path))
     words = ["fit", "dcl", "--help"]
     code = COUNT.format(words=words, heavy=HEAVY)
-    first, second = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-                     for _ in range(2))
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)
+    )
     assert second.stderr.rsplit("loaded:")[-1] == ""
     assert second.stdout == first.stdout
     for name in options.signature(methods.get("dcl")):
@@ -75,8 +89,9 @@ def test_a_method_in_another_file_is_refused():
 def test_the_options_of_a_task_that_are_read_equal_those_of_its_signature(name):
     cls = tasks.get(name)
     read = {key: text for key, text in help.task_source(name).options().items() if key != "modalities"}
-    assert read == {key: "" if default is None else str(default)
-                    for key, (_, default) in options.signature(cls).items()}
+    assert read == {
+        key: "" if default is None else str(default) for key, (_, default) in options.signature(cls).items()
+    }
     text = help.tasks()
     for key in read:
         assert f"--{key.replace('_', '-')} " in text

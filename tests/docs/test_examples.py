@@ -52,8 +52,24 @@ def test_its_loss_is_the_equation(example):
 
 def test_it_trains_from_the_command_line(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["fit", "align-uniform", "emoji", "--limit", "400", "--steps", "30", "--batch-size", "16", "--weight",
-             "0.5", "--val-every", "0", "--out", "run", "--json"]
+    words = [
+        "fit",
+        "align-uniform",
+        "emoji",
+        "--limit",
+        "400",
+        "--steps",
+        "30",
+        "--batch-size",
+        "16",
+        "--weight",
+        "0.5",
+        "--val-every",
+        "0",
+        "--out",
+        "run",
+        "--json",
+    ]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["plan"]["options"]["weight"] == 0.5
@@ -63,13 +79,31 @@ def test_it_trains_from_the_command_line(example, tmp_path, monkeypatch, capsys)
     assert "uniformity" in curve[-1]
     assert np.mean([c["loss"] for c in curve[-5:]]) < np.mean([c["loss"] for c in curve[:5]])
     vectors = nearfar.load(tmp_path / "run" / "model", verify=True).embed_images(
-        [np.full((48, 48, 3), v, np.uint8) for v in (0, 255)])
+        [np.full((48, 48, 3), v, np.uint8) for v in (0, 255)]
+    )
     assert vectors.shape == (2, 256)
 
 
 def test_it_composes_with_views_and_refuses_a_wrong_option(example, capsys):
-    assert main(["fit", "align-uniform", "emoji", "--limit", "400", "--steps", "4", "--batch-size", "8", "--views",
-                 "members", "--dry-run"]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                "align-uniform",
+                "emoji",
+                "--limit",
+                "400",
+                "--steps",
+                "4",
+                "--batch-size",
+                "8",
+                "--views",
+                "members",
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     assert "4 steps of 8 items" in capsys.readouterr().out
     assert main(["fit", "align-uniform", "emoji", "--wieght", "1"]) == 2
     assert "Did you mean '--weight'?" in capsys.readouterr().err

@@ -7,14 +7,54 @@ from nearfar.losses.parts import parts
 from tests.docs import pages
 
 PAGE = pages.ROOT / "docs" / "losses.md"
-WEIGHTS = {"attraction_weights", "repulsion_weights", "target_weights", "cwcl_weights", "dcl_weights", "meta_nodes",
-           "attention_pooling", "attribute_terms", "bag_cross_entropy", "bag_logit_loss", "bag_probabilities",
-           "class_distances", "distance_weights", "draw_partners", "filtered_cosine", "gate_entropy", "gate_overlap",
-           "group_mass", "group_ordering", "icnn_score", "joint_entropy", "kernel_uniformity", "masked_scores",
-           "mixing_shares", "moved_prototypes", "pair_weights", "prototype_scores", "pseudo_targets",
-           "released_similarity", "sepclr_terms", "soft_cross_entropy", "soft_sort", "straddling", "swap_share"}
-OTHERS = {"barlow_twins", "vicreg", "byol", "sinkhorn", "uniformity", "graph_mlp", "influence_matrix", "sharpened",
-          "soft_assignment", "cluster_divergence"}  # not over pairs, or tools of others
+WEIGHTS = {
+    "attraction_weights",
+    "repulsion_weights",
+    "target_weights",
+    "cwcl_weights",
+    "dcl_weights",
+    "meta_nodes",
+    "attention_pooling",
+    "attribute_terms",
+    "bag_cross_entropy",
+    "bag_logit_loss",
+    "bag_probabilities",
+    "class_distances",
+    "distance_weights",
+    "draw_partners",
+    "filtered_cosine",
+    "gate_entropy",
+    "gate_overlap",
+    "group_mass",
+    "group_ordering",
+    "icnn_score",
+    "joint_entropy",
+    "kernel_uniformity",
+    "masked_scores",
+    "mixing_shares",
+    "moved_prototypes",
+    "pair_weights",
+    "prototype_scores",
+    "pseudo_targets",
+    "released_similarity",
+    "sepclr_terms",
+    "soft_cross_entropy",
+    "soft_sort",
+    "straddling",
+    "swap_share",
+}
+OTHERS = {
+    "barlow_twins",
+    "vicreg",
+    "byol",
+    "sinkhorn",
+    "uniformity",
+    "graph_mlp",
+    "influence_matrix",
+    "sharpened",
+    "soft_assignment",
+    "cluster_divergence",
+}  # not over pairs, or tools of others
 
 
 def test_every_pairwise_loss_stands_in_the_table():

@@ -79,8 +79,11 @@ def test_every_option_of_every_command_has_help():
 def test_the_parse_check_can_fail():
     from nearfar.errors import InputError
 
-    for line in ("nearfar fit simclr photos --losss dcl", "nearfar compare photos --methods simclrr",
-                 "nearfar fit simclr photos --loss dcl --loss.beta 1"):
+    for line in (
+        "nearfar fit simclr photos --losss dcl",
+        "nearfar compare photos --methods simclrr",
+        "nearfar fit simclr photos --loss dcl --loss.beta 1",
+    ):
         with pytest.raises(InputError):
             check(pages.words(line))
 
@@ -118,14 +121,25 @@ def test_claims_are_shown_as_measured(tmp_path):
 
     results = tmp_path / "benchmarks" / "claims" / "results"
     results.mkdir(parents=True)
-    (results / "dcl.json").write_text(json.dumps({
-        "claim": "DCL beats InfoNCE at a small batch", "data": "emoji", "metric": "hit@1", "command": "nearfar data",
-        "difference": {"mean": -0.021, "interval": [-0.05, 0.008]}, "holds": "undecided"}))
-    (results / "swav.json").write_text(json.dumps({
-        "claim": "more crops help", "difference": {"mean": 0.03, "interval": [0.01, 0.05]}, "holds": True}))
+    (results / "dcl.json").write_text(
+        json.dumps(
+            {
+                "claim": "DCL beats InfoNCE at a small batch",
+                "data": "emoji",
+                "metric": "hit@1",
+                "command": "nearfar data",
+                "difference": {"mean": -0.021, "interval": [-0.05, 0.008]},
+                "holds": "undecided",
+            }
+        )
+    )
+    (results / "swav.json").write_text(
+        json.dumps({"claim": "more crops help", "difference": {"mean": 0.03, "interval": [0.01, 0.05]}, "holds": True})
+    )
     (tmp_path / "benchmarks" / "results").mkdir()
-    (tmp_path / "benchmarks" / "results" / "speed.json").write_text(json.dumps({
-        "unit": "samples/s", "ratios": {"lightly": {"median": 2.5, "interval": [2.25, 2.75]}}}))
+    (tmp_path / "benchmarks" / "results" / "speed.json").write_text(
+        json.dumps({"unit": "samples/s", "ratios": {"lightly": {"median": 2.5, "interval": [2.25, 2.75]}}})
+    )
     text = build_docs().claims(tmp_path)
     assert "| dcl | DCL beats InfoNCE at a small batch | emoji | hit@1 | -0.021 | -0.05 .. +0.008 | undecided |" in text
     assert "| +0.03 | +0.01 .. +0.05 | holds |" in text
@@ -138,21 +152,42 @@ def test_the_speed_of_the_losses_is_shown_with_its_intervals(tmp_path):
     assert "Not measured yet." in build_docs().losses(tmp_path)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     turns = [1.0 + 0.01 * i for i in range(15)]
-    cell = {"nearfar": {"seconds": [1.0] * 15, "mib": 12.0, "value_error": 1e-7, "gradient_error": 2e-7},
-            "dense": {"seconds": turns, "mib": 400.0}, "keops": {"missing": "no module"},
-            "big": {"skipped": "needs about 80 GiB"}, "limit": {"seconds": [0.5] * 15}}
-    (tmp_path / "benchmarks" / "results" / "loss.json").write_text(json.dumps({
-        "threads": 2, "gflops": 100.0, "temperature": 0.07, "versions": {"torch": "2"},
-        "cells": {"clip/1024/256": cell}}))
+    cell = {
+        "nearfar": {"seconds": [1.0] * 15, "mib": 12.0, "value_error": 1e-7, "gradient_error": 2e-7},
+        "dense": {"seconds": turns, "mib": 400.0},
+        "keops": {"missing": "no module"},
+        "big": {"skipped": "needs about 80 GiB"},
+        "limit": {"seconds": [0.5] * 15},
+    }
+    (tmp_path / "benchmarks" / "results" / "loss.json").write_text(
+        json.dumps(
+            {
+                "threads": 2,
+                "gflops": 100.0,
+                "temperature": 0.07,
+                "versions": {"torch": "2"},
+                "cells": {"clip/1024/256": cell},
+            }
+        )
+    )
     text = build_docs().losses(tmp_path)
     assert "| rows | width | s | of the limit | MiB | dense | keops | big |" in text
-    assert ("| 1,024 | 256 | 1.000 | 2.00 [2.00, 2.00] | 12 | 1.07 [1.03, 1.11], 400 MiB | not installed "
-            "| needs about 80 GiB |") in text  # the 4th and the 12th of 15 hold the median with 96 %
+    assert (
+        "| 1,024 | 256 | 1.000 | 2.00 [2.00, 2.00] | 12 | 1.07 [1.03, 1.11], 400 MiB | not installed "
+        "| needs about 80 GiB |"
+    ) in text  # the 4th and the 12th of 15 hold the median with 96 %
     assert "| clip | 256 | nearfar | 1e-07 | 2e-07 |" in text
     assert "On a GPU" not in text
-    (tmp_path / "benchmarks" / "results" / "loss_cuda.json").write_text(json.dumps({
-        "device": "a card", "temperature": 0.07, "versions": {"torch": "2"},
-        "cells": {f"clip/1024/256/{inputs}": cell for inputs in ("float32", "bfloat16")}}))
+    (tmp_path / "benchmarks" / "results" / "loss_cuda.json").write_text(
+        json.dumps(
+            {
+                "device": "a card",
+                "temperature": 0.07,
+                "versions": {"torch": "2"},
+                "cells": {f"clip/1024/256/{inputs}": cell for inputs in ("float32", "bfloat16")},
+            }
+        )
+    )
     text = build_docs().losses(tmp_path)
     assert "a card, temperature 0.07" in text
     assert "| rows | width | inputs | ms | of the limit | MiB | dense | keops | big |" in text
@@ -161,9 +196,16 @@ def test_the_speed_of_the_losses_is_shown_with_its_intervals(tmp_path):
 
 def test_the_demo_table_is_sorted_and_shows_intervals():
     row = {"kind": "method", "r10": 0.8, "hard_r1": 0.4, "seconds": 100.0}
-    rows = [row | {"label": "simclr", "r1": 0.2, "interval": [0.19, 0.21], "difference": None},
-            row | {"label": "pairs", "r1": 0.5, "interval": [0.48, 0.52],
-                   "difference": {"mean": 0.3, "interval": [0.28, 0.32]}}]
+    rows = [
+        row | {"label": "simclr", "r1": 0.2, "interval": [0.19, 0.21], "difference": None},
+        row
+        | {
+            "label": "pairs",
+            "r1": 0.5,
+            "interval": [0.48, 0.52],
+            "difference": {"mean": 0.3, "interval": [0.28, 0.32]},
+        },
+    ]
     split = {"steps": 800, "seeds": 3, "reason": "pairs is ahead.", "rows": rows}
     text = build_docs().demo({"splits": {"unseen emoji": split}})
     assert "| **pairs** | 50.0 | 48.0 .. 52.0 | 80.0 | 40.0 | +30.0 | +28.0 .. +32.0 | 100 |" in text

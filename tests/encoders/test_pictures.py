@@ -98,6 +98,7 @@ def test_transformer_map_keeps_the_grid():
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_from_a_file_without_the_classifier(tmp_path, suffix):
     import timm
+
     torch.manual_seed(3)
     theirs = timm.create_model("resnet10t", num_classes=5).eval()
     path = tmp_path / f"weights{suffix}"
@@ -113,6 +114,7 @@ def test_weights_from_a_file_without_the_classifier(tmp_path, suffix):
 
 def test_weights_that_do_not_fit_are_told(tmp_path):
     import timm
+
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model("resnet10t").state_dict(), path)
     with pytest.raises(InputError, match="are missing"):
@@ -155,7 +157,7 @@ def test_prepare_takes_paths_pictures_arrays_and_batches(tmp_path):
 def test_prepare_fits_and_lays_transparency_on_white():
     encoder = encoders.image(size=16)
     wide = np.zeros((20, 60, 3), np.uint8)
-    wide[:, 18:42] = 200                                             # the centre square and its neighbours
+    wide[:, 18:42] = 200  # the centre square and its neighbours
     as_batch = encoder.prepare(wide.transpose(2, 0, 1)[None])
     assert_close(encoder.prepare([wide]), torch.full((1, 3, 16, 16), 200 / 255))
     assert_close(as_batch, torch.full((1, 3, 16, 16), 200 / 255))
@@ -182,7 +184,7 @@ def test_orientation_channels_see_the_direction_of_an_edge():
     assert across.argmax() == 0
     assert down.argmax() == 3
     assert_close(across, down.roll(3), atol=1e-5, rtol=0)
-    assert_close(orientation_channels(1 - ramp)[0, :, 12, 12], across, atol=1e-5, rtol=0)      # direction modulo pi
+    assert_close(orientation_channels(1 - ramp)[0, :, 12, 12], across, atol=1e-5, rtol=0)  # direction modulo pi
     flat = torch.full((1, 3, 9, 9), 0.4, requires_grad=True)
     orientation_channels(flat).sum().backward()
     assert torch.isfinite(flat.grad).all()

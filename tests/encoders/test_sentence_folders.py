@@ -71,8 +71,16 @@ def folder(tmp_path_factory):
     def body(kind):
         return write_bert(base / kind) if kind == "bert" else write_roberta(base / kind)
 
-    def write(kind="bert", pooling="mean", after=("normalize",), length=20, lower=False, prompts=None, default=None,
-              pool_prompt=True):
+    def write(
+        kind="bert",
+        pooling="mean",
+        after=("normalize",),
+        length=20,
+        lower=False,
+        prompts=None,
+        default=None,
+        pool_prompt=True,
+    ):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers import models as parts
 
@@ -80,8 +88,9 @@ def folder(tmp_path_factory):
         width = 16 * (1 if isinstance(pooling, str) else len(pooling))
         modules = [transformer, parts.Pooling(16, pooling_mode=pooling, include_prompt=pool_prompt)]
         assert width == 16 or after == ("normalize",)
-        whole = SentenceTransformer(modules=[*modules, *layers(*after)], device="cpu", prompts=prompts,
-                                    default_prompt_name=default)
+        whole = SentenceTransformer(
+            modules=[*modules, *layers(*after)], device="cpu", prompts=prompts, default_prompt_name=default
+        )
         place = base / f"st{len(list(base.iterdir()))}"
         whole.save(str(place), create_model_card=False)
         return place

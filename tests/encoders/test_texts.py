@@ -31,7 +31,7 @@ def test_small_tokenizer_knows_its_texts_and_is_the_same_each_time(small):
     assert all(row and unknown not in row for row in ids)
     assert small.special.size <= 150
     assert encoders.text("small", texts=CORPUS, vocabulary=150).encode_ids(CORPUS) == ids
-    assert small.encode_ids(["hund läuft"]) != small.encode_ids(["hund lauft"])       # accents stay
+    assert small.encode_ids(["hund läuft"]) != small.encode_ids(["hund lauft"])  # accents stay
 
 
 def test_small_embedding_is_the_mean_of_its_tokens_vectors(small):
@@ -49,8 +49,10 @@ def test_padding_changes_nothing(bert, small, pooling):
     for encoder in (small, encoders.text(str(bert), pooling=pooling)):
         encoder.eval()
         short = encoder.prepare(["a cat sat"])
-        more = Tokens(torch.nn.functional.pad(short.ids, (0, 5), value=encoder.special.pad),
-                      torch.nn.functional.pad(short.mask, (0, 5)))
+        more = Tokens(
+            torch.nn.functional.pad(short.ids, (0, 5), value=encoder.special.pad),
+            torch.nn.functional.pad(short.mask, (0, 5)),
+        )
         assert_close(encoder(more), encoder(short), atol=1e-6, rtol=1e-5)
         states, mask = encoder.tokens(more)
         assert states[~mask].abs().sum() == 0
@@ -73,12 +75,13 @@ def test_transformer_ids_are_those_of_its_own_tokenizer(bert):
     assert torch.equal(ours.ids, theirs["input_ids"])
     assert torch.equal(ours.mask, theirs["attention_mask"].bool())
     assert encoder.special[:4] == (2, 3, 0, 4)
-    assert max(len(row) for row in encoder.encode_ids(TEXTS)) > 48                     # not cut
+    assert max(len(row) for row in encoder.encode_ids(TEXTS)) > 48  # not cut
 
 
 @pytest.mark.parametrize(("pooling", "dense"), [("mean", None), ("cls", None), ("max", 7), ("lasttoken", None)])
 def test_sentence_transformers_folder_gives_its_own_vectors(bert, tmp_path, pooling, dense):
     from sentence_transformers import SentenceTransformer
+
     folder = write_sentence_transformer(tmp_path / "st", bert, pooling, dense)
     encoder = encoders.text(str(folder))
     theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
@@ -101,8 +104,11 @@ def test_packaged_sentence_encoder():
 def test_bin_weights_are_read_as_tensors_only(tmp_path, bert):
     unsafe = write_bert(tmp_path / "bin", safe=False)
     texts = TEXTS[:2]
-    np.testing.assert_allclose(encoders.vectors(encoders.text(str(unsafe)), texts),
-                               encoders.vectors(encoders.text(str(bert)), texts), atol=1e-6)
+    np.testing.assert_allclose(
+        encoders.vectors(encoders.text(str(unsafe)), texts),
+        encoders.vectors(encoders.text(str(bert)), texts),
+        atol=1e-6,
+    )
     touched = tmp_path / "touched"
     torch.save({"embeddings": _Touch(touched)}, unsafe / "pytorch_model.bin")
     with pytest.raises(InputError, match="cannot be loaded"):

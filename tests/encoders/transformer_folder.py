@@ -4,19 +4,42 @@ from pathlib import Path
 
 import torch
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "sat", "on", "the", "mat", "ran", "##s",
-         "fell"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "the",
+    "mat",
+    "ran",
+    "##s",
+    "fell",
+]
 TEXTS = ["a cat sat on the mat", "the dog ran", "", "cats fell", "a dog on a mat on a mat on a mat " * 8]
 
 
 def write_bert(folder: Path, dropout: float = 0.0, safe: bool = True) -> Path:
     from transformers import BertConfig, BertModel, BertTokenizerFast
+
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                        intermediate_size=32, max_position_embeddings=48, hidden_dropout_prob=dropout,
-                        attention_probs_dropout_prob=dropout)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=48,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
     model = BertModel(config)
     model.save_pretrained(folder)
     if not safe:
@@ -29,6 +52,7 @@ def write_bert(folder: Path, dropout: float = 0.0, safe: bool = True) -> Path:
 def write_sentence_transformer(folder: Path, bert: Path, pooling: str = "mean", dense: int | None = None) -> Path:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers import models as parts
+
     modules = [parts.Transformer(str(bert), max_seq_length=20), parts.Pooling(16, pooling_mode=pooling)]
     if dense is not None:
         torch.manual_seed(1)

@@ -75,8 +75,9 @@ def text_pairs(folder, rng):
     questions, answers = [words(rng) for _ in range(240)], [words(rng) for _ in range(200)]
     answers[:20] = questions[:20]
     pick = rng.integers(0, 200, 500)
-    return table(folder / "pairs.csv", ["question", "answer"], [(questions[i % 240], answers[k])
-                                                                for i, k in enumerate(pick)])
+    return table(
+        folder / "pairs.csv", ["question", "answer"], [(questions[i % 240], answers[k]) for i, k in enumerate(pick)]
+    )
 
 
 def picture_pairs(folder, rng):
@@ -94,8 +95,11 @@ def labelled_pairs(folder, rng):
 
 
 def scored_pairs(folder, rng):
-    return table(folder / "scored.csv", ["sentence1", "sentence2", "score"],
-                 [(words(rng), words(rng), f"{rng.random() * 5:.1f}") for _ in range(900)])
+    return table(
+        folder / "scored.csv",
+        ["sentence1", "sentence2", "score"],
+        [(words(rng), words(rng), f"{rng.random() * 5:.1f}") for _ in range(900)],
+    )
 
 
 def beir(folder, rng):
@@ -177,8 +181,9 @@ def labelled_numbers(folder, rng):
 
 
 def grouped_numbers(folder, rng):
-    return table(folder / "grouped.csv", ["a", "b", "c", "group"], [(*numbers(rng), g) for g in range(250)
-                                                                    for _ in range(3)])
+    return table(
+        folder / "grouped.csv", ["a", "b", "c", "group"], [(*numbers(rng), g) for g in range(250) for _ in range(3)]
+    )
 
 
 def numbers_to_tell(folder, rng):
@@ -218,14 +223,24 @@ def bags_of_numbers(folder, rng):
     again, rows = [numbers(rng) for _ in range(30)], []
     for bag in range(240):
         state = "" if bag % 8 == 5 else ("normal", "tumour")[rng.integers(2)]
-        rows += [(*(again[rng.integers(30)] if place == 0 else numbers(rng)), f"slide {bag}", state,
-                  "" if place == 1 else rng.choice(["normal", "tumour"])) for place in range(rng.integers(3, 9))]
+        rows += [
+            (
+                *(again[rng.integers(30)] if place == 0 else numbers(rng)),
+                f"slide {bag}",
+                state,
+                "" if place == 1 else rng.choice(["normal", "tumour"]),
+            )
+            for place in range(rng.integers(3, 9))
+        ]
     return table(folder / "slides.csv", ["a", "b", "c", "slide", "state", "truth"], rows)
 
 
 def bags_of_texts(folder, rng):
-    return table(folder / "bags.csv", ["text", "slide", "state"],
-                 [(words(rng), bag, rng.integers(2) if place == 0 else "") for bag in range(200) for place in range(4)])
+    return table(
+        folder / "bags.csv",
+        ["text", "slide", "state"],
+        [(words(rng), bag, rng.integers(2) if place == 0 else "") for bag in range(200) for place in range(4)],
+    )
 
 
 # task -> writers of data that it measures; a task that is added needs one
@@ -244,7 +259,7 @@ DATA = {
 
 
 def test_every_task_is_covered():
-    assert set(DATA) == set(tasks.names())
+    assert set(DATA) == set(tasks.TASKS.own())
 
 
 def opened(kind, write, folder):
@@ -265,8 +280,11 @@ def expected(data, task, name, value):
     return float((shares**2).sum()) if name != "knn_balanced" else 1 / len(shares)
 
 
-@pytest.mark.parametrize(("kind", "write"), [(kind, write) for kind, all_ in DATA.items() for write in all_],
-                         ids=lambda x: x if isinstance(x, str) else x.__name__)
+@pytest.mark.parametrize(
+    ("kind", "write"),
+    [(kind, write) for kind, all_ in DATA.items() for write in all_],
+    ids=lambda x: x if isinstance(x, str) else x.__name__,
+)
 def test_vectors_that_know_nothing_reach_chance(kind, write, tmp_path):
     data, task = opened(kind, write, tmp_path)
     chance = references(data, task)[0].evaluate("test")

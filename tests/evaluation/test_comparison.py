@@ -8,14 +8,23 @@ from nearfar.units import Metric
 
 
 def row(slug, values, kind="method", failed=()):
-    cells = [{"seed": seed, "primary": value, "status": "failed" if seed in failed else "done"}
-             for seed, value in enumerate(values)]
+    cells = [
+        {"seed": seed, "primary": value, "status": "failed" if seed in failed else "done"}
+        for seed, value in enumerate(values)
+    ]
     return {"slug": slug, "label": slug.upper(), "kind": kind, "seeds": cells}
 
 
 def test_a_clear_winner():
-    result = compare_rows([row("a", [0.50, 0.52, 0.51]), row("b", [0.40, 0.42, 0.40]),
-                           row("hog", [0.45], "reference"), row("chance", [0.01], "chance")], "b")
+    result = compare_rows(
+        [
+            row("a", [0.50, 0.52, 0.51]),
+            row("b", [0.40, 0.42, 0.40]),
+            row("hog", [0.45], "reference"),
+            row("chance", [0.01], "chance"),
+        ],
+        "b",
+    )
     assert result["winner"] == "a"
     assert "ahead of every other row" in result["reason"]
     first, second, hog, _ = result["rows"]
@@ -32,8 +41,13 @@ def seeing(one):
 
 def test_rows_that_see_labels_are_ranked_apart():
     """The best of all saw labels: it wins among its own kind, and the other kind has a winner of its own."""
-    rows = [row("a", [0.50, 0.52, 0.51]), row("b", [0.40, 0.42, 0.40]), seeing(row("c", [0.90, 0.92, 0.91])),
-            seeing(row("d", [0.3, 0.31, 0.29])), row("hog", [0.45], "reference")]
+    rows = [
+        row("a", [0.50, 0.52, 0.51]),
+        row("b", [0.40, 0.42, 0.40]),
+        seeing(row("c", [0.90, 0.92, 0.91])),
+        seeing(row("d", [0.3, 0.31, 0.29])),
+        row("hog", [0.45], "reference"),
+    ]
     result = compare_rows(rows, "b")
     assert result["winner"] is None
     assert result["winners"] == ["a", "c"] == winners_of(result)
@@ -42,7 +56,9 @@ def test_rows_that_see_labels_are_ranked_apart():
     assert "With labels: C is ahead of every other row" in result["reason"]
     parts = in_order(result["rows"])
     assert {kind: [one["slug"] for one in part] for kind, part in parts.items()} == {
-        "without labels": ["a", "hog", "b"], "with labels": ["c", "d"]}
+        "without labels": ["a", "hog", "b"],
+        "with labels": ["c", "d"],
+    }
     other = compare_rows(rows, "b", chosen=["b", "c"])
     assert other["winners"] == ["c"]
     assert "A has the best test scores, but validation data chose B" in other["reason"]
@@ -62,8 +78,9 @@ def test_no_winner_when_the_interval_spans_zero():
 
 
 def test_a_reference_may_win():
-    result = compare_rows([row("hog", [0.6], "reference"), row("pixels", [0.3], "reference"),
-                           row("a", [0.50, 0.52, 0.51])], "a")
+    result = compare_rows(
+        [row("hog", [0.6], "reference"), row("pixels", [0.3], "reference"), row("a", [0.50, 0.52, 0.51])], "a"
+    )
     assert result["winner"] == "hog"
 
 
@@ -106,8 +123,9 @@ def test_what_training_gained_and_for_whom_it_did_not_pay():
     found = training_gain(compare_rows(rows, "b")["rows"], Metric("hit@1"))
     assert found["gain"] == pytest.approx(0.1)
     assert [r["label"] for r in found["unpaid"]] == ["B"]
-    assert found["words"] == ("Training gained 10.0 points: A against HOG, the best that needs none. "
-                              "No better than HOG: B.")
+    assert found["words"] == (
+        "Training gained 10.0 points: A against HOG, the best that needs none. No better than HOG: B."
+    )
     lost = training_gain(compare_rows(rows[1:], "b")["rows"], Metric("hit@1"))
     assert lost["words"] == "Training did not pay: HOG, which needs none, is 10.0 points ahead of B."
     assert training_gain(compare_rows([rows[0], rows[5]], "a")["rows"]) is None

@@ -67,8 +67,11 @@ def test_groups(tmp_path):
     s, found = cosine(z, z), []
     for q, i in enumerate(split):
         others = [table[j] for j in split]
-        found.append(counted(s[q], [o["group"] == table[i]["group"] for o in others],
-                             [o["text"] != table[i]["text"] for o in others]))
+        found.append(
+            counted(
+                s[q], [o["group"] == table[i]["group"] for o in others], [o["text"] != table[i]["text"] for o in others]
+            )
+        )
     check(task_for(data).evaluate(embed, "test").metrics, mean(found))
 
 
@@ -80,9 +83,18 @@ def test_groups_across_domains(tmp_path):
     for a, b in ("ab", "ba"):
         queries, gallery = ([i for i in split if table[i]["domain"] == x] for x in (a, b))
         s = cosine(*([embed.vector(pixels[i]) for i in side] for side in (queries, gallery)))
-        means.append(mean([counted(s[q], [table[i]["group"] == table[j]["group"] for j in gallery],
-                                   [not np.array_equal(pixels[i], pixels[j]) for j in gallery])
-                           for q, i in enumerate(queries)]))
+        means.append(
+            mean(
+                [
+                    counted(
+                        s[q],
+                        [table[i]["group"] == table[j]["group"] for j in gallery],
+                        [not np.array_equal(pixels[i], pixels[j]) for j in gallery],
+                    )
+                    for q, i in enumerate(queries)
+                ]
+            )
+        )
     check(task_for(data).evaluate(embed, "test").metrics, mean(means))
 
 
@@ -98,8 +110,9 @@ def test_pairs(write, tmp_path):
 
     def vector(row, column):
         is_image = column == "image"
-        return embed.vector(np.asarray(Image.open(tmp_path / row[column])).transpose(2, 0, 1) if is_image
-                            else row[column])
+        return embed.vector(
+            np.asarray(Image.open(tmp_path / row[column])).transpose(2, 0, 1) if is_image else row[column]
+        )
 
     directions = []
     for x, y in ((a, b), (b, a)):
@@ -109,8 +122,14 @@ def test_pairs(write, tmp_path):
         queries = {one[0]: vector(one[2], x) for one in good}
         s = cosine(list(queries.values()), list(gallery.values()))
         known = {one[:2] for one in good}
-        directions.append(mean([counted(s[q], [(query, item) in known for item in gallery],
-                                        [query != item for item in gallery]) for q, query in enumerate(queries)]))
+        directions.append(
+            mean(
+                [
+                    counted(s[q], [(query, item) in known for item in gallery], [query != item for item in gallery])
+                    for q, query in enumerate(queries)
+                ]
+            )
+        )
     found = task_for(data).evaluate(embed, "test")
     check(found.metrics, mean(directions) if a == "image" else directions[0])
     for one, wanted in zip(list(found.directions.values())[:2], directions, strict=True):
@@ -153,9 +172,13 @@ def test_neighbours_of_one_label(tmp_path):
         for j in near:
             votes[table[j]["label"]] = votes.get(table[j]["label"], 0) + np.exp(z[i] @ z[j] / 0.07)
         right.append(max(sorted(votes), key=lambda name: votes[name]) == table[i]["label"])
-        alike.append(counted([round(float(z[i] @ z[j]), 7) for j in test],
-                             [table[i]["label"] == table[j]["label"] for j in test],
-                             [not np.array_equal(pixels[i], pixels[j]) for j in test]))
+        alike.append(
+            counted(
+                [round(float(z[i] @ z[j]), 7) for j in test],
+                [table[i]["label"] == table[j]["label"] for j in test],
+                [not np.array_equal(pixels[i], pixels[j]) for j in test],
+            )
+        )
     metrics = task.evaluate(embed, "test").metrics
     assert metrics["knn"] == pytest.approx(np.mean(right))
     check(metrics, mean(alike))
@@ -183,8 +206,10 @@ def test_beir_equals_trec_eval(tmp_path):
     folder = beir(tmp_path, np.random.default_rng(0))
     data = nearfar.data(folder)
     embed = Random(data, 1)
-    texts = {name: {item["_id"]: item["text"] for item in map(json.loads, (folder / f"{name}.jsonl").open())}
-             for name in ("corpus", "queries")}
+    texts = {
+        name: {item["_id"]: item["text"] for item in map(json.loads, (folder / f"{name}.jsonl").open())}
+        for name in ("corpus", "queries")
+    }
     same_text = {}
     for key, text in texts["corpus"].items():
         same_text.setdefault(text, []).append(key)
@@ -202,8 +227,11 @@ def test_beir_equals_trec_eval(tmp_path):
     measures = {"map", "recip_rank", "ndcg_cut_10"} | {f"{name}_{k}" for name in ("P", "recall", "success") for k in KS}
     trec = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
     names = {"map": "map", "mrr": "recip_rank", "ndcg@10": "ndcg_cut_10"}
-    names |= {f"{ours}@{k}": f"{theirs}_{k}" for k in KS
-              for ours, theirs in (("hit", "success"), ("recall", "recall"), ("precision", "P"))}
+    names |= {
+        f"{ours}@{k}": f"{theirs}_{k}"
+        for k in KS
+        for ours, theirs in (("hit", "success"), ("recall", "recall"), ("precision", "P"))
+    }
     task = task_for(data)
     search = task.searches("test")[0]
     assert search.size == len(keys)

@@ -78,8 +78,9 @@ def masks_and_maps(n, seed, side=8, noise=0.1):
 
 def test_the_scores_of_a_probe_equal_its_scores_on_an_enlarged_map():
     rng = np.random.default_rng(0)
-    probe = Segmenter(np.array([0, 7, 9], np.uint8), rng.normal(size=(3, 5)).astype(np.float32),
-                      rng.normal(size=3).astype(np.float32))
+    probe = Segmenter(
+        np.array([0, 7, 9], np.uint8), rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=3).astype(np.float32)
+    )
     maps = rng.normal(size=(2, 5, 4, 4)).astype(np.float32)
     rows, columns = (x.reshape(1, -1).repeat(2, 0) for x in np.mgrid[:9, :9])
     features = read_at(maps, rows, columns, (9, 9))

@@ -114,8 +114,9 @@ def test_rows_without_a_mask_are_trained_on_and_not_measured(tmp_path):
         task_for(no_masks, "dense")
     lines = (tmp_path / "d" / "few.csv").read_text().splitlines()
     split = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
-    kept = [f"{line},{s}" if s != "val" else f"{line.split(',')[0]},,{s}"
-            for line, s in zip(lines[1:], split, strict=True)]
+    kept = [
+        f"{line},{s}" if s != "val" else f"{line.split(',')[0]},,{s}" for line, s in zip(lines[1:], split, strict=True)
+    ]
     (tmp_path / "d" / "split.csv").write_text("\n".join(["image,mask,split", *kept]) + "\n")
     with pytest.raises(InputError, match="No picture of the val split"):
         task_for(open_data(tmp_path / "d" / "split.csv"))

@@ -114,8 +114,15 @@ def test_large_input_is_sampled_the_same_way_each_time():
 
 
 def test_every_diagnostic_gives_advice_and_a_finite_number():
-    found = diagnose(sphere(40, 8), labels=np.arange(40) % 4, groups=np.arange(40) % 10, partner=sphere(40, 8, 1),
-                     domains=np.arange(40) % 2, contents=np.arange(40), two_modalities=True)
+    found = diagnose(
+        sphere(40, 8),
+        labels=np.arange(40) % 4,
+        groups=np.arange(40) % 10,
+        partner=sphere(40, 8, 1),
+        domains=np.arange(40) % 2,
+        contents=np.arange(40),
+        two_modalities=True,
+    )
     assert len(found) >= 9
     for item in found:
         assert math.isfinite(item.value)

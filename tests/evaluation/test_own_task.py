@@ -84,8 +84,9 @@ def installed(tmp_path, monkeypatch):
     (site / "lengths.py").write_text(OWN)
     shutil.copy(EXAMPLE, site)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[nearfar.tasks]\nmean-length = lengths:MeanLength\n"
-                                           "uniformity = uniformity:Uniformity\n")
+    (info / "entry_points.txt").write_text(
+        "[nearfar.tasks]\nmean-length = lengths:MeanLength\nuniformity = uniformity:Uniformity\n"
+    )
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -121,8 +122,23 @@ def test_it_is_known_by_name(photos):
 
 def test_comparison_leaderboard_and_report(photos, tmp_path, capsys):
     out = tmp_path / "out"
-    shown = run(capsys, "compare", photos, "--task", "mean-length", "--methods", "simclr,dcl", "--seeds", 2, "--steps",
-                2, "--batch-size", 8, "--out", out)
+    shown = run(
+        capsys,
+        "compare",
+        photos,
+        "--task",
+        "mean-length",
+        "--methods",
+        "simclr,dcl",
+        "--seeds",
+        2,
+        "--steps",
+        2,
+        "--batch-size",
+        8,
+        "--out",
+        out,
+    )
     results = json.loads((out / "results.json").read_text())
     means = {row["label"]: row["mean"] for row in results["rows"]}
     ranking = sorted(means, key=lambda label: means[label])
@@ -130,20 +146,24 @@ def test_comparison_leaderboard_and_report(photos, tmp_path, capsys):
     assert ranking[-1] == "ones"
 
     assert "lower is better: mean length" in shown
-    board = shown[shown.index("lower is better: mean length"):].partition("\n")[2]
-    assert [re.split(" \\*|  ", line)[0] for line in board.splitlines()[1:len(means) + 1]] == ranking
+    board = shown[shown.index("lower is better: mean length") :].partition("\n")[2]
+    assert [re.split(" \\*|  ", line)[0] for line in board.splitlines()[1 : len(means) + 1]] == ranking
     assert re.search(r"^ones +1,234 ", board, re.M), "a value is not a percentage"
     assert "share of long ones" in board
     assert "100.0" in board, "the share beside it is one"
-    best = min(("simclr", "dcl"), key=lambda slug: np.mean(
-        [cell["val"] for row in results["rows"] if row["slug"] == slug for cell in row["seeds"]]))
+    best = min(
+        ("simclr", "dcl"),
+        key=lambda slug: np.mean(
+            [cell["val"] for row in results["rows"] if row["slug"] == slug for cell in row["seeds"]]
+        ),
+    )
     assert results["best_on_validation"] == best
     for row in results["rows"]:
         if row["holds"] in (True, False):
             assert row["holds"] == (row["difference"]["mean"] < 0)
 
     html = (out / "report.html").read_text()
-    table = html[html.index('<table class="board"'):html.index("</table>")]
+    table = html[html.index('<table class="board"') : html.index("</table>")]
     places = [table.index(f">{label}") for label in ranking]
     assert places == sorted(places)
     assert "mean length, lower is better." in html
@@ -155,13 +175,26 @@ def test_comparison_leaderboard_and_report(photos, tmp_path, capsys):
 
 
 def test_fit_evaluate_and_report_of_a_run(photos, tmp_path, capsys):
-    shown = run(capsys, "fit", "simclr", photos, "--task", "mean-length", "--steps", 2, "--batch-size", 8, "--out",
-                tmp_path / "run")
+    shown = run(
+        capsys,
+        "fit",
+        "simclr",
+        photos,
+        "--task",
+        "mean-length",
+        "--steps",
+        2,
+        "--batch-size",
+        8,
+        "--out",
+        tmp_path / "run",
+    )
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]["test"]
     assert f"{scores['metrics']['length']:.3g}" in shown
     assert "mean length" in shown
-    found = json.loads(run(capsys, "evaluate", tmp_path / "run", photos, "--task", "mean-length", "--exponent", 2,
-                           "--json"))
+    found = json.loads(
+        run(capsys, "evaluate", tmp_path / "run", photos, "--task", "mean-length", "--exponent", 2, "--json")
+    )
     assert [row["label"] for row in found["rows"]][1:] == ["ones"]
     assert found["rows"][1]["primary"] == 1234.5**2
     shown = run(capsys, "evaluate", tmp_path / "run", photos, "--task", "mean-length")
@@ -186,8 +219,15 @@ def test_the_example_of_the_docs_and_scores_below_zero(photos):
     assert scores.to_dict()["bootstrap"] is None
     assert task.references()[0].evaluate("test").primary == 0
     cells = {"one place": 0.0, "spread": -1.25, "between": -0.5}
-    rows = [{"slug": name, "label": name, "kind": "reference", "seeds": [{"seed": 0, "primary": value, "status": "done",
-             "metrics": {"uniformity": value}}]} for name, value in cells.items()]
+    rows = [
+        {
+            "slug": name,
+            "label": name,
+            "kind": "reference",
+            "seeds": [{"seed": 0, "primary": value, "status": "done", "metrics": {"uniformity": value}}],
+        }
+        for name, value in cells.items()
+    ]
     decided = compare_rows(rows, "one place", metric=task.metric())
     assert decided["winner"] == "spread"
     assert "-0.750 against between" in decided["reason"]

@@ -22,8 +22,9 @@ def test_knn_equals_the_loop(k):
     test_z, test_y = clusters(31, 1, spread=0.9)
     guesses = []
     for item in normalise(test_z):
-        near = sorted(((float(np.float32(item @ other)), -j) for j, other in enumerate(normalise(train_z))),
-                      reverse=True)[:k]
+        near = sorted(
+            ((float(np.float32(item @ other)), -j) for j, other in enumerate(normalise(train_z))), reverse=True
+        )[:k]
         votes = [sum(math.exp(s / 0.07) for s, j in near if train_y[-j] == label) for label in range(3)]
         guesses.append(votes.index(max(votes)))
     result = knn(train_z, train_y, test_z, test_y, k=k)

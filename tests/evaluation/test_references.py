@@ -109,12 +109,16 @@ def test_pixels_are_centred_and_hog_ignores_a_light_change():
     assert a.shape == (8, 9 * 4 * 9)
 
 
-@pytest.mark.parametrize(("data", "expected"), [
-    (Tiny({"image": pictures(8)}, groups=np.arange(8) % 4), ["chance", "pixels", "hog"]),
-    (Tiny({"image": pictures(4), "text": ["a", "b", "c", "d"]}), ["chance"]),
-    (Tiny({"text": ["a b", "b c", "c d", "d e"]}), ["chance", "tfidf", "bm25"]),
-    (Tiny({"text": ["a b", "b c", "c d", "d e"]}, labels={"kind": np.arange(4) % 2}), ["chance", "tfidf", "bm25"]),
-    (Tiny({"image": pictures(8)}), ["chance", "pixels", "hog"])])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (Tiny({"image": pictures(8)}, groups=np.arange(8) % 4), ["chance", "pixels", "hog"]),
+        (Tiny({"image": pictures(4), "text": ["a", "b", "c", "d"]}), ["chance"]),
+        (Tiny({"text": ["a b", "b c", "c d", "d e"]}), ["chance", "tfidf", "bm25"]),
+        (Tiny({"text": ["a b", "b c", "c d", "d e"]}, labels={"kind": np.arange(4) % 2}), ["chance", "tfidf", "bm25"]),
+        (Tiny({"image": pictures(8)}), ["chance", "pixels", "hog"]),
+    ],
+)
 def test_which_references_stand_beside_a_task(data, expected):
     rows = references(data, task_for(data))
     assert [row.slug for row in rows] == expected

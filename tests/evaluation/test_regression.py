@@ -173,8 +173,10 @@ def test_texts_have_word_counts_beside(tmp_path):
 def test_numbers_that_tell_nothing(tmp_path, change, told):
     z, y = drawn()
     split = np.repeat(["train", "val", "test"], 80)
-    rows = [f"{a},{b},{'' if np.isnan(v) else v},{s}" for (a, b), v, s in
-            zip(z[:, :2], change(y, split), split, strict=True)]
+    rows = [
+        f"{a},{b},{'' if np.isnan(v) else v},{s}"
+        for (a, b), v, s in zip(z[:, :2], change(y, split), split, strict=True)
+    ]
     path = tmp_path / "t.csv"
     path.write_text("\n".join(["a,b,price,split", *rows]) + "\n")
     data = opened(path)

@@ -49,7 +49,7 @@ def searches(draw):
 @settings(max_examples=150, deadline=None)
 def test_metrics_equal_the_loop(search, gallery_tile, query_tile):
     query, gallery, query_ids, gallery_ids, rows = search
-    query_rows, gallery_rows = rows[:len(query)], rows[len(query):]
+    query_rows, gallery_rows = rows[: len(query)], rows[len(query) :]
     scores = np.round(normalise(query) @ normalise(gallery).T, 6)
     relevant = (query_ids[:, None] == gallery_ids) & (query_ids[:, None] >= 0)
     hidden = query_rows[:, None] == gallery_rows
@@ -137,25 +137,29 @@ def test_values_that_are_not_finite_name_the_row():
 def test_topk_equals_a_stable_sort(search, k, gallery_tile, query_tile):
     query, gallery, _, _, rows = search
     scores = np.round(normalise(query) @ normalise(gallery).T, 6)
-    hidden = rows[:len(query), None] == rows[len(query):]
+    hidden = rows[: len(query), None] == rows[len(query) :]
     with engine("streaming", tile=(query_tile, gallery_tile)):
-        result = topk(VectorScorer(query, gallery), k, same(rows[:len(query)], rows[len(query):]))
+        result = topk(VectorScorer(query, gallery), k, same(rows[: len(query)], rows[len(query) :]))
     assert result.indices.shape == (len(query), min(k, len(gallery)))
     for i in range(len(query)):
         seen = [j for j in range(len(gallery)) if not hidden[i, j]]
         expected = sorted(seen, key=lambda j: (-scores[i, j], j))[:k]
         assert [j for j in result.indices[i] if j >= 0] == expected
-        assert np.isneginf(result.scores[i, len(expected):]).all()
-        np.testing.assert_allclose(result.scores[i, :len(expected)], scores[i, expected], atol=2e-6)
+        assert np.isneginf(result.scores[i, len(expected) :]).all()
+        np.testing.assert_allclose(result.scores[i, : len(expected)], scores[i, expected], atol=2e-6)
 
 
 def test_every_scorer_gives_the_same_ranking():
     from scipy.sparse import csr_matrix
+
     generator = np.random.default_rng(3)
     query, gallery = generator.normal(size=(11, 6)), generator.normal(size=(33, 6))
     dense = VectorScorer(query, gallery, cosine=False)
-    scorers = [dense, SparseScorer(csr_matrix(query), csr_matrix(gallery)),
-               FunctionScorer(lambda rows: query[rows] @ gallery.T, 11, 33)]
+    scorers = [
+        dense,
+        SparseScorer(csr_matrix(query), csr_matrix(gallery)),
+        FunctionScorer(lambda rows: query[rows] @ gallery.T, 11, 33),
+    ]
     with engine("streaming", tile=(4, 10)):
         found = [topk(scorer, 5) for scorer in scorers]
         ranked = [rank(scorer, same(range(11), np.arange(33) % 11)) for scorer in scorers]
@@ -166,6 +170,7 @@ def test_every_scorer_gives_the_same_ranking():
 
 def test_torch_tensors_are_taken():
     import torch
+
     z = torch.eye(4, requires_grad=True)
     assert retrieval(z, z, range(4), range(4))["hit@1"] == 1
 

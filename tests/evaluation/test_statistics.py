@@ -27,8 +27,9 @@ def test_pairing_removes_what_seeds_share():
     assert interval(method).low < interval(baseline).high
 
 
-@pytest.mark.parametrize(("values", "verdict"), [([0.1, 0.1, 0.1], True), ([-0.1, -0.11, -0.1], False),
-                                                 ([0.1, -0.1, 0.05], "undecided")])
+@pytest.mark.parametrize(
+    ("values", "verdict"), [([0.1, 0.1, 0.1], True), ([-0.1, -0.11, -0.1], False), ([0.1, -0.1, 0.05], "undecided")]
+)
 def test_holds(values, verdict):
     assert holds(paired_interval(values)) == verdict
 

@@ -17,9 +17,19 @@ TEXTS = ["a red cat", "a blue dog", "one green tree", "some old house"]
 
 def drawings(**changes):
     """Three units of which the first has two groups, in three domains; row = domain * 4 + group."""
-    return Tiny({"image": pictures(12)}, **({
-        "groups": np.tile(np.arange(4), 3), "units": np.tile([0, 0, 1, 2], 3), "domains": np.repeat(np.arange(3), 4),
-        "domain_names": ["ink", "colour", "photo"], "meta": {"shared_outline": [["colour", "ink"]]}} | changes))
+    return Tiny(
+        {"image": pictures(12)},
+        **(
+            {
+                "groups": np.tile(np.arange(4), 3),
+                "units": np.tile([0, 0, 1, 2], 3),
+                "domains": np.repeat(np.arange(3), 4),
+                "domain_names": ["ink", "colour", "photo"],
+                "meta": {"shared_outline": [["colour", "ink"]]},
+            }
+            | changes
+        ),
+    )
 
 
 def test_the_choice():
@@ -52,8 +62,14 @@ def test_groups_across_domains():
     task = task_for(drawings())
     searches = task.searches("test")
     assert [search.name for search in searches] == [
-        "ink → colour", "ink → photo", "colour → ink", "colour → photo", "photo → ink", "photo → colour"]
-    assert searches[1].query.rows.tolist() == [0, 2, 3]        # group 1 shares a unit with group 0: one a unit
+        "ink → colour",
+        "ink → photo",
+        "colour → ink",
+        "colour → photo",
+        "photo → ink",
+        "photo → colour",
+    ]
+    assert searches[1].query.rows.tolist() == [0, 2, 3]  # group 1 shares a unit with group 0: one a unit
     assert searches[1].gallery.rows.tolist() == [8, 10, 11]
     assert task.summary()["hard"] == ["ink → photo", "colour → photo", "photo → ink", "photo → colour"]
 
@@ -66,7 +82,7 @@ def test_chosen_directions():
 
 def test_directions_hard_mean_and_counts():
     z = np.tile(np.eye(4), (3, 1))
-    z[8:] = np.eye(4)[[1, 2, 3, 0]]                            # photos are all taken for another group
+    z[8:] = np.eye(4)[[1, 2, 3, 0]]  # photos are all taken for another group
     embed = Vectors({"image": z})
     scores = task_for(drawings()).evaluate(embed, "test", examples=6)
     assert scores.directions["ink → colour"]["hit@1"] == 1
@@ -74,8 +90,8 @@ def test_directions_hard_mean_and_counts():
     assert scores.primary == scores.metrics["hit@1"] == pytest.approx(2 / 6)
     assert scores.metrics["hard/hit@1"] == 0
     assert scores.counts["photo → ink"] == {"queries": 3, "skipped": 0, "gallery": 3}
-    assert embed.asked == 9                                    # each row once, not once a direction
-    assert scores.bootstrap().n == 3                           # units, not 18 queries
+    assert embed.asked == 9  # each row once, not once a direction
+    assert scores.bootstrap().n == 3  # units, not 18 queries
     json.dumps(scores.to_dict())
     assert len(scores.examples) == 6
     for example in scores.examples:
@@ -84,8 +100,9 @@ def test_directions_hard_mean_and_counts():
 
 
 def test_a_group_missing_in_a_domain_is_counted():
-    data = drawings(groups=np.array([0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 9]),
-                    units=np.array([0, 0, 1, 2, 0, 0, 1, 2, 0, 0, 1, 3]))
+    data = drawings(
+        groups=np.array([0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 9]), units=np.array([0, 0, 1, 2, 0, 0, 1, 2, 0, 0, 1, 3])
+    )
     scores = task_for(data).evaluate(Vectors({"image": np.tile(np.eye(4), (3, 1))}), "test")
     assert scores.counts["ink → photo"]["skipped"] == 1
     assert scores.counts["ink → colour"]["skipped"] == 0
@@ -98,14 +115,15 @@ def test_groups_without_domains_hide_copies_of_the_query():
     z = np.eye(6)[[0, 0, 1, 2, 2, 3]] + 0.01
     scores = task_for(data).evaluate(Vectors({"image": z}), "test")
     counts = scores.counts["image → image"]
-    assert (counts["queries"], counts["skipped"]) == (5, 1)    # group 2 has one member only
-    assert scores.directions["image → image"]["hit@1"] < 1     # row 0 may not find its copy, row 1
+    assert (counts["queries"], counts["skipped"]) == (5, 1)  # group 2 has one member only
+    assert scores.directions["image → image"]["hit@1"] < 1  # row 0 may not find its copy, row 1
 
 
 def test_pairs_are_relevant_by_content():
     """The same question with two answers, the same answer to two questions, and further documents."""
-    data = Tiny({"text": ["q", "q", "r", "s"], "text_b": ["a", "b", "c", "c"]},
-                corpus={"text_b": ["a", "b", "c", "d", "e"]})
+    data = Tiny(
+        {"text": ["q", "q", "r", "s"], "text_b": ["a", "b", "c", "c"]}, corpus={"text_b": ["a", "b", "c", "d", "e"]}
+    )
     task = task_for(data)
     forward, back = task.searches("test")
     assert (len(forward.query.rows), forward.size, back.size) == (3, 5, 3)
@@ -117,7 +135,7 @@ def test_pairs_are_relevant_by_content():
     assert scores.primary == pytest.approx(1)
     assert set(scores.directions) == {"text → text_b", "text_b → text"}
     corpus = task.evaluate(Vectors(z, {"text_b": np.eye(5)[[0, 0, 2, 0, 2]]}), "test", examples=3)
-    assert corpus.primary < 1                                  # documents of the corpus tie, and a tie never helps
+    assert corpus.primary < 1  # documents of the corpus tie, and a tie never helps
     assert any(hit.corpus >= 0 and hit.row == -1 for example in corpus.examples for hit in example.hits)
 
 
@@ -135,8 +153,11 @@ def labelled(n=90):
     labels = np.arange(n) % 3
     z = np.eye(3, 8)[labels] + 0.2 * generator.normal(size=(n, 8))
     rows = generator.permutation(n)
-    data = Tiny({"text": [f"text {row}" for row in range(n)]}, labels={"kind": labels.copy()},
-                splits={"train": rows[:50], "val": rows[50:70], "test": rows[70:]})
+    data = Tiny(
+        {"text": [f"text {row}" for row in range(n)]},
+        labels={"kind": labels.copy()},
+        splits={"train": rows[:50], "val": rows[50:70], "test": rows[70:]},
+    )
     return data, z
 
 

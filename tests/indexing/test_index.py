@@ -43,8 +43,14 @@ def test_the_filter_comes_before_the_ranking(index):
     assert index.search(np.ones(8), where="year > 1000") == []
 
 
-@pytest.mark.parametrize(("where", "message"), [("styl = 'ink'", "Did you mean 'style'"), ("style =", "Columns: key, "),
-                                                ("colour = 3", "Columns: key, style, year")])
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("styl = 'ink'", "Did you mean 'style'"),
+        ("style =", "Columns: key, "),
+        ("colour = 3", "Columns: key, style, year"),
+    ],
+)
 def test_a_wrong_filter_names_the_columns(index, where, message):
     with pytest.raises(InputError, match=message):
         index.search(np.ones(8), where=where)
@@ -104,12 +110,23 @@ def test_another_model_is_refused(index):
 @pytest.mark.parametrize(("duplicates", "year"), [("replace", 7), ("skip", 1)])
 def test_append(index, duplicates, year):
     vectors = np.eye(8, dtype=np.float32)[:2]
-    grown = build_index(index.path, vectors, ["file 1.png", "new.png"], {"year": [7, 8], "style": ["new", None]},
-                        model_hash=MODEL, append=True, duplicates=duplicates)
+    grown = build_index(
+        index.path,
+        vectors,
+        ["file 1.png", "new.png"],
+        {"year": [7, 8], "style": ["new", None]},
+        model_hash=MODEL,
+        append=True,
+        duplicates=duplicates,
+    )
     assert len(grown) == 61
     assert sorted(grown.keys()) == sorted({*items()[1], "new.png"})
-    assert grown.search(vectors[1], k=1)[0] == {"key": "new.png", "style": None, "year": 8,
-                                                "score": pytest.approx(1, abs=1e-6)}
+    assert grown.search(vectors[1], k=1)[0] == {
+        "key": "new.png",
+        "style": None,
+        "year": 8,
+        "score": pytest.approx(1, abs=1e-6),
+    }
     assert grown.search(np.ones(8), k=1, where="key = 'file 1.png'")[0]["year"] == year
 
 
@@ -132,9 +149,15 @@ def test_append_refuses_what_does_not_fit(index):
     assert len(open_index(index.path)) == 60
 
 
-@pytest.mark.parametrize(("keys", "payload", "message"), [
-    (["a", "a"], {}, "'a' is given twice"), (["a"], {}, "2 vectors and 1 keys"),
-    (["a", "b"], {"x": [1]}, "1 values for 2"), (["a", "b"], {"vector": [1, 2]}, "may not be called 'vector'")])
+@pytest.mark.parametrize(
+    ("keys", "payload", "message"),
+    [
+        (["a", "a"], {}, "'a' is given twice"),
+        (["a"], {}, "2 vectors and 1 keys"),
+        (["a", "b"], {"x": [1]}, "1 values for 2"),
+        (["a", "b"], {"vector": [1, 2]}, "may not be called 'vector'"),
+    ],
+)
 def test_wrong_items_build_nothing(tmp_path, keys, payload, message):
     with pytest.raises(InputError, match=message):
         build_index(tmp_path / "index", np.eye(2), keys, payload, model_hash=MODEL)

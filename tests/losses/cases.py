@@ -40,6 +40,8 @@ def hydra_inputs(a, b, labels, gated):
 
 def of_class_pairs(gated, **options):
     return lambda a, b, labels, **more: losses.hydra(*hydra_inputs(a, b, labels, gated), **options, **more)
+
+
 def with_classes(a, b, labels):
     """Both views as queries, their keys, and a queue of five keys of the classes 0, 1, 2 and of none."""
     past_classes = torch.tensor([0, 1, 2, -1, 0], device=labels.device)
@@ -117,19 +119,69 @@ CASES = {
     "cosine_regression": (of_scores(losses.cosine_regression), True),
 }
 # Tested on their own.
-PLAIN = ("attention_pooling", "attraction_weights", "attribute_terms", "bag_cross_entropy", "bag_logit_loss",
-         "bag_probabilities", "class_distances", "cluster_divergence", "cwcl_weights", "dcl_weights",
-         "distance_weights", "draw_partners", "filtered_cosine", "gate_entropy", "gate_overlap", "graph_mlp",
-         "group_mass", "group_ordering", "icnn", "icnn_score", "influence_matrix", "joint_entropy",
-         "kernel_uniformity", "masked_scores", "meta_nodes", "mixing_shares", "moved_prototypes", "pair_weights",
-         "pamc", "proto_cross_entropy", "proto_triplet", "prototype_scores", "pseudo_targets", "released_similarity",
-         "repulsion_weights", "sepclr", "sepclr_terms", "sharpened", "sinkhorn", "soft_assignment",
-         "soft_cross_entropy", "soft_sort", "straddling", "swap_share", "swapped_prediction", "target_weights",
-         "uniformity")
+PLAIN = (
+    "attention_pooling",
+    "attraction_weights",
+    "attribute_terms",
+    "bag_cross_entropy",
+    "bag_logit_loss",
+    "bag_probabilities",
+    "class_distances",
+    "cluster_divergence",
+    "cwcl_weights",
+    "dcl_weights",
+    "distance_weights",
+    "draw_partners",
+    "filtered_cosine",
+    "gate_entropy",
+    "gate_overlap",
+    "graph_mlp",
+    "group_mass",
+    "group_ordering",
+    "icnn",
+    "icnn_score",
+    "influence_matrix",
+    "joint_entropy",
+    "kernel_uniformity",
+    "masked_scores",
+    "meta_nodes",
+    "mixing_shares",
+    "moved_prototypes",
+    "pair_weights",
+    "pamc",
+    "proto_cross_entropy",
+    "proto_triplet",
+    "prototype_scores",
+    "pseudo_targets",
+    "released_similarity",
+    "repulsion_weights",
+    "sepclr",
+    "sepclr_terms",
+    "sharpened",
+    "sinkhorn",
+    "soft_assignment",
+    "soft_cross_entropy",
+    "soft_sort",
+    "straddling",
+    "swap_share",
+    "swapped_prediction",
+    "target_weights",
+    "uniformity",
+)
 # Whose gradients are none of the value.
-CONSTANT_WEIGHTS = ("dcl-weighted", "cacr-detached", "cacr-rbf-detached", "cacr_queue", "cacr_queue-alone",
-                    "cacr_targets", "cacr_targets-euclidean", "supremix-mixed", "groco", "ins_contrast",
-                    "queue_contrast")
+CONSTANT_WEIGHTS = (
+    "dcl-weighted",
+    "cacr-detached",
+    "cacr-rbf-detached",
+    "cacr_queue",
+    "cacr_queue-alone",
+    "cacr_targets",
+    "cacr_targets-euclidean",
+    "supremix-mixed",
+    "groco",
+    "ins_contrast",
+    "queue_contrast",
+)
 
 
 def batch(n=6, d=4, seed=0, dtype=torch.float64):

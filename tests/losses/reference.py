@@ -33,8 +33,10 @@ def two_views(a, b, temperature):
     """For each of the 2n anchors: similarity to the positive, and to the 2n - 2 others."""
     z, n = torch.cat([a, b]), len(a)
     s = (cosine(z, z) / temperature).tolist()
-    return [(row[(i + n) % (2 * n)], [row[j] for j in range(2 * n) if j not in (i, (i + n) % (2 * n))])
-            for i, row in enumerate(s)]
+    return [
+        (row[(i + n) % (2 * n)], [row[j] for j in range(2 * n) if j not in (i, (i + n) % (2 * n))])
+        for i, row in enumerate(s)
+    ]
 
 
 def nt_xent(a, b, *, temperature=0.1):
@@ -77,21 +79,27 @@ def hard_contrastive(a, b, *, temperature=0.3, alpha=0.1):
             kept = [x for x in others if x >= others[m - 1] - 1e-12] if others else []
             out.append(lse([row[i], *kept]) - row[i])
         return mean(out)
+
     return (direction((cosine(a, b) / temperature).tolist()) + direction((cosine(b, a) / temperature).tolist())) / 2
 
 
 def align(a, b, *, temperature=1.0, smoothing=0.1):
     def direction(s):
         n = len(s)
-        return mean(-sum(((1 - smoothing) * (i == j) + smoothing / n) * (row[j] - lse(row)) for j in range(n))
-                    for i, row in enumerate(s))
+        return mean(
+            -sum(((1 - smoothing) * (i == j) + smoothing / n) * (row[j] - lse(row)) for j in range(n))
+            for i, row in enumerate(s)
+        )
+
     return direction((cosine(a, b) / temperature).tolist()) + direction((cosine(b, a) / temperature).tolist())
 
 
 def siglip(a, b, *, temperature=0.1, bias=-10.0):
     s = (cosine(a, b) / temperature).tolist()
-    return mean(sum(math.log1p(math.exp(-(1 if i == j else -1) * (x + bias))) for j, x in enumerate(row))
-                for i, row in enumerate(s))
+    return mean(
+        sum(math.log1p(math.exp(-(1 if i == j else -1) * (x + bias))) for j, x in enumerate(row))
+        for i, row in enumerate(s)
+    )
 
 
 def labelled(z, labels, temperature):
@@ -120,8 +128,12 @@ def ins_contrast(q, k, queue, classes, past, *, temperature=0.07):
 
 
 def queue_contrast(q, k, queue, *, temperature=0.07):
-    return mean(lse([p, *s]) - p for p, s in zip((cosine(q, k) / temperature).diagonal().tolist(),
-                                                 (cosine(q, queue) / temperature).tolist(), strict=True))
+    return mean(
+        lse([p, *s]) - p
+        for p, s in zip(
+            (cosine(q, k) / temperature).diagonal().tolist(), (cosine(q, queue) / temperature).tolist(), strict=True
+        )
+    )
 
 
 def mil_nce(z, labels, *, temperature=0.1):
@@ -166,8 +178,19 @@ def squared(u, v):
     return (2 - 2 * cosine(u, v)).tolist()
 
 
-def cacr(views, *, alpha=1.0, beta=1.0, tau_pos=1.0, tau_neg=2.0, repulsion="euclidean", t=2.0, tau_plus=0.0,
-         detach=False, official=False):
+def cacr(
+    views,
+    *,
+    alpha=1.0,
+    beta=1.0,
+    tau_pos=1.0,
+    tau_neg=2.0,
+    repulsion="euclidean",
+    t=2.0,
+    tau_plus=0.0,
+    detach=False,
+    official=False,
+):
     v, n = len(views), len(views[0])
     d = {(a, b): squared(views[a], views[b]) for a in range(v) for b in range(v)}
     near = mean(weighted([d[a, b][i][i] for b in range(v) if b != a], tau_pos) for a in range(v) for i in range(n))
@@ -178,11 +201,17 @@ def cacr(views, *, alpha=1.0, beta=1.0, tau_pos=1.0, tau_neg=2.0, repulsion="euc
             return 0.0
         if repulsion == "rbf":
             shares = [[math.exp(-tau_neg * x) for x in row] for row in others]
-            return beta * math.log(mean(sum(w * math.exp(-t * x) for w, x in zip(ws, row, strict=True)) / sum(ws)
-                                        for ws, row in zip(shares, others, strict=True)))
+            return beta * math.log(
+                mean(
+                    sum(w * math.exp(-t * x) for w, x in zip(ws, row, strict=True)) / sum(ws)
+                    for ws, row in zip(shares, others, strict=True)
+                )
+            )
         sign = -1 if official else 1
-        return mean((-beta * weighted(row, -tau_neg) + sign * tau_plus * d[a, b][i][i]) / (1 - tau_plus)
-                    for i, row in enumerate(others))
+        return mean(
+            (-beta * weighted(row, -tau_neg) + sign * tau_plus * d[a, b][i][i]) / (1 - tau_plus)
+            for i, row in enumerate(others)
+        )
 
     return alpha * near + mean(push(a, b) for a in range(v) for b in range(a + 1, v))
 
@@ -229,6 +258,7 @@ def simple(a, b, *, weight=None, alpha=None):
                 others = [x for x in others if x >= others[m - 1] - 1e-12]
             out.append((mean(others) if weight is None else weight * sum(others)) - row[i])
         return mean(out)
+
     return (direction(cosine(a, b).tolist()) + direction(cosine(b, a).tolist())) / 2
 
 
@@ -246,8 +276,10 @@ def team_up(a, b, strength, *, temperature=0.4, gamma=1.0):
     z, n = torch.cat([a, b]), len(a)
     lift = (gamma * torch.cat([strength, strength]).double() / temperature).tolist()
     s = (cosine(z, z) / temperature).tolist()
-    return mean(lse([s[i][j] + lift[j] for j in range(2 * n) if j != i]) - s[i][(i + n) % (2 * n)] - lift[i]
-                for i in range(2 * n))
+    return mean(
+        lse([s[i][j] + lift[j] for j in range(2 * n) if j != i]) - s[i][(i + n) % (2 * n)] - lift[i]
+        for i in range(2 * n)
+    )
 
 
 def uniformity(z, *, t=2.0):
@@ -257,8 +289,9 @@ def uniformity(z, *, t=2.0):
 
 def align_uniform(a, b, *, alpha=2.0, t=2.0, weight=1.0):
     lengths = [(p > 0) + (q > 0) for p, q in zip(a.norm(dim=1).tolist(), b.norm(dim=1).tolist(), strict=True)]
-    close = mean((size - 2 * x) ** (alpha / 2)
-                 for size, x in zip(lengths, cosine(a, b).diagonal().tolist(), strict=True))
+    close = mean(
+        (size - 2 * x) ** (alpha / 2) for size, x in zip(lengths, cosine(a, b).diagonal().tolist(), strict=True)
+    )
     return close + weight * (uniformity(a, t=t) + uniformity(b, t=t)) / 2
 
 

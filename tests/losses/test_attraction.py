@@ -213,20 +213,25 @@ def test_hidden_items_are_no_negatives_in_any_form():
     sharp = {"alpha": 0.0, "tau_neg": 500.0}
     assert losses.cacr(twins, **sharp) > losses.cacr(twins, **sharp, excluded=excluded)
     assert losses.cacr_targets(twins, twins, temperature=0.1) > losses.cacr_targets(
-        twins, twins, temperature=0.1, excluded=excluded)
+        twins, twins, temperature=0.1, excluded=excluded
+    )
     queue = torch.randn(2, 5, dtype=torch.float64)
-    assert not torch.isclose(losses.cacr_queue(twins, twins, queue), losses.cacr_queue(twins, twins, queue,
-                                                                                       excluded=excluded))
+    assert not torch.isclose(
+        losses.cacr_queue(twins, twins, queue), losses.cacr_queue(twins, twins, queue, excluded=excluded)
+    )
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda v: losses.cacr(v[:1]), "two views"),
-    (lambda v: losses.cacr(v, repulsion="gauss"), "repulsion"),
-    (lambda v: losses.cacr(v, tau_plus=1.0), "tau_plus"),
-    (lambda v: losses.cacr(v, tau_plus=0.1, repulsion="rbf"), "euclidean repulsion only"),
-    (lambda v: losses.cacr_targets(v[:1], v[:1]), "two query views"),
-    (lambda v: losses.cacr_targets(v, v, cost="dot"), "cost"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda v: losses.cacr(v[:1]), "two views"),
+        (lambda v: losses.cacr(v, repulsion="gauss"), "repulsion"),
+        (lambda v: losses.cacr(v, tau_plus=1.0), "tau_plus"),
+        (lambda v: losses.cacr(v, tau_plus=0.1, repulsion="rbf"), "euclidean repulsion only"),
+        (lambda v: losses.cacr_targets(v[:1], v[:1]), "two query views"),
+        (lambda v: losses.cacr_targets(v, v, cost="dot"), "cost"),
+    ],
+)
 def test_wrong_inputs_are_told(call, message):
     with pytest.raises(InputError, match=message):
         call(three())

@@ -106,8 +106,14 @@ def test_align_collapsed_or_at_infinite_temperature():
 
 
 def queue_loss(q, k, queue, temperature=0.05, similarity="cosine"):
-    return one_way(q, k, temperature=temperature, similarity=similarity, in_batch=False,
-                   extra_candidates=[Block(queue, gradient=False)]).loss(rows.info_nce_rows)
+    return one_way(
+        q,
+        k,
+        temperature=temperature,
+        similarity=similarity,
+        in_batch=False,
+        extra_candidates=[Block(queue, gradient=False)],
+    ).loss(rows.info_nce_rows)
 
 
 def test_contriever_queue_loss():
@@ -166,8 +172,12 @@ def test_relative_penalty_and_limits_of_the_temperature():
 def test_similarity_gradients_of_info_nce_sum_to_zero():
     a, b = pair(6, 4, seed=11)
     shift = torch.zeros(6, dtype=torch.float64, requires_grad=True)
-    s = Similarity(torch.cat([a, shift[:, None]], 1), torch.cat([b, torch.ones(6, 1, dtype=torch.float64)], 1),
-                   similarity="dot", positive=listed(torch.arange(6)))
+    s = Similarity(
+        torch.cat([a, shift[:, None]], 1),
+        torch.cat([b, torch.ones(6, 1, dtype=torch.float64)], 1),
+        similarity="dot",
+        positive=listed(torch.arange(6)),
+    )
     rows.info_nce_rows(s).sum().backward()  # a constant added to all similarities of a row
     assert_close(shift.grad, torch.zeros_like(shift), rtol=0, atol=1e-12)
 
@@ -182,8 +192,12 @@ def test_sinkhorn_codes():
         assert_close(losses.sinkhorn(scores + torch.randn(4, dtype=torch.float64), iterations=iterations), codes)
     balanced = losses.sinkhorn(scores, eps=0.2, iterations=1000)
     assert_close(balanced.sum(0), torch.full((4,), 3.0, dtype=torch.float64), rtol=1e-6, atol=1e-6)
-    assert_close(losses.sinkhorn(scores + torch.randn(12, 1, dtype=torch.float64), eps=0.2, iterations=1000), balanced,
-                 rtol=1e-5, atol=1e-6)
+    assert_close(
+        losses.sinkhorn(scores + torch.randn(12, 1, dtype=torch.float64), eps=0.2, iterations=1000),
+        balanced,
+        rtol=1e-5,
+        atol=1e-6,
+    )
     assert losses.sinkhorn(scores, iterations=0).sum().item() == pytest.approx(12)
     assert_close(losses.sinkhorn(scores, eps=1e9), torch.full((12, 4), 0.25, dtype=torch.float64))
     hard = losses.sinkhorn(scores, eps=0.002, iterations=3000)

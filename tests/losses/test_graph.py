@@ -161,12 +161,15 @@ def test_nothing_of_the_size_of_all_pairs_is_made():
     assert z.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("call", [
-    lambda z, i: losses.pamc(z, torch.zeros(7, dtype=torch.long), i.to_dense()),
-    lambda z, i: losses.pamc(z[:5], torch.zeros(5, dtype=torch.long), i),
-    lambda z, i: losses.influence_matrix(EDGES, 3),
-    lambda z, i: losses.influence_matrix(EDGES, 7, order=0),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda z, i: losses.pamc(z, torch.zeros(7, dtype=torch.long), i.to_dense()),
+        lambda z, i: losses.pamc(z[:5], torch.zeros(5, dtype=torch.long), i),
+        lambda z, i: losses.influence_matrix(EDGES, 3),
+        lambda z, i: losses.influence_matrix(EDGES, 7, order=0),
+    ],
+)
 def test_wrong_inputs_are_told(call):
     with pytest.raises(InputError, match="Needs"):
         call(*graph())

@@ -16,13 +16,23 @@ from tests.losses import reference
 from tests.losses.cases import CASES, CONSTANT_WEIGHTS, PLAIN, VIEWS, batch, hydra_inputs, past, with_classes
 
 ENGINES = (("dense", None), ("streaming", 3))
-OPTIONS = {"info_nce-symmetric": {"symmetric": True}, "dcl-weighted": {"sigma": 0.5}, "siglip": {"bias": -1.0},
-           "hard_contrastive": {"alpha": 0.3}, "triplet-semi-hard": {"mining": "semi-hard"},
-           "cwcl-both": {"weighted": "both"}, "simple-hard": {"alpha": 0.4},
-           "cacr-rbf": {"repulsion": "rbf", "beta": 0.7}, "cacr-rbf-detached": {"repulsion": "rbf", "beta": 0.7},
-           "cacr-debiased": {"tau_plus": 0.1}, "cacr_queue-alone": {"in_batch": False, "beta": 3.0},
-           "groco": {"top_k": 3}, "groco-gradient": {"top_k": 2, "targets": 2, "steepness": 4.0},
-           "cacr_targets": {"temperature": 0.4}, "cacr_targets-euclidean": {"temperature": 0.4, "cost": "euclidean"}}
+OPTIONS = {
+    "info_nce-symmetric": {"symmetric": True},
+    "dcl-weighted": {"sigma": 0.5},
+    "siglip": {"bias": -1.0},
+    "hard_contrastive": {"alpha": 0.3},
+    "triplet-semi-hard": {"mining": "semi-hard"},
+    "cwcl-both": {"weighted": "both"},
+    "simple-hard": {"alpha": 0.4},
+    "cacr-rbf": {"repulsion": "rbf", "beta": 0.7},
+    "cacr-rbf-detached": {"repulsion": "rbf", "beta": 0.7},
+    "cacr-debiased": {"tau_plus": 0.1},
+    "cacr_queue-alone": {"in_batch": False, "beta": 3.0},
+    "groco": {"top_k": 3},
+    "groco-gradient": {"top_k": 2, "targets": 2, "steepness": 4.0},
+    "cacr_targets": {"temperature": 0.4},
+    "cacr_targets-euclidean": {"temperature": 0.4, "cost": "euclidean"},
+}
 WITH_QUEUE = ("cacr_queue", "ins_contrast", "queue_contrast")
 LABELLED = ("sup_con", "mil_nce", "triplet", "soft_nearest_neighbour")
 
@@ -87,8 +97,12 @@ def coarse(draw):
     make = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     a, b = (torch.randint(-8, 9, (n, d), generator=make).div(4).to(dtype) for _ in range(2))
     labels = draw(st.sampled_from(["equal", "different", "unknown", "any"]))
-    ways = {"equal": torch.zeros(n), "different": torch.arange(n), "unknown": torch.full((n,), -1),
-            "any": torch.randint(-1, 3, (n,), generator=make)}
+    ways = {
+        "equal": torch.zeros(n),
+        "different": torch.arange(n),
+        "unknown": torch.full((n,), -1),
+        "any": torch.randint(-1, 3, (n,), generator=make),
+    }
     return a, b, ways[labels].long()
 
 
@@ -171,9 +185,12 @@ def test_autocast_does_not_round_the_similarities(name):
             assert_close(CASES[name][0](a, b, labels), plain, rtol=1e-5, atol=1e-5)
 
 
-HAS_TEMPERATURE = [k for k in CASES if k.split("-")[0] not in
-                   ("triplet", "simple", "align_uniform", "barlow_twins", "vicreg", "byol", "cosine_regression",
-                    *VIEWS)]
+HAS_TEMPERATURE = [
+    k
+    for k in CASES
+    if k.split("-")[0]
+    not in ("triplet", "simple", "align_uniform", "barlow_twins", "vicreg", "byol", "cosine_regression", *VIEWS)
+]
 
 
 @pytest.mark.parametrize("name", HAS_TEMPERATURE)
@@ -200,10 +217,30 @@ def test_non_contiguous_inputs(name):
     assert_close(value, CASES[name][0](thin_a.contiguous(), thin_b.contiguous(), labels))
 
 
-ONE = {"info_nce": 0, "info_nce-symmetric": 0, "nt_xent": 0, "clip": 0, "align": 0, "hcl": 0, "debiased": 0,
-       "hard_contrastive": 0, "cwcl": 0, "cwcl-both": 0, "team_up": 0, "groco": 0, "groco-gradient": 0, "hydra": 0,
-       "hydra-gated": 0, "sup_con": 0, "mil_nce": 0, "cosent": 0, "triplet": 0, "triplet-semi-hard": 0,
-       "soft_nearest_neighbour": 0, "cacr_targets": 0}
+ONE = {
+    "info_nce": 0,
+    "info_nce-symmetric": 0,
+    "nt_xent": 0,
+    "clip": 0,
+    "align": 0,
+    "hcl": 0,
+    "debiased": 0,
+    "hard_contrastive": 0,
+    "cwcl": 0,
+    "cwcl-both": 0,
+    "team_up": 0,
+    "groco": 0,
+    "groco-gradient": 0,
+    "hydra": 0,
+    "hydra-gated": 0,
+    "sup_con": 0,
+    "mil_nce": 0,
+    "cosent": 0,
+    "triplet": 0,
+    "triplet-semi-hard": 0,
+    "soft_nearest_neighbour": 0,
+    "cacr_targets": 0,
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -252,13 +289,32 @@ def test_labels_without_positives_or_without_negatives(name, kind, tile):
         assert together.item() == pytest.approx(expected(name, a.detach(), b, torch.zeros(5, dtype=torch.long)))
 
 
-@pytest.mark.parametrize(("name", "floor"), [
-    ("info_nce", math.log(6)), ("clip", math.log(6)), ("nt_xent", math.log(11)), ("sup_con", math.log(5)),
-    ("align", 2 * math.log(6)), ("dcl", math.log(10)), ("triplet", 0.2), ("mil_nce", math.log(5 / 2)),
-    ("soft_nearest_neighbour", math.log(5 / 2)), ("hcl", math.log(11)), ("debiased", math.log(11)),
-    ("hard_contrastive", math.log(6)), ("cwcl", 2 * math.log(6)), ("simple", 0), ("cacr", 0), ("byol", 0),
-    ("cacr_targets", 0.8 * math.log(6)), ("cacr_targets-euclidean", 0), ("align_uniform", 0),
-    ("barlow_twins", 4), ("vicreg", 25 * (1 - 1e-2))])
+@pytest.mark.parametrize(
+    ("name", "floor"),
+    [
+        ("info_nce", math.log(6)),
+        ("clip", math.log(6)),
+        ("nt_xent", math.log(11)),
+        ("sup_con", math.log(5)),
+        ("align", 2 * math.log(6)),
+        ("dcl", math.log(10)),
+        ("triplet", 0.2),
+        ("mil_nce", math.log(5 / 2)),
+        ("soft_nearest_neighbour", math.log(5 / 2)),
+        ("hcl", math.log(11)),
+        ("debiased", math.log(11)),
+        ("hard_contrastive", math.log(6)),
+        ("cwcl", 2 * math.log(6)),
+        ("simple", 0),
+        ("cacr", 0),
+        ("byol", 0),
+        ("cacr_targets", 0.8 * math.log(6)),
+        ("cacr_targets-euclidean", 0),
+        ("align_uniform", 0),
+        ("barlow_twins", 4),
+        ("vicreg", 25 * (1 - 1e-2)),
+    ],
+)
 def test_value_at_collapse(name, floor):
     a = torch.ones(6, 4, dtype=torch.float64)
     b = a if name == "vicreg" else a / 3  # its distance is that of plain vectors
@@ -270,9 +326,19 @@ def test_siglip_at_collapse_is_n_log_2_with_the_papers_start():
     assert losses.siglip(a, a).item() == pytest.approx(6 * math.log(2))
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [
-    ("dcl", math.log(10) - 20, math.log(10) + 20), ("simple", -2, 2), ("simple-hard", -2, 2), ("cacr", -4, 4),
-    ("cacr_queue", -4, 4), ("cacr_targets-euclidean", -2, 2), ("triplet", 0, 2.2), ("byol", 0, 4)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("dcl", math.log(10) - 20, math.log(10) + 20),
+        ("simple", -2, 2),
+        ("simple-hard", -2, 2),
+        ("cacr", -4, 4),
+        ("cacr_queue", -4, 4),
+        ("cacr_targets-euclidean", -2, 2),
+        ("triplet", 0, 2.2),
+        ("byol", 0, 4),
+    ],
+)
 def test_documented_range(name, low, high):
     """Opposite and equal vectors reach for the ends, random ones lie between."""
     a, b, labels = batch(6, 4, seed=2)
@@ -308,15 +374,18 @@ def test_further_negatives_can_only_raise_the_loss():
     assert losses.info_nce(a, more).item() == pytest.approx(reference.info_nce(a, more))
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda a, b, y: losses.info_nce(a, b[:3]), "Each query needs a key"),
-    (lambda a, b, y: losses.info_nce(a, b[:, :2]), "of one D"),
-    (lambda a, b, y: losses.nt_xent(a, b[:3]), "same shape"),
-    (lambda a, b, y: losses.clip(a, b, temperature=0.0), "temperature"),
-    (lambda a, b, y: losses.clip(a, b, negatives="globl"), "Did you mean 'global'"),
-    (lambda a, b, y: losses.sup_con(a, y[:2]), "labels"),
-    (lambda a, b, y: losses.triplet(a, y, mining="soft"), "semi-hard"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a, b, y: losses.info_nce(a, b[:3]), "Each query needs a key"),
+        (lambda a, b, y: losses.info_nce(a, b[:, :2]), "of one D"),
+        (lambda a, b, y: losses.nt_xent(a, b[:3]), "same shape"),
+        (lambda a, b, y: losses.clip(a, b, temperature=0.0), "temperature"),
+        (lambda a, b, y: losses.clip(a, b, negatives="globl"), "Did you mean 'global'"),
+        (lambda a, b, y: losses.sup_con(a, y[:2]), "labels"),
+        (lambda a, b, y: losses.triplet(a, y, mining="soft"), "semi-hard"),
+    ],
+)
 def test_wrong_inputs_are_told(call, message):
     with pytest.raises(InputError, match=message):
         call(*batch(5, 4))

@@ -59,8 +59,9 @@ def test_queue_form_contrasts_with_the_last_views_of_earlier_steps(emoji_few):
 
 
 def test_momentum_form_predicts_the_teachers_big_views(emoji_few):
-    made = make(emoji_few, form="momentum", temperature=0.5, mask_duplicates=False,
-                views={"name": "multi-crop", "small": 3})
+    made = make(
+        emoji_few, form="momentum", temperature=0.5, mask_duplicates=False, views={"name": "multi-crop", "small": 3}
+    )
     embedded, batch, loss = step(made)
     z, targets = embedded["views"], embedded["targets"]
     assert len(z) == 5
@@ -90,25 +91,51 @@ def test_weight_entropy_falls_as_near_negatives_count_more():
     assert flat > soft > sharp
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"positives": 0}, "positives"),
-    ({"negatives": "queue"}, "--form queue"),
-    ({"tau_plus": 1.5}, "tau_plus"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positives": 0}, "positives"),
+        ({"negatives": "queue"}, "--form queue"),
+        ({"tau_plus": 1.5}, "tau_plus"),
+    ],
+)
 def test_what_does_not_fit_is_refused(emoji_few, options, message):
     with pytest.raises(InputError, match=message):
         step(make(emoji_few, **options))
 
 
-@pytest.mark.parametrize("words", [
-    ["--positives", "2", "--repulsion", "rbf"],
-    ["--form", "queue", "--positives", "1", "--negatives", "queue", "--negatives.size", "32"],
-    ["--form", "momentum", "--views", "multi-crop", "--views.small", "1", "--temperature", "0.2"],
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--positives", "2", "--repulsion", "rbf"],
+        ["--form", "queue", "--positives", "1", "--negatives", "queue", "--negatives.size", "32"],
+        ["--form", "momentum", "--views", "multi-crop", "--views.small", "1", "--temperature", "0.2"],
+    ],
+)
 def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["fit", "cacr", "emoji", "--limit", "300", "--steps", "12", "--batch-size", "16", "--val-every", "0",
-                 "--out", str(out), "--json", *words]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                "cacr",
+                "emoji",
+                "--limit",
+                "300",
+                "--steps",
+                "12",
+                "--batch-size",
+                "16",
+                "--val-every",
+                "0",
+                "--out",
+                str(out),
+                "--json",
+                *words,
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert 0 <= told["scores"]["test"]["primary"] <= 1
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]

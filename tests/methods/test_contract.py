@@ -114,8 +114,7 @@ def test_it_learns_a_toy_task(slug, data_of, tmp_path):
         slug,
         data_of(slug),
         out=tmp_path / "run",
-        **{"steps": 40, "batch_size": 32, "val_every": 0, "progress": False} | TOLD.get(slug, {})
-        | SMALL.get(slug, {}),
+        **{"steps": 40, "batch_size": 32, "val_every": 0, "progress": False} | TOLD.get(slug, {}) | SMALL.get(slug, {}),
     )
     losses = [json.loads(line)["loss"] for line in (run.path / "curve.jsonl").read_text().splitlines()]
     began = losses[BEGAN.get(slug, slice(0, 1))]

@@ -131,6 +131,7 @@ def test_uniformity_and_tolerance_of_the_paper():
     same = [float(u[i] @ u[j]) for i in range(12) for j in range(12) if i != j and labels[i] == labels[j]]
     far = [math.exp(-2 * float(((u[i] - u[j]) ** 2).sum())) for i in range(12) for j in range(12) if i != j]
     from nearfar.evaluation import diagnostics
+
     assert diagnostics.tolerance(z, labels) == pytest.approx(sum(same) / len(same), rel=1e-5)
     assert diagnostics.uniformity(z, t=2) == pytest.approx(math.log(sum(far) / len(far)), rel=1e-5)
     assert diagnostics.uniformity(z * 0 + 1) == pytest.approx(0, abs=1e-6)
@@ -140,8 +141,28 @@ def test_uniformity_and_tolerance_of_the_paper():
 @pytest.mark.parametrize("words", [["--alpha", "0.2"], ["--form", "hard-simple", "--symmetric", "false"]])
 def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["fit", "contrastive-behaviour", "emoji", "--limit", "300", "--steps", "12", "--batch-size", "16",
-                 "--val-every", "0", "--out", str(out), "--json", *words]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                "contrastive-behaviour",
+                "emoji",
+                "--limit",
+                "300",
+                "--steps",
+                "12",
+                "--batch-size",
+                "16",
+                "--val-every",
+                "0",
+                "--out",
+                str(out),
+                "--json",
+                *words,
+            ]
+        )
+        == 0
+    )
     assert 0 <= json.loads(capsys.readouterr().out)["scores"]["test"]["primary"] <= 1
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["step"] == 12

@@ -102,8 +102,30 @@ def test_zero_shot_takes_the_mean_of_the_prompts():
 @pytest.mark.parametrize("words", [["--weighted", "both"], ["--micro-batch", "7"]])
 def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["fit", "cwcl", "emoji", "--limit", "300", "--steps", "12", "--batch-size", "16", "--val-every", "0",
-                 "--by", "columns", "--out", str(out), "--json", *words]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                "cwcl",
+                "emoji",
+                "--limit",
+                "300",
+                "--steps",
+                "12",
+                "--batch-size",
+                "16",
+                "--val-every",
+                "0",
+                "--by",
+                "columns",
+                "--out",
+                str(out),
+                "--json",
+                *words,
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert 0 <= told["scores"]["test"]["primary"] <= 1
     import nearfar

@@ -148,8 +148,13 @@ def test_wrong_bags(slug, table, tmp_path):
     edited(table, lambda k, row: row.update(state="normal"))
     refused("have 1 class: normal. Two are needed")
     table.write_text(three)
-    edited(table, lambda k, row: row.update(state="" if row["state"] == "tumour" and k < 330 else row["state"],
-                                            split=("train", "test", "val")[(k >= 240) + (k >= 320)]))
+    edited(
+        table,
+        lambda k, row: row.update(
+            state="" if row["state"] == "tumour" and k < 330 else row["state"],
+            split=("train", "test", "val")[(k >= 240) + (k >= 320)],
+        ),
+    )
     refused("None of the 20 training bags is 'tumour': there is nothing to tell apart", split="split")
     edited(table, lambda k, row: row.update(state="" if k < 240 else row["state"]))
     refused("No training row has a target", split="split")

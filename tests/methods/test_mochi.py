@@ -67,8 +67,9 @@ def test_after_some_steps_the_queue_holds_the_teachers_keys(emoji_few):
     assert made.method.negatives.filled.all()
 
 
-@pytest.mark.parametrize(("slug", "loss"), [("mochi", "dcl"), ("contriever", "dcl"), ("simclr", "supcon"),
-                                            ("pairs", "hcl")])
+@pytest.mark.parametrize(
+    ("slug", "loss"), [("mochi", "dcl"), ("contriever", "dcl"), ("simclr", "supcon"), ("pairs", "hcl")]
+)
 def test_mixing_with_any_loss_in_any_method(slug, loss, emoji_few):
     made = setup(emoji_few, slug, negatives={"name": "mixing", "size": 16, "start": 0.0}, loss=loss)
     made.method.log_every = 1
@@ -79,8 +80,16 @@ def test_mixing_with_any_loss_in_any_method(slug, loss, emoji_few):
 
 
 def test_the_curve_tells_of_the_mixtures(emoji_few, tmp_path):
-    run = fit("mochi", emoji_few, out=tmp_path / "run", steps=6, batch_size=16, val_every=0, progress=False,
-              negatives={"name": "mixing", "size": 32, "start": 0.4, "in_batch": False})
+    run = fit(
+        "mochi",
+        emoji_few,
+        out=tmp_path / "run",
+        steps=6,
+        batch_size=16,
+        val_every=0,
+        progress=False,
+        negatives={"name": "mixing", "size": 32, "start": 0.4, "in_batch": False},
+    )
     lines = [json.loads(x) for x in (run.path / "curve.jsonl").read_text().splitlines()]
     assert "mixed_mass" not in lines[0]
     assert 0 < lines[-1]["mixed_mass"] < 1

@@ -310,7 +310,7 @@ class PixPro(Naive):
             return torch.tensor([[float(x), float(y)] for x, y in at]), float((w**2 + h**2).sqrt())
 
         (p, d), (q, e) = centres(a), centres(b)
-        return ((p[:, None] - q[None]).square().sum(2).sqrt() / max(d, e) < 0.7)
+        return (p[:, None] - q[None]).square().sum(2).sqrt() / max(d, e) < 0.7
 
 
 class BECLR(Naive):

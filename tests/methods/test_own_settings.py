@@ -56,8 +56,11 @@ def test_one_setting_changed_leaves_all_others(slug, preset):
             if not isinstance(whole.get(name), bool | int | float):
                 continue
             value = not whole[name] if isinstance(whole[name], bool) else whole[name] / 2 or 1
-            value = max(1, int(value)) if kind.type is int or (isinstance(whole[name], int) and not isinstance(
-                whole[name], bool)) else value
+            value = (
+                max(1, int(value))
+                if kind.type is int or (isinstance(whole[name], int) and not isinstance(whole[name], bool))
+                else value
+            )
             for given in ({"name": settings["name"], name: value}, {name: value}):
                 found = checked(slug, {option: given}, preset)[option]
                 assert found == whole | {name: value}

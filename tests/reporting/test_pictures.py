@@ -57,8 +57,11 @@ def test_too_many_points():
 
 def test_examples_point_at_the_right_items():
     answers = ["a", "b  \n c"]
-    data = Tiny({"text": ["q", "r"], "text_b": answers}, corpus={"text_b": [*answers, "far away"]},
-                corpus_keys={"text_b": ["d1", "d2", "d3"]})
+    data = Tiny(
+        {"text": ["q", "r"], "text_b": answers},
+        corpus={"text_b": [*answers, "far away"]},
+        corpus_keys={"text_b": ["d1", "d2", "d3"]},
+    )
     vectors = {"text": np.eye(3)[:2], "text_b": np.eye(3)[:2]}
     embed = Vectors(vectors, {"text_b": np.eye(3)[[0, 1, 1]] + [[0], [0], [0.1]]})
     scores = task_for(data).evaluate(embed, "test", examples=2)
@@ -77,8 +80,9 @@ def test_examples_and_maps_of_pictures():
     scores = task_for(data).evaluate(embed, "test", examples=3)
     found = examples_json(data, scores.examples)
     assert len(found) == 3
-    np.testing.assert_allclose(decoded(found[0]["query"]["image"]).mean(),
-                               data.columns["image"][scores.examples[0].row].mean(), atol=6)
+    np.testing.assert_allclose(
+        decoded(found[0]["query"]["image"]).mean(), data.columns["image"][scores.examples[0].row].mean(), atol=6
+    )
     drawn = map_json(data, "image", [2, 5], np.eye(2), ["x", "y"])
     assert drawn["key"] == ["item 2", "item 5"]
     assert drawn["label"] == ["x", "y"]

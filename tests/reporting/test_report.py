@@ -57,7 +57,7 @@ def read(html):
 def test_rows_that_see_labels_stand_apart():
     found = two_kinds()
     text = read(render(found)).text
-    board = text[text.index("Leaderboard"):]
+    board = text[text.index("Leaderboard") :]
     apart = board.index("with labels, ranked apart")
     assert board.index("without labels, ranked apart") < apart
     for row in found["rows"]:
@@ -79,9 +79,19 @@ def page(full):
 
 def test_everything_is_there(page):
     assert {"leaderboard", "directions", "map", "examples", "diagnostics", "curves", "measured"} <= set(page.ids)
-    for words in ("dcl or pairs: too close to call", "HOG", "hit@1", "different outlines", "shared outlines",
-                  "first right one at rank 14", "nearfar compare emoji --methods simclr,pairs,dcl", "ab12ab12ab12",
-                  "torch 2.14.1", "9,444 train", "did training pay?"):
+    for words in (
+        "dcl or pairs: too close to call",
+        "HOG",
+        "hit@1",
+        "different outlines",
+        "shared outlines",
+        "first right one at rank 14",
+        "nearfar compare emoji --methods simclr,pairs,dcl",
+        "ab12ab12ab12",
+        "torch 2.14.1",
+        "9,444 train",
+        "did training pay?",
+    ):
         assert words in page.text, words
 
 
@@ -104,7 +114,7 @@ def test_plotly_is_inside_once_and_pictures_are_stored_once(full):
 
 
 def test_rows_stand_in_order_with_places_on_the_axis(full):
-    board = full[full.index('<table class="board"'):full.index("</table>")]
+    board = full[full.index('<table class="board"') : full.index("</table>")]
     places = [board.index(f"{label}") for label in ("dcl", "pairs", "HOG", "raw pixels", "simclr")]
     assert places == sorted(places)
     widths = [float(width) for width in re.findall(r'class="bar" style="width:([\d.]+)%', board)]
@@ -132,14 +142,21 @@ def test_a_proxy_names_no_winner():
     page = read(render(changed))
     assert "No winner: this is a proxy" in page.text
     assert "winner" not in page.text.replace("No winner", "").replace("no winner is named", "").replace(
-        "a winner is named only", "")
+        "a winner is named only", ""
+    )
 
 
 def test_failed_cells_and_rows_are_told():
     table = rows()
     table[4]["seeds"][1] |= {"status": "failed", "message": "loss is not finite at step 120", "primary": None}
-    table.append({"slug": "swav", "label": "swav", "kind": "method",
-                  "seeds": [{"seed": 0, "status": "failed", "message": "no space left", "primary": None}]})
+    table.append(
+        {
+            "slug": "swav",
+            "label": "swav",
+            "kind": "method",
+            "seeds": [{"seed": 0, "status": "failed", "message": "no space left", "primary": None}],
+        }
+    )
     page = read(render(results() | compare_rows(table, "simclr")))
     assert "seed 1 failed (loss is not finite at step 120)" in page.text
     assert "failed: no space left" in page.text
@@ -151,8 +168,9 @@ def test_nothing_finished():
     assert "Nothing finished" in page.text
 
 
-@pytest.mark.parametrize("part", ["map", "examples", "diagnostics", "curves", "commands", "versions", "plan", "data",
-                                  "baseline", "seconds"])
+@pytest.mark.parametrize(
+    "part", ["map", "examples", "diagnostics", "curves", "commands", "versions", "plan", "data", "baseline", "seconds"]
+)
 def test_any_part_may_be_missing(part):
     changed = results()
     del changed[part]
@@ -191,11 +209,24 @@ def test_numbers_that_are_not_finite_do_not_break_the_page():
 
 def run(method="simclr", seed=0, **changes):
     curve = [{"step": step, "loss": 2.0 - step / 100} for step in range(0, 100, 10)]
-    config = {"method": method, "data": "shoes/", "data_hash": "d", "split_hash": "s", "seed": seed, "steps": 100,
-              "batch_size": 64, "versions": {"nearfar": "0.1.0"},
-              "command": f"nearfar fit {method} shoes --seed {seed}"}
-    scores = {"primary_name": "knn", "primary": 0.8 + seed / 100, "metrics": {"knn": 0.8, "probe": 0.85},
-              "directions": {}, "split": "test"}
+    config = {
+        "method": method,
+        "data": "shoes/",
+        "data_hash": "d",
+        "split_hash": "s",
+        "seed": seed,
+        "steps": 100,
+        "batch_size": 64,
+        "versions": {"nearfar": "0.1.0"},
+        "command": f"nearfar fit {method} shoes --seed {seed}",
+    }
+    scores = {
+        "primary_name": "knn",
+        "primary": 0.8 + seed / 100,
+        "metrics": {"knn": 0.8, "probe": 0.85},
+        "directions": {},
+        "split": "test",
+    }
     return {"config": config, "curve": curve, "scores": scores, "path": f"runs/{method}"} | changes
 
 
@@ -220,7 +251,9 @@ def test_runs_fill_in_what_results_lack():
     assert "curves" not in read(render(lacking)).ids
     assert parts_of([run(seed=1), run(seed=2), run("dcl", map={"x": []}, diagnostics=[1])]) == {
         "curves": {"simclr": {"1": run()["curve"], "2": run()["curve"]}, "dcl": {"0": run()["curve"]}},
-        "diagnostics": {"dcl": [1]}, "map": {"dcl": {"x": []}}}
+        "diagnostics": {"dcl": [1]},
+        "map": {"dcl": {"x": []}},
+    }
 
 
 def test_a_run_without_scores():

@@ -23,8 +23,13 @@ def cosine(q, k):
 
 
 def squared_distance(q, k):
-    return torch.tensor([[sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for b in k.double().tolist()]
-                         for a in q.double().tolist()], dtype=torch.float64)
+    return torch.tensor(
+        [
+            [sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for b in k.double().tolist()]
+            for a in q.double().tolist()
+        ],
+        dtype=torch.float64,
+    )
 
 
 def log_sum_exp(terms):

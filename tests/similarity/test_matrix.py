@@ -41,9 +41,11 @@ def test_kinds_of_similarity(kind):
     s = Similarity(Q, K, similarity=kind, temperature=0.5)
     assert_close(s.dense(), plain / 0.5, rtol=1e-10, atol=1e-10)
     for name, tile in ENGINES:
+
         def f(q, k, name=name, tile=tile):
             with engine(name, tile=tile):
                 return Similarity(q, k, similarity=kind, temperature=0.5).reduce(LogSumExp())
+
         assert_close(f(Q, K), (plain / 0.5).logsumexp(1))
         assert gradcheck(f, (Q.clone().requires_grad_(), K.clone().requires_grad_()))
 
@@ -59,20 +61,27 @@ def test_shapes_of_the_temperature(shape):
     t = seeded(*shape, seed=5).abs() + 0.2
     expected = naive.cosine(Q, K) / (t if t.dim() != 1 else t[0])
     for name, tile in ENGINES:
+
         def f(t, name=name, tile=tile):
             with engine(name, tile=tile):
                 s = Similarity(Q, K, temperature=t)
                 return torch.cat([s.reduce(LogSumExp()), s.reduce(LogSumExp(dim=0))])
+
         assert_close(f(t), torch.cat([expected.logsumexp(1), expected.logsumexp(0)]))
         assert gradcheck(f, (t.clone().requires_grad_(),))
 
 
 def test_at_and_paired():
-    s = Similarity(Q, [Block(K), Block(seeded(N, 3, D, seed=2), per_anchor=True)], temperature=0.1,
-                   positive=listed(torch.tensor([0, 8, -1, 3, 3, 5])))
+    s = Similarity(
+        Q,
+        [Block(K), Block(seeded(N, 3, D, seed=2), per_anchor=True)],
+        temperature=0.1,
+        positive=listed(torch.tensor([0, 8, -1, 3, 3, 5])),
+    )
     whole = s.dense()
-    assert_close(s.paired(), torch.stack([whole[0, 0], whole[1, 8], whole[0, 0] * 0, whole[3, 3], whole[4, 3],
-                                          whole[5, 5]]))
+    assert_close(
+        s.paired(), torch.stack([whole[0, 0], whole[1, 8], whole[0, 0] * 0, whole[3, 3], whole[4, 3], whole[5, 5]])
+    )
     columns = torch.randint(0, M, (N, 4))
     assert_close(s.at(columns), whole.gather(1, columns))
     own = torch.randint(0, 3, (N, 2))
@@ -88,7 +97,7 @@ def test_mean_leaves_out_rows_without_a_positive():
     mean.backward()
     assert mean.item() == pytest.approx(2)
     assert_close(values.grad, torch.tensor([1, 0, 0, 1, 1, 0], dtype=torch.float64) / 3)
-    assert s.log_mean_exp(values).item() == pytest.approx(math.log((math.e + math.e ** 2 + math.e ** 3) / 3))
+    assert s.log_mean_exp(values).item() == pytest.approx(math.log((math.e + math.e**2 + math.e**3) / 3))
     none = Similarity(Q.clone().requires_grad_(), K, positive=same(torch.full((N,), -1), torch.zeros(M)))
     empty = none.mean(none.reduce(LogSumExp()))
     empty.backward()
@@ -179,7 +188,7 @@ def test_normalise():
     z[:2].sum().backward()
     assert x.grad.isfinite().all()
     big = torch.full((1, 3), 60000.0, dtype=torch.float16)
-    assert_close(normalise(big), torch.full((1, 3), 3 ** -0.5))
+    assert_close(normalise(big), torch.full((1, 3), 3**-0.5))
 
 
 def test_same_seed_same_bits():
@@ -200,16 +209,19 @@ def test_learned_temperature_stays_float32_and_in_its_bounds():
         Temperature(5.0, bounds=(0.01, 1.0))
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: Similarity(Q, K, similarity="cosin"), "Did you mean 'cosine'"),
-    (lambda: Similarity(Q, K[:, :2]), "D = 4"),
-    (lambda: Similarity(Q[0], K), "query must be"),
-    (lambda: Similarity(Q, []), "at least one block"),
-    (lambda: Similarity(Q, Block(seeded(3, 2, D), per_anchor=True)), "lists for 3"),
-    (lambda: Similarity(Q, K, temperature=-1.0), "temperature"),
-    (lambda: Similarity(Q, K).paired(), "one declared positive"),
-    (lambda: Similarity(Q, K).same("labels"), "carry no 'labels'"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Similarity(Q, K, similarity="cosin"), "Did you mean 'cosine'"),
+        (lambda: Similarity(Q, K[:, :2]), "D = 4"),
+        (lambda: Similarity(Q[0], K), "query must be"),
+        (lambda: Similarity(Q, []), "at least one block"),
+        (lambda: Similarity(Q, Block(seeded(3, 2, D), per_anchor=True)), "lists for 3"),
+        (lambda: Similarity(Q, K, temperature=-1.0), "temperature"),
+        (lambda: Similarity(Q, K).paired(), "one declared positive"),
+        (lambda: Similarity(Q, K).same("labels"), "carry no 'labels'"),
+    ],
+)
 def test_wrong_inputs_are_told(call, message):
     with pytest.raises(InputError, match=message):
         call()

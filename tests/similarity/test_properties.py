@@ -31,7 +31,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 2e-2, tor
 def batches(draw):
     """Vectors (with zero and repeated rows), marks of a few kinds of values, an engine."""
     n, more, d = draw(st.integers(1, 9)), draw(st.integers(0, 6)), draw(st.integers(1, 5))
-    make = torch.Generator().manual_seed(draw(st.integers(0, 10 ** 6)))
+    make = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
     dtype = draw(st.sampled_from(list(TOLERANCE)))
     a, b = torch.randn(n, d, generator=make), torch.randn(n + more, d, generator=make)
     if draw(st.booleans()):
@@ -89,8 +89,13 @@ def test_reductions_of_two_blocks(batch, kinds):
         if kinds == 2:
             where = where & same(item_identities[0], [columns.flip(0), item_identities[0]])
         w = per_column(weight.to(s.query.dtype))
-        asked = s.reduce(LogSumExp(where=where, weight=w), Mean(where=where), Sum(where=where), Count(where=where),
-                         CrossEntropy(where=where, of=torch.zeros(n, dtype=s.query.dtype)))
+        asked = s.reduce(
+            LogSumExp(where=where, weight=w),
+            Mean(where=where),
+            Sum(where=where),
+            Count(where=where),
+            CrossEntropy(where=where, of=torch.zeros(n, dtype=s.query.dtype)),
+        )
         return torch.stack([x.clamp(min=-20) for x in asked])
 
     check(call, a, b, how)

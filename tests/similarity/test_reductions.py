@@ -66,13 +66,17 @@ RELATIONS = {
     "overlap": (overlap(MULTI_Q, MULTI_K), (MULTI_Q.long() @ MULTI_K.long().T) > 0),
     "column": (per_column(MASK[0]), MASK[0].expand(N, M)),
     "row": (per_row(MASK[:, 0]), MASK[:, :1].expand(N, M)),
-    "mixed": ((dense(MASK) | listed(LIST)) & ~same(LABELS_Q, LABELS_K),
-              (MASK | (LIST[:, :, None] == torch.arange(M)).any(1))
-              & ~((LABELS_Q[:, None] == LABELS_K) & (LABELS_Q[:, None] >= 0))),
+    "mixed": (
+        (dense(MASK) | listed(LIST)) & ~same(LABELS_Q, LABELS_K),
+        (MASK | (LIST[:, :, None] == torch.arange(M)).any(1))
+        & ~((LABELS_Q[:, None] == LABELS_K) & (LABELS_Q[:, None] >= 0)),
+    ),
     "near": (at_least(LIMIT), naive.cosine(Q, K) / 0.3 >= LIMIT[:, None]),
     "far": (at_most(LIMIT), naive.cosine(Q, K) / 0.3 <= LIMIT[:, None]),
-    "function": (function(lambda t: (t.row_index()[:, None] + t.column_index()) % 2 == 0),
-                 (torch.arange(N)[:, None] + torch.arange(M)) % 2 == 0),
+    "function": (
+        function(lambda t: (t.row_index()[:, None] + t.column_index()) % 2 == 0),
+        (torch.arange(N)[:, None] + torch.arange(M)) % 2 == 0,
+    ),
 }
 
 
@@ -87,17 +91,29 @@ def weights():
         "column": (lambda w: per_column(w), lambda w: w.expand(N, M), [column]),
         "row": (lambda w: per_row(w), lambda w: w[:, None].expand(N, M), [row]),
         "factors": (lambda a, b: low_rank(a, b, 0.1), lambda a, b: a @ b.T + 0.1, [a, b]),
-        "product": (lambda w, r: per_column(w) & per_row(r) & dense(MASK_ROW), lambda w, r: w * r[:, None] * MASK_ROW,
-                    [column, row]),
+        "product": (
+            lambda w, r: per_column(w) & per_row(r) & dense(MASK_ROW),
+            lambda w, r: w * r[:, None] * MASK_ROW,
+            [column, row],
+        ),
         "square": (lambda w: per_column(w) & per_column(w), lambda w: (w * w).expand(N, M), [column]),
-        "function": (lambda w: function(lambda t: torch.exp(-w[t.rows, None] * t.column_index()), w),
-                     lambda w: torch.exp(-w[:, None] * torch.arange(M)), [row]),
+        "function": (
+            lambda w: function(lambda t: torch.exp(-w[t.rows, None] * t.column_index()), w),
+            lambda w: torch.exp(-w[:, None] * torch.arange(M)),
+            [row],
+        ),
     }
 
 
 REDUCTIONS = {
-    "logsumexp": (LogSumExp, {}), "scaled": (LogSumExp, {"scale": 1.7}), "sum": (Sum, {}), "mean": (Mean, {}),
-    "softmaxmean": (SoftmaxMean, {"scale": 0.7}), "count": (Count, {}), "max": (Max, {}), "min": (Min, {}),
+    "logsumexp": (LogSumExp, {}),
+    "scaled": (LogSumExp, {"scale": 1.7}),
+    "sum": (Sum, {}),
+    "mean": (Mean, {}),
+    "softmaxmean": (SoftmaxMean, {"scale": 0.7}),
+    "count": (Count, {}),
+    "max": (Max, {}),
+    "min": (Min, {}),
 }
 KIND = {"scaled": "logsumexp"}
 
@@ -138,8 +154,10 @@ def test_streaming_gradients_equal_dense(kind, dim):
     relations = {k: RELATIONS[k] for k in ("none", "dense", "listed", "same", "mixed", "near", "nobody")}
     for where, _ in relations.values():
         for make, _, tensors in weighted.values():
+
             def reduction_of(x, make=make, where=where):
                 return cls(where=where, weight=make(*x), dim=dim, **options)
+
             expected = gradients(reduction_of, tensors, "dense", None)
             for name, tile in ENGINES[1:]:
                 for a, b in zip(gradients(reduction_of, tensors, name, tile), expected, strict=True):
@@ -157,8 +175,12 @@ def test_gradcheck(kind, weight, name, tile):
     def f(q, k, *x):
         with engine(name, tile=tile):
             s = Similarity(q, k, temperature=0.3)
-            return torch.cat([s.reduce(cls(where=where, weight=make(*x), dim=1, **options)),
-                              s.reduce(cls(weight=make(*x), dim=0, **options))])
+            return torch.cat(
+                [
+                    s.reduce(cls(where=where, weight=make(*x), dim=1, **options)),
+                    s.reduce(cls(weight=make(*x), dim=0, **options)),
+                ]
+            )
 
     inputs = [x.clone().requires_grad_() for x in (Q, K, *(t + 0.1 for t in tensors))]
     assert gradcheck(f, inputs, atol=1e-7)
@@ -171,14 +193,23 @@ def smooth(s, u):
 @pytest.mark.parametrize(("name", "tile"), ENGINES)
 def test_sum_of_a_function_with_a_value_for_each_row(name, tile):
     u = LIMIT.clone()
-    expected = naive.reduction("sum", naive.cosine(Q, K) / 0.3, MASK, torch.ones(N, M), 1,
-                               phi=lambda s, u: math.log1p(math.exp(s - u)), u=u.tolist())
+    expected = naive.reduction(
+        "sum",
+        naive.cosine(Q, K) / 0.3,
+        MASK,
+        torch.ones(N, M),
+        1,
+        phi=lambda s, u: math.log1p(math.exp(s - u)),
+        u=u.tolist(),
+    )
     assert_close(ask(Sum(phi=smooth, per_row=u, where=dense(MASK)), Q, K, name, tile), expected)
     weight = weights()["matrix"][2][0]
 
     def f(q, k, u, w):
-        s = [ask(Sum(phi=smooth, per_row=u, where=dense(MASK), weight=dense(w), dim=dim), q, k, name, tile)
-             for dim in (1, 0)]
+        s = [
+            ask(Sum(phi=smooth, per_row=u, where=dense(MASK), weight=dense(w), dim=dim), q, k, name, tile)
+            for dim in (1, 0)
+        ]
         return torch.cat(s)
 
     assert gradcheck(f, [x.clone().requires_grad_() for x in (Q, K, u, weight)])
@@ -236,8 +267,9 @@ def test_blocks_own_lists_and_gradients_switched_off(name, tile):
 
     def ours(q, k, o, fixed):
         with engine(name, tile=tile):
-            return Similarity(q, [Block(k), Block(o, per_anchor=True), Block(fixed, gradient=False)],
-                              temperature=0.5).reduce(*asked)
+            return Similarity(
+                q, [Block(k), Block(o, per_anchor=True), Block(fixed, gradient=False)], temperature=0.5
+            ).reduce(*asked)
 
     def plain(q, k, o, fixed):
         unit = torch.nn.functional.normalize
@@ -267,8 +299,9 @@ def test_leading_dimensions(name, tile):
         for j in range(3):
             s = naive.cosine(q[i, j], k[i, j]) / 0.4
             one = torch.ones(N, M)
-            expected = torch.cat([naive.reduction("logsumexp", s, one, w[i, j], 1),
-                                  naive.reduction("mean", s, one, one, 0)])
+            expected = torch.cat(
+                [naive.reduction("logsumexp", s, one, w[i, j], 1), naive.reduction("mean", s, one, one, 0)]
+            )
             assert_close(found[i, j], expected)
     small = [x[:1, :2].clone().requires_grad_() for x in (q, k, w)]
     assert gradcheck(f, small)

@@ -80,8 +80,9 @@ def test_symmetry_is_never_claimed_wrongly(relation, symmetric):
 def test_listed_columns_that_are_no_candidate_of_the_block_leave_nothing_out():
     z = seeded(N, 3).requires_grad_()
     found = Similarity(z, z).reduce(LogSumExp(where=~diagonal(N, 1)))
-    assert torch.allclose(found, Similarity(z, z).dense().masked_fill(torch.eye(N).roll(1, 1).triu(1) > 0, -torch.inf)
-                          .logsumexp(1))
+    assert torch.allclose(
+        found, Similarity(z, z).dense().masked_fill(torch.eye(N).roll(1, 1).triu(1) > 0, -torch.inf).logsumexp(1)
+    )
 
 
 def test_a_relation_of_ones_own_promises_nothing():

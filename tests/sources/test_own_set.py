@@ -7,7 +7,7 @@ from nearfar import cli
 from nearfar.errors import InputError
 from nearfar.sources import sets
 
-OWN = '''
+OWN = """
 from datasets import Dataset
 
 from nearfar.sources.raw import Raw
@@ -18,7 +18,7 @@ def open_numerals(seed: int = 0) -> Raw:
     table = Dataset.from_dict({"text": [a for a, _ in rows], "label": [b for _, b in rows]})
     return Raw(name="numerals", path=None, kind="built-in texts", table=table, fingerprint=f"numerals-{seed}",
                roles={"text": "text", "label": ["label"]}, reasons={})
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

@@ -21,17 +21,20 @@ def pairs(values):
     return [(f"first text {i}", f"second text {i}", value) for i, value in enumerate(values)]
 
 
-@pytest.mark.parametrize(("columns", "values", "wanted"), [
-    (("question1", "question2", "is_duplicate"), [0, 1] * 6, [0, 1]),
-    (("question1", "question2", "is_duplicate"), ["0", "1"] * 6, [0, 1]),
-    (("question", "answer", "label"), [1, 0] * 6, [1, 0]),
-    (("sentence1", "sentence2", "label"), [1.0, 0.0] * 6, [1, 0]),
-    (("text", "text_b", "label"), [True, False] * 6, [1, 0]),
-    (("text_a", "text_b", "pair_label"), ["yes", "no"] * 6, [1, 0]),
-    (("premise", "hypothesis", "gold_label"), ["entailment", "neutral", "contradiction", "-"] * 3, [1, 0, 0, -1]),
-    (("premise", "hypothesis", "label"), ["Entailment", "not_entailment", "non-entailment", ""] * 3, [1, 0, 0, -1]),
-    (("premise", "hypothesis", "label"), [0, 1, 2, -1] * 3, [1, 0, 0, -1]),
-])
+@pytest.mark.parametrize(
+    ("columns", "values", "wanted"),
+    [
+        (("question1", "question2", "is_duplicate"), [0, 1] * 6, [0, 1]),
+        (("question1", "question2", "is_duplicate"), ["0", "1"] * 6, [0, 1]),
+        (("question", "answer", "label"), [1, 0] * 6, [1, 0]),
+        (("sentence1", "sentence2", "label"), [1.0, 0.0] * 6, [1, 0]),
+        (("text", "text_b", "label"), [True, False] * 6, [1, 0]),
+        (("text_a", "text_b", "pair_label"), ["yes", "no"] * 6, [1, 0]),
+        (("premise", "hypothesis", "gold_label"), ["entailment", "neutral", "contradiction", "-"] * 3, [1, 0, 0, -1]),
+        (("premise", "hypothesis", "label"), ["Entailment", "not_entailment", "non-entailment", ""] * 3, [1, 0, 0, -1]),
+        (("premise", "hypothesis", "label"), [0, 1, 2, -1] * 3, [1, 0, 0, -1]),
+    ],
+)
 def test_labels_of_pairs(tmp_path, columns, values, wanted):
     data = opened(tmp_path, columns, pairs(values))
     assert data.roles["pair_label"] == columns[2]
@@ -41,12 +44,15 @@ def test_labels_of_pairs(tmp_path, columns, values, wanted):
     assert any(f"'{columns[2]}' is read as the label of the pair" in note for note in data.notes)
 
 
-@pytest.mark.parametrize(("columns", "values"), [
-    (("text", "label"), [0, 1] * 6),                             # one column of texts: classes
-    (("title", "body", "label"), [0, 1] * 6),                    # a text and its title: classes more likely
-    (("question", "answer", "label"), ["sport", "politics"] * 6),
-    (("question", "answer", "label"), [0, 1, 2] * 4),
-])
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        (("text", "label"), [0, 1] * 6),  # one column of texts: classes
+        (("title", "body", "label"), [0, 1] * 6),  # a text and its title: classes more likely
+        (("question", "answer", "label"), ["sport", "politics"] * 6),
+        (("question", "answer", "label"), [0, 1, 2] * 4),
+    ],
+)
 def test_classes_are_no_labels_of_pairs(tmp_path, columns, values):
     rows = pairs(values) if len(columns) == 3 else [(a, value) for a, _, value in pairs(values)]
     data = opened(tmp_path, columns, rows)
@@ -65,23 +71,34 @@ def test_a_class_that_the_user_names_stays_one(tmp_path):
 
 
 def test_names_of_numbers_count(tmp_path):
-    features = datasets.Features({"question": datasets.Value("string"), "sentence": datasets.Value("string"),
-                                  "label": datasets.ClassLabel(names=["entailment", "not_entailment"])})
-    rows = {"question": [f"q {i} is it" for i in range(8)], "sentence": [f"s {i} it is" for i in range(8)],
-            "label": [0, 1] * 4}
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "sentence": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["entailment", "not_entailment"]),
+        }
+    )
+    rows = {
+        "question": [f"q {i} is it" for i in range(8)],
+        "sentence": [f"s {i} it is" for i in range(8)],
+        "label": [0, 1] * 4,
+    }
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "qnli"))
     data = nearfar.data(tmp_path / "qnli", roles={"text": "question", "text_b": "sentence", "pair_label": "label"})
     assert data.pair_labels.tolist() == [1, 0] * 4, "0 is called entailment"
 
 
-@pytest.mark.parametrize(("columns", "values", "role"), [
-    (("sentence1", "sentence2", "score"), [0.5, 5, 3.2, 1], "score"),
-    (("sentence1", "sentence2", "score"), ["0.5", "5.0", "3.2", "1"], "score"),
-    (("text", "text_b", "similarity_score"), [10, 40, 99, 3], "score"),
-    (("sentence1", "sentence2", "label"), [0.5, 5.0, 3.25, 1.0], "score"),
-    (("sentence1", "sentence2", "score"), [120, 4, 7, 3000], None),      # votes
-    (("title", "body", "score"), [1, 2, 5, 4], None),                    # stars
-])
+@pytest.mark.parametrize(
+    ("columns", "values", "role"),
+    [
+        (("sentence1", "sentence2", "score"), [0.5, 5, 3.2, 1], "score"),
+        (("sentence1", "sentence2", "score"), ["0.5", "5.0", "3.2", "1"], "score"),
+        (("text", "text_b", "similarity_score"), [10, 40, 99, 3], "score"),
+        (("sentence1", "sentence2", "label"), [0.5, 5.0, 3.25, 1.0], "score"),
+        (("sentence1", "sentence2", "score"), [120, 4, 7, 3000], None),  # votes
+        (("title", "body", "score"), [1, 2, 5, 4], None),  # stars
+    ],
+)
 def test_scores_of_pairs(tmp_path, columns, values, role):
     data = opened(tmp_path, columns, pairs(values * 3))
     assert data.roles.get("score") == (columns[2] if role else None)
@@ -91,13 +108,21 @@ def test_scores_of_pairs(tmp_path, columns, values, role):
         assert any("Spearman" in note for note in data.notes)
 
 
-@pytest.mark.parametrize(("role", "column", "values", "told"), [
-    ("pair_label", "is_duplicate", [1, 0, 1, 0, 3], r"line 5: column 'is_duplicate': '3' is not the label of a pair"),
-    ("pair_label", "is_duplicate", ["1", "0", "maybe", "1", "0"], r"line 3: column 'is_duplicate': 'maybe'"),
-    ("score", "score", [1.5, 2, "high", 4, 5], r"line 3: column 'score': 'high' is not a finite number"),
-    ("score", "score", [1.5, 2, 3, None, 5], r"line 4: column 'score': the cell is empty"),
-    ("score", "score", ["1.5", "nan", "3", "inf", "5"], r"line 2: column 'score': 'nan' is not a finite .*1 more"),
-])
+@pytest.mark.parametrize(
+    ("role", "column", "values", "told"),
+    [
+        (
+            "pair_label",
+            "is_duplicate",
+            [1, 0, 1, 0, 3],
+            r"line 5: column 'is_duplicate': '3' is not the label of a pair",
+        ),
+        ("pair_label", "is_duplicate", ["1", "0", "maybe", "1", "0"], r"line 3: column 'is_duplicate': 'maybe'"),
+        ("score", "score", [1.5, 2, "high", 4, 5], r"line 3: column 'score': 'high' is not a finite number"),
+        ("score", "score", [1.5, 2, 3, None, 5], r"line 4: column 'score': the cell is empty"),
+        ("score", "score", ["1.5", "nan", "3", "inf", "5"], r"line 2: column 'score': 'nan' is not a finite .*1 more"),
+    ],
+)
 def test_bad_values_are_named_or_counted(tmp_path, role, column, values, told):
     columns = ("sentence1", "sentence2", column)
     values = [str(v) if v is not None else None for v in values] if any(isinstance(v, str) for v in values) else values

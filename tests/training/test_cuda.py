@@ -27,8 +27,18 @@ CASES = {
 
 
 def run(name, data, out, **more):
-    return fit(name.split()[0], data, out=out, steps=6, batch_size=16, val_every=3, device="cuda", progress=False,
-               **CASES[name], **more)
+    return fit(
+        name.split()[0],
+        data,
+        out=out,
+        steps=6,
+        batch_size=16,
+        val_every=3,
+        device="cuda",
+        progress=False,
+        **CASES[name],
+        **more,
+    )
 
 
 def curve(folder):

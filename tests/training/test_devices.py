@@ -83,12 +83,15 @@ def test_a_loss_and_its_gradient(name, engine):
         torch.testing.assert_close(two, one)
 
 
-@pytest.mark.parametrize("augment", [
-    Augment(size=24, crop=(0.2, 1.0), flip=0.5, rotate=10, zoom=0.2, shift=0.1),
-    Augment(size=96, crop=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2),
-    Augment(rotate=10, blur=0.5, solarise=0.5, erase=0.5),
-    Augment(flip=0.5),
-])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augment(size=24, crop=(0.2, 1.0), flip=0.5, rotate=10, zoom=0.2, shift=0.1),
+        Augment(size=96, crop=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2),
+        Augment(rotate=10, blur=0.5, solarise=0.5, erase=0.5),
+        Augment(flip=0.5),
+    ],
+)
 def test_views_of_pictures(augment):
     pictures = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
@@ -98,4 +101,4 @@ def test_views_of_pictures(augment):
         generator.manual_seed(1)
         there = augment(away(pictures), generator)
         assert there.device.type == "cuda"
-    torch.testing.assert_close(home(there), plain, atol=0.02, rtol=0)       # a processor rounds large crops to uint8
+    torch.testing.assert_close(home(there), plain, atol=0.02, rtol=0)  # a processor rounds large crops to uint8

@@ -10,8 +10,14 @@ from nearfar.methods.micro_batches import Cached, random_state, set_random_state
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 
-CASES = {"contriever": {"momentum": None, "negatives": None}, "align": {}, "swav": {"prototypes": 8}, "simclr": {},
-         "cacr": {"form": "momentum", "positives": 1}, "cwcl": {}}
+CASES = {
+    "contriever": {"momentum": None, "negatives": None},
+    "align": {},
+    "swav": {"prototypes": 8},
+    "simclr": {},
+    "cacr": {"form": "momentum", "positives": 1},
+    "cwcl": {},
+}
 
 
 def doubled(x):
@@ -31,10 +37,7 @@ def test_gradients_are_exact(slug, emoji_few):
     made = building.prepare(slug, emoji_few, settings, CASES[slug])
     method = made.method.double().train()
     batch = made.loader.at(0)
-    batch.views = {
-        role: [doubled(x) for x in views]
-        for role, views in method.make_views(batch).items()
-    }
+    batch.views = {role: [doubled(x) for x in views] for role, views in method.make_views(batch).items()}
     torch.manual_seed(0)
     cached = Cached(method, batch, 4)  # parts of 3, 4 and 3 items
     assert sorted(len(p) for p in cached.parts) == [3, 3, 4]

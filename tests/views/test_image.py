@@ -43,7 +43,7 @@ def test_both_crop_engines_equal_a_loop_of_float64_resizes(size):
     flip = torch.tensor([0, 1, 0, 1, 1, 0], dtype=torch.bool)
     expected = torch.stack([loop_crop(*row, size) for row in zip(x, boxes, flip)])
     assert_close(geometry._crop_by_products(x, boxes, flip, size), expected, atol=2e-3, rtol=0)
-    assert_close(geometry._crop_one_by_one(x, boxes, flip, size), expected, atol=1.01, rtol=0)     # rounds to uint8
+    assert_close(geometry._crop_one_by_one(x, boxes, flip, size), expected, atol=1.01, rtol=0)  # rounds to uint8
 
 
 def test_large_pictures_take_the_other_engine_and_give_the_same_view():
@@ -73,7 +73,7 @@ def test_area_of_boxes_is_uniform_in_the_range():
     u = torch.rand(20000, 4, generator=generator())
     boxes = geometry.draw_boxes(u, 200, 300, (0.2, 1.0), (3 / 4, 4 / 3)).float()
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 60000
-    fits = area < 0.85                              # beyond, a 3:2 picture cannot hold a box of the wanted shape
+    fits = area < 0.85  # beyond, a 3:2 picture cannot hold a box of the wanted shape
     assert_close(area.clamp(max=0.85).mean(), torch.tensor(0.2 + 0.65 * (1 - 0.65 / 0.8 / 2)), atol=0.01, rtol=0)
     assert 0.79 < fits.float().mean() < 0.84
     ratio = ((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))[fits]
@@ -81,16 +81,25 @@ def test_area_of_boxes_is_uniform_in_the_range():
     assert ratio.max() < 1.36
 
 
-@pytest.mark.parametrize(("degrees", "zoom", "shift"), [(10.0, 1.0, (0.0, 0.0)), (0.0, 1.3, (0.1, 0.0)),
-                                                        (-30.0, 0.8, (0.0, -0.2))])
+@pytest.mark.parametrize(
+    ("degrees", "zoom", "shift"), [(10.0, 1.0, (0.0, 0.0)), (0.0, 1.3, (0.1, 0.0)), (-30.0, 0.8, (0.0, -0.2))]
+)
 def test_affine_equals_torchvision_inside_the_picture(degrees, zoom, shift):
     x, full = pictures(1, 32, 32), geometry.full_boxes(1, 32, 32, CPU)
-    ours = geometry.affine(x, full, NO_FLIP, (32, 32), torch.tensor([math.radians(degrees)]),
-                           torch.tensor([zoom]), torch.tensor([shift]))
-    theirs = tv.affine(x.float(), -degrees, [32 * shift[0], 32 * shift[1]], zoom, [0.0, 0.0],
-                       interpolation=tv.InterpolationMode.BILINEAR, fill=[-1000.0])
-    outside = (theirs[0].amin(0) < 0).float()       # what they fill with nothing (and blend at its rim), we fill with
-    inside = F.max_pool2d(outside[None], 3, 1, 1)[0] == 0                                                  # the edge
+    ours = geometry.affine(
+        x, full, NO_FLIP, (32, 32), torch.tensor([math.radians(degrees)]), torch.tensor([zoom]), torch.tensor([shift])
+    )
+    theirs = tv.affine(
+        x.float(),
+        -degrees,
+        [32 * shift[0], 32 * shift[1]],
+        zoom,
+        [0.0, 0.0],
+        interpolation=tv.InterpolationMode.BILINEAR,
+        fill=[-1000.0],
+    )
+    outside = (theirs[0].amin(0) < 0).float()  # what they fill with nothing (and blend at its rim), we fill with
+    inside = F.max_pool2d(outside[None], 3, 1, 1)[0] == 0  # the edge
     assert inside.float().mean() > 0.4
     assert_close(ours[0][:, inside], theirs[0][:, inside], atol=0.02, rtol=1e-3)
 
@@ -105,12 +114,17 @@ def test_affine_with_a_flip_mirrors_and_with_a_box_crops():
 
 @pytest.mark.parametrize(("name", "factor"), [("brightness", 0.6), ("contrast", 0.5), ("saturation", 0.3)])
 def test_single_colour_changes_equal_torchvision(name, factor):
-    x = (pictures(3) // 2 + 40).float()             # far from the limits, where torchvision clamps between steps
+    x = (pictures(3) // 2 + 40).float()  # far from the limits, where torchvision clamps between steps
     change = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0} | {name: factor}
-    ours = colour.mix_colours(x.clone(), *(torch.full((3,), value) for value in change.values()),
-                              torch.zeros(3), torch.arange(4).expand(3, 4), torch.zeros(3, dtype=torch.bool))
+    ours = colour.mix_colours(
+        x.clone(),
+        *(torch.full((3,), value) for value in change.values()),
+        torch.zeros(3),
+        torch.arange(4).expand(3, 4),
+        torch.zeros(3, dtype=torch.bool),
+    )
     theirs = getattr(tv, f"adjust_{name}")(x / 255, factor)
-    assert_close(ours, theirs, atol=2e-3, rtol=0)   # torchvision's luminance has four digits
+    assert_close(ours, theirs, atol=2e-3, rtol=0)  # torchvision's luminance has four digits
 
 
 def test_colour_order_matters_and_follows_the_given_order():
@@ -124,8 +138,9 @@ def test_colour_order_matters_and_follows_the_given_order():
         for k in order[i, :3].tolist():
             expected = steps[k](expected)
         assert_close(ours[i], expected.clamp(0, 1), atol=3e-3, rtol=0)
-    same_picture = colour.mix_colours(x[:1].repeat(2, 1, 1, 1), *values, torch.tensor([[0, 1, 2, 3]] * 2),
-                                      torch.tensor([True, False]))
+    same_picture = colour.mix_colours(
+        x[:1].repeat(2, 1, 1, 1), *values, torch.tensor([[0, 1, 2, 3]] * 2), torch.tensor([True, False])
+    )
     assert_close(same_picture[0, 0], same_picture[0, 2])
     assert not torch.allclose(same_picture[1, 0], same_picture[1, 2])
 
@@ -161,12 +176,26 @@ def test_solarise_and_erase():
     assert erased[1].sum() == 1.5
 
 
-EVERYTHING = Augment(crop=(0.3, 1.0), flip=0.5, rotate=10, zoom=0.1, shift=0.1, brightness=0.4, contrast=0.4,
-                     saturation=0.4, hue=0.1, grey=0.3, blur=0.5, solarise=0.3, erase=0.4)
+EVERYTHING = Augment(
+    crop=(0.3, 1.0),
+    flip=0.5,
+    rotate=10,
+    zoom=0.1,
+    shift=0.1,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    grey=0.3,
+    blur=0.5,
+    solarise=0.3,
+    erase=0.4,
+)
 
 
-@pytest.mark.parametrize("augment", [EVERYTHING, Augment(crop=(0.3, 1.0), flip=0.5, contrast=0.4, blur=0.5, erase=0.5),
-                                     Augment(flip=0.5)])
+@pytest.mark.parametrize(
+    "augment", [EVERYTHING, Augment(crop=(0.3, 1.0), flip=0.5, contrast=0.4, blur=0.5, erase=0.5), Augment(flip=0.5)]
+)
 def test_a_picture_does_not_depend_on_its_batch(augment):
     x = pictures(40)
     drawn = augment.draw(40, 20, 24, generator())
@@ -206,7 +235,7 @@ def test_plans_keep_their_promises(name):
     out = plan(x, generator(3))
     assert len(out) == plan.count >= plan.targets >= 1
     assert all(v.shape[:2] == (5, 3) and v.dtype == torch.float32 for v in out)
-    assert all(v.shape[-2:] == (32, 32) for v in out[:plan.targets])
+    assert all(v.shape[-2:] == (32, 32) for v in out[: plan.targets])
     again, other = plan(x, generator(3)), plan(x, generator(4))
     assert all(torch.equal(a, b) for a, b in zip(out, again))
     assert not any(torch.equal(a, b) for a, b in zip(out, other))

@@ -66,9 +66,9 @@ def test_pad_keeps_every_row(rows):
 @given(rows_of_ids, st.integers(3, 12))
 def test_frame_cuts_and_adds_bos_and_eos(rows, length):
     special = SPECIAL._replace(length=length)
-    assert lists(frame(pad(rows), special)) == [[1, *row[:length - 2], 2] for row in rows]
+    assert lists(frame(pad(rows), special)) == [[1, *row[: length - 2], 2] for row in rows]
     only_eos = special._replace(bos=None)
-    assert lists(frame(pad(rows), only_eos)) == [[*row[:length - 1], 2] for row in rows]
+    assert lists(frame(pad(rows), only_eos)) == [[*row[: length - 1], 2] for row in rows]
     assert lists(frame(pad(rows), BARE._replace(length=length))) == [row[:length] for row in rows]
 
 
@@ -78,7 +78,7 @@ def test_crop_is_a_contiguous_span_of_allowed_length(rows, low, more, seed):
     for part, row in zip(lists(text.crop(pad(rows), (low, high), generator(seed))), rows):
         if row:
             assert max(1, int(len(row) * low - 1e-4)) <= len(part) <= max(1, int(len(row) * high + 1e-4))
-        assert any(row[i:i + len(part)] == part for i in range(len(row) - len(part) + 1))
+        assert any(row[i : i + len(part)] == part for i in range(len(row) - len(part) + 1))
 
 
 def test_crop_of_everything_is_the_text():
@@ -143,8 +143,8 @@ def test_replace_takes_ordinary_tokens_only():
     special = SPECIAL._replace(size=8)
     whole = pad([[9] * 100] * 100)
     out = text.replace(whole, 0.5, special, generator())
-    assert set(out.ids.unique().tolist()) == {3, 5, 6, 7, 9}            # neither 0, 1, 2 nor 4
-    assert abs((out.ids != 9).float().mean() - 0.25) < 0.02             # half of the draws hit a special one
+    assert set(out.ids.unique().tolist()) == {3, 5, 6, 7, 9}  # neither 0, 1, 2 nor 4
+    assert abs((out.ids != 9).float().mean() - 0.25) < 0.02  # half of the draws hit a special one
 
 
 @pytest.mark.parametrize("name", ["crops", "twice", "delete", "mask"])

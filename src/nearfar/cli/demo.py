@@ -29,7 +29,7 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
         "simclr sees augmentations of one drawing; for the other methods another\n"
         "drawing of the emoji is the positive. The encoder sees colours and the\n"
         "direction of outlines, as HOG does, and keeps where they are\n"
-        "(--channels orientation --grid 2).\n"
+        "(--channels orientation --grid 2).\n",
     )
     from nearfar import sources
 
@@ -83,7 +83,9 @@ def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def closing(done: Comparison, index: Path, say: Say) -> None:
-    lines(say, f"""
+    lines(
+        say,
+        f"""
 report: {done.path / "report.html"}
 model:  {done.best}
 
@@ -93,7 +95,8 @@ The same on your own data - a folder of pictures, a csv of pairs, a text file:
   nearfar embed RUN/best PATH --out INDEX
   nearfar search INDEX "QUERY"   (a text, a picture, or key:KEY)
 and here:
-  nearfar search {index} 'key:{next(iter(_keys(index)))}'""")
+  nearfar search {index} 'key:{next(iter(_keys(index)))}'""",
+    )
 
 
 def _keys(index: Path) -> list[str]:

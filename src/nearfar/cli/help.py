@@ -67,10 +67,14 @@ def _method(slug: str) -> str:
 def _state() -> str:
     """A digest of nearfar's source files and of what other packages add to its methods."""
     root = Path(__file__).parents[1]
-    facts = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
-             for path in sorted(root.rglob("*.py"))]
-    others = [(entry.name, entry.value, entry.dist.version if entry.dist else "")
-              for entry in entry_points(group="nearfar.methods")]
+    facts = [
+        (str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(root.rglob("*.py"))
+    ]
+    others = [
+        (entry.name, entry.value, entry.dist.version if entry.dist else "")
+        for entry in entry_points(group="nearfar.methods")
+    ]
     return hashlib.sha256(repr((sys.version, facts, others)).encode()).hexdigest()[:32]
 
 
@@ -95,8 +99,10 @@ def task_source(name: str) -> Any:
 def _options(target: Any) -> list[str]:
     described = arguments(target)
     unsaid = (inspect.Parameter.empty, None, False)
-    return [_line(name, described.get(name, ""), "" if any(default is one for one in unsaid) else str(default))
-            for name, (_, default) in options.signature(target).items()]
+    return [
+        _line(name, described.get(name, ""), "" if any(default is one for one in unsaid) else str(default))
+        for name, (_, default) in options.signature(target).items()
+    ]
 
 
 def _line(name: str, meaning: str, default: str) -> str:

@@ -199,7 +199,7 @@ def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | N
 
 
 def between(metric: Metric, ends: Sequence[float | None] | None, middle: float | None, signed: bool = False) -> str:
-    """"48.1..50.3", with as many digits as the number between; "-" where there are too few items for an interval."""
+    """ "48.1..50.3", with as many digits as the number between; "-" where there are too few items for an interval."""
     if not ends or None in ends:
         return metric.written.write(None)
     places = None if middle is None else places_of(middle)

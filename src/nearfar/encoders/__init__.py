@@ -1,8 +1,8 @@
 """Encoders: items to one vector each. Small ones from scratch, timm's and transformers' from local files.
 
-    encoder = encoders.image("small", size=32)          # or any timm name
-    encoder = encoders.text("small", texts=my_texts)    # or "minilm", or a folder
-    vectors = encoder(encoder.prepare(items))           # (n, encoder.dim)
+encoder = encoders.image("small", size=32)          # or any timm name
+encoder = encoders.text("small", texts=my_texts)    # or "minilm", or a folder
+vectors = encoder(encoder.prepare(items))           # (n, encoder.dim)
 """
 
 from pathlib import Path
@@ -35,6 +35,24 @@ def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Enc
         raise InputError(f"The description of the encoder has no {error}.") from error
 
 
-__all__ = ["Encoder", "Features", "Frozen", "ImageEncoder", "Joined", "SmallImage", "SmallText", "Special",
-           "TextEncoder", "TimmImage", "Tokens", "TransformerText", "frame", "from_config", "image", "pad", "text",
-           "train_tokenizer", "vectors"]
+__all__ = [
+    "Encoder",
+    "Features",
+    "Frozen",
+    "ImageEncoder",
+    "Joined",
+    "SmallImage",
+    "SmallText",
+    "Special",
+    "TextEncoder",
+    "TimmImage",
+    "Tokens",
+    "TransformerText",
+    "frame",
+    "from_config",
+    "image",
+    "pad",
+    "text",
+    "train_tokenizer",
+    "vectors",
+]

@@ -60,6 +60,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
+
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -78,8 +79,14 @@ def tower_tensors(folder: str | Path, modality: str) -> dict[str, Tensor]:
 
     Raises InputError for a folder that is no model, or one without such an encoder.
     """
-    place = next((p for p in (Path(folder), Path(folder) / "model", Path(folder) / "best")
-                  if (p / "model.safetensors").is_file() and (p / "config.json").is_file()), None)
+    place = next(
+        (
+            p
+            for p in (Path(folder), Path(folder) / "model", Path(folder) / "best")
+            if (p / "model.safetensors").is_file() and (p / "config.json").is_file()
+        ),
+        None,
+    )
     if place is None:
         raise InputError(f"{folder} is not a folder of a nearfar model.", "Give such a folder, or a file of weights.")
     mend = "Give the folder of a nearfar model, or a file of weights."
@@ -101,8 +108,13 @@ def load_into(module: nn.Module, state: dict[str, Tensor], source: str | Path) -
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     other = [key for key, value in wanted.items() if key in state and state[key].shape != value.shape]
     if missing or other:
-        said = (f"{len(missing)} tensors are missing, e.g. '{missing[0]}'" if missing else
-                f"'{other[0]}' has shape {tuple(state[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}")
-        raise InputError(f"The weights in {source} do not fit the encoder: {said}.",
-                         "Name the architecture (and input size) that they were trained with.")
+        said = (
+            f"{len(missing)} tensors are missing, e.g. '{missing[0]}'"
+            if missing
+            else f"'{other[0]}' has shape {tuple(state[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}"
+        )
+        raise InputError(
+            f"The weights in {source} do not fit the encoder: {said}.",
+            "Name the architecture (and input size) that they were trained with.",
+        )
     module.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)

@@ -13,8 +13,13 @@ from nearfar.errors import InputError
 
 
 @torch.inference_mode()
-def vectors(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: int = 64,
-            progress: Callable[[int, int], None] | None = None, head: nn.Module | None = None) -> np.ndarray:
+def vectors(
+    encoder: Encoder,
+    items: Sequence[Any] | np.ndarray,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+    head: nn.Module | None = None,
+) -> np.ndarray:
     """float32 (n, dim) of the items, in their order; in evaluation mode, which is undone afterwards.
 
     Items that have lengths go sorted by them, so that batches carry little padding. progress: called with (done, all).
@@ -46,11 +51,11 @@ def _batches(encoder: Encoder, items: Sequence[Any] | np.ndarray, batch_size: in
     kind.check_items(items)
     lengths = kind.lengths(items)
     if lengths is not None:
-        order = np.argsort([-length for length in lengths], kind="stable")      # longest first: too little memory shows
-        rows = [order[i:i + batch_size] for i in range(0, n, batch_size)]
+        order = np.argsort([-length for length in lengths], kind="stable")  # longest first: too little memory shows
+        rows = [order[i : i + batch_size] for i in range(0, n, batch_size)]
         return rows, (encoder.prepare([items[i] for i in where]) for where in rows)
     rows = [np.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
-    return rows, (encoder.prepare(items[where[0]:where[-1] + 1]) for where in rows)
+    return rows, (encoder.prepare(items[where[0] : where[-1] + 1]) for where in rows)
 
 
 def check_texts(items: Sequence[Any] | np.ndarray) -> None:
@@ -61,8 +66,10 @@ def check_texts(items: Sequence[Any] | np.ndarray) -> None:
         try:
             item.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"Item {i} holds half of a character (a lone surrogate): {item[:60]!r}.",
-                             "Take it out: text.encode('utf-8', 'replace').decode().") from error
+            raise InputError(
+                f"Item {i} holds half of a character (a lone surrogate): {item[:60]!r}.",
+                "Take it out: text.encode('utf-8', 'replace').decode().",
+            ) from error
 
 
 def _width(encoder: Encoder, head: nn.Module | None) -> int:

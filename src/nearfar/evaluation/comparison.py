@@ -15,9 +15,11 @@ BLIND, SEEING = "without labels", "with labels"  # what trained rows learned fro
 
 def done(row: dict[str, Any]) -> dict[int, float]:
     """Primary value by seed of the cells that finished with a finite value."""
-    return {cell["seed"]: float(cell["primary"]) for cell in row.get("seeds", [])
-            if cell.get("status", "done") == "done" and cell.get("primary") is not None
-            and np.isfinite(cell["primary"])}
+    return {
+        cell["seed"]: float(cell["primary"])
+        for cell in row.get("seeds", [])
+        if cell.get("status", "done") == "done" and cell.get("primary") is not None and np.isfinite(cell["primary"])
+    }
 
 
 def difference(row: dict[str, Any], other: dict[str, Any]) -> Interval | None:
@@ -63,8 +65,14 @@ def winners_of(results: Mapping[str, Any]) -> list[str]:
     return list(results.get("winners", single))
 
 
-def compare_rows(rows: Sequence[dict[str, Any]], baseline: str, *, proxy: bool = False,
-                 chosen: Collection[str] = (), metric: Metric = PLAIN) -> dict[str, Any]:
+def compare_rows(
+    rows: Sequence[dict[str, Any]],
+    baseline: str,
+    *,
+    proxy: bool = False,
+    chosen: Collection[str] = (),
+    metric: Metric = PLAIN,
+) -> dict[str, Any]:
     """Fills `mean`, `interval`, `difference` (to the baseline, in the metric's own direction) and `holds` (True where
     better) of each row of results.json and decides.
 
@@ -87,18 +95,25 @@ def compare_rows(rows: Sequence[dict[str, Any]], baseline: str, *, proxy: bool =
         return {"rows": filled, "winner": decided[""][0], "winners": winners, "reason": decided[""][1]}
     told = " ".join(f"{kind.capitalize()}: {reason}" for kind, (_, reason) in decided.items())
     same = len({winner for winner, _ in decided.values()}) == 1
-    return {"rows": filled, "winner": winners[0] if same and winners else None, "winners": winners,
-            "reason": f"Methods that see labels of the training rows are ranked apart from those that do not. {told}"}
+    return {
+        "rows": filled,
+        "winner": winners[0] if same and winners else None,
+        "winners": winners,
+        "reason": f"Methods that see labels of the training rows are ranked apart from those that do not. {told}",
+    }
 
 
-def _chosen(rows: Sequence[dict[str, Any]], chosen: Collection[str], winner: str | None,
-            reason: str) -> tuple[str | None, str]:
+def _chosen(
+    rows: Sequence[dict[str, Any]], chosen: Collection[str], winner: str | None, reason: str
+) -> tuple[str | None, str]:
     """The decision among rows, unless validation data chose another trained row than the winner."""
     labels = {row["slug"]: row["label"] for row in rows if row["kind"] == "method"}
     other = next((slug for slug in chosen if slug in labels), winner)
     if winner in labels and other != winner:
-        return None, (f"{labels[winner]} has the best test scores, but validation data chose {labels[str(other)]}: no "
-                      "winner is named.")
+        return None, (
+            f"{labels[winner]} has the best test scores, but validation data chose {labels[str(other)]}: no "
+            "winner is named."
+        )
     return winner, reason
 
 
@@ -110,9 +125,12 @@ def _filled(row: dict[str, Any], baseline: dict[str, Any], metric: Metric) -> di
     values = list(done(row).values())
     own = interval(values) if values else None
     apart = difference(row, baseline) if row["slug"] != baseline["slug"] else None
-    return row | {"mean": own.mean if own else None, "interval": own.bounds if own else None,
-                  "difference": {"mean": apart.mean, "interval": apart.bounds} if apart else None,
-                  "holds": holds(_better(apart, metric)) if apart else None}
+    return row | {
+        "mean": own.mean if own else None,
+        "interval": own.bounds if own else None,
+        "difference": {"mean": apart.mean, "interval": apart.bounds} if apart else None,
+        "holds": holds(_better(apart, metric)) if apart else None,
+    }
 
 
 def _better(apart: Interval, metric: Metric) -> Interval:
@@ -149,8 +167,10 @@ def _decide(rows: list[dict[str, Any]], proxy: bool, metric: Metric) -> tuple[st
         return None, "No row finished, so there is nothing to compare."
     best, rivals = ranked[0], ranked[1:]
     if proxy:
-        return None, ("The data hold no labels, groups or pairs. These scores are a proxy (retrieval under held-out "
-                      "transforms), which favours methods trained on similar transforms: no winner is named.")
+        return None, (
+            "The data hold no labels, groups or pairs. These scores are a proxy (retrieval under held-out "
+            "transforms), which favours methods trained on similar transforms: no winner is named."
+        )
     if not rivals:
         return None, f"{best['label']} is the only row, so there is nothing to compare it with."
     open_rivals = [row for row in rivals if not beats(best, row, metric)]
@@ -159,10 +179,14 @@ def _decide(rows: list[dict[str, Any]], proxy: bool, metric: Metric) -> tuple[st
         return best["slug"], f"{best['label']} is ahead of every other row, {_against(best, rivals[0], metric)}."
     if max(len(done(row)) for row in ranked) < 2:
         trained = next((row for row in rivals if row["kind"] == "method"), rivals[0])
-        return None, (f"{best['label']} has {most}, but with one seed the difference to "
-                      f"{trained['label']} has no interval: run at least 3 seeds to name a winner.")
-    return None, (f"{best['label']} has {most}, but not beyond doubt: {_against(best, open_rivals[0], metric)}"
-                  + (f", and {len(open_rivals) - 1} more open." if len(open_rivals) > 1 else "."))
+        return None, (
+            f"{best['label']} has {most}, but with one seed the difference to "
+            f"{trained['label']} has no interval: run at least 3 seeds to name a winner."
+        )
+    return None, (
+        f"{best['label']} has {most}, but not beyond doubt: {_against(best, open_rivals[0], metric)}"
+        + (f", and {len(open_rivals) - 1} more open." if len(open_rivals) > 1 else ".")
+    )
 
 
 def beats(best: dict[str, Any], rival: dict[str, Any], metric: Metric = PLAIN) -> bool:
@@ -172,7 +196,7 @@ def beats(best: dict[str, Any], rival: dict[str, Any], metric: Metric = PLAIN) -
         return False
     apart = _better(apart, metric)
     if _seedless(best) and _seedless(rival):
-        return apart.mean > 0 and _items_tell(best, rival)      # no seeds to differ: the test items decide
+        return apart.mean > 0 and _items_tell(best, rival)  # no seeds to differ: the test items decide
     return holds(apart) is True
 
 

@@ -39,9 +39,11 @@ class Segmenter:
         maps = torch.as_tensor(np.asarray(maps, np.float32))
         scores = torch.einsum("kc,nchw->nkhw", torch.from_numpy(self.weight), maps)
         scores += torch.from_numpy(self.bias)[:, None, None]
-        few = max(1, (1 << 25) // (len(self.classes) * side * side))             # 128 MiB of enlarged scores at a time
-        found = [interpolate(part, (side, side), mode="bilinear", align_corners=False).argmax(1)
-                 for part in scores.split(few)]
+        few = max(1, (1 << 25) // (len(self.classes) * side * side))  # 128 MiB of enlarged scores at a time
+        found = [
+            interpolate(part, (side, side), mode="bilinear", align_corners=False).argmax(1)
+            for part in scores.split(few)
+        ]
         return self.classes[torch.cat(found).numpy()]
 
 
@@ -65,9 +67,17 @@ class Segmentation:
         return pixel_accuracy(self.counts.sum(0))
 
 
-def segmentation_probe(train: Batches, val: Batches, test: Batches, classes: Sequence[int], *,
-                       strengths: Sequence[float] = (0.01, 0.1, 1.0, 10.0), pixels: int = 10_000, each: int = 50,
-                       seed: int = 0) -> Segmentation:
+def segmentation_probe(
+    train: Batches,
+    val: Batches,
+    test: Batches,
+    classes: Sequence[int],
+    *,
+    strengths: Sequence[float] = (0.01, 0.1, 1.0, 10.0),
+    pixels: int = 10_000,
+    each: int = 50,
+    seed: int = 0,
+) -> Segmentation:
     """Multinomial logistic regression from the map at a pixel (bilinear, standardised) to the pixel's class.
 
     Args:
@@ -81,8 +91,10 @@ def segmentation_probe(train: Batches, val: Batches, test: Batches, classes: Seq
     """
     x, y = _drawn(train, each, pixels, seed)
     if len(np.unique(y)) < 2:
-        raise InputError("The masks of the training part hold one class only, so a probe has nothing to learn.",
-                         "Give masks with two classes or more, or another --task.")
+        raise InputError(
+            "The masks of the training part hold one class only, so a probe has nothing to learn.",
+            "Give masks with two classes or more, or another --task.",
+        )
     probes = _path(x, y, strengths)
     tried = [np.zeros((3, len(classes)), np.int64) for _ in probes]
     for maps, masks in val:
@@ -99,8 +111,9 @@ def _drawn(train: Batches, each: int, pixels: int, seed: int) -> tuple[np.ndarra
     for maps, masks in train:
         maps, masks = np.asarray(maps, np.float32), np.asarray(masks)
         if maps.ndim != 4 or masks.ndim != 3 or len(maps) != len(masks):
-            raise InputError(f"Feature maps must be (n, c, h, w) and masks (n, s, s). Got {maps.shape} and "
-                             f"{masks.shape}.")
+            raise InputError(
+                f"Feature maps must be (n, c, h, w) and masks (n, s, s). Got {maps.shape} and {masks.shape}."
+            )
         places = rng.integers(0, masks.shape[1] * masks.shape[2], (len(masks), each))
         y = np.take_along_axis(masks.reshape(len(masks), -1), places, 1)
         x = read_at(maps, places // masks.shape[2], places % masks.shape[2], masks.shape[1:])
@@ -139,10 +152,13 @@ def _path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> list[Segm
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=strength).fit(z, y)
         weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
-        if len(weight) == 1:                                                      # two classes: one score for both
+        if len(weight) == 1:  # two classes: one score for both
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        found[strength] = Segmenter(np.asarray(model.classes_, np.uint8), (weight / std).astype(np.float32),
-                                    (bias - weight @ (mean / std)).astype(np.float32))
+        found[strength] = Segmenter(
+            np.asarray(model.classes_, np.uint8),
+            (weight / std).astype(np.float32),
+            (bias - weight @ (mean / std)).astype(np.float32),
+        )
     return [found[strength] for strength in strengths]
 
 
@@ -183,8 +199,9 @@ def pixel_accuracy(counts: np.ndarray) -> float:
     return float(counts[0].sum() / max(counts[1].sum(), 1))
 
 
-def bootstrap_miou(counts: np.ndarray, clusters: Any = None, *, draws: int = 2000, confidence: float = 0.95,
-                   seed: int = 0) -> Interval:
+def bootstrap_miou(
+    counts: np.ndarray, clusters: Any = None, *, draws: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
     """Percentile interval of the mIoU, resampling pictures, or whole `clusters` (n,) of them: (n, 3, k)."""
     code = np.arange(len(counts)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     total = np.zeros((int(code.max()) + 1, *counts.shape[1:]))
@@ -213,15 +230,28 @@ def cell_labels(masks: Any, height: int, width: int) -> np.ndarray:
     """The class under the centre of each cell: integer masks (n, H, W) -> (n, height, width)."""
     masks = np.asarray(masks)
     if masks.ndim != 3 or masks.shape[1] < height or masks.shape[2] < width:
-        raise InputError(f"Masks must be (n, H, W), at least as large as the map ({height} x {width}). "
-                         f"Got {masks.shape}.")
-    rows, columns = (np.minimum(((np.arange(k) + 0.5) * side / k).astype(int), side - 1)
-                     for k, side in ((height, masks.shape[1]), (width, masks.shape[2])))
+        raise InputError(
+            f"Masks must be (n, H, W), at least as large as the map ({height} x {width}). Got {masks.shape}."
+        )
+    rows, columns = (
+        np.minimum(((np.arange(k) + 0.5) * side / k).astype(int), side - 1)
+        for k, side in ((height, masks.shape[1]), (width, masks.shape[2]))
+    )
     return masks[:, rows[:, None], columns[None]]
 
 
-def dense_probe(train_maps: Any, train_masks: Any, test_maps: Any, test_masks: Any, *, background: int = 0,
-                ignore: int = -1, strength: float = 1.0, max_cells: int = 20_000, seed: int = 0) -> DenseScores:
+def dense_probe(
+    train_maps: Any,
+    train_masks: Any,
+    test_maps: Any,
+    test_masks: Any,
+    *,
+    background: int = 0,
+    ignore: int = -1,
+    strength: float = 1.0,
+    max_cells: int = 20_000,
+    seed: int = 0,
+) -> DenseScores:
     """Logistic regression from standardised cells to classes, scored on the cells of other pictures.
 
     Args:
@@ -247,8 +277,12 @@ def dense_probe(train_maps: Any, train_masks: Any, test_maps: Any, test_masks: A
     scale = StandardScaler().fit(x)
     found = LogisticRegression(C=strength, max_iter=1000).fit(scale.transform(x), y).predict(scale.transform(test_x))
     there = test_y != background
-    return DenseScores(mean_iou(found, test_y), float((found[there] == test_y[there]).mean()) if there.any() else 0.0,
-                       float((found == test_y).mean()), len(test_y))
+    return DenseScores(
+        mean_iou(found, test_y),
+        float((found[there] == test_y[there]).mean()) if there.any() else 0.0,
+        float((found == test_y).mean()),
+        len(test_y),
+    )
 
 
 def mean_iou(predicted: Any, truth: Any) -> float:
@@ -268,8 +302,10 @@ def _cells(maps: Any, masks: Any, ignore: int) -> tuple[np.ndarray, np.ndarray]:
     """Features (cells, C) and classes (cells,) of all cells that have one."""
     maps = np.asarray(maps, np.float32)
     if maps.ndim != 4 or len(maps) != len(np.asarray(masks)):
-        raise InputError(f"Feature maps must be (n, C, h, w), one for each mask. Got {maps.shape} for "
-                         f"{len(np.asarray(masks))} masks.")
+        raise InputError(
+            f"Feature maps must be (n, C, h, w), one for each mask. Got {maps.shape} for "
+            f"{len(np.asarray(masks))} masks."
+        )
     labels = cell_labels(masks, *maps.shape[2:]).ravel()
     x = maps.transpose(0, 2, 3, 1).reshape(len(labels), -1)
     return x[labels != ignore], labels[labels != ignore]

@@ -103,9 +103,18 @@ def hubness(near: Neighbours, gallery: int) -> float:
     return float(((counts - counts.mean()) ** 3).mean() / counts.std() ** 3) if counts.std() > 0 else 0.0
 
 
-def diagnose(z: Any, *, labels: Any = None, groups: Any = None, contents: Any = None, domains: Any = None,
-             partner: Any = None, two_modalities: bool = False, max_items: int = 4000,
-             seed: int = 0) -> list[Diagnostic]:
+def diagnose(
+    z: Any,
+    *,
+    labels: Any = None,
+    groups: Any = None,
+    contents: Any = None,
+    domains: Any = None,
+    partner: Any = None,
+    two_modalities: bool = False,
+    max_items: int = 4000,
+    seed: int = 0,
+) -> list[Diagnostic]:
     """All diagnostics that the given data allow, of embeddings (n, d).
 
     labels, groups, contents, domains: ids (n,), -1 = missing. partner: the positives of each row, (n, d) - the other
@@ -118,8 +127,9 @@ def diagnose(z: Any, *, labels: Any = None, groups: Any = None, contents: Any = 
     drawn = np.arange(len(z))
     if len(z) > max_items:
         drawn = np.sort(np.random.default_rng(seed).choice(len(z), max_items, replace=False))
-    labels, groups, contents, domains = (None if ids is None else np.asarray(ids)[drawn]
-                                         for ids in (labels, groups, contents, domains))
+    labels, groups, contents, domains = (
+        None if ids is None else np.asarray(ids)[drawn] for ids in (labels, groups, contents, domains)
+    )
     z, partner = z[drawn], None if partner is None else normalise(partner)[drawn]
     found = [_collapse(z), _rank(z), _uniformity(z)]
     positives = _positives(z, groups if groups is not None else labels) if partner is None else (z, partner)
@@ -152,53 +162,84 @@ def _positives(z: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.nd
 def _collapse(z: np.ndarray) -> Diagnostic:
     value = spread(z)
     verdict = _verdict(value, 0.1, 0.5)
-    return Diagnostic("collapse (feature spread)", value, verdict, {
-        "good": "The features vary as they should (1 = spread over the whole sphere); there is no collapse.",
-        "watch": "The vectors crowd into a cone; a higher temperature, a larger batch or stronger views spread them.",
-        "bad": "The representation has collapsed to nearly one point; lower the rate, check that negatives are in use "
-               "and that the views are not all alike."}[verdict])
+    return Diagnostic(
+        "collapse (feature spread)",
+        value,
+        verdict,
+        {
+            "good": "The features vary as they should (1 = spread over the whole sphere); there is no collapse.",
+            "watch": "The vectors crowd into a cone; a higher temperature, a larger batch or stronger "
+            "views spread them.",
+            "bad": "The representation has collapsed to nearly one point; lower the rate, check that negatives are in "
+            "use and that the views are not all alike.",
+        }[verdict],
+    )
 
 
 def _rank(z: np.ndarray) -> Diagnostic:
     value, most = effective_rank(z), min(z.shape)
     verdict = _verdict(value / most, 0.05, 0.15)
     share = f"{value:.0f} of at most {most} dimensions carry information"
-    return Diagnostic("effective rank (RankMe)", value, verdict, {
-        "good": f"{share}; nothing to do.",
-        "watch": f"{share}; train longer or use more varied views, or save a smaller dimension.",
-        "bad": f"{share}; the features are redundant: use stronger views, more negatives or a lower rate."}[verdict])
+    return Diagnostic(
+        "effective rank (RankMe)",
+        value,
+        verdict,
+        {
+            "good": f"{share}; nothing to do.",
+            "watch": f"{share}; train longer or use more varied views, or save a smaller dimension.",
+            "bad": f"{share}; the features are redundant: use stronger views, more negatives or a lower rate.",
+        }[verdict],
+    )
 
 
 def _uniformity(z: np.ndarray) -> Diagnostic:
     value = uniformity(z)
     verdict = _verdict(value, -1.0, -2.0)
-    return Diagnostic("uniformity", value, verdict, {
-        "good": "The vectors use the sphere evenly (−4 is even, 0 is one point).",
-        "watch": "The vectors are somewhat crowded (−4 is even, 0 is one point); a lower temperature or more negatives "
-                 "push them apart.",
-        "bad": "The vectors are crowded together (−4 is even, 0 is one point); search will hardly tell items apart."
-    }[verdict])
+    return Diagnostic(
+        "uniformity",
+        value,
+        verdict,
+        {
+            "good": "The vectors use the sphere evenly (−4 is even, 0 is one point).",
+            "watch": "The vectors are somewhat crowded (−4 is even, 0 is one point); a lower temperature or more "
+            "negatives push them apart.",
+            "bad": "The vectors are crowded together (−4 is even, 0 is one point); search will hardly tell items "
+            "apart.",
+        }[verdict],
+    )
 
 
 def _alignment(a: np.ndarray, b: np.ndarray) -> Diagnostic:
     value = alignment(a, b)
     verdict = _verdict(value, 1.6, 1.0)
-    return Diagnostic("alignment", value, verdict, {
-        "good": "Positives lie near each other (0 = equal, 2 = unrelated).",
-        "watch": "Positives are only loosely near (0 = equal, 2 = unrelated); train longer or check the pairs.",
-        "bad": "Positives lie no nearer than strangers (0 = equal, 2 = unrelated); the model has not learned these "
-               "pairs, or they do not belong together."}[verdict])
+    return Diagnostic(
+        "alignment",
+        value,
+        verdict,
+        {
+            "good": "Positives lie near each other (0 = equal, 2 = unrelated).",
+            "watch": "Positives are only loosely near (0 = equal, 2 = unrelated); train longer or check the pairs.",
+            "bad": "Positives lie no nearer than strangers (0 = equal, 2 = unrelated); the model has not learned these "
+            "pairs, or they do not belong together.",
+        }[verdict],
+    )
 
 
 def _gap(z: np.ndarray, partner: np.ndarray) -> Diagnostic:
     value = modality_gap(z, partner)
     verdict = _verdict(value, 1.2, 0.7)
-    return Diagnostic("modality gap", value, verdict, {
-        "good": "Both columns share one region of the sphere (0 = no gap, 2 = opposite).",
-        "watch": "The two columns sit apart (0 = no gap, 2 = opposite): search one column at a time, or raise the "
-                 "temperature.",
-        "bad": "The two columns lie in different regions (0 = no gap, 2 = opposite): a mixed search would always find "
-               "one kind first; a higher temperature or a shared encoder narrows it."}[verdict])
+    return Diagnostic(
+        "modality gap",
+        value,
+        verdict,
+        {
+            "good": "Both columns share one region of the sphere (0 = no gap, 2 = opposite).",
+            "watch": "The two columns sit apart (0 = no gap, 2 = opposite): search one column at a time, or raise the "
+            "temperature.",
+            "bad": "The two columns lie in different regions (0 = no gap, 2 = opposite): a mixed search would always "
+            "find one kind first; a higher temperature or a shared encoder narrows it.",
+        }[verdict],
+    )
 
 
 def _labels(z: np.ndarray, labels: np.ndarray) -> list[Diagnostic]:
@@ -211,25 +252,43 @@ def _labels(z: np.ndarray, labels: np.ndarray) -> list[Diagnostic]:
     any_two = float((z.mean(0) ** 2).sum())
     margin = value - any_two
     verdict = _verdict(margin, 0.02, 0.1)
-    return [Diagnostic("tolerance", value, verdict, f"Items with one label have a mean cosine of {value:.2f}, any two "
-                       f"items {any_two:.2f}; " + {
-        "good": "classes hold together.", "watch": "classes hold together weakly.",
-        "bad": "labels play no part in this space: choose positives by label if labels matter to you."}[verdict]),
-        _false_negatives(labels, "label")]
+    return [
+        Diagnostic(
+            "tolerance",
+            value,
+            verdict,
+            f"Items with one label have a mean cosine of {value:.2f}, any two "
+            f"items {any_two:.2f}; "
+            + {
+                "good": "classes hold together.",
+                "watch": "classes hold together weakly.",
+                "bad": "labels play no part in this space: choose positives by label if labels matter to you.",
+            }[verdict],
+        ),
+        _false_negatives(labels, "label"),
+    ]
 
 
 def _false_negatives(ids: np.ndarray, what: str) -> Diagnostic:
     value = false_negative_rate(ids)
     verdict = "good" if value < 0.02 else "watch" if value < 0.1 else "bad"
-    return Diagnostic("false negatives", value, verdict, f"{100 * value:.1f} % of random pairs share a {what}; " + {
-        "good": "few enough to leave alone.",
-        "watch": f"hide them by passing the {what} as a role, or try a debiased loss.",
-        "bad": f"in-batch negatives are often positives: pass the {what} as a role so that they are masked, or use a "
-               "supervised loss."}[verdict])
+    return Diagnostic(
+        "false negatives",
+        value,
+        verdict,
+        f"{100 * value:.1f} % of random pairs share a {what}; "
+        + {
+            "good": "few enough to leave alone.",
+            "watch": f"hide them by passing the {what} as a role, or try a debiased loss.",
+            "bad": f"in-batch negatives are often positives: pass the {what} as a role so that they are masked, or use "
+            "a supervised loss.",
+        }[verdict],
+    )
 
 
-def _neighbours(z: np.ndarray, ids: np.ndarray | None, contents: np.ndarray | None,
-                domains: np.ndarray | None) -> list[Diagnostic]:
+def _neighbours(
+    z: np.ndarray, ids: np.ndarray | None, contents: np.ndarray | None, domains: np.ndarray | None
+) -> list[Diagnostic]:
     own = np.arange(len(z))
     if contents is not None:
         own = np.where(contents >= 0, contents, contents.max() + 1 + own)
@@ -247,21 +306,34 @@ def _neighbours(z: np.ndarray, ids: np.ndarray | None, contents: np.ndarray | No
 def _hubs(near: Neighbours, gallery: int) -> Diagnostic:
     value = hubness(near, gallery)
     verdict = _verdict(value, 6.0, 2.5)
-    return Diagnostic("hubness", value, verdict, {
-        "good": "No item crowds everybody's neighbour list.",
-        "watch": "A few items turn up in many neighbour lists; centring the vectors usually mends it.",
-        "bad": "Hubs dominate the neighbour lists: centre the vectors, or train with a lower temperature."}[verdict])
+    return Diagnostic(
+        "hubness",
+        value,
+        verdict,
+        {
+            "good": "No item crowds everybody's neighbour list.",
+            "watch": "A few items turn up in many neighbour lists; centring the vectors usually mends it.",
+            "bad": "Hubs dominate the neighbour lists: centre the vectors, or train with a lower temperature.",
+        }[verdict],
+    )
 
 
 def _twins(near: Neighbours) -> Diagnostic:
     value = float((near.scores[:, 0] > 0.9999).mean())
     verdict = _verdict(value, 0.2, 0.02)
-    return Diagnostic("different items, same vector", value, verdict, {
-        "good": f"{100 * value:.1f} % of items share their vector with a different item; the model tells items apart.",
-        "watch": f"{100 * value:.1f} % of items share their vector with a different item: near-duplicates in the data, "
-                 "or inputs cut too short.",
-        "bad": f"{100 * value:.1f} % of items cannot be told from a different one: look at them, and at the input size "
-               "and length."}[verdict])
+    return Diagnostic(
+        "different items, same vector",
+        value,
+        verdict,
+        {
+            "good": f"{100 * value:.1f} % of items share their vector with a different item; the model tells items "
+            "apart.",
+            "watch": f"{100 * value:.1f} % of items share their vector with a different item: near-duplicates in the "
+            "data, or inputs cut too short.",
+            "bad": f"{100 * value:.1f} % of items cannot be told from a different one: look at them, and at the "
+            "input size and length.",
+        }[verdict],
+    )
 
 
 def _agreement(near: Neighbours, ids: np.ndarray) -> Diagnostic:
@@ -269,11 +341,18 @@ def _agreement(near: Neighbours, ids: np.ndarray) -> Diagnostic:
     value = float((ids[near.indices[asked, 0]] == ids[asked]).mean()) if asked.any() else 0.0
     chance = false_negative_rate(ids)
     verdict = _verdict(value - chance, 0.05 * (1 - chance), 0.3 * (1 - chance))
-    return Diagnostic("nearest neighbour agrees", value, verdict, f"The nearest neighbour is of the same kind for "
-                      f"{100 * value:.0f} % of items (chance {100 * chance:.1f} %)" + {
-        "good": ".", "watch": "; neighbours are only partly about what you labelled.",
-        "bad": "; neighbours are about something else than what you labelled: choose other views or positives."
-    }[verdict])
+    return Diagnostic(
+        "nearest neighbour agrees",
+        value,
+        verdict,
+        f"The nearest neighbour is of the same kind for "
+        f"{100 * value:.0f} % of items (chance {100 * chance:.1f} %)"
+        + {
+            "good": ".",
+            "watch": "; neighbours are only partly about what you labelled.",
+            "bad": "; neighbours are about something else than what you labelled: choose other views or positives.",
+        }[verdict],
+    )
 
 
 def _mixing(near: Neighbours, domains: np.ndarray) -> Diagnostic:
@@ -281,7 +360,15 @@ def _mixing(near: Neighbours, domains: np.ndarray) -> Diagnostic:
     value = float((domains[near.indices] == domains[:, None])[seen].mean())
     chance = false_negative_rate(domains)
     verdict = _verdict(value - chance, 0.7 * (1 - chance), 0.35 * (1 - chance))
-    return Diagnostic("neighbours from the same domain", value, verdict, f"{100 * value:.0f} % of neighbours share the "
-                      f"item's domain (chance {100 * chance:.0f} %); " + {
-        "good": "domains mix.", "watch": "domains mix partly: take positives across domains.",
-        "bad": "the space is sorted by domain first: take positives across domains."}[verdict])
+    return Diagnostic(
+        "neighbours from the same domain",
+        value,
+        verdict,
+        f"{100 * value:.0f} % of neighbours share the "
+        f"item's domain (chance {100 * chance:.0f} %); "
+        + {
+            "good": "domains mix.",
+            "watch": "domains mix partly: take positives across domains.",
+            "bad": "the space is sorted by domain first: take positives across domains.",
+        }[verdict],
+    )

@@ -50,9 +50,8 @@ class DataEmbed:
 
     def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows)
-        parts = [rows[start: start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-        return np.concatenate([as_vectors(self.encode(role, take(self.data, role, part, self.size)))
-                               for part in parts])
+        parts = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        return np.concatenate([as_vectors(self.encode(role, take(self.data, role, part, self.size))) for part in parts])
 
     def raw(self, role: str, rows: np.ndarray) -> np.ndarray:
         return self(role, rows)
@@ -64,14 +63,14 @@ class DataEmbed:
         """For an `encode` that gives maps (n, c, h, w); it has no layers."""
         rows = np.asarray(rows)
         for start in range(0, len(rows), self.batch_size):
-            items = take(self.data, role, rows[start: start + self.batch_size], self.size)
+            items = take(self.data, role, rows[start : start + self.batch_size], self.size)
             yield np.asarray(self.encode(role, items), np.float32)
 
     def corpus(self, role: str) -> np.ndarray:
         return self.items(role, self.data.corpus[role])
 
     def items(self, role: str, items: Any) -> np.ndarray:
-        parts = [items[start: start + self.batch_size] for start in range(0, len(items), self.batch_size)]
+        parts = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         return np.concatenate([as_vectors(self.encode(role, part)) for part in parts])
 
 

@@ -73,8 +73,17 @@ def read_factors(
 def _correct(parts: Mapping[str, Any], y: Mapping[str, np.ndarray], span: slice, seed: int) -> np.ndarray:
     """Whether a probe of some of the dimensions is right, for each labelled test item."""
     z = {part: normalise(np.asarray(parts[part])[:, span]) for part in y}
-    probe = linear_probe(z["train"], y["train"], z["val"], y["val"], z["test"], y["test"], seed=seed,
-                         strengths=(0.1, 1.0), max_train=4000)
+    probe = linear_probe(
+        z["train"],
+        y["train"],
+        z["val"],
+        y["val"],
+        z["test"],
+        y["test"],
+        seed=seed,
+        strengths=(0.1, 1.0),
+        max_train=4000,
+    )
     return probe.correct
 
 
@@ -89,13 +98,20 @@ def _told(r: Readout) -> str:
     def spelled(values: Sequence[float]) -> str:
         return ", ".join(f"{100 * v:.0f} %" for v in values)
 
-    readouts = (f"By stage alone {spelled(r.alone)}; stages together {spelled(r.joined)}; the commonest class is "
-            f"{100 * r.commonest:.0f} %.")
+    readouts = (
+        f"By stage alone {spelled(r.alone)}; stages together {spelled(r.joined)}; the commonest class is "
+        f"{100 * r.commonest:.0f} %."
+    )
     best = max(range(len(r.gains)), key=lambda k: r.gains[k].mean, default=None)
     if best is None:
         return readouts
     gain = r.gains[best]
     ends = "" if gain.low is None or gain.high is None else f" ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-    meaning = ("the first had suppressed it" if (gain.low or 0) > 0 else
-               "no sign of suppression" if (gain.high or 0) >= 0 else "the first shows it best")
+    meaning = (
+        "the first had suppressed it"
+        if (gain.low or 0) > 0
+        else "no sign of suppression"
+        if (gain.high or 0) >= 0
+        else "the first shows it best"
+    )
     return f"{readouts} Stage {best + 1} alone against stage 0: {100 * gain.mean:+.1f} points{ends}: {meaning}."

@@ -33,8 +33,9 @@ class Episode:
     query: np.ndarray
 
 
-def episodes(labels: Any, *, ways: int = 5, shots: int = 1, queries: int = 15, count: int = 600,
-             seed: int = 0) -> Iterator[Episode]:
+def episodes(
+    labels: Any, *, ways: int = 5, shots: int = 1, queries: int = 15, count: int = 600, seed: int = 0
+) -> Iterator[Episode]:
     """Seeded episodes over items with labels (n,), -1 = missing; the same for every model that is compared.
 
     Raises InputError where fewer than `ways` classes have shots + queries items.
@@ -48,12 +49,14 @@ def episodes(labels: Any, *, ways: int = 5, shots: int = 1, queries: int = 15, c
         raise InputError(
             f"{ways}-way episodes with {shots} labelled and {queries} unlabelled items need {ways} classes of at least "
             f"{shots + queries} items; {len(rich)} of the {len(classes)} classes here have them.",
-            "Use fewer --ways, --shots or --queries, or a larger share of held-out classes.")
+            "Use fewer --ways, --shots or --queries, or a larger share of held-out classes.",
+        )
     members = {c: np.flatnonzero(labels == c) for c in rich}
     rng = np.random.default_rng([seed, ways, shots, queries])
     for _ in range(count):
-        drawn = np.stack([rng.choice(members[c], shots + queries, replace=False)
-                          for c in rng.choice(rich, ways, replace=False)])
+        drawn = np.stack(
+            [rng.choice(members[c], shots + queries, replace=False) for c in rng.choice(rich, ways, replace=False)]
+        )
         yield Episode(drawn[:, :shots], drawn[:, shots:])
 
 
@@ -70,6 +73,7 @@ def logistic(prototypes: np.ndarray, queries: np.ndarray, *, strength: float = 1
     The weights of a ridge-penalised fit lie in the span of the prototypes, so it is done in n dimensions.
     """
     from sklearn.linear_model import LogisticRegression
+
     if np.ptp(prototypes, axis=0).max(initial=0) == 0:  # a collapsed encoder: nothing to fit, one class for all
         return np.zeros(len(queries), np.int64)
     basis = np.linalg.qr(prototypes.T)[0]
@@ -98,8 +102,9 @@ def schedule(shots: int) -> tuple[int, float]:
     return (5, 0.0) if shots == 1 else (1, 0.3)
 
 
-def classified(support: Any, labels: Any, queries: Any, *, classifier: str = "logistic", transport: bool = True,
-               eps: float = 0.05) -> np.ndarray:
+def classified(
+    support: Any, labels: Any, queries: Any, *, classifier: str = "logistic", transport: bool = True, eps: float = 0.05
+) -> np.ndarray:
     """The class of each query (m, d), from labelled vectors (n, d) with labels (n,): prototypes are the means of a
     class, carried by transport onto all queries together if wanted. Returns labels, (m,).
 
@@ -140,8 +145,18 @@ class FewShot:
         return paired_interval(self.aligned - self.plain)
 
 
-def few_shot(z: Any, labels: Any, *, ways: int = 5, shots: int = 1, queries: int = 15, count: int = 600,
-             classifier: str = "logistic", eps: float = 0.05, seed: int = 0) -> FewShot:
+def few_shot(
+    z: Any,
+    labels: Any,
+    *,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    count: int = 600,
+    classifier: str = "logistic",
+    eps: float = 0.05,
+    seed: int = 0,
+) -> FewShot:
     """Accuracy over `count` seeded episodes of vectors z (n, d) with labels (n,), -1 = missing.
 
     classifier: "logistic" or "nearest", as above. Raises InputError for values that are not finite, too few items a

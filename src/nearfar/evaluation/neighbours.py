@@ -29,8 +29,10 @@ def as_vectors(z: Any, name: str = "embeddings") -> np.ndarray:
     array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(array).all(1))
     if len(bad):
-        raise InputError(f"The {name} hold values that are not finite in {len(bad)} of {len(array)} rows "
-                         f"(first: row {bad[0]}).", "Train with a lower rate or in float32.")
+        raise InputError(
+            f"The {name} hold values that are not finite in {len(bad)} of {len(array)} rows (first: row {bad[0]}).",
+            "Train with a lower rate or in float32.",
+        )
     return array
 
 
@@ -55,8 +57,10 @@ class VectorScorer(Source):
         sides = as_vectors(query, "query embeddings"), as_vectors(gallery, "gallery embeddings")
         self.shape, self.cosine = (len(sides[0]), len(sides[1])), cosine
         if sides[0].shape[1] != sides[1].shape[1]:
-            raise InputError(f"Queries have {sides[0].shape[1]} dimensions, the gallery has {sides[1].shape[1]}.",
-                             "Both must come from the same model.")
+            raise InputError(
+                f"Queries have {sides[0].shape[1]} dimensions, the gallery has {sides[1].shape[1]}.",
+                "Both must come from the same model.",
+            )
         self.query, self.keys = map(_tensor, sides)
         if cosine:
             self.lengths = [torch.from_numpy(_lengths(z)) for z in sides]
@@ -68,7 +72,7 @@ class VectorScorer(Source):
         query /= self.lengths[0][rows]
         keys /= self.lengths[1][columns]
         tile = (query.mul_(GRID) @ keys.T).round_().float()
-        return tile.mul_(1 / GRID)                              # a power of two: nothing is rounded again
+        return tile.mul_(1 / GRID)  # a power of two: nothing is rounded again
 
 
 def _tensor(z: np.ndarray) -> Tensor:
@@ -101,7 +105,7 @@ class FunctionScorer(Source):
 
     def tile(self, rows: slice, columns: slice, tensors: Sequence[Tensor] = ()) -> Tensor:
         key = (rows.start, rows.stop)
-        if self._block is None or self._block[0] != key:        # tiles beside each other share their block
+        if self._block is None or self._block[0] != key:  # tiles beside each other share their block
             self._block = key, self._scores(*key)
         return self._block[1][:, columns]
 
@@ -109,8 +113,10 @@ class FunctionScorer(Source):
         scores = np.asarray(self.score(np.arange(start, stop)), np.float32)
         wanted = (stop - start, self.shape[1])
         if scores.shape != wanted:
-            raise InputError(f"The scores of the queries {start} to {stop - 1} must have the shape {wanted} (queries, "
-                             f"gallery). Got {scores.shape}.")
+            raise InputError(
+                f"The scores of the queries {start} to {stop - 1} must have the shape {wanted} (queries, "
+                f"gallery). Got {scores.shape}."
+            )
         bad = np.flatnonzero(np.isnan(scores).any(1))
         if len(bad):
             raise InputError(f"The scores of query {start + bad[0]} hold values that are not numbers.")

@@ -77,8 +77,9 @@ def spearman(a: Any, b: Any) -> float:
     return pearson(rankdata(a), rankdata(b))
 
 
-def bootstrap_spearman(a: np.ndarray, b: np.ndarray, clusters: np.ndarray, *, draws: int = 1000,
-                       confidence: float = 0.95, seed: int = 0) -> Interval:
+def bootstrap_spearman(
+    a: np.ndarray, b: np.ndarray, clusters: np.ndarray, *, draws: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
     """Percentile interval of `spearman`, drawing whole clusters (n,) of pairs anew. Seeded."""
     code = np.unique(clusters, return_inverse=True)[1].reshape(-1)
     count = int(code.max(initial=-1)) + 1

@@ -41,8 +41,16 @@ def knn(train_z: Any, train_y: Any, test_z: Any, test_y: Any, *, k: int = 20, te
     return knn_scores(VectorScorer(test_z, train_z), train_y, test_y, items, k=k, temperature=temperature)
 
 
-def knn_scores(scorer: Source, train_y: np.ndarray, test_y: np.ndarray, items: np.ndarray, *, k: int = 20,
-               temperature: float = 0.07, hidden: Relation | None = None) -> Accuracy:
+def knn_scores(
+    scorer: Source,
+    train_y: np.ndarray,
+    test_y: np.ndarray,
+    items: np.ndarray,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    hidden: Relation | None = None,
+) -> Accuracy:
     """`knn` for any source; every label is known here."""
     near = topk(scorer, k, hidden)
     classes, code = np.unique(train_y, return_inverse=True)
@@ -63,9 +71,18 @@ def _votes(scores: np.ndarray, indices: np.ndarray, code: np.ndarray, classes: i
     return votes
 
 
-def linear_probe(train_z: Any, train_y: Any, val_z: Any, val_y: Any, test_z: Any, test_y: Any, *,
-                 strengths: Sequence[float] = (0.01, 0.1, 1.0, 10.0), max_train: int = 10_000,
-                 seed: int = 0) -> Accuracy:
+def linear_probe(
+    train_z: Any,
+    train_y: Any,
+    val_z: Any,
+    val_y: Any,
+    test_z: Any,
+    test_y: Any,
+    *,
+    strengths: Sequence[float] = (0.01, 0.1, 1.0, 10.0),
+    max_train: int = 10_000,
+    seed: int = 0,
+) -> Accuracy:
     """Multinomial logistic regression on standardised features; C is chosen on the validation part, the test part is
     used once. Trains on at most `max_train` items (a seeded draw). Label -1 = missing, left out.
 
@@ -78,8 +95,10 @@ def linear_probe(train_z: Any, train_y: Any, val_z: Any, val_y: Any, test_z: Any
         drawn = np.sort(np.random.default_rng(seed).choice(len(train_z), max_train, replace=False))
         train_z, train_y = train_z[drawn], train_y[drawn]
     if len(np.unique(train_y)) < 2:
-        raise InputError("A linear probe needs at least two classes. Got one instead.",
-                         "Give another label column, or data with more classes.")
+        raise InputError(
+            "A linear probe needs at least two classes. Got one instead.",
+            "Give another label column, or data with more classes.",
+        )
     fitted = [fit_probe(train_z, train_y, strength) for strength in strengths]
     chosen = int(np.argmax([(model.predict(val_z) == val_y).mean() for model in fitted]))
     return _accuracy(fitted[chosen].predict(test_z), test_y, items, {"C": strengths[chosen]})
@@ -92,6 +111,7 @@ def fit_probe(z: np.ndarray, y: np.ndarray, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(z, y)

@@ -41,14 +41,18 @@ def by_kind(task: Task, size: int) -> list[Reference]:
 def by_pictures(task: Task, size: int) -> list[Reference]:
     """Raw pixels and HOG, for a task on pictures."""
     data = task.data
-    return [vector_row("pixels", "raw pixels", task, lambda: pixels(data, task.roles[0], size=size)),
-            vector_row("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size))]
+    return [
+        vector_row("pixels", "raw pixels", task, lambda: pixels(data, task.roles[0], size=size)),
+        vector_row("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size)),
+    ]
 
 
 def by_words(task: SearchTask) -> list[Reference]:
     """TF-IDF and BM25, for a task of searches among texts."""
-    return [score_row("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(task.data, search)),
-            score_row("bm25", "BM25", task, lambda search: bm25_scorer(task.data, search))]
+    return [
+        score_row("tfidf", "TF-IDF", task, lambda search: tfidf_scorer(task.data, search)),
+        score_row("bm25", "BM25", task, lambda search: bm25_scorer(task.data, search)),
+    ]
 
 
 def by_word_counts(task: Task, *, width: int = 256) -> list[Reference]:
@@ -76,6 +80,7 @@ def standardised(data: Data, role: str, values: np.ndarray) -> Callable[[Any], n
     """Numbers (n, d) by how far they lie from their mean over the training rows, in deviations; 0 for an empty one.
     values: of all rows."""
     from nearfar.encoders.numeric import moments
+
     mean, std = moments(values[data.splits["train"]])
     return lambda items: np.nan_to_num((np.asarray(items, np.float32) - mean) / std)
 
@@ -83,6 +88,7 @@ def standardised(data: Data, role: str, values: np.ndarray) -> Callable[[Any], n
 def main_components(rows: np.ndarray, *, share: float = 0.9) -> Callable[[np.ndarray], np.ndarray]:
     """The projection onto the main components that hold a share of the variance of standardised rows."""
     from sklearn.decomposition import PCA
+
     found: Any = PCA(random_state=0).fit(rows)
     kept = int(np.searchsorted(np.cumsum(found.explained_variance_ratio_), share)) + 1
     axes = found.components_[: max(1, kept)].astype(np.float32)
@@ -91,32 +97,39 @@ def main_components(rows: np.ndarray, *, share: float = 0.9) -> Callable[[np.nda
 
 def by_places(task: Task, size: int) -> list[Reference]:
     """Raw pixels and HOG of each cell of 8 x 8 pixels, as maps."""
+
     def maps(slug: str, label: str, encode: Callable[[Any], np.ndarray]) -> Reference:
         return vector_row(slug, label, task, lambda: DataEmbed(task.data, lambda role, items: encode(items), size=size))
 
     def both(images: Any) -> np.ndarray:
         return np.concatenate([pixel_cells(images), hog_cells(images)], 1)
 
-    return [maps("pixels", "raw pixels", pixel_cells), maps("hog", "HOG", hog_cells),
-            maps("both", "raw pixels + HOG", both)]
+    return [
+        maps("pixels", "raw pixels", pixel_cells),
+        maps("hog", "HOG", hog_cells),
+        maps("both", "raw pixels + HOG", both),
+    ]
 
 
 def vector_row(slug: str, label: str, task: Task, embed: Callable[[], Any]) -> Reference:
     """A row of the leaderboard from vectors: `embed` makes an `Embed`."""
-    return Reference(slug, label, "reference",
-                     lambda split, examples=0: task.evaluate(embed(), split, examples=examples))
+    return Reference(
+        slug, label, "reference", lambda split, examples=0: task.evaluate(embed(), split, examples=examples)
+    )
 
 
 def score_row(slug: str, label: str, task: SearchTask, scorer: Callable[[Search], Source]) -> Reference:
     """A row from anything that ranks."""
-    return Reference(slug, label, "reference",
-                     lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples))
+    return Reference(
+        slug, label, "reference", lambda split, examples=0: task.evaluate_scores(scorer, split, examples=examples)
+    )
 
 
 def pixel_cells(images: Any, *, cell: int = 8) -> np.ndarray:
     """The pixels of each cell of uint8 pictures (n, 3, h, w) in 0..1, as a map (n, 3 cell^2, h / cell, w / cell)."""
     import torch
     from torch.nn.functional import pixel_unshuffle
+
     return pixel_unshuffle(torch.from_numpy(np.asarray(images)).float() / 255, cell).numpy()
 
 
@@ -132,8 +145,9 @@ def pixels(data: Data, role: str = "image", *, size: int = 32, max_train: int = 
     train = np.asarray(data.splits["train"])
     drawn = train if len(train) <= max_train else np.random.default_rng(0).choice(train, max_train, replace=False)
     mean = data.images(role, size, np.sort(drawn)).astype(np.float32).mean(0)
-    return DataEmbed(data, lambda _, items: (np.asarray(items, np.float32) - mean).reshape(len(items), -1) / 255,
-                     size=size)
+    return DataEmbed(
+        data, lambda _, items: (np.asarray(items, np.float32) - mean).reshape(len(items), -1) / 255, size=size
+    )
 
 
 def hog(images: Any, *, cell: int = 8, orientations: int = 9, block: int = 2, flat: bool = True) -> np.ndarray:
@@ -143,9 +157,20 @@ def hog(images: Any, *, cell: int = 8, orientations: int = 9, block: int = 2, fl
     Source: Dalal and Triggs, CVPR 2005 (scikit-image's implementation, L2-Hys).
     """
     from skimage.feature import hog as gradients
-    return np.stack([gradients(image.transpose(1, 2, 0), orientations=orientations, pixels_per_cell=(cell, cell),
-                               cells_per_block=(block, block), channel_axis=-1, feature_vector=flat)
-                     for image in np.asarray(images)]).astype(np.float32)
+
+    return np.stack(
+        [
+            gradients(
+                image.transpose(1, 2, 0),
+                orientations=orientations,
+                pixels_per_cell=(cell, cell),
+                cells_per_block=(block, block),
+                channel_axis=-1,
+                feature_vector=flat,
+            )
+            for image in np.asarray(images)
+        ]
+    ).astype(np.float32)
 
 
 def words(text: str) -> list[str]:
@@ -157,12 +182,13 @@ def words(text: str) -> list[str]:
 def tfidf_scorer(data: Data, search: Search) -> Source:
     """Cosine of TF-IDF vectors; document frequencies of the gallery, sublinear counts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
+
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
     analyzer: Any = words
     vectorizer = TfidfVectorizer(analyzer=analyzer, sublinear_tf=True)
     try:
         gallery = vectorizer.fit_transform(documents)
-    except ValueError:                                  # not one word in the whole gallery
+    except ValueError:  # not one word in the whole gallery
         return _nothing(queries, documents)
     return SparseScorer(vectorizer.transform(queries), gallery)
 
@@ -170,6 +196,7 @@ def tfidf_scorer(data: Data, search: Search) -> Source:
 def bm25_scorer(data: Data, search: Search) -> Source:
     """BM25 (Lucene's form, k1 = 1.5, b = 0.75) of the gallery's texts."""
     import bm25s
+
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
     ids: dict[str, int] = {}
     tokens = [[ids.setdefault(word, len(ids)) for word in words(text)] for text in documents]
@@ -180,8 +207,12 @@ def bm25_scorer(data: Data, search: Search) -> Source:
     asked = [[ids[word] for word in words(text) if word in ids] for text in queries]
 
     def score(rows: np.ndarray) -> np.ndarray:
-        return np.stack([index.get_scores_from_ids(asked[row]) if asked[row] else np.zeros(len(documents), np.float32)
-                         for row in rows])
+        return np.stack(
+            [
+                index.get_scores_from_ids(asked[row]) if asked[row] else np.zeros(len(documents), np.float32)
+                for row in rows
+            ]
+        )
 
     return FunctionScorer(score, len(queries), len(documents))
 
@@ -190,11 +221,12 @@ def word_vectors(data: Data, role: str, width: int) -> DataEmbed:
     """TF-IDF over the training texts, projected onto its main directions where there are more than `width` words."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
+
     analyzer: Any = words
     counts = TfidfVectorizer(analyzer=analyzer, sublinear_tf=True)
     try:
         seen = counts.fit_transform(data.texts(role, data.splits["train"]))
-    except ValueError:                                  # not one word in the training part
+    except ValueError:  # not one word in the training part
         return DataEmbed(data, lambda _, items: np.zeros((len(items), 1), np.float32))
     project = TruncatedSVD(width, random_state=0).fit(seen) if seen.shape[1] > width else None
 

@@ -39,20 +39,36 @@ class Fit:
         r2 = 1 - np.square(errors).sum() / spread if spread > 0 else float("nan")
         correlated = pearson(self.predicted, self.truth) if len(errors) > 1 else 0.0
         smallest = np.finfo(np.float64).tiny
-        return {"mae": float(errors.mean()), "r2": float(r2), "pearson": correlated,
-                "gm": float(np.exp(np.log(np.maximum(errors, smallest)).mean()))}
+        return {
+            "mae": float(errors.mean()),
+            "r2": float(r2),
+            "pearson": correlated,
+            "gm": float(np.exp(np.log(np.maximum(errors, smallest)).mean())),
+        }
 
 
-def ridge_probe(train_z: Any, train_y: Any, val_z: Any, val_y: Any, test_z: Any, test_y: Any, *,
-                penalties: Sequence[float] = PENALTIES, max_train: int = 10_000, seed: int = 0) -> Fit:
+def ridge_probe(
+    train_z: Any,
+    train_y: Any,
+    val_z: Any,
+    val_y: Any,
+    test_z: Any,
+    test_y: Any,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    max_train: int = 10_000,
+    seed: int = 0,
+) -> Fit:
     """Ridge regression of numbers (n,) on standardised vectors (n, d); the penalty (of the squared weights, a row) with
     the least mean absolute error on the validation part is taken, the larger of equal ones; the test part is used once.
 
     Fits on at most `max_train` items (a seeded draw). A constant dimension has no effect. Raises InputError for parts
     without items, other lengths, and numbers that are not finite.
     """
-    parts = [_numbered(*part) for part in ((train_z, train_y, "training"), (val_z, val_y, "validation"),
-                                            (test_z, test_y, "test"))]
+    parts = [
+        _numbered(*part)
+        for part in ((train_z, train_y, "training"), (val_z, val_y, "validation"), (test_z, test_y, "test"))
+    ]
     (z, y), (val_z, val_y), (test_z, test_y) = parts
     if len(z) > max_train:
         drawn = np.sort(np.random.default_rng(seed).choice(len(z), max_train, replace=False))

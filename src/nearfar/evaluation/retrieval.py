@@ -45,9 +45,19 @@ class Retrieval:
         return self.metrics[name]
 
 
-def retrieval(query: Any, gallery: Any, query_ids: Any = None, gallery_ids: Any = None, *,
-              pairs: Any = None, grades: Any = None, ks: Sequence[int] = (1, 5, 10), query_rows: Any = None,
-              gallery_rows: Any = None, cosine: bool = True) -> Retrieval:
+def retrieval(
+    query: Any,
+    gallery: Any,
+    query_ids: Any = None,
+    gallery_ids: Any = None,
+    *,
+    pairs: Any = None,
+    grades: Any = None,
+    ks: Sequence[int] = (1, 5, 10),
+    query_rows: Any = None,
+    gallery_rows: Any = None,
+    cosine: bool = True,
+) -> Retrieval:
     """Metrics of finding, for each query (n, d), its relevant items in the gallery (m, d).
 
     Relevant are equal ids (`query_ids` (n,), `gallery_ids` (m,); -1 = none) or the listed `pairs` (p, 2) of
@@ -63,8 +73,9 @@ def retrieval(query: Any, gallery: Any, query_ids: Any = None, gallery_ids: Any 
     return rank(scorer, relevant, hidden, ks=ks)
 
 
-def rank(scorer: Source, relevant: Sparse, hidden: Relation | None = None, *,
-         ks: Sequence[int] = (1, 5, 10)) -> Retrieval:
+def rank(
+    scorer: Source, relevant: Sparse, hidden: Relation | None = None, *, ks: Sequence[int] = (1, 5, 10)
+) -> Retrieval:
     """`retrieval` for any source and relation. Each score is computed once. Memory: the scores of a few queries (64
     MiB) and their relevant pairs."""
     queries, gallery = scorer.shape
@@ -85,8 +96,9 @@ def rank(scorer: Source, relevant: Sparse, hidden: Relation | None = None, *,
     return Retrieval(metrics, values, answered_rows, len(answered_rows), queries - len(answered_rows), gallery)
 
 
-def per_query(places: np.ndarray, counts: np.ndarray, ks: Iterable[int], grades: np.ndarray | None = None,
-              cut: int = 10) -> dict[str, np.ndarray]:
+def per_query(
+    places: np.ndarray, counts: np.ndarray, ks: Iterable[int], grades: np.ndarray | None = None, cut: int = 10
+) -> dict[str, np.ndarray]:
     """Metrics of each query from the places (from 1, rising within a query) of its `counts` relevant items and from
     their grades (1 each where there are none)."""
     grades = np.ones(len(places)) if grades is None else grades.astype(np.float64)
@@ -101,8 +113,9 @@ def per_query(places: np.ndarray, counts: np.ndarray, ks: Iterable[int], grades:
     best = grades[np.lexsort((-grades, query))]  # the same relevant items, the highest grade first
     ideal = total(np.where(nth <= cut, best / np.log2(nth + 1), 0))
     gain = total(np.where(places <= cut, grades / np.log2(places + 1), 0))
-    return ({f"hit@{k}": (found[k] > 0).astype(np.float64) for k in found}
-            | {f"recall@{k}": found[k] / counts for k in found}
-            | {f"precision@{k}": found[k] / k for k in found}
-            | {"mrr": 1 / first, f"ndcg@{cut}": gain / ideal,
-               "map": total(nth / places) / counts, "rank": first})
+    return (
+        {f"hit@{k}": (found[k] > 0).astype(np.float64) for k in found}
+        | {f"recall@{k}": found[k] / counts for k in found}
+        | {f"precision@{k}": found[k] / k for k in found}
+        | {"mrr": 1 / first, f"ndcg@{cut}": gain / ideal, "map": total(nth / places) / counts, "rank": first}
+    )

@@ -49,8 +49,10 @@ class SearchTask(Task):
 
     def summary(self, split: str = "test") -> dict[str, Any]:
         searches = self.searches(split)
-        return super().summary(split) | {"directions": [search.name for search in searches],
-                                         "hard": [search.name for search in hard(searches)]}
+        return super().summary(split) | {
+            "directions": [search.name for search in searches],
+            "hard": [search.name for search in hard(searches)],
+        }
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         """Scores of vectors; with `examples` > 0 as many queries with their nearest items, hits and misses."""
@@ -62,27 +64,32 @@ class SearchTask(Task):
                 cache[key] = embed_side(self.data, embed, side)
             return cache[key]
 
-        return self.evaluate_scores(lambda search: VectorScorer(vectors(search.query), vectors(search.gallery)),
-                                    split, examples=examples)
+        return self.evaluate_scores(
+            lambda search: VectorScorer(vectors(search.query), vectors(search.gallery)), split, examples=examples
+        )
 
-    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
-                        examples: int = 0) -> Scores:
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *, examples: int = 0) -> Scores:
         """Scores of anything that ranks: `scorer(search)` gives the scores of its queries x its gallery."""
         searches = self.searches(split)
         scorers = {search.name: scorer(search) for search in searches}
-        found = {search.name: rank(scorers[search.name], search.relevant, search.hidden, ks=self.ks)
-                 for search in searches}
+        found = {
+            search.name: rank(scorers[search.name], search.relevant, search.hidden, ks=self.ks) for search in searches
+        }
         chosen = spaced(self.asked(searches), min(4, examples)) if examples else []
-        shown = [example for search in chosen for example in pick_examples(
-            search, scorers[search.name], found[search.name], -(-examples // len(chosen)))]
+        shown = [
+            example
+            for search in chosen
+            for example in pick_examples(search, scorers[search.name], found[search.name], -(-examples // len(chosen)))
+        ]
         return self.collect(searches, found, split, shown[:examples])
 
     def asked(self, searches: list[Search]) -> list[Search]:
         """The directions whose mean is the score; the others are only listed."""
         return searches
 
-    def collect(self, searches: list[Search], found: dict[str, Retrieval], split: str,
-                examples: list[Example]) -> Scores:
+    def collect(
+        self, searches: list[Search], found: dict[str, Retrieval], split: str, examples: list[Example]
+    ) -> Scores:
         """Means over the asked directions, all of equal weight."""
         asked = self.asked(searches)
         metrics = average([found[search.name].metrics for search in asked])
@@ -90,23 +97,34 @@ class SearchTask(Task):
         if len(demanding) < len(asked):
             apart = average([found[search.name].metrics for search in demanding])
             metrics |= {f"hard/{name}": value for name, value in apart.items()}
-        counts = {name: {"queries": result.n, "skipped": result.skipped, "gallery": result.gallery}
-                  for name, result in found.items()}
-        return Scores(self.primary, metrics[self.primary], metrics,
-                      {name: result.metrics for name, result in found.items()},
-                      {search.name: found[search.name].per_query[self.primary] for search in asked},
-                      {search.name: search.clusters[found[search.name].answered] for search in asked},
-                      counts, split, examples)
+        counts = {
+            name: {"queries": result.n, "skipped": result.skipped, "gallery": result.gallery}
+            for name, result in found.items()
+        }
+        return Scores(
+            self.primary,
+            metrics[self.primary],
+            metrics,
+            {name: result.metrics for name, result in found.items()},
+            {search.name: found[search.name].per_query[self.primary] for search in asked},
+            {search.name: search.clusters[found[search.name].answered] for search in asked},
+            counts,
+            split,
+            examples,
+        )
 
     def chance(self, split: str) -> Scores:
         """The expected scores of a random ranking, in closed form."""
         searches = self.searches(split)
-        return self.collect(searches, {search.name: expected_retrieval(search, self.ks) for search in searches},
-                            split, [])
+        return self.collect(
+            searches, {search.name: expected_retrieval(search, self.ks) for search in searches}, split, []
+        )
 
     def references(self, *, size: int = 32) -> list[Reference]:
-        return [Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
-                *by_kind(self, size)]
+        return [
+            Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
+            *by_kind(self, size),
+        ]
 
 
 def hard(searches: Sequence[Search]) -> list[Search]:

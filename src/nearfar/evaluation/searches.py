@@ -72,8 +72,9 @@ class Example:
 def paired_search(rows: np.ndarray, roles: Sequence[str], clusters: np.ndarray) -> Search:
     """Rows whose two sides are compared with each other alone."""
     own, (query, gallery) = np.arange(len(rows)), roles
-    return Search(f"{query} ~ {gallery}", Side(query, rows), Side(gallery, rows), len(rows), same(own, own), None,
-                  clusters)
+    return Search(
+        f"{query} ~ {gallery}", Side(query, rows), Side(gallery, rows), len(rows), same(own, own), None, clusters
+    )
 
 
 def side_items(data: Data, side: Side, size: int = 32) -> Any:
@@ -102,17 +103,24 @@ def pick_examples(search: Search, scorer: Source, found: Retrieval, count: int, 
     hits, misses = shuffled[hit[shuffled]].tolist(), shuffled[~hit[shuffled]].tolist()
     fair = max(count // 2, count - len(misses))
     chosen = hits[:fair] + misses[: count - min(fair, len(hits))]
-    return [_example(search, scorer, int(found.answered[one]), int(found.per_query["rank"][one]), k)
-            for one in chosen]
+    return [_example(search, scorer, int(found.answered[one]), int(found.per_query["rank"][one]), k) for one in chosen]
 
 
 def _example(search: Search, scorer: Source, query: int, place: int, k: int) -> Example:
     near = topk(_Row(scorer, query), k, None if search.hidden is None else _row(search.hidden, query))
     relevant = set(_row(search.relevant, query).order.tolist())
     size = len(search.gallery.rows)
-    hits = [Hit(search.gallery.role, int(search.gallery.rows[item]) if item < size else -1,
-                -1 if item < size else int(item) - size, float(score), int(item) in relevant)
-            for item, score in zip(near.indices[0], near.scores[0]) if item >= 0]
+    hits = [
+        Hit(
+            search.gallery.role,
+            int(search.gallery.rows[item]) if item < size else -1,
+            -1 if item < size else int(item) - size,
+            float(score),
+            int(item) in relevant,
+        )
+        for item, score in zip(near.indices[0], near.scores[0])
+        if item >= 0
+    ]
     return Example(search.name, search.query.role, int(search.query.rows[query]), search.query.transformed, place, hits)
 
 

@@ -31,6 +31,7 @@ def interval(values: Any, *, confidence: float = 0.95) -> Interval:
     Raises InputError for no value or one that is not finite.
     """
     from scipy.stats import t
+
     values = np.asarray(values, np.float64).ravel()
     if not len(values) or not np.isfinite(values).all():
         raise InputError(f"An interval needs finite values. Got {values.tolist()} instead.")
@@ -46,8 +47,9 @@ def paired_interval(differences: Any, *, confidence: float = 0.95) -> Interval:
     return interval(differences, confidence=confidence)
 
 
-def bootstrap(values: Any, clusters: Any = None, *, draws: int = 2000, confidence: float = 0.95,
-              seed: int = 0) -> Interval:
+def bootstrap(
+    values: Any, clusters: Any = None, *, draws: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
     """Percentile interval of the mean of per-item values (n,), resampling items - or whole `clusters` (n,) of them,
     for items that are not independent (one emoji asked in twelve directions). Seeded; O(draws) memory.
 

@@ -73,8 +73,12 @@ class Scores:
         names = list(self.per_query)
         if not names:
             return Interval(self.primary, None, None, 0)
-        return bootstrap(np.concatenate([self.per_query[name] for name in names]),
-                         np.concatenate([self.clusters[name] for name in names]), draws=draws, seed=seed)
+        return bootstrap(
+            np.concatenate([self.per_query[name] for name in names]),
+            np.concatenate([self.clusters[name] for name in names]),
+            draws=draws,
+            seed=seed,
+        )
 
     def shown(self) -> dict[str, list[Any]]:
         """What a report shows, by the name of its section."""
@@ -82,9 +86,15 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, without the per-query values."""
-        return {"split": self.split, "primary_name": self.primary_name, "primary": self.primary,
-                "metrics": self.metrics, "directions": self.directions, "counts": self.counts,
-                "bootstrap": self.bootstrap().bounds}
+        return {
+            "split": self.split,
+            "primary_name": self.primary_name,
+            "primary": self.primary,
+            "metrics": self.metrics,
+            "directions": self.directions,
+            "counts": self.counts,
+            "bootstrap": self.bootstrap().bounds,
+        }
 
 
 @dataclass(frozen=True)
@@ -169,16 +179,27 @@ class Task:
     def summary(self, split: str = "test") -> dict[str, Any]:
         """The task as it stands in results.json."""
         main = self.metric()
-        return {"kind": self.kind, "primary": self.primary, "label": main.label, "unit": main.unit,
-                "higher_is_better": main.higher_is_better, "description": self.describe(), "proxy": self.proxy,
-                "metrics": {name: one.to_dict() for name, one in self.metrics.items()}, "beside": self.beside,
-                "chance": self.chance_words, "parts": asdict(self.part)}
+        return {
+            "kind": self.kind,
+            "primary": self.primary,
+            "label": main.label,
+            "unit": main.unit,
+            "higher_is_better": main.higher_is_better,
+            "description": self.describe(),
+            "proxy": self.proxy,
+            "metrics": {name: one.to_dict() for name, one in self.metrics.items()},
+            "beside": self.beside,
+            "chance": self.chance_words,
+            "parts": asdict(self.part),
+        }
 
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split. Raises InputError where it is empty."""
         if split not in self.data.splits or not len(self.data.splits[split]):
-            raise InputError(f"The split '{split}' of {self.data.name} is empty.",
-                             f"Splits with rows: {', '.join(k for k, v in self.data.splits.items() if len(v))}.")
+            raise InputError(
+                f"The split '{split}' of {self.data.name} is empty.",
+                f"Splits with rows: {', '.join(k for k, v in self.data.splits.items() if len(v))}.",
+            )
         return np.sort(np.asarray(self.data.splits[split]))
 
     def draw(self, rows: np.ndarray) -> np.ndarray:
@@ -202,8 +223,12 @@ def register(cls: T) -> T:
 
 def content_roles(data: Data, modalities: Sequence[str] | None = None) -> list[str]:
     """The data's columns of items, of the kinds at hand (None: all)."""
-    return [role for kind in kinds.everyone() for role in kind.roles
-            if role in data.roles and (modalities is None or kind.name in modalities)]
+    return [
+        role
+        for kind in kinds.everyone()
+        for role in kind.roles
+        if role in data.roles and (modalities is None or kind.name in modalities)
+    ]
 
 
 def first_roles(data: Data, modalities: Sequence[str] | None = None) -> list[str]:

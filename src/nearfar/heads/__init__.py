@@ -1,7 +1,7 @@
 """Heads: what stands between an encoder's vector and the contrast, and is usually thrown away after training.
 
-    head = heads.mlp(encoder.dim, 2048, 128)            # projection head: SimCLR, SwAV
-    prototypes = heads.Prototypes(3000, 128)            # SwAV
+head = heads.mlp(encoder.dim, 2048, 128)            # projection head: SimCLR, SwAV
+prototypes = heads.Prototypes(3000, 128)            # SwAV
 """
 
 from itertools import pairwise
@@ -21,8 +21,14 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 
 @checked
-def mlp(inputs: Width, hidden: Width, outputs: Width, layers: PositiveInt = 2, norm: bool = True,
-        last_norm: bool | Literal["layer"] = False) -> nn.Sequential:
+def mlp(
+    inputs: Width,
+    hidden: Width,
+    outputs: Width,
+    layers: PositiveInt = 2,
+    norm: bool = True,
+    last_norm: bool | Literal["layer"] = False,
+) -> nn.Sequential:
     """`layers` linear layers with ReLU between them: (n, inputs) -> (n, outputs).
 
     Args:

@@ -49,9 +49,11 @@ class Index:
     def check_model(self, model_hash: str) -> None:
         """Raises InputError where another model built the index: its vectors would not be comparable."""
         if self.model_hash != model_hash:
-            raise InputError(f"The index {self.path} was built by another model ({self.model_hash[:12]}, not "
-                             f"{model_hash[:12]}), so its vectors cannot be compared.",
-                             "Build it anew with this model, or search with the model that built it.")
+            raise InputError(
+                f"The index {self.path} was built by another model ({self.model_hash[:12]}, not "
+                f"{model_hash[:12]}), so its vectors cannot be compared.",
+                "Build it anew with this model, or search with the model that built it.",
+            )
 
     def vector(self, key: str) -> np.ndarray | None:
         """The stored vector (d,) of an item, or None where there is no such key."""
@@ -67,8 +69,10 @@ class Index:
         """
         query = normalise(np.asarray(vector, np.float32).reshape(1, -1), "query vector")[0].astype(np.float32)
         if len(query) != self.dim:
-            raise InputError(f"The query vector has {len(query)} dimensions, the index {self.path} has {self.dim}.",
-                             "Embed the query with the model that built the index.")
+            raise InputError(
+                f"The query vector has {len(query)} dimensions, the index {self.path} has {self.dim}.",
+                "Embed the query with the model that built the index.",
+            )
         if k < 1:
             raise InputError(f"k must be at least 1. Got {k} instead.")
         shown = [self.schema.field(name) for name in ("key", *self.columns)]
@@ -85,8 +89,11 @@ class Index:
             if where is None:
                 raise InputError(f"The index {self.path} cannot be searched: it is damaged.", DAMAGED) from error
             raise wrong_filter(where, shown) from None
-        return [{name: value for name, value in row.items() if name != "_distance"}
-                | {"score": min(1.0, max(-1.0, 1 - row["_distance"]))} for row in found]
+        return [
+            {name: value for name, value in row.items() if name != "_distance"}
+            | {"score": min(1.0, max(-1.0, 1 - row["_distance"]))}
+            for row in found
+        ]
 
 
 def is_index(path: str | Path) -> bool:
@@ -94,9 +101,17 @@ def is_index(path: str | Path) -> bool:
     return (Path(path) / META).is_file()
 
 
-def build_index(path: str | Path, vectors: Any, keys: Sequence[str], payload: Mapping[str, Sequence[Any]] | None = None,
-                *, model_hash: str, append: bool = False, duplicates: Literal["replace", "skip", "error"] = "replace",
-                meta: Mapping[str, Any] | None = None) -> Index:
+def build_index(
+    path: str | Path,
+    vectors: Any,
+    keys: Sequence[str],
+    payload: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    model_hash: str,
+    append: bool = False,
+    duplicates: Literal["replace", "skip", "error"] = "replace",
+    meta: Mapping[str, Any] | None = None,
+) -> Index:
     """Stores vectors (n, d) under unique keys with payload columns (lists of n strings, numbers, truth values or None).
 
     A new index is built beside its place and moved there when complete, so that an interrupted build leaves an
@@ -119,10 +134,17 @@ def index_schema(dim: int, columns: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema([("key", pa.string()), ("vector", pa.list_(pa.float32(), dim)), *columns.items()])
 
 
-def write_index(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, model_hash: str,
-                meta: Mapping[str, Any] | None = None) -> Index:
+def write_index(
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    model_hash: str,
+    meta: Mapping[str, Any] | None = None,
+) -> Index:
     """Stores record batches of `index_schema` as they come; see `build_index`. The caller holds the path's lock."""
     import lancedb
+
     if path.exists() and not is_index(path) and (path.is_file() or any(path.iterdir())):
         raise InputError(f"{path} exists and is not a nearfar index.", "Give another path, or remove it first.")
     dim = schema.field("vector").type.list_size
@@ -134,11 +156,17 @@ def write_index(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
     return open_index(path, model_hash)
 
 
-def merge_index(index: Index, batches: Iterable[pa.RecordBatch], *,
-                duplicates: Literal["replace", "skip"] = "replace", meta: Mapping[str, Any] | None = None) -> Index:
+def merge_index(
+    index: Index,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    duplicates: Literal["replace", "skip"] = "replace",
+    meta: Mapping[str, Any] | None = None,
+) -> Index:
     """Adds record batches of the index's schema; items whose keys it has are replaced or skipped. The index changes at
     once, when all of it is written. The caller holds the path's lock."""
     import lancedb
+
     with _writing(index.path), files.whole(index.path) as fresh:
         shutil.copytree(index.path, fresh, copy_function=_shared)
         request = lancedb.connect(str(fresh)).open_table(TABLE).merge_insert("key").when_not_matched_insert_all()
@@ -168,6 +196,7 @@ def open_index(path: str | Path, model_hash: str | None = None) -> Index:
     """Opens a complete index. Raises InputError where there is none, or where it was built by another model than the
     one of `model_hash`: its vectors would not be comparable."""
     import lancedb
+
     path = Path(path)
     files.tidy(path)  # an earlier index that was being replaced comes back
     if not is_index(path):
@@ -212,23 +241,30 @@ def _checked(vectors: np.ndarray, keys: Sequence[str], payload: Mapping[str, Seq
     return columns
 
 
-def _batches(vectors: np.ndarray, keys: Sequence[str], columns: dict[str, pa.Array],
-             schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(
+    vectors: np.ndarray, keys: Sequence[str], columns: dict[str, pa.Array], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(keys), BATCH):
         part = slice(start, min(start + BATCH, len(keys)))
         flat = pa.array(normalise(vectors[part]).astype(np.float32).ravel())
         yield pa.RecordBatch.from_arrays(
-            [pa.array(list(keys[part]), pa.string()), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
-             *(column[part].cast(schema.field(name).type) for name, column in columns.items())], schema=schema)
+            [
+                pa.array(list(keys[part]), pa.string()),
+                pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+                *(column[part].cast(schema.field(name).type) for name, column in columns.items()),
+            ],
+            schema=schema,
+        )
 
 
-def _append(index: Index, vectors: np.ndarray, keys: list[str], columns: dict[str, pa.Array],
-            duplicates: str) -> Index:
+def _append(index: Index, vectors: np.ndarray, keys: list[str], columns: dict[str, pa.Array], duplicates: str) -> Index:
     if vectors.shape[1] != index.dim:
         raise InputError(f"The vectors have {vectors.shape[1]} dimensions, the index {index.path} has {index.dim}.")
     if sorted(columns) != sorted(index.columns):
-        raise InputError(f"The columns are {sorted(columns)}, those of the index {index.path} {sorted(index.columns)}.",
-                         "Append with the same payload.")
+        raise InputError(
+            f"The columns are {sorted(columns)}, those of the index {index.path} {sorted(index.columns)}.",
+            "Append with the same payload.",
+        )
     known = set(index.keys()).intersection(keys)
     if known and duplicates == "error":
         raise InputError(f"{len(known)} of the keys are in the index already (first: '{min(known)}').")

@@ -13,8 +13,9 @@ from nearfar.errors import InputError
 
 
 @torch.no_grad()
-def sinkhorn(scores: Float[Tensor, "b k"], *, eps: float = 0.05, iterations: int = 3,
-             group: dist.ProcessGroup | None = None) -> Float[Tensor, "b k"]:
+def sinkhorn(
+    scores: Float[Tensor, "b k"], *, eps: float = 0.05, iterations: int = 3, group: dist.ProcessGroup | None = None
+) -> Float[Tensor, "b k"]:
     """Codes of equal total weight a prototype: rows sum to 1, every prototype gets about b / k.
 
     Alternating normalisation of exp(scores / eps) in log space, prototypes first, samples last; a constant in the
@@ -46,8 +47,9 @@ def _logsum(q: Tensor, dim: int, group: dist.ProcessGroup | None) -> Tensor:
     return top + _total((q - top).exp().sum(dim, keepdim=True), group).log()
 
 
-def swapped_prediction(scores: Sequence[Float[Tensor, "b k"]], codes: Sequence[Float[Tensor, "b k"]], *,
-                       temperature: float = 0.1) -> Float[Tensor, ""]:
+def swapped_prediction(
+    scores: Sequence[Float[Tensor, "b k"]], codes: Sequence[Float[Tensor, "b k"]], *, temperature: float = 0.1
+) -> Float[Tensor, ""]:
     """Mean over code views c, over the other views v, over the batch of -sum_k q_c log softmax(o_v / tau).
 
     `scores`: o_v of every view; `codes`: q_c of the first len(codes) views. log k when everything collapses.
@@ -56,8 +58,10 @@ def swapped_prediction(scores: Sequence[Float[Tensor, "b k"]], codes: Sequence[F
     if len(scores) < 2:
         raise InputError(f"Swapped prediction needs at least two views. Got {len(scores)}.")
     logs = [torch.log_softmax(_wide(o) / temperature, 1) for o in scores]
-    terms = [torch.stack([-(q * log).sum(1).mean() for v, log in enumerate(logs) if v != c]).mean()
-             for c, q in enumerate(codes)]
+    terms = [
+        torch.stack([-(q * log).sum(1).mean() for v, log in enumerate(logs) if v != c]).mean()
+        for c, q in enumerate(codes)
+    ]
     return torch.stack(terms).mean()
 
 

@@ -36,8 +36,9 @@ def prototype_scores(q: Float[Tensor, "n d"], prototypes: Float[Tensor, "2 d"]) 
 
 
 @torch.no_grad()
-def moved_prototypes(prototypes: Float[Tensor, "2 d"], q: Float[Tensor, "n d"], classes: Int[Tensor, "n"],
-                     momentum: float = 0.9) -> Float[Tensor, "2 d"]:
+def moved_prototypes(
+    prototypes: Float[Tensor, "2 d"], q: Float[Tensor, "n d"], classes: Int[Tensor, "n"], momentum: float = 0.9
+) -> Float[Tensor, "2 d"]:
     """mu_c <- m_p mu_c + (1 - m_p) q_i for each row in turn, c its class; both brought to length 1 afterwards.
 
     A class without a row keeps its prototype (a zero one stays zero). The order of rows counts. Source: INS, as in
@@ -53,8 +54,9 @@ def moved_prototypes(prototypes: Float[Tensor, "2 d"], q: Float[Tensor, "n d"], 
 
 
 @torch.no_grad()
-def pseudo_targets(targets: Float[Tensor, "n 2"], scores: Float[Tensor, "n 2"], positive_bag: Bool[Tensor, "n"],
-                   phi: float) -> Float[Tensor, "n 2"]:
+def pseudo_targets(
+    targets: Float[Tensor, "n 2"], scores: Float[Tensor, "n 2"], positive_bag: Bool[Tensor, "n"], phi: float
+) -> Float[Tensor, "n 2"]:
     """phi targets + (1 - phi) one-hot(argmax(scores Y)); (1, 0) for instances of negative bags. Rows sum to 1.
 
     scores: of the prototypes; equal ones count as class 0. phi 1 keeps the targets of positive bags, 0 takes the
@@ -72,17 +74,28 @@ def linear_between(ends: tuple[float, float], share: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * min(1.0, max(0.0, share))
 
 
-def soft_cross_entropy(logits: Float[Tensor, "n c"], targets: Float[Tensor, "n c"], *, negatives: str = "local",
-                       ) -> Float[Tensor, ""]:
+def soft_cross_entropy(
+    logits: Float[Tensor, "n c"],
+    targets: Float[Tensor, "n c"],
+    *,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """- mean_i sum_c target_ic log softmax(logits_i)_c, in [0, inf); the mean over all processes with "global"."""
     net = exchange(negatives)
     total = -(targets * logits.log_softmax(1)).sum()
     return net.sum(total) / max(1, net.count(logits))
 
 
-def ins_contrast(q: Float[Tensor, "n d"], k: Float[Tensor, "n d"], queue: Float[Tensor, "m d"],
-                 classes: Int[Tensor, "n"], queue_classes: Int[Tensor, "m"], *, temperature: float | Tensor = 0.07,
-                 negatives: str = "local") -> Float[Tensor, ""]:
+def ins_contrast(
+    q: Float[Tensor, "n d"],
+    k: Float[Tensor, "n d"],
+    queue: Float[Tensor, "m d"],
+    classes: Int[Tensor, "n"],
+    queue_classes: Int[Tensor, "m"],
+    *,
+    temperature: float | Tensor = 0.07,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Instances of one pseudo class attract each other: the mean over anchors q_i of
 
         - 1/|P_i| sum_{j in P_i} ( s_ij - log sum_{l != i} e^{s_il} ),   s = q_i . v / temperature
@@ -94,24 +107,44 @@ def ins_contrast(q: Float[Tensor, "n d"], k: Float[Tensor, "n d"], queue: Float[
     key over all other rows. Cosine: vectors need not have length 1. Source: INS, instance-level weakly supervised
     contrast. Raises InputError: shapes that do not fit."""
     if q.shape != k.shape or classes.shape != q.shape[:1] or queue_classes.shape != queue.shape[:1]:
-        raise InputError(f"Queries and keys must be (n, D), classes (n,), those of the queue (m,). Got "
-                         f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(classes.shape)}, {tuple(queue_classes.shape)}.")
+        raise InputError(
+            f"Queries and keys must be (n, D), classes (n,), those of the queue (m,). Got "
+            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(classes.shape)}, {tuple(queue_classes.shape)}."
+        )
     net = exchange(negatives)
     every, first = net.gather(q)
     others, known = net.gather(k.detach())[0], net.gather(classes)[0]
     keys = torch.cat([every, others.to(every.dtype), queue.detach().to(every.dtype)])
-    s = Similarity(q, keys, positive=same(classes, torch.cat([known, known, queue_classes])),
-                   itself=diagonal(len(q), first, q.device), temperature=temperature, group=net.group)
+    s = Similarity(
+        q,
+        keys,
+        positive=same(classes, torch.cat([known, known, queue_classes])),
+        itself=diagonal(len(q), first, q.device),
+        temperature=temperature,
+        group=net.group,
+    )
     return s.mean(sup_con_rows(s))
 
 
-def queue_contrast(q: Float[Tensor, "n d"], k: Float[Tensor, "n d"], queue: Float[Tensor, "m d"], *,
-                   temperature: float | Tensor = 0.07, negatives: str = "local") -> Float[Tensor, ""]:
+def queue_contrast(
+    q: Float[Tensor, "n d"],
+    k: Float[Tensor, "n d"],
+    queue: Float[Tensor, "m d"],
+    *,
+    temperature: float | Tensor = 0.07,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """MoCo: -log softmax of the own key among it and the queue; nothing else of the batch is a negative. In [0, inf).
 
     Cosine. Source: He et al., MoCo, CVPR 2020, eq. 1; the warm-up of INS."""
-    layout = one_way(q, k.detach(), temperature=temperature, in_batch=False, negatives=negatives,
-                     extra_candidates=[Block(queue.detach(), gradient=False)])
+    layout = one_way(
+        q,
+        k.detach(),
+        temperature=temperature,
+        in_batch=False,
+        negatives=negatives,
+        extra_candidates=[Block(queue.detach(), gradient=False)],
+    )
     return layout.loss(info_nce_rows)
 
 
@@ -136,8 +169,11 @@ def bag_cross_entropy(p: Float[Tensor, "b"], labels: Bool[Tensor, "b"]) -> Float
     return -torch.where(labels, p.log(), (1 - p).log()).mean()
 
 
-def attention_pooling(h: Float[Tensor, "n d"], scores: Float[Tensor, "n"], bags: Int[Tensor, "n"],
-                      ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "n"]]:
+def attention_pooling(
+    h: Float[Tensor, "n d"],
+    scores: Float[Tensor, "n"],
+    bags: Int[Tensor, "n"],
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "n"]]:
     """The mean of a bag's instances weighted by softmax(scores) within the bag, and these weights (they sum to 1 in
     each bag). bags: 0 .. b - 1. Source: Ilse, Tomczak, Welling, ICML 2018 (arXiv 1802.04712), eq. 7 and 8."""
     count = int(bags.max()) + 1 if len(bags) else 0
@@ -152,6 +188,16 @@ def bag_logit_loss(logits: Float[Tensor, "b"], labels: Bool[Tensor, "b"]) -> Flo
     return -torch.where(labels, logsigmoid(logits), logsigmoid(-logits)).mean()
 
 
-__all__ = ["attention_pooling", "bag_cross_entropy", "bag_logit_loss", "bag_probabilities", "ins_contrast",
-           "masked_scores", "moved_prototypes", "prototype_scores", "pseudo_targets", "queue_contrast",
-           "soft_cross_entropy"]
+__all__ = [
+    "attention_pooling",
+    "bag_cross_entropy",
+    "bag_logit_loss",
+    "bag_probabilities",
+    "ins_contrast",
+    "masked_scores",
+    "moved_prototypes",
+    "prototype_scores",
+    "pseudo_targets",
+    "queue_contrast",
+    "soft_cross_entropy",
+]

@@ -32,8 +32,14 @@ from nearfar.similarity.exchange import exchange
 from nearfar.similarity.relations import Listed
 
 
-def info_nce(query: Float[Tensor, "n d"], key: Float[Tensor, "m d"], *, temperature: float | Tensor = 0.07,
-             symmetric: bool = False, negatives: str = "local") -> Float[Tensor, ""]:
+def info_nce(
+    query: Float[Tensor, "n d"],
+    key: Float[Tensor, "m d"],
+    *,
+    temperature: float | Tensor = 0.07,
+    symmetric: bool = False,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """-log softmax of the positive among all keys: row i of `query` belongs to row i of `key`.
 
     Anchors: the queries (with `symmetric` also the keys; the mean of both directions). Negatives: the other keys; rows
@@ -43,8 +49,13 @@ def info_nce(query: Float[Tensor, "n d"], key: Float[Tensor, "m d"], *, temperat
     return layout(query, key, temperature=temperature, negatives=negatives).loss(rows.info_nce_rows)
 
 
-def nt_xent(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.1,
-            negatives: str = "local") -> Float[Tensor, ""]:
+def nt_xent(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    temperature: float | Tensor = 0.1,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """InfoNCE of the 2n anchors of two views, each among the 2n - 1 others (itself excluded).
 
     Range [0, inf), at most log(1 + (2n - 2) e^{2/t}); log(2n - 1) at collapse.
@@ -53,8 +64,13 @@ def nt_xent(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, tempe
     return all_views([view_a, view_b], temperature=temperature, negatives=negatives).loss(rows.info_nce_rows)
 
 
-def clip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.07,
-         negatives: str = "local") -> Float[Tensor, ""]:
+def clip(
+    image: Float[Tensor, "n d"],
+    text: Float[Tensor, "n d"],
+    *,
+    temperature: float | Tensor = 0.07,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """The mean of image -> text and text -> image InfoNCE: anchors are both sides, negatives the other rows.
 
     Range [0, inf); log n at collapse. Source: CLIP, Radford et al., ICML 2021, fig. 3.
@@ -62,8 +78,14 @@ def clip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperature
     return info_nce(image, text, temperature=temperature, symmetric=True, negatives=negatives)
 
 
-def align(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperature: float | Tensor = 1.0,
-          smoothing: float = 0.1, negatives: str = "local") -> Float[Tensor, ""]:
+def align(
+    image: Float[Tensor, "n d"],
+    text: Float[Tensor, "n d"],
+    *,
+    temperature: float | Tensor = 1.0,
+    smoothing: float = 0.1,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """The SUM of both directions, with smoothed targets: (1 - eps) on the pair plus eps / n on every candidate.
 
     Lowest: twice the entropy of the targets; 2 log n at collapse; 0 for n = 1.
@@ -73,8 +95,15 @@ def align(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperatur
     return layout.loss(partial(rows.smoothed_rows, smoothing=smoothing))
 
 
-def dcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.1,
-        sigma: float | None = None, detach: bool = True, negatives: str = "local") -> Float[Tensor, ""]:
+def dcl(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    temperature: float | Tensor = 0.1,
+    sigma: float | None = None,
+    detach: bool = True,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Decoupled contrastive loss of two views: the positive leaves the denominator, 2(n - 1) negatives an anchor.
 
     sigma: the von Mises-Fisher weighted form (0.5 in the paper), with the weights of `dcl_weights`, constants in the
@@ -86,15 +115,23 @@ def dcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperatu
     return layout.loss(partial(rows.dcl_rows, sigma=sigma, detach=detach))
 
 
-def dcl_weights(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, sigma: float = 0.5,
-                negatives: str = "local") -> Float[Tensor, "n"]:
+def dcl_weights(
+    view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, sigma: float = 0.5, negatives: str = "local"
+) -> Float[Tensor, "n"]:
     """w_i = 2 - n softmax_i(cos(a_i, b_i) / sigma), the weight of each positive pair in the weighted `dcl`: mean 1,
     from 2 - n to 2, larger for a pair that is far apart. Source: DCL, eq. 6."""
     return rows.positive_weights(one_way(view_a, view_b, negatives=negatives).parts[0], sigma)
 
 
-def hcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float = 0.5,
-        tau_plus: float = 0.1, beta: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
+def hcl(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    temperature: float = 0.5,
+    tau_plus: float = 0.1,
+    beta: float = 1.0,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Hard-negative contrast of two views, 2n anchors with 2n - 2 negatives each; see `rows.hcl_rows`.
 
     tau_plus: expected share of hidden positives; beta: concentration on hard negatives. Range (0, inf); log(2n - 1) at
@@ -104,8 +141,14 @@ def hcl(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperatu
     return layout.loss(partial(rows.hcl_rows, tau_plus=tau_plus, beta=beta))
 
 
-def debiased(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float = 0.5,
-             tau_plus: float = 0.1, negatives: str = "local") -> Float[Tensor, ""]:
+def debiased(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    temperature: float = 0.5,
+    tau_plus: float = 0.1,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Debiased contrast of two views: `hcl` without the concentration on hard negatives (beta = 0).
 
     Range (0, inf); log(2n - 1) at collapse; 0 for n = 1. Source: Chuang et al., NeurIPS 2020, eq. 8.
@@ -113,8 +156,14 @@ def debiased(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temp
     return hcl(view_a, view_b, temperature=temperature, tau_plus=tau_plus, beta=0.0, negatives=negatives)
 
 
-def hard_contrastive(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, temperature: float = 0.3,
-                     alpha: float = 0.1, negatives: str = "local") -> Float[Tensor, ""]:
+def hard_contrastive(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    temperature: float = 0.3,
+    alpha: float = 0.1,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """InfoNCE over the share `alpha` of the hardest of the n - 1 cross-view negatives, both directions.
 
     The threshold is exact, one an anchor and direction, ties kept, a constant in the gradient. Range [0, inf), at most
@@ -124,8 +173,14 @@ def hard_contrastive(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"],
     return layout.loss(partial(rows.hard_rows, alpha=alpha))
 
 
-def simple(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, weight: float | None = None,
-           alpha: float | None = None, negatives: str = "local") -> Float[Tensor, ""]:
+def simple(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    weight: float | None = None,
+    alpha: float | None = None,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """-s_ii + lambda sum_j s_ij over the cross-view negatives, both directions: contrast without hardness weighting.
 
     weight: lambda; None: 1 over the number of negatives that count. alpha: only the share of the hardest (the hard
@@ -135,9 +190,16 @@ def simple(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, weight
     return layout.loss(partial(rows.simple_rows, weight=weight, alpha=alpha))
 
 
-def groco(views: Sequence[Float[Tensor, "n d"]], *, top_k: int = 10, steepness: float = 1.0,
-          targets: int | None = None, detach: bool = True, excluded: ExcludedPairs | None = None,
-          negatives: str = "local") -> Float[Tensor, ""]:
+def groco(
+    views: Sequence[Float[Tensor, "n d"]],
+    *,
+    top_k: int = 10,
+    steepness: float = 1.0,
+    targets: int | None = None,
+    detach: bool = True,
+    excluded: ExcludedPairs | None = None,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Group ordering: by cosine, every positive before the K nearest other items of the anchor's OWN view.
 
     Anchors: every view of every item; positives: the item's other views among the first `targets` (default all); the
@@ -146,13 +208,20 @@ def groco(views: Sequence[Float[Tensor, "n d"]], *, top_k: int = 10, steepness: 
     1). detach: positives and negatives are constants in the gradient (the value is the same).
     Source: GroCo, Shvetsova et al., ICCV 2023, sec. 3. Raises InputError with fewer than two views or targets.
     """
-    layout = own_view(views, targets=targets, gradient=not detach, together=True, excluded=excluded,
-                      negatives=negatives)
+    layout = own_view(
+        views, targets=targets, gradient=not detach, together=True, excluded=excluded, negatives=negatives
+    )
     return layout.loss(partial(rows.groco_rows, top_k=top_k, steepness=steepness))
 
 
-def siglip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.1,
-           bias: float | Tensor = -10.0, negatives: str = "local") -> Float[Tensor, ""]:
+def siglip(
+    image: Float[Tensor, "n d"],
+    text: Float[Tensor, "n d"],
+    *,
+    temperature: float | Tensor = 0.1,
+    bias: float | Tensor = -10.0,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Pairwise sigmoid loss: the mean over images of the sum over texts of softplus(-y (s + bias)), y = 1 or -1.
 
     Range (0, inf); softplus(-1/t - b) + (n - 1) softplus(1/t + b) at collapse: n log 2 with the defaults, the paper's.
@@ -162,28 +231,44 @@ def siglip(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, temperatu
     return layout.loss(partial(rows.siglip_rows, bias=bias))
 
 
-def _labelled(features: Tensor, labels: Tensor, temperature: float | Tensor, negatives: str,
-              similarity: str = "cosine") -> Similarity:
+def _labelled(
+    features: Tensor, labels: Tensor, temperature: float | Tensor, negatives: str, similarity: str = "cosine"
+) -> Similarity:
     net = exchange(negatives)
     with net.together():
         if not (isinstance(features, Tensor) and isinstance(labels, Tensor)):
-            raise InputError("features and labels must be tensors. "
-                             f"Got {type(features).__name__} and {type(labels).__name__}.")
+            raise InputError(
+                f"features and labels must be tensors. Got {type(features).__name__} and {type(labels).__name__}."
+            )
         if features.dim() != 2 or not features.is_floating_point() or labels.shape != features.shape[:1]:
-            raise InputError("features must be floats (n, D) and labels (n,). "
-                             f"Got {features.dtype} {tuple(features.shape)} and {tuple(labels.shape)}.")
+            raise InputError(
+                "features must be floats (n, D) and labels (n,). "
+                f"Got {features.dtype} {tuple(features.shape)} and {tuple(labels.shape)}."
+            )
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(f"labels must be whole numbers (n,). Got {labels.dtype}.", "Convert them: y.long().")
     net.widths(features)
     keys, offset, ring = net.keys(features)
     columns, _ = net.gather(labels)
     itself = diagonal(features.shape[0], offset, features.device)
-    return Similarity(features, Block(keys, ring=ring), positive=same(labels, columns), itself=itself,
-                      temperature=temperature, similarity=similarity, group=net.group)
+    return Similarity(
+        features,
+        Block(keys, ring=ring),
+        positive=same(labels, columns),
+        itself=itself,
+        temperature=temperature,
+        similarity=similarity,
+        group=net.group,
+    )
 
 
-def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperature: float | Tensor = 0.1,
-            negatives: str = "local") -> Float[Tensor, ""]:
+def sup_con(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, n],
+    *,
+    temperature: float | Tensor = 0.1,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Supervised contrast: the mean over an anchor's positives outside the log; anchors without one leave the mean.
 
     A label of -1 means "unknown"; others below 0 raise InputError.
@@ -194,8 +279,13 @@ def sup_con(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperatu
     return s.mean(rows.sup_con_rows(s))
 
 
-def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperature: float | Tensor = 0.1,
-            negatives: str = "local") -> Float[Tensor, ""]:
+def mil_nce(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, n],
+    *,
+    temperature: float | Tensor = 0.1,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """All positives of an anchor as one bag, summed inside the log: -log( bag / (bag + negatives) ).
 
     A label of -1 means "unknown"; others below 0 raise InputError.
@@ -206,8 +296,13 @@ def mil_nce(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, temperatu
     return s.mean(rows.mil_nce_rows(s))
 
 
-def soft_nearest_neighbour(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *,
-                           temperature: float | Tensor = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
+def soft_nearest_neighbour(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, n],
+    *,
+    temperature: float | Tensor = 1.0,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """-log of the share of an anchor's own class in sum_j e^{-|x_i - x_j|^2 / T}: `mil_nce` over squared distances.
 
     Plain vectors, not scaled to unit length. Range [0, inf); log((n - 1) / p) at collapse, p positives an anchor.
@@ -217,8 +312,15 @@ def soft_nearest_neighbour(features: Float[Tensor, "n d"], labels: Int[Tensor, n
     return s.mean(rows.mil_nce_rows(s))
 
 
-def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, margin: float = 0.2, mining: str = "hard",
-            similarity: str = "cosine", negatives: str = "local") -> Float[Tensor, ""]:
+def triplet(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, n],
+    *,
+    margin: float = 0.2,
+    mining: str = "hard",
+    similarity: str = "cosine",
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Triplet loss with batch-hard or semi-hard mining: max(0, s_negative - s_positive + margin).
 
     mining "hard": the least similar positive and the most similar negative of the batch (Hermans et al. 2017);
@@ -229,9 +331,16 @@ def triplet(features: Float[Tensor, "n d"], labels: Int[Tensor, n], *, margin: f
     return s.mean(rows.triplet_rows(s, margin=margin, mining=mining))
 
 
-def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, temperature: float | Tensor = 0.07,
-         weighted: str = "trained", reference: Float[Tensor, "n r"] | None = None,
-         negatives: str = "local", excluded: ExcludedPairs | None = None) -> Float[Tensor, ""]:
+def cwcl(
+    trained: Float[Tensor, "n d"],
+    frozen: Float[Tensor, "n d"],
+    *,
+    temperature: float | Tensor = 0.07,
+    weighted: str = "trained",
+    reference: Float[Tensor, "n r"] | None = None,
+    negatives: str = "local",
+    excluded: ExcludedPairs | None = None,
+) -> Float[Tensor, ""]:
     """Continuously weighted contrast with a frozen tower: the SUM of a weighted direction and a plain one.
 
     Weights w_ij = cos(r_i, r_j) / 2 + 1/2 of the frozen vectors (or of `reference`), rows scaled to sum 1, constants.
@@ -249,8 +358,9 @@ def cwcl(trained: Float[Tensor, "n d"], frozen: Float[Tensor, "n d"], *, tempera
     terms = []
     for who, anchors, candidates in (("trained", trained, frozen.detach()), ("frozen", frozen.detach(), trained)):
         soft = weighted in ("both", who)
-        s = one_way(anchors, candidates, temperature=temperature, excluded=None if soft else excluded,
-                    negatives=negatives).parts[0]
+        s = one_way(
+            anchors, candidates, temperature=temperature, excluded=None if soft else excluded, negatives=negatives
+        ).parts[0]
         terms.append(s.mean(rows.weighted_rows(s, weight) if soft else rows.info_nce_rows(s)))
     return torch.stack(terms).sum()
 
@@ -263,8 +373,15 @@ def cwcl_weights(vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     return w / w.sum(1, keepdim=True)
 
 
-def team_up(view_1: Float[Tensor, "n d"], view_2: Float[Tensor, "n d"], strength: Float[Tensor, n], *,
-            temperature: float = 0.4, gamma: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
+def team_up(
+    view_1: Float[Tensor, "n d"],
+    view_2: Float[Tensor, "n d"],
+    strength: Float[Tensor, n],
+    *,
+    temperature: float = 0.4,
+    gamma: float = 1.0,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """InfoNCE over two views in which candidate j counts exp(gamma strength_j / t) times; strengths are constants.
 
     gamma 0: NT-Xent (GRACE's loss). Range [0, inf); 0 for n = 1. Source: CSGCL, IJCAI 2023, team-up objective.
@@ -272,8 +389,10 @@ def team_up(view_1: Float[Tensor, "n d"], view_2: Float[Tensor, "n d"], strength
     net = exchange(negatives)
     with net.together():
         if view_1.shape != view_2.shape or strength.shape != view_1.shape[:1]:
-            raise InputError("The views must be (n, D) and strength (n,). "
-                             f"Got {tuple(view_1.shape)}, {tuple(view_2.shape)} and {tuple(strength.shape)}.")
+            raise InputError(
+                "The views must be (n, D) and strength (n,). "
+                f"Got {tuple(view_1.shape)}, {tuple(view_2.shape)} and {tuple(strength.shape)}."
+            )
     views = [normalise(v) for v in (view_1, view_2)]
     lift = strength.detach().to(views[0].dtype)[:, None] * (gamma / temperature)
     # The weight of a candidate is one more coordinate of its key: exact where e^lift would underflow.
@@ -281,6 +400,12 @@ def team_up(view_1: Float[Tensor, "n d"], view_2: Float[Tensor, "n d"], strength
     keys, offset, ring = net.keys(torch.cat([torch.cat([v, lift], 1) for v in views]))
     query = torch.cat([torch.cat([v / temperature, torch.ones_like(lift)], 1) for v in views])
     mine = torch.arange(n, device=lift.device) + offset
-    s = Similarity(query, Block(keys, ring=ring), positive=Listed(torch.cat([mine + n, mine])), group=net.group,
-                   itself=diagonal(2 * n, offset, lift.device), similarity="dot")
+    s = Similarity(
+        query,
+        Block(keys, ring=ring),
+        positive=Listed(torch.cat([mine + n, mine])),
+        group=net.group,
+        itself=diagonal(2 * n, offset, lift.device),
+        similarity="dot",
+    )
     return s.mean(rows.info_nce_rows(s))

@@ -24,8 +24,13 @@ NEAR = 1e-6  # added to squared distances: a point is 0.001 from itself
 EPS = 1e-7
 
 
-def proto_cross_entropy(z: Float[Tensor, "n d"], labels: Int[Tensor, "n"], prototypes: Float[Tensor, "c d"], *,
-                        temperature: float | Tensor = 1.0) -> Float[Tensor, ""]:
+def proto_cross_entropy(
+    z: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    prototypes: Float[Tensor, "c d"],
+    *,
+    temperature: float | Tensor = 1.0,
+) -> Float[Tensor, ""]:
     """The mean over queries z of the cross-entropy of -|z - p_c|^2 / temperature; labels: the row of the own prototype.
 
     In [0, inf); log c where all distances are equal, 0 with one class. Raises InputError: other shapes, labels that are
@@ -38,8 +43,9 @@ def proto_cross_entropy(z: Float[Tensor, "n d"], labels: Int[Tensor, "n"], proto
         return cross_entropy(-_plain(z, prototypes).square() / temperature, labels)
 
 
-def proto_triplet(z: Float[Tensor, "n d"], labels: Int[Tensor, "n"], prototypes: Float[Tensor, "c d"], *,
-                  margin: float = 0.5) -> Float[Tensor, ""]:
+def proto_triplet(
+    z: Float[Tensor, "n d"], labels: Int[Tensor, "n"], prototypes: Float[Tensor, "c d"], *, margin: float = 0.5
+) -> Float[Tensor, ""]:
     """The mean over queries z of max(D(z, own prototype) - D(z, nearest wrong prototype) + margin, 0).
 
     In [0, inf); 0 where every query is nearer to its own prototype by the margin, and with one class; the margin at
@@ -56,9 +62,16 @@ def proto_triplet(z: Float[Tensor, "n d"], labels: Int[Tensor, "n"], prototypes:
         return (far[own] - wrong + margin).relu().mean()
 
 
-def icnn(origin: Float[Tensor, "n d"], labels: Int[Tensor, "n"], target: Float[Tensor, "m d"] | None = None,
-         target_labels: Int[Tensor, "m"] | None = None, *, neighbours: int = 4, retrieved: int | None = None,
-         drop_nearest: bool = False) -> Float[Tensor, ""]:
+def icnn(
+    origin: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    target: Float[Tensor, "m d"] | None = None,
+    target_labels: Int[Tensor, "m"] | None = None,
+    *,
+    neighbours: int = 4,
+    retrieved: int | None = None,
+    drop_nearest: bool = False,
+) -> Float[Tensor, ""]:
     """-log of `icnn_score`, with its arguments. In [0, inf); 0 for tight classes far from each other.
 
     Source: SuSana Distancia, ICNN loss.
@@ -68,9 +81,16 @@ def icnn(origin: Float[Tensor, "n d"], labels: Int[Tensor, "n"], target: Float[T
     return -score.clamp(min=torch.finfo(score.dtype).tiny).log()
 
 
-def icnn_score(origin: Float[Tensor, "n d"], labels: Int[Tensor, "n"], target: Float[Tensor, "m d"] | None = None,
-               target_labels: Int[Tensor, "m"] | None = None, *, neighbours: int = 4, retrieved: int | None = None,
-               drop_nearest: bool = False) -> Float[Tensor, ""]:
+def icnn_score(
+    origin: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    target: Float[Tensor, "m d"] | None = None,
+    target_labels: Int[Tensor, "m"] | None = None,
+    *,
+    neighbours: int = 4,
+    retrieved: int | None = None,
+    drop_nearest: bool = False,
+) -> Float[Tensor, ""]:
     """How well the neighbourhoods of points agree with their classes: ((same + other) / 2 + share) / 2, in [0, 1].
 
     Of the R nearest targets of each point, the k nearest count. same: 1 less their mean distance where they are of the
@@ -110,8 +130,9 @@ def _plain(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(_wide(a), _wide(b), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _nearest(origin: Tensor, labels: Tensor, target: Tensor, known: Tensor, count: int, alone: bool,
-             drop: bool) -> tuple[Tensor, Tensor]:
+def _nearest(
+    origin: Tensor, labels: Tensor, target: Tensor, known: Tensor, count: int, alone: bool, drop: bool
+) -> tuple[Tensor, Tensor]:
     """Distances (n, count) to the nearest targets, in order, and which are of the point's class."""
     far = distances(origin, target)
     if alone:
@@ -155,8 +176,9 @@ def _check(z: Tensor, labels: Tensor, prototypes: Tensor) -> None:
                          "prototype.", "Count the classes of the episode anew.")  # fmt: skip
 
 
-def _check_neighbours(origin: Tensor, labels: Tensor, target: Tensor, known: Tensor | None, k: int,
-                      count: int | None) -> None:
+def _check_neighbours(
+    origin: Tensor, labels: Tensor, target: Tensor, known: Tensor | None, k: int, count: int | None
+) -> None:
     fits = origin.dim() == target.dim() == 2 and origin.shape[1] == target.shape[1]
     if not fits or labels.shape != origin.shape[:1] or known is None or known.shape != target.shape[:1]:
         raise InputError("Points must be (n, D) with labels (n,), targets (m, D) with labels (m,). Got "

@@ -64,14 +64,16 @@ class GatedCosine(Source):
             return torch.where(some, filtered @ k.T * torch.where(some, square, 1).rsqrt(), 0)
 
 
-def filtered_cosine(query: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], gate: Float[Tensor, "n d"]
-                    ) -> Float[Tensor, "n m"]:
+def filtered_cosine(
+    query: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], gate: Float[Tensor, "n d"]
+) -> Float[Tensor, "n m"]:
     """The whole matrix of `GatedCosine`, < n(g_i * q_i), n(g_i * k_k) >, to look at; the loss never builds it."""
     return Similarity(GatedCosine(query, keys, gate)).dense()
 
 
-def released_similarity(query: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], gate: Float[Tensor, "n d"],
-                        subtract: float = 0.5) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
+def released_similarity(
+    query: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], gate: Float[Tensor, "n d"], subtract: float = 0.5
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
     """Anchors and keys whose inner product is (g_i^2 * n(q_i)) . n(k_k) - alpha n(q_i) . n(k_k).
 
     Brought to unit length before the gate and not after: closing a gate lowers the similarity. subtract: alpha. Source:
@@ -97,9 +99,14 @@ def class_distances(labels: Int[Tensor, "n"], coarse: Int[Tensor, "n"], classes:
     return torch.where(torch.eye(classes, dtype=torch.bool), 0.0, torch.where(near, 2.0, 4.0))
 
 
-def draw_partners(labels: Int[Tensor, "n"], kind: str = "arbitrary", *, classes: Int[Tensor, "c"] | None = None,
-                  weights: Float[Tensor, "k k"] | None = None, generator: torch.Generator | None = None,
-                  ) -> Int[Tensor, "n"]:
+def draw_partners(
+    labels: Int[Tensor, "n"],
+    kind: str = "arbitrary",
+    *,
+    classes: Int[Tensor, "c"] | None = None,
+    weights: Float[Tensor, "k k"] | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "n"]:
     """The second class y2 of each anchor.
 
     arbitrary: a permutation of the labels, so that the batch holds a key of it (it may be the anchor's own);
@@ -127,10 +134,20 @@ def draw_partners(labels: Int[Tensor, "n"], kind: str = "arbitrary", *, classes:
     return torch.where(known, classes[(place + step) % len(classes)], -1)
 
 
-def hydra(query: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], gates: Float[Tensor, "n d"] | None,
-          labels: Int[Tensor, "n"], partners: Int[Tensor, "n"], *, temperature: float | Tensor = 0.1,
-          reduction: str = "pairs", subtract: float | None = None, own: bool = False,
-          excluded: ExcludedPairs | None = None, negatives: str = "local") -> Float[Tensor, ""]:
+def hydra(
+    query: Float[Tensor, "n d"],
+    keys: Float[Tensor, "m d"],
+    gates: Float[Tensor, "n d"] | None,
+    labels: Int[Tensor, "n"],
+    partners: Int[Tensor, "n"],
+    *,
+    temperature: float | Tensor = 0.1,
+    reduction: str = "pairs",
+    subtract: float | None = None,
+    own: bool = False,
+    excluded: ExcludedPairs | None = None,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """L_pair: each positive of an anchor against the keys of neither class, all seen through the anchor's gate.
 
     query, keys: row i of both is one item (of class labels[i]); gates: (n, D) of the pair (labels, partners), None: all
@@ -156,9 +173,19 @@ def hydra(query: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], gates: Float[
     return net.sum(total.sum()) / net.sum(count.sum()).detach().clamp(min=1)
 
 
-def gated_pairs(query: Tensor, keys: Tensor, gates: Tensor | None, labels: Tensor, partners: Tensor, *,
-                temperature: float | Tensor, subtract: float | None, own: bool, excluded: ExcludedPairs | None,
-                net: Exchange) -> Similarity:
+def gated_pairs(
+    query: Tensor,
+    keys: Tensor,
+    gates: Tensor | None,
+    labels: Tensor,
+    partners: Tensor,
+    *,
+    temperature: float | Tensor,
+    subtract: float | None,
+    own: bool,
+    excluded: ExcludedPairs | None,
+    net: Exchange,
+) -> Similarity:
     """The similarity of `hydra`: its positives are the keys of the second class, its negatives those of neither."""
     net.widths(query)
     every, first, _ = net.keys(keys, whole=True)
@@ -214,6 +241,13 @@ def _check(query: Tensor, keys: Tensor, gates: Tensor | None, labels: Tensor, pa
 
 
 __all__ = [
-    "GatedCosine", "class_distances", "draw_partners", "filtered_cosine", "gate_entropy", "gate_overlap", "hydra",
-    "pair_weights", "released_similarity",
+    "GatedCosine",
+    "class_distances",
+    "draw_partners",
+    "filtered_cosine",
+    "gate_entropy",
+    "gate_overlap",
+    "hydra",
+    "pair_weights",
+    "released_similarity",
 ]

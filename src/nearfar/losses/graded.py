@@ -11,8 +11,9 @@ from nearfar.similarity import normalise
 from nearfar.similarity.exchange import Exchange, exchange
 
 
-def cosine_regression(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], score: Float[Tensor, "n"], *,
-                      negatives: str = "local") -> Float[Tensor, ""]:
+def cosine_regression(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], score: Float[Tensor, "n"], *, negatives: str = "local"
+) -> Float[Tensor, ""]:
     """The mean of (cos(a_i, b_i) - score_i)^2; scores are cosines, -1..1.
 
     In [0, 4] for such scores; 0 where every cosine is its score. Raises InputError for other shapes and scores that are
@@ -23,8 +24,14 @@ def cosine_regression(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], score: F
     return net.sum((cosine - score).square().sum()) / max(1, net.count(cosine))
 
 
-def cosent(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], score: Float[Tensor, "n"], *,
-           temperature: float | Tensor = 0.05, negatives: str = "local") -> Float[Tensor, ""]:
+def cosent(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    score: Float[Tensor, "n"],
+    *,
+    temperature: float | Tensor = 0.05,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """log(1 + sum over score_i > score_j of e^{(cos_j - cos_i) / t}): every pair of a higher score should be the nearer
     one. Only the order of the scores counts; equal ones are not compared.
 
@@ -48,8 +55,10 @@ def _cosines(a: Tensor, b: Tensor, score: Tensor, net: Exchange) -> tuple[Tensor
     """The cosine of each pair, and its score in the same type."""
     with net.together():
         if a.dim() != 2 or a.shape != b.shape or score.shape != a.shape[:1]:
-            raise InputError("The two sides must be (n, D) and scores (n,). "
-                             f"Got {tuple(a.shape)}, {tuple(b.shape)} and {tuple(score.shape)}.")
+            raise InputError(
+                "The two sides must be (n, D) and scores (n,). "
+                f"Got {tuple(a.shape)}, {tuple(b.shape)} and {tuple(score.shape)}."
+            )
         if not bool(score.isfinite().all()):
             raise InputError("A score must be a finite number.", "Leave such pairs out.")
     net.widths(a, b)

@@ -1,7 +1,7 @@
 """Losses over the edges of a graph: PamC and what stands beside it, in O(edges d + N d + K^2 d).
 
-    influence = influence_matrix(edges, n, order=2)      # who is a positive of whom, and how much; sparse
-    loss = pamc(z, assignment, influence)                # negatives are K clusters in place of N nodes
+influence = influence_matrix(edges, n, order=2)      # who is a positive of whom, and how much; sparse
+loss = pamc(z, assignment, influence)                # negatives are K clusters in place of N nodes
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from nearfar.similarity import LogSumExp, Similarity, diagonal, normalise
 from nearfar.similarity.answer.numerics import finite, safe_log
 
 
-def influence_matrix(edges: Int[Tensor, "2 e"], n: int, *, order: int = 1,
-                     cumulative: bool = True) -> Float[Tensor, "n n"]:
+def influence_matrix(
+    edges: Int[Tensor, "2 e"], n: int, *, order: int = 1, cumulative: bool = True
+) -> Float[Tensor, "n n"]:
     """I = A + A^2 + ... + A^order (or A^order alone) as a sparse tensor, A = D^{-1} (adjacency + 1), rows of sum 1.
 
     edges: pairs of nodes in either direction or both; doubles and self loops are dropped. Row sums are `order`, or 1.
     Raises InputError for edges beyond n or an order below 1.
     """
     if order < 1 or edges.shape[0] != 2 or (edges.numel() and int(edges.max()) >= n):
-        raise InputError(f"Needs edges (2, E) among {n} nodes and an order of at least 1. "
-                         f"Got {tuple(edges.shape)} and {order}.")
+        raise InputError(
+            f"Needs edges (2, E) among {n} nodes and an order of at least 1. Got {tuple(edges.shape)} and {order}."
+        )
     loops = torch.arange(n, device=edges.device).repeat(2, 1)
     index = torch.cat([edges, edges.flip(0), loops], 1)
     ones = torch.ones(index.shape[1], dtype=torch.float64, device=edges.device)
@@ -55,13 +57,16 @@ def _edges_log_sum(z: Tensor, influence: Tensor, tau: float) -> Tensor:
 def _check(z: Tensor, influence: Tensor) -> None:
     n = z.shape[0]
     if z.dim() != 2 or not influence.is_sparse or influence.shape != (n, n):
-        raise InputError(f"Needs z (N, D) and a sparse influence (N, N). Got {tuple(z.shape)} and "
-                         f"{'sparse' if influence.is_sparse else 'dense'} {tuple(influence.shape)}.",
-                         "nearfar.losses.influence_matrix makes one from edges.")
+        raise InputError(
+            f"Needs z (N, D) and a sparse influence (N, N). Got {tuple(z.shape)} and "
+            f"{'sparse' if influence.is_sparse else 'dense'} {tuple(influence.shape)}.",
+            "nearfar.losses.influence_matrix makes one from edges.",
+        )
 
 
-def pamc(z: Float[Tensor, "n d"], assignment: Tensor, influence: Float[Tensor, "n n"], *,
-         inverse_temperature: float = 1.0) -> Float[Tensor, ""]:
+def pamc(
+    z: Float[Tensor, "n d"], assignment: Tensor, influence: Float[Tensor, "n n"], *, inverse_temperature: float = 1.0
+) -> Float[Tensor, ""]:
     """-(1/N) sum_i log sum_j I_ij e^{tau s_ij}  +  (1/K) sum_k log sum_l e^{tau t_kl},  s_ii := t_kk := 0.
 
     Positives: the stored entries of I; s = cosine of nodes. Negatives: clusters in place of nodes, t = cosine of the
@@ -88,8 +93,9 @@ def meta_nodes(z: Float[Tensor, "n d"], assignment: Tensor) -> Float[Tensor, "k 
     return sums[torch.bincount(assignment, minlength=k) > 0]
 
 
-def graph_mlp(z: Float[Tensor, "n d"], influence: Float[Tensor, "n n"], *,
-              inverse_temperature: float = 1.0) -> Float[Tensor, ""]:
+def graph_mlp(
+    z: Float[Tensor, "n d"], influence: Float[Tensor, "n n"], *, inverse_temperature: float = 1.0
+) -> Float[Tensor, ""]:
     """-(1/N) sum_i log( sum_j I_ij e^{tau s_ij} / sum_j e^{tau s_ij} ), s_ii := 0.
 
     All nodes are negatives, O(N^2 d) time. What `pamc` approximates, and equals with one node a cluster.

@@ -15,8 +15,15 @@ from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import Exchange, exchange
 
 
-def align_uniform(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, alpha: float = 2.0, t: float = 2.0,
-                  weight: float = 1.0, negatives: str = "local") -> Float[Tensor, ""]:
+def align_uniform(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    alpha: float = 2.0,
+    t: float = 2.0,
+    weight: float = 1.0,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """mean ||a - b||^alpha + weight * mean over the views of log mean_{i != j} e^{-t ||z_i - z_j||^2}.
 
     Unit vectors. In [-4 t weight, 2^alpha], 0 at collapse. Needs n >= 2 (of all processes with "global").
@@ -54,8 +61,14 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
         return a.T @ b
 
 
-def barlow_twins(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, weight: float = 0.005,
-                 eps: float = 1e-5, negatives: str = "local") -> Float[Tensor, ""]:
+def barlow_twins(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    weight: float = 0.005,
+    eps: float = 1e-5,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2, C the cross-correlation of the standardised features.
 
     In [0, inf); D at collapse. Needs n >= 2.
@@ -73,9 +86,16 @@ def barlow_twins(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, 
     return (1 - diagonal_of_c).square().sum() + weight * (c.square().sum() - diagonal_of_c.square().sum())
 
 
-def vicreg(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, invariance: float = 25.0,
-           variance: float = 25.0, covariance: float = 1.0, eps: float = 1e-4,
-           negatives: str = "local") -> Float[Tensor, ""]:
+def vicreg(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    eps: float = 1e-4,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """Mean squared distance + hinge on the standard deviation (>= 1) + off-diagonal covariance^2 / d.
 
     In [0, inf); variance (1 - sqrt(eps)) at collapse. Needs n >= 2.

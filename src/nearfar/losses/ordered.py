@@ -39,17 +39,24 @@ def distance_weights(distance: Float[Tensor, "..."], kind: str = "linear") -> Fl
     return larger if kind in ("linear", "squared") else larger.reciprocal()
 
 
-def mixing_shares(anchors: int, rows: int, *, beta: tuple[float, float] = (2.0, 8.0),
-                  seed: int | Sequence[int] = 0,
-                  ) -> Float[Tensor, "n m"]:
+def mixing_shares(
+    anchors: int,
+    rows: int,
+    *,
+    beta: tuple[float, float] = (2.0, 8.0),
+    seed: int | Sequence[int] = 0,
+) -> Float[Tensor, "n m"]:
     """The anchor's share a ~ Beta(beta) of its mixture with each row: one draw for every pair, in (0, 1), float32.
 
     Source: SupReMix; its Beta(2, 8) gives the anchor a fifth in the mean."""
     return torch.from_numpy(np.random.default_rng(seed).beta(*beta, size=(anchors, rows)).astype(np.float32))
 
 
-def straddling(anchor: Float[Tensor, "n"], target: Float[Tensor, "m"], window: float,
-               ) -> tuple[Int[Tensor, "t"], Int[Tensor, "t"], Int[Tensor, "t"], Float[Tensor, "t"]]:
+def straddling(
+    anchor: Float[Tensor, "n"],
+    target: Float[Tensor, "m"],
+    window: float,
+) -> tuple[Int[Tensor, "t"], Int[Tensor, "t"], Int[Tensor, "t"], Float[Tensor, "t"]]:
     """The mixed positives of anchors i: (i, j, k, a), each (t,), ordered by anchor.
 
     y_j < y_i < y_k, both nearer than the window, and a = (y_k - y_i) / (y_k - y_j) in (0, 1) is the share of row j, so
@@ -62,9 +69,17 @@ def straddling(anchor: Float[Tensor, "n"], target: Float[Tensor, "m"], window: f
     return i, j, k, up / (up + down)
 
 
-def supremix(z: Float[Tensor, "n d"], target: Float[Tensor, "n"], *, shares: Float[Tensor, "n m"] | None = None,
-             window: float | None = 5.0, temperature: float | Tensor = 0.3, weight: str = "linear",
-             identities: Sequence[Int[Tensor, "n"]] = (), negatives: str = "local") -> Float[Tensor, ""]:
+def supremix(
+    z: Float[Tensor, "n d"],
+    target: Float[Tensor, "n"],
+    *,
+    shares: Float[Tensor, "n m"] | None = None,
+    window: float | None = 5.0,
+    temperature: float | Tensor = 0.3,
+    weight: str = "linear",
+    identities: Sequence[Int[Tensor, "n"]] = (),
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """The mean over anchors of -mean_p [ s_ip - log sum_c w_ic e^(s_ic) ], s the cosine (of mixtures the product)
     divided by the temperature, p the positives, c all candidates.
 
@@ -91,8 +106,16 @@ def supremix(z: Float[Tensor, "n d"], target: Float[Tensor, "n"], *, shares: Flo
         return net.sum(rows.sum()) / count.clamp(min=1)
 
 
-def supremix_rows(z: Tensor, target: Tensor, shares: Tensor | None, window: float | None, temperature: float | Tensor,
-                  weight: str, identities: Sequence[Tensor], net: Exchange) -> tuple[Tensor, Tensor]:
+def supremix_rows(
+    z: Tensor,
+    target: Tensor,
+    shares: Tensor | None,
+    window: float | None,
+    temperature: float | Tensor,
+    weight: str,
+    identities: Sequence[Tensor],
+    net: Exchange,
+) -> tuple[Tensor, Tensor]:
     """The loss of each anchor of this process (n,), 0 without a positive; and which have one, bool (n,)."""
     u, y = normalise(z), target.to(torch.promote_types(target.dtype, torch.float32))
     every, first = net.gather(u)
@@ -124,8 +147,10 @@ def _mixed_positives(still: Tensor, y: Tensor, numbers: Tensor, window: float | 
     size = max(1, CELLS // m**2)
     blocks = [slice(at, at + size) for at in range(0, n, size)]
     parts = [(still[b], y[b], numbers, window) for b in blocks]
-    found = [checkpoint(_mixed_block, *part, use_reentrant=False) if len(blocks) > 1 else _mixed_block(*part)
-             for part in parts]
+    found = [
+        checkpoint(_mixed_block, *part, use_reentrant=False) if len(blocks) > 1 else _mixed_block(*part)
+        for part in parts
+    ]
     log_sum, total, count = (torch.cat(one) for one in zip(*found, strict=True))
     return log_sum, total, count
 

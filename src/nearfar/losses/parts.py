@@ -36,8 +36,12 @@ class Triplet(RowLoss):
 
     tempered = False
 
-    def __init__(self, margin: NonNegativeFloat = 0.2, mining: Literal["hard", "semi-hard"] = "hard",
-                 positives: str | None = None):
+    def __init__(
+        self,
+        margin: NonNegativeFloat = 0.2,
+        mining: Literal["hard", "semi-hard"] = "hard",
+        positives: str | None = None,
+    ):
         self.margin, self.mining, self.positives = margin, mining, positives
 
     def __call__(self, s: Similarity) -> Tensor:
@@ -110,5 +114,15 @@ class CoSENT(RowLoss):
         return cosent(a, b, score, temperature=temperature, negatives="global")
 
 
-__all__ = ["MILNCE", "CoSENT", "CosineRegression", "RowLoss", "SigLIP", "SupCon", "Triplet", "build", "parts",
-           "row_loss"]
+__all__ = [
+    "MILNCE",
+    "CoSENT",
+    "CosineRegression",
+    "RowLoss",
+    "SigLIP",
+    "SupCon",
+    "Triplet",
+    "build",
+    "parts",
+    "row_loss",
+]

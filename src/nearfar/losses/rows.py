@@ -62,8 +62,10 @@ def require_negatives(s: Similarity, negatives: Tensor, name: str) -> Tensor:
     """The rows with a negative; raises on every rank if no rank has one, since the loss is then -inf."""
     some = negatives.detach() > -math.inf
     if not s.any_rank(some):
-        raise InputError(f"{name} is undefined without negatives: the global batch holds one item only.",
-                         "Use a batch of at least two different items, or add a queue.")
+        raise InputError(
+            f"{name} is undefined without negatives: the global batch holds one item only.",
+            "Use a batch of at least two different items, or add a queue.",
+        )
     return some
 
 
@@ -129,8 +131,9 @@ def hcl_rows(s: Similarity, *, tau_plus: ShareBelowOne = 0.1, beta: NonNegativeF
 
     Args: tau_plus: class prior, the expected share of false negatives; beta: concentration on hard negatives.
     """
-    hard, base, m = s.reduce(LogSumExp(scale=1 + beta, where=s.negative), LogSumExp(scale=beta, where=s.negative),
-                             Count(where=s.negative))
+    hard, base, m = s.reduce(
+        LogSumExp(scale=1 + beta, where=s.negative), LogSumExp(scale=beta, where=s.negative), Count(where=s.negative)
+    )
     some = m > 0
     positive = s.paired()
     estimate = log_difference(torch.where(some, hard, 0) - torch.where(some, base, 0), positive, tau_plus)
@@ -223,9 +226,7 @@ def in_order(s: Similarity) -> Tensor:
 
 
 @row_loss("Simple", bounded_below=False, tempered=False)
-def simple_rows(
-    s: Similarity, *, weight: NonNegativeFloat | None = None, alpha: PositiveShare | None = None
-) -> Tensor:
+def simple_rows(s: Similarity, *, weight: NonNegativeFloat | None = None, alpha: PositiveShare | None = None) -> Tensor:
     """Positive minus the mean of the negatives, without a softmax (and so without a temperature).
 
     -s_ii + weight sum_j s_ij over the negatives, or over the share alpha of the hardest. `s` needs temperature 1.
@@ -288,8 +289,9 @@ def triplet_rows(s: Similarity, *, margin: float = 0.2, mining: str = "hard") ->
 
 def weighted_rows(s: Similarity, weight: Relation) -> Tensor:
     """-sum_j w_ij / (sum_k w_ik) log softmax_j(s_i.): every candidate is a positive to its weight's degree."""
-    everyone_else, mean = s.reduce(LogSumExp(where=s.visible & ~s.itself),
-                                   Mean(where=s.visible & ~s.itself, weight=weight))
+    everyone_else, mean = s.reduce(
+        LogSumExp(where=s.visible & ~s.itself), Mean(where=s.visible & ~s.itself, weight=weight)
+    )
     return everyone_else - mean
 
 
@@ -317,8 +319,14 @@ def rbf_repulsion_rows(s: Similarity, *, tau: float, t: float = 2.0, detach: boo
 
 
 @row_loss("CACR", bounded_below=False, tempered=False)
-def cacr_rows(s: Similarity, *, alpha: NonNegativeFloat = 1.0, beta: NonNegativeFloat = 1.0,
-              tau_neg: NonNegativeFloat = 2.0, detach: bool = False) -> Tensor:
+def cacr_rows(
+    s: Similarity,
+    *,
+    alpha: NonNegativeFloat = 1.0,
+    beta: NonNegativeFloat = 1.0,
+    tau_neg: NonNegativeFloat = 2.0,
+    detach: bool = False,
+) -> Tensor:
     """Attraction and repulsion with one positive: the nearer a negative, the more it is pushed; no temperature.
 
     alpha ||z - z+||^2 - beta sum_j v_ij D_ij. `s` needs temperature 1 and cosine. In [-4 beta, 4 alpha], 0 at collapse.

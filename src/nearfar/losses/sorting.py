@@ -20,8 +20,9 @@ from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError
 
 
-def swap_share(first: Float[Tensor, "..."], second: Float[Tensor, "..."], steepness: float = 1.0
-               ) -> Float[Tensor, "..."]:
+def swap_share(
+    first: Float[Tensor, "..."], second: Float[Tensor, "..."], steepness: float = 1.0
+) -> Float[Tensor, "..."]:
     """alpha = atan(beta (second - first)) / pi + 1/2 in (0, 1): how much of the smaller one `first` is.
 
     1/2 where both are equal; 1 - alpha with the two exchanged. Source: Petersen et al., ICLR 2022, Cauchy distribution.
@@ -29,8 +30,9 @@ def swap_share(first: Float[Tensor, "..."], second: Float[Tensor, "..."], steepn
     return torch.atan(steepness * (second - first)) / math.pi + 0.5
 
 
-def soft_sort(x: Float[Tensor, "*b n"], steepness: float = 1.0
-              ) -> tuple[Float[Tensor, "*b n"], Float[Tensor, "*b n n"]]:
+def soft_sort(
+    x: Float[Tensor, "*b n"], steepness: float = 1.0
+) -> tuple[Float[Tensor, "*b n"], Float[Tensor, "*b n n"]]:
     """Softly ascending values, and the soft permutation P: P[r, c] is how much of input r ends at rank c.
 
     Rows and columns of P sum to 1. steepness: beta; the larger, the harder the swaps. Only differences of the values
@@ -56,8 +58,9 @@ def group_mass(x: Float[Tensor, "*b n"], smallest: int, steepness: float = 1.0) 
     return mass.clamp(0, 1)
 
 
-def group_ordering(negatives: Float[Tensor, "n k"], positives: Float[Tensor, "n m"], steepness: float = 1.0
-                   ) -> Float[Tensor, "n"]:
+def group_ordering(
+    negatives: Float[Tensor, "n k"], positives: Float[Tensor, "n m"], steepness: float = 1.0
+) -> Float[Tensor, "n"]:
     """GroCo's loss of each anchor, from its similarities to negatives and to positives, in any order.
 
     -(1 / (k + m)) [ sum of log u over the negatives + sum of log(1 - u) over the positives ], u the `group_mass` of the

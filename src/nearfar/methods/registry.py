@@ -26,8 +26,10 @@ def built_in() -> dict[str, tuple[str, str]]:
     """Slug -> family and module of nearfar's own methods, by their files; nothing is imported."""
     folder = Path(__file__).parent
     files = sorted(path for path in folder.glob("*/*.py") if "\n@register(" in path.read_text(encoding="utf-8"))
-    return {path.stem.replace("_", "-"): (path.parent.name, f"nearfar.methods.{path.parent.name}.{path.stem}")
-            for path in files}
+    return {
+        path.stem.replace("_", "-"): (path.parent.name, f"nearfar.methods.{path.parent.name}.{path.stem}")
+        for path in files
+    }
 
 
 def register(slug: str, family: str) -> Callable[[type], type]:
@@ -36,8 +38,10 @@ def register(slug: str, family: str) -> Callable[[type], type]:
     def add(cls: type) -> type:
         module = cls.__module__
         if module.startswith("nearfar.methods.") and built_in().get(slug) != (family, module):
-            raise TypeError(f"The method '{slug}' of the family '{family}' belongs into nearfar/methods/{family}/"
-                            f"{slug.replace('-', '_')}.py, not into {module}.")
+            raise TypeError(
+                f"The method '{slug}' of the family '{family}' belongs into nearfar/methods/{family}/"
+                f"{slug.replace('-', '_')}.py, not into {module}."
+            )
         cls.slug, cls.family = slug, family  # type: ignore[attr-defined]
         _registered[slug] = complete(cls)
         return cls

@@ -102,5 +102,21 @@ def words(names: Sequence[str] | None = None) -> str:
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
 
 
-__all__ = ["ANY", "PAIR", "Modality", "companions", "everyone", "first", "get", "holding", "kinds", "needs_in_words",
-           "of", "of_item", "pairs", "roles", "surest", "words"]
+__all__ = [
+    "ANY",
+    "PAIR",
+    "Modality",
+    "companions",
+    "everyone",
+    "first",
+    "get",
+    "holding",
+    "kinds",
+    "needs_in_words",
+    "of",
+    "of_item",
+    "pairs",
+    "roles",
+    "surest",
+    "words",
+]

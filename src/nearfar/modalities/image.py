@@ -228,9 +228,7 @@ class Image(Modality):
         from nearfar import encoders
 
         grid = config.get("grid", 1) if config["name"] == "small" else None  # older folders say none
-        return encoders.image(
-            config["name"], config["size"], channels=config["channels"], dim=config["dim"], grid=grid
-        )
+        return encoders.image(config["name"], config["size"], channels=config["channels"], dim=config["dim"], grid=grid)
 
     def accepts(self, item: Any) -> bool:
         shape = getattr(item, "shape", None)

@@ -168,4 +168,3 @@ def known_pairs(anchors: Tensor, items: Items, stored: Tensor) -> Relation:
         lists, kind = items.known
         relation = relation | lists.among(stored[:, kind], anchors)
     return relation
-

@@ -97,9 +97,16 @@ class Mined(Negatives):
     negative_groups: Tensor
     false: Tensor
 
-    def __init__(self, count: PositiveInt = 16, start: UnitInterval = 0.1, refresh: PositiveInt | None = None,
-                 margin: Annotated[float, Range(0, 2, open_high=True)] = 0.05, skip: NonNegativeInt = 0,
-                 in_batch: bool = True, hard_ratio: UnitInterval = 1.0):
+    def __init__(
+        self,
+        count: PositiveInt = 16,
+        start: UnitInterval = 0.1,
+        refresh: PositiveInt | None = None,
+        margin: Annotated[float, Range(0, 2, open_high=True)] = 0.05,
+        skip: NonNegativeInt = 0,
+        in_batch: bool = True,
+        hard_ratio: UnitInterval = 1.0,
+    ):
         super().__init__()
         self.hard_ratio = hard_ratio
         self.count, self.start, self.refresh, self.margin, self.skip = count, start, refresh, margin, skip
@@ -144,8 +151,14 @@ class Mined(Negatives):
         order = torch.from_numpy(survey.rows).argsort()
         anchors, keys = (x[order].to(self.bank.device) for x in survey.sides())
         every = torch.arange(len(anchors), device=self.bank.device)
-        found = mine(anchors, keys, self.count, known=known_pairs(every, self.known, self.known.stored),
-                     margin=self.margin, skip=self.skip)
+        found = mine(
+            anchors,
+            keys,
+            self.count,
+            known=known_pairs(every, self.known, self.known.stored),
+            margin=self.margin,
+            skip=self.skip,
+        )
         self.lists.copy_(found.lists)
         self.bank.copy_(keys)
         share = found.above
@@ -154,8 +167,10 @@ class Mined(Negatives):
         self.false.fill_(share)
         record = self.account(found, survey, step, share)
         survey.note("mined", record)
-        survey.tell(f"mined at step {step}: {record['rows_with_negatives']:.0%} of the rows have hard negatives, about "
-                    f"{share:.1%} of them false (by {record['estimated_by']}); examples in mined.json")
+        survey.tell(
+            f"mined at step {step}: {record['rows_with_negatives']:.0%} of the rows have hard negatives, about "
+            f"{share:.1%} of them false (by {record['estimated_by']}); examples in mined.json"
+        )
 
     def account(self, found: Found, survey: Survey, step: int, share: float, examples: int = 10) -> dict[str, Any]:
         """What was mined, for the reader: shares, and the lists of a few rows by their names."""
@@ -167,10 +182,15 @@ class Mined(Negatives):
             "estimated_by": "the first label column" if survey.labels is not None else "candidates above the positive",
             "nearer_than_the_positive": found.above,
             "examples": [
-                {"row": survey.key(int(self.rows[i])), "positive_score": round(float(found.positive[i]), 4),
-                 "negatives": [{"row": survey.key(int(self.rows[j])), "score": round(float(x), 4)}
-                               for j, x in zip(found.lists[i].tolist(), found.scores[i].tolist(), strict=True)
-                               if j >= 0][:5]}
+                {
+                    "row": survey.key(int(self.rows[i])),
+                    "positive_score": round(float(found.positive[i]), 4),
+                    "negatives": [
+                        {"row": survey.key(int(self.rows[j])), "score": round(float(x), 4)}
+                        for j, x in zip(found.lists[i].tolist(), found.scores[i].tolist(), strict=True)
+                        if j >= 0
+                    ][:5],
+                }
                 for i in shown
             ],
         }

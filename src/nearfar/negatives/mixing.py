@@ -1,7 +1,7 @@
 """Hard negative mixing (MoCHi, Kalantidis et al., NeurIPS 2020): synthetic negatives from the hardest of a queue.
 
-    hardest N of the queue for each query --> h  = normalise(alpha n_i + (1 - alpha) n_j),  alpha ~ U(0, 1)
-                                              h' = normalise(beta q + (1 - beta) n_j),      beta ~ U(0, 1/2)
+hardest N of the queue for each query --> h  = normalise(alpha n_i + (1 - alpha) n_j),  alpha ~ U(0, 1)
+                                          h' = normalise(beta q + (1 - beta) n_j),      beta ~ U(0, 1/2)
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ from nearfar.similarity import (
 
 
 def hardest(
-    query: Float[Tensor, "n d"], keys: Float[Tensor, "k d"], count: int, *, where: Relation = everyone,
+    query: Float[Tensor, "n d"],
+    keys: Float[Tensor, "k d"],
+    count: int,
+    *,
+    where: Relation = everyone,
     similarity: str = "cosine",
 ) -> Int[Tensor, "n count"]:
     """The columns of each query's own `count` most similar keys, hardest first; -1 where there are fewer. Detached."""
@@ -57,7 +61,10 @@ def mix_hardest(
 
 
 def mix_query(
-    query: Float[Tensor, "n d"], hard: Float[Tensor, "n l d"], places: Int[Tensor, "n s"], beta: Float[Tensor, "n s"],
+    query: Float[Tensor, "n d"],
+    hard: Float[Tensor, "n l d"],
+    places: Int[Tensor, "n s"],
+    beta: Float[Tensor, "n s"],
     unit: bool = True,
 ) -> Float[Tensor, "n s d"]:
     """h'_m = normalise(beta_m q + (1 - beta_m) n_j), beta_m in (0, 1/2): the query's share is the smaller one."""
@@ -163,9 +170,12 @@ class Mixing(Queue):
         place, first = own[0], self.counts[1]
         made = s.negative & function(lambda t: _of(t, place, None))
         everything, positives, mixtures, cos_h, cos_query = s.reduce(
-            LogSumExp(where=s.negative), LogSumExp(where=positives), LogSumExp(where=made),
+            LogSumExp(where=s.negative),
+            LogSumExp(where=positives),
+            LogSumExp(where=made),
             Mean(where=s.negative & function(lambda t: _of(t, place, slice(0, first)))),
-            Mean(where=s.negative & function(lambda t: _of(t, place, slice(first, None)))))
+            Mean(where=s.negative & function(lambda t: _of(t, place, slice(first, None)))),
+        )
         mass = (mixtures - torch.logaddexp(everything, positives)).exp().mean()
         t = s.row_temperature()
         proxy |= {"mixed_mass": mass, "mixed_hardest": self._among_hardest(s, place)}

@@ -24,8 +24,9 @@ class Points:
     radius: float = 3.0
 
 
-def scatter_svg(groups: Sequence[Points], title: str, about: str, *, lines: Any = (), width: int = 760,
-                height: int = 460) -> str:
+def scatter_svg(
+    groups: Sequence[Points], title: str, about: str, *, lines: Any = (), width: int = 760, height: int = 460
+) -> str:
     """Points of several kinds on one map; later kinds lie above earlier ones. `about` is read to who cannot see it.
     lines: pairs of places (m, 2, 2) that are joined, beneath the points.
 
@@ -40,16 +41,21 @@ def scatter_svg(groups: Sequence[Points], title: str, about: str, *, lines: Any 
         return (np.asarray(places, float).reshape(-1, 2) - low) / span * (width - 48, height - 88) + (24, 64)
 
     ends = placed(lines).reshape(-1, 4)
-    parts = [f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" stroke="#6b7280" stroke-width="1.2"/>'
-             for a, b, c, d in ends]
+    parts = [
+        f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" stroke="#6b7280" stroke-width="1.2"/>'
+        for a, b, c, d in ends
+    ]
     for g, colour in zip(groups, COLOURS, strict=False):
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{g.radius:g}" fill="{colour}" fill-opacity="0.8"/>'
-                  for x, y in placed(g.places)]
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{g.radius:g}" fill="{colour}" fill-opacity="0.8"/>'
+            for x, y in placed(g.places)
+        ]
     return _page(parts + _legend([g.name for g in groups], width), title, about, width, height)
 
 
-def bars_svg(values: Mapping[str, Mapping[str, Sequence[float]]], title: str, about: str, *, unit: str = "",
-             width: int = 760) -> str:
+def bars_svg(
+    values: Mapping[str, Mapping[str, Sequence[float]]], title: str, about: str, *, unit: str = "", width: int = 760
+) -> str:
     """Horizontal bars: row -> series -> values of several seeds; the bar is their mean, each seed a tick.
 
     Raises InputError: no row, or rows with different series.
@@ -61,15 +67,21 @@ def bars_svg(values: Mapping[str, Mapping[str, Sequence[float]]], title: str, ab
     left, scale, y, parts = 190, (width - 190 - 90) / max(most, 1e-9), 62.0, []
     for label, row in values.items():
         middle = y + 8 * len(names)
-        parts.append(f'<text x="{left - 12}" y="{middle + 4:.0f}" text-anchor="end" font-size="13" fill="#1f2937">'
-                     f"{escape(label)}</text>")
+        parts.append(
+            f'<text x="{left - 12}" y="{middle + 4:.0f}" text-anchor="end" font-size="13" fill="#1f2937">'
+            f"{escape(label)}</text>"
+        )
         for name, colour in zip(names, COLOURS[1:], strict=False):
             mean = float(np.mean(row[name]))
             parts.append(f'<rect x="{left}" y="{y:.0f}" width="{mean * scale:.1f}" height="14" fill="{colour}"/>')
-            parts += [f'<rect x="{left + v * scale - 1:.1f}" y="{y:.0f}" width="2" height="14" fill="#1f2937"/>'
-                      for v in row[name]]
-            parts.append(f'<text x="{left + max(row[name]) * scale + 8:.1f}" y="{y + 12:.0f}" font-size="12" '
-                         f'fill="#6b7280">{mean:.1f}{escape(unit)}</text>')
+            parts += [
+                f'<rect x="{left + v * scale - 1:.1f}" y="{y:.0f}" width="2" height="14" fill="#1f2937"/>'
+                for v in row[name]
+            ]
+            parts.append(
+                f'<text x="{left + max(row[name]) * scale + 8:.1f}" y="{y + 12:.0f}" font-size="12" '
+                f'fill="#6b7280">{mean:.1f}{escape(unit)}</text>'
+            )
             y += 16
         y += 12
     legend = _legend(names, width, COLOURS[1:])
@@ -79,15 +91,19 @@ def bars_svg(values: Mapping[str, Mapping[str, Sequence[float]]], title: str, ab
 def _legend(names: Sequence[str], width: int, colours: Sequence[str] = COLOURS) -> list[str]:
     x, parts = 24.0, []
     for name, colour in zip(names, colours, strict=False):
-        parts.append(f'<circle cx="{x + 5:.0f}" cy="46" r="5" fill="{colour}"/><text x="{x + 16:.0f}" y="50" '
-                     f'font-size="13" fill="#1f2937">{escape(name)}</text>')
+        parts.append(
+            f'<circle cx="{x + 5:.0f}" cy="46" r="5" fill="{colour}"/><text x="{x + 16:.0f}" y="50" '
+            f'font-size="13" fill="#1f2937">{escape(name)}</text>'
+        )
         x += 34 + 7.2 * len(name)
     return parts
 
 
 def _page(parts: Sequence[str], title: str, about: str, width: int, height: int) -> str:
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-            f'aria-labelledby="t d" font-family="{FONT}"><title id="t">{escape(title)}</title>'
-            f'<desc id="d">{escape(about)}</desc><rect width="{width}" height="{height}" rx="12" fill="#ffffff"/>'
-            f'<text x="24" y="28" font-size="16" font-weight="700" fill="#1f2937">{escape(title)}</text>')
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-labelledby="t d" font-family="{FONT}"><title id="t">{escape(title)}</title>'
+        f'<desc id="d">{escape(about)}</desc><rect width="{width}" height="{height}" rx="12" fill="#ffffff"/>'
+        f'<text x="24" y="28" font-size="16" font-weight="700" fill="#1f2937">{escape(title)}</text>'
+    )
     return head + "".join(parts) + "</svg>\n"

@@ -16,8 +16,13 @@ from nearfar.evaluation.comparison import (
 from nearfar.reporting.pictures import class_colour
 from nearfar.units import Metric, known_metrics, metric_of, places_of
 
-KINDS = {"chance": "random ranking", "reference": "no training", "untrained": "untrained", "pretrained": "pretrained",
-         "method": "trained here"}
+KINDS = {
+    "chance": "random ranking",
+    "reference": "no training",
+    "untrained": "untrained",
+    "pretrained": "pretrained",
+    "method": "trained here",
+}
 VERDICTS = {"good": "good", "watch": "watch", "bad": "bad", "info": "note"}
 MAX_DIRECTIONS, MAX_COLUMNS = 40, 8
 
@@ -30,7 +35,7 @@ def number(metric: Metric, value: float | None, *, signed: bool = False, digits:
 
 
 def with_unit(metric: Metric, value: float | None) -> str:
-    """"49.4 %"."""
+    """ "49.4 %"."""
     unit = metric.written
     return f"{number(metric, value)} {unit.sign or unit.words}".strip()
 
@@ -65,8 +70,12 @@ def scale_of(rows: Sequence[dict[str, Any]], metric: Metric) -> tuple[float, flo
     low_bound, high_bound = metric.written.bounds
     means = [row["mean"] for row in rows if row.get("mean") is not None]
     values = [value for row in rows for value in [row.get("mean") or 0, *done(row).values()]]
-    ends = [end for row in rows if row.get("mean") is not None
-            for end in row.get("interval") or row.get("bootstrap") or [0, 0]]
+    ends = [
+        end
+        for row in rows
+        if row.get("mean") is not None
+        for end in row.get("interval") or row.get("bootstrap") or [0, 0]
+    ]
     tiny = 1e-3 if metric.written.scale != 1 else 1e-6
     high = min(max([*values, *ends, tiny]), 1.6 * max([*means, tiny]), high_bound)
     low = max(min([*values, *ends, 0]), 1.6 * min([*means, 0]), low_bound) if metric.written.scale == 1 else 0.0
@@ -91,13 +100,17 @@ def board(results: dict[str, Any]) -> dict[str, Any]:
     low, high, ticks = scale_of(rows, metric)
     many = any(len(done(row)) > 1 for row in rows)
     drawn = [_row(row, results, metric, low, high) | {"heading": heads.get(row["slug"], "")} for row in rows]
-    return {"rows": drawn, "many_seeds": many,
-            "ticks": [{"at": 100 * (tick - low) / (high - low), "text": f"{metric.written.scale * tick:g}"}
-                      for tick in ticks],
-            "has_cost": any(cell.get("samples") for row in rows for cell in row["seeds"]),
-            "has_bootstrap": any(_items(row) for row in rows),
-            "has_difference": any(row.get("difference") for row in rows),
-            "has_hard": any(_mean_metric(row, f"hard/{results['task']['primary']}") is not None for row in rows)}
+    return {
+        "rows": drawn,
+        "many_seeds": many,
+        "ticks": [
+            {"at": 100 * (tick - low) / (high - low), "text": f"{metric.written.scale * tick:g}"} for tick in ticks
+        ],
+        "has_cost": any(cell.get("samples") for row in rows for cell in row["seeds"]),
+        "has_bootstrap": any(_items(row) for row in rows),
+        "has_difference": any(row.get("difference") for row in rows),
+        "has_hard": any(_mean_metric(row, f"hard/{results['task']['primary']}") is not None for row in rows),
+    }
 
 
 def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: float, high: float) -> dict[str, Any]:
@@ -105,17 +118,26 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
     failed = [cell for cell in row["seeds"] if cell["seed"] not in done(row)]
     difference = (row.get("difference") or {}) if row["kind"] != "chance" else {}
     return _drawn(row, metric, low, high) | {
-        "slug": row["slug"], "label": row["label"], "kind": row["kind"], "kind_words": (
-            results["task"].get("chance", KINDS["chance"]) if row["kind"] == "chance" else KINDS[row["kind"]]),
-        "winner": row["slug"] in winners_of(results), "baseline": row["slug"] == results.get("baseline"),
-        "value": number(metric, row.get("mean")), "done": bool(finished), "seeds": len(finished),
+        "slug": row["slug"],
+        "label": row["label"],
+        "kind": row["kind"],
+        "kind_words": (
+            results["task"].get("chance", KINDS["chance"]) if row["kind"] == "chance" else KINDS[row["kind"]]
+        ),
+        "winner": row["slug"] in winners_of(results),
+        "baseline": row["slug"] == results.get("baseline"),
+        "value": number(metric, row.get("mean")),
+        "done": bool(finished),
+        "seeds": len(finished),
         "bootstrap": _between(metric, _items(row), row.get("mean")),
         "hard": number(metric, _mean_metric(row, f"hard/{_primary(results)}")),
         "difference": number(metric, difference.get("mean"), signed=True) if difference else "",
         "difference_between": _between(metric, difference.get("interval"), difference.get("mean"), signed=True),
         "tone": _tone(row),
-        "seconds": spell(_mean_cell(finished, "seconds")), "samples": amount(_mean_cell(finished, "samples")),
-        "speed": amount(_mean_cell(finished, "samples_per_second")), "memory": amount(_mean_cell(finished, "peak_mib")),
+        "seconds": spell(_mean_cell(finished, "seconds")),
+        "samples": amount(_mean_cell(finished, "samples")),
+        "speed": amount(_mean_cell(finished, "samples_per_second")),
+        "memory": amount(_mean_cell(finished, "peak_mib")),
         "trained": any(cell.get("samples") for cell in finished),
         "failed": [{"seed": cell["seed"], "message": cell.get("message") or "no finite score"} for cell in failed],
     }
@@ -123,14 +145,19 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
 
 def _drawn(row: dict[str, Any], metric: Metric, low: float, high: float) -> dict[str, Any]:
     """The bar (from zero to the mean), a dot a seed and the interval, in percent of the axis."""
+
     def place(value: float) -> float:
         return max(0.0, min(100.0, 100 * (value - low) / (high - low)))
 
     begin, end = sorted((place(0.0), place(row.get("mean") or 0.0)))
     interval = row.get("interval")
     half = number(metric, (interval[1] - interval[0]) / 2) if interval else ""
-    return {"bar": {"left": begin, "width": end - begin}, "dots": [place(value) for value in done(row).values()],
-            "half": half, "whisker": [place(interval[0]), place(interval[1])] if interval else None}
+    return {
+        "bar": {"left": begin, "width": end - begin},
+        "dots": [place(value) for value in done(row).values()],
+        "half": half,
+        "whisker": [place(interval[0]), place(interval[1])] if interval else None,
+    }
 
 
 def _items(row: dict[str, Any]) -> list[float] | None:
@@ -149,7 +176,7 @@ def _primary(results: dict[str, Any]) -> str:
 
 
 def _between(metric: Metric, bounds: Sequence[float] | None, middle: float | None = None, signed: bool = False) -> str:
-    """"48.1 to 50.3", with as many digits as the number between."""
+    """ "48.1 to 50.3", with as many digits as the number between."""
     places = None if middle is None else places_of(middle)
     return " to ".join(number(metric, bound, signed=signed, digits=places) for bound in bounds) if bounds else ""
 
@@ -159,8 +186,10 @@ def parts_of(task: dict[str, Any]) -> dict[str, str]:
     stored = task.get("parts", "direction")
     if isinstance(stored, dict):
         return stored
-    known = {"direction": {"one": "direction", "many": "directions", "note": "from queries → gallery"},
-             "class": {"one": "class", "many": "classes", "note": "intersection over union"}}     # of earlier results
+    known = {
+        "direction": {"one": "direction", "many": "directions", "note": "from queries → gallery"},
+        "class": {"one": "class", "many": "classes", "note": "intersection over union"},
+    }  # of earlier results
     return known[stored]
 
 
@@ -171,25 +200,41 @@ def _mean_cell(cells: Sequence[dict[str, Any]], name: str) -> float | None:
 
 def _mean_metric(row: dict[str, Any], name: str) -> float | None:
     finished = done(row)
-    values = [cell["metrics"][name] for cell in row["seeds"]
-              if cell["seed"] in finished and name in (cell.get("metrics") or {})]
+    values = [
+        cell["metrics"][name]
+        for cell in row["seeds"]
+        if cell["seed"] in finished and name in (cell.get("metrics") or {})
+    ]
     return sum(values) / len(values) if values else None
 
 
 def metric_table(results: dict[str, Any]) -> dict[str, Any]:
     """Every metric of every row beside the primary one; heading words where there are some."""
     rows = [row for row in results["rows"] if done(row)]
-    names = list(dict.fromkeys(name for row in rows for cell in row["seeds"] for name in cell.get("metrics") or {}
-                               if not name.startswith("hard/")))
+    names = list(
+        dict.fromkeys(
+            name
+            for row in rows
+            for cell in row["seeds"]
+            for name in cell.get("metrics") or {}
+            if not name.startswith("hard/")
+        )
+    )
     names = [name for name in names if not _repeats(name, names, rows)]
     task = results["task"]
     order = [name for name in (_primary(results), *task.get("metrics", known_metrics())) if name in names]
     names = list(dict.fromkeys([*order, *names]))[:MAX_COLUMNS]
     metrics = [metric_of(task, name) for name in names]
-    return {"names": [_heading(metric, metric_of(task)) for metric in metrics],
-            "rows": [{"label": row["label"],
-                      "values": [number(metric, _mean_metric(row, name)) for name, metric in zip(names, metrics)]}
-                     for row in best_first(rows, metric_of(task))]}
+    return {
+        "names": [_heading(metric, metric_of(task)) for metric in metrics],
+        "rows": [
+            {
+                "label": row["label"],
+                "values": [number(metric, _mean_metric(row, name)) for name, metric in zip(names, metrics)],
+            }
+            for row in best_first(rows, metric_of(task))
+        ],
+    }
 
 
 def _heading(metric: Metric, main: Metric) -> str:
@@ -202,8 +247,11 @@ def _repeats(name: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) ->
     """recall@k and precision@k where they follow from hit@k everywhere: every query has one relevant item."""
     kind, _, k = name.partition("@")
     twin, share = f"hit@{k}", {"recall": 1.0, "precision": 1 / int(k or 1)}.get(kind) if k.isdigit() else None
-    return share is not None and twin in names and all(
-        abs((_mean_metric(row, name) or 0) - share * (_mean_metric(row, twin) or 0)) < 1e-9 for row in rows)
+    return (
+        share is not None
+        and twin in names
+        and all(abs((_mean_metric(row, name) or 0) - share * (_mean_metric(row, twin) or 0)) < 1e-9 for row in rows)
+    )
 
 
 def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
@@ -211,17 +259,31 @@ def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
     name_of, task = _primary(results), results["task"]
     metric = metric_of(task)
     rows = best_first([row for row in results["rows"] if done(row) and row["kind"] != "chance"], metric)[:MAX_COLUMNS]
-    names = list(dict.fromkeys(name for row in rows for cell in row["seeds"]
-                               for name, value in (cell.get("directions") or {}).items() if name_of in value))
+    names = list(
+        dict.fromkeys(
+            name
+            for row in rows
+            for cell in row["seeds"]
+            for name, value in (cell.get("directions") or {}).items()
+            if name_of in value
+        )
+    )
     if len(names) < 2:
         return None
     hard = [name for name in names if name in task.get("hard", names)] or names
     easy = [name for name in names if name not in hard]
     values = {name: [_direction(row, name, name_of) for row in rows] for name in names}
-    parts = [_direction_part(title, {name: values[name] for name in part}, metric)
-             for title, part in (("different outlines" if easy else "", hard), ("shared outlines", easy)) if part]
-    return {"columns": [row["label"] for row in rows], "parts": parts, "apart": bool(easy),
-            "what": parts_of(task)["one"]}
+    parts = [
+        _direction_part(title, {name: values[name] for name in part}, metric)
+        for title, part in (("different outlines" if easy else "", hard), ("shared outlines", easy))
+        if part
+    ]
+    return {
+        "columns": [row["label"] for row in rows],
+        "parts": parts,
+        "apart": bool(easy),
+        "what": parts_of(task)["one"],
+    }
 
 
 def _direction_part(title: str, values: dict[str, list[float | None]], metric: Metric) -> dict[str, Any]:
@@ -241,8 +303,13 @@ def _direction_part(title: str, values: dict[str, list[float | None]], metric: M
 
 def _direction(row: dict[str, Any], name: str, metric: str) -> float | None:
     finished = done(row)
-    return _mean([cell["directions"].get(name, {}).get(metric) for cell in row["seeds"]
-                  if cell["seed"] in finished and cell.get("directions")])
+    return _mean(
+        [
+            cell["directions"].get(name, {}).get(metric)
+            for cell in row["seeds"]
+            if cell["seed"] in finished and cell.get("directions")
+        ]
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -250,11 +317,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _cells(name: str, values: Sequence[float | None], metric: Metric,
-           shade: Callable[[float | None], int]) -> dict[str, Any]:
+def _cells(
+    name: str, values: Sequence[float | None], metric: Metric, shade: Callable[[float | None], int]
+) -> dict[str, Any]:
     best = min((value for value in values if value is not None), key=metric.key, default=None)
-    return {"name": name, "values": [{"text": number(metric, value), "shade": shade(value),
-                                      "best": value is not None and value == best} for value in values]}
+    return {
+        "name": name,
+        "values": [
+            {"text": number(metric, value), "shade": shade(value), "best": value is not None and value == best}
+            for value in values
+        ],
+    }
 
 
 def verdict(results: dict[str, Any]) -> dict[str, Any]:
@@ -276,8 +349,12 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
         title, tone = f"{best['label']}: {with_unit(metric, best['mean'])} {metric.label}", "open"
     else:
         title, tone = _open_title(real, metric), "open"
-    return {"title": title, "tone": tone, "text": results.get("reason", "").replace(" -", " −"),
-            "facts": _facts(results, real, metric)}
+    return {
+        "title": title,
+        "tone": tone,
+        "text": results.get("reason", "").replace(" -", " −"),
+        "facts": _facts(results, real, metric),
+    }
 
 
 def _titles(parts: dict[str, list[dict[str, Any]]], winners: Sequence[str]) -> str:
@@ -299,53 +376,84 @@ def _open_title(real: list[dict[str, Any]], metric: Metric) -> str:
 def found_and_missed(examples: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Examples whose first hit is right, and the others."""
     right = [bool(example["hits"] and example["hits"][0].get("relevant")) for example in examples]
-    return [("Found", [example for example, good in zip(examples, right) if good]),
-            ("Missed", [example for example, good in zip(examples, right) if not good])]
+    return [
+        ("Found", [example for example, good in zip(examples, right) if good]),
+        ("Missed", [example for example, good in zip(examples, right) if not good]),
+    ]
 
 
 def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: Metric) -> list[dict[str, str]]:
     best = real[0]
     half = best.get("interval")
-    facts = [{"name": f"best {metric.label}", "value": with_unit(metric, best["mean"]), "note": best["label"] + (
-        f", ± {number(metric, (half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else "")}]
+    facts = [
+        {
+            "name": f"best {metric.label}",
+            "value": with_unit(metric, best["mean"]),
+            "note": best["label"]
+            + (f", ± {number(metric, (half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else ""),
+        }
+    ]
     paid = training_gain(real, metric)
     if paid:
         note = f"{paid['best']['label']} against {paid['plain']['label']} ({KINDS[paid['plain']['kind']]})"
         others = [row["label"] for row in paid["unpaid"] if row is not paid["best"]]
-        facts.append({"name": "did training pay?",
-                      "value": number(metric, paid["gain"], signed=True) + metric.written.difference,
-                      "note": note + (f"; not for {', '.join(others)}" if others else "")})
+        facts.append(
+            {
+                "name": "did training pay?",
+                "value": number(metric, paid["gain"], signed=True) + metric.written.difference,
+                "note": note + (f"; not for {', '.join(others)}" if others else ""),
+            }
+        )
     chance = next((row for row in results["rows"] if row["kind"] == "chance" and row.get("mean") is not None), None)
     if chance:
-        facts.append({"name": chance["label"], "value": with_unit(metric, chance["mean"]),
-                      "note": results["task"].get("chance", "a random ranking, expected")})
+        facts.append(
+            {
+                "name": chance["label"],
+                "value": with_unit(metric, chance["mean"]),
+                "note": results["task"].get("chance", "a random ranking, expected"),
+            }
+        )
     if results.get("seconds"):
         seeds = len(results.get("plan", {}).get("seeds", []) or [1])
-        facts.append({"name": "computing", "value": spell(results["seconds"]),
-                      "note": f"{len(results['rows'])} rows, {seeds} seed{'s' if seeds != 1 else ''} a method"})
+        facts.append(
+            {
+                "name": "computing",
+                "value": spell(results["seconds"]),
+                "note": f"{len(results['rows'])} rows, {seeds} seed{'s' if seeds != 1 else ''} a method",
+            }
+        )
     return facts
 
 
 def legend(results: dict[str, Any]) -> list[dict[str, str]]:
     """Name and colour of each class of the masks; class 0 has none."""
-    return [{"name": name, "colour": "" if value == "0" else "#{:02x}{:02x}{:02x}".format(*class_colour(int(value)))}
-            for value, name in results["task"].get("classes", {}).items()]
+    return [
+        {"name": name, "colour": "" if value == "0" else "#{:02x}{:02x}{:02x}".format(*class_colour(int(value)))}
+        for value, name in results["task"].get("classes", {}).items()
+    ]
 
 
 def measured(results: dict[str, Any]) -> list[tuple[str, str]]:
     """How it was measured, as pairs of name and words; what is unknown is left out."""
     data, plan = results.get("data", {}), results.get("plan", {})
     rows = data.get("rows") or {}
-    roles = ", ".join(f"{role} = {', '.join(column) if isinstance(column, list) else column}"
-                      for role, column in (data.get("roles") or {}).items())
+    roles = ", ".join(
+        f"{role} = {', '.join(column) if isinstance(column, list) else column}"
+        for role, column in (data.get("roles") or {}).items()
+    )
     facts = [
         ("data", f"{data.get('name', '')} ({data['hash'][:12]})" if data.get("hash") else data.get("name")),
         ("roles", roles),
-        ("split", ", ".join(f"{amount_exact(count)} {name}" for name, count in rows.items())
-         + (f" ({data['split_hash'][:12]})" if data.get("split_hash") else "")),
-        ("encoder", plan.get("encoder")), ("steps", amount_exact(plan.get("steps"))),
+        (
+            "split",
+            ", ".join(f"{amount_exact(count)} {name}" for name, count in rows.items())
+            + (f" ({data['split_hash'][:12]})" if data.get("split_hash") else ""),
+        ),
+        ("encoder", plan.get("encoder")),
+        ("steps", amount_exact(plan.get("steps"))),
         ("batch size", amount_exact(plan.get("batch_size"))),
-        ("seeds", ", ".join(map(str, plan.get("seeds") or []))), ("precision", plan.get("precision")),
+        ("seeds", ", ".join(map(str, plan.get("seeds") or []))),
+        ("precision", plan.get("precision")),
         ("budget", spell(plan["budget_seconds"]) if plan.get("budget_seconds") else None),
         ("baseline", next((row["label"] for row in results["rows"] if row["slug"] == results.get("baseline")), None)),
     ]

@@ -33,6 +33,7 @@ def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+
     z = normalise(z)
     if len(z) > MAP_POINTS:
         raise InputError(f"A map takes at most {MAP_POINTS} points. Got {len(z)} instead.", "Draw some of them.")
@@ -49,8 +50,16 @@ def map_2d(z: Any, *, seed: int = 0) -> np.ndarray:
     return places / max(np.abs(places).max(), 1e-9)
 
 
-def map_json(data: Data, role: str, rows: Any, z: Any, labels: Sequence[str] | None = None, *, size: int | None = None,
-             seed: int = 0) -> dict[str, list]:
+def map_json(
+    data: Data,
+    role: str,
+    rows: Any,
+    z: Any,
+    labels: Sequence[str] | None = None,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+) -> dict[str, list]:
     """The map of embeddings z (n, d) of the rows, as it stands in results.json: x, y, label, key and thumb or text.
 
     size: pixels of a thumbnail; by default that of the data's own pictures where it is known, else 48.
@@ -61,26 +70,41 @@ def map_json(data: Data, role: str, rows: Any, z: Any, labels: Sequence[str] | N
     found = kind.show(data, role, kind.items(data, role, rows, size), size)
     names = {"image": "thumb"}
     shown = {names.get(name, name): [cell[name] for cell in found] for name in (found[0] if found else ())}
-    return {"x": places[:, 0].round(4).tolist(), "y": places[:, 1].round(4).tolist(),
-            "label": list(labels) if labels is not None else [""] * len(rows),
-            "key": [data.keys[row] for row in rows], **shown}
+    return {
+        "x": places[:, 0].round(4).tolist(),
+        "y": places[:, 1].round(4).tolist(),
+        "label": list(labels) if labels is not None else [""] * len(rows),
+        "key": [data.keys[row] for row in rows],
+        **shown,
+    }
 
 
 def examples_json(data: Data, examples: Sequence[Example], *, size: int | None = None) -> list[dict[str, Any]]:
     """Examples as they stand in results.json: direction, rank of the first relevant item, query and hits, each with
     key and image (data-URI, `size` pixels as in `map_json`) or text."""
     size = size or _native(data)
-    return [{"direction": example.direction, "rank": example.rank,
-             "query": _item(data, example.role, example.row, -1, size, example.transformed),
-             "hits": [_item(data, hit.role, hit.row, hit.corpus, size)
-                      | {"score": round(hit.score, 4), "relevant": hit.relevant} for hit in example.hits]}
-            for example in examples]
+    return [
+        {
+            "direction": example.direction,
+            "rank": example.rank,
+            "query": _item(data, example.role, example.row, -1, size, example.transformed),
+            "hits": [
+                _item(data, hit.role, hit.row, hit.corpus, size)
+                | {"score": round(hit.score, 4), "relevant": hit.relevant}
+                for hit in example.hits
+            ],
+        }
+        for example in examples
+    ]
 
 
 def shown_json(data: Data, scores: Scores) -> dict[str, list[dict[str, Any]]]:
     """What a task shows of a model, as it stands in results.json, by section."""
-    draw = {"examples": lambda shown: examples_json(data, shown), "masks": lambda shown: masks_json(data, shown),
-            "tables": lambda shown: [asdict(table) for table in shown]}
+    draw = {
+        "examples": lambda shown: examples_json(data, shown),
+        "masks": lambda shown: masks_json(data, shown),
+        "tables": lambda shown: [asdict(table) for table in shown],
+    }
     return {section: draw[section](shown) for section, shown in scores.shown().items()}
 
 
@@ -89,9 +113,15 @@ def masks_json(data: Data, shown: Sequence[Segmented], *, size: int = 128) -> li
     out = []
     for one in shown:
         picture = data.images(one.role, size, np.array([one.row]))[0]
-        out.append({"key": str(data.keys[one.row]), "image": thumbnail(picture, size), "miou": round(one.miou, 4),
-                    "truth": thumbnail(painted(picture, one.truth), size),
-                    "found": thumbnail(painted(picture, one.found), size)})
+        out.append(
+            {
+                "key": str(data.keys[one.row]),
+                "image": thumbnail(picture, size),
+                "miou": round(one.miou, 4),
+                "truth": thumbnail(painted(picture, one.truth), size),
+                "found": thumbnail(painted(picture, one.found), size),
+            }
+        )
     return out
 
 

@@ -45,14 +45,27 @@ def render(results: dict[str, Any]) -> str:
     curves = curve_lines(_ordered(results.get("curves"), ranked), labels)
     found = {slug: page.found_and_missed(shown) for slug, shown in _ordered(results.get("examples"), ranked).items()}
     return environment.get_template("report.html.j2").render(
-        results=results, task=results["task"], verdict=page.verdict(results), board=page.board(results),
-        metric=metric, parts=page.parts_of(results["task"]),
-        metrics=page.metric_table(results), directions=page.direction_table(results), measured=page.measured(results),
-        examples=found, masks=_ordered(results.get("masks"), ranked),
-        tables=_ordered(results.get("tables"), ranked), classes=page.legend(results),
-        diagnostics=_ordered(results.get("diagnostics"), ranked), verdicts=page.VERDICTS,
-        labels=labels, maps=maps, curves=curves, plotly=plotly_source() if maps or curves else "",
-        payload={"maps": maps, "pool": pool, "curves": curves, "labels": labels})
+        results=results,
+        task=results["task"],
+        verdict=page.verdict(results),
+        board=page.board(results),
+        metric=metric,
+        parts=page.parts_of(results["task"]),
+        metrics=page.metric_table(results),
+        directions=page.direction_table(results),
+        measured=page.measured(results),
+        examples=found,
+        masks=_ordered(results.get("masks"), ranked),
+        tables=_ordered(results.get("tables"), ranked),
+        classes=page.legend(results),
+        diagnostics=_ordered(results.get("diagnostics"), ranked),
+        verdicts=page.VERDICTS,
+        labels=labels,
+        maps=maps,
+        curves=curves,
+        plotly=plotly_source() if maps or curves else "",
+        payload={"maps": maps, "pool": pool, "curves": curves, "labels": labels},
+    )
 
 
 def results_of_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -65,8 +78,10 @@ def results_of_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     configs = [run["config"] for run in runs]
     for name, words in (("data_hash", "data"), ("split_hash", "splits")):
         if len({config.get(name) for config in configs}) > 1:
-            raise InputError(f"The runs were made on different {words}, so their scores cannot be compared.",
-                             "Report them one by one, or run `nearfar compare`.")
+            raise InputError(
+                f"The runs were made on different {words}, so their scores cannot be compared.",
+                "Report them one by one, or run `nearfar compare`.",
+            )
     rows: dict[str, dict[str, Any]] = {}
     for run in runs:
         slug = run["config"].get("method", "run")
@@ -75,9 +90,16 @@ def results_of_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first, scores = configs[0], next((run["scores"] for run in runs if run.get("scores")), {})
     task = scores.get("task") or {"primary": scores.get("primary_name", "hit@1"), "proxy": False, "description": ""}
     decided = compare_rows(list(rows.values()), next(iter(rows)), proxy=bool(task.get("proxy")), metric=metric_of(task))
-    return {"task": task, "data": _data_of(first), "plan": _plan_of(configs), "baseline": next(iter(rows)), **decided,
-            **parts_of(runs), "versions": first.get("versions", {}),
-            "commands": list(dict.fromkeys(config["command"] for config in configs if config.get("command")))}
+    return {
+        "task": task,
+        "data": _data_of(first),
+        "plan": _plan_of(configs),
+        "baseline": next(iter(rows)),
+        **decided,
+        **parts_of(runs),
+        "versions": first.get("versions", {}),
+        "commands": list(dict.fromkeys(config["command"] for config in configs if config.get("command"))),
+    }
 
 
 def parts_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -96,12 +118,20 @@ def parts_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _cell(run: dict[str, Any]) -> dict[str, Any]:
     scores = run.get("scores") or {}
-    cost = {name: scores.get(name, run["config"].get(name)) for name in
-            ("seconds", "samples", "samples_per_second", "peak_mib")}
-    return {"seed": run["config"].get("seed", 0), "primary": scores.get("primary"), **cost,
-            "metrics": scores.get("metrics", {}), "directions": scores.get("directions", {}),
-            "run": str(run.get("path", "")), "status": "done" if scores else "failed",
-            "message": "" if scores else "the run has no scores yet"}
+    cost = {
+        name: scores.get(name, run["config"].get(name))
+        for name in ("seconds", "samples", "samples_per_second", "peak_mib")
+    }
+    return {
+        "seed": run["config"].get("seed", 0),
+        "primary": scores.get("primary"),
+        **cost,
+        "metrics": scores.get("metrics", {}),
+        "directions": scores.get("directions", {}),
+        "run": str(run.get("path", "")),
+        "status": "done" if scores else "failed",
+        "message": "" if scores else "the run has no scores yet",
+    }
 
 
 def _data_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +141,11 @@ def _data_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan_of(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    shared = {name: configs[0].get(name) for name in ("steps", "batch_size", "encoder", "precision")
-              if len({str(config.get(name)) for config in configs}) == 1}
+    shared = {
+        name: configs[0].get(name)
+        for name in ("steps", "batch_size", "encoder", "precision")
+        if len({str(config.get(name)) for config in configs}) == 1
+    }
     return shared | {"seeds": sorted({config.get("seed", 0) for config in configs})}
 
 
@@ -146,12 +179,18 @@ def curve_lines(curves: dict[str, dict[str, list[dict[str, Any]]]], labels: dict
     for slug, seeds in curves.items():
         drawn = []
         for seed, points in seeds.items():
-            kept = [point for point in points if isinstance(point.get("loss"), int | float)
-                    and math.isfinite(point["loss"])]
+            kept = [
+                point for point in points if isinstance(point.get("loss"), int | float) and math.isfinite(point["loss"])
+            ]
             kept = kept[:: max(1, -(-len(kept) // MAX_CURVE))] + kept[-1:]
             if kept:
-                drawn.append({"seed": str(seed), "x": [point.get("step", 0) for point in kept],
-                              "y": [round(point["loss"], 5) for point in kept]})
+                drawn.append(
+                    {
+                        "seed": str(seed),
+                        "x": [point.get("step", 0) for point in kept],
+                        "y": [round(point["loss"], 5) for point in kept],
+                    }
+                )
         if drawn:
             lines.append({"slug": slug, "label": labels.get(slug, slug), "seeds": drawn})
     return lines
@@ -161,14 +200,20 @@ def curve_lines(curves: dict[str, dict[str, list[dict[str, Any]]]], labels: dict
 def plotly_source() -> str:
     """plotly.js, as it comes inside the plotly package."""
     from plotly.offline import get_plotlyjs
+
     return get_plotlyjs()
 
 
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                              trim_blocks=True, lstrip_blocks=True)
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["embedded"] = embedded
     environment.filters["picture"] = picture
     environment.globals.update(spell=page.spell, amount=page.amount)
@@ -186,5 +231,6 @@ _PICTURE = re.compile(r"data:image/(png|webp|jpeg|gif);base64,[A-Za-z0-9+/=]*")
 def embedded(value: Any) -> str:
     """JSON that may stand inside a script element."""
     from markupsafe import Markup
+
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

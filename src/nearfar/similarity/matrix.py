@@ -50,10 +50,19 @@ class Similarity:
             keys that travel or with leading dimensions, or one that reads tensors with gradient without saying so.
     """
 
-    def __init__(self, query: Tensor | Source | Vectors | None,
-                 blocks: Tensor | Source | Vectors | Block | Sequence[Block] = (), *, positive: Relation | None = None,
-                 itself: Relation | None = None, temperature: float | Tensor = 1.0, similarity: str = "cosine",
-                 ids: Tensor | None = None, labels: Tensor | None = None, group: dist.ProcessGroup | None = None):
+    def __init__(
+        self,
+        query: Tensor | Source | Vectors | None,
+        blocks: Tensor | Source | Vectors | Block | Sequence[Block] = (),
+        *,
+        positive: Relation | None = None,
+        itself: Relation | None = None,
+        temperature: float | Tensor = 1.0,
+        similarity: str = "cosine",
+        ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
+    ):
         if isinstance(query, Source):
             query, blocks = None, _alone(query, blocks)
         if isinstance(blocks, (Tensor, Source, Vectors)):
@@ -125,9 +134,18 @@ class Similarity:
             if r.dim == 0:
                 _check_columns(self._operands[r.block])
         twin = self._twin
-        return plan(Ask(Shape.of(self._query, self._operands), reductions, self.positive, self.negative,
-                        twin is not None, frozenset(self._known), twin is not None and twin._paired is not None),
-                    current())
+        return plan(
+            Ask(
+                Shape.of(self._query, self._operands),
+                reductions,
+                self.positive,
+                self.negative,
+                twin is not None,
+                frozenset(self._known),
+                twin is not None and twin._paired is not None,
+            ),
+            current(),
+        )
 
     def _at_once(self, chosen: Plan) -> dict[int, Tensor]:
         """The cross-entropies that a pass of their own answers."""
@@ -159,8 +177,10 @@ class Similarity:
             self._paired = paired = found[len(asked)]
         if chosen.given is not None and self._twin is not None:
             self._twin._known = dict(zip(chosen.given, found[many:], strict=True))
-        return [r.from_negatives(x, paired) if isinstance(r, CrossEntropy) else x
-                for r, x in zip(asked, found[: len(asked)], strict=True)]
+        return [
+            r.from_negatives(x, paired) if isinstance(r, CrossEntropy) else x
+            for r, x in zip(asked, found[: len(asked)], strict=True)
+        ]
 
     def share(self, twin: Similarity | None) -> None:
         """Shares sweeps with `twin`, whose matrix and relations are the transposes of these; None stops it."""
@@ -206,8 +226,10 @@ class Similarity:
 
     def _one_positive(self) -> Listed:
         if not isinstance(self.positive, Listed) or self.positive.columns.dim() != 1:
-            raise InputError("paired() needs exactly one declared positive a row.",
-                             "Declare it with positive=listed(columns), or use a reduction with where=s.positive.")
+            raise InputError(
+                "paired() needs exactly one declared positive a row.",
+                "Declare it with positive=listed(columns), or use a reduction with where=s.positive.",
+            )
         return self.positive
 
     def has_positive(self) -> Tensor:
@@ -255,16 +277,19 @@ class Similarity:
         """
         t = torch.as_tensor(self.temperature, dtype=self._query.dtype, device=self._query.device)
         if t.dim() >= 2 and t.shape[-1] > 1:
-            raise InputError("This loss needs one temperature a row; here it differs between the candidates.",
-                             "Pass a number or a tensor (N, 1).")
+            raise InputError(
+                "This loss needs one temperature a row; here it differs between the candidates.",
+                "Pass a number or a tensor (N, 1).",
+            )
         return t.squeeze(-1) if t.dim() >= 2 else t
 
     def any_rank(self, flag: Tensor) -> bool:
         """Whether `flag` holds on any rank, so that all ranks raise together."""
         return any_rank(flag, self.group)
 
-    def topk(self, k: int, *, where: Relation | None = None, block: int = 0,
-             progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
+    def topk(
+        self, k: int, *, where: Relation | None = None, block: int = 0, progress: Callable[[int], object] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The k largest S of each row in one block: detached values and column numbers, (..., N, k).
 
         Equal values by column. Fewer than k candidates: values -inf and column -1 at the end. O(N (D + k)) memory.
@@ -309,15 +334,19 @@ class Similarity:
             refuse(operand, "The whole matrix")
         full = list(tiles(self.query, self._operands, None))
         s = [self._operands[t.block].product(self.query, t.rows, t.columns) for t in full]
-        parts = [relation.tile(Tile(t.rows, t.block, t.columns, t.per_anchor, t.device, x)).expand_as(x)
-                 for t, x in zip(full, s, strict=True)]
+        parts = [
+            relation.tile(Tile(t.rows, t.block, t.columns, t.per_anchor, t.device, x)).expand_as(x)
+            for t, x in zip(full, s, strict=True)
+        ]
         return torch.cat(parts, -1)
 
 
 def _check(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float | Tensor, similarity: str) -> None:
     if similarity not in SIMILARITIES:
-        raise InputError(f"Unknown similarity '{similarity}'.{did_you_mean(similarity, SIMILARITIES)}",
-                         f"Choose one of {', '.join(SIMILARITIES)}.")
+        raise InputError(
+            f"Unknown similarity '{similarity}'.{did_you_mean(similarity, SIMILARITIES)}",
+            f"Choose one of {', '.join(SIMILARITIES)}.",
+        )
     if query.dim() < 2:
         raise InputError(f"query must be (..., N, D). Got {tuple(query.shape)}.")
     if not blocks:
@@ -354,8 +383,10 @@ def _local(columns: Tensor, operand: Operand) -> Tensor:
 
 def _alone(source: Source, blocks: Tensor | Source | Vectors | Block | Sequence[Block]) -> Block:
     if isinstance(blocks, (Tensor, Source, Vectors, Block)) or len(blocks):
-        raise InputError("A source stands in place of query and blocks.",
-                         "Pass it alone; with further blocks: Similarity(None, [Block(source), ...]).")
+        raise InputError(
+            "A source stands in place of query and blocks.",
+            "Pass it alone; with further blocks: Similarity(None, [Block(source), ...]).",
+        )
     return Block(source)
 
 
@@ -365,18 +396,24 @@ def _check_sources(query: Tensor | Vectors | None, blocks: Sequence[Block]) -> N
         if not isinstance(block.keys, Source):
             if query is None or not isinstance(block.keys, (Tensor, Vectors)):
                 found = type(block.keys).__name__
-                raise InputError(f"Block {b} holds {found}; without anchors each block is a source.",
-                                 "Derive it from nearfar.similarity.Source, or pass the query.")
+                raise InputError(
+                    f"Block {b} holds {found}; without anchors each block is a source.",
+                    "Derive it from nearfar.similarity.Source, or pass the query.",
+                )
             continue
         name, shape = type(block.keys).__name__, getattr(block.keys, "shape", None)
         if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape)):
             raise InputError(f"{name}.shape must be (rows, columns). Got {shape}.")
         if block.per_anchor or block.ring is not None:
-            raise InputError(f"{name} of block {b} is shared by all anchors and stays on its process.",
-                             "Leave out per_anchor= and ring=; a list of each anchor's own is a matter of its tiles.")
+            raise InputError(
+                f"{name} of block {b} is shared by all anchors and stays on its process.",
+                "Leave out per_anchor= and ring=; a list of each anchor's own is a matter of its tiles.",
+            )
         if query is not None and (query.dim() != 2 or query.shape[0] != shape[0]):
-            raise InputError(f"{name} of block {b} has {shape[0]} rows; the query is {tuple(query.shape)}.",
-                             "Both must be of the same anchors, without leading dimensions.")
+            raise InputError(
+                f"{name} of block {b} has {shape[0]} rows; the query is {tuple(query.shape)}.",
+                "Both must be of the same anchors, without leading dimensions.",
+            )
     rows = {block.keys.shape[0] for block in blocks if isinstance(block.keys, Source)}
     if len(rows) > 1:
         raise InputError(f"The sources have different numbers of rows: {sorted(rows)}.")

@@ -85,8 +85,9 @@ class Reduction:
         """What the backward sweep needs beside the result, all shaped like it."""
         return []
 
-    def vjp(self, grad: Tensor, result: Tensor, saved: list[Tensor], s: Tensor, mask: Tensor | None,
-             weight: Tensor | None) -> Gradients:
+    def vjp(
+        self, grad: Tensor, result: Tensor, saved: list[Tensor], s: Tensor, mask: Tensor | None, weight: Tensor | None
+    ) -> Gradients:
         raise TypeError("not a reduction")
 
 

@@ -66,8 +66,9 @@ def bags_of(data: Data, rows: np.ndarray) -> Bags:
     have one. Raises InputError for data without bags or labels, and for a bag with two labels."""
     if data.bags is None or data.targets is None:
         lacking = "--bag COLUMN" if data.bags is None else "--target COLUMN"
-        raise InputError(f"{data.name} has no {'bags' if data.bags is None else 'labels of bags'}.",
-                         f"Name the column: {lacking}.")
+        raise InputError(
+            f"{data.name} has no {'bags' if data.bags is None else 'labels of bags'}.", f"Name the column: {lacking}."
+        )
     rows = np.asarray(rows)
     here = rows[mixed(data)[rows]]
     if len(here):
@@ -102,15 +103,20 @@ def positive_class(data: Data, wanted: str | None = None) -> int:
     names = data.target_names
     if wanted is not None:
         if str(wanted) not in names:
-            raise InputError(f"No bag of {data.name} is '{wanted}'.{did_you_mean(str(wanted), names)}",
-                             f"Classes: {', '.join(names)}.")
+            raise InputError(
+                f"No bag of {data.name} is '{wanted}'.{did_you_mean(str(wanted), names)}",
+                f"Classes: {', '.join(names)}.",
+            )
         return names.index(str(wanted))
     if len(names) != 2:
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise InputError(f"Bags are positive or negative, and those of {data.name} have {len(names)} "
-                         f"class{'es' * (len(names) != 1)}: {shown}.",
-                         "Say which of them is positive, with the option 'positive'; all others are negative then."
-                         if len(names) > 2 else "Two are needed: check the column of --target.")
+        raise InputError(
+            f"Bags are positive or negative, and those of {data.name} have {len(names)} "
+            f"class{'es' * (len(names) != 1)}: {shown}.",
+            "Say which of them is positive, with the option 'positive'; all others are negative then."
+            if len(names) > 2
+            else "Two are needed: check the column of --target.",
+        )
     return 1
 
 

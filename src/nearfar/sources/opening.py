@@ -213,14 +213,20 @@ def _check_pairs(data: Data) -> None:
     where = data.path or data.name
     for role in ("pair_label", "score"):
         if role in data.roles and not any({a, b} <= set(data.roles) for a, b in modalities.pairs()):
-            raise InputError(f"{where}: the {role} '{data.roles[role]}' needs two columns that it speaks of.",
-                             "Name them, for example --text COLUMN --text-b COLUMN.")
+            raise InputError(
+                f"{where}: the {role} '{data.roles[role]}' needs two columns that it speaks of.",
+                "Name them, for example --text COLUMN --text-b COLUMN.",
+            )
     if data.scores is not None and np.ptp(data.scores) == 0:
-        raise InputError(f"{where}: the score '{data.roles['score']}' is {data.scores[0]:g} in every row.",
-                         "A score tells pairs apart; take the role away with --score none.")
+        raise InputError(
+            f"{where}: the score '{data.roles['score']}' is {data.scores[0]:g} in every row.",
+            "A score tells pairs apart; take the role away with --score none.",
+        )
     if data.pair_labels is not None and not (data.pair_labels == 1).any():
-        raise InputError(f"{where}: no row of '{data.roles['pair_label']}' is labelled 1.",
-                         "At least one pair must belong together; take the role away with --pair-label none.")
+        raise InputError(
+            f"{where}: no row of '{data.roles['pair_label']}' is labelled 1.",
+            "At least one pair must belong together; take the role away with --pair-label none.",
+        )
 
 
 def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
@@ -229,8 +235,10 @@ def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
     checks = {}
     if "pair_label" in roles:
         names, numbered = label_words(raw.table, roles)
-        checks["pair_label"] = (lambda v: judgements.pair_label(v, names, numbered),
-                                "not the label of a pair: 1 or 0, true or false, or a word such as entailment")
+        checks["pair_label"] = (
+            lambda v: judgements.pair_label(v, names, numbered),
+            "not the label of a pair: 1 or 0, true or false, or a word such as entailment",
+        )
     if "score" in roles:
         checks["score"] = judgements.score, "not a finite number"
     for role, (read, wanted) in checks.items():
@@ -276,7 +284,8 @@ def _tell_of_pairs(data: Data) -> None:
             f"'{column}' is read as the score of the pair ({data.scores.min():g} to {data.scores.max():g}): measured "
             f"is Spearman's correlation; train on it with --loss cosent or cosine-regression. Losses that know no "
             f"score take the {int(data.positives.sum()) if data.positives is not None else many:,} pairs "
-            + ("labelled 1" if labels is not None else "in the upper fifth of the range") + " as positives"
+            + ("labelled 1" if labels is not None else "in the upper fifth of the range")
+            + " as positives"
         )
 
 

@@ -266,8 +266,10 @@ def questions(table: Dataset, roles: Roles) -> list[str]:
         role = _told(table, column, roles)
         if role is not None:
             option = role.replace("_", "-")
-            asked.append(f"every row counts as a pair that belongs together; if '{column}' says whether or how far it "
-                         f"does: --{option} {column}")
+            asked.append(
+                f"every row counts as a pair that belongs together; if '{column}' says whether or how far it "
+                f"does: --{option} {column}"
+            )
     return asked
 
 

@@ -56,9 +56,7 @@ def choose(data: Data) -> tuple[str, str]:
     if suiting:
         best = max(suiting, key=lambda slug: suiting[slug][0])
         return best, suiting[best][1]
-    raise InputError(
-        f"{data.name} holds no {modalities.words()}.", "Name a column: --image COLUMN or --text COLUMN."
-    )
+    raise InputError(f"{data.name} holds no {modalities.words()}.", "Name a column: --image COLUMN or --text COLUMN.")
 
 
 def check_needs(slug: str, data: Data) -> None:
@@ -473,4 +471,3 @@ def role_inputs(method: Method, data: Data, role: str, cache: Path | None) -> In
         return Features(torch.from_numpy(np.ascontiguousarray(made[rows])))
 
     return read
-

@@ -32,8 +32,9 @@ class HardNegatives:
     (`anchors`, ids (N,)) equals its own.
     """
 
-    def __init__(self, read: Inputs, content: np.ndarray, anchors: np.ndarray | None = None,
-                 apart: np.ndarray | None = None):
+    def __init__(
+        self, read: Inputs, content: np.ndarray, anchors: np.ndarray | None = None, apart: np.ndarray | None = None
+    ):
         self.read, self.content, self.anchors = read, content, anchors
         if anchors is not None and apart is not None:
             self.apart = apart[np.argsort(anchors[apart], kind="stable")]
@@ -197,8 +198,10 @@ class Loader:
             bags=of(self.bags),
             targets=of(self.targets),
             values=of(self.values),
-            negative_groups=None if self.negative_groups is None else self.negative_groups[index[: len(rows) //
-            members]], crossed=self.crossed,
+            negative_groups=None
+            if self.negative_groups is None
+            else self.negative_groups[index[: len(rows) // members]],
+            crossed=self.crossed,
             scores=of(self.scores),
             known=self.known(index),
         )
@@ -232,5 +235,3 @@ def shared(rows: np.ndarray, members: int, rank: int, world: int) -> np.ndarray:
     """The share of a member-major batch that one process takes: whole items, in order."""
     by_member = rows.reshape(members, -1)
     return by_member[:, processes.share(by_member.shape[1], rank, world)].reshape(-1)
-
-

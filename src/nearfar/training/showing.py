@@ -41,9 +41,7 @@ def illustrate(model_folder: Path, data: Data, task: Task, *, points: int = 600,
     return shown | {"map": map_of(embed, data, task.roles[0], rows, points)} if points else shown
 
 
-def diagnostics(
-    embed: Any, data: Data, task: Task, rows: np.ndarray, progress: Progress | None = None
-) -> list[Any]:
+def diagnostics(embed: Any, data: Data, task: Task, rows: np.ndarray, progress: Progress | None = None) -> list[Any]:
     """Numbers with verdict and advice for the embedding of the rows."""
     role = task.roles[0]
     other = next((r for r in task.roles[1:] if r != role and embed.has(r)), None)
@@ -60,9 +58,7 @@ def diagnostics(
     return [*found, *own, *stage_readouts(embed, data, role, rows, progress)]
 
 
-def stage_readouts(
-    embed: Any, data: Data, role: str, rows: np.ndarray, progress: Progress | None = None
-) -> list[Any]:
+def stage_readouts(embed: Any, data: Data, role: str, rows: np.ndarray, progress: Progress | None = None) -> list[Any]:
     """What is read off linearly after each stage, for a model that has several stages and data with several columns of
     labels (or domains); nothing otherwise."""
     encoder = embed.tower(role).encoder

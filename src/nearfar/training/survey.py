@@ -29,8 +29,7 @@ class WholeSet:
     from no global random numbers.
     """
 
-    def __init__(self, method: Any, data: Data, loader: Any, rows: np.ndarray,
-                 build: Callable[[str, int], Any]):
+    def __init__(self, method: Any, data: Data, loader: Any, rows: np.ndarray, build: Callable[[str, int], Any]):
         self.method, self.data, self.loader, self.rows = method, data, loader, rows
         self.build = build
         first = next(iter(data.labels.values()), None)

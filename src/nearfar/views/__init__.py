@@ -1,7 +1,7 @@
 """Views: what is contrasted. Batched, each item with its own random numbers from a given generator.
 
-    plan = views.build("two-crops", strength=0.8)
-    a, b = plan(pictures, generator)                    # uint8 (n, 3, H, W) -> two float (n, 3, H, W) in [0, 1]
+plan = views.build("two-crops", strength=0.8)
+a, b = plan(pictures, generator)                    # uint8 (n, 3, H, W) -> two float (n, 3, H, W) in [0, 1]
 """
 
 import importlib
@@ -43,10 +43,28 @@ def build(name: str, **options: Any) -> Views:
     known = list(read(plans[name]))
     for option in options:
         if option not in known:
-            raise InputError(f"The views '{name}' have no option '{option}'.{did_you_mean(option, known)}",
-                             f"Options: {', '.join(known) or 'none'}.")
+            raise InputError(
+                f"The views '{name}' have no option '{option}'.{did_you_mean(option, known)}",
+                f"Options: {', '.join(known) or 'none'}.",
+            )
     return plans[name](**options)
 
 
-__all__ = ["Augment", "Crops", "Delete", "Drawn", "ImageViews", "InverseCloze", "Mask", "Members", "MultiCrop",
-           "TextViews", "Twice", "TwoCrops", "Views", "build", "plans", "simclr_augment"]
+__all__ = [
+    "Augment",
+    "Crops",
+    "Delete",
+    "Drawn",
+    "ImageViews",
+    "InverseCloze",
+    "Mask",
+    "Members",
+    "MultiCrop",
+    "TextViews",
+    "Twice",
+    "TwoCrops",
+    "Views",
+    "build",
+    "plans",
+    "simclr_augment",
+]

@@ -5,13 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-CACHED = 450_000        # numbers worked on together on a CPU: they stay in the processor's cache
+CACHED = 450_000  # numbers worked on together on a CPU: they stay in the processor's cache
 LUMINANCE = (0.299, 0.587, 0.114)
 _TO_YIQ = torch.tensor([LUMINANCE, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], dtype=torch.float64)
 
 
-def mix_colours(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor,
-                order: Tensor, grey: Tensor) -> Tensor:
+def mix_colours(
+    x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, order: Tensor, grey: Tensor
+) -> Tensor:
     """x (n, 3, h, w) in [0, 255] -> [0, 1] with each picture's own brightness, contrast, saturation, hue and grey.
 
     brightness, contrast, saturation (n,): factors, 1 = as it is. hue (n,): turns in the YIQ plane (luminance stays).
@@ -20,15 +21,17 @@ def mix_colours(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
     """
     needs_mean = bool((contrast != 1).any())
     brightness, contrast, saturation, hue, order, grey = (
-        t.to(x.device) for t in (brightness, contrast, saturation, hue, order, grey))
+        t.to(x.device) for t in (brightness, contrast, saturation, hue, order, grey)
+    )
     mean = x.mean((2, 3)) / 255 if needs_mean else x.new_zeros(len(x), 3)
     total = colour_matrices(mean, brightness, contrast, saturation, hue, order, grey)
     offset, matrix = total[:, :3, 3:].contiguous(), total[:, :3, :3] / 255
     return torch.bmm(matrix, x.flatten(2)).add_(offset).clamp_(0, 1).view_as(x)
 
 
-def colour_matrices(mean: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor,
-                    order: Tensor, grey: Tensor) -> Tensor:
+def colour_matrices(
+    mean: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, order: Tensor, grey: Tensor
+) -> Tensor:
     """(n, 4, 4) matrices on (r, g, b, 1); mean (n, 3) is the picture's mean colour, which contrast turns about."""
     n, device = len(mean), mean.device
     luminance = torch.tensor(LUMINANCE, device=device)
@@ -37,12 +40,15 @@ def colour_matrices(mean: Tensor, brightness: Tensor, contrast: Tensor, saturati
     to_grey[:3, :3], to_grey[3, 3] = luminance, 1
     scale = torch.diag(torch.tensor([1.0, 1, 1, 0], device=device))
     corner = torch.diag(torch.tensor([0.0, 0, 0, 1], device=device))
-    steps = torch.stack([
-        brightness[:, None, None] * scale + corner,
-        contrast[:, None, None] * scale + corner,
-        saturation[:, None, None] * eye + (1 - saturation)[:, None, None] * to_grey,
-        _hue_matrices(hue),
-    ], 1)                                                                       # (n, 4 changes, 4, 4)
+    steps = torch.stack(
+        [
+            brightness[:, None, None] * scale + corner,
+            contrast[:, None, None] * scale + corner,
+            saturation[:, None, None] * eye + (1 - saturation)[:, None, None] * to_grey,
+            _hue_matrices(hue),
+        ],
+        1,
+    )  # (n, 4 changes, 4, 4)
     rows, total = torch.arange(n, device=device), eye.expand(n, 4, 4)
     mean = torch.cat([mean, mean.new_ones(n, 1)], 1)[:, :, None]
     for which in order.unbind(1):
@@ -77,8 +83,8 @@ def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     out = torch.empty_like(x)
     step = max(1, CACHED // x[0].numel()) if x.device.type == "cpu" and len(x) else max(1, len(x))
     for i in range(0, len(x), step):
-        part = _blur_along(x[i:i + step], weights[i:i + step], -1)
-        out[i:i + step] = _blur_along(part, weights[i:i + step], -2)
+        part = _blur_along(x[i : i + step], weights[i : i + step], -1)
+        out[i : i + step] = _blur_along(part, weights[i : i + step], -2)
     return out
 
 

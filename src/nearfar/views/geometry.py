@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 32          # pictures worked on together: their floats stay in the processor's cache
-SMALL = 48          # up to this side (pixels) the two products are faster than one resize call a picture
+CHUNK = 32  # pictures worked on together: their floats stay in the processor's cache
+SMALL = 48  # up to this side (pixels) the two products are faster than one resize call a picture
 
 
 def draw_boxes(u: Tensor, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
@@ -50,7 +50,7 @@ def crop_resize(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, 
 def _crop_one_by_one(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
     out = torch.empty(len(pictures), 3, *size, dtype=torch.uint8)
     for i, ((x0, y0, x1, y1), mirrored) in enumerate(zip(boxes.tolist(), flip.tolist())):
-        part = pictures[i:i + 1, :, y0:y1, x0:x1]
+        part = pictures[i : i + 1, :, y0:y1, x0:x1]
         part = F.interpolate(part, size, mode="bilinear", antialias=True)[0]
         out[i] = part.flip(-1) if mirrored else part
     return out.float()
@@ -64,10 +64,10 @@ def _crop_by_products(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple
     out = torch.empty(n, 3, *size, device=pictures.device)
     step = CHUNK if pictures.device.type == "cpu" else n
     for i in range(0, n, max(1, step)):
-        x = pictures[i:i + step].float()
-        x = torch.bmm(x.reshape(len(x), 3 * height, width), columns[i:i + step])      # (c, 3H, w)
+        x = pictures[i : i + step].float()
+        x = torch.bmm(x.reshape(len(x), 3 * height, width), columns[i : i + step])  # (c, 3H, w)
         x = x.view(len(x), 3, height, size[1])
-        out[i:i + step] = torch.matmul(rows[i:i + step, None], x)                      # (c, 3, h, w)
+        out[i : i + step] = torch.matmul(rows[i : i + step, None], x)  # (c, 3, h, w)
     return out
 
 
@@ -89,8 +89,9 @@ def interpolation(start: Tensor, stop: Tensor, n_in: int, n_out: int, mirrored: 
     return weights / weights.sum(-1, keepdim=True)
 
 
-def affine(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int],
-           turn: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
+def affine(
+    pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int], turn: Tensor, zoom: Tensor, shift: Tensor
+) -> Tensor:
     """Each picture's box, turned about its centre, zoomed and shifted, in one bilinear sampling.
 
     turn (n,) in radians, counter-clockwise; zoom (n,), > 1 enlarges what is seen; shift (n, 2) moves the content right
@@ -102,22 +103,28 @@ def affine(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int],
     out = torch.empty(n, 3, *size, device=pictures.device)
     step = CHUNK if pictures.device.type == "cpu" else n
     for i in range(0, n, max(1, step)):
-        x = pictures[i:i + step].float()
-        grid = F.affine_grid(theta[i:i + step], [len(x), 3, *size], align_corners=False)
-        out[i:i + step] = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        x = pictures[i : i + step].float()
+        grid = F.affine_grid(theta[i : i + step], [len(x), 3, *size], align_corners=False)
+        out[i : i + step] = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     return out
 
 
-def _inverse_maps(boxes: Tensor, flip: Tensor, height: int, width: int,
-                  turn: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
+def _inverse_maps(
+    boxes: Tensor, flip: Tensor, height: int, width: int, turn: Tensor, zoom: Tensor, shift: Tensor
+) -> Tensor:
     """(n, 2, 3): from output coordinates to input coordinates, both in [-1, 1]."""
     x0, y0, x1, y1 = boxes.float().unbind(1)
-    half = torch.stack([(x1 - x0) / 2, (y1 - y0) / 2], 1)                       # pixels
+    half = torch.stack([(x1 - x0) / 2, (y1 - y0) / 2], 1)  # pixels
     centre = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2], 1)
     cos, sin = turn.cos() / zoom, turn.sin() / zoom
     mirror = torch.where(flip, -1.0, 1.0)
-    a = torch.stack([torch.stack([cos * half[:, 0] * mirror, -sin * half[:, 1]], 1),
-                     torch.stack([sin * half[:, 0] * mirror, cos * half[:, 1]], 1)], 1)      # (n, 2, 2), pixels
+    a = torch.stack(
+        [
+            torch.stack([cos * half[:, 0] * mirror, -sin * half[:, 1]], 1),
+            torch.stack([sin * half[:, 0] * mirror, cos * half[:, 1]], 1),
+        ],
+        1,
+    )  # (n, 2, 2), pixels
     signed = shift * 2
     offset = centre - (a @ signed[:, :, None])[:, :, 0]
     frame = a.new_tensor([2 / width, 2 / height])

@@ -112,25 +112,30 @@ class Augment:
             boxes = geometry.full_boxes(n, height, width, u.device)
         else:
             boxes = geometry.draw_boxes(u[:, :4], height, width, self.crop, self.ratio)
-        side = 2 * u - 1                                                        # uniform in [-1, 1)
+        side = 2 * u - 1  # uniform in [-1, 1)
         jittered = (u[:, 5] < self.jitter).float()
         out_height, out_width = self.out_size(height, width)
         scale = min(out_height, out_width) / 224
         sigma = (self.sigma[0] + u[:, 15] * (self.sigma[1] - self.sigma[0])) * scale
         return Drawn(
-            boxes=boxes, flip=u[:, 4] < self.flip,
-            turn=torch.deg2rad(side[:, 6] * self.rotate), zoom=1 + side[:, 7] * self.zoom,
+            boxes=boxes,
+            flip=u[:, 4] < self.flip,
+            turn=torch.deg2rad(side[:, 6] * self.rotate),
+            zoom=1 + side[:, 7] * self.zoom,
             shift=side[:, 8:10] * self.shift,
             brightness=1 + jittered * side[:, 10] * self.brightness,
             contrast=1 + jittered * side[:, 11] * self.contrast,
             saturation=1 + jittered * side[:, 12] * self.saturation,
-            hue=jittered * side[:, 13] * self.hue, order=u[:, 23:27].argsort(1),
+            hue=jittered * side[:, 13] * self.hue,
+            order=u[:, 23:27].argsort(1),
             grey=u[:, 14] < self.grey,
-            blur=u[:, 16] < self._blur(out_height, out_width), sigma=sigma.clamp(min=0.05),
+            blur=u[:, 16] < self._blur(out_height, out_width),
+            sigma=sigma.clamp(min=0.05),
             solarise=u[:, 17] < self.solarise,
             erase=u[:, 18] < self.erase,
             erased=geometry.draw_boxes(u[:, 19:23], out_height, out_width, (0.02, 0.2), (0.3, 1 / 0.3)),
-            **self._further(n, generator))
+            **self._further(n, generator),
+        )
 
     def _further(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Drawn after all others, and only where asked for, so that views without them are what they were."""
@@ -181,11 +186,12 @@ class Augment:
     def _colours(self, x: Tensor, drawn: Drawn) -> Tensor:
         if not (self.grey or (self.jitter and (self.brightness or self.contrast or self.saturation or self.hue))):
             return x.mul_(1 / 255)
-        return colour.mix_colours(x, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.order,
-                                  drawn.grey)
+        return colour.mix_colours(
+            x, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.order, drawn.grey
+        )
 
     def _blurred(self, part: Tensor, sigma: Tensor) -> Tensor:
-        kernel = max(3, int(0.1 * min(part.shape[-2:])) // 2 * 2 + 1)           # a tenth of the side, as in SimCLR
+        kernel = max(3, int(0.1 * min(part.shape[-2:])) // 2 * 2 + 1)  # a tenth of the side, as in SimCLR
         return colour.blur(part, sigma, kernel)
 
 
@@ -208,8 +214,9 @@ class ImageViews(Views):
         n = check_members(len(inputs), self.members, type(self).__name__)
         augments = self.augments(inputs.shape[-2], inputs.shape[-1])
         parts = inputs.split(n) if n else [inputs] * self.members
-        return [augment.apply(parts[v % self.members], numbers)
-                for v, (augment, numbers) in enumerate(zip(augments, drawn))]
+        return [
+            augment.apply(parts[v % self.members], numbers) for v, (augment, numbers) in enumerate(zip(augments, drawn))
+        ]
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> list[Tensor]:
         """uint8 (members * n, 3, H, W) -> float32 views (n, 3, h, w) in [0, 1]."""
@@ -219,10 +226,18 @@ class ImageViews(Views):
         return self.apply(inputs, self.draw(n, height, width, generator))
 
 
-def simclr_augment(size: int | None = None, crop: tuple[float, float] = (0.2, 1.0), flip: float = 0.5,
-                   strength: float = 0.5, grey: float = 0.2, blur: float | None = None,
-                   solarise: float = 0.0, saturation: float | None = None, flip_vertical: float = 0.0,
-                   randaugment: tuple[int, float] | None = None) -> Augment:
+def simclr_augment(
+    size: int | None = None,
+    crop: tuple[float, float] = (0.2, 1.0),
+    flip: float = 0.5,
+    strength: float = 0.5,
+    grey: float = 0.2,
+    blur: float | None = None,
+    solarise: float = 0.0,
+    saturation: float | None = None,
+    flip_vertical: float = 0.0,
+    randaugment: tuple[int, float] | None = None,
+) -> Augment:
     """SimCLR's random view: crop, flip, colour jitter of `strength` (brightness, contrast, saturation 0.8 strength, hue
     0.2 strength, with probability 0.8), grey, blur.
 
@@ -230,9 +245,20 @@ def simclr_augment(size: int | None = None, crop: tuple[float, float] = (0.2, 1.
     change of its own (BYOL: strength 0.5, saturation 0.2).
     """
     change = min(1.0, 0.8 * strength)
-    return Augment(size=size, crop=crop, flip=flip, flip_vertical=flip_vertical, randaugment=randaugment,
-                   brightness=change, contrast=change, saturation=change if saturation is None else saturation,
-                   hue=min(0.5, 0.2 * strength), grey=grey, blur=blur, solarise=solarise)
+    return Augment(
+        size=size,
+        crop=crop,
+        flip=flip,
+        flip_vertical=flip_vertical,
+        randaugment=randaugment,
+        brightness=change,
+        contrast=change,
+        saturation=change if saturation is None else saturation,
+        hue=min(0.5, 0.2 * strength),
+        grey=grey,
+        blur=blur,
+        solarise=solarise,
+    )
 
 
 @dataclass(frozen=True)
@@ -272,9 +298,21 @@ class TwoCrops(ImageViews):
 
     def augments(self, height: int, width: int) -> list[Augment]:
         blurs = self.blur if isinstance(self.blur, tuple | list) else (self.blur, self.blur)
-        return [simclr_augment(self.size, self.crop, self.flip, self.strength, self.grey, blurs[v], self.solarise[v],
-                               self.saturation, self.flip_vertical, self.randaugment)
-                for v in range(2)]
+        return [
+            simclr_augment(
+                self.size,
+                self.crop,
+                self.flip,
+                self.strength,
+                self.grey,
+                blurs[v],
+                self.solarise[v],
+                self.saturation,
+                self.flip_vertical,
+                self.randaugment,
+            )
+            for v in range(2)
+        ]
 
 
 @dataclass(frozen=True)
@@ -324,14 +362,20 @@ class MultiCrop(ImageViews):
         side = self.big_size or min(height, width)
         photo = min(height, width) >= 160
         local = self.small_size or max(16, round(side * 96 / 224))
-        common: dict[str, Any] = {"flip": self.flip, "strength": self.strength, "grey": self.grey,
-                                  "saturation": self.saturation}
+        common: dict[str, Any] = {
+            "flip": self.flip,
+            "strength": self.strength,
+            "grey": self.grey,
+            "saturation": self.saturation,
+        }
         blur = self.blur if self.blur is not None else (0.5 if side >= 96 else 0.0)
         first, second, last = blur if isinstance(blur, tuple | list) else (blur,) * 3
         big_scale = self.big_scale or ((0.14, 1.0) if photo else (0.3, 1.0))
         small_scale = self.small_scale or ((0.05, 0.14) if photo else (0.1, 0.3))
-        big = [simclr_augment(self.big_size, big_scale, blur=b, solarise=s, **common)
-               for b, s in zip((first, second), self.solarise, strict=True)]
+        big = [
+            simclr_augment(self.big_size, big_scale, blur=b, solarise=s, **common)
+            for b, s in zip((first, second), self.solarise, strict=True)
+        ]
         small = simclr_augment(local, small_scale, blur=last, **common)
         return [big[v % 2] for v in range(self.big)] + [small] * self.small
 
@@ -375,9 +419,19 @@ class Members(ImageViews):
         return self.k
 
     def augments(self, height: int, width: int) -> list[Augment]:
-        one = Augment(size=self.size, flip=self.flip, rotate=self.rotate, zoom=self.zoom, shift=self.shift,
-                      saturation=self.saturation, brightness=self.brightness, contrast=self.contrast,
-                      jitter=1.0, grey=self.grey, erase=self.erase)
+        one = Augment(
+            size=self.size,
+            flip=self.flip,
+            rotate=self.rotate,
+            zoom=self.zoom,
+            shift=self.shift,
+            saturation=self.saturation,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            jitter=1.0,
+            grey=self.grey,
+            erase=self.erase,
+        )
         return [one] * self.k
 
 
@@ -389,5 +443,7 @@ def _chosen(flags: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def _check_pictures(pictures: Tensor) -> None:
     if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
-        raise InputError(f"Image views need a uint8 batch (n, 3, height, width). Got {pictures.dtype} "
-                         f"{tuple(pictures.shape)} instead.")
+        raise InputError(
+            f"Image views need a uint8 batch (n, 3, height, width). Got {pictures.dtype} "
+            f"{tuple(pictures.shape)} instead."
+        )

@@ -36,8 +36,10 @@ def check_range(where: str, low: float, high: float, **values: Sequence[float]) 
     """Raise InputError unless each value is a pair (from, to) with low < from <= to <= high."""
     for name, pair in values.items():
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
-            raise InputError(f"The '{name}' of {where} must be a pair (from, to) with "
-                             f"{low:g} < from <= to <= {high:g}. Got {pair} instead.")
+            raise InputError(
+                f"The '{name}' of {where} must be a pair (from, to) with "
+                f"{low:g} < from <= to <= {high:g}. Got {pair} instead."
+            )
 
 
 def check_members(inputs_rows: int, members: int, where: str) -> int:

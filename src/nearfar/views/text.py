@@ -40,15 +40,19 @@ class TextViews(Views):
 
     def _special(self) -> Special:
         if self.special is None:
-            raise InputError(f"{type(self).__name__} does not know the encoder's special tokens yet.",
-                             "Call views.bind(encoder) first.")
+            raise InputError(
+                f"{type(self).__name__} does not know the encoder's special tokens yet.",
+                "Call views.bind(encoder) first.",
+            )
         return self.special
 
     def _mask_id(self) -> int:
         mask = self._special().mask
         if mask is None:
-            raise InputError(f"{type(self).__name__} masks tokens, but this encoder's tokenizer has no mask token.",
-                             "Set mask to 0 and use delete.")
+            raise InputError(
+                f"{type(self).__name__} masks tokens, but this encoder's tokenizer has no mask token.",
+                "Set mask to 0 and use delete.",
+            )
         return mask
 
 
@@ -221,8 +225,8 @@ def shuffle(tokens: Tokens, p: float, generator: torch.Generator) -> Tokens:
     u = _uniform((2, *tokens.ids.shape), generator, tokens.ids.device)
     chosen = (u[0] < p) & tokens.mask
     places = torch.arange(tokens.ids.shape[1], device=tokens.ids.device).expand_as(tokens.ids)
-    there = (~chosen).long().argsort(dim=1, stable=True)                        # chosen places first, in order
-    random = torch.where(chosen, u[1], 1.0 + places)                            # chosen places first, in random order
+    there = (~chosen).long().argsort(dim=1, stable=True)  # chosen places first, in order
+    random = torch.where(chosen, u[1], 1.0 + places)  # chosen places first, in random order
     return Tokens(tokens.ids.scatter(1, there, tokens.ids.gather(1, random.argsort(1))), tokens.mask)
 
 
@@ -237,8 +241,9 @@ def _take_span(tokens: Tokens, start: Tensor, size: Tensor) -> Tokens:
 def _compact(tokens: Tokens, keep: Tensor) -> Tokens:
     """Only the kept tokens, in order, moved to the left."""
     order = (~keep).long().argsort(dim=1, stable=True)
-    return _take_span(Tokens(tokens.ids.gather(1, order), tokens.mask), keep.new_zeros(len(keep), dtype=torch.long),
-                      keep.sum(1))
+    return _take_span(
+        Tokens(tokens.ids.gather(1, order), tokens.mask), keep.new_zeros(len(keep), dtype=torch.long), keep.sum(1)
+    )
 
 
 def _uniform(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -46,9 +46,16 @@ def value_and_gradients(loss, *inputs):
     return [value.detach(), *(x.grad for x in inputs)]
 
 
-@pytest.mark.parametrize(("loss", "tiles"), [
-    (losses.clip, 2 * 4 * 4), (losses.nt_xent, 2 * (8 * 9) // 2), (losses.info_nce, 4 * 4),
-    (losses.hcl, 2 * (8 * 9) // 2), (losses.dcl, 2 * (8 * 9) // 2)])
+@pytest.mark.parametrize(
+    ("loss", "tiles"),
+    [
+        (losses.clip, 2 * 4 * 4),
+        (losses.nt_xent, 2 * (8 * 9) // 2),
+        (losses.info_nce, 4 * 4),
+        (losses.hcl, 2 * (8 * 9) // 2),
+        (losses.dcl, 2 * (8 * 9) // 2),
+    ],
+)
 def test_two_directions_share_a_sweep_and_views_visit_half_the_grid(loss, tiles):
     a, b = spread(16, 8), spread(16, 8, 1)
     with engine("dense"):
@@ -113,8 +120,12 @@ def test_hidden_pairs_stay_hidden_on_the_fast_path():
     for name, tile in (("dense", None), ("streaming", 4)):
         with engine(name, tile=tile):
             found = value_and_gradients(
-                lambda p, q: both_ways(p, q, excluded=ExcludedPairs([(item_identities,
-                item_identities.flip(0))])).loss(rows.info_nce_rows), a, b)
+                lambda p, q: both_ways(p, q, excluded=ExcludedPairs([(item_identities, item_identities.flip(0))])).loss(
+                    rows.info_nce_rows
+                ),
+                a,
+                b,
+            )
         wanted = wanted or found
         for p, q in zip(found, wanted, strict=True):
             assert_close(p, q, rtol=1e-10, atol=1e-10)
@@ -126,8 +137,11 @@ def test_asymmetric_relations_use_the_whole_grid():
     values = []
     for name, tile in (("dense", None), ("streaming", 3)):
         with engine(name, tile=tile):
-            values.append(value_and_gradients(
-                lambda x: Similarity(x, Block(x), temperature=0.2).reduce(LogSumExp(where=~one_sided)).sum(), z))
+            values.append(
+                value_and_gradients(
+                    lambda x: Similarity(x, Block(x), temperature=0.2).reduce(LogSumExp(where=~one_sided)).sum(), z
+                )
+            )
     for p, q in zip(*values, strict=True):
         assert_close(p, q, rtol=1e-10, atol=1e-10)
 
@@ -141,16 +155,22 @@ def test_a_directions_own_answers_are_not_kept():
     assert s._known == {}
 
 
-@pytest.mark.parametrize(("make", "tensors"), [
-    (lambda a, b: low_rank(a, b, 0.3), [(40, 3), (24, 3)]),
-    (lambda a, b, c: low_rank(a, b) & per_column(c), [(40, 3), (24, 3), (24,)]),
-    (lambda r, c: per_row(r) & per_column(c), [(40,), (24,)]),
-    (lambda c: per_column(c), [(24,)])])
+@pytest.mark.parametrize(
+    ("make", "tensors"),
+    [
+        (lambda a, b: low_rank(a, b, 0.3), [(40, 3), (24, 3)]),
+        (lambda a, b, c: low_rank(a, b) & per_column(c), [(40, 3), (24, 3), (24,)]),
+        (lambda r, c: per_row(r) & per_column(c), [(40,), (24,)]),
+        (lambda c: per_column(c), [(24,)]),
+    ],
+)
 @pytest.mark.parametrize("kind", [Sum, Mean, Count])
 def test_sums_weighted_by_factors_or_low_rank_need_no_sweep(kind, make, tensors):
     q, k = spread(40, 8).double(), spread(24, 8, 1).double()
-    weights = [spread(*(size if len(size) == 2 else (*size, 1)), seed).view(size).double() + 1.5
-               for seed, size in enumerate(tensors)]
+    weights = [
+        spread(*(size if len(size) == 2 else (*size, 1)), seed).view(size).double() + 1.5
+        for seed, size in enumerate(tensors)
+    ]
 
     def ask(q, k, *weights):
         return Similarity(q, k, temperature=0.2).reduce(kind(weight=make(*weights))).square().sum()
@@ -177,11 +197,13 @@ def test_labels_in_order_skip_the_tiles_that_hold_no_pair(kind):
     z, labels = spread(64, 8), torch.arange(8).repeat_interleave(8)
     for where, tiles in ((same(labels), 8), (~same(labels), 8 * 8 - 8), (same(labels) & ~same(labels), 0)):
         with engine("dense"):
-            expected = value_and_gradients(lambda z, w=where: Similarity(z, spread(64, 8, 1)).reduce(
-                kind(where=w)).clamp(min=-1e3).sum(), z)
+            expected = value_and_gradients(
+                lambda z, w=where: Similarity(z, spread(64, 8, 1)).reduce(kind(where=w)).clamp(min=-1e3).sum(), z
+            )
         with engine("streaming", tile=8) as choice:
-            found = value_and_gradients(lambda z, w=where: Similarity(z, spread(64, 8, 1)).reduce(
-                kind(where=w)).clamp(min=-1e3).sum(), z)
+            found = value_and_gradients(
+                lambda z, w=where: Similarity(z, spread(64, 8, 1)).reduce(kind(where=w)).clamp(min=-1e3).sum(), z
+            )
         assert choice.visited == 2 * tiles
         for x, y in zip(found, expected, strict=True):
             assert_close(x, y, rtol=1e-4, atol=1e-5)

@@ -45,23 +45,29 @@ def matrix(gradient=True, **options):
     return Similarity(q.requires_grad_(gradient), k, temperature=0.3, positive=listed(torch.arange(N)), **options)
 
 
-@pytest.mark.parametrize(("reduction", "step"), [
-    (LogSumExp(), "log-sum-exp sweep"),
-    (LogSumExp(where=~same(*LABELS), weight=per_row(torch.ones(N)) & per_column(torch.ones(M))), "log-sum-exp sweep"),
-    (LogSumExp(where=~equal(*LABELS)), "log-sum-exp sweep"),
-    (LogSumExp(where=listed(torch.arange(N))), "listed pairs"),
-    (CrossEntropy(where=~listed(torch.arange(N))), "cross-entropy pass"),
-    (Max(where=listed(torch.arange(N))), "listed pairs"),
-    (Mean(where=same(*LABELS)), "class sums"),
-    (Count(), "class sums"),
-    (Sum(weight=low_rank(torch.ones(N, 1), torch.ones(M, 1))), "weighted sums"),
-    (Sum(where=~same(*LABELS) & ~listed(torch.arange(N))), "class sums"),
-    (Sum(where=PAIRS & same(*LABELS) & ~PAIRS), "no pairs"),
-    (Sum(phi=torch.exp), "general sweep"),
-    (Max(), "general sweep"),
-    (LogSumExp(weight=dense(torch.ones(N, M))), "general sweep"),
-    (LogSumExp(where=function(lambda t: t.s > 0)), "general sweep"),
-])
+@pytest.mark.parametrize(
+    ("reduction", "step"),
+    [
+        (LogSumExp(), "log-sum-exp sweep"),
+        (
+            LogSumExp(where=~same(*LABELS), weight=per_row(torch.ones(N)) & per_column(torch.ones(M))),
+            "log-sum-exp sweep",
+        ),
+        (LogSumExp(where=~equal(*LABELS)), "log-sum-exp sweep"),
+        (LogSumExp(where=listed(torch.arange(N))), "listed pairs"),
+        (CrossEntropy(where=~listed(torch.arange(N))), "cross-entropy pass"),
+        (Max(where=listed(torch.arange(N))), "listed pairs"),
+        (Mean(where=same(*LABELS)), "class sums"),
+        (Count(), "class sums"),
+        (Sum(weight=low_rank(torch.ones(N, 1), torch.ones(M, 1))), "weighted sums"),
+        (Sum(where=~same(*LABELS) & ~listed(torch.arange(N))), "class sums"),
+        (Sum(where=PAIRS & same(*LABELS) & ~PAIRS), "no pairs"),
+        (Sum(phi=torch.exp), "general sweep"),
+        (Max(), "general sweep"),
+        (LogSumExp(weight=dense(torch.ones(N, M))), "general sweep"),
+        (LogSumExp(where=function(lambda t: t.s > 0)), "general sweep"),
+    ],
+)
 def test_explain_names_the_steps_that_reduce_takes(reduction, step):
     with engine("streaming", tile=5) as choice:
         s = matrix()
@@ -95,17 +101,25 @@ def test_costs_are_those_of_the_documentation():
     q = torch.empty(n, d, requires_grad=True)
     k = torch.empty(n, d)
     with engine("streaming"):
-        cost = {name: s.explain(r).cost for name, s, r in (
-            ("fused", Similarity(q, k), LogSumExp()), ("half", Similarity(q, q), LogSumExp()),
-            ("pass", one_way(q, k).parts[0], CrossEntropy()), ("values", Similarity(k, k.clone()), LogSumExp()))}
+        cost = {
+            name: s.explain(r).cost
+            for name, s, r in (
+                ("fused", Similarity(q, k), LogSumExp()),
+                ("half", Similarity(q, q), LogSumExp()),
+                ("pass", one_way(q, k).parts[0], CrossEntropy()),
+                ("values", Similarity(k, k.clone()), LogSumExp()),
+            )
+        }
     unit = n * n * d
     assert {name: c.products / unit for name, c in cost.items()} == {"fused": 8, "half": 4, "pass": 6, "values": 2}
     assert {name: c.passes for name, c in cost.items()} == {"fused": 2, "half": 2, "pass": 1, "values": 1}
     assert all(c.memory < n * n / 4 for c in cost.values()), "a sixteenth of what the matrix would take"
 
 
-@pytest.mark.parametrize(("loss", "products"), [
-    (losses.info_nce, 6), (losses.clip, 8), (losses.dcl, 16), (losses.nt_xent, 16), (losses.hcl, 16)])
+@pytest.mark.parametrize(
+    ("loss", "products"),
+    [(losses.info_nce, 6), (losses.clip, 8), (losses.dcl, 16), (losses.nt_xent, 16), (losses.hcl, 16)],
+)
 def test_a_block_of_an_engine_tells_what_a_loss_took(loss, products):
     """In units of n^2 d for n pairs; two views are 2n anchors, and half of their matrix."""
     n, d = 300, 8
@@ -137,8 +151,12 @@ def test_blocks_sources_and_entries():
     q, k = seeded(N, D).float().requires_grad_(), seeded(M, D, seed=1).float()
     with engine("streaming"):
         s = Similarity(q, [Block(k), Block(Constant())])
-        assert s.explain(LogSumExp(), Count()).names == ["class sums", "class sums", "log-sum-exp sweep",
-                                                         "general sweep"]
+        assert s.explain(LogSumExp(), Count()).names == [
+            "class sums",
+            "class sums",
+            "log-sum-exp sweep",
+            "general sweep",
+        ]
         assert s.explain(LogSumExp(), Max()).names == ["general sweep"]
         large = Similarity(torch.empty(2, 300, D), torch.empty(2, 300, D))
         (step,) = large.explain(LogSumExp()).steps
@@ -149,8 +167,12 @@ def test_blocks_sources_and_entries():
 def test_a_symmetric_matrix_takes_half_of_the_grid():
     with engine("streaming"):
         z = torch.empty(40, D, requires_grad=True)
-        for where, half in ((~diagonal(40), True), (~listed(torch.arange(40).roll(1)), False),
-                            (same(torch.arange(40) % 3), True), (~equal(*[torch.arange(40)] * 2), False)):
+        for where, half in (
+            (~diagonal(40), True),
+            (~listed(torch.arange(40).roll(1)), False),
+            (same(torch.arange(40) % 3), True),
+            (~equal(*[torch.arange(40)] * 2), False),
+        ):
             assert Similarity(z, z).explain(LogSumExp(where=where)).steps[0].half_grid is half
 
 

@@ -1,6 +1,6 @@
 """What "better" means on given data: a task, one file each, found by file. Chosen once from the data, the same for all.
 
-    <name>.py -> class with possible, priority, options, metrics, references, evaluate (`nearfar.evaluation.task.Task`)
+<name>.py -> class with possible, priority, options, metrics, references, evaluate (`nearfar.evaluation.task.Task`)
 """
 
 from __future__ import annotations
@@ -18,8 +18,21 @@ from nearfar.units import Metric
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
-__all__ = ["Metric", "Part", "Reference", "Scores", "Table", "Task", "classes", "names",
-           "option_names", "parsed", "possible", "register", "task_for"]
+__all__ = [
+    "Metric",
+    "Part",
+    "Reference",
+    "Scores",
+    "Table",
+    "Task",
+    "classes",
+    "names",
+    "option_names",
+    "parsed",
+    "possible",
+    "register",
+    "task_for",
+]
 
 
 def names() -> list[str]:
@@ -45,6 +58,7 @@ def option_names() -> list[str]:
 
 def possible(data: Data, modalities: Sequence[str] | None = None) -> list[str]:
     """Names of the tasks that the data allow, those of the highest priority first."""
+
     def order(name: str) -> float:
         priority = get(name).priority(data)
         return float("inf") if priority is None else -priority
@@ -52,8 +66,14 @@ def possible(data: Data, modalities: Sequence[str] | None = None) -> list[str]:
     return sorted((name for name in names() if get(name).possible(data, modalities)), key=order)
 
 
-def task_for(data: Data, kind: str | None = None, *, modalities: Sequence[str] | None = None,
-             shared: Mapping[str, Any] | None = None, **given: Any) -> Task:
+def task_for(
+    data: Data,
+    kind: str | None = None,
+    *,
+    modalities: Sequence[str] | None = None,
+    shared: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Task:
     """The task that the data allow: masks, else scores of pairs, else pairs, else groups, else labels, else a proxy
     (groups go before pairs where rows carry a domain).
 
@@ -67,22 +87,23 @@ def task_for(data: Data, kind: str | None = None, *, modalities: Sequence[str] |
     """
     found = possible(data, modalities)
     if not found:
-        raise InputError(f"{data.name} has no column of {kinds.words()} that a task asks for.",
-                         "Name one with a role.")
+        raise InputError(f"{data.name} has no column of {kinds.words()} that a task asks for.", "Name one with a role.")
     if kind is None or kind == "auto":
         name = next((name for name in found if get(name).priority(data) is not None), found[0])
     else:
         name, own = parsed(kind)
         given = own | given
     if name not in found:
-        raise InputError(f"{data.name} cannot be measured by '{name}'.",
-                         f"{get(name).needs} Possible here: {', '.join(found)}.".strip())
+        raise InputError(
+            f"{data.name} cannot be measured by '{name}'.",
+            f"{get(name).needs} Possible here: {', '.join(found)}.".strip(),
+        )
     taken = {key: value for key, value in (shared or {}).items() if key in options.names([get(name)])}
     return get(name)(data, modalities=modalities, **checked_options(name, taken | given))
 
 
 def parsed(spec: str) -> tuple[str, dict[str, Any]]:
-    """"few-shot --ways 3" -> name and options. Raises InputError for what is unknown."""
+    """ "few-shot --ways 3" -> name and options. Raises InputError for what is unknown."""
     name, *words = spec.split()
     return name, options.from_command_line([get(name)], words)
 
@@ -95,7 +116,8 @@ def checked_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
         if key not in known:
             owners = [other for other in names() if key in options.names([get(other)])]
             whose = f" It is one of {', '.join(owners)}." if owners else did_you_mean(key, known)
-            raise InputError(f"The task '{name}' has no option '{key}'.{whose}",
-                             f"It has: {', '.join(known) or 'none'}.")
+            raise InputError(
+                f"The task '{name}' has no option '{key}'.{whose}", f"It has: {', '.join(known) or 'none'}."
+            )
     checked = options.checked([cls], given)
     return {key: getattr(checked, key) for key in given}

@@ -36,16 +36,27 @@ class BagTask(Task):
             have that too, else of two the last by name.
     """
 
-    metrics = {"instance_auc": Metric("instance AUC"), "bag_auc": Metric("bag AUC"),
-               "bag_accuracy": Metric("bag accuracy")}
+    metrics = {
+        "instance_auc": Metric("instance AUC"),
+        "bag_auc": Metric("bag AUC"),
+        "bag_accuracy": Metric("bag accuracy"),
+    }
     part = Part("what is told", "what is told", "All instances, and those of positive bags among each other.")
     chance_words = "scores that say nothing"
-    needs = ("It needs bags with one label each: --bag COLUMN --target COLUMN (and --label COLUMN for labels of single "
-             "instances, which only measure).")
+    needs = (
+        "It needs bags with one label each: --bag COLUMN --target COLUMN (and --label COLUMN for labels of single "
+        "instances, which only measure)."
+    )
     max_train = 10_000
 
-    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None, positive: str = "auto",
-                 instance_positive: str = "auto"):
+    def __init__(
+        self,
+        data: Data,
+        *,
+        modalities: Sequence[str] | None = None,
+        positive: str = "auto",
+        instance_positive: str = "auto",
+    ):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles = (self.role,)
@@ -57,8 +68,12 @@ class BagTask(Task):
 
     @classmethod
     def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
-        return ("bag" in data.roles and data.targets is not None and first_role(data, modalities) is not None
-                and not mixed(data).any())
+        return (
+            "bag" in data.roles
+            and data.targets is not None
+            and first_role(data, modalities) is not None
+            and not mixed(data).any()
+        )
 
     @classmethod
     def priority(cls, data: Data) -> int | None:
@@ -77,9 +92,11 @@ class BagTask(Task):
         found = wanted if wanted != "auto" else same if same in names else names[1] if len(names) == 2 else None
         if found not in names:
             told = "" if found is None else f"No instance is '{found}'.{did_you_mean(found, names)} "
-            raise InputError(f"{told}Which of the labels in '{self.column}' makes an instance positive is not known: "
-                             f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}.",
-                             "Name it: --task 'bags --instance-positive NAME'.")
+            raise InputError(
+                f"{told}Which of the labels in '{self.column}' makes an instance positive is not known: "
+                f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}.",
+                "Name it: --task 'bags --instance-positive NAME'.",
+            )
         return names.index(str(found))
 
     def bags(self, split: str) -> Bags:
@@ -143,8 +160,9 @@ class BagTask(Task):
             return rows
         return np.sort(np.random.default_rng(0).choice(rows, self.max_train, replace=False))
 
-    def scored(self, bags: Bags, instance: np.ndarray, whole: np.ndarray, limit: float, split: str,
-               examples: int = 0) -> Scores:
+    def scored(
+        self, bags: Bags, instance: np.ndarray, whole: np.ndarray, limit: float, split: str, examples: int = 0
+    ) -> Scores:
         assert self.data.bags is not None
         truth = self.truth(bags)
         metrics = {"bag_auc": auc(whole, truth), "bag_accuracy": accuracy_at(whole, truth, limit)}
@@ -161,10 +179,22 @@ class BagTask(Task):
             inside = known & truth[bags.of]
             if 0 < hot[inside].sum() < inside.sum():
                 parts["instances of positive bags"] = {"instance_auc": auc(instance[inside], hot[inside])}
-            counts["instances"] = {"queries": int(known.sum()), "skipped": int((~known).sum()),
-                                   "gallery": int(hot.sum())}
-        return Scores(self.primary, metrics[self.primary], metrics, parts, {self.primary: values},
-                      {self.primary: clusters}, counts, split, *self.shown(bags, instance, whole, examples))
+            counts["instances"] = {
+                "queries": int(known.sum()),
+                "skipped": int((~known).sum()),
+                "gallery": int(hot.sum()),
+            }
+        return Scores(
+            self.primary,
+            metrics[self.primary],
+            metrics,
+            parts,
+            {self.primary: values},
+            {self.primary: clusters},
+            counts,
+            split,
+            *self.shown(bags, instance, whole, examples),
+        )
 
     def check(self) -> None:
         for split in dict.fromkeys(("train", "val", *self.held_out)):  # validation bags choose the threshold
@@ -179,17 +209,22 @@ class BagTask(Task):
         for what, (truth, option) in kinds.items():
             if not 0 < truth.sum() < len(truth):
                 many = f"{'All' if truth.any() else 'None'} of the {len(truth):,} {what}s of the {split} split"
-                raise InputError(f"{many} {'are' if truth.any() else 'is'} positive: there is nothing to tell apart.",
-                                 f"Check the column of {option}, or divide the bags otherwise: a column of splits "
-                                 "(--split), another --split-seed, more bags.")
+                raise InputError(
+                    f"{many} {'are' if truth.any() else 'is'} positive: there is nothing to tell apart.",
+                    f"Check the column of {option}, or divide the bags otherwise: a column of splits "
+                    "(--split), another --split-seed, more bags.",
+                )
 
-    def shown(self, bags: Bags, instance: np.ndarray, whole: np.ndarray,
-              count: int) -> tuple[list[Example], list[Table]]:
+    def shown(
+        self, bags: Bags, instance: np.ndarray, whole: np.ndarray, count: int
+    ) -> tuple[list[Example], list[Table]]:
         """The highest instances of the highest and the lowest bags, as pictures or texts and as a table."""
         if not count:
             return [], []
-        order, members = np.argsort(-whole, kind="stable"), np.split(
-            np.argsort(bags.of, kind="stable"), np.cumsum(bags.sizes)[:-1])
+        order, members = (
+            np.argsort(-whole, kind="stable"),
+            np.split(np.argsort(bags.of, kind="stable"), np.cumsum(bags.sizes)[:-1]),
+        )
         chosen = np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))
         labels = None if self.column is None else self.data.labels[self.column][bags.rows]
         examples, rows = [], []
@@ -197,32 +232,52 @@ class BagTask(Task):
             own = members[bag][np.argsort(-instance[members[bag]], kind="stable")][:SHOWN]
             kind = self.data.target_names[bags.labels[bag]]
             right = self.truth(bags)[[bag] * len(own)] if labels is None else labels[own] == self.instance_class
-            hits = [Hit(self.role, int(bags.rows[i]), -1, float(instance[i]), bool(ok))
-                    for i, ok in zip(own, right, strict=True)]
+            hits = [
+                Hit(self.role, int(bags.rows[i]), -1, float(instance[i]), bool(ok))
+                for i, ok in zip(own, right, strict=True)
+            ]
             rank = int(np.argmax(right)) + 1 if right.any() else 0
-            examples.append(Example(f"bag {bags.names[bag]} ({kind}), score {whole[bag]:.2f}: its highest instances",
-                                    self.role, int(bags.rows[own[0]]), False, rank, hits))
-            rows += [[bags.names[bag], kind, f"{whole[bag]:.3f}", str(self.data.keys[bags.rows[i]]),
-                      f"{instance[i]:.3f}"] for i in own]
+            examples.append(
+                Example(
+                    f"bag {bags.names[bag]} ({kind}), score {whole[bag]:.2f}: its highest instances",
+                    self.role,
+                    int(bags.rows[own[0]]),
+                    False,
+                    rank,
+                    hits,
+                )
+            )
+            rows += [
+                [bags.names[bag], kind, f"{whole[bag]:.3f}", str(self.data.keys[bags.rows[i]]), f"{instance[i]:.3f}"]
+                for i in own
+            ]
         return examples, [Table("Highest instances of bags", ["bag", "label", "bag score", "instance", "score"], rows)]
 
     def chance(self, split: str) -> Scores:
         """Equal scores for all: the commoner kind of bag."""
         bags = self.bags(split)
-        return self.scored(bags, np.zeros(len(bags.rows)), np.zeros(len(bags)), -1.0 if self.truth(bags).mean() > 0.5
-                           else 1.0, split)
+        return self.scored(
+            bags, np.zeros(len(bags.rows)), np.zeros(len(bags)), -1.0 if self.truth(bags).mean() > 0.5 else 1.0, split
+        )
 
     def references(self, *, size: int = 32) -> list[Reference]:
-        return [Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
-                *by_kind(self, size)]
+        return [
+            Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
+            *by_kind(self, size),
+        ]
 
     def describe(self) -> str:
         name = self.data.target_names[self.positive]
-        head = (f"Area under the ROC curve of instances ('{self.column}'), chance 50; beside it that of bags "
-                if self.column is not None else "Area under the ROC curve of bags, chance 50 ")
-        return (f"{head}(positive: '{name}'), and their accuracy at the threshold that validation bags chose. A model "
-                "that tells bags is asked; other vectors are read by a logistic regression on the label of each "
-                "training row's bag, whose mean is the bag's score. The interval is over positive items, by bag.")
+        head = (
+            f"Area under the ROC curve of instances ('{self.column}'), chance 50; beside it that of bags "
+            if self.column is not None
+            else "Area under the ROC curve of bags, chance 50 "
+        )
+        return (
+            f"{head}(positive: '{name}'), and their accuracy at the threshold that validation bags chose. A model "
+            "that tells bags is asked; other vectors are read by a logistic regression on the label of each "
+            "training row's bag, whose mean is the bag's score. The interval is over positive items, by bag."
+        )
 
 
 def mean_of(p: np.ndarray, bags: Bags) -> np.ndarray:

@@ -81,7 +81,7 @@ class DenseTask(Task):
         self.role, self.roles, self.layer = "image", ("image",), layer
         self.classes = list(data.mask_names)
         self.side = min(self.most_pixels, data.side(self.role))
-        for split in ("train", "val"):                                            # told before anything is trained
+        for split in ("train", "val"):  # told before anything is trained
             self.masked(split)
 
     @classmethod
@@ -97,8 +97,10 @@ class DenseTask(Task):
         rows = self.rows(split)
         rows = rows[self.data.masked[rows]]
         if not len(rows):
-            raise InputError(f"No picture of the {split} split of {self.data.name} has a mask.",
-                             "Add masks, or choose another --task.")
+            raise InputError(
+                f"No picture of the {split} split of {self.data.name} has a mask.",
+                "Add masks, or choose another --task.",
+            )
         return rows
 
     def parts(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,18 +109,19 @@ class DenseTask(Task):
         train = np.random.default_rng(0).permutation(train)[: self.max_train]
         if split != "val":
             return np.sort(train), self.draw(self.masked("val")), test
-        return np.sort(train[len(train) // 5:]), np.sort(train[: len(train) // 5]), test
+        return np.sort(train[len(train) // 5 :]), np.sort(train[: len(train) // 5]), test
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> MaskScores:
         def batches(rows: np.ndarray) -> Any:
             start = 0
             for maps in embed.maps(self.role, rows, self.layer):
-                yield maps, self.data.masks(self.side, rows[start: start + len(maps)])
+                yield maps, self.data.masks(self.side, rows[start : start + len(maps)])
                 start += len(maps)
 
         train, val, test = self.parts(split)
-        found = segmentation_probe(batches(train), batches(val), batches(test), self.classes,
-                                   each=min(100, max(8, -(-12_000 // len(train)))))
+        found = segmentation_probe(
+            batches(train), batches(val), batches(test), self.classes, each=min(100, max(8, -(-12_000 // len(train))))
+        )
         shown = np.array(spaced(test.tolist(), examples) if examples else [], np.int64)
         drawn = [mask for maps in embed.maps(self.role, shown, self.layer) for mask in found.probe(maps, self.side)]
         return self.scored(found.counts, split, test, self.segmented(shown, drawn))
@@ -126,20 +129,35 @@ class DenseTask(Task):
     def segmented(self, rows: np.ndarray, drawn: Sequence[np.ndarray]) -> list[Segmented]:
         truth = self.data.masks(self.side, rows)
         each = mean_iou_of(class_counts(drawn, truth, self.classes)) if len(rows) else []
-        return [Segmented(int(row), one, mask, float(value))
-                for row, one, mask, value in zip(rows, truth, drawn, each, strict=True)]
+        return [
+            Segmented(int(row), one, mask, float(value))
+            for row, one, mask, value in zip(rows, truth, drawn, each, strict=True)
+        ]
 
-    def scored(self, pixels: np.ndarray, split: str, rows: np.ndarray,
-               shown: Sequence[Segmented] = ()) -> MaskScores:
+    def scored(self, pixels: np.ndarray, split: str, rows: np.ndarray, shown: Sequence[Segmented] = ()) -> MaskScores:
         """Scores from the `class_counts` of each picture."""
         total = pixels.sum(0)
         metrics = {"miou": float(mean_iou_of(total)), "pixel accuracy": pixel_accuracy(total)}
-        directions = {self.data.mask_names[value]: {"miou": float(one)}
-                      for value, one in zip(self.classes, ious(total)) if np.isfinite(one)}
+        directions = {
+            self.data.mask_names[value]: {"miou": float(one)}
+            for value, one in zip(self.classes, ious(total))
+            if np.isfinite(one)
+        }
         counts = {"pictures": {"queries": len(rows), "skipped": 0, "gallery": len(self.classes)}}
         each = mean_iou_of(pixels)
-        return MaskScores("miou", metrics["miou"], metrics, directions, {"miou": each}, {"miou": self.units(rows)},
-                           counts, split, pixels=pixels, units=self.units(rows), masks=list(shown))
+        return MaskScores(
+            "miou",
+            metrics["miou"],
+            metrics,
+            directions,
+            {"miou": each},
+            {"miou": self.units(rows)},
+            counts,
+            split,
+            pixels=pixels,
+            units=self.units(rows),
+            masks=list(shown),
+        )
 
     def majority(self, split: str) -> MaskScores:
         """Every pixel takes the commonest class of the training masks."""
@@ -151,8 +169,10 @@ class DenseTask(Task):
 
     def references(self, *, size: int = 64) -> list[Reference]:
         """The commonest class; and what each cell of 8 x 8 pixels shows by itself, through the same probe as a map."""
-        return [Reference("chance", "majority class", "chance", lambda split, examples=0: self.majority(split)),
-                *by_places(self, max(size, 64))]
+        return [
+            Reference("chance", "majority class", "chance", lambda split, examples=0: self.majority(split)),
+            *by_places(self, max(size, 64)),
+        ]
 
     def summary(self, split: str = "test") -> dict[str, Any]:
         names = {str(value): name for value, name in self.data.mask_names.items()}
@@ -160,6 +180,8 @@ class DenseTask(Task):
 
     def describe(self) -> str:
         where = "the encoder's last map" if self.layer is None else f"the map after layer {self.layer}"
-        return (f"The class of every pixel ({len(self.classes)} classes, {self.side} x {self.side} pixels a picture), "
-                f"read from {where} by a linear probe that sees one place at a time: mIoU, the mean over the classes "
-                "of what true and found mask share, as a part of what either covers.")
+        return (
+            f"The class of every pixel ({len(self.classes)} classes, {self.side} x {self.side} pixels a picture), "
+            f"read from {where} by a linear probe that sees one place at a time: mIoU, the mean over the classes "
+            "of what true and found mask share, as a part of what either covers."
+        )

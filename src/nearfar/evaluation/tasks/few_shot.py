@@ -39,10 +39,17 @@ class FewShotTask(Task):
     part = Part("setting", "settings", "")
     chance_words = "one of the classes, drawn"
 
-    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None,
-                 ways: Annotated[int, Range(2)] | Literal["auto"] = "auto", shots: str | Sequence[int] = "1,5",
-                 queries: PositiveInt = 15, episodes: Annotated[int, Range(2, 1_000_000)] = 600,
-                 classifier: Classifier = "logistic"):
+    def __init__(
+        self,
+        data: Data,
+        *,
+        modalities: Sequence[str] | None = None,
+        ways: Annotated[int, Range(2)] | Literal["auto"] = "auto",
+        shots: str | Sequence[int] = "1,5",
+        queries: PositiveInt = 15,
+        episodes: Annotated[int, Range(2, 1_000_000)] = 600,
+        classifier: Classifier = "logistic",
+    ):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles, self.column = (self.role,), list(data.labels)[-1]
@@ -53,7 +60,10 @@ class FewShotTask(Task):
         names = [f"{k}-shot{more}" for k in self.shots for more in ("", "+opta")]
         ends = {"low": Metric("from"), "high": Metric("to")}
         self.metrics = {name: Metric(f"{name} accuracy" if name == self.primary else name) for name in names} | {
-            "accuracy": Metric("accuracy"), "gain": Metric("gain"), **ends}
+            "accuracy": Metric("accuracy"),
+            "gain": Metric("gain"),
+            **ends,
+        }
 
     @classmethod
     def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
@@ -75,7 +85,8 @@ class FewShotTask(Task):
                 f"Few-shot episodes on '{self.column}' need 2 classes of at least {least} items in each held-out "
                 f"split; {rich[poor]} of the {len(sizes[poor])} classes of {poor} have them.",
                 "Keep whole classes out with --unit and the label column, give more items a class, or choose another "
-                "--task; `nearfar evaluate` also takes fewer --shots and --queries.")
+                "--task; `nearfar evaluate` also takes fewer --shots and --queries.",
+            )
         return 5 if poor is None else min(5, rich[poor])
 
     def items(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -91,27 +102,51 @@ class FewShotTask(Task):
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         rows, labels = self.items(split)
         z = embed(self.role, rows) if self.classifier == "logistic" else embed.raw(self.role, rows)
-        found = {k: few_shot(z, labels, ways=self.ways, shots=k, queries=self.queries, count=self.count,
-                             classifier=self.classifier) for k in self.shots}
-        scores = self.scored({f"{k}-shot": one.plain for k, one in found.items()}
-                             | {f"{k}-shot+opta": one.aligned for k, one in found.items()}, split)
+        found = {
+            k: few_shot(
+                z, labels, ways=self.ways, shots=k, queries=self.queries, count=self.count, classifier=self.classifier
+            )
+            for k in self.shots
+        }
+        scores = self.scored(
+            {f"{k}-shot": one.plain for k, one in found.items()}
+            | {f"{k}-shot+opta": one.aligned for k, one in found.items()},
+            split,
+        )
         for k, one in found.items():
             gain = one.gain
             scores.directions[f"{self.ways}-way {k}-shot, what opta adds"] = {
-                "gain": gain.mean, "low": gain.mean if gain.low is None else gain.low,
-                "high": gain.mean if gain.high is None else gain.high}
+                "gain": gain.mean,
+                "low": gain.mean if gain.low is None else gain.low,
+                "high": gain.mean if gain.high is None else gain.high,
+            }
         return scores
 
     def scored(self, values: dict[str, np.ndarray], split: str) -> Scores:
         """Scores from the accuracy of each episode, by setting."""
         metrics = {name: float(one.mean()) for name, one in values.items()}
         ends = {name: interval(one).bounds or (metrics[name],) * 2 for name, one in values.items()}
-        directions = {f"{self.ways}-way {name}": {"accuracy": metrics[name], "low": ends[name][0],
-                                                  "high": ends[name][1]} for name in values}
-        counts = {"episodes": {"queries": self.count * self.ways * self.queries, "skipped": 0,
-                               "gallery": len(np.unique(self.items(split)[1]))}}
-        return Scores(self.primary, metrics[self.primary], metrics, directions,
-                      {self.primary: values[self.primary]}, {self.primary: np.arange(self.count)}, counts, split)
+        directions = {
+            f"{self.ways}-way {name}": {"accuracy": metrics[name], "low": ends[name][0], "high": ends[name][1]}
+            for name in values
+        }
+        counts = {
+            "episodes": {
+                "queries": self.count * self.ways * self.queries,
+                "skipped": 0,
+                "gallery": len(np.unique(self.items(split)[1])),
+            }
+        }
+        return Scores(
+            self.primary,
+            metrics[self.primary],
+            metrics,
+            directions,
+            {self.primary: values[self.primary]},
+            {self.primary: np.arange(self.count)},
+            counts,
+            split,
+        )
 
     def chance(self, split: str) -> Scores:
         """One class in `ways` is right."""
@@ -119,8 +154,10 @@ class FewShotTask(Task):
         return self.scored({name: np.full(self.count, 1 / self.ways) for name in names}, split)
 
     def references(self, *, size: int = 32) -> list[Reference]:
-        return [Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
-                *by_kind(self, size)]
+        return [
+            Reference("chance", "chance", "chance", lambda split, examples=0: self.chance(split)),
+            *by_kind(self, size),
+        ]
 
     def unseen(self, split: str) -> tuple[int, int]:
         """How many classes of the split are in no training row, and how many there are."""
@@ -131,16 +168,22 @@ class FewShotTask(Task):
     def describe(self) -> str:
         split = next((name for name in ("test", "val") if len(self.data.splits.get(name, ()))), "train")
         new, all_of_them = self.unseen(split)
-        held = (f"none of the {all_of_them} classes was trained on" if new == all_of_them else
-                f"{new} of the {all_of_them} classes were never trained on; --unit with the label column keeps all out")
+        held = (
+            f"none of the {all_of_them} classes was trained on"
+            if new == all_of_them
+            else f"{new} of the {all_of_them} classes were never trained on; --unit with the label column keeps all out"
+        )
         how = {"logistic": "", "nearest": " by the nearest class mean"}[self.classifier]
-        return (f"{self.ways}-way episodes on '{self.column}': accuracy{how} after "
-                f"{' and '.join(map(str, self.shots))} labelled items a class, {self.queries} unlabelled ones, mean of "
-                f"{self.count} episodes ({held}). "
-                "+opta: prototypes moved by optimal transport onto the queries, which sees them all at once.")
+        return (
+            f"{self.ways}-way episodes on '{self.column}': accuracy{how} after "
+            f"{' and '.join(map(str, self.shots))} labelled items a class, {self.queries} unlabelled ones, mean of "
+            f"{self.count} episodes ({held}). "
+            "+opta: prototypes moved by optimal transport onto the queries, which sees them all at once."
+        )
+
 
 def shot_counts(shots: str | Sequence[int]) -> tuple[int, ...]:
-    """"1,5" -> (1, 5). Raises InputError for what is not a list of positive numbers."""
+    """ "1,5" -> (1, 5). Raises InputError for what is not a list of positive numbers."""
     words = shots.split(",") if isinstance(shots, str) else list(shots)
     try:
         found = tuple(int(word) for word in words)

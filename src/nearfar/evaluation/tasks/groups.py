@@ -46,24 +46,33 @@ class GroupTask(SearchTask):
         names = self.data.domain_names
         outlines = [set(pair) for pair in self.data.meta.get("shared_outline", [])]
         wanted = (self.data.meta.get("directions") or {}).get(split)
-        found = [self._across(rows[domains == a], rows[domains == b], f"{names[a]} → {names[b]}",
-                              {names[a], names[b]} in outlines)
-                 for a in present for b in present
-                 if a != b and (wanted is None or [names[a], names[b]] in wanted)]
+        found = [
+            self._across(
+                rows[domains == a], rows[domains == b], f"{names[a]} → {names[b]}", {names[a], names[b]} in outlines
+            )
+            for a in present
+            for b in present
+            if a != b and (wanted is None or [names[a], names[b]] in wanted)
+        ]
         found = [search for search in found if search.relevant.counts.any()]
         if not found:
-            raise InputError(f"No group of the {split} split has members in two domains.",
-                             "Check the group and domain columns.")
+            raise InputError(
+                f"No group of the {split} split has members in two domains.", "Check the group and domain columns."
+            )
         return found
 
     def describe(self) -> str:
         if self.data.domains is None:
-            return (f"Retrieval of another {self.role} of the same group: hit@1 (is the nearest other item of the "
-                    "group?). Copies of the query are hidden.")
+            return (
+                f"Retrieval of another {self.role} of the same group: hit@1 (is the nearest other item of the "
+                "group?). Copies of the query are hidden."
+            )
         pairs = "chosen pairs" if self.data.meta.get("directions") else "every ordered pair"
-        return (f"Retrieval of the same thing in another domain, for things never trained on: hit@1 by {self.role}, "
-                f"mean over {pairs} of {', '.join(self.data.domain_names)}. Of the groups that form one unit (variants "
-                "of one another), the first stands for all.")
+        return (
+            f"Retrieval of the same thing in another domain, for things never trained on: hit@1 by {self.role}, "
+            f"mean over {pairs} of {', '.join(self.data.domain_names)}. Of the groups that form one unit (variants "
+            "of one another), the first stands for all."
+        )
 
     def one_group_a_unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the first group (by row order) of each unit: near-copies of one unit would make misses unfair."""
@@ -75,15 +84,29 @@ class GroupTask(SearchTask):
     def _within(self, rows: np.ndarray) -> Search:
         groups, contents = np.asarray(self.data.groups), np.asarray(self.data.content(self.role))
         asked = self.draw(rows)
-        return Search(f"{self.role} → {self.role}", Side(self.role, asked), Side(self.role, rows), len(rows),
-                      same(groups[asked], groups[rows]), same(contents[asked], contents[rows]), groups[asked])
+        return Search(
+            f"{self.role} → {self.role}",
+            Side(self.role, asked),
+            Side(self.role, rows),
+            len(rows),
+            same(groups[asked], groups[rows]),
+            same(contents[asked], contents[rows]),
+            groups[asked],
+        )
 
     def _across(self, query: np.ndarray, gallery: np.ndarray, name: str, shared: bool) -> Search:
         groups, query = np.asarray(self.data.groups), self.draw(query)
         contents = np.asarray(self.data.content(self.role))
-        return Search(name, Side(self.role, query), Side(self.role, gallery), len(gallery),
-                      same(groups[query], groups[gallery]), union([same(contents[query], contents[gallery])]),
-                      self.units(query), shared)
+        return Search(
+            name,
+            Side(self.role, query),
+            Side(self.role, gallery),
+            len(gallery),
+            same(groups[query], groups[gallery]),
+            union([same(contents[query], contents[gallery])]),
+            self.units(query),
+            shared,
+        )
 
 
 def differ_within(groups: np.ndarray, contents: np.ndarray) -> bool:

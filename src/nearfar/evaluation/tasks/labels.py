@@ -76,8 +76,10 @@ class LabelTask(SearchTask):
         """Training rows with a label, of two classes at least."""
         gallery = self.labelled("train")
         if len(np.unique(self.labels[gallery])) < 2:
-            raise InputError(f"'{self.column}' has one value only in the training part, so accuracy says nothing.",
-                             "Give another label column, or leave it out for a proxy measure.")
+            raise InputError(
+                f"'{self.column}' has one value only in the training part, so accuracy says nothing.",
+                "Give another label column, or leave it out for a proxy measure.",
+            )
         return gallery
 
     def searches(self, split: str) -> list[Search]:
@@ -88,9 +90,18 @@ class LabelTask(SearchTask):
             gallery = np.sort(np.random.default_rng(0).choice(gallery, self.max_train, replace=False))
         asked = self.draw(rows)
         sides = [("kNN", gallery), (f"same {self.column}", rows)]
-        return [Search(name, Side(self.role, asked), Side(self.role, side), len(side),
-                       same(labels[asked], labels[side]), same(contents[asked], contents[side]), self.units(asked))
-                for name, side in sides]
+        return [
+            Search(
+                name,
+                Side(self.role, asked),
+                Side(self.role, side),
+                len(side),
+                same(labels[asked], labels[side]),
+                same(contents[asked], contents[side]),
+                self.units(asked),
+            )
+            for name, side in sides
+        ]
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         scores = super().evaluate(embed, split, examples=examples)
@@ -107,10 +118,9 @@ class LabelTask(SearchTask):
         if split != "val":
             return self.draw(train), self.draw(self.labelled("val")), test
         train = np.random.default_rng(0).permutation(self.draw(train))
-        return train[len(train) // 5:], train[: len(train) // 5], test
+        return train[len(train) // 5 :], train[: len(train) // 5], test
 
-    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
-                        examples: int = 0) -> Scores:
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *, examples: int = 0) -> Scores:
         near, alike = self.searches(split)
         votes = self.vote(near, scorer(near))
         ranked = scorer(alike)
@@ -118,17 +128,33 @@ class LabelTask(SearchTask):
         shown = pick_examples(alike, ranked, found, examples) if examples else []
         metrics = {"knn": votes.accuracy, "knn_balanced": votes.balanced, **found.metrics}
         counts = {"queries": votes.n, "skipped": 0, "gallery": len(near.gallery.rows)}
-        return Scores("knn", votes.accuracy, metrics,
-                      {"kNN": {"knn": votes.accuracy, "balanced": votes.balanced}, alike.name: found.metrics},
-                      {"kNN": votes.correct.astype(np.float64)}, {"kNN": near.clusters}, {"kNN": counts}, split, shown)
+        return Scores(
+            "knn",
+            votes.accuracy,
+            metrics,
+            {"kNN": {"knn": votes.accuracy, "balanced": votes.balanced}, alike.name: found.metrics},
+            {"kNN": votes.correct.astype(np.float64)},
+            {"kNN": near.clusters},
+            {"kNN": counts},
+            split,
+            shown,
+        )
 
     def vote(self, near: Search, scorer: Source) -> Accuracy:
-        return knn_scores(scorer, self.labels[near.gallery.rows], self.labels[near.query.rows],
-                          np.arange(len(near.query.rows)), k=self.k, hidden=near.hidden)
+        return knn_scores(
+            scorer,
+            self.labels[near.gallery.rows],
+            self.labels[near.query.rows],
+            np.arange(len(near.query.rows)),
+            k=self.k,
+            hidden=near.hidden,
+        )
 
     def describe(self) -> str:
-        return (f"Accuracy of a weighted vote of the {self.k} nearest training items on '{self.column}' (kNN); beside "
-                "it a linear probe and retrieval of items with the same label.")
+        return (
+            f"Accuracy of a weighted vote of the {self.k} nearest training items on '{self.column}' (kNN); beside "
+            "it a linear probe and retrieval of items with the same label."
+        )
 
     def chance(self, split: str) -> Scores:
         """Always saying the commonest label; for the retrieval a random ranking."""
@@ -140,5 +166,13 @@ class LabelTask(SearchTask):
         found = expected_retrieval(alike, self.ks)
         metrics = {"knn": value, "knn_balanced": balanced, "probe": value, **found.metrics}
         counts = {"queries": len(test), "skipped": 0, "gallery": len(train)}
-        return Scores("knn", value, metrics, {"kNN": {"knn": value, "balanced": balanced}, alike.name: found.metrics},
-                      {"kNN": correct}, {"kNN": near.clusters}, {"kNN": counts}, split)
+        return Scores(
+            "knn",
+            value,
+            metrics,
+            {"kNN": {"knn": value, "balanced": balanced}, alike.name: found.metrics},
+            {"kNN": correct},
+            {"kNN": near.clusters},
+            {"kNN": counts},
+            split,
+        )

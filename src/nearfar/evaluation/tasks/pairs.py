@@ -62,14 +62,18 @@ class PairTask(SearchTask):
     def describe(self) -> str:
         a, b = self.roles
         if self.primary == "hit@1":
-            text = (f"Retrieval between {a} and {b}: hit@1, mean of both directions. The gallery holds every different "
-                    f"item of the split.")
+            text = (
+                f"Retrieval between {a} and {b}: hit@1, mean of both directions. The gallery holds every different "
+                f"item of the split."
+            )
         else:
             what = "the whole corpus" if self.corpus(b) else f"every different {b} of the split"
             text = f"Retrieval of {b} by {a}: nDCG@10. The gallery holds {what}."
         if self.classifies_pairs():
-            text += (" Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
-                     "and accuracy and F1 at the threshold that validation pairs chose.")
+            text += (
+                " Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
+                "and accuracy and F1 at the threshold that validation pairs chose."
+            )
         return text
 
     def corpus(self, role: str) -> Sequence[str]:
@@ -80,8 +84,10 @@ class PairTask(SearchTask):
         positives = self.data.positives
         found = rows if positives is None else rows[positives[rows]]
         if not len(found):
-            raise InputError(f"No pair of the {split} split belongs together: all are labelled 0 or score low.",
-                             "Check the columns of --pair-label and --score.")
+            raise InputError(
+                f"No pair of the {split} split belongs together: all are labelled 0 or score low.",
+                "Check the columns of --pair-label and --score.",
+            )
         return found
 
     def _search(self, rows: np.ndarray, split: str, query: str, gallery: str) -> Search:
@@ -99,8 +105,15 @@ class PairTask(SearchTask):
         relevant = listed(pairs[drawn], len(asked), len(contents), grades)
         query_rows = rows_in[first[asked]]
         hidden = self._itself(query_rows, query, gallery, contents, relevant if judged else None)
-        return Search(f"{query} → {gallery}", Side(query, query_rows), side, len(contents), relevant, hidden,
-                      self.units(query_rows))
+        return Search(
+            f"{query} → {gallery}",
+            Side(query, query_rows),
+            side,
+            len(contents),
+            relevant,
+            hidden,
+            self.units(query_rows),
+        )
 
     def _gallery(self, rows: np.ndarray, role: str) -> tuple[Side, np.ndarray]:
         """What is searched, and the content id of each of its items."""
@@ -109,8 +122,9 @@ class PairTask(SearchTask):
         contents, first = np.unique(np.asarray(self.data.content(role))[rows], return_index=True)
         return Side(role, rows[first]), contents
 
-    def _itself(self, query_rows: np.ndarray, query: str, gallery: str, contents: np.ndarray,
-                judged: Sparse | None) -> Sparse | None:
+    def _itself(
+        self, query_rows: np.ndarray, query: str, gallery: str, contents: np.ndarray, judged: Sparse | None
+    ) -> Sparse | None:
         """Gallery items that are the query: equal ones, unless they were judged relevant, and those of its id."""
         copies = union([same(np.asarray(self.data.content(query))[query_rows], contents)], less=judged)
         if judged is None or not self.corpus(gallery):
@@ -121,8 +135,7 @@ class PairTask(SearchTask):
         pairs = [(number, place[key]) for number, key in enumerate(keys) if key in place]
         return union([copies, listed(pairs, len(keys), len(contents))])
 
-    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
-                        examples: int = 0) -> Scores:
+    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *, examples: int = 0) -> Scores:
         scores = super().evaluate_scores(scorer, split, examples=examples)
         if self.classifies_pairs():
             found = self.classified(scorer, split)
@@ -163,8 +176,10 @@ class PairTask(SearchTask):
         if len(np.unique(known)) < 2:
             return found
         ahead = paired_scores(scorer(paired_search(chosen, self.roles, self.units(chosen))))
-        return found | {"pair accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
-                        "pair f1": f1_at(scores, labels, best_threshold(ahead, known, "f1"))}
+        return found | {
+            "pair accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
+            "pair f1": f1_at(scores, labels, best_threshold(ahead, known, "f1")),
+        }
 
     def chance_of_pairs(self, split: str) -> dict[str, float]:
         """`classified` of scores that say nothing: the commoner label for all, all pairs for F1."""

@@ -41,13 +41,24 @@ class ProxyTask(SearchTask):
         contents = np.asarray(self.data.content(self.role))
         rows = np.sort(rows[np.unique(contents[rows], return_index=True)[1]])
         asked = self.draw(rows)
-        return [Search("another look → itself", Side(self.role, asked, transformed=True), Side(self.role, rows),
-                       len(rows), same(asked, rows), None, asked)]
+        return [
+            Search(
+                "another look → itself",
+                Side(self.role, asked, transformed=True),
+                Side(self.role, rows),
+                len(rows),
+                same(asked, rows),
+                None,
+                asked,
+            )
+        ]
 
     def describe(self) -> str:
-        return (f"PROXY: the data hold no labels, groups or pairs, so each {self.role} is searched by a transformed "
-                "look of itself (hit@1). It shows what an encoder ignores, not what it understands; no winner "
-                "is named.")
+        return (
+            f"PROXY: the data hold no labels, groups or pairs, so each {self.role} is searched by a transformed "
+            "look of itself (hit@1). It shows what an encoder ignores, not what it understands; no winner "
+            "is named."
+        )
 
 
 def looked_at(data: Data, modalities: Sequence[str] | None) -> str | None:

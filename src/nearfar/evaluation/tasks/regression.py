@@ -26,10 +26,13 @@ class RegressionTask(Task):
     the rank correlation of differences of the number with distances of vectors."""
 
     primary = "mae"
-    metrics = {"mae": Metric("mean absolute error", "error", higher_is_better=False),
-               "r2": Metric("R2", "value"), "ordering": Metric("ordering (Spearman)", "correlation"),
-               "pearson": Metric("Pearson", "correlation", brief=False),
-               "gm": Metric("geometric mean error", "error", higher_is_better=False, brief=False)}
+    metrics = {
+        "mae": Metric("mean absolute error", "error", higher_is_better=False),
+        "r2": Metric("R2", "value"),
+        "ordering": Metric("ordering (Spearman)", "correlation"),
+        "pearson": Metric("Pearson", "correlation", brief=False),
+        "gm": Metric("geometric mean error", "error", higher_is_better=False, brief=False),
+    }
     beside = "ordering"
     part = Part("part of the range", "parts of the range", "The error by where the number lies.")
     chance_words = "always the mean of the training rows"
@@ -70,11 +73,13 @@ class RegressionTask(Task):
         """Rows to fit on, to choose the penalty on, and to score: never one in two of them."""
         train, test = self.numbered("train"), self.draw(self.numbered(split))
         if len(np.unique(self.values[train])) < 2:
-            raise InputError(f"'{self.column}' is the same number in all training rows: there is nothing to predict.",
-                             "Name another column with --target.")
+            raise InputError(
+                f"'{self.column}' is the same number in all training rows: there is nothing to predict.",
+                "Name another column with --target.",
+            )
         if split == "val":
             order = np.random.default_rng(0).permutation(train)
-            return np.sort(order[len(order) // 5:]), np.sort(order[: max(1, len(order) // 5)]), test
+            return np.sort(order[len(order) // 5 :]), np.sort(order[: max(1, len(order) // 5)]), test
         return train, self.draw(self.numbered("val")), test
 
     def check(self) -> None:
@@ -86,27 +91,53 @@ class RegressionTask(Task):
         train, held, test = parts
         z = [embed(self.role, rows) for rows in parts]
         fit = ridge_probe(z[0], self.values[train], z[1], self.values[held], z[2], self.values[test])
-        near = slice(None) if len(test) <= self.max_pairs_of else np.sort(
-            np.random.default_rng(0).choice(len(test), self.max_pairs_of, replace=False))
+        near = (
+            slice(None)
+            if len(test) <= self.max_pairs_of
+            else np.sort(np.random.default_rng(0).choice(len(test), self.max_pairs_of, replace=False))
+        )
         return self.scored(fit, ordering(z[2][near], fit.truth[near]), train, test, split, examples)
 
-    def scored(self, fit: Fit, order: float, train: np.ndarray, test: np.ndarray, split: str,
-               examples: int = 0) -> Scores:
+    def scored(
+        self, fit: Fit, order: float, train: np.ndarray, test: np.ndarray, split: str, examples: int = 0
+    ) -> Scores:
         metrics = fit.metrics | {"ordering": order}
         third = np.searchsorted(np.quantile(self.values[train], [1 / 3, 2 / 3]), fit.truth)
         names = ("lowest third", "middle third", "highest third")
-        parts = {name: {"mae": float(fit.errors[third == k].mean())} for k, name in enumerate(names)
-                 if (third == k).any()}
-        counts = {"rows": {"queries": len(test), "skipped": len(self.rows(split)) - len(self.numbered(split)),
-                           "gallery": len(train)}}
-        return Scores("mae", metrics["mae"], metrics, parts, {"mae": fit.errors}, {"mae": self.units(test)}, counts,
-                      split, tables=self.largest(fit, test) if examples else [])
+        parts = {
+            name: {"mae": float(fit.errors[third == k].mean())} for k, name in enumerate(names) if (third == k).any()
+        }
+        counts = {
+            "rows": {
+                "queries": len(test),
+                "skipped": len(self.rows(split)) - len(self.numbered(split)),
+                "gallery": len(train),
+            }
+        }
+        return Scores(
+            "mae",
+            metrics["mae"],
+            metrics,
+            parts,
+            {"mae": fit.errors},
+            {"mae": self.units(test)},
+            counts,
+            split,
+            tables=self.largest(fit, test) if examples else [],
+        )
 
     def largest(self, fit: Fit, rows: np.ndarray) -> list[Table]:
         worst = np.argsort(-fit.errors, kind="stable")[:LARGEST]
-        return [Table(f"Largest errors of '{self.column}'", ["row", "number", "predicted", "error"],
-                      [[str(self.data.keys[rows[k]]), *(f"{x[k]:.4g}" for x in (fit.truth, fit.predicted, fit.errors))]
-                       for k in worst])]
+        return [
+            Table(
+                f"Largest errors of '{self.column}'",
+                ["row", "number", "predicted", "error"],
+                [
+                    [str(self.data.keys[rows[k]]), *(f"{x[k]:.4g}" for x in (fit.truth, fit.predicted, fit.errors))]
+                    for k in worst
+                ],
+            )
+        ]
 
     def chance(self, split: str) -> Scores:
         """Always the mean of the training rows; distances that tell nothing."""
@@ -115,10 +146,14 @@ class RegressionTask(Task):
         return self.scored(Fit(np.full(len(test), self.values[train].mean()), truth, np.inf), 0.0, train, test, split)
 
     def references(self, *, size: int = 32) -> list[Reference]:
-        return [Reference("chance", "mean predictor", "chance", lambda split, examples=0: self.chance(split)),
-                *by_kind(self, size)]
+        return [
+            Reference("chance", "mean predictor", "chance", lambda split, examples=0: self.chance(split)),
+            *by_kind(self, size),
+        ]
 
     def describe(self) -> str:
-        return (f"Mean absolute error of '{self.column}', in its own unit, by a ridge regression on frozen vectors "
-                "whose penalty is chosen on validation rows (lower is better); beside it R2 and the rank correlation "
-                "of differences of the number with distances of vectors (times 100; 0 is chance).")
+        return (
+            f"Mean absolute error of '{self.column}', in its own unit, by a ridge regression on frozen vectors "
+            "whose penalty is chosen on validation rows (lower is better); beside it R2 and the rank correlation "
+            "of differences of the number with distances of vectors (times 100; 0 is chance)."
+        )

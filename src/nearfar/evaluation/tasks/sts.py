@@ -65,11 +65,14 @@ class GradedTask(SearchTask):
 
     def describe(self) -> str:
         a, b = self.roles
-        return (f"How well the cosine of {a} and {b} follows '{self.data.roles['score']}': Spearman's rank correlation "
-                "(times 100; 0 is chance, below 0 is the wrong way round), with Pearson's beside it.")
+        return (
+            f"How well the cosine of {a} and {b} follows '{self.data.roles['score']}': Spearman's rank correlation "
+            "(times 100; 0 is chance, below 0 is the wrong way round), with Pearson's beside it."
+        )
 
-    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *,
-                        examples: int = 0) -> GradedScores:
+    def evaluate_scores(
+        self, scorer: Callable[[Search], Source], split: str = "val", *, examples: int = 0
+    ) -> GradedScores:
         search = self.searches(split)[0]
         return self.scored(paired_scores(scorer(search)), search, split)
 
@@ -79,13 +82,31 @@ class GradedTask(SearchTask):
         grades = self.data.scores[search.query.rows]
         metrics = {"spearman": spearman(similarities, grades), "pearson": pearson(similarities, grades)}
         counts = {"pairs": {"queries": len(grades), "skipped": 0, "gallery": len(grades)}}
-        return GradedScores("spearman", metrics["spearman"], metrics, {search.name: metrics},
-                            {"spearman": np.zeros(0)}, {"spearman": search.clusters}, counts, split,
-                            similarities=similarities, grades=grades, units=search.clusters)
+        return GradedScores(
+            "spearman",
+            metrics["spearman"],
+            metrics,
+            {search.name: metrics},
+            {"spearman": np.zeros(0)},
+            {"spearman": search.clusters},
+            counts,
+            split,
+            similarities=similarities,
+            grades=grades,
+            units=search.clusters,
+        )
 
     def chance(self, split: str) -> GradedScores:
         search = self.searches(split)[0]
         metrics = {"spearman": 0.0, "pearson": 0.0}
         counts = {"pairs": {"queries": len(search.query.rows), "skipped": 0, "gallery": len(search.query.rows)}}
-        return GradedScores("spearman", 0.0, metrics, {search.name: metrics}, {"spearman": np.zeros(0)},
-                            {"spearman": search.clusters}, counts, split)
+        return GradedScores(
+            "spearman",
+            0.0,
+            metrics,
+            {search.name: metrics},
+            {"spearman": np.zeros(0)},
+            {"spearman": search.clusters},
+            counts,
+            split,
+        )

@@ -202,8 +202,9 @@ class INS(Method):
         if stage == 1:
             found = equations.queue_contrast(q, k, past, temperature=self.temperature, negatives="global")
         else:
-            found = equations.ins_contrast(q, k, past, classes, of_past, temperature=self.temperature,
-                                           negatives="global")
+            found = equations.ins_contrast(
+                q, k, past, classes, of_past, temperature=self.temperature, negatives="global"
+            )
         net = exchange("global")
         every, known = net.gather(q.detach())[0], net.gather(classes)[0]
         self.prototypes.copy_(equations.moved_prototypes(self.prototypes, every, known, self.prototype_momentum))
@@ -239,8 +240,10 @@ class INS(Method):
 
     def on_fit_end(self) -> None:
         if self.pseudo_labels == "prototypes" and not (self.soft[self.in_positive, 1] > 0.5).any():
-            self.survey.tell("note: prototypes call every instance of the positive bags negative: no soft target is "
-                             "above a half. Try a larger --pretraining, --contrast 0 or another learning rate.")
+            self.survey.tell(
+                "note: prototypes call every instance of the positive bags negative: no soft target is "
+                "above a half. Try a larger --pretraining, --contrast 0 or another learning rate."
+            )
 
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}

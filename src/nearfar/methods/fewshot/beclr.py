@@ -62,8 +62,14 @@ def repulsion(z: tuple[Tensor, Tensor], *, temperature: float = 2.0, negatives: 
     u, n = torch.cat(z), len(z[0])
     keys, offset = net.gather(u)
     pair = (torch.arange(2 * n, device=u.device) + n) % (2 * n) + offset
-    s = Similarity(u, keys, positive=listed(pair), itself=diagonal(2 * n, offset, u.device), temperature=temperature,
-                   group=net.group)
+    s = Similarity(
+        u,
+        keys,
+        positive=listed(pair),
+        itself=diagonal(2 * n, offset, u.device),
+        temperature=temperature,
+        group=net.group,
+    )
     others = len(keys) - 2
     if others < 1:
         return u.sum() * 0
@@ -132,8 +138,14 @@ class BECLR(Method):
                     "temperature": 2.0, "weight": 0.1, "clusters": 200, "scale": 40, "neighbours": 5,
                     "memory_start": 0.15, "recluster": 0.15, "restarts": 10, "momentum": 0.995,
                     "mask_ratio": (0.05, 0.25), "patch": 16, "projector": 512, "dim": 512}  # fmt: skip
-    paper_training = {"optimiser": "sgd", "lr": 0.3, "lr_batch": 256, "weight_decay": 1e-4, "final": 1e-6 / 0.3,
-                      "decay_all": True}
+    paper_training = {
+        "optimiser": "sgd",
+        "lr": 0.3,
+        "lr_batch": 256,
+        "weight_decay": 1e-4,
+        "final": 1e-6 / 0.3,
+        "decay_all": True,
+    }
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """NNCLR: nearest-neighbour contrastive learning (Dwibedi et al., ICCV 2021).
 
-    x --two views--> z_1, z_2 --predictor--> p_1, p_2;   n_v = the nearest to z_v in Q, a queue of the last z_1
-    loss = mean of InfoNCE(n_1, p_2) and InfoNCE(n_2, p_1), each with the anchors on both sides
+x --two views--> z_1, z_2 --predictor--> p_1, p_2;   n_v = the nearest to z_v in Q, a queue of the last z_1
+loss = mean of InfoNCE(n_1, p_2) and InfoNCE(n_2, p_1), each with the anchors on both sides
 """
 
 from itertools import permutations

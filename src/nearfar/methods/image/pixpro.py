@@ -1,9 +1,9 @@
 """PixPro and PixContrast: consistency of pixels that show the same place (Xie et al., CVPR 2021).
 
-    x --two crops--> feature maps; cells whose centres lie near each other in the source picture are positives
-    PixPro:      y = pixels propagated to the similar ones of their own view, against the teacher's x' of the other view
-    PixContrast: each pixel must find its positives among all pixels of the other view of the SAME picture
-    optionally an instance branch beside it: pooled vectors through a predictor, against the teacher's
+x --two crops--> feature maps; cells whose centres lie near each other in the source picture are positives
+PixPro:      y = pixels propagated to the similar ones of their own view, against the teacher's x' of the other view
+PixContrast: each pixel must find its positives among all pixels of the other view of the SAME picture
+optionally an instance branch beside it: pooled vectors through a predictor, against the teacher's
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def cell_centres(coordinates: Float[Tensor, "n 4"], height: int, width: int) -> 
     return grid.flatten(1, 2), (step_x**2 + step_y**2).sqrt()
 
 
-def positive_pixels(a: Float[Tensor, "n 4"], b: Float[Tensor, "n 4"], height: int, width: int, *,
-                    threshold: PositiveFloat = 0.7) -> Bool[Tensor, "n p p"]:
+def positive_pixels(
+    a: Float[Tensor, "n 4"], b: Float[Tensor, "n 4"], height: int, width: int, *, threshold: PositiveFloat = 0.7
+) -> Bool[Tensor, "n p p"]:
     """A_ij = [distance of the centres of cell i of crop a and cell j of crop b < T larger diagonal]. Constant.
 
     a, b: coordinates of the crops; T: 0.7 in the paper. Source: eq. 1.
@@ -79,8 +80,13 @@ def propagation_weights(x: Float[Tensor, "n p c"], gamma: float = 2.0) -> Float[
     return ((s + 1e-6) if gamma < 1 else s).pow(gamma)
 
 
-def pixpro(y: Float[Tensor, "n p c"], target: Float[Tensor, "n p c"], positive: Bool[Tensor, "n p p"], *,
-           negatives: str = "local") -> Float[Tensor, ""]:
+def pixpro(
+    y: Float[Tensor, "n p c"],
+    target: Float[Tensor, "n p c"],
+    positive: Bool[Tensor, "n p p"],
+    *,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """-2 mean over pictures of the mean cosine of y_i and target_j over the positive pairs (i, j): in [-2, 2].
 
     The target is a constant. A picture without a positive pair counts as 0. One direction of eq. 5.
@@ -92,8 +98,14 @@ def pixpro(y: Float[Tensor, "n p c"], target: Float[Tensor, "n p c"], positive: 
     return -2 * net.sum(mean.sum()) / net.count(y)
 
 
-def pixcontrast(x: Float[Tensor, "n p c"], target: Float[Tensor, "n p c"], positive: Bool[Tensor, "n p p"], *,
-                temperature: PositiveFloat = 0.3, negatives: str = "local") -> Float[Tensor, ""]:
+def pixcontrast(
+    x: Float[Tensor, "n p c"],
+    target: Float[Tensor, "n p c"],
+    positive: Bool[Tensor, "n p p"],
+    *,
+    temperature: PositiveFloat = 0.3,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
     """-log of the share of the positives in the softmax over the pixels of the other view, at least 0.
 
     The mean over the pixels that have a positive, then over the pictures that have one; 0 with a graph where none

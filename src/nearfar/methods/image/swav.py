@@ -90,8 +90,15 @@ class SwAV(Method):
         "projector": 2048,
         "dim": 128,
     }
-    paper_training = {"optimiser": "lars", "lr": 0.6, "lr_batch": 256, "weight_decay": 1e-6, "final": 1e-3,
-                      "decay_all": True, "adapt_all": True}
+    paper_training = {
+        "optimiser": "lars",
+        "lr": 0.6,
+        "lr_batch": 256,
+        "weight_decay": 1e-6,
+        "final": 1e-3,
+        "decay_all": True,
+        "adapt_all": True,
+    }
     uses_batch = False
     queue: Tensor
     queued: Tensor

@@ -141,6 +141,13 @@ class ContinuousWeights(PairContrast):
         excluded = batch.excluded() if self.mask_duplicates else None
         known = self.reference_vectors
         reference = None if known is None else known[batch.rows[: len(batch)].to(known.device)].to(trained.device)
-        total = cwcl(trained, frozen, temperature=self.temperature(), weighted=self.weighted, reference=reference,
-                     negatives="global", excluded=excluded)
+        total = cwcl(
+            trained,
+            frozen,
+            temperature=self.temperature(),
+            weighted=self.weighted,
+            reference=reference,
+            negatives="global",
+            excluded=excluded,
+        )
         return Loss(total, {"temperature": self.temperature().detach()})

@@ -60,8 +60,15 @@ class Contriever(ViewContrast):
         "alpha": 0.0,
     }
 
-    paper_training = {"optimiser": "adamw", "lr": 5e-5, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01,
-                      "schedule": "linear", "decay_all": True}
+    paper_training = {
+        "optimiser": "adamw",
+        "lr": 5e-5,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+        "schedule": "linear",
+        "decay_all": True,
+    }
 
     defaults = {"temperature": 0.05, "momentum": "auto"}
     of_part = {"smoothing": "loss"}

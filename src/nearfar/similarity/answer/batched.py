@@ -15,8 +15,9 @@ from nearfar.similarity.reductions import Reduction
 Answers = Callable[[Vectors, Sequence[Columns]], list[Tensor]]
 
 
-def reduce(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction],
-           answers: Answers) -> list[Tensor]:
+def reduce(
+    query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction], answers: Answers
+) -> list[Tensor]:
     """The answers for each entry, below one another again."""
     lead = query.shape[:-2]
     found = []
@@ -24,6 +25,8 @@ def reduce(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Red
         held = [Operand(Vectors(o.keys[entry]), o.per_anchor) for o in operands if isinstance(o, Operand)]
         found.append(answers(Vectors(query.whole[entry]), held))
     if not found:
-        return [r.finish(r.start((*lead, query.shape[-2] if r.dim == 1 else operands[r.block].width), query.bare()))
-                for r in reductions]
+        return [
+            r.finish(r.start((*lead, query.shape[-2] if r.dim == 1 else operands[r.block].width), query.bare()))
+            for r in reductions
+        ]
     return [torch.stack(parts).unflatten(0, lead) for parts in zip(*found, strict=True)]

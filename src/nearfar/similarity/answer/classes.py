@@ -60,7 +60,7 @@ def numbered(rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
     both = torch.cat([rows, columns])
     small = torch.unique(both, return_inverse=True)[1] + 1
     small = torch.where(both >= 0, small, 0)
-    return small[: len(rows)], small[len(rows):]
+    return small[: len(rows)], small[len(rows) :]
 
 
 def how_many(row: Tensor, column: Tensor) -> int:

@@ -108,8 +108,9 @@ def _class_total(query: Tensor, keys: Tensor, row: Tensor | None, column: Tensor
     return torch.where(row > 0, (query * sums[row]).sum(1), 0)
 
 
-def _class_count(query: Vectors, keys: Vectors, row: Tensor | None, column: Tensor | None,
-                 away: Tensor | None) -> Tensor:
+def _class_count(
+    query: Vectors, keys: Vectors, row: Tensor | None, column: Tensor | None, away: Tensor | None
+) -> Tensor:
     """How many columns the class of each row has, less those that do not count."""
     if row is None or column is None:
         held = query.new_zeros(len(query)) + len(keys)

@@ -65,8 +65,15 @@ class Columns:
         """The similarities of a tile."""
         raise TypeError("no columns")
 
-    def vjp(self, grad: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
-             d_inputs: Sequence[Tensor | None]) -> None:
+    def vjp(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        rows: slice,
+        columns: slice,
+        d_query: Tensor | None,
+        d_inputs: Sequence[Tensor | None],
+    ) -> None:
         """Adds to the gradients of anchors and inputs, given those of a tile."""
         raise TypeError("no columns")
 
@@ -110,8 +117,15 @@ class Operand(Columns):
             return q @ self.keys[..., columns, :].transpose(-1, -2)
         return (self.keys[..., rows, columns, :] @ q.unsqueeze(-1)).squeeze(-1)
 
-    def vjp(self, grad: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
-             d_inputs: Sequence[Tensor | None]) -> None:
+    def vjp(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        rows: slice,
+        columns: slice,
+        d_query: Tensor | None,
+        d_inputs: Sequence[Tensor | None],
+    ) -> None:
         here, q, d_keys = self.here(columns), query[..., rows, :], d_inputs[0]
         if not self.per_anchor:
             if d_query is not None:
@@ -160,8 +174,9 @@ class Scored(Columns):
         if not isinstance(s, Tensor) or s.shape != shape or not s.is_floating_point():
             found = f"{s.dtype} {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
             place = f"rows {rows.start} to {rows.stop} and the columns {columns.start} to {columns.stop}"
-            raise InputError(f"{type(self.source).__name__}.tile must give a float tensor {shape} for the {place}. "
-                             f"Got {found}.")
+            raise InputError(
+                f"{type(self.source).__name__}.tile must give a float tensor {shape} for the {place}. Got {found}."
+            )
         return s
 
     def rounding(self, value: Tensor) -> Tensor:
@@ -179,14 +194,24 @@ class Scored(Columns):
         with torch.enable_grad():
             s = self._answer(slice(0, 1), slice(0, 1), [x.detach() for x in held])
         if s.requires_grad:
-            raise InputError(f"{type(self.source).__name__}.tile reads tensors with gradient that its tensors() does "
-                             "not list: they would get none.",
-                             "Return them in tensors(), and read those that `tile` is given.")
+            raise InputError(
+                f"{type(self.source).__name__}.tile reads tensors with gradient that its tensors() does "
+                "not list: they would get none.",
+                "Return them in tensors(), and read those that `tile` is given.",
+            )
 
-    def vjp(self, grad: Tensor, query: Tensor, rows: slice, columns: slice, d_query: Tensor | None,
-             d_inputs: Sequence[Tensor | None]) -> None:
-        held = [x.detach() if d is None else x.detach().requires_grad_()
-                for x, d in zip(self.held, d_inputs, strict=True)]
+    def vjp(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        rows: slice,
+        columns: slice,
+        d_query: Tensor | None,
+        d_inputs: Sequence[Tensor | None],
+    ) -> None:
+        held = [
+            x.detach() if d is None else x.detach().requires_grad_() for x, d in zip(self.held, d_inputs, strict=True)
+        ]
         wanted = [(x, d) for x, d in zip(held, d_inputs, strict=True) if d is not None]
         if not wanted:
             return
@@ -226,8 +251,10 @@ def _is_view(index: Any) -> bool:
 def refuse(operand: Columns, what: str) -> None:
     """Raises where a question needs all keys in one place."""
     if operand.ring is not None:
-        raise InputError(f"{what} needs the keys of all processes at once, but here they travel.",
-                         'Use `with nearfar.similarity.exchange_plan("gather"):`.')
+        raise InputError(
+            f"{what} needs the keys of all processes at once, but here they travel.",
+            'Use `with nearfar.similarity.exchange_plan("gather"):`.',
+        )
 
 
 def slices(n: int, size: int | None) -> list[slice]:
@@ -240,13 +267,16 @@ def _scored(block: Block, source: Source, temperature: float | Tensor, dtype: to
     if not isinstance(temperature, Tensor):
         return Scored(source, held, dtype, float(temperature))
     if any(a not in (1, b) for a, b in zip(reversed(temperature.shape), reversed(source.shape), strict=False)):
-        raise InputError(f"The temperature must be one number, (N, 1) or (1, M) with (N, M) = {source.shape}. "
-                         f"Got {tuple(temperature.shape)}.")
+        raise InputError(
+            f"The temperature must be one number, (N, 1) or (1, M) with (N, M) = {source.shape}. "
+            f"Got {tuple(temperature.shape)}."
+        )
     return Scored(source, (*held, temperature), dtype)
 
 
-def columns_of(query: Tensor | Vectors, blocks: Sequence[Block], temperature: float | Tensor,
-              similarity: str) -> tuple[Vectors, list[Columns]]:
+def columns_of(
+    query: Tensor | Vectors, blocks: Sequence[Block], temperature: float | Tensor, similarity: str
+) -> tuple[Vectors, list[Columns]]:
     """The anchors and the columns of each block, in their order."""
     if isinstance(query, Vectors):
         if len(blocks) != 1 or blocks[0].keys is not query:
@@ -271,29 +301,36 @@ def columns_of(query: Tensor | Vectors, blocks: Sequence[Block], temperature: fl
     return anchors, out
 
 
-def _factors(query: Tensor, blocks: Sequence[Block], temperature: float | Tensor,
-             similarity: str) -> tuple[Vectors, list[Operand]]:
+def _factors(
+    query: Tensor, blocks: Sequence[Block], temperature: float | Tensor, similarity: str
+) -> tuple[Vectors, list[Operand]]:
     """Query and keys whose plain product is S: normalisation, distance and temperature are folded in, O((N + M) D)."""
     keys = [b.keys if b.gradient else b.keys.detach() for b in blocks if isinstance(b.keys, Tensor)]
     unit = similarity == "cosine"
     if _is_own_keys(query, blocks, temperature, similarity):
-        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
+        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature**-0.5
         z = Vectors(query, unit=unit, scale=half)
         return z, [Operand(z, False)]  # half of the temperature on each side keeps the two factors one tensor
     if similarity == "euclidean":
         query, keys = accumulated(query), [accumulated(k) for k in keys]
         centre = _centre(query.detach(), next((b.ring for b in blocks if b.ring is not None), None))
-        query, keys = _lifted_query(query - centre), [
-            _lifted_key(k - (centre.unsqueeze(-2) if b.per_anchor else centre)) for k, b in zip(keys, blocks,
-            strict=True)]
+        query, keys = (
+            _lifted_query(query - centre),
+            [
+                _lifted_key(k - (centre.unsqueeze(-2) if b.per_anchor else centre))
+                for k, b in zip(keys, blocks, strict=True)
+            ],
+        )
     of_columns = isinstance(temperature, Tensor) and temperature.dim() >= 2 and temperature.shape[-1] > 1
     anchors = Vectors(query, unit=unit, scale=None if of_columns else 1 / temperature)
     columns = [Vectors(k, unit=unit) for k in keys]
     if of_columns and isinstance(temperature, Tensor):
         columns[0] = Vectors(keys[0], unit=unit, scale=1 / temperature.transpose(-1, -2))
     if lead := query.shape[:-2]:
-        columns = [Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.per_anchor):]))
-                   for v, b in zip(columns, blocks, strict=True)]
+        columns = [
+            Vectors(v.whole.expand(*lead, *v.shape[-(2 + b.per_anchor) :]))
+            for v, b in zip(columns, blocks, strict=True)
+        ]
     return anchors, [Operand(v, b.per_anchor, b.ring) for v, b in zip(columns, blocks, strict=True)]
 
 

@@ -72,7 +72,7 @@ class Pass:
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Any, Sequence[Any]]:
         """The inputs in order: what the vectors are made of, the positives' similarities, the weights."""
         many = 2 * len(self.recipes)
-        return tensors[:many], tensors[many], tensors[many + 1:]
+        return tensors[:many], tensors[many], tensors[many + 1 :]
 
 
 class Panel:
@@ -101,7 +101,7 @@ class Panel:
                 size = height * (columns.stop - j)
                 if self.job.blocks[b].terms.empty(Tile(rows, 0, columns, False, self.kept.device)):
                     continue
-                yield b, columns, self.kept[start: start + size].view(height, -1)
+                yield b, columns, self.kept[start : start + size].view(height, -1)
                 start += size
 
     def product(self, b: int, rows: slice, columns: slice, out: Tensor) -> Tensor | None:
@@ -146,17 +146,19 @@ class Panel:
 def run(job: Pass, inputs: Sequence[Tensor | None], upstream: Tensor | None) -> tuple[Tensor, Tensor, list[Any]]:
     """Values, shares (their slope in the log-sum-exp) and, where `upstream` is given, gradients of all inputs."""
     made, positive, weights = job.split(inputs)
-    query, *keys = (r.side(*v, job.half, copied=k > 0)
-                    for k, (r, v) in enumerate(zip(job.recipes, job.vectors(made), strict=True)))
+    query, *keys = (
+        r.side(*v, job.half, copied=k > 0) for k, (r, v) in enumerate(zip(job.recipes, job.vectors(made), strict=True))
+    )
     if job.partners is not None:
         positive = job.partners.products(query, keys[job.of])
     panel = Panel(job, query, keys, weights)
     values, shares = torch.empty_like(positive), torch.empty_like(positive)
     needs, _, need_weights = job.split(job.needs if upstream is not None else [False] * len(inputs))
-    want = [any(needs[2 * k: 2 * k + 2]) for k in range(1 + len(keys))]
+    want = [any(needs[2 * k : 2 * k + 2]) for k in range(1 + len(keys))]
     d_query, *d_keys = (x.zeros() if need else None for x, need in zip((query, *keys), want, strict=True))
-    d_weights = [torch.zeros_like(w) if w is not None and n else None
-                 for w, n in zip(weights, need_weights, strict=True)]
+    d_weights = [
+        torch.zeros_like(w) if w is not None and n else None for w, n in zip(weights, need_weights, strict=True)
+    ]
     slope = torch.empty_like(positive)
     for rows in panel.rows():
         total, shift = panel.fill(rows)
@@ -176,8 +178,14 @@ def run(job: Pass, inputs: Sequence[Tensor | None], upstream: Tensor | None) -> 
     return values, shares, [*found, None, *d_weights]
 
 
-def _collect(panel: Panel, rows: slice, factor: Tensor, d_query: Tensor | None, d_keys: Sequence[Tensor | None],
-             d_weights: Sequence[Tensor | None]) -> None:
+def _collect(
+    panel: Panel,
+    rows: slice,
+    factor: Tensor,
+    d_query: Tensor | None,
+    d_keys: Sequence[Tensor | None],
+    d_weights: Sequence[Tensor | None],
+) -> None:
     scaled = panel.query.rounded(panel.query[rows] * factor[:, None])
     for b, columns, e in panel.chunks(rows):
         scale, w, dw, dk = panel.job.blocks[b].scale, panel.weights[b], d_weights[b], d_keys[b]
@@ -215,8 +223,11 @@ class CrossEntropyPass(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, *_differentiable(job, inputs, grads[0])
         made, job.grads = job.grads, None  # handed out once: a second backward pass computes them again
-        level = grads[0].sum()[None] if not len(job.counts) else grads[0].index_select(
-            0, job.counts.int().argmax(0, keepdim=True))
+        level = (
+            grads[0].sum()[None]
+            if not len(job.counts)
+            else grads[0].index_select(0, job.counts.int().argmax(0, keepdim=True))
+        )
         level = level.squeeze(0)
         even = torch.equal(grads[0], job.counts * level)
         if made is None or not even:
@@ -248,8 +259,9 @@ def _differentiable(job: Pass, inputs: Sequence[Tensor | None], grad: Tensor) ->
     return derived_again(values, inputs, grad)
 
 
-def reduce(step: Step, query: Vectors, keys: Sequence[Vectors], counts: Tensor, positive: Listed | None,
-           engine: Engine) -> Tensor:
+def reduce(
+    step: Step, query: Vectors, keys: Sequence[Vectors], counts: Tensor, positive: Listed | None, engine: Engine
+) -> Tensor:
     """The cross-entropy of each row over shared blocks of candidates.
 
     positive: one a row, where the reduction names none itself.
@@ -267,11 +279,24 @@ def reduce(step: Step, query: Vectors, keys: Sequence[Vectors], counts: Tensor, 
     assert isinstance(asked, CrossEntropy)
     used = [x.settled() for x in (query, *keys)]
     with torch.no_grad():
-        bounded = all(product_bound(used[0], k) * asked.scale * LOG2E <= BOUND
-                      for k, b in zip(used[1:], blocks, strict=True) if not b.terms.nothing)
+        bounded = all(
+            product_bound(used[0], k) * asked.scale * LOG2E <= BOUND
+            for k, b in zip(used[1:], blocks, strict=True)
+            if not b.terms.nothing
+        )
     partners = None if positive is None else Partners.of(positive)
-    job = Pass(blocks, [x.recipe for x in used], engine, step.tile, counts, partners,
-               0 if positive is None else positive.block, step.small, bounded, halved(*used))
+    job = Pass(
+        blocks,
+        [x.recipe for x in used],
+        engine,
+        step.tile,
+        counts,
+        partners,
+        0 if positive is None else positive.block,
+        step.small,
+        bounded,
+        halved(*used),
+    )
     values = CrossEntropyPass.apply(job, *(y for x in used for y in (x.x, x.scale)), asked.of, *weights)
     assert isinstance(values, Tensor)
     return values

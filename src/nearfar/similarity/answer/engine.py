@@ -54,8 +54,9 @@ def engine(name: str = "auto", tile: int | tuple[int, int] | None = None) -> Ite
     """
     global _current
     if name not in ENGINES:
-        raise InputError(f"Unknown similarity engine '{name}'.{did_you_mean(name, ENGINES)}",
-                         f"Choose one of {', '.join(ENGINES)}.")
+        raise InputError(
+            f"Unknown similarity engine '{name}'.{did_you_mean(name, ENGINES)}", f"Choose one of {', '.join(ENGINES)}."
+        )
     before = _current
     _current = Engine(name, (tile, tile) if isinstance(tile, int) else tile, noted=True)
     try:

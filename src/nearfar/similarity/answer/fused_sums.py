@@ -80,7 +80,7 @@ class Partners:
             if d_keys is None:
                 continue
             if self.start is not None:
-                d_keys[rows.start + self.start: rows.stop + self.start].addcmul_(query[rows], f)
+                d_keys[rows.start + self.start : rows.stop + self.start].addcmul_(query[rows], f)
             else:
                 d_keys.index_add_(0, self._columns(rows), query[rows] * f)
 

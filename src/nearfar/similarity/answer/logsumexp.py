@@ -35,7 +35,7 @@ from nearfar.similarity.reductions import LogSumExp, Reduction
 from nearfar.similarity.relations import PerColumn, Tile
 
 # Sums that float32 surely holds; beyond them the running maximum takes over. MOST: the largest exponent of a term.
-LOW, HIGH, MOST = 2.0 ** -100, 2.0 ** 120, 126.0
+LOW, HIGH, MOST = 2.0**-100, 2.0**120, 126.0
 # Floats of a tile that are worked on at once, so that they stay near the processor, by device type.
 WORK = {"cpu": 1 << 17, "cuda": 1 << 25}
 CORNER = {"cpu": 256, "cuda": 2048}  # rows of the smallest tiles on the diagonal, by device type
@@ -104,7 +104,7 @@ class Grid:
     def strips(self, rows: slice, s: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """A few rows of a tile at a time."""
         for r in range(0, len(s), self.lines):
-            part = s[r: r + self.lines]
+            part = s[r : r + self.lines]
             yield slice(rows.start + r, rows.start + r + len(part)), part
 
     def numbered(self, columns: slice) -> slice:
@@ -228,8 +228,9 @@ def slopes(gradient: Tensor | None, total: Tensor, scale: float) -> Tensor:
     return torch.where(total > 0, (gradient if scale == 1 else gradient * scale) / total, 0)
 
 
-def gradients(job: Sweep, query: Side, keys: Side, u: list[Tensor], v: list[Tensor],
-              want: Sequence[bool], first: int = 0) -> list[Tensor | None]:
+def gradients(
+    job: Sweep, query: Side, keys: Side, u: list[Tensor], v: list[Tensor], want: Sequence[bool], first: int = 0
+) -> list[Tensor | None]:
     """Gradients of the vectors of query, keys (None where the queries are the keys) and of the weights of each group,
     from the slopes of its rows and columns."""
     grid = Grid(job, query, keys, first)
@@ -258,7 +259,7 @@ def gradients(job: Sweep, query: Side, keys: Side, u: list[Tensor], v: list[Tens
                 if total is not e:
                     total.copy_(e) if g == 0 else total.add_(e)
             if grad is not s or total is not part:
-                grad[strip.start - i.start: strip.stop - i.start] = total
+                grad[strip.start - i.start : strip.stop - i.start] = total
         if d_query is not None:
             addmm(d_query[i], grad, keys.weighed(j))
             if job.half_grid and i.start != j.start:
@@ -285,8 +286,9 @@ class FusedLogSumExp(torch.autograd.Function):
     query alone where it is its own keys; then the weights of the groups (None where they have none)."""
 
     @staticmethod
-    def forward(ctx: Any, job: Sweep, rows: list[Tensor], columns: list[Tensor], products: dict[int, Tensor],
-                *inputs: Tensor):
+    def forward(
+        ctx: Any, job: Sweep, rows: list[Tensor], columns: list[Tensor], products: dict[int, Tensor], *inputs: Tensor
+    ):
         answers: list[Tensor | None] = [products.get(k) for k in range(len(job.asked))]
         for g, group in enumerate(job.groups):
             shift = job.shifts[g] / LOG2E
@@ -301,13 +303,13 @@ class FusedLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor):
         job: Sweep = ctx.job
         saved, many = ctx.saved_tensors, len(job.groups)
-        inputs, rows, columns = saved[: -2 * many], saved[-2 * many: -many], saved[-many:]
+        inputs, rows, columns = saved[: -2 * many], saved[-2 * many : -many], saved[-many:]
         if torch.is_grad_enabled():
             return *[None] * 4, *_differentiable(job, inputs, grads)
         u = [slopes(joined(grads, g.rows), rows[k], g.scale) for k, g in enumerate(job.groups)]
         v = [slopes(joined(grads, g.columns), columns[k], g.scale) for k, g in enumerate(job.groups)]
         need, last = ctx.needs_input_grad[4:], 2 * len(job.recipes) - 2
-        want = any(need[:2]), any(need[last: last + 2])
+        want = any(need[:2]), any(need[last : last + 2])
         with full_precision(saved[0].device):
             query, keys = job.sides(inputs)
             d_query, d_keys, *d_weights = gradients(job, query, keys, u, u if job.half_grid else v, want)
@@ -335,8 +337,9 @@ def _differentiable(job: Sweep, inputs: Sequence[Tensor | None], grads: Sequence
     asked = list(job.asked)
     for g, w in zip(job.groups, weights, strict=True):
         for k in (*g.rows, *g.columns):
-            asked[k] = LogSumExp(where=g.where, weight=None if w is None else PerColumn(w), dim=asked[k].dim,
-                                 block=0, scale=g.scale)
+            asked[k] = LogSumExp(
+                where=g.where, weight=None if w is None else PerColumn(w), dim=asked[k].dim, block=0, scale=g.scale
+            )
     answers = sweep.dense(made[0], [Operand(Vectors(made[-1]), False)], asked, job.engine)
     return derived_again(answers, inputs, grads)
 
@@ -345,8 +348,9 @@ def reduce(step: Step, query: Vectors, keys: Vectors, engine: Engine) -> list[Te
     """All log-sum-exps, and the sums that are taken along, in one sweep; None where the running maximum is needed."""
     found, weights = step.groups, [g.weight for g in step.groups]
     used = [x.settled() for x in ([query] if step.half_grid else [query, keys])]
-    job = Sweep(step, engine, halved(*used), [x.recipe for x in used],
-                {k: fused(step.parts[k]) for k in sorted(step.fused)})
+    job = Sweep(
+        step, engine, halved(*used), [x.recipe for x in used], {k: fused(step.parts[k]) for k in sorted(step.fused)}
+    )
     inputs = [y for x in used for y in (x.x, x.scale)]
     with torch.no_grad():
         a, b = job.sides(inputs)

@@ -96,8 +96,9 @@ def _rows_of(parts: Sequence[Tensor]) -> list[slice]:
     return [slice(end - len(p), end) for p, end in zip(parts, ends, strict=True)]
 
 
-def _again(ctx: Any, scale: Tensor | None, parts: Sequence[Tensor], g: Tensor,
-           need: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def _again(
+    ctx: Any, scale: Tensor | None, parts: Sequence[Tensor], g: Tensor, need: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
     """Gradients that can be derived again."""
     parts, scale = [x.view_as(x) for x in parts], None if scale is None else scale.view_as(scale)
     x = _joined(parts)

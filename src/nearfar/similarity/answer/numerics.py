@@ -66,8 +66,9 @@ def aliases(inputs: Iterable[Tensor | None]) -> list[Tensor | None]:
     return [None if x is None else x.view_as(x) for x in inputs]
 
 
-def derived_again(answers: Tensor | Sequence[Tensor], inputs: Sequence[Tensor | None],
-                  grads: Tensor | Sequence[Tensor]) -> list[Tensor | None]:
+def derived_again(
+    answers: Tensor | Sequence[Tensor], inputs: Sequence[Tensor | None], grads: Tensor | Sequence[Tensor]
+) -> list[Tensor | None]:
     """Gradients of all inputs (None for those that want none) that can be derived once more."""
     wanted = [x for x in inputs if x is not None and x.requires_grad]
     found = iter(torch.autograd.grad(answers, wanted, grads, create_graph=True, allow_unused=True))

@@ -63,8 +63,11 @@ MOST = 3
 
 def plan(ask: Ask, engine: Engine) -> Plan:
     """Names the steps that answer `ask`."""
-    passes = {k: step for k, r in enumerate(ask.reductions)
-              if isinstance(r, CrossEntropy) and (step := _cross_entropy(ask, r, engine)) is not None}
+    passes = {
+        k: step
+        for k, r in enumerate(ask.reductions)
+        if isinstance(r, CrossEntropy) and (step := _cross_entropy(ask, r, engine)) is not None
+    }
     rest = [r for k, r in enumerate(ask.reductions) if k not in passes]
     if not rest:
         return Plan(ask.shape, ask.reductions, passes, None)
@@ -128,8 +131,14 @@ def _cross_entropy(ask: Ask, r: CrossEntropy, engine: Engine) -> Step | None:
     tile = tile_of(shape, engine)
     height = max(min(tile[0], shape.rows, max(PANEL.get(shape.device, 1 << 24) // width, LEAST)), 1)
     cost = _swept(shape, 6, 1, height * width + _keys(shape))
-    return Step(CROSS_ENTROPY, parts, cost, "one direction: a panel of rows against all candidates gives value and "
-                "gradient at once", tile=(height, tile[1]), small=is_small(shape, engine))
+    return Step(
+        CROSS_ENTROPY,
+        parts,
+        cost,
+        "one direction: a panel of rows against all candidates gives value and gradient at once",
+        tile=(height, tile[1]),
+        small=is_small(shape, engine),
+    )
 
 
 def tile_of(shape: Shape, engine: Engine) -> tuple[int, int]:
@@ -153,11 +162,21 @@ def selection(shape: Shape, engine: Engine) -> Step:
     if shape.travels:
         rounds = torch.finfo(shape.dtype).bits // 4
         cost = _swept(values, 2, 1, 16 * shape.rows)
-        return Step(RING_SELECTION, [], replace(cost, products=rounds * cost.products, passes=rounds),
-                    "keys travel: four bits of the value a round", tile=tile)
+        return Step(
+            RING_SELECTION,
+            [],
+            replace(cost, products=rounds * cost.products, passes=rounds),
+            "keys travel: four bits of the value a round",
+            tile=tile,
+        )
     height = min(tile[0], max(1, SELECTED.get(shape.device, 1 << 24) // max(1, shape.width * every)))
-    return Step(SELECTION, [], _swept(values, 2, 1, every * height * shape.width),
-                "a few rows at a time are held against all candidates", tile=(height, tile[1]))
+    return Step(
+        SELECTION,
+        [],
+        _swept(values, 2, 1, every * height * shape.width),
+        "a few rows at a time are held against all candidates",
+        tile=(height, tile[1]),
+    )
 
 
 def is_small(shape: Shape, engine: Engine) -> bool:
@@ -190,8 +209,13 @@ def _batched(shape: Shape, reductions: list[Reduction], engine: Engine) -> Body:
     inner = _Blocks(shape.entry(), reductions, engine).body()
     parts, entries = [Part(r) for r in reductions], math.prod(shape.lead)
     cost = sum((s.cost for s in inner.steps), Cost(0, 0, 0))
-    step = Step(BATCHED, parts, replace(cost, products=entries * cost.products), f"each of {entries} entries is large "
-                "enough for sweeps of its own: " + ", ".join(s.name for s in inner.steps), inner=inner)
+    step = Step(
+        BATCHED,
+        parts,
+        replace(cost, products=entries * cost.products),
+        f"each of {entries} entries is large enough for sweeps of its own: " + ", ".join(s.name for s in inner.steps),
+        inner=inner,
+    )
     return Body(reductions, [[p] for p in parts], [step])
 
 
@@ -237,8 +261,9 @@ class _Blocks:
 
     def _without_splitting(self, split: list[list[Part]], steps: list[Step], open_parts: set[Part]) -> Body:
         """Where one reduction looks at all blocks together, whatever is left is answered with it in one sweep."""
-        whole = {k: Part(r) for k, r in enumerate(self.reductions)
-                 if not split[k] or any(p in open_parts for p in split[k])}
+        whole = {
+            k: Part(r) for k, r in enumerate(self.reductions) if not split[k] or any(p in open_parts for p in split[k])
+        }
         parts = [[whole[k]] if k in whole else p for k, p in enumerate(split)]
         needed = {p for k, members in enumerate(split) if k not in whole for p in members}
         steps = [s for s in steps if s.parts[0] in needed]
@@ -322,13 +347,32 @@ class _Blocks:
         keeps = wanted and self.small and len(found) == 1 and not found[0].factors.columns
         tile = tile_of(self.shape, self.engine)
         numbers = tile[0] * tile[1] + 2 * (self.shape.rows + shape.width) * len(found) + _keys(self.shape.only(block))
-        cost = _swept(self.shape.only(block), 6 if keeps else 8, 1 if keeps else 2,
-                      numbers + (self.shape.rows * shape.width if keeps else 0), half)
+        cost = _swept(
+            self.shape.only(block),
+            6 if keeps else 8,
+            1 if keeps else 2,
+            numbers + (self.shape.rows * shape.width if keeps else 0),
+            half,
+        )
         why = "one exponential of an entry serves " + _served(parts, found, sums)
         why += "; the matrix is symmetric: half of it" if half else ""
         why += "; small: its exponentials are kept for the gradient" if keeps else ""
-        return [Step(LOG_SUM_EXP, parts, cost, why, block, tile, found, sums, self.small, half, keeps,
-                     self._slowly(block, parts, fused))]
+        return [
+            Step(
+                LOG_SUM_EXP,
+                parts,
+                cost,
+                why,
+                block,
+                tile,
+                found,
+                sums,
+                self.small,
+                half,
+                keeps,
+                self._slowly(block, parts, fused),
+            )
+        ]
 
     def _ring(self, block: int, parts: list[Part]) -> Step:
         """Whether the exponents fit is agreed on by all ranks: each of them asks, whatever it holds itself."""
@@ -336,16 +380,25 @@ class _Blocks:
         found = _groups(parts, ()) or []
         cost = _swept(self.shape.only(block), 8, 2, math.prod(slow.tile)) if found else slow.cost
         why = "keys travel: sums grow from part to part, gradients come home in a second round"
-        return Step(RING, parts, cost, why if found else f"not here: {_reason(parts, False)}", block, slow.tile, found,
-                    otherwise=[slow])
+        return Step(
+            RING,
+            parts,
+            cost,
+            why if found else f"not here: {_reason(parts, False)}",
+            block,
+            slow.tile,
+            found,
+            otherwise=[slow],
+        )
 
     def _slowly(self, block: int, parts: list[Part], fused: Sequence[int]) -> list[Step]:
         """Closed forms of what was to be taken along, a general sweep or the small matrix for the rest."""
         closed = [step for k in fused if (step := self._closed(parts[k])) is not None]
         done = {step.parts[0] for step in closed}
         left = [p for p in parts if p not in done]
-        return closed + ([_general(self.shape, left, block, self.engine, self.small, _reason(left, self.small))]
-                         if left else [])
+        return closed + (
+            [_general(self.shape, left, block, self.engine, self.small, _reason(left, self.small))] if left else []
+        )
 
 
 def _closed_form(p: Part, rows: int, width: int, dim: int) -> str | None:

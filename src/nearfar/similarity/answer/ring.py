@@ -48,15 +48,15 @@ class RingLogSumExp(torch.autograd.Function):
         plan: RingPlan = ctx.plan
         many = len(plan.sweep.groups)
         query, keys, rows = ctx.saved_tensors[0], ctx.saved_tensors[1], ctx.saved_tensors[-many:]
-        u = [slopes(joined(grads, g.rows), total, g.scale)
-             for g, total in zip(plan.sweep.groups, rows, strict=True)]
+        u = [slopes(joined(grads, g.rows), total, g.scale) for g, total in zip(plan.sweep.groups, rows, strict=True)]
         need = ctx.needs_input_grad[2:]
         with full_precision(query.device):
             return None, None, *_around(plan, query.detach(), keys.detach(), u, (need[0], need[1]))
 
 
-def _around(plan: RingPlan, query: Tensor, keys: Tensor, u: list[Tensor],
-            need: tuple[bool, bool]) -> list[Tensor | None]:
+def _around(
+    plan: RingPlan, query: Tensor, keys: Tensor, u: list[Tensor], need: tuple[bool, bool]
+) -> list[Tensor | None]:
     """Gradients of query, this rank's keys and the weights: those of the keys come home with them."""
     wanted = any_rank(need[1], plan.ring.group)
     parts, side = plan.operand.given([keys]).parts(gradients=wanted), Side(query)
@@ -64,8 +64,9 @@ def _around(plan: RingPlan, query: Tensor, keys: Tensor, u: list[Tensor],
     for part in parts:
         with parts.guard():
             none = [part.keys.new_zeros(len(part.keys))] * len(u)
-            d_query, d_keys, *d_weights = gradients(plan.sweep, side, Side(part.keys), u, none, (need[0], wanted),
-                                                    part.first)
+            d_query, d_keys, *d_weights = gradients(
+                plan.sweep, side, Side(part.keys), u, none, (need[0], wanted), part.first
+            )
             if parts.carried is not None and d_keys is not None:
                 parts.carried += d_keys
             for k, x in enumerate((d_query, *d_weights)):

@@ -26,8 +26,9 @@ def reduce(body: Body, query: Vectors, operands: Sequence[Columns], engine: Engi
     return [x if x.requires_grad else x + query.x.reshape(-1)[:0].sum().to(x.dtype) for x in found]
 
 
-def at_once(step: Step, query: Vectors, operands: Sequence[Columns], counts: Tensor, positive: Listed | None,
-            engine: Engine) -> Tensor:
+def at_once(
+    step: Step, query: Vectors, operands: Sequence[Columns], counts: Tensor, positive: Listed | None, engine: Engine
+) -> Tensor:
     """A cross-entropy in one pass; see `cross_entropy.reduce`."""
     engine.note(step.name)
     keys = [o.vectors for o in operands if isinstance(o, Operand)]
@@ -38,8 +39,10 @@ def _answers(body: Body, query: Vectors, operands: Sequence[Columns], engine: En
     answers: dict[Part, Tensor] = {}
     for step in body.steps:
         _take(step, query, operands, engine, answers)
-    return [_joined(r, [answers[p] for p in parts], len(operands))
-            for r, parts in zip(body.reductions, body.parts, strict=True)]
+    return [
+        _joined(r, [answers[p] for p in parts], len(operands))
+        for r, parts in zip(body.reductions, body.parts, strict=True)
+    ]
 
 
 def _take(step: Step, query: Vectors, operands: Sequence[Columns], engine: Engine, answers: dict[Part, Tensor]) -> None:
@@ -91,8 +94,11 @@ def _sums(step: Step, query: Vectors, held: Sequence[Columns], engine: Engine) -
 
 
 def _weighted(step: Step, query: Vectors, held: Sequence[Columns], engine: Engine) -> Found:
-    return [closed_form.weighted(query, _keys(query, held[0]), p.reduction, p.terms, p.weight)
-            for p in step.parts if p.weight is not None]
+    return [
+        closed_form.weighted(query, _keys(query, held[0]), p.reduction, p.terms, p.weight)
+        for p in step.parts
+        if p.weight is not None
+    ]
 
 
 def _log_sum_exp(step: Step, query: Vectors, held: Sequence[Columns], engine: Engine) -> Found:
@@ -116,6 +122,14 @@ def _operand(held: Sequence[Columns]) -> Operand:
 
 
 ALGORITHMS: dict[str, Callable[[Step, Vectors, Sequence[Columns], Engine], Found]] = {
-    steps.NOTHING: _nothing, steps.LISTED: _listed, steps.SUMS: _sums, steps.WEIGHTED: _weighted,
-    steps.LOG_SUM_EXP: _log_sum_exp, steps.DENSE: _dense, steps.SWEEP: _streamed,
-    steps.RING: _ring, steps.RING_SWEEP: _streamed, steps.BATCHED: _batched}
+    steps.NOTHING: _nothing,
+    steps.LISTED: _listed,
+    steps.SUMS: _sums,
+    steps.WEIGHTED: _weighted,
+    steps.LOG_SUM_EXP: _log_sum_exp,
+    steps.DENSE: _dense,
+    steps.SWEEP: _streamed,
+    steps.RING: _ring,
+    steps.RING_SWEEP: _streamed,
+    steps.BATCHED: _batched,
+}

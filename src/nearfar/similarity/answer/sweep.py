@@ -24,8 +24,9 @@ def dense(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduc
     return _sweep(query, operands, reductions, None, engine)[0]
 
 
-def streamed(query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction], tile: tuple[int, int],
-             engine: Engine) -> list[Tensor]:
+def streamed(
+    query: Vectors, operands: Sequence[Columns], reductions: Sequence[Reduction], tile: tuple[int, int], engine: Engine
+) -> list[Tensor]:
     """One sweep for the values, one for the gradients."""
     inputs = [query.whole, *(x for o in operands for x in o.tensors()), *(x for r in reductions for x in r.tensors())]
     found = _Streamed.apply(_Sweep(operands, reductions, tile, engine), *inputs)
@@ -53,8 +54,13 @@ def _span(r: Reduction, t: Tile) -> slice:
     return t.rows if r.dim == 1 else t.columns
 
 
-def _sweep(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Reduction],
-           size: tuple[int, int] | None, engine: Engine) -> tuple[list[Tensor], list[list[Tensor]]]:
+def _sweep(
+    query: Tensor,
+    operands: Sequence[Columns],
+    reductions: Sequence[Reduction],
+    size: tuple[int, int] | None,
+    engine: Engine,
+) -> tuple[list[Tensor], list[list[Tensor]]]:
     """One pass over all tiles. Without a size each block is one tile, and the pass is differentiable."""
     lead, n = query.shape[:-2], query.shape[-2]
     states = [r.start((*lead, n if r.dim == 1 else operands[r.block].width), query) for r in reductions]
@@ -67,8 +73,15 @@ def _sweep(query: Tensor, operands: Sequence[Columns], reductions: Sequence[Redu
     return [r.finish(x) for r, x in zip(reductions, states, strict=True)], states
 
 
-def _fold(t: Tile, operand: Columns, query: Tensor, reductions: Sequence[Reduction], states: list[list[Tensor]],
-          whole: bool, engine: Engine) -> None:
+def _fold(
+    t: Tile,
+    operand: Columns,
+    query: Tensor,
+    reductions: Sequence[Reduction],
+    states: list[list[Tensor]],
+    whole: bool,
+    engine: Engine,
+) -> None:
     live = [k for k, r in enumerate(reductions) if not r.skips(t)]
     if not live:
         return
@@ -120,7 +133,7 @@ class _Streamed(torch.autograd.Function):
         saved = list(ctx.saved_tensors)
         many = len(saved) - sum(ctx.lengths) - len(sweep.reductions)
         inputs, rest = saved[:many], saved[many:]
-        results, flat = rest[:len(sweep.reductions)], iter(rest[len(sweep.reductions):])
+        results, flat = rest[: len(sweep.reductions)], iter(rest[len(sweep.reductions) :])
         kept = [[next(flat) for _ in range(k)] for k in ctx.lengths]
         needed = [x.requires_grad and need for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
         with full_precision(inputs[0].device):

@@ -35,8 +35,14 @@ MORE = 64
 FEW = 100
 
 
-def topk(query: Tensor, operand: Columns, block: int, k: int, where: Relation | None,
-         progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
+def topk(
+    query: Tensor,
+    operand: Columns,
+    block: int,
+    k: int,
+    where: Relation | None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Values and columns (..., N, k), best first, equal ones by column; -inf and -1 where nothing is left."""
     if k < 1:
         raise InputError(f"k must be at least 1. Got {k}.")
@@ -196,8 +202,10 @@ def ranks_of(query: Tensor, operand: Columns, block: int, wanted: Sparse, where:
     """
     refuse(operand, "A ranking")
     if query.dim() != 2 or len(wanted.start) != len(query):
-        raise InputError(f"A ranking is of anchors (N, D) and of pairs of N rows. Got {tuple(query.shape)} and "
-                         f"{len(wanted.start)} rows.")
+        raise InputError(
+            f"A ranking is of anchors (N, D) and of pairs of N rows. Got {tuple(query.shape)} and "
+            f"{len(wanted.start)} rows."
+        )
     tile = tile_for(query, [operand])
     most = max(1, operand.width + MORE * int(wanted.counts.sum()) // max(1, len(query)))
     height = min(tile[0], max(1, RANKED.get(query.device.type, 1 << 26) // most))
@@ -251,7 +259,7 @@ def _ahead(s: Tensor, row: Tensor, nth: Tensor, limit: Tensor) -> Tensor:
 
 def _places_by_sorting(s: Tensor, own: Tensor) -> Tensor:
     """The places of one row's own scores among those of s that are numbers."""
-    if s.device.type == "cpu":                       # numpy sorts and searches at 4 times the speed
+    if s.device.type == "cpu":  # numpy sorts and searches at 4 times the speed
         others, mine = np.sort(s.numpy()), np.sort(own.numpy())
         others = others[: np.searchsorted(others, np.nan)]
         ahead = len(others) - torch.from_numpy(np.searchsorted(others, mine)).flip(0)

@@ -27,8 +27,9 @@ class Vectors:
     known.
     """
 
-    def __init__(self, x: Tensor, *, unit: bool = False, scale: float | Tensor | None = None,
-                 bound: float | None = None):
+    def __init__(
+        self, x: Tensor, *, unit: bool = False, scale: float | Tensor | None = None, bound: float | None = None
+    ):
         self.x = x
         self.scale = scale if isinstance(scale, Tensor) else None
         self.recipe = Recipe(unit, 1.0 if scale is None or isinstance(scale, Tensor) else float(scale))
@@ -41,7 +42,7 @@ class Vectors:
     @classmethod
     def below(cls, parts: Sequence[Tensor], temperature: float | Tensor) -> Vectors:
         """Unit rows of all parts, one below the other: each side's half of S where they are their own keys."""
-        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature ** -0.5
+        half = temperature.rsqrt() if isinstance(temperature, Tensor) else temperature**-0.5
         return cls(scaled_unit(parts, half), bound=None if isinstance(half, Tensor) else half)
 
     def __len__(self) -> int:
@@ -226,8 +227,9 @@ def similarities(out: Tensor, query: Side, rows: slice, keys: Side, columns: sli
     """alpha S of a tile into `out`."""
     if query.halved is None or keys.halved is None:
         return torch.addmm(out, query[rows], keys[columns].T, beta=0, alpha=alpha, out=out)
-    return torch.addmm(out, query.halved[0][rows], keys.halved[0][columns].T, out_dtype=torch.float32, beta=0,
-                       alpha=alpha, out=out)
+    return torch.addmm(
+        out, query.halved[0][rows], keys.halved[0][columns].T, out_dtype=torch.float32, beta=0, alpha=alpha, out=out
+    )
 
 
 def addmm(gradient: Tensor, grad: Tensor, rows: Tensor, alpha: float = 1.0) -> None:

@@ -4,5 +4,15 @@ from nearfar.similarity.exchange.collectives import all_sum, any_rank, largest, 
 from nearfar.similarity.exchange.gather import NEGATIVES, Exchange, exchange, exchange_plan
 from nearfar.similarity.exchange.ring import Ring, RingPass
 
-__all__ = ["NEGATIVES", "Exchange", "Ring", "RingPass", "all_sum", "any_rank", "exchange", "exchange_plan", "largest",
-           "total"]
+__all__ = [
+    "NEGATIVES",
+    "Exchange",
+    "Ring",
+    "RingPass",
+    "all_sum",
+    "any_rank",
+    "exchange",
+    "exchange_plan",
+    "largest",
+    "total",
+]

@@ -66,8 +66,9 @@ def fail_together(problem: Exception | None, group: Group, message: str) -> None
     if problem is not None:
         raise problem
     if failed.item():
-        raise InputError(message.format(failed=int(failed.item()), world=dist.get_world_size(group)),
-                         "Their own messages say why.")
+        raise InputError(
+            message.format(failed=int(failed.item()), world=dist.get_world_size(group)), "Their own messages say why."
+        )
 
 
 def _device(group: Group) -> torch.device:

@@ -34,8 +34,9 @@ def exchange_plan(name: str = "auto") -> Iterator[None]:
     """
     global _plan
     if name not in PLANS:
-        raise InputError(f"Unknown exchange plan '{name}'.{did_you_mean(name, PLANS)}",
-                         f"Choose one of {', '.join(PLANS)}.")
+        raise InputError(
+            f"Unknown exchange plan '{name}'.{did_you_mean(name, PLANS)}", f"Choose one of {', '.join(PLANS)}."
+        )
     before, _plan = _plan, name
     try:
         yield
@@ -55,7 +56,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor):
         rank = dist.get_rank(ctx.group)
         start = sum(ctx.sizes[:rank])
-        return total(grads[0], ctx.group)[start:start + ctx.sizes[rank]], None, None
+        return total(grads[0], ctx.group)[start : start + ctx.sizes[rank]], None, None
 
 
 def _all_rows(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
@@ -115,7 +116,7 @@ class Exchange:
         known = [w for x in inputs for w in (x.shape[-1], TYPES.index(x.dtype) if x.dtype in TYPES else -1)]
         most = torch.tensor([y for w in known for y in (w, -w)], device=inputs[0].device)
         most = largest(most, self.group)
-        differ = (most[0::2] != -most[1::2])
+        differ = most[0::2] != -most[1::2]
         if bool(differ[1::2].any()):
             raise InputError(f"The vectors of the processes differ in type; here: {[str(x.dtype) for x in inputs]}.")
         if bool(differ.any()):
@@ -139,11 +140,12 @@ class Exchange:
 
 
 def exchange(negatives: str) -> Exchange:
-    """"local": this process alone (warns once where a process group is running); "global": all ranks."""
+    """ "local": this process alone (warns once where a process group is running); "global": all ranks."""
     global _warned
     if negatives not in NEGATIVES:
-        raise InputError(f"negatives must be 'local' or 'global'. Got '{negatives}'."
-                         f"{did_you_mean(negatives, NEGATIVES)}")
+        raise InputError(
+            f"negatives must be 'local' or 'global'. Got '{negatives}'.{did_you_mean(negatives, NEGATIVES)}"
+        )
     running = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     if negatives == "global" and running:
         return Exchange(dist.group.WORLD)
@@ -151,6 +153,9 @@ def exchange(negatives: str) -> Exchange:
         _warned = True
         import warnings
 
-        warnings.warn(f"negatives='local' in a group of {dist.get_world_size()} processes: each anchor sees only the "
-                      "candidates of its own process. Pass negatives='global' to see those of all.", stacklevel=3)
+        warnings.warn(
+            f"negatives='local' in a group of {dist.get_world_size()} processes: each anchor sees only the "
+            "candidates of its own process. Pass negatives='global' to see those of all.",
+            stacklevel=3,
+        )
     return Exchange()

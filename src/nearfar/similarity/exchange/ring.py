@@ -67,8 +67,14 @@ class RingPass(Generic[T_co]):
     home as `carried` after the round.
     """
 
-    def __init__(self, ring: Ring | None, whole: T_co, keys: Tensor | None = None,
-                 part: Callable[[Tensor, int], T_co] | None = None, gradients: bool = False):
+    def __init__(
+        self,
+        ring: Ring | None,
+        whole: T_co,
+        keys: Tensor | None = None,
+        part: Callable[[Tensor, int], T_co] | None = None,
+        gradients: bool = False,
+    ):
         self.ring, self.whole, self.keys, self.part = ring, whole, keys, part
         self.carried = torch.zeros_like(keys) if gradients and keys is not None else None
         self.problem: Exception | None = None

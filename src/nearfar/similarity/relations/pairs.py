@@ -161,8 +161,9 @@ def sparse(rows: Tensor, columns: Tensor, n: int, block: int = 0, grade: Tensor 
     grade: of each pair, (P,); a repeated pair takes its largest.
     """
     if rows.shape != columns.shape or rows.dim() != 1:
-        raise InputError(f"Pairs are given by rows (P,) and columns (P,). Got {tuple(rows.shape)} and "
-                         f"{tuple(columns.shape)}.")
+        raise InputError(
+            f"Pairs are given by rows (P,) and columns (P,). Got {tuple(rows.shape)} and {tuple(columns.shape)}."
+        )
     if (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n) or bool((columns < 0).any()):
         raise InputError(f"Pairs must have rows from 0 to {n - 1} and columns from 0 on.")
     width = int(columns.max()) + 1 if len(columns) else 1

@@ -26,7 +26,8 @@ class Same(OfValues):
     rows: Tensor
     columns: Sequence[Tensor | None]
     _ranges: dict[tuple[int, int, int], tuple[float, float, float]] = field(
-        init=False, default_factory=dict, repr=False)
+        init=False, default_factory=dict, repr=False
+    )
 
     def symmetric(self) -> bool:
         columns = self.columns[0] if len(self.columns) == 1 else None
