@@ -312,7 +312,8 @@ def dense(results: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             "Scenes of emoji on photographs, five classes, emoji and photographs of the test scenes in no training "
-            f"scene (`python benchmarks/dense.py`; small encoder, 64 pixels, {results['steps']} steps of {results['batch']} "
+            f"scene (`python benchmarks/dense.py`; small encoder, 64 pixels, {results['steps']} steps of "
+            f"{results['batch']} "
             f"pictures, {2 * results['steps'] * results['batch']:,} views a run). "
             "A linear probe reads the class of each pixel from the frozen map.",
             table(["", "mIoU", "95 %, seeds", "95 %, pictures", "pixel accuracy", "seeds"], rows, range(1, 6)),
