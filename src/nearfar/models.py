@@ -428,7 +428,8 @@ def _name_towers(towers: Mapping[str, Any]) -> tuple[dict[str, Tower], dict[str,
 
 def _whole_config(named: Mapping[str, Tower], roles: Mapping[str, str], extra: dict[str, Any]) -> dict[str, Any]:
     described = {name: _described(tower) for name, tower in named.items()}
-    widths = {name: _width(named[name].encoder.dim, described[name]["head"]) for name in named}
+    plain = dict.fromkeys(name for role, name in roles.items() if "/" not in role)
+    widths = {name: _width(named[name].encoder.dim, described[name]["head"]) for name in plain}
     if len(set(widths.values())) > 1:
         raise InputError(
             f"The towers give vectors of different lengths: {widths}.", "Add heads that end in one length."

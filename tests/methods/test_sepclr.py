@@ -236,3 +236,36 @@ def test_the_probes_on_a_table_and_as_the_paper_has_it(table, tmp_path, capsys):
     assert {"deviation", "shared from common", "salient from common"} <= set(scores)
     assert main(["evaluate", str(run), str(table), *words, "--task", "separation",
                  "--shared-label", "place"]) == 0  # fmt: skip
+
+
+def test_codes_of_unequal_lengths_are_saved_and_embedded(table, tmp_path):
+    """Known attributes make the salient code as long as they are many; each variant keeps its own length."""
+    data = nearfar.data(table, roles=ROLES)
+    run = fit(
+        "sepclr", data, out=tmp_path / "run", background="usual", attributes="sign,size", common_dim=8,
+        settings=TrainSettings(steps=2, batch_size=16, warmup=0, val_every=0, **SMALL),
+    )  # fmt: skip
+    model = nearfar.load(run.path / "model")
+    rows = np.zeros((3, 4))
+    assert model.embed(rows, "vector").shape == (3, 8)
+    assert model.embed(rows, "vector", variant="salient").shape == (3, 2)
+
+
+def test_an_empty_cell_does_not_make_numbers_words():
+    rows = np.arange(4)
+    for empty in (None, "", float("nan"), "nan"):
+        values, classes = attribute_values([1.0, 3.0, empty, 2.0], rows)
+        assert not classes
+        np.testing.assert_allclose(values, [0, 1, np.nan, 0.5])
+    assert attribute_values(["a", "b", None, "a"], rows)[1]
+
+
+def test_an_attribute_that_is_no_column_is_named(table):
+    with pytest.raises(InputError, match=r"--attributes: there is no column 'sise'\. Did you mean 'size'"):
+        prepared(table, attributes="sise")
+
+
+def test_the_papers_views_of_pictures_are_left_out_for_numbers(table):
+    made = prepared(table, {"preset": "paper"})
+    assert made.method.plan.modality == "vector"
+    assert any("the paper's views are for" in note for note in made.notes)

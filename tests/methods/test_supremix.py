@@ -49,8 +49,15 @@ def test_the_unit_is_a_sixteenth_of_the_deviation(table):
     made = prepared(table)
     values = made.method.values.astype(float)
     assert made.resolved["target_unit"] == made.method.unit == pytest.approx(values.std() / 16)
-    assert auto_unit(np.array([16.0, -16.0])) == 1
+    assert auto_unit(np.arange(0.0, 320.0)) == pytest.approx(np.arange(320).std() / 16)
+    assert auto_unit(np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], 20)) == 1, "ratings: the gap between neighbours"
     assert prepared(table, target_unit=2.5).method.unit == 2.5
+
+
+def test_a_window_without_a_lower_and_a_higher_row_is_refused(table):
+    with pytest.raises(InputError, match="no mixed positives"):
+        prepared(table, target_unit=1e-9)
+    assert prepared(table, target_unit=1e-9, mix="negatives").method.unit == 1e-9
 
 
 @pytest.mark.parametrize(("mix", "shares", "window"), [("both", True, True), ("negatives", True, False),
@@ -147,3 +154,11 @@ def test_from_a_table_to_predictions(table, tmp_path, capsys):
     told, truth = np.array(found.columns["prediction"])[known], test.target_values[rows][known]
     assert found.keys == [test.keys[row] for row in rows]
     assert np.abs(told - truth).mean() < 0.7 * np.abs(truth - truth.mean()).mean()
+
+
+def test_large_numbers_keep_their_differences(tmp_path):
+    """Dates and counts above float32's precision are neither merged nor rounded."""
+    rows = [f"{i % 7},{i % 5},{1_700_000_000 + i}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("a,b,when\n" + "\n".join(rows))
+    data = nearfar.data(tmp_path / "t.csv", roles={"target": "when", "vector": ["a", "b"]})
+    assert np.unique(data.target_values).tolist() == [1_700_000_000 + i for i in range(40)]

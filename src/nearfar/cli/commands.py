@@ -37,8 +37,8 @@ class FitOptions:
     Args:
         out: folder of the run; default runs/METHOD-DATA-NUMBER.
         resume: go on from the last checkpoint of --out.
-        trust: with --resume alone, import parts of your own (module.Class) that the run's config names. That runs their
-            code: only for runs that you made.
+        trust: with --resume alone, import parts of your own (module.Class) that the run's config names, which runs
+            their code; only for runs that you made.
         dry_run: show the plan after a few timed steps, and write nothing.
         config: YAML file of options; the command line goes before it.
     """

@@ -113,7 +113,12 @@ def alignment(
     temperature: float = 0.5,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
-    """The mean of |a_i - b_i|^2 / (2 temperature) over the rows that count; in [0, inf), 0 without any."""
+    """The mean of |a_i - b_i|^2 / (2 temperature) over the rows that count; in [0, inf), 0 without any.
+
+    Raises InputError: vectors of different shapes, a temperature that is not above 0."""
+    _positive(temperature)
+    if a.shape != b.shape:
+        raise InputError(f"The two views must have one shape. Got {tuple(a.shape)} and {tuple(b.shape)}.")
     return _mean_over((_wide(a) - _wide(b)).square().sum(1) / (2 * temperature), rows, exchange(negatives))
 
 
@@ -129,6 +134,7 @@ def kernel_uniformity(
 
     In (-inf, 0], 0 where all are equal. Raises InputError for fewer than two rows. `uniformity` is the same of unit
     vectors, t = 1 / (2 temperature)."""
+    _positive(temperature)
     return uniformity_among(_wide(z), 1 / (2 * temperature), exchange(negatives), unit=False)
 
 
@@ -196,6 +202,11 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _positive(temperature: float) -> None:
+    if not temperature > 0:
+        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+
+
 def _check(codes: Sequence[Tensor], target: Tensor, temperature: float) -> None:
     if len(codes) != 4 or any(x.dim() != 2 or len(x) != len(target) for x in codes) or target.dtype != torch.bool:
         found = f"{[tuple(x.shape) for x in codes]} and {tuple(target.shape)}, {target.dtype}"
@@ -203,8 +214,7 @@ def _check(codes: Sequence[Tensor], target: Tensor, temperature: float) -> None:
                          f"(n,). Got {found}.")  # fmt: skip
     if codes[0].shape != codes[1].shape or codes[2].shape != codes[3].shape:
         raise InputError(f"Two views have codes of other lengths: {[x.shape[1] for x in codes]}.")
-    if not temperature > 0:
-        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+    _positive(temperature)
 
 
 def _check_attributes(s: Tensor, values: Tensor, target: Tensor, discrete: Sequence[bool]) -> None:

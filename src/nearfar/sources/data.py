@@ -286,11 +286,11 @@ class Data:
 
     @cached_property
     def target_values(self) -> np.ndarray | None:
-        """float32 (N,): the number to be learned, NaN where a row has none; None where no target is named, or one of
+        """float64 (N,): the number to be learned, NaN where a row has none; None where no target is named, or one of
         its cells is not a number."""
         if "target" not in self.roles or self.not_a_number():
             return None
-        return np.array([judgements.score(v) if filled(v) else np.nan for v in self.values("target")], np.float32)
+        return np.array([judgements.score(v) if filled(v) else np.nan for v in self.values("target")], np.float64)
 
     def not_a_number(self) -> str:
         """Where the first target stands that is not a number, in words; "" where all are, or are missing."""

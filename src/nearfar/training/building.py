@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -167,6 +168,22 @@ def method_options(slug: str, given: Mapping[str, Any], preset: str) -> Any:
     return options.checked(targets_of(slug), given, preset)
 
 
+def views_of_another_kind(
+    slug: str, data: Data, given: Mapping[str, Any], settings: TrainSettings, checked: Any
+) -> str:
+    """A note where the paper's views are made for another kind of data than what the method trains on; else ""."""
+    check_needs(slug, data)
+    kinds, paper = kinds_of(methods.get(slug), data, settings), getattr(checked, "views", None)
+    if settings.preset != "paper" or "views" in given or paper is None:
+        return ""
+    module, _, name = paper["class_path"].rpartition(".")
+    meant = getattr(importlib.import_module(module), name).modality
+    if meant in (*kinds, None, ""):
+        return ""
+    held = modalities.get(kinds[0]).words
+    return f"note: the paper's views are for {modalities.get(meant).words}; of {held} the default ones are taken"
+
+
 def build_method(
     slug: str, data: Data, settings: TrainSettings, checked: Any, ready: Mapping[str, Encoder] | None = None
 ) -> tuple[Method, list[str]]:
@@ -207,6 +224,9 @@ def prepare(
 ) -> Setup:
     """Everything before the first step. Raises InputError early, before anything is written."""
     checked = method_options(slug, given, settings.preset)
+    foreign = views_of_another_kind(slug, data, given, settings, checked)
+    if foreign:
+        checked = method_options(slug, {**given, "views": None}, settings.preset)
     method, kinds = build_method(slug, data, settings, checked, ready)
     check_layer(method, settings.layer)
     check_possible(method, settings)
@@ -256,7 +276,7 @@ def prepare(
         rows,
         kinds,
         seconds,
-        notes_of(method, data, prescribed),
+        [*([foreign] if foreign else []), *notes_of(method, data, prescribed)],
         prescribed,
     )
     method.survey = survey_of(setup, data)

@@ -242,7 +242,8 @@ class INS(Method):
         if self.pseudo_labels == "prototypes" and not (self.soft[self.in_positive, 1] > 0.5).any():
             self.survey.tell(
                 "note: prototypes call every instance of the positive bags negative: no soft target is "
-                "above a half. Try a larger --pretraining, --contrast 0 or another learning rate."
+                "above a half, and only the bag loss teaches. Try --start equal to --pretraining (no warm-up on "
+                "positive bags alone), --contrast 0 or another learning rate."
             )
 
     def towers(self) -> dict[str, Tower]:

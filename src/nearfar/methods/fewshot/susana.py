@@ -79,13 +79,16 @@ class SuSana(Method):
         "classify the base classes; queries look at their nearest support row too, which the released code leaves out "
         "(--official); no more neighbours count than are retrieved; the third part (a variance) and the roots of the "
         "published score are left out, as in the released loss; the paper's number of queries, temperature, learning "
-        "rate and decay could not be read: those of the code it builds on (FEAT), cosine instead of steps",
+        "rate and decay could not be read: those of the code it builds on (FEAT), cosine instead of steps; the "
+        "encoder is a small one unless named (Conv-4 or ResNet-12 in the paper); `--task few-shot` reads by logistic "
+        "regression unless told (the paper's way: --classifier nearest)",
     )
     needs = (frozenset({"any", "target"}),)
     target = "classes"
     supervised = True
     splits = False
-    preset_paper = {"ways": 5, "shots": 5, "queries": 15, "proto_triplet": True, "icnn": "full",
+    preset_paper = {"views": {"name": "two-crops", "grey": 0.0, "blur": 0.0}, "ways": 5, "shots": 5, "queries": 15,
+                    "proto_triplet": True, "icnn": "full",
                     "cross_entropy": False, "margin": 0.5, "neighbours": 4, "temperature": 1.0}  # fmt: skip
     paper_training = {"optimiser": "sgd", "momentum": 0.9, "lr": 2e-4, "weight_decay": 5e-4}
 

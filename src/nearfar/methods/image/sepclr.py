@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from nearfar import heads, modalities
 from nearfar.checks import NonNegativeFloat, PositiveFloat, Width
 from nearfar.encoders import Encoder
-from nearfar.errors import InputError
+from nearfar.errors import InputError, did_you_mean
 from nearfar.losses import attribute_terms, sepclr_terms
 from nearfar.methods import Batch, Facts, Loss, Method, Paper, Tower, check_plan, default_views, forward_views, register
 from nearfar.samplers import Permutation, Sampler
 from nearfar.sources import judgements
+from nearfar.sources.raw import filled
 from nearfar.views import Views
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 def attribute_values(column: Sequence[Any], rows: np.ndarray) -> tuple[np.ndarray, bool]:
     """An attribute of every row as float32 (N,), NaN where it is empty, and whether it is one of classes: numbers are
     brought to [0, 1] over the rows, words are counted."""
-    words = ["" if v is None else str(v).strip() for v in column]
+    words = [filled(v) for v in column]
     numbers = [judgements.score(v) if v else float("nan") for v in words]
     if all(v is not None for v in numbers):
-        found = np.array(numbers, np.float32)
+        found = np.array(numbers, np.float64)
         low, high = np.nanmin(found[rows], initial=np.inf), np.nanmax(found[rows], initial=-np.inf)
-        return (found - low) / max(high - low, 1e-9), False
+        return ((found - low) / max(high - low, 1e-9)).astype(np.float32), False
     names = sorted(set(words) - {""})
     return np.array([names.index(v) if v else np.nan for v in words], np.float32), True
 
@@ -73,9 +74,11 @@ class SepCLR(Method):
         "A background set says which patterns are common; what the target set shows besides gets a code of its own.",
         arxiv="2402.11928",
         differs="only the kernel joint entropy of the paper's ways to keep the codes independent, as in the released "
-        "code; colours are jittered for each picture instead of once a batch; crops keep the picture's size (24 pixels "
-        "of 32 in the paper's CIFAR-MNIST: --views.size 24); a term without rows of its set is 0; weights of 10 unless "
-        "asked, which suit small encoders and few steps; encoders are small ones unless named (--encoder resnet18)",
+        "code; numbers of attributes are brought to 0..1 over the training rows, and rows without one left out of "
+        "its term; colours are jittered for each picture instead of once a batch; crops keep the picture's size "
+        '(24 pixels of 32 in the paper\'s CIFAR-MNIST: --views "two-crops --size 24"); a term without rows of its '
+        "set is 0; weights of 10 unless asked, which suit small encoders and few steps; encoders are small ones "
+        "unless named (--encoder resnet18)",
     )
     needs = (frozenset({"any", "domain"}),)
     preset_paper = {"views": {"name": "two-crops", "crop": (0.2, 1.0), "flip": 0.5, "strength": 0.5, "grey": 0.2,
@@ -162,14 +165,22 @@ class SepCLR(Method):
 
     def attribute(self, data: Data, column: str, target: np.ndarray) -> Sequence[Any]:
         """The values of a column, of which the target's training rows hold two at least."""
+        if column not in data.table.column_names and column not in data.roles:
+            raise InputError(
+                f"--attributes: there is no column '{column}'.{did_you_mean(column, data.table.column_names)}",
+                f"Columns: {', '.join(data.table.column_names[:12])}.",
+            )
         values = data.values(column)
-        if len({str(values[row]) for row in target if values[row] not in (None, "")}) < 2:
+        if len({filled(values[row]) for row in target} - {""}) < 2:
             raise InputError(f"The attribute '{column}' has no two values among the target's training rows.",
                              "Leave it out of --attributes.")  # fmt: skip
         return values
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
-        return {"background_rows": self.counts[0], "target_rows": self.counts[1], "uniformity": self.uniformity}
+        kinds = [f"{name}: {'classes' if many else 'numbers'}" for name, many in
+                 zip(self.columns_of_attributes, self.discrete, strict=True)]  # fmt: skip
+        told = {"attributes": ", ".join(kinds)} if kinds else {}
+        return {"background_rows": self.counts[0], "target_rows": self.counts[1], "uniformity": self.uniformity} | told
 
     def sampler(self, stage: int) -> Sampler:
         return Permutation().only(self.rows)

@@ -34,8 +34,16 @@ SPREAD = 16.0  # standard deviation of the ages in the paper's faces, in years
 
 def auto_unit(values: np.ndarray) -> float:
     """What counts as 1 in window and weight: the standard deviation of the numbers (n,) is 16 of it, as that of the
-    paper's ages is 16 years."""
-    return float(np.std(values.astype(np.float64))) / SPREAD
+    paper's ages is 16 years; at least what lies between neighbouring numbers (the median), as it is of whole ages."""
+    values = values.astype(np.float64)
+    gaps = np.diff(np.unique(values))
+    return max(float(np.std(values)) / SPREAD, float(np.median(gaps)) if len(gaps) else 0.0)
+
+
+def straddled(values: np.ndarray, window: float) -> bool:
+    """Whether any of the numbers (n,) has a lower and a higher one nearer than the window."""
+    gaps = np.diff(np.unique(values.astype(np.float64)))
+    return bool(((gaps[1:] < window) & (gaps[:-1] < window)).any())
 
 
 class Regressor(Inference):
@@ -74,7 +82,8 @@ class SupReMix(ViewContrast):
         temperature: tau; divides the cosine.
         window: e; mixed positives are made of rows whose numbers lie nearer than this to the anchor's, in units.
         target_unit: how much of the target counts as 1 in window and weight (paper: a year). auto: a sixteenth of the
-            standard deviation over the training rows, as a year is of the paper's ages.
+            standard deviation over the training rows, as a year is of the paper's ages, but at least the median gap
+            between neighbouring numbers.
         weight: of a candidate at distance d: linear (d + 1), squared (d^2 + 1), inverse, inverse-squared, none.
         mix: which mixtures there are: both, negatives, positives, none.
         anchor_share: Beta distribution of the anchor's share in a mixed negative.
@@ -90,7 +99,8 @@ class SupReMix(ViewContrast):
         differs="the linear regressor is a ridge regression instead of one trained with L1; two slips of the released "
         "code are not repeated (real and mixed logits shifted by different maxima; weights of mixtures sorted apart "
         "from their mixtures); a row without a positive leaves the mean; cosine instead of steps in the learning rate; "
-        "crops of pictures change colours as well unless told (--views.strength 0 --views.grey 0)",
+        "crops of pictures change colours as well unless told (--views.strength 0 --views.grey 0); the unit of the "
+        "target, a year in the paper, follows the data unless named (--target-unit)",
     )
     needs = (frozenset({"any", "target"}),)
     target = "numbers"
@@ -137,6 +147,12 @@ class SupReMix(ViewContrast):
                              "Use a smaller --pool or a larger --batch-size.")  # fmt: skip
         if self.unit == "auto":
             self.unit = auto_unit(self.values)
+        if "positives" in self.mixes and not straddled(self.values, self.window * float(self.unit)):
+            raise InputError(
+                "There are no mixed positives: no training row has a lower and a higher number within "
+                f"{self.window:g} units of {self.unit:g}.",
+                "Use a larger --target-unit or --window, or --mix negatives.",
+            )
         return super().resolve(facts) | {"target_unit": self.unit}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
