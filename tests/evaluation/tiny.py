@@ -21,7 +21,7 @@ class Tiny:
     domains: np.ndarray | None = None
     domain_names: list | None = None
     labels: dict = field(default_factory=dict)
-    corpus: dict | None = None
+    corpus: dict = field(default_factory=dict)
     meta: dict = field(default_factory=dict)
     splits: dict | None = None
     name: str = "tiny"
@@ -42,7 +42,7 @@ class Tiny:
         self.splits = self.splits or {name: np.arange(n) for name in ("train", "val", "test")}
 
     def _all(self):
-        columns = [*self.columns.items(), *((("corpus", role), texts) for role, texts in (self.corpus or {}).items())]
+        columns = [*self.columns.items(), *((("corpus", role), texts) for role, texts in self.corpus.items())]
         found = ids([item if isinstance(item, str) else item.tobytes() for _, column in columns for item in column])
         ends = np.cumsum([len(column) for _, column in columns])[:-1]
         return dict(zip([name for name, _ in columns], np.split(found, ends), strict=True))
