@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from nearfar import losses
 from nearfar.errors import InputError
-from nearfar.similarity import engine
+from nearfar.losses.rows import nearest_rows
+from nearfar.similarity import both_ways, engine
 from tests.losses import reference
 from tests.losses.cases import CASES, CONSTANT_WEIGHTS, PLAIN, VIEWS, batch, hydra_inputs, past, with_classes
 
@@ -408,3 +409,15 @@ def test_inside_a_compiled_step(name):
             found.append((value.detach(), net.weight.grad.clone()))
     for other in found[1:]:
         assert_close(other, found[0])
+
+
+@pytest.mark.parametrize("name", ["groco", "nearest", "hydra", "hydra-gated"])
+def test_what_is_no_number_stays_none(name):
+    """A loss that is finite on NaN hides a broken run."""
+    a, b, labels = batch(6, 4)
+    for spoilt in (torch.full_like(a, float("nan")), torch.cat([a[:5], a[5:] * float("nan")])):
+        if name == "nearest":
+            found = both_ways(spoilt, b).loss(lambda s: nearest_rows(s, top_k=2))
+        else:
+            found = CASES[name][0](spoilt, b, labels)
+        assert not found.isfinite()

@@ -173,3 +173,19 @@ def test_what_gates_say():
     assert "a and b (0.80)" in found["gate overlap"].advice
     same = gate_diagnostics(np.ones((3, 2)), np.ones((3, 3)), ["a", "b", "c"], z[:, :2], np.full(6, -1))
     assert [(d.name, d.verdict) for d in same] == [("gate openness", "watch"), ("gate overlap", "watch")]
+
+
+def test_two_classes_leave_no_negatives_where_pairs_are_distinct(tmp_path):
+    rows = [f"{i / 7:.3f},{i % 5},{'one' if i % 2 else 'other'}" for i in range(60)]
+    (tmp_path / "two.csv").write_text("a,b,kind\n" + "\n".join(rows))
+    data = nearfar.data(tmp_path / "two.csv", roles={"target": "kind"})
+    with pytest.raises(InputError, match="of two classes"):
+        setup(data, pairs="distinct")
+    assert setup(data, pairs="identical").resolved["classes"] == 2
+
+
+def test_numbers_with_fractions_as_classes_are_told(tmp_path):
+    rows = [f"{i / 7:.3f},{i % 5},{i % 4 + 0.5}" for i in range(60)]
+    (tmp_path / "n.csv").write_text("a,b,y\n" + "\n".join(rows))
+    data = nearfar.data(tmp_path / "n.csv", roles={"target": "y", "vector": ["a", "b"]})
+    assert any("numbers with fractions" in note for note in setup(data).notes)

@@ -48,7 +48,7 @@ class GatedCosine(Source):
     def __init__(self, query: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], gate: Float[Tensor, "n d"]):
         q, k = normalise(query), normalise(keys)
         largest = gate.detach().abs().amax(1, keepdim=True)
-        self.held = (q, k, gate.to(q.dtype) / torch.where(largest > 0, largest, 1))
+        self.held = (q, k, gate.to(q.dtype) / torch.where(largest == 0, 1, largest))
         self.shape = (len(q), len(k))
 
     def tensors(self) -> Sequence[Tensor]:
@@ -60,7 +60,7 @@ class GatedCosine(Source):
             q, k, squared = query[rows], keys[columns], gate[rows].square()
             filtered = squared * q
             square = (filtered * q).sum(1, keepdim=True) * (squared @ k.square().T)
-            some = square > torch.finfo(square.dtype).tiny
+            some = ~(square <= torch.finfo(square.dtype).tiny)  # what is no number stays one
             return torch.where(some, filtered @ k.T * torch.where(some, square, 1).rsqrt(), 0)
 
 

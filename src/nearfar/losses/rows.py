@@ -175,7 +175,8 @@ def hardest(s: Similarity, alpha: float) -> Relation:
 def nearest(s: Similarity, k: int, where: Relation) -> Tensor:
     """The k largest similarities of each row among those of `where` over all blocks, (N, k), with gradient.
 
-    In falling order; -inf where a row has fewer, and fewer columns where there are not k candidates at all."""
+    In falling order; -inf where a row has fewer, and fewer columns where there are not k candidates at all. NaN in the
+    row of a query that is not finite, which is near to nothing."""
     values, exact = [], []
     for block in range(len(s.blocks)):
         value, columns = s.topk(k, where=where, block=block)
@@ -184,8 +185,10 @@ def nearest(s: Similarity, k: int, where: Relation) -> Tensor:
             values.append(value)
             exact.append(torch.where(some, s.at(columns.clamp(min=0), block), -math.inf))
     if not values:
-        return s.query.sum(-1, keepdim=True)[..., :0]
-    return torch.cat(exact, -1).gather(-1, torch.cat(values, -1).topk(k, -1).indices)
+        few = s.query.sum(-1, keepdim=True)
+        return few[..., :0] if bool(s.query.isfinite().all()) else few.float() * math.nan
+    broken = ~s.query.isfinite().all(-1, keepdim=True)
+    return torch.cat(exact, -1).gather(-1, torch.cat(values, -1).topk(k, -1).indices).masked_fill(broken, math.nan)
 
 
 @row_loss("Nearest")
@@ -198,7 +201,7 @@ def nearest_rows(s: Similarity, *, top_k: PositiveInt = 10) -> Tensor:
     Args: top_k: K; how many negatives are kept.
     """
     far = nearest(s, top_k, s.negative)
-    some = (far > -math.inf).any(-1)
+    some = (far != -math.inf).any(-1)
     return torch.where(some, softplus(torch.where(some[..., None], far, 0).logsumexp(-1) - s.paired()), 0)
 
 

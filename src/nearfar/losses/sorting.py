@@ -74,7 +74,10 @@ def group_ordering(
                          f"{tuple(negatives.shape)} and {tuple(positives.shape)}.")  # fmt: skip
     with torch.autocast(negatives.device.type, enabled=False):
         wide = torch.promote_types(negatives.dtype, torch.float32)
-        near, good = (x.to(wide).sort(1).values for x in (negatives, positives))
+        broken = negatives.isnan().any(1) | positives.isnan().any(1)
+        near, good = (
+            x.to(wide).nan_to_num(-math.inf, math.inf, -math.inf).sort(1).values for x in (negatives, positives)
+        )
         counts = torch.stack([(x > -math.inf).sum(1) for x in (near, good)], 1)
         losses = near.new_zeros(len(near)) + 0 * (_finite(near).sum(1) + _finite(good).sum(1))
         for k, m in counts.unique(dim=0).tolist():
@@ -82,7 +85,7 @@ def group_ordering(
                 rows = ((counts[:, 0] == k) & (counts[:, 1] == m)).nonzero()[:, 0]
                 x = torch.cat([near[rows, near.shape[1] - k :], good[rows, good.shape[1] - m :]], 1)
                 losses = losses.index_put((rows,), _ordered(x, k, steepness))
-        return losses
+        return losses.masked_fill(broken, math.nan)
 
 
 def _ordered(x: Tensor, k: int, steepness: float) -> Tensor:

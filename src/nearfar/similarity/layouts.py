@@ -467,6 +467,8 @@ def own_view(
     with net.together():
         if len(views) < 2 or len({v.shape for v in views}) > 1:
             raise InputError(f"Views must be two or more of one shape. Got {[tuple(v.shape) for v in views]}.")
+        if count > len(views):
+            raise InputError(f"{count} target views are asked for, and there are {len(views)} views.")
         if count < 2:
             raise InputError(f"Each view needs another one as its positive. Got {count} target view.")
         _matrices(views[0], views[1], temperature)

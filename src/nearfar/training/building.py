@@ -319,6 +319,10 @@ def notes_of(method: Method, data: Data, prescribed: int | None) -> list[str]:
         lacking = int((~has_target(data, method.target)[np.asarray(data.splits["train"])]).sum())
         if lacking:
             found.append(f"note: {lacking:,} training rows without a target are left out")
+    if method.target == "classes" and data.target_values is not None and (data.target_values % 1 > 0).any():
+        found.append(
+            f"note: the target '{data.roles['target']}' holds numbers with fractions; each is taken as a class"
+        )
     if prescribed is not None:
         found.append(f"note: every batch has {prescribed} items, as the method draws them")
     if not method.trained:

@@ -106,7 +106,10 @@ class Hydra(ViewContrast):
         differs="a reconstruction from the released code: the paper's own figures could not be read; both views are "
         "anchors in turn; distances of classes by a column of coarser labels instead of WordNet; the classifier of the "
         "CIFAR script, which only watches, is left out; duplicates with other labels are no negatives; a warm-up of a "
-        "twentieth of the run (40 of 300 epochs)",
+        "twentieth of the run (40 of 300 epochs); AdamW at nearfar's own rate unless asked (--preset paper); the "
+        "mean over pairs in every form (SimLAP's release takes it over anchors: --reduction anchors); two crops with "
+        "SimCLR's strength in every form (one view of CIFAR-10; MoCo v3's are asymmetric); gates see the batch through "
+        "batch norm",
     )
     needs = (frozenset({"any", "target"}),)
     target = "classes"
@@ -170,6 +173,11 @@ class Hydra(ViewContrast):
         if len(self.seen) < 2:
             raise InputError(f"All {len(rows):,} training rows are of one class, '{self.names[target[0]]}': a pair "
                              "needs negatives of other classes.", "Name another column with --target.")  # fmt: skip
+        if self.pairs == "distinct" and len(self.seen) < 3:
+            raise InputError(
+                "The training rows are of two classes: where every pair is of both, none is left as a negative.",
+                "Use --pairs arbitrary or identical, or a target with more classes.",
+            )
         if self.coarse is not None:
             if self.coarse not in data.labels:
                 near = did_you_mean(self.coarse, list(data.labels))
@@ -225,7 +233,7 @@ class Hydra(ViewContrast):
             terms |= {"pair": total.detach(), "instance": instance.detach()}
             total = (instance + self.beta * total) / (1 + self.beta)
         if self.gamma and self.gate is not None:
-            total = total + self.gamma * gate_entropy(self.gate.of_classes())
+            total = total + self.gamma * gate_entropy(self.gate.of_classes()[self.seen.to(total.device)])
         return Loss(total, terms)
 
     def told(self, labels: Tensor, partners: Tensor, gates: Tensor | None, batch: Batch) -> dict[str, Tensor | float]:
