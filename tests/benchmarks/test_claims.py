@@ -33,6 +33,7 @@ def test_no_check_is_left_out(claims):
     assert set(methods.registry.built_in()) - compared <= set(SLUGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_tiny_run_of_a_check_ends_in_a_result(slug, claims, tmp_path):
     claims.check(slug, claims.experiment.Plan(tmp_path, seeds=1, tiny=True, say=lambda line: None))

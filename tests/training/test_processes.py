@@ -15,6 +15,8 @@ from nearfar.training.engine import fit
 from nearfar.training.loading import shared
 from tests import stopping
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["stone", "river", "window", "paper", "garden", "engine", "letter", "bridge", "candle", "forest", "market"]
 WORDS += ["needle", "pocket", "ribbon", "saddle"]
 
