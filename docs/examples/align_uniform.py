@@ -27,26 +27,14 @@ class AlignUniform(Method):
         dim: width of the contrasted vectors.
     """
 
-    paper = Paper(
-        "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
-        "ICML 2020",
-        "Minimise the distance of positives and the density on the sphere.",
-        arxiv="2005.10242",
-    )
+    paper = Paper("Understanding Contrastive Representation Learning through Alignment and Uniformity on the "
+                  "Hypersphere", "ICML 2020", "Minimise the distance of positives and the density on the sphere.",
+                  arxiv="2005.10242")  # fmt: skip
     needs = (frozenset({"image"}), frozenset({"text"}))
     preset_paper = {"alpha": 2.0, "t": 2.0, "weight": 1.0}
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        views: views.Views | None = None,
-        alpha: float = 2.0,
-        t: float = 2.0,
-        weight: float = 1.0,
-        projector: int = 512,
-        dim: int = 128,
-    ):
+    def __init__(self, encoder: Encoder, *, views: views.Views | None = None, alpha: float = 2.0, t: float = 2.0,
+                 weight: float = 1.0, projector: int = 512, dim: int = 128):  # fmt: skip
         super().__init__()
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)

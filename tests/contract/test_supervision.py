@@ -34,7 +34,7 @@ def prepared(method, data, **options):
 
 def test_numbers_and_classes_of_a_target(table):
     data = open_data(table, roles={"target": "number"})
-    assert data.target_values.dtype == np.float32
+    assert data.target_values.dtype == np.float64
     assert data.target_values.tolist() == [float(r["number"]) for r in rows_of(table)]
     named = open_data(table, roles={"target": "sack"})
     assert [named.target_names[k] for k in named.targets] == [r["sack"] for r in rows_of(table)]
