@@ -360,6 +360,11 @@ class Balanced(Sampler):
         return np.stack(drawn, 1).reshape(-1)
 
 
+def at_most(most: int, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All of the rows, or so many of them drawn without repetition where there are more."""
+    return rng.choice(rows, most, replace=False) if len(rows) > most else rows
+
+
 class WholeBags(Sampler):
     """Each batch holds whole bags: as many as make about `batch_size` rows at the mean size, one at least. Every bag is
     seen once an epoch, in a seeded order; what does not fill a batch is left out of that epoch.
@@ -392,8 +397,7 @@ class WholeBags(Sampler):
         many, rng = len(self.lists), np.random.default_rng([self.seed, number, 13])
         order = self.kept("order", epoch, lambda: np.random.default_rng([self.seed, epoch]).permutation(many))
         chosen = [self.lists[b] for b in order[place * self.count : (place + 1) * self.count]]
-        drawn = [rng.choice(rows, self.most, replace=False) if len(rows) > self.most else rows for rows in chosen]
-        return np.concatenate(drawn)
+        return np.concatenate([at_most(self.most, rows, rng) for rows in chosen])
 
 
 class Mixture(Sampler):

@@ -1,16 +1,14 @@
 """CACR as a method: its three forms wired to their equations, and trained from the command line."""
 
-import json
-
 import pytest
 import torch
 
 from nearfar import losses
-from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.methods.image.cacr import weight_entropy
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
+from tests.methods.command_line import curve_of
 
 
 def make(data, **options):
@@ -114,31 +112,7 @@ def test_what_does_not_fit_is_refused(emoji_few, options, message):
 )
 def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     out = tmp_path / "run"
-    assert (
-        main(
-            [
-                "fit",
-                "cacr",
-                "emoji",
-                "--limit",
-                "300",
-                "--steps",
-                "12",
-                "--batch-size",
-                "16",
-                "--val-every",
-                "0",
-                "--out",
-                str(out),
-                "--json",
-                *words,
-            ]
-        )
-        == 0
-    )
-    told = json.loads(capsys.readouterr().out)
-    assert 0 <= told["scores"]["test"]["primary"] <= 1
-    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    curve = curve_of("cacr", out, capsys, *words)
     assert curve[-1]["step"] == 12
     assert any("weight_entropy" in line for line in curve)
     assert all("temperature" not in line for line in curve)

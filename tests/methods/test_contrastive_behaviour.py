@@ -1,6 +1,5 @@
 """The hard contrastive loss as a method: thresholds a direction and an anchor, four variants, and the measures."""
 
-import json
 import math
 
 import pytest
@@ -8,13 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from nearfar import evaluation, losses
-from nearfar.cli import main
 from nearfar.losses import rows
 from nearfar.losses.rows import relative_penalty
 from nearfar.similarity import one_way
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
 from tests.losses.cases import batch as pairs
+from tests.methods.command_line import curve_of
 
 VARIANTS = {
     "ordinary": lambda a, b: losses.clip(a, b, temperature=0.4),
@@ -141,30 +140,7 @@ def test_uniformity_and_tolerance_of_the_paper():
 @pytest.mark.parametrize("words", [["--alpha", "0.2"], ["--form", "hard-simple", "--symmetric", "false"]])
 def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     out = tmp_path / "run"
-    assert (
-        main(
-            [
-                "fit",
-                "contrastive-behaviour",
-                "emoji",
-                "--limit",
-                "300",
-                "--steps",
-                "12",
-                "--batch-size",
-                "16",
-                "--val-every",
-                "0",
-                "--out",
-                str(out),
-                "--json",
-                *words,
-            ]
-        )
-        == 0
-    )
-    assert 0 <= json.loads(capsys.readouterr().out)["scores"]["test"]["primary"] <= 1
-    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    curve = curve_of("contrastive-behaviour", out, capsys, *words)
     assert curve[-1]["step"] == 12
     assert ("penalty_entropy" in curve[0]) == ("--form" not in words)
 

@@ -1,17 +1,15 @@
 """CWCL as a method: who is frozen, where the weights come from, and that their geometry is carried over."""
 
-import json
-
 import pytest
 import torch
 
 from nearfar import encoders, losses
-from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.methods.multimodal.cwcl import class_vectors, zero_shot
 from nearfar.training import building
 from nearfar.training.engine import fit
 from nearfar.training.settings import TrainSettings
+from tests.methods.command_line import curve_of
 
 
 def make(data, settings=None, **options):
@@ -102,38 +100,13 @@ def test_zero_shot_takes_the_mean_of_the_prompts():
 @pytest.mark.parametrize("words", [["--weighted", "both"], ["--micro-batch", "7"]])
 def test_it_trains_from_the_command_line(words, tmp_path, capsys):
     out = tmp_path / "run"
-    assert (
-        main(
-            [
-                "fit",
-                "cwcl",
-                "emoji",
-                "--limit",
-                "300",
-                "--steps",
-                "12",
-                "--batch-size",
-                "16",
-                "--val-every",
-                "0",
-                "--by",
-                "columns",
-                "--out",
-                str(out),
-                "--json",
-                *words,
-            ]
-        )
-        == 0
-    )
-    told = json.loads(capsys.readouterr().out)
-    assert 0 <= told["scores"]["test"]["primary"] <= 1
+    curve = curve_of("cwcl", out, capsys, "--by", "columns", *words)
     import nearfar
 
     model = nearfar.load(out / "model", verify=True)
     assert model.modalities == ["image", "text"]
     assert model.embed_texts(["a cat"]).shape == (1, model.dim)
-    assert json.loads((out / "curve.jsonl").read_text().splitlines()[-1])["step"] == 12
+    assert curve[-1]["step"] == 12
 
 
 def test_a_reference_gives_the_weights(emoji_few, tmp_path):

@@ -125,7 +125,7 @@ def test_a_bag_is_told_from_its_instances():
     p = torch.tensor([float(module.classifier(row).softmax(0)[1]) for row in z])
     for pool, wanted in (("mean", [p[[0, 2]].mean(), p[[1, 3, 4]].mean()]), ("max", [p[[0, 2]].max(),
                                                                                     p[[1, 3, 4]].max()])):  # fmt: skip
-        instance, bag = module.told(z, of, PoolOptions(pool))
+        instance, bag = module.scores(z, of, PoolOptions(pool))
         torch.testing.assert_close(instance, p)
         torch.testing.assert_close(bag, torch.stack(wanted))
 

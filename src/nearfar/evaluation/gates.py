@@ -8,6 +8,7 @@ import numpy as np
 
 from nearfar.evaluation.diagnostics import Diagnostic
 from nearfar.evaluation.neighbours import normalise
+from nearfar.evaluation.pairwise import spearman
 
 
 def class_affinity(z: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -36,9 +37,7 @@ def gate_diagnostics(
     seen = np.isfinite(near)
     if seen.sum() < 3 or np.ptp(pairs[seen]) == 0 or np.ptp(near[seen]) == 0:
         return found
-    from scipy.stats import rankdata
-
-    value = float(np.corrcoef(rankdata(pairs[seen]), rankdata(near[seen]))[0, 1])
+    value = spearman(pairs[seen], near[seen])
     verdict = "good" if value > 0.3 else "info"
     return [
         *found,

@@ -202,11 +202,12 @@ class Task:
             )
         return np.sort(np.asarray(self.data.splits[split]))
 
-    def draw(self, rows: np.ndarray) -> np.ndarray:
-        """At most max_queries of the rows, the same ones each time."""
-        if len(rows) <= self.max_queries:
+    def draw(self, rows: np.ndarray, most: int | None = None) -> np.ndarray:
+        """At most so many of the rows (None: max_queries), the same ones each time."""
+        most = self.max_queries if most is None else most
+        if len(rows) <= most:
             return rows
-        return np.sort(np.random.default_rng(0).choice(rows, self.max_queries, replace=False))
+        return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
     def units(self, rows: np.ndarray) -> np.ndarray:
         """Ids of rows that depend on each other."""

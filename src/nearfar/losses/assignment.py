@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.similarity import accumulated
 
 
 @torch.no_grad()
@@ -57,13 +58,9 @@ def swapped_prediction(
     """
     if len(scores) < 2:
         raise InputError(f"Swapped prediction needs at least two views. Got {len(scores)}.")
-    logs = [torch.log_softmax(_wide(o) / temperature, 1) for o in scores]
+    logs = [torch.log_softmax(accumulated(o) / temperature, 1) for o in scores]
     terms = [
         torch.stack([-(q * log).sum(1).mean() for v, log in enumerate(logs) if v != c]).mean()
         for c, q in enumerate(codes)
     ]
     return torch.stack(terms).mean()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows, sup_con_rows
@@ -185,7 +185,7 @@ def attention_pooling(
 
 def bag_logit_loss(logits: Float[Tensor, "b"], labels: Bool[Tensor, "b"]) -> Float[Tensor, ""]:
     """Mean binary cross-entropy of bag logits, in [0, inf)."""
-    return -torch.where(labels, logsigmoid(logits), logsigmoid(-logits)).mean()
+    return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
 __all__ = [

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nearfar.errors import InputError
+from nearfar.similarity import accumulated, check_temperature
 
 NEAR = 1e-6  # added to squared distances: a point is 0.001 from itself
 EPS = 1e-7
@@ -36,8 +37,7 @@ def proto_cross_entropy(
     In [0, inf); log c where all distances are equal, 0 with one class. Raises InputError: other shapes, labels that are
     no row, a temperature that is not above 0. Source: Snell et al., NeurIPS 2017; term "cross" of SuSana.
     """
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+    check_temperature(temperature)
     _check(z, labels, prototypes)
     with torch.autocast(z.device.type, enabled=False):
         return cross_entropy(-_plain(z, prototypes).square() / temperature, labels)
@@ -114,7 +114,7 @@ def icnn_score(
         count = min(k + 1 if retrieved is None else retrieved, m - (alone or drop_nearest))
         k = min(k, count)
         if not len(origin) or k < 1:
-            return 1 + 0 * (_wide(origin).sum() + _wide(target).sum())
+            return 1 + 0 * (accumulated(origin).sum() + accumulated(target).sum())
         near, match = _nearest(origin, labels, target, known, count, alone, drop_nearest)
         same, other = _same(near, match, k), _other(near[:, :k], match[:, :k])
         share = near.new_ones(()) if few else match[:, :k].to(near.dtype).mean()
@@ -127,7 +127,7 @@ def distances(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor,
 
 
 def _plain(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(_wide(a), _wide(b), compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.cdist(accumulated(a), accumulated(b), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _nearest(
@@ -161,10 +161,6 @@ def _other(near: Tensor, match: Tensor) -> Tensor:
     farthest = torch.where(some, near.masked_fill(match, -math.inf).amax(), 1)
     means = (near / (farthest + EPS)).masked_fill(match, 0).sum(1) / (misses + EPS)
     return torch.where(some, means.sum() / ((misses > 0).sum().to(near.dtype) + EPS), 1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _check(z: Tensor, labels: Tensor, prototypes: Tensor) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity import normalise
+from nearfar.similarity import check_temperature, normalise
 from nearfar.similarity.exchange import Exchange, exchange
 
 
@@ -38,8 +38,7 @@ def cosent(
     In [0, inf); 0 where no two scores differ; log(1 + the number of unequal pairs) at collapse. O(n log n). Raises
     InputError as `cosine_regression`. Source: CoSENT, Su 2022 (kexue.fm/archives/8847).
     """
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+    check_temperature(temperature)
     net = exchange(negatives)
     cosine, score = _cosines(a, b, score, net)
     cosine, score = net.gather(cosine)[0], net.gather(score)[0]

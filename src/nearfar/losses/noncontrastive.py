@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity import Block, LogSumExp, Similarity, diagonal, normalise
+from nearfar.similarity import Block, LogSumExp, Similarity, accumulated, diagonal, normalise
 from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import Exchange, exchange
 
@@ -79,7 +79,7 @@ def barlow_twins(
     n = net.count(view_a)
     if n < 2:
         raise InputError("Barlow Twins needs at least two items: a correlation over a batch of one is undefined.")
-    centred = [z - net.sum(z.sum(0)) / n for z in (_wide(view_a), _wide(view_b))]
+    centred = [z - net.sum(z.sum(0)) / n for z in (accumulated(view_a), accumulated(view_b))]
     a, b = (z / (net.sum(z.square().sum(0)) / n + eps).sqrt() for z in centred)
     c = net.sum(_product(a, b)) / n
     diagonal_of_c = c.diagonal()
@@ -105,7 +105,7 @@ def vicreg(
     n = net.count(view_a)
     if n < 2:
         raise InputError("VICReg needs at least two items: a variance over a batch of one is undefined.")
-    a, b = _wide(view_a), _wide(view_b)
+    a, b = accumulated(view_a), accumulated(view_b)
     loss = invariance * net.sum((a - b).square().sum()) / (n * a.shape[1])
     for z in (a, b):
         z = z - net.sum(z.sum(0)) / n
@@ -122,7 +122,3 @@ def byol(prediction: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Floa
     Source: BYOL, Grill et al., NeurIPS 2020, eq. 2.
     """
     return (2 - 2 * (normalise(prediction) * normalise(target.detach())).sum(-1)).mean()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nearfar.checks import one_of
 from nearfar.errors import InputError
-from nearfar.similarity import normalise
+from nearfar.similarity import check_temperature, normalise
 from nearfar.similarity.exchange import Exchange, exchange
 
 Weight = Literal["linear", "squared", "inverse", "inverse-squared", "none"]
@@ -183,8 +183,7 @@ def _check(z: Tensor, target: Tensor, shares: Tensor | None, temperature: float 
     fits = shares is None or (shares.dim() == 2 and len(shares) == len(z) and (not alone or len(shares.T) == len(z)))
     if shares is not None and not fits:
         raise InputError(f"Shares must be (n, rows of all processes) for {len(z)} rows. Got {tuple(shares.shape)}.")
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
+    check_temperature(temperature)
 
 
 __all__ = ["distance_weights", "mixing_shares", "straddling", "supremix"]

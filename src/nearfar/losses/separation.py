@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.losses.noncontrastive import uniformity_among
-from nearfar.similarity import Block, LogSumExp, Similarity, normalise
+from nearfar.similarity import Block, LogSumExp, Similarity, accumulated, check_temperature, normalise
 from nearfar.similarity.exchange import Exchange, exchange
 
 SMOOTH = 0.025  # variance of the kernel over a number, and of the null vector of its code
@@ -85,7 +85,7 @@ def sepclr_terms(
     with net.together():
         _check([*common, *salient], target, temperature)
     with torch.autocast(target.device.type, enabled=False):
-        c, s = [normalise(_wide(x)) for x in common], [_wide(x) for x in salient]
+        c, s = [normalise(accumulated(x)) for x in common], [accumulated(x) for x in salient]
         t = [masked(x, target) if null_vector else x for x in s]
         spread = [[kernel_uniformity(x, temperature=temperature, negatives=negatives) for x in views]
                   for views in (c, t)]  # fmt: skip
@@ -116,15 +116,15 @@ def alignment(
     """The mean of |a_i - b_i|^2 / (2 temperature) over the rows that count; in [0, inf), 0 without any.
 
     Raises InputError: vectors of different shapes, a temperature that is not above 0."""
-    _positive(temperature)
+    check_temperature(float(temperature))
     if a.shape != b.shape:
         raise InputError(f"The two views must have one shape. Got {tuple(a.shape)} and {tuple(b.shape)}.")
-    return _mean_over((_wide(a) - _wide(b)).square().sum(1) / (2 * temperature), rows, exchange(negatives))
+    return _mean_over((accumulated(a) - accumulated(b)).square().sum(1) / (2 * temperature), rows, exchange(negatives))
 
 
 def null_distance(s: Float[Tensor, "n k"], target: Bool[Tensor, "n"], *, negatives: str = "local") -> Float[Tensor, ""]:
     """The mean of |s_i|^2 over the rows of the background; in [0, inf), 0 without any."""
-    return _mean_over(_wide(s).square().sum(1), ~target, exchange(negatives))
+    return _mean_over(accumulated(s).square().sum(1), ~target, exchange(negatives))
 
 
 def kernel_uniformity(
@@ -134,8 +134,8 @@ def kernel_uniformity(
 
     In (-inf, 0], 0 where all are equal. Raises InputError for fewer than two rows. `uniformity` is the same of unit
     vectors, t = 1 / (2 temperature)."""
-    _positive(temperature)
-    return uniformity_among(_wide(z), 1 / (2 * temperature), exchange(negatives), unit=False)
+    check_temperature(float(temperature))
+    return uniformity_among(accumulated(z), 1 / (2 * temperature), exchange(negatives), unit=False)
 
 
 def joint_entropy(
@@ -144,7 +144,7 @@ def joint_entropy(
     """mean_i log (1/n) sum_j e^(-(|c_i - c_j|^2 + |s_i - s_j|^2) / (2 temperature)), j = i included: minus a kernel
     estimate of the joint entropy of both codes. In [-log n, 0]; 0 where all rows are equal in both, or there is one."""
     net = exchange(negatives)
-    z = torch.cat([_wide(c), _wide(s)], 1)  # squared distances add up
+    z = torch.cat([accumulated(c), accumulated(s)], 1)  # squared distances add up
     keys, _, ring = net.keys(z)
     matrix = Similarity(z, Block(keys, ring=ring), temperature=2 * temperature, similarity="euclidean", group=net.group)
     rows = matrix.reduce(LogSumExp())
@@ -172,7 +172,7 @@ def attribute_terms(
     """
     net = exchange(negatives)
     _check_attributes(s, values, target, discrete)
-    s, y = _wide(s), values.to(_wide(s).dtype)
+    s, y = accumulated(s), values.to(accumulated(s).dtype)
     codes, numbers = net.gather(s)[0], net.gather(y)[0]
     known = net.gather((target[:, None] & y.isfinite()).to(s.dtype))[0] > 0
     found = []
@@ -198,15 +198,6 @@ def _mean_over(values: Tensor, rows: Tensor, net: Exchange) -> Tensor:
     return net.sum(values.masked_fill(~rows, 0).sum()) / count.clamp(min=1)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _positive(temperature: float) -> None:
-    if not temperature > 0:
-        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
-
-
 def _check(codes: Sequence[Tensor], target: Tensor, temperature: float) -> None:
     if len(codes) != 4 or any(x.dim() != 2 or len(x) != len(target) for x in codes) or target.dtype != torch.bool:
         found = f"{[tuple(x.shape) for x in codes]} and {tuple(target.shape)}, {target.dtype}"
@@ -214,7 +205,7 @@ def _check(codes: Sequence[Tensor], target: Tensor, temperature: float) -> None:
                          f"(n,). Got {found}.")  # fmt: skip
     if codes[0].shape != codes[1].shape or codes[2].shape != codes[3].shape:
         raise InputError(f"Two views have codes of other lengths: {[x.shape[1] for x in codes]}.")
-    _positive(temperature)
+    check_temperature(float(temperature))
 
 
 def _check_attributes(s: Tensor, values: Tensor, target: Tensor, discrete: Sequence[bool]) -> None:

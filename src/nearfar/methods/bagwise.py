@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nearfar.errors import InputError
 from nearfar.losses.bags import bag_probabilities
 from nearfar.methods.inference import Inference, Request
-from nearfar.sources.bags import Bags, bags_of, positive_class
+from nearfar.sources.bags import Bags, bags_of, places_of, positive_class
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -61,7 +61,7 @@ class BagInference(Inference):
         super().__init__()
         self.positive = positive
 
-    def told(self, vectors: Tensor, bags: Tensor, options: Any) -> tuple[Tensor, Tensor]:
+    def scores(self, vectors: Tensor, bags: Tensor, options: Any) -> tuple[Tensor, Tensor]:
         """`of_bags` under the options of a call."""
         found = self.of_bags(vectors, bags)
         assert found is not None
@@ -74,12 +74,12 @@ class BagInference(Inference):
         codes = np.arange(len(rows)) if data.bags is None else np.asarray(data.bags)[rows]
         of = np.unique(codes, return_inverse=True)[1].reshape(-1)
         vectors = torch.from_numpy(np.array(request.embed.raw(request.role, rows)))
-        instance, bag = (x.cpu().numpy() for x in self.told(vectors, torch.from_numpy(of), options))
+        instance, bag = (x.cpu().numpy() for x in self.scores(vectors, torch.from_numpy(of), options))
         if data.bags is None:
             return {"instance_score": instance}
         names = ["" if v is None else str(v) for v in data.values("bag", rows)]
         rank = np.zeros(len(rows), np.int64)
-        for own in np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1]):
+        for own in places_of(of):
             rank[own] = rankdata(-instance[own], method="min")
         return {"bag": names, "bag_score": bag[of], "instance_score": instance, "rank": rank}
 
@@ -107,12 +107,12 @@ class InstanceClassifier(BagInference):
     def config(self) -> dict[str, Any]:
         return {"dim": self.classifier.in_features, "positive": self.positive}
 
-    def told(self, vectors: Tensor, bags: Tensor, options: PoolOptions) -> tuple[Tensor, Tensor]:
+    def scores(self, vectors: Tensor, bags: Tensor, options: PoolOptions) -> tuple[Tensor, Tensor]:
         p = self.classifier(vectors.to(self.classifier.weight.device)).softmax(1)[:, 1]
         return p, bag_probabilities(p, bags.to(p.device), options.pool)
 
     def of_bags(self, vectors: Tensor, bags: Tensor) -> tuple[Tensor, Tensor]:
-        return self.told(vectors, bags, PoolOptions())
+        return self.scores(vectors, bags, PoolOptions())
 
 
 __all__ = ["BagInference", "InstanceClassifier", "LabelledBags", "PoolOptions", "labelled_bags"]

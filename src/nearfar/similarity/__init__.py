@@ -8,7 +8,7 @@ talks to the other processes.
 """
 
 from nearfar.similarity.answer.engine import Engine, engine
-from nearfar.similarity.answer.normalise import normalise
+from nearfar.similarity.answer.normalise import accumulated, normalise
 from nearfar.similarity.answer.steps import Plan
 from nearfar.similarity.exchange import exchange_plan
 from nearfar.similarity.layouts import (
@@ -44,7 +44,7 @@ from nearfar.similarity.relations import (
     sparse,
 )
 from nearfar.similarity.source import Block, Source
-from nearfar.similarity.temperature import Temperature
+from nearfar.similarity.temperature import Temperature, check_temperature
 
 __all__ = [
     "Anchors",
@@ -68,10 +68,12 @@ __all__ = [
     "Sparse",
     "Sum",
     "Temperature",
+    "accumulated",
     "all_views",
     "at_least",
     "at_most",
     "both_ways",
+    "check_temperature",
     "dense",
     "diagonal",
     "engine",

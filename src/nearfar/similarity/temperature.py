@@ -1,4 +1,4 @@
-"""A learned temperature, kept in log space and in float32."""
+"""A learned temperature, kept in log space and in float32, and the bound of a given one."""
 
 import math
 
@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.errors import InputError
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """Raises InputError for a number that is not above 0; a learned temperature keeps its own bounds."""
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise InputError(f"The temperature must be in (0, inf). Got {temperature}.")
 
 
 class Temperature(nn.Module):

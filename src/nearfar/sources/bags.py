@@ -37,8 +37,12 @@ class Bags:
 
     def members(self) -> list[np.ndarray]:
         """Sample ids of each bag."""
-        order = np.argsort(self.of, kind="stable")
-        return np.split(self.rows[order], np.cumsum(self.sizes)[:-1])
+        return [self.rows[places] for places in places_of(self.of)]
+
+
+def places_of(codes: np.ndarray) -> list[np.ndarray]:
+    """The places at which each of the codes 0 .. k - 1 stands in (n,), in order."""
+    return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
 
 
 def bag_targets(data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -120,4 +124,4 @@ def positive_class(data: Data, wanted: str | None = None) -> int:
     return 1
 
 
-__all__ = ["Bags", "bags_of", "mixed", "positive_class"]
+__all__ = ["Bags", "bags_of", "mixed", "places_of", "positive_class"]

@@ -172,10 +172,11 @@ def views_of_another_kind(
     slug: str, data: Data, given: Mapping[str, Any], settings: TrainSettings, checked: Any
 ) -> str:
     """A note where the paper's views are made for another kind of data than what the method trains on; else ""."""
-    check_needs(slug, data)
-    kinds, paper = kinds_of(methods.get(slug), data, settings), getattr(checked, "views", None)
+    paper = getattr(checked, "views", None)
     if settings.preset != "paper" or "views" in given or paper is None:
         return ""
+    check_needs(slug, data)
+    kinds = kinds_of(methods.get(slug), data, settings)
     module, _, name = paper["class_path"].rpartition(".")
     meant = getattr(importlib.import_module(module), name).modality
     if meant in (*kinds, None, ""):

@@ -13,7 +13,7 @@ from nearfar.evaluation.pairwise import accuracy_at, auc, best_threshold, placem
 from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.searches import Example, Hit
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, first_role, register
-from nearfar.sources.bags import Bags, bags_of, mixed, positive_class
+from nearfar.sources.bags import Bags, bags_of, mixed, places_of, positive_class
 from nearfar.units import Metric
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ class BagTask(Task):
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         bags = self.bags(split)
         self.both_kinds(bags, split)
-        instance, whole, limit = self.told(embed, bags, split)
+        instance, whole, limit = self.scores_of(embed, bags, split)
         return self.scored(bags, instance, whole, limit, split, examples)
 
-    def told(self, embed: Any, bags: Bags, split: str) -> tuple[np.ndarray, np.ndarray, float]:
+    def scores_of(self, embed: Any, bags: Bags, split: str) -> tuple[np.ndarray, np.ndarray, float]:
         """Scores of instances (n,) and bags (k,), and the bag score from which on a bag is called positive, which
         validation bags chose (those of training, where validation bags are scored)."""
         chosen, answer = self.bags("train" if split == "val" else "val"), getattr(embed, "inference", None)
@@ -145,7 +145,7 @@ class BagTask(Task):
         train = self.bags("train")
         self.both_kinds(train, "train")
         held = np.random.default_rng(0).permutation(len(train)) < max(1, len(train) // 5)
-        rows = self.drawn(train.rows)
+        rows = self.draw(train.rows, self.max_train)
         place = np.searchsorted(train.rows, rows)
         z, y, inside = np.asarray(embed(self.role, rows)), self.truth(train)[train.of[place]], held[train.of[place]]
         best = STRENGTHS[-1]
@@ -154,11 +154,6 @@ class BagTask(Task):
             best = STRENGTHS[int(np.argmax([auc(p, y[inside]) for p in tried]))]
         fitted = fit_probe(z, y, best)
         return lambda asked: fitted.predict_proba(np.asarray(embed(self.role, asked)))[:, 1]
-
-    def drawn(self, rows: np.ndarray) -> np.ndarray:
-        if len(rows) <= self.max_train:
-            return rows
-        return np.sort(np.random.default_rng(0).choice(rows, self.max_train, replace=False))
 
     def scored(
         self, bags: Bags, instance: np.ndarray, whole: np.ndarray, limit: float, split: str, examples: int = 0
@@ -221,10 +216,7 @@ class BagTask(Task):
         """The highest instances of the highest and the lowest bags, as pictures or texts and as a table."""
         if not count:
             return [], []
-        order, members = (
-            np.argsort(-whole, kind="stable"),
-            np.split(np.argsort(bags.of, kind="stable"), np.cumsum(bags.sizes)[:-1]),
-        )
+        order, members = np.argsort(-whole, kind="stable"), places_of(bags.of)
         chosen = np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))
         labels = None if self.column is None else self.data.labels[self.column][bags.rows]
         examples, rows = [], []

@@ -85,9 +85,7 @@ class LabelTask(SearchTask):
     def searches(self, split: str) -> list[Search]:
         """First the training part as the gallery (kNN), then the split itself (retrieval)."""
         labels, contents = self.labels, np.asarray(self.data.content(self.role))
-        gallery, rows = self.gallery(), self.labelled(split)
-        if len(gallery) > self.max_train:
-            gallery = np.sort(np.random.default_rng(0).choice(gallery, self.max_train, replace=False))
+        gallery, rows = self.draw(self.gallery(), self.max_train), self.labelled(split)
         asked = self.draw(rows)
         sides = [("kNN", gallery), (f"same {self.column}", rows)]
         return [

@@ -91,11 +91,7 @@ class RegressionTask(Task):
         train, held, test = parts
         z = [embed(self.role, rows) for rows in parts]
         fit = ridge_probe(z[0], self.values[train], z[1], self.values[held], z[2], self.values[test])
-        near = (
-            slice(None)
-            if len(test) <= self.max_pairs_of
-            else np.sort(np.random.default_rng(0).choice(len(test), self.max_pairs_of, replace=False))
-        )
+        near = self.draw(np.arange(len(test)), self.max_pairs_of)
         return self.scored(fit, ordering(z[2][near], fit.truth[near]), train, test, split, examples)
 
     def scored(

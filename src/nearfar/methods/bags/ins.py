@@ -28,7 +28,7 @@ from nearfar.methods.bagwise import InstanceClassifier, LabelledBags, labelled_b
 from nearfar.methods.contrast import auto_momentum, check_plan, default_views
 from nearfar.momentum import Teacher
 from nearfar.negatives import Items, Queue
-from nearfar.samplers import Permutation, Sampler
+from nearfar.samplers import Permutation, Sampler, at_most
 from nearfar.similarity import normalise
 from nearfar.similarity.exchange import exchange
 from nearfar.views import Views
@@ -231,8 +231,8 @@ class INS(Method):
             return self.classifier.bias.new_zeros(())
         epoch, place = divmod(batch.number, len(self.members_of))
         number = int(np.random.default_rng([self.seed, epoch, 17]).permutation(len(self.members_of))[place])
-        rows, rng = self.members_of[number], np.random.default_rng([self.seed, batch.step, batch.accumulation_step, 19])
-        rows = rng.choice(rows, self.bag_rows, replace=False) if len(rows) > self.bag_rows else rows
+        rng = np.random.default_rng([self.seed, batch.step, batch.accumulation_step, 19])
+        rows = at_most(self.bag_rows, self.members_of[number], rng)
         bag = self.survey.viewed(rows, batch.number)
         p = self.classifier(self.tower.features(bag.views[self.role][0])).float().softmax(1)[:, 1]
         told = equations.bag_probabilities(p, torch.zeros_like(p, dtype=torch.long))

@@ -225,7 +225,7 @@ class Hydra(ViewContrast):
                    "own": own, "excluded": excluded, "negatives": "global"}  # fmt: skip
         pair = [hydra(q, k, gates, labels, partners, **options)
                 for (a, q), (b, k) in product(enumerate(anchors), enumerate(keys)) if (a == b) == own]  # fmt: skip
-        total, terms = torch.stack(pair).mean(), self.told(labels, partners, gates, batch)
+        total, terms = torch.stack(pair).mean(), self.terms_of(labels, partners, gates, batch)
         if self.form == "momentum":
             queries = embedded["predicted 0"] if self.predictors else z
             layout = against_targets(queries, embedded["targets"], True, self.layout_options(batch))
@@ -236,7 +236,9 @@ class Hydra(ViewContrast):
             total = total + self.gamma * gate_entropy(self.gate.of_classes()[self.seen.to(total.device)])
         return Loss(total, terms)
 
-    def told(self, labels: Tensor, partners: Tensor, gates: Tensor | None, batch: Batch) -> dict[str, Tensor | float]:
+    def terms_of(
+        self, labels: Tensor, partners: Tensor, gates: Tensor | None, batch: Batch
+    ) -> dict[str, Tensor | float]:
         terms: dict[str, Tensor | float] = {"temperature": self.temperature().detach()}
         if self.logged(batch):
             there = exchange("global").gather(labels)[0]

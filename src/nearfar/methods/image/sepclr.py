@@ -43,8 +43,8 @@ def attribute_values(column: Sequence[Any], rows: np.ndarray) -> tuple[np.ndarra
         found = np.array(numbers, np.float64)
         low, high = np.nanmin(found[rows], initial=np.inf), np.nanmax(found[rows], initial=-np.inf)
         return ((found - low) / max(high - low, 1e-9)).astype(np.float32), False
-    names = sorted(set(words) - {""})
-    return np.array([names.index(v) if v else np.nan for v in words], np.float32), True
+    codes = {name: code for code, name in enumerate(sorted(set(words) - {""}))}
+    return np.array([codes.get(v, np.nan) for v in words], np.float32), True
 
 
 @register("sepclr", family="image")
