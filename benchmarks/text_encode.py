@@ -138,8 +138,14 @@ def measured(ways: dict[str, dict[str, Callable[[], float]]], given: argparse.Na
                 rate = way()
                 if turn:  # the first warms up
                     rates[cell][name].append(rate)
-    report: dict[str, Any] = {"unit": "texts/s, pairs/s", "batch": given.batch, "length": given.length,
-                              "threads": torch.get_num_threads(), "versions": engine.versions(), "cells": {}}  # fmt: skip
+    report: dict[str, Any] = {
+        "unit": "texts/s, pairs/s",
+        "batch": given.batch,
+        "length": given.length,
+        "threads": torch.get_num_threads(),
+        "versions": engine.versions(),
+        "cells": {},
+    }
     for cell, own in rates.items():
         theirs = own["sentence-transformers"]
         ratios = {n: interval([a / b for a, b in zip(r, theirs)]) for n, r in own.items() if r is not theirs}
