@@ -2,7 +2,8 @@
 
 Pictures of two digits, the right one at 0.4 of the contrast; the label read off is the right one. Equal compute: SimCLR
 with the steps of both stages; equal steps and width: MCL whose groups are random would need clusters of no meaning, so
-the control of equal width is MCL that continues from the first stage's weights.
+the control of equal width is MCL that continues from the first stage's weights. Then the same pictures with captions
+that name both digits: `mcl-pairs` beside `pairs`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nearfar.reporting.figures import bars_svg
 
 READ = "weak digit, probe"
 VIEWS = "--views two-crops --views.crop 0.8,1 --views.flip 0 --views.strength 0 --views.grey 0"
+MEASURES = {READ: ("labels", "probe"), "weak digit, kNN": ("labels", "knn")}
 PLAN = {"image_size": SIDE, "steps": 600, "batch_size": 32, "lr": 2e-3}
 CLAIM = Claim(
     slug="mcl",
@@ -27,7 +29,13 @@ CLAIM = Claim(
             "simclr, the same steps": Arm(f"simclr --temperature 0.2 {VIEWS}"),
             "simclr, twice the steps": Arm(f"simclr --temperature 0.2 {VIEWS}", {"steps": 1200}),
             "continued weights": Arm(f"mcl --stage-weights continue {VIEWS}"),
-        }, PLAN, {READ: ("labels", "probe"), "weak digit, kNN": ("labels", "knn")}),
+        }, PLAN, MEASURES),
+        "two digits, captions": Cell("two digits, captions", {
+            "mcl-pairs": Arm("mcl-pairs"),
+            "pairs, the same steps": Arm("pairs"),
+            "pairs, twice the steps": Arm("pairs", {"steps": 1200}),
+            "locked text": Arm("mcl-pairs --locked"),
+        }, PLAN, MEASURES | {"hit@1": ("pairs", "hit@1")}),
     },
     control="simclr, the same steps",
     measure=READ,

@@ -92,6 +92,13 @@ def two_digits(dim: float = 0.4) -> Iterator[Row]:
             yield split, Image.fromarray(both), (labels[a], labels[b])
 
 
+def two_digits_with_words(dim: float = 0.4) -> Iterator[Row]:
+    """Those pictures with a caption that names both digits."""
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    for split, picture, (strong, weak) in two_digits(dim):
+        yield split, picture, (f"{words[strong]} beside {words[weak]}", strong, weak)
+
+
 def turned() -> Iterator[Row]:
     """Digits of 16 x 16 pixels, each turned by an angle from -60 to 60 degrees that stands beside it; 400 training
     rows."""
@@ -338,6 +345,11 @@ SETS = {
     "two digits": Set("pairs of scikit-learn digits side by side, the right one at 0.4, 1200 / 200 / 600",
                       partial(pictured, "two-digits", ("strong", "weak"), two_digits),
                       {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),
+    "two digits, captions": Set("two digits side by side, the right one at 0.4, captions, 1200 / 200 / 600",
+                                partial(pictured, "two-digits-captions", ("caption", "strong", "weak"),
+                                        two_digits_with_words),
+                                {"roles": {"image": "picture", "text": "caption", "label": ["weak"],
+                                           "split": "split"}}),
     "digits on photographs": Set("patches of eight photographs, half of them with a digit on it, 2000 / 300 / 600",
                                  partial(pictured, "digits-on-photographs", ("set", "photo", "digit"),
                                          partial(mixed, digits_on_photographs)),

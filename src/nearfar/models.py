@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nearfar import encoders, files, modalities, trained
+from nearfar import encoders, files, heads, modalities, trained
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
@@ -364,7 +364,7 @@ def _same_state(a: nn.Module, b: nn.Module) -> bool:
 
 def _tower(name: str, description: Mapping[str, Any], folder: Path, state: Mapping[str, torch.Tensor]) -> Tower:
     encoder = encoders.from_config(description["encoder"], folder / name)
-    head = None if description["head"] is None else build_head(description["head"])
+    head = None if description["head"] is None else heads.build(description["head"])
     made = Tower(encoder, head, kept=True).eval()
     part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
     load_into(made, part, folder / "model.safetensors")
@@ -373,42 +373,9 @@ def _tower(name: str, description: Mapping[str, Any], folder: Path, state: Mappi
 
 
 def _described(tower: Tower) -> dict[str, Any]:
-    head = None if tower.head is None else describe_head(tower.head)
+    head = None if tower.head is None else heads.describe(tower.head)
     preprocessing = modalities.get(tower.encoder.modality).preprocessing(tower.encoder)
     return {"encoder": tower.encoder.config(), "head": head, "preprocessing": preprocessing}
-
-
-def describe_head(head: nn.Module) -> list[dict[str, Any]]:
-    """A head of linear layers, batch norms and ReLUs as data; InputError for other parts."""
-    out: list[dict[str, Any]] = []
-    for part in head if isinstance(head, nn.Sequential) else [head]:
-        if isinstance(part, nn.Linear):
-            out.append(
-                {"layer": "linear", "in": part.in_features, "out": part.out_features, "bias": part.bias is not None}
-            )
-        elif isinstance(part, nn.BatchNorm1d):
-            out.append({"layer": "batch_norm", "size": part.num_features, "affine": part.affine})
-        elif isinstance(part, nn.ReLU):
-            out.append({"layer": "relu"})
-        elif not isinstance(part, nn.Identity):
-            raise InputError(
-                f"A head with a {type(part).__name__} cannot be stored.",
-                "Linear, BatchNorm1d and ReLU layers can: see nearfar.heads.",
-            )
-    return out
-
-
-def build_head(layers: Sequence[Mapping[str, Any]]) -> nn.Module:
-    """The head of `describe_head`; one linear layer alone comes back alone."""
-    made: list[nn.Module] = []
-    for layer in layers:
-        if layer["layer"] == "linear":
-            made.append(nn.Linear(layer["in"], layer["out"], bias=layer["bias"]))
-        elif layer["layer"] == "batch_norm":
-            made.append(nn.BatchNorm1d(layer["size"], affine=layer["affine"]))
-        else:
-            made.append(nn.ReLU())
-    return made[0] if len(made) == 1 else nn.Sequential(*made)
 
 
 def _name_towers(towers: Mapping[str, Any]) -> tuple[dict[str, Tower], dict[str, str]]:

@@ -104,7 +104,13 @@ SMALL = {
     "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}},
 }
 # Where the candidates change (a queue fills, mixing or a stage begins), the loss is compared with what it was then.
-BEGAN = {"contriever": slice(2, 6), "mochi": slice(4, 8), "mcl": slice(20, 22), "ins": slice(8, 10)}
+BEGAN = {
+    "contriever": slice(2, 6),
+    "mochi": slice(4, 8),
+    "mcl": slice(20, 22),
+    "mcl-pairs": slice(20, 22),
+    "ins": slice(8, 10),
+}
 
 
 @pytest.mark.parametrize("slug", SLUGS)

@@ -16,8 +16,8 @@ from nearfar.errors import InputError
 from nearfar.losses import clip, nt_xent
 from nearfar.losses.rows import info_nce_rows
 from nearfar.methods.batch import Facts
+from nearfar.methods.contrast.multistage import auto_clusters, concatenated, joint_labels
 from nearfar.methods.contrast.shared import other_groups
-from nearfar.methods.image.mcl import auto_clusters, concatenated, joint_labels
 from nearfar.similarity import ExtraCandidates, all_views, both_ways
 from nearfar.training import building, callbacks, showing
 from nearfar.training.engine import fit
@@ -189,7 +189,8 @@ def test_stages_are_kept_begin_anew_and_hold_one_group_a_batch(emoji_few):
     for begin in states[1:]:
         assert not torch.equal(begin["out.weight"], states[0]["out.weight"]), "fresh weights, not those of stage 0"
     after = [stepped(emoji_few, n)[0].method.tower.encoder.state_dict() for n in (3, 6)]
-    for kept, then in zip(method.past, after, strict=True):
+    for (kept,), then in zip(method.past, after, strict=True):
+        kept = kept.encoder
         assert all(torch.equal(x, then[k]) for k, x in kept.state_dict().items()), "bit-identical afterwards"
     assert method.towers()["image"].encoder.dim == 3 * 256
     assert all(not p.requires_grad for p in method.past.parameters())
@@ -197,7 +198,7 @@ def test_stages_are_kept_begin_anew_and_hold_one_group_a_batch(emoji_few):
 
 def test_continued_weights_go_on(emoji_few):
     made, _, states, _ = stepped(emoji_few, 4, stage_weights="continue")
-    kept = made.method.past[0].state_dict()
+    kept = made.method.past[0][0].encoder.state_dict()
     assert all(torch.equal(states[1][k], kept[k]) for k in kept)
 
 

@@ -613,6 +613,17 @@ class Align(Pairs):
         return total
 
 
+class MCLPairs(Pairs):
+    """The first of two stages of pairs: both directions, their mean; a run of its own of 4 steps."""
+
+    run, warmup = 4, 0
+
+    def loss(self, batch, step):
+        a, b = self.sides(batch)
+        s, own = a @ b.T / 0.07, torch.arange(len(a))
+        return (cross_entropy(s, own) + cross_entropy(s.T, own)) / 2
+
+
 class CWCL(Pairs):
     def loss(self, batch, step):
         p, q = self.sides(batch)
@@ -662,6 +673,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "hydra momentum": ("hydra", HydraMomentum, {"form": "momentum", "beta": 2.0, "dim": 16, "gate_width": 8,
                                                 "gate_hidden": 8}),
     "align": ("align", Align, {"temperature": 0.1}),
+    "mcl-pairs": ("mcl-pairs", MCLPairs, {}),
     "cwcl": ("cwcl", CWCL, {}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),
     "sepclr": ("sepclr", SepCLR, {"background": "twemoji", "salient_weight": 0.3, "null_weight": 0.5,

@@ -20,6 +20,7 @@ from nearfar.encoders.texts import LayeredText, SmallText, TextEncoder, layered,
 from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, pad
 from nearfar.encoders.transformer import Transformer
 from nearfar.errors import InputError
+from nearfar.heads import build
 
 
 def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Encoder:
@@ -31,7 +32,8 @@ def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Enc
     if config.pop("frozen", False):
         return Frozen(from_config(config, folder))
     if "joined" in config:
-        return Joined([from_config(part, folder) for part in config["joined"]])
+        parts = [from_config(part, folder) for part in config["joined"]]
+        return Joined(parts, [build(head) for head in config["heads"]] if config.get("heads") else None)
     try:
         return modalities.get(config["modality"]).restore(config, Path(folder or "."))
     except KeyError as error:

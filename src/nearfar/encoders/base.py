@@ -1,5 +1,7 @@
 """What every encoder promises: inputs to one vector each."""
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -74,28 +76,64 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def find_model(folder: str | Path) -> Path | None:
+    """Where a nearfar model lies: a folder, or in that of its run; None where there is none."""
+    for place in (Path(folder), Path(folder) / "model", Path(folder) / "best"):
+        if (place / "model.safetensors").is_file() and (place / "config.json").is_file():
+            with files.reading(place / "config.json", "Copy the folder again."):
+                said = json.loads((place / "config.json").read_text("utf-8"))
+            if isinstance(said, dict) and "towers" in said:
+                return place
+    return None
+
+
+def model_folder(folder: str | Path) -> Path:
+    """`find_model`; raises InputError for a folder that is no model."""
+    place = find_model(folder)
+    if place is None:
+        raise InputError(f"{folder} is not a folder of a nearfar model.", "Give such a folder, or a file of weights.")
+    return place
+
+
 def tower_tensors(folder: str | Path, modality: str) -> dict[str, Tensor]:
     """The tensors of the encoder of one modality in a nearfar model's folder, or in that of its run.
 
     Raises InputError for a folder that is no model, or one without such an encoder.
     """
-    place = next(
-        (
-            p
-            for p in (Path(folder), Path(folder) / "model", Path(folder) / "best")
-            if (p / "model.safetensors").is_file() and (p / "config.json").is_file()
-        ),
-        None,
-    )
-    if place is None:
-        raise InputError(f"{folder} is not a folder of a nearfar model.", "Give such a folder, or a file of weights.")
+    place = model_folder(folder)
     mend = "Give the folder of a nearfar model, or a file of weights."
     towers = files.read_json(place / "config.json", {"towers": dict}, mend)["towers"]
     with files.reading(place / "config.json", mend):
         name = next((name for name, tower in towers.items() if tower["encoder"].get("modality") == modality), None)
     if name is None:
         raise InputError(f"The model in {folder} has no {modality} encoder.", f"It embeds {', '.join(towers)}.")
-    prefix, state = f"{name}.encoder.", load_tensors(place / "model.safetensors")
+    return _under(f"{name}.encoder.", place)
+
+
+def load_tower(folder: str | Path, role: str, encoder: Encoder, head: nn.Module | None) -> None:
+    """Weights of a role's encoder, and of its head where there is one, from a nearfar model's folder.
+
+    Raises InputError for a folder that is no model or has no such role, for an encoder that reads its input in another
+    way (another tokenizer, say), and for tensors that do not fit.
+    """
+    place = model_folder(folder)
+    known = files.read_json(place / "config.json", {"roles": dict}, "Give the folder of a nearfar model.")["roles"]
+    if role not in known:
+        raise InputError(f"The model in {folder} has no tower of '{role}'.", f"It embeds {', '.join(known)}.")
+    with tempfile.TemporaryDirectory() as made:
+        encoder.save_files(Path(made))
+        for path in sorted(p for p in Path(made).rglob("*") if p.is_file()):
+            theirs = place / known[role] / path.relative_to(made)
+            if not theirs.is_file() or theirs.read_bytes() != path.read_bytes():
+                raise InputError(f"The {encoder.modality} encoder of {folder} has another {path.name}.",
+                                 "Name an encoder of the same kind, made of the same data.")  # fmt: skip
+    load_into(encoder, _under(f"{known[role]}.encoder.", place), place)
+    if head is not None:
+        load_into(head, _under(f"{known[role]}.head.", place), place)
+
+
+def _under(prefix: str, place: Path) -> dict[str, Tensor]:
+    state = load_tensors(place / "model.safetensors")
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nearfar import files
 from nearfar.checks import PositiveInt, ShareBelowOne, Width, checked
+from nearfar.encoders.base import find_model, load_into, tower_tensors
 from nearfar.encoders.pretrained import from_folder
 from nearfar.encoders.texts import SmallText, TextEncoder, TextLength, train_tokenizer
 from nearfar.encoders.transformer import SIZES, Transformer
@@ -33,8 +35,8 @@ def text(
 
     Args:
         name: "small" (a mean of word vectors) or "tiny", "mini", "base" (transformers: `transformer.SIZES`), all
-            trained from scratch on `texts`; "minilm" (the packaged all-MiniLM-L6-v2), or a folder of transformers or
-            sentence-transformers. Folders are read offline, without running code from them.
+            trained from scratch on `texts`; "minilm" (the packaged all-MiniLM-L6-v2), or a folder of transformers,
+            sentence-transformers or nearfar. Folders are read offline, without running code from them.
         texts: what the tokenizer of an encoder from scratch is trained on.
         vocabulary, dim: size of its vocabulary; length of its vectors, None: 128, or that of the size.
         dropout: in training; None: 0.1 from scratch, else as the folder says.
@@ -57,6 +59,10 @@ def text(
     if not folder.is_dir():
         raise InputError(f"There is no text encoder '{name}': it is none of {', '.join(NAMES)}, and not a folder.",
                          "Models are not downloaded: give the path of a local folder.")  # fmt: skip
+    if (place := find_model(folder)) is not None:
+        options = {"dropout": dropout, "length": length, "pooling": pooling, "prompt": prompt}
+        _refuse(f"of the model {name}", options)
+        return _of_model(place)
     return from_folder(folder, str(name), dropout, length, pooling, prompt)
 
 
@@ -88,6 +94,19 @@ def _from_scratch(
     small = SmallText(tokenizer, dim or 128, 2 * (dim or 128), drop, longest)
     small.weigh(rows[:: max(1, len(rows) // 20_000)])
     return small
+
+
+def _of_model(place: Path) -> TextEncoder:
+    """The text encoder of a nearfar model with its weights, without a head."""
+    from nearfar import modalities
+
+    state = tower_tensors(place, "text")
+    towers = files.read_json(place / "config.json", {"towers": dict}, "Give the folder of a nearfar model.")["towers"]
+    name, said = next((name, t) for name, t in towers.items() if t["encoder"].get("modality") == "text")
+    made = modalities.get("text").restore(said["encoder"], place / name)
+    load_into(made, state, place)
+    made.pretrained = True
+    return made  # pyright: ignore[reportReturnType]
 
 
 def minilm() -> Path:

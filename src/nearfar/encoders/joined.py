@@ -11,21 +11,24 @@ from torch import Tensor, nn
 
 from nearfar.encoders.base import Encoder
 from nearfar.errors import InputError
+from nearfar.heads import describe
 
 
 class Joined(Encoder):
     """x -> [f_0(x); f_1(x); ...], (n, sum of dims). All parts prepare their input as the first does.
 
-    `widths`: the length of each part's vector. Raises InputError: no part, or parts of different modalities.
+    heads: one of each part, which it passes first; None: none. `widths`: the length of each part's vector. Raises
+    InputError: no part, parts of different modalities, or another number of heads.
     """
 
-    def __init__(self, parts: Sequence[Encoder]):
+    def __init__(self, parts: Sequence[Encoder], heads: Sequence[nn.Module] | None = None):
         super().__init__()
-        if not parts or len({p.modality for p in parts}) > 1:
-            raise InputError("Joined encoders need one modality and at least one part.")
+        if not parts or len({p.modality for p in parts}) > 1 or (heads is not None and len(heads) != len(parts)):
+            raise InputError("Joined encoders need one modality and at least one part, with a head each or none.")
         self.parts = nn.ModuleList(parts)
+        self.heads = None if heads is None else nn.ModuleList(heads)
         self.modality = parts[0].modality  # pyright: ignore[reportAttributeAccessIssue]
-        self.widths = [p.dim for p in parts]
+        self.widths = [p.dim for p in parts] if heads is None else [_width(head) for head in heads]
         self.dim = sum(self.widths)
         self.pretrained = all(p.pretrained for p in parts)
 
@@ -34,7 +37,8 @@ class Joined(Encoder):
         return self.parts[0]
 
     def forward(self, x: Any) -> Tensor:
-        return torch.cat([part(x) for part in self.parts], 1)
+        each = [part(x) for part in self.parts]
+        return torch.cat(each if self.heads is None else [head(h) for head, h in zip(self.heads, each)], 1)
 
     def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
         """(n, sum of C, h, w): the maps of all parts, which have one shape."""
@@ -49,7 +53,8 @@ class Joined(Encoder):
         return self.first.prepare(items)
 
     def config(self) -> dict[str, Any]:
-        return {"modality": self.modality, "joined": [p.config() for p in self.parts]}  # pyright: ignore
+        said: dict[str, Any] = {"modality": self.modality, "joined": [p.config() for p in self.parts]}  # pyright: ignore
+        return said if self.heads is None else said | {"heads": [describe(head) for head in self.heads]}
 
     def save_files(self, folder: Path) -> None:
         self.first.save_files(folder)
@@ -81,3 +86,7 @@ class Joined(Encoder):
     def build(self, rows: Sequence[Sequence[int]]) -> Any:
         """Lists of content ids -> Tokens."""
         return self.first.build(rows)
+
+
+def _width(head: nn.Module) -> int:
+    return [layer["out"] for layer in describe(head) if layer["layer"] == "linear"][-1]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # imported when first used
     from nearfar.methods.batch import Batch, Facts
     from nearfar.methods.contrast import (
         Contrast,
+        Multistage,
         PairContrast,
         ViewContrast,
         against_targets,
@@ -33,6 +34,7 @@ __all__ = [
     "Inference",
     "Loss",
     "Method",
+    "Multistage",
     "Optimisation",
     "PairContrast",
     "Paper",

@@ -34,7 +34,7 @@ class Options:
     Args:
         text_encoder: from scratch, with a tokenizer of its own: small (a mean of word vectors), or the transformers
             tiny (2 layers of 128), mini (4 of 256), base (12 of 768); minilm (packaged), or the folder of a
-            transformers or sentence-transformers model.
+            transformers, sentence-transformers or nearfar model.
         text_length: most tokens of a text that the encoder reads, the special ones included; default what the encoder
             takes. Fewer make training on long texts much cheaper.
         vocabulary: size of the vocabulary of a text encoder from scratch.

@@ -70,10 +70,10 @@ class WholeSet:
         anchors, keys = zip(*parts, strict=True)
         return processes.broadcast(torch.cat(anchors).float()), processes.broadcast(torch.cat(keys).float())
 
-    def fresh(self, seed: int) -> Any:
-        """A new encoder as the settings describe it: the pretrained one, or other random weights."""
-        role = next(iter(self.method.towers()))
-        return self.build(modalities.of(role).name, seed)
+    def fresh(self, seed: int, role: str | None = None) -> Any:
+        """A new encoder of a role (None: the first) as the settings describe it: the pretrained one, or other random
+        weights."""
+        return self.build(modalities.of(role or next(iter(self.method.towers()))).name, seed)
 
     def tell(self, text: str) -> None:
         self.say(text)

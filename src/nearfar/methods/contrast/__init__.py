@@ -1,5 +1,7 @@
-"""What contrastive methods share: `shared` by all, `views` by methods of views, `pairs` by methods of pairs."""
+"""What contrastive methods share: `shared` by all, `views` by methods of views, `pairs` by methods of pairs,
+`multistage` by those in stages of clusters."""
 
+from nearfar.methods.contrast.multistage import Multistage
 from nearfar.methods.contrast.pairs import PairContrast
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import (
@@ -13,6 +15,7 @@ from nearfar.methods.contrast.views import (
 
 __all__ = [
     "Contrast",
+    "Multistage",
     "PairContrast",
     "ViewContrast",
     "against_targets",

@@ -44,8 +44,9 @@ def reference_encoder(name: str, like: Any) -> Encoder:
     trained."""
     kind = modalities.get(like.modality)
     if like.modality == "text":
-        kind.check(kind.options(text_encoder=name))
-        made = encoders.text(name, texts=()) if name != "small" else None
+        options = kind.options(text_encoder=name)
+        kind.check(options)
+        made = encoders.text(name) if kind.pretrained(options) else None
     else:
         kind.check(kind.options(weights=name))
         made = encoders.image("small", size=like.size, weights=name)
