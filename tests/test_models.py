@@ -307,7 +307,7 @@ def test_timm_refuses_what_it_cannot_hold(tmp_path):
 
 def test_head_description_round_trip():
     head = trained(heads.mlp(6, 9, 4, layers=3, last_norm=True), torch.randn(20, 6)).eval()
-    again = models.build_head(models.describe_head(head))
+    again = heads.build(heads.describe(head))
     again.load_state_dict(head.state_dict())
     x = torch.randn(5, 6)
     torch.testing.assert_close(again.eval()(x), head(x))
