@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nearfar.errors import InputError
-from nearfar.evaluation import episodes, few_shot, opta, task_for, transport_plan
+from nearfar.evaluation import episodes, few_shot, opta, soft_k_means, task_for, transport_plan
 from nearfar.evaluation.fewshot import classified, logistic, nearest, standardised
 from nearfar.evaluation.references import references
 
@@ -55,6 +55,36 @@ def test_much_entropy_moves_every_prototype_to_the_mean(cloud):
 def test_equal_points_are_no_division_by_zero():
     same = np.ones((3, 2))
     np.testing.assert_allclose(opta(same, np.ones((6, 2))), same)
+
+
+@pytest.mark.parametrize(("shots", "passes"), [(1, 1), (5, 3)])
+def test_soft_k_means_in_loops(cloud, shots, passes):
+    start, queries = cloud
+    now = start.copy()
+    for _ in range(passes):
+        d = np.array([[((p - q) ** 2).sum() for q in queries] for p in now])
+        sums, weight = shots * start, np.full(4, float(shots))
+        for j, q in enumerate(queries):
+            e = np.exp(-d[:, j] / d.max() / 0.1)
+            sums = sums + (e / e.sum())[:, None] * q
+            weight += e / e.sum()
+        now = sums / weight[:, None]
+    np.testing.assert_allclose(soft_k_means(start, queries, shots=shots, eps=0.1, passes=passes), now, atol=1e-10)
+    both = soft_k_means(np.stack([start, 2 * start]), np.stack([queries, queries]), shots=shots, eps=0.1, passes=passes)
+    np.testing.assert_allclose(both[0], now, atol=1e-10)
+
+
+def test_soft_k_means_does_not_make_classes_equal():
+    """Nine queries of the first class and one of the second: transport gives each half, soft k-means does not."""
+    queries = np.array([[0.0, 0.1 * k] for k in range(9)] + [[10.0, 0.0]])
+    means = np.array([[0.0, 0.0], [10.0, 0.0]])
+    assert soft_k_means(means, queries, eps=0.01)[1, 0] == pytest.approx(10, abs=1e-6)
+    assert opta(means, queries, eps=0.01)[1, 0] < 5
+    for wrong in ({"shots": 0}, {"passes": 0}, {"eps": 0.0}):
+        with pytest.raises(InputError, match="at least 1"):
+            soft_k_means(means, queries, **wrong)
+    with pytest.raises(InputError, match="do not fit"):
+        soft_k_means(means, queries[:, :1])
 
 
 def test_keep_mixes_in_the_start(cloud):
@@ -167,6 +197,8 @@ def test_the_nearest_class_mean_of_every_episode():
     assert flat.plain.mean() == pytest.approx(0.2)
     with pytest.raises(InputError, match="'classifier' must be"):
         few_shot(z, labels, classifier="farthest")
+    with pytest.raises(InputError, match="'transductive' must be"):
+        few_shot(z, labels, transductive="magic")
 
 
 def test_rows_without_a_label_take_the_nearest_class_mean_with_and_without_transport():
@@ -203,6 +235,9 @@ def test_the_task_tells_queries_apart_as_it_is_asked_to(emoji_few):
 
 
 def test_the_task_on_real_pictures(emoji_few):
+    rival = task_for(emoji_few, "few-shot", ways=3, shots=(1,), queries=4, episodes=20, transductive="soft-k-means")
+    assert "soft k-means on the queries" in rival.describe()
+    assert set(rival.chance("train").metrics) == {"1-shot", "1-shot+soft-k-means"}
     task = task_for(emoji_few, "few-shot", ways=3, shots=(1,), queries=4, episodes=20)
     rows = {r.slug: r for r in references(emoji_few, task)}
     assert set(rows) == {"chance", "pixels", "hog"}

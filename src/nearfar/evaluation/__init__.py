@@ -12,7 +12,7 @@ from nearfar.evaluation.retrieval import retrieval
 from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, register
 from nearfar.evaluation.tasks import task_for
-from nearfar.evaluation.transport import opta, transport_plan
+from nearfar.evaluation.transport import opta, soft_k_means, transport_plan
 from nearfar.units import Metric
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "register",
     "retrieval",
     "segmentation_probe",
+    "soft_k_means",
     "spearman",
     "task_for",
     "transport_plan",

@@ -20,9 +20,10 @@ from nearfar.checks import one_of
 from nearfar.errors import InputError
 from nearfar.evaluation.neighbours import as_vectors
 from nearfar.evaluation.statistics import Interval, interval, paired_interval
-from nearfar.evaluation.transport import opta
+from nearfar.evaluation.transport import opta, soft_k_means
 
 Classifier = Literal["logistic", "nearest"]
+Transductive = Literal["opta", "soft-k-means"]
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,21 @@ def classified(
     if not len(cloud):
         return known[:0]
     if transport:
-        passes, keep = schedule(int(np.bincount(of).min()))
-        prototypes = opta(prototypes, cloud, eps=eps, passes=passes, keep=keep)
+        prototypes = moved_by("opta", prototypes, cloud, int(np.bincount(of).min()), eps)
     return known[decided(prototypes, cloud, classifier)]
+
+
+def moved_by(how: str, prototypes: np.ndarray, queries: np.ndarray, shots: int, eps: float) -> np.ndarray:
+    """Prototypes (..., n, d) moved by all queries together, the passes as in `schedule`."""
+    passes, keep = schedule(shots)
+    if how == "opta":
+        return opta(prototypes, queries, eps=eps, passes=passes, keep=keep)
+    return soft_k_means(prototypes, queries, shots=shots, eps=eps, passes=passes)
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """Accuracy of every episode (count,), plain and with transport (`aligned`)."""
+    """Accuracy of every episode (count,), plain and with prototypes moved by the queries (`aligned`)."""
 
     plain: np.ndarray
     aligned: np.ndarray
@@ -154,22 +162,23 @@ def few_shot(
     queries: int = 15,
     count: int = 600,
     classifier: str = "logistic",
+    transductive: str = "opta",
     eps: float = 0.05,
     seed: int = 0,
 ) -> FewShot:
     """Accuracy over `count` seeded episodes of vectors z (n, d) with labels (n,), -1 = missing.
 
-    classifier: "logistic" or "nearest", as above. Raises InputError for values that are not finite, too few items a
-    class or an unknown classifier.
+    classifier: "logistic" or "nearest", as above; transductive: what moves the prototypes, "opta" or "soft-k-means".
+    Raises InputError for values that are not finite, too few items a class, an unknown classifier or way.
     """
+    one_of("transductive", transductive, get_args(Transductive))
     z = prepared(z, classifier)
-    passes, keep = schedule(shots)
     truth, plain, aligned = np.repeat(np.arange(ways), queries), [], []
     drawn = episodes(labels, ways=ways, shots=shots, queries=queries, count=count, seed=seed)
     while part := list(islice(drawn, 64)):  # bounds the memory; the transport of all of them runs together
         prototypes = np.stack([z[one.support].mean(1) for one in part])
         clouds = np.stack([z[one.query].reshape(-1, z.shape[1]) for one in part])
-        moved = opta(prototypes, clouds, eps=eps, passes=passes, keep=keep)
+        moved = moved_by(transductive, prototypes, clouds, shots, eps)
         for before, after, cloud in zip(prototypes, moved, clouds, strict=True):
             plain.append((decided(before, cloud, classifier) == truth).mean())
             aligned.append((decided(after, cloud, classifier) == truth).mean())

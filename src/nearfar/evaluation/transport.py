@@ -4,7 +4,11 @@ A few labelled examples give a biased class mean. The queries of a task, taken t
 moving each prototype to the mean of the queries that the transport plan assigns to it removes much of the bias. This
 looks at all queries at once (transductive): compare it only with what may do so too.
 
-Source: Poulakakis-Daktylidis and Jamali-Rad, BECLR, ICLR 2024, section 3.3; entropic transport: Cuturi, NeurIPS 2013.
+Its rival without transport, `soft_k_means`, assigns each query by itself: what the plan's equal class sizes give is the
+difference of the two.
+
+Source: Poulakakis-Daktylidis and Jamali-Rad, BECLR, ICLR 2024, section 3.3; entropic transport: Cuturi, NeurIPS 2013;
+soft k-means: Ren et al., Meta-Learning for Semi-Supervised Few-Shot Classification, ICLR 2018, equation 3.
 """
 
 from typing import Any
@@ -52,11 +56,16 @@ def carried(prototypes: np.ndarray, queries: np.ndarray, *, eps: float = 0.05) -
     The cost is the squared distance divided by its largest value; where all are equal nothing is told apart and every
     prototype becomes the queries' mean.
     """
+    plan = transport_plan(distances(prototypes, queries), eps=eps)
+    return plan / plan.sum(-1, keepdims=True) @ queries
+
+
+def distances(prototypes: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Squared distances (..., n, m) of prototypes (..., n, d) and queries (..., m, d), divided by the largest."""
     lengths = [(x**2).sum(-1) for x in (prototypes, queries)]
     cost = lengths[0][..., :, None] + lengths[1][..., None, :] - 2 * prototypes @ np.swapaxes(queries, -1, -2)
     cost = np.maximum(cost, 0)
-    plan = transport_plan(cost / np.maximum(cost.max((-2, -1), keepdims=True), np.finfo(np.float64).tiny), eps=eps)
-    return plan / plan.sum(-1, keepdims=True) @ queries
+    return cost / np.maximum(cost.max((-2, -1), keepdims=True), np.finfo(np.float64).tiny)
 
 
 def opta(prototypes: Any, queries: Any, *, eps: float = 0.05, passes: int = 1, keep: float = 0.0) -> np.ndarray:
@@ -69,12 +78,36 @@ def opta(prototypes: Any, queries: Any, *, eps: float = 0.05, passes: int = 1, k
 
     Raises InputError: shapes that do not fit, passes < 1, keep outside [0, 1].
     """
-    start, cloud = np.asarray(prototypes, np.float64), np.asarray(queries, np.float64)
-    if min(start.ndim, cloud.ndim) < 2 or start.shape[-1] != cloud.shape[-1] or not cloud.shape[-2]:
-        raise InputError(f"Prototypes (n, d) and queries (m, d) do not fit. Got {start.shape} and {cloud.shape}.")
+    start, cloud = _fitting(prototypes, queries)
     if passes < 1 or not 0 <= keep <= 1:
         raise InputError(f"passes must be at least 1 and keep in [0, 1]. Got {passes} and {keep}.")
     moved = start
     for _ in range(passes):
         moved = carried(moved, cloud, eps=eps)
     return keep * start + (1 - keep) * moved
+
+
+def soft_k_means(prototypes: Any, queries: Any, *, shots: int = 1, eps: float = 0.05, passes: int = 1) -> np.ndarray:
+    """Class means (..., n, d) of `shots` labelled items each, with the queries (..., m, d) added by how near they are;
+    float64 (..., n, d).
+
+    w_qc = softmax over the classes of -D_cq / eps, with D as in `distances`;
+    p_c <- (shots p_c + sum_q w_qc q) / (shots + sum_q w_qc), repeated `passes` times from the moved prototypes.
+    Raises InputError: shapes that do not fit, passes or shots < 1, eps <= 0.
+    """
+    start, cloud = _fitting(prototypes, queries)
+    if passes < 1 or shots < 1 or not eps > 0:
+        raise InputError(f"passes and shots must be at least 1 and eps above 0. Got {passes}, {shots} and {eps}.")
+    moved = start
+    for _ in range(passes):
+        score = -distances(moved, cloud) / eps
+        w = np.exp(score - _log_sum(score, -2))
+        moved = (shots * start + w @ cloud) / (shots + w.sum(-1, keepdims=True))
+    return moved
+
+
+def _fitting(prototypes: Any, queries: Any) -> tuple[np.ndarray, np.ndarray]:
+    start, cloud = np.asarray(prototypes, np.float64), np.asarray(queries, np.float64)
+    if min(start.ndim, cloud.ndim) < 2 or start.shape[-1] != cloud.shape[-1] or not cloud.shape[-2]:
+        raise InputError(f"Prototypes (n, d) and queries (m, d) do not fit. Got {start.shape} and {cloud.shape}.")
+    return start, cloud

@@ -10,7 +10,7 @@ import numpy as np
 from nearfar.checks import PositiveInt, Range, check
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
-from nearfar.evaluation.fewshot import Classifier, few_shot
+from nearfar.evaluation.fewshot import Classifier, Transductive, few_shot
 from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.statistics import interval
 from nearfar.evaluation.task import Part, Reference, Scores, Task, first_role, register
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class FewShotTask(Task):
     """Episodes over classes of the split: tell `ways` of them apart after seeing `shots` items of each.
 
-    The main score is the accuracy with one shot, without transport; transport sees all queries of an episode at once
-    and stands beside it ("1-shot+opta"). Meant for splits by class (--unit with the label column).
+    The main score is the accuracy with one shot, without transport; what sees all queries of an episode at once stands
+    beside it ("1-shot+opta"). Meant for splits by class (--unit with the label column).
 
     Args:
         ways: classes of an episode. auto: 5, or as many as each held-out split has.
@@ -34,6 +34,8 @@ class FewShotTask(Task):
         episodes: how many are drawn.
         classifier: what tells queries apart: logistic, a regression on the class means of standardised vectors;
             nearest, the class mean at the least Euclidean distance, of vectors as the model gives them.
+        transductive: what moves the class means by all queries: opta, optimal transport onto them, as if each class
+            had as many; soft-k-means, each query by itself.
     """
 
     part = Part("setting", "settings", "")
@@ -49,15 +51,16 @@ class FewShotTask(Task):
         queries: PositiveInt = 15,
         episodes: Annotated[int, Range(2, 1_000_000)] = 600,
         classifier: Classifier = "logistic",
+        transductive: Transductive = "opta",
     ):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles, self.column = (self.role,), list(data.labels)[-1]
         self.shots, self.queries, self.count = shot_counts(shots), queries, episodes
-        self.classifier = classifier
+        self.classifier, self.transductive = classifier, transductive
         self.ways = self.auto_ways() if ways == "auto" else ways
         self.primary = f"{self.shots[0]}-shot"
-        names = [f"{k}-shot{more}" for k in self.shots for more in ("", "+opta")]
+        names = [f"{k}-shot{more}" for k in self.shots for more in ("", f"+{self.transductive}")]
         ends = {"low": Metric("from"), "high": Metric("to")}
         self.metrics = {name: Metric(f"{name} accuracy" if name == self.primary else name) for name in names} | {
             "accuracy": Metric("accuracy"),
@@ -104,18 +107,25 @@ class FewShotTask(Task):
         z = embed(self.role, rows) if self.classifier == "logistic" else embed.raw(self.role, rows)
         found = {
             k: few_shot(
-                z, labels, ways=self.ways, shots=k, queries=self.queries, count=self.count, classifier=self.classifier
+                z,
+                labels,
+                ways=self.ways,
+                shots=k,
+                queries=self.queries,
+                count=self.count,
+                classifier=self.classifier,
+                transductive=self.transductive,
             )
             for k in self.shots
         }
         scores = self.scored(
             {f"{k}-shot": one.plain for k, one in found.items()}
-            | {f"{k}-shot+opta": one.aligned for k, one in found.items()},
+            | {f"{k}-shot+{self.transductive}": one.aligned for k, one in found.items()},
             split,
         )
         for k, one in found.items():
             gain = one.gain
-            scores.directions[f"{self.ways}-way {k}-shot, what opta adds"] = {
+            scores.directions[f"{self.ways}-way {k}-shot, what {self.transductive} adds"] = {
                 "gain": gain.mean,
                 "low": gain.mean if gain.low is None else gain.low,
                 "high": gain.mean if gain.high is None else gain.high,
@@ -150,7 +160,7 @@ class FewShotTask(Task):
 
     def chance(self, split: str) -> Scores:
         """One class in `ways` is right."""
-        names = [f"{k}-shot{more}" for k in self.shots for more in ("", "+opta")]
+        names = [f"{k}-shot{more}" for k in self.shots for more in ("", f"+{self.transductive}")]
         return self.scored({name: np.full(self.count, 1 / self.ways) for name in names}, split)
 
     def references(self, *, size: int = 32) -> list[Reference]:
@@ -174,11 +184,14 @@ class FewShotTask(Task):
             else f"{new} of the {all_of_them} classes were never trained on; --unit with the label column keeps all out"
         )
         how = {"logistic": "", "nearest": " by the nearest class mean"}[self.classifier]
+        moved = {"opta": "by optimal transport onto the queries", "soft-k-means": "by soft k-means on the queries"}[
+            self.transductive
+        ]
         return (
             f"{self.ways}-way episodes on '{self.column}': accuracy{how} after "
             f"{' and '.join(map(str, self.shots))} labelled items a class, {self.queries} unlabelled ones, mean of "
             f"{self.count} episodes ({held}). "
-            "+opta: prototypes moved by optimal transport onto the queries, which sees them all at once."
+            f"+{self.transductive}: prototypes moved {moved}, which sees them all at once."
         )
 
 
