@@ -196,10 +196,9 @@ class Task:
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split. Raises InputError where it is empty."""
         if split not in self.data.splits or not len(self.data.splits[split]):
-            raise InputError(
-                f"The split '{split}' of {self.data.name} is empty.",
-                f"Splits with rows: {', '.join(k for k, v in self.data.splits.items() if len(v))}.",
-            )
+            held = f"Splits with rows: {', '.join(k for k, v in self.data.splits.items() if len(v))}."
+            why, mend = self.data.few_units()
+            raise InputError(f"The split '{split}' of {self.data.name} is empty{why}.", f"{mend}{held}")
         return np.sort(np.asarray(self.data.splits[split]))
 
     def draw(self, rows: np.ndarray, most: int | None = None) -> np.ndarray:

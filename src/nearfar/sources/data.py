@@ -364,6 +364,21 @@ class Data:
         hand = self._raw.splits.get(self.split_name)
         return self._without_domains(split, hand) if hand else split
 
+    def few_units(self) -> tuple[str, str]:
+        """Why a part of the splits is empty, and the mend, where a column divides the rows into too few units; else
+        twice ""."""
+        role = next((name for name in ("unit", "group", "bag") if name in self.roles), None)
+        if role is None:
+            return "", ""
+        units = len({filled(v) for v in self.values(role)} - {""})
+        if units >= len(SHARES):
+            return "", ""
+        how = f" ({self.reasons[role]})" if role in self.reasons else ""
+        return (
+            f": '{self.roles[role]}' is read as the {role}{how}, no split divides a {role}, and there are {units}",
+            f"Take the role away (--{role} none), or name a column of splits (--split COLUMN). ",
+        )
+
     @cached_property
     def split_hash(self) -> str:
         """Hex digest of the splits; two scores compare only where it is equal."""
