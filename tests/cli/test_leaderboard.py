@@ -25,12 +25,22 @@ def test_rows_that_see_labels_are_listed_apart(capsys, monkeypatch):
     found = two_kinds()
     tables.leaderboard(found)
     lines = capsys.readouterr().out.splitlines()
-    heads = [k for k, line in enumerate(lines) if line.strip() in ("without labels", "with labels")]
+    heads = [k for k, line in enumerate(lines) if line.strip() in ("Without labels", "With labels")]
     assert len(heads) == 2
     label = next(row["label"] for row in found["rows"] if row["slug"] == "pairs")
     own = [k for k, line in enumerate(lines) if line.strip().startswith(f"{label} ")]
     assert own[0] == heads[1] + 1, "the best of all stands with its own kind"
     assert lines[own[0]].strip().startswith(f"{label} *")
+
+
+def test_two_seeds_are_said_in_place_of_an_interval(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    tables.leaderboard(results(seeds=2))
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "2 seeds" in lines["dcl"]
+    assert ".." not in lines["dcl"] + lines["simclr"]
+    tables.leaderboard(results())
+    assert ".." in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("dcl"))
 
 
 LONG = ["knn", "probe", "hit@1", "hit@10", "recall@10", "mrr", "ndcg@10"]

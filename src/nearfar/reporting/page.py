@@ -10,6 +10,8 @@ from nearfar.evaluation.comparison import (
     done,
     in_order,
     ranked_apart,
+    shown_difference,
+    shown_interval,
     training_gain,
     winners_of,
 )
@@ -74,7 +76,7 @@ def scale_of(rows: Sequence[dict[str, Any]], metric: Metric) -> tuple[float, flo
         end
         for row in rows
         if row.get("mean") is not None
-        for end in row.get("interval") or row.get("bootstrap") or [0, 0]
+        for end in shown_interval(row) or row.get("bootstrap") or [0, 0]
     ]
     tiny = 1e-3 if metric.written.scale != 1 else 1e-6
     high = min(max([*values, *ends, tiny]), 1.6 * max([*means, tiny]), high_bound)
@@ -99,10 +101,12 @@ def board(results: dict[str, Any]) -> dict[str, Any]:
     heads = {part[0]["slug"]: kind for kind, part in parts.items() if kind and part}
     low, high, ticks = scale_of(rows, metric)
     many = any(len(done(row)) > 1 for row in rows)
-    drawn = [_row(row, results, metric, low, high) | {"heading": heads.get(row["slug"], "")} for row in rows]
+    drawn = [_row(row, results, metric, low, high) | {"heading": heads.get(row["slug"], "").capitalize()}
+             for row in rows]  # fmt: skip
     return {
         "rows": drawn,
         "many_seeds": many,
+        "has_interval": any(shown_interval(row) for row in rows),
         "ticks": [
             {"at": 100 * (tick - low) / (high - low), "text": f"{metric.written.scale * tick:g}"} for tick in ticks
         ],
@@ -117,6 +121,7 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
     finished = [cell for cell in row["seeds"] if cell["seed"] in done(row)]
     failed = [cell for cell in row["seeds"] if cell["seed"] not in done(row)]
     difference = (row.get("difference") or {}) if row["kind"] != "chance" else {}
+    baseline = next((one for one in results["rows"] if one["slug"] == results.get("baseline")), row)
     return _drawn(row, metric, low, high) | {
         "slug": row["slug"],
         "label": row["label"],
@@ -132,7 +137,7 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
         "bootstrap": _between(metric, _items(row), row.get("mean")),
         "hard": number(metric, _mean_metric(row, f"hard/{_primary(results)}")),
         "difference": number(metric, difference.get("mean"), signed=True) if difference else "",
-        "difference_between": _between(metric, difference.get("interval"), difference.get("mean"), signed=True),
+        "difference_between": _between(metric, shown_difference(row, baseline), difference.get("mean"), signed=True),
         "tone": _tone(row),
         "seconds": spell(_mean_cell(finished, "seconds")),
         "samples": amount(_mean_cell(finished, "samples")),
@@ -150,7 +155,7 @@ def _drawn(row: dict[str, Any], metric: Metric, low: float, high: float) -> dict
         return max(0.0, min(100.0, 100 * (value - low) / (high - low)))
 
     begin, end = sorted((place(0.0), place(row.get("mean") or 0.0)))
-    interval = row.get("interval")
+    interval = shown_interval(row)
     half = number(metric, (interval[1] - interval[0]) / 2) if interval else ""
     return {
         "bar": {"left": begin, "width": end - begin},
@@ -331,7 +336,7 @@ def _cells(
 
 
 def verdict(results: dict[str, Any]) -> dict[str, Any]:
-    """Headline, the sentence under it, and up to four facts."""
+    """Headline, the sentence under it, and up to five facts."""
     metric = metric_of(results["task"])
     ranked = best_first([row for row in results["rows"] if row.get("mean") is not None], metric)
     real = [row for row in ranked if row["kind"] != "chance"]
@@ -382,17 +387,19 @@ def found_and_missed(examples: Sequence[dict[str, Any]]) -> list[tuple[str, list
     ]
 
 
+def _best(kind: str, best: dict[str, Any], metric: Metric) -> dict[str, str]:
+    """The best mean of all rows, or of one kind (`ranked_apart`)."""
+    half, seeds = shown_interval(best), len(done(best))
+    spread = f", ± {number(metric, (half[1] - half[0]) / 2)} over {seeds} seeds" if half else ""
+    return {
+        "name": f"best {metric.label} {kind}".strip(),
+        "value": with_unit(metric, best["mean"]),
+        "note": best["label"] + (spread or (f", mean of {seeds} seeds" if seeds > 1 else "")),
+    }
+
+
 def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: Metric) -> list[dict[str, str]]:
-    best = real[0]
-    half = best.get("interval")
-    facts = [
-        {
-            "name": f"best {metric.label}",
-            "value": with_unit(metric, best["mean"]),
-            "note": best["label"]
-            + (f", ± {number(metric, (half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else ""),
-        }
-    ]
+    facts = [_best(kind, part[0], metric) for kind, part in ranked_apart(real).items()]
     paid = training_gain(real, metric)
     if paid:
         note = f"{paid['best']['label']} against {paid['plain']['label']} ({KINDS[paid['plain']['kind']]})"
