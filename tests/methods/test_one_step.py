@@ -592,6 +592,16 @@ class ABMIL(Naive):
         return -torch.log(torch.sigmoid(logit if hot else -logit))
 
 
+class L1Regression(Naive):
+    """One view; the number in deviations from the mean of the training rows."""
+
+    def loss(self, batch, step):
+        m, y = self.method, self.method.survey.data.target_values[self.made.rows]
+        o = [m.linear(m.tower.encoder(x[None]))[0, 0] for x in self.views(batch)["vector"][0]]
+        wanted = (batch.values - y.mean()) / y.std()
+        return sum(abs(a - b) for a, b in zip(o, wanted, strict=True)) / len(o)
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -671,6 +681,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
 
     "ins": ("ins", INS, {"momentum": 0.9, "queue": 16, "bag_loss": 0.3, "bag_start": 0.25}),
     "abmil": ("abmil", ABMIL, {}),
+    "l1-regression": ("l1-regression", L1Regression, {}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

@@ -38,6 +38,7 @@ CASES = {
     "susana": {"batch_size": "auto", "ways": 4, "shots": 3},
     "ins": {"queue": 32, "bag_start": 0.3, "bag_rows": 4},
     "abmil": {},
+    "l1-regression": {},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
