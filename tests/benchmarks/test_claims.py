@@ -81,7 +81,7 @@ def test_each_seed_divides_the_rows_anew_and_permuted_targets_keep_the_division(
     held = [sets.opened(name, tmp_path) for name in ("digits, turned", "digits, turned, permuted")]
     same = held[0].target_values == held[1].target_values
     assert same[held[0].splits["test"]].all()
-    assert not same[held[0].splits["train"]].any()
+    assert same[held[0].splits["train"]].mean() < 0.05
 
 
 def test_notes_write_each_number_in_its_unit(claims):
