@@ -65,10 +65,14 @@ def step(net: nn.Module, optimiser: torch.optim.Optimizer, a: torch.Tensor, b: t
     optimiser.step()
 
 
-def nearfar_way(data: Any, batch: int, steps: int) -> Callable[[], float]:
+def nearfar_rate(
+    method: str, data: Any, batch: int, steps: int, training: dict[str, Any], options: dict[str, Any]
+) -> Callable[[], float]:
+    """Samples a second of `nearfar.fit`, its first three steps left out."""
+
     def run() -> float:
-        settings = TrainSettings(steps=steps + 3, batch_size=batch)
-        setup = building.prepare("simclr", data, settings, {})
+        settings = TrainSettings(steps=steps + 3, batch_size=batch, **training)
+        setup = building.prepare(method, data, settings, options)
         marks: list[float] = []
 
         class Clock(engine.Curve):
@@ -84,7 +88,7 @@ def nearfar_way(data: Any, batch: int, steps: int) -> Callable[[], float]:
             def on_train_batch_end(self, *rest):
                 marks.append(time.perf_counter())
 
-        engine.run_trainer(engine.trainer_for(setup, [Clock()], steps + 3), setup, None)
+        engine.run_trainer(engine.trainer_for(setup, [Clock()], steps + 3), setup, None, engine.Signals(print, True))
         return batch * steps / (marks[-1] - marks[-1 - steps])
 
     return run
@@ -161,7 +165,7 @@ def main() -> None:
     data = open_data("emoji")
     pictures = torch.from_numpy(data.image_memmap("image", 32)[data.splits["train"]])
     ways = {
-        "nearfar": nearfar_way(data, given.batch, given.steps),
+        "nearfar": nearfar_rate("simclr", data, given.batch, given.steps, {}, {}),
         "batched": batched_way(pictures, given.batch, given.steps),
         "per-picture": loader_way(
             pictures,

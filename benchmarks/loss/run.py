@@ -317,7 +317,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", default=[1024, 4096, 16384, 65536])
     parser.add_argument("--dim", type=int, nargs="+", default=[128, 256, 768])
     parser.add_argument("--pairs", type=int, default=15, help="turns that count; at 65,536 rows a third of them")
-    parser.add_argument("--peer", nargs="+", default=[], help="only these peers beside nearfar and the limit")
+    parser.add_argument(
+        "--peer", nargs="+", default=[], help="only these peers beside nearfar and the limit; others lose their turns"
+    )
     parser.add_argument("--memory", type=float, default=6.0, help="GiB that a peer may need")
     parser.add_argument("--longest", type=float, default=60.0, help="seconds a peer's turn may take to be repeated")
     parser.add_argument("--again", action="store_true", help="measure stored cells anew")
@@ -340,7 +342,11 @@ def main() -> None:
         raise SystemExit("--pairs must be at least 2: a spread needs two turns.")
     results = stored()
     if not o.show:
-        results.update({**(now := facts()), "gflops": max(now["gflops"], results.get("gflops", 0.0))})
+        now, before = facts(), results.get("versions", {})
+        results |= now | {
+            "versions": before | now["versions"],
+            "gflops": max(now["gflops"], results.get("gflops", 0.0)),
+        }
         rate = f"matrix products at {results['gflops']:.0f} GF/s"
         print(f"torch {torch.__version__}, {results['threads']} threads, {rate}")
     if o.precision:
@@ -352,7 +358,8 @@ def main() -> None:
         have = results["cells"].get(name, {})
         if not o.again and len(have.get("nearfar", {}).get("seconds", [])) >= pairs and not o.peer:
             continue
-        results["cells"][name] = {**have, **measure(loss, rows, dim, pairs, o.memory, o.peer, o.longest)}
+        untimed = {p: x for p, x in have.items() if "seconds" not in x}  # turns of another day give no ratio
+        results["cells"][name] = {**untimed, **measure(loss, rows, dim, pairs, o.memory, o.peer, o.longest)}
         store(results)
         print(tables.cell(name, results["cells"][name]), flush=True)
     if o.show or o.precision:

@@ -163,7 +163,7 @@ def test_wrong_use_is_told(tmp_path, small):
         encoders.text("small")
     with pytest.raises(InputError, match="all texts are empty"):
         encoders.text("small", texts=["", " "])
-    with pytest.raises(InputError, match="neither 'small' nor"):
+    with pytest.raises(InputError, match="none of small, tiny, mini, base, minilm"):
         encoders.text("bert-base-uncased")
     with pytest.raises(InputError, match=r"no config\.json"):
         encoders.text(str(tmp_path))

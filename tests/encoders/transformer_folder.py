@@ -49,6 +49,21 @@ def write_bert(folder: Path, dropout: float = 0.0, safe: bool = True) -> Path:
     return folder
 
 
+def write_modernbert(folder: Path) -> Path:
+    from transformers import BertTokenizerFast, ModernBertConfig, ModernBertModel
+
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    config = ModernBertConfig(vocab_size=len(WORDS), max_position_embeddings=48, attn_implementation="sdpa",
+                              reference_compile=False, **sizes, **ids)  # fmt: skip
+    ModernBertModel(config).save_pretrained(folder)
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
 def write_sentence_transformer(folder: Path, bert: Path, pooling: str = "mean", dense: int | None = None) -> Path:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers import models as parts

@@ -1,7 +1,7 @@
 """Encoders: items to one vector each. Small ones from scratch, timm's and transformers' from local files.
 
 encoder = encoders.image("small", size=32)          # or any timm name
-encoder = encoders.text("small", texts=my_texts)    # or "minilm", or a folder
+encoder = encoders.text("small", texts=my_texts)    # or "tiny" (a transformer), "minilm", or a folder
 vectors = encoder(encoder.prepare(items))           # (n, encoder.dim)
 """
 
@@ -11,11 +11,14 @@ from typing import Any
 from nearfar import modalities
 from nearfar.encoders.base import Encoder, Features
 from nearfar.encoders.batches import vectors
+from nearfar.encoders.choosing import text
 from nearfar.encoders.frozen import Frozen
 from nearfar.encoders.joined import Joined
 from nearfar.encoders.pictures import ImageEncoder, SmallImage, TimmImage, image
-from nearfar.encoders.texts import SmallText, TextEncoder, TransformerText, text, train_tokenizer
-from nearfar.encoders.tokens import Special, Tokens, frame, pad
+from nearfar.encoders.pretrained import TransformerText
+from nearfar.encoders.texts import LayeredText, SmallText, TextEncoder, layered, train_tokenizer
+from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, pad
+from nearfar.encoders.transformer import Transformer
 from nearfar.errors import InputError
 
 
@@ -36,21 +39,25 @@ def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Enc
 
 
 __all__ = [
+    "Embedded",
     "Encoder",
     "Features",
     "Frozen",
     "ImageEncoder",
     "Joined",
+    "LayeredText",
     "SmallImage",
     "SmallText",
     "Special",
     "TextEncoder",
     "TimmImage",
     "Tokens",
+    "Transformer",
     "TransformerText",
     "frame",
     "from_config",
     "image",
+    "layered",
     "pad",
     "text",
     "train_tokenizer",

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.frozen import Frozen
 from nearfar.encoders.pictures import TimmImage
+from nearfar.encoders.pretrained import TransformerText
 from nearfar.encoders.sentence import Dense
-from nearfar.encoders.texts import SmallText, TransformerText
+from nearfar.encoders.texts import LayeredText, SmallText
 from nearfar.errors import InputError
 
 
@@ -26,6 +27,9 @@ def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bo
 
     parts = _parts()
     encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    if isinstance(encoder, LayeredText) and (put := [k for k in ("experts", "gates") if k in encoder.config()]):
+        raise InputError(f"This encoder has {' and '.join(put)}, which sentence-transformers does not know.",
+                         "Keep the nearfar folder: nearfar.load reads it.")  # fmt: skip
     if isinstance(encoder, SmallText):
         modules: list[Any] = [_static(encoder)]
     elif isinstance(encoder, TransformerText):

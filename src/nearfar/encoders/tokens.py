@@ -9,13 +9,32 @@ from torch import Tensor
 
 
 class Tokens(NamedTuple):
-    """ids int64 (n, L), right-padded; mask bool (n, L), True where there is a token."""
+    """ids int64 (n, L), right-padded; mask bool (n, L), True where there is a token. route int64 (n,): which expert
+    each text takes, for encoders that are told."""
 
     ids: Tensor
     mask: Tensor
+    route: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Tokens":
-        return Tokens(self.ids.to(device), self.mask.to(device))
+        return Tokens(self.ids.to(device), self.mask.to(device), _to(self.route, device))
+
+
+class Embedded(NamedTuple):
+    """Texts as vectors of their tokens, before positions: vectors (n, L, width), mask bool (n, L), end int64 (n,) the
+    place of the last token; route as in `Tokens`. Vectors may be put in or changed on the way to the encoder."""
+
+    vectors: Tensor
+    mask: Tensor
+    end: Tensor
+    route: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Embedded":
+        return Embedded(*(x.to(device) for x in self[:3]), _to(self.route, device))
+
+
+def _to(x: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if x is None else x.to(device)
 
 
 class Special(NamedTuple):

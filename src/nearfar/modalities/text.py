@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nearfar.checks import Range
+from nearfar.checks import Range, ShareBelowOne
 from nearfar.errors import InputError
 from nearfar.modalities.image import ASKED, Image
 from nearfar.modalities.vector import mostly_numbers
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
 
+SCRATCH = ("small", "tiny", "mini", "base")
 ENDINGS = frozenset({".txt", ".md", ".rst", ".text", ".markdown", ".adoc", ".org", ".tex", ".html"})
 EXAMPLES = ("", "a cat sits on the mat", "Stock prices fell on Monday.", "def add(a, b): return a + b",
             "Der schnelle braune Fuchs", "12 + 30 = 42")  # fmt: skip
@@ -31,16 +32,25 @@ class Options:
     """The encoder of texts.
 
     Args:
-        text_encoder: small (trained from scratch with a tokenizer of its own), minilm (packaged), or the folder of a
+        text_encoder: from scratch, with a tokenizer of its own: small (a mean of word vectors), or the transformers
+            tiny (2 layers of 128), mini (4 of 256), base (12 of 768); minilm (packaged), or the folder of a
             transformers or sentence-transformers model.
         text_length: most tokens of a text that the encoder reads, the special ones included; default what the encoder
             takes. Fewer make training on long texts much cheaper.
-        vocabulary: size of the vocabulary of a small text encoder.
+        vocabulary: size of the vocabulary of a text encoder from scratch.
+        text_pooling: how a transformer makes one vector of its tokens; default as its folder says, else mean.
+        text_positions: of a transformer from scratch: rotary or learned; default rotary.
+        text_causal: whether a token of a transformer from scratch sees those before it alone.
+        text_dropout: in training; default 0.1 from scratch, else as the folder says.
     """
 
     text_encoder: str = "small"
     text_length: Annotated[int, Range(4, 1_000_000)] | None = None
     vocabulary: Annotated[int, Range(6, 10_000_000)] = 8000
+    text_pooling: Literal["mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"] | None = None
+    text_positions: Literal["rotary", "learned"] | None = None
+    text_causal: bool = False
+    text_dropout: ShareBelowOne | None = None
 
 
 @register
@@ -142,12 +152,12 @@ class Text(Modality):
 
     def check(self, options: Any) -> None:
         name = options.text_encoder
-        if name not in ("small", "minilm") and not (name.strip() and Path(name).is_dir()):
-            raise InputError(f"There is no text encoder '{name}': it is neither 'small' nor 'minilm' nor a folder.",
-                             "Models are not downloaded: give the path of a local folder.")  # fmt: skip
+        if name not in (*SCRATCH, "minilm") and not (name.strip() and Path(name).is_dir()):
+            raise InputError(f"There is no text encoder '{name}': it is none of {', '.join(SCRATCH)}, minilm, and not "
+                             "a folder.", "Models are not downloaded: give the path of a local folder.")  # fmt: skip
 
     def pretrained(self, options: Any) -> bool:
-        return options.text_encoder != "small"
+        return options.text_encoder not in SCRATCH
 
     def described_encoder(self, options: Any) -> str:
         return options.text_encoder
@@ -158,7 +168,14 @@ class Text(Modality):
         train = data.splits["train"]
         texts = [text for role in self.roles if data.roles.get(role) for text in data.texts(role, train)]
         return encoders.text(
-            options.text_encoder, texts=texts, vocabulary=options.vocabulary, length=options.text_length
+            options.text_encoder,
+            texts=texts,
+            vocabulary=options.vocabulary,
+            length=options.text_length,
+            dropout=options.text_dropout,
+            pooling=options.text_pooling,
+            positions=options.text_positions,
+            causal=options.text_causal or None,
         )
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
@@ -185,9 +202,12 @@ class Text(Modality):
     # -- a model and its use
 
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
-        from nearfar.encoders.texts import small_from, transformer_from
+        from nearfar.encoders.pretrained import transformer_from
+        from nearfar.encoders.texts import small_from
+        from nearfar.encoders.transformer import SIZES, own_from
 
-        return small_from(config, folder) if config["name"] == "small" else transformer_from(config, folder)
+        made = {"small": small_from, **dict.fromkeys(SIZES, own_from)}
+        return made.get(config["name"], transformer_from)(config, folder)
 
     def check_items(self, items: Any) -> None:
         from nearfar.encoders.batches import check_texts
