@@ -166,7 +166,7 @@ class CacheOptions:
     """Which entries of the cache are meant.
 
     Args:
-        kind: tables, scans, pixels, features, functions or scenes; default all.
+        kind: tables, scans, pixels, features, functions, sentences or scenes; default all.
         unused: only what was not used for so long: 90m, 12h, 30d.
     """
 

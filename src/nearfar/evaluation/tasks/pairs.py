@@ -9,11 +9,12 @@ import numpy as np
 
 from nearfar import modalities as kinds
 from nearfar.errors import InputError
-from nearfar.evaluation.pairwise import accuracy_at, average_precision, best_threshold, f1_at, paired_scores
+from nearfar.evaluation.paired_task import PairedTask
+from nearfar.evaluation.pairwise import blind, tell_apart
 from nearfar.evaluation.relevance import listed, same, union
-from nearfar.evaluation.search_task import RETRIEVAL, SearchTask
-from nearfar.evaluation.searches import Search, Side, paired_search
-from nearfar.evaluation.task import Scores, pair_of, register
+from nearfar.evaluation.search_task import RETRIEVAL
+from nearfar.evaluation.searches import Search, Side
+from nearfar.evaluation.task import Scores, register
 from nearfar.similarity import Source, Sparse
 from nearfar.units import Metric
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @register
-class PairTask(SearchTask):
+class PairTask(PairedTask):
     """Find the other half of a pair, both ways; relevance by content, so a text with several pictures has several.
 
     The gallery holds every different item of the split, or the whole corpus where there is one. What equals the query
@@ -37,15 +38,8 @@ class PairTask(SearchTask):
     }
 
     def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
-        super().__init__(data)
-        pair = pair_of(data, modalities)
-        assert pair is not None
-        self.roles = pair
-        self.primary = next((m for m in (kinds.of(role).metric for role in pair) if m == "hit@1"), "ndcg@10")
-
-    @classmethod
-    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
-        return pair_of(data, modalities) is not None
+        super().__init__(data, modalities=modalities)
+        self.primary = next((m for m in (kinds.of(role).metric for role in self.roles) if m == "hit@1"), "ndcg@10")
 
     @classmethod
     def priority(cls, data: Data) -> int:
@@ -154,35 +148,16 @@ class PairTask(SearchTask):
         labels = self.data.pair_labels
         return labels is not None and bool((labels == 1).any() and (labels == 0).any())
 
-    def labelled(self, split: str) -> np.ndarray:
-        """Rows of a split whose pair has a label, the same ones each time."""
-        rows = np.sort(np.asarray(self.data.splits.get(split, ()), np.int64))
-        return self.draw(rows[self.pair_labels[rows] >= 0])
-
-    @property
-    def pair_labels(self) -> np.ndarray:
-        assert self.data.pair_labels is not None
-        return self.data.pair_labels
-
     def classified(self, scorer: Callable[[Search], Source], split: str) -> dict[str, float]:
-        """How well scores tell the labelled pairs of a split apart. The threshold comes from the validation pairs, that
-        of the validation pairs from training pairs."""
-        rows, chosen = self.labelled(split), self.labelled("train" if split == "val" else "val")
-        labels, known = self.pair_labels[rows], self.pair_labels[chosen]
-        if not (labels == 1).any():
+        """How well scores tell the labelled pairs of a split apart."""
+        parts = self.labelled(split), self.deciding(split)
+        if not (self.pair_labels[parts[0]] == 1).any():
             return {}
-        scores = paired_scores(scorer(paired_search(rows, self.roles, self.units(rows))))
-        found = {"pair ap": average_precision(scores, labels)}
-        if len(np.unique(known)) < 2:
-            return found
-        ahead = paired_scores(scorer(paired_search(chosen, self.roles, self.units(chosen))))
-        return found | {
-            "pair accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
-            "pair f1": f1_at(scores, labels, best_threshold(ahead, known, "f1")),
-        }
+        scores, ahead = (self.similarities(scorer, rows) for rows in parts)
+        found = tell_apart(scores, self.pair_labels[parts[0]], ahead, self.pair_labels[parts[1]])
+        return {f"pair {name}": value for name, value in found.items()}
 
     def chance_of_pairs(self, split: str) -> dict[str, float]:
-        """`classified` of scores that say nothing: the commoner label for all, all pairs for F1."""
-        labels = self.pair_labels[self.labelled(split)]
-        share = float((labels == 1).mean()) if len(labels) else 0.0
-        return {"pair ap": share, "pair accuracy": max(share, 1 - share), "pair f1": 2 * share / (1 + share)}
+        """`classified` of scores that say nothing."""
+        found = blind(self.pair_labels[self.labelled(split)])
+        return {f"pair {name}": value for name, value in found.items()}
