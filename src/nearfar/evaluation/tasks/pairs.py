@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from nearfar import modalities as kinds
+from nearfar.checks import PositiveInt
 from nearfar.errors import InputError
 from nearfar.evaluation.paired_task import PairedTask
 from nearfar.evaluation.pairwise import blind, tell_apart
 from nearfar.evaluation.relevance import listed, same, union
+from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.search_task import RETRIEVAL
-from nearfar.evaluation.searches import Search, Side
+from nearfar.evaluation.searches import Example, Search, Side
 from nearfar.evaluation.task import Scores, register
 from nearfar.similarity import Source, Sparse
 from nearfar.units import Metric
@@ -29,6 +32,11 @@ class PairTask(PairedTask):
     The gallery holds every different item of the split, or the whole corpus where there is one. What equals the query
     is hidden from it. Pairs labelled 0 (and those of a low score) are relevant to nobody; where pairs are labelled, the
     labels are told from the similarities as well ("pair ap", "pair accuracy", "pair f1").
+
+    Args:
+        pool: what a query is ranked among: all items of the split, or those of its own domain (language...); then the
+            score is the mean over the domains.
+        candidates: at most so many rows (of each pool), the same ones each time; default all.
     """
 
     metrics = RETRIEVAL | {
@@ -37,21 +45,72 @@ class PairTask(PairedTask):
         "pair f1": Metric("pair F1"),
     }
 
-    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
+    def __init__(
+        self,
+        data: Data,
+        *,
+        modalities: Sequence[str] | None = None,
+        pool: Literal["all", "domain"] = "all",
+        candidates: PositiveInt | None = None,
+    ):
         super().__init__(data, modalities=modalities)
         self.primary = next((m for m in (kinds.of(role).metric for role in self.roles) if m == "hit@1"), "ndcg@10")
+        self.pool, self.candidates = pool, candidates
+        if pool == "domain" and data.domains is None:
+            raise InputError(
+                f"{data.name} has no domains to rank within.", "Name their column: --domain COLUMN, or use --pool all."
+            )
+        if (pool == "domain" or candidates) and any(self.corpus(role) for role in self.roles):
+            raise InputError(
+                f"{data.name} has a corpus, which is the pool of every query.", "Leave out --pool and --candidates."
+            )
 
     @classmethod
     def priority(cls, data: Data) -> int:
         return 40
 
     def searches(self, split: str) -> list[Search]:
+        return [
+            self._search(rows, split, *roles, name)
+            for name, rows in self.pools(split).items()
+            for roles in (self.roles, self.roles[::-1])
+        ]
+
+    def pools(self, split: str) -> dict[str, np.ndarray]:
+        """Name of a domain ("" for all) -> the rows that are ranked together. Raises InputError where none is left."""
         rows = self.rows(split)
-        return [self._search(rows, split, *self.roles), self._search(rows, split, *reversed(self.roles))]
+        if self.pool == "all":
+            return {"": self.draw(rows, self.candidates or len(rows))}
+        codes, belongs = np.asarray(self.data.domains)[rows], np.isin(rows, self.positive(rows, split))
+        parts = {name: codes == code for code, name in enumerate(self.data.domain_names)}
+        found = {name: rows[part] for name, part in parts.items() if (part & belongs).any()}
+        if not found:
+            raise InputError(f"No pair of the {split} split has a domain.", "Check the column of --domain.")
+        return {name: self.draw(part, self.candidates or len(part)) for name, part in found.items()}
 
     def asked(self, searches: list[Search]) -> list[Search]:
         """Texts are asked one way, the first column for the second; pictures both ways."""
-        return searches if self.primary == "hit@1" else searches[:1]
+        return searches if self.primary == "hit@1" else searches[::2]
+
+    def collect(
+        self, searches: list[Search], found: dict[str, Retrieval], split: str, examples: list[Example]
+    ) -> Scores:
+        scores = super().collect(searches, found, split, examples)
+        asked = [(search, found[search.name]) for search in self.asked(searches)]
+        return replace(scores, domains=self.query_domains(asked, list(scores.metrics)))
+
+    def query_domains(self, asked: list[tuple[Search, Retrieval]], metrics: list[str]) -> dict[str, dict[str, float]]:
+        """The metrics of the queries of each domain, means over the directions; empty with fewer than two domains."""
+        if self.data.domains is None:
+            return {}
+        codes = [np.asarray(self.data.domains)[search.query.rows[one.answered]] for search, one in asked]
+        parts = {}
+        for code, name in enumerate(self.data.domain_names):
+            held = [(one, here) for (_, one), own in zip(asked, codes, strict=True) if (here := own == code).any()]
+            if held:
+                parts[name] = {m: float(np.mean([one.per_query[m][here].mean() for one, here in held]))
+                               for m in metrics if m in held[0][0].per_query}  # fmt: skip
+        return parts if len(parts) > 1 else {}
 
     def describe(self) -> str:
         a, b = self.roles
@@ -62,13 +121,21 @@ class PairTask(PairedTask):
             )
         else:
             what = "the whole corpus" if self.corpus(b) else f"every different {b} of the split"
-            text = f"Retrieval of {b} by {a}: nDCG@10. The gallery holds {what}."
+            text = f"Retrieval of {b} by {a}: {self.metric().label}. The gallery holds {what}."
+        text += self.pool_in_words()
         if self.classifies_pairs():
             text += (
                 " Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
                 "and accuracy and F1 at the threshold that validation pairs chose."
             )
         return text
+
+    def pool_in_words(self) -> str:
+        """What narrows the gallery, as a sentence, or nothing."""
+        most = f"at most {self.candidates:,} rows" if self.candidates else ""
+        if self.pool == "domain":
+            return f" Each domain is a pool of its own{f' of {most}' if most else ''}; the score is their mean."
+        return f" Ranked are {most}." if most else ""
 
     def corpus(self, role: str) -> Sequence[str]:
         return self.data.corpus.get(role, ())
@@ -84,7 +151,7 @@ class PairTask(PairedTask):
             )
         return found
 
-    def _search(self, rows: np.ndarray, split: str, query: str, gallery: str) -> Search:
+    def _search(self, rows: np.ndarray, split: str, query: str, gallery: str, pool: str = "") -> Search:
         rows_in, judged = self.positive(rows, split), query == self.roles[0] and self.data.query_keys is not None
         asked_ids = np.asarray(self.data.query_keys if judged else self.data.content(query))[rows_in]
         first, code = np.unique(asked_ids, return_index=True, return_inverse=True)[1:]
@@ -100,7 +167,7 @@ class PairTask(PairedTask):
         query_rows = rows_in[first[asked]]
         hidden = self._itself(query_rows, query, gallery, contents, relevant if judged else None)
         return Search(
-            f"{query} → {gallery}",
+            f"{query} → {gallery}{f', {pool}' if pool else ''}",
             Side(query, query_rows),
             side,
             len(contents),
