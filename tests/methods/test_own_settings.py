@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nearfar import methods, options
+from nearfar.checks import check
 from nearfar.errors import InputError
 from nearfar.losses.parts import Triplet
 from nearfar.negatives import Mixing, Queue
@@ -26,6 +27,14 @@ def own(slug, preset, **given):
     paper = cls.paper_preset(given) if preset == "paper" else {}
     found = {k: {**cls.parts(chosen).get(k, {}), **(paper.get(k) or {})} for k in PARTS if k in options.read(cls)}
     return {k: v for k, v in found.items() if "name" in v}
+
+
+def suits(value, kind):
+    try:
+        check("", value, kind)
+    except InputError:
+        return False
+    return True
 
 
 CASES = [(slug, preset) for slug in methods.slugs() for preset in PRESETS if own(slug, preset)]
@@ -62,6 +71,7 @@ def test_one_setting_changed_leaves_all_others(slug, preset):
                 if kind.type is int or (isinstance(whole[name], int) and not isinstance(whole[name], bool))
                 else value
             )
+            value = value if suits(value, kind.ranged) else whole[name] + 1
             for given in ({"name": settings["name"], name: value}, {name: value}):
                 found = checked(slug, {option: given}, preset)[option]
                 assert found == whole | {name: value}

@@ -39,6 +39,8 @@ CASES = {
     "ins": {"queue": 32, "bag_start": 0.3, "bag_rows": 4},
     "abmil": {},
     "l1-regression": {},
+    "simcse": {},
+    "whitenedcse": {},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

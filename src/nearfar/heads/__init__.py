@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import PositiveInt, Width, checked, checked_init
 from nearfar.heads.gates import PairGate
+from nearfar.heads.whitening import group_whitening, pooler, whitened_views, whitening_matrix
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -86,4 +87,14 @@ class Prototypes(nn.Module):
         return f"{self.weight.shape[0]}, dim={self.weight.shape[1]}"
 
 
-__all__ = ["PairGate", "Prototypes", "linear", "mlp", "predictor"]
+__all__ = [
+    "PairGate",
+    "Prototypes",
+    "group_whitening",
+    "linear",
+    "mlp",
+    "pooler",
+    "predictor",
+    "whitened_views",
+    "whitening_matrix",
+]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nearfar.evaluation.embedding import Embed, Whitened
 from nearfar.evaluation.paired_task import PairedTask, PairScores
 from nearfar.evaluation.pairwise import pearson, spearman
 from nearfar.evaluation.searches import Search
-from nearfar.evaluation.task import register
+from nearfar.evaluation.task import Scores, register
 from nearfar.similarity import Source
 from nearfar.units import Metric
 
@@ -21,13 +22,27 @@ if TYPE_CHECKING:
 
 @register
 class GradedTask(PairedTask):
-    """Whether the similarity of two columns follows the score of their pairs (semantic textual similarity)."""
+    """Whether the similarity of two columns follows the score of their pairs (semantic textual similarity).
+
+    Args:
+        whiten: centre and whiten the vectors first, by those of the training rows: whether scores suffer from
+            directions that all vectors share.
+    """
 
     primary = "spearman"
     metrics = {"spearman": Metric("Spearman", "correlation"), "pearson": Metric("Pearson", "correlation")}
     beside = "pearson"
     chance_words = "no correlation"
     needs = "It needs two columns and the score of each pair: --score COLUMN."
+
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None, whiten: bool = False):
+        super().__init__(data, modalities=modalities)
+        self.whiten = whiten
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
+        if self.whiten:
+            embed = Whitened(embed, self.roles, self.rows("train"))
+        return super().evaluate(embed, split, examples=examples)
 
     @classmethod
     def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
@@ -44,7 +59,8 @@ class GradedTask(PairedTask):
         a, b = self.roles
         return (
             f"How well the cosine of {a} and {b} follows '{self.data.roles['score']}': Spearman's rank correlation "
-            "(times 100; 0 is chance, below 0 is the wrong way round), with Pearson's beside it."
+            "(times 100; 0 is chance, below 0 is the wrong way round), with Pearson's beside it"
+            + (", of vectors whitened by those of the training rows." if self.whiten else ".")
         )
 
     def evaluate_scores(

@@ -1,5 +1,7 @@
-"""What contrastive methods share: `shared` by all, `views` by methods of views, `pairs` by methods of pairs."""
+"""What contrastive methods share: `shared` by all, `views` by methods of views, `copies` by those of copies of a text,
+`pairs` by methods of pairs."""
 
+from nearfar.methods.contrast.copies import CopyContrast
 from nearfar.methods.contrast.pairs import PairContrast
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import (
@@ -13,6 +15,7 @@ from nearfar.methods.contrast.views import (
 
 __all__ = [
     "Contrast",
+    "CopyContrast",
     "PairContrast",
     "ViewContrast",
     "against_targets",

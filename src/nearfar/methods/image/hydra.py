@@ -209,8 +209,7 @@ class Hydra(ViewContrast):
         from the numbers that the views are made of."""
         assert batch.targets is not None
         labels, first = exchange("global").gather(batch.targets)
-        generator = torch.Generator(device=labels.device)
-        generator.manual_seed((batch.seed * 1_000_003 + batch.number + (1 << 50)) % (1 << 63))
+        generator = batch.common_generator()
         weights = self.weights if self.alpha else None
         partners = draw_partners(labels, self.pairs, classes=self.seen.to(labels.device), weights=weights,
                                  generator=generator)  # fmt: skip
