@@ -273,3 +273,41 @@ def test_a_margin_takes_hubs_down():
     plain, ratio = (task_for(data, f"bitext --margin {m}").evaluate(embed, "test").primary for m in ("none", "ratio"))
     assert ratio > plain
     assert "margin (ratio)" in task_for(data, "bitext --margin ratio").describe()
+
+
+# -- graded pairs ------------------------------------------------------------------------------------------------------
+
+
+def test_whitened_vectors_are_those_of_the_training_rows_made_white():
+    """Mean, covariance and its root number by number; the second side takes those of the first."""
+    data, embed = pairs(90, scores=np.random.default_rng(3).normal(size=90))
+    data.roles["score"] = "grade"
+    train, test = data.splits["train"], data.splits["test"]
+    z = embed.vectors["text"][train]
+    mean = z.mean(0)
+    covariance = sum(np.outer(row - mean, row - mean) for row in z) / len(z)
+    values, u = np.linalg.eigh(covariance)
+    root = sum(np.outer(u[:, k], u[:, k]) / np.sqrt(values[k]) for k in range(8))
+    a, b = ((embed.vectors[role][test] - mean) @ root for role in ("text", "text_b"))
+    cosine = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
+    task = task_for(data, "sts --whiten true")
+    found = task.evaluate(embed, "test")
+    assert found.metrics["spearman"] == pytest.approx(spearman(np.array(cosine), data.scores[test]))
+    assert "whitened by those of the training rows" in task.describe()
+    plain = task_for(data, "sts").evaluate(embed, "test")
+    assert plain.metrics["spearman"] == pytest.approx(spearman(cosines(embed, test), data.scores[test]))
+    assert plain.metrics["spearman"] != found.metrics["spearman"]
+    moved = {role: 3 * x + np.arange(8) for role, x in embed.vectors.items()}
+    again = task.evaluate(Vectors(moved), "test")
+    assert again.metrics["spearman"] == pytest.approx(found.metrics["spearman"]), "no shift or scale counts"
+
+
+def test_directions_without_variance_are_left_out_of_whitening():
+    data, embed = pairs(90, scores=np.random.default_rng(3).normal(size=90))
+    data.roles["score"] = "grade"
+    wide = {role: np.concatenate([x, np.full((90, 2), 4.0), x[:, :1]], 1) for role, x in embed.vectors.items()}
+    found = task_for(data, "sts --whiten true").evaluate(Vectors(wide), "test")
+    assert np.isfinite(found.metrics["spearman"])
+    data.splits["train"] = data.splits["train"][:1]
+    with pytest.raises(InputError, match="fewer than two training rows. Leave out --whiten"):
+        task_for(data, "sts --whiten true").evaluate(embed, "test")

@@ -68,7 +68,7 @@ def test_whitenedcse_whitens_each_copy_with_groups_of_its_own(sentences, options
     unit = [torch.nn.functional.normalize(v, dim=1) for v in z]
     apart = sum((unit[0] - v).square().sum(1).mean() for v in unit[1:]) / 2
     assert float(loss.terms["alignment"]) == pytest.approx(apart.item(), rel=1e-4)
-    assert float(loss.terms["uniformity"]) == pytest.approx(uniformity(z[0]).item(), rel=1e-4)
+    assert float(loss.terms["uniformity"]) == pytest.approx(uniformity(z[0]).item(), rel=1e-4, abs=1e-5)
 
 
 def test_the_released_code_whitens_thirds_of_the_batch(sentences):

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nearfar import heads
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
+from nearfar.losses import uniformity
 from nearfar.methods.base import Loss
 from nearfar.methods.batch import Batch
 from nearfar.methods.contrast.views import ViewContrast, against_targets, forward_views
+from nearfar.similarity import normalise
+from nearfar.similarity.exchange import exchange
 
 
 class CopyContrast(ViewContrast):
     """The first copy of a text finds each of its other copies among those of the other texts; the losses of the other
     copies are added. A linear layer and tanh behind the encoder serve training alone.
+
+    The curve shows `alignment` (mean squared distance of positives) and `uniformity` of the contrasted vectors.
 
     Args:
         temperature: T; divides the cosine.
@@ -52,4 +58,10 @@ class CopyContrast(ViewContrast):
     def contrasted(self, z: list[Tensor], batch: Batch) -> Loss:
         """The sum over the other copies v of the row loss of z_1 against all z_v."""
         found = self.report(against_targets(z[:1], z, self.in_batch, self.layout_options(batch)), z[0], batch)
+        if self.logged(batch):
+            with torch.no_grad():
+                net, unit = exchange("global"), normalise(z[0])
+                apart = torch.stack([(unit - normalise(v)).square().sum() for v in z[1:]]).mean()
+                found.terms |= {"alignment": net.sum(apart) / net.count(unit),
+                                "uniformity": uniformity(unit, negatives="global")}  # fmt: skip
         return Loss(found.total * (len(z) - 1), found.terms)

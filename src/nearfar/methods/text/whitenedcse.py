@@ -20,9 +20,7 @@ from nearfar import heads
 from nearfar.checks import NonNegativeFloat, PositiveInt
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
-from nearfar.losses import uniformity
 from nearfar.methods import Batch, CopyContrast, Facts, Loss, Paper, forward_views, register
-from nearfar.similarity import normalise
 from nearfar.similarity.exchange import exchange
 
 SIZE = 6  # channels of a group: 768 in 128 groups
@@ -36,8 +34,6 @@ def auto_groups(dim: int) -> int:
 @register("whitenedcse", family="text")
 class WhitenedCSE(CopyContrast):
     """As SimCSE with three copies of a sentence, whose vectors are whitened in groups of channels, shuffled for each.
-
-    The curve shows `alignment` (mean squared distance of positives) and `uniformity` of the contrasted vectors.
 
     Args:
         groups: G; groups of channels that are whitened apart; 1: all together. auto: of six channels, or of fewer.
@@ -95,16 +91,7 @@ class WhitenedCSE(CopyContrast):
         return {"views": forward_views(self.tower.features, batch.views[self.role])}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
-        z = [self.tower.project(u) for u in self.whitened(embedded["views"], batch)]
-        loss = self.contrasted(z, batch)
-        if self.logged(batch):
-            with torch.no_grad():
-                net = exchange("global")
-                apart = sum((normalise(z[0]) - normalise(v)).square().sum() for v in z[1:])
-                assert isinstance(apart, Tensor)
-                loss.terms["alignment"] = net.sum(apart) / (net.count(z[0]) * (len(z) - 1))
-                loss.terms["uniformity"] = uniformity(z[0], negatives="global")
-        return loss
+        return self.contrasted([self.tower.project(u) for u in self.whitened(embedded["views"], batch)], batch)
 
     def whitened(self, h: list[Tensor], batch: Batch) -> list[Tensor]:
         """The own rows of each copy, whitened over the batch of all processes."""
