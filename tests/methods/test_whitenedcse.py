@@ -14,6 +14,8 @@ from nearfar.losses import info_nce, uniformity
 from nearfar.methods.text.whitenedcse import auto_groups
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
+from tests import stopping
+from tests.contract import runs
 from tests.heads.test_whitening import naive
 from tests.losses import reference
 from tests.methods.test_contract import step
@@ -174,3 +176,24 @@ def test_from_a_list_of_sentences_to_what_is_near(sentences, tmp_path, capsys):
                  "--steps", "3", "--batch-size", "16", "--device", "cpu", "--val-every", "0", "--out",
                  str(tmp_path / "both")]) == 0  # fmt: skip
     assert (tmp_path / "both" / "report.html").exists()
+
+
+SCRIPT = """
+import nearfar
+
+nearfar.fit(method, table, out=out, **json.loads(options))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", ["simcse", "whitenedcse"])
+def test_two_processes_whiten_and_contrast_one_batch(slug, sentences, tmp_path, monkeypatch):
+    """Without dropout, which each process draws for itself: groups alone tell the copies apart."""
+    plan = {"steps": 3, "batch_size": 15, "val_every": 0, "device": "cpu", "progress": False, "optimiser": "sgd",
+            "lr": 0.05, "weight_decay": 0.0}  # fmt: skip
+    done = stopping.start(SCRIPT, tmp_path / "two", slug, sentences, tmp_path / "two",
+                          json.dumps(plan | {"devices": 2}), 9)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    nearfar.fit(slug, sentences, out=tmp_path / "one", **plan)
+    runs.close(tmp_path / "one", tmp_path / "two")

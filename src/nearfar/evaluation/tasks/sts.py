@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,9 +40,8 @@ class GradedTask(PairedTask):
         self.whiten = whiten
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
-        if self.whiten:
-            embed = Whitened(embed, self.roles, self.rows("train"))
-        return super().evaluate(embed, split, examples=examples)
+        asked: Any = Whitened(embed, self.roles, self.rows("train")) if self.whiten else embed
+        return super().evaluate(asked, split, examples=examples)
 
     @classmethod
     def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
