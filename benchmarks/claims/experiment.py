@@ -24,6 +24,7 @@ from nearfar.training.comparing import entry, untrained_embedder
 from nearfar.training.engine import fit, versions
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
+from nearfar.units import UNITS, known_metrics
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parent.parent.parent / "docs" / "assets" / "methods"
@@ -45,7 +46,8 @@ class Arm:
 @dataclass(frozen=True)
 class Cell:
     """Arms on one data set under one plan. measures: name -> (task with its options, metric). look: further numbers of
-    a finished run, from its folder and the data. worst: name -> arms of which each seed's worst is a row of its own."""
+    a finished run, from its folder and the data. worst: name -> arms of which each seed's worst is a row of its own.
+    divided: whether each seed divides the rows anew, for a test part so small that one division would decide."""
 
     data: str
     arms: Mapping[str, Arm]
@@ -53,6 +55,7 @@ class Cell:
     measures: Mapping[str, tuple[str, str]]
     look: Look | None = None
     worst: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    divided: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,19 +98,21 @@ def run(claim: Claim, plan: Plan) -> dict[str, Any]:
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     seconds = 0.0
     for name, cell in list(claim.cells.items())[: 1 if plan.tiny else None]:
-        opened = {n: sets.opened(n, plan.out, plan.tiny) for n in used(cell)}
+        opened = opened_for(cell, plan, 0)
         folder = cell_folder(plan.out, claim.slug, name, plan.tiny)
         rows = found.setdefault(name, {})
         for seed in seeds:
+            opened = opened_for(cell, plan, seed) if cell.divided else opened
             for label, arm in cell.arms.items():
                 told = trained(cell, arm, opened, folder / f"{slugged(label)}-s{seed}", seed, plan)
                 seconds += told.pop("seconds")
                 rows.setdefault(label, []).append(told)
             made = untrained(cell, opened[cell.data], folder / f"untrained-s{seed}.json", seed)
             rows.setdefault("untrained", []).append(made)
+            kept = folder / ("references" + f"-s{seed}" * cell.divided + ".json")
+            for label, values in references(cell, opened[cell.data], kept).items():
+                rows.setdefault(label, []).append(values)
             plan.say(f"{claim.slug}, {name}, seed {seed}: " + "; ".join(shown(k, v[-1]) for k, v in rows.items()))
-        for label, values in references(cell, opened[cell.data], folder / "references.json").items():
-            rows[label] = [values for _ in seeds]
         for label, arms in cell.worst.items():
             rows[label] = [worst([rows[a][k] for a in arms]) for k in range(len(seeds))]
     return concluded(claim, found, list(seeds), seconds)
@@ -118,9 +123,10 @@ def cell_folder(out: Path, slug: str, cell: str, tiny: bool = False) -> Path:
     return out / slug / (slugged(cell) + ("-tiny" if tiny else ""))
 
 
-def used(cell: Cell) -> list[str]:
-    """The data sets of a cell."""
-    return list(dict.fromkeys([cell.data, *(a.data for a in cell.arms.values() if a.data)]))
+def opened_for(cell: Cell, plan: Plan, seed: int) -> dict[str, Any]:
+    """The data sets of a cell by name, divided by that seed where they say nothing of their splits."""
+    names = dict.fromkeys([cell.data, *(a.data for a in cell.arms.values() if a.data)])
+    return {name: sets.opened(name, plan.out, plan.tiny, seed) for name in names}
 
 
 def worst(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -197,6 +203,7 @@ def concluded(claim: Claim, found: dict[str, Any], seeds: list[int], seconds: fl
         "command": f"python benchmarks/claims {claim.slug}",
         "metric": f"{claim.measure} ({name})",
         "higher_is_better": claim.higher,
+        "metrics": {m: metric for c in claim.cells.values() for m, (_, metric) in c.measures.items()},
         "seeds": seeds,
         "method": {first: column(found[name], first, claim.measure)},
         "baselines": {k: column(found[name], k, claim.measure) for k in found[name] if k != first},
@@ -253,14 +260,16 @@ def first_of_all(claim: Claim, found: dict[str, Any]) -> str:
 
 
 def arms_told(result: dict[str, Any]) -> str:
-    """Means of all rows by cell, in percent."""
-    told = []
+    """Means of all rows by cell, shares in percent."""
+    known, told = known_metrics(), []
+    units = {m: known[metric].written for m, metric in result.get("metrics", {}).items() if metric in known}
     for name, rows in result["all"].items():
         values = []
         for label, seeds in rows.items():
             means = {m: np.mean([s[m] for s in seeds]) for m in seeds[0]} if seeds[0] else {}
             if means:
-                values.append(f"{label} " + " / ".join(f"{100 * v:.1f}" for v in means.values()))
+                written = [units.get(m, UNITS["share"]).write(float(v)) for m, v in means.items()]
+                values.append(f"{label} {' / '.join(written)}")
         measures = ", ".join(next(s[0] for s in rows.values() if s[0]))
         told.append(f"{name} ({measures}): {'; '.join(values)}.")
     return " ".join(told)

@@ -32,6 +32,7 @@ PARTS = {
     "without contrast": Arm(f"{INS} --contrast 0"),
     "without pseudo labels": Arm(f"{INS} --pseudo-labels none"),
     "without bag loss": Arm(f"{INS} --bag-loss 0"),
+    "without warm-up": Arm(f"{INS} --start 0.05"),
     "labels permuted": Arm(INS, data="digit bags, 0.2, permuted"),
 }
 
@@ -49,8 +50,9 @@ def look(folder: Path, data: Any) -> Mapping[str, float]:
 
 def notes(result: dict[str, Any]) -> str:
     """What became of the pseudo labels, then the means."""
-    told = [f"{np.mean([seed['soft targets AUC'] for seed in result['all'][cell]['ins']]):.2f} ({cell})"
-            for cell in result["all"]]  # fmt: skip
+    told = [f"{np.mean([seed['soft targets AUC'] for seed in rows[arm]]):.2f} ({cell}{', ' * bool(more)}{more})"
+            for cell, rows in result["all"].items()
+            for arm, more in (("ins", ""), ("without warm-up", "without warm-up")) if arm in rows]  # fmt: skip
     return (f"AUC of the soft targets of training instances of positive bags at the end, 0.5 at first: "
             f"{', '.join(told)}. {arms_told(result)}")  # fmt: skip
 

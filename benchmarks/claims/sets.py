@@ -111,6 +111,27 @@ def turned() -> Iterator[Row]:
             yield split, large.rotate(angle, Image.Resampling.BICUBIC), (angle,)
 
 
+def turned_permuted() -> Iterator[Row]:
+    """The same pictures; the angles of training rows exchanged among each other."""
+    rows = list(turned())
+    own = [place for place, row in enumerate(rows) if row[0] == "train"]
+    told = dict(zip(own, np.random.default_rng(1).permutation(own), strict=True))
+    yield from ((split, picture, rows[told.get(place, place)][2]) for place, (split, picture, _) in enumerate(rows))
+
+
+def diabetes_permuted(out: Path) -> Path:
+    """The built-in diabetes as a csv, each patient with the `progression` of another."""
+    path = out / "data" / "diabetes-permuted.csv"
+    if path.exists():
+        return path
+    table = open_data("diabetes").table.to_pandas()
+    table["progression"] = np.random.default_rng(1).permutation(table["progression"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as fresh:
+        table.to_csv(fresh, index=False)
+    return path
+
+
 def patches(count: int, side: int, rng: np.random.Generator, split: str) -> Iterator[tuple[np.ndarray, str]]:
     """Squares of photographs, float (side, side, 3), and the name of each; each split has its own part of every one,
     from the left to the right: train 60 %, val 15 %, test 25 %."""
@@ -303,9 +324,10 @@ def subgroups(out: Path, least: int = 10) -> Path:
     return path
 
 
-def opened(name: str, out: Path, tiny: bool = False) -> Any:
-    """The data set of that name. tiny: few rows of it, for a run that only looks for crashes."""
-    return SETS[name].open(out, tiny)
+def opened(name: str, out: Path, tiny: bool = False, seed: int = 0) -> Any:
+    """The data set of that name. tiny: few rows of it, for a run that only looks for crashes. seed: of the splits,
+    where it has none of its own."""
+    return SETS[name].open(out, tiny, seed)
 
 
 @dataclass(frozen=True)
@@ -318,8 +340,8 @@ class Set:
     roles: Mapping[str, Any] = field(default_factory=dict)
     tiny: int = 200
 
-    def open(self, out: Path, tiny: bool) -> Any:
-        return open_data(self.make(out), limit=self.tiny if tiny else None, **self.roles)
+    def open(self, out: Path, tiny: bool, seed: int) -> Any:
+        return open_data(self.make(out), limit=self.tiny if tiny else None, seed=seed, **self.roles)
 
 
 def bag_set(ratio: float, permuted: bool = False) -> Set:
@@ -361,9 +383,14 @@ SETS = {
                                 {"roles": {"image": "picture", "domain": "set", "label": ["photo", "category"],
                                            "split": "split"}}, tiny=400),
     "diabetes": Set("scikit-learn diabetes, 310 / 66 / 66", lambda out: "diabetes", tiny=120),
+    "diabetes, permuted": Set("scikit-learn diabetes, the target of another row in each", diabetes_permuted,
+                              {"roles": {"target": "progression"}}, tiny=120),
     "digits, turned": Set("scikit-learn digits turned by -60 to 60 degrees, 400 / 200 / 397",
                           partial(pictured, "digits-turned", ("angle",), turned),
                           {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
+    "digits, turned, permuted": Set("scikit-learn digits turned, training angles permuted",
+                                    partial(pictured, "digits-turned-permuted", ("angle",), turned_permuted),
+                                    {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
     "emoji": Set("emoji in four styles, emoji never trained on", lambda out: "emoji"),
     "emoji, new subgroups": Set("emoji of one style, trained on half of the subgroups, episodes on the others",
                                 subgroups, {"roles": {"image": "picture", "label": ["subgroup"], "split": "split"}},

@@ -332,6 +332,7 @@ def _with_own_settings(method: Any, given: Mapping[str, Any], paper: bool) -> di
         elif option in preset:
             found[option] = own
     _check_used(method, typed, mine, settings)
+    _check_effect(method, typed, mine, settings, preset)
     return found
 
 
@@ -368,6 +369,58 @@ def _check_used(method: Any, typed: Mapping[str, Any], given: Mapping[str, Any],
                 f"The option '{option}' belongs to the {part} '{own}', but '{name}' was chosen.",
                 "Leave out one of them.",
             )
+
+
+def _check_effect(
+    method: Any,
+    typed: Mapping[str, Any],
+    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    preset: Mapping[str, Any],
+) -> None:
+    """Raises where an option was given that has no effect beside the others (`Method.only_with`)."""
+    known, table = read(method), registries()
+    for option in (name for name in method.only_with if name in given and name in known):
+        if typed[option] in (known[option].default, preset.get(option)):
+            continue
+        for other, suits in method.only_with[option].items():
+            if other not in known:
+                continue
+            if isinstance(suits, str):
+                name = _name_of_part(given.get(other)) or settings.get(other, {}).get("name")
+                fits = name is None or getattr(_part(other, name, table[other]), suits)
+            else:
+                name = typed[other] if other in given else preset.get(other, typed[other])
+                fits = name in suits
+            if not fits:
+                owners = "" if isinstance(suits, str) else f": it belongs to --{_flag(other)} {_either(suits)}"
+                raise InputError(
+                    f"--{_flag(option)} {_plainly(given[option])} has no effect with --{_flag(other)} "
+                    f"{_plainly(name)}{owners}.",
+                    "Leave out one of them.",
+                )
+
+
+def _name_of_part(value: Any) -> str | type | None:
+    """What names a part: a short name, a path or a class; None for the default one."""
+    if isinstance(value, Mapping):
+        value = value.get("name")
+    known = value is None or isinstance(value, (str, type))
+    return None if value in (None, "auto", "none", "null", "None") else value if known else type(value)
+
+
+def _flag(option: str) -> str:
+    return option.replace("_", "-")
+
+
+def _plainly(value: Any) -> str:
+    """As on a command line."""
+    return str(value).lower() if isinstance(value, bool) else getattr(value, "__name__", str(value))
+
+
+def _either(words: Sequence[Any]) -> str:
+    *first, last = map(str, words)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def make_part(option: str, settings: Mapping[str, Any]) -> Any:

@@ -69,12 +69,13 @@ class Rows:
 class Sampler:
     """What every sampler promises; a subclass writes `bind`, `items` and `rows`.
 
-    members: rows of an item. identified: whether `rows` gives sample ids; if not, nothing is known of the items.
-    negative_groups: a label of each training row where set (`within`): the negatives of an item come from its own group
-    alone.
+    members: rows of an item; word: what items are, for readers. identified: whether `rows` gives sample ids; if not,
+    nothing is known of the items. negative_groups: a label of each training row where set (`within`): the negatives of
+    an item come from its own group alone.
     """
 
     members: int = 1
+    word: str = "items"
     identified: bool = True
     negative_groups: np.ndarray | None = None
     table: Rows
@@ -328,6 +329,8 @@ class Balanced(Sampler):
     have so many rows.
     """
 
+    word = "classes"
+
     def __init__(self, labels: Labels, classes: int, each: int):
         if min(classes, each) < 1:
             raise InputError(f"An episode needs at least one class and one row of it. Got {classes} and {each}.")
@@ -457,6 +460,7 @@ class _OfAnother(Sampler):
 
     def __init__(self, base: Sampler | None):
         self.base = base or Permutation()
+        self.word = self.base.word
 
     def prescribed(self, table: Rows) -> int | None:
         return self.base.prescribed(table)

@@ -29,7 +29,7 @@ def test_no_check_is_left_out(claims):
     from nearfar import methods
 
     assert claims.slugs() == SLUGS
-    compared = {"pairs", "simclr", "abmil"}  # what the others are compared with
+    compared = {"pairs", "simclr", "abmil", "l1-regression", "simcse"}  # what the others are compared with
     compared |= {"mcl-pairs"}  # in the check of mcl
     assert set(methods.registry.built_in()) - compared <= set(SLUGS)
 
@@ -67,6 +67,28 @@ def test_what_needs_no_training_is_said_first_where_no_arm_beats_it(claims):
     assert e.first_of_all(less, found) == ""
     found["digits"]["HOG"] = [{"kNN": 0.1}]
     assert e.first_of_all(less, found) == "On digits no arm reaches HOG (kNN)."
+
+
+def test_each_seed_divides_the_rows_anew_and_permuted_targets_keep_the_division(claims, tmp_path):
+    e, sets = claims.experiment, claims.experiment.sets
+    cell = e.Cell("diabetes", {"a": e.Arm("supremix", data="diabetes, permuted")}, {}, {}, divided=True)
+    plan = e.Plan(tmp_path)
+    first, again, other = (e.opened_for(cell, plan, seed) for seed in (0, 0, 1))
+    plain, moved = first["diabetes"], first["diabetes, permuted"]
+    assert plain.split_hash == again["diabetes"].split_hash == moved.split_hash
+    assert plain.split_hash != other["diabetes"].split_hash
+    assert sorted(plain.target_values) == sorted(moved.target_values)
+    assert (plain.target_values != moved.target_values).mean() > 0.9
+    held = [sets.opened(name, tmp_path) for name in ("digits, turned", "digits, turned, permuted")]
+    same = held[0].target_values == held[1].target_values
+    assert same[held[0].splits["test"]].all()
+    assert same[held[0].splits["train"]].mean() < 0.05
+
+
+def test_notes_write_each_number_in_its_unit(claims):
+    rows = {"angle": {"a": [{"MAE": 12.345, "R2": 0.5, "seen": 0.25}, {"MAE": 12.345, "R2": 0.5, "seen": 0.25}]}}
+    told = claims.experiment.arms_told({"all": rows, "metrics": {"MAE": "mae", "R2": "r2"}})
+    assert told == "angle (MAE, R2, seen): a 12.3 / 0.500 / 25.0."
 
 
 def test_differences_are_paired_over_seeds(claims):

@@ -25,12 +25,22 @@ def test_rows_that_see_labels_are_listed_apart(capsys, monkeypatch):
     found = two_kinds()
     tables.leaderboard(found)
     lines = capsys.readouterr().out.splitlines()
-    heads = [k for k, line in enumerate(lines) if line.strip() in ("without labels", "with labels")]
+    heads = [k for k, line in enumerate(lines) if line.strip() in ("Without labels", "With labels")]
     assert len(heads) == 2
     label = next(row["label"] for row in found["rows"] if row["slug"] == "pairs")
     own = [k for k, line in enumerate(lines) if line.strip().startswith(f"{label} ")]
     assert own[0] == heads[1] + 1, "the best of all stands with its own kind"
     assert lines[own[0]].strip().startswith(f"{label} *")
+
+
+def test_two_seeds_are_said_in_place_of_an_interval(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    tables.leaderboard(results(seeds=2))
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "2 seeds" in lines["dcl"]
+    assert ".." not in lines["dcl"] + lines["simclr"]
+    tables.leaderboard(results())
+    assert ".." in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("dcl"))
 
 
 LONG = ["knn", "probe", "hit@1", "hit@10", "recall@10", "mrr", "ndcg@10"]
@@ -57,3 +67,15 @@ def test_nothing_of_an_evaluation_is_cut(width, capsys, monkeypatch):
     assert "76.7..100.0" in words
     for name, value in metrics.items():
         assert words.count(f"{100 * value:.1f}") == 2, name
+
+
+def test_an_evaluation_shows_domains_and_their_mean(capsys):
+    task = {"primary": "knn", "label": "kNN", "unit": "share", "higher_is_better": True, "description": "d"}
+    domains = {"German": {"knn": 0.111}, "French": {"knn": 0.333}}
+    row = {"label": "runs/a", "bootstrap": None, "primary": 0.2, "metrics": {"knn": 0.2}, "directions": {}}
+    tables.evaluation({"task": task, "rows": [row | {"domains": domains}]})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["German", "11.1"] in lines
+    assert ["mean", "over", "domains", "22.2"] in lines
+    tables.evaluation({"task": task, "rows": [row]})
+    assert "domain" not in capsys.readouterr().out

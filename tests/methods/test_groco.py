@@ -131,7 +131,7 @@ def test_the_papers_head_views_and_rate(emoji_few):
 def test_from_the_command_line(tmp_path, capsys):
     """fit on numbers and on texts, then the report of one."""
     run = tmp_path / "run"
-    small = ["--steps", "30", "--batch-size", "32", "--val-every", "0", "--device", "cpu"]
+    small = ["--limit", "300", "--steps", "30", "--batch-size", "32", "--val-every", "0", "--device", "cpu"]
     assert main(["fit", "groco", "digits", "--vector-width", "16", "--draws", "2", *small, "--out", str(run)]) == 0
     curve = [json.loads(x) for x in (run / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["loss"] < curve[0]["loss"]

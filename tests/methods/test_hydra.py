@@ -23,7 +23,8 @@ SMALL = {"dim": 16, "gate_width": 8, "gate_hidden": 12}
 
 def setup(data, settings=None, **options):
     settings = {"batch_size": 12, "steps": 6, "warmup": 0} | (settings or {})
-    return building.prepare("hydra", data, TrainSettings(**settings), SMALL | options)
+    small = {"dim": 16} if options.get("gate") == "none" else SMALL
+    return building.prepare("hydra", data, TrainSettings(**settings), small | options)
 
 
 def seen_by(made, number=0):
@@ -96,6 +97,8 @@ def test_entropy_and_distances(emoji_few):
     gates = plain.method.gate.of_classes().detach().double()
     entropy = -(gates * gates.log() + (1 - gates) * (1 - gates).log()).mean().item()
     assert after == pytest.approx(before + 2 * entropy, rel=1e-4)
+    kept = [dict(m.method.gate.named_buffers()) for m in (plain, pushed)]
+    assert all(torch.equal(v, kept[1][k]) for k, v in kept[0].items()), "batch norm keeps the batch's pairs alone"
     data = nearfar.data("emoji", roles={"target": "subcategory", "label": ["subcategory", "category"]}, limit=400)
     near = setup(data, alpha=40.0, coarse="category")
     assert near.method.weights.unique().tolist() == pytest.approx([5.0**-40, 3.0**-40, 1.0], rel=1e-4)
@@ -106,7 +109,7 @@ def test_entropy_and_distances(emoji_few):
 def test_errors(emoji_few, tmp_path):
     for options, told in (
         ({"alpha": 1.0}, "--coarse"), ({"alpha": 1.0, "coarse": "category", "pairs": "distinct"}, "arbitrary"),
-        ({"coarse": "categry"}, "Did you mean 'category'"), ({"gamma": 1.0, "gate": "none"}, "--gamma needs a gate"),
+        ({"coarse": "categry"}, "Did you mean 'category'"), ({"gamma": 1.0, "gate": "none"}, "--gamma 1.0 has"),
         ({"views": "members"}, "show rows of a group together"), ({"pairs": "some"}, "pairs"), ({"gate": "x"}, "gate"),
         ({"temperature": 0.0}, "temperature"), ({"loss": "dcl"}, "loss"),
     ):  # fmt: skip

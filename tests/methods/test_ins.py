@@ -64,6 +64,12 @@ def test_the_three_parts_of_a_run(bags_few):
     assert drawn == {0: {0, 1}, 1: {tumour}, 2: {0, 1}}
     assert prepared(bags_few, pretraining=0.0).method.stage_of(0) == 1
     assert prepared(bags_few, pretraining=0.0, start=0.0).method.stage_of(0) == 2
+    for start in (0.1, 0.0):  # no warm-up: what follows the classifier alone sees all
+        assert [prepared(bags_few, pretraining=0.1, start=start).method.stage_of(k) for k in range(20)] == (
+            [0] * 2 + [2] * 18)  # fmt: skip
+    assert 1 in [prepared(bags_few, pretraining=0.1, start=0.11).method.stage_of(k) for k in range(20)]
+    with pytest.raises(InputError, match=r"--start 0.05 is before the end of --pretraining 0.1\."):
+        prepared(bags_few, pretraining=0.1, start=0.05)
     assert [linear_between((0.95, 0.8), share) for share in (0, 0.5, 1, 3)] == pytest.approx([0.95, 0.875, 0.8, 0.8])
 
 
@@ -122,7 +128,7 @@ def test_the_bag_loss_takes_all_bags_in_turn(bags_few):
 def test_a_bag_is_told_from_its_instances():
     module = InstanceClassifier(torch.nn.Linear(3, 2), "tumour")
     z, of = torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
-    p = torch.tensor([float(module.classifier(row).softmax(0)[1]) for row in z])
+    p = torch.stack([module.classifier(row).softmax(0)[1] for row in z]).detach()
     for pool, wanted in (("mean", [p[[0, 2]].mean(), p[[1, 3, 4]].mean()]), ("max", [p[[0, 2]].max(),
                                                                                     p[[1, 3, 4]].max()])):  # fmt: skip
         instance, bag = module.scores(z, of, PoolOptions(pool))
@@ -177,7 +183,7 @@ def test_bags_without_a_label_are_left_out_and_counted(table, tmp_path):
 
 def test_both_learn_which_rows_make_a_bag_positive(bags_few, tmp_path):
     """On bags that are easy to tell; chance is 0.5."""
-    more = {"steps": 200, "lr": 0.01, "batch_size": 32}
+    more = {"steps": 120, "lr": 0.01, "batch_size": 32}
     ins = trained(bags_few, tmp_path / "ins", start=0.1, **more)
     pooled = trained(bags_few, tmp_path / "abmil", "abmil", gated=True, **more)
     for run, least in ((ins, 0.85), (pooled, 0.6)):
@@ -186,6 +192,7 @@ def test_both_learn_which_rows_make_a_bag_positive(bags_few, tmp_path):
         assert run.plan["supervised"]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(table, tmp_path):
     """Prototypes, queue and soft targets too; views are given (nothing is corrupted)."""
     options = {"bag": "bag", "target": "state", "views": {"name": "corrupt", "rate": 0.0}, "queue": 24,

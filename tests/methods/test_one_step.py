@@ -592,6 +592,52 @@ class ABMIL(Naive):
         return -torch.log(torch.sigmoid(logit if hot else -logit))
 
 
+class SimCSE(Naive):
+    """Copies of a sentence, here without dropout: the first against those of all sentences; a linear layer and tanh."""
+
+    def heads(self, batch):
+        linear = self.method.tower.head[0]
+        return [torch.tanh(self.method.tower.encoder(x) @ linear.weight.T + linear.bias)
+                for x in self.views(batch)["text"]]  # fmt: skip
+
+    def loss(self, batch, step):
+        z, total = [unit(v) for v in self.heads(batch)], 0.0
+        for v in z[1:]:
+            for i in range(len(v)):
+                s = torch.stack([z[0][i] @ v[j] / 0.05 for j in range(len(v))])
+                total = total + (s.logsumexp(0) - s[i]) / len(v)
+        return total
+
+
+class WhitenedCSE(SimCSE):
+    """Groups of each copy from the numbers of the step, whitened one by one; the matrix is a constant."""
+
+    def heads(self, batch):
+        linear, make, found = self.method.tower.head[0], batch.common_generator(1), []
+        size = self.method.dim // self.method.groups
+        for x in self.views(batch)["text"]:
+            h = self.method.tower.encoder(x)
+            columns: list[Any] = [None] * h.shape[1]
+            for own in torch.randperm(h.shape[1], generator=make).split(size):
+                y = h[:, own] - h[:, own].mean(0)
+                values, u = torch.linalg.eigh((y.detach().T @ y.detach() / len(y)).double())
+                w = (u * values.rsqrt()) @ u.T
+                for k, place in enumerate(own.tolist()):
+                    columns[place] = y @ w[:, k].float()
+            found.append(torch.tanh(torch.stack(columns, 1) @ linear.weight.T + linear.bias))
+        return found
+
+
+class L1Regression(Naive):
+    """One view; the number in deviations from the mean of the training rows."""
+
+    def loss(self, batch, step):
+        m, y = self.method, self.method.survey.data.target_values[self.made.rows]
+        o = [m.linear(m.tower.encoder(x[None]))[0, 0] for x in self.views(batch)["vector"][0]]
+        wanted = (batch.values - y.mean()) / y.std()
+        return sum(abs(a - b) for a, b in zip(o, wanted, strict=True)) / len(o)
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -683,6 +729,9 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
 
     "ins": ("ins", INS, {"momentum": 0.9, "queue": 16, "bag_loss": 0.3, "bag_start": 0.25}),
     "abmil": ("abmil", ABMIL, {}),
+    "l1-regression": ("l1-regression", L1Regression, {}),
+    "simcse": ("simcse", SimCSE, {}),
+    "whitenedcse": ("whitenedcse", WhitenedCSE, {}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

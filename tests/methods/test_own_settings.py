@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from nearfar import methods, options
+from nearfar.checks import check
 from nearfar.errors import InputError
+from nearfar.losses.parts import Triplet
 from nearfar.negatives import Mixing, Queue
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
@@ -25,6 +27,14 @@ def own(slug, preset, **given):
     paper = cls.paper_preset(given) if preset == "paper" else {}
     found = {k: {**cls.parts(chosen).get(k, {}), **(paper.get(k) or {})} for k in PARTS if k in options.read(cls)}
     return {k: v for k, v in found.items() if "name" in v}
+
+
+def suits(value, kind):
+    try:
+        check("", value, kind)
+    except InputError:
+        return False
+    return True
 
 
 CASES = [(slug, preset) for slug in methods.slugs() for preset in PRESETS if own(slug, preset)]
@@ -61,6 +71,7 @@ def test_one_setting_changed_leaves_all_others(slug, preset):
                 if kind.type is int or (isinstance(whole[name], int) and not isinstance(whole[name], bool))
                 else value
             )
+            value = value if suits(value, kind.ranged) else whole[name] + 1
             for given in ({"name": settings["name"], name: value}, {name: value}):
                 found = checked(slug, {option: given}, preset)[option]
                 assert found == whole | {name: value}
@@ -132,6 +143,38 @@ def test_settings_that_depend_on_options():
 def test_an_option_of_a_part_that_is_not_there_is_refused(slug, given):
     with pytest.raises(InputError, match="belongs to the loss"):
         checked(slug, given)
+
+
+@pytest.mark.parametrize(
+    ("slug", "given", "says"),
+    [("hydra", {"form": "views", "momentum": 0.9}, "--momentum 0.9 has no effect with --form views: .* momentum"),
+     ("hydra", {"own_predictor": True}, "--own-predictor true has no effect with --form views"),
+     ("hydra", {"gate": "none", "gate_width": 5}, "--gate-width 5 has no effect with --gate none: .* or gumbel"),
+     ("hydra", {"alpha": 1.0, "coarse": "x", "pairs": "distinct"}, "--alpha 1.0 has no effect with --pairs distinct"),
+     ("cacr", {"temperature": 0.3}, "--temperature 0.3 has no effect with --form batch"),
+     ("cacr", {"form": "queue", "tau_plus": 0.1}, "--tau-plus 0.1 has no effect with --form queue"),
+     ("groco", {"temperature": 0.2}, "--temperature 0.2 has no effect with --loss groco"),
+     ("simclr", {"temperature": 0.2, "loss": {"name": "triplet", "margin": 0.3}}, "no effect with --loss triplet"),
+     ("simclr", {"temperature": 0.2, "loss": Triplet}, "--temperature 0.2 has no effect with --loss Triplet"),
+     ("pairs", {"temperature": 0.2, "loss": "cosine-regression"}, "--loss cosine-regression. Leave out one")],
+)  # fmt: skip
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_option_without_effect_is_refused(slug, given, says, preset):
+    with pytest.raises(InputError, match=says):
+        checked(slug, given, preset)
+
+
+def test_options_with_an_effect_and_defaults_that_are_written_out_are_taken():
+    assert checked("hydra", {"form": "momentum", "momentum": 0.9, "gate_width": 5})["momentum"] == 0.9
+    assert checked("hydra", {"momentum": "auto", "gate": "none", "gate_width": 512})["gate"] == "none"
+    assert checked("groco", {"loss": "nearest", "temperature": 0.2})["temperature"] == 0.2
+    assert checked("groco", {"temperature": 0.5})["temperature"] == 0.5
+    assert checked("simclr", {"loss": "dcl", "temperature": 0.2})["temperature"] == 0.2
+    for slug, given in (("hydra", {"form": "momentum"}), ("hydra", {"gate": "none"}), ("cacr", {"form": "queue"}),
+                        ("simclr", {"loss": "triplet"}), ("nnclr", {"loss": "simple"})):  # fmt: skip
+        for preset in PRESETS:
+            stored = {k: v for k, v in checked(slug, given, preset).items() if v is not None}
+            assert checked(slug, stored, preset) == checked(slug, given, preset)
 
 
 def test_a_stored_run_is_read_again():

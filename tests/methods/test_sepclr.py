@@ -167,6 +167,7 @@ nearfar.fit(method, table, text="words", domain="set", out=out, **json.loads(opt
 """
 
 
+@pytest.mark.slow
 def test_two_processes_see_one_batch(table, tmp_path, monkeypatch):
     """Without batch norm, which each process does for itself."""
     plan = {"steps": 4, "batch_size": 9, "val_every": 0, "save_every": 2, "device": "cpu", "progress": False,

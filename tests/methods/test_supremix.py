@@ -11,7 +11,8 @@ import nearfar
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.losses import supremix
-from nearfar.methods.regression.supremix import Regressor, auto_unit
+from nearfar.methods.regressing import Regressor
+from nearfar.methods.regression.supremix import auto_unit
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
 from tests.losses import reference
@@ -112,7 +113,7 @@ def test_errors(table, tmp_path):
         nearfar.fit("supremix", words, target="words", vector="rooms,age", out=tmp_path / "run")
     still = tmp_path / "still.csv"
     still.write_text("\n".join(["a,b,price", *(f"{i * i % 7}.5,{i % 5},3" for i in range(40))]))
-    with pytest.raises(InputError, match=r"'price' is 3 in all 29 training rows: there is nothing to order"):
+    with pytest.raises(InputError, match=r"'price' is 3 in all 29 training rows: there is nothing to learn from"):
         nearfar.fit("supremix", still, target="price", out=tmp_path / "run")
     with pytest.raises(InputError, match="'mix' must be"):
         nearfar.fit("supremix", table, target="price", mix="some", out=tmp_path / "run")

@@ -129,7 +129,7 @@ def test_what_cannot_be_learned_is_told_early(table, tmp_path):
     refused("'kind' need 5 classes of 90 training rows each", shots=75, ways=5, queries=15)
     refused("'kind' need 2 classes of 76 training rows each .75 support, 1 query.; 0 of the 20", shots=75)
     refused("'kind' need 21 classes of 7 training rows", ways=21, queries=2)
-    refused("draws batches of 5 items itself; --batch-size 64", batch_size=64)
+    refused(r"draws batches of 5 classes \(\d+ rows of each\) itself; --batch-size 64", batch_size=64)
     refused("'icnn' must be", icnn="some")
     refused("cannot be computed in micro-batches", micro_batch=2)
     lines = table.read_text().splitlines()
@@ -143,6 +143,22 @@ def test_what_cannot_be_learned_is_told_early(table, tmp_path):
     single.write_text("\n".join([lines[0], *(f"{line.rsplit(',', 1)[0]},{i}" for i, line in enumerate(lines[1:]))]))
     refused("; 0 of the", single)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_column_of_two_groups_is_named_as_the_cause_of_an_empty_split(table, tmp_path):
+    lines = table.read_text().splitlines()
+    two = tmp_path / "two.csv"
+    two.write_text("\n".join([lines[0] + ",group", *(f"{line},{'xy'[i % 2]}" for i, line in enumerate(lines[1:]))]))
+    roles = {"target": "kind", "vector": "a,b,c,d"}
+    with pytest.raises(InputError) as found:
+        nearfar.fit("susana", two, **roles, out=tmp_path / "run")
+    told = str(found.value)
+    assert "is empty: 'group' is read as the group (by the name of the column), no split divides a group" in told
+    assert "there are 2. Take the role away (--group none)" in told
+    assert nearfar.fit("susana", two, **roles, group="none", steps=2, val_every=0, out=tmp_path / "run").scores
+    named = tmp_path / "named.csv"
+    named.write_text("\n".join([lines[0] + ",split", *(f"{line},train" for line in lines[1:])]))
+    assert nearfar.data(named, roles={"vector": ["a", "b"]}).few_units() == ("", ""), "nothing divides the rows"
 
 
 def test_a_comparison_that_chooses_methods_looks_at_the_classes(table, tmp_path):
@@ -168,6 +184,7 @@ PLAN = {"steps": 4, "ways": 4, "shots": 3, "queries": 2, "val_every": 0, "save_e
         "progress": False, "optimiser": "sgd", "lr": 0.02, "weight_decay": 0.0, "views": "mask"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_see_one_episode(table, tmp_path, monkeypatch):
     """Views of a text that draw nothing: masked with probability 0. Three classes are divided, and told apart as one
     episode."""

@@ -9,6 +9,7 @@ import pytest
 
 from nearfar.errors import InputError, NearfarError
 from nearfar.evaluation.comparison import compare_rows
+from nearfar.reporting import page as page_of
 from nearfar.reporting import results_of_runs, write_report
 from nearfar.reporting.report import parts_of, render
 
@@ -58,13 +59,34 @@ def test_rows_that_see_labels_stand_apart():
     found = two_kinds()
     text = read(render(found)).text
     board = text[text.index("Leaderboard") :]
-    apart = board.index("with labels, ranked apart")
-    assert board.index("without labels, ranked apart") < apart
+    apart = board.index("With labels, ranked apart")
+    assert board.index("Without labels, ranked apart") < apart
     for row in found["rows"]:
         assert (board.index(row["label"]) > apart) == (row["slug"] == "pairs")
     pairs = next(row["label"] for row in found["rows"] if row["slug"] == "pairs")
     assert f"{pairs} wins with labels" in text
     assert "wins with labels" not in read(render(results())).text
+
+
+def test_the_best_of_each_kind_is_a_fact_of_its_own():
+    found = page_of.verdict(two_kinds())["facts"]
+    assert [(fact["name"], fact["note"].split(",")[0]) for fact in found[:2]] == [
+        ("best hit@1 without labels", "dcl"), ("best hit@1 with labels", "pairs")]  # fmt: skip
+    assert page_of.verdict(results())["facts"][0]["name"] == "best hit@1"
+
+
+def test_two_seeds_make_no_interval():
+    """Student's t with one degree of freedom is as wide as the scale."""
+    found = page_of.board(results(seeds=2))
+    assert found["many_seeds"]
+    assert not found["has_interval"]
+    trained = [row for row in found["rows"] if row["trained"]]
+    assert {(row["half"], row["whisker"], row["difference_between"], row["seeds"]) for row in trained} == {
+        ("", None, "", 2)}  # fmt: skip
+    html = render(results(seeds=2))
+    assert "<small>2 seeds</small>" in html
+    assert "± " not in read(html).text
+    assert all(row["whisker"] for row in page_of.board(results())["rows"] if row["trained"])
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +115,19 @@ def test_everything_is_there(page):
         "did training pay?",
     ):
         assert words in page.text, words
+
+
+def test_domains_stand_in_a_table_of_their_own():
+    full = results()
+    assert 'id="domains"' not in render(full)
+    for row in full["rows"]:
+        for one in row["seeds"]:
+            one["domains"] = {"German": {"hit@1": 0.111}, "French": {"hit@1": 0.333}}
+    page = read(render(full))
+    assert "domains" in page.ids
+    assert "By domain" in page.text
+    assert "German 11.1" in page.text
+    assert "mean 22.2" in page.text
 
 
 def test_the_page_asks_no_network(full, page):

@@ -111,7 +111,7 @@ def leaderboard(results: dict[str, Any]) -> None:
     ]
     rows = []
     for kind, part in in_order(results["rows"], metric).items():
-        rows += [[f"[bold]{kind}[/]"]] if kind else []
+        rows += [[f"[bold]{kind.capitalize()}[/]"]] if kind else []
         rows += [_row(r, results, hard, second) for r in part]
     against = heads.index(f"vs {results['baseline']}")
     rest = [k for k in range(3, len(heads)) if k != against]
@@ -167,6 +167,8 @@ def beside(results: Mapping[str, Any]) -> str | None:
 
 
 def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | None) -> list[str]:
+    from nearfar.evaluation.comparison import shown_difference, shown_interval
+
     done = [c for c in r["seeds"] if c["status"] == "done"]
     primary, metric = results["task"]["primary"], metric_of(results["task"])
     unit, other = metric.written, metric_of(results["task"], second).written
@@ -175,12 +177,13 @@ def _row(r: dict[str, Any], results: dict[str, Any], hard: bool, second: str | N
         name += " *"
     if r["mean"] is None:
         return [name, "failed", *[""] * (5 + hard + (second is not None))]
-    interval = r["interval"]
-    spread = between(metric, interval, r["mean"]) if interval else "1 seed" if r["kind"] == "method" else ""
-    d = r.get("difference")
-    gap = "" if not d else unit.write(d["mean"], signed=True)
-    if d and d["interval"]:
-        gap += f" [dim]({between(metric, d['interval'], d['mean'], signed=True)})[/]"
+    interval, many = shown_interval(r), len(done)
+    few = f"{many} seed{'s' * (many != 1)}" if r["kind"] == "method" or many > 1 else ""
+    spread = between(metric, interval, r["mean"]) if interval else few
+    d, baseline = r.get("difference"), next(x for x in results["rows"] if x["slug"] == results["baseline"])
+    gap, ends = "" if not d else unit.write(d["mean"], signed=True), shown_difference(r, baseline)
+    if d and ends:
+        gap += f" [dim]({between(metric, ends, d['mean'], signed=True)})[/]"
     trained = r["kind"] == "method"
     cost = (
         [f"{_mean(done, 'seconds'):.0f}", f"{_mean(done, 'samples'):,.0f}", f"{_mean(done, 'peak_mib'):.0f}"]
@@ -241,6 +244,19 @@ def evaluation(found: dict[str, Any]) -> None:
             shown = columns(task, [metrics])
             words = "  ".join(f"{m.label} {m.written.write(metrics[n])}" for n, m in shown.items())
             out.print(f"  {escape(name)}:  {words}")
+    by_domain(out, task, found["rows"][0].get("domains") or {})
+
+
+def by_domain(out: Any, task: Mapping[str, Any], domains: Mapping[str, Mapping[str, float]]) -> None:
+    """The metrics of each domain, one a row, and their mean over the domains."""
+    if not domains:
+        return
+    names = columns(task, domains.values())
+    means = {n: sum(known) / len(known) for n in names if (known := [d[n] for d in domains.values() if n in d])}
+    rows = [[escape(name), *[m.written.write(part.get(n)) for n, m in names.items()]]
+            for name, part in [*domains.items(), ("mean over domains", means)]]  # fmt: skip
+    out.print()
+    print_columns(out, ["domain", *(metric.heading for metric in names.values())], rows)
 
 
 def diagnosis(found: list[dict[str, Any]]) -> None:

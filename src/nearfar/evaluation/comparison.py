@@ -10,6 +10,7 @@ from nearfar.evaluation.statistics import Interval, holds, interval, paired_inte
 from nearfar.units import Metric, places_of
 
 PLAIN = Metric("score")
+FEWEST = 3  # seeds for which an interval is shown
 BLIND, SEEING = "without labels", "with labels"  # what trained rows learned from, in words
 
 
@@ -22,16 +23,33 @@ def done(row: dict[str, Any]) -> dict[int, float]:
     }
 
 
-def difference(row: dict[str, Any], other: dict[str, Any]) -> Interval | None:
-    """row - other over the seeds that both finished. A row that needs no seed (kind chance or reference, one cell)
-    stands beside every seed of the other. None where they share no seed."""
+def shown_interval(row: Mapping[str, Any]) -> list[float] | None:
+    """The interval of a row over its seeds, as tables and figures show it: none below three seeds, where Student's t
+    makes it as wide as the scale."""
+    return row.get("interval") if len(done(dict(row))) >= FEWEST else None
+
+
+def shown_difference(row: dict[str, Any], baseline: dict[str, Any]) -> list[float] | None:
+    """The same of its difference to the baseline: none below three shared seeds."""
+    own = row.get("difference") or {}
+    return own.get("interval") if len(_paired(row, baseline)) >= FEWEST else None
+
+
+def _paired(row: dict[str, Any], other: dict[str, Any]) -> list[float]:
+    """row - other for each seed that both finished. A row that needs no seed (kind chance or reference, one cell)
+    stands beside every seed of the other."""
     a, b = done(row), done(other)
     if _seedless(row) and a:
         a = dict.fromkeys(b, next(iter(a.values()))) if not _seedless(other) else a
     if _seedless(other) and b:
         b = dict.fromkeys(a, next(iter(b.values())))
-    shared = sorted(set(a) & set(b))
-    return paired_interval([a[seed] - b[seed] for seed in shared]) if shared else None
+    return [a[seed] - b[seed] for seed in sorted(set(a) & set(b))]
+
+
+def difference(row: dict[str, Any], other: dict[str, Any]) -> Interval | None:
+    """row - other over the seeds that both finished (`_paired`). None where they share no seed."""
+    found = _paired(row, other)
+    return paired_interval(found) if found else None
 
 
 def best_first(rows: Sequence[dict[str, Any]], metric: Metric = PLAIN) -> list[dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from nearfar import modalities
-from nearfar.evaluation.neighbours import as_vectors
+from nearfar.errors import InputError
+from nearfar.evaluation.neighbours import as_vectors, normalise
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -72,6 +73,36 @@ class DataEmbed:
     def items(self, role: str, items: Any) -> np.ndarray:
         parts = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         return np.concatenate([as_vectors(self.encode(role, part)) for part in parts])
+
+
+class Whitened:
+    """The vectors of another `Embed`, whitened: centred, decorrelated and scaled to variance 1 (ZCA), then brought to
+    length 1. Directions without variance are left out.
+
+    roles: those that are asked for; rows: whose vectors say mean and covariance, of each kind of data those of its
+    first role; of many rows an even choice of `most`. Raises InputError for fewer than two rows.
+    """
+
+    def __init__(self, embed: Embed, roles: Sequence[str], rows: np.ndarray, *, most: int = 10_000):
+        if len(rows) < 2:
+            raise InputError("Vectors cannot be whitened by fewer than two training rows.", "Leave out --whiten.")
+        rows = np.asarray(rows)[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
+        self.embed, kinds = embed, [modalities.of(role).name for role in roles]
+        first = {kind: roles[kinds.index(kind)] for kind in kinds}
+        known = {kind: whitening_of(embed.raw(role, rows)) for kind, role in first.items()}
+        self.known = {role: known[kind] for role, kind in zip(roles, kinds, strict=True)}
+
+    def __call__(self, role: str, rows: np.ndarray) -> np.ndarray:
+        mean, matrix = self.known[role]
+        return normalise((np.asarray(self.embed.raw(role, rows), np.float64) - mean) @ matrix)
+
+
+def whitening_of(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and C^-1/2 (d, d) of vectors (n, d), C their biased covariance, its root that of its range."""
+    z = np.asarray(z, np.float64)
+    values, u = np.linalg.eigh(np.cov(z.T, bias=True).reshape(z.shape[1], -1))
+    kept = values > 1e-7 * max(values[-1], np.finfo(np.float64).tiny)
+    return z.mean(0), (u[:, kept] / np.sqrt(values[kept])) @ u[:, kept].T
 
 
 def take(data: Data, role: str, rows: np.ndarray, size: int) -> Any:

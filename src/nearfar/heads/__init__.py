@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nearfar.checks import PositiveInt, Width, checked, checked_init
 from nearfar.heads.described import build, describe
 from nearfar.heads.gates import PairGate
+from nearfar.heads.whitening import group_whitening, pooler, whitened_views, whitening_matrix
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -87,4 +88,16 @@ class Prototypes(nn.Module):
         return f"{self.weight.shape[0]}, dim={self.weight.shape[1]}"
 
 
-__all__ = ["PairGate", "Prototypes", "build", "describe", "linear", "mlp", "predictor"]
+__all__ = [
+    "PairGate",
+    "Prototypes",
+    "build",
+    "describe",
+    "group_whitening",
+    "linear",
+    "mlp",
+    "pooler",
+    "predictor",
+    "whitened_views",
+    "whitening_matrix",
+]

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearfar.checks import Width, checked_init, one_of
 
@@ -47,9 +48,17 @@ class PairGate(nn.Module):
         return a.sigmoid()
 
     def of_classes(self) -> Tensor:
-        """The gate of every class with itself, (C, D)."""
+        """The gate of every class with itself, (C, D). In training the batch norm sees these pairs, but keeps nothing
+        of them: its running statistics are those of the pairs of batches."""
         every = torch.arange(self.sizes["classes"], device=self.vectors.weight.device)
-        return self(every, every)
+        norms = [one for one in self.net if isinstance(one, _BatchNorm)]
+        try:
+            for one in norms:
+                one.track_running_stats = False
+            return self(every, every)
+        finally:
+            for one in norms:
+                one.track_running_stats = True
 
 
 __all__ = ["PairGate"]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # imported when first used
     from nearfar.methods.batch import Batch, Facts
     from nearfar.methods.contrast import (
         Contrast,
+        CopyContrast,
         Multistage,
         PairContrast,
         ViewContrast,
@@ -30,6 +31,7 @@ __getattr__ = exports(__name__)
 __all__ = [
     "Batch",
     "Contrast",
+    "CopyContrast",
     "Facts",
     "Inference",
     "Loss",

@@ -51,7 +51,9 @@ class Method(pl.LightningModule):
     rows without one as well; `preset_paper`: the literals of the paper for options whose default is fitted to the data,
     and `paper_training`: those of its optimiser
     (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
-    `--preset paper`; `of_part`: option -> the part that it is an option of; `uses_batch`: whether the other items of
+    `--preset paper`; `of_part`: option -> the part that it is an option of; `only_with`: option ->
+    others beside which alone it has an effect, each with the values that suit it (of a part: the name of a class
+    attribute that is true), else refused where it is given; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
     of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare`
     and the towers are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False
@@ -66,6 +68,7 @@ class Method(pl.LightningModule):
     preset_paper: ClassVar[Mapping[str, Any]] = {}
     paper_training: ClassVar[Mapping[str, Any]] = {}
     of_part: ClassVar[Mapping[str, str]] = {}
+    only_with: ClassVar[Mapping[str, Mapping[str, Sequence[Any] | str]]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}

@@ -125,6 +125,13 @@ class Batch:
         generator.manual_seed(self.random_seed)
         return generator
 
+    def common_generator(self, purpose: int = 0) -> torch.Generator:
+        """Random numbers of this step that are the same on all processes, and are not those of the views; others for
+        another purpose."""
+        generator = torch.Generator(device=self.rows.device)
+        generator.manual_seed((self.seed * 1_000_003 + self.number + ((1 << 10) + purpose << 40)) % (1 << 63))
+        return generator
+
     @property
     def number(self) -> int:
         """Which batch of the run it is, from 0."""

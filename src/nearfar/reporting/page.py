@@ -10,6 +10,8 @@ from nearfar.evaluation.comparison import (
     done,
     in_order,
     ranked_apart,
+    shown_difference,
+    shown_interval,
     training_gain,
     winners_of,
 )
@@ -74,7 +76,7 @@ def scale_of(rows: Sequence[dict[str, Any]], metric: Metric) -> tuple[float, flo
         end
         for row in rows
         if row.get("mean") is not None
-        for end in row.get("interval") or row.get("bootstrap") or [0, 0]
+        for end in shown_interval(row) or row.get("bootstrap") or [0, 0]
     ]
     tiny = 1e-3 if metric.written.scale != 1 else 1e-6
     high = min(max([*values, *ends, tiny]), 1.6 * max([*means, tiny]), high_bound)
@@ -99,10 +101,12 @@ def board(results: dict[str, Any]) -> dict[str, Any]:
     heads = {part[0]["slug"]: kind for kind, part in parts.items() if kind and part}
     low, high, ticks = scale_of(rows, metric)
     many = any(len(done(row)) > 1 for row in rows)
-    drawn = [_row(row, results, metric, low, high) | {"heading": heads.get(row["slug"], "")} for row in rows]
+    drawn = [_row(row, results, metric, low, high) | {"heading": heads.get(row["slug"], "").capitalize()}
+             for row in rows]  # fmt: skip
     return {
         "rows": drawn,
         "many_seeds": many,
+        "has_interval": any(shown_interval(row) for row in rows),
         "ticks": [
             {"at": 100 * (tick - low) / (high - low), "text": f"{metric.written.scale * tick:g}"} for tick in ticks
         ],
@@ -117,6 +121,7 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
     finished = [cell for cell in row["seeds"] if cell["seed"] in done(row)]
     failed = [cell for cell in row["seeds"] if cell["seed"] not in done(row)]
     difference = (row.get("difference") or {}) if row["kind"] != "chance" else {}
+    baseline = next((one for one in results["rows"] if one["slug"] == results.get("baseline")), row)
     return _drawn(row, metric, low, high) | {
         "slug": row["slug"],
         "label": row["label"],
@@ -132,7 +137,7 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
         "bootstrap": _between(metric, _items(row), row.get("mean")),
         "hard": number(metric, _mean_metric(row, f"hard/{_primary(results)}")),
         "difference": number(metric, difference.get("mean"), signed=True) if difference else "",
-        "difference_between": _between(metric, difference.get("interval"), difference.get("mean"), signed=True),
+        "difference_between": _between(metric, shown_difference(row, baseline), difference.get("mean"), signed=True),
         "tone": _tone(row),
         "seconds": spell(_mean_cell(finished, "seconds")),
         "samples": amount(_mean_cell(finished, "samples")),
@@ -150,7 +155,7 @@ def _drawn(row: dict[str, Any], metric: Metric, low: float, high: float) -> dict
         return max(0.0, min(100.0, 100 * (value - low) / (high - low)))
 
     begin, end = sorted((place(0.0), place(row.get("mean") or 0.0)))
-    interval = row.get("interval")
+    interval = shown_interval(row)
     half = number(metric, (interval[1] - interval[0]) / 2) if interval else ""
     return {
         "bar": {"left": begin, "width": end - begin},
@@ -254,8 +259,9 @@ def _repeats(name: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) ->
     )
 
 
-def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
-    """The primary metric by direction (rows) and method (columns), the hard directions apart."""
+def part_table(results: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """The primary metric by part (rows) and method (columns), the hard directions apart. key: "directions" (or what the
+    task calls its parts) or "domains"."""
     name_of, task = _primary(results), results["task"]
     metric = metric_of(task)
     rows = best_first([row for row in results["rows"] if done(row) and row["kind"] != "chance"], metric)[:MAX_COLUMNS]
@@ -264,15 +270,15 @@ def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
             name
             for row in rows
             for cell in row["seeds"]
-            for name, value in (cell.get("directions") or {}).items()
+            for name, value in (cell.get(key) or {}).items()
             if name_of in value
         )
     )
     if len(names) < 2:
         return None
-    hard = [name for name in names if name in task.get("hard", names)] or names
+    hard = [name for name in names if key != "directions" or name in task.get("hard", names)] or names
     easy = [name for name in names if name not in hard]
-    values = {name: [_direction(row, name, name_of) for row in rows] for name in names}
+    values = {name: [_part(row, key, name, name_of) for row in rows] for name in names}
     parts = [
         _direction_part(title, {name: values[name] for name in part}, metric)
         for title, part in (("different outlines" if easy else "", hard), ("shared outlines", easy))
@@ -282,7 +288,8 @@ def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
         "columns": [row["label"] for row in rows],
         "parts": parts,
         "apart": bool(easy),
-        "what": parts_of(task)["one"],
+        "what": parts_of(task)["one"] if key == "directions" else "domain",
+        "note": parts_of(task)["note"] if key == "directions" else "",
     }
 
 
@@ -301,14 +308,10 @@ def _direction_part(title: str, values: dict[str, list[float | None]], metric: M
     return {"title": title, "rows": rows[:-1], "mean": rows[-1]}
 
 
-def _direction(row: dict[str, Any], name: str, metric: str) -> float | None:
+def _part(row: dict[str, Any], key: str, name: str, metric: str) -> float | None:
     finished = done(row)
     return _mean(
-        [
-            cell["directions"].get(name, {}).get(metric)
-            for cell in row["seeds"]
-            if cell["seed"] in finished and cell.get("directions")
-        ]
+        [cell[key].get(name, {}).get(metric) for cell in row["seeds"] if cell["seed"] in finished and cell.get(key)]
     )
 
 
@@ -331,7 +334,7 @@ def _cells(
 
 
 def verdict(results: dict[str, Any]) -> dict[str, Any]:
-    """Headline, the sentence under it, and up to four facts."""
+    """Headline, the sentence under it, and up to five facts."""
     metric = metric_of(results["task"])
     ranked = best_first([row for row in results["rows"] if row.get("mean") is not None], metric)
     real = [row for row in ranked if row["kind"] != "chance"]
@@ -382,17 +385,19 @@ def found_and_missed(examples: Sequence[dict[str, Any]]) -> list[tuple[str, list
     ]
 
 
+def _best(kind: str, best: dict[str, Any], metric: Metric) -> dict[str, str]:
+    """The best mean of all rows, or of one kind (`ranked_apart`)."""
+    half, seeds = shown_interval(best), len(done(best))
+    spread = f", ± {number(metric, (half[1] - half[0]) / 2)} over {seeds} seeds" if half else ""
+    return {
+        "name": f"best {metric.label} {kind}".strip(),
+        "value": with_unit(metric, best["mean"]),
+        "note": best["label"] + (spread or (f", mean of {seeds} seeds" if seeds > 1 else "")),
+    }
+
+
 def _facts(results: dict[str, Any], real: list[dict[str, Any]], metric: Metric) -> list[dict[str, str]]:
-    best = real[0]
-    half = best.get("interval")
-    facts = [
-        {
-            "name": f"best {metric.label}",
-            "value": with_unit(metric, best["mean"]),
-            "note": best["label"]
-            + (f", ± {number(metric, (half[1] - half[0]) / 2)} over {len(done(best))} seeds" if half else ""),
-        }
-    ]
+    facts = [_best(kind, part[0], metric) for kind, part in ranked_apart(real).items()]
     paid = training_gain(real, metric)
     if paid:
         note = f"{paid['best']['label']} against {paid['plain']['label']} ({KINDS[paid['plain']['kind']]})"

@@ -21,7 +21,7 @@ from nearfar.errors import InputError
 from nearfar.methods.base import Method
 from nearfar.methods.batch import Facts
 from nearfar.methods.optimisation import Optimisation, check_optimiser
-from nearfar.samplers import Rows
+from nearfar.samplers import Rows, Sampler
 from nearfar.sources.bags import bag_targets
 from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.settings import TrainSettings
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 def roles_of(data: Data) -> set[str]:
-    """What the data hold: roles by name, "any" for a column of any kind, "pair" for two that belong together."""
-    return modalities.holding(role for role, columns in data.roles.items() if columns)
+    """What training rows hold: roles by name, "any" for a column of any kind, "pair" for two that belong together."""
+    return modalities.holding(role for role, columns in data.training_roles.items() if columns)
 
 
 def roles_for(cls: type[Method], data: Data) -> set[str]:
@@ -63,7 +63,7 @@ def choose(data: Data) -> tuple[str, str]:
 def check_needs(slug: str, data: Data) -> None:
     if not fits(slug, data):
         needs = modalities.needs_in_words(methods.get(slug).needs)
-        held = sorted(role for role in data.roles if data.roles[role])
+        held = sorted(role for role, columns in data.training_roles.items() if columns)
         raise InputError(
             f"'{slug}' needs {needs}; {data.name} has {', '.join(held) or 'none of these'}.",
             f"Name the columns ({_lacking(slug, data)}), or see `nearfar methods` for one that fits.",
@@ -74,7 +74,7 @@ def check_needs(slug: str, data: Data) -> None:
 
 def _lacking(slug: str, data: Data) -> str:
     """The options that name what a method needs and the data lack, in each of its ways."""
-    held = modalities.holding(role for role in data.roles if data.roles[role])
+    held = roles_of(data)
     kind = modalities.get(modalities.first(held) or "text")
     meant = {modalities.ANY: kind.roles[0], modalities.PAIR: kind.roles[-1]}
     ways = [sorted(str(meant.get(role, role)) for role in need - held) for need in methods.get(slug).needs]
@@ -277,7 +277,7 @@ def prepare(
         rows,
         kinds,
         seconds,
-        [*([foreign] if foreign else []), *notes_of(method, data, prescribed)],
+        [*([foreign] if foreign else []), *notes_of(method, data, drawn_of(sampler, prescribed))],
         prescribed,
     )
     method.survey = survey_of(setup, data)
@@ -313,7 +313,14 @@ def check_possible(method: Method, settings: TrainSettings) -> None:
         )
 
 
-def notes_of(method: Method, data: Data, prescribed: int | None) -> list[str]:
+def drawn_of(sampler: Sampler, prescribed: int | None) -> str:
+    """A batch of the sampler's own size, in words; "" where there is none."""
+    if prescribed is None:
+        return ""
+    return f"{prescribed} {sampler.word}" + (f" ({sampler.members} rows of each)" if sampler.members > 1 else "")
+
+
+def notes_of(method: Method, data: Data, drawn: str) -> list[str]:
     """What the reader should know of how a method takes these data."""
     found = []
     if method.target is not None and not method.unlabelled:
@@ -324,8 +331,8 @@ def notes_of(method: Method, data: Data, prescribed: int | None) -> list[str]:
         found.append(
             f"note: the target '{data.roles['target']}' holds numbers with fractions; each is taken as a class"
         )
-    if prescribed is not None:
-        found.append(f"note: every batch has {prescribed} items, as the method draws them")
+    if drawn:
+        found.append(f"note: every batch has {drawn}, as the method draws them")
     if not method.trained:
         found.append("note: nothing is trained; steps, batches and the optimiser have no effect")
     return found
@@ -336,7 +343,8 @@ def check_batch(setup: Setup) -> None:
     own, asked = setup.prescribed, setup.settings.batch_size
     if own is not None and asked not in ("auto", own):
         raise InputError(
-            f"'{setup.method.slug}' draws batches of {own} items itself; --batch-size {asked} does not fit.",
+            f"'{setup.method.slug}' draws batches of {drawn_of(setup.loader.sampler, own)} itself; "
+            f"--batch-size {asked} does not fit.",
             "Leave out --batch-size; the method's own options decide.",
         )
 

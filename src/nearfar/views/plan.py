@@ -14,11 +14,13 @@ class Views:
     members: rows that one item needs (1: one picture or text; k: k members of a group, given member-major).
     targets: how many of the first views may serve as targets (big crops); the others are local.
     count:   how many views come out.
+    equal:   whether they are the same, so that only what is random in the encoder tells them apart.
     """
 
     modality: ClassVar[str]
     members: int = 1
     targets: int = 2
+    equal: ClassVar[bool] = False
 
     @property
     def count(self) -> int:

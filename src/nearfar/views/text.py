@@ -5,12 +5,12 @@ the encoder's input: cut to its length, with bos and eos. A text that has a toke
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from nearfar.checks import UnitInterval, check_fields
+from nearfar.checks import Range, UnitInterval, check_fields
 from nearfar.encoders.tokens import Special, Tokens, frame
 from nearfar.errors import InputError
 from nearfar.views.plan import Views, check_range
@@ -123,10 +123,24 @@ class InverseCloze(TextViews):
 
 @dataclass
 class Twice(TextViews):
-    """The same tokens twice: the encoder's dropout makes the two views differ (Gao et al., SimCSE, EMNLP 2021)."""
+    """The same tokens twice, or more often: the encoder's dropout alone makes the views differ (Gao et al., SimCSE,
+    EMNLP 2021).
 
+    Args:
+        copies: how many views (paper: 2; WhitenedCSE: 3).
+    """
+
+    equal = True
+    copies: Annotated[int, Range(2, 64)] = 2
     members: int = field(default=1, init=False)
     targets: int = field(default=2, init=False)
+
+    def __post_init__(self):
+        check_fields(self)
+        self.targets = self.copies
+
+    def made(self, tokens: Tokens, generator: torch.Generator) -> list[Tokens]:
+        return [tokens] * self.copies
 
     def view(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
         return tokens

@@ -53,8 +53,9 @@ class INS(Method):
         prototype_momentum: m_p; what a prototype keeps when it moves to an instance.
         queue: Q_n; past keys that are contrasted as well. auto: as of --negatives queue. Paper: 8192.
         pretraining: share of the run in which the classifier alone learns the label of the bag (the paper's one epoch).
-        start: share of the run after which instances of all bags are drawn and pseudo labels are used; before it those
-            of positive bags alone, with the contrast of MoCo. Paper: epoch 15 (CIFAR), 1 (CAMELYON16), 20 (features).
+        start: share of the run after which instances of all bags are drawn and pseudo labels are used; from the end of
+            the pre-training until then those of positive bags alone, with the contrast of MoCo; equal to pretraining,
+            or 0, there is no such time. Paper: epoch 15 (CIFAR), 1 (CAMELYON16), 20 (features).
         bag_loss: weight of the cross-entropy of the mean probability of one bag a step; 0 leaves it out.
         bag_start: share of the run after which it is used. Paper: epoch 30 of 60.
         bag_rows: rows of a larger bag that it looks at, drawn anew.
@@ -111,6 +112,9 @@ class INS(Method):
         dim: Width = 128,
     ):
         super().__init__()
+        if 0 < start < pretraining:
+            raise InputError(f"--start {start:g} is before the end of --pretraining {pretraining:g}.",
+                             "Use a later --start, the same one or 0 (no warm-up on positive bags alone).")  # fmt: skip
         self.role = encoder.modality
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.members > 1 or self.plan.targets < 2:
@@ -147,9 +151,9 @@ class INS(Method):
 
     def first_steps(self, steps: int) -> tuple[int, int]:
         """The first step of the warm-up and of what follows it."""
-        pretraining = max(1, round(self.shares["pretraining"] * steps)) if self.shares["pretraining"] else 0
-        warm = max(pretraining + 1, round(self.shares["start"] * steps)) if self.shares["start"] else pretraining
-        return pretraining, warm
+        share, start = self.shares["pretraining"], self.shares["start"]
+        pretraining = max(1, round(share * steps)) if share else 0
+        return pretraining, max(pretraining + 1, round(start * steps)) if start > share else pretraining
 
     def stage_of(self, step: int) -> int:
         """0: the classifier alone; 1: warm-up on instances of positive bags; 2: all."""

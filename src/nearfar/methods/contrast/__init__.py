@@ -1,6 +1,7 @@
-"""What contrastive methods share: `shared` by all, `views` by methods of views, `pairs` by methods of pairs,
-`multistage` by those in stages of clusters."""
+"""What contrastive methods share: `shared` by all, `views` by methods of views, `copies` by those of copies of a text,
+`pairs` by methods of pairs, `multistage` by those in stages of clusters."""
 
+from nearfar.methods.contrast.copies import CopyContrast
 from nearfar.methods.contrast.multistage import Multistage
 from nearfar.methods.contrast.pairs import PairContrast
 from nearfar.methods.contrast.shared import Contrast, part_name
@@ -15,6 +16,7 @@ from nearfar.methods.contrast.views import (
 
 __all__ = [
     "Contrast",
+    "CopyContrast",
     "Multistage",
     "PairContrast",
     "ViewContrast",

@@ -42,6 +42,7 @@ class Contrast(Method):
         mask_duplicates: known positives (one group) and exact duplicates are no negatives.
     """
 
+    only_with = {"temperature": {"loss": "tempered"}}
     reads_scores = False
 
     def __init__(

@@ -101,6 +101,9 @@ class ContrastiveAttraction(ViewContrast):
 
     defaults = {"temperature": 1.0}
     fixed = ("learn_temperature", "loss")
+    only_with = {"temperature": {"form": ("momentum",)}, "momentum": {"form": ("queue", "momentum")},
+                 "alpha": {"form": ("batch", "queue")}, "beta": {"form": ("batch", "queue")},
+                 "tau_plus": {"form": ("batch",)}, "detach_weights": {"form": ("batch",)}}  # fmt: skip
     follows = {"momentum": "temperature", "negatives": "momentum", "official": "negatives"}
 
     def __init__(

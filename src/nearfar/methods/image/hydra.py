@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -117,6 +117,11 @@ class Hydra(ViewContrast):
     preset_paper = {"temperature": 0.1, "dim": 256, "gate_width": 512, "gate_hidden": 1024, "beta": 1.0, "gamma": 0.0,
                     "views": {"name": "two-crops", "crop": (0.2, 1.0), "strength": 1.0, "blur": 0.5}}  # fmt: skip
     fixed = ("loss", "negatives")
+    only_with = {
+        "alpha": {"pairs": ("arbitrary",)},
+        **{name: {"form": ("momentum",)} for name in ("beta", "predictor", "own_predictor", "momentum")},
+        **{name: {"gate": get_args(Kind)} for name in ("gate_width", "gate_hidden", "gamma")},
+    }
     follows = {"momentum": "own_predictor", "projector_layers": "projector"}
 
     def __init__(
@@ -145,11 +150,9 @@ class Hydra(ViewContrast):
         if self.plan.members > 1:
             raise InputError("'hydra' learns a class of each row, and these views show rows of a group together.",
                              "Choose other --views.")  # fmt: skip
-        if alpha and (coarse is None or pairs != "arbitrary"):
+        if alpha and coarse is None:
             raise InputError("--alpha draws arbitrary pairs by the distance of their classes.",
-                             "Name the column of coarser labels with --coarse, and use --pairs arbitrary.")  # fmt: skip
-        if gamma and gate == "none":
-            raise InputError("--gamma needs a gate.", "Use another --gate, or --gamma 0.")
+                             "Name the column of coarser labels with --coarse.")  # fmt: skip
         self.form, self.pairs, self.kind, self.sizes = form, pairs, gate, (gate_width, gate_hidden)
         self.reduction, self.subtract, self.beta, self.gamma = reduction, subtract, beta, gamma
         self.alpha, self.coarse = alpha, coarse
@@ -206,8 +209,7 @@ class Hydra(ViewContrast):
         from the numbers that the views are made of."""
         assert batch.targets is not None
         labels, first = exchange("global").gather(batch.targets)
-        generator = torch.Generator(device=labels.device)
-        generator.manual_seed((batch.seed * 1_000_003 + batch.number + (1 << 50)) % (1 << 63))
+        generator = batch.common_generator()
         weights = self.weights if self.alpha else None
         partners = draw_partners(labels, self.pairs, classes=self.seen.to(labels.device), weights=weights,
                                  generator=generator)  # fmt: skip

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nearfar.checks import PositiveFloat, PositiveInt
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses import mixing_shares, supremix
 from nearfar.losses.ordered import Weight
-from nearfar.methods import Batch, Facts, Inference, Loss, Paper, Request, ViewContrast, register
+from nearfar.methods import Batch, Facts, Loss, Paper, ViewContrast, register
+from nearfar.methods.regressing import Regressor, numbers_of
 from nearfar.similarity.exchange import exchange
 
 if TYPE_CHECKING:
@@ -44,34 +45,6 @@ def straddled(values: np.ndarray, window: float) -> bool:
     """Whether any of the numbers (n,) has a lower and a higher one nearer than the window."""
     gaps = np.diff(np.unique(values.astype(np.float64)))
     return bool(((gaps[1:] < window) & (gaps[:-1] < window)).any())
-
-
-class Regressor(Inference):
-    """The number as a linear map of the vector: ridge regression on the training rows."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.linear = nn.Linear(dim, 1)
-
-    def config(self) -> dict[str, Any]:
-        return {"dim": self.linear.in_features}
-
-    def fit(self, z: np.ndarray, y: np.ndarray) -> Regressor:
-        """z: (n, dim), y: (n,); the penalty by leaving one row out."""
-        from sklearn.linear_model import RidgeCV
-
-        mean, std = z.mean(0), z.std(0)
-        std = np.where(std > 1e-9, std, 1.0)
-        found = RidgeCV(alphas=len(z) * np.logspace(-5, 2, 15)).fit((z - mean) / std, y)
-        weight = found.coef_ / std
-        with torch.no_grad():
-            self.linear.weight.copy_(torch.from_numpy(weight)[None])
-            self.linear.bias.fill_(float(found.intercept_ - mean @ weight))
-        return self
-
-    def predict(self, request: Request, options: Any) -> dict[str, Any]:
-        """prediction: the number."""
-        return {"prediction": self.linear(request.vectors().to(self.linear.weight.device))[:, 0]}
 
 
 @register("supremix", family="regression")
@@ -133,13 +106,7 @@ class SupReMix(ViewContrast):
 
     def prepare(self, data: Data, rows: Any) -> None:
         """Raises InputError where all training rows have the same number."""
-        self.values = np.asarray(data.target_values)[rows]
-        if np.ptp(self.values) == 0:
-            raise InputError(
-                f"The target '{data.roles['target']}' is {self.values[0]:g} in all {len(rows):,} training rows: there "
-                "is nothing to order.",
-                "Name another column with --target.",
-            )
+        self.values = numbers_of(data, rows)
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         if self.pool > facts.batch_size:
@@ -193,4 +160,4 @@ class SupReMix(ViewContrast):
 
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Regressor:
-        return Regressor(config["dim"])
+        return Regressor(**config)
