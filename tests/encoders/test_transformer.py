@@ -242,6 +242,66 @@ def test_gates_after_each_layer(encoder):
     assert (encoder(x) - noisy).abs().max() > 1e-6
 
 
+def test_gates_stand_in_the_states_of_every_layer(encoder):
+    x = encoder.prepare(TEXTS)
+    encoder.add_gates()
+    for gate in encoder.gates:
+        gate.mu.data.fill_(1)
+    before = encoder.tokens(x, layers=2)[0]
+    encoder.gates[0].mu.data[:4] = 3
+    assert (encoder.tokens(x, layers=2)[0] - before).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+@pytest.mark.parametrize("routing", ["domain", "router"])
+def test_experts_after_gates(encoder, routing):
+    encoder.add_gates()
+    encoder.add_experts(2, routing=routing)
+    experts = [m for m in encoder.modules() if isinstance(m, Experts)]
+    x = encoder.prepare(TEXTS)._replace(route=torch.ones(len(TEXTS), dtype=torch.long))
+    before = encoder(x)
+    for module in experts:
+        for p in module.experts.parameters():
+            p.data += 0.1 * torch.randn_like(p)
+    assert (encoder(x) - before).abs().max() > 1e-4
+    assert len([k for k in encoder.state_dict() if ".experts.1." in k]) > 0
+    with pytest.raises(InputError, match="already"):
+        encoder.add_gates()
+
+
+def test_layers_before_the_last_pass_the_last_norm(encoder):
+    """ModernBERT and nearfar's own have norms before the blocks: without the last norm, states have another scale."""
+    with torch.no_grad():
+        for p in encoder.stack[0].parameters():
+            p *= 3 if p.dim() > 1 else 1
+    states, mask = encoder.tokens(encoder.prepare(TEXTS), layers=2)
+    scale = [float(h[mask].detach().std()) for h in states]
+    assert 0.5 < scale[0] / scale[1] < 2
+
+
+def test_names_of_tensors_are_those_of_the_model(encoder):
+    """No tensor stands twice, so that folders of earlier versions still fit."""
+    names = list(encoder.state_dict())
+    assert len({encoder.state_dict()[n].data_ptr() for n in names}) == len(names)
+    if isinstance(encoder, encoders.TransformerText):
+        assert all(n.startswith("model.") for n in names)
+
+
+def test_albert_is_read_but_not_looked_into(tmp_path):
+    from transformers import AlbertConfig, AlbertModel
+
+    folder = write_bert(tmp_path / "albert")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    AlbertModel(AlbertConfig(vocab_size=15, embedding_size=8, max_position_embeddings=48, **sizes)).save_pretrained(
+        folder
+    )
+    made = encoders.text(str(folder)).eval()
+    assert made(made.prepare(TEXTS)).shape == (len(TEXTS), 16)
+    with pytest.raises(InputError, match="layers do not stand in one list"):
+        layered(made, "A method")
+    with pytest.raises(InputError, match="no tied scores"):
+        made.logits(torch.zeros(1, 16))
+
+
 def test_a_gate_draws_once_a_row_and_closes_by_signal_to_noise():
     torch.manual_seed(0)
     gate, x = Gate(6), torch.rand(3, 5, 6) + 1
@@ -283,6 +343,11 @@ def test_sizes_and_what_a_name_does_not_have():
         encoders.text("tiny", texts=CORPUS, vocabulary=150, dim=12)
     with pytest.raises(InputError, match="tokenizer on your texts"):
         encoders.text("tiny")
+    with pytest.raises(InputError, match="all texts would get one vector"):
+        own(causal=True, pooling="cls")
+    for number in (0, -1):
+        with pytest.raises(InputError, match="'experts' must be"):
+            own().add_experts(number)
 
 
 def test_more_tokens_than_learned_positions():
@@ -298,7 +363,7 @@ def test_more_tokens_than_learned_positions():
 def test_only_encoders_of_layers_are_taken_as_such():
     assert isinstance(layered(own(), "A method"), encoders.LayeredText)
     for other in (encoders.text("small", texts=CORPUS, vocabulary=150), encoders.Frozen(own())):
-        with pytest.raises(InputError, match="A method looks into the layers"):
+        with pytest.raises(InputError, match=r"A method looks into the layers .*this is ('small'|a frozen one)"):
             layered(other, "A method")
 
 

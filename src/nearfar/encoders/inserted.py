@@ -129,7 +129,9 @@ def put_experts(layers: nn.ModuleList, experts: int, route: Route, router: int |
 
     Raises InputError for layers whose MLP is not found.
     """
-    for layer in layers:
+    for wrapped in layers:
+        layer = wrapped.layer if isinstance(wrapped, Gated) else wrapped
+        assert isinstance(layer, nn.Module)
         names = next((names for names in MLPS if all(_has(layer, name) for name in names)), None)
         if names is None:
             raise InputError(f"The layers of this model ({type(layer).__name__}) keep no MLP where one is known.",

@@ -53,11 +53,22 @@ class TransformerText(LayeredText):
                     f"The prompt '{prompt}' has {len(ids)} tokens: it fills the {length} of a text.",
                     "Use a larger length or a shorter prompt.",
                 )
-        self.width, self.table = model.config.hidden_size, self.model.get_input_embeddings()
-        self.stack = _layers(self.model)
-        self.depth = len(self.stack)
+        self.width = model.config.hidden_size
+        self._places = _layers(self.model)
+        self.depth = max(1, len(self.stack))
         if getattr(model, "pooler", None) is not None:
             model.pooler.requires_grad_(False)  # its output is not used; distributed training wants to know
+
+    @property
+    def table(self) -> nn.Embedding:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The vectors of the tokens."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def stack(self) -> nn.ModuleList:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The model's layers; none where they do not stand in one list."""
+        name = self._places[0]
+        return nn.ModuleList() if name is None else self.model.get_submodule(name)
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not len(texts):
@@ -68,8 +79,17 @@ class TransformerText(LayeredText):
 
     def states(self, x: Tokens | Embedded, layers: int) -> Tensor:
         given = {"inputs_embeds": x.vectors} if isinstance(x, Embedded) else {"input_ids": x.ids}
-        out = self.model(**given, attention_mask=x.mask.long(), output_hidden_states=layers > 1)
-        return torch.stack(out.hidden_states[-layers:][::-1]) if layers > 1 else out.last_hidden_state[None]
+        seen: list[Tensor] = []
+        hooks = [layer.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+                 for layer in self.stack[self.depth - layers : self.depth - 1]]  # fmt: skip
+        try:
+            last = self.model(**given, attention_mask=x.mask.long()).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        # a model with norms before its blocks ends with one; without it earlier states have another scale
+        norm = None if self._places[1] is None else self.model.get_submodule(self._places[1])
+        return torch.stack([last, *(h if norm is None else norm(h) for h in seen[::-1])])
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         return self.dense(sentence.pool(states, mask, self.pooling, self.skipped))
@@ -147,14 +167,23 @@ def _load(folder: Path, inner: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _layers(model: Any) -> nn.ModuleList:
-    """The list of the model's layers. Raises InputError where there is none of their number."""
+def _layers(model: Any) -> tuple[str | None, str | None]:
+    """Where the list of the model's layers and the norm behind it lie; None where no list holds most of the model
+    (layers that share their weights, or lie in parts), or no norm follows."""
     number = getattr(model.config, "num_hidden_layers", None) or getattr(model.config, "n_layers", None)
-    found = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == number]
-    if not found:
-        raise InputError(f"No list of {number} layers is in this {type(model).__name__}.",
-                         "nearfar reads models of one stack of layers, such as BERT, RoBERTa, ModernBERT.")  # fmt: skip
-    return found[0]
+    tables = {p for part in model.modules() if isinstance(part, nn.Embedding) for p in part.parameters()}
+    whole = sum(p.numel() for p in model.parameters() if p not in tables)
+    for name, part in model.named_modules():
+        if not isinstance(part, nn.ModuleList) or len(part) != number:
+            continue
+        if sum(p.numel() for p in part.parameters() if p not in tables) < 0.75 * whole:
+            continue
+        owner, _, last = name.rpartition(".")
+        beside = list(model.get_submodule(owner).named_children())
+        behind = beside[[child for child, _ in beside].index(last) + 1 :]
+        norm = next((child for child, after in behind if "Norm" in type(after).__name__), None)
+        return name, norm and f"{owner}.{norm}".lstrip(".")
+    return None, None
 
 
 def _without_decoder(model: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.checks import Range
+from nearfar.checks import PositiveInt, Range, check
 from nearfar.encoders import inserted, sentence
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.batches import check_texts
@@ -105,6 +105,7 @@ class LayeredText(TextEncoder):
         (`router_logits`). Raises InputError for a second call, and for a model whose MLPs are not found.
         """
         self._once("experts")
+        check("experts", experts, PositiveInt)
         if routing not in inserted.ROUTINGS:
             raise InputError(f"routing must be one of {', '.join(inserted.ROUTINGS)}. Got '{routing}' instead.")
         inserted.put_experts(self.stack, experts, self.route, self.width if routing == "router" else None)
@@ -144,11 +145,16 @@ class LayeredText(TextEncoder):
 
 def layered(encoder: Any, who: str) -> LayeredText:
     """The encoder as one of layers. Raises InputError, with what to choose, for another."""
-    if not isinstance(encoder, LayeredText):
-        frozen = "a frozen one" if hasattr(encoder, "encoder") else f"a {type(encoder).__name__}"
-        raise InputError(f"{who} looks into the layers of its text encoder; this is {frozen}.",
-                         "Give --text-encoder tiny, minilm or a transformer's folder, without --freeze.")  # fmt: skip
-    return encoder
+    if isinstance(encoder, LayeredText) and len(encoder.stack):
+        return encoder
+    name = (
+        "a frozen one" if hasattr(encoder, "encoder") else f"'{encoder.config().get('name', type(encoder).__name__)}'"
+    )
+    if isinstance(encoder, LayeredText):
+        name = "a model whose layers do not stand in one list"
+    raise InputError(f"{who} looks into the layers of its text encoder; this is {name}.",
+                     "Give --text-encoder tiny, minilm or the folder of a transformer such as BERT, RoBERTa or "
+                     "ModernBERT, without --freeze.")  # fmt: skip
 
 
 class SmallText(TextEncoder):

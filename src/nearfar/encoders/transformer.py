@@ -100,6 +100,9 @@ class Transformer(LayeredText):
         depth, dim, heads = size
         if dim % (2 * heads):
             raise InputError(f"{heads} heads need a width that {2 * heads} divides. Got {dim} instead.")
+        if causal and "cls" in sentence.check_pooling(pooling):
+            raise InputError("The first token of a causal encoder sees no other: all texts would get one vector.",
+                             "Use --text-pooling lasttoken or mean.")  # fmt: skip
         self.tokenizer, self.name, self.heads, self.causal, self.positions = tokenizer, name, heads, causal, positions
         self.pooling, self.width, self.depth = sentence.check_pooling(pooling), dim, depth
         self.dim = dim * len(self.pooling)
