@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment import Arm, Cell, Claim
+from experiment import FIGURES, Arm, Cell, Claim
+
+from nearfar.reporting.figures import bars_svg
 
 MEASURES = {
     "whitened": ("sts --whiten true", "spearman"),
@@ -38,6 +40,16 @@ def look(folder: Path, data: Any) -> Mapping[str, float]:
     """Of the contrasted vectors at the last line of the curve: squared distance of positives, and uniformity."""
     last = json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])
     return {name: last[name] for name in ("alignment", "uniformity") if name in last}
+
+
+def figure(out: Path, result: dict[str, Any]) -> None:
+    """Both measures of every arm from scratch, in docs/assets/methods/whitenedcse.svg."""
+    rows = result["all"]["from scratch"]
+    values = {name: {m: [100 * seed[m] for seed in rows[name]] for m in MEASURES}
+              for name in [*MAIN, *PARTS, "untrained"]}  # fmt: skip
+    about = "Spearman's correlation (x 100) of the similarity of two sentences with their grade; each tick is a seed."
+    title = "Sentences of docstrings, encoder from scratch: similarity and grade"
+    (FIGURES / "whitenedcse.svg").write_text(bars_svg(values, title, about))
 
 
 CLAIM = Claim(

@@ -135,6 +135,14 @@ def test_only_the_encoder_is_kept(sentences, tmp_path):
     torch.testing.assert_close(torch.as_tensor(together), torch.nn.functional.normalize(plain, dim=1))
 
 
+def test_the_papers_optimiser(sentences):
+    made = prepared(sentences, "whitenedcse", {"preset": "paper", "steps": 100}, groups=4)
+    o = made.method.optimisation
+    assert (o.optimiser, o.lr, o.weight_decay, o.schedule, o.clip_norm) == ("adamw", 1e-5, 0.0, "linear", 1.0)
+    assert made.method.plan.count == 3
+    assert prepared(sentences, "simcse", {"preset": "paper", "steps": 100}).method.plan.count == 2
+
+
 def test_groups_of_six_channels_or_fewer():
     assert [auto_groups(d) for d in (768, 96, 128, 24, 7, 1)] == [128, 16, 32, 4, 7, 1]
 
