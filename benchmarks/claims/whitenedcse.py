@@ -52,12 +52,14 @@ def figure(out: Path, result: dict[str, Any]) -> None:
     (FIGURES / "whitenedcse.svg").write_text(bars_svg(values, title, about))
 
 
+UNITS = {"alignment": "value", "uniformity": "value"}
+
 CLAIM = Claim(
     slug="whitenedcse",
     claim="Similarities of sentences follow their grades better than with as many copies and no whitening.",
     cells={
-        "from scratch": Cell("sentences", MAIN | PARTS, SCRATCH, MEASURES, look),
-        "pretrained": Cell("sentences", MAIN, GENTLE, MEASURES, look),
+        "from scratch": Cell("sentences", MAIN | PARTS, SCRATCH, MEASURES, look, UNITS),
+        "pretrained": Cell("sentences", MAIN, GENTLE, MEASURES, look, UNITS),
     },
     control="simcse, 3 copies",
     measure="whitened",

@@ -86,8 +86,10 @@ def test_each_seed_divides_the_rows_anew_and_permuted_targets_keep_the_division(
 
 def test_notes_write_each_number_in_its_unit(claims):
     rows = {"angle": {"a": [{"MAE": 12.345, "R2": 0.5, "seen": 0.25}, {"MAE": 12.345, "R2": 0.5, "seen": 0.25}]}}
-    told = claims.experiment.arms_told({"all": rows, "metrics": {"MAE": "mae", "R2": "r2"}})
-    assert told == "angle (MAE, R2, seen): a 12.3 / 0.500 / 25.0."
+    result = {"all": rows, "metrics": {"MAE": "mae", "R2": "r2"}}
+    assert claims.experiment.arms_told(result) == "angle (MAE, R2, seen): a 12.3 / 0.500 / 25.0."
+    result["metrics"]["seen"] = "value"
+    assert claims.experiment.arms_told(result) == "angle (MAE, R2, seen): a 12.3 / 0.500 / 0.250."
 
 
 def test_differences_are_paired_over_seeds(claims):
