@@ -2,8 +2,8 @@
 
 Sentences of docstrings, and pairs of them that are graded by where they stand. Against SimCSE with two and with three
 copies, all channels whitened together, the released code's blocks, and the matrix differentiated. The paper tunes a
-pretrained encoder gently and measures its vectors as they are; from scratch the whitened head leaves the vectors of the
-encoder less spread, so the cell that decides measures all arms whitened by the training rows (the card's).
+pretrained encoder gently and measures its vectors as they are; here word vectors are learned from scratch, where the
+whitened head leaves the encoder less spread, so what decides is measured on vectors whitened by the training rows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ MEASURES = {
     "whitened": ("sts --whiten true", "spearman"),
     "as they are": ("sts", "spearman"),
 }
-SCRATCH = {"text_encoder": "tiny", "steps": 300, "batch_size": 64, "lr": 1e-3}
-GENTLE = {"text_encoder": "minilm", "steps": 100, "batch_size": 64, "lr": 1e-5, "weight_decay": 0.0,
-          "schedule": "linear", "text_length": 32}  # fmt: skip
+PLAN = {"text_encoder": "small", "steps": 500, "batch_size": 64, "lr": 1e-3}
 MAIN = {
     "whitenedcse": Arm("whitenedcse"),
     "simcse, 3 copies": Arm("simcse --views.copies 3"),
@@ -57,11 +55,7 @@ UNITS = {"alignment": "value", "uniformity": "value"}
 CLAIM = Claim(
     slug="whitenedcse",
     claim="Similarities of sentences follow their grades better than with as many copies and no whitening.",
-    cells={
-        "from scratch": Cell("sentences", MAIN | PARTS, SCRATCH, MEASURES, look, UNITS),
-        "pretrained": Cell("sentences", MAIN, GENTLE, MEASURES, look, UNITS),
-    },
+    cells={"from scratch": Cell("sentences", MAIN | PARTS, PLAN, MEASURES, look, UNITS)},
     control="simcse, 3 copies",
     measure="whitened",
-    seeds=3,
 )

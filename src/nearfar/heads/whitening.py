@@ -51,9 +51,12 @@ def whitening_matrix(
         values = torch.linalg.eigvalsh(covariance) + eps
         least = values[:, -1] * covariance.shape[-1] * torch.finfo(values.dtype).eps
     if bool((values[:, 0] <= least).any()):
+        still = int((covariance.diagonal(dim1=1, dim2=2) + eps <= least[:, None]).sum())
+        constant = f"{still} channel{'s are' if still > 1 else ' is'} constant"
         raise InputError(
-            f"{y.shape[1]} rows cannot whiten groups of {y.shape[2]} channels: a covariance is singular.",
-            "Use a larger batch, more and smaller groups, or an eps above 0.",
+            f"{y.shape[1]} rows cannot whiten groups of {y.shape[2]} channels: "
+            f"{constant if still else 'a covariance is singular'}.",
+            "Use an eps above 0 (--eps 1e-3)" + ("." if still else ", a larger batch, or more and smaller groups."),
         )
     made = _InverseRoot.apply(covariance, eps)
     assert isinstance(made, Tensor)
