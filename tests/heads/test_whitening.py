@@ -130,6 +130,9 @@ def test_half_precision_comes_back_as_it_was():
         found = group_whitening(x.to(kind), 3, p)
         assert found.dtype == kind
         torch.testing.assert_close(found.double(), group_whitening(x.to(kind).double(), 3, p), rtol=0.02, atol=0.02)
+    plain = group_whitening(x.float(), 3, p, differentiate=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(group_whitening(x.float(), 3, p, differentiate=True), plain), "never in half precision"
 
 
 def test_the_pooler_is_a_linear_layer_and_tanh():

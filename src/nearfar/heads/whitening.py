@@ -82,11 +82,12 @@ def group_whitening(
         raise InputError(f"{groups} groups do not divide {d} channels into equal parts.",
                          f"Use one of {', '.join(str(g) for g in range(1, d + 1) if not d % g)}.")  # fmt: skip
     order = torch.arange(d, device=x.device) if permutation is None else permutation
-    y = x if x.dtype == torch.float64 else x.float()
-    y = y[:, order].view(n, groups, d // groups).transpose(0, 1)
-    y = y - y.mean(1, keepdim=True)
-    z = y @ whitening_matrix(y, eps=eps, differentiate=differentiate)
-    return z.transpose(0, 1).reshape(n, d)[:, order.argsort()].to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        y = x if x.dtype == torch.float64 else x.float()
+        y = y[:, order].view(n, groups, d // groups).transpose(0, 1)
+        y = y - y.mean(1, keepdim=True)
+        z = y @ whitening_matrix(y, eps=eps, differentiate=differentiate)
+        return z.transpose(0, 1).reshape(n, d)[:, order.argsort()].to(x.dtype)
 
 
 def whitened_views(
