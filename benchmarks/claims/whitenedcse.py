@@ -58,4 +58,5 @@ CLAIM = Claim(
     cells={"from scratch": Cell("sentences", MAIN | PARTS, PLAN, MEASURES, look, UNITS)},
     control="simcse, 3 copies",
     measure="whitened",
+    seeds=3,
 )
