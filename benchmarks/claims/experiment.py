@@ -46,14 +46,16 @@ class Arm:
 @dataclass(frozen=True)
 class Cell:
     """Arms on one data set under one plan. measures: name -> (task with its options, metric). look: further numbers of
-    a finished run, from its folder and the data. worst: name -> arms of which each seed's worst is a row of its own.
-    divided: whether each seed divides the rows anew, for a test part so small that one division would decide."""
+    a finished run, from its folder and the data; units: how they are written where they are no shares. worst: name ->
+    arms of which each seed's worst is a row of its own. divided: whether each seed divides the rows anew, for a test
+    part so small that one division would decide."""
 
     data: str
     arms: Mapping[str, Arm]
     settings: Mapping[str, Any]
     measures: Mapping[str, tuple[str, str]]
     look: Look | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
     worst: Mapping[str, Sequence[str]] = field(default_factory=dict)
     divided: bool = False
 
@@ -203,7 +205,11 @@ def concluded(claim: Claim, found: dict[str, Any], seeds: list[int], seconds: fl
         "command": f"python benchmarks/claims {claim.slug}",
         "metric": f"{claim.measure} ({name})",
         "higher_is_better": claim.higher,
-        "metrics": {m: metric for c in claim.cells.values() for m, (_, metric) in c.measures.items()},
+        "metrics": {
+            m: one
+            for c in claim.cells.values()
+            for m, one in [*((m, metric) for m, (_, metric) in c.measures.items()), *c.units.items()]
+        },
         "seeds": seeds,
         "method": {first: column(found[name], first, claim.measure)},
         "baselines": {k: column(found[name], k, claim.measure) for k in found[name] if k != first},
@@ -262,14 +268,15 @@ def first_of_all(claim: Claim, found: dict[str, Any]) -> str:
 def arms_told(result: dict[str, Any]) -> str:
     """Means of all rows by cell, shares in percent."""
     known, told = known_metrics(), []
-    units = {m: known[metric].written for m, metric in result.get("metrics", {}).items() if metric in known}
+    written = {metric: one.written for metric, one in known.items()} | UNITS
+    units = {m: written[metric] for m, metric in result.get("metrics", {}).items() if metric in written}
     for name, rows in result["all"].items():
         values = []
         for label, seeds in rows.items():
             means = {m: np.mean([s[m] for s in seeds]) for m in seeds[0]} if seeds[0] else {}
             if means:
-                written = [units.get(m, UNITS["share"]).write(float(v)) for m, v in means.items()]
-                values.append(f"{label} {' / '.join(written)}")
+                numbers = [units.get(m, UNITS["share"]).write(float(v)) for m, v in means.items()]
+                values.append(f"{label} {' / '.join(numbers)}")
         measures = ", ".join(next(s[0] for s in rows.values() if s[0]))
         told.append(f"{name} ({measures}): {'; '.join(values)}.")
     return " ".join(told)

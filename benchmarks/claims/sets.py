@@ -402,6 +402,7 @@ SETS = {
     "digit bags, 0.2": bag_set(0.2),
     "digit bags, 0.5": bag_set(0.5),
     "digit bags, 0.2, permuted": bag_set(0.2, permuted=True),
+    "sentences": Set("sentences of docstrings, and graded pairs of them", lambda out: "sentences", tiny=4000),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),

@@ -114,8 +114,10 @@ def test_what_cannot_be_whitened_is_told():
     x, p = drawn(n=8, d=12)
     with pytest.raises(InputError, match=r"5 groups do not divide 12 channels .* Use one of 1, 2, 3, 4, 6, 12"):
         group_whitening(x, 5, p)
-    for bad in (x[:6], x[:1], x * 0, torch.cat([x[:, :1] * 0 + 4, x[:, 1:]], 1)):
-        with pytest.raises(InputError, match="rows cannot whiten groups of 6 channels: a covariance is singular"):
+    constant = torch.cat([x[:, :1] * 0 + 4, x[:, 1:]], 1)
+    for bad, why in ((x[:6], "a covariance is singular"), (x[:1], "12 channels are constant"),
+                     (x * 0, "12 channels are constant"), (constant, "1 channel is constant")):  # fmt: skip
+        with pytest.raises(InputError, match=f"rows cannot whiten groups of 6 channels: {why}.*--eps 1e-3"):
             group_whitening(bad, 2)
         assert torch.isfinite(group_whitening(bad, 2, eps=1e-3)).all()
     with pytest.raises(InputError, match="singular"):
@@ -128,6 +130,9 @@ def test_half_precision_comes_back_as_it_was():
         found = group_whitening(x.to(kind), 3, p)
         assert found.dtype == kind
         torch.testing.assert_close(found.double(), group_whitening(x.to(kind).double(), 3, p), rtol=0.02, atol=0.02)
+    plain = group_whitening(x.float(), 3, p, differentiate=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(group_whitening(x.float(), 3, p, differentiate=True), plain), "never in half precision"
 
 
 def test_the_pooler_is_a_linear_layer_and_tanh():

@@ -135,6 +135,21 @@ def test_only_the_encoder_is_kept(sentences, tmp_path):
     torch.testing.assert_close(torch.as_tensor(together), torch.nn.functional.normalize(plain, dim=1))
 
 
+@pytest.mark.parametrize("more", [{"micro_batch": 5}, {"accumulate": 2}, {"precision": "bf16"}])
+def test_parts_of_a_batch_several_batches_and_half_precision(sentences, tmp_path, more):
+    run = nearfar.fit("whitenedcse", sentences, out=tmp_path / "run", steps=2, batch_size=16, val_every=0, **more)
+    lines = [json.loads(line) for line in (run.path / "curve.jsonl").read_text().splitlines()]
+    assert all(torch.tensor(line["loss"]).isfinite() for line in lines)
+
+
+def test_the_papers_optimiser(sentences):
+    made = prepared(sentences, "whitenedcse", {"preset": "paper", "steps": 100}, groups=4)
+    o = made.method.optimisation
+    assert (o.optimiser, o.lr, o.weight_decay, o.schedule, o.clip_norm) == ("adamw", 1e-5, 0.0, "linear", 1.0)
+    assert made.method.plan.count == 3
+    assert prepared(sentences, "simcse", {"preset": "paper", "steps": 100}).method.plan.count == 2
+
+
 def test_groups_of_six_channels_or_fewer():
     assert [auto_groups(d) for d in (768, 96, 128, 24, 7, 1)] == [128, 16, 32, 4, 7, 1]
 

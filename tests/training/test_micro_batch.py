@@ -17,6 +17,7 @@ CASES = {
     "simclr": {},
     "cacr": {"form": "momentum", "positives": 1},
     "cwcl": {},
+    "whitenedcse": {},
 }
 
 

@@ -51,9 +51,12 @@ def whitening_matrix(
         values = torch.linalg.eigvalsh(covariance) + eps
         least = values[:, -1] * covariance.shape[-1] * torch.finfo(values.dtype).eps
     if bool((values[:, 0] <= least).any()):
+        still = int((covariance.diagonal(dim1=1, dim2=2) + eps <= least[:, None]).sum())
+        constant = f"{still} channel{'s are' if still > 1 else ' is'} constant"
         raise InputError(
-            f"{y.shape[1]} rows cannot whiten groups of {y.shape[2]} channels: a covariance is singular.",
-            "Use a larger batch, more and smaller groups, or an eps above 0.",
+            f"{y.shape[1]} rows cannot whiten groups of {y.shape[2]} channels: "
+            f"{constant if still else 'a covariance is singular'}.",
+            "Use an eps above 0 (--eps 1e-3)" + ("." if still else ", a larger batch, or more and smaller groups."),
         )
     made = _InverseRoot.apply(covariance, eps)
     assert isinstance(made, Tensor)
@@ -79,11 +82,12 @@ def group_whitening(
         raise InputError(f"{groups} groups do not divide {d} channels into equal parts.",
                          f"Use one of {', '.join(str(g) for g in range(1, d + 1) if not d % g)}.")  # fmt: skip
     order = torch.arange(d, device=x.device) if permutation is None else permutation
-    y = x if x.dtype == torch.float64 else x.float()
-    y = y[:, order].view(n, groups, d // groups).transpose(0, 1)
-    y = y - y.mean(1, keepdim=True)
-    z = y @ whitening_matrix(y, eps=eps, differentiate=differentiate)
-    return z.transpose(0, 1).reshape(n, d)[:, order.argsort()].to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        y = x if x.dtype == torch.float64 else x.float()
+        y = y[:, order].view(n, groups, d // groups).transpose(0, 1)
+        y = y - y.mean(1, keepdim=True)
+        z = y @ whitening_matrix(y, eps=eps, differentiate=differentiate)
+        return z.transpose(0, 1).reshape(n, d)[:, order.argsort()].to(x.dtype)
 
 
 def whitened_views(

@@ -113,7 +113,7 @@ class Batch:
             inputs={},
             content={role: ids[index] for role, ids in self.content.items()},
             labels={column: values[index] for column, values in self.labels.items()},
-            views={role: [_rows(x, rows) for x in views] for role, views in self.views.items()},
+            views={role: [rows_of(x, rows) for x in views] for role, views in self.views.items()},
             negatives=[ids[items] for ids in self.negatives],
             known=None,
             **facts,
@@ -256,5 +256,6 @@ def _to(values: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]
     return {k: [x.to(device) for x in v] if isinstance(v, list) else v.to(device) for k, v in values.items()}
 
 
-def _rows(x: Any, rows: slice) -> Any:
-    return x[rows] if isinstance(x, Tensor) else type(x)(*(field[rows] for field in x))
+def rows_of(x: Any, rows: slice) -> Any:
+    """Some rows of an input: of a tensor, or of each field of a tuple of them that is there."""
+    return x[rows] if isinstance(x, Tensor) else type(x)(*(None if field is None else field[rows] for field in x))

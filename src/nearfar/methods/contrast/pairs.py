@@ -13,7 +13,7 @@ from nearfar.checks import Width
 from nearfar.encoders import Encoder, Features
 from nearfar.errors import InputError
 from nearfar.methods.base import Loss
-from nearfar.methods.batch import Batch, Facts
+from nearfar.methods.batch import Batch, Facts, rows_of
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import check_plan
 from nearfar.methods.tower import Tower
@@ -238,6 +238,4 @@ def _members(x: Any, members: int) -> list[Any]:
     if members == 1:
         return [x]
     n = (x if isinstance(x, Tensor) else x[0]).shape[0] // members
-    if isinstance(x, Tensor):
-        return list(x.split(n))
-    return [type(x)(*parts) for parts in zip(*(field.split(n) for field in x), strict=True)]
+    return [rows_of(x, slice(k * n, (k + 1) * n)) for k in range(members)]
