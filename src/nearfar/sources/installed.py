@@ -10,16 +10,18 @@ import importlib.util
 import platform
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
 from nearfar.errors import InputError
 from nearfar.progress import track
+from nearfar.sources.splits import SHARES, assign
 from nearfar.sources.storage import entry, new_entry
 
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "networkx", "sympy", "transformers", "timm")
@@ -36,6 +38,7 @@ _LEFT_OUT = {
     "__pycache__",
 }
 _BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
+T = TypeVar("T")
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -88,7 +91,14 @@ def _inner(node: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
         yield from _inner(child, f"{prefix}{child.name}." if named else prefix)
 
 
-def stored_rows(path: Path, what: str, make: Any, row: type) -> Dataset:
+def assigned(modules: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Rows of each split: whole modules, drawn with the seed."""
+    names, codes = np.unique(np.asarray(modules, dtype=object).astype(str), return_inverse=True)
+    marks = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest()) for name in names.tolist()]
+    return assign(codes.reshape(-1), np.array(marks, np.int64)[codes.reshape(-1)], seed, SHARES)
+
+
+def stored_rows(path: Path, what: str, make: Callable[[], Sequence[Any]], row: type) -> Dataset:
     """The rows (dataclasses `row` of texts) that `make()` gives, kept at `path`; memory-mapped.
 
     Raises InputError where there are none: the libraries lie here without their sources.
@@ -108,9 +118,11 @@ def stored_rows(path: Path, what: str, make: Any, row: type) -> Dataset:
     return Dataset.from_file(str(path))
 
 
-def found_in(found: dict[str, Path], what: str, read: Any, limit: int | None) -> list[Any]:
+def found_in(
+    found: dict[str, Path], what: str, read: Callable[[Path, str, str], Iterable[T]], limit: int | None
+) -> list[T]:
     """What `read(path, module, package)` gives of all source files, in their order; `limit`: at most so many."""
-    files, rows = source_files(found), []
+    files, rows = source_files(found), list[T]()
     with track(f"reading {what}", len(files), least=1 if limit is None else len(files) + 1) as advance:
         for package, path, module in files:
             rows += read(path, module, package)

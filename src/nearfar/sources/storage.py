@@ -27,6 +27,7 @@ KINDS = {
     "features": "vectors of frozen encoders",
     "functions": "the built-in set functions",
     "sentences": "the built-in set sentences",
+    "docstrings": "the built-in set docstrings",
     "scenes": "the built-in set scenes",
     "help": "the help of methods",
 }

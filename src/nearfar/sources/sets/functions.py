@@ -19,7 +19,7 @@ from nearfar.progress import track
 from nearfar.sources import installed
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
-from nearfar.sources.words import near_copies, normal
+from nearfar.sources.words import first_of_equal, near_copies, normal
 
 LEAST_WORDS = 4  # of a summary
 LEAST_LINES = 4  # of a body, beyond the line that names the function
@@ -98,8 +98,7 @@ def _code(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:
     """The first pair of each summary and of each family of nearly equal codes."""
-    seen: set[str] = set()
-    fresh = [p for p in pairs if not ((key := normal(p.summary)) in seen or seen.add(key))]
+    fresh = first_of_equal(pairs, lambda pair: normal(pair.summary))
     if not fresh:
         return []
     with track("comparing functions", len(fresh)) as advance:
