@@ -168,7 +168,7 @@ class CacheOptions:
 
     Args:
         kind: tables, scans, pixels, features, scenes or a built-in set of texts (functions,
-            sentences, docstrings); default all.
+            sentences, docstrings, descriptions, catalogues); default all.
         unused: only what was not used for so long: 90m, 12h, 30d.
     """
 

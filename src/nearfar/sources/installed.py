@@ -11,18 +11,14 @@ import platform
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
-from datasets import Dataset
 
 from nearfar.errors import InputError
 from nearfar.progress import track
 from nearfar.sources.splits import SHARES, assign
-from nearfar.sources.storage import entry, new_entry
 
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "networkx", "sympy", "transformers", "timm")
 IMPORTED_AS = {"scikit-learn": "sklearn"}
@@ -98,24 +94,9 @@ def assigned(modules: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     return assign(codes.reshape(-1), np.array(marks, np.int64)[codes.reshape(-1)], seed, SHARES)
 
 
-def stored_rows(path: Path, what: str, make: Callable[[], Sequence[Any]], row: type) -> Dataset:
-    """The rows (dataclasses `row` of texts) that `make()` gives, kept at `path`; memory-mapped.
-
-    Raises InputError where there are none: the libraries lie here without their sources.
-    """
-    if not entry(path):
-        rows = make()
-        if not rows:
-            raise InputError(f"No {what} were found in the installed libraries.", "Install them with their sources.")
-        columns = {f.name: pa.array([getattr(one, f.name) for one in rows], pa.large_string()) for f in fields(row)}
-        table = pa.table(columns)
-        with (
-            new_entry(path) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_stream(sink, table.schema) as writer,
-        ):
-            writer.write_table(table, 4096)
-    return Dataset.from_file(str(path))
+def nothing(what: str) -> InputError:
+    """What is raised where the libraries lie here without their sources."""
+    return InputError(f"No {what} were found in the installed libraries.", "Install them with their sources.")
 
 
 def found_in(

@@ -16,6 +16,7 @@ import numpy as np
 
 from nearfar.progress import track
 from nearfar.sources import installed
+from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
 from nearfar.sources.sets.functions import LEAST_WORDS, first_sentence
@@ -59,7 +60,7 @@ def open_docstrings(cache: Path, seed: int = 0, limit: int | None = None) -> Raw
         name="docstrings",
         path=None,
         kind="built-in texts",
-        table=installed.stored_rows(cache / "docstrings" / f"{key}.arrow", "docstrings", made, Documented),
+        table=stored_rows(cache / "docstrings" / f"{key}.arrow", made, Documented, installed.nothing("docstrings")),
         fingerprint=key,
         roles={
             "text": "summary",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nearfar.progress import track
 from nearfar.sources import installed
+from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
 from nearfar.sources.words import first_of_equal, near_copies, normal
@@ -56,7 +57,7 @@ def open_functions(cache: Path, limit: int | None = None) -> Raw:
         name="functions",
         path=None,
         kind="built-in texts",
-        table=installed.stored_rows(cache / "functions" / f"{key}.arrow", "documented functions", made, Pair),
+        table=stored_rows(cache / "functions" / f"{key}.arrow", made, Pair, installed.nothing("documented functions")),
         fingerprint=key,
         roles={"text": "summary", "text_b": "code", "unit": "module", "id": "id"},
         reasons={"text": "the first sentence of the docstring", "text_b": "the source without the docstring"},

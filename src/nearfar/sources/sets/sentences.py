@@ -17,6 +17,7 @@ import numpy as np
 
 from nearfar.progress import track
 from nearfar.sources import installed
+from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
 from nearfar.sources.words import first_of_equal, near_copies, normal
@@ -70,7 +71,7 @@ def open_sentences(cache: Path, seed: int = 0, limit: int | None = None) -> Raw:
     def made() -> list[Row]:
         return rows_of(_distinct(installed.found_in(found, "sentences", sentences_of, limit)), seed)
 
-    table = installed.stored_rows(cache / "sentences" / f"{key}.arrow", "sentences", made, Row)
+    table = stored_rows(cache / "sentences" / f"{key}.arrow", made, Row, installed.nothing("sentences"))
     paired = table.data.column("score").null_count < len(table)
     return Raw(
         name="sentences",
