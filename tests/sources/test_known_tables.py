@@ -147,3 +147,46 @@ def test_a_scale_needs_scores_and_two_ends(tmp_path):
         nearfar.data(path, score_range=(5, 0))
     with pytest.raises(InputError, match="--score COLUMN"):
         nearfar.data(path, {"score": None}, score_range=(0, 5))
+
+
+# -- pair classification -----------------------------------------------------------------------------------------------
+
+
+def judged(rng, values):
+    return [(f"{words(rng)} {i}", f"{words(rng)} {i}", value) for i, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        (["question1", "question2", "is_duplicate"], (0, 1)),  # QQP
+        (["sentence1", "sentence2", "label"], (0, 1)),  # PAWS
+        (["sentence1", "sentence2", "label"], ("not_equivalent", "equivalent")),  # MRPC, read with names
+        (["text", "text_b", "label"], ("no", "yes")),
+        (["text_a", "text_b", "duplicate"], ("not duplicate", "duplicate")),
+    ],
+)
+def test_pair_classification(columns, names, tmp_path):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 200)
+    data = nearfar.data(csv_of(tmp_path / "t.csv", columns, judged(rng, [names[i] for i in truth])))
+    assert data.roles["pair_label"] == columns[2]
+    assert data.pair_labels.tolist() == truth.tolist()
+    task = evaluation.task_for(data, "pair-labels")
+    task.check()
+    assert task.chance("test").metrics["ap"] == pytest.approx(truth[data.splits["test"]].mean())
+
+
+def test_three_labels_are_refused_with_their_counts(tmp_path):
+    rng = np.random.default_rng(0)
+    path = csv_of(tmp_path / "t.csv", ["text", "text_b", "label"], judged(rng, ["0", "1", "2"] * 20 + ["1"]))
+    said = r"line 4: column 'label': '2' is not the label of a pair.*\(it holds '1' 21, '0' 20, '2' 20\) \(19 more"
+    with pytest.raises(InputError, match=said):
+        nearfar.data(path, {"pair_label": "label"})
+    data = nearfar.data(path, {"pair_label": "label"}, unreadable="skip")
+    assert len(data) == 41
+    with pytest.raises(InputError, match="no row of 'label' is labelled 1"):
+        nearfar.data(
+            csv_of(tmp_path / "zero.csv", ["text", "text_b", "label"], judged(rng, ["0"] * 30)),
+            {"pair_label": "label"},
+        )

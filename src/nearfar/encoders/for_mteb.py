@@ -72,7 +72,7 @@ class MtebEncoder:
     def mteb_model_meta(self) -> Any:
         """MTEB's description of the model: name, hash as the revision, width."""
         try:
-            from mteb.models.model_meta import ModelMeta
+            from mteb.models.model_meta import ModelMeta  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise InputError("MTEB is not installed.", "Install it: pip install 'nearfar[mteb]'.") from error
         return ModelMeta.create_empty(

@@ -1,6 +1,8 @@
 """`open_data`: from a name or a path to checked rows with roles."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,16 +255,29 @@ def _misjudged(raw: Raw, roles: Roles, scale: tuple[float, float] | None) -> lis
     for role, (read, wanted) in checks.items():
         column = str(roles[role])
         values = (value for block in cells(raw.table, column) for value in block)
+        counts: Counter[str] = Counter()
+        wrong = []
         for row, value in enumerate(values):
             number = read(value)
+            counts[filled(value)] += role == "pair_label"
             if number is None:
                 fault = "the cell is empty" if value in (None, "") else f"{value!r} is {wanted}"
-                found.append(Fault(row, column, fault))
+                wrong.append(Fault(row, column, fault))
             elif role == "score" and scale is not None and not scale[0] <= number <= scale[1]:
-                found.append(Fault(row, column, f"{number:g} is not within {scale[0]:g} to {scale[1]:g}"))
+                wrong.append(Fault(row, column, f"{number:g} is not within {scale[0]:g} to {scale[1]:g}"))
+        if wrong and role == "pair_label":
+            wrong[0] = replace(wrong[0], message=f"{wrong[0].message} ({_counted(counts)})")
+        found += wrong
     return found
 
 
+def _counted(counts: Counter[str]) -> str:
+    """The most frequent values of a column in words."""
+    told = ", ".join(f"'{value[:20]}' {count:,}" for value, count in counts.most_common(MOST_VALUES))
+    return f"it holds {told}" + (f" and {len(counts) - MOST_VALUES} more" if len(counts) > MOST_VALUES else "")
+
+
+MOST_VALUES = 5  # values of a column of labels that a message counts
 _PERHAPS_NONE = {"none", "null", "na", "n/a", "#n/a"}
 
 
