@@ -150,6 +150,7 @@ def test_scores_by_domain_are_those_of_their_rows_alone():
     found = task_for(by_two(data)).evaluate(embed, "test").domains
     for code, name in enumerate(("de", "fr")):
         rows = data.splits["test"][data.domains[data.splits["test"]] == code]
+        assert found[name]["rows"] == len(rows) == 10
         assert found[name]["spearman"] == pytest.approx(spearman(cosines(embed, rows), data.scores[rows]))
     alone = by_two(data, ("de",))
     alone.domains = np.where(np.arange(60) % 2, -1, 0)
@@ -173,6 +174,7 @@ def test_queries_by_domain_rank_the_whole_split_unless_pools_are_apart():
     place = 1 + (similar > np.diag(similar)[:, None]).sum(1)
     assert found.metrics["mrr"] == pytest.approx((1 / place).mean())
     for code, name in enumerate(("de", "fr")):
+        assert found.domains[name]["rows"] == 10
         assert found.domains[name]["mrr"] == pytest.approx((1 / place[data.domains[rows] == code]).mean())
     apart = task_for(data, "pairs --pool domain").evaluate(embed, "test")
     expected = []
