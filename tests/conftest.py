@@ -50,8 +50,36 @@ def bags_few(own_cache, tmp_path_factory):
     return open_data(table, roles={"bag": "bag", "target": "state", "label": ["truth"]})
 
 
+def write_judged(path, rows=160, kinds=("differs", "same"), seed=0):
+    """Pairs of sentences that are about one animal or about two, the scores of a teacher, and a number beside them.
+    Columns: sentence1, sentence2, label, how_near, teacher."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    animals, acts = "cat dog bird fish horse cow mouse lion".split(), "sleeps runs eats jumps sings hides".split()
+    lines = ["sentence1,sentence2,label,how_near,teacher"]
+    for k in range(rows):
+        same, (one, two) = k % 2, rng.choice(animals, 2, replace=False)
+        a, b = (
+            f"the {one} {rng.choice(acts)} in house {k}",
+            f"a {one if same else two} that {rng.choice(acts)} near {k}",
+        )
+        score = (3 if same else -3) + rng.normal()
+        lines.append(f"{a},{b},{kinds[same]},{2 + score / 2:.3f},{score:.3f}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 @pytest.fixture(scope="session")
-def data_of(emoji_few, bags_few):
+def judged_few(own_cache, tmp_path_factory):
+    """160 pairs of sentences with a label of two and the scores of a teacher."""
+    from nearfar.sources import open_data
+
+    return open_data(write_judged(tmp_path_factory.mktemp("judged") / "pairs.csv", kinds=("no", "yes")))
+
+
+@pytest.fixture(scope="session")
+def data_of(emoji_few, bags_few, judged_few):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
@@ -62,6 +90,8 @@ def data_of(emoji_few, bags_few):
         needs = methods.get(slug).needs
         if all("bag" in need for need in needs):
             return bags_few
+        if all("text_b" in need for need in needs):
+            return judged_few
         return numbers if methods.get(slug).target == "numbers" else emoji_few
 
     return suiting

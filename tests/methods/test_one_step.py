@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
+from nearfar.encoders import Tokens
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
+from tests.layered import encoder_of
 
 LR, STEPS, RUN, WARMUP = 0.05, 3, 8, 1
 
@@ -622,6 +624,44 @@ class CWCL(Pairs):
         return -(w * log_softmax(s, 1)).sum(1).mean() + cross_entropy(s.T, torch.arange(len(s)))
 
 
+def log_loss(p, y):
+    return -torch.log(torch.sigmoid(p if y else -p))
+
+
+class DSE(Naive):
+    """Every text alone: both layers side by side, mean without [CLS]; labels and the teacher, half each."""
+
+    def loss(self, batch, step):
+        data, terms = self.method.survey.data, []
+        for row in batch.rows.tolist():
+            u, v = (self.vector(data.values(role)[row]) for role in ("text", "text_b"))
+            p = self.method.head.layers(torch.cat([u, v, u * v, abs(u - v)])[None])[0, 0]
+            y, t = data.values("pair_label")[row] == "yes", float(data.values("teacher")[row])
+            terms.append(0.5 * log_loss(p, y) + 0.5 * (p - t) ** 2)
+        return sum(terms) / len(terms)
+
+    def vector(self, text):
+        encoder = self.method.tower.encoder
+        states, _ = encoder.tokens(encoder.prepare([text]), 2)
+        return torch.cat([torch.stack(list(layer[0][1:])).mean(0) for layer in states])
+
+
+class CrossEncoder(Naive):
+    """Every pair alone, as one sequence."""
+
+    def loss(self, batch, step):
+        data, m, terms = self.method.survey.data, self.method, []
+        encoder, special = m.tower.encoder, m.tower.encoder.special
+        for row in batch.rows.tolist():
+            a, b = (encoder.encode_ids([data.values(role)[row]])[0] for role in ("text", "text_b"))
+            ids = torch.tensor([special.bos, *a, special.eos, *b, special.eos])
+            side = torch.tensor([0] * (len(a) + 2) + [1] * (len(b) + 1))
+            x = encoder.embedded(Tokens(ids[None], torch.ones(1, len(ids), dtype=torch.bool)))
+            h = encoder.tokens(x._replace(vectors=x.vectors + m.scorer.side.weight[side]))[0][0].mean(0)
+            terms.append(log_loss(m.scorer.last(h)[0], data.values("pair_label")[row] == "yes"))
+        return sum(terms) / len(terms)
+
+
 class Contriever(Naive):
     """Query crop against the teacher's key crop and the queue; raw inner products; m before the keys."""
 
@@ -671,6 +711,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
 
     "ins": ("ins", INS, {"momentum": 0.9, "queue": 16, "bag_loss": 0.3, "bag_start": 0.25}),
     "abmil": ("abmil", ABMIL, {}),
+    "dse": ("dse", DSE, {"hidden": 16}),
+    "cross-encoder": ("cross-encoder", CrossEncoder, {}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 
@@ -687,7 +729,7 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
     slug, naive, options = CASES[case]
     settings = TrainSettings(
         batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, val_every=0,
-        by="columns" if slug in ("align", "cwcl") else "auto",
+        by="columns" if slug in ("align", "cwcl") else "auto", **encoder_of(slug),
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}

@@ -15,6 +15,7 @@ from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.training import callbacks
 from nearfar.training.engine import fit
+from tests.layered import encoder_of
 
 STEPS = 8
 CASES = {
@@ -38,6 +39,8 @@ CASES = {
     "susana": {"batch_size": "auto", "ways": 4, "shots": 3},
     "ins": {"queue": 32, "bag_start": 0.3, "bag_rows": 4},
     "abmil": {},
+    "dse": {"hidden": 16},
+    "cross-encoder": {},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
@@ -50,7 +53,7 @@ CASES = {
 
 def run(method, data, out, **more):
     plan = {"steps": STEPS, "batch_size": 16, "val_every": 4, "save_every": 2, "progress": False}
-    return fit(method, data, out=out, **plan | more)
+    return fit(method, data, out=out, **plan | encoder_of(method) | more)
 
 
 class Stop(RuntimeError):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.checks import Range
+from nearfar.checks import Range, one_of
 from nearfar.encoders import inserted, sentence
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.batches import check_texts
@@ -17,6 +17,10 @@ from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, pad
 from nearfar.errors import InputError
 
 MOST_TOKENS = 1_000_000
+JOINS = ("concat", "mean")
+LAYER_POOLINGS = ("mean", "mean_sqrt_len_tokens", "max")
+PUT_IN = {"experts": "experts", "gates": "gates", "pooled": "a pooling over layers"}
+"""What may be put into an encoder of layers, by its name in `config()`."""
 TextLength = Annotated[int, Range(4, MOST_TOKENS)]
 
 
@@ -96,7 +100,23 @@ class LayeredText(TextEncoder):
         return sentence.pool(states, mask, self.pooling)
 
     def forward(self, x: Tokens | Embedded) -> Tensor:
-        return self.pool(*self.tokens(x))
+        pooled = self._inserted.get("pooled")
+        if pooled is None:
+            return self.pool(*self.tokens(x))
+        skip = int(self.special.bos is not None and not pooled["first"])
+        return sentence.pool_layers(*self.tokens(x, pooled["layers"]), pooled["join"], pooled["pooling"], skip)
+
+    def pool_layers(self, layers: int, join: str = "concat", pooling: str = "mean", first: bool = False) -> None:
+        """Make the vector of a text from its last `layers` layers (`sentence.pool_layers`), in place of the encoder's
+        own pooling. first: the token in front of the text ([CLS]) counts. Raises InputError for more layers than there
+        are, and for other names."""
+        self._once("pooled")
+        one_of("join", join, JOINS)
+        one_of("pooling", pooling, LAYER_POOLINGS)
+        if not 1 <= layers <= self.depth:
+            raise InputError(f"layers must be between 1 and {self.depth}, the encoder's own. Got {layers} instead.")
+        self._inserted["pooled"] = {"layers": layers, "join": join, "pooling": pooling, "first": first}
+        self.dim = self.width * (layers if join == "concat" else 1)
 
     def add_experts(self, experts: int, routing: str = "domain") -> None:
         """Make `experts` copies of each layer's MLP, equal at first; a text takes one of them.
@@ -119,7 +139,7 @@ class LayeredText(TextEncoder):
 
     def _once(self, what: str) -> None:
         if what in self._inserted:
-            raise InputError(f"This encoder has {what} already.")
+            raise InputError(f"This encoder has {PUT_IN[what]} already.")
 
     @property
     def gates(self) -> list[inserted.Gate]:
@@ -140,6 +160,8 @@ class LayeredText(TextEncoder):
             self.add_experts(**config["experts"])
         if config.get("gates"):
             self.add_gates()
+        if config.get("pooled"):
+            self.pool_layers(**config["pooled"])
 
 
 def layered(encoder: Any, who: str) -> LayeredText:

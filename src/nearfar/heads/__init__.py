@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import PositiveInt, Width, checked, checked_init
 from nearfar.heads.gates import PairGate
+from nearfar.heads.pairs import PairHead, pair_features
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -86,4 +87,4 @@ class Prototypes(nn.Module):
         return f"{self.weight.shape[0]}, dim={self.weight.shape[1]}"
 
 
-__all__ = ["PairGate", "Prototypes", "linear", "mlp", "predictor"]
+__all__ = ["PairGate", "PairHead", "Prototypes", "linear", "mlp", "pair_features", "predictor"]

@@ -43,6 +43,7 @@ from nearfar.losses.contrastive import (
     team_up,
     triplet,
 )
+from nearfar.losses.distillation import distillation_rows, dse, margin, mean_of_known, pair_label_rows
 from nearfar.losses.episodes import icnn, icnn_score, proto_cross_entropy, proto_triplet
 from nearfar.losses.gated import (
     class_distances,
@@ -94,7 +95,9 @@ __all__ = [
     "dcl_weights",
     "debiased",
     "distance_weights",
+    "distillation_rows",
     "draw_partners",
+    "dse",
     "filtered_cosine",
     "gate_entropy",
     "gate_overlap",
@@ -112,12 +115,15 @@ __all__ = [
     "ins_contrast",
     "joint_entropy",
     "kernel_uniformity",
+    "margin",
     "masked_scores",
+    "mean_of_known",
     "meta_nodes",
     "mil_nce",
     "mixing_shares",
     "moved_prototypes",
     "nt_xent",
+    "pair_label_rows",
     "pair_weights",
     "pamc",
     "proto_cross_entropy",

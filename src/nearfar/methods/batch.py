@@ -250,4 +250,4 @@ def _to(values: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]
 
 
 def _rows(x: Any, rows: slice) -> Any:
-    return x[rows] if isinstance(x, Tensor) else type(x)(*(field[rows] for field in x))
+    return x[rows] if isinstance(x, Tensor) else type(x)(*(None if field is None else field[rows] for field in x))

@@ -240,4 +240,5 @@ def _members(x: Any, members: int) -> list[Any]:
     n = (x if isinstance(x, Tensor) else x[0]).shape[0] // members
     if isinstance(x, Tensor):
         return list(x.split(n))
-    return [type(x)(*parts) for parts in zip(*(field.split(n) for field in x), strict=True)]
+    fields = [[None] * members if field is None else field.split(n) for field in x]
+    return [type(x)(*parts) for parts in zip(*fields, strict=True)]
