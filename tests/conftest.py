@@ -56,7 +56,8 @@ def write_judged(path, rows=160, kinds=("differs", "same"), seed=0):
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    animals, acts = "cat dog bird fish horse cow mouse lion".split(), "sleeps runs eats jumps sings hides".split()
+    animals = ["cat", "dog", "bird", "fish", "horse", "cow", "mouse", "lion"]
+    acts = ["sleeps", "runs", "eats", "jumps", "sings", "hides"]
     lines = ["sentence1,sentence2,label,how_near,teacher"]
     for k in range(rows):
         same, (one, two) = k % 2, rng.choice(animals, 2, replace=False)

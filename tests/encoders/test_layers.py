@@ -41,7 +41,7 @@ def naive(states, mask, join, pooling, skip):
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=4), k=st.integers(1, 3), skip=st.integers(0, 1),
-       join=st.sampled_from(["concat", "mean"]), pooling=st.sampled_from(["mean", "mean_sqrt_len_tokens", "max"]))  # fmt: skip
+       join=st.sampled_from(encoders.texts.JOINS), pooling=st.sampled_from(encoders.texts.LAYER_POOLINGS))  # fmt: skip
 def test_pooled_layers_are_their_loops(lengths, k, skip, join, pooling):
     make = torch.Generator().manual_seed(sum(lengths) + 10 * k)
     states = torch.randn(k, len(lengths), 6, 3, dtype=torch.float64, generator=make)

@@ -1,6 +1,7 @@
 """DSE and the model that reads both texts: labels of each kind, teachers of each kind, scores, and wrong data."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ def test_alpha_one_needs_no_labels_and_alpha_zero_no_teacher(table, tmp_path):
 
 def test_wrong_teachers_and_labels(table, three, tmp_path):
     data = open_data(table)
-    with pytest.raises(InputError, match="no column of pairs.csv and no folder.*Did you mean 'teacher'"):
+    with pytest.raises(InputError, match=r"no column of pairs\.csv and no folder.*Did you mean 'teacher'"):
         prepared(data, teacher="techer")
     with pytest.raises(InputError, match=r"3 columns \(teacher, teacher, teacher\), and the student tells 1 number"):
         prepared(data, teacher="teacher,teacher,teacher")
@@ -235,9 +236,10 @@ def classifier(folder, labels, words):
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
     torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    config = BertConfig(vocab_size=5 + len(words), max_position_embeddings=40, id2label=dict(enumerate(labels)),
-                        label2id={name: k for k, name in enumerate(labels)}, initializer_range=1.0, **sizes)  # fmt: skip
+    sizes: Any = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    named: Any = {"id2label": dict(enumerate(labels)), "label2id": {name: k for k, name in enumerate(labels)}}
+    named |= {"vocab_size": 5 + len(words), "max_position_embeddings": 40, "initializer_range": 1.0}
+    config = BertConfig(**named, **sizes)
     BertForSequenceClassification(config).save_pretrained(folder)
     BertTokenizerFast(vocab=str(folder / "vocab.txt"), vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
@@ -296,3 +298,21 @@ def test_classes_and_numbers_are_told(table, three, tmp_path):
     nearfar.fit("cross-encoder", table, score="how_near", pair_label="none", out=tmp_path / "number", **FAST)
     found = nearfar.predict(tmp_path / "number", table, score="how_near", pair_label="none")
     assert all(isinstance(x, float) for x in found.columns["prediction"])
+
+
+@pytest.mark.parametrize("slug", ["dse", "cross-encoder"])
+def test_pairs_are_measured_by_what_the_model_says_of_them(slug, table, tmp_path):
+    """Average precision and rank correlation of its own scores, not of the cosine of its vectors."""
+    from nearfar import evaluation
+    from nearfar.evaluation.pairwise import average_precision, spearman
+    from nearfar.training.modelled import ModelEmbedder
+
+    nearfar.fit(slug, table, task="pair-labels", out=tmp_path / "run", **FAST)
+    told = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]["test"]
+    data, model = open_data(table), nearfar.load(tmp_path / "run" / "model")
+    rows = data.splits["test"]
+    scores = np.array(nearfar.predict(tmp_path / "run", data).columns["score"])[rows]
+    assert told["metrics"]["ap"] == pytest.approx(average_precision(scores, data.pair_labels[rows]))
+    graded = open_data(table, roles={"score": "how_near", "pair_label": None})
+    found = evaluation.task_for(graded, "sts").evaluate(ModelEmbedder(model, graded), "test")
+    assert found.primary == pytest.approx(spearman(scores, graded.scores[graded.splits["test"]]))

@@ -145,8 +145,13 @@ class PairAnswers(Inference):
 class PairScoring(PairAnswers):
     """One number a pair: what pairs are ranked and told apart by."""
 
+    scores_pairs = True
+
+    def of_pairs(self, data: Data, rows: np.ndarray, embed: Any) -> Tensor:
+        return self.scorer.logits(Request(data, rows, embed))[:, 0]
+
     def score(self, request: Request, options: Any) -> Tensor:
-        return self.scorer.logits(request)[:, 0]
+        return self.of_pairs(request.data, request.rows, request.embed)
 
 
 def answers(scorer: JointScorer | SideScorer, judgement: str, names: Sequence[str]) -> PairAnswers:

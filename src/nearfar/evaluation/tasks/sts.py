@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class GradedTask(PairedTask):
     """Whether the similarity of two columns follows the score of their pairs (semantic textual similarity)."""
 
+    asks_model = True
     primary = "spearman"
     metrics = {"spearman": Metric("Spearman", "correlation"), "pearson": Metric("Pearson", "correlation")}
     beside = "pearson"
@@ -43,7 +44,8 @@ class GradedTask(PairedTask):
     def describe(self) -> str:
         a, b = self.roles
         return (
-            f"How well the cosine of {a} and {b} follows '{self.data.roles['score']}': Spearman's rank correlation "
+            f"How well the cosine of {a} and {b} (or what a model says of the pair itself) follows "
+            f"'{self.data.roles['score']}': Spearman's rank correlation "
             "(times 100; 0 is chance, below 0 is the wrong way round), with Pearson's beside it."
         )
 
