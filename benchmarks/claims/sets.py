@@ -376,6 +376,55 @@ def judged(counts: Mapping[str, int], steps: int, out: Path) -> Path:
     return path
 
 
+FIELDS = ("networkx", "scikit-learn", "scipy", "sympy", "torch")
+EACH = {"train": 500, "val": 100, "test": 300}  # pairs of a package at most; half of those of val and test are wrong
+
+
+def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
+    """A csv of the docstrings of five packages: the first sentence, the first 64 words of what follows, the package, 1
+    where both are of one docstring, the split; written once. In val and test the other half is of another docstring of
+    the package. alone: the one package that is trained on, None: all."""
+    import ast
+    import csv
+
+    from nearfar.sources import installed
+    from nearfar.sources.sets.functions import first_sentence
+
+    path = out / "data" / f"described-{counts['train']}-{alone or 'all'}.csv"
+    if path.exists():
+        return path
+
+    def read(file: Path, module: str, package: str) -> list[tuple[str, str, str]]:
+        made = []
+        for _, node in installed.definitions(file)[0]:
+            text = ast.get_docstring(node) or ""
+            words = text.partition("\n\n")[2].split()
+            if package in FIELDS and len(first_sentence(text).split()) > 3 and len(words) > 15:
+                made.append((package, first_sentence(text), " ".join(words[:64])))
+        return made
+
+    found, rng = installed.found_in(installed.packages(), "docstrings", read, None), np.random.default_rng(0)
+    distinct = {text.casefold(): (package, text, body) for package, text, body in sorted(found)}
+    bodies, rows = set(), []
+    for field_ in FIELDS:
+        own = [one for one in distinct.values() if one[0] == field_ and one[2] not in bodies]
+        own = [own[place] for place in rng.permutation(len(own))]
+        bodies |= {one[2] for one in own}
+        for split, count in counts.items():
+            part, own = own[:count], own[count:]
+            wrong = set(range(1, len(part), 2)) if split != "train" else set()
+            kept = split != "train" or alone in (None, field_)
+            rows += [[text, part[(k + 2) % len(part)][2] if k in wrong else body, field_, int(k not in wrong), split]
+                     for k, (_, text, body) in enumerate(part) if kept]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["summary", "rest", "package", "label", "split"],
+                                    *(rows[place] for place in rng.permutation(len(rows)))])  # fmt: skip
+    return path
+
+
+DESCRIBED = {"roles": {"text": "summary", "text_b": "rest", "domain": "package", "pair_label": "label",
+                       "split": "split"}}  # fmt: skip
 TEACHER = {"text_encoder": "minilm", "text_length": 48, "batch_size": 16, "val_every": 0, "progress": False}
 
 
@@ -456,6 +505,10 @@ SETS = {
                                   {"roles": {"text": "first", "text_b": "second", "pair_label": "label",
                                              "split": "split"}},
                                   small=partial(judged, {"train": 120, "val": 40, "test": 40}, 2)),
+    "described": Set("summaries and bodies of docstrings of five packages, 500 / 100 / 300 of each",
+                     partial(described, EACH, None), DESCRIBED, tiny=600),
+    "described, scipy": Set("the same, trained on those of scipy alone", partial(described, EACH, "scipy"), DESCRIBED,
+                            tiny=600),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),

@@ -42,6 +42,7 @@ VERIFY = {"files": [str], "examples": [dict]}
 DAMAGED = "Copy the whole model folder again, or train anew."
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".msgpack")
 ANSWERS = "inference."  # the tensors of what a model answers beside vectors
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 _RESERVED = ("format", "nearfar", "similarity", "dim", "roles", "towers", "inference")
 
 Progress = Callable[[int, int], None]
@@ -63,7 +64,7 @@ class Model:
         digest: str = "",
         answers: Mapping[str, torch.Tensor] | None = None,
     ):
-        self.roles, self.config, self.path, self.hash = dict(roles), dict(config), path, digest
+        self.roles, self.config, self.path, self.hash = with_variants(roles), dict(config), path, digest
         self.similarity: str = self.config.get("similarity", "cosine")
         self._answers, self._inference = answers, cast(Any, None)
 
@@ -254,6 +255,15 @@ class Model:
         return self.roles[role]
 
 
+def with_variants(roles: Mapping[str, Tower]) -> dict[str, Tower]:
+    """The towers with those of the variants of their encoders, whose weights are the same."""
+    found = dict(roles)
+    for role, tower in roles.items():
+        for name, one in tower.encoder.variants().items():
+            found.setdefault(f"{role}/{name}", Tower(one, tower.head, tower.kept).eval())
+    return found
+
+
 def variants_of(roles: Iterable[str]) -> list[str]:
     """The names behind the roles: ["salient"] for "image" and "image/salient"."""
     return sorted({role.partition("/")[2] for role in roles} - {""})
@@ -379,7 +389,7 @@ def _described(tower: Tower) -> dict[str, Any]:
 
 
 def describe_head(head: nn.Module) -> list[dict[str, Any]]:
-    """A head of linear layers, batch norms and ReLUs as data; InputError for other parts."""
+    """A head of linear layers, norms, ReLUs and tanhs as data; InputError for other parts."""
     out: list[dict[str, Any]] = []
     for part in head if isinstance(head, nn.Sequential) else [head]:
         if isinstance(part, nn.Linear):
@@ -388,12 +398,14 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]]:
             )
         elif isinstance(part, nn.BatchNorm1d):
             out.append({"layer": "batch_norm", "size": part.num_features, "affine": part.affine})
-        elif isinstance(part, nn.ReLU):
-            out.append({"layer": "relu"})
+        elif isinstance(part, nn.LayerNorm):
+            out.append({"layer": "layer_norm", "size": part.normalized_shape[0]})
+        elif isinstance(part, tuple(ACTIVATIONS.values())):
+            out.append({"layer": next(name for name, kind in ACTIVATIONS.items() if isinstance(part, kind))})
         elif not isinstance(part, nn.Identity):
             raise InputError(
                 f"A head with a {type(part).__name__} cannot be stored.",
-                "Linear, BatchNorm1d and ReLU layers can: see nearfar.heads.",
+                "Linear, BatchNorm1d, LayerNorm, ReLU and Tanh layers can: see nearfar.heads.",
             )
     return out
 
@@ -406,8 +418,10 @@ def build_head(layers: Sequence[Mapping[str, Any]]) -> nn.Module:
             made.append(nn.Linear(layer["in"], layer["out"], bias=layer["bias"]))
         elif layer["layer"] == "batch_norm":
             made.append(nn.BatchNorm1d(layer["size"], affine=layer["affine"]))
+        elif layer["layer"] == "layer_norm":
+            made.append(nn.LayerNorm(layer["size"]))
         else:
-            made.append(nn.ReLU())
+            made.append(ACTIVATIONS[layer["layer"]]())
     return made[0] if len(made) == 1 else nn.Sequential(*made)
 
 
@@ -492,7 +506,8 @@ def _write(
         given = examples.get(role)
         inputs = list(kind.examples(encoder) if given is None or not len(given) else given)[:16]
         coded = kind.write(inputs, encoder)
-        stored[role] = {"inputs": coded, "vectors": model.embed(kind.read(coded, encoder), role).tolist()}
+        for shown in [f"{role}/{name}" for name in encoder.variants()] or [role]:
+            stored[shown] = {"inputs": coded, "vectors": model.embed(kind.read(coded, encoder), shown).tolist()}
     _write_json(place / "verify.json", {"hash": digest, "files": hashes, "examples": stored})
     (place / "README.md").write_text(model_card(model, card, digest), encoding="utf-8")
     return digest

@@ -662,6 +662,50 @@ class CrossEncoder(Naive):
         return sum(terms) / len(terms)
 
 
+class MoE(Naive):
+    """Every text alone through the expert of its domain; both directions."""
+
+    def loss(self, batch, step):
+        sides, routed = zip(*(self.side(batch, role) for role in ("text", "text_b")), strict=True)
+        a, b = (torch.stack([v / v.norm() for v in side]) for side in sides)
+        terms = [torch.logsumexp(s, 0) - s[i] for m in (a @ b.T, b @ a.T) for i, s in enumerate(m / 0.05)]
+        return sum(terms) / len(terms) + self.routers(routed, batch)
+
+    def side(self, batch, role):
+        x, m, z, said = self.views(batch)[role][0], self.method, [], []
+        for i in range(len(batch)):
+            one = Tokens(x.ids[i : i + 1, x.mask[i]], x.mask[i : i + 1, x.mask[i]], x.route[i : i + 1])
+            states = m.tower_a.encoder.tokens(one)[0][0]
+            z.append(self.pooled(states, m.tower_a.head))
+            said.append(m.tower_a.encoder.router_logits[:, 0] if m.routing == "router" else None)
+        return z, said
+
+    def pooled(self, states, head):
+        h = states.mean(0)
+        h = (h - h.mean()) / (h.var(unbiased=False) + 1e-5).sqrt() * head[0].weight + head[0].bias
+        return torch.tanh(h @ head[1].weight.T + head[1].bias) @ head[3].weight.T + head[3].bias
+
+    def routers(self, routed, batch):
+        return 0.0
+
+
+class MoERouted(MoE):
+    """[CLS], linear and tanh; the router's loss on the mean over both texts and layers."""
+
+    def pooled(self, states, head):
+        return torch.tanh(states[0] @ head[0].weight.T + head[0].bias)
+
+    def routers(self, routed, batch):
+        total, both, names = 0.0, [], self.method.survey.data.values("domain")
+        for a, b, row in zip(*routed, batch.rows.tolist(), strict=True):
+            s = ((a + b) / 2).mean(0)
+            total = total + torch.logsumexp(s, 0) - s[["sea", "sky", "wood"].index(names[row])]
+            both += [*a, *b]
+        p = torch.stack([torch.softmax(s, 0) for s in both]).mean(0)
+        f = [sum(int(s.argmax()) == e for s in both) / len(both) for e in range(3)]
+        return 0.5 * total / len(batch) + 0.3 * 3 * sum(p[e] * f[e] for e in range(3))
+
+
 class Contriever(Naive):
     """Query crop against the teacher's key crop and the queue; raw inner products; m before the keys."""
 
@@ -713,6 +757,9 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "abmil": ("abmil", ABMIL, {}),
     "dse": ("dse", DSE, {"hidden": 16}),
     "cross-encoder": ("cross-encoder", CrossEncoder, {}),
+    "moe-embeddings": ("moe-embeddings", MoE, {}),
+    "moe-embeddings router": ("moe-embeddings", MoERouted, {"routing": "router", "pooler": "tanh", "router_weight": 0.5,
+                                                            "balance_weight": 0.3}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

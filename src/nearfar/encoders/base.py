@@ -1,5 +1,8 @@
 """What every encoder promises: inputs to one vector each."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +20,7 @@ class Features(NamedTuple):
 
     values: Tensor
 
-    def to(self, device: torch.device | str) -> "Features":
+    def to(self, device: torch.device | str) -> Features:
         return Features(self.values.to(device))
 
 
@@ -32,6 +35,12 @@ class Encoder(nn.Module):
     modality: ClassVar[str]
     dim: int
     pretrained: bool = False
+    domain_names: Sequence[str] = ()
+    """Domains of which each item is to name one, where the encoder takes them apart."""
+
+    def variants(self) -> Mapping[str, Encoder]:
+        """Name -> this encoder as it gives another vector of an item: of a domain, say, where items name none."""
+        return {}
 
     def prepare(self, items: Any) -> Any:
         """Raw items (pictures, paths; texts; rows of numbers) -> the input of `forward`."""

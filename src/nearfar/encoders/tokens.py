@@ -91,7 +91,7 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
     if special.eos is not None:
         ids.scatter_(1, (lengths + start)[:, None], special.eos)
     places = torch.arange(total, device=mask.device)
-    return Tokens(ids, places < (lengths + special.frame)[:, None])
+    return Tokens(ids, places < (lengths + special.frame)[:, None], tokens.route)
 
 
 def one_sequence(a: Tokens, b: Tokens, special: Special) -> tuple[Tokens, Tensor]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.checks import PositiveInt, Width, checked, checked_init
+from nearfar.checks import PositiveInt, Width, checked, checked_init, one_of
 from nearfar.heads.gates import PairGate
 from nearfar.heads.pairs import PairHead, pair_features
 
@@ -61,6 +61,15 @@ def predictor(dim: int, hidden: int) -> nn.Sequential:
     return mlp(dim, hidden, dim)
 
 
+def pooler(dim: int, kind: str = "mlp") -> nn.Sequential:
+    """(n, dim) -> (n, dim), kept at inference. "mlp": layer norm, linear, tanh, linear, which does not see the length
+    of its input; "tanh": linear and tanh, as BERT's. Source: MoE Embeddings (arXiv 2401.15713), both generations."""
+    one_of("pooler", kind, ("mlp", "tanh"))
+    if kind == "tanh":
+        return nn.Sequential(nn.Linear(dim, dim), nn.Tanh())
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
+
+
 @checked_init
 class Prototypes(nn.Module):
     """K directions on the unit sphere of R^d, to which vectors are compared (SwAV: K = 3000, d = 128).
@@ -87,4 +96,4 @@ class Prototypes(nn.Module):
         return f"{self.weight.shape[0]}, dim={self.weight.shape[1]}"
 
 
-__all__ = ["PairGate", "PairHead", "Prototypes", "linear", "mlp", "pair_features", "predictor"]
+__all__ = ["PairGate", "PairHead", "Prototypes", "linear", "mlp", "pair_features", "pooler", "predictor"]

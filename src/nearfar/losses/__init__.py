@@ -45,6 +45,7 @@ from nearfar.losses.contrastive import (
 )
 from nearfar.losses.distillation import distillation_rows, dse, margin, mean_of_known, pair_label_rows
 from nearfar.losses.episodes import icnn, icnn_score, proto_cross_entropy, proto_triplet
+from nearfar.losses.experts import balance_loss, mnr, mnr_plus, mnr_plus_targets, router_loss
 from nearfar.losses.gated import (
     class_distances,
     draw_partners,
@@ -79,6 +80,7 @@ __all__ = [
     "bag_cross_entropy",
     "bag_logit_loss",
     "bag_probabilities",
+    "balance_loss",
     "barlow_twins",
     "byol",
     "cacr",
@@ -121,6 +123,9 @@ __all__ = [
     "meta_nodes",
     "mil_nce",
     "mixing_shares",
+    "mnr",
+    "mnr_plus",
+    "mnr_plus_targets",
     "moved_prototypes",
     "nt_xent",
     "pair_label_rows",
@@ -133,6 +138,7 @@ __all__ = [
     "queue_contrast",
     "released_similarity",
     "repulsion_weights",
+    "router_loss",
     "sepclr",
     "sepclr_terms",
     "sharpened",
