@@ -50,8 +50,58 @@ def bags_few(own_cache, tmp_path_factory):
     return open_data(table, roles={"bag": "bag", "target": "state", "label": ["truth"]})
 
 
+def write_judged(path, rows=160, kinds=("differs", "same"), seed=0):
+    """Pairs of sentences that are about one animal or about two, the scores of a teacher, and a number beside them.
+    Columns: sentence1, sentence2, label, how_near, teacher."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    animals = ["cat", "dog", "bird", "fish", "horse", "cow", "mouse", "lion"]
+    acts = ["sleeps", "runs", "eats", "jumps", "sings", "hides"]
+    lines = ["sentence1,sentence2,label,how_near,teacher"]
+    for k in range(rows):
+        same, (one, two) = k % 2, rng.choice(animals, 2, replace=False)
+        a, b = (
+            f"the {one} {rng.choice(acts)} in house {k}",
+            f"a {one if same else two} that {rng.choice(acts)} near {k}",
+        )
+        score = (3 if same else -3) + rng.normal()
+        lines.append(f"{a},{b},{kinds[same]},{2 + score / 2:.3f},{score:.3f}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 @pytest.fixture(scope="session")
-def data_of(emoji_few, bags_few):
+def judged_few(own_cache, tmp_path_factory):
+    """160 pairs of sentences with a label of two and the scores of a teacher."""
+    from nearfar.sources import open_data
+
+    return open_data(write_judged(tmp_path_factory.mktemp("judged") / "pairs.csv", kinds=("no", "yes")))
+
+
+def write_domains(path, rows=150, names=("sea", "sky", "wood")):
+    """Pairs of sentences of three domains, each about one thing. Columns: question, answer, field."""
+    things = {"sea": ["fish", "whale", "crab", "seal"], "sky": ["bird", "cloud", "bat", "star"],
+              "wood": ["bear", "fox", "oak", "owl"]}  # fmt: skip
+    lines = ["question,answer,field"]
+    for k in range(rows):
+        name = names[k % len(names)]
+        one = things[name][k // 3 % 4]
+        lines.append(f"where is the {one} of day {k},the {one} number {k} lives there,{name}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def domains_few(own_cache, tmp_path_factory):
+    """150 pairs of sentences of three domains."""
+    from nearfar.sources import open_data
+
+    return open_data(write_domains(tmp_path_factory.mktemp("domains") / "pairs.csv"), roles={"domain": "field"})
+
+
+@pytest.fixture(scope="session")
+def data_of(emoji_few, bags_few, judged_few, domains_few):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
@@ -62,6 +112,10 @@ def data_of(emoji_few, bags_few):
         needs = methods.get(slug).needs
         if all("bag" in need for need in needs):
             return bags_few
+        if all("domain" in need and "text_b" in need for need in needs):
+            return domains_few
+        if all("text_b" in need for need in needs):
+            return judged_few
         return numbers if methods.get(slug).target == "numbers" else emoji_few
 
     return suiting

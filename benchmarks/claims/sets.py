@@ -324,6 +324,138 @@ def subgroups(out: Path, least: int = 10) -> Path:
     return path
 
 
+JUDGED = {"train": 4000, "val": 500, "test": 1200}  # pairs at most; half of them belong together
+LABELLED = 0.2  # share of the training pairs whose label a student is given
+
+
+def judged_docstrings(counts: Mapping[str, int], seed: int = 0) -> list[list[Any]]:
+    """Pairs of sentences: the first one of a docstring, and another one of it (1), or one of another docstring of the
+    module or, as often, of another package (0). Whole modules are in one split; no docstring begins two pairs. Rows of
+    first, second, label, the label of some training pairs alone, split."""
+    from nearfar.sources import installed
+    from nearfar.sources.sets.sentences import sentences_of
+    from nearfar.sources.words import normal
+
+    found: dict[str, dict[str, list[str]]] = {}
+    seen: set[str] = set()
+    for one in installed.found_in(installed.packages(), "docstrings", sentences_of, 12 * sum(counts.values())):
+        if not ((key := normal(one.text)) in seen or seen.add(key)):
+            texts = found.setdefault(f"{one.package}:{one.module}", {}).setdefault(one.document, [])
+            texts.append(one.text)
+    rng = np.random.default_rng(seed)
+    modules = [name for name in sorted(found) if len(found[name]) > 1]
+    rng.shuffle(modules)
+    rows: list[list[Any]] = []
+    for split, count in counts.items():
+        own, made = [], 0
+        while made < count:
+            own.append(modules.pop())
+            made += len(found[own[-1]])
+        rows += [[*row, split] for row in pairs_of({name: found[name] for name in own}, count, rng)]
+    shown = rng.random(len(rows)) < LABELLED
+    return [[a, b, y, y if split != "train" or known else "", split]
+            for (a, b, y, split), known in zip(rows, shown, strict=True)]  # fmt: skip
+
+
+def pairs_of(modules: Mapping[str, Mapping[str, list[str]]], count: int, rng: np.random.Generator) -> list[list[Any]]:
+    """At most `count` pairs of the docstrings of some modules, half of them of one docstring."""
+    documents = [(name, key) for name in modules for key in modules[name]]
+    documents = [documents[place] for place in rng.permutation(len(documents))]
+    together = [(name, key) for name, key in documents if len(modules[name][key]) > 1][: count // 2]
+    taken, rows = set(together), []
+    for name, key in together:
+        first, *others = modules[name][key]
+        rows.append([first, others[rng.integers(len(others))], 1])
+    for number, (name, key) in enumerate([d for d in documents if d not in taken][: count // 2]):
+        near = number % 2 == 0
+        others = [d for d in modules[name] if d != key] if near else []
+        where = (name, others[rng.integers(len(others))]) if near else documents[rng.integers(len(documents))]
+        if where == (name, key) or (not near and where[0].partition(":")[0] == name.partition(":")[0]):
+            continue
+        texts = modules[where[0]][where[1]]
+        rows.append([modules[name][key][0], texts[rng.integers(len(texts))], 0])
+    return [rows[place] for place in rng.permutation(len(rows))]
+
+
+def judged(counts: Mapping[str, int], steps: int, out: Path) -> Path:
+    """The pairs as a csv with the scores of a model that reads both texts, trained on all labels; written once."""
+    import csv
+
+    import nearfar
+
+    name = f"judged-docstrings-{counts['train']}"
+    path, plain = out / "data" / f"{name}.csv", out / "data" / f"{name}-labels.csv"
+    head = ["first", "second", "label", "few", "split"]
+    if not plain.exists():
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        rows = judged_docstrings(counts)
+        with files.whole(plain) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([head, *rows])
+    if not path.exists():
+        given = {"text": "first", "text_b": "second", "pair_label": "label", "split": "split"}
+        run = out / "data" / f"{name}-teacher"
+        nearfar.fit("cross-encoder", plain, out=run, resume=run.exists(), **given, **TEACHER | {"steps": steps})
+        told = nearfar.predict(run, plain, **given).columns["score"]
+        with plain.open(newline="", encoding="utf-8") as file:
+            _, *rows = csv.reader(file)
+        with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([[*head, "teacher"],
+                                        *([*row, f"{t:.4f}"] for row, t in zip(rows, told, strict=True))])  # fmt: skip
+    return path
+
+
+FIELDS = ("networkx", "scikit-learn", "scipy", "sympy", "torch")
+EACH = {"train": 500, "val": 100, "test": 300}  # pairs of a package at most; half of those of val and test are wrong
+
+
+def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
+    """A csv of the docstrings of five packages: the first sentence, the first 64 words of what follows, the package, 1
+    where both are of one docstring, the split; written once. In val and test the other half is of another docstring of
+    the package. alone: the one package that is trained on, None: all."""
+    import ast
+    import csv
+
+    from nearfar.sources import installed
+    from nearfar.sources.sets.functions import first_sentence
+
+    path = out / "data" / f"described-{counts['train']}-{alone or 'all'}.csv"
+    if path.exists():
+        return path
+
+    def read(file: Path, module: str, package: str) -> list[tuple[str, str, str]]:
+        made = []
+        for _, node in installed.definitions(file)[0]:
+            text = ast.get_docstring(node) or ""
+            words = text.partition("\n\n")[2].split()
+            if package in FIELDS and len(first_sentence(text).split()) > 3 and len(words) > 15:
+                made.append((package, first_sentence(text), " ".join(words[:64])))
+        return made
+
+    found, rng = installed.found_in(installed.packages(), "docstrings", read, None), np.random.default_rng(0)
+    distinct = {text.casefold(): (package, text, body) for package, text, body in sorted(found)}
+    bodies, rows = set(), []
+    for field_ in FIELDS:
+        own = [one for one in distinct.values() if one[0] == field_ and one[2] not in bodies]
+        own = [own[place] for place in rng.permutation(len(own))]
+        bodies |= {one[2] for one in own}
+        for split, count in counts.items():
+            part, own = own[:count], own[count:]
+            wrong = set(range(1, len(part), 2)) if split != "train" else set()
+            kept = split != "train" or alone in (None, field_)
+            rows += [[text, part[(k + 2) % len(part)][2] if k in wrong else body, field_, int(k not in wrong), split]
+                     for k, (_, text, body) in enumerate(part) if kept]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["summary", "rest", "package", "label", "split"],
+                                    *(rows[place] for place in rng.permutation(len(rows)))])  # fmt: skip
+    return path
+
+
+DESCRIBED = {"roles": {"text": "summary", "text_b": "rest", "domain": "package", "pair_label": "label",
+                       "split": "split"}}  # fmt: skip
+TEACHER = {"text_encoder": "minilm", "text_length": 48, "batch_size": 16, "val_every": 0, "progress": False}
+
+
 def opened(name: str, out: Path, tiny: bool = False, seed: int = 0) -> Any:
     """The data set of that name. tiny: few rows of it, for a run that only looks for crashes. seed: of the splits,
     where it has none of its own."""
@@ -333,15 +465,17 @@ def opened(name: str, out: Path, tiny: bool = False, seed: int = 0) -> Any:
 @dataclass(frozen=True)
 class Set:
     """words: for tables. make: what the library is given, from the folder of files; roles: what it is told of it;
-    tiny: how many rows are enough to look for crashes."""
+    tiny: how many rows are enough to look for crashes; small: what is made for that, where the whole is dear."""
 
     words: str
     make: Callable[[Path], Any]
     roles: Mapping[str, Any] = field(default_factory=dict)
     tiny: int = 200
+    small: Callable[[Path], Any] | None = None
 
     def open(self, out: Path, tiny: bool, seed: int) -> Any:
-        return open_data(self.make(out), limit=self.tiny if tiny else None, seed=seed, **self.roles)
+        make = self.small if tiny and self.small is not None else self.make
+        return open_data(make(out), limit=self.tiny if tiny else None, seed=seed, **self.roles)
 
 
 def bag_set(ratio: float, permuted: bool = False) -> Set:
@@ -403,6 +537,18 @@ SETS = {
     "digit bags, 0.5": bag_set(0.5),
     "digit bags, 0.2, permuted": bag_set(0.2, permuted=True),
     "sentences": Set("sentences of docstrings, and graded pairs of them", lambda out: "sentences", tiny=4000),
+    "judged docstrings": Set("pairs of docstring sentences, a label for a fifth of 4,000 training pairs / 500 / 1,200",
+                             partial(judged, JUDGED, 250),
+                             {"roles": {"text": "first", "text_b": "second", "pair_label": "few", "split": "split"}},
+                             small=partial(judged, {"train": 120, "val": 40, "test": 40}, 2)),
+    "judged docstrings, all": Set("the same pairs, all of them labelled", partial(judged, JUDGED, 250),
+                                  {"roles": {"text": "first", "text_b": "second", "pair_label": "label",
+                                             "split": "split"}},
+                                  small=partial(judged, {"train": 120, "val": 40, "test": 40}, 2)),
+    "described": Set("summaries and bodies of docstrings of five packages, 500 / 100 / 300 of each",
+                     partial(described, EACH, None), DESCRIBED, tiny=600),
+    "described, scipy": Set("the same, trained on those of scipy alone", partial(described, EACH, "scipy"), DESCRIBED,
+                            tiny=600),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),

@@ -251,6 +251,10 @@ class Modality:
 
         return Reader(raw, lambda rows: self.ready(raw(rows), encoder))
 
+    def reader_at(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> Reader:
+        """The items of a few rows of many, read by their places among these: of the other rows nothing is prepared."""
+        return self.reader_of(self.items(data, role, rows), encoder)
+
     def ready(self, inputs: Any, encoder: Any) -> Any:
         """What views take, unchanged -> what the encoder takes."""
         return inputs

@@ -63,7 +63,7 @@ class Model:
         digest: str = "",
         answers: Mapping[str, torch.Tensor] | None = None,
     ):
-        self.roles, self.config, self.path, self.hash = dict(roles), dict(config), path, digest
+        self.roles, self.config, self.path, self.hash = with_variants(roles), dict(config), path, digest
         self.similarity: str = self.config.get("similarity", "cosine")
         self._answers, self._inference = answers, cast(Any, None)
 
@@ -259,6 +259,15 @@ class Model:
             role = f"{role}/{variant}" if f"{role}/{variant}" in self.roles else role
         self.check_role(role)
         return self.roles[role]
+
+
+def with_variants(roles: Mapping[str, Tower]) -> dict[str, Tower]:
+    """The towers with those of the variants of their encoders, whose weights are the same."""
+    found = dict(roles)
+    for role, tower in roles.items():
+        for name, one in tower.encoder.variants().items():
+            found.setdefault(f"{role}/{name}", Tower(one, tower.head, tower.kept).eval())
+    return found
 
 
 def variants_of(roles: Iterable[str]) -> list[str]:
@@ -466,7 +475,8 @@ def _write(
         given = examples.get(role)
         inputs = list(kind.examples(encoder) if given is None or not len(given) else given)[:16]
         coded = kind.write(inputs, encoder)
-        stored[role] = {"inputs": coded, "vectors": model.embed(kind.read(coded, encoder), role).tolist()}
+        for shown in [f"{role}/{name}" for name in encoder.variants()] or [role]:
+            stored[shown] = {"inputs": coded, "vectors": model.embed(kind.read(coded, encoder), shown).tolist()}
     _write_json(place / "verify.json", {"hash": digest, "files": hashes, "examples": stored})
     (place / "README.md").write_text(model_card(model, card, digest), encoding="utf-8")
     return digest

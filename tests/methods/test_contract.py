@@ -13,6 +13,7 @@ from nearfar.losses import sup_con
 from nearfar.methods.batch import Batch
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
+from tests.layered import encoder_of
 
 SLUGS = methods.slugs()
 PAIRED = ("align", "cwcl")  # of pictures and texts, where the data hold groups too
@@ -20,7 +21,9 @@ TOLD = {"sepclr": {"background": "twemoji"}}  # what the data do not say
 
 
 def setup(slug, data, **options):
-    settings = TrainSettings(batch_size=8, steps=6, warmup=0, by="columns" if slug in PAIRED else "auto")
+    settings = TrainSettings(
+        batch_size=8, steps=6, warmup=0, by="columns" if slug in PAIRED else "auto", **encoder_of(slug)
+    )
     return building.prepare(slug, data, settings, TOLD.get(slug, {}) | options)
 
 
@@ -120,7 +123,10 @@ def test_it_learns_a_toy_task(slug, data_of, tmp_path):
         slug,
         data_of(slug),
         out=tmp_path / "run",
-        **{"steps": 40, "batch_size": 32, "val_every": 0, "progress": False} | TOLD.get(slug, {}) | SMALL.get(slug, {}),
+        **{"steps": 40, "batch_size": 32, "val_every": 0, "progress": False}
+        | encoder_of(slug)
+        | TOLD.get(slug, {})
+        | SMALL.get(slug, {}),
     )
     losses = [json.loads(line)["loss"] for line in (run.path / "curve.jsonl").read_text().splitlines()]
     began = losses[BEGAN.get(slug, slice(0, 1))]

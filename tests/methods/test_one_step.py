@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
+from nearfar.encoders import Tokens
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
+from tests.layered import encoder_of
 
 LR, STEPS, RUN, WARMUP = 0.05, 3, 8, 1
 
@@ -679,6 +681,88 @@ class CWCL(Pairs):
         return -(w * log_softmax(s, 1)).sum(1).mean() + cross_entropy(s.T, torch.arange(len(s)))
 
 
+def log_loss(p, y):
+    return -torch.log(torch.sigmoid(p if y else -p))
+
+
+class DSE(Naive):
+    """Every text alone: both layers side by side, mean without [CLS]; labels and the teacher, half each."""
+
+    def loss(self, batch, step):
+        data, terms = self.method.survey.data, []
+        for row in batch.rows.tolist():
+            u, v = (self.vector(data.values(role)[row]) for role in ("text", "text_b"))
+            p = self.method.head.layers(torch.cat([u, v, u * v, abs(u - v)])[None])[0, 0]
+            y, t = data.values("pair_label")[row] == "yes", float(data.values("teacher")[row])
+            terms.append(0.5 * log_loss(p, y) + 0.5 * (p - t) ** 2)
+        return sum(terms) / len(terms)
+
+    def vector(self, text):
+        encoder = self.method.tower.encoder
+        states, _ = encoder.tokens(encoder.prepare([text]), 2)
+        return torch.cat([torch.stack(list(layer[0][1:])).mean(0) for layer in states])
+
+
+class CrossEncoder(Naive):
+    """Every pair alone, as one sequence."""
+
+    def loss(self, batch, step):
+        data, m, terms = self.method.survey.data, self.method, []
+        encoder, special = m.tower.encoder, m.tower.encoder.special
+        for row in batch.rows.tolist():
+            a, b = (encoder.encode_ids([data.values(role)[row]])[0] for role in ("text", "text_b"))
+            ids = torch.tensor([special.bos, *a, special.eos, *b, special.eos])
+            side = torch.tensor([0] * (len(a) + 2) + [1] * (len(b) + 1))
+            x = encoder.embedded(Tokens(ids[None], torch.ones(1, len(ids), dtype=torch.bool)))
+            h = encoder.tokens(x._replace(vectors=x.vectors + m.scorer.side.weight[side]))[0][0].mean(0)
+            terms.append(log_loss(m.scorer.last(h)[0], data.values("pair_label")[row] == "yes"))
+        return sum(terms) / len(terms)
+
+
+class MoE(Naive):
+    """Every text alone through the expert of its domain; both directions."""
+
+    def loss(self, batch, step):
+        sides, routed = zip(*(self.side(batch, role) for role in ("text", "text_b")), strict=True)
+        a, b = (torch.stack([v / v.norm() for v in side]) for side in sides)
+        terms = [torch.logsumexp(s, 0) - s[i] for m in (a @ b.T, b @ a.T) for i, s in enumerate(m / 0.05)]
+        return sum(terms) / len(terms) + self.routers(routed, batch)
+
+    def side(self, batch, role):
+        x, m, z, said = self.views(batch)[role][0], self.method, [], []
+        for i in range(len(batch)):
+            one = Tokens(x.ids[i : i + 1, x.mask[i]], x.mask[i : i + 1, x.mask[i]], x.route[i : i + 1])
+            states = m.tower_a.encoder.tokens(one)[0][0]
+            z.append(self.pooled(states, m.tower_a.head))
+            said.append(m.tower_a.encoder.router_logits[:, 0] if m.routing == "router" else None)
+        return z, said
+
+    def pooled(self, states, head):
+        h = states.mean(0)
+        h = (h - h.mean()) / (h.var(unbiased=False) + 1e-5).sqrt() * head[0].weight + head[0].bias
+        return torch.tanh(h @ head[1].weight.T + head[1].bias) @ head[3].weight.T + head[3].bias
+
+    def routers(self, routed, batch):
+        return 0.0
+
+
+class MoERouted(MoE):
+    """[CLS], linear and tanh; the router's loss on the mean over both texts and layers."""
+
+    def pooled(self, states, head):
+        return torch.tanh(states[0] @ head[0].weight.T + head[0].bias)
+
+    def routers(self, routed, batch):
+        total, both, names = 0.0, [], self.method.survey.data.values("domain")
+        for a, b, row in zip(*routed, batch.rows.tolist(), strict=True):
+            s = ((a + b) / 2).mean(0)
+            total = total + torch.logsumexp(s, 0) - s[["sea", "sky", "wood"].index(names[row])]
+            both += [*a, *b]
+        p = torch.stack([torch.softmax(s, 0) for s in both]).mean(0)
+        f = [sum(int(s.argmax()) == e for s in both) / len(both) for e in range(3)]
+        return 0.5 * total / len(batch) + 0.3 * 3 * sum(p[e] * f[e] for e in range(3))
+
+
 class Contriever(Naive):
     """Query crop against the teacher's key crop and the queue; raw inner products; m before the keys."""
 
@@ -732,6 +816,11 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "l1-regression": ("l1-regression", L1Regression, {}),
     "simcse": ("simcse", SimCSE, {}),
     "whitenedcse": ("whitenedcse", WhitenedCSE, {}),
+    "dse": ("dse", DSE, {"hidden": 16}),
+    "cross-encoder": ("cross-encoder", CrossEncoder, {}),
+    "moe-embeddings": ("moe-embeddings", MoE, {}),
+    "moe-embeddings router": ("moe-embeddings", MoERouted, {"routing": "router", "pooler": "tanh", "router_weight": 0.5,
+                                                            "balance_weight": 0.3}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 
@@ -748,7 +837,7 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
     slug, naive, options = CASES[case]
     settings = TrainSettings(
         batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, val_every=0,
-        by="columns" if slug in ("align", "cwcl") else "auto",
+        by="columns" if slug in ("align", "cwcl") else "auto", **encoder_of(slug),
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}

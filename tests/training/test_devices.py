@@ -13,6 +13,7 @@ from nearfar.training import building
 from nearfar.training.engine import split_options
 from nearfar.views.image import Augment
 from tests.elsewhere import away, home, moved, stand_in
+from tests.layered import encoder_of
 from tests.losses.cases import CASES as LOSSES
 from tests.losses.cases import batch
 
@@ -48,7 +49,7 @@ def test_the_stand_in_refuses_two_devices():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_trains(name, data_of):
     slug, given = name.split()[0], OPTIONS.get(name, {})
-    settings, _, own = split_options(slug, {"steps": 6, "batch_size": 16, **given}, None, None)
+    settings, _, own = split_options(slug, {"steps": 6, "batch_size": 16, **encoder_of(slug), **given}, None, None)
     setup = building.prepare(slug, data_of(slug), settings, own, cache=cache_dir())
     method, batches = setup.method, iter(setup.loader)
     with stand_in() as device:

@@ -15,6 +15,7 @@ from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.training import callbacks
 from nearfar.training.engine import fit
+from tests.layered import encoder_of
 
 STEPS = 8
 CASES = {
@@ -41,6 +42,9 @@ CASES = {
     "l1-regression": {},
     "simcse": {},
     "whitenedcse": {},
+    "dse": {"hidden": 16},
+    "cross-encoder": {},
+    "moe-embeddings": {"routing": "router"},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
@@ -53,7 +57,7 @@ CASES = {
 
 def run(method, data, out, **more):
     plan = {"steps": STEPS, "batch_size": 16, "val_every": 4, "save_every": 2, "progress": False}
-    return fit(method, data, out=out, **plan | more)
+    return fit(method, data, out=out, **plan | encoder_of(method) | more)
 
 
 class Stop(RuntimeError):

@@ -17,7 +17,7 @@ from nearfar.encoders.joined import Joined
 from nearfar.encoders.pictures import ImageEncoder, SmallImage, TimmImage, image
 from nearfar.encoders.pretrained import TransformerText
 from nearfar.encoders.texts import LayeredText, SmallText, TextEncoder, layered, train_tokenizer
-from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, pad
+from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, one_sequence, pad
 from nearfar.encoders.transformer import Transformer
 from nearfar.errors import InputError
 from nearfar.heads import build
@@ -60,6 +60,7 @@ __all__ = [
     "from_config",
     "image",
     "layered",
+    "one_sequence",
     "pad",
     "text",
     "train_tokenizer",

@@ -1,7 +1,10 @@
 """What every encoder promises: inputs to one vector each."""
 
+from __future__ import annotations
+
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +22,7 @@ class Features(NamedTuple):
 
     values: Tensor
 
-    def to(self, device: torch.device | str) -> "Features":
+    def to(self, device: torch.device | str) -> Features:
         return Features(self.values.to(device))
 
 
@@ -34,6 +37,12 @@ class Encoder(nn.Module):
     modality: ClassVar[str]
     dim: int
     pretrained: bool = False
+    domain_names: Sequence[str] = ()
+    """Domains of which each item is to name one, where the encoder takes them apart."""
+
+    def variants(self) -> Mapping[str, Encoder]:
+        """Name -> this encoder as it gives another vector of an item: of a domain, say, where items name none."""
+        return {}
 
     def prepare(self, items: Any) -> Any:
         """Raw items (pictures, paths; texts; rows of numbers) -> the input of `forward`."""

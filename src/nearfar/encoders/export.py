@@ -14,7 +14,7 @@ from nearfar.encoders.frozen import Frozen
 from nearfar.encoders.pictures import TimmImage
 from nearfar.encoders.pretrained import TransformerText
 from nearfar.encoders.sentence import Dense
-from nearfar.encoders.texts import LayeredText, SmallText
+from nearfar.encoders.texts import PUT_IN, LayeredText, SmallText
 from nearfar.errors import InputError
 
 
@@ -27,7 +27,7 @@ def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bo
 
     parts = _parts()
     encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
-    if isinstance(encoder, LayeredText) and (put := [k for k in ("experts", "gates") if k in encoder.config()]):
+    if isinstance(encoder, LayeredText) and (put := [PUT_IN[k] for k in PUT_IN if k in encoder.config()]):
         raise InputError(f"This encoder has {' and '.join(put)}, which sentence-transformers does not know.",
                          "Keep the nearfar folder: nearfar.load reads it.")  # fmt: skip
     if isinstance(encoder, SmallText):

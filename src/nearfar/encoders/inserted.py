@@ -73,13 +73,19 @@ class Experts(nn.Module):
         return (logits * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
     def _given(self, n: int) -> Tensor:
-        rows, there = self.route.rows, len(self.experts)
-        if rows is None:
-            raise InputError(f"This encoder has {there} experts, and its texts name none.",
-                             "Give each text its domain: tokens._replace(route=numbers).")  # fmt: skip
-        if len(rows) != n or not bool(((rows >= 0) & (rows < there)).all()):
-            raise InputError(f"{n} texts name {len(rows)} experts, of 0 to {there - 1}: {rows.tolist()[:8]}.")
-        return rows
+        return checked_route(self.route.rows, n, len(self.experts))
+
+
+def checked_route(rows: Tensor | None, n: int, there: int) -> Tensor:
+    """Which of so many experts or domains each of n texts names; InputError where they name none, or one that is not
+    there."""
+    if rows is None:
+        raise InputError(f"This encoder has {there} experts or domains, and its texts name none.",
+                         "Name the domain of all texts (--variant NAME), or the column that holds it (--domain "
+                         "COLUMN); in Python tokens._replace(route=numbers).")  # fmt: skip
+    if len(rows) != n or not bool(((rows >= 0) & (rows < there)).all()):
+        raise InputError(f"{n} texts name {len(rows)} experts, of 0 to {there - 1}: {rows.tolist()[:8]}.")
+    return rows
 
 
 class Gate(nn.Module):

@@ -94,6 +94,19 @@ class TransformerText(LayeredText):
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         return self.dense(sentence.pool(states, mask, self.pooling, self.skipped))
 
+    def pool_by(self, pooling: str) -> None:
+        self._without_dense()
+        super().pool_by(pooling)
+
+    def pool_layers(self, layers: int, join: str = "concat", pooling: str = "mean", first: bool = False) -> None:
+        self._without_dense()
+        super().pool_layers(layers, join, pooling, first)
+
+    def _without_dense(self) -> None:
+        if len(self.dense):
+            raise InputError("This model has layers of its own after its pooling, which another pooling would not fit.",
+                             "Give the folder of the transformer inside it.")  # fmt: skip
+
     def config(self) -> dict[str, Any]:
         return super().config() | {
             "modality": "text",

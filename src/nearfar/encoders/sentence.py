@@ -170,9 +170,23 @@ def pool(states: Tensor, mask: Tensor, modes: Sequence[str], skip: int = 0) -> T
     return torch.cat([_pool(states, counted, mode) for mode in modes], 1)
 
 
+def pool_layers(states: Tensor, mask: Tensor, join: str = "concat", pooling: str = "mean", skip: int = 0) -> Tensor:
+    """States (k, n, L, d) of k layers under a mask (n, L) -> one vector of each row: the layers joined to (n, k d), or
+    their mean (n, d), then pooled over the tokens. A row without a token gives zeros.
+
+    join: "concat" or "mean"; pooling: "mean", "mean_sqrt_len_tokens" (the sum over the square root of the count) or
+    "max"; skip: so many tokens at the beginning ([CLS]) are neither summed nor counted. Source: DSE (arXiv 1908.05161),
+    official code.
+    """
+    layers, n, length, width = states.shape
+    joined = states.mean(0) if join == "mean" else states.permute(1, 2, 0, 3).reshape(n, length, layers * width)
+    return pool(joined, mask, (pooling,), skip)
+
+
 def _pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
     if mode == "max":
-        return states.masked_fill(~mask[..., None], -1e9).amax(1) * mask.any(1, keepdim=True)
+        lowest = torch.finfo(states.dtype).min
+        return states.masked_fill(~mask[..., None], lowest).amax(1) * mask.any(1, keepdim=True)
     if mode in ("cls", "lasttoken"):
         places = torch.arange(mask.shape[1], device=mask.device)
         place = mask.float().argmax(1) if mode == "cls" else (places * mask).amax(1)
@@ -180,7 +194,7 @@ def _pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
     weights = mask.to(states.dtype)
     if mode == "weightedmean":
         weights = weights * torch.arange(1, mask.shape[1] + 1, device=mask.device, dtype=states.dtype)
-    total = weights.sum(1, keepdim=True).clamp(min=1e-9)
+    total = weights.sum(1, keepdim=True).clamp(min=1)
     return (states * weights[..., None]).sum(1) / (total.sqrt() if mode == "mean_sqrt_len_tokens" else total)
 
 

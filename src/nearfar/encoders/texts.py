@@ -1,5 +1,7 @@
 """What text encoders promise, and a small one with a tokenizer of the user's own texts."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.checks import PositiveInt, Range, check
+from nearfar.checks import PositiveInt, Range, check, one_of
 from nearfar.encoders import inserted, sentence
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.batches import check_texts
@@ -17,6 +19,10 @@ from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, pad
 from nearfar.errors import InputError
 
 MOST_TOKENS = 1_000_000
+JOINS = ("concat", "mean")
+LAYER_POOLINGS = ("mean", "mean_sqrt_len_tokens", "max")
+PUT_IN = {"experts": "experts", "gates": "gates", "domains": "domains", "pooled": "a pooling over layers"}
+"""What may be put into an encoder of layers, by its name in `config()`."""
 TextLength = Annotated[int, Range(4, MOST_TOKENS)]
 
 
@@ -63,6 +69,7 @@ class LayeredText(TextEncoder):
     def __init__(self):
         super().__init__()
         self.route = inserted.Route()
+        self.domains: nn.Embedding | None = None
         self._inserted: dict[str, Any] = {}
 
     def states(self, x: Tokens | Embedded, layers: int) -> Tensor:
@@ -74,14 +81,21 @@ class LayeredText(TextEncoder):
         of so many layers, the last one first, (layers, n, L, width). Raises InputError for more than there are."""
         if layers is not None and not 1 <= layers <= self.depth:
             raise InputError(f"layers must be between 1 and {self.depth}, the encoder's own. Got {layers} instead.")
+        if self.domains is not None and isinstance(x, Tokens):
+            x = self.embedded(x)
         with self.route.of(x):
             states = self.states(x, layers or 1) * x.mask[..., None]
         return (states[0] if layers is None else states), x.mask
 
     def embedded(self, x: Tokens) -> Embedded:
-        """The vectors of the tokens from the table, before positions and layers."""
+        """The vectors of the tokens from the table, before positions and layers; with domains that of the first token
+        is the domain's."""
         end = (x.mask * torch.arange(x.mask.shape[1], device=x.mask.device)).amax(1)
-        return Embedded(self.table(x.ids), x.mask, end, x.route)
+        vectors = self.table(x.ids)
+        if self.domains is not None:
+            rows = inserted.checked_route(x.route, len(x.ids), self.domains.num_embeddings)
+            vectors = torch.cat([self.domains(rows)[:, None], vectors[:, 1:]], 1)
+        return Embedded(vectors, x.mask, end, x.route)
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of the vocabulary (..., size), by the table that the tokens come from. Raises InputError where its
@@ -96,7 +110,27 @@ class LayeredText(TextEncoder):
         return sentence.pool(states, mask, self.pooling)
 
     def forward(self, x: Tokens | Embedded) -> Tensor:
-        return self.pool(*self.tokens(x))
+        pooled = self._inserted.get("pooled")
+        if pooled is None:
+            return self.pool(*self.tokens(x))
+        skip = int(self.special.bos is not None and not pooled["first"])
+        return sentence.pool_layers(*self.tokens(x, pooled["layers"]), pooled["join"], pooled["pooling"], skip)
+
+    def pool_by(self, pooling: str) -> None:
+        """Make the vector of a text by another pooling (`sentence.POOLINGS`) than the encoder's own."""
+        self.pooling, self.dim = sentence.check_pooling(pooling), self.width
+
+    def pool_layers(self, layers: int, join: str = "concat", pooling: str = "mean", first: bool = False) -> None:
+        """Make the vector of a text from its last `layers` layers (`sentence.pool_layers`), in place of the encoder's
+        own pooling. first: the token in front of the text ([CLS]) counts. Raises InputError for more layers than there
+        are, and for other names."""
+        self._once("pooled")
+        one_of("join", join, JOINS)
+        one_of("pooling", pooling, LAYER_POOLINGS)
+        if not 1 <= layers <= self.depth:
+            raise InputError(f"layers must be between 1 and {self.depth}, the encoder's own. Got {layers} instead.")
+        self._inserted["pooled"] = {"layers": layers, "join": join, "pooling": pooling, "first": first}
+        self.dim = self.width * (layers if join == "concat" else 1)
 
     def add_experts(self, experts: int, routing: str = "domain") -> None:
         """Make `experts` copies of each layer's MLP, equal at first; a text takes one of them.
@@ -118,9 +152,35 @@ class LayeredText(TextEncoder):
             self.stack[i] = inserted.Gated(layer, inserted.Gate(self.width)).train(layer.training)
         self._inserted["gates"] = True
 
+    def add_domains(self, names: Sequence[str], token: bool = True) -> None:
+        """Name the domains that `Tokens.route` counts, so that rows of data are routed by their names.
+
+        token: a vector of each domain takes the place of that of the first token ([CLS]), of which it is a copy at
+        first. Raises InputError for a tokenizer that puts no token in front, and for one domain or equal ones.
+        """
+        self._once("domains")
+        if len(set(names)) < max(2, len(names)):
+            raise InputError(f"Domains must be two or more different names. Got {', '.join(names) or 'none'}.")
+        if token and self.special.bos is None:
+            raise InputError("This tokenizer puts no token in front of a text that a domain's could replace.",
+                             "Use experts without tokens of domains, or another encoder.")  # fmt: skip
+        if token:
+            own = self.table.weight.detach()[self.special.bos]
+            self.domains = nn.Embedding.from_pretrained(own.repeat(len(names), 1).clone(), freeze=False)
+        self._inserted["domains"] = {"names": list(names), "token": token}
+
+    @property
+    def domain_names(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the numbers in `Tokens.route` mean; empty where texts have no domain."""
+        return list(self._inserted.get("domains", {}).get("names", ()))
+
+    def variants(self) -> dict[str, Routed]:
+        """Domain -> this encoder, to which every text is of that domain."""
+        return {name: Routed(self, place) for place, name in enumerate(self.domain_names)}
+
     def _once(self, what: str) -> None:
         if what in self._inserted:
-            raise InputError(f"This encoder has {what} already.")
+            raise InputError(f"This encoder has {PUT_IN[what]} already.")
 
     @property
     def gates(self) -> list[inserted.Gate]:
@@ -141,6 +201,42 @@ class LayeredText(TextEncoder):
             self.add_experts(**config["experts"])
         if config.get("gates"):
             self.add_gates()
+        if config.get("domains"):
+            self.add_domains(**config["domains"])
+        if config.get("pooled"):
+            self.pool_layers(**config["pooled"])
+
+
+class Routed(TextEncoder):
+    """An encoder of several domains to which every text is of one of them; its weights are those of the whole."""
+
+    def __init__(self, encoder: LayeredText, place: int):
+        super().__init__()
+        self._of, self.place, self.dim, self.special = (encoder,), place, encoder.dim, encoder.special
+
+    @property
+    def encoder(self) -> LayeredText:
+        return self._of[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.encoder.encode_ids(texts)
+
+    def tokens(self, x: Tokens) -> tuple[Tensor, Tensor]:
+        return self.encoder.tokens(self.routed(x))
+
+    def forward(self, x: Tokens) -> Tensor:
+        return self.encoder(self.routed(x))
+
+    def routed(self, x: Tokens) -> Tokens:
+        return x._replace(route=torch.full((len(x.ids),), self.place, device=x.ids.device))
+
+    def train(self, mode: bool = True) -> Routed:
+        self.encoder.train(mode)
+        return super().train(mode)
 
 
 def layered(encoder: Any, who: str) -> LayeredText:

@@ -91,7 +91,31 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
     if special.eos is not None:
         ids.scatter_(1, (lengths + start)[:, None], special.eos)
     places = torch.arange(total, device=mask.device)
-    return Tokens(ids, places < (lengths + special.frame)[:, None])
+    return Tokens(ids, places < (lengths + special.frame)[:, None], tokens.route)
+
+
+def one_sequence(a: Tokens, b: Tokens, special: Special) -> tuple[Tokens, Tensor]:
+    """Two batches of content tokens -> "[bos] a [eos] b [eos]" of each row, and the side of each place, int64 (n, L):
+    0 up to the first [eos], 1 behind it. Where both are too long together the longer one is cut first, as BERT has it.
+    """
+    start, end = special.before, int(special.eos is not None)
+    room = max(0, special.length - start - 2 * end)
+    m, k = a.mask.sum(1), b.mask.sum(1)
+    m = torch.minimum(m, (room - k).clamp(min=(room + 1) // 2))
+    k = torch.minimum(k, room - m)
+    second = start + m + end
+    lengths = second + k + end
+    place = torch.arange(max(1, int(lengths.max()) if len(lengths) else 1), device=a.ids.device)[None]
+    ids = torch.full((len(lengths), place.shape[1]), special.pad, dtype=torch.long, device=a.ids.device)
+    for x, first, count in ((a, start, m), (b, second, k)):
+        at = place - (first if isinstance(first, int) else first[:, None])
+        found = x.ids.gather(1, at.clamp(0, x.ids.shape[1] - 1).expand_as(ids))
+        ids = torch.where((at >= 0) & (at < count[:, None]), found, ids)
+    front = [*([] if special.bos is None else [special.bos]), *special.prompt]
+    ids[:, :start] = torch.tensor(front, dtype=torch.long, device=ids.device)
+    if special.eos is not None:
+        ids = ids.masked_fill((place == (second - 1)[:, None]) | (place == (lengths - 1)[:, None]), special.eos)
+    return Tokens(ids, place < lengths[:, None]), (place >= second[:, None]).long()
 
 
 class TokenStore:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.pairwise import bootstrap_pairs, paired_scores
 from nearfar.evaluation.search_task import SearchTask
 from nearfar.evaluation.searches import Search, paired_search
@@ -38,8 +40,26 @@ class PairScores(Scores):
         return bootstrap_pairs(self.statistic, self.similarities, self.truth, self.units, draws=draws, seed=seed)
 
 
+class OwnScores(Source):
+    """Scores (n,) that a model gives pairs, as those of n x n of which the diagonal alone is known; 0 elsewhere."""
+
+    dtype, device, tile_shape, rounding = torch.float64, torch.device("cpu"), (256, 256), 0.0
+
+    def __init__(self, scores: np.ndarray):
+        self.scores, self.shape = torch.from_numpy(scores), (len(scores), len(scores))
+
+    def tile(self, rows: slice, columns: slice, tensors: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        i, j = (torch.arange(self.shape[0])[part] for part in (rows, columns))
+        return self.scores[i][:, None] * (i[:, None] == j)
+
+
 class PairedTask(SearchTask):
-    """A task on the two columns whose items belong together."""
+    """A task on the two columns whose items belong together.
+
+    asks_model: whether a model that scores pairs itself is asked, in place of the similarity of its vectors.
+    """
+
+    asks_model = False
 
     def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
@@ -50,6 +70,22 @@ class PairedTask(SearchTask):
     @classmethod
     def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return pair_of(data, modalities) is not None
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
+        told = self.own_scores(embed) if self.asks_model else None
+        if told is None:
+            return super().evaluate(embed, split, examples=examples)
+        return self.evaluate_scores(lambda search: OwnScores(told(search.query.rows)), split, examples=examples)
+
+    def own_scores(self, embed: Embed) -> Callable[[np.ndarray], np.ndarray] | None:
+        """rows -> what a model says of their pairs, float64 (n,); None for one that does not score pairs."""
+        answer = getattr(embed, "inference", None)
+
+        def told(rows: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return answer.of_pairs(self.data, rows, embed).double().cpu().numpy()
+
+        return told if answer is not None and answer.scores_pairs else None
 
     def paired(self, rows: np.ndarray) -> Search:
         """Rows whose two sides are compared with each other alone."""

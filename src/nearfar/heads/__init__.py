@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.checks import PositiveInt, Width, checked, checked_init
+from nearfar.checks import PositiveInt, Width, checked, checked_init, one_of
 from nearfar.heads.described import build, describe
 from nearfar.heads.gates import PairGate
-from nearfar.heads.whitening import group_whitening, pooler, whitened_views, whitening_matrix
+from nearfar.heads.pairs import PairHead, pair_features
+from nearfar.heads.whitening import group_whitening, whitened_views, whitening_matrix
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -62,6 +63,16 @@ def predictor(dim: int, hidden: int) -> nn.Sequential:
     return mlp(dim, hidden, dim)
 
 
+def pooler(dim: int, kind: str = "mlp") -> nn.Sequential:
+    """(n, dim) -> (n, dim). "mlp": layer norm, linear, tanh, linear, which does not see the length
+    of its input; "tanh": linear and tanh, as BERT's and SimCSE's. Source: MoE Embeddings (arXiv 2401.15713), both
+    generations."""
+    one_of("pooler", kind, ("mlp", "tanh"))
+    if kind == "tanh":
+        return nn.Sequential(nn.Linear(dim, dim), nn.Tanh())
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
+
+
 @checked_init
 class Prototypes(nn.Module):
     """K directions on the unit sphere of R^d, to which vectors are compared (SwAV: K = 3000, d = 128).
@@ -90,12 +101,14 @@ class Prototypes(nn.Module):
 
 __all__ = [
     "PairGate",
+    "PairHead",
     "Prototypes",
     "build",
     "describe",
     "group_whitening",
     "linear",
     "mlp",
+    "pair_features",
     "pooler",
     "predictor",
     "whitened_views",

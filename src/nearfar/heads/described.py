@@ -7,9 +7,11 @@ from torch import nn
 
 from nearfar.errors import InputError
 
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
 
 def describe(head: nn.Module) -> list[dict[str, Any]]:
-    """A head of linear layers, batch norms and ReLUs as data; InputError for other parts."""
+    """A head of linear layers, norms, ReLUs and tanhs as data; InputError for other parts."""
     out: list[dict[str, Any]] = []
     for part in head if isinstance(head, nn.Sequential) else [head]:
         if isinstance(part, nn.Linear):
@@ -18,12 +20,14 @@ def describe(head: nn.Module) -> list[dict[str, Any]]:
             )
         elif isinstance(part, nn.BatchNorm1d):
             out.append({"layer": "batch_norm", "size": part.num_features, "affine": part.affine})
-        elif isinstance(part, nn.ReLU):
-            out.append({"layer": "relu"})
+        elif isinstance(part, nn.LayerNorm):
+            out.append({"layer": "layer_norm", "size": part.normalized_shape[0]})
+        elif isinstance(part, tuple(ACTIVATIONS.values())):
+            out.append({"layer": next(name for name, kind in ACTIVATIONS.items() if isinstance(part, kind))})
         elif not isinstance(part, nn.Identity):
             raise InputError(
                 f"A head with a {type(part).__name__} cannot be stored.",
-                "Linear, BatchNorm1d and ReLU layers can: see nearfar.heads.",
+                "Linear, BatchNorm1d, LayerNorm, ReLU and Tanh layers can: see nearfar.heads.",
             )
     return out
 
@@ -36,6 +40,8 @@ def build(layers: Sequence[Mapping[str, Any]]) -> nn.Module:
             made.append(nn.Linear(layer["in"], layer["out"], bias=layer["bias"]))
         elif layer["layer"] == "batch_norm":
             made.append(nn.BatchNorm1d(layer["size"], affine=layer["affine"]))
+        elif layer["layer"] == "layer_norm":
+            made.append(nn.LayerNorm(layer["size"]))
         else:
-            made.append(nn.ReLU())
+            made.append(ACTIVATIONS[layer["layer"]]())
     return made[0] if len(made) == 1 else nn.Sequential(*made)

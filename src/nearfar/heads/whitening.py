@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from nearfar.errors import InputError
 
@@ -111,9 +111,4 @@ def whitened_views(
     return list(torch.cat(done).view(n, count, d).unbind(1))
 
 
-def pooler(dim: int) -> nn.Sequential:
-    """A linear layer and tanh, (n, dim) -> (n, dim): the head of SimCSE, as of BERT's [CLS]."""
-    return nn.Sequential(nn.Linear(dim, dim), nn.Tanh())
-
-
-__all__ = ["group_whitening", "pooler", "whitened_views", "whitening_matrix"]
+__all__ = ["group_whitening", "whitened_views", "whitening_matrix"]

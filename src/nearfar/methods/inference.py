@@ -84,6 +84,13 @@ class Inference(nn.Module):
         bag, 0 .. b - 1, (n,)."""
         return None
 
+    scores_pairs: ClassVar[bool] = False
+    """Whether `of_pairs` scores pairs, in place of the similarity of its vectors."""
+
+    def of_pairs(self, data: Data, rows: np.ndarray, embed: Any) -> Tensor:
+        """How far the two sides of each row belong together, (n,). embed: as a task gets the towers."""
+        raise NotImplementedError
+
     @property
     def verbs(self) -> list[str]:
         """Which of predict, score and generate it writes."""

@@ -202,7 +202,37 @@ class Text(Modality):
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         """Content tokens, made once."""
-        return self._reader(self.items(data, role), encoder, length)
+        return self._routed(self._reader(self.items(data, role), encoder, length), data, encoder)
+
+    def reader_at(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> Reader:
+        return self._routed(super().reader_at(data, role, rows, encoder), data, encoder, rows)
+
+    def _routed(self, reader: Reader, data: Data, encoder: Any, at: np.ndarray | None = None) -> Reader:
+        """The reader (of the rows `at`, None: all) with the domain of each row by its name, for encoders that take
+        domains apart; where the data hold none, the encoder says what to do."""
+        import numpy as np
+        import torch
+
+        names = encoder.domain_names
+        if not names or data.domains is None:
+            return reader
+        at = data.ids if at is None else np.asarray(at)
+        place = np.array([names.index(name) if name in names else -1 for name in data.domain_names] + [-1])
+        routes = torch.from_numpy(place[np.asarray(data.domains)[at]])
+
+        def raw(rows: np.ndarray, rng: Any = None) -> Any:
+            found = routes[torch.from_numpy(np.asarray(rows))]
+            if bool((found < 0).any()):
+                key = data.keys[int(at[rows[int((found < 0).nonzero()[0, 0])]])]
+                other = sorted(set(data.domain_names) - set(names))
+                raise InputError(
+                    f"{data.name}, row {key}: its domain in '{data.roles['domain']}' is none that this model knows "
+                    f"({', '.join(names)}; here also {', '.join(other[:8]) or 'empty cells'}).",
+                    "Leave such rows out, or take one of its domains for all: --variant NAME.",
+                )
+            return reader.raw(rows, rng)._replace(route=found)
+
+        return Reader(raw, lambda rows: self.ready(raw(rows), encoder), reader.lengths)
 
     def reader_of(self, items: Any, encoder: Any) -> Reader:
         return self._reader(items, encoder)

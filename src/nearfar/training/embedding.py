@@ -106,8 +106,10 @@ class Embedder:
 
     def rows(self, role: str, rows: np.ndarray) -> np.ndarray:
         """As calling it, for a few rows of many: of the other rows nothing is prepared."""
-        kind = modalities.of(role)
-        return self(role, rows) if kind.by_rows else self.items(role, kind.items(self.data, role, rows))
+        kind, tower = modalities.of(role), self.tower(role)
+        if kind.by_rows:
+            return self(role, rows)
+        return self._read(tower, kind.reader_at(self.data, role, rows, tower.encoder), np.arange(len(rows)))
 
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """Feature maps float32 (n, C, h, w) of the rows, batch after batch; see `ImageEncoder.feature_map`.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class PairLabelTask(PairedTask):
     """Whether the similarity of two columns tells pairs labelled 1 from pairs labelled 0 (paraphrases, duplicates)."""
 
+    asks_model = True
     primary = "ap"
     metrics = {
         "ap": Metric("AP"),
@@ -62,7 +63,8 @@ class PairLabelTask(PairedTask):
     def describe(self) -> str:
         a, b = self.roles
         return (
-            f"How well the cosine of {a} and {b} tells '{self.data.roles['pair_label']}' 1 from 0: average precision; "
+            f"How well the cosine of {a} and {b} (or what a model says of the pair itself) tells "
+            f"'{self.data.roles['pair_label']}' 1 from 0: average precision; "
             "beside it accuracy and F1 at the threshold that validation pairs (for those, training pairs) chose, and "
             "F1 at the best threshold of the pairs themselves, an upper bound that no threshold chosen beforehand "
             "reaches."

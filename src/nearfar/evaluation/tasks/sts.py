@@ -29,6 +29,7 @@ class GradedTask(PairedTask):
             directions that all vectors share.
     """
 
+    asks_model = True
     primary = "spearman"
     metrics = {"spearman": Metric("Spearman", "correlation"), "pearson": Metric("Pearson", "correlation")}
     beside = "pearson"
@@ -57,8 +58,9 @@ class GradedTask(PairedTask):
     def describe(self) -> str:
         a, b = self.roles
         return (
-            f"How well the cosine of {a} and {b} follows '{self.data.roles['score']}': Spearman's rank correlation "
-            "(times 100; 0 is chance, below 0 is the wrong way round), with Pearson's beside it"
+            f"How well the cosine of {a} and {b} (or what a model says of the pair itself) follows "
+            f"'{self.data.roles['score']}': Spearman's rank correlation (times 100; 0 is chance, below 0 is the wrong way "
+            "round), with Pearson's beside it"
             + (", of vectors whitened by those of the training rows." if self.whiten else ".")
         )
 

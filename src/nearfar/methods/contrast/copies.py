@@ -43,7 +43,7 @@ class CopyContrast(ViewContrast):
                 f"'{self.slug}' tells the copies of a text apart by the encoder's dropout, and this encoder has none.",
                 "Use --text-dropout 0.1 without --freeze, or views that change the text: --views delete.",
             )
-        self.tower.head = heads.pooler(encoder.dim)
+        self.tower.head = heads.pooler(encoder.dim, "tanh")
 
     @classmethod
     def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
