@@ -59,8 +59,8 @@ class GradedTask(PairedTask):
         a, b = self.roles
         return (
             f"How well the cosine of {a} and {b} (or what a model says of the pair itself) follows "
-            f"'{self.data.roles['score']}': Spearman's rank correlation (times 100; 0 is chance, below 0 is the wrong way "
-            "round), with Pearson's beside it"
+            f"'{self.data.roles['score']}': Spearman's rank correlation (times 100; 0 is chance, below 0 is the wrong "
+            "way round), with Pearson's beside it"
             + (", of vectors whitened by those of the training rows." if self.whiten else ".")
         )
 
