@@ -102,6 +102,15 @@ def scored_pairs(folder, rng):
     )
 
 
+def pairs_of_domains(folder, rng):
+    """Pairs in three languages of unlike sizes; some second sides belong to several rows."""
+    second = [words(rng) for _ in range(700)]
+    rows = [
+        (words(rng), second[i - i % 2 if i % 10 == 1 else i], ["de", "fr", "it"][min(i % 5, 2)]) for i in range(700)
+    ]
+    return table(folder / "languages.csv", ["sentence1", "sentence2", "language"], rows)
+
+
 def beir(folder, rng):
     docs = {f"d{i}": words(rng) for i in range(300)}
     docs |= {f"copy{i}": docs[f"d{i}"] for i in range(40)}
@@ -247,7 +256,10 @@ def bags_of_texts(folder, rng):
 DATA = {
     "dense": [masks],
     "sts": [scored_pairs],
-    "pairs": [text_pairs, picture_pairs, labelled_pairs, beir],
+    "pairs": [text_pairs, picture_pairs, labelled_pairs, beir, pairs_of_domains],
+    "pair-labels": [labelled_pairs],
+    "code-search": [text_pairs, pairs_of_domains],
+    "bitext": [text_pairs, pairs_of_domains],
     "groups": [groups, domains, grouped_numbers],
     "labels": [labels, labelled_numbers],
     "few-shot": [labels, labelled_numbers],

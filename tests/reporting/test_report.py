@@ -95,6 +95,19 @@ def test_everything_is_there(page):
         assert words in page.text, words
 
 
+def test_domains_stand_in_a_table_of_their_own():
+    full = results()
+    assert 'id="domains"' not in render(full)
+    for row in full["rows"]:
+        for one in row["seeds"]:
+            one["domains"] = {"German": {"hit@1": 0.111}, "French": {"hit@1": 0.333}}
+    page = read(render(full))
+    assert "domains" in page.ids
+    assert "By domain" in page.text
+    assert "German 11.1" in page.text
+    assert "mean 22.2" in page.text
+
+
 def test_the_page_asks_no_network(full, page):
     for link in page.links:
         assert link.startswith(("data:image/", "#")), link

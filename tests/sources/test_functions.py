@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from nearfar.sources import export_beir, open_data
-from nearfar.sources.sets.functions import functions_of, packages
+from nearfar.sources.installed import packages
+from nearfar.sources.sets.functions import functions_of
 from nearfar.sources.words import near_copies, normal
 
 SOURCE = '''

@@ -241,6 +241,19 @@ def evaluation(found: dict[str, Any]) -> None:
             shown = columns(task, [metrics])
             words = "  ".join(f"{m.label} {m.written.write(metrics[n])}" for n, m in shown.items())
             out.print(f"  {escape(name)}:  {words}")
+    by_domain(out, task, found["rows"][0].get("domains") or {})
+
+
+def by_domain(out: Any, task: Mapping[str, Any], domains: Mapping[str, Mapping[str, float]]) -> None:
+    """The metrics of each domain, one a row, and their mean over the domains."""
+    if not domains:
+        return
+    names = columns(task, domains.values())
+    means = {n: sum(known) / len(known) for n in names if (known := [d[n] for d in domains.values() if n in d])}
+    rows = [[escape(name), *[m.written.write(part.get(n)) for n, m in names.items()]]
+            for name, part in [*domains.items(), ("mean over domains", means)]]  # fmt: skip
+    out.print()
+    print_columns(out, ["domain", *(metric.heading for metric in names.values())], rows)
 
 
 def diagnosis(found: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ Sources: average precision, Manning, Raghavan, Schuetze, "Introduction to Inform
 rank correlation of similarities with human grades, Cer et al., SemEval 2017 task 1.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,44 @@ def spearman(a: Any, b: Any) -> float:
     return pearson(rankdata(a), rankdata(b))
 
 
-def bootstrap_spearman(
-    a: np.ndarray, b: np.ndarray, clusters: np.ndarray, *, draws: int = 1000, confidence: float = 0.95, seed: int = 0
+def tell_apart(scores: Any, labels: Any, ahead: Any, known: Any) -> dict[str, float]:
+    """How well scores (n,) tell pairs labelled 1 from pairs labelled 0: "ap", and "accuracy" and "f1" at the threshold
+    that is best for other pairs of scores `ahead` (m,) and labels `known`; without them where they lack a label.
+    Empty without a pair labelled 1."""
+    labels, known = np.asarray(labels), np.asarray(known)
+    if not (labels == 1).any():
+        return {}
+    found = {"ap": average_precision(scores, labels)}
+    if len(np.unique(known)) < 2:
+        return found
+    return found | {
+        "accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
+        "f1": f1_at(scores, labels, best_threshold(ahead, known, "f1")),
+    }
+
+
+def blind(labels: Any) -> dict[str, float]:
+    """`tell_apart` of scores that say nothing: the commoner label for all; for F1 all pairs."""
+    labels = np.asarray(labels)
+    share = float((labels == 1).mean()) if len(labels) else 0.0
+    return {"ap": share, "accuracy": max(share, 1 - share), "f1": 2 * share / (1 + share)}
+
+
+def bootstrap_pairs(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    a: np.ndarray,
+    b: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    draws: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
-    """Percentile interval of `spearman`, drawing whole clusters (n,) of pairs anew. Seeded."""
+    """Percentile interval of a statistic of (n,) and (n,), drawing whole clusters (n,) of pairs anew; draws of which it
+    is NaN are left out. Seeded."""
     code = np.unique(clusters, return_inverse=True)[1].reshape(-1)
     count = int(code.max(initial=-1)) + 1
-    mean = spearman(a, b)
+    mean = statistic(a, b)
     if count < 3:
         return Interval(mean, None, None, count)
     order = np.argsort(code, kind="stable")
@@ -93,8 +125,8 @@ def bootstrap_spearman(
         chosen = generator.integers(count, size=count)
         within = np.arange(sizes[chosen].sum()) - np.repeat(np.cumsum(sizes[chosen]) - sizes[chosen], sizes[chosen])
         rows = order[np.repeat(starts[chosen], sizes[chosen]) + within]
-        values[draw] = spearman(a[rows], b[rows])
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+        values[draw] = statistic(a[rows], b[rows])
+    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), count)
 
 

@@ -53,7 +53,7 @@ class Scores:
     primary: the number that ranks; metrics: name -> number ("hard/..." of the parts that stand apart); directions:
     name of a part -> its metrics; per_query and clusters: name -> values of single items whose mean is the primary,
     and ids of items that depend on each other; counts: queries, skipped, gallery by direction; examples, tables: what
-    a report shows.
+    a report shows; domains: name of a domain -> the metrics of its rows.
     """
 
     primary_name: str
@@ -66,6 +66,7 @@ class Scores:
     split: str = "test"
     examples: list[Any] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    domains: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def bootstrap(self, *, draws: int = 2000, seed: int = 0) -> Interval:
         """95 % interval over test items (units), all directions of one item together; without bounds where the task
@@ -92,6 +93,7 @@ class Scores:
             "primary": self.primary,
             "metrics": self.metrics,
             "directions": self.directions,
+            "domains": self.domains,
             "counts": self.counts,
             "bootstrap": self.bootstrap().bounds,
         }
@@ -208,6 +210,18 @@ class Task:
         if len(rows) <= most:
             return rows
         return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+
+    def by_domain(
+        self, rows: np.ndarray, measure: Callable[[np.ndarray], dict[str, float]], least: int = 1
+    ) -> dict[str, dict[str, float]]:
+        """Name of a domain -> `measure(places)` of its places among the rows (n,), for domains of `least` rows or more;
+        empty where fewer than two domains have as many."""
+        if self.data.domains is None:
+            return {}
+        codes = np.asarray(self.data.domains)[rows]
+        parts = {name: np.flatnonzero(codes == code) for code, name in enumerate(self.data.domain_names)}
+        parts = {name: part for name, part in parts.items() if len(part) >= least}
+        return {name: measure(part) for name, part in parts.items()} if len(parts) > 1 else {}
 
     def units(self, rows: np.ndarray) -> np.ndarray:
         """Ids of rows that depend on each other."""

@@ -166,7 +166,7 @@ class Text(Modality):
         from nearfar import encoders
 
         train = data.splits["train"]
-        texts = [text for role in self.roles if data.roles.get(role) for text in data.texts(role, train)]
+        texts = [text for role in self.roles if data.training_roles.get(role) for text in data.texts(role, train)]
         return encoders.text(
             options.text_encoder,
             texts=texts,

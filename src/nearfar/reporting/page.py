@@ -254,8 +254,9 @@ def _repeats(name: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) ->
     )
 
 
-def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
-    """The primary metric by direction (rows) and method (columns), the hard directions apart."""
+def part_table(results: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """The primary metric by part (rows) and method (columns), the hard directions apart. key: "directions" (or what the
+    task calls its parts) or "domains"."""
     name_of, task = _primary(results), results["task"]
     metric = metric_of(task)
     rows = best_first([row for row in results["rows"] if done(row) and row["kind"] != "chance"], metric)[:MAX_COLUMNS]
@@ -264,15 +265,15 @@ def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
             name
             for row in rows
             for cell in row["seeds"]
-            for name, value in (cell.get("directions") or {}).items()
+            for name, value in (cell.get(key) or {}).items()
             if name_of in value
         )
     )
     if len(names) < 2:
         return None
-    hard = [name for name in names if name in task.get("hard", names)] or names
+    hard = [name for name in names if key != "directions" or name in task.get("hard", names)] or names
     easy = [name for name in names if name not in hard]
-    values = {name: [_direction(row, name, name_of) for row in rows] for name in names}
+    values = {name: [_part(row, key, name, name_of) for row in rows] for name in names}
     parts = [
         _direction_part(title, {name: values[name] for name in part}, metric)
         for title, part in (("different outlines" if easy else "", hard), ("shared outlines", easy))
@@ -282,7 +283,8 @@ def direction_table(results: dict[str, Any]) -> dict[str, Any] | None:
         "columns": [row["label"] for row in rows],
         "parts": parts,
         "apart": bool(easy),
-        "what": parts_of(task)["one"],
+        "what": parts_of(task)["one"] if key == "directions" else "domain",
+        "note": parts_of(task)["note"] if key == "directions" else "",
     }
 
 
@@ -301,14 +303,10 @@ def _direction_part(title: str, values: dict[str, list[float | None]], metric: M
     return {"title": title, "rows": rows[:-1], "mean": rows[-1]}
 
 
-def _direction(row: dict[str, Any], name: str, metric: str) -> float | None:
+def _part(row: dict[str, Any], key: str, name: str, metric: str) -> float | None:
     finished = done(row)
     return _mean(
-        [
-            cell["directions"].get(name, {}).get(metric)
-            for cell in row["seeds"]
-            if cell["seed"] in finished and cell.get("directions")
-        ]
+        [cell[key].get(name, {}).get(metric) for cell in row["seeds"] if cell["seed"] in finished and cell.get(key)]
     )
 
 

@@ -39,6 +39,7 @@ class Data:
         table: `datasets.Dataset` of all N rows; image columns hold paths or bytes.
         problems: rows that were skipped (only with unreadable="skip"); `notes`: what a user should know.
         corpus: role -> all documents of the gallery (BEIR), empty without one; `corpus_keys` their ids.
+        only_tested: roles that no training row has; `training_roles` are the others.
         meta: facts of the built-in sets (licences, styles that share outlines, which rows ask at test time).
 
     Wherever a method takes a role it takes a column name as well (hard negatives: one call for each of
@@ -56,6 +57,7 @@ class Data:
         self.corpus: dict[str, list[str]] = raw.corpus or {}
         self.corpus_keys: dict[str, list[str]] = raw.corpus_keys
         self.meta = dict(raw.meta)
+        self.only_tested = raw.only_tested
         self.split_name, self.fit = split or "default", raw.fit
         self._raw, self._scan, self._cache = raw, scan, cache
         self._mapped: dict[tuple[str, int, str], np.memmap] = {}
@@ -145,7 +147,8 @@ class Data:
 
     def content(self, role: str) -> np.ndarray:
         """int64 (N,) from 0 on: equal exactly where the decoded pixels, or the normalised texts, are equal, across all
-        columns and the corpus; -1 for an empty cell (of a column of hard negatives).
+        columns and the corpus; -1 for an empty cell (of a column of hard negatives, or of a role that is only
+        tested).
 
         Ids of this opening alone: other rows, other ids. `digests` are the same in every opening.
         """
@@ -191,7 +194,8 @@ class Data:
         ids = np.unique(np.concatenate(list(parts.values())), return_inverse=True)[1].reshape(-1).astype(np.int64)
         ends = np.cumsum([len(part) for part in parts.values()])
         found = dict(zip(parts, np.split(ids, ends[:-1]), strict=True))
-        for column in self.roles.get("negative", []):
+        sparse = [*self.roles.get("negative", []), *(self.roles[role] for role in self.only_tested)]
+        for column in sparse:
             if column in self._scan.sizes:
                 filled_cells = self._scan.sizes[column].reshape(len(self), -1).any(1)
                 found[column] = np.where(filled_cells, found[column], -1)
@@ -201,6 +205,11 @@ class Data:
     def content_roles(self) -> list[str]:
         """The roles of items that the data hold, in the order of the kinds of data."""
         return [role for role in modalities.roles() if role in self.roles]
+
+    @property
+    def training_roles(self) -> Roles:
+        """The roles that training rows have: without those that are only tested."""
+        return {role: columns for role, columns in self.roles.items() if role not in self.only_tested}
 
     def _codes(self, role: str) -> tuple[np.ndarray, list[str]]:
         """Codes by sorted names; -1 where the cell is empty. The numbers of a ClassLabel column become its names."""
@@ -234,8 +243,11 @@ class Data:
 
     @cached_property
     def scores(self) -> np.ndarray | None:
-        """float64 (N,): how far the two sides of a row belong together, on the scale of the data; or None."""
-        return None if "score" not in self.roles else np.array([float(v) for v in self.values("score")])
+        """float64 (N,): how far the two sides of a row belong together, on the scale of the data, NaN where a training
+        row has no second side; or None."""
+        if "score" not in self.roles:
+            return None
+        return np.array([np.nan if (known := judgements.score(v)) is None else known for v in self.values("score")])
 
     @cached_property
     def positives(self) -> np.ndarray | None:
@@ -399,13 +411,13 @@ class Data:
         share (the answers of a catalogue, captions that are class names) may stand on both sides, with a note; those
         with the most values never do."""
         assert self.units is not None
-        contents = {role: self.content(role) for role in self.content_roles}
+        contents = {role: self.content(role) for role in self.content_roles if role not in self.only_tested}
         given = [self.units] if any(role in self.roles for role in leaking.TOGETHER) else []
         joined = components([*given, *contents.values()])
         kept = max(contents, key=lambda role: len(np.unique(contents[role])))
         others = [role for role in contents if role != kept]
         if not others or not hang_together(joined, fewer := components([*given, contents[kept]])):
-            return joined, self.content_roles[0]
+            return joined, next(iter(contents))
         several = " and ".join(f"'{self.roles[role]}'" for role in others)
         self.notes.append(
             f"many rows share values of {several}: the splits keep each value of '{self.roles[kept]}' on one side, but "

@@ -10,6 +10,7 @@ from nearfar.sources.masks import IGNORE
 from nearfar.sources.raw import filled
 
 COMPARED = 20_000  # rows at most that are compared for near copies
+FEW = 12  # different scores that are counted one by one
 
 
 def describe(data: Data, samples: int = 3) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "columns": [c for c in data.table.column_names if not c.startswith("__")],
         "content": columns,
         "labels": {c: _label(data, c) for c in data.labels},
+        "scores": _scores(data) if data.scores is not None else None,
         "target": _target(data) if "target" in data.roles else None,
         "bags": _bags(data) if data.bags is not None else None,
         "masks": _masks(data) if "mask" in data.roles else None,
@@ -47,15 +49,17 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
 
 def _column(data: Data, role: str, samples: int) -> dict[str, Any]:
     content, kind = data.content(role), data.modality(role)
-    _, first, counts = np.unique(content, return_index=True, return_counts=True)
+    there = np.flatnonzero(content >= 0)
+    _, first, counts = np.unique(content[there], return_index=True, return_counts=True)
+    first = there[first]
     rows = np.linspace(0, len(data) - 1, min(samples, len(data))).round().astype(int)
     distinct = np.sort(first)[:COMPARED]
-    sizes, shown = _sizes(data, role), kind.samples(data, role, rows)
+    sizes, shown = _sizes(data, role, there), kind.samples(data, role, rows)
     return {
         "column": data.key(role),
         "type": kind.word,
         "distinct": len(first),
-        "duplicates": int(len(data) - len(first)),
+        "duplicates": int(len(there) - len(first)),
         "most_repeated": int(counts.max(initial=0)),
         "near_copies": _near(data, kind.near_copies(data, role, distinct), len(distinct)),
         "sizes": sizes,
@@ -64,12 +68,24 @@ def _column(data: Data, role: str, samples: int) -> dict[str, Any]:
     }
 
 
-def _sizes(data: Data, role: str) -> dict[str, Any]:
+def _sizes(data: Data, role: str, rows: np.ndarray) -> dict[str, Any]:
     """Smallest, median and largest, as the kind of data counts it: width x height by area, the number of words..."""
-    sizes = data.facts("sizes", role)
+    sizes = data.facts("sizes", role)[rows]
     order = np.argsort(sizes.prod(axis=1) if sizes.ndim == 2 else sizes, kind="stable")
     chosen = {"least": order[0], "median": order[len(order) // 2], "most": order[-1]}
     return {name: sizes[row].tolist() for name, row in chosen.items()}
+
+
+def _scores(data: Data) -> dict[str, Any]:
+    """How the scores of pairs are spread, and how many pairs of each split have each, where they are few."""
+    assert data.scores is not None
+    known, column = np.unique(data.scores[np.isfinite(data.scores)]), data.roles["score"]
+    found = {"column": column, "distinct": len(known), "least": float(known[0]), "most": float(known[-1])}
+    if len(known) > FEW:
+        return found
+    parts = {name: data.scores[rows] for name, rows in data.splits.items()}
+    counts = {f"{value:g}": {name: int((part == value).sum()) for name, part in parts.items()} for value in known}
+    return found | {"counts": counts}
 
 
 def _label(data: Data, column: str) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def inference_numbers(words: set[str], text: str, text_b: str) -> bool:
 
 
 def high(scores: np.ndarray) -> np.ndarray:
-    """bool (N,): the scores in the upper fifth of their range."""
-    low, top = scores.min(), scores.max()
+    """bool (N,): the scores in the upper fifth of their range; False for NaN."""
+    low, top = np.nanmin(scores), np.nanmax(scores)
     return scores >= low + UPPER * (top - low)
 
 

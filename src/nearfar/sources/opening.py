@@ -19,6 +19,7 @@ from nearfar.sources.raw import Raw, filled
 from nearfar.sources.roles import Roles, listed, questions, resolve, second_side
 from nearfar.sources.scan import Fault, Scan, cells, problem, scan
 from nearfar.sources.storage import cache_dir
+from nearfar.sources.tested import excused, only_tested
 
 
 @checked
@@ -67,6 +68,7 @@ def open_data(
     raw.roles = resolved
     if limit is not None:
         _limit(raw, limit)
+    raw.only_tested = only_tested(raw)
     found = _checked(raw, resolved, unreadable, folder)
     if rules is not None:
         found = _cleaned(raw, resolved, found, rules)
@@ -172,7 +174,7 @@ def _limit(raw: Raw, limit: int) -> None:
 
 def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
     found = scan(raw, _columns(roles), cache)
-    found.bad = sorted([*found.bad, *_misjudged(raw, roles)], key=lambda fault: fault.row)
+    found.bad = sorted(excused(raw, [*found.bad, *_misjudged(raw, roles)]), key=lambda fault: fault.row)
     if not found.bad:
         return found
     if unreadable == "error":
@@ -217,9 +219,9 @@ def _check_pairs(data: Data) -> None:
                 f"{where}: the {role} '{data.roles[role]}' needs two columns that it speaks of.",
                 "Name them, for example --text COLUMN --text-b COLUMN.",
             )
-    if data.scores is not None and np.ptp(data.scores) == 0:
+    if data.scores is not None and np.nanmin(data.scores) == np.nanmax(data.scores):
         raise InputError(
-            f"{where}: the score '{data.roles['score']}' is {data.scores[0]:g} in every row.",
+            f"{where}: the score '{data.roles['score']}' is {np.nanmin(data.scores):g} in every row.",
             "A score tells pairs apart; take the role away with --score none.",
         )
     if data.pair_labels is not None and not (data.pair_labels == 1).any():
@@ -269,6 +271,9 @@ def _tell_of_words_for_nothing(data: Data) -> None:
 def _tell_of_pairs(data: Data) -> None:
     """What the labels or scores of pairs mean for training and measuring."""
     data.notes += questions(data.table, data.roles)
+    if data.only_tested:
+        columns = ", ".join(f"'{data.roles[role]}'" for role in data.roles if role in data.only_tested)
+        data.notes.append(f"{columns}: empty in all training rows, so it only measures")
     labels, column = data.pair_labels, data.roles.get("pair_label")
     if labels is not None:
         together, apart, unknown = (int((labels == value).sum()) for value in (1, 0, -1))
@@ -279,13 +284,18 @@ def _tell_of_pairs(data: Data) -> None:
             f"of training (if '{column}' names classes: --label {column})"
         )
     if data.scores is not None:
-        many, column = int(data.scores.size), data.roles["score"]
+        column = data.roles["score"]
+        read = (
+            f"'{column}' is read as the score of the pair ({np.nanmin(data.scores):g} to {np.nanmax(data.scores):g}): "
+            "measured is Spearman's correlation; "
+        )
+        if "score" in data.only_tested:
+            data.notes.append(f"{read}training rows have none")
+            return
+        many = int(data.scores.size) if data.positives is None else int(data.positives.sum())
         data.notes.append(
-            f"'{column}' is read as the score of the pair ({data.scores.min():g} to {data.scores.max():g}): measured "
-            f"is Spearman's correlation; train on it with --loss cosent or cosine-regression. Losses that know no "
-            f"score take the {int(data.positives.sum()) if data.positives is not None else many:,} pairs "
-            + ("labelled 1" if labels is not None else "in the upper fifth of the range")
-            + " as positives"
+            f"{read}train on it with --loss cosent or cosine-regression. Losses that know no score take the {many:,} "
+            f"pairs {'labelled 1' if labels is not None else 'in the upper fifth of the range'} as positives"
         )
 
 

@@ -82,7 +82,8 @@ class Raw:
     reader of the file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has
     its own; `shard_column` the table of each row, where several are read as one (paths below `base`). `corpus` and
     `corpus_keys` hold the documents of a gallery per role; `query_column` and `grade_column` the id of the query and
-    the relevance of each row, where pairs were judged; `splits` the hidden domains of each further split.
+    the relevance of each row, where pairs were judged; `splits` the hidden domains of each further split;
+    `only_tested` the roles that training rows lack (`nearfar.sources.tested`).
     """
 
     name: str
@@ -103,5 +104,6 @@ class Raw:
     query_column: str | None = None
     grade_column: str | None = None
     splits: dict[str, list[str]] = field(default_factory=dict)
+    only_tested: frozenset[str] = frozenset()
     meta: dict = field(default_factory=dict)
     fit: str = "crop"

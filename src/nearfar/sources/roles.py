@@ -24,7 +24,7 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     "label": ("label", "labels", "class", "category", "class_name", "label_name", "target", "y"),
     "group": ("group", "group_id"),
     "unit": ("unit", "unit_id"),
-    "domain": ("domain", "style"),
+    "domain": ("domain", "style", "language", "lang"),
     "split": ("split", "subset", "partition"),
     "time": ("time", "timestamp", "date", "datetime"),
     "id": ("id", "key", "uuid", "_id", "sample_id"),

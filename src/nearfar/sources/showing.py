@@ -23,6 +23,8 @@ def show(data: Data, console: Console | None = None, samples: int = 3, problems:
     out.print(_content(facts))
     for column, label in facts["labels"].items():
         out.print(_label(column, label), soft_wrap=False)
+    if facts["scores"] and "counts" in facts["scores"]:
+        out.print(_scores(facts["scores"]), soft_wrap=False)
     if facts["target"]:
         out.print(_target(facts["roles"]["target"], facts["target"]), soft_wrap=False)
     if facts["bags"]:
@@ -104,6 +106,15 @@ def _label(column: str, label: dict[str, Any]) -> Text:
         told.append(f"{many:,} class{'es' * (many > 1)} of test rows that no training row has")
     rest = "".join(f"; {words}" for words in told)
     return Text.assemble("\n", ("Classes of ", "bold"), (column, "cyan"), f" ({label['classes']}): {names}{tail}{rest}")
+
+
+def _scores(scores: dict[str, Any]) -> Text:
+    """How many pairs have each score, in the splits that have some."""
+    told = [
+        f"{value}: " + ", ".join(f"{name} {count:,}" for name, count in parts.items() if count)
+        for value, parts in scores["counts"].items()
+    ]
+    return Text.assemble("\n", ("Scores of ", "bold"), (scores["column"], "cyan"), "  " + "; ".join(told))
 
 
 def _bags(column: str, bags: dict[str, Any]) -> Text:

@@ -26,6 +26,7 @@ KINDS = {
     "pixels": "decoded pictures and masks",
     "features": "vectors of frozen encoders",
     "functions": "the built-in set functions",
+    "sentences": "the built-in set sentences",
     "scenes": "the built-in set scenes",
     "help": "the help of methods",
 }

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 def roles_of(data: Data) -> set[str]:
-    """What the data hold: roles by name, "any" for a column of any kind, "pair" for two that belong together."""
-    return modalities.holding(role for role, columns in data.roles.items() if columns)
+    """What training rows hold: roles by name, "any" for a column of any kind, "pair" for two that belong together."""
+    return modalities.holding(role for role, columns in data.training_roles.items() if columns)
 
 
 def roles_for(cls: type[Method], data: Data) -> set[str]:
@@ -63,7 +63,7 @@ def choose(data: Data) -> tuple[str, str]:
 def check_needs(slug: str, data: Data) -> None:
     if not fits(slug, data):
         needs = modalities.needs_in_words(methods.get(slug).needs)
-        held = sorted(role for role in data.roles if data.roles[role])
+        held = sorted(role for role, columns in data.training_roles.items() if columns)
         raise InputError(
             f"'{slug}' needs {needs}; {data.name} has {', '.join(held) or 'none of these'}.",
             f"Name the columns ({_lacking(slug, data)}), or see `nearfar methods` for one that fits.",
@@ -74,7 +74,7 @@ def check_needs(slug: str, data: Data) -> None:
 
 def _lacking(slug: str, data: Data) -> str:
     """The options that name what a method needs and the data lack, in each of its ways."""
-    held = modalities.holding(role for role in data.roles if data.roles[role])
+    held = roles_of(data)
     kind = modalities.get(modalities.first(held) or "text")
     meant = {modalities.ANY: kind.roles[0], modalities.PAIR: kind.roles[-1]}
     ways = [sorted(str(meant.get(role, role)) for role in need - held) for need in methods.get(slug).needs]

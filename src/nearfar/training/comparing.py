@@ -333,6 +333,7 @@ def cell(seed: int | None, scores: dict[str, Any], **more: Any) -> dict[str, Any
         "val": (scores.get("val") or {}).get("primary"),
         "metrics": test.get("metrics", {}),
         "directions": test.get("directions", {}),
+        "domains": test.get("domains", {}),
         "bootstrap": test.get("bootstrap"),
         "counts": test.get("counts", {}),
         "status": "done",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from nearfar import modalities as kinds
+from nearfar.checks import PositiveInt
 from nearfar.errors import InputError
-from nearfar.evaluation.pairwise import accuracy_at, average_precision, best_threshold, f1_at, paired_scores
+from nearfar.evaluation.paired_task import PairedTask
+from nearfar.evaluation.pairwise import blind, tell_apart
 from nearfar.evaluation.relevance import listed, same, union
-from nearfar.evaluation.search_task import RETRIEVAL, SearchTask
-from nearfar.evaluation.searches import Search, Side, paired_search
-from nearfar.evaluation.task import Scores, pair_of, register
+from nearfar.evaluation.retrieval import Retrieval
+from nearfar.evaluation.search_task import RETRIEVAL
+from nearfar.evaluation.searches import Example, Search, Side
+from nearfar.evaluation.task import Scores, register
 from nearfar.similarity import Source, Sparse
 from nearfar.units import Metric
 
@@ -22,12 +26,17 @@ if TYPE_CHECKING:
 
 
 @register
-class PairTask(SearchTask):
+class PairTask(PairedTask):
     """Find the other half of a pair, both ways; relevance by content, so a text with several pictures has several.
 
     The gallery holds every different item of the split, or the whole corpus where there is one. What equals the query
     is hidden from it. Pairs labelled 0 (and those of a low score) are relevant to nobody; where pairs are labelled, the
     labels are told from the similarities as well ("pair ap", "pair accuracy", "pair f1").
+
+    Args:
+        pool: what a query is ranked among: all items of the split, or those of its own domain (language...); then the
+            score is the mean over the domains.
+        candidates: at most so many rows (of each pool), the same ones each time; default all.
     """
 
     metrics = RETRIEVAL | {
@@ -36,28 +45,72 @@ class PairTask(SearchTask):
         "pair f1": Metric("pair F1"),
     }
 
-    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
-        super().__init__(data)
-        pair = pair_of(data, modalities)
-        assert pair is not None
-        self.roles = pair
-        self.primary = next((m for m in (kinds.of(role).metric for role in pair) if m == "hit@1"), "ndcg@10")
-
-    @classmethod
-    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
-        return pair_of(data, modalities) is not None
+    def __init__(
+        self,
+        data: Data,
+        *,
+        modalities: Sequence[str] | None = None,
+        pool: Literal["all", "domain"] = "all",
+        candidates: PositiveInt | None = None,
+    ):
+        super().__init__(data, modalities=modalities)
+        self.primary = next((m for m in (kinds.of(role).metric for role in self.roles) if m == "hit@1"), "ndcg@10")
+        self.pool, self.candidates = pool, candidates
+        if pool == "domain" and data.domains is None:
+            raise InputError(
+                f"{data.name} has no domains to rank within.", "Name their column: --domain COLUMN, or use --pool all."
+            )
+        if (pool == "domain" or candidates) and any(self.corpus(role) for role in self.roles):
+            raise InputError(
+                f"{data.name} has a corpus, which is the pool of every query.", "Leave out --pool and --candidates."
+            )
 
     @classmethod
     def priority(cls, data: Data) -> int:
         return 40
 
     def searches(self, split: str) -> list[Search]:
+        return [
+            self._search(rows, split, *roles, name)
+            for name, rows in self.pools(split).items()
+            for roles in (self.roles, self.roles[::-1])
+        ]
+
+    def pools(self, split: str) -> dict[str, np.ndarray]:
+        """Name of a domain ("" for all) -> the rows that are ranked together. Raises InputError where none is left."""
         rows = self.rows(split)
-        return [self._search(rows, split, *self.roles), self._search(rows, split, *reversed(self.roles))]
+        if self.pool == "all":
+            return {"": self.draw(rows, self.candidates or len(rows))}
+        codes, belongs = np.asarray(self.data.domains)[rows], np.isin(rows, self.positive(rows, split))
+        parts = {name: codes == code for code, name in enumerate(self.data.domain_names)}
+        found = {name: rows[part] for name, part in parts.items() if (part & belongs).any()}
+        if not found:
+            raise InputError(f"No pair of the {split} split has a domain.", "Check the column of --domain.")
+        return {name: self.draw(part, self.candidates or len(part)) for name, part in found.items()}
 
     def asked(self, searches: list[Search]) -> list[Search]:
         """Texts are asked one way, the first column for the second; pictures both ways."""
-        return searches if self.primary == "hit@1" else searches[:1]
+        return searches if self.primary == "hit@1" else searches[::2]
+
+    def collect(
+        self, searches: list[Search], found: dict[str, Retrieval], split: str, examples: list[Example]
+    ) -> Scores:
+        scores = super().collect(searches, found, split, examples)
+        asked = [(search, found[search.name]) for search in self.asked(searches)]
+        return replace(scores, domains=self.query_domains(asked, list(scores.metrics)))
+
+    def query_domains(self, asked: list[tuple[Search, Retrieval]], metrics: list[str]) -> dict[str, dict[str, float]]:
+        """The metrics of the queries of each domain, means over the directions; empty with fewer than two domains."""
+        if self.data.domains is None:
+            return {}
+        codes = [np.asarray(self.data.domains)[search.query.rows[one.answered]] for search, one in asked]
+        parts = {}
+        for code, name in enumerate(self.data.domain_names):
+            held = [(one, here) for (_, one), own in zip(asked, codes, strict=True) if (here := own == code).any()]
+            if held:
+                parts[name] = {m: float(np.mean([one.per_query[m][here].mean() for one, here in held]))
+                               for m in metrics if m in held[0][0].per_query}  # fmt: skip
+        return parts if len(parts) > 1 else {}
 
     def describe(self) -> str:
         a, b = self.roles
@@ -68,13 +121,21 @@ class PairTask(SearchTask):
             )
         else:
             what = "the whole corpus" if self.corpus(b) else f"every different {b} of the split"
-            text = f"Retrieval of {b} by {a}: nDCG@10. The gallery holds {what}."
+            text = f"Retrieval of {b} by {a}: {self.metric().label}. The gallery holds {what}."
+        text += self.pool_in_words()
         if self.classifies_pairs():
             text += (
                 " Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
                 "and accuracy and F1 at the threshold that validation pairs chose."
             )
         return text
+
+    def pool_in_words(self) -> str:
+        """What narrows the gallery, as a sentence, or nothing."""
+        most = f"at most {self.candidates:,} rows" if self.candidates else ""
+        if self.pool == "domain":
+            return f" Each domain is a pool of its own{f' of {most}' if most else ''}; the score is their mean."
+        return f" Ranked are {most}." if most else ""
 
     def corpus(self, role: str) -> Sequence[str]:
         return self.data.corpus.get(role, ())
@@ -90,7 +151,7 @@ class PairTask(SearchTask):
             )
         return found
 
-    def _search(self, rows: np.ndarray, split: str, query: str, gallery: str) -> Search:
+    def _search(self, rows: np.ndarray, split: str, query: str, gallery: str, pool: str = "") -> Search:
         rows_in, judged = self.positive(rows, split), query == self.roles[0] and self.data.query_keys is not None
         asked_ids = np.asarray(self.data.query_keys if judged else self.data.content(query))[rows_in]
         first, code = np.unique(asked_ids, return_index=True, return_inverse=True)[1:]
@@ -106,7 +167,7 @@ class PairTask(SearchTask):
         query_rows = rows_in[first[asked]]
         hidden = self._itself(query_rows, query, gallery, contents, relevant if judged else None)
         return Search(
-            f"{query} → {gallery}",
+            f"{query} → {gallery}{f', {pool}' if pool else ''}",
             Side(query, query_rows),
             side,
             len(contents),
@@ -154,35 +215,16 @@ class PairTask(SearchTask):
         labels = self.data.pair_labels
         return labels is not None and bool((labels == 1).any() and (labels == 0).any())
 
-    def labelled(self, split: str) -> np.ndarray:
-        """Rows of a split whose pair has a label, the same ones each time."""
-        rows = np.sort(np.asarray(self.data.splits.get(split, ()), np.int64))
-        return self.draw(rows[self.pair_labels[rows] >= 0])
-
-    @property
-    def pair_labels(self) -> np.ndarray:
-        assert self.data.pair_labels is not None
-        return self.data.pair_labels
-
     def classified(self, scorer: Callable[[Search], Source], split: str) -> dict[str, float]:
-        """How well scores tell the labelled pairs of a split apart. The threshold comes from the validation pairs, that
-        of the validation pairs from training pairs."""
-        rows, chosen = self.labelled(split), self.labelled("train" if split == "val" else "val")
-        labels, known = self.pair_labels[rows], self.pair_labels[chosen]
-        if not (labels == 1).any():
+        """How well scores tell the labelled pairs of a split apart."""
+        parts = self.labelled(split), self.deciding(split)
+        if not (self.pair_labels[parts[0]] == 1).any():
             return {}
-        scores = paired_scores(scorer(paired_search(rows, self.roles, self.units(rows))))
-        found = {"pair ap": average_precision(scores, labels)}
-        if len(np.unique(known)) < 2:
-            return found
-        ahead = paired_scores(scorer(paired_search(chosen, self.roles, self.units(chosen))))
-        return found | {
-            "pair accuracy": accuracy_at(scores, labels, best_threshold(ahead, known)),
-            "pair f1": f1_at(scores, labels, best_threshold(ahead, known, "f1")),
-        }
+        scores, ahead = (self.similarities(scorer, rows) for rows in parts)
+        found = tell_apart(scores, self.pair_labels[parts[0]], ahead, self.pair_labels[parts[1]])
+        return {f"pair {name}": value for name, value in found.items()}
 
     def chance_of_pairs(self, split: str) -> dict[str, float]:
-        """`classified` of scores that say nothing: the commoner label for all, all pairs for F1."""
-        labels = self.pair_labels[self.labelled(split)]
-        share = float((labels == 1).mean()) if len(labels) else 0.0
-        return {"pair ap": share, "pair accuracy": max(share, 1 - share), "pair f1": 2 * share / (1 + share)}
+        """`classified` of scores that say nothing."""
+        found = blind(self.pair_labels[self.labelled(split)])
+        return {f"pair {name}": value for name, value in found.items()}
