@@ -70,6 +70,9 @@ class Vectors:
         self.asked += len(rows)
         return self.vectors[role][rows]
 
+    def raw(self, role, rows):
+        return self(role, rows)
+
     def corpus(self, role):
         return self._corpus[role]
 

@@ -38,6 +38,7 @@ CASES = {
     "susana": {"batch_size": "auto", "ways": 4, "shots": 3},
     "ins": {"queue": 32, "bag_start": 0.3, "bag_rows": 4},
     "abmil": {},
+    "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

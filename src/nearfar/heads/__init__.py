@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.checks import PositiveInt, Width, checked, checked_init
+from nearfar.heads.asymmetric import AsymmetricHead
 from nearfar.heads.described import build, describe
 from nearfar.heads.gates import PairGate
 
@@ -87,4 +88,4 @@ class Prototypes(nn.Module):
         return f"{self.weight.shape[0]}, dim={self.weight.shape[1]}"
 
 
-__all__ = ["PairGate", "Prototypes", "build", "describe", "linear", "mlp", "predictor"]
+__all__ = ["AsymmetricHead", "PairGate", "Prototypes", "build", "describe", "linear", "mlp", "predictor"]

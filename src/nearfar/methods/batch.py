@@ -250,4 +250,15 @@ def _to(values: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]
 
 
 def _rows(x: Any, rows: slice) -> Any:
-    return x[rows] if isinstance(x, Tensor) else type(x)(*(field[rows] for field in x))
+    return x[rows] if isinstance(x, Tensor) else type(x)(*(None if field is None else field[rows] for field in x))
+
+
+def by_member(x: Any, members: int) -> list[Any]:
+    """Member-major rows -> one batch a member."""
+    if members == 1:
+        return [x]
+    n = (x if isinstance(x, Tensor) else x[0]).shape[0] // members
+    if isinstance(x, Tensor):
+        return list(x.split(n))
+    fields = [[None] * members if field is None else field.split(n) for field in x]
+    return [type(x)(*parts) for parts in zip(*fields, strict=True)]
