@@ -206,6 +206,18 @@ def test_pools_need_domains_and_no_corpus():
         task_for(corpus, "pairs --candidates 7")
 
 
+def test_an_interval_is_that_of_the_mean_over_domains():
+    """A small domain that is always right and a large one that is always wrong: half, not the share of all queries."""
+    data, embed = pairs(120)
+    data.domains, data.domain_names = (np.arange(120) % 10 > 0).astype(int), ["small", "large"]
+    embed.vectors["text_b"] = np.where((data.domains == 0)[:, None], embed.vectors["text"], -embed.vectors["text"])
+    found = task_for(data, "bitext").evaluate(embed, "test")
+    assert found.primary == pytest.approx(0.5)
+    interval = found.bootstrap()
+    assert interval.mean == pytest.approx(0.5)
+    assert interval.bounds[0] < 0.5 < interval.bounds[1]
+
+
 # -- code search and bitext --------------------------------------------------------------------------------------------
 
 

@@ -51,9 +51,9 @@ class Scores:
     """What one model reached.
 
     primary: the number that ranks; metrics: name -> number ("hard/..." of the parts that stand apart); directions:
-    name of a part -> its metrics; per_query and clusters: name -> values of single items whose mean is the primary,
-    and ids of items that depend on each other; counts: queries, skipped, gallery by direction; examples, tables: what
-    a report shows; domains: name of a domain -> the metrics of its rows.
+    name of a part -> its metrics; per_query and clusters: name -> values of single items, whose mean (of several names
+    the mean of their means) is the primary, and ids of items that depend on each other; counts: queries, skipped,
+    gallery by direction; examples, tables: what a report shows; domains: name of a domain -> the metrics of its rows.
     """
 
     primary_name: str
@@ -74,8 +74,10 @@ class Scores:
         names = list(self.per_query)
         if not names:
             return Interval(self.primary, None, None, 0)
+        count = sum(len(self.per_query[name]) for name in names)
+        equal = [self.per_query[name] * (count / len(names) / max(1, len(self.per_query[name]))) for name in names]
         return bootstrap(
-            np.concatenate([self.per_query[name] for name in names]),
+            np.concatenate(equal),
             np.concatenate([self.clusters[name] for name in names]),
             draws=draws,
             seed=seed,

@@ -66,14 +66,14 @@ class PairTask(PairedTask):
             )
 
     @classmethod
-    def priority(cls, data: Data) -> int:
+    def priority(cls, data: Data) -> int | None:
         return 40
 
     def searches(self, split: str) -> list[Search]:
         return [
-            self._search(rows, split, *roles, name)
+            self._search(rows, split, query, gallery, name)
             for name, rows in self.pools(split).items()
-            for roles in (self.roles, self.roles[::-1])
+            for query, gallery in (self.roles, self.roles[::-1])
         ]
 
     def pools(self, split: str) -> dict[str, np.ndarray]:
