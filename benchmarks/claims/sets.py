@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from nearfar import files
-from nearfar.sources import open_data
+from nearfar.errors import InputError
+from nearfar.sources import manpages, open_data
 from nearfar.sources.sets import scenes
 from nearfar.sources.sets.emoji import open_emoji
 
@@ -456,6 +459,81 @@ DESCRIBED = {"roles": {"text": "summary", "text_b": "rest", "domain": "package",
 TEACHER = {"text_encoder": "minilm", "text_length": 48, "batch_size": 16, "val_every": 0, "progress": False}
 
 
+MANUALS = {"en": "man[1-8]", "de": "de/man[1-8]", "fr": "fr/man[1-8]"}
+PAGES, MESSAGES = 180, {"val": 300, "test": 1000}  # pages of a language; messages of a pair of languages
+
+
+def pages() -> Iterator[tuple[str, str, str, list[str]]]:
+    """Split, language, name and sentences of manual pages of this machine, 180 of each language with three sentences
+    or more, in an order drawn once. Whole pages are in one split. Raises InputError where there are not so many."""
+    import gzip
+
+    found = []
+    for language, place in MANUALS.items():
+        paths = sorted(Path("/usr/share/man").glob(f"{place}/*.gz"))
+        own = []
+        for number in np.random.default_rng(0).permutation(len(paths)).tolist():
+            if len(own) == PAGES:
+                break
+            with gzip.open(paths[number], "rt", encoding="utf-8", errors="replace") as file:
+                lines = manpages.plain_text(file.read()).split("\n")
+            parts = [part.strip() for line in lines for part in re.split(r"(?<=[.!?])\s+(?=[^\W\d_a-z])", line)]
+            whole = [part for part in parts if 5 <= len(part.split()) <= 30 and part[-1] in ".!?"]
+            if len(whole) >= 3:
+                split = "test" if len(own) % 5 == 0 else "val" if len(own) % 10 == 1 else "train"
+                own.append((split, language, f"{language}/{paths[number].name}", whole))
+        if len(own) < PAGES:
+            raise InputError(
+                f"There are {len(own)} manual pages in '{language}', and the check needs {PAGES}.",
+                "Install them: apt-get install manpages manpages-de manpages-fr.",
+            )
+        found += own
+    yield from (found[k] for k in np.random.default_rng(1).permutation(len(found)))
+
+
+def neighbours() -> Iterator[list[str]]:
+    """Training pages sentence by sentence; of the others each second sentence with the one behind it."""
+    for split, language, page, sentences in pages():
+        if split == "train":
+            yield from ([text, "", page, language, language, split] for text in sentences)
+        else:
+            yield from ([a, b, page, language, language, split] for a, b in zip(sentences[::2], sentences[1::2]))
+
+
+def translations() -> Iterator[list[str]]:
+    """The same training pages; English messages of programs with their translations, of `catalogues`."""
+    data = open_data("catalogues")
+    english, other, language = (data.values(data.roles[role]) for role in ("text", "text_b", "domain"))
+    rows: list[list[str]] = []
+    for name in ("de", "fr"):
+        own = [k for k, found in enumerate(language) if found == name and len(english[k].split()) <= 30]
+        order = np.random.default_rng(2).permutation(own)
+        for split, count in MESSAGES.items():
+            chosen, order = order[:count], order[count:]
+            rows += [[english[k], other[k], f"message {k}", f"en-{name}", "", split] for k in chosen]
+    found = iter([rows[k] for k in np.random.default_rng(3).permutation(len(rows)).tolist()])
+    for row in neighbours():
+        if row[-1] == "train":
+            yield row
+            yield from (one for one in [next(found, None)] if one)
+    yield from found
+
+
+def manuals(name: str, rows: Callable[[], Iterator[list[str]]], out: Path) -> Path:
+    """The rows as a csv, written once."""
+    path = out / "data" / f"{name}.csv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as fresh, open(fresh, "w", newline="", encoding="utf-8") as file:
+            head = ["sentence", "other", "page", "domain", "tongue", "split"]
+            csv.writer(file).writerows([head, *rows()])
+    return path
+
+
+MANUAL_ROLES = {"text": "sentence", "text_b": "other", "group": "page", "domain": "domain", "label": ["tongue"],
+                "split": "split"}  # fmt: skip
+
+
 def opened(name: str, out: Path, tiny: bool = False, seed: int = 0) -> Any:
     """The data set of that name. tiny: few rows of it, for a run that only looks for crashes. seed: of the splits,
     where it has none of its own."""
@@ -549,6 +627,11 @@ SETS = {
                      partial(described, EACH, None), DESCRIBED, tiny=600),
     "described, scipy": Set("the same, trained on those of scipy alone", partial(described, EACH, "scipy"), DESCRIBED,
                             tiny=600),
+    "neighbours": Set("sentences of 540 manual pages in English, German and French; test: neighbours in pages never "
+                      "trained on", partial(manuals, "neighbours", neighbours), {"roles": MANUAL_ROLES}, tiny=1500),
+    "translations": Set("the same pages; test: 1,000 messages of programs in English with their translation, of each "
+                        "language", partial(manuals, "translations", translations), {"roles": MANUAL_ROLES},
+                        tiny=1500),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),

@@ -532,6 +532,31 @@ def alike(rows: np.ndarray, labels: np.ndarray) -> Draw:
     return draw
 
 
+def near(rows: np.ndarray, labels: np.ndarray, radius: int) -> Draw:
+    """Another row of the same label (a document, a recording) at most `radius` places from it, drawn alike; the places
+    of a label are counted in the order of the sample ids. A row without such a neighbour, or without a label (-1), is
+    its own partner. rows: (N,) distinct sample ids; labels: of each of them, (N,)."""
+    rows, labels = np.asarray(rows), np.asarray(labels)
+    order = np.lexsort((rows, labels))
+    ranked, names = rows[order], labels[order]
+    there, cuts = np.arange(len(ranked)), np.flatnonzero(np.diff(names)) + 1
+    starts, stops = np.r_[0, cuts], np.r_[cuts, len(ranked)]
+    first, last = np.repeat(starts, stops - starts), np.repeat(stops, stops - starts)
+    low, high = np.maximum(first, there - radius), np.minimum(last, there + radius + 1)
+    low, high = np.where(names < 0, there, low), np.where(names < 0, there + 1, high)
+    by_row = np.argsort(ranked, kind="stable")
+
+    def draw(wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        place = by_row[np.searchsorted(ranked[by_row], wanted)]
+        count = high[place] - low[place] - 1
+        step = (rng.random(len(wanted)) * np.maximum(count, 1)).astype(np.int64)
+        other = low[place] + step
+        other = other + (other >= place)
+        return np.where(count > 0, ranked[np.minimum(other, len(ranked) - 1)], wanted)
+
+    return draw
+
+
 class Neighbours(_OfAnother):
     """Items of another sampler with neighbours of theirs, hop by hop (GraphSAGE): `fanout` (k_1, k_2, ...) takes k_1
     neighbours of each row, k_2 of each of those, with replacement. The members are the row, its k_1 neighbours, then

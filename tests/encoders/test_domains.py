@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import nearfar
-from nearfar import encoders, heads
+from nearfar import encoders
 from nearfar.errors import InputError
 from nearfar.models import save_model
 

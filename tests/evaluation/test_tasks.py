@@ -208,3 +208,14 @@ def test_queries_are_capped_the_same_way_each_time():
     assert [len(search.query.rows) for search in first] == [2] * 6
     assert len(first[0].gallery.rows) == 3
     assert all((a.query.rows == b.query.rows).all() for a, b in zip(first, again))
+
+
+def test_groups_of_one_domain_each_are_searched_as_a_whole():
+    """Documents of one language each, say."""
+    data = drawings()
+    data.domains, data.domain_names = np.repeat([0, 1], 6), ["de", "en"]
+    data.groups = data.units = np.arange(12) // 2
+    (search,) = task_for(data, "groups").searches("test")
+    assert (len(search.query.rows), len(search.gallery.rows)) == (12, 12)
+    assert "same group" in task_for(data, "groups").describe()
+    assert GroupTask.priority(data) < GroupTask.priority(drawings())

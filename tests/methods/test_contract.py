@@ -103,11 +103,14 @@ def test_description(slug):
 SMALL = {
     "swav": {"prototypes": 30, "freeze_prototypes": 0},
     "align": {"by": "columns"},
+    "ccp": {"bank": 16},
     "susana": {"batch_size": "auto"},  # episodes have their own
     "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}},
 }
-# Where the candidates change (a queue fills, mixing or a stage begins), the loss is compared with what it was then.
+# Where the candidates change (a queue fills, running statistics settle, mixing or a stage begins), the loss is compared
+# with what it was then.
 BEGAN = {
+    "ccp": slice(14, 18),
     "contriever": slice(2, 6),
     "mochi": slice(4, 8),
     "mcl": slice(20, 22),

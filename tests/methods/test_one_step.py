@@ -780,6 +780,43 @@ class Contriever(Naive):
         self.enqueue(self.memory["keys"])
 
 
+class CCP(Naive):
+    """Keys by the running statistics of earlier steps, then centres, then contexts by those of the batch; a bank of
+    past keys for each language."""
+
+    def __init__(self, method, made):
+        super().__init__(method, made)
+        head, self.banks = method.head, {}
+        self.mean, self.var = head.norm.running_mean.clone(), head.norm.running_var.clone()
+
+    def head(self, h, past):
+        head = self.method.head
+        x = h @ head.first.weight.T + head.first.bias
+        mean, var = (self.mean, self.var) if past else (x.mean(0), x.var(0, unbiased=False))
+        if not past:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+            self.var = 0.9 * self.var + 0.1 * x.var(0).detach()
+        x = (x - mean) / (var + 1e-5).sqrt() * head.norm.weight + head.norm.bias
+        return unit(x.clamp(min=0) @ head.last.weight.T + head.last.bias)
+
+    def loss(self, batch, step):
+        sides = [self.method.tower(x) for x in self.views(batch)["text"]]
+        keys = [self.head(h, past=True) for h in sides]
+        queries = [self.head(h, past=False) for h in sides]
+        languages, total = batch.domains[: len(batch)].tolist(), 0.0
+        for q, k in zip(queries, keys[::-1], strict=True):
+            for i, language in enumerate(languages):
+                others = self.banks.get(language, [])
+                scores = torch.stack([q[i] @ k[i], *(q[i] @ n for n in others)]) / 0.1
+                total = total + scores.logsumexp(0) - scores[0]
+        self.memory = [(x.detach(), language) for k in keys for x, language in zip(k, languages, strict=True)]
+        return total / (2 * len(batch))
+
+    def after(self, batch, step):
+        for key, language in self.memory:
+            self.banks[language] = [*self.banks.get(language, []), key][-6:]
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -821,6 +858,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "moe-embeddings": ("moe-embeddings", MoE, {}),
     "moe-embeddings router": ("moe-embeddings", MoERouted, {"routing": "router", "pooler": "tanh", "router_weight": 0.5,
                                                             "balance_weight": 0.3}),
+    "ccp": ("ccp", CCP, {"bank": 6}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

@@ -96,6 +96,33 @@ def test_pairs_of_classes_on_two_processes_equal_one(tmp_path, monkeypatch):
         torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
 
 
+DOCUMENTS = """
+import nearfar
+
+nearfar.fit(method, table, text="note", group="page", domain="language", out=out, **json.loads(options))
+"""
+
+
+def test_banks_of_languages_on_two_processes_equal_one(tmp_path, monkeypatch):
+    """By running statistics, since those of a batch would be of half of it; the banks are of all processes."""
+    notes = tmp_path / "notes.csv"
+    lines = [f"the {a} and the {b},{a},{k % 2}" for k, a in enumerate(WORDS[:8]) for b in WORDS]
+    notes.write_text("note,page,language\n" + "\n".join(lines) + "\n")
+    options = SCHEDULE | SGD | {"norm": "running", "bank": 16, "batch_size": 8}
+    done = stopping.start(DOCUMENTS, tmp_path / "two", "ccp", notes, tmp_path / "two",
+                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit("ccp", notes, text="note", group="page", domain="language", out=tmp_path / "one", **options)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    losses = [[json.loads(x)["loss"] for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()]
+              for n in ("one", "two")]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[0][-1] > 0
+
+
 def test_stopped_on_two_processes_and_gone_on_to_the_same_numbers(table, tmp_path):
     options = {"devices": 2, "negatives": "queue"}
     whole = train(table, tmp_path / "whole", **options)

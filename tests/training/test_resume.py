@@ -45,6 +45,7 @@ CASES = {
     "dse": {"hidden": 16},
     "cross-encoder": {},
     "moe-embeddings": {"routing": "router"},
+    "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.checks import PositiveInt, Width, checked, checked_init, one_of
+from nearfar.heads.asymmetric import AsymmetricHead
 from nearfar.heads.described import build, describe
 from nearfar.heads.gates import PairGate
 from nearfar.heads.pairs import PairHead, pair_features
@@ -100,6 +101,7 @@ class Prototypes(nn.Module):
 
 
 __all__ = [
+    "AsymmetricHead",
     "PairGate",
     "PairHead",
     "Prototypes",

@@ -22,6 +22,7 @@ from nearfar.losses.bags import (
     queue_contrast,
     soft_cross_entropy,
 )
+from nearfar.losses.context import ccp, context_layout
 from nearfar.losses.contrastive import (
     align,
     clip,
@@ -66,6 +67,7 @@ from nearfar.losses.graph import (
     sharpened,
     soft_assignment,
 )
+from nearfar.losses.masked import mask_tokens, masked_lm, masked_lm_rows
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
@@ -86,9 +88,11 @@ __all__ = [
     "cacr",
     "cacr_queue",
     "cacr_targets",
+    "ccp",
     "class_distances",
     "clip",
     "cluster_divergence",
+    "context_layout",
     "cosent",
     "cosine_regression",
     "cwcl",
@@ -118,6 +122,9 @@ __all__ = [
     "joint_entropy",
     "kernel_uniformity",
     "margin",
+    "mask_tokens",
+    "masked_lm",
+    "masked_lm_rows",
     "masked_scores",
     "mean_of_known",
     "meta_nodes",

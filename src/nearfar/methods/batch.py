@@ -259,3 +259,11 @@ def _to(values: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]
 def rows_of(x: Any, rows: slice) -> Any:
     """Some rows of an input: of a tensor, or of each field of a tuple of them that is there."""
     return x[rows] if isinstance(x, Tensor) else type(x)(*(None if field is None else field[rows] for field in x))
+
+
+def by_member(x: Any, members: int) -> list[Any]:
+    """Member-major rows -> one batch a member."""
+    if members == 1:
+        return [x]
+    n = (x if isinstance(x, Tensor) else x[0]).shape[0] // members
+    return [rows_of(x, slice(k * n, (k + 1) * n)) for k in range(members)]

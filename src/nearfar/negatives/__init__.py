@@ -5,6 +5,18 @@ from nearfar.negatives.cluster import Cluster
 from nearfar.negatives.fnc import FNC
 from nearfar.negatives.mined import Mined
 from nearfar.negatives.mixing import Mixing
-from nearfar.negatives.queue import CrossBatch, Queue
+from nearfar.negatives.queue import CrossBatch, GroupQueue, Queue
 
-__all__ = ["FNC", "Cluster", "CrossBatch", "Items", "Mined", "Mixing", "Negatives", "Queue", "Survey", "parts"]
+__all__ = [
+    "FNC",
+    "Cluster",
+    "CrossBatch",
+    "GroupQueue",
+    "Items",
+    "Mined",
+    "Mixing",
+    "Negatives",
+    "Queue",
+    "Survey",
+    "parts",
+]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nearfar.checks import PositiveInt, UnitInterval
+from nearfar.errors import InputError
 from nearfar.negatives.base import Items, Negatives, known_pairs
 from nearfar.similarity import Anchors, Block, ExtraCandidates, Relation, same
 from nearfar.similarity.exchange import exchange
@@ -141,3 +142,55 @@ class CrossBatch(Queue, name="cross-batch"):
 
     def extra_candidates(self, anchors: Anchors, items: Items) -> ExtraCandidates:
         return super().extra_candidates(anchors, items) if items.step >= self.start * items.steps else ExtraCandidates()
+
+
+class GroupQueue(Queue, name="group-queue"):
+    """One queue of `size` keys for each negative group (language, domain...), so that none is crowded out by another.
+
+    An anchor sees the keys of its own group alone.
+
+    Args:
+        size: K; how many keys of each group are kept. auto: as in `queue`, for a group of mean size.
+        groups: how many groups there are; they are numbered from 0.
+        in_batch: the other keys of the batch that are of the same group are negatives as well.
+
+    Raises InputError, at `update`, for a group that is not there.
+    """
+
+    def __init__(self, size: PositiveInt | Literal["auto"] = "auto", groups: PositiveInt = 1, in_batch: bool = True):
+        super().__init__(size, in_batch)
+        self.groups = groups
+
+    def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
+        each = self.size if self.size != "auto" else auto_size(batch_size, samples // self.groups, steps)
+        self.keys = torch.empty(each * self.groups, dim, device=self.keys.device)
+        self.item_identities = torch.empty(len(self.keys), identity_kinds, dtype=torch.long, device=self.keys.device)
+        self.pointer = torch.zeros(self.groups, dtype=torch.long, device=self.keys.device)
+        self.reset()
+
+    def places(self, groups: Tensor) -> Tensor:
+        """Where keys of these groups (n,) go, in order: behind the last one of their group, over its oldest; -1 for
+        those that a later one of the same call would overwrite."""
+        if len(groups) and not bool(((groups >= 0) & (groups < self.groups)).all()):
+            raise InputError(f"Keys are of the groups {groups.unique().tolist()}, and there are {self.groups} queues.",
+                             "Say how many groups there are: --negatives.groups.")  # fmt: skip
+        each = len(self.keys) // self.groups
+        ones = (groups[:, None] == torch.arange(self.groups, device=groups.device)).long()
+        rank = (ones.cumsum(0) - 1).gather(1, groups[:, None])[:, 0]
+        counts = ones.sum(0)
+        places = groups * each + (self.pointer[groups] + rank) % each
+        self.pointer.copy_((self.pointer + counts) % each)
+        return torch.where(rank >= counts[groups] - each, places, -1)
+
+    @torch.no_grad()
+    def update(self, keys: Tensor, items: Items) -> None:
+        net = exchange("global")
+        groups = items.negative_groups if items.negative_groups is not None else torch.zeros_like(items.rows)
+        keys, item_identities, groups = (net.gather(x)[0] for x in (keys.detach(), items.stored, groups))
+        self.now += 1
+        places = self.places(groups)
+        kept = places >= 0
+        self.keys[places[kept]] = keys[kept].to(self.keys.dtype)
+        self.item_identities[places[kept]] = item_identities[kept]
+        self.negative_groups[places[kept]] = groups[kept]
+        self.entered[places[kept]] = self.now

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nearfar.checks import PositiveInt
+from nearfar.evaluation.calibration import Calibrated, Steps
+from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.margin import Margin, MarginScorer
 from nearfar.evaluation.searches import Search
 from nearfar.evaluation.task import Scores, register
@@ -29,6 +31,8 @@ class BitextTask(TextPairTask):
         margin: ranks by the cosine alone, or beside the cosines of the nearest neighbours of both sides: their
             difference or their ratio (xsim).
         nearest: neighbours of each side that make the margin.
+        calibrate: vectors of each language first, by its training rows: shift them to mean 0; scale them as well, to
+            variance 1; rotate them as well onto the language with the most rows, by pairs of mutual nearest neighbours.
     """
 
     metrics = {"hit@1": Metric("accuracy@1"), **{k: v for k, v in TextPairTask.metrics.items() if k != "hit@1"}}
@@ -43,14 +47,22 @@ class BitextTask(TextPairTask):
         candidates: PositiveInt | None = None,
         margin: Margin = "none",
         nearest: PositiveInt = 4,
+        calibrate: Steps = "none",
     ):
         super().__init__(data, pool=pool, candidates=candidates)
         self.primary, self.nearest = "hit@1", nearest
         self.margin: Margin = margin
+        self.calibrate: Steps = calibrate
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
+        if self.calibrate != "none":
+            embed = Calibrated(embed, self.data, self.roles, self.calibrate)  # pyright: ignore[reportAssignmentType]
+        return super().evaluate(embed, split, examples=examples)
 
     def describe(self) -> str:
         words = {"none": "the cosine", "distance": "the margin (distance)", "ratio": "the margin (ratio)"}
-        return f"{super().describe()} Ranked by {words[self.margin]}."
+        calm = "" if self.calibrate == "none" else f" Vectors of each language are calibrated: {self.calibrate}."
+        return f"{super().describe()} Ranked by {words[self.margin]}.{calm}"
 
     def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *, examples: int = 0) -> Scores:
         if self.margin == "none":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @register
 class GroupTask(SearchTask):
-    """Find another member of the group; where rows have a domain, in another domain: every ordered pair of them, or
+    """Find another member of the group; where groups span domains, in another domain: every ordered pair of them, or
     those that `data.meta["directions"][split]` lists."""
 
     def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
@@ -34,14 +34,16 @@ class GroupTask(SearchTask):
 
     @classmethod
     def priority(cls, data: Data) -> int:
-        """Before pairs where rows carry a domain: the question is then who finds the same thing elsewhere."""
-        return 30 if data.domains is None else 45
+        """Before pairs where groups span domains: the question is then who finds the same thing elsewhere."""
+        return 45 if spanning(data) else 30
 
     def searches(self, split: str) -> list[Search]:
         rows = self.one_group_a_unit(self.rows(split))
-        domains = None if self.data.domains is None else np.asarray(self.data.domains)[rows]
-        present = [] if domains is None else [int(domain) for domain in np.unique(domains) if domain >= 0]
-        if domains is None or len(present) < 2:
+        if not spanning(self.data):
+            return [self._within(rows)]
+        domains = np.asarray(self.data.domains)[rows]
+        present = [int(domain) for domain in np.unique(domains) if domain >= 0]
+        if len(present) < 2:
             return [self._within(rows)]
         names = self.data.domain_names
         outlines = [set(pair) for pair in self.data.meta.get("shared_outline", [])]
@@ -62,7 +64,7 @@ class GroupTask(SearchTask):
         return found
 
     def describe(self) -> str:
-        if self.data.domains is None:
+        if not spanning(self.data):
             return (
                 f"Retrieval of another {self.role} of the same group: hit@1 (is the nearest other item of the "
                 "group?). Copies of the query are hidden."
@@ -107,6 +109,11 @@ class GroupTask(SearchTask):
             self.units(query),
             shared,
         )
+
+
+def spanning(data: Data) -> bool:
+    """Whether any group has members in two domains: documents in one language each have not."""
+    return data.groups is not None and data.domains is not None and differ_within(data.groups, data.domains)
 
 
 def differ_within(groups: np.ndarray, contents: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from nearfar.checks import Width
 from nearfar.encoders import Encoder, Features
 from nearfar.errors import InputError
 from nearfar.methods.base import Loss
-from nearfar.methods.batch import Batch, Facts, rows_of
+from nearfar.methods.batch import Batch, Facts, by_member
 from nearfar.methods.contrast.shared import Contrast, part_name
 from nearfar.methods.contrast.views import check_plan
 from nearfar.methods.tower import Tower
@@ -156,7 +156,7 @@ class PairContrast(Contrast):
         plan = self.plans[encoder.modality]
         if plan is not None and plan.members == members and members > 1:
             return plan(x, generator)
-        return [self._view(part, encoder, generator) for part in _members(x, members)]
+        return [self._view(part, encoder, generator) for part in by_member(x, members)]
 
     def _view(self, x: Any, encoder: Any, generator: torch.Generator) -> Any:
         if isinstance(x, Features):
@@ -231,11 +231,3 @@ def _plan(plan: Views | None, encoder: Encoder) -> Views | None:
         return check_plan(plan, encoder)
     mild = modalities.get(encoder.modality).pair_plan
     return None if mild is None else check_plan(build(mild[0], **mild[1]), encoder)
-
-
-def _members(x: Any, members: int) -> list[Any]:
-    """Member-major rows -> one batch a member."""
-    if members == 1:
-        return [x]
-    n = (x if isinstance(x, Tensor) else x[0]).shape[0] // members
-    return [rows_of(x, slice(k * n, (k + 1) * n)) for k in range(members)]

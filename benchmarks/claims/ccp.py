@@ -1,0 +1,38 @@
+"""CCP: sentences that stand near each other teach what they are about, in every language alike.
+
+Manual pages in English, German and French, each language with pages of its own. Against the same network that finds the
+sentence itself under other dropout, ordinary batch norm on both sides, one bank for all languages, and SimCLR with
+dropout. Neighbours: the sentence behind one in pages never trained on. Translations: messages of programs; no arm sees
+one, nor does the calibration.
+"""
+
+from __future__ import annotations
+
+from experiment import Arm, Cell, Claim
+
+PLAN = {"steps": 500, "batch_size": 64, "lr": 2e-3}
+CCP = "ccp --bank 512 --dim 96 --projector 256"
+NEAR = "pairs --pool domain --candidates 1000"
+NEIGHBOURS = {"MRR": (NEAR, "mrr"), "hit@1": (NEAR, "hit@1"), "language": ("labels", "probe")}
+BITEXT = {name: (f"bitext{option}", "hit@1") for name, option in {
+    "accuracy@1": "", "shifted": " --calibrate shift", "scaled": " --calibrate scale",
+    "rotated": " --calibrate rotate"}.items()}  # fmt: skip
+ARMS = {
+    "ccp": Arm(CCP),
+    "itself": Arm(f"{CCP} --context itself"),
+    "ordinary batch norm": Arm(f"{CCP} --norm batch"),
+    "one bank": Arm(f"{CCP} --banks shared"),
+    "dropout": Arm("simclr --views twice"),
+}
+CLAIM = Claim(
+    slug="ccp",
+    claim="A sentence's neighbours in the document, as positives, teach more than the sentence itself.",
+    cells={
+        "neighbours": Cell("neighbours", ARMS, PLAN, NEIGHBOURS),
+        "translations": Cell("translations", ARMS, PLAN, BITEXT),
+    },
+    control="itself",
+    measure="MRR",
+    seeds=3,
+    pairs=[("ccp", "ordinary batch norm"), ("ccp", "one bank")],
+)

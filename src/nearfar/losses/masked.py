@@ -1,0 +1,52 @@
+"""The masked-LM term of text encoders: which tokens are hidden, and how well they are told (BERT, NAACL 2019).
+
+each ordinary token is chosen with probability `share`; of the chosen ones 80 % become [MASK], 10 % a random token,
+10 % stay as they are;  loss = mean over the chosen tokens of -log softmax(scores)[token]
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+MASKED, RANDOM = 0.8, 0.1
+IGNORED = -100  # what torch's cross-entropy leaves out
+
+
+def mask_tokens(
+    ids: Int[Tensor, "n l"],
+    ordinary: Bool[Tensor, "n l"],
+    *,
+    mask_id: int,
+    size: int,
+    share: float = 0.15,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "n l"], Int[Tensor, "n l"]]:
+    """Ids with some hidden, and the targets: the true id where a token was chosen, -100 elsewhere.
+
+    ordinary: places that may be chosen (no padding, no special tokens). mask_id: of [MASK]; size: random tokens come
+    from [0, size). Source: BERT, Devlin et al., NAACL 2019, sec. 3.1."""
+    where = "cpu" if generator is None else generator.device
+    u = torch.rand((2, *ids.shape), generator=generator, device=where).to(ids.device)
+    other = torch.randint(size, ids.shape, generator=generator, device=where).to(ids.device)
+    chosen = (u[0] < share) & ordinary
+    changed = torch.where(u[1] < MASKED, torch.full_like(ids, mask_id), torch.where(u[1] < MASKED + RANDOM, other, ids))
+    return torch.where(chosen, changed, ids), torch.where(chosen, ids, IGNORED)
+
+
+def masked_lm(logits: Float[Tensor, "m v"], targets: Int[Tensor, "m"]) -> Float[Tensor, ""]:
+    """The mean of -log softmax(logits)[target] over the rows whose target is not -100; 0 where there is none.
+
+    Range [0, inf); log v for equal logits. Half precision is computed in float32. Source: BERT, NAACL 2019."""
+    return masked_lm_rows(logits, targets).sum() / (targets >= 0).sum().clamp(min=1)
+
+
+def masked_lm_rows(logits: Float[Tensor, "m v"], targets: Int[Tensor, "m"]) -> Float[Tensor, "m"]:
+    """-log softmax(logits)[target] of each row, 0 where the target is -100: `masked_lm` before its mean."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+
+
+__all__ = ["mask_tokens", "masked_lm", "masked_lm_rows"]
