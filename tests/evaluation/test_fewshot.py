@@ -83,8 +83,13 @@ def test_soft_k_means_does_not_make_classes_equal():
     for wrong in ({"shots": 0}, {"passes": 0}, {"eps": 0.0}):
         with pytest.raises(InputError, match="at least 1"):
             soft_k_means(means, queries, **wrong)
-    with pytest.raises(InputError, match="do not fit"):
-        soft_k_means(means, queries[:, :1])
+    for prototypes, points in ((means, queries[:, :1]), (means[:0], queries), (means, queries[:0])):
+        with pytest.raises(InputError, match="do not fit"):
+            soft_k_means(prototypes, points)
+    with pytest.raises(InputError, match="must be finite"):
+        soft_k_means(means, np.where(queries == 0, np.nan, queries))
+    far = soft_k_means(means + 1e6, queries + 1e6, eps=0.01)
+    np.testing.assert_allclose(far - 1e6, soft_k_means(means, queries, eps=0.01), atol=1e-6)
 
 
 def test_keep_mixes_in_the_start(cloud):

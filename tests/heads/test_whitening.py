@@ -120,6 +120,9 @@ def test_what_cannot_be_whitened_is_told():
         with pytest.raises(InputError, match=f"rows cannot whiten groups of 6 channels: {why}.*--eps 1e-3"):
             group_whitening(bad, 2)
         assert torch.isfinite(group_whitening(bad, 2, eps=1e-3)).all()
+    for rows in (torch.full((12, 12), torch.nan), torch.zeros(0, 12)):
+        with pytest.raises(InputError, match="Only rows of finite numbers"):
+            group_whitening(rows, 2)
     with pytest.raises(InputError, match="singular"):
         group_whitening(x[:6].float(), 2)
 
@@ -136,5 +139,5 @@ def test_half_precision_comes_back_as_it_was():
 
 
 def test_the_pooler_is_a_linear_layer_and_tanh():
-    head, x = pooler(5), torch.randn(3, 5)
+    head, x = pooler(5, "tanh"), torch.randn(3, 5)
     torch.testing.assert_close(head(x), torch.tanh(x @ head[0].weight.T + head[0].bias))

@@ -134,6 +134,14 @@ def test_bags_of_instances():
         bags.bag_probabilities(p, of, "median")
 
 
+def test_attention_pooling_of_half_precision_with_weights_that_are_wider():
+    """Under autocast the exponential is float32 while the instances are not."""
+    h, a, of = torch.randn(6, 3), torch.randn(6), torch.tensor([0, 0, 0, 1, 1, 2])
+    pooled, weight = bags.attention_pooling(h.bfloat16(), a, of)
+    assert (pooled.dtype, weight.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(pooled.float(), bags.attention_pooling(h, a, of)[0], atol=0.03, rtol=0.03)
+
+
 def test_attention_pooling_is_the_loop():
     make = torch.Generator().manual_seed(2)
     h, a = torch.randn(6, 3, dtype=torch.float64, generator=make), torch.randn(6, dtype=torch.float64, generator=make)

@@ -62,6 +62,8 @@ def carried(prototypes: np.ndarray, queries: np.ndarray, *, eps: float = 0.05) -
 
 def distances(prototypes: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Squared distances (..., n, m) of prototypes (..., n, d) and queries (..., m, d), divided by the largest."""
+    centre = queries.mean(-2, keepdims=True)  # far from the origin the expanded square has few digits left
+    prototypes, queries = prototypes - centre, queries - centre
     lengths = [(x**2).sum(-1) for x in (prototypes, queries)]
     cost = lengths[0][..., :, None] + lengths[1][..., None, :] - 2 * prototypes @ np.swapaxes(queries, -1, -2)
     cost = np.maximum(cost, 0)
@@ -108,6 +110,9 @@ def soft_k_means(prototypes: Any, queries: Any, *, shots: int = 1, eps: float = 
 
 def _fitting(prototypes: Any, queries: Any) -> tuple[np.ndarray, np.ndarray]:
     start, cloud = np.asarray(prototypes, np.float64), np.asarray(queries, np.float64)
-    if min(start.ndim, cloud.ndim) < 2 or start.shape[-1] != cloud.shape[-1] or not cloud.shape[-2]:
+    fit = min(start.ndim, cloud.ndim) > 1 and start.shape[-1] == cloud.shape[-1]
+    if not fit or not min(start.shape[-2], cloud.shape[-2]):
         raise InputError(f"Prototypes (n, d) and queries (m, d) do not fit. Got {start.shape} and {cloud.shape}.")
+    if not (np.isfinite(start).all() and np.isfinite(cloud).all()):
+        raise InputError("Prototypes and queries must be finite. Got NaN or infinity.")
     return start, cloud

@@ -76,11 +76,15 @@ def group_whitening(
     permutation: which channels stand together, groups of consecutive ones of x[:, permutation]; None: as they are.
     groups = d standardises each channel, groups = 1 is plain ZCA. eps, differentiate: see `whitening_matrix`; the
     centring and the product are differentiated always. Half precision is computed in float32, and given back in it.
-    Source: WhitenedCSE, shuffled group whitening. Raises InputError for groups that do not divide the channels."""
+    Source: WhitenedCSE, shuffled group whitening. Raises InputError for groups that do not divide the channels,
+    for no rows, and for rows that are not finite."""
     n, d = x.shape
     if groups < 1 or d % groups:
         raise InputError(f"{groups} groups do not divide {d} channels into equal parts.",
                          f"Use one of {', '.join(str(g) for g in range(1, d + 1) if not d % g)}.")  # fmt: skip
+    if not n or not bool(x.isfinite().all()):
+        raise InputError(f"Only rows of finite numbers can be whitened. Got {n} rows{', not all finite' if n else ''}.",
+                         "In training: a lower learning rate, or --precision 32.")  # fmt: skip
     order = torch.arange(d, device=x.device) if permutation is None else permutation
     with torch.autocast(x.device.type, enabled=False):
         y = x if x.dtype == torch.float64 else x.float()

@@ -180,7 +180,8 @@ def attention_pooling(
     top = scores.detach().new_full((count,), -torch.inf).scatter_reduce(0, bags, scores.detach(), "amax")
     weight = (scores - top[bags]).exp()
     weight = weight / weight.new_zeros(count).index_add(0, bags, weight)[bags]
-    return h.new_zeros(count, h.shape[1]).index_add(0, bags, weight[:, None] * h), weight
+    pooled = h.new_zeros(count, h.shape[1])
+    return pooled.index_add(0, bags, (weight[:, None] * h).to(h.dtype)), weight  # autocast widens the weights
 
 
 def bag_logit_loss(logits: Float[Tensor, "b"], labels: Bool[Tensor, "b"]) -> Float[Tensor, ""]:

@@ -117,7 +117,7 @@ def positive_class(data: Data, wanted: str | None = None) -> int:
         raise InputError(
             f"Bags are positive or negative, and those of {data.name} have {len(names)} "
             f"class{'es' * (len(names) != 1)}: {shown}.",
-            "Say which of them is positive, with the option 'positive'; all others are negative then."
+            "Say which of them is positive: --positive CLASS (positive=...); all others are negative then."
             if len(names) > 2
             else "Two are needed: check the column of --target.",
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nearfar.checks import NonNegativeFloat, UnitInterval, check_fields
+from nearfar.encoders.base import Features
 from nearfar.errors import InputError
 from nearfar.views.plan import Views
 
@@ -22,7 +23,9 @@ class VectorViews(Views):
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> list[Tensor]:
         if not isinstance(inputs, Tensor) or inputs.ndim != 2 or not inputs.is_floating_point():
-            raise InputError(f"Vector views need rows of numbers (n, d). Got {type(inputs).__name__}.")
+            got = "what --freeze computed once" if isinstance(inputs, Features) else type(inputs).__name__
+            raise InputError(f"Vector views need rows of numbers (n, d). Got {got}.",
+                             "Leave out --freeze: views change what the encoder sees.")  # fmt: skip
         return [self.view(inputs, generator) for _ in range(2)]
 
 

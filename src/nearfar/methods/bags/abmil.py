@@ -77,7 +77,8 @@ class ABMIL(Method):
         "ICML 2018",
         "A bag is the mean of its instances, weighted by a learned attention that shows which of them count.",
         arxiv="1802.04712",
-        differs="several bags a step where they are small (the paper: one), instances are augmented, no early stopping",
+        differs="several bags a step where they are small (the paper: one), of large ones --bag-rows "
+        "instances, instances are augmented, no early stopping; rate and decay are those of its bags of digits",
     )
     needs = (frozenset({"any", "bag", "target"}),)
     target = "bags"

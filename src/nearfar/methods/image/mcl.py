@@ -30,7 +30,7 @@ class MCL(Multistage, ViewContrast):
         "Train in stages whose negatives agree in all that earlier stages learned, and keep every stage's features.",
         arxiv="2402.11816",
         differs="the labels of all stages are joined, as the paper says (joint_labels=last: as the released script "
-        "does); all processes draw from one permutation",
+        "does); all processes draw from one permutation; k-means over all items with four starts, not in mini-batches",
     )
     preset_paper = {"stages": 3, "clusters": 10}
     paper_training = {

@@ -34,9 +34,12 @@ class PairsInStages(Multistage, PairContrast):
         "ECCV 2024",
         "Pictures that earlier stages cannot tell apart are the only negatives of the next one.",
         arxiv="2402.11816",
-        differs="all layers of the first tower are trained, not the last six groups; the labels of all stages are "
-        "joined, as the paper says (joint_labels=last: as the released script does); all processes draw from one "
-        "permutation",
+        differs="all layers of the first tower are trained, not the last six groups; stage 0 is trained unless --first "
+        "names a model, and each stage begins at the temperature that is asked for, which learns at five times the "
+        "rate, up to 100 (the paper: from the checkpoint's, up to 1); k-means over all items with four starts, not in "
+        "mini-batches; a warm-up of a twentieth of a run (the paper: 600 steps); betas and eps are those of its ViT; the "
+        "labels of all stages are joined, as the paper says (joint_labels=last: as the released script does); all "
+        "processes draw from one permutation",
     )
     needs = (frozenset({"pair"}),)
     preset_paper = {"stages": 3, "clusters": 10, "temperature": 0.07, "learn_temperature": True, "locked": True}
@@ -47,7 +50,6 @@ class PairsInStages(Multistage, PairContrast):
         "eps": 1e-6,
         "weight_decay": 0.2,
         "schedule": "constant",
-        "warmup": 600,
     }
     defaults = {"temperature": 0.07}
     follows = {"locked": "first"}

@@ -55,7 +55,7 @@ class WhitenedCSE(CopyContrast):
         "negatives; a warm-up of a twentieth of the run (none in the paper); [CLS] and 32 tokens are options of the "
         "encoder (--text-pooling cls --text-length 32); validation does not choose the checkpoint that is kept",
     )
-    preset_paper = {"views": {"name": "twice", "copies": 3}, "temperature": 0.05, "groups": 128, "eps": 0.0}
+    preset_paper = {"views": {"name": "twice", "copies": 3}, "temperature": 0.05, "eps": 0.0}
     paper_training = {"optimiser": "adamw", "lr": 1e-5, "weight_decay": 0.0, "schedule": "linear", "clip_norm": 1.0}
     fixed = ("negatives",)
 
