@@ -37,8 +37,8 @@ class PairsInStages(Multistage, PairContrast):
         differs="all layers of the first tower are trained, not the last six groups; stage 0 is trained unless --first "
         "names a model, and each stage begins at the temperature that is asked for, which learns at five times the "
         "rate, up to 100 (the paper: from the checkpoint's, up to 1); k-means over all items with four starts, not in "
-        "mini-batches; a warm-up of a twentieth of a run (the paper: 600 steps); betas and eps are those of its ViT; the "
-        "labels of all stages are joined, as the paper says (joint_labels=last: as the released script does); all "
+        "mini-batches; a warm-up of a twentieth of a run (the paper: 600 steps); betas and eps are those of its ViT; "
+        "the labels of all stages are joined, as the paper says (joint_labels=last: as the released script does); all "
         "processes draw from one permutation",
     )
     needs = (frozenset({"pair"}),)
