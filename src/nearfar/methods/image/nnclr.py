@@ -31,7 +31,7 @@ class NNCLR(ViewContrast):
 
     paper = Paper("With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual Representations",
                   "ICCV 2021", "The positive of a view is its nearest neighbour among past embeddings.", "2104.14548",
-                  "a view is its own neighbour until the queue is full; 2 layers, no last norm of the projector")  # fmt: skip
+                  "a view is its own neighbour until the queue is full; no last norm in the projector")  # fmt: skip
     preset_paper = {"temperature": 0.1, "queue": 98_304, "predictor": 4096, "projector": 2048, "dim": 256}
     paper_training = {"optimiser": "lars", "lr": 0.3, "lr_batch": 256, "weight_decay": 1e-6}
     fixed = ("negatives", "momentum")
