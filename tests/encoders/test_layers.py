@@ -1,5 +1,7 @@
 """One vector from several layers, and two texts in one sequence."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from nearfar.encoders.sentence import pool_layers
 from nearfar.errors import InputError
 from nearfar.models import save_model
 
+from .roberta import write_roberta
 from .test_transformer import own
 from .transformer_folder import TEXTS, write_bert, write_sentence_transformer
 
@@ -131,6 +134,28 @@ def test_the_sequence_is_that_of_transformers(bert):
     assert torch.equal(tokens.ids, wanted["input_ids"])
     assert torch.equal(tokens.mask, wanted["attention_mask"].bool())
     assert torch.equal(side * tokens.mask, wanted["token_type_ids"])
+
+
+@pytest.mark.parametrize("length", [48, 12])
+def test_two_ends_stand_between_texts_where_the_tokenizer_puts_them(length, tmp_path):
+    encoder = encoders.text(str(write_roberta(tmp_path / "roberta", places=60)), length=length)
+    a, b = ["a b", "", "a b c cat dog a b"], ["c", "dog cat", "b c a b c dog"]
+    tokens, side = one_sequence(*(pad(encoder.encode_ids(texts)) for texts in (a, b)), encoder.special)
+    wanted = encoder.tokenizer(a, b, padding=True, return_tensors="pt", truncation=True, max_length=length)
+    assert torch.equal(tokens.ids, wanted["input_ids"])
+    assert torch.equal(tokens.mask, wanted["attention_mask"].bool())
+    assert side[0].tolist()[:7] == [0, 0, 0, 0, 0, 1, 1]
+
+
+def test_a_prompt_that_does_not_count_is_left_out_of_layers_too(bert, tmp_path):
+    folder = write_sentence_transformer(tmp_path / "prompted", bert)
+    config = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config | {"include_prompt": False}))
+    encoder = encoders.text(str(folder), prompt="a cat ").eval()
+    states, mask = encoder.tokens(encoder.prepare(TEXTS), 2)
+    encoder.pool_layers(2)
+    assert encoder.skipped == 3
+    assert_close(encoder(encoder.prepare(TEXTS)), naive(states, mask, "concat", "mean", 3), rtol=1e-4, atol=1e-5)
 
 
 def test_no_pairs_and_no_special_tokens():

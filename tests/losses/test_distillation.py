@@ -103,6 +103,23 @@ def test_nothing_known_is_zero_with_a_gradient_of_zero():
     assert losses.dse(p[:1], torch.ones(1), torch.ones(1, 1)).isfinite()
 
 
+def test_a_prediction_that_is_no_number_is_no_missing_label():
+    p, y, t = pairs("binary")
+    p[2] = math.nan
+    assert losses.dse(p, y, t).isnan()
+    assert losses.mean_of_known(torch.tensor([1.0, math.nan]), torch.tensor([True, False])) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_full(dtype):
+    """2500 squared is more than float16 holds, and bfloat16 has no 0.2989."""
+    p, y = torch.tensor([[2500.0]], dtype=dtype), torch.tensor([0.2989])
+    full = p.float()
+    assert_close(losses.dse(p, y, full * 0, judgement="number"), losses.dse(full, y, full * 0, judgement="number"))
+    assert_close(losses.pair_label_rows(p * 0, y, "number"), y.square())
+    assert losses.dse(torch.full((60, 1), 2500, dtype=dtype), y.expand(60), alpha=0.0, judgement="number").isfinite()
+
+
 def test_half_precision_and_other_strides():
     p, y, t = (x.float() for x in pairs("binary", 6))
     value = losses.dse(p, y, t)
@@ -127,6 +144,15 @@ def test_shapes_that_would_broadcast_are_refused():
         losses.pair_label_rows(torch.zeros(5, 2), y, "binary")
     with pytest.raises(InputError, match="needs the teacher's scores"):
         losses.dse(p, y, judgement="number")
+    for judgement, wrong in (("binary", 0.5), ("binary", 2), ("classes", 3), ("classes", -1), ("classes", 0.5)):
+        p, y, _ = pairs(judgement)
+        y[1] = wrong
+        with pytest.raises(InputError, match=rf"whole numbers from 0 to {max(1, KINDS[judgement] - 1)}.*Got {wrong}\."):
+            losses.pair_label_rows(p, y, judgement)
+    for alpha in (2, -0.1, math.nan):
+        with pytest.raises(InputError, match=r"alpha must lie in \[0, 1\]"):
+            losses.dse(*pairs("binary"), alpha=alpha)
+    p, y, _ = pairs("number")
     with pytest.raises(InputError, match="'judgement' must be"):
         losses.pair_label_rows(p, y, "words")
 

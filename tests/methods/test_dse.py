@@ -138,7 +138,11 @@ def test_layers_poolings_and_heads(table):
         embedded, _, loss = step(made)
         assert embedded["u"].shape == (8, width)
         loss.total.backward()
-    assert prepared(data, layers="auto").resolved["layers"] == 2
+    whole = prepared(data, settings={"preset": "paper"})
+    assert whole.resolved["layers"] == "2 (all that there are; paper: 4)"
+    assert whole.method.layers == 2
+    with pytest.raises(InputError, match=r"'cls' of the encoder would not be used[\s\S]*Leave out --text-pooling"):
+        prepared(data, settings={"text_pooling": "cls"})
     with pytest.raises(InputError, match="layers must be between 1 and 2"):
         prepared(data, layers=4)
     assert prepared(data, head="dot").method.head.layers(torch.ones(1)) == 1
@@ -164,17 +168,31 @@ def test_alpha_one_needs_no_labels_and_alpha_zero_no_teacher(table, tmp_path):
         prepared(data)
 
 
-def test_wrong_teachers_and_labels(table, three, tmp_path):
+def test_wrong_teachers_and_labels(table, three, tmp_path, monkeypatch):
     data = open_data(table)
     with pytest.raises(InputError, match=r"no column of pairs\.csv and no folder.*Did you mean 'teacher'"):
         prepared(data, teacher="techer")
-    with pytest.raises(InputError, match=r"3 columns \(teacher, teacher, teacher\), and the student tells 1 number"):
+    with pytest.raises(
+        InputError,
+        match=r"3 columns \(teacher, teacher, teacher\), and the student tells 1 number\. "
+        r"Name one column \(the score of label 1\), or two: that of label 0, then that of label 1",
+    ):
         prepared(data, teacher="teacher,teacher,teacher")
+    with pytest.raises(InputError, match=r"Name 3, in the order contradiction, entailment, neutral"):
+        prepared(open_data(three, roles={"target": "kind"}), teacher="t_c,t_e")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    with pytest.raises(InputError, match=r"'teacher' is a column of pairs\.csv and a folder as well.*\./teacher"):
+        prepared(data, teacher="teacher")
+    assert prepared(data).resolved["teacher"] == "teacher"
     lines = table.read_text().splitlines()
     wrong = tmp_path / "wrong.csv"
-    wrong.write_text("\n".join([*lines[:5], lines[5].rpartition(",")[0] + ",high", *lines[6:]]) + "\n")
-    with pytest.raises(InputError, match=r"row .*: the teacher's score 'high' in 'teacher' is not a number"):
-        prepared(open_data(wrong))
+    for cell in ("high", "inf"):
+        wrong.write_text("\n".join([*lines[:5], lines[5].rpartition(",")[0] + f",{cell}", *lines[6:]]) + "\n")
+        with pytest.raises(
+            InputError, match=f"row .*: the teacher's score '{cell}' in 'teacher' is not a finite number"
+        ):
+            prepared(open_data(wrong))
     empty = tmp_path / "empty.csv"
     empty.write_text("\n".join([lines[0], *(line.rpartition(",")[0] + "," for line in lines[1:])]) + "\n")
     with pytest.raises(InputError, match="None of the 42 training rows has a score in teacher"):
@@ -212,7 +230,7 @@ def test_a_model_that_reads_both_is_a_teacher(table, three, reader):
     kept = made.method.scores.clone()
     made.method.before_draw(1)
     assert torch.equal(kept[train], made.method.scores[train])
-    with pytest.raises(InputError, match="tells a label of two, and the student learns contradiction, entailment"):
+    with pytest.raises(InputError, match="tells a yes/no label, and the student learns contradiction, entailment"):
         next(iter(prepared(open_data(three, roles={"target": "kind"}), teacher=str(reader)).loader))
 
 
@@ -245,26 +263,198 @@ def classifier(folder, labels, words):
     return folder
 
 
-def test_a_sequence_classifier_is_a_teacher(table, three, tmp_path):
+def raw(folder, data, rows):
+    """What the classifier in a folder says of rows, in the order of its outputs."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    words = ["the", "cat", "dog", "a", "that", "sleeps", "runs", "sky", "is", "it", "of", "number"]
-    data, rows = open_data(table), np.array([0, 5, 9])
-    two = classifier(tmp_path / "two", ["LABEL_0", "LABEL_1"], words)
-    model = AutoModelForSequenceClassification.from_pretrained(two).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     sides = [data.texts(role, rows) for role in ("text", "text_b")]
-    logits = model(**AutoTokenizer.from_pretrained(two)(*sides, padding=True, return_tensors="pt")).logits.detach()
-    assert_close(scores_by(str(two), data, rows, "binary", ()), logits[:, 1:] - logits[:, :1])
-    classes = open_data(three, roles={"target": "kind"})
+    return model(**AutoTokenizer.from_pretrained(folder)(*sides, padding=True, return_tensors="pt")).logits.detach()
+
+
+def numbered(path, column, names):
+    """The table with one column as numbers of named classes."""
+    import csv
+
+    from datasets import ClassLabel, Dataset
+
+    with path.open() as file:
+        table = Dataset.from_list(list(csv.DictReader(file)))
+    table.cast_column(column, ClassLabel(names=names)).to_parquet(str(path.with_suffix(".parquet")))
+    return path.with_suffix(".parquet")
+
+
+WORDS = ["the", "cat", "dog", "a", "that", "sleeps", "runs", "sky", "is", "it", "of", "number"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "yes"),
+    [
+        (["LABEL_0", "LABEL_1"], 1),
+        (["LABEL_1", "LABEL_0"], 0),
+        (["not_duplicate", "duplicate"], 1),
+        (["duplicate", "not_duplicate"], 0),
+        (["entailment", "not_entailment"], 0),
+    ],
+)
+def test_the_sign_of_a_binary_classifier_follows_its_names(labels, yes, table, tmp_path):
+    data, rows = open_data(table), np.array([0, 5, 9])
+    folder = classifier(tmp_path / "two", labels, WORDS)
+    logits = raw(folder, data, rows)
+    assert_close(scores_by(str(folder), data, rows, "binary", ()), logits[:, [yes]] - logits[:, [1 - yes]])
+    by_number = open_data(numbered(table, "label", ["yes", "no"]), roles={"pair_label": "label"})
+    found = scores_by(str(folder), by_number, rows, "binary", ())
+    sign = -1 if labels[0].startswith("LABEL") else 1  # number 1 of these data is no
+    assert_close(found, sign * (logits[:, [yes]] - logits[:, [1 - yes]]))
+
+
+def test_a_sequence_classifier_is_a_teacher(three, table, tmp_path):
+    rows, classes = np.array([0, 5, 9]), open_data(three, roles={"target": "kind"})
     names = classes.target_names
-    turned = classifier(tmp_path / "turned", ["ENTAILMENT", "NEUTRAL", "CONTRADICTION"], words)
-    plain = classifier(tmp_path / "plain", ["LABEL_0", "LABEL_1", "LABEL_2"], words)
-    a, b = (scores_by(str(f), classes, rows, "classes", names) for f in (turned, plain))
-    assert_close(a, b[:, [2, 0, 1]])
-    with pytest.raises(InputError, match="tells LABEL_0, LABEL_1, and the student learns number"):
-        scores_by(str(two), data, rows, "number", ())
+    turned = classifier(tmp_path / "turned", ["ENTAILMENT", "NEUTRAL", "CONTRADICTION"], WORDS)
+    plain = classifier(tmp_path / "plain", ["LABEL_0", "LABEL_1", "LABEL_2"], WORDS)
+    logits = raw(turned, classes, rows)
+    assert_close(scores_by(str(turned), classes, rows, "classes", names), logits[:, [2, 0, 1]])
+    with pytest.raises(InputError, match=r"tells LABEL_0, LABEL_1, LABEL_2, .*which is which.*\n?.*id2label"):
+        scores_by(str(plain), classes, rows, "classes", names)
+    by_number = open_data(numbered(three, "kind", ["entailment", "neutral", "contradiction"]), roles={"target": "kind"})
+    assert by_number.target_names == names
+    assert_close(scores_by(str(plain), by_number, rows, "classes", names), logits[:, [2, 0, 1]])
+    two = classifier(tmp_path / "two", ["near", "far"], WORDS)
+    with pytest.raises(InputError, match="tells near, far, and the student learns a yes/no label: which is which"):
+        scores_by(str(two), open_data(table), rows, "binary", ())
+    with pytest.raises(InputError, match="tells near, far, and the student learns a score"):
+        scores_by(str(two), classes, rows, "number", ())
     with pytest.raises(InputError, match="holds no model of pairs"):
-        scores_by(str(tmp_path), data, rows, "binary", ())
+        scores_by(str(tmp_path), classes, rows, "classes", names)
+
+
+def test_a_long_pair_is_cut_to_the_places_of_the_model(tmp_path):
+    """RoBERTa counts its places from the padding on, so that 40 of them hold 38 tokens."""
+    from tests.encoders.roberta import write_roberta
+
+    path = tmp_path / "long.csv"
+    rows = [f"{'a b c ' * 20}{k},{'b c a ' * 20}{k},{k % 2}" for k in range(12)]
+    path.write_text("\n".join(["sentence1,sentence2,label", *rows]) + "\n")
+    folder = write_roberta(tmp_path / "roberta", classes=2)
+    found = scores_by(str(folder), open_data(path, roles={"pair_label": "label"}), np.arange(3), "binary", ())
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "taken"),
+    [
+        (["2", "10", "1"], ["1", "2", "10"]),
+        (["neutral", "Entailment", "contradiction"], ["contradiction", "Entailment", "neutral"]),
+    ],
+)
+def test_columns_of_a_teacher_find_their_class(suffixes, taken, three, tmp_path):
+    path = tmp_path / "auto.csv"
+    header, *lines = three.read_text().splitlines()
+    path.write_text(
+        "\n".join([header.replace("t_c,t_e,t_n", ",".join(f"teacher_{x}" for x in suffixes)), *lines]) + "\n"
+    )
+    made = prepared(open_data(path, roles={"target": "kind"}))
+    pairs = zip(("contradiction", "entailment", "neutral"), taken, strict=True)
+    assert made.resolved["teacher"] == " ".join(f"{name}=teacher_{x}" for name, x in pairs)
+    row = [float(x) for x in lines[0].split(",")[3:]]
+    assert made.method.scores[0].tolist() == [row[suffixes.index(x)] for x in taken]
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "told"),
+    [
+        (["duplicate", "not_duplicate"], "duplicate - teacher_not_duplicate"),
+        (["1", "0"], "1 - teacher_0"),
+        (["b", "a"], "b - teacher_a"),
+    ],
+)
+def test_two_columns_of_a_teacher_find_their_label(suffixes, told, table, tmp_path):
+    path = tmp_path / "auto.csv"
+    header, *lines = table.read_text().splitlines()
+    names = ",".join(f"teacher_{x}" for x in suffixes)
+    path.write_text("\n".join([header.replace("teacher", names), *(line + ",1.5" for line in lines)]) + "\n")
+    made = prepared(open_data(path))
+    assert made.resolved["teacher"] == f"teacher_{told}"
+    assert made.method.scores[0, 0].item() == pytest.approx(float(lines[0].rpartition(",")[2]) - 1.5)
+
+
+def test_the_classes_of_numbered_data_name_the_columns(three, tmp_path):
+    path = tmp_path / "auto.csv"
+    path.write_text(three.read_text().replace("t_c,t_e,t_n", "teacher_0,teacher_1,teacher_2", 1))
+    data = open_data(numbered(path, "kind", ["entailment", "neutral", "contradiction"]), roles={"target": "kind"})
+    told = "contradiction=teacher_2 entailment=teacher_0 neutral=teacher_1"
+    assert prepared(data).resolved["teacher"] == told
+
+
+def test_two_classes_are_one_number(table, tmp_path):
+    data = open_data(table, roles={"target": "label", "pair_label": None})
+    made = prepared(data)
+    assert (made.method.judgement, made.method.outputs, tuple(made.method.names)) == ("binary", 1, ("no", "yes"))
+    assert made.resolved["learns"] == "yes or no"
+    nearfar.fit("cross-encoder", table, target="label", pair_label="none", out=tmp_path / "two", **FAST)
+    found = nearfar.predict(tmp_path / "two", data)
+    assert set(found.columns["prediction"]) <= {"no", "yes"}
+    assert min(found.columns["share"]) >= 0.5
+    assert_close(scores_by(str(tmp_path / "two"), data, np.arange(4), "binary", ("no", "yes")).isfinite().all(),
+                 torch.tensor(True))  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [None, "again"])
+def test_the_teacher_alone_needs_no_label(labels, table, tmp_path):
+    """None at all, or the same one everywhere."""
+    path = tmp_path / "bare.csv"
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    path.write_text(
+        "\n".join(",".join([a, b, "again" if k == 0 else "x", t]) for k, (a, b, _, _, t) in enumerate(lines))
+    )
+    data = open_data(path, roles={"target": labels} if labels else None)
+    made = prepared(data, alpha=1.0)
+    assert (made.method.judgement, made.resolved["learns"]) == ("number", "a score")
+    loss = step(made)[2]
+    assert loss.total > 0
+    assert "label" not in loss.terms
+    wanted = "'again' is 'x' in all" if labels else "'dse' needs a label of the pairs, or --alpha 1"
+    with pytest.raises(InputError, match=wanted):
+        prepared(data)
+    run = nearfar.fit("dse", data, alpha=1.0, out=tmp_path / "run", **FAST)
+    assert len(nearfar.predict(run.path, data).columns["prediction"]) == 60
+
+
+def test_a_diverged_model_is_no_missing_label(table):
+    made = prepared(open_data(table), "cross-encoder")
+    with torch.no_grad():
+        made.method.scorer.last.bias.fill_(float("nan"))
+    assert step(made)[2].total.isnan()
+
+
+@pytest.mark.parametrize("slug", ["dse", "cross-encoder"])
+def test_long_texts_are_read_from_their_start(slug, tmp_path):
+    path = tmp_path / "long.csv"
+    tail = " ".join(["cat", "dog"] * 40)
+    path.write_text("\n".join(["sentence1,sentence2,label,teacher", *(f"one {k} {tail},two {k} {tail},{k % 2},{k % 3}"
+                                                                       for k in range(40))]) + "\n")  # fmt: skip
+    made = prepared(open_data(path, roles={"pair_label": "label"}), slug)
+    a, batch = made.loader.at(0).inputs["text"], made.loader.at(0)
+    texts = made.method.survey.data.texts("text", batch.rows.numpy())
+    for ids, known in zip(a.ids.tolist(), made.method.tower.encoder.encode_ids(texts), strict=True):
+        assert ids == known[: len(ids)]
+        assert len(ids) < len(known)
+
+
+def test_one_positive_pair_in_a_split(table, tmp_path):
+    """From a table to scores, where retrieval has a single query."""
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    split = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    for k, row in enumerate(rows):
+        row[2] = "yes" if (k % 2 and k < 40) or k in (41, 51, 53) else "no"
+    path = tmp_path / "one.csv"
+    lines = [",".join([a, b, y, t, s]) for (a, b, y, _, t), s in zip(rows, split, strict=True)]
+    path.write_text("\n".join(["sentence1,sentence2,label,teacher,split", *lines]))
+    run = str(tmp_path / "run")
+    assert main(["fit", "dse", str(path), *FLAGS, "--pair-label", "label", "--steps", "4", "--batch-size", "8",
+                 "--val-every", "2", "--out", run, "--device", "cpu"]) == 0  # fmt: skip
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]["val"]["metrics"]
 
 
 def test_from_a_table_to_answers(table, tmp_path, capsys):
@@ -273,7 +463,7 @@ def test_from_a_table_to_answers(table, tmp_path, capsys):
     assert main(["fit", "dse", str(table), *FLAGS, "--steps", "30", "--batch-size", "16", "--val-every", "0", "--out",
                  run, "--device", "cpu"]) == 0  # fmt: skip
     told = capsys.readouterr().out
-    assert "learns a label of two" in told
+    assert "learns a yes/no label" in told
     assert main(["fit", "dse", str(table), *FLAGS, "--dry-run"]) == 0
     assert main(["predict", run, str(table), "--out", str(tmp_path / "told.jsonl")]) == 0
     lines = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]

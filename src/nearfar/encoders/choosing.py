@@ -54,16 +54,20 @@ def text(
     _refuse(name, asked, "pooling" if name != "small" else "", "prompt" if name not in SCRATCH else "",
             *(("positions", "causal") if name in SIZES else ()))  # fmt: skip
     if name in SCRATCH:
-        return _from_scratch(str(name), texts, vocabulary, dim, dropout, length, asked)
-    folder = minilm() if name == "minilm" else Path(name)
-    if not folder.is_dir():
-        raise InputError(f"There is no text encoder '{name}': it is none of {', '.join(NAMES)}, and not a folder.",
-                         "Models are not downloaded: give the path of a local folder.")  # fmt: skip
-    if (place := find_model(folder)) is not None:
-        options = {"dropout": dropout, "length": length, "pooling": pooling, "prompt": prompt}
-        _refuse(f"of the model {name}", options)
-        return _of_model(place)
-    return from_folder(folder, str(name), dropout, length, pooling, prompt)
+        made = _from_scratch(str(name), texts, vocabulary, dim, dropout, length, asked)
+    else:
+        folder = minilm() if name == "minilm" else Path(name)
+        if not folder.is_dir():
+            raise InputError(f"There is no text encoder '{name}': it is none of {', '.join(NAMES)}, and not a folder.",
+                             "Models are not downloaded: give the path of a local folder.")  # fmt: skip
+        if (place := find_model(folder)) is not None:
+            options = {"dropout": dropout, "length": length, "pooling": pooling, "prompt": prompt}
+            _refuse(f"of the model {name}", options)
+            made = _of_model(place)
+        else:
+            made = from_folder(folder, str(name), dropout, length, pooling, prompt)
+    made.pooling_asked = pooling is not None
+    return made
 
 
 def _refuse(name: str | Path, asked: dict[str, Any], *known: str) -> None:

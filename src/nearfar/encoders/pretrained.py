@@ -40,7 +40,7 @@ class TransformerText(LayeredText):
         self.dense = nn.Sequential(*[sentence.build_layer(layer) for layer in layers])
         widths = [layer["out"] for layer in layers if layer["layer"] == "dense"]
         self.dim = widths[-1] if widths else model.config.hidden_size * len(self.pooling)
-        self.prompt, self.pool_prompt, self.skipped = prompt, pool_prompt, 0
+        self.prompt, self.pool_prompt = prompt, pool_prompt
         self.special = _special(tokenizer, length)
         if prompt:
             ids = tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"]
@@ -139,7 +139,7 @@ def from_folder(
     if said.lower:
         _lower(tokenizer)
     asked = length or said.length
-    longest = _longest(tokenizer, model, asked is not None)
+    longest = longest_text(tokenizer, model, asked is not None)
     encoder = TransformerText(
         model,
         tokenizer,
@@ -226,7 +226,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
     return load_tensors(safe if safe.is_file() else path / "pytorch_model.bin")
 
 
-def _longest(tokenizer: Any, model: Any, asked: bool) -> int:
+def longest_text(tokenizer: Any, model: Any, asked: bool = False) -> int:
     """The most tokens that the model has places for and, unless a length was asked for, that its tokenizer names."""
     given = getattr(model.config, "max_position_embeddings", None)
     places = given if given and given > 0 else MOST_TOKENS  # none: relative positions
@@ -248,7 +248,8 @@ def _special(tokenizer: Any, length: int) -> Special:
             "nearfar knows tokenizers with at most one before and one after.",
         )
     before, after = whole[: starts[0]], whole[starts[0] + len(inner) :]
-    padding = tokenizer.pad_token_id
+    padding, both = tokenizer.pad_token_id, tokenizer("a", "a")["input_ids"]
+    between = both[len(before) + len(inner) : len(both) - len(inner) - len(after)]
     return Special(
         before[0] if before else None,
         after[0] if after else None,
@@ -256,6 +257,7 @@ def _special(tokenizer: Any, length: int) -> Special:
         tokenizer.mask_token_id,
         len(tokenizer),
         length,
+        seam=len(between) if between == after * len(between) else 1,
     )
 
 

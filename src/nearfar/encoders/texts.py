@@ -27,10 +27,12 @@ TextLength = Annotated[int, Range(4, MOST_TOKENS)]
 
 
 class TextEncoder(Encoder):
-    """Tokens -> vectors (n, dim). `special` holds the special ids of its tokenizer."""
+    """Tokens -> vectors (n, dim). `special` holds the special ids of its tokenizer. pooling_asked: whether its
+    pooling was named by the user."""
 
     modality = "text"
     special: Special
+    pooling_asked: bool = False
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Content ids of each text: not cut, without special ones."""
@@ -56,13 +58,14 @@ class TextEncoder(Encoder):
 class LayeredText(TextEncoder):
     """A text encoder of layers over tokens, for methods that look inside it.
 
-    width: of the states; depth: number of layers; pooling: one or several of `sentence.POOLINGS`. It takes `Tokens`, or
-    `Embedded` where vectors were put in by hand.
+    width: of the states; depth: number of layers; pooling: one or several of `sentence.POOLINGS`, skipped:
+    tokens at the beginning that do not count in it. It takes `Tokens`, or `Embedded` where vectors were put in by hand.
     """
 
     width: int
     depth: int
     pooling: tuple[str, ...]
+    skipped: int = 0
     table: nn.Embedding
     stack: nn.ModuleList
 
@@ -113,7 +116,7 @@ class LayeredText(TextEncoder):
         pooled = self._inserted.get("pooled")
         if pooled is None:
             return self.pool(*self.tokens(x))
-        skip = int(self.special.bos is not None and not pooled["first"])
+        skip = max(self.skipped, int(self.special.bos is not None and not pooled["first"]))
         return sentence.pool_layers(*self.tokens(x, pooled["layers"]), pooled["join"], pooled["pooling"], skip)
 
     def pool_by(self, pooling: str) -> None:
@@ -123,8 +126,13 @@ class LayeredText(TextEncoder):
     def pool_layers(self, layers: int, join: str = "concat", pooling: str = "mean", first: bool = False) -> None:
         """Make the vector of a text from its last `layers` layers (`sentence.pool_layers`), in place of the encoder's
         own pooling. first: the token in front of the text ([CLS]) counts. Raises InputError for more layers than there
-        are, and for other names."""
+        are, for other names, and where the user chose the encoder's own pooling."""
         self._once("pooled")
+        if self.pooling_asked:
+            raise InputError(
+                f"The pooling '{self.pooling[0]}' of the encoder would not be used: the method pools over its layers.",
+                "Leave out --text-pooling; the method has options of its own.",
+            )
         one_of("join", join, JOINS)
         one_of("pooling", pooling, LAYER_POOLINGS)
         if not 1 <= layers <= self.depth:

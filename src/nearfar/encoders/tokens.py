@@ -41,7 +41,7 @@ class Special(NamedTuple):
     """Special ids of a tokenizer. bos, eos, mask are None where it has none; size: ids lie in [0, size).
 
     length: the most tokens that the encoder takes, all that stands around a text included. prompt: the tokens that
-    every text gets in front.
+    every text gets in front. seam: how many eos stand between two texts in one sequence.
     """
 
     bos: int | None
@@ -51,6 +51,7 @@ class Special(NamedTuple):
     size: int
     length: int = 512
     prompt: tuple[int, ...] = ()
+    seam: int = 1
 
     @property
     def frame(self) -> int:
@@ -95,15 +96,17 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
 
 
 def one_sequence(a: Tokens, b: Tokens, special: Special) -> tuple[Tokens, Tensor]:
-    """Two batches of content tokens -> "[bos] a [eos] b [eos]" of each row, and the side of each place, int64 (n, L):
-    0 up to the first [eos], 1 behind it. Where both are too long together the longer one is cut first, as BERT has it.
+    """Two batches of content tokens -> "[bos] a [eos] b [eos]" of each row (between them as many eos as the tokenizer
+    puts: two of RoBERTa's), and the side of each place, int64 (n, L): 0 up to these eos, 1 behind them. Where both are
+    too long together the longer one is cut first, as BERT has it.
     """
     start, end = special.before, int(special.eos is not None)
-    room = max(0, special.length - start - 2 * end)
+    seam = end * special.seam
+    room = max(0, special.length - start - seam - end)
     m, k = a.mask.sum(1), b.mask.sum(1)
     m = torch.minimum(m, (room - k).clamp(min=(room + 1) // 2))
     k = torch.minimum(k, room - m)
-    second = start + m + end
+    second = start + m + seam
     lengths = second + k + end
     place = torch.arange(max(1, int(lengths.max()) if len(lengths) else 1), device=a.ids.device)[None]
     ids = torch.full((len(lengths), place.shape[1]), special.pad, dtype=torch.long, device=a.ids.device)
@@ -114,7 +117,8 @@ def one_sequence(a: Tokens, b: Tokens, special: Special) -> tuple[Tokens, Tensor
     front = [*([] if special.bos is None else [special.bos]), *special.prompt]
     ids[:, :start] = torch.tensor(front, dtype=torch.long, device=ids.device)
     if special.eos is not None:
-        ids = ids.masked_fill((place == (second - 1)[:, None]) | (place == (lengths - 1)[:, None]), special.eos)
+        between = (place >= (second - seam)[:, None]) & (place < second[:, None])
+        ids = ids.masked_fill(between | (place == (lengths - 1)[:, None]), special.eos)
     return Tokens(ids, place < lengths[:, None]), (place >= second[:, None]).long()
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.checks import one_of
@@ -18,6 +18,11 @@ from nearfar.errors import InputError
 from nearfar.similarity.exchange import exchange
 
 Judgement = Literal["binary", "number", "classes"]
+
+
+def _precise(x: Tensor) -> Tensor:
+    """At least float32: a squared score overflows half precision from 256 on."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def outputs_of(judgement: str, classes: int) -> int:
@@ -29,43 +34,76 @@ def pair_label_rows(
     p: Float[Tensor, "n outputs"], labels: Float[Tensor, "n"], judgement: Judgement = "binary"
 ) -> Float[Tensor, "n"]:
     """What the prediction of each pair costs beside its label: cross-entropy with logits of a binary label (0 or 1) or
-    of a class (0 .. outputs - 1), the squared difference of a number. NaN where the label is (missing).
+    of a class (0 .. outputs - 1), the squared difference of a number. NaN where the label is (missing), and where the
+    prediction is. Computed in float32 at least.
 
-    Raises InputError for other shapes.
+    Raises InputError for other shapes, and for a label that is no 0 or 1, or none of the classes.
     """
     one_of("judgement", judgement, ("binary", "number", "classes"))
     if p.dim() != 2 or labels.shape != p.shape[:1] or (judgement != "classes" and p.shape[1] != 1):
         raise InputError(f"Predictions must be (n, outputs), one output but for classes, and labels (n,). Got "
                          f"{tuple(p.shape)} and {tuple(labels.shape)} of kind '{judgement}'.")  # fmt: skip
-    known = ~labels.isnan()
+    p, known = _precise(p), ~labels.isnan()
     y = labels.where(known, torch.zeros_like(labels))
-    if judgement == "classes":
-        rows = F.cross_entropy(p, y.long(), reduction="none")
-    elif judgement == "number":
+    if judgement == "number":
         rows = (p[:, 0] - y.to(p.dtype)).square()
     else:
-        rows = F.binary_cross_entropy_with_logits(p[:, 0], y.to(p.dtype), reduction="none")
+        _check_codes(y, p.shape[1] if judgement == "classes" else 2)
+        if judgement == "classes":
+            rows = F.cross_entropy(p, y.long(), reduction="none")
+        else:
+            rows = F.binary_cross_entropy_with_logits(p[:, 0], y.to(p.dtype), reduction="none")
     return rows.where(known, torch.full_like(rows, float("nan")))
 
 
+def _check_codes(y: Tensor, classes: int) -> None:
+    wrong = y[(y != y.round()) | (y < 0) | (y >= classes)]
+    if len(wrong):
+        raise InputError(f"Labels must be whole numbers from 0 to {classes - 1}, or NaN. Got {float(wrong[0]):g}.")
+
+
 def distillation_rows(p: Float[Tensor, "n outputs"], teacher: Float[Tensor, "n outputs"]) -> Float[Tensor, "n"]:
-    """sum over outputs k of (p_ik - t_ik)^2: raw scores, no temperature, no softmax; NaN where the teacher's is.
+    """sum over outputs k of (p_ik - t_ik)^2: raw scores, no temperature, no softmax; NaN where the teacher's is, and
+    where the prediction is. Computed in float32 at least.
 
     Raises InputError unless both have one shape: (n,) beside (n, 1) would compare every pair with every other.
     """
     if p.dim() != 2 or p.shape != teacher.shape:
         raise InputError("Predictions and the teacher's scores must have one shape, (n, outputs). "
                          f"Got {tuple(p.shape)} and {tuple(teacher.shape)}.")  # fmt: skip
-    known = ~teacher.isnan().any(1)
+    p, known = _precise(p), _scored(teacher)
     rows = (p - teacher.to(p.dtype).where(known[:, None], p.detach())).square().sum(1)
     return rows.where(known, torch.full_like(rows, float("nan")))
 
 
-def mean_of_known(rows: Float[Tensor, "n"], *, negatives: str = "local") -> Float[Tensor, ""]:
-    """The mean of the rows that are no NaN; 0, with a gradient of 0, where all are. negatives: "global" counts the rows
-    of all processes."""
-    net, known = exchange(negatives), rows[~rows.isnan()]
-    return net.sum(known.sum()) / max(1, net.count(known))
+def _scored(teacher: Tensor) -> Tensor:
+    return ~teacher.isnan().any(1)
+
+
+def mean_of_known(rows: Float[Tensor, "n"], known: Bool[Tensor, "n"], *, negatives: str = "local") -> Float[Tensor, ""]:
+    """The mean of the rows of which something is known; 0, with a gradient of 0, where of none. A known row that is NaN
+    makes it NaN: what has diverged is no missing label. negatives: "global" counts the rows of all processes."""
+    net, found = exchange(negatives), rows[known]
+    return net.sum(found.sum()) / max(1, net.count(found))
+
+
+def label_term(
+    p: Float[Tensor, "n outputs"],
+    labels: Float[Tensor, "n"],
+    judgement: Judgement = "binary",
+    *,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
+    """The mean of `pair_label_rows` over the pairs that have a label."""
+    return mean_of_known(pair_label_rows(p, labels, judgement), ~labels.isnan(), negatives=negatives)
+
+
+def distillation_term(
+    p: Float[Tensor, "n outputs"], teacher: Float[Tensor, "n outputs"], *, negatives: str = "local"
+) -> Float[Tensor, ""]:
+    """The mean of `distillation_rows` over the pairs that have a teacher's score."""
+    rows = distillation_rows(p, teacher)
+    return mean_of_known(rows, _scored(teacher), negatives=negatives)
 
 
 def dse(
@@ -80,16 +118,19 @@ def dse(
     """(1 - alpha) times the mean of `pair_label_rows` plus alpha times the mean of `distillation_rows`, each over the
     pairs that have a label, or a teacher's score.
 
-    In [0, inf). alpha 0: labels alone, no teacher is needed; 1: the teacher alone. Raises InputError for other shapes.
+    In [0, inf). alpha 0: labels alone, no teacher is needed; 1: the teacher alone. Raises InputError for an alpha
+    outside [0, 1], and for other shapes.
     """
-    total = p.sum() * 0
-    if alpha < 1:
-        total = total + (1 - alpha) * mean_of_known(pair_label_rows(p, labels, judgement), negatives=negatives)
-    if alpha > 0:
-        if teacher is None:
-            raise InputError(f"alpha = {alpha:g} needs the teacher's scores.", "Give them, or alpha = 0.")
-        total = total + alpha * mean_of_known(distillation_rows(p, teacher), negatives=negatives)
-    return total
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha must lie in [0, 1]. Got {alpha:g} instead.")
+    if alpha == 0:
+        return label_term(p, labels, judgement, negatives=negatives)
+    if teacher is None:
+        raise InputError(f"alpha = {alpha:g} needs the teacher's scores.", "Give them, or alpha = 0.")
+    distilled = distillation_term(p, teacher, negatives=negatives)
+    if alpha == 1:
+        return distilled
+    return (1 - alpha) * label_term(p, labels, judgement, negatives=negatives) + alpha * distilled
 
 
 def margin(logits: Float[Tensor, "n 2"]) -> Float[Tensor, "n 1"]:

@@ -42,9 +42,10 @@ class Method(pl.LightningModule):
     Attributes: `role`: the role of the data that it reads, its encoder's kind (methods of pairs have `columns`).
     `supervised`: whether it sees labels or targets of the training rows: `compare` says so beside its scores.
     `similarity`: how its vectors are compared, "cosine" or "dot". `length`: the most tokens that are read of a text
-    (None: what the encoder takes). `micro`: most items that pass the encoder at once on a device; `fit` sets it from
-    --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the method
-    sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
+    (None: what the encoder takes); `from_start`: whether a longer one is read from its start in training, as it is in
+    use, and not around a random place. `micro`: most items that pass the encoder at once on a device; `fit` sets it
+    from --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the
+    method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold ("any": a column of any
     kind of data; "pair": two columns that belong together); `target`: what it learns of the target, "classes",
     "numbers" or, of the class that a bag has as a whole, "bags" (None: nothing), and `unlabelled`: whether it learns of
@@ -82,6 +83,7 @@ class Method(pl.LightningModule):
     supervised: bool = False
     similarity: str = "cosine"
     length: int | None = None
+    from_start: bool = False
     role: str
 
     optimisation: Optimisation = Optimisation()

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 SIDES = ("text", "text_b")
 ROLES = {"target": "classes", "score": "number", "pair_label": "binary"}
-"""Role -> what is learned of it; the first one that the data hold."""
+"""Role -> what is learned of it; the first one that the data hold. Of two classes one number is learned, the logit of
+the second one."""
+WORDS = {"binary": "a yes/no label", "number": "a score"}
+"""What is learned, for the reader."""
 BATCH = 64  # pairs that are scored at once
 
 
@@ -33,12 +36,14 @@ class JudgedPairs(Method):
     """A method that learns what the data say of pairs of texts: a class (`--target`), a number (`--score`) or whether
     they belong together (`--pair-label`). Rows of which nothing is said stay, with a label of NaN.
 
-    `labels`: of every row of the data, float (N,), on the device of the method; `names`: of the classes.
+    `said`: the role that says it, "" for none; `labels`: of every row of the data, float (N,), on the device of the
+    method; `names`: of the classes.
     """
 
     needs = tuple(frozenset({*SIDES, role}) for role in ROLES)
     supervised = True
     uses_batch = False
+    from_start = True
     labels: Tensor
 
     def __init__(self):
@@ -46,11 +51,11 @@ class JudgedPairs(Method):
         self.role, self.said, self.names = SIDES[0], "pair_label", ()
 
     def columns(self, roles: Set[str]) -> None:
-        self.said = next(role for role in ROLES if role in roles)
+        self.said = next((role for role in ROLES if role in roles), "")
 
     @property
     def judgement(self) -> str:
-        return ROLES[self.said]
+        return judgement_of(self.said, self.names)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -64,14 +69,21 @@ class JudgedPairs(Method):
     def prepare(self, data: Data, rows: np.ndarray) -> None:
         """Raises InputError where the training rows say nothing, or one thing alone."""
         found, self.names = judgements_of(data, self.said)
-        known, column = found[rows][~np.isnan(found[rows])], data.roles[self.said]
-        if self.needs_labels and not len(known):
-            raise InputError(f"None of the {len(rows):,} training rows has a value in '{column}'.",
+        if self.needs_labels:
+            self._check(found[rows], data)
+        if len(self.names) == 1:  # nothing is told apart
+            found, self.names = np.full(len(data), np.nan), ()
+        self.labelled = not np.isnan(found[rows]).all()
+        self.register_buffer("labels", torch.from_numpy(found), persistent=False)
+
+    def _check(self, found: np.ndarray, data: Data) -> None:
+        known, column = found[~np.isnan(found)], data.roles[self.said]
+        if not len(known):
+            raise InputError(f"None of the {len(found):,} training rows has a value in '{column}'.",
                              f"Check the columns of --{self.said.replace('_', '-')} and --split.")  # fmt: skip
-        if len(known) and np.ptp(known) == 0:
+        if np.ptp(known) == 0:
             raise InputError(f"'{column}' is {self._word(known[0])} in all {len(known):,} training rows that have a "
                              "value: there is nothing to learn.", "Name another column.")  # fmt: skip
-        self.register_buffer("labels", torch.from_numpy(found), persistent=False)
 
     def _word(self, value: float) -> str:
         return f"'{self.names[int(value)]}'" if self.names else f"{value:g}"
@@ -81,8 +93,7 @@ class JudgedPairs(Method):
         return outputs_of(self.judgement, len(self.names))
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
-        return {"learns": {"binary": "a label of two", "number": "a number"}.get(self.judgement,
-                                                                               f"{self.outputs} classes")}  # fmt: skip
+        return {"learns": learned(self.judgement, self.names)}
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         return {role: [batch.inputs[role]] for role in SIDES}
@@ -99,11 +110,27 @@ def judgements_of(data: Data, role: str) -> tuple[np.ndarray, Sequence[str]]:
         assert data.targets is not None
         codes = data.targets.astype(np.float64)
         return np.where(codes < 0, np.nan, codes), tuple(data.target_names)
+    if not role:
+        return np.full(len(data), np.nan), ()
     if role == "score":
         assert data.scores is not None
         return np.asarray(data.scores, np.float64), ()
     assert data.pair_labels is not None
     return np.where(data.pair_labels < 0, np.nan, data.pair_labels.astype(np.float64)), ()
+
+
+def judgement_of(role: str, names: Sequence[str]) -> str:
+    """ "classes", "number" or "binary": what is learned of a role with so many names of classes."""
+    if role == "target":
+        return "classes" if len(names) > 2 else "binary" if names else "number"
+    return ROLES.get(role, "number")
+
+
+def learned(judgement: str, names: Sequence[str]) -> str:
+    """What is learned, in words."""
+    if judgement == "classes":
+        return f"{len(names)} classes"
+    return f"{names[1]} or {names[0]}" if names else WORDS[judgement]
 
 
 @dataclass
@@ -130,11 +157,11 @@ class PairAnswers(Inference):
         return {"judgement": self.judgement, "names": self.names, "scorer": self.scorer.config()}
 
     def predict(self, request: Request, options: PairOptions) -> dict[str, Any]:
-        """prediction: name of the class, number, or 0 and 1; share: of the class told, or probability of 1; score: the
-        number before it."""
+        """prediction: name of the class, number, or 0 and 1; share: of the class told; probability: of 1, and score:
+        the number before it."""
         p = self.scorer.logits(request)
-        if self.judgement == "classes":
-            share = p.softmax(1)
+        if self.names:
+            share = (p if p.shape[1] > 1 else torch.cat([torch.zeros_like(p), p], 1)).softmax(1)
             return {"prediction": [self.names[k] for k in share.argmax(1)], "share": share.amax(1)}
         if self.judgement == "number":
             return {"prediction": p[:, 0]}
@@ -155,7 +182,8 @@ class PairScoring(PairAnswers):
 
 
 def answers(scorer: JointScorer | SideScorer, judgement: str, names: Sequence[str]) -> PairAnswers:
-    return (PairAnswers if judgement == "classes" else PairScoring)(scorer, judgement, names)
+    """Of classes no pair is more than another."""
+    return (PairAnswers if names else PairScoring)(scorer, judgement, names)
 
 
 class SideScorer(nn.Module):

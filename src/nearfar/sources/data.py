@@ -217,14 +217,14 @@ class Data:
         if isinstance(feature, ClassLabel):
             return self._class_codes(role, feature.names)
         values = np.array(whole_numbers([filled(v) for v in self.values(role)]), dtype=object)
-        names = sorted({v for v in values if v != ""}, key=_natural)
+        names = sorted({v for v in values if v != ""}, key=natural)
         number = {name: i for i, name in enumerate(names)}
         return np.array([number.get(v, -1) for v in values], np.int64), names
 
     def _class_codes(self, role: str, given: list[str]) -> tuple[np.ndarray, list[str]]:
         found = np.array([-1 if v is None else int(v) for v in self.values(role)], np.int64)
         found[(found < 0) | (found >= len(given))] = -1
-        names = sorted({given[i] for i in np.unique(found) if i >= 0}, key=_natural)
+        names = sorted({given[i] for i in np.unique(found) if i >= 0}, key=natural)
         place = np.array([names.index(n) if n in names else -1 for n in given] + [-1], np.int64)
         return place[found], names
 
@@ -618,7 +618,7 @@ def _check_room(path: Path, needed: int) -> None:
         )
 
 
-def _natural(name: str) -> tuple:
+def natural(name: str) -> tuple:
     """Numbers sort as numbers."""
     return (
         (0, float(name), name) if name.lstrip("-").replace(".", "", 1).isdigit() and name.isascii() else (1, 0.0, name)

@@ -160,7 +160,8 @@ class PairTask(PairedTask):
         place = np.full(len(first), -1)
         place[asked] = np.arange(len(asked))
         side, contents = self._gallery(rows, gallery)
-        row, column = same(np.asarray(self.data.content(gallery))[rows_in], contents).pairs(slice(0, len(rows_in)))
+        found = same(np.asarray(self.data.content(gallery))[rows_in], contents).pairs(slice(0, len(rows_in)))
+        row, column = (place.numpy() for place in found)
         pairs = np.stack([place[code.reshape(-1)[row]], column], 1)
         drawn = pairs[:, 0] >= 0
         grades = self.data.grades[rows_in][row][drawn] if judged and self.data.grades is not None else None

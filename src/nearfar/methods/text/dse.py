@@ -22,10 +22,11 @@ from nearfar.encoders import Encoder, layered
 from nearfar.encoders.tokens import frame
 from nearfar.errors import InputError
 from nearfar.heads import PairHead, linear
-from nearfar.losses import distillation_rows, dse, mean_of_known, pair_label_rows
+from nearfar.losses import dse
+from nearfar.losses.distillation import distillation_term, label_term
 from nearfar.methods import Batch, Facts, Loss, Paper, Tower, register
-from nearfar.methods.judged import SIDES, JudgedPairs, PairAnswers, SideScorer, answers, restored
-from nearfar.methods.pair_teachers import HOW, columns_of, scores_by, scores_in
+from nearfar.methods.judged import ROLES, SIDES, JudgedPairs, PairAnswers, SideScorer, answers, restored
+from nearfar.methods.pair_teachers import HOW, columns_of, in_words, scores_by, scores_in
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -38,9 +39,10 @@ class DSE(JudgedPairs):
     """Two texts that are encoded alone are scored as a model scores them that reads both together.
 
     Args:
-        teacher: columns of its scores (one for each class; two of a binary label are taken as their difference), or the
-            folder of a `cross-encoder` or of a sequence classifier. auto: the column "teacher".
-        alpha: share of the distillation beside the labels; 0: labels alone, 1: the teacher alone.
+        teacher: columns of its scores, A,B,... (of classes one each, in the order of their sorted names; of a label of
+            two one, or two: of 0, then of 1, taken as the second minus the first), or the folder of a `cross-encoder`
+            or of a sequence classifier. auto: the column "teacher", or those called teacher_CLASS.
+        alpha: share of the distillation beside the labels; 0: labels alone, 1: the teacher alone, which needs no label.
         layers: k; how many of the encoder's last layers make the vector. Paper: 4. auto: 4, or all that there are.
         join: how the layers become one: concat (k times the width) or mean.
         pooling: over the tokens: mean, sqrt-mean (the sum over the square root of their number) or max.
@@ -58,15 +60,16 @@ class DSE(JudgedPairs):
         arxiv="1908.05161",
         differs="as in the released code labels are mixed in (the paper: the teacher alone, --alpha 1); rows without a "
         "label or without a teacher's score count in the other term; the norm of all gradients together is clipped, "
-        "not of each parameter, and Adam corrects its bias; batch 16, two batches a step, sentences of 128 tokens and "
-        "a warm-up of a tenth are --batch-size 16 --accumulate 2 --text-length 128 --warmup N; longer sentences are "
-        "read around a random place in training; a frozen encoder is refused; the last weights are kept, not the best "
-        "of all epochs on the data that are reported",
+        "not of each parameter, and Adam corrects its bias; batch 16, two batches a step, sentences of 128 tokens, 5 "
+        "to 8 epochs and a warm-up of a tenth are --batch-size 16 --accumulate 2 --text-length 128 --steps N --warmup "
+        "N; of an encoder of fewer than 4 layers all are taken; a frozen encoder is refused; the last weights are "
+        "kept, not the best of all epochs on the data that are reported",
     )
-    preset_paper = {"alpha": 0.5, "layers": 4, "join": "concat", "pooling": "mean", "first": False, "dropout": 0.1,
+    preset_paper = {"alpha": 0.5, "layers": "auto", "join": "concat", "pooling": "mean", "first": False, "dropout": 0.1,
                     "head": "features", "hidden": 512}  # fmt: skip
     paper_training = {"optimiser": "adamw", "lr": 2e-5, "weight_decay": 0.01, "schedule": "linear", "eps": 1e-6,
                       "clip_norm": 1.0}  # fmt: skip
+    needs = (*JudgedPairs.needs, frozenset(SIDES))
     scores: Tensor
 
     def __init__(
@@ -86,6 +89,7 @@ class DSE(JudgedPairs):
     ):
         super().__init__()
         inner = layered(encoder, "'dse'")
+        self.fewer = layers == "auto" and inner.depth < 4
         self.layers = min(4, inner.depth) if layers == "auto" else layers
         inner.pool_layers(self.layers, join, POOLINGS[pooling], first)
         self.tower = Tower(inner, None if dim is None else linear(inner.dim, dim), kept=True)
@@ -97,19 +101,29 @@ class DSE(JudgedPairs):
         return self.alpha < 1
 
     def prepare(self, data: Data, rows: np.ndarray) -> None:
+        """Raises InputError where there is no label and alpha is not 1, and for a teacher without scores."""
+        if lacking := self.lacks(data) if self.needs_labels else "":
+            raise InputError(f"'dse' {lacking}.", "Name the column: --pair-label, --score or --target COLUMN.")
         super().prepare(data, rows)
-        columns = columns_of(data, self.teacher) if self.alpha > 0 else []
+        columns = columns_of(data, self.teacher, self.names) if self.alpha > 0 else []
         self.asked = (data, rows) if self.alpha > 0 and not columns else None
-        made = torch.full((len(data), self.outputs), float("nan"))
+        made, binary = torch.full((len(data), self.outputs), float("nan")), self.judgement == "binary"
+        self.told = {}
         if columns:
-            made = scores_in(data, columns, self.outputs, self.judgement == "binary")
+            made = scores_in(data, columns, self.outputs, binary, self.names)
+            self.told = {"teacher": in_words(columns, self.names, binary)}
             if bool(made[rows].isnan().any(1).all()):
                 raise InputError(f"None of the {len(rows):,} training rows has a score in {', '.join(columns)}.", HOW)
         self.register_buffer("scores", made)
 
+    @classmethod
+    def lacks(cls, data: Data) -> str:
+        return "" if any(role in data.roles for role in ROLES) else "needs a label of the pairs, or --alpha 1"
+
     def resolve(self, facts: Facts) -> dict[str, Any]:
         self.head = PairHead(self.dim, self.outputs, self.kind, self.hidden)
-        return super().resolve(facts) | {"layers": self.layers}
+        layers = f"{self.layers} (all that there are; paper: 4)" if self.fewer else self.layers
+        return super().resolve(facts) | self.told | {"layers": layers}
 
     def before_draw(self, step: int) -> None:
         """The teacher's scores of all training rows, once."""
@@ -133,8 +147,10 @@ class DSE(JudgedPairs):
         terms: dict[str, Tensor | float] = {}
         if self.logged(batch):
             told = p.detach()
-            terms["label"] = mean_of_known(pair_label_rows(told, y, self.judgement), negatives="global")  # pyright: ignore
-            terms["distilled"] = mean_of_known(distillation_rows(told, t), negatives="global")
+            if self.labelled:
+                terms["label"] = label_term(told, y, self.judgement, negatives="global")  # pyright: ignore
+            if self.alpha > 0:
+                terms["distilled"] = distillation_term(told, t, negatives="global")
         return Loss(total, terms)
 
     def towers(self) -> dict[str, Tower]:
