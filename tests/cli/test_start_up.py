@@ -90,7 +90,8 @@ def test_the_options_of_a_task_that_are_read_equal_those_of_its_signature(name):
     cls = tasks.get(name)
     read = {key: text for key, text in help.task_source(name).options().items() if key != "modalities"}
     assert read == {
-        key: "" if default is None else str(default) for key, (_, default) in options.signature(cls).items()
+        key: "" if default is None or default is False else str(default)
+        for key, (_, default) in options.signature(cls).items()
     }
     text = help.tasks()
     for key in read:
