@@ -41,6 +41,7 @@ CASES = {
     "abmil": {},
     "dse": {"hidden": 16},
     "cross-encoder": {},
+    "cvib": {"hidden": 16},
     "moe-embeddings": {"routing": "router"},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
