@@ -100,8 +100,32 @@ def domains_few(own_cache, tmp_path_factory):
     return open_data(write_domains(tmp_path_factory.mktemp("domains") / "pairs.csv"), roles={"domain": "field"})
 
 
+def write_notes(path, rows=160, names=("animal", "plant")):
+    """Sentences of two classes about a thing and its place, with a word that agrees with the class in three of four
+    rows. Columns: note, aspect, kind, part (clean or reversed)."""
+    things = {"animal": ["fox", "owl", "bear", "fish"], "plant": ["oak", "fern", "rose", "moss"]}
+    lines = ["note,aspect,kind,part"]
+    for k in range(rows):
+        kind = names[k % 2]
+        other = names[1 - k % 2] if k % 8 > 5 else kind
+        place = ("hill", "lake", "barn")[k % 3]
+        lines.append(f"{other[:2]}zz the {things[kind][k // 2 % 4]} of {place} {k} grows,{place},{kind},"
+                     f"{'clean' if other == kind else 'reversed'}")  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 @pytest.fixture(scope="session")
-def data_of(emoji_few, bags_few, judged_few, domains_few):
+def notes_few(own_cache, tmp_path_factory):
+    """160 sentences of two classes."""
+    from nearfar.sources import open_data
+
+    table = write_notes(tmp_path_factory.mktemp("notes") / "notes.csv")
+    return open_data(table, roles={"text": "note", "text_b": None, "target": "kind", "domain": "part"})
+
+
+@pytest.fixture(scope="session")
+def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
@@ -114,6 +138,8 @@ def data_of(emoji_few, bags_few, judged_few, domains_few):
             return bags_few
         if all("domain" in need and "text_b" in need for need in needs):
             return domains_few
+        if needs == (frozenset({"text", "target"}),):
+            return notes_few
         if all("text_b" in need for need in needs):
             return judged_few
         return numbers if methods.get(slug).target == "numbers" else emoji_few

@@ -1,7 +1,7 @@
 """What methods that look into the layers of a text encoder are trained with in suites over all methods."""
 
 SMALL = {"text_encoder": "tiny", "text_length": 24, "vocabulary": 300}
-LAYERED = ("cross-encoder", "dse", "moe-embeddings")
+LAYERED = ("cross-encoder", "cvib", "dse", "moe-embeddings")
 
 
 def encoder_of(slug):

@@ -454,6 +454,42 @@ def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
     return path
 
 
+SHORT = ("zim", "vok", "tal")  # words of no meaning, one for each class
+
+
+def shortcut(share: float, out: Path) -> Path:
+    """A csv of docstring sentences of three packages, the class, each behind a word: in training (600) and validation
+    (150) that of its own class in `share` of the rows, else another; 400 test sentences twice, behind any of the words
+    (clean) and behind that of another class (reversed). Written once."""
+    import csv
+
+    from nearfar.sources import installed
+    from nearfar.sources.sets.sentences import sentences_of
+    from nearfar.sources.words import normal
+
+    path = out / "data" / f"shortcut-{share:g}.csv"
+    if path.exists():
+        return path
+    rng, kinds = np.random.default_rng(0), ("networkx", "scikit-learn", "sympy")
+    found = {normal(s.text): s for s in installed.found_in(installed.packages(), "docstrings", sentences_of, None)
+             if s.package in kinds}  # fmt: skip
+    each = [[s.text for s in found.values() if s.package == kind] for kind in kinds]
+    texts = [(text, k) for k, own in enumerate(each) for text in rng.permutation(own)[: 1150 // 3 + 1]]
+    rows: list[list[str]] = []
+    for place, (text, k) in enumerate(texts[i] for i in rng.permutation(len(texts))[:1150]):
+        other = SHORT[(k + 1 + int(rng.integers(2))) % 3]
+        if place >= 750:
+            words = {"clean": SHORT[rng.integers(3)], "reversed": other}
+            rows += [[f"{word} {text}", kinds[k], part, f"s{place}", "test"] for part, word in words.items()]
+        else:
+            word = SHORT[k] if rng.random() < share else other
+            rows.append([f"{word} {text}", kinds[k], "training", f"s{place}", "train" if place < 600 else "val"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["sentence", "package", "part", "number", "split"], *rows])
+    return path
+
+
 DESCRIBED = {"roles": {"text": "summary", "text_b": "rest", "domain": "package", "pair_label": "label",
                        "split": "split"}}  # fmt: skip
 TEACHER = {"text_encoder": "minilm", "text_length": 48, "batch_size": 16, "val_every": 0, "progress": False}
@@ -556,6 +592,13 @@ class Set:
         return open_data(make(out), limit=self.tiny if tiny else None, seed=seed, **self.roles)
 
 
+def shortcut_set(share: float) -> Set:
+    roles = {"text": "sentence", "target": "package", "domain": "part", "unit": "number", "split": "split"}
+    return Set(f"docstring sentences of three packages behind a word that agrees in {share:.0%} of the training rows and "
+               "never in half of the test, 600 / 150 / 800", partial(shortcut, share), {"roles": roles},
+               tiny=1550)  # fmt: skip
+
+
 def bag_set(ratio: float, permuted: bool = False) -> Set:
     words = f"bags of {BAG} scikit-learn digits, half of them with {ratio:.0%} nines, 240 / 40 / 120"
     roles = {"vector": ["p[0-9]*"], "bag": "bag", "target": "bag label", "label": ["digit"], "split": "split"}
@@ -632,6 +675,8 @@ SETS = {
     "translations": Set("the same pages; test: 1,000 messages of programs in English with their translation, of each "
                         "language", partial(manuals, "translations", translations), {"roles": MANUAL_ROLES},
                         tiny=1500),
+    "shortcut, 0.8": shortcut_set(0.8),
+    "shortcut, 0.6": shortcut_set(0.6),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),

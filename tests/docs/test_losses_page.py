@@ -27,6 +27,7 @@ WEIGHTS = {
     "draw_partners",
     "filtered_cosine",
     "gate_entropy",
+    "gate_kl",
     "gate_overlap",
     "group_mass",
     "group_ordering",

@@ -137,6 +137,7 @@ PLAIN = (
     "dse",
     "filtered_cosine",
     "gate_entropy",
+    "gate_kl",
     "gate_overlap",
     "graph_mlp",
     "group_mass",

@@ -10,6 +10,7 @@ from nearfar import methods
 from nearfar.encoders import Features
 from nearfar.errors import InputError
 from nearfar.losses import sup_con
+from nearfar.methods import Loss
 from nearfar.methods.batch import Batch
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
@@ -31,11 +32,19 @@ def step(made, number=0):
     """Embeddings, batch and loss of one training step, as the engine runs it."""
     batch: Batch = made.loader.at(number)
     batch.views = made.method.make_views(batch)
+    if made.method.phases():
+        made.method.before_targets(batch)
+        return {}, batch, Loss(sum(phase.loss(batch).total for phase in made.method.phases()))
     embedded = made.method.encode(batch)
     made.method.before_targets(batch)
     with torch.no_grad():
         embedded |= made.method.targets(batch)
     return embedded, batch, made.method.loss(embedded, batch)
+
+
+def encoded(method, batch):
+    """Embeddings; of a method of phases the loss of each."""
+    return {p.name: p.loss(batch).total for p in method.phases()} or method.encode(batch)
 
 
 def plain_view(x):
@@ -67,7 +76,7 @@ def test_encode_is_pure(slug, data_of):
     batch = made.loader.at(0)
     batch.views = made.method.make_views(batch)
     before = copy.deepcopy(made.method.state_dict())
-    a, b = made.method.encode(batch), made.method.encode(batch)
+    a, b = encoded(made.method, batch), encoded(made.method, batch)
     assert a.keys() == b.keys()
     for key in a:
         pairs = zip(a[key], b[key], strict=True) if isinstance(a[key], list) else [(a[key], b[key])]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
-from nearfar.encoders import Tokens
+from nearfar.encoders import Tokens, frame
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 from tests.layered import encoder_of
@@ -763,6 +763,38 @@ class MoERouted(MoE):
         return 0.5 * total / len(batch) + 0.3 * 3 * sum(p[e] * f[e] for e in range(3))
 
 
+class CVIB(Naive):
+    """Noise of the gates in the order in which it is drawn; both losses before either step."""
+
+    def loss(self, batch, step):
+        m = self.method
+        with torch.no_grad():
+            first = self.told(m.pruned, batch)[1]
+        said, original = self.told(m.original, batch)
+        told, pruned = self.told(m.pruned, batch)
+        total = self.classes(said, batch) + 0.5 * self.contrast(first, original)
+        total = total + self.classes(told, batch) + 0.5 * self.contrast(pruned, original.detach())
+        length = batch.inputs["text"].ids.shape[1] + 2
+        gates = [gate for layer in m.pruned.encoder.stack for gate in [layer.gate]]
+        kl = sum(0.5 * length * torch.log(1 + g.mu**2 / (g.logvar.exp() + 1e-8)).sum() for g in gates)
+        return total + 1e-5 * kl
+
+    def told(self, network, batch):
+        r = network.encoder(frame(batch.inputs["text"], network.encoder.special))
+        h, layers = r, network.classifier
+        for place in (0, 2):
+            h = torch.relu(h @ layers[place].weight.T + layers[place].bias)
+        return h @ layers[4].weight.T + layers[4].bias, r
+
+    def classes(self, logits, batch):
+        y = [["animal", "plant"].index(self.method.survey.data.values("target")[row]) for row in batch.rows.tolist()]
+        return -sum(log_softmax(logits, 1)[i, k] for i, k in enumerate(y)) / len(y)
+
+    def contrast(self, anchors, candidates):
+        s = unit(anchors) @ unit(candidates).T / 0.1
+        return sum(torch.logsumexp(row, 0) - row[i] for i, row in enumerate(s)) / len(s)
+
+
 class Contriever(Naive):
     """Query crop against the teacher's key crop and the queue; raw inner products; m before the keys."""
 
@@ -855,6 +887,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "whitenedcse": ("whitenedcse", WhitenedCSE, {}),
     "dse": ("dse", DSE, {"hidden": 16}),
     "cross-encoder": ("cross-encoder", CrossEncoder, {}),
+    "cvib": ("cvib", CVIB, {"contrast": 0.5, "temperature": 0.1, "beta": 1e-5, "gate_lr": 0.1, "bias_lr": 0.02,
+                            "hidden": 16}),
     "moe-embeddings": ("moe-embeddings", MoE, {}),
     "moe-embeddings router": ("moe-embeddings", MoERouted, {"routing": "router", "pooler": "tanh", "router_weight": 0.5,
                                                             "balance_weight": 0.3}),

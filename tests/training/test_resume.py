@@ -44,6 +44,7 @@ CASES = {
     "whitenedcse": {},
     "dse": {"hidden": 16},
     "cross-encoder": {},
+    "cvib": {"hidden": 16},
     "moe-embeddings": {"routing": "router"},
     "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200},
     "simclr siglip": {"loss": "siglip"},

@@ -22,6 +22,7 @@ from nearfar.losses.bags import (
     queue_contrast,
     soft_cross_entropy,
 )
+from nearfar.losses.bottleneck import gate_kl
 from nearfar.losses.context import ccp, context_layout
 from nearfar.losses.contrastive import (
     align,
@@ -106,6 +107,7 @@ __all__ = [
     "dse",
     "filtered_cosine",
     "gate_entropy",
+    "gate_kl",
     "gate_overlap",
     "graph_mlp",
     "groco",

@@ -91,6 +91,13 @@ class Inference(nn.Module):
         """How far the two sides of each row belong together, (n,). embed: as a task gets the towers."""
         raise NotImplementedError
 
+    classifies: ClassVar[bool] = False
+    """Whether `of_classes` tells classes, in place of a probe on its vectors."""
+
+    def of_classes(self, data: Data, rows: np.ndarray, embed: Any) -> Sequence[str]:
+        """The name of the class of each row."""
+        raise NotImplementedError
+
     @property
     def verbs(self) -> list[str]:
         """Which of predict, score and generate it writes."""

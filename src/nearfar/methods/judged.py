@@ -149,6 +149,13 @@ class PairAnswers(Inference):
 
     options = PairOptions
 
+    @property
+    def classifies(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.judgement == "classes"
+
+    def of_classes(self, data: Data, rows: np.ndarray, embed: Any) -> list[str]:
+        return [self.names[k] for k in self.scorer.logits(Request(data, rows, embed)).argmax(1).tolist()]
+
     def __init__(self, scorer: JointScorer | SideScorer, judgement: str, names: Sequence[str] = ()):
         super().__init__()
         self.scorer, self.judgement, self.names = scorer, judgement, list(names)
@@ -216,42 +223,56 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
-class JointScorer(nn.Module):
+class JointReader(nn.Module):
     """Both sides in one sequence, "[CLS] a [SEP] b [SEP]", so that every token sees those of the other side.
 
-    The vectors of the tokens get one of their side added, 0 at first; the encoder's vector of the sequence goes through
-    one linear layer. The encoder is not a part of its state.
+    The vectors of the tokens get one of their side added, 0 at first. The encoder is not a part of its state.
+    `length`: of the sequences of the last batch, padding included.
     """
 
-    def __init__(self, encoder: LayeredText, outputs: int, dropout: float = 0.1):
+    def __init__(self, encoder: LayeredText):
         super().__init__()
-        self._encoder = (encoder,)
+        self._encoder, self.length = (encoder,), 0
         self.side = nn.Embedding(2, encoder.table.embedding_dim)
         nn.init.zeros_(self.side.weight)
-        self.dropout, self.last = nn.Dropout(dropout), nn.Linear(encoder.dim, outputs)
 
     @property
     def encoder(self) -> LayeredText:
         return self._encoder[0]
+
+    def forward(self, a: Tokens, b: Tokens) -> Tensor:
+        """Content tokens of both sides -> (n, dim) of the encoder."""
+        tokens, side = one_sequence(a, b, self.encoder.special)
+        self.length = tokens.ids.shape[1]
+        x: Embedded = self.encoder.embedded(tokens)
+        return self.encoder(x._replace(vectors=x.vectors + self.side(side)))
+
+    def of_rows(self, data: Data, rows: np.ndarray) -> Iterator[Tensor]:
+        """The same of rows of data, in evaluation mode and in batches."""
+        encoder = self.encoder
+        sides = [encoder.encode_ids(data.texts(role, rows)) for role in SIDES]
+        with evaluating(self, encoder):
+            for start in range(0, len(rows), BATCH):
+                yield self(*(pad(ids[start : start + BATCH], encoder.special.pad).to(encoder.device) for ids in sides))
+
+
+class JointScorer(JointReader):
+    """What both texts of a pair say in one sequence, through one linear layer."""
+
+    def __init__(self, encoder: LayeredText, outputs: int, dropout: float = 0.1):
+        super().__init__(encoder)
+        self.dropout, self.last = nn.Dropout(dropout), nn.Linear(encoder.dim, outputs)
 
     def config(self) -> dict[str, Any]:
         return {"outputs": self.last.out_features, "dropout": self.dropout.p}
 
     def forward(self, a: Tokens, b: Tokens) -> Tensor:
         """Content tokens of both sides -> (n, outputs)."""
-        tokens, side = one_sequence(a, b, self.encoder.special)
-        x: Embedded = self.encoder.embedded(tokens)
-        return self.last(self.dropout(self.encoder(x._replace(vectors=x.vectors + self.side(side)))))
+        return self.last(self.dropout(super().forward(a, b)))
 
     def logits(self, request: Request) -> Tensor:
-        """In evaluation mode, in batches."""
-        encoder, parts = self.encoder, [self.last.weight.new_zeros(0, self.last.out_features)]
-        sides = [encoder.encode_ids(request.data.texts(role, request.rows)) for role in SIDES]
-        with evaluating(self, encoder):
-            for start in range(0, len(request.rows), BATCH):
-                a, b = (pad(ids[start : start + BATCH], encoder.special.pad).to(encoder.device) for ids in sides)
-                parts.append(self(a, b))
-        return torch.cat(parts)
+        empty = self.last.weight.new_zeros(0, self.last.out_features)
+        return torch.cat([empty, *self.of_rows(request.data, request.rows)])
 
 
 def restored(config: Mapping[str, Any], scorer: JointScorer | SideScorer) -> PairAnswers:
@@ -259,4 +280,14 @@ def restored(config: Mapping[str, Any], scorer: JointScorer | SideScorer) -> Pai
     return answers(scorer, config["judgement"], config["names"])
 
 
-__all__ = ["JointScorer", "JudgedPairs", "PairAnswers", "PairScoring", "SideScorer", "answers", "restored"]
+__all__ = [
+    "JointReader",
+    "JointScorer",
+    "JudgedPairs",
+    "PairAnswers",
+    "PairScoring",
+    "SideScorer",
+    "answers",
+    "evaluating",
+    "restored",
+]

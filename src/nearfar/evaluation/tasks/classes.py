@@ -1,0 +1,134 @@
+"""Classes: how often a model tells the class of a row, as a whole and in its worst part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfar.errors import InputError
+from nearfar.evaluation.embedding import Embed
+from nearfar.evaluation.probe import linear_probe
+from nearfar.evaluation.references import by_kind
+from nearfar.evaluation.task import Reference, Scores, Task, first_role, pair_of, register
+from nearfar.units import Metric
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
+
+
+def macro_f1(truth: np.ndarray, told: np.ndarray) -> float:
+    """The mean over the classes of `truth` (n,) of their F1, 0..1; -1 in `told` is no class."""
+    found = []
+    for name in np.unique(truth):
+        hits = int(((truth == name) & (told == name)).sum())
+        found.append(2 * hits / int((truth == name).sum() + (told == name).sum()))
+    return float(np.mean(found))
+
+
+@register
+class ClassTask(Task):
+    """How often the class of a row is told. A model that tells classes is asked; other vectors are read by a logistic
+    regression, of both columns ([u, v, u * v, |u - v|]) where there are two."""
+
+    primary = "accuracy"
+    metrics = {
+        "accuracy": Metric("accuracy"),
+        "macro f1": Metric("macro F1"),
+        "worst": Metric("accuracy of the worst domain"),
+    }
+    beside = "macro f1"
+    chance_words = "always the commonest class"
+    needs = "It needs a column of classes: --target COLUMN."
+
+    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
+        super().__init__(data)
+        self.roles = pair_of(data, modalities) or (str(first_role(data, modalities)),)
+        self.column = str(data.roles.get("target") or next(iter(data.labels)))
+
+    @classmethod
+    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
+        return data.targets is not None and first_role(data, modalities) is not None
+
+    def labelled(self, split: str) -> np.ndarray:
+        """Rows of the split that have a class."""
+        rows = self.rows(split)
+        rows = rows[np.asarray(self.data.targets)[rows] >= 0]
+        if not len(rows):
+            raise InputError(f"No row of the {split} split has a class in '{self.column}'.")
+        return rows
+
+    def check(self) -> None:
+        if len(np.unique(np.asarray(self.data.targets)[self.labelled("train")])) < 2:
+            raise InputError(f"'{self.column}' has one value only in the training part, so accuracy says nothing.",
+                             "Name another column with --target.")  # fmt: skip
+        for split in self.held_out:
+            self.labelled(split)
+
+    def describe(self) -> str:
+        return (
+            f"How often '{self.column}' is told: accuracy, macro F1 and, where rows have domains, the accuracy of the "
+            "worst one. A model that tells classes is asked; other vectors are read by a logistic regression."
+        )
+
+    def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
+        rows, answer = self.draw(self.labelled(split)), getattr(embed, "inference", None)
+        if answer is not None and answer.classifies:
+            return self.scored(self.asked(answer, embed, rows), rows, split)
+        return self.scored(self.probed(embed, split, rows), rows, split)
+
+    def asked(self, answer: Any, embed: Embed, rows: np.ndarray) -> np.ndarray:
+        """What a model says of each row, as a number of `target_names`; -1 for a class that these data do not have."""
+        import torch
+
+        with torch.inference_mode():
+            names = answer.of_classes(self.data, rows, embed)
+        place = {name: k for k, name in enumerate(self.data.target_names)}
+        return np.array([place.get(name, -1) for name in names])
+
+    def probed(self, embed: Embed, split: str, rows: np.ndarray) -> np.ndarray:
+        train = self.draw(self.labelled("train"))
+        held = self.draw(self.labelled("val")) if split != "val" else train[:0]
+        if split == "val":
+            order = np.random.default_rng(0).permutation(train)
+            train, held = order[len(order) // 5 :], order[: max(1, len(order) // 5)]
+        y = np.asarray(self.data.targets)
+        parts = [part for some in (train, held, rows) for part in (self.vectors(embed, some), y[some])]
+        found = linear_probe(*parts)
+        return np.where(found.correct, y[rows], -1)
+
+    def vectors(self, embed: Embed, rows: np.ndarray) -> np.ndarray:
+        u, *other = (np.asarray(embed(role, rows)) for role in self.roles)
+        return np.concatenate([u, other[0], u * other[0], abs(u - other[0])], 1) if other else u
+
+    def scored(self, told: np.ndarray, rows: np.ndarray, split: str) -> Scores:
+        truth = np.asarray(self.data.targets)[rows]
+        right = (told == truth).astype(np.float64)
+
+        def measured(part: np.ndarray) -> dict[str, float]:
+            return {"accuracy": float(right[part].mean()), "macro f1": macro_f1(truth[part], told[part])}
+
+        domains = self.by_domain(rows, measured)
+        metrics = measured(np.arange(len(rows)))
+        if domains:
+            metrics["worst"] = min(one["accuracy"] for one in domains.values())
+        return Scores(
+            "accuracy",
+            metrics["accuracy"],
+            metrics,
+            per_query={"accuracy": right},
+            clusters={"accuracy": self.units(rows)},
+            counts={"rows": {"queries": len(rows), "skipped": len(self.rows(split)) - len(rows), "gallery": 0}},
+            split=split,
+            domains=domains,
+        )
+
+    def references(self, *, size: int = 32) -> list[Reference]:
+        def commonest(split: str, examples: int = 0) -> Scores:
+            rows = self.draw(self.labelled(split))
+            guess = np.bincount(np.asarray(self.data.targets)[self.labelled("train")]).argmax()
+            return self.scored(np.full(len(rows), guess), rows, split)
+
+        made: Callable[..., Scores] = commonest
+        return [Reference("chance", "commonest class", "chance", made), *by_kind(self, size)]

@@ -1,0 +1,237 @@
+"""CVIB: contrastive variational information bottleneck (Chang et al., Knowledge-Based Systems 2024).
+
+    "[CLS] text [SEP]" or "[CLS] text [SEP] aspect [SEP]" --original O--> r_O --MLP--> class
+                                                          --pruned P: a gate after each layer--> r_P --MLP--> class
+    O: cross-entropy + lambda contrast(r_P constant, r_O)
+    P: cross-entropy + lambda contrast(r_P, r_O constant) + beta KL of the gates
+
+Gates draw noise in training and close channels of little signal in evaluation; contrast with the unpruned twin keeps
+what tells a text from others. Both networks begin alike and have optimisers of their own; P alone is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Set
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, Width
+from nearfar.encoders import Encoder, LayeredText, frame, layered
+from nearfar.errors import InputError
+from nearfar.losses import gate_kl, info_nce
+from nearfar.methods import Batch, Facts, Loss, Method, Paper, Phase, Request, Tower, register
+from nearfar.methods.inference import Inference
+from nearfar.methods.judged import SIDES, JointReader, evaluating
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
+
+START = 0.2  # of beta times the KL of fresh gates, where beta is auto
+
+
+def classifier(dim: int, classes: int, hidden: int = 300, layers: int = 2) -> nn.Sequential:
+    """`layers` times linear and ReLU, then a linear layer: (n, dim) -> (n, classes)."""
+    widths = [dim, *[hidden] * layers]
+    inner = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*inner, nn.Linear(widths[-1], classes))
+
+
+def class_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """The mean cross-entropy with the classes of the batch."""
+    assert batch.targets is not None
+    return cross_entropy(logits, batch.targets)
+
+
+class Network(nn.Module):
+    """One of the two: an encoder, what reads the aspect beside the text, and the classifier."""
+
+    def __init__(self, encoder: LayeredText, aspect: bool, classes: int, hidden: int, layers: int, dropout: float):
+        super().__init__()
+        self.encoder, self.dropout = encoder, nn.Dropout(dropout)
+        self.reader = JointReader(encoder) if aspect else None
+        self.classifier = classifier(encoder.dim, classes, hidden, layers)
+
+    def forward(self, sides: list[Any]) -> tuple[Tensor, Tensor, int]:
+        """Content tokens of the text (and the aspect) -> logits, representation, padded length."""
+        tokens = frame(sides[0], self.encoder.special) if self.reader is None else None
+        r = self.encoder(tokens) if self.reader is None else self.reader(*sides)
+        length = self.reader.length if self.reader is not None else tokens.ids.shape[1]  # pyright: ignore
+        return self.classifier(self.dropout(r)), r, length
+
+
+class Classes(Inference):
+    """The class of a text, with its aspect where it was trained with one; gates are those of evaluation."""
+
+    classifies = True
+
+    def __init__(self, head: nn.Sequential, names: list[str], reader: JointReader | None):
+        super().__init__()
+        self.head, self.names, self.reader = head, names, reader
+
+    def config(self) -> dict[str, Any]:
+        linear = [part for part in self.head if isinstance(part, nn.Linear)]
+        return {"names": self.names, "hidden": linear[0].out_features, "layers": len(linear) - 1,
+                "dim": linear[0].in_features, "aspect": self.reader is not None}  # fmt: skip
+
+    def logits(self, data: Data, rows: np.ndarray, embed: Any) -> Tensor:
+        device = next(self.head.parameters()).device
+        with evaluating(self.head):
+            if self.reader is None:
+                return self.head(torch.from_numpy(np.array(embed.raw(SIDES[0], rows))).to(device))
+            return torch.cat([self.head(r) for r in self.reader.of_rows(data, rows)])
+
+    def of_classes(self, data: Data, rows: np.ndarray, embed: Any) -> list[str]:
+        return [self.names[k] for k in self.logits(data, rows, embed).argmax(1).tolist()]
+
+    def predict(self, request: Request, options: Any) -> dict[str, Any]:
+        """prediction: name of the class; share: its probability."""
+        share = self.logits(request.data, request.rows, request.embed).softmax(1)
+        return {"prediction": [self.names[k] for k in share.argmax(1)], "share": share.amax(1)}
+
+
+@register("cvib", family="text")
+class CVIB(Method):
+    """Tells classes of texts by channels that noisy gates leave open, so that shortcuts close (`--target COLUMN`).
+
+    Args:
+        contrast: lambda; of the contrast between both networks; 0: there is no unpruned one.
+        temperature: t; divides the cosine.
+        beta: of the gates' information. Paper: 1e-7, for 12 layers of 768. auto: such that it begins at 0.2.
+        gates: a gate after each layer; false: a plain network.
+        gate_lr: learning rate of the gates.
+        bias_lr: learning rate of all biases and norms (paper: 1e-3); default that of the other weights.
+        hidden: width of the classifier's layers.
+        layers: how many of them.
+        dropout: in training, of the representation before the classifier.
+    """
+
+    paper = Paper(
+        "Contrastive Variational Information Bottleneck for Aspect-Based Sentiment Analysis",
+        "Knowledge-Based Systems 2024",
+        "Noisy gates close channels of superfluous information; contrast with the unpruned twin keeps the rest.",
+        arxiv="2303.02846",
+        differs="the sentence encoder stands in the place of BERT with relational attention over a parse tree; the "
+        "contrast takes the representation before dropout, as that variant does; the gates' learning rate follows the "
+        "run's schedule instead of being halved every ten epochs; the released code drops every second batch, which is "
+        "not repeated; the last weights are kept, not the best on test data; nothing is removed from the network",
+    )
+    needs = (frozenset({"text", "target"}),)
+    target = "classes"
+    supervised = True
+    preset_paper = {"contrast": 0.25, "temperature": 0.05, "beta": 1e-7, "gate_lr": 1e-2, "bias_lr": 1e-3,
+                    "hidden": 300, "layers": 2, "dropout": 0.3}  # fmt: skip
+    paper_training = {"optimiser": "adamw", "lr": 5e-5, "weight_decay": 0.0, "clip_norm": 1.0, "schedule": "constant"}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        contrast: NonNegativeFloat = 0.25,
+        temperature: PositiveFloat = 0.05,
+        beta: NonNegativeFloat | Literal["auto"] = "auto",
+        gates: bool = True,
+        gate_lr: PositiveFloat = 5e-3,
+        bias_lr: PositiveFloat | None = None,
+        hidden: Width = 300,
+        layers: PositiveInt = 2,
+        dropout: ShareBelowOne = 0.1,
+    ):
+        super().__init__()
+        self.inner, self.role, self.aspect = layered(encoder, "'cvib'"), SIDES[0], False
+        self.weight, self.tau, self.beta, self.gated = contrast, temperature, beta, gates
+        self.gate_lr, self.bias_lr, self.size = gate_lr, bias_lr, (hidden, layers, dropout)
+        self.names: list[str] = []
+
+    def columns(self, roles: Set[str]) -> None:
+        self.aspect = SIDES[1] in roles
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return SIDES if self.aspect else SIDES[:1]
+
+    def prepare(self, data: Data, rows: np.ndarray) -> None:
+        """Makes both networks. Raises InputError where the training rows are of one class."""
+        self.names, column = list(data.target_names), data.roles.get("target") or next(iter(data.labels))
+        present = np.unique(np.asarray(data.targets)[rows])
+        if len(present) < 2:
+            raise InputError(f"'{column}' is '{self.names[present[0]]}' in all {len(rows):,} training rows: there is "
+                             "nothing to tell apart.", "Name another column with --target.")  # fmt: skip
+        made = Network(self.inner, self.aspect, len(self.names), *self.size)
+        self.original = copy.deepcopy(made) if self.weight > 0 else None
+        self.pruned = made
+        if self.gated:
+            self.inner.add_gates()
+        some = rows[:: max(1, len(rows) // 500)]
+        self.usual = float(np.mean([len(ids) for ids in self.inner.encode_ids(data.texts(SIDES[0], some))]))
+
+    def resolve(self, facts: Facts) -> dict[str, Any]:
+        if self.beta == "auto":
+            whole = float(self.kl(max(1, round(self.usual + self.inner.special.frame))).detach())
+            self.beta = START / whole if whole > 0 else 0.0
+        return {"beta": float(f"{self.beta:.3g}")}
+
+    def kl(self, length: int) -> Tensor:
+        """That of all gates, at so many places."""
+        zero = self.pruned.classifier[0].weight.new_zeros(())  # pyright: ignore
+        return sum((gate_kl(gate.mu, gate.logvar, length) for gate in self.inner.gates), zero)
+
+    def phases(self) -> list[Phase]:
+        first = [] if self.original is None else [Phase("original", [self.original], self.original_loss)]
+        return [*first, Phase("pruned", [self.pruned], self.pruned_loss)]
+
+    def scaled_parameters(self) -> dict[nn.Parameter, float]:
+        lr, found = self.optimisation.lr, {}
+        if self.bias_lr is not None:
+            found = {p: self.bias_lr / lr for p in self.parameters() if p.dim() <= 1}
+        return found | {p: self.gate_lr / lr for gate in self.inner.gates for p in gate.parameters()}
+
+    def make_views(self, batch: Batch) -> dict[str, list]:
+        return {role: [batch.inputs[role]] for role in self.reads}
+
+    def told(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor, int]:
+        return network([batch.views[role][0] for role in self.reads])
+
+    def original_loss(self, batch: Batch) -> Loss:
+        """The unpruned network's; its representations are kept for the other, as they were before its step."""
+        assert self.original is not None
+        with torch.no_grad():
+            pruned = self.told(self.pruned, batch)[1]
+        logits, r, _ = self.told(self.original, batch)
+        self.kept = r.detach()
+        told = class_loss(logits, batch)
+        alike = info_nce(pruned, r, temperature=self.tau, negatives="global")
+        return Loss(told + self.weight * alike, {"original_class": told.detach()})
+
+    def pruned_loss(self, batch: Batch) -> Loss:
+        logits, r, length = self.told(self.pruned, batch)
+        self.monitored = r.detach()
+        told = total = class_loss(logits, batch)
+        terms: dict[str, Tensor | float] = {"class": told.detach()}
+        if self.original is not None:
+            alike = info_nce(r, self.kept, temperature=self.tau, negatives="global")
+            total, terms["contrast"] = total + self.weight * alike, alike.detach()
+        if self.gated:
+            assert isinstance(self.beta, float | int)
+            information = self.beta * self.kl(length)
+            open_ = torch.stack([gate.open().float().mean() for gate in self.inner.gates]).mean()
+            total = total + information
+            terms |= {"information": information.detach(), "open": open_}
+        return Loss(total, terms)
+
+    def towers(self) -> dict[str, Tower]:
+        return dict.fromkeys(self.reads, Tower(self.inner))
+
+    def inference(self) -> Classes:
+        return Classes(self.pruned.classifier, self.names, self.pruned.reader)
+
+    @classmethod
+    def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Tower]) -> Classes:
+        reader = JointReader(towers[SIDES[0]].encoder) if config["aspect"] else None
+        head = classifier(config["dim"], len(config["names"]), config["hidden"], config["layers"])
+        return Classes(head, config["names"], reader)
