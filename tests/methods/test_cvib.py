@@ -145,8 +145,8 @@ def test_from_a_table_to_answers(table, data, tmp_path, capsys):
     """fit, evaluate, predict, embed, search and report; what is measured is what the model tells."""
     run = str(tmp_path / "run")
     assert main(["fit", "cvib", str(table), *FLAGS, "--text", "note", "--text-b", "none", "--target", "kind",
-                 "--domain", "part", "--task", "classes", "--steps", "40", "--batch-size", "16", "--val-every", "20", "--out", run,
-                 "--device", "cpu"]) == 0  # fmt: skip
+                 "--domain", "part", "--task", "classes", "--steps", "40", "--batch-size", "16", "--val-every", "20",
+                 "--out", run, "--device", "cpu"]) == 0  # fmt: skip
     curve = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
     assert {"original", "pruned", "information", "contrast", "open"} <= curve[-1].keys()
     told = np.array(nearfar.predict(tmp_path / "run", data).columns["prediction"])
