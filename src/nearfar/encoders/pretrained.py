@@ -80,8 +80,11 @@ class TransformerText(LayeredText):
     def states(self, x: Tokens | Embedded, layers: int) -> Tensor:
         given = {"inputs_embeds": x.vectors} if isinstance(x, Embedded) else {"input_ids": x.ids}
         seen: list[Tensor] = []
-        hooks = [layer.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
-                 for layer in self.stack[self.depth - layers : self.depth - 1]]  # fmt: skip
+
+        def keep(_: nn.Module, __: Any, out: Any) -> None:
+            seen.append(out[0] if isinstance(out, tuple) else out)
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.stack[self.depth - layers : self.depth - 1]]
         try:
             last = self.model(**given, attention_mask=x.mask.long()).last_hidden_state
         finally:

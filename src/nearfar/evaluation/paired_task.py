@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class PairedTask(SearchTask):
 
     def own_scores(self, embed: Embed) -> Callable[[np.ndarray], np.ndarray] | None:
         """rows -> what a model says of their pairs, float64 (n,); None for one that does not score pairs."""
-        answer = getattr(embed, "inference", None)
+        answer: Any = getattr(embed, "inference", None)
 
         def told(rows: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
