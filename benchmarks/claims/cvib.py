@@ -17,7 +17,7 @@ ARMS = {
     "no gates": Arm("cvib --gates false"),
 }
 PLAN = {"steps": 300, "batch_size": 32, "text_encoder": "tiny", "text_length": 40}
-MEASURES = {"worst": ("classes", "worst"), "accuracy": ("classes", "accuracy")}
+MEASURES = {"worst": ("classification", "worst"), "accuracy": ("classification", "accuracy")}
 
 CLAIM = Claim(
     slug="cvib",

@@ -262,7 +262,7 @@ DATA = {
     "bitext": [text_pairs, pairs_of_domains],
     "groups": [groups, domains, grouped_numbers],
     "labels": [labels, labelled_numbers],
-    "classes": [labels, labelled_numbers],
+    "classification": [labels, labelled_numbers],
     "few-shot": [labels, labelled_numbers],
     "bags": [bags_of_numbers, bags_of_texts],
     "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],
@@ -286,7 +286,7 @@ def opened(kind, write, folder):
 
 def expected(data, task, name, value):
     """What knows nothing reaches: the row called chance; of a nearest neighbour the share of the classes, squared."""
-    guessed = {"labels": ("knn", "knn_balanced", "probe"), "classes": ("accuracy", "macro f1")}
+    guessed = {"labels": ("knn", "knn_balanced", "probe"), "classification": ("accuracy", "macro f1")}
     if name not in guessed.get(task.kind, ()):
         return value
     kinds = np.array(data.values("label", task.labelled("test")))

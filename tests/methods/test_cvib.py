@@ -11,7 +11,7 @@ import nearfar
 from nearfar import evaluation, losses
 from nearfar.cli import main
 from nearfar.errors import InputError
-from nearfar.evaluation.tasks.classes import macro_f1
+from nearfar.evaluation.tasks.classification import macro_f1
 from nearfar.sources import open_data
 from nearfar.training import building
 from nearfar.training.modelled import ModelEmbedder
@@ -145,8 +145,8 @@ def test_from_a_table_to_answers(table, data, tmp_path, capsys):
     """fit, evaluate, predict, embed, search and report; what is measured is what the model tells."""
     run = str(tmp_path / "run")
     assert main(["fit", "cvib", str(table), *FLAGS, "--text", "note", "--text-b", "none", "--target", "kind",
-                 "--domain", "part", "--task", "classes", "--steps", "40", "--batch-size", "16", "--val-every", "20",
-                 "--out", run, "--device", "cpu"]) == 0  # fmt: skip
+                 "--domain", "part", "--task", "classification", "--steps", "40", "--batch-size", "16", "--val-every",
+                 "20", "--out", run, "--device", "cpu"]) == 0  # fmt: skip
     curve = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
     assert {"original", "pruned", "information", "contrast", "open"} <= curve[-1].keys()
     told = np.array(nearfar.predict(tmp_path / "run", data).columns["prediction"])
@@ -156,7 +156,7 @@ def test_from_a_table_to_answers(table, data, tmp_path, capsys):
     assert scores["metrics"]["accuracy"] == pytest.approx(right.mean())
     parts = np.array(data.values("domain"))[rows]
     assert scores["metrics"]["worst"] == pytest.approx(min(right[parts == p].mean() for p in set(parts)))
-    again = evaluation.task_for(data, "classes").evaluate(ModelEmbedder(nearfar.load(tmp_path / "run" / "model"), data),
+    again = evaluation.task_for(data, "classification").evaluate(ModelEmbedder(nearfar.load(tmp_path / "run" / "model"), data),
                                                           "test")  # fmt: skip
     assert again.primary == scores["primary"], "gates are those of evaluation: twice the same"
     assert main(["embed", run, str(table), "--text", "note", "--text-b", "none", "--out", str(tmp_path / "index")]) == 0

@@ -1,4 +1,4 @@
-"""Classes: how often a model tells the class of a row, as a whole and in its worst part."""
+"""Classification: how often a model tells the class of a row, as a whole and in its worst part."""
 
 from __future__ import annotations
 
