@@ -20,6 +20,7 @@ WEIGHTS = {
     "bag_logit_loss",
     "bag_probabilities",
     "class_distances",
+    "cocosoda_terms",
     "context_layout",
     "distance_weights",
     "draw_partners",

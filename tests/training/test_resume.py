@@ -39,6 +39,7 @@ CASES = {
     "ins": {"queue": 32, "bag_start": 0.3, "bag_rows": 4},
     "abmil": {},
     "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200},
+    "cocosoda": {"queue": 32},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

@@ -488,7 +488,7 @@ def role_inputs(method: Method, data: Data, role: str, cache: Path | None) -> In
     encoder: Any = method.towers()[role].encoder
     kind = modalities.of(role)
     if not isinstance(encoder, Frozen):
-        return kind.reader(data, role, encoder, method.length).raw
+        return method.reader(data, role) or kind.reader(data, role, encoder, method.length).raw
     size = getattr(encoder.encoder, "size", None)
     made = encoder.features(kind.items(data, role, None, size), cache=cache, key=f"{data.hash}-{role}-{size}")
 
