@@ -125,7 +125,24 @@ def notes_few(own_cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few):
+def code_few(own_cache, tmp_path_factory):
+    """140 small functions of Python and what they do."""
+    import json
+
+    from nearfar.sources import open_data
+
+    verbs = ["add", "count", "read", "sort", "merge", "find", "drop", "scale", "split", "join", "copy", "check", "move",
+             "save"]  # fmt: skip
+    nouns = ["rows", "files", "words", "trees", "edges", "dates", "parts", "names", "pages", "links"]
+    rows = [{"query": f"{verb} the {noun}", "code": f"def {verb}_{noun}(x):\n    return {verb}(x, {i}) + '{noun}'"}
+            for i, verb in enumerate(verbs) for noun in nouns]  # fmt: skip
+    path = tmp_path_factory.mktemp("code") / "code.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return open_data(path, roles={"text": "query", "text_b": "code"})
+
+
+@pytest.fixture(scope="session")
+def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
@@ -140,6 +157,8 @@ def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few):
             return domains_few
         if needs == (frozenset({"text", "target"}),):
             return notes_few
+        if needs == (frozenset({"text", "text_b"}),):
+            return code_few
         if all("text_b" in need for need in needs):
             return judged_few
         return numbers if methods.get(slug).target == "numbers" else emoji_few

@@ -2,21 +2,37 @@
 
 Manual pages in English, German and French, each language with pages of its own. Against the same network that finds the
 sentence itself under other dropout, ordinary batch norm on both sides, one bank for all languages, and SimCLR with
-dropout. Neighbours: the sentence behind one in pages never trained on. Translations: messages of programs; no arm sees
-one, nor does the calibration.
+dropout. Neighbours: the sentence behind one in pages never trained on. Translations: messages of programs, which no arm
+sees, nor does the calibration.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import sets
 from experiment import Arm, Cell, Claim
+
+import nearfar
+from nearfar import evaluation
+from nearfar.training.modelled import ModelEmbedder
 
 PLAN = {"steps": 500, "batch_size": 64, "lr": 2e-3}
 CCP = "ccp --bank 512 --dim 96 --projector 256"
 NEAR = "pairs --pool domain --candidates 1000"
 NEIGHBOURS = {"MRR": (NEAR, "mrr"), "hit@1": (NEAR, "hit@1"), "language": ("labels", "probe")}
-BITEXT = {name: (f"bitext{option}", "hit@1") for name, option in {
-    "accuracy@1": "", "shifted": " --calibrate shift", "scaled": " --calibrate scale",
-    "rotated": " --calibrate rotate"}.items()}  # fmt: skip
+STEPS = {"accuracy@1": "none", "shifted": "shift", "scaled": "scale", "rotated": "rotate"}
+
+
+def translations(folder: Path, data: Any) -> dict[str, float]:
+    """Accuracy@1 of English messages and their translations, before and after each step of the calibration."""
+    found = sets.opened("translations", folder.parents[2])
+    embed = ModelEmbedder(nearfar.load(folder / "model"), found)
+    tasks = {name: evaluation.task_for(found, f"bitext --calibrate {steps}") for name, steps in STEPS.items()}
+    return {name: float(task.evaluate(embed, "test").primary) for name, task in tasks.items()}
+
+
 ARMS = {
     "ccp": Arm(CCP),
     "itself": Arm(f"{CCP} --context itself"),
@@ -28,8 +44,7 @@ CLAIM = Claim(
     slug="ccp",
     claim="A sentence's neighbours in the document, as positives, teach more than the sentence itself.",
     cells={
-        "neighbours": Cell("neighbours", ARMS, PLAN, NEIGHBOURS),
-        "translations": Cell("translations", ARMS, PLAN, BITEXT),
+        "neighbours": Cell("neighbours", ARMS, PLAN, NEIGHBOURS, look=translations),
     },
     control="itself",
     measure="MRR",

@@ -21,6 +21,7 @@ WEIGHTS = {
     "bag_probabilities",
     "balance_loss",
     "class_distances",
+    "cocosoda_terms",
     "context_layout",
     "distance_weights",
     "distillation_rows",

@@ -113,6 +113,7 @@ SMALL = {
     "swav": {"prototypes": 30, "freeze_prototypes": 0},
     "align": {"by": "columns"},
     "ccp": {"bank": 16},
+    "cocosoda": {"queue": 64},
     "susana": {"batch_size": "auto"},  # episodes have their own
     "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}},
 }

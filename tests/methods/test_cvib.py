@@ -156,8 +156,8 @@ def test_from_a_table_to_answers(table, data, tmp_path, capsys):
     assert scores["metrics"]["accuracy"] == pytest.approx(right.mean())
     parts = np.array(data.values("domain"))[rows]
     assert scores["metrics"]["worst"] == pytest.approx(min(right[parts == p].mean() for p in set(parts)))
-    again = evaluation.task_for(data, "classification").evaluate(ModelEmbedder(nearfar.load(tmp_path / "run" / "model"), data),
-                                                          "test")  # fmt: skip
+    embed = ModelEmbedder(nearfar.load(tmp_path / "run" / "model"), data)
+    again = evaluation.task_for(data, "classification").evaluate(embed, "test")
     assert again.primary == scores["primary"], "gates are those of evaluation: twice the same"
     assert main(["embed", run, str(table), "--text", "note", "--text-b", "none", "--out", str(tmp_path / "index")]) == 0
     assert main(["search", str(tmp_path / "index"), "the fox of lake 3"]) == 0

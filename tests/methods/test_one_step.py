@@ -849,6 +849,32 @@ class CCP(Naive):
             self.banks[language] = [*self.banks.get(language, []), key][-6:]
 
 
+class CoCoSoDa(Naive):
+    """Six terms, each with the other keys of the batch and a queue of the key's sort; the teacher follows first."""
+
+    def loss(self, batch, step):
+        method, views = self.method, self.views(batch)
+        made = {"text": method.tower(views["text"][0]), "code": method.tower(views["text_b"][0])}
+        self.follow(method.teacher.module, method.tower, 0.9)
+        with torch.no_grad():
+            for name, role in (("text'", "text"), ("code'", "text_b")):
+                made[name] = method.teacher.module(views[role][1])
+        self.memory, rows = {name: x.detach() for name, x in made.items()}, []
+        for term in ("code text", "code text'", "text code", "text code'", "code code'", "text text'"):
+            anchors, keys = (unit(made[name]) for name in term.split())
+            past = unit(method.queues[term.split()[1]].keys.clone())
+            for i, anchor in enumerate(anchors):
+                logits = torch.cat([keys @ anchor, past @ anchor]) / 0.07
+                rows.append(logits.logsumexp(0) - logits[i])
+        return torch.stack(rows).mean()
+
+    def after(self, batch, step):
+        for name, rows in self.memory.items():
+            queue, at = self.method.queues[name].keys, len(rows) * step
+            for k, row in enumerate(rows):
+                queue[(at + k) % len(queue)] = row
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -893,6 +919,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "moe-embeddings router": ("moe-embeddings", MoERouted, {"routing": "router", "pooler": "tanh", "router_weight": 0.5,
                                                             "balance_weight": 0.3}),
     "ccp": ("ccp", CCP, {"bank": 6}),
+    "cocosoda": ("cocosoda", CoCoSoDa, {"queue": 16, "momentum": 0.9}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

@@ -77,6 +77,27 @@ class TransformerText(LayeredText):
         ids = self.tokenizer(rows, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return [row[len(self.special.prompt) :] for row in ids] if self.prompt else ids
 
+    def encode_spans(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+        """Raises InputError for a tokenizer that does not tell where its tokens stand."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise InputError(f"The tokenizer of this model ({type(self.tokenizer).__name__}) does not tell where its "
+                             "tokens stand in a text.", "Use a model with a tokenizer.json.")  # fmt: skip
+        if not len(texts):
+            return [], []
+        first, skipped = len(self.special.prompt), len(self.prompt)
+        rows = self.tokenizer([self.prompt + text for text in texts], add_special_tokens=False, truncation=False,
+                              verbose=False, return_offsets_mapping=True)  # fmt: skip
+        spans = [[(max(0, a - skipped), max(0, b - skipped)) for a, b in row[first:]] for row in rows["offset_mapping"]]
+        return [row[first:] for row in rows["input_ids"]], spans
+
+    def add_tokens(self, names: Sequence[str]) -> list[int]:
+        self.tokenizer.add_tokens(list(names), special_tokens=True)
+        if len(self.tokenizer) > self.table.num_embeddings:
+            self.model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+            self.table = self.model.get_input_embeddings()
+        self.special = self.special._replace(size=len(self.tokenizer))
+        return self.tokenizer.convert_tokens_to_ids(list(names))
+
     def states(self, x: Tokens | Embedded, layers: int) -> Tensor:
         given = {"inputs_embeds": x.vectors} if isinstance(x, Embedded) else {"input_ids": x.ids}
         seen: list[Tensor] = []

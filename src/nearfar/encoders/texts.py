@@ -38,6 +38,15 @@ class TextEncoder(Encoder):
         """Content ids of each text: not cut, without special ones."""
         raise NotImplementedError
 
+    def encode_spans(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+        """`encode_ids`, and which characters (from, to) of its text each id stands for."""
+        raise NotImplementedError
+
+    def add_tokens(self, names: Sequence[str]) -> list[int]:
+        """The ids of tokens that stand for themselves alone ("<|mode|>"); those that are not there yet are added to the
+        vocabulary, with random vectors of the size of the others."""
+        raise NotImplementedError
+
     def tokens(self, x: Any) -> tuple[Tensor, Tensor]:
         """Vectors of all tokens (n, L, dim), zero where the mask (n, L) is False, and that mask."""
         raise NotImplementedError
@@ -53,6 +62,38 @@ class TextEncoder(Encoder):
             raise InputError("A text encoder takes a list of texts, not one text.")
         check_texts(items)
         return self.build(self.encode_ids(items))
+
+
+class OwnTokens(TextEncoder):
+    """A text encoder with a tokenizer of the tokenizers library and a table of vectors of its own."""
+
+    tokenizer: Any
+    table: nn.Embedding
+
+    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [row.ids for row in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_spans(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+        rows = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [row.ids for row in rows], [row.offsets for row in rows]
+
+    def add_tokens(self, names: Sequence[str]) -> list[int]:
+        self.tokenizer.add_special_tokens(list(names))
+        self.special = self.special._replace(size=self.tokenizer.get_vocab_size())
+        self.table = longer(self.table, self.special.size)
+        return [self.tokenizer.token_to_id(name) for name in names]
+
+
+@torch.no_grad()
+def longer(table: nn.Embedding, size: int) -> nn.Embedding:
+    """The table with `size` rows; new ones are normal with mean and deviation of the others."""
+    old = table.weight
+    if size <= len(old):
+        return table
+    made = nn.Embedding(size, old.shape[1], device=old.device, dtype=old.dtype)
+    made.weight[: len(old)] = old
+    made.weight[len(old) :] = old.mean() + old.std() * torch.randn_like(made.weight[len(old) :])
+    return made.requires_grad_(old.requires_grad)
 
 
 class LayeredText(TextEncoder):
@@ -261,7 +302,7 @@ def layered(encoder: Any, who: str) -> LayeredText:
                      "ModernBERT, without --freeze.")  # fmt: skip
 
 
-class SmallText(TextEncoder):
+class SmallText(OwnTokens):
     """Tokenizer of the user's texts; embedding table (d = `dim`); residual MLP and a learned weight for each token;
     mean over the tokens.
 
@@ -284,8 +325,12 @@ class SmallText(TextEncoder):
         self.log_weight = nn.Parameter(torch.zeros(size))
         self.dropout = nn.Dropout(dropout)
 
-    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return [row.ids for row in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    @torch.no_grad()
+    def add_tokens(self, names: Sequence[str]) -> list[int]:
+        ids, weights = super().add_tokens(names), self.log_weight
+        if len(weights) < self.special.size:
+            self.log_weight = nn.Parameter(torch.cat([weights, weights.new_zeros(self.special.size - len(weights))]))
+        return ids
 
     def vocabulary(self, ids: Tensor) -> Tensor:
         """Vectors of the given token ids; the text's vector is the mean of those of its tokens."""

@@ -10,14 +10,16 @@ from torch import Tensor
 
 class Tokens(NamedTuple):
     """ids int64 (n, L), right-padded; mask bool (n, L), True where there is a token. route int64 (n,): which expert
-    each text takes, for encoders that are told."""
+    each text takes, for encoders that are told. kinds int64 (n, L): what each token of code is (`code.KINDS`), -1 for
+    none, for views that ask."""
 
     ids: Tensor
     mask: Tensor
     route: Tensor | None = None
+    kinds: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Tokens":
-        return Tokens(self.ids.to(device), self.mask.to(device), _to(self.route, device))
+        return Tokens(self.ids.to(device), self.mask.to(device), _to(self.route, device), _to(self.kinds, device))
 
 
 class Embedded(NamedTuple):
@@ -93,7 +95,11 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
     if special.eos is not None:
         ids.scatter_(1, (lengths + start)[:, None], special.eos)
     places = torch.arange(total, device=mask.device)
-    return Tokens(ids, places < (lengths + special.frame)[:, None], tokens.route)
+    kinds = None
+    if tokens.kinds is not None:
+        kinds = torch.full_like(ids, -1)
+        kinds[:, start : start + width] = tokens.kinds[:, :width].masked_fill(~mask[:, :width], -1)
+    return Tokens(ids, places < (lengths + special.frame)[:, None], tokens.route, kinds)
 
 
 def one_sequence(a: Tokens, b: Tokens, special: Special) -> tuple[Tokens, Tensor]:
@@ -123,12 +129,20 @@ def one_sequence(a: Tokens, b: Tokens, special: Special) -> tuple[Tokens, Tensor
     return Tokens(ids, place < lengths[:, None]), (place >= second[:, None]).long()
 
 
+def ordinary(tokens: Tokens, special: Special) -> Tensor:
+    """bool (n, L): places of a framed batch that hold a token of the text itself: no bos, prompt, eos, padding."""
+    length = tokens.mask.sum(1, keepdim=True) - int(special.eos is not None)
+    place = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)
+    return (place >= special.before) & (place < length)
+
+
 class TokenStore:
     """Token ids of many texts in one flat array. A long text is read as a window of `length` tokens around a random
-    place (training) or from its start."""
+    place (training) or from its start. kinds: of each token, where they are known (`Tokens.kinds`)."""
 
-    def __init__(self, lists: Sequence[Sequence[int]], length: int):
+    def __init__(self, lists: Sequence[Sequence[int]], length: int, kinds: Sequence[Sequence[int]] | None = None):
         self.length = length
+        self.kinds = None if kinds is None else np.fromiter((k for row in kinds for k in row), dtype=np.int8)
         self.flat = np.fromiter((t for ids in lists for t in ids), dtype=np.int32)
         self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])])
 
@@ -142,7 +156,11 @@ class TokenStore:
         if rng is not None:
             begin = begin + (rng.random(len(rows)) * (spare + 1)).astype(np.int64)
         end = np.minimum(end, begin + self.length)
-        return pad([self.flat[a:b].tolist() for a, b in zip(begin, end, strict=True)])
+        cuts = list(zip(begin, end, strict=True))
+        found = pad([self.flat[a:b].tolist() for a, b in cuts])
+        if self.kinds is None:
+            return found
+        return found._replace(kinds=pad([self.kinds[a:b].tolist() for a, b in cuts], -1).ids)
 
     def stream(self, rows: np.ndarray, length: int) -> Callable[[np.ndarray, np.random.Generator | None], Tokens]:
         """How chunks of `length` tokens are read from the texts of the rows, one behind the other: by the places at

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import one_of
 from nearfar.encoders import sentence
-from nearfar.encoders.texts import LayeredText, load_tokenizer
+from nearfar.encoders.texts import LayeredText, OwnTokens, load_tokenizer
 from nearfar.encoders.tokens import Embedded, Special, Tokens
 from nearfar.errors import InputError
 
@@ -76,7 +76,7 @@ class Layer(nn.Module):
         return x + self.dropout(self.mlp(self.before_mlp(x)))
 
 
-class Transformer(LayeredText):
+class Transformer(OwnTokens, LayeredText):
     """Table of tokens -> `depth` pre-norm layers -> norm -> pooling, (n, dim); [CLS] in front of a text, [SEP] behind.
 
     positions: "rotary" (of any length) or "learned"; causal: each token sees those before it alone. dropout: of the
@@ -115,9 +115,6 @@ class Transformer(LayeredText):
             nn.init.normal_(self.places.weight, std=0.02)
         self.stack = nn.ModuleList([Layer(dim, heads, dropout, causal, depth) for _ in range(depth)])
         self.norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(dropout)
-
-    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return [row.ids for row in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def states(self, x: Tokens | Embedded, layers: int) -> Tensor:
         h = x.vectors if isinstance(x, Embedded) else self.table(x.ids)

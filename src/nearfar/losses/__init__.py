@@ -23,6 +23,7 @@ from nearfar.losses.bags import (
     soft_cross_entropy,
 )
 from nearfar.losses.bottleneck import gate_kl
+from nearfar.losses.code_search import cocosoda, cocosoda_terms
 from nearfar.losses.context import ccp, context_layout
 from nearfar.losses.contrastive import (
     align,
@@ -93,6 +94,8 @@ __all__ = [
     "class_distances",
     "clip",
     "cluster_divergence",
+    "cocosoda",
+    "cocosoda_terms",
     "context_layout",
     "cosent",
     "cosine_regression",

@@ -174,6 +174,11 @@ class Method(pl.LightningModule):
         """Whether it looks at all training rows: then a stream, whose items are no rows, is refused."""
         return False
 
+    def reader(self, data: Data, role: str) -> Any:
+        """How training reads the rows of a role, (rows, random numbers or None) -> inputs; None, the default: as its
+        kind of data does."""
+        return None
+
     def sampler(self, stage: int) -> Sampler:
         """Which rows make the batches of a stage (0 where there are no stages): `nearfar.samplers`."""
         return Groups(self.members) if self.members > 1 else Permutation()

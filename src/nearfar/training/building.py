@@ -498,6 +498,8 @@ def role_inputs(method: Method, data: Data, role: str, cache: Path | None) -> In
     encoder: Any = method.towers()[role].encoder
     kind = modalities.of(role)
     if not isinstance(encoder, Frozen):
+        if (own := method.reader(data, role)) is not None:
+            return own
         raw = kind.reader(data, role, encoder, method.length).raw
         return (lambda rows, rng: raw(rows, None)) if method.from_start else raw
     size = getattr(encoder.encoder, "size", None)

@@ -19,6 +19,7 @@ from torch import Tensor
 from nearfar import heads
 from nearfar.checks import NonNegativeFloat, PositiveInt, UnitInterval, Width
 from nearfar.encoders import Encoder, Features, LayeredText, Tokens, frame, layered
+from nearfar.encoders.tokens import ordinary
 from nearfar.errors import InputError
 from nearfar.losses import context_layout, mask_tokens, masked_lm_rows
 from nearfar.methods import Batch, Contrast, Facts, Loss, Paper, Tower, register
@@ -147,11 +148,9 @@ class CCP(Contrast):
         return {self.role: [*sides, *(self.hide(x, generator) for x in sides if self.mlm)]}
 
     def hide(self, x: Any, generator: torch.Generator) -> Hidden:
-        special, length = self.tower.encoder.special, x.mask.sum(1, keepdim=True)
-        place = torch.arange(x.ids.shape[1], device=x.ids.device)
-        ordinary = (place >= special.before) & (place < length - int(special.eos is not None))
-        ids, targets = mask_tokens(x.ids, ordinary, mask_id=special.mask, size=special.size, share=self.masked,
-                                   generator=generator)  # fmt: skip
+        special = self.tower.encoder.special
+        ids, targets = mask_tokens(x.ids, ordinary(x, special), mask_id=special.mask, size=special.size,
+                                   share=self.masked, generator=generator)  # fmt: skip
         return Hidden(ids, x.mask, targets)
 
     def encode(self, batch: Batch) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""Kinds of words of code, and the four soft augmentations."""
+
+import numpy as np
+import pytest
+import torch
+
+from nearfar import encoders
+from nearfar.encoders.code import KINDS, kinds_of, lexemes
+from nearfar.encoders.tokens import TokenStore, frame, ordinary
+from nearfar.errors import InputError
+from nearfar.views.code import SOFT, drawn_kind, softly
+
+CODE = 'def add(a, b=2.5):\n    # the sum\n    return "x" + str(a) if b else None\n'
+
+
+def said(code, language="python"):
+    return [(code[a:b], kind) for a, b, kind in lexemes(code, language)]
+
+
+def test_python_is_read_by_its_own_tokenizer():
+    found = said(CODE)
+    assert found[:4] == [("def", "keyword"), ("add", "identifier"), ("(", "separator"), ("a", "identifier")]
+    assert {("2.5", "number"), ("# the sum", "comment"), ('"x"', "string"), ("+", "operator"), ("None", "keyword"),
+            ("=", "operator"), (",", "separator"), ("return", "keyword")} <= set(found)  # fmt: skip
+    assert all(kind in KINDS for _, kind in found)
+
+
+@pytest.mark.parametrize("code", ["def broken(:\n  'x", "if (a) { return b; }"])
+def test_code_that_python_refuses_is_read_all_the_same(code):
+    assert ("(", "separator") in said(code)
+
+
+def test_other_languages():
+    code = 'public int add(int a) { // sum\n  return a + 0x1F - "a\\"b"; /* more\n lines */ }'
+    found = said(code, "java")
+    assert {("public", "keyword"), ("int", "keyword"), ("add", "identifier"), ("// sum", "comment"), ("+", "operator"),
+            ("0x1F", "number"), ('"a\\"b"', "string"), ("/* more\n lines */", "comment"),
+            (";", "separator")} <= set(found)  # fmt: skip
+
+
+def test_parts_of_a_word_have_its_kind():
+    spans = [(0, 3), (3, 5), (5, 7), (7, 8), (8, 9), (9, 9)]  # def | " a" | "dd" | ( | a | nothing
+    assert [KINDS[k] if k >= 0 else "" for k in kinds_of(spans, CODE)] == [
+        "keyword", "identifier", "identifier", "separator", "identifier", ""]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["small", "tiny"])
+def encoder(request):
+    torch.manual_seed(0)
+    return encoders.text(request.param, texts=[CODE] * 5, vocabulary=120)
+
+
+def test_tokens_are_added_to_the_vocabulary(encoder):
+    before, sentence = encoder.special.size, encoder.encode_ids(["return add"])
+    with torch.no_grad():
+        was = encoder.eval()(encoder.prepare([CODE]))
+    ids = encoder.add_tokens(["<|keyword|>", "<|string|>"])
+    assert ids == [encoder.special.size - 2, encoder.special.size - 1]
+    assert encoder.special.size in (before, before + 2)
+    assert encoder.add_tokens(["<|string|>"]) == ids[1:], "what is there stays"
+    assert encoder.encode_ids(["return add"]) == sentence
+    assert encoder.encode_ids(["<|string|>"]) == [[ids[1]]]
+    torch.testing.assert_close(encoder(encoder.prepare([CODE])).detach(), was)
+    assert encoder(encoder.prepare(["<|string|>"])).isfinite().all()
+
+
+def test_spans_cover_what_each_token_stands_for(encoder):
+    ids, spans = encoder.encode_spans([CODE, ""])
+    assert ids == encoder.encode_ids([CODE, ""])
+    assert "".join(CODE[a:b] for a, b in spans[0]).replace(" ", "").replace("\n", "") == CODE.replace(" ", "").replace(
+        "\n", "")  # fmt: skip
+
+
+def view(encoder):
+    ids, spans = encoder.encode_spans([CODE, "x = 1"])
+    kinds = [kinds_of(s, c) for s, c in zip(spans, [CODE, "x = 1"], strict=True)]
+    x = frame(TokenStore(ids, 500, kinds).read(np.arange(2)), encoder.special)
+    return x, ordinary(x, encoder.special), torch.tensor(encoder.add_tokens([f"<|{k}|>" for k in KINDS]))
+
+
+def soften(encoder, name, rate, seed=0):
+    x, places, kind_ids = view(encoder)
+    make = torch.Generator().manual_seed(seed)
+    found = softly(name, x.ids, x.kinds, places, kind_ids=kind_ids, mask_id=encoder.special.mask,
+                   size=encoder.special.size, rate=rate, generator=make)  # fmt: skip
+    return x, places, kind_ids, found
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_an_augmentation(name, encoder):
+    seen = 0
+    for seed in range(20):
+        x, places, kind_ids, found = soften(encoder, name, 1.0, seed)
+        moved = found != x.ids
+        seen += int(moved.sum())
+        assert not moved[~places].any(), "special tokens and padding stay"
+        assert not moved[x.kinds < 0].any() or name == "dynamic-masking"
+        by_kind = kind_ids[x.kinds.clamp(min=0)]
+        if name == "dynamic-replacement":
+            assert (found[moved] == by_kind[moved]).all()
+        if name == "replacement-of-kind":
+            assert len(found[moved].unique()) <= 1
+            assert len(x.kinds[moved].unique()) <= 1
+            assert (found[moved] == by_kind[moved]).all()
+        if name == "masking-of-kind":
+            assert (found[moved] == encoder.special.mask).all()
+            assert len(x.kinds[moved].unique()) <= 1
+    assert seen > 40
+    assert torch.equal(soften(encoder, name, 0.0)[-1], x.ids)
+
+
+def test_how_many_change(encoder):
+    shares = []
+    for seed in range(300):
+        x, places, _, found = soften(encoder, "dynamic-replacement", 0.5, seed)
+        shares.append((found != x.ids)[places].float().mean())
+    assert torch.stack(shares).mean().item() == pytest.approx(0.4, abs=0.02)
+
+
+def test_every_kind_is_drawn_and_texts_have_none(encoder):
+    x, places, kind_ids = view(encoder)
+    drawn = {int(drawn_kind(x.kinds, torch.Generator().manual_seed(k))) for k in range(80)}
+    assert drawn == {int(k) for k in x.kinds.unique() if k >= 0}
+    assert int(drawn_kind(torch.full((2, 3), -1), torch.Generator())) == -1
+    with pytest.raises(InputError, match="needs the kinds of the tokens"):
+        softly("dynamic-replacement", x.ids, None, places, kind_ids=kind_ids, mask_id=1, size=9, rate=0.1,
+               generator=torch.Generator())  # fmt: skip
