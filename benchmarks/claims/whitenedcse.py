@@ -1,9 +1,9 @@
 """WhitenedCSE: copies of a sentence that are whitened in other groups of channels each make better sentence vectors.
 
 Sentences of docstrings, and pairs of them that are graded by where they stand. Against SimCSE with two and with three
-copies, all channels whitened together, the released code's blocks, and the matrix differentiated. The paper tunes a
-pretrained encoder gently and measures its vectors as they are; here word vectors are learned from scratch, where the
-whitened head leaves the encoder less spread, so what decides is measured on vectors whitened by the training rows.
+copies. The paper tunes a pretrained encoder gently and measures its vectors as they are; here word vectors are learned
+from scratch, where the whitened head leaves the encoder less spread, so what decides is measured on vectors whitened by
+the training rows.
 """
 
 from __future__ import annotations
@@ -26,11 +26,6 @@ MAIN = {
     "whitenedcse": Arm("whitenedcse"),
     "simcse, 3 copies": Arm("simcse --views.copies 3"),
     "simcse": Arm("simcse"),
-}
-PARTS = {
-    "one group": Arm("whitenedcse --groups 1 --eps 0.0001"),
-    "blocks, as released": Arm("whitenedcse --official"),
-    "matrix differentiated": Arm("whitenedcse --differentiate"),
 }
 
 
