@@ -3,4 +3,5 @@
 MOST_SIDE = 4096  # pixels a side of the squares that encoders see
 MOST_UNPACKED = 64 << 20  # bytes of one compressed text
 MOST_COLUMNS = 20_000  # columns of a table
-MOST_NESTED = 4_000  # texts in one list of a JSON object, which become columns
+MOST_LISTED = 32  # texts in a list of a JSON object that become columns; a longer list is one text
+MOST_NESTED = 4_000  # values of one JSON object

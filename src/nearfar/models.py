@@ -199,6 +199,13 @@ class Model:
 
         return _replace_folder(Path(path), "modules.json", write)
 
+    def for_mteb(self, name: str) -> Any:
+        """The model as `mteb.evaluate` takes it, under the name "owner/name": its first tower of texts embeds, a second
+        one embeds documents. Raises InputError for a model without a tower of texts."""
+        from nearfar.encoders.for_mteb import MtebEncoder
+
+        return MtebEncoder(self, name)
+
     def save_timm(self, path: str | Path, role: str | None = None) -> float:
         """Write the image tower as a folder for timm.create_model("local-dir:PATH", pretrained=True); returns the
         largest difference found. timm normalises no input itself: use its data configuration, or (x - mean) / std.

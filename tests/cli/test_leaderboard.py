@@ -61,11 +61,11 @@ def test_nothing_of_an_evaluation_is_cut(width, capsys, monkeypatch):
 
 def test_an_evaluation_shows_domains_and_their_mean(capsys):
     task = {"primary": "knn", "label": "kNN", "unit": "share", "higher_is_better": True, "description": "d"}
-    domains = {"German": {"knn": 0.111}, "French": {"knn": 0.333}}
+    domains = {"German": {"rows": 1200, "knn": 0.111}, "French": {"rows": 7, "knn": 0.333}}
     row = {"label": "runs/a", "bootstrap": None, "primary": 0.2, "metrics": {"knn": 0.2}, "directions": {}}
     tables.evaluation({"task": task, "rows": [row | {"domains": domains}]})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["German", "11.1"] in lines
+    assert ["German", "1,200", "11.1"] in lines
     assert ["mean", "over", "domains", "22.2"] in lines
     tables.evaluation({"task": task, "rows": [row]})
     assert "domain" not in capsys.readouterr().out

@@ -28,6 +28,16 @@ def test_an_episode_has_its_classes_and_rows(table):
     assert made.method.facts.classes == tuple(f"kind {k}" for k in range(6))
 
 
+def test_a_method_knows_the_domains_of_its_rows(tmp_path):
+    lines = ["text,language", *(f"a text of some words {i},{('fr', 'de', '')[i % 3]}" for i in range(60))]
+    (tmp_path / "languages.csv").write_text("\n".join(lines))
+    made = prepared("simclr", tmp_path / "languages.csv")
+    assert made.method.facts.domains == ("de", "fr")
+    batch = made.loader.at(0)
+    wanted = [(1, 0, -1)[int(row) % 3] for row in batch.rows]
+    assert batch.domains.tolist() == wanted
+
+
 @pytest.mark.parametrize("at", [3, 5])
 def test_a_run_of_episodes_goes_on_to_the_bit(at, table, tmp_path, monkeypatch):
     runs.run("toy-episodes", table, tmp_path / "whole", batch_size="auto")

@@ -150,6 +150,7 @@ def test_scores_by_domain_are_those_of_their_rows_alone():
     found = task_for(by_two(data)).evaluate(embed, "test").domains
     for code, name in enumerate(("de", "fr")):
         rows = data.splits["test"][data.domains[data.splits["test"]] == code]
+        assert found[name]["rows"] == len(rows) == 10
         assert found[name]["spearman"] == pytest.approx(spearman(cosines(embed, rows), data.scores[rows]))
     alone = by_two(data, ("de",))
     alone.domains = np.where(np.arange(60) % 2, -1, 0)
@@ -173,6 +174,7 @@ def test_queries_by_domain_rank_the_whole_split_unless_pools_are_apart():
     place = 1 + (similar > np.diag(similar)[:, None]).sum(1)
     assert found.metrics["mrr"] == pytest.approx((1 / place).mean())
     for code, name in enumerate(("de", "fr")):
+        assert found.domains[name]["rows"] == 10
         assert found.domains[name]["mrr"] == pytest.approx((1 / place[data.domains[rows] == code]).mean())
     apart = task_for(data, "pairs --pool domain").evaluate(embed, "test")
     expected = []
@@ -204,6 +206,18 @@ def test_pools_need_domains_and_no_corpus():
     corpus = dataclasses.replace(data, corpus={"text_b": texts(60, "b")}, query_keys=None)
     with pytest.raises(InputError, match="has a corpus"):
         task_for(corpus, "pairs --candidates 7")
+
+
+def test_an_interval_is_that_of_the_mean_over_domains():
+    """A small domain that is always right and a large one that is always wrong: half, not the share of all queries."""
+    data, embed = pairs(120)
+    data.domains, data.domain_names = (np.arange(120) % 10 > 0).astype(int), ["small", "large"]
+    embed.vectors["text_b"] = np.where((data.domains == 0)[:, None], embed.vectors["text"], -embed.vectors["text"])
+    found = task_for(data, "bitext").evaluate(embed, "test")
+    assert found.primary == pytest.approx(0.5)
+    interval = found.bootstrap()
+    assert interval.mean == pytest.approx(0.5)
+    assert interval.bounds[0] < 0.5 < interval.bounds[1]
 
 
 # -- code search and bitext --------------------------------------------------------------------------------------------

@@ -248,12 +248,13 @@ def by_domain(out: Any, task: Mapping[str, Any], domains: Mapping[str, Mapping[s
     """The metrics of each domain, one a row, and their mean over the domains."""
     if not domains:
         return
-    names = columns(task, domains.values())
+    names = {n: m for n, m in columns(task, domains.values()).items() if n != "rows"}
     means = {n: sum(known) / len(known) for n in names if (known := [d[n] for d in domains.values() if n in d])}
-    rows = [[escape(name), *[m.written.write(part.get(n)) for n, m in names.items()]]
+    rows = [[escape(name), f"{part['rows']:,}" if "rows" in part else "",
+             *[m.written.write(part.get(n)) for n, m in names.items()]]
             for name, part in [*domains.items(), ("mean over domains", means)]]  # fmt: skip
     out.print()
-    print_columns(out, ["domain", *(metric.heading for metric in names.values())], rows)
+    print_columns(out, ["domain", "rows", *(metric.heading for metric in names.values())], rows)
 
 
 def diagnosis(found: list[dict[str, Any]]) -> None:

@@ -5,7 +5,8 @@ from nearfar.evaluation.dense import DenseScores, Segmentation, dense_probe, seg
 from nearfar.evaluation.diagnostics import Diagnostic, diagnose
 from nearfar.evaluation.factors import Readout, factor_diagnostics, read_factors
 from nearfar.evaluation.fewshot import episodes, few_shot
-from nearfar.evaluation.pairwise import average_precision, pearson, spearman
+from nearfar.evaluation.margin import margin_scores
+from nearfar.evaluation.pairwise import average_precision, pearson, spearman, tell_apart
 from nearfar.evaluation.probe import knn, linear_probe
 from nearfar.evaluation.references import references
 from nearfar.evaluation.retrieval import retrieval
@@ -37,6 +38,7 @@ __all__ = [
     "interval",
     "knn",
     "linear_probe",
+    "margin_scores",
     "opta",
     "paired_interval",
     "pearson",
@@ -48,5 +50,6 @@ __all__ = [
     "segmentation_probe",
     "spearman",
     "task_for",
+    "tell_apart",
     "transport_plan",
 ]

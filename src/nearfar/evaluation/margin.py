@@ -45,7 +45,8 @@ class MarginScorer(Source):
     """`margin_scores` of any source, each side with its `k` nearest neighbours on the other side."""
 
     def __init__(self, source: Source, margin: Margin = "ratio", k: int = 4):
-        self.source, self.margin, self.shape = source, margin, source.shape
+        self.source, self.shape = source, source.shape
+        self.margin: Margin = margin
         self.dtype, self.device, self.rounding = source.dtype, source.device, source.rounding
         self.tile_shape = source.tile_shape
         self.queries, self.gallery = (mean_of_nearest(side, k) for side in (source, Turned(source)))

@@ -51,9 +51,10 @@ class Scores:
     """What one model reached.
 
     primary: the number that ranks; metrics: name -> number ("hard/..." of the parts that stand apart); directions:
-    name of a part -> its metrics; per_query and clusters: name -> values of single items whose mean is the primary,
-    and ids of items that depend on each other; counts: queries, skipped, gallery by direction; examples, tables: what
-    a report shows; domains: name of a domain -> the metrics of its rows.
+    name of a part -> its metrics; per_query and clusters: name -> values of single items, whose mean (of several names
+    the mean of their means) is the primary, and ids of items that depend on each other; counts: queries, skipped,
+    gallery by direction; examples, tables: what a report shows; domains: name of a domain -> "rows" and the
+    metrics of these.
     """
 
     primary_name: str
@@ -74,8 +75,10 @@ class Scores:
         names = list(self.per_query)
         if not names:
             return Interval(self.primary, None, None, 0)
+        count = sum(len(self.per_query[name]) for name in names)
+        equal = [self.per_query[name] * (count / len(names) / max(1, len(self.per_query[name]))) for name in names]
         return bootstrap(
-            np.concatenate([self.per_query[name] for name in names]),
+            np.concatenate(equal),
             np.concatenate([self.clusters[name] for name in names]),
             draws=draws,
             seed=seed,
@@ -214,14 +217,16 @@ class Task:
     def by_domain(
         self, rows: np.ndarray, measure: Callable[[np.ndarray], dict[str, float]], least: int = 1
     ) -> dict[str, dict[str, float]]:
-        """Name of a domain -> `measure(places)` of its places among the rows (n,), for domains of `least` rows or more;
-        empty where fewer than two domains have as many."""
+        """Name of a domain -> "rows", their number, and `measure(places)` of their places among the rows (n,), for
+        domains of `least` rows or more; empty where fewer than two domains have as many."""
         if self.data.domains is None:
             return {}
         codes = np.asarray(self.data.domains)[rows]
         parts = {name: np.flatnonzero(codes == code) for code, name in enumerate(self.data.domain_names)}
         parts = {name: part for name, part in parts.items() if len(part) >= least}
-        return {name: measure(part) for name, part in parts.items()} if len(parts) > 1 else {}
+        if len(parts) < 2:
+            return {}
+        return {name: {"rows": len(part), **measure(part)} for name, part in parts.items()}
 
     def units(self, rows: np.ndarray) -> np.ndarray:
         """Ids of rows that depend on each other."""

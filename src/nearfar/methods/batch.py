@@ -19,7 +19,8 @@ class Facts:
     """What the defaults called "auto" may depend on. `samples`: training rows; `items`: things to contrast (groups
     where several members are drawn); `steps`: optimiser steps of the whole run;
     `identity_kinds`: columns of `Batch.item_identities`;
-    `classes`: names of the different classes of the target, as `Batch.targets` counts them."""
+    `classes`: names of the different classes of the target, as `Batch.targets` counts them; `domains`: of the domains,
+    as `Batch.domains` counts them."""
 
     samples: int
     items: int
@@ -28,6 +29,7 @@ class Facts:
     has_groups: bool = False
     identity_kinds: int = 0
     classes: Sequence[str] = ()
+    domains: Sequence[str] = ()
 
     @property
     def epoch(self) -> int:

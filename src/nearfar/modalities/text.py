@@ -27,6 +27,9 @@ EXAMPLES = ("", "a cat sits on the mat", "Stock prices fell on Monday.", "def ad
             "Der schnelle braune Fuchs", "12 + 30 = 42")  # fmt: skip
 
 
+COMPARED, OFTEN, LEAST = 512, 0.2, 4  # rows that are compared, share that is told, words of a text that counts
+
+
 @dataclass
 class Options:
     """The encoder of texts.
@@ -62,10 +65,10 @@ class Text(Modality):
     columns = {
         "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a",
                  "text1", "text_1", "question1", "question_1", "sentence", "premise", "summary", "title", "source",
-                 "description", "content"),
+                 "description", "content", "docstring", "func_documentation_string"),
         "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b",
                    "text2", "text_2", "question2", "question_2", "body", "response", "translation", "hypothesis",
-                   "code", "target"),
+                   "code", "func_code_string", "target"),
     }  # fmt: skip
     described = {"text": "column of texts", "text_b": "second column of texts"}
     rank, certainty = 1, 0
@@ -125,6 +128,25 @@ class Text(Modality):
         long = [i for i, text in enumerate(texts) if len(text.split()) >= 5]
         head = near_copies([texts[i] for i in long])
         return [(int(rows[long[h]]), int(rows[long[i]])) for i, h in enumerate(head) if h != i]
+
+    def remarks(self, data: Data, role: str) -> list[str]:
+        """A text that stands in its partner is found by its words alone."""
+        if role != self.roles[1] or self.roles[0] not in data.roles:
+            return []
+        import numpy as np
+
+        from nearfar.sources.words import normal
+
+        rows = np.unique(np.linspace(0, len(data) - 1, COMPARED).astype(int))
+        pairs = zip(*(map(normal, data.texts(one, rows)) for one in self.roles), strict=True)
+        share = float(np.mean([a != b and len(a.split()) >= LEAST and a in b for a, b in pairs]))
+        if share < OFTEN:
+            return []
+        first, second = (data.roles[one] for one in self.roles)
+        return [
+            f"'{first}' stands word for word in '{second}' of about {100 * share:.0f} % of the rows: there it is "
+            "found without any learning; name another column if there is one"
+        ]
 
     # -- items
 

@@ -10,17 +10,15 @@ import importlib.util
 import platform
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import pyarrow as pa
-from datasets import Dataset
+import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.progress import track
-from nearfar.sources.storage import entry, new_entry
+from nearfar.sources.splits import SHARES, assign
 
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "networkx", "sympy", "transformers", "timm")
 IMPORTED_AS = {"scikit-learn": "sklearn"}
@@ -36,6 +34,7 @@ _LEFT_OUT = {
     "__pycache__",
 }
 _BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
+T = TypeVar("T")
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -88,29 +87,23 @@ def _inner(node: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
         yield from _inner(child, f"{prefix}{child.name}." if named else prefix)
 
 
-def stored_rows(path: Path, what: str, make: Any, row: type) -> Dataset:
-    """The rows (dataclasses `row` of texts) that `make()` gives, kept at `path`; memory-mapped.
-
-    Raises InputError where there are none: the libraries lie here without their sources.
-    """
-    if not entry(path):
-        rows = make()
-        if not rows:
-            raise InputError(f"No {what} were found in the installed libraries.", "Install them with their sources.")
-        columns = {f.name: pa.array([getattr(one, f.name) for one in rows], pa.large_string()) for f in fields(row)}
-        table = pa.table(columns)
-        with (
-            new_entry(path) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_stream(sink, table.schema) as writer,
-        ):
-            writer.write_table(table, 4096)
-    return Dataset.from_file(str(path))
+def assigned(modules: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Rows of each split: whole modules, drawn with the seed."""
+    names, codes = np.unique(np.asarray(modules, dtype=object).astype(str), return_inverse=True)
+    marks = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest()) for name in names.tolist()]
+    return assign(codes.reshape(-1), np.array(marks, np.int64)[codes.reshape(-1)], seed, SHARES)
 
 
-def found_in(found: dict[str, Path], what: str, read: Any, limit: int | None) -> list[Any]:
+def nothing(what: str) -> InputError:
+    """What is raised where the libraries lie here without their sources."""
+    return InputError(f"No {what} were found in the installed libraries.", "Install them with their sources.")
+
+
+def found_in(
+    found: dict[str, Path], what: str, read: Callable[[Path, str, str], Iterable[T]], limit: int | None
+) -> list[T]:
     """What `read(path, module, package)` gives of all source files, in their order; `limit`: at most so many."""
-    files, rows = source_files(found), []
+    files, rows = source_files(found), list[T]()
     with track(f"reading {what}", len(files), least=1 if limit is None else len(files) + 1) as advance:
         for package, path, module in files:
             rows += read(path, module, package)

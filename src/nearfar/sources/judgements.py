@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.errors import InputError
+
 YES = {"1", "true", "yes", "duplicate", "paraphrase", "equivalent", "match", "relevant", "entailment"}
 NO = {"0", "false", "no", "not_duplicate", "not_paraphrase", "not_equivalent", "no_match", "not_relevant",
       "irrelevant", "neutral", "contradiction", "not_entailment"}  # fmt: skip
@@ -48,6 +50,15 @@ def score(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def scale(ends: Any) -> tuple[float, float]:
+    """The ends of a scale of scores, from two numbers or "0,5". Raises InputError for what is none."""
+    parts = ends.split(",") if isinstance(ends, str) else list(ends)
+    numbers = [known for part in parts if (known := score(part)) is not None]
+    if len(parts) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
+        raise InputError(f"score_range is two numbers, the lower one first. Got {ends!r}.", "Write --score-range 0,5.")
+    return numbers[0], numbers[1]
 
 
 def inference_numbers(words: set[str], text: str, text_b: str) -> bool:

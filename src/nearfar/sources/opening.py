@@ -1,6 +1,8 @@
 """`open_data`: from a name or a path to checked rows with roles."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ def open_data(
     cache: str | Path | None = None,
     strict: bool = False,
     clean: str | None = None,
+    score_range: tuple[float, float] | str | None = None,
 ) -> Data:
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
@@ -47,6 +50,7 @@ def open_data(
             them in `problems`. limit: at most about so many rows, whole groups, spread over the input. cache: folder
             of derived data; default NEARFAR_CACHE or ~/.cache/nearfar. strict: refuse data of which two splits share
             a content, a group or a unit. clean: rules that drop rows ("align", see `sources.cleaning`).
+            score_range: the ends of the scale of the scores, (0, 5) or "0,5": one beyond them is a fault of its row.
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
@@ -69,7 +73,12 @@ def open_data(
     if limit is not None:
         _limit(raw, limit)
     raw.only_tested = only_tested(raw)
-    found = _checked(raw, resolved, unreadable, folder)
+    scale = None if score_range is None else judgements.scale(score_range)
+    if scale is not None and "score" not in resolved:
+        raise InputError(
+            f"{raw.path or raw.name} has no scores for --score-range.", "Name their column: --score COLUMN."
+        )
+    found = _checked(raw, resolved, unreadable, folder, scale)
     if rules is not None:
         found = _cleaned(raw, resolved, found, rules)
     data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
@@ -172,9 +181,9 @@ def _limit(raw: Raw, limit: int) -> None:
     raw.notes.append(f"limited to {len(keep)} of {rows} rows")
 
 
-def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path) -> Scan:
+def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path, scale: tuple[float, float] | None) -> Scan:
     found = scan(raw, _columns(roles), cache)
-    found.bad = sorted(excused(raw, [*found.bad, *_misjudged(raw, roles)]), key=lambda fault: fault.row)
+    found.bad = sorted(excused(raw, [*found.bad, *_misjudged(raw, roles, scale)]), key=lambda fault: fault.row)
     if not found.bad:
         return found
     if unreadable == "error":
@@ -231,8 +240,8 @@ def _check_pairs(data: Data) -> None:
         )
 
 
-def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
-    """Rows whose pair label or score is none."""
+def _misjudged(raw: Raw, roles: Roles, scale: tuple[float, float] | None) -> list[Fault]:
+    """Rows whose pair label or score is none, or lies beyond the scale."""
     found = []
     checks = {}
     if "pair_label" in roles:
@@ -246,13 +255,29 @@ def _misjudged(raw: Raw, roles: Roles) -> list[Fault]:
     for role, (read, wanted) in checks.items():
         column = str(roles[role])
         values = (value for block in cells(raw.table, column) for value in block)
+        counts: Counter[str] = Counter()
+        wrong = []
         for row, value in enumerate(values):
-            if read(value) is None:
+            number = read(value)
+            counts[filled(value)] += role == "pair_label"
+            if number is None:
                 fault = "the cell is empty" if value in (None, "") else f"{value!r} is {wanted}"
-                found.append(Fault(row, column, fault))
+                wrong.append(Fault(row, column, fault))
+            elif role == "score" and scale is not None and not scale[0] <= number <= scale[1]:
+                wrong.append(Fault(row, column, f"{number:g} is not within {scale[0]:g} to {scale[1]:g}"))
+        if wrong and role == "pair_label":
+            wrong[0] = replace(wrong[0], message=f"{wrong[0].message} ({_counted(counts)})")
+        found += wrong
     return found
 
 
+def _counted(counts: Counter[str]) -> str:
+    """The most frequent values of a column in words."""
+    told = ", ".join(f"'{value[:20]}' {count:,}" for value, count in counts.most_common(MOST_VALUES))
+    return f"it holds {told}" + (f" and {len(counts) - MOST_VALUES} more" if len(counts) > MOST_VALUES else "")
+
+
+MOST_VALUES = 5  # values of a column of labels that a message counts
 _PERHAPS_NONE = {"none", "null", "na", "n/a", "#n/a"}
 
 

@@ -25,7 +25,7 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     "group": ("group", "group_id"),
     "unit": ("unit", "unit_id"),
     "domain": ("domain", "style", "language", "lang"),
-    "split": ("split", "subset", "partition"),
+    "split": ("split", "subset", "partition", "split_name"),
     "time": ("time", "timestamp", "date", "datetime"),
     "id": ("id", "key", "uuid", "_id", "sample_id"),
     "target": (),

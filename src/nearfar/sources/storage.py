@@ -27,6 +27,9 @@ KINDS = {
     "features": "vectors of frozen encoders",
     "functions": "the built-in set functions",
     "sentences": "the built-in set sentences",
+    "docstrings": "the built-in set docstrings",
+    "descriptions": "the built-in set descriptions",
+    "catalogues": "the built-in set catalogues",
     "scenes": "the built-in set scenes",
     "help": "the help of methods",
 }

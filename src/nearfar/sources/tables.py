@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
 from nearfar.errors import InputError
-from nearfar.limits import MOST_COLUMNS, MOST_NESTED
+from nearfar.limits import MOST_COLUMNS, MOST_LISTED, MOST_NESTED
 from nearfar.modalities.image import ENDINGS
 from nearfar.sources.listing import open_regular
 from nearfar.sources.raw import Problem, Raw, missing
@@ -230,28 +230,37 @@ def _even(rows: Iterable[tuple[int, list[str]]], header: list[str], faults: _Fau
 
 def read_json(path: Path, cache: Path, skip: bool) -> Raw:
     """One JSON object a line (or one array of objects). Numbers become strings; a list of strings becomes columns
-    NAME.0, NAME.1..."""
+    NAME.0, NAME.1...; where one of a name is longer than 32 (tokens), all of that name become texts, with blanks."""
     digest = file_digest(path)
     faults = _Faults(path, skip, 'Each line is one JSON object such as {"text": "..."}; or use --unreadable skip.')
     columns: dict[str, None] = {}
-    for _, values in _json_rows(path, faults):
+    joined: set[str] = set()
+    for _, values in _json_rows(path, faults, joined):
         columns.update(dict.fromkeys(values))
         if len(columns) > MOST_COLUMNS:
             break
+    columns = dict.fromkeys(name for name in columns if not _place_in(name, joined))
     check_names(list(columns), path)
     if not columns:
         raise InputError(f"{path} holds no JSON objects.", faults.hint)
     again = _Faults(path, True, "")
-    table = stored(cache, f"json:{digest}", string_batches(_json_rows(path, again), list(columns)))
+    table = stored(cache, f"json:{digest}", string_batches(_json_rows(path, again, joined), list(columns)))
     return raw_table(path, "jsonl table", table, digest, faults.problems)
 
 
-def _json_rows(path: Path, faults: _Faults) -> Iterator[Row]:
+def _place_in(column: str, joined: set[str]) -> bool:
+    """Whether a column is a place of a list that became a text later in the file."""
+    name, dot, place = column.rpartition(".")
+    return bool(dot) and place.isdigit() and name in joined
+
+
+def _json_rows(path: Path, faults: _Faults, joined: set[str]) -> Iterator[Row]:
+    """Line and flat values of each object; `joined`: names of lists that are texts, to which longer ones are added."""
     for line, item in _json_items(path, faults):
         if not isinstance(item, dict):
             faults.add(line, f"there is a {type(item).__name__} where an object should be")
             continue
-        flat = _flat(item)
+        flat = _flat(item, joined)
         wrong = _wrong(flat)
         if wrong:
             faults.add(line, wrong)
@@ -312,11 +321,14 @@ def _encodable(text: str) -> bool:
         return False
 
 
-def _flat(item: dict[str, Any]) -> dict[str, str | None]:
+def _flat(item: dict[str, Any], joined: set[str]) -> dict[str, str | None]:
     flat: dict[str, str | None] = {}
     for name, value in item.items():
         if isinstance(value, list) and all(isinstance(v, str) for v in value):
-            flat.update({f"{name}.{i}": v for i, v in enumerate(value)})
+            if len(value) > MOST_LISTED:
+                joined.add(name)
+            listed = {f"{name}.{i}": v for i, v in enumerate(value)}
+            flat.update(listed if name not in joined else {name: " ".join(value) or None})
         elif isinstance(value, str):
             flat[name] = value
         elif missing(value):

@@ -3,10 +3,12 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 _TOKEN = re.compile(r"\w+", re.UNICODE)
 _PRIME = np.uint64((1 << 61) - 1)
 _BAND = 4
@@ -32,6 +34,14 @@ def min_hashes(runs: set[str]) -> np.ndarray:
         b"".join(hashlib.blake2b(r.encode("utf-8", "replace"), digest_size=4).digest() for r in runs), "<u4"
     )
     return ((_FACTORS * marks.astype(np.uint64) + _OFFSETS) % _PRIME).min(axis=1)
+
+
+def first_of_equal(items: Iterable[T], key: Callable[[T], Hashable]) -> list[T]:
+    """The first item of each key, in their order."""
+    found: dict[Hashable, T] = {}
+    for item in items:
+        found.setdefault(key(item), item)
+    return list(found.values())
 
 
 def near_copies(

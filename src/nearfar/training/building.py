@@ -253,7 +253,7 @@ def prepare(
             f"A warm-up of {settings.warmup} steps does not end within the {steps} steps of the run.",
             "Use a smaller --warmup or more --steps.",
         )
-    facts: Facts = loader.facts(len(rows), tuple(data.target_names))
+    facts: Facts = loader.facts(len(rows), tuple(data.target_names), tuple(data.domain_names))
     method.micro = settings.micro_batch
     paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
     method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)

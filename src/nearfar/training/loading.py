@@ -219,12 +219,13 @@ class Loader:
         return {"step": step, "steps": self.steps, "accumulation_step": inside, "accumulation_steps": self.accumulate,
                 "rank": rank, "everywhere": everywhere, "seed": self.seed}  # fmt: skip
 
-    def facts(self, samples: int, classes: Sequence[str] = ()) -> Facts:
+    def facts(self, samples: int, classes: Sequence[str] = (), domains: Sequence[str] = ()) -> Facts:
         first = np.repeat(self.table.rows[:1], self.sampler.members)
         kinds, has_groups = 0, False
         if self.sampler.identified:
             kinds, has_groups = len(self.bare(first).identities()), self.groups is not None
-        return Facts(samples, self.sampler.items, self.sampler.batch_size, self.steps, has_groups, kinds, classes)
+        size = self.sampler.items, self.sampler.batch_size, self.steps
+        return Facts(samples, *size, has_groups, kinds, classes, domains)
 
 
 def _tensor(values: Any) -> Any:

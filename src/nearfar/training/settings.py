@@ -37,6 +37,7 @@ class DataSettings:
         pair_label: column that says whether the two sides of a row belong together: 1 or 0, or words such as
             entailment.
         score: column of numbers that say how far they do.
+        score_range: the ends of their scale, as 0,5: a score beyond them is an error (or a row that is left out).
         label: columns of labels, separated by commas.
         group: column whose equal values mark positives of each other.
         target: column of what is to be learned, labels or numbers, by methods that see it. Those that learn labels
@@ -58,6 +59,7 @@ class DataSettings:
     negative: str | None = None
     pair_label: str | None = None
     score: str | None = None
+    score_range: str | None = None
     label: str | None = None
     group: str | None = None
     target: str | None = None
@@ -79,7 +81,7 @@ class DataSettings:
     @classmethod
     def none_stays(cls) -> list[str]:
         """The columns: "none" takes a role away, while no value leaves it to be guessed."""
-        others = ("split", "unreadable", "limit", "split_seed", "strict", "clean")
+        others = ("split", "unreadable", "limit", "split_seed", "strict", "clean", "score_range")
         return [f.name for f in dataclasses.fields(cls) if f.name not in others]
 
     def roles(self) -> dict[str, str | list[str]]:
@@ -111,6 +113,7 @@ class DataSettings:
             limit=self.limit,
             strict=self.strict,
             clean=self.clean,
+            score_range=self.score_range,
         )
 
 
@@ -121,8 +124,9 @@ class TrainSettings:
     Args:
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
-        task: what is measured: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, groups, labels,
-            few-shot, proxy, or one of another package; with options of its own if wanted: "few-shot --ways 3". auto: the first that the data hold.
+        task: what is measured: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, groups,
+            labels, few-shot, proxy, or one of another package; with options of its own if wanted: "few-shot --ways 3".
+            auto: the first that the data hold.
         variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.

@@ -45,7 +45,8 @@ class BitextTask(TextPairTask):
         nearest: PositiveInt = 4,
     ):
         super().__init__(data, pool=pool, candidates=candidates)
-        self.primary, self.margin, self.nearest = "hit@1", margin, nearest
+        self.primary, self.nearest = "hit@1", nearest
+        self.margin: Margin = margin
 
     def describe(self) -> str:
         words = {"none": "the cosine", "distance": "the margin (distance)", "ratio": "the margin (ratio)"}

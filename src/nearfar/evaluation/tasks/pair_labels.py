@@ -97,7 +97,7 @@ class PairLabelTask(PairedTask):
             {"ap": units},
             {"pairs": {"queries": len(rows), "skipped": len(self.rows(split)) - len(rows), "gallery": len(rows)}},
             split,
-            domains={name: found for name, found in self.by_domain(rows, measured).items() if found},
+            domains={name: found for name, found in self.by_domain(rows, measured).items() if "ap" in found},
             statistic=average_precision,
             similarities=scores,
             truth=self.pair_labels[rows],

@@ -66,14 +66,14 @@ class PairTask(PairedTask):
             )
 
     @classmethod
-    def priority(cls, data: Data) -> int:
+    def priority(cls, data: Data) -> int | None:
         return 40
 
     def searches(self, split: str) -> list[Search]:
         return [
-            self._search(rows, split, *roles, name)
+            self._search(rows, split, query, gallery, name)
             for name, rows in self.pools(split).items()
-            for roles in (self.roles, self.roles[::-1])
+            for query, gallery in (self.roles, self.roles[::-1])
         ]
 
     def pools(self, split: str) -> dict[str, np.ndarray]:
@@ -108,7 +108,8 @@ class PairTask(PairedTask):
         for code, name in enumerate(self.data.domain_names):
             held = [(one, here) for (_, one), own in zip(asked, codes, strict=True) if (here := own == code).any()]
             if held:
-                parts[name] = {m: float(np.mean([one.per_query[m][here].mean() for one, here in held]))
+                parts[name] = {"rows": sum(int(here.sum()) for _, here in held)}
+                parts[name] |= {m: float(np.mean([one.per_query[m][here].mean() for one, here in held]))
                                for m in metrics if m in held[0][0].per_query}  # fmt: skip
         return parts if len(parts) > 1 else {}
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from nearfar.progress import track
 from nearfar.sources import installed
+from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
-from nearfar.sources.words import near_copies, normal
+from nearfar.sources.words import first_of_equal, near_copies, normal
 
 LEAST_WORDS = 4  # of a summary
 LEAST_LINES = 4  # of a body, beyond the line that names the function
@@ -56,7 +57,7 @@ def open_functions(cache: Path, limit: int | None = None) -> Raw:
         name="functions",
         path=None,
         kind="built-in texts",
-        table=installed.stored_rows(cache / "functions" / f"{key}.arrow", "documented functions", made, Pair),
+        table=stored_rows(cache / "functions" / f"{key}.arrow", made, Pair, installed.nothing("documented functions")),
         fingerprint=key,
         roles={"text": "summary", "text_b": "code", "unit": "module", "id": "id"},
         reasons={"text": "the first sentence of the docstring", "text_b": "the source without the docstring"},
@@ -98,8 +99,7 @@ def _code(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:
     """The first pair of each summary and of each family of nearly equal codes."""
-    seen: set[str] = set()
-    fresh = [p for p in pairs if not ((key := normal(p.summary)) in seen or seen.add(key))]
+    fresh = first_of_equal(pairs, lambda pair: normal(pair.summary))
     if not fresh:
         return []
     with track("comparing functions", len(fresh)) as advance:

@@ -17,10 +17,10 @@ import numpy as np
 
 from nearfar.progress import track
 from nearfar.sources import installed
+from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
-from nearfar.sources.splits import SHARES, assign
-from nearfar.sources.words import near_copies, normal
+from nearfar.sources.words import first_of_equal, near_copies, normal
 
 WORDS = (5, 30)  # of a sentence
 PAIRS = {"val": (333, 333, 334), "test": (1000, 1000, 1000)}  # at most, by grade 0, 1, 2
@@ -28,7 +28,7 @@ _NO_PROSE = re.compile(r">>>|\.\.\.|\.\. |[\s:|*+=~#@%$\\-]|\d+[.)]|[\w.,*` ]+ ?
 _UNDERLINE = re.compile(r"[-=~^\"']{3,}")
 _ENDS = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!cf\.)(?<!vs\.)(?<! al\.)\s+(?=[A-Z`\"])")
 _WORD = re.compile(r"[(\"`]*[A-Za-z]")
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,17 @@ def open_sentences(cache: Path, seed: int = 0, limit: int | None = None) -> Raw:
     def made() -> list[Row]:
         return rows_of(_distinct(installed.found_in(found, "sentences", sentences_of, limit)), seed)
 
+    table = stored_rows(cache / "sentences" / f"{key}.arrow", made, Row, installed.nothing("sentences"))
+    paired = table.data.column("score").null_count < len(table)
     return Raw(
         name="sentences",
         path=None,
         kind="built-in texts",
-        table=installed.stored_rows(cache / "sentences" / f"{key}.arrow", "sentences", made, Row),
+        table=table,
         fingerprint=key,
         roles={
             "text": "text",
-            "text_b": "text_b",
-            "score": "score",
+            **({"text_b": "text_b", "score": "score"} if paired else {}),
             "unit": "document",
             "domain": "package",
             "split": "split",
@@ -131,17 +132,15 @@ def _whole(text: str) -> bool:
 
 def _distinct(sentences: list[Sentence]) -> list[Sentence]:
     """The first of equal sentences and of each family of nearly equal ones."""
-    fresh = list({normal(one.text): one for one in reversed(sentences)}.values())[::-1]
+    fresh = first_of_equal(sentences, lambda one: normal(one.text))
     with track("comparing sentences", len(fresh)) as advance:
         first = near_copies([one.text for one in fresh], advance=advance)
     return [one for i, one in enumerate(fresh) if first[i] == i]
 
 
 def rows_of(sentences: Sequence[Sentence], seed: int) -> list[Row]:
-    """Sentences of the training modules, and pairs of those of the others."""
-    modules, codes = np.unique([one.module for one in sentences], return_inverse=True)
-    marks = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest()) for name in modules.tolist()]
-    split = assign(codes.reshape(-1), np.array(marks, np.int64)[codes.reshape(-1)], seed, SHARES)
+    """Sentences of the training modules, and pairs of those of the others, where there are pairs in both parts."""
+    split = installed.assigned([one.module for one in sentences], seed)
     rows = []
     count: dict[str, int] = defaultdict(int)
     for place in split["train"].tolist():
@@ -149,13 +148,17 @@ def rows_of(sentences: Sequence[Sentence], seed: int) -> list[Row]:
         count[one.document] += 1
         key = f"{one.document}#{count[one.document]}"
         rows.append(Row(key, one.text, None, None, one.document, one.module, one.package, "train"))
-    for name, most in PAIRS.items():
-        rng = np.random.default_rng([seed, len(rows)])
-        for grade, pairs in enumerate(graded_pairs([sentences[i] for i in split[name].tolist()], most, rng)):
-            for a, b in pairs:
-                key = f"{a.document} ~ {b.document}"
-                rows.append(Row(key, a.text, b.text, str(grade), a.document, a.module, a.package, name))
-    return rows
+    parts = {name: _pairs([sentences[i] for i in split[name].tolist()], name, seed) for name in PAIRS}
+    return rows + [row for part in parts.values() for row in part] if all(parts.values()) else rows
+
+
+def _pairs(sentences: Sequence[Sentence], split: str, seed: int) -> list[Row]:
+    graded = graded_pairs(sentences, PAIRS[split], np.random.default_rng([seed, len(sentences)]))
+    return [
+        Row(f"{a.document} ~ {b.document}", a.text, b.text, str(grade), a.document, a.module, a.package, split)
+        for grade, pairs in enumerate(graded)
+        for a, b in pairs
+    ]
 
 
 def graded_pairs(
