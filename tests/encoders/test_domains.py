@@ -83,7 +83,7 @@ def test_a_model_keeps_domains_and_gives_a_vector_of_each(encoder, tmp_path):
     assert abs(found[0] - found[1]).max() > 1e-3
     with pytest.raises(InputError, match="texts name none"):
         model.embed(TEXTS)
-    with pytest.raises(InputError, match="no variant 'see'.*'sea'"):
+    with pytest.raises(InputError, match=r"no variant 'see'.*'sea'"):
         model.embed(TEXTS, variant="see")
     with pytest.raises(InputError, match="has experts and domains"):
         model.save_sentence_transformer(tmp_path / "st")
@@ -105,7 +105,7 @@ def test_wrong_domains(encoder):
 
 
 def test_another_pooling(encoder):
-    states, mask = encoder.tokens(encoder.prepare(TEXTS))
+    states, _ = encoder.tokens(encoder.prepare(TEXTS))
     encoder.pool_by("cls")
     assert encoder.dim == encoder.width
     assert_close(encoder(encoder.prepare(TEXTS)), states[:, 0])

@@ -144,9 +144,9 @@ def test_classes_are_counted_by_hand():
 def test_from_a_table_to_answers(table, data, tmp_path, capsys):
     """fit, evaluate, predict, embed, search and report; what is measured is what the model tells."""
     run = str(tmp_path / "run")
-    assert main(["fit", "cvib", str(table), *FLAGS, "--text", "note", "--text-b", "none", "--target", "kind", "--domain",
-                 "part", "--task", "classification", "--steps", "40", "--batch-size", "16", "--val-every", "20", "--out", run,
-                 "--device", "cpu"]) == 0  # fmt: skip
+    columns = ["--text", "note", "--text-b", "none", "--target", "kind", "--domain", "part"]
+    plan = ["--steps", "40", "--batch-size", "16", "--val-every", "20", "--device", "cpu"]
+    assert main(["fit", "cvib", str(table), *FLAGS, *columns, "--task", "classification", *plan, "--out", run]) == 0
     curve = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
     assert {"original", "pruned", "information", "contrast", "open"} <= curve[-1].keys()
     told = np.array(nearfar.predict(tmp_path / "run", data).columns["prediction"])
@@ -156,8 +156,8 @@ def test_from_a_table_to_answers(table, data, tmp_path, capsys):
     assert scores["metrics"]["accuracy"] == pytest.approx(right.mean())
     parts = np.array(data.values("domain"))[rows]
     assert scores["metrics"]["worst"] == pytest.approx(min(right[parts == p].mean() for p in set(parts)))
-    again = evaluation.task_for(data, "classification").evaluate(ModelEmbedder(nearfar.load(tmp_path / "run" / "model"), data),
-                                                          "test")  # fmt: skip
+    embed = ModelEmbedder(nearfar.load(tmp_path / "run" / "model"), data)
+    again = evaluation.task_for(data, "classification").evaluate(embed, "test")
     assert again.primary == scores["primary"], "gates are those of evaluation: twice the same"
     assert main(["embed", run, str(table), "--text", "note", "--text-b", "none", "--out", str(tmp_path / "index")]) == 0
     assert main(["search", str(tmp_path / "index"), "the fox of lake 3"]) == 0

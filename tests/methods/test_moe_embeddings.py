@@ -65,7 +65,7 @@ def test_texts_see_their_own_expert_alone(data):
     for name, p in made.method.named_parameters():
         if place := name.partition(".experts.")[2][:1]:
             assert (p.grad is not None) == (place == "0"), name
-    whole, batch, _ = step(made)
+    _, batch, _ = step(made)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     turned = made.loader.batch(batch.rows[order].numpy(), 0)
     made.method.swap = False
