@@ -16,13 +16,15 @@ from nearfar.similarity.relations import check_ids
 @dataclass(frozen=True)
 class Accuracy:
     """accuracy and its mean over classes (`balanced`), both 0..1; correct: bool (n,) of the `n` labelled test items,
-    whose numbers are `items`; setting: what was chosen (k, or C of the probe)."""
+    whose numbers are `items`; setting: what was chosen (k, or C of the probe); told: the label that each was
+    given, (n,)."""
 
     accuracy: float
     balanced: float
     correct: np.ndarray
     items: np.ndarray
     setting: dict[str, float]
+    told: np.ndarray
 
     @property
     def n(self) -> int:
@@ -131,4 +133,4 @@ def _labelled(z: Any, y: Any, part: str) -> tuple[np.ndarray, np.ndarray, np.nda
 def _accuracy(guess: np.ndarray, truth: np.ndarray, items: np.ndarray, setting: dict[str, float]) -> Accuracy:
     correct = guess == truth
     balanced = float(np.mean([correct[truth == label].mean() for label in np.unique(truth)]))
-    return Accuracy(float(correct.mean()), balanced, correct, items, setting)
+    return Accuracy(float(correct.mean()), balanced, correct, items, setting, guess)

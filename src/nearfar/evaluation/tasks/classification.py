@@ -95,8 +95,7 @@ class ClassTask(Task):
             train, held = order[len(order) // 5 :], order[: max(1, len(order) // 5)]
         y = np.asarray(self.data.targets)
         parts = [part for some in (train, held, rows) for part in (self.vectors(embed, some), y[some])]
-        found = linear_probe(*parts)
-        return np.where(found.correct, y[rows], -1)
+        return linear_probe(*parts).told
 
     def vectors(self, embed: Embed, rows: np.ndarray) -> np.ndarray:
         u, *other = (np.asarray(embed(role, rows)) for role in self.roles)
