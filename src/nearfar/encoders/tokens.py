@@ -32,7 +32,8 @@ class Embedded(NamedTuple):
     route: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Embedded":
-        return Embedded(*(x.to(device) for x in self[:3]), _to(self.route, device))
+        vectors, mask, end = (x.to(device) for x in (self.vectors, self.mask, self.end))
+        return Embedded(vectors, mask, end, _to(self.route, device))
 
 
 def _to(x: Tensor | None, device: torch.device | str) -> Tensor | None:
