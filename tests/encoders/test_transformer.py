@@ -375,3 +375,22 @@ def test_heads_and_depth_of_another_size():
     assert (made.depth, made.width, len(made.stack)) == (1, 24, 1)
     with pytest.raises(InputError, match="6 divides"):
         Transformer(tokenizer, Size(1, 16, 3))
+
+
+def test_tokens_are_added_and_spans_told_by_a_folder_too(folders, tmp_path):
+    text = "the dog ran"
+    for name in folders:
+        encoder = encoders.text(str(folders[name])).eval()
+        before, was = encoder.special.size, encoder(encoder.prepare([text])).detach()
+        ids, spans = encoder.encode_spans([text, ""])
+        assert ids == encoder.encode_ids([text, ""])
+        assert "".join(text[a:b] for a, b in spans[0]).replace(" ", "") == text.replace(" ", "")
+        added = encoder.add_tokens(["<|keyword|>", "<|string|>"])
+        assert encoder.special.size == before + 2
+        assert encoder.encode_ids(["<|string|>"]) == [[added[1]]]
+        torch.testing.assert_close(encoder(encoder.prepare([text])), was)
+        assert encoder.logits(encoder.tokens(encoder.prepare([text]))[0]).shape[-1] >= before + 2
+        encoder.save_files(tmp_path / name)
+        again = encoders.from_config(encoder.config(), tmp_path / name)
+        again.load_state_dict(encoder.state_dict())
+        assert again.encode_ids(["<|string|>"]) == [[added[1]]]
