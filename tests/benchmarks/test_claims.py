@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from nearfar.errors import InputError
 from tests.docs.pages import ROOT
 
 FOLDER = ROOT / "benchmarks" / "claims"
@@ -37,7 +38,12 @@ def test_no_check_is_left_out(claims):
 @pytest.mark.slow
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_tiny_run_of_a_check_ends_in_a_result(slug, claims, tmp_path):
-    claims.check(slug, claims.experiment.Plan(tmp_path, seeds=1, tiny=True, say=lambda line: None))
+    try:
+        claims.check(slug, claims.experiment.Plan(tmp_path, seeds=1, tiny=True, say=lambda line: None))
+    except InputError as error:
+        if "manual pages" not in str(error):
+            raise
+        pytest.skip(str(error))  # a machine without manual pages in several languages
     result = json.loads((tmp_path / "results" / f"{slug}.json").read_text())
     assert result["command"] == f"python benchmarks/claims {slug}"
     assert math.isfinite(result["difference"]["mean"])

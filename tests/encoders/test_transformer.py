@@ -213,7 +213,7 @@ def test_routers_choose_by_their_highest_mean(encoder):
 def test_experts_refuse_what_names_none(encoder):
     encoder.add_experts(2)
     x = encoder.prepare(TEXTS)
-    with pytest.raises(InputError, match="2 experts, and its texts name none"):
+    with pytest.raises(InputError, match="2 experts or domains, and its texts name none"):
         encoder(x)
     for wrong in ([0, 1], [0, 1, 2, 0, 0]):
         with pytest.raises(InputError, match=r"name \d experts, of 0 to 1"):

@@ -94,7 +94,6 @@ class TransformerText(LayeredText):
         self.tokenizer.add_tokens(list(names), special_tokens=True)
         if len(self.tokenizer) > self.table.num_embeddings:
             self.model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
-            self.table = self.model.get_input_embeddings()
         self.special = self.special._replace(size=len(self.tokenizer))
         return self.tokenizer.convert_tokens_to_ids(list(names))
 
