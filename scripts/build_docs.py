@@ -109,9 +109,10 @@ def trained(training: Mapping[str, Any]) -> str:
     betas = f", betas {training['betas'][0]:g} and {training['betas'][1]:g}" if "betas" in training else ""
     every = " of all parameters" if training.get("decay_all") else ""
     floor = f" down to {training['final']:.3g} of the peak" if training.get("final") else ""
+    decay = f", weight decay {training['weight_decay']:g}{every}" if "weight_decay" in training else ""
     return (
-        f"{training['optimiser']}, learning rate {training['lr']:g}{per}{betas}, weight decay "
-        f"{training['weight_decay']:g}{every}, {training.get('schedule', 'cosine')} schedule{floor}"
+        f"{training['optimiser']}, learning rate {training['lr']:g}{per}{betas}{decay}, "
+        f"{training.get('schedule', 'cosine')} schedule{floor}"
     )
 
 

@@ -58,7 +58,11 @@ def test_an_episode_on_two_processes_equals_one(table, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "options", "says"),
     [
-        ("toy-episodes", {"batch_size": 12}, "batches of 3 items itself; --batch-size 12 does not fit"),
+        (
+            "toy-episodes",
+            {"batch_size": 12},
+            "batches of 3 classes (4 rows of each) itself; --batch-size 12 does not fit",
+        ),
         ("toy-episodes", {"batch_size": "auto", "micro_batch": 2}, "cannot be computed in micro-batches"),
         ("toy-episodes", {"batch_size": "auto", "ways": 7}, "6 of the 6 classes|7 classes"),
         ("toy-episodes", {"batch_size": "auto", "ways": 2, "devices": 3}, "3 processes cannot share a batch of 2"),

@@ -20,6 +20,7 @@ class Tiny:
     units: np.ndarray | None = None
     domains: np.ndarray | None = None
     domain_names: list | None = None
+    targets: np.ndarray | None = None
     labels: dict = field(default_factory=dict)
     corpus: dict = field(default_factory=dict)
     meta: dict = field(default_factory=dict)

@@ -12,7 +12,7 @@ from nearfar.evaluation.references import references
 from nearfar.evaluation.retrieval import retrieval
 from nearfar.evaluation.statistics import bootstrap, interval, paired_interval
 from nearfar.evaluation.task import Part, Reference, Scores, Table, Task, register
-from nearfar.evaluation.tasks import possible, task_for
+from nearfar.evaluation.tasks import task_for
 from nearfar.evaluation.transport import opta, soft_k_means, transport_plan
 from nearfar.units import Metric
 
@@ -42,7 +42,6 @@ __all__ = [
     "opta",
     "paired_interval",
     "pearson",
-    "possible",
     "ranked_apart",
     "read_factors",
     "references",

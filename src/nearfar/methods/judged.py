@@ -40,7 +40,11 @@ class JudgedPairs(Method):
     method; `names`: of the classes.
     """
 
-    needs = tuple(frozenset({*SIDES, role}) for role in ROLES)
+    needs = (
+        frozenset({"text", "text_b", "target"}),
+        frozenset({"text", "text_b", "score"}),
+        frozenset({"text", "text_b", "pair_label"}),
+    )
     supervised = True
     uses_batch = False
     from_start = True

@@ -119,8 +119,6 @@ def task_of(slug: str, data: Data, settings: TrainSettings) -> evaluation.Task:
     """What is measured: the task asked for, else the first that the data hold and the method's encoders can answer."""
     if settings.task != "auto":
         return evaluation.task_for(data, settings.task, shared={"layer": settings.layer})
-    if methods.get(slug).target == "bags" and "bags" in evaluation.possible(data):
-        return evaluation.task_for(data, "bags")
     task = evaluation.task_for(data, shared={"layer": settings.layer})
     kinds = kinds_of(methods.get(slug), data, settings)
     if not kinds:

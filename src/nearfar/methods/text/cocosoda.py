@@ -73,7 +73,7 @@ class CoCoSoDa(Contrast):
         "`pairs --symmetric false --temperature 0.05`; a warm-up of a twentieth of the run (none in the paper); "
         "languages but Python are read by a lexer of what they share",
     )
-    needs = (frozenset({TEXT, CODE}),)
+    needs = (frozenset({"text", "text_b"}),)
     preset_paper = {"temperature": 0.07, "queue": 1024, "momentum": 0.999, "rate": 0.15, "within": True, "alpha": 0.7}
     paper_training = {"optimiser": "adamw", "lr": 2e-5, "weight_decay": 0.01, "schedule": "linear", "clip_norm": 1.0}
     defaults = {"temperature": 0.07}

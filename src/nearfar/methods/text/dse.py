@@ -69,7 +69,12 @@ class DSE(JudgedPairs):
                     "head": "features", "hidden": 512}  # fmt: skip
     paper_training = {"optimiser": "adamw", "lr": 2e-5, "weight_decay": 0.01, "schedule": "linear", "eps": 1e-6,
                       "clip_norm": 1.0}  # fmt: skip
-    needs = (*JudgedPairs.needs, frozenset(SIDES))
+    needs = (
+        frozenset({"text", "text_b", "target"}),
+        frozenset({"text", "text_b", "score"}),
+        frozenset({"text", "text_b", "pair_label"}),
+        frozenset({"text", "text_b"}),
+    )
     scores: Tensor
 
     def __init__(
