@@ -69,8 +69,8 @@ def test_the_losses_are_those_of_the_functions(data):
     made.method.eval()
     batch, method = drawn(made), made.method
     first, second = (phase.loss(batch).total for phase in method.phases())
-    said, original, length = method.told(method.original, batch)
-    told, pruned, _ = method.told(method.pruned, batch)
+    said, original, length = method.outputs_of(method.original, batch)
+    told, pruned, _ = method.outputs_of(method.pruned, batch)
     cross = [torch.nn.functional.cross_entropy(x, batch.targets) for x in (said, told)]
     alike = losses.info_nce(pruned, original, temperature=0.1)
     kl = sum(losses.gate_kl(g.mu, g.logvar, length) for g in method.inner.gates)
@@ -81,7 +81,7 @@ def test_the_losses_are_those_of_the_functions(data):
 def test_beta_begins_at_a_fifth_and_gates_learn_at_a_rate_of_their_own(data):
     made = prepared(data, gate_lr=0.02, bias_lr=0.005, settings={"lr": 0.001})
     batch = drawn(made)
-    length = made.method.told(made.method.pruned, batch)[2]
+    length = made.method.outputs_of(made.method.pruned, batch)[2]
     begun = made.method.beta * float(made.method.kl(length).detach())
     assert 0.1 < begun < 0.4
     scaled = made.method.scaled_parameters()
@@ -99,7 +99,7 @@ def test_without_gates_and_contrast_it_is_a_plain_classifier(data):
     batch = drawn(made)
     made.method.eval()
     loss = made.method.pruned_loss(batch)
-    logits = made.method.told(made.method.pruned, batch)[0]
+    logits = made.method.outputs_of(made.method.pruned, batch)[0]
     assert_close(loss.total, torch.nn.functional.cross_entropy(logits, batch.targets))
     assert set(loss.terms) == {"class"}
 
@@ -112,9 +112,9 @@ def test_an_aspect_stands_beside_the_text(table, tmp_path):
     batch = drawn(made)
     made.method.eval()
     with torch.no_grad():
-        whole = made.method.told(made.method.pruned, batch)[1]
+        whole = made.method.outputs_of(made.method.pruned, batch)[1]
         batch.views["text_b"] = [x._replace(ids=x.ids.flip(0), mask=x.mask.flip(0)) for x in batch.views["text_b"]]
-        other = made.method.told(made.method.pruned, batch)[1]
+        other = made.method.outputs_of(made.method.pruned, batch)[1]
     assert (whole - other).abs().amax(1).max() > 1e-4
     nearfar.fit("cvib", pairs, out=tmp_path / "run", **FAST)
     told = nearfar.predict(tmp_path / "run", pairs).columns

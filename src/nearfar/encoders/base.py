@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -60,6 +61,19 @@ class Encoder(nn.Module):
         return next(self.parameters()).device
 
 
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """The modules in evaluation mode, and then as they were."""
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+
+
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or of a torch file, which is read without running any code of it.
 
@@ -104,8 +118,9 @@ def model_folder(folder: str | Path) -> Path:
     return place
 
 
-def tower_tensors(folder: str | Path, modality: str) -> dict[str, Tensor]:
-    """The tensors of the encoder of one modality in a nearfar model's folder, or in that of its run.
+def tower_of_kind(folder: str | Path, modality: str) -> tuple[Path, str, dict[str, Any]]:
+    """Where a nearfar model (or that of a run) lies, the name of its first tower of a modality, and what is said of
+    that tower's encoder.
 
     Raises InputError for a folder that is no model, or one without such an encoder.
     """
@@ -116,6 +131,12 @@ def tower_tensors(folder: str | Path, modality: str) -> dict[str, Tensor]:
         name = next((name for name, tower in towers.items() if tower["encoder"].get("modality") == modality), None)
     if name is None:
         raise InputError(f"The model in {folder} has no {modality} encoder.", f"It embeds {', '.join(towers)}.")
+    return place, name, towers[name]["encoder"]
+
+
+def tower_tensors(folder: str | Path, modality: str) -> dict[str, Tensor]:
+    """The tensors of the encoder that `tower_of_kind` finds."""
+    place, name, _ = tower_of_kind(folder, modality)
     return _under(f"{name}.encoder.", place)
 
 

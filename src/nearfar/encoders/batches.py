@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nearfar import modalities
-from nearfar.encoders.base import Encoder
+from nearfar.encoders.base import Encoder, evaluating
 from nearfar.errors import InputError
 
 
@@ -24,11 +24,7 @@ def vectors(
 
     Items that have lengths go sorted by them, so that batches carry little padding. progress: called with (done, all).
     """
-    modules = [encoder] if head is None else [encoder, head]
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.eval()
+    with evaluating(*([encoder] if head is None else [encoder, head])):
         rows, batches = _batches(encoder, items, batch_size)
         out: np.ndarray | None = None
         done = 0
@@ -40,9 +36,6 @@ def vectors(
             done += len(where)
             if progress is not None:
                 progress(done, len(items))
-    finally:
-        for module, mode in zip(modules, modes):
-            module.train(mode)
     return np.empty((0, _width(encoder, head)), np.float32) if out is None else out
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nearfar import files
 from nearfar.checks import PositiveInt, ShareBelowOne, Width, checked
-from nearfar.encoders.base import find_model, load_into, tower_tensors
+from nearfar.encoders.base import find_model, load_into, tower_of_kind, tower_tensors
 from nearfar.encoders.pretrained import from_folder
 from nearfar.encoders.texts import SmallText, TextEncoder, TextLength, train_tokenizer
 from nearfar.encoders.transformer import SIZES, Transformer
@@ -104,11 +103,9 @@ def _of_model(place: Path) -> TextEncoder:
     """The text encoder of a nearfar model with its weights, without a head."""
     from nearfar import modalities
 
-    state = tower_tensors(place, "text")
-    towers = files.read_json(place / "config.json", {"towers": dict}, "Give the folder of a nearfar model.")["towers"]
-    name, said = next((name, t) for name, t in towers.items() if t["encoder"].get("modality") == "text")
-    made = modalities.get("text").restore(said["encoder"], place / name)
-    load_into(made, state, place)
+    place, name, said = tower_of_kind(place, "text")
+    made = modalities.get("text").restore(said, place / name)
+    load_into(made, tower_tensors(place, "text"), place)
     made.pretrained = True
     return made  # pyright: ignore[reportReturnType]
 

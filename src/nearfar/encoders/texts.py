@@ -123,8 +123,7 @@ class LayeredText(TextEncoder):
     def tokens(self, x: Tokens | Embedded, layers: int | None = None) -> tuple[Tensor, Tensor]:
         """Vectors of all tokens (n, L, width), zero where the mask (n, L) is False, and that mask; with `layers` those
         of so many layers, the last one first, (layers, n, L, width). Raises InputError for more than there are."""
-        if layers is not None and not 1 <= layers <= self.depth:
-            raise InputError(f"layers must be between 1 and {self.depth}, the encoder's own. Got {layers} instead.")
+        self._check_layers(1 if layers is None else layers)
         if self.domains is not None and isinstance(x, Tokens):
             x = self.embedded(x)
         with self.route.of(x):
@@ -176,8 +175,7 @@ class LayeredText(TextEncoder):
             )
         one_of("join", join, JOINS)
         one_of("pooling", pooling, LAYER_POOLINGS)
-        if not 1 <= layers <= self.depth:
-            raise InputError(f"layers must be between 1 and {self.depth}, the encoder's own. Got {layers} instead.")
+        self._check_layers(layers)
         self._inserted["pooled"] = {"layers": layers, "join": join, "pooling": pooling, "first": first}
         self.dim = self.width * (layers if join == "concat" else 1)
 
@@ -226,6 +224,10 @@ class LayeredText(TextEncoder):
     def variants(self) -> dict[str, Routed]:
         """Domain -> this encoder, to which every text is of that domain."""
         return {name: Routed(self, place) for place, name in enumerate(self.domain_names)}
+
+    def _check_layers(self, layers: int) -> None:
+        if not 1 <= layers <= self.depth:
+            raise InputError(f"layers must be between 1 and {self.depth}, the encoder's own. Got {layers} instead.")
 
     def _once(self, what: str) -> None:
         if what in self._inserted:

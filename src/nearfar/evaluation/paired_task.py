@@ -72,20 +72,20 @@ class PairedTask(SearchTask):
         return pair_of(data, modalities) is not None
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
-        told = self.own_scores(embed) if self.asks_model else None
-        if told is None:
+        own = self.own_scores(embed) if self.asks_model else None
+        if own is None:
             return super().evaluate(embed, split, examples=examples)
-        return self.evaluate_scores(lambda search: OwnScores(told(search.query.rows)), split, examples=examples)
+        return self.evaluate_scores(lambda search: OwnScores(own(search.query.rows)), split, examples=examples)
 
     def own_scores(self, embed: Embed) -> Callable[[np.ndarray], np.ndarray] | None:
         """rows -> what a model says of their pairs, float64 (n,); None for one that does not score pairs."""
         answer: Any = getattr(embed, "inference", None)
 
-        def told(rows: np.ndarray) -> np.ndarray:
+        def scored(rows: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 return answer.of_pairs(self.data, rows, embed).double().cpu().numpy()
 
-        return told if answer is not None and answer.scores_pairs else None
+        return scored if answer is not None and answer.scores_pairs else None
 
     def paired(self, rows: np.ndarray) -> Search:
         """Rows whose two sides are compared with each other alone."""

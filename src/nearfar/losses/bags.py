@@ -81,9 +81,7 @@ def soft_cross_entropy(
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """- mean_i sum_c target_ic log softmax(logits_i)_c, in [0, inf); the mean over all processes with "global"."""
-    net = exchange(negatives)
-    total = -(targets * logits.log_softmax(1)).sum()
-    return net.sum(total) / max(1, net.count(logits))
+    return -exchange(negatives).mean(targets * logits.log_softmax(1))
 
 
 def ins_contrast(

@@ -83,8 +83,7 @@ def _scored(teacher: Tensor) -> Tensor:
 def mean_of_known(rows: Float[Tensor, "n"], known: Bool[Tensor, "n"], *, negatives: str = "local") -> Float[Tensor, ""]:
     """The mean of the rows of which something is known; 0, with a gradient of 0, where of none. A known row that is NaN
     makes it NaN: what has diverged is no missing label. negatives: "global" counts the rows of all processes."""
-    net, found = exchange(negatives), rows[known]
-    return net.sum(found.sum()) / max(1, net.count(found))
+    return exchange(negatives).mean(rows[known])
 
 
 def label_term(

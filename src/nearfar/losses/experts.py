@@ -32,7 +32,7 @@ def mnr(
     a, b = (normalise(x) if normalised else x for x in (a, b))
     keys, first = net.gather(b)
     rows = F.cross_entropy(a @ keys.T / temperature, first + torch.arange(len(a), device=a.device), reduction="none")
-    return net.sum(rows.sum()) / max(1, net.count(rows))
+    return net.mean(rows)
 
 
 def _checked(a: Tensor, b: Tensor, temperature: float | Tensor, negatives: str) -> Exchange:
@@ -85,9 +85,7 @@ def router_loss(
 
     In [0, inf); log of the number of experts for logits that say nothing.
     """
-    net = exchange(negatives)
-    rows = F.cross_entropy(((a + b) / 2).mean(0), domains, reduction="none")
-    return net.sum(rows.sum()) / max(1, net.count(rows))
+    return exchange(negatives).mean(F.cross_entropy(((a + b) / 2).mean(0), domains, reduction="none"))
 
 
 def balance_loss(logits: Float[Tensor, "... experts"], *, negatives: str = "local") -> Float[Tensor, ""]:

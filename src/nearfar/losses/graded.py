@@ -21,7 +21,7 @@ def cosine_regression(
     """
     net = exchange(negatives)
     cosine, score = _cosines(a, b, score, net)
-    return net.sum((cosine - score).square().sum()) / max(1, net.count(cosine))
+    return net.mean((cosine - score).square())
 
 
 def cosent(

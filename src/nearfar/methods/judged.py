@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import UnitInterval
 from nearfar.encoders import Embedded, LayeredText, Tokens, one_sequence, pad
+from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError
 from nearfar.heads import PairHead
 from nearfar.losses.distillation import outputs_of
@@ -214,19 +214,6 @@ class SideScorer(nn.Module):
             return self.head(u, v)
 
 
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """The modules in evaluation mode, and then as they were."""
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
-
-
 class JointReader(nn.Module):
     """Both sides in one sequence, "[CLS] a [SEP] b [SEP]", so that every token sees those of the other side.
 
@@ -292,6 +279,5 @@ __all__ = [
     "PairScoring",
     "SideScorer",
     "answers",
-    "evaluating",
     "restored",
 ]

@@ -33,8 +33,7 @@ def absolute_error(
     predicted: Float[Tensor, "n"], values: Float[Tensor, "n"], *, negatives: str = "local"
 ) -> Float[Tensor, ""]:
     """Mean |predicted - values|, in [0, inf), 0 of no rows; the mean over all processes with negatives="global"."""
-    net = exchange(negatives)
-    return net.sum((predicted - values).abs().sum()) / max(1, net.count(predicted))
+    return exchange(negatives).mean((predicted - values).abs())
 
 
 class Regressor(Inference):

@@ -38,6 +38,7 @@ class Queue(Negatives):
     Raises InputError: a size that is neither "auto" nor a positive number.
     """
 
+    no_group = -1  # of keys of items that are of none
     keys: Tensor
     item_identities: Tensor
     negative_groups: Tensor
@@ -58,6 +59,10 @@ class Queue(Negatives):
 
     def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         size = auto_size(batch_size, samples, steps) if self.size == "auto" else self.size
+        self.allocate(size, dim, identity_kinds)
+
+    def allocate(self, size: int, dim: int, identity_kinds: int) -> None:
+        """Room for so many keys, none of them there yet."""
         self.keys = torch.empty(size, dim, device=self.keys.device)
         self.item_identities = torch.empty(size, identity_kinds, dtype=torch.long, device=self.keys.device)
         self.reset()
@@ -103,22 +108,26 @@ class Queue(Negatives):
         block = self.memory(anchors, items)
         return ExtraCandidates([] if block is None else [block])
 
+    def places(self, groups: Tensor) -> tuple[slice | Tensor, Tensor]:
+        """Which of the keys of these groups (n,) stay, and where they go: behind the last one, over the oldest; those
+        that a later one of the same call would overwrite do not stay. Moves the pointer."""
+        size = len(self.keys)
+        stay = min(len(groups), size)
+        places = (self.pointer + torch.arange(stay, device=groups.device)) % size
+        self.pointer.copy_((self.pointer + stay) % size)
+        return slice(len(groups) - stay, None), places
+
     @torch.no_grad()
     def update(self, keys: Tensor, items: Items) -> None:
-        net, size = exchange("global"), len(self.keys)
-        negative_groups = (
-            items.negative_groups if items.negative_groups is not None else items.rows.new_full((len(keys),), -1)
-        )
-        keys, item_identities, negative_groups = (
-            net.gather(x)[0][-size:] for x in (keys.detach(), items.stored, negative_groups)
-        )
+        net, groups = exchange("global"), items.negative_groups
+        groups = items.rows.new_full((len(keys),), self.no_group) if groups is None else groups
+        keys, item_identities, groups = (net.gather(x)[0] for x in (keys.detach(), items.stored, groups))
         self.now += 1
-        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-        self.keys[places] = keys.to(self.keys.dtype)
-        self.item_identities[places] = item_identities
-        self.negative_groups[places] = negative_groups
+        kept, places = self.places(groups)
+        self.keys[places] = keys[kept].to(self.keys.dtype)
+        self.item_identities[places] = item_identities[kept]
+        self.negative_groups[places] = groups[kept]
         self.entered[places] = self.now
-        self.pointer.copy_((self.pointer + len(keys)) % size)
 
 
 class CrossBatch(Queue, name="cross-batch"):
@@ -157,20 +166,19 @@ class GroupQueue(Queue, name="group-queue"):
     Raises InputError, at `update`, for a group that is not there.
     """
 
+    no_group = 0
+
     def __init__(self, size: PositiveInt | Literal["auto"] = "auto", groups: PositiveInt = 1, in_batch: bool = True):
         super().__init__(size, in_batch)
         self.groups = groups
 
     def setup(self, dim: int, identity_kinds: int, batch_size: int, samples: int, steps: int | None = None) -> None:
         each = self.size if self.size != "auto" else auto_size(batch_size, samples // self.groups, steps)
-        self.keys = torch.empty(each * self.groups, dim, device=self.keys.device)
-        self.item_identities = torch.empty(len(self.keys), identity_kinds, dtype=torch.long, device=self.keys.device)
         self.pointer = torch.zeros(self.groups, dtype=torch.long, device=self.keys.device)
-        self.reset()
+        self.allocate(each * self.groups, dim, identity_kinds)
 
-    def places(self, groups: Tensor) -> Tensor:
-        """Where keys of these groups (n,) go, in order: behind the last one of their group, over its oldest; -1 for
-        those that a later one of the same call would overwrite."""
+    def places(self, groups: Tensor) -> tuple[slice | Tensor, Tensor]:
+        """As of a queue, behind the last one of their group."""
         if len(groups) and not bool(((groups >= 0) & (groups < self.groups)).all()):
             raise InputError(f"Keys are of the groups {groups.unique().tolist()}, and there are {self.groups} queues.",
                              "Say how many groups there are: --negatives.groups.")  # fmt: skip
@@ -180,17 +188,5 @@ class GroupQueue(Queue, name="group-queue"):
         counts = ones.sum(0)
         places = groups * each + (self.pointer[groups] + rank) % each
         self.pointer.copy_((self.pointer + counts) % each)
-        return torch.where(rank >= counts[groups] - each, places, -1)
-
-    @torch.no_grad()
-    def update(self, keys: Tensor, items: Items) -> None:
-        net = exchange("global")
-        groups = items.negative_groups if items.negative_groups is not None else torch.zeros_like(items.rows)
-        keys, item_identities, groups = (net.gather(x)[0] for x in (keys.detach(), items.stored, groups))
-        self.now += 1
-        places = self.places(groups)
-        kept = places >= 0
-        self.keys[places[kept]] = keys[kept].to(self.keys.dtype)
-        self.item_identities[places[kept]] = item_identities[kept]
-        self.negative_groups[places[kept]] = groups[kept]
-        self.entered[places[kept]] = self.now
+        stay = rank >= counts[groups] - each
+        return stay, places[stay]

@@ -19,6 +19,7 @@ import numpy as np
 from nearfar.errors import InputError
 from nearfar.progress import track
 from nearfar.sources.splits import SHARES, assign
+from nearfar.sources.words import near_copies
 
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "networkx", "sympy", "transformers", "timm")
 IMPORTED_AS = {"scikit-learn": "sklearn"}
@@ -111,3 +112,10 @@ def found_in(
                 return rows[:limit]
             advance(1)
     return rows
+
+
+def distinct(found: Sequence[T], text: Callable[[T], str], what: str) -> list[T]:
+    """Those whose text nearly repeats no earlier one (`words.near_copies`), in their order."""
+    with track(f"comparing {what}", len(found)) as advance:
+        first = near_copies([text(one) for one in found], advance=advance)
+    return [one for i, one in enumerate(found) if first[i] == i]

@@ -12,6 +12,7 @@ import torch
 
 from nearfar import modalities
 from nearfar.encoders import Frozen
+from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError
 from nearfar.methods.tower import Tower
 from nearfar.modality import Reader
@@ -120,13 +121,11 @@ class Embedder:
         encoder: Any = tower.encoder.encoder if isinstance(tower.encoder, Frozen) else tower.encoder
         if not hasattr(encoder, "feature_map"):
             raise InputError("This encoder gives vectors only, no feature map.", "Choose another --task.")
-        ready, mode = modalities.of(role).reader(self.data, role, encoder).ready, tower.training
+        ready = modalities.of(role).reader(self.data, role, encoder).ready
         for i in range(0, len(rows), self.batch_size):
-            tower.eval()
-            x = ready(rows[i : i + self.batch_size])
-            with torch.inference_mode():
-                found = encoder.feature_map(x.to(self.device), layer).float().cpu().numpy()
-            tower.train(mode)
+            with evaluating(tower), torch.inference_mode():
+                found = encoder.feature_map(ready(rows[i : i + self.batch_size]).to(self.device), layer)
+                found = found.float().cpu().numpy()
             self.progress(i + len(found), len(rows))
             yield found
 
@@ -150,18 +149,13 @@ class Embedder:
         return out
 
     def _batches(self, tower: Tower, n: int, load: Callable[[slice], Any]) -> np.ndarray:
-        mode = tower.training
-        tower.eval()
         parts = []
-        try:
-            with torch.inference_mode():
-                for i in range(0, n, self.batch_size):
-                    x = load(slice(i, min(i + self.batch_size, n)))
-                    z = tower.embed(x.to(self.device)).float()
-                    if self.similarity == "cosine":
-                        z = torch.nn.functional.normalize(z, dim=1)
-                    parts.append(z.cpu().numpy())
-                    self.progress(i + len(parts[-1]), n)
-        finally:
-            tower.train(mode)
+        with evaluating(tower), torch.inference_mode():
+            for i in range(0, n, self.batch_size):
+                x = load(slice(i, min(i + self.batch_size, n)))
+                z = tower.embed(x.to(self.device)).float()
+                if self.similarity == "cosine":
+                    z = torch.nn.functional.normalize(z, dim=1)
+                parts.append(z.cpu().numpy())
+                self.progress(i + len(parts[-1]), n)
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)

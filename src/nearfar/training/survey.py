@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfar import modalities, processes
+from nearfar.encoders.base import evaluating
 from nearfar.methods.tower import Tower
 from nearfar.negatives import Items
 from nearfar.training.embedding import Embedder
@@ -58,15 +59,12 @@ class WholeSet:
     def sides(self) -> tuple[Tensor, Tensor]:
         """Each row as an anchor and as a key, (N, D) twice, as they are contrasted: one fresh view each."""
         method = self.method
-        mode, parts, size = method.training, [], self.loader.sampler.batch_size
-        method.eval()
-        try:
+        parts, size = [], self.loader.sampler.batch_size
+        with evaluating(method):
             for number, start in enumerate(range(0, len(self.rows), size)):
                 batch = self.viewed(self.rows[start : start + size], 1_000_000_000 + number)
                 embedded = method.encode(batch)
                 parts.append(method.sides(embedded | method.targets(batch)))
-        finally:
-            method.train(mode)
         anchors, keys = zip(*parts, strict=True)
         return processes.broadcast(torch.cat(anchors).float()), processes.broadcast(torch.cat(keys).float())
 

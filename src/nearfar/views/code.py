@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.losses.masked import MASKED, mask_tokens
+from nearfar.views.text import uniform
 
 Soft = Literal["dynamic-masking", "dynamic-replacement", "replacement-of-kind", "masking-of-kind"]
 SOFT: tuple[Soft, ...] = ("dynamic-masking", "dynamic-replacement", "replacement-of-kind", "masking-of-kind")
@@ -28,7 +29,7 @@ def changed(
 ) -> Int[Tensor, "n l"]:
     """Ids of which each of the places is chosen with probability `rate`, and a chosen one becomes that of `by` with
     probability 0.8."""
-    u = torch.rand((2, *ids.shape), generator=generator, device=generator.device).to(ids.device)
+    u = uniform((2, *ids.shape), generator, ids.device)
     return torch.where(places & (u[0] < rate) & (u[1] < MASKED), by, ids)
 
 
@@ -49,7 +50,7 @@ def drawn_kind(kinds: Int[Tensor, "n l"], generator: torch.Generator) -> Int[Ten
     known = kinds[kinds >= 0].unique()
     if not len(known):
         return kinds.new_tensor(-1)
-    place = torch.rand(1, generator=generator, device=generator.device).to(kinds.device) * len(known)
+    place = uniform((1,), generator, kinds.device) * len(known)
     return known[place.long().clamp(max=len(known) - 1)][0]
 
 

@@ -185,7 +185,7 @@ def cloze(tokens: Tokens, ratio: tuple[float, float], keep: float, generator: to
     """A span of each text as in `crop`, and the text without it; with it with probability `keep`, or where nothing else
     would be left."""
     start, size = _spans(tokens, ratio, generator)
-    stays = _uniform((len(size),), generator, size.device) < keep
+    stays = uniform((len(size),), generator, size.device) < keep
     place = torch.arange(tokens.ids.shape[1], device=size.device)
     inside = (place >= start[:, None]) & (place < (start + size)[:, None])
     rest = tokens.mask & ~(inside & ~stays[:, None])
@@ -196,7 +196,7 @@ def cloze(tokens: Tokens, ratio: tuple[float, float], keep: float, generator: to
 def _spans(tokens: Tokens, ratio: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Start and size of a span of each text, (n,) each."""
     lengths = tokens.mask.sum(1)
-    u = _uniform((2, len(lengths)), generator, lengths.device)
+    u = uniform((2, len(lengths)), generator, lengths.device)
     share = ratio[0] + u[0] * (ratio[1] - ratio[0])
     # float64: in float32 length * share may round up to the next whole number
     size = (lengths.double() * share.double()).floor().long().clamp(min=1).minimum(lengths)
@@ -205,7 +205,7 @@ def _spans(tokens: Tokens, ratio: tuple[float, float], generator: torch.Generato
 
 def delete(tokens: Tokens, p: float, generator: torch.Generator) -> Tokens:
     """Each token is deleted with probability p; where all would go, one at random stays."""
-    u = _uniform(tokens.ids.shape, generator, tokens.ids.device)
+    u = uniform(tokens.ids.shape, generator, tokens.ids.device)
     keep = (u >= p) & tokens.mask
     last = u.masked_fill(~tokens.mask, -1).argmax(1, keepdim=True)
     rescue = torch.zeros_like(keep).scatter_(1, last, True) & ~keep.any(1, keepdim=True) & tokens.mask
@@ -214,7 +214,7 @@ def delete(tokens: Tokens, p: float, generator: torch.Generator) -> Tokens:
 
 def mask(tokens: Tokens, p: float, mask_id: int, generator: torch.Generator) -> Tokens:
     """Each token becomes `mask_id` with probability p; where all would, one at random stays itself."""
-    u = _uniform(tokens.ids.shape, generator, tokens.ids.device)
+    u = uniform(tokens.ids.shape, generator, tokens.ids.device)
     last = u.masked_fill(~tokens.mask, -1).argmax(1, keepdim=True)
     chosen = (u < p) & tokens.mask
     everything = (chosen | ~tokens.mask).all(1, keepdim=True)
@@ -224,7 +224,7 @@ def mask(tokens: Tokens, p: float, mask_id: int, generator: torch.Generator) -> 
 
 def replace(tokens: Tokens, p: float, special: Special, generator: torch.Generator) -> Tokens:
     """Each token becomes a random ordinary one with probability p (drawn specials leave the token as it is)."""
-    u = _uniform(tokens.ids.shape, generator, tokens.ids.device)
+    u = uniform(tokens.ids.shape, generator, tokens.ids.device)
     other = torch.randint(special.size, tokens.ids.shape, generator=generator, device=generator.device)
     other = other.to(tokens.ids.device)
     chosen = (u < p) & tokens.mask
@@ -236,7 +236,7 @@ def replace(tokens: Tokens, p: float, special: Special, generator: torch.Generat
 
 def shuffle(tokens: Tokens, p: float, generator: torch.Generator) -> Tokens:
     """Positions chosen with probability p exchange their tokens among themselves; the others stay."""
-    u = _uniform((2, *tokens.ids.shape), generator, tokens.ids.device)
+    u = uniform((2, *tokens.ids.shape), generator, tokens.ids.device)
     chosen = (u[0] < p) & tokens.mask
     places = torch.arange(tokens.ids.shape[1], device=tokens.ids.device).expand_as(tokens.ids)
     there = (~chosen).long().argsort(dim=1, stable=True)  # chosen places first, in order
@@ -260,5 +260,6 @@ def _compact(tokens: Tokens, keep: Tensor) -> Tokens:
     )
 
 
-def _uniform(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+def uniform(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Numbers of [0, 1), drawn where the generator is."""
     return torch.rand(shape, generator=generator, device=generator.device).to(device)

@@ -78,6 +78,14 @@ class Multistage(Staged):
     without trained weights, a folder that does not fit.
     """
 
+    paper_training = {
+        "optimiser": "adamw",
+        "lr": 5e-4,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+        "weight_decay": 0.2,
+        "schedule": "constant",
+    }
     labels: Tensor
     stage: Tensor
 
@@ -163,7 +171,9 @@ class Multistage(Staged):
         found = k_means(features.cpu().numpy(), min(self.clusters, len(features)), seed=self.seed + number)
         self.labels[number - 1] = processes.broadcast(torch.from_numpy(found)).to(self.labels.device)
         for kept, tower in zip(self.past[number - 1], self.staged(), strict=True):  # pyright: ignore[reportArgumentType]
-            kept.load_state_dict(_kept(tower).state_dict())
+            kept.encoder.load_state_dict(tower.encoder.state_dict())  # pyright: ignore
+            if kept.head is not None:  # pyright: ignore
+                kept.head.load_state_dict(tower.head.state_dict())  # pyright: ignore
         self.stage.fill_(number)
         if self.stage_weights == "fresh":
             self.start_over(number)

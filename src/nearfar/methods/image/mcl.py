@@ -33,14 +33,6 @@ class MCL(Multistage, ViewContrast):
         "does); all processes draw from one permutation; k-means over all items with four starts, not in mini-batches",
     )
     preset_paper = {"stages": 3, "clusters": 10}
-    paper_training = {
-        "optimiser": "adamw",
-        "lr": 5e-4,
-        "betas": (0.9, 0.98),
-        "eps": 1e-6,
-        "weight_decay": 0.2,
-        "schedule": "constant",
-    }
     defaults = {"temperature": 0.2}
 
     def staged(self) -> list[Tower]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from nearfar.encoders import Encoder
+from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError
 from nearfar.methods import Batch, Multistage, PairContrast, Paper, Tower, register
 
@@ -43,14 +44,6 @@ class PairsInStages(Multistage, PairContrast):
     )
     needs = (frozenset({"pair"}),)
     preset_paper = {"stages": 3, "clusters": 10, "temperature": 0.07, "learn_temperature": True, "locked": True}
-    paper_training = {
-        "optimiser": "adamw",
-        "lr": 5e-4,
-        "betas": (0.9, 0.98),
-        "eps": 1e-6,
-        "weight_decay": 0.2,
-        "schedule": "constant",
-    }
     defaults = {"temperature": 0.07}
     follows = {"locked": "first"}
 
@@ -72,10 +65,8 @@ class PairsInStages(Multistage, PairContrast):
     def encode(self, batch: Batch) -> dict[str, Any]:
         if not self.locked or int(self.stage) == 0:
             return super().encode(batch)
-        mode = self.tower_b.training
-        self.tower_b.eval()
-        made = super().encode(batch)
-        self.tower_b.train(mode)
+        with evaluating(self.tower_b):
+            made = super().encode(batch)
         constant = {"b": made["b"].detach()}
         return made | constant | ({"negative": [x.detach() for x in made["negative"]]} if "negative" in made else {})
 

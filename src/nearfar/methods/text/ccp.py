@@ -156,9 +156,9 @@ class CCP(Contrast):
     def encode(self, batch: Batch) -> dict[str, Any]:
         views = batch.views[self.role]
         made: dict[str, Any] = {"sides": [self.tower(x) for x in views[:2]]}
-        return made | ({"told": [self.told(x) for x in views[2:]]} if self.mlm else {})
+        return made | ({"masked_lm": [self.hidden_losses(x) for x in views[2:]]} if self.mlm else {})
 
-    def told(self, x: Hidden) -> Tensor:
+    def hidden_losses(self, x: Hidden) -> Tensor:
         """The sum of -log p over the hidden tokens of each text, (n,)."""
         encoder, hidden = self.tower.encoder, x.targets >= 0
         states, _ = encoder.tokens(Tokens(x.ids, x.mask))
@@ -177,9 +177,9 @@ class CCP(Contrast):
         if self.mlm:
             net, hidden = exchange("global"), [x.targets >= 0 for x in batch.views[self.role][2:]]
             count = net.sum(torch.stack([x.sum() for x in hidden]).sum().float())
-            told = net.sum(torch.stack([x.sum() for x in embedded["told"]]).sum()) / count.clamp(min=1)
-            found.terms["masked LM"] = told.detach()
-            found = Loss(found.total + self.mlm * told, found.terms)
+            masked = net.sum(torch.stack([x.sum() for x in embedded["masked_lm"]]).sum()) / count.clamp(min=1)
+            found.terms["masked LM"] = masked.detach()
+            found = Loss(found.total + self.mlm * masked, found.terms)
         return found
 
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:

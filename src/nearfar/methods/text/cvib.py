@@ -23,11 +23,12 @@ from torch.nn.functional import cross_entropy
 
 from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, Width
 from nearfar.encoders import Encoder, LayeredText, frame, layered
+from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError
 from nearfar.losses import gate_kl, info_nce
 from nearfar.methods import Batch, Facts, Loss, Method, Paper, Phase, Request, Tower, register
 from nearfar.methods.inference import Inference
-from nearfar.methods.judged import SIDES, JointReader, evaluating
+from nearfar.methods.judged import SIDES, JointReader
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -194,25 +195,25 @@ class CVIB(Method):
     def make_views(self, batch: Batch) -> dict[str, list]:
         return {role: [batch.inputs[role]] for role in self.reads}
 
-    def told(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor, int]:
+    def outputs_of(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor, int]:
         return network([batch.views[role][0] for role in self.reads])
 
     def original_loss(self, batch: Batch) -> Loss:
         """The unpruned network's; its representations are kept for the other, as they were before its step."""
         assert self.original is not None
         with torch.no_grad():
-            pruned = self.told(self.pruned, batch)[1]
-        logits, r, _ = self.told(self.original, batch)
+            pruned = self.outputs_of(self.pruned, batch)[1]
+        logits, r, _ = self.outputs_of(self.original, batch)
         self.kept = r.detach()
-        told = class_loss(logits, batch)
+        known = class_loss(logits, batch)
         alike = info_nce(pruned, r, temperature=self.tau, negatives="global")
-        return Loss(told + self.weight * alike, {"original_class": told.detach()})
+        return Loss(known + self.weight * alike, {"original_class": known.detach()})
 
     def pruned_loss(self, batch: Batch) -> Loss:
-        logits, r, length = self.told(self.pruned, batch)
+        logits, r, length = self.outputs_of(self.pruned, batch)
         self.monitored = r.detach()
-        told = total = class_loss(logits, batch)
-        terms: dict[str, Tensor | float] = {"class": told.detach()}
+        known = total = class_loss(logits, batch)
+        terms: dict[str, Tensor | float] = {"class": known.detach()}
         if self.original is not None:
             alike = info_nce(r, self.kept, temperature=self.tau, negatives="global")
             total, terms["contrast"] = total + self.weight * alike, alike.detach()

@@ -109,6 +109,11 @@ class Exchange:
         """The rows of all ranks."""
         return x.shape[0] if self.group is None else sum(self.sizes(x.shape[0], x.device))
 
+    def mean(self, rows: Tensor) -> Tensor:
+        """The mean of rows (n, ...) over those of all ranks, summed over what else they have, with gradient; 0 of
+        none."""
+        return self.sum(rows.sum()) / max(1, self.count(rows))
+
     def widths(self, *inputs: Tensor) -> None:
         """Raises on every rank alike where the ranks' vectors differ in length or type."""
         if self.group is None:

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nearfar.progress import track
 from nearfar.sources import installed
 from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
 from nearfar.sources.sets.functions import LEAST_WORDS, first_sentence
-from nearfar.sources.words import first_of_equal, near_copies, normal
+from nearfar.sources.words import first_of_equal, normal
 
 LEAST_BODY, MOST_BODY = 8, 64  # words
 _VERSION = "1"
@@ -99,9 +98,7 @@ def docstrings_of(path: Path, module: str, package: str) -> Iterator[Documented]
 def _distinct(found: list[Documented]) -> list[Documented]:
     """The first docstring of each summary and of each family of nearly equal rests."""
     fresh = first_of_equal(first_of_equal(found, lambda one: normal(one.summary)), lambda one: normal(one.body))
-    with track("comparing docstrings", len(fresh)) as advance:
-        first = near_copies([one.body for one in fresh], advance=advance)
-    return [one for i, one in enumerate(fresh) if first[i] == i]
+    return installed.distinct(fresh, lambda one: one.body, "docstrings")
 
 
 def rows_of(found: Sequence[Documented], seed: int) -> list[Documented]:

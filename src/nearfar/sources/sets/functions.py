@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearfar.progress import track
 from nearfar.sources import installed
 from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
-from nearfar.sources.words import first_of_equal, near_copies, normal
+from nearfar.sources.words import first_of_equal, normal
 
 LEAST_WORDS = 4  # of a summary
 LEAST_LINES = 4  # of a body, beyond the line that names the function
@@ -102,7 +101,4 @@ def _distinct(pairs: list[Pair]) -> list[Pair]:
     fresh = first_of_equal(pairs, lambda pair: normal(pair.summary))
     if not fresh:
         return []
-    with track("comparing functions", len(fresh)) as advance:
-        first = near_copies([pair.code for pair in fresh], advance=advance)
-    kept = [pair for i, pair in enumerate(fresh) if first[i] == i]
-    return sorted(kept, key=lambda p: p.id)
+    return sorted(installed.distinct(fresh, lambda pair: pair.code, "functions"), key=lambda p: p.id)

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nearfar.progress import track
 from nearfar.sources import installed
 from nearfar.sources.made import stored_rows
 from nearfar.sources.raw import Raw
 from nearfar.sources.sets import register
-from nearfar.sources.words import first_of_equal, near_copies, normal
+from nearfar.sources.words import first_of_equal, normal
 
 WORDS = (5, 30)  # of a sentence
 PAIRS = {"val": (333, 333, 334), "test": (1000, 1000, 1000)}  # at most, by grade 0, 1, 2
@@ -133,9 +132,7 @@ def _whole(text: str) -> bool:
 def _distinct(sentences: list[Sentence]) -> list[Sentence]:
     """The first of equal sentences and of each family of nearly equal ones."""
     fresh = first_of_equal(sentences, lambda one: normal(one.text))
-    with track("comparing sentences", len(fresh)) as advance:
-        first = near_copies([one.text for one in fresh], advance=advance)
-    return [one for i, one in enumerate(fresh) if first[i] == i]
+    return installed.distinct(fresh, lambda one: one.text, "sentences")
 
 
 def rows_of(sentences: Sequence[Sentence], seed: int) -> list[Row]:
