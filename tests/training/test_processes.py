@@ -123,6 +123,22 @@ def test_banks_of_languages_on_two_processes_equal_one(tmp_path, monkeypatch):
     assert losses[0][-1] > 0
 
 
+def test_four_queues_on_two_processes_equal_one(table, tmp_path, monkeypatch):
+    """Of code and queries and their copies by the teacher, all processes' vectors in each; without augmentation."""
+    options = SGD | {"queue": 24, "rate": 0.0, "momentum": 0.5, "batch_size": 8}
+    done = train(table, tmp_path / "two", method="cocosoda", devices=2, **options)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit("cocosoda", table, text="question", text_b="answer", out=tmp_path / "one", **SCHEDULE | options)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    losses = [[json.loads(x)["loss"] for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()]
+              for n in ("one", "two")]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_stopped_on_two_processes_and_gone_on_to_the_same_numbers(table, tmp_path):
     options = {"devices": 2, "negatives": "queue"}
     whole = train(table, tmp_path / "whole", **options)

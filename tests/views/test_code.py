@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nearfar import encoders
-from nearfar.encoders.code import KINDS, kinds_of, lexemes
+from nearfar.encoders import code as code_module
+from nearfar.encoders.code import KINDS, kinds_of, lexemes, words_of
 from nearfar.encoders.tokens import TokenStore, frame, ordinary
 from nearfar.errors import InputError
 from nearfar.views.code import SOFT, drawn_kind, softly
@@ -30,17 +31,67 @@ def test_code_that_python_refuses_is_read_all_the_same(code):
     assert ("(", "separator") in said(code)
 
 
-def test_other_languages():
+def test_a_language_without_a_grammar():
     code = 'public int add(int a) { // sum\n  return a + 0x1F - "a\\"b"; /* more\n lines */ }'
-    found = said(code, "java")
+    assert words_of(code, "fantasy")[1] == "a general lexer"
+    found = said(code, "fantasy")
     assert {("public", "keyword"), ("int", "keyword"), ("add", "identifier"), ("// sum", "comment"), ("+", "operator"),
             ("0x1F", "number"), ('"a\\"b"', "string"), ("/* more\n lines */", "comment"),
             (";", "separator")} <= set(found)  # fmt: skip
 
 
+OF_LANGUAGES = {
+    "java": ('public int add(int ä) { // s\n String x = "a\\"b"; return this.ä + 0x1F; }',
+             {"keyword": ["public", "int", "this"], "identifier": ["add", "ä", "String"], "comment": ["// s"],
+              "string": ['"a\\"b"'], "number": ["0x1F"], "operator": ["+", "="], "separator": [";", "."]}),
+    "javascript": ("function f(a) { let x = `a${b}c`; return /ab+/g && 1.5 }",
+                   {"keyword": ["function", "let"], "string": ["`a${b}c`", "/ab+/g"], "number": ["1.5"]}),
+    "typescript": ("const f = (a: number): string => `x${a}`",
+                   {"keyword": ["const", "number", "string"], "operator": ["=>"], "identifier": ["f", "a"]}),
+    "go": ("func add(a int) error { x := `raw`; return nil // c\n}",
+           {"keyword": ["func", "nil"], "identifier": ["error"], "operator": [":="], "string": ["`raw`"]}),
+    "ruby": ('def add(a)\n  return "#{a} b" unless @b # c\nend',
+             {"keyword": ["def", "unless", "end"], "string": ['"#{a} b"'], "comment": ["# c"], "identifier": ["@b"]}),
+    "php": ('function add($a) { return $a . "x $b" . null; }',
+            {"keyword": ["function", "null"], "identifier": ["add"], "string": ['"x $b"']}),
+    "c": ("int f(int a) { return a->b + 'c' + 1.0f; }",
+          {"keyword": ["int"], "operator": ["->"], "string": ["'c'"], "number": ["1.0f"], "identifier": ["b"]}),
+    "cpp": ("auto f(T const& a) -> int { return std::move(a); }",
+            {"keyword": ["auto", "const"], "identifier": ["std", "move"], "operator": ["->", "::"]}),
+    "rust": ("pub fn add(a: &str) -> i32 { 1_000u32 // c\n}",
+             {"keyword": ["pub", "fn", "str"], "number": ["1_000u32"], "comment": ["// c"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", OF_LANGUAGES)
+def test_other_languages(language):
+    code, wanted = OF_LANGUAGES[language]
+    assert words_of(code, language)[1] == "tree-sitter"
+    found = said(code, language)
+    assert {(word, kind) for kind, words in wanted.items() for word in words} <= set(found), found
+    ends = [end for _, end, _ in lexemes(code, language)]
+    starts = [start for start, _, _ in lexemes(code, language)]
+    assert all(a <= b for a, b in zip(ends, starts[1:], strict=False)), "words do not overlap"
+
+
+def test_without_the_grammar_a_general_lexer_reads(monkeypatch):
+    monkeypatch.setattr(code_module, "find_spec", lambda name: None)
+    code_module._parser.cache_clear()
+    assert words_of("int f() {}", "java")[1] == "a general lexer"
+    code_module._parser.cache_clear()
+
+
+@pytest.mark.parametrize("language", ["python", "java", "php", "fantasy"])
+@pytest.mark.parametrize("code", ["", "\n\n", "\x00", "'unfinished", "((((", "é\ud800", "\u2028x = 1", "# only\r\n"])
+def test_no_code_is_refused(code, language):
+    for start, end, kind in lexemes(code, language):
+        assert 0 <= start < end <= len(code)
+        assert kind in KINDS
+
+
 def test_parts_of_a_word_have_its_kind():
     spans = [(0, 3), (3, 5), (5, 7), (7, 8), (8, 9), (9, 9)]  # def | " a" | "dd" | ( | a | nothing
-    assert [KINDS[k] if k >= 0 else "" for k in kinds_of(spans, CODE)] == [
+    assert [KINDS[k] if k >= 0 else "" for k in kinds_of(spans, lexemes(CODE))] == [
         "keyword", "identifier", "identifier", "separator", "identifier", ""]  # fmt: skip
 
 
@@ -73,7 +124,7 @@ def test_spans_cover_what_each_token_stands_for(encoder):
 
 def view(encoder):
     ids, spans = encoder.encode_spans([CODE, "x = 1"])
-    kinds = [kinds_of(s, c) for s, c in zip(spans, [CODE, "x = 1"], strict=True)]
+    kinds = [kinds_of(s, lexemes(c)) for s, c in zip(spans, [CODE, "x = 1"], strict=True)]
     x = frame(TokenStore(ids, 500, kinds).read(np.arange(2)), encoder.special)
     return x, ordinary(x, encoder.special), torch.tensor(encoder.add_tokens([f"<|{k}|>" for k in KINDS]))
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import keyword
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from tree_sitter import Node, Parser
+
+Reading = Literal["Python's tokenizer", "tree-sitter", "a general lexer"]
+Lexeme = tuple[int, int, str]
 KINDS = ("keyword", "identifier", "operator", "separator", "number", "string", "comment")
 _WORDS = (
     "abstract as async await begin bool boolean break byte case catch char class const continue def default defer do "
@@ -30,20 +39,73 @@ _LEXEME = re.compile(
 )
 _OF_PYTHON = {tokenize.STRING: "string", tokenize.NUMBER: "number", tokenize.COMMENT: "comment"}
 _SEPARATORS = frozenset("()[]{},;:.")
+_ALIASES = {"py": "python", "": "python", "js": "javascript", "jsx": "javascript", "ts": "typescript", "golang": "go",
+            "rb": "ruby", "rs": "rust", "c++": "cpp", "cc": "cpp", "h": "c"}  # fmt: skip
+_GRAMMARS = {"c": "language", "cpp": "language", "go": "language", "java": "language", "javascript": "language",
+             "php": "language_php_only", "ruby": "language", "rust": "language",
+             "typescript": "language_typescript"}  # fmt: skip
+_STRINGS = frozenset({"char_literal", "character_literal", "rune_literal", "regex"})
 
 
-def lexemes(code: str, language: str = "python") -> list[tuple[int, int, str]]:
-    """Start, end and kind (`KINDS`) of each word of the code, in order. Python is read by its own tokenizer; other
-    languages, and Python that it refuses, by a lexer of what most languages share."""
-    if language.lower() in ("python", "py", ""):
+def lexemes(code: str, language: str = "python") -> list[Lexeme]:
+    """Start, end and kind (`KINDS`) of each word of the code, in order, as `words_of` reads them."""
+    return words_of(code, language)[0]
+
+
+def words_of(code: str, language: str = "python") -> tuple[list[Lexeme], Reading]:
+    """Start, end and kind (`KINDS`) of each word of the code, in order, and what read it. Python is read by its own
+    tokenizer; C, C++, Go, Java, JavaScript, PHP, Ruby, Rust and TypeScript by tree-sitter where nearfar[code] is
+    installed; other languages, and Python that its tokenizer refuses, by a lexer of what most languages share."""
+    name = _ALIASES.get(language.lower(), language.lower())
+    if name == "python":
         try:
-            return list(_of_python(code))
+            return list(_of_python(code)), "Python's tokenizer"
         except (tokenize.TokenError, SyntaxError, ValueError):
             pass
-    return list(_of_any(code))
+    elif (parser := _parser(name)) is not None:
+        return list(_of_tree(code, parser)), "tree-sitter"
+    return list(_of_any(code)), "a general lexer"
 
 
-def _of_python(code: str) -> Iterator[tuple[int, int, str]]:
+@cache
+def _parser(language: str) -> Parser | None:
+    module = f"tree_sitter_{language}"
+    if language not in _GRAMMARS or find_spec("tree_sitter") is None or find_spec(module) is None:
+        return None
+    from tree_sitter import Language, Parser
+
+    return Parser(Language(getattr(importlib.import_module(module), _GRAMMARS[language])()))
+
+
+def _of_tree(code: str, parser: Parser) -> Iterator[Lexeme]:
+    """A string or a comment is one word, whatever its parts. tree-sitter counts bytes, and reads on after errors."""
+    data = code.encode("utf-8", "surrogatepass")
+    place = np.cumsum([0, *((byte & 0xC0) != 0x80 for byte in data)])
+    left = [parser.parse(data).root_node]
+    while left:
+        node = left.pop()
+        whole = node.is_named and ("comment" in node.type or "string" in node.type or node.type in _STRINGS)
+        if node.child_count and not whole:
+            left.extend(reversed(node.children))
+        elif node.end_byte > node.start_byte:
+            text = data[node.start_byte : node.end_byte].decode("utf-8", "replace")
+            yield int(place[node.start_byte]), int(place[node.end_byte]), _kind_in_tree(node, text)
+
+
+def _kind_in_tree(node: Node, text: str) -> str:
+    if node.is_named and "comment" in node.type:
+        return "comment"
+    if node.is_named and ("string" in node.type or node.type in _STRINGS):
+        return "string"
+    if text.lstrip(".")[:1].isdigit():
+        return "number"
+    if not any(c.isalnum() or c == "_" for c in text):
+        return "separator" if text in _SEPARATORS else "operator"
+    reserved = not node.is_named or text == node.type or text in _KEYWORDS or node.type.endswith("_type")
+    return "keyword" if reserved else "identifier"
+
+
+def _of_python(code: str) -> Iterator[Lexeme]:
     starts = np.cumsum([0, *(len(line) for line in code.splitlines(keepends=True))])
     for token in tokenize.generate_tokens(io.StringIO(code, newline="").readline):
         if token.string.strip():
@@ -56,16 +118,16 @@ def _of_python(code: str) -> Iterator[tuple[int, int, str]]:
             yield int(starts[a - 1]) + left, int(starts[b - 1]) + right, kind
 
 
-def _of_any(code: str) -> Iterator[tuple[int, int, str]]:
+def _of_any(code: str) -> Iterator[Lexeme]:
     for match in _LEXEME.finditer(code):
         kind = str(match.lastgroup)
         yield match.start(), match.end(), "keyword" if kind == "identifier" and match[0] in _KEYWORDS else kind
 
 
-def kinds_of(spans: Sequence[tuple[int, int]], code: str, language: str = "python") -> list[int]:
+def kinds_of(spans: Sequence[tuple[int, int]], words: Sequence[Lexeme]) -> list[int]:
     """The kind of each token (place in `KINDS`, -1 for none) by the characters (from, to) of the code that it covers:
     that of the first word in it, so that parts of a word have the kind of the whole."""
-    where = np.full(len(code) + 1, -1)
-    for start, end, kind in lexemes(code, language):
+    where = np.full(max([0, *(end for _, end, _ in words), *(end for _, end in spans)]) + 1, -1)
+    for start, end, kind in words:
         where[start:end] = KINDS.index(kind)
     return [int(next((k for k in where[a:b] if k >= 0), -1)) for a, b in spans]

@@ -10,6 +10,7 @@ queues: C, X, C', X'. The augmentation masks tokens, or replaces them by what ki
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import NonNegativeFloat, PositiveInt, Range, UnitInterval
 from nearfar.encoders import Encoder, Tokens, frame
-from nearfar.encoders.code import KINDS, kinds_of
+from nearfar.encoders.code import KINDS, kinds_of, words_of
 from nearfar.encoders.texts import TextEncoder
 from nearfar.encoders.tokens import TokenStore, ordinary
 from nearfar.errors import InputError
@@ -42,8 +43,9 @@ OFFICIAL_SCALE = 20.0
 class CoCoSoDa(Contrast):
     """Queries (`--text`) and code (`--text-b`) find each other and their augmented copies among four queues.
 
-    The language of the code is the row's `--domain`; without one it is Python. Python is read by its own tokenizer,
-    other languages by a lexer of what most of them share.
+    The language of the code is the row's `--domain`; without one it is Python. Python is read by its own tokenizer;
+    C, C++, Go, Java, JavaScript, PHP, Ruby, Rust and TypeScript by tree-sitter where nearfar[code] is installed; other
+    languages by a lexer of what most of them share. The plan says what reads how many rows.
 
     Args:
         temperature: T; divides the cosine.
@@ -71,7 +73,7 @@ class CoCoSoDa(Contrast):
         "do nothing there); six terms (the released command: four, --within false) and T itself (there T / 20, "
         "--official); duplicates are no negatives unless told; no tokens of mode in front of a text; fine-tuning is "
         "`pairs --symmetric false --temperature 0.05`; a warm-up of a twentieth of the run (none in the paper); "
-        "languages but Python are read by a lexer of what they share",
+        "kinds of words come from tree-sitter where it has the language installed, else from a general lexer",
     )
     needs = (frozenset({"text", "text_b"}),)
     preset_paper = {"temperature": 0.07, "queue": 1024, "momentum": 0.999, "rate": 0.15, "within": True, "alpha": 0.7}
@@ -108,7 +110,7 @@ class CoCoSoDa(Contrast):
                                      for name in ("code", "text", "code'", "text'")})  # fmt: skip
         self.six, self.share, self.augment, self.alpha = within, rate, augment, alpha
         self.most, self.scale = {CODE: code_length, TEXT: query_length}, OFFICIAL_SCALE if official else 1.0
-        self.by_language = False
+        self.by_language, self.read_by = False, Counter[str]()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -129,7 +131,9 @@ class CoCoSoDa(Contrast):
             names = ["python"] * len(texts) if data.domains is None else [
                 data.domain_names[k] if k >= 0 else "python" for k in np.asarray(data.domains)]  # fmt: skip
             ids, spans = encoder.encode_spans(texts)
-            kinds = [kinds_of(own, text, name) for own, text, name in zip(spans, texts, names, strict=True)]
+            words, how = zip(*map(words_of, texts, names), strict=True)
+            kinds = [kinds_of(own, found) for own, found in zip(spans, words, strict=True)]
+            self.read_by = Counter(how)
         else:
             ids = encoder.encode_ids(texts)
         store = TokenStore(ids, length, kinds)
@@ -144,7 +148,8 @@ class CoCoSoDa(Contrast):
         size = self.queues["code"].capacity
         if self.momentum == "auto":
             self.momentum = auto_momentum(size, facts.batch_size, facts.steps)
-        return {"queue": size, "momentum": self.momentum}
+        read_by = ", ".join(f"{count} rows by {how}" for how, count in self.read_by.most_common())
+        return {"queue": size, "momentum": self.momentum} | ({"kinds of words": read_by} if read_by else {})
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         generator, made = batch.generator(), {}
