@@ -46,7 +46,8 @@ class Arm:
 @dataclass(frozen=True)
 class Cell:
     """Arms on one data set under one plan. measures: name -> (task with its options, metric). look: further numbers of
-    a finished run, from its folder and the data; units: how they are written where they are no shares. worst: name ->
+    a finished run, from its folder and the data; units: how they are written where they are no shares; lower: which of
+    them are better where they are lower. worst: name ->
     arms of which each seed's worst is a row of its own. divided: whether each seed divides the rows anew, for a test
     part so small that one division would decide."""
 
@@ -56,6 +57,7 @@ class Cell:
     measures: Mapping[str, tuple[str, str]]
     look: Look | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    lower: Sequence[str] = ()
     worst: Mapping[str, Sequence[str]] = field(default_factory=dict)
     divided: bool = False
 
@@ -98,7 +100,7 @@ def run(claim: Claim, plan: Plan) -> dict[str, Any]:
     """Trains and measures every arm of every cell with every seed, interleaved; finished ones are read."""
     seeds = range(plan.seeds or claim.seeds)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    seconds = 0.0
+    seconds: dict[Path, float] = {}
     for name, cell in list(claim.cells.items())[: 1 if plan.tiny else None]:
         opened = opened_for(cell, plan, 0)
         folder = cell_folder(plan.out, claim.slug, name, plan.tiny)
@@ -106,23 +108,36 @@ def run(claim: Claim, plan: Plan) -> dict[str, Any]:
         for seed in seeds:
             opened = opened_for(cell, plan, seed) if cell.divided else opened
             for label, arm in cell.arms.items():
-                told = trained(cell, arm, opened, folder / f"{slugged(label)}-s{seed}", seed, plan)
-                seconds += told.pop("seconds")
+                kept = run_folder(claim, plan, name, label, seed)
+                told = trained(cell, arm, opened, kept, seed, plan)
+                seconds[kept] = told.pop("seconds")
                 rows.setdefault(label, []).append(told)
             made = untrained(cell, opened[cell.data], folder / f"untrained-s{seed}.json", seed)
             rows.setdefault("untrained", []).append(made)
-            kept = folder / ("references" + f"-s{seed}" * cell.divided + ".json")
-            for label, values in references(cell, opened[cell.data], kept).items():
+            known = folder / ("references" + f"-s{seed}" * cell.divided + ".json")
+            for label, values in references(cell, opened[cell.data], known).items():
                 rows.setdefault(label, []).append(values)
             plan.say(f"{claim.slug}, {name}, seed {seed}: " + "; ".join(shown(k, v[-1]) for k, v in rows.items()))
         for label, arms in cell.worst.items():
             rows[label] = [worst([rows[a][k] for a in arms]) for k in range(len(seeds))]
-    return concluded(claim, found, list(seeds), seconds)
+    return concluded(claim, found, list(seeds), sum(seconds.values()))
 
 
 def cell_folder(out: Path, slug: str, cell: str, tiny: bool = False) -> Path:
     """Where the runs of a cell are kept, ARM-sSEED each."""
     return out / slug / (slugged(cell) + ("-tiny" if tiny else ""))
+
+
+def run_folder(claim: Claim, plan: Plan, cell: str, label: str, seed: int) -> Path:
+    """Where an arm's run is kept: with the first arm of the claim that is trained and measured alike."""
+
+    def key(one: Cell, arm: Arm) -> tuple[Any, ...]:
+        return (arm.spec, arm.data or one.data, {**one.settings, **arm.settings}, one.data, one.measures, one.look,
+                one.divided)  # fmt: skip
+
+    mine = key(claim.cells[cell], claim.cells[cell].arms[label])
+    first, name = next((c, a) for c, one in claim.cells.items() for a, arm in one.arms.items() if key(one, arm) == mine)
+    return cell_folder(plan.out, claim.slug, first, plan.tiny) / f"{slugged(name)}-s{seed}"
 
 
 def opened_for(cell: Cell, plan: Plan, seed: int) -> dict[str, Any]:
@@ -229,7 +244,7 @@ def column(rows: Mapping[str, list[dict[str, float]]], label: str, measure: str)
 
 
 def difference(rows: Any, a: str, b: str, measure: str, higher: bool = True) -> dict[str, Any]:
-    """Paired over seeds, with its interval, and whether it lies on the claimed side of zero."""
+    """Paired over seeds, with its interval, and whether it lies on the better side of zero."""
     sign = 1.0 if higher else -1.0
     gaps = np.subtract(column(rows, a, measure), column(rows, b, measure))
     found = paired_interval(sign * gaps)
@@ -240,15 +255,23 @@ def difference(rows: Any, a: str, b: str, measure: str, higher: bool = True) -> 
 
 def further(claim: Claim, found: dict[str, Any]) -> dict[str, Any]:
     """Every cell and measure: the first arm against each other row, and the pairs that the claim names."""
-    told = {}
+    told, known = {}, known_metrics()
     for name, cell in ((name, cell) for name, cell in claim.cells.items() if name in found):
+        better = {m: known[metric].higher_is_better for m, (_, metric) in cell.measures.items() if metric in known}
+        better |= dict.fromkeys(cell.lower, False)
         first = next(iter(cell.arms))
         pairs = [(first, other) for other in found[name] if other != first]
         pairs += [p for p in claim.pairs if set(p) <= set(found[name]) and p not in pairs]
         for measure in found[name][first][0]:
             for a, b in pairs:
                 if len(column(found[name], a, measure)) == len(column(found[name], b, measure)) > 0:
-                    told[f"{name}: {a} - {b}, {measure}"] = difference(found[name], a, b, measure, claim.higher)
+                    told[f"{name}: {a} - {b}, {measure}"] = difference(
+                        found[name],
+                        a,
+                        b,
+                        measure,
+                        claim.higher if measure == claim.measure else better.get(measure, True),
+                    )
     return told
 
 

@@ -103,3 +103,34 @@ def test_differences_are_paired_over_seeds(claims):
     assert found["mean"] == pytest.approx(0.1)
     assert found["holds"] is True
     assert claims.experiment.difference(rows, "a", "b", "m", higher=False)["holds"] is not True
+
+
+def test_equal_arms_of_two_cells_are_trained_once(claims, tmp_path):
+    e, plan = claims.experiment, claims.experiment.Plan(tmp_path)
+    align = claims.module("align").CLAIM
+    whole = e.run_folder(align, plan, "names", "many, clean", 1)
+    assert e.run_folder(align, plan, "names, smoothing", "0.1", 1) == whole
+    assert e.run_folder(align, plan, "names, candidates", "128", 1) == whole
+    others = [("names", "many, 30 % wrong"), ("names", "300 clean"), ("names, smoothing", "0"),
+              ("names, candidates", "64"), ("names, candidates", "32")]  # fmt: skip
+    assert len({e.run_folder(align, plan, *one, 1) for one in others} | {whole}) == 6
+    for slug in SLUGS:
+        if (claim := getattr(claims.module(slug), "CLAIM", None)) is not None:
+            for name, cell in claim.cells.items():
+                folders = [e.run_folder(claim, plan, name, label, 0) for label in cell.arms]
+                assert len(set(folders)) == len(folders), "arms of a cell that are trained alike"
+
+
+def test_errors_are_better_where_they_are_lower(claims):
+    e = claims.experiment
+    measures = {"R2": ("regression", "r2"), "MAE": ("regression", "mae")}
+    claim = e.Claim("x", "x", {"c": e.Cell("diabetes", {"a": e.Arm("supremix"), "b": e.Arm("l1-regression")}, {},
+                                           measures)}, control="b", measure="R2")  # fmt: skip
+    noise = [0.001, 0.0, -0.001]
+    found = {
+        "c": {"a": [{"R2": 0.5 + x, "MAE": 3 + x} for x in noise], "b": [{"R2": 0.4 - x, "MAE": 4 - x} for x in noise]}
+    }
+    told = e.further(claim, found)
+    assert told["c: a - b, R2"]["holds"] is True
+    assert told["c: a - b, MAE"]["holds"] is True
+    assert told["c: a - b, MAE"]["mean"] == pytest.approx(-1)
