@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,14 @@ from nearfar.sources.sets.emoji import open_emoji
 
 Row = tuple[str, Image.Image, tuple[Any, ...]]  # split, picture, values of the columns
 Item = tuple[str, str, np.ndarray]  # split, class, picture uint8 (H, W) or (H, W, 3)
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """A csv, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    return path
 
 
 def scanned() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,14 +80,9 @@ def numbers_of_new_classes(out: Path) -> Path:
     table = out / "data" / "digits-numbers-new-classes.csv"
     if table.exists():
         return table
-    table.parent.mkdir(parents=True, exist_ok=True)
-    lines = [",".join([*(f"ink_{i}" for i in range(64)), "digit", "split"])]
-    for picture, label, _ in zip(*scanned(), strict=True):
-        split = "train" if label < 6 else "test"
-        lines.append(",".join([*map(str, picture.ravel().tolist()), str(label), split]))
-    with files.whole(table) as fresh:
-        fresh.write_text("\n".join(lines) + "\n")
-    return table
+    rows = [[*picture.ravel().tolist(), label, "train" if label < 6 else "test"]
+            for picture, label, _ in zip(*scanned(), strict=True)]  # fmt: skip
+    return write_csv(table, [*(f"ink_{i}" for i in range(64)), "digit", "split"], rows)
 
 
 def two_digits(dim: float = 0.4) -> Iterator[Row]:
@@ -245,11 +248,7 @@ def bags(ratio: float, permuted: bool, out: Path) -> Path:
         told = np.random.default_rng(1).permutation([row[-3] for row in own[::BAG]])
         for place, row in enumerate(own):
             row[-3] = told[place // BAG]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = [*(f"p{i:02}" for i in range(64)), "bag", "bag label", "digit", "split"]
-    with files.whole(path) as fresh:
-        fresh.write_text("\n".join(",".join(map(str, row)) for row in [head, *rows]) + "\n")
-    return path
+    return write_csv(path, [*(f"p{i:02}" for i in range(64)), "bag", "bag label", "digit", "split"], rows)
 
 
 def pictured(name: str, columns: Sequence[str], rows: Callable[[], Iterator[Row]], out: Path) -> Path:
@@ -259,14 +258,12 @@ def pictured(name: str, columns: Sequence[str], rows: Callable[[], Iterator[Row]
     if table.exists():
         return table
     (root / "pictures").mkdir(parents=True, exist_ok=True)
-    lines = [",".join(["picture", *columns, "split"])]
+    told = []
     for number, (split, picture, values) in enumerate(rows()):
         path = root / "pictures" / f"{split}-{number:05}.png"
         picture.save(path)
-        lines.append(",".join([f"pictures/{path.name}", *map(str, values), split]))
-    with files.whole(table) as fresh:
-        fresh.write_text("\n".join(lines) + "\n")
-    return table
+        told.append([f"pictures/{path.name}", *values, split])
+    return write_csv(table, ["picture", *columns, "split"], told)
 
 
 def names(out: Path, kind: str) -> Path:
@@ -382,18 +379,13 @@ def pairs_of(modules: Mapping[str, Mapping[str, list[str]]], count: int, rng: np
 
 def judged(counts: Mapping[str, int], steps: int, out: Path) -> Path:
     """The pairs as a csv with the scores of a model that reads both texts, trained on all labels; written once."""
-    import csv
-
     import nearfar
 
     name = f"judged-docstrings-{counts['train']}"
     path, plain = out / "data" / f"{name}.csv", out / "data" / f"{name}-labels.csv"
     head = ["first", "second", "label", "few", "split"]
     if not plain.exists():
-        plain.parent.mkdir(parents=True, exist_ok=True)
-        rows = judged_docstrings(counts)
-        with files.whole(plain) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([head, *rows])
+        write_csv(plain, head, judged_docstrings(counts))
     if not path.exists():
         given = {"text": "first", "text_b": "second", "pair_label": "label", "split": "split"}
         run = out / "data" / f"{name}-teacher"
@@ -401,9 +393,7 @@ def judged(counts: Mapping[str, int], steps: int, out: Path) -> Path:
         told = nearfar.predict(run, plain, **given).columns["score"]
         with plain.open(newline="", encoding="utf-8") as file:
             _, *rows = csv.reader(file)
-        with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([[*head, "teacher"],
-                                        *([*row, f"{t:.4f}"] for row, t in zip(rows, told, strict=True))])  # fmt: skip
+        write_csv(path, [*head, "teacher"], ([*row, f"{t:.4f}"] for row, t in zip(rows, told, strict=True)))
     return path
 
 
@@ -411,31 +401,67 @@ FIELDS = ("networkx", "scikit-learn", "scipy", "sympy", "torch")
 EACH = {"train": 500, "val": 100, "test": 300}  # pairs of a package at most; half of those of val and test are wrong
 
 
+class Docstring(NamedTuple):
+    """package: that holds it; summary: its first sentence; rest: its words after the first empty line."""
+
+    package: str
+    summary: str
+    rest: str
+
+
+def halves(words: int) -> list[Docstring]:
+    """Docstrings of the installed packages with four words or more in the summary and `words` or more in the rest."""
+    import ast
+
+    from nearfar.sources import installed
+    from nearfar.sources.sets.functions import first_sentence
+
+    def read(file: Path, module: str, package: str) -> list[Docstring]:
+        texts = [(package, ast.get_docstring(node) or "") for _, node in installed.definitions(file)[0]]
+        told = [Docstring(own, first_sentence(x), " ".join(x.partition("\n\n")[2].split())) for own, x in texts]
+        return [one for one in told if len(one.summary.split()) > 3 and len(one.rest.split()) >= words]
+
+    return list(installed.found_in(installed.packages(), "docstrings", read, None))
+
+
+DOCUMENTS = {"train": 6000, "val": 1000, "test": 3000}
+
+
+def documents(out: Path) -> Path:
+    """A csv of docstrings of installed packages: the first sentence, up to 256 words of the rest (40 at least), no two
+    of either alike, and the split; written once."""
+    path = out / "data" / "documents.csv"
+    if path.exists():
+        return path
+    kept: dict[str, Docstring] = {}
+    for one in sorted(halves(40)):
+        kept.setdefault(one.summary.casefold(), one)
+    told = list({one.rest.casefold(): one for one in kept.values()}.values())
+    order = np.random.default_rng(0).permutation(len(told))
+    if len(told) < sum(DOCUMENTS.values()):
+        raise SystemExit(
+            f"{len(told)} docstrings of 40 words or more are installed, {sum(DOCUMENTS.values())} are needed"
+        )
+    splits = (split for split, count in DOCUMENTS.items() for _ in range(count))
+    rows = (
+        [told[k].summary, " ".join(told[k].rest.split()[:256]), split] for k, split in zip(order, splits, strict=False)
+    )
+    return write_csv(path, ["summary", "document", "split"], rows)
+
+
 def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
     """A csv of the docstrings of five packages: the first sentence, the first 64 words of what follows, the package, 1
     where both are of one docstring, the split; written once. In val and test the other half is of another docstring of
     the package. alone: the one package that is trained on, None: all."""
-    import ast
-    import csv
-
-    from nearfar.sources import installed
-    from nearfar.sources.sets.functions import first_sentence
 
     path = out / "data" / f"described-{counts['train']}-{alone or 'all'}.csv"
     if path.exists():
         return path
 
-    def read(file: Path, module: str, package: str) -> list[tuple[str, str, str]]:
-        made = []
-        for _, node in installed.definitions(file)[0]:
-            text = ast.get_docstring(node) or ""
-            words = text.partition("\n\n")[2].split()
-            if package in FIELDS and len(first_sentence(text).split()) > 3 and len(words) > 15:
-                made.append((package, first_sentence(text), " ".join(words[:64])))
-        return made
-
-    found, rng = installed.found_in(installed.packages(), "docstrings", read, None), np.random.default_rng(0)
-    distinct = {text.casefold(): (package, text, body) for package, text, body in sorted(found)}
+    rng, distinct = np.random.default_rng(0), dict[str, tuple[str, str, str]]()
+    for one in sorted(halves(16)):
+        if one.package in FIELDS:
+            distinct[one.summary.casefold()] = one.package, one.summary, " ".join(one.rest.split()[:64])
     bodies, rows = set(), []
     for field_ in FIELDS:
         own = [one for one in distinct.values() if one[0] == field_ and one[2] not in bodies]
@@ -447,11 +473,8 @@ def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
             kept = split != "train" or alone in (None, field_)
             rows += [[text, part[(k + 2) % len(part)][2] if k in wrong else body, field_, int(k not in wrong), split]
                      for k, (_, text, body) in enumerate(part) if kept]  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["summary", "rest", "package", "label", "split"],
-                                    *(rows[place] for place in rng.permutation(len(rows)))])  # fmt: skip
-    return path
+    mixed = (rows[place] for place in rng.permutation(len(rows)))
+    return write_csv(path, ["summary", "rest", "package", "label", "split"], mixed)
 
 
 SHORT = ("zim", "vok", "tal")  # words of no meaning, one for each class
@@ -461,8 +484,6 @@ def shortcut(share: float, out: Path) -> Path:
     """A csv of docstring sentences of three packages, the class, each behind a word: in training (600) and validation
     (150) that of its own class in `share` of the rows, else another; 400 test sentences twice, behind any of the words
     (clean) and behind that of another class (reversed). Written once."""
-    import csv
-
     from nearfar.sources import installed
     from nearfar.sources.sets.sentences import sentences_of
     from nearfar.sources.words import normal
@@ -484,10 +505,7 @@ def shortcut(share: float, out: Path) -> Path:
         else:
             word = SHORT[k] if rng.random() < share else other
             rows.append([f"{word} {text}", kinds[k], "training", f"s{place}", "train" if place < 600 else "val"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["sentence", "package", "part", "number", "split"], *rows])
-    return path
+    return write_csv(path, ["sentence", "package", "part", "number", "split"], rows)
 
 
 DESCRIBED = {"roles": {"text": "summary", "text_b": "rest", "domain": "package", "pair_label": "label",
@@ -558,12 +576,9 @@ def translations() -> Iterator[list[str]]:
 def manuals(name: str, rows: Callable[[], Iterator[list[str]]], out: Path) -> Path:
     """The rows as a csv, written once."""
     path = out / "data" / f"{name}.csv"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(path) as fresh, open(fresh, "w", newline="", encoding="utf-8") as file:
-            head = ["sentence", "other", "page", "domain", "tongue", "split"]
-            csv.writer(file).writerows([head, *rows()])
-    return path
+    if path.exists():
+        return path
+    return write_csv(path, ["sentence", "other", "page", "domain", "tongue", "split"], rows())
 
 
 MANUAL_ROLES = {"text": "sentence", "text_b": "other", "group": "page", "domain": "domain", "label": ["tongue"],
@@ -676,6 +691,10 @@ SETS = {
                         tiny=1500),
     "shortcut, 0.8": shortcut_set(0.8),
     "shortcut, 0.6": shortcut_set(0.6),
+    "documents": Set("docstrings of installed packages and their summaries, 6,000 / 1,000 / 3,000", documents,
+                     {"roles": {"text": "summary", "text_b": "document", "split": "split"}}, tiny=1500),
+    "documents alone": Set("the same docstrings without summaries", documents,
+                           {"roles": {"text": "document", "split": "split"}}, tiny=1500),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),
