@@ -210,6 +210,10 @@ class Modality:
     def check(self, options: Any) -> None:
         """Raises InputError for options that would fail on any data."""
 
+    def suited(self, options: Any, layers: bool) -> Any:
+        """The options with an encoder that is "auto" chosen for methods. layers: whether one looks into its layers."""
+        return options
+
     def resolve(self, options: Any, data: Data) -> Any:
         """The options with each "auto" replaced by what suits the data."""
         return options

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from nearfar import evaluation
 from nearfar.errors import InputError
 from nearfar.sources import open_data
-from nearfar.training import building, comparing
+from nearfar.training import building, comparing, engine
 from nearfar.training.settings import TrainSettings
 
 
@@ -85,3 +86,25 @@ def test_the_progress_line_tells_stage_loss_and_the_last_score():
     plain = Progress("simclr on photos")
     plain.log({"step": 1, "loss": 2.0})
     assert plain.note == "loss 2.000"
+
+
+def test_an_automatic_encoder_has_layers_where_a_method_looks_into_them(tmp_path):
+    path = tmp_path / "pairs.csv"
+    lines = [f"question number {i},answer {i * 7 % 60},{i % 2},{i % 2 - 0.5}" for i in range(60)]
+    path.write_text("question,answer,label,teacher\n" + "\n".join(lines) + "\n")
+    data = open_data(path, roles={"text": "question", "text_b": "answer", "pair_label": "label"})
+    options = {"steps": 2, "batch_size": 8, "val_every": 0, "progress": False, "vocabulary": 60}
+    for slug, name in (("pairs", "small"), ("dse", "tiny")):
+        run = engine.fit(slug, data, out=tmp_path / slug, **options)
+        assert run.plan["resolved"]["text_encoder"] == name
+        assert json.loads((tmp_path / slug / "config.json").read_text())["settings"]["text_encoder"] == name
+    said = []
+    task = evaluation.task_for(data)
+    for given, left_out in (({}, True), ({"text_encoder": "tiny"}, False), ({"text_encoder": "small"}, False)):
+        said.clear()
+        chosen = comparing.chosen(data, task, TrainSettings(**given), None, said.append)
+        assert ("dse" not in [one.slug for one in chosen]) is left_out
+        assert any(line.startswith("dse: left out (looks into layers") for line in said) is left_out
+    named = comparing.compare(data, out=tmp_path / "named", seeds=1, report=False, methods="pairs,dse", **options)
+    assert named.results["plan"]["encoder"] == "tiny"
+    assert all(c.get("error") is None for row in named.results["rows"] for c in row["seeds"])

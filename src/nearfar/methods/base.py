@@ -54,7 +54,8 @@ class Method(pl.LightningModule):
     (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
     `--preset paper`; `of_part`: option -> the part that it is an option of; `only_with`: option ->
     others beside which alone it has an effect, each with the values that suit it (of a part: the name of a class
-    attribute that is true), else refused where it is given; `uses_batch`: whether the other items of
+    attribute that is true), else refused where it is given; `layered`: whether it looks into the layers of
+    its encoder, which an automatic choice of it heeds; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
     of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare`
     and the towers are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False
@@ -73,6 +74,7 @@ class Method(pl.LightningModule):
     defaults: ClassVar[Mapping[str, Any]] = {}
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
+    layered: ClassVar[bool] = False
     uses_batch: ClassVar[bool] = True
     baseline: ClassVar[int] = 0
     trained: ClassVar[bool] = True

@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 COLUMN = "teacher"
 INFERENCE = ("entailment", "neutral", "contradiction")
 NUMBERED = re.compile(r"(?:label_)?(\d+)", re.IGNORECASE)
-HOW = "Name columns of scores (--teacher COLUMN), train one (nearfar fit cross-encoder DATA --text-encoder tiny --out \
-runs/teacher; then --teacher runs/teacher), or learn from labels alone (--alpha 0)."
+HOW = "Name columns of scores (--teacher COLUMN), train one (nearfar fit cross-encoder DATA --out runs/teacher; \
+then --teacher runs/teacher), or learn from labels alone (--alpha 0)."
+
+
+def columns_named(data: Data) -> list[str]:
+    """The columns called teacher, else teacher_CLASS in natural order."""
+    known = list(data.table.column_names)
+    found = [name for name in known if name == COLUMN]
+    return found or sorted((n for n in known if n.startswith(COLUMN + "_")), key=lambda n: natural(_class(n)))
 
 
 def columns_of(data: Data, wanted: str, names: Sequence[str] = ()) -> list[str]:
@@ -38,8 +45,7 @@ def columns_of(data: Data, wanted: str, names: Sequence[str] = ()) -> list[str]:
     """
     known = list(data.table.column_names)
     if wanted == "auto":
-        found = [name for name in known if name == COLUMN]
-        found = found or sorted((n for n in known if n.startswith(COLUMN + "_")), key=lambda n: natural(_class(n)))
+        found = columns_named(data)
         if not found:
             raise InputError(f"{data.name} has no column '{COLUMN}' with the scores of a teacher.", HOW)
         places = places_of([_class(name) for name in found], names, numbers_in(data, names))

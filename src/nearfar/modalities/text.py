@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,7 +37,7 @@ class Options:
     Args:
         text_encoder: from scratch, with a tokenizer of its own: small (a mean of word vectors), or the transformers
             tiny (2 layers of 128), mini (4 of 256), base (12 of 768); minilm (packaged), or the folder of a
-            transformers, sentence-transformers or nearfar model.
+            transformers, sentence-transformers or nearfar model. auto: small; tiny for methods that look into layers.
         text_length: most tokens of a text that the encoder reads, the special ones included; default what the encoder
             takes. Fewer make training on long texts much cheaper.
         vocabulary: size of the vocabulary of a text encoder from scratch.
@@ -47,7 +47,7 @@ class Options:
         text_dropout: in training; default 0.1 from scratch, else as the folder says.
     """
 
-    text_encoder: str = "small"
+    text_encoder: str = "auto"
     text_length: Annotated[int, Range(4, 1_000_000)] | None = None
     vocabulary: Annotated[int, Range(6, 10_000_000)] = 8000
     text_pooling: Literal["mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"] | None = None
@@ -172,17 +172,25 @@ class Text(Modality):
 
     # -- training
 
+    def suited(self, options: Options, layers: bool) -> Options:
+        return (
+            replace(options, text_encoder="tiny" if layers else "small") if options.text_encoder == "auto" else options
+        )
+
     def check(self, options: Any) -> None:
         name = options.text_encoder
-        if name not in (*SCRATCH, "minilm") and not (name.strip() and Path(name).is_dir()):
+        if name not in ("auto", *SCRATCH, "minilm") and not (name.strip() and Path(name).is_dir()):
             raise InputError(f"There is no text encoder '{name}': it is none of {', '.join(SCRATCH)}, minilm, and not "
                              "a folder.", "Models are not downloaded: give the path of a local folder.")  # fmt: skip
 
     def pretrained(self, options: Any) -> bool:
-        return options.text_encoder not in SCRATCH
+        return options.text_encoder not in ("auto", *SCRATCH)
 
     def described_encoder(self, options: Any) -> str:
-        return options.text_encoder
+        return self.suited(options, layers=False).text_encoder
+
+    def resolved(self, options: Any) -> dict[str, Any]:
+        return {"text_encoder": self.described_encoder(options)}
 
     def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
         from nearfar import encoders
@@ -190,7 +198,7 @@ class Text(Modality):
         train = data.splits["train"]
         texts = [text for role in self.roles if data.training_roles.get(role) for text in data.texts(role, train)]
         return encoders.text(
-            options.text_encoder,
+            self.described_encoder(options),
             texts=texts,
             vocabulary=options.vocabulary,
             length=options.text_length,

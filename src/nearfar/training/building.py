@@ -92,6 +92,16 @@ def kinds_of(cls: type[Method], data: Data, settings: TrainSettings) -> list[str
     return cls.wants(roles_for(cls, data), prefers_groups(data, settings))
 
 
+def suited(settings: TrainSettings, *slugs: str) -> TrainSettings:
+    """The settings with encoders that are "auto" chosen for these methods."""
+    layered = any(methods.get(slug).layered for slug in slugs)
+    for kind in modalities.everyone():
+        given = settings.of(kind)
+        if (chosen := kind.suited(given, layered)) != given:
+            settings = dataclasses.replace(settings, **dataclasses.asdict(chosen))
+    return settings
+
+
 def options_of(kind: str, data: Data, settings: TrainSettings) -> Any:
     """The options of the encoder of one kind, each "auto" replaced by what suits the data."""
     known = modalities.get(kind)
@@ -224,6 +234,7 @@ def prepare(
     ready: Mapping[str, Encoder] | None = None,
 ) -> Setup:
     """Everything before the first step. Raises InputError early, before anything is written."""
+    settings = suited(settings, slug)
     checked = method_options(slug, given, settings.preset)
     foreign = views_of_another_kind(slug, data, given, settings, checked)
     if foreign:

@@ -141,6 +141,7 @@ def compare(
     warnings = engine.tell_overlaps(opened, building.weights_of(settings), say)
     task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer})
     entries = chosen(opened, task, settings, methods, say)
+    settings = building.suited(settings, *(one.slug for one in entries))
     check_baseline(baseline, entries, opened, task)
     task.check()
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
@@ -226,6 +227,10 @@ def chosen(
             say(f"{slug}: left out (embeds {', '.join(kinds)}; measured are {', '.join(sorted(asked))})")
         elif lacking := methods.get(slug).lacks(data):
             say(f"{slug}: left out ({lacking})")
+        elif building.suited(settings, slug) != building.suited(settings):
+            say(
+                f"{slug}: left out (looks into layers, which the encoder for all methods lacks; name it with --methods)"
+            )
         else:
             say(f"{slug}: in")
             found.append(Entry(slug, slug, {}))

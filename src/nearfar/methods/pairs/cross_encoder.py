@@ -36,6 +36,7 @@ class CrossEncoder(JudgedPairs):
         "apart by vectors that begin as nothing; 2 to 4 epochs, batch 16 or 32 and a warm-up of a tenth are --steps N "
         "--batch-size 32 --warmup N; its vectors of single texts are trained for nothing",
     )
+    layered = True
     preset_paper = {"dropout": 0.1}
     paper_training = {"optimiser": "adamw", "lr": 2e-5, "weight_decay": 0.01, "schedule": "linear", "eps": 1e-6,
                       "clip_norm": 1.0}  # fmt: skip

@@ -122,6 +122,7 @@ class CVIB(Method):
         "run's schedule instead of being halved every ten epochs; the released code drops every second batch, which is "
         "not repeated; the last weights are kept, not the best on test data; nothing is removed from the network",
     )
+    layered = True
     needs = (frozenset({"text", "target"}),)
     target = "classes"
     supervised = True

@@ -26,7 +26,7 @@ from nearfar.losses import dse
 from nearfar.losses.distillation import distillation_term, label_term
 from nearfar.methods import Batch, Facts, Loss, Paper, Tower, register
 from nearfar.methods.judged import ROLES, SIDES, JudgedPairs, PairAnswers, SideScorer, answers, restored
-from nearfar.methods.pair_teachers import HOW, columns_of, in_words, scores_by, scores_in
+from nearfar.methods.pair_teachers import HOW, columns_named, columns_of, in_words, scores_by, scores_in
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -69,6 +69,7 @@ class DSE(JudgedPairs):
                     "head": "features", "hidden": 512}  # fmt: skip
     paper_training = {"optimiser": "adamw", "lr": 2e-5, "weight_decay": 0.01, "schedule": "linear", "eps": 1e-6,
                       "clip_norm": 1.0}  # fmt: skip
+    layered = True
     needs = (
         frozenset({"text", "text_b", "target"}),
         frozenset({"text", "text_b", "score"}),
@@ -107,8 +108,11 @@ class DSE(JudgedPairs):
 
     def prepare(self, data: Data, rows: np.ndarray) -> None:
         """Raises InputError where there is no label and alpha is not 1, and for a teacher without scores."""
-        if lacking := self.lacks(data) if self.needs_labels else "":
-            raise InputError(f"'dse' {lacking}.", "Name the column: --pair-label, --score or --target COLUMN.")
+        if self.needs_labels and not self.labelled(data):
+            raise InputError(
+                "'dse' needs a label of the pairs, or --alpha 1.",
+                "Name the column: --pair-label, --score or --target COLUMN.",
+            )
         super().prepare(data, rows)
         columns = columns_of(data, self.teacher, self.names) if self.alpha > 0 else []
         self.asked = (data, rows) if self.alpha > 0 and not columns else None
@@ -123,7 +127,13 @@ class DSE(JudgedPairs):
 
     @classmethod
     def lacks(cls, data: Data) -> str:
-        return "" if any(role in data.roles for role in ROLES) else "needs a label of the pairs, or --alpha 1"
+        if not cls.labelled(data):
+            return "needs a label of the pairs, or --alpha 1"
+        return "" if columns_named(data) else 'needs the scores of a teacher: "dse --teacher FOLDER"'
+
+    @staticmethod
+    def labelled(data: Data) -> bool:
+        return any(role in data.roles for role in ROLES)
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         self.head = PairHead(self.dim, self.outputs, self.kind, self.hidden)

@@ -69,6 +69,7 @@ class MoEEmbeddings(PairContrast):
         "the first generation the one-cycle schedule is --schedule cosine with --warmup, its dropout --text-dropout "
         "0.05; no LoRA inside experts",
     )
+    layered = True
     needs = (frozenset({"text", "text_b", "domain"}),)
     fixed = ("symmetric", "head", "dim", "views", "loss", "negatives")
     preset_paper = {"routing": "domain", "token": True, "pooler": "mlp", "objective": "mnr+"}
