@@ -179,15 +179,20 @@ def measured(cell: Cell, data: Any, embed: Any) -> dict[str, float]:
 
 
 def untrained(cell: Cell, data: Any, kept: Path, seed: int) -> dict[str, float]:
-    """The same measures of the encoder as its seed made it; none where two towers have no common space yet."""
+    """The same measures of the encoder as its seed made it, but for those of two towers, which have no common space
+    yet."""
     if kept.exists():
         return json.loads(kept.read_text())
     names = {f.name for f in dataclasses.fields(TrainSettings)}
     settings = TrainSettings(**{k: v for k, v in {**cell.settings, "seed": seed}.items() if k in names})
-    task = evaluation.task_for(data, next(iter(cell.measures.values()))[0])
-    if len(modalities.kinds(task.roles)) > 1:
+    roles = {name: evaluation.task_for(data, task).roles for name, (task, _) in cell.measures.items()}
+    of_one = {name: own for name, own in roles.items() if len(modalities.kinds(own)) == 1}
+    if not of_one:
         return {}
-    scores = measured(cell, data, untrained_embedder(data, task.roles, settings))
+    kind = modalities.kinds(next(iter(of_one.values())))
+    same = {name: own for name, own in of_one.items() if modalities.kinds(own) == kind}
+    embed = untrained_embedder(data, sorted(set().union(*same.values())), settings)
+    scores = measured(dataclasses.replace(cell, measures={name: cell.measures[name] for name in same}), data, embed)
     files.write_json(kept, scores)
     return scores
 

@@ -134,3 +134,12 @@ def test_errors_are_better_where_they_are_lower(claims):
     assert told["c: a - b, R2"]["holds"] is True
     assert told["c: a - b, MAE"]["holds"] is True
     assert told["c: a - b, MAE"]["mean"] == pytest.approx(-1)
+
+
+def test_an_untrained_encoder_is_measured_where_one_tower_is_enough(claims, tmp_path):
+    e = claims.experiment
+    cell = claims.module("mcl").CLAIM.cells["two digits, captions"]
+    data = e.sets.opened(cell.data, tmp_path, tiny=True)
+    assert set(e.untrained(cell, data, tmp_path / "kept.json", 0)) == set(cell.measures) - {"hit@1"}
+    pairs = e.Cell(cell.data, cell.arms, cell.settings, {"hit@1": cell.measures["hit@1"]})
+    assert e.untrained(pairs, data, tmp_path / "other.json", 0) == {}
