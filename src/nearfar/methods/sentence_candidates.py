@@ -211,6 +211,21 @@ class SentenceCandidates:
         lists = [self.lists[row] if row >= 0 else self.lists.flat[:0] for row in rows.ravel().tolist()]
         return Candidates(rows, self._surface(places, lists, rows.shape[1]), {}, self.texts)
 
+    def kinds(
+        self, places: Tensor, rows: Sequence[Tensor], identities: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What makes an anchor and a column no negatives of each other, where it is equal: identities of the column's
+        anchor (of positives alone), and of the sentence that was taken, in each of `apart`.
+
+        places: numbers of the anchors (n,); rows: of their positives (n, m) and negatives (n, k), as in `Sampled`,
+        whose columns follow each other; identities: `Batch.identities`."""
+        m, column_rows = rows[0].shape[1], torch.cat([x.flatten() for x in rows])
+        rest = column_rows.new_full((rows[1].numel(),), NONE)
+        found = [(own, torch.cat([column.repeat_interleave(m), rest])) for own, column in identities]
+        for codes in (torch.from_numpy(x).to(places.device) for x in self.apart):
+            found.append((codes[places], torch.where(column_rows >= 0, codes[column_rows.clamp(min=0)], NONE)))
+        return found
+
     def _surface(self, places: np.ndarray, lists: Sequence[np.ndarray], count: int) -> np.ndarray:
         anchors = self.lists.padded(np.repeat(places, count))
         return surface_similarity(anchors, padded(lists)).reshape(len(places), count)

@@ -57,7 +57,7 @@ class DebCSE(Staged, CopyContrast):
         refresh: the teacher becomes the model as it is, once an epoch.
         weighting: inverse-propensity (the paper's); semantic, by meaning alone; uniform, all candidates alike.
         expected: weigh all candidates by their probability in place of a draw (many times the work).
-        drawn: H; negatives of each sentence, which serve the whole batch.
+        drawn: H; negatives of each sentence; they serve the whole batch.
         pool: K; negative candidates, half at random, half by shared rare words.
         changes: positive candidates by each of four changes of words.
         neighbours: positive candidates from before and behind in the document.
@@ -142,14 +142,15 @@ class DebCSE(Staged, CopyContrast):
         self.told_by, self.share, self.stage_weights, self.refresh = teacher, teacher_share, stage_weights, refresh
         made = copy.deepcopy(encoder) if teacher in ("simcse", "given") else encoders.text(Path(teacher))
         self.guide = made.requires_grad_(False)
-        surface = math.inf if weighting != "inverse-propensity" else surface_temperature
-        semantic = weighting != "uniform"
-        self.of_positives = {"surface_temperature": surface, "eps": eps,
-                             "temperature": positive_temperature if semantic else math.inf,
-                             "threshold": positive_threshold if semantic else -math.inf}  # fmt: skip
-        self.of_negatives = {"surface_temperature": surface, "eps": eps,
-                             "temperature": negative_temperature if semantic else math.inf,
-                             "threshold": negative_threshold if semantic else math.inf}  # fmt: skip
+        surface, near, away, low, high = (surface_temperature, positive_temperature, negative_temperature,
+                                          positive_threshold, negative_threshold)  # fmt: skip
+        if weighting != "inverse-propensity":
+            surface = math.inf
+        if weighting == "uniform":
+            near, away, low, high = math.inf, math.inf, -math.inf, math.inf
+        shared_by_both = {"surface_temperature": surface, "eps": eps}
+        self.of_positives = shared_by_both | {"temperature": near, "threshold": low}
+        self.of_negatives = shared_by_both | {"temperature": away, "threshold": high}
         self.expected, self.drawn, self.limit, self.mask_similar = expected, drawn, negative_threshold, mask_similar
         self.sizes = {"changes": changes, "neighbours": neighbours, "nearest": nearest, "negatives": pool, "rate": rate}
         self.centre, self.meanings = centre, None
@@ -199,11 +200,7 @@ class DebCSE(Staged, CopyContrast):
         self.stage.fill_(stage)
         self.take_teacher()
         if self.stage_weights == "fresh":
-            self.tower.encoder.load_state_dict(self.survey.fresh(self.seed, self.role).state_dict())
-            for module in self.tower.head.modules() if self.tower.head is not None else ():
-                begin: Any = getattr(module, "reset_parameters", None)
-                if begin is not None:
-                    begin()
+            self.begin_anew(self.role, self.tower, self.seed)
 
     def take_teacher(self) -> None:
         """The model as it is becomes the teacher."""
@@ -248,7 +245,11 @@ class DebCSE(Staged, CopyContrast):
         positives = torch.stack(z[1 : 1 + m], 1)
         negatives = torch.stack(z[1 + m :], 1) if len(z) > 1 + m else z[0].new_zeros(len(z[0]), 0, z[0].shape[1])
         own, *columns = batch.views["vectors"]
-        columns, kinds = torch.cat([x.flatten(0, 1) for x in columns]), self.kinds(batch, m)
+        columns, kinds = torch.cat([x.flatten(0, 1) for x in columns]), []
+        if self.mask_duplicates:
+            kinds = self.candidates.kinds(
+                self.place.to(batch.rows)[batch.rows], batch.views["rows"], batch.identities()
+            )
         hidden = (lambda net: near_columns(own, columns, self.limit, net)) if self.mask_similar else None
         if self.expected:
             self.monitored = z[0].detach()
@@ -264,17 +265,4 @@ class DebCSE(Staged, CopyContrast):
         if self.logged(batch):
             told = torch.cat(batch.views["told"], 1)
             found.terms |= dict(zip(TOLD, told.mean(0).unbind(), strict=True))
-        return found
-
-    def kinds(self, batch: Batch, m: int) -> list[tuple[Tensor, Tensor]]:
-        """What makes an anchor and a column no negatives of each other, where it is equal: identities of the column's
-        anchor (of positives alone), and of the sentence that was taken. Columns: n m positives, then negatives."""
-        if not self.mask_duplicates:
-            return []
-        rows = torch.cat([x.flatten() for x in batch.views["rows"]])
-        rest = rows.new_full((len(rows) - m * len(batch),), -1)
-        found = [(own, torch.cat([column.repeat_interleave(m), rest])) for own, column in batch.identities()]
-        places = self.place.to(rows.device)[batch.rows]
-        for codes in (torch.from_numpy(x).to(rows.device) for x in self.candidates.apart):
-            found.append((codes[places], torch.where(rows >= 0, codes[rows.clamp(min=0)], -1)))
         return found
