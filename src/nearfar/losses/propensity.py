@@ -203,7 +203,8 @@ def debcse_expected(
     net.widths(anchors)
     own = torch.cat([positives.flatten(0, 1), negatives.flatten(0, 1)])
     keys, first, _ = net.keys(own, whole=True)
-    weight = torch.cat([pi.flatten(), drawn * pi_negative.flatten()]).to(anchors.dtype)
+    weight = torch.cat([pi.flatten(), drawn * pi_negative.flatten()])
+    weight = weight.to(torch.promote_types(anchors.dtype, torch.float32))
     items = torch.arange(n, device=anchors.device)
     mine = items + first
     columns = torch.cat([mine.repeat_interleave(m), mine.new_full((len(own) - n * m,), -1)])
