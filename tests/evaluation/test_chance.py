@@ -98,7 +98,7 @@ def scored_pairs(folder, rng):
     return table(
         folder / "scored.csv",
         ["sentence1", "sentence2", "score"],
-        [(words(rng), words(rng), f"{rng.random() * 5:.1f}") for _ in range(900)],
+        [(words(rng, rng.integers(3, 9)), words(rng), f"{rng.random() * 5:.1f}") for _ in range(900)],
     )
 
 
@@ -280,7 +280,7 @@ def opened(kind, write, folder):
     roles = {"regression": {"target": "amount"}, "separation": {"label": ["label", "sign"]},
              "bags": {"bag": "slide", "target": "state", "label": further}}.get(kind)  # fmt: skip
     data = nearfar.data(write(folder, np.random.default_rng(0)), **({"roles": roles} if roles else {}))
-    few = {"shots": (1,), "queries": 5, "episodes": 150} if kind == "few-shot" else {}
+    few = {"few-shot": {"shots": (1,), "queries": 5, "episodes": 150}, "sts": {"biases": True}}.get(kind, {})
     return data, task_for(data, kind, **few)
 
 

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import nearfar
 from nearfar.errors import InputError
+from nearfar.evaluation.biases import biases, unrelated
 from nearfar.evaluation.margin import MarginScorer, Turned, margin_scores, mean_of_nearest
 from nearfar.evaluation.neighbours import VectorScorer
 from nearfar.evaluation.pairwise import average_precision, blind, bootstrap_pairs, spearman, tell_apart
 from nearfar.evaluation.tasks import task_for
+from tests.test_surface import naive_distance
 
 from .tiny import Tiny, Vectors
 
@@ -314,6 +317,37 @@ def test_whitened_vectors_are_those_of_the_training_rows_made_white():
     moved = {role: 3 * x + np.arange(8) for role, x in embed.vectors.items()}
     again = task.evaluate(Vectors(moved), "test")
     assert again.metrics["spearman"] == pytest.approx(found.metrics["spearman"]), "no shift or scale counts"
+
+
+def test_biases_are_correlations_over_the_pairs_graded_lowest(tmp_path):
+    """An encoder that sees the number of words alone, one that sees the first word, and one that sees nothing else."""
+    rng, rows = np.random.default_rng(0), []
+    for k in range(400):
+        a, b = (" ".join(f"w{x}" for x in rng.integers(0, 12, rng.integers(2, 9))) for _ in range(2))
+        rows.append((a, b, str(k % 4), "test" if k % 2 else "train"))
+    (tmp_path / "pairs.csv").write_text("\n".join(",".join(row) for row in [("a", "b", "score", "split"), *rows]))
+    data = nearfar.data(tmp_path / "pairs.csv", roles={"text": "a", "text_b": "b", "score": "score"})
+    task = task_for(data, "sts --biases true")
+    angle = {role: 0.1 * np.array([len(text.split()) for text in data.texts(role)]) for role in ("text", "text_b")}
+    by_length = {role: np.stack([np.cos(x), np.sin(x)], 1) for role, x in angle.items()}
+    found = task.evaluate(Vectors(by_length), "test").metrics
+    assert found["length bias"] == pytest.approx(-1, abs=0.06)
+    assert "follows lengths and words" in task.describe()
+    test = data.splits["test"]
+    low = test[data.scores[test] == data.scores[test].min()]
+    a, b = (data.texts(role, low) for role in ("text", "text_b"))
+    surface = [1 - naive_distance(x.split(), y.split()) / max(len(x.split()), len(y.split())) for x, y in zip(a, b)]
+    cosine = cosines(Vectors(by_length), low)
+    assert found["surface bias"] == pytest.approx(spearman(np.array(surface), np.array(cosine)), abs=0.02)
+    words = {role: np.array([[sum(word == f"w{k}" for word in text.split()) for k in range(12)]
+                             for text in data.texts(role)], float) for role in ("text", "text_b")}  # fmt: skip
+    assert task.evaluate(Vectors(words), "test").metrics["surface bias"] > 0.4
+    constant = {role: np.ones((len(data), 2)) for role in ("text", "text_b")}
+    assert abs(task.evaluate(Vectors(constant), "test").metrics["length bias"]) < 1e-6
+    assert "length bias" not in task_for(data, "sts").evaluate(Vectors(words), "test").metrics
+    assert unrelated([0, 1, 1.01, 5]).tolist() == [True, True, False, False]
+    assert unrelated([]).tolist() == []
+    assert biases(["a", "b"], ["c", "d"], [0.1, 0.2], [0, 5]) == {}
 
 
 def test_directions_without_variance_are_left_out_of_whitening():

@@ -71,6 +71,24 @@ def of_views(name, **options):
     return lambda a, b, labels, **more: getattr(losses, name)(*VIEWS[name](a, b), **options, **more)
 
 
+def sampled_columns(a, b, labels):
+    """Two positive and two negative candidates of each row, their probabilities, and which negatives are there."""
+    share = 0.2 + (labels % 3).double()[:, None] * 0.2
+    pi = torch.cat([share, 1 - share], 1)
+    there = torch.stack([labels >= 0, labels != 1], 1)
+    return torch.stack([b, a], 1), pi, torch.stack([-b, -a], 1), pi.flip(1) * there, there
+
+
+def of_samples(a, b, labels, negatives="local", temperature=0.3):
+    _, _, columns, _, there = sampled_columns(a, b, labels)
+    return losses.debcse(a, b, columns, where=there, temperature=temperature, gather=negatives)
+
+
+def of_expected_samples(a, b, labels, negatives="local", temperature=0.3):
+    columns = sampled_columns(a, b, labels)[:4]
+    return losses.debcse_expected(a, *columns, drawn=2, temperature=temperature, gather=negatives)
+
+
 # name -> (call on (a, b, labels), has in-batch negatives)
 CASES = {
     "info_nce": (of_pairs(losses.info_nce), True),
@@ -115,6 +133,8 @@ CASES = {
     "supremix-mixed": (lambda a, b, labels, **more: of_targets(window=1.5)(a, b, labels, mixed=True, **more), True),
     "ins_contrast": (lambda a, b, labels, **more: losses.ins_contrast(*with_classes(a, b, labels), **more), True),
     "queue_contrast": (lambda a, b, labels, **more: losses.queue_contrast(a, b, past(a), **more), False),
+    "debcse": (of_samples, True),
+    "debcse_expected": (of_expected_samples, True),
     "cosent": (of_scores(losses.cosent), True),
     "cosine_regression": (of_scores(losses.cosine_regression), True),
 }
@@ -135,6 +155,7 @@ PLAIN = (
     "context_layout",
     "cwcl_weights",
     "dcl_weights",
+    "debcse_layout",
     "distance_weights",
     "distillation_rows",
     "draw_partners",
@@ -146,11 +167,14 @@ PLAIN = (
     "graph_mlp",
     "group_mass",
     "group_ordering",
+    "gumbel_top_k",
     "icnn",
     "icnn_score",
     "influence_matrix",
+    "inverse_propensity",
     "joint_entropy",
     "kernel_uniformity",
+    "log_propensity",
     "margin",
     "mask_tokens",
     "masked_lm",
@@ -163,9 +187,12 @@ PLAIN = (
     "mnr_plus",
     "mnr_plus_targets",
     "moved_prototypes",
+    "near_columns",
+    "negative_probabilities",
     "pair_label_rows",
     "pair_weights",
     "pamc",
+    "positive_probabilities",
     "proto_cross_entropy",
     "proto_triplet",
     "prototype_scores",
@@ -173,6 +200,7 @@ PLAIN = (
     "released_similarity",
     "repulsion_weights",
     "router_loss",
+    "semantic_similarity",
     "sepclr",
     "sepclr_terms",
     "sharpened",

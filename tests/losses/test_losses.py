@@ -14,7 +14,18 @@ from nearfar.errors import InputError
 from nearfar.losses.rows import nearest_rows
 from nearfar.similarity import both_ways, engine
 from tests.losses import reference
-from tests.losses.cases import CASES, CONSTANT_WEIGHTS, PLAIN, VIEWS, batch, hydra_inputs, past, with_classes
+from tests.losses.cases import (
+    CASES,
+    CONSTANT_WEIGHTS,
+    PLAIN,
+    VIEWS,
+    batch,
+    hydra_inputs,
+    past,
+    sampled_columns,
+    with_classes,
+)
+from tests.losses.test_propensity import naive_expected, naive_loss
 
 ENGINES = (("dense", None), ("streaming", 3))
 OPTIONS = {
@@ -54,6 +65,11 @@ def expected(name, a, b, labels):
         return reference.supremix(z, (labels * 0.7).repeat(2), **options)
     if base == "ins_contrast":
         first = with_classes(a, b, labels)
+    if base.startswith("debcse"):
+        positives, pi, negatives, pi_negative, there = sampled_columns(a, b, labels)
+        if base == "debcse":
+            return naive_loss(a, b, negatives, there, 0.3).item()
+        return naive_expected(a, positives, pi, negatives, pi_negative, 2, 0.3).item()
     if base == "queue_contrast":
         first = (a, b, past(a))
     if base in ("team_up", "cosent", "cosine_regression"):

@@ -875,6 +875,12 @@ class CoCoSoDa(Naive):
                 queue[(at + k) % len(queue)] = row
 
 
+class DebCSETeacher(SimCSE):
+    """The first of two stages, a run of its own of 4 steps; the second is in test_debcse.py."""
+
+    run, warmup = 4, 0
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -911,6 +917,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "l1-regression": ("l1-regression", L1Regression, {}),
     "simcse": ("simcse", SimCSE, {}),
     "whitenedcse": ("whitenedcse", WhitenedCSE, {}),
+    "debcse": ("debcse", DebCSETeacher, {}),
     "dse": ("dse", DSE, {"hidden": 16}),
     "cross-encoder": ("cross-encoder", CrossEncoder, {}),
     "cvib": ("cvib", CVIB, {"contrast": 0.5, "temperature": 0.1, "beta": 1e-5, "gate_lr": 0.1, "bias_lr": 0.02,

@@ -18,6 +18,7 @@ CASES = {
     "cacr": {"form": "momentum", "positives": 1},
     "cwcl": {},
     "whitenedcse": {},
+    "debcse": {},
 }
 
 

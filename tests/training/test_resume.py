@@ -42,6 +42,7 @@ CASES = {
     "l1-regression": {},
     "simcse": {},
     "whitenedcse": {},
+    "debcse": {"teacher_share": 0.25, "drawn": 2},
     "dse": {"hidden": 16},
     "cross-encoder": {},
     "cvib": {"hidden": 16},

@@ -72,6 +72,18 @@ from nearfar.losses.graph import (
 from nearfar.losses.masked import mask_tokens, masked_lm, masked_lm_rows
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
+from nearfar.losses.propensity import (
+    debcse,
+    debcse_expected,
+    debcse_layout,
+    gumbel_top_k,
+    inverse_propensity,
+    log_propensity,
+    near_columns,
+    negative_probabilities,
+    positive_probabilities,
+    semantic_similarity,
+)
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 
@@ -103,6 +115,9 @@ __all__ = [
     "cwcl_weights",
     "dcl",
     "dcl_weights",
+    "debcse",
+    "debcse_expected",
+    "debcse_layout",
     "debiased",
     "distance_weights",
     "distillation_rows",
@@ -116,6 +131,7 @@ __all__ = [
     "groco",
     "group_mass",
     "group_ordering",
+    "gumbel_top_k",
     "hard_contrastive",
     "hcl",
     "hydra",
@@ -124,8 +140,10 @@ __all__ = [
     "influence_matrix",
     "info_nce",
     "ins_contrast",
+    "inverse_propensity",
     "joint_entropy",
     "kernel_uniformity",
+    "log_propensity",
     "margin",
     "mask_tokens",
     "masked_lm",
@@ -139,10 +157,13 @@ __all__ = [
     "mnr_plus",
     "mnr_plus_targets",
     "moved_prototypes",
+    "near_columns",
+    "negative_probabilities",
     "nt_xent",
     "pair_label_rows",
     "pair_weights",
     "pamc",
+    "positive_probabilities",
     "proto_cross_entropy",
     "proto_triplet",
     "prototype_scores",
@@ -151,6 +172,7 @@ __all__ = [
     "released_similarity",
     "repulsion_weights",
     "router_loss",
+    "semantic_similarity",
     "sepclr",
     "sepclr_terms",
     "sharpened",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nearfar.methods.base import Method
+from nearfar.methods.tower import Tower
 from nearfar.samplers import Sampler
 
 
@@ -29,6 +30,15 @@ class Staged(Method):
     def end_stage(self, stage: int) -> Mapping[str, float]:
         """When a stage ends, after its last step: choose exemplars, keep a copy. Returns numbers for stages.json."""
         return {}
+
+    @torch.no_grad()
+    def begin_anew(self, role: str, tower: Tower, seed: int) -> None:
+        """Gives a tower the weights of a new encoder (pretrained ones, or random ones of the seed) and a new head."""
+        tower.encoder.load_state_dict(self.survey.fresh(seed, role).state_dict())
+        for module in tower.head.modules() if tower.head is not None else ():
+            begin: Any = getattr(module, "reset_parameters", None)
+            if begin is not None:
+                begin()
 
     def negative_groups(self) -> np.ndarray | None:
         """A label of each training row, int (N,), in the order of `survey.rows`: the negatives of an item come from its

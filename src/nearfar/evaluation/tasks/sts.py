@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nearfar import modalities as kinds
+from nearfar.errors import InputError
+from nearfar.evaluation.biases import biases
 from nearfar.evaluation.embedding import Embed, Whitened
 from nearfar.evaluation.paired_task import PairedTask, PairScores
 from nearfar.evaluation.pairwise import pearson, spearman
@@ -27,18 +30,26 @@ class GradedTask(PairedTask):
     Args:
         whiten: centre and whiten the vectors first, by those of the training rows: whether scores suffer from
             directions that all vectors share.
+        biases: how far the similarity of pairs graded lowest (in the lowest fifth of the grades) follows their lengths
+            and their shared words as well: 0 is right.
     """
 
     asks_model = True
     primary = "spearman"
-    metrics = {"spearman": Metric("Spearman", "correlation"), "pearson": Metric("Pearson", "correlation")}
+    metrics = {"spearman": Metric("Spearman", "correlation"), "pearson": Metric("Pearson", "correlation"),
+               "length bias": Metric("length bias (0 is right)", "correlation", brief=False),
+               "surface bias": Metric("surface bias (0 is right)", "correlation", brief=False)}  # fmt: skip
     beside = "pearson"
     chance_words = "no correlation"
     needs = "It needs two columns and the score of each pair: --score COLUMN."
 
-    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None, whiten: bool = False):
+    def __init__(
+        self, data: Data, *, modalities: Sequence[str] | None = None, whiten: bool = False, biases: bool = False
+    ):
         super().__init__(data, modalities=modalities)
-        self.whiten = whiten
+        self.whiten, self.biases = whiten, biases
+        if biases and {kinds.of(role).name for role in self.roles} != {"text"}:
+            raise InputError("Biases of length and words are those of two columns of texts.", "Leave out --biases.")
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         asked: Any = Whitened(embed, self.roles, self.rows("train")) if self.whiten else embed
@@ -62,6 +73,11 @@ class GradedTask(PairedTask):
             f"'{self.data.roles['score']}': Spearman's rank correlation (times 100; 0 is chance, below 0 is the wrong "
             "way round), with Pearson's beside it"
             + (", of vectors whitened by those of the training rows." if self.whiten else ".")
+            + (
+                " Beside it how the cosine of pairs graded lowest follows lengths and words (0 is right)."
+                if self.biases
+                else ""
+            )
         )
 
     def evaluate_scores(
@@ -75,11 +91,15 @@ class GradedTask(PairedTask):
         assert self.data.scores is not None
         grades, name = self.data.scores[rows], self.paired(rows).name
 
+        texts = [self.data.texts(role, rows) for role in self.roles] if self.biases else []
+
         def measured(part: np.ndarray) -> dict[str, float]:
-            return {
+            found = {
                 "spearman": spearman(similarities[part], grades[part]),
                 "pearson": pearson(similarities[part], grades[part]),
             }
+            own = [[side[row] for row in part.tolist()] for side in texts]
+            return found | (biases(own[0], own[1], similarities[part], grades[part]) if own else {})
 
         metrics = measured(np.arange(len(rows)))
         return PairScores(

@@ -185,11 +185,7 @@ class Multistage(Staged):
     def start_over(self, number: int) -> None:
         """The weights of new encoders, new heads, the first temperature."""
         for role, tower in zip(self.reads, self.staged()):
-            tower.encoder.load_state_dict(self.survey.fresh(self.seed + 1000 * number, role).state_dict())
-            for module in tower.head.modules() if tower.head is not None else ():
-                begin: Any = getattr(module, "reset_parameters", None)
-                if begin is not None:
-                    begin()
+            self.begin_anew(role, tower, self.seed + 1000 * number)
         if self.given:
             self._load_first()
         self.tau.log_tau.copy_(self.first_tau.to(self.tau.log_tau.device))  # pyright: ignore

@@ -1,0 +1,75 @@
+"""DebCSE (a reconstruction): with pairs drawn by inverse propensity, similarities of sentences follow words less.
+
+Sentences of docstrings; pairs of them are graded by where they stand, neighbours in a docstring are candidates. Against
+SimCSE of as many steps (equal total), SimCSE of the teacher's steps, candidates drawn uniformly, and by meaning alone.
+Bias: correlation of the similarity of two sentences of different packages with the words that they share, and with the
+difference of their lengths; 0 is right. What decides is the first, as 1 - |bias|; correlation with grades beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiment import FIGURES, Arm, Cell, Claim, arms_told
+
+import nearfar
+from nearfar import evaluation
+from nearfar.reporting.figures import bars_svg
+from nearfar.training.modelled import ModelEmbedder
+
+TASK = "sts --biases true"
+MEASURES = {"surface bias": (TASK, "surface bias"), "length bias": (TASK, "length bias"), "grades": (TASK, "spearman")}
+STEPS = 600
+PLAN = {"text_encoder": "small", "text_length": 32, "steps": STEPS, "batch_size": 64, "lr": 1e-3}
+ARMS = {
+    "debcse": Arm("debcse"),
+    "simcse": Arm("simcse"),
+    "teacher": Arm("simcse", {"steps": STEPS // 2}),
+    "uniform": Arm("debcse --weighting uniform"),
+    "meaning alone": Arm("debcse --weighting semantic"),
+}
+
+
+def ignored(folder: Path, data: Any) -> Mapping[str, float]:
+    """1 - |bias| of both biases: higher is better, 1 is right."""
+    embed = ModelEmbedder(nearfar.load(folder / "model"), data)
+    found = evaluation.task_for(data, TASK).evaluate(embed, "test").metrics
+    return {f"{name} ignored": 1 - abs(found[f"{bias} bias"])
+            for name, bias in (("words", "surface"), ("lengths", "length"))}  # fmt: skip
+
+
+def notes(result: dict[str, Any]) -> str:
+    """Which rows that need no training follow words as little as DebCSE does, and all means."""
+    bias = {name: abs(float(np.mean([seed["surface bias"] for seed in seeds])))
+            for name, seeds in result["all"]["docstrings"].items() if name != "chance"}  # fmt: skip
+    less = [name for name, value in bias.items() if name not in ARMS and value <= bias["debcse"]]
+    first = f"Words sway {' and '.join(less)}, without training, no more than debcse. " if less else ""
+    return first + arms_told(result)
+
+
+def figure(out: Path, result: dict[str, Any]) -> None:
+    """Both biases and the correlation with grades of every arm, in docs/assets/methods/debcse.svg."""
+    rows = result["all"]["docstrings"]
+    values = {name: {m: [100 * seed[m] for seed in rows[name]] for m in MEASURES}
+              for name in [*ARMS, "untrained"]}  # fmt: skip
+    about = "Correlation (x 100) of the similarity of two sentences; each tick is a seed. 0 is right of a bias."
+    title = "Sentences of docstrings: what similarities follow"
+    (FIGURES / "debcse.svg").write_text(bars_svg(values, title, about))
+
+
+CLAIM = Claim(
+    slug="debcse",
+    claim="Similarities of unrelated sentences follow the words that they share less than SimCSE's (a reconstruction).",
+    cells={
+        "docstrings": Cell("sentences", ARMS, PLAN, MEASURES, look=ignored,
+                           units={"words ignored": "share", "lengths ignored": "share"})
+    },
+    control="simcse",
+    measure="words ignored",
+    seeds=3,
+    notes=notes,
+    pairs=[("debcse", "uniform"), ("debcse", "meaning alone"), ("debcse", "teacher")],
+)  # fmt: skip
