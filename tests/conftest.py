@@ -124,6 +124,32 @@ def notes_few(own_cache, tmp_path_factory):
     return open_data(table, roles={"text": "note", "text_b": None, "target": "kind", "domain": "part"})
 
 
+def write_triplets(path, rows=160, seed=0):
+    """Sentences about an animal with one about the same and one about another; every fifth row has them in each other's
+    place, and the scores know it. Columns: anchor, positive, negative, score_positive, score_negative."""
+    import numpy as np
+
+    rng, lines = np.random.default_rng(seed), ["anchor,positive,negative,score_positive,score_negative"]
+    animals = ["cat", "dog", "bird", "fish", "horse", "cow", "mouse", "lion"]
+    acts = ["sleeps", "runs", "eats", "jumps", "sings", "hides"]
+    for k in range(rows):
+        one, two = rng.choice(animals, 2, replace=False)
+        pair = [(f"a {one} that {rng.choice(acts)} lives there", 3.5 + k % 3 / 2),
+                (f"the {two} number {k} {rng.choice(acts)}", 1 + k % 4 / 2)]  # fmt: skip
+        (p, s), (n, t) = pair[::-1] if k % 5 == 0 else pair
+        lines.append(f"the {one} {rng.choice(acts)} in house {k},{p},{n},{s:.1f},{t:.1f}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def triplets_few(own_cache, tmp_path_factory):
+    """160 triplets of sentences with two scores each."""
+    from nearfar.sources import open_data
+
+    return open_data(write_triplets(tmp_path_factory.mktemp("triplets") / "triplets.csv"))
+
+
 @pytest.fixture(scope="session")
 def code_few(own_cache, tmp_path_factory):
     """140 small functions of Python and what they do."""
@@ -142,7 +168,7 @@ def code_few(own_cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few):
+def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
@@ -151,6 +177,8 @@ def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few):
 
     def suiting(slug):
         needs = methods.get(slug).needs
+        if any("negative" in need for need in needs):
+            return triplets_few
         if all("bag" in need for need in needs):
             return bags_few
         if all("domain" in need and "text_b" in need for need in needs):

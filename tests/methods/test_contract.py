@@ -124,6 +124,7 @@ BEGAN = {
     "contriever": slice(2, 6),
     "mochi": slice(4, 8),
     "mcl": slice(20, 22),
+    "multicsr": slice(16, 18),
     "mcl-pairs": slice(20, 22),
     "ins": slice(8, 10),
 }

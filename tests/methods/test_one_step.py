@@ -45,6 +45,10 @@ class Naive:
     def __init__(self, method, made):
         self.method, self.made, self.memory = method, made, {}
 
+    def place(self, step):
+        """The step within its stage, and steps and warm-up of that stage."""
+        return step, self.run, self.warmup
+
     def follow(self, teacher, student, m):
         with torch.no_grad():
             for a, b in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -881,6 +885,56 @@ class DebCSETeacher(SimCSE):
     run, warmup = 4, 0
 
 
+class MultiCSR(Naive):
+    """SimCSE for one step, whose encoder is frozen; then triplets from fresh weights, by loops over the candidates."""
+
+    phi, official = 0.3, False
+
+    def __init__(self, method, made):
+        super().__init__(method, made)
+        method.begin_stage = lambda stage: None
+        made.loader.method = method
+
+    def place(self, step):
+        return (0, 1, 0) if step == 0 else (step - 1, 7, 1)
+
+    def loss(self, batch, step):
+        method, (anchor, *others) = self.method, self.views(batch)["text"]
+        if step == 0:
+            z = [unit(method.tower(x)) for x in (anchor, anchor)]
+            return cross_entropy(z[0] @ z[1].T / 0.05, torch.arange(len(batch)))
+        z = [unit(method.tower(x)) for x in (anchor, *others)]
+        with torch.no_grad():
+            m = [unit(self.memory["frozen"](x)) for x in (anchor, *others)]
+        rows, n = [], len(batch)
+        for i in range(n):
+            logits = torch.cat([z[1] @ z[0][i], z[2] @ z[0][i]]) / 0.05
+            near = torch.cat([m[1] @ m[0][i], m[2] @ m[0][i]]) > self.phi
+            near[i] = False
+            if self.official:
+                p = torch.where(near, 0.0, logits).softmax(0)
+                others = [j for j in range(2 * n) if j != i]
+                rows.append(-(p[i].log() + (1 - p[others]).log().sum()) / (2 * n))
+            else:
+                rows.append(logits[~near].logsumexp(0) - logits[i])
+            self.memory["hidden"] = self.memory.get("hidden", 0) + int(near.sum())
+        assert self.memory["hidden"]
+        return torch.stack(rows).mean()
+
+    def after(self, batch, step):
+        if step == 0:
+            tower = self.method.tower
+            self.memory["frozen"] = copy.deepcopy(tower.encoder).eval()
+            self.method.frozen.encoder.load_state_dict(tower.encoder.state_dict())
+            torch.manual_seed(1)
+            tower.encoder.load_state_dict(self.made.method.survey.fresh(1000, "text").state_dict())
+            tower.head[0].reset_parameters()
+
+
+class MultiCSRReleased(MultiCSR):
+    official = True
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -927,6 +981,9 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
                                                             "balance_weight": 0.3}),
     "ccp": ("ccp", CCP, {"bank": 6}),
     "cocosoda": ("cocosoda", CoCoSoDa, {"queue": 16, "momentum": 0.9}),
+    "multicsr": ("multicsr", MultiCSR, {"phi": 0.3, "frozen_share": 0.1, "mask_duplicates": False}),
+    "multicsr released": ("multicsr", MultiCSRReleased, {"phi": 0.3, "frozen_share": 0.1, "official": True,
+                                                         "mask_duplicates": False}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 
@@ -971,9 +1028,12 @@ def stepped(arm, made):
         arm.loss(batch, step).backward()
         if hasattr(arm, "before_step"):
             arm.before_step(step)
-        share = step / arm.warmup if step < arm.warmup else 1.0
-        if step >= arm.warmup:
-            share = (1 + math.cos(math.pi * (step - arm.warmup) / (arm.run - arm.warmup))) / 2
+        inside, run, warmup = arm.place(step)
+        if inside == 0:
+            state.clear()
+        share = inside / warmup if inside < warmup else 1.0
+        if inside >= warmup:
+            share = (1 + math.cos(math.pi * (inside - warmup) / (run - warmup))) / 2
         with torch.no_grad():
             for p in trained:
                 if p.grad is None:

@@ -15,6 +15,7 @@ from nearfar.similarity import (
     function,
     listed,
     low_rank,
+    nearer,
     nobody,
     overlap,
     per_column,
@@ -36,6 +37,7 @@ RELATIONS = {
     "overlap": overlap(seeded(N, 3) > 0, seeded(M, 3, seed=1) > 0), "dense": dense(S > 0), "weights": dense(S),
     "rows": per_row(seeded(N)), "columns": per_column(seeded(M)), "chosen columns": per_column(seeded(M) > 0),
     "low rank": low_rank(seeded(N, 2), seeded(M, 2)), "limit": at_least(seeded(N)),
+    "nearer": nearer(seeded(N, 2), seeded(M, 2), 0.3),
     "function": function(lambda t: t.s > 0), "and": CLASSES & ~listed(PLACES), "or": CLASSES | at_least(seeded(N)),
     "weighed": CLASSES & per_row(seeded(N)),
 }  # fmt: skip

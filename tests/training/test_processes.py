@@ -14,6 +14,7 @@ from nearfar.methods.batch import Batch
 from nearfar.training.engine import fit
 from nearfar.training.loading import shared
 from tests import stopping
+from tests.conftest import write_triplets
 
 pytestmark = pytest.mark.slow
 
@@ -230,3 +231,26 @@ def test_one_process_needs_no_exchange():
     assert processes.mean({"a": 2.0}) == {"a": 2.0}
     assert processes.any_rank(True)
     assert not processes.any_rank(False)
+
+
+TRIPLETS = """
+import nearfar
+
+nearfar.fit(method, table, out=out, **json.loads(options))
+"""
+
+
+def test_masks_of_triplets_on_two_processes_equal_one(tmp_path, monkeypatch):
+    """The frozen encoder of the first stage hides candidates of both processes."""
+    table = write_triplets(tmp_path / "triplets.csv")
+    options = SCHEDULE | SGD | {"batch_size": 8, "phi": 0.3, "frozen_share": 0.4}
+    done = stopping.start(TRIPLETS, tmp_path / "two", "multicsr", table, tmp_path / "two",
+                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit("multicsr", table, out=tmp_path / "one", **options)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    last = json.loads((tmp_path / "one" / "curve.jsonl").read_text().splitlines()[-1])
+    assert last["hidden"] > 0

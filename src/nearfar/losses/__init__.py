@@ -84,6 +84,7 @@ from nearfar.losses.propensity import (
     positive_probabilities,
     semantic_similarity,
 )
+from nearfar.losses.refined import hide_similar, multicsr, released_rows, similarity_mask, triplet_layout
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 
@@ -134,6 +135,7 @@ __all__ = [
     "gumbel_top_k",
     "hard_contrastive",
     "hcl",
+    "hide_similar",
     "hydra",
     "icnn",
     "icnn_score",
@@ -157,6 +159,7 @@ __all__ = [
     "mnr_plus",
     "mnr_plus_targets",
     "moved_prototypes",
+    "multicsr",
     "near_columns",
     "negative_probabilities",
     "nt_xent",
@@ -169,6 +172,7 @@ __all__ = [
     "prototype_scores",
     "pseudo_targets",
     "queue_contrast",
+    "released_rows",
     "released_similarity",
     "repulsion_weights",
     "router_loss",
@@ -177,6 +181,7 @@ __all__ = [
     "sepclr_terms",
     "sharpened",
     "siglip",
+    "similarity_mask",
     "simple",
     "sinkhorn",
     "soft_assignment",
@@ -191,6 +196,7 @@ __all__ = [
     "target_weights",
     "team_up",
     "triplet",
+    "triplet_layout",
     "uniformity",
     "vicreg",
 ]

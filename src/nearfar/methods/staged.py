@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,18 +27,20 @@ class Staged(Method):
         """When a stage after the first begins (embed, cluster, new weights), before its first batch is drawn. The
         optimiser's state is cleared afterwards. `self.survey` embeds all training rows."""
 
+    @torch.no_grad()
+    def renew(self, stage: int, towers: Iterable[tuple[str, Tower]]) -> None:
+        """New weights: the encoders of these roles as they would be fresh (the pretrained ones, or random ones of that
+        stage; 0: those of the run's start), their heads at the start."""
+        for role, tower in towers:
+            tower.encoder.load_state_dict(self.survey.fresh(self.seed + 1000 * stage, role).state_dict())
+            for module in tower.head.modules() if tower.head is not None else ():
+                begin: Any = getattr(module, "reset_parameters", None)
+                if begin is not None:
+                    begin()
+
     def end_stage(self, stage: int) -> Mapping[str, float]:
         """When a stage ends, after its last step: choose exemplars, keep a copy. Returns numbers for stages.json."""
         return {}
-
-    @torch.no_grad()
-    def begin_anew(self, role: str, tower: Tower, seed: int) -> None:
-        """Gives a tower the weights of a new encoder (pretrained ones, or random ones of the seed) and a new head."""
-        tower.encoder.load_state_dict(self.survey.fresh(seed, role).state_dict())
-        for module in tower.head.modules() if tower.head is not None else ():
-            begin: Any = getattr(module, "reset_parameters", None)
-            if begin is not None:
-                begin()
 
     def negative_groups(self) -> np.ndarray | None:
         """A label of each training row, int (N,), in the order of `survey.rows`: the negatives of an item come from its

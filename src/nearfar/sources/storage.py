@@ -31,6 +31,7 @@ KINDS = {
     "descriptions": "the built-in set descriptions",
     "catalogues": "the built-in set catalogues",
     "scenes": "the built-in set scenes",
+    "answers": "what language models wrote",
     "help": "the help of methods",
 }
 ABANDONED = 3600  # seconds without a write after which a temporary file is taken for a leftover

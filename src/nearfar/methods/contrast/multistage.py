@@ -184,8 +184,7 @@ class Multistage(Staged):
     @torch.no_grad()
     def start_over(self, number: int) -> None:
         """The weights of new encoders, new heads, the first temperature."""
-        for role, tower in zip(self.reads, self.staged()):
-            self.begin_anew(role, tower, self.seed + 1000 * number)
+        self.renew(number, zip(self.reads, self.staged()))
         if self.given:
             self._load_first()
         self.tau.log_tau.copy_(self.first_tau.to(self.tau.log_tau.device))  # pyright: ignore

@@ -200,7 +200,7 @@ class DebCSE(Staged, CopyContrast):
         self.stage.fill_(stage)
         self.take_teacher()
         if self.stage_weights == "fresh":
-            self.begin_anew(self.role, self.tower, self.seed)
+            self.renew(0, [(self.role, self.tower)])
 
     def take_teacher(self) -> None:
         """The model as it is becomes the teacher."""

@@ -1,4 +1,4 @@
-"""Weights of pairs: of rows, of columns, of low rank, a whole matrix, a function."""
+"""Weights of pairs: of rows, of columns, of low rank, a whole matrix, a function; pairs by a limit on such a weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nearfar.similarity.relations.base import OfOneBlock, Relation, Tile, everyone, nobody
+from nearfar.similarity.relations.base import OfOneBlock, Relation, Selecting, Tile, everyone, nobody
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +122,27 @@ class LowRank(OfOneBlock):
 def low_rank(a: Tensor, b: Tensor, shift: float = 0.0, block: int = 0) -> LowRank:
     """Weights given as factors: W_ij = a_i . b_j + shift."""
     return LowRank(a, b, shift, block)
+
+
+@dataclass(frozen=True, eq=False)
+class Nearer(OfOneBlock, Selecting):
+    """Pairs whose cosine by other unit vectors, `a` (N, R) and `b` (M, R), is above a limit."""
+
+    a: Tensor
+    b: Tensor
+    limit: float
+    block: int = 0
+    elsewhere = nobody
+
+    def tile(self, t: Tile) -> Tensor:
+        if t.block != self.block:
+            return torch.zeros((1, 1), dtype=torch.bool, device=t.device)
+        return (self.a[t.rows] @ self.b[t.columns].T).clamp(max=1) > self.limit
+
+
+def nearer(a: Tensor, b: Tensor, limit: float, block: int = 0) -> Nearer:
+    """Pairs whose cosine by unit vectors `a` (N, R) and `b` (M, R) is above a limit; none above 1."""
+    return Nearer(a.detach(), b.detach(), limit, block)
 
 
 @dataclass(frozen=True, eq=False)
