@@ -19,7 +19,7 @@ from nearfar.surface import words
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 from tests.losses.test_propensity import naive as naive_probabilities
-from tests.methods.test_one_step import LR, stepped, without_dropout
+from tests.methods.test_one_step import LR, Naive, stepped, without_dropout
 from tests.test_surface import naive_distance
 
 THINGS = ("river", "stone", "wall", "bird", "tree", "boat", "bridge", "cloud", "horse", "field")
@@ -226,13 +226,14 @@ def test_controls_ignore_the_surface(table, weighting):
 # -- the loss
 
 
-class FromTheCard:
+class FromTheCard(Naive):
     """A step of the second stage, everything from texts: similarities, probabilities, draws, loss."""
 
     run, warmup = 8, 1
 
     def __init__(self, method, made, texts):
-        self.method, self.texts = method, texts
+        super().__init__(method, made)
+        self.texts = texts
         with torch.no_grad():
             g = torch.cat([normalize(method.guide(method.guide.prepare([x])), dim=1) for x in texts])
         self.mean = g.mean(0)
