@@ -26,8 +26,8 @@ SPECS = {  # method -> the numbers of steps
     "mochi --negatives queue --negatives.size 2304 --momentum 0.999": (300, 1000),
     "nnclr": (300, 1000),
     "nnclr --queue 256": (300, 1000),
-    "beclr": (300, 1000, 3000),
-    "swav": (300, 1000, 3000),
+    "beclr": (300, 1000),
+    "swav": (300, 1000),
     "swav --queue 3840": (300, 1000),
 }
 PLAN = {"batch_size": 64, "seed": 0, "val_every": 0, "progress": False}
