@@ -167,8 +167,32 @@ def code_few(own_cache, tmp_path_factory):
     return open_data(path, roles={"text": "query", "text_b": "code"})
 
 
+def dialogue(k):
+    """Three utterances about one thing; of two in three dialogues the turns of the user are annotated."""
+    what, place = (("room", "table", "ticket", "taxi")[k % 4], ("north", "south", "centre")[k // 4 % 3])
+    domain, verb = (("hotel", "food", "train", "taxi")[k % 4], ("find", "book")[k // 2 % 2])
+    asked = {"role": "user", "text": f"i need a {what} in the {place} number {k}"}
+    told = {"role": "user", "text": f"{verb} it for {k % 5 + 2} people please"}
+    if k % 3:
+        asked["tree"] = {domain: {"find": {"area": place}}}
+        told["tree"] = [[domain, verb, "area", place], [domain, verb, "people", str(k % 5 + 2)]]
+    return {"dialogue_id": f"d{k}", "turns": [asked, {"role": "system", "text": f"there is {what} {k % 7} free"}, told]}
+
+
 @pytest.fixture(scope="session")
-def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few):
+def dialogues_few(own_cache, tmp_path_factory):
+    """60 dialogues of two turns of the user each, 40 of them annotated."""
+    import json
+
+    from nearfar.sources import open_data
+
+    path = tmp_path_factory.mktemp("dialogues") / "dialogues.jsonl"
+    path.write_text("\n".join(json.dumps(dialogue(k)) for k in range(60)))
+    return open_data(path)
+
+
+@pytest.fixture(scope="session")
+def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few, dialogues_few):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
@@ -179,6 +203,8 @@ def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, t
         needs = methods.get(slug).needs
         if any("negative" in need for need in needs):
             return triplets_few
+        if all("tree" in need for need in needs):
+            return dialogues_few
         if all("bag" in need for need in needs):
             return bags_few
         if all("domain" in need and "text_b" in need for need in needs):

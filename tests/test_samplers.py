@@ -12,6 +12,7 @@ from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError, NearfarError
 from nearfar.samplers import (
     Balanced,
+    Beside,
     Chunks,
     Groups,
     InTurn,
@@ -48,6 +49,7 @@ MADE = {
     "one of": OneOf("domain", alpha=0.5),
     "balanced": Balanced("class", 3, 5),
     "mixture": Mixture((Permutation().only(ROWS[:40]), 3), (Permutation().only(ROWS[40:]), 1)),
+    "beside": Beside(Permutation().only(ROWS[:40]), Permutation().only(ROWS[40:])),
     "partners": Partners(alike(ROWS, LABELS[ROWS])),
     "partners of groups": Partners(alike(ROWS, LABELS[ROWS]), Groups(2)),
     "neighbours": Neighbours(STARTS, FLAT, (2, 3)),

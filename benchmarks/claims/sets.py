@@ -477,6 +477,61 @@ def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
     return write_csv(path, ["summary", "rest", "package", "label", "split"], mixed)
 
 
+MODULES, FUNCTIONS = 12, {"train": 25, "val": 4, "test": 10}  # modules of a package, functions of a module, at most
+
+
+def calls(share: float, out: Path) -> Path:
+    """First sentences of docstrings of functions of five packages; the tree of each is package - module - argument -
+    default value. The twelve modules of a package with most functions, in every split. A share of the training rows
+    have their tree. As jsonl (text, tree, split), written once."""
+    import ast
+    import json
+    from collections import defaultdict
+
+    from nearfar.sources import installed
+    from nearfar.sources.sets.functions import first_sentence
+
+    path = out / "data" / f"calls-{share:g}.jsonl"
+    if path.exists():
+        return path
+
+    def read(file: Path, module: str, package: str) -> list[tuple[str, str, str, list[list[str]]]]:
+        nodes = [node for _, node in installed.definitions(file)[0] if isinstance(node, ast.FunctionDef)]
+        made = [(package, module, first_sentence(ast.get_docstring(node) or ""), arguments_of(node)) for node in nodes]
+        return [one for one in made if len(one[2].split()) > 3 and one[3]]
+
+    found: dict[str, dict[str, dict[str, list[list[str]]]]] = defaultdict(lambda: defaultdict(dict))
+    seen: set[str] = set()
+    packages = {name: root for name, root in installed.packages().items() if name in FIELDS}
+    for package, module, text, given in sorted(installed.found_in(packages, "docstrings", read, None)):
+        if not (text.casefold() in seen or seen.add(text.casefold())):
+            found[package][module][text] = given
+    rng, rows = np.random.default_rng(0), []
+    for package, modules in found.items():
+        for module in sorted(modules, key=lambda name: (-len(modules[name]), name))[:MODULES]:
+            names = [list(modules[module])[k] for k in rng.permutation(len(modules[module]))]
+            splits = [split for split in ("test", "val", "train") for _ in range(FUNCTIONS[split])]
+            for text, split in zip(names, splits, strict=False):
+                tree = [[package, module, *one] for one in modules[module][text]]
+                kept = split != "train" or rng.random() < share
+                rows.append({"text": text, "tree": tree if kept else None, "split": split})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as fresh:
+        fresh.write_text("\n".join(json.dumps(rows[k]) for k in rng.permutation(len(rows)).tolist()) + "\n")
+    return path
+
+
+def arguments_of(node: Any) -> list[list[str]]:
+    """Name and, where it is a plain constant, default value of each argument of a function, without self."""
+    import ast
+
+    given = [*node.args.posonlyargs, *node.args.args]
+    values = [None] * (len(given) - len(node.args.defaults)) + list(node.args.defaults)
+    pairs = [*zip(given, values, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    return [[one.arg, *([repr(value.value)[:30]] if isinstance(value, ast.Constant) else [])]
+            for one, value in pairs if one.arg not in ("self", "cls")]  # fmt: skip
+
+
 SHORT = ("zim", "vok", "tal")  # words of no meaning, one for each class
 
 
@@ -755,6 +810,9 @@ SETS = {
                      partial(described, EACH, None), DESCRIBED, tiny=600),
     "described, scipy": Set("the same, trained on those of scipy alone", partial(described, EACH, "scipy"), DESCRIBED,
                             tiny=600),
+    "calls": Set("first sentences of docstrings of 60 modules, a tree of package, module, arguments and defaults for a "
+                 "fifth of the training rows, about 1,150 / 240 / 600", partial(calls, 0.2),
+                 {"roles": {"text": "text", "tree": "tree", "split": "split"}}, tiny=600),
     "neighbours": Set("sentences of 540 manual pages in English, German and French; test: neighbours in pages never "
                       "trained on", partial(manuals, "neighbours", neighbours), {"roles": MANUAL_ROLES}, tiny=1500),
     "translations": Set("the same pages; test: 1,000 messages of programs in English with their translation, of each "

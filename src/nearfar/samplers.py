@@ -439,6 +439,31 @@ class Mixture(Sampler):
         return self.bound[0].completed(rows)
 
 
+class Beside(Mixture):
+    """Sources beside each other in every batch, with equal shares, in turn: labelled rows beside unlabelled ones. An
+    epoch is that of the longest source, and the shorter ones begin again within it."""
+
+    def __init__(self, *parts: Sampler):
+        super().__init__(*((part, 1.0) for part in parts))
+
+    def bind(self) -> None:
+        super().bind()
+        self.rooms = [part.over(self.table, 1, self.seed).items for part, _ in self.parts]
+
+    @property
+    def items(self) -> int:
+        return sum(self.rooms)
+
+    @property
+    def epoch_steps(self) -> int:
+        return max(part.epoch_steps for part in self.bound)
+
+    def rows(self, number: int) -> np.ndarray:
+        drawn = [part.rows(number).reshape(self.members, -1) for part in self.bound]
+        place = np.concatenate([(np.arange(x.shape[1]) + 0.5) / x.shape[1] for x in drawn])
+        return np.concatenate(drawn, 1)[:, np.argsort(place, kind="stable")].reshape(-1)
+
+
 def shares_of(total: int, weights: np.ndarray, rooms: np.ndarray) -> np.ndarray:
     """`total` divided by weights into whole numbers within `rooms`, (parts,): the largest remainders are rounded up,
     each part gets one at least where `total` allows it, and what a part has no room for goes to the first that has."""
@@ -661,6 +686,6 @@ class Chunks(Sampler):
 
 
 __all__ = [
-    "Balanced", "Chunks", "Draw", "Groups", "InTurn", "Labels", "Mixture", "Neighbours", "OneOf", "Partners",
+    "Balanced", "Beside", "Chunks", "Draw", "Groups", "InTurn", "Labels", "Mixture", "Neighbours", "OneOf", "Partners",
     "Permutation", "Rows", "Sampler", "WholeSet", "alike", "listed", "shares_of", "single_label_batches",
 ]  # fmt: skip

@@ -47,12 +47,15 @@ WEIGHTS = {
     "icnn_score",
     "joint_entropy",
     "kernel_uniformity",
+    "jaccard",
     "margin",
+    "mask_spans",
     "mask_tokens",
     "masked_lm",
     "masked_lm_rows",
     "masked_scores",
     "mean_of_known",
+    "mean_score",
     "mixing_shares",
     "mnr_plus_targets",
     "moved_prototypes",
@@ -67,6 +70,7 @@ WEIGHTS = {
     "soft_sort",
     "straddling",
     "swap_share",
+    "tree_scores",
 }
 OTHERS = {
     "barlow_twins",

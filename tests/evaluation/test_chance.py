@@ -252,6 +252,19 @@ def bags_of_texts(folder, rng):
     )
 
 
+def dialogues(folder, rng):
+    """Single utterances of the user with a tree each; one in five stands twice, with the same tree."""
+    rows = []
+    for i in range(1500):
+        domain, intent = f"domain {rng.integers(4)}", f"intent {rng.integers(4)}"
+        tree = [[domain, intent, f"slot {rng.integers(3)}", f"value {rng.integers(5)}"]] if i % 10 else None
+        turn = {"role": "user", "text": words(rng), **({"tree": tree} if tree else {})}
+        rows += [{"turns": [turn]}] * (2 if i % 5 == 0 else 1)
+    path = folder / "dialogues.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
@@ -267,6 +280,7 @@ DATA = {
     "bags": [bags_of_numbers, bags_of_texts],
     "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],
     "separation": [two_sets, two_sets_of_numbers],
+    "trees": [dialogues],
     "proxy": [proxy, rows_of_numbers],
 }
 

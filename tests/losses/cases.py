@@ -32,6 +32,14 @@ def of_targets(**options):
     return call
 
 
+def of_trees(a, b, labels, **more):
+    """Two heads: scores that fall with the distance of labels, and 1 for equal ones."""
+    every = exchange(more.get("negatives", "local")).gather(labels)[0]
+    near = 1 / (1.0 + (labels[:, None] - every[None]).abs())
+    views = torch.stack([a, b])[:, :, None].expand(-1, -1, 2, -1)
+    return losses.tree_contrast(views, torch.stack([near, (near == 1).float()]), **more).sum()
+
+
 def hydra_inputs(a, b, labels, gated):
     """Gates and second classes that follow from the labels; -1 stays unknown."""
     gates = 0.25 + (labels[:, None] + torch.arange(a.shape[1], device=labels.device)) % 3 / 4
@@ -135,6 +143,7 @@ CASES = {
     "queue_contrast": (lambda a, b, labels, **more: losses.queue_contrast(a, b, past(a), **more), False),
     "debcse": (of_samples, True),
     "debcse_expected": (of_expected_samples, True),
+    "tree_contrast": (of_trees, True),
     "cosent": (of_scores(losses.cosent), True),
     "cosine_regression": (of_scores(losses.cosine_regression), True),
 }
@@ -176,12 +185,15 @@ PLAIN = (
     "joint_entropy",
     "kernel_uniformity",
     "log_propensity",
+    "jaccard",
     "margin",
+    "mask_spans",
     "mask_tokens",
     "masked_lm",
     "masked_lm_rows",
     "masked_scores",
     "mean_of_known",
+    "mean_score",
     "meta_nodes",
     "mixing_shares",
     "mnr",
@@ -204,6 +216,7 @@ PLAIN = (
     "repulsion_weights",
     "router_loss",
     "semantic_similarity",
+    "tree_scores",
     "sepclr",
     "sepclr_terms",
     "sharpened",

@@ -444,3 +444,16 @@ def hydra(q, k, gates, labels, partners, *, temperature=0.1, reduction="pairs", 
         terms += mine
         anchors.append(sum(mine) / (len(mine) + 1e-6))
     return mean(terms if reduction == "pairs" else anchors)
+
+
+def tree_contrast(a, b, labels, *, temperature=0.07):
+    """Two heads over the same vectors: scores 1 / (1 + |y - y'|), and 1 for equal labels, 0 for others."""
+    z, y, n = torch.cat([a, b]), labels.tolist() * 2, len(a)
+    s, total = (cosine(z, z) / temperature).tolist(), 0.0
+    for graded in (True, False):
+        for i in range(2 * n):
+            others = [j for j in range(2 * n) if j != i]
+            w = [1 / (1 + abs(y[i] - y[j])) if graded else float(y[i] == y[j]) for j in others]
+            below = lse([s[i][j] for j in others])
+            total -= sum(v * (s[i][j] - below) for v, j in zip(w, others, strict=True)) / sum(w) / (2 * n)
+    return total * temperature / 0.07

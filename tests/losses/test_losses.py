@@ -72,6 +72,8 @@ def expected(name, a, b, labels):
         return naive_expected(a, positives, pi, negatives, pi_negative, 2, 0.3).item()
     if base == "queue_contrast":
         first = (a, b, past(a))
+    if base == "tree_contrast":
+        first = (a, b, labels)
     if base in ("team_up", "cosent", "cosine_regression"):
         first = (a, b, labels * 0.3)
     return getattr(reference, base)(*first, **OPTIONS.get(name, {}))

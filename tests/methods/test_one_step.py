@@ -935,6 +935,42 @@ class MultiCSRReleased(MultiCSR):
     official = True
 
 
+class Space2(Naive):
+    """A labelled and an unlabelled half; ten heads; graded positives; values hidden. The views are given."""
+
+    def loss(self, batch, step):
+        method, (x, hidden) = self.method, self.views(batch)["text"]
+        h = method.encoder(x)
+        o = torch.tanh(h @ method.heads.linear.weight.T + method.heads.linear.bias).reshape(len(h), 10, -1)
+        total = 0.0
+        for labelled in (True, False):
+            rows = [i for i, row in enumerate(batch.rows.tolist()) if (row in method.elements) == labelled]
+            heads = [self.head(o[rows, k], batch.rows[rows].tolist(), k, labelled) for k in range(10)]
+            total = total + sum(heads) / 10 + 0.1 * self.told(hidden, rows)
+        return total
+
+    def head(self, o, ids, k, labelled):
+        z, n, terms = torch.cat([unit(o), unit(o)]), len(ids), []
+        for a in range(2 * n):
+            others = [b for b in range(2 * n) if b != a]
+            s = torch.stack([z[a] @ z[b] / 0.07 for b in others])
+            w = torch.tensor([self.score(ids[a % n], ids[b % n], k, labelled) for b in others])
+            terms.append(-(w * (s - s.logsumexp(0))).sum() / w.sum())
+        return torch.stack(terms).mean()
+
+    def score(self, a, b, k, labelled):
+        if a == b:
+            return 1.0
+        x, y = (self.method.elements[row][k] if labelled else set() for row in (a, b))
+        return len(x & y) / len(x | y) if x | y else 0.0
+
+    def told(self, hidden, rows):
+        states = self.method.encoder.tokens(Tokens(hidden.ids[rows], hidden.mask[rows]))[0]
+        linear, act, norm = self.method.scorer
+        scores = norm(act(linear(states))) @ self.method.encoder.encoder.table.weight.T
+        return cross_entropy(scores.flatten(0, 1), hidden.targets[rows].flatten(), ignore_index=-100)
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -984,6 +1020,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "multicsr": ("multicsr", MultiCSR, {"phi": 0.3, "frozen_share": 0.1, "mask_duplicates": False}),
     "multicsr released": ("multicsr", MultiCSRReleased, {"phi": 0.3, "frozen_share": 0.1, "official": True,
                                                          "mask_duplicates": False}),
+    "space2": ("space2", Space2, {}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

@@ -50,6 +50,7 @@ CASES = {
     "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200},
     "cocosoda": {"queue": 32},
     "multicsr": {"frozen_share": 0.3},
+    "space2": {},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

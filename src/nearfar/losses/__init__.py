@@ -69,7 +69,7 @@ from nearfar.losses.graph import (
     sharpened,
     soft_assignment,
 )
-from nearfar.losses.masked import mask_tokens, masked_lm, masked_lm_rows
+from nearfar.losses.masked import mask_spans, mask_tokens, masked_lm, masked_lm_rows
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
 from nearfar.losses.propensity import (
@@ -87,6 +87,7 @@ from nearfar.losses.propensity import (
 from nearfar.losses.refined import hide_similar, multicsr, released_rows, similarity_mask, triplet_layout
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
+from nearfar.losses.trees import jaccard, mean_score, tree_contrast, tree_scores
 
 __all__ = [
     "align",
@@ -143,15 +144,18 @@ __all__ = [
     "info_nce",
     "ins_contrast",
     "inverse_propensity",
+    "jaccard",
     "joint_entropy",
     "kernel_uniformity",
     "log_propensity",
     "margin",
+    "mask_spans",
     "mask_tokens",
     "masked_lm",
     "masked_lm_rows",
     "masked_scores",
     "mean_of_known",
+    "mean_score",
     "meta_nodes",
     "mil_nce",
     "mixing_shares",
@@ -195,6 +199,8 @@ __all__ = [
     "swapped_prediction",
     "target_weights",
     "team_up",
+    "tree_contrast",
+    "tree_scores",
     "triplet",
     "triplet_layout",
     "uniformity",

@@ -36,6 +36,29 @@ def mask_tokens(
     return torch.where(chosen, changed, ids), torch.where(chosen, ids, IGNORED)
 
 
+def mask_spans(
+    ids: Int[Tensor, "n l"],
+    ordinary: Bool[Tensor, "n l"],
+    spans: Bool[Tensor, "n l"],
+    units: Int[Tensor, "n l"],
+    *,
+    mask_id: int,
+    size: int,
+    share: float = 0.15,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "n l"], Int[Tensor, "n l"]]:
+    """Ids in which every token of a span (of a slot's value) is [MASK], and the targets; a unit (an utterance) without
+    a span is hidden as `mask_tokens` does.
+
+    units: the number of the unit that a place is in, below 0 for none. Of the rest as in `mask_tokens`. Source:
+    SPACE-2 (COLING 2022), masked LM of labelled dialogues."""
+    spans, count = spans & ordinary & (units >= 0), units.clamp(min=0)
+    held = torch.zeros(len(ids), int(count.max()) + 1 if count.numel() else 1, device=ids.device)
+    held = held.scatter_add(1, count, spans.float()).gather(1, count) > 0
+    other, targets = mask_tokens(ids, ordinary & ~held, mask_id=mask_id, size=size, share=share, generator=generator)
+    return other.masked_fill(spans, mask_id), torch.where(spans, ids, targets)
+
+
 def masked_lm(logits: Float[Tensor, "m v"], targets: Int[Tensor, "m"]) -> Float[Tensor, ""]:
     """The mean of -log softmax(logits)[target] over the rows whose target is not -100; 0 where there is none.
 
@@ -49,4 +72,4 @@ def masked_lm_rows(logits: Float[Tensor, "m v"], targets: Int[Tensor, "m"]) -> F
     return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
 
 
-__all__ = ["mask_tokens", "masked_lm", "masked_lm_rows"]
+__all__ = ["mask_spans", "mask_tokens", "masked_lm", "masked_lm_rows"]

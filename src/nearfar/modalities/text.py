@@ -262,10 +262,13 @@ class Text(Modality):
     # -- a model and its use
 
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
+        from nearfar.encoders.dialogue import dialogue_from
         from nearfar.encoders.pretrained import transformer_from
         from nearfar.encoders.texts import small_from
         from nearfar.encoders.transformer import SIZES, own_from
 
+        if "of" in config:
+            return dialogue_from(config, self.restore(config["of"], folder))
         made = {"small": small_from, **dict.fromkeys(SIZES, own_from)}
         return made.get(config["name"], transformer_from)(config, folder)
 

@@ -17,7 +17,7 @@ from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.limits import MOST_SIDE
 from nearfar.modality import digest as digest_of
 from nearfar.progress import track
-from nearfar.sources import judgements, masks, pictures
+from nearfar.sources import judgements, masks, pictures, trees
 from nearfar.sources import leaks as leaking
 from nearfar.sources.looking import in_chunks, picture_source, stamp
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
@@ -279,6 +279,12 @@ class Data:
         """int64 (N,): rows of one bag are its members; a row without a bag is a bag of its own; None without such a
         role."""
         return self._together("bag") if "bag" in self.roles else None
+
+    @cached_property
+    def trees(self) -> list[tuple[trees.Path, ...]] | None:
+        """The annotation tree of each row, its paths (domain, intent, slot, value), () where a row has none; None
+        without such a role."""
+        return [trees.paths_of(value) for value in self.values("tree")] if "tree" in self.roles else None
 
     @cached_property
     def _target(self) -> tuple[np.ndarray, list[str]] | None:

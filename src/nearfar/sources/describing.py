@@ -8,6 +8,7 @@ from nearfar.sources.bags import bag_targets
 from nearfar.sources.data import Data
 from nearfar.sources.masks import IGNORE
 from nearfar.sources.raw import filled
+from nearfar.sources.trees import LEVELS
 
 COMPARED = 20_000  # rows at most that are compared for near copies
 FEW = 12  # different scores that are counted one by one
@@ -30,6 +31,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "scores": _scores(data) if data.scores is not None else None,
         "target": _target(data) if "target" in data.roles else None,
         "bags": _bags(data) if data.bags is not None else None,
+        "trees": _trees(data),
         "masks": _masks(data) if "mask" in data.roles else None,
         "groups": _groups(data.groups),
         "units": None if data.units is None else len(np.unique(data.units)),
@@ -123,6 +125,15 @@ def _classes(data: Data, codes: np.ndarray, names: list[str]) -> dict[str, Any]:
         "train": int((train >= 0).sum()),
         "untrained": len(np.setdiff1d(test[test >= 0], train)),
     }
+
+
+def _trees(data: Data) -> dict[str, Any] | None:
+    """How many rows of each split have an annotation tree, and how many different names stand at each level."""
+    if data.trees is None:
+        return None
+    held = {name: sum(bool(data.trees[row]) for row in rows) for name, rows in data.splits.items()}
+    names = {level: len({path[k] for tree in data.trees for path in tree} - {""}) for k, level in enumerate(LEVELS)}
+    return {"rows": held, "names": names}
 
 
 def _bags(data: Data) -> dict[str, Any]:

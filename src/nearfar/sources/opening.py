@@ -11,7 +11,7 @@ import numpy as np
 from nearfar import modalities
 from nearfar.checks import PositiveInt, Seed, checked, one_of
 from nearfar.errors import InputError, did_you_mean
-from nearfar.sources import judgements, sets
+from nearfar.sources import judgements, sets, trees
 from nearfar.sources.cleaning import AlignRules, dropped, rules_of
 from nearfar.sources.data import Data, label_words
 from nearfar.sources.folders import read_path
@@ -241,7 +241,7 @@ def _check_pairs(data: Data) -> None:
 
 
 def _misjudged(raw: Raw, roles: Roles, scale: tuple[float, float] | None) -> list[Fault]:
-    """Rows whose pair label or score is none, or lies beyond the scale."""
+    """Rows whose pair label or score is none, or lies beyond the scale, or whose tree is none."""
     found = []
     checks = {}
     if "pair_label" in roles:
@@ -268,6 +268,10 @@ def _misjudged(raw: Raw, roles: Roles, scale: tuple[float, float] | None) -> lis
         if wrong and role == "pair_label":
             wrong[0] = replace(wrong[0], message=f"{wrong[0].message} ({_counted(counts)})")
         found += wrong
+    if "tree" in roles:
+        column = str(roles["tree"])
+        values = (value for block in cells(raw.table, column) for value in block)
+        found += [Fault(row, column, wrong) for row, value in enumerate(values) if (wrong := trees.fault(value))]
     return found
 
 

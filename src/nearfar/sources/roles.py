@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset
 
 from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
-from nearfar.sources import judgements
+from nearfar.sources import judgements, trees
 from nearfar.sources.raw import column_of, plain_values
 
 MOST = 0.8  # share of a column's values that must be what its name says; the other rows are told
@@ -30,6 +30,7 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     "id": ("id", "key", "uuid", "_id", "sample_id"),
     "target": (),
     "bag": (),
+    "tree": ("tree", "annotation"),
 }
 """Roles that are no items, and the names of their columns."""
 
@@ -291,6 +292,8 @@ def _fits(table: Dataset, role: str, column: str, roles: Roles) -> bool:
         kind = modalities.of(role)
         alone = role != kind.roles[0] and kind.roles[0] not in roles  # a second side alone may be what a row counts as
         return kind.fits(role, values) and not (alone and not kind.several and _all_numbers(values))
+    if role == "tree":
+        return any(v not in (None, "") for v in values) and not any(map(trees.fault, values))
     return role != "label" or _names_classes(values)
 
 

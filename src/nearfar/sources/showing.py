@@ -29,6 +29,8 @@ def show(data: Data, console: Console | None = None, samples: int = 3, problems:
         out.print(_target(facts["roles"]["target"], facts["target"]), soft_wrap=False)
     if facts["bags"]:
         out.print(_bags(facts["roles"]["bag"], facts["bags"]), soft_wrap=False)
+    if facts["trees"]:
+        out.print(_trees(facts["roles"]["tree"], facts["trees"]), soft_wrap=False)
     if facts["masks"]:
         out.print(_masks(facts["masks"]))
     out.print(_splits(facts))
@@ -115,6 +117,13 @@ def _scores(scores: dict[str, Any]) -> Text:
         for value, parts in scores["counts"].items()
     ]
     return Text.assemble("\n", ("Scores of ", "bold"), (scores["column"], "cyan"), "  " + "; ".join(told))
+
+
+def _trees(column: str, trees: dict[str, Any]) -> Text:
+    """How many rows have a tree, and of how many names the trees are made."""
+    rows = ", ".join(f"{name} {count:,}" for name, count in trees["rows"].items())
+    names = ", ".join(f"{count:,} {level}s" for level, count in trees["names"].items())
+    return Text.assemble("\n", ("Trees of ", "bold"), (column, "cyan"), f": rows with one {rows}; {names}")
 
 
 def _bags(column: str, bags: dict[str, Any]) -> Text:

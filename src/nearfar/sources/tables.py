@@ -113,7 +113,9 @@ def read_table(path: Path, cache: Path, skip: bool) -> Raw | None:
     if ending in (".csv", ".tsv", ".tab"):
         return read_csv(path, cache, skip)
     if ending in (".jsonl", ".ndjson", ".json"):
-        return read_json(path, cache, skip)
+        from nearfar.sources.dialogues import read_dialogues
+
+        return read_dialogues(path, cache, skip) or read_json(path, cache, skip)
     if ending == ".parquet":
         return read_parquet(path, cache)
     if ending in (".txt", ".text"):

@@ -43,6 +43,7 @@ class DataSettings:
         target: column of what is to be learned, labels or numbers, by methods that see it. Those that learn labels
             take the first column of --label where no target is named.
         bag: column whose equal values make rows the members of one bag, which is labelled as a whole.
+        tree: column of annotation trees (domain, intent, slot, value) in JSON; those of dialogues are found.
         unit: column of what must not be divided by a split; default the group, the bag, else the content.
         domain: column of domains (styles, languages) between which retrieval is measured.
         split: column of splits, or a named split of a built-in data set.
@@ -64,6 +65,7 @@ class DataSettings:
     group: str | None = None
     target: str | None = None
     bag: str | None = None
+    tree: str | None = None
     unit: str | None = None
     domain: str | None = None
     split: str | None = None

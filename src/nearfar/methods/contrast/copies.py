@@ -19,6 +19,17 @@ from nearfar.similarity import normalise
 from nearfar.similarity.exchange import exchange
 
 
+def check_dropout(encoder: nn.Module, slug: str, otherwise: str = "") -> None:
+    """Raises InputError where an encoder in training makes the same vectors of a text each time. otherwise: what else
+    the user may do."""
+    random = any(isinstance(part, nn.Dropout) and part.p > 0 for part in encoder.modules())
+    if not (random and any(p.requires_grad for p in encoder.parameters())):
+        raise InputError(
+            f"'{slug}' tells the copies of a text apart by the encoder's dropout, and this encoder has none.",
+            f"Use --text-dropout 0.1 without --freeze{otherwise}.",
+        )
+
+
 class CopyContrast(ViewContrast):
     """The first copy of a text finds each of its other copies among those of the other texts; the losses of the other
     copies are added. A linear layer and tanh behind the encoder serve training alone.
@@ -37,12 +48,8 @@ class CopyContrast(ViewContrast):
     def __init__(self, encoder: Encoder, **shared: Any):
         shared["views"] = shared["views"] or self.default_part("views")
         super().__init__(encoder, projector=0, **shared)
-        random = any(isinstance(part, nn.Dropout) and part.p > 0 for part in encoder.modules())
-        if self.plan.equal and not (random and any(p.requires_grad for p in encoder.parameters())):
-            raise InputError(
-                f"'{self.slug}' tells the copies of a text apart by the encoder's dropout, and this encoder has none.",
-                "Use --text-dropout 0.1 without --freeze, or views that change the text: --views delete.",
-            )
+        if self.plan.equal:
+            check_dropout(encoder, self.slug, ", or views that change the text: --views delete")
         self.tower.head = heads.pooler(encoder.dim, "tanh")
 
     @classmethod
