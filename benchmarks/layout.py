@@ -29,7 +29,7 @@ from nearfar.training.engine import fit, versions, write_json
 from nearfar.training.settings import TrainSettings
 
 sys.path.insert(0, str(Path(__file__).parent / "claims"))
-import sets
+from made.writing import Item, folders
 
 GRIDS = (1, 2, 4)
 MARGIN = 0.005
@@ -37,7 +37,7 @@ SIDE = 32
 RESULT = Path(__file__).parent / "results" / "layout.json"
 
 
-def digits() -> Iterator[sets.Item]:
+def digits() -> Iterator[Item]:
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -53,7 +53,7 @@ def photographs() -> Iterator[tuple[str, np.ndarray]]:
         yield name, np.asarray(scenes.photograph(name))
 
 
-def patches() -> Iterator[sets.Item]:
+def patches() -> Iterator[Item]:
     for name, picture in photographs():
         strips = np.split(np.arange(picture.shape[1]), (np.array([0.6, 0.8]) * picture.shape[1]).astype(int))
         for where, strip in zip(("train", "val", "test"), strips, strict=True):
@@ -62,7 +62,7 @@ def patches() -> Iterator[sets.Item]:
                     yield where, name, picture[y : y + SIDE, x : x + SIDE]
 
 
-def scenes() -> Iterator[sets.Item]:
+def scenes() -> Iterator[Item]:
     data = open_data("scenes")
     for where, rows in data.splits.items():
         pictures, masks = data.images("image", SIDE, rows), data.masks(SIDE, rows)
@@ -72,7 +72,7 @@ def scenes() -> Iterator[sets.Item]:
                 yield where, data.mask_names[int(area.argmax()) + 1], picture.transpose(1, 2, 0)
 
 
-SETS: dict[str, Callable[[], Iterator[sets.Item]]] = {"digits": digits, "patches": patches, "scenes": scenes}
+SETS: dict[str, Callable[[], Iterator[Item]]] = {"digits": digits, "patches": patches, "scenes": scenes}
 
 
 def cell(name: str, data: Any, grid: int, seed: int, given: argparse.Namespace) -> float:
@@ -118,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     table: dict[str, Any] = {}
     for name in SETS:
-        data = open_data(sets.folders(name, SETS[name], given.out))
+        data = open_data(folders(name, SETS[name], given.out))
         values = {g: [cell(name, data, g, seed, given) for seed in range(given.seeds)] for g in GRIDS}
         table[name] = {
             "rows": {k: len(v) for k, v in data.splits.items()},
