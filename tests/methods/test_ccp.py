@@ -195,6 +195,24 @@ def test_documents_of_one_sentence_are_left_out(tmp_path):
     assert prepared(data, context="itself").loader.sampler.items == len(data.splits["train"])
 
 
+def test_a_language_of_one_document_is_left_out(data, tmp_path):
+    head, *lines = (tmp_path / "pages.csv").read_text().splitlines()
+    place = head.split(",").index("language")
+    own = [line for line in lines if ",page 1," in line or line.startswith("page 1,")]
+    moved = [",".join([*cells[:place], "fr", *cells[place + 1 :]]) for cells in (line.split(",") for line in own)]
+    (tmp_path / "one.csv").write_text("\n".join([head, *(line for line in lines if line not in own), *moved]))
+    opened = nearfar.data(tmp_path / "one.csv", roles=ROLES)
+    made = prepared(opened)
+    assert made.resolved["left_out"] == f"{len(own):,} sentences (one document of fr)"
+    drawn = np.unique(np.concatenate([made.loader.at(k).rows.numpy() for k in range(6)]))
+    assert not {opened.domain_names[k] for k in np.asarray(opened.domains)[drawn]} & {"fr"}
+    assert "left_out" not in prepared(opened, banks="shared").resolved
+    pairs = [line for line in lines if ",pair " in line]
+    (tmp_path / "alone.csv").write_text("\n".join([head, *pairs, *own]))
+    with pytest.raises(InputError, match="No language has two documents"):
+        prepared(nearfar.data(tmp_path / "alone.csv", roles=ROLES))
+
+
 def test_from_a_table_to_translations(data, tmp_path, capsys):
     table, run = str(tmp_path / "pages.csv"), str(tmp_path / "run")
     roles = ["--text", "sentence", "--text-b", "other", "--group", "page", "--domain", "language", "--split", "split"]

@@ -107,7 +107,8 @@ class CCP(Contrast):
             raise InputError("The tokenizer of this encoder has no mask token for the masked-LM term.", "Use --mlm 0.")
 
     def prepare(self, data: Data, rows: Any) -> None:
-        """Raises InputError where no document has two sentences, or where a sentence has no language."""
+        """Raises InputError where no document has two sentences, no language two documents, or a sentence no language.
+        A language of one document has no negatives, and is left out."""
         rows = np.asarray(rows)
         assert data.groups is not None
         self.documents = np.asarray(data.groups)[rows]
@@ -121,6 +122,20 @@ class CCP(Contrast):
         if not len(self.rich):
             raise InputError(f"No document ('{data.roles['group']}') of the {len(rows):,} training sentences has two.",
                              "Name the column of the documents: --group COLUMN.")  # fmt: skip
+        of_bank = self.languages if self.banks == "language" else np.zeros_like(self.languages)
+        documents = [len(np.unique(self.documents[of_bank == bank])) for bank in range(of_bank.max() + 1)]
+        lone = np.flatnonzero(np.array(documents) < 2)
+        if len(lone) == len(documents):
+            raise InputError(f"No language has two documents ('{data.roles['group']}'): there are no negatives.",
+                             "Name the column of the documents (--group COLUMN), or give more of them.")  # fmt: skip
+        self.rich = self.rich[~np.isin(self.rich, rows[np.isin(of_bank, lone)])]
+        if not len(self.rich):
+            raise InputError("The only documents of two sentences are the only ones of their language: there are no "
+                             "negatives.", "Give more documents.")  # fmt: skip
+        names = [data.domain_names[known[of_bank == bank][0]] for bank in lone]
+        self.lone = (
+            f"{np.isin(of_bank, lone).sum():,} sentences (one document of {', '.join(names)})" if names else None
+        )
         self.near = near(rows, self.documents, self.window)
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
@@ -129,7 +144,7 @@ class CCP(Contrast):
         queue.groups = languages if self.banks == "language" else 1
         if self.banks == "shared" and self.bank != "auto":
             queue.size = int(self.bank) * languages
-        return self.setup_negatives(self.dim, facts) | {"mlm": self.mlm}
+        return self.setup_negatives(self.dim, facts) | {"mlm": self.mlm, "left_out": self.lone}
 
     def sampler(self, stage: int) -> Sampler:
         draw = self.near if self.context == "near" else lambda wanted, rng: wanted
