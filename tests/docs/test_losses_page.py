@@ -33,6 +33,8 @@ WEIGHTS = {
     "semantic_similarity",
     "distance_weights",
     "distillation_rows",
+    "r_drop",
+    "symmetric_kl",
     "draw_partners",
     "filtered_cosine",
     "gate_entropy",

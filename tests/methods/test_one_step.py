@@ -799,6 +799,20 @@ class CVIB(Naive):
         return sum(torch.logsumexp(row, 0) - row[i] for i, row in enumerate(s)) / len(s)
 
 
+class RDrop(Naive):
+    """Two passes under other dropout; sums over classes in loops."""
+
+    def loss(self, batch, step):
+        x = frame(batch.inputs["text"], self.method.tower.encoder.special)
+        h = [self.method.tower.encoder(x) for _ in range(2)]
+        linear, names = self.method.classifier[0], ["animal", "plant"]
+        p, q = (log_softmax(v @ linear.weight.T + linear.bias, 1) for v in h)
+        y = [names.index(self.method.survey.data.values("target")[row]) for row in batch.rows.tolist()]
+        known = -sum(p[i, k] + q[i, k] for i, k in enumerate(y)) / (2 * len(y))
+        apart = [(p[i].exp() * (p[i] - q[i])).sum() + (q[i].exp() * (q[i] - p[i])).sum() for i in range(len(y))]
+        return known + 3.0 * sum(apart) / (2 * len(y))
+
+
 class Contriever(Naive):
     """Query crop against the teacher's key crop and the queue; raw inner products; m before the keys."""
 
@@ -1010,6 +1024,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "debcse": ("debcse", DebCSETeacher, {}),
     "dse": ("dse", DSE, {"hidden": 16}),
     "cross-encoder": ("cross-encoder", CrossEncoder, {}),
+    "r-drop": ("r-drop", RDrop, {"weight": 3.0}),
     "cvib": ("cvib", CVIB, {"contrast": 0.5, "temperature": 0.1, "beta": 1e-5, "gate_lr": 0.1, "bias_lr": 0.02,
                             "hidden": 16}),
     "moe-embeddings": ("moe-embeddings", MoE, {}),

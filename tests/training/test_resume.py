@@ -46,6 +46,7 @@ CASES = {
     "dse": {"hidden": 16},
     "cross-encoder": {},
     "cvib": {"hidden": 16},
+    "r-drop": {},
     "moe-embeddings": {"routing": "router"},
     "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200},
     "cocosoda": {"queue": 32},

@@ -46,7 +46,15 @@ from nearfar.losses.contrastive import (
     team_up,
     triplet,
 )
-from nearfar.losses.distillation import distillation_rows, dse, margin, mean_of_known, pair_label_rows
+from nearfar.losses.distillation import (
+    distillation_rows,
+    dse,
+    margin,
+    mean_of_known,
+    pair_label_rows,
+    r_drop,
+    symmetric_kl,
+)
 from nearfar.losses.episodes import icnn, icnn_score, proto_cross_entropy, proto_triplet
 from nearfar.losses.experts import balance_loss, mnr, mnr_plus, mnr_plus_targets, router_loss
 from nearfar.losses.gated import (
@@ -176,6 +184,7 @@ __all__ = [
     "prototype_scores",
     "pseudo_targets",
     "queue_contrast",
+    "r_drop",
     "released_rows",
     "released_similarity",
     "repulsion_weights",
@@ -197,6 +206,7 @@ __all__ = [
     "supremix",
     "swap_share",
     "swapped_prediction",
+    "symmetric_kl",
     "target_weights",
     "team_up",
     "tree_contrast",

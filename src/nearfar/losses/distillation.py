@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.checks import one_of
@@ -130,6 +130,36 @@ def dse(
     if alpha == 1:
         return distilled
     return (1 - alpha) * label_term(p, labels, judgement, negatives=negatives) + alpha * distilled
+
+
+def symmetric_kl(
+    a: Float[Tensor, "n classes"], b: Float[Tensor, "n classes"], *, negatives: str = "local"
+) -> Float[Tensor, ""]:
+    """The mean over rows of [KL(p || q) + KL(q || p)] / 2, p and q the softmax of the logits a and b.
+
+    In [0, inf), 0 for logits that differ by a constant of each row. Computed in float32 at least. Raises InputError for
+    other shapes. Source: R-Drop, NeurIPS 2021, eq. 2."""
+    if a.dim() != 2 or a.shape != b.shape:
+        raise InputError(f"Both logits must be (n, classes) alike. Got {tuple(a.shape)} and {tuple(b.shape)}.")
+    p, q = (F.log_softmax(_precise(x), 1) for x in (a, b))
+    return exchange(negatives).mean(((p.exp() - q.exp()) * (p - q)).sum(1) / 2)
+
+
+def r_drop(
+    a: Float[Tensor, "n classes"],
+    b: Float[Tensor, "n classes"],
+    labels: Int[Tensor, "n"],
+    *,
+    weight: float = 5.0,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
+    """The mean cross-entropy of the logits of two passes, and `weight` times their `symmetric_kl`.
+
+    labels: 0 .. classes - 1. In [0, inf). Source: R-Drop, NeurIPS 2021, eq. 4 (alpha; there the sum of both
+    cross-entropies); SPACE-2, COLING 2022 (weight 5)."""
+    apart = symmetric_kl(a, b, negatives=negatives)
+    known = F.cross_entropy(torch.cat([_precise(a), _precise(b)]), labels.repeat(2), reduction="none")
+    return exchange(negatives).mean(known.view(2, -1).mean(0)) + weight * apart
 
 
 def margin(logits: Float[Tensor, "n 2"]) -> Float[Tensor, "n 1"]:

@@ -13,40 +13,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Set
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, Width
 from nearfar.encoders import Encoder, LayeredText, frame, layered
-from nearfar.encoders.base import evaluating
-from nearfar.errors import InputError
 from nearfar.losses import gate_kl, info_nce
-from nearfar.methods import Batch, Facts, Loss, Method, Paper, Phase, Request, Tower, register
-from nearfar.methods.inference import Inference
+from nearfar.methods import Batch, Facts, Loss, Method, Paper, Phase, Tower, register
 from nearfar.methods.judged import SIDES, JointReader
+from nearfar.methods.text_classes import Classes, class_loss, classifier, training_classes
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 START = 0.2  # of beta times the KL of fresh gates, where beta is auto
-
-
-def classifier(dim: int, classes: int, hidden: int = 300, layers: int = 2) -> nn.Sequential:
-    """`layers` times linear and ReLU, then a linear layer: (n, dim) -> (n, classes)."""
-    widths = [dim, *[hidden] * layers]
-    inner = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*inner, nn.Linear(widths[-1], classes))
-
-
-def class_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """The mean cross-entropy with the classes of the batch."""
-    assert batch.targets is not None
-    return cross_entropy(logits, batch.targets)
 
 
 class Network(nn.Module):
@@ -64,36 +47,6 @@ class Network(nn.Module):
         r = self.encoder(tokens) if self.reader is None else self.reader(*sides)
         length = self.reader.length if self.reader is not None else tokens.ids.shape[1]  # pyright: ignore
         return self.classifier(self.dropout(r)), r, length
-
-
-class Classes(Inference):
-    """The class of a text, with its aspect where it was trained with one; gates are those of evaluation."""
-
-    classifies = True
-
-    def __init__(self, head: nn.Sequential, names: list[str], reader: JointReader | None):
-        super().__init__()
-        self.head, self.names, self.reader = head, names, reader
-
-    def config(self) -> dict[str, Any]:
-        linear = [part for part in self.head if isinstance(part, nn.Linear)]
-        return {"names": self.names, "hidden": linear[0].out_features, "layers": len(linear) - 1,
-                "dim": linear[0].in_features, "aspect": self.reader is not None}  # fmt: skip
-
-    def logits(self, data: Data, rows: np.ndarray, embed: Any) -> Tensor:
-        device = next(self.head.parameters()).device
-        with evaluating(self.head):
-            if self.reader is None:
-                return self.head(torch.from_numpy(np.array(embed.raw(SIDES[0], rows))).to(device))
-            return torch.cat([self.head(r) for r in self.reader.of_rows(data, rows)])
-
-    def of_classes(self, data: Data, rows: np.ndarray, embed: Any) -> list[str]:
-        return [self.names[k] for k in self.logits(data, rows, embed).argmax(1).tolist()]
-
-    def predict(self, request: Request, options: Any) -> dict[str, Any]:
-        """prediction: name of the class; share: its probability."""
-        share = self.logits(request.data, request.rows, request.embed).softmax(1)
-        return {"prediction": [self.names[k] for k in share.argmax(1)], "share": share.amax(1)}
 
 
 @register("cvib", family="text")
@@ -159,11 +112,7 @@ class CVIB(Method):
 
     def prepare(self, data: Data, rows: np.ndarray) -> None:
         """Makes both networks. Raises InputError where the training rows are of one class."""
-        self.names, column = list(data.target_names), data.roles.get("target") or next(iter(data.labels))
-        present = np.unique(np.asarray(data.targets)[rows])
-        if len(present) < 2:
-            raise InputError(f"'{column}' is '{self.names[present[0]]}' in all {len(rows):,} training rows: there is "
-                             "nothing to tell apart.", "Name another column with --target.")  # fmt: skip
+        self.names = training_classes(data, rows)
         made = Network(self.inner, self.aspect, len(self.names), *self.size)
         self.original = copy.deepcopy(made) if self.weight > 0 else None
         self.pruned = made
@@ -234,6 +183,4 @@ class CVIB(Method):
 
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Tower]) -> Classes:
-        reader = JointReader(towers[SIDES[0]].encoder) if config["aspect"] else None
-        head = classifier(config["dim"], len(config["names"]), config["hidden"], config["layers"])
-        return Classes(head, config["names"], reader)
+        return Classes.restored(config, JointReader(towers[SIDES[0]].encoder) if config["aspect"] else None)

@@ -99,7 +99,8 @@ class Space2(Method):
         "cls) and a [SEP] stands behind the last utterance; several processes contrast their batches together"
         " (official code: each its own); values are found in the text by their words; what is cut of an old "
         "utterance does not count in its places; a warm-up of a twentieth of the run (paper: a tenth); "
-        "dropout 0.2 is --text-dropout 0.2; the intent fine-tuning with R-Drop is not part of it",
+        "dropout 0.2 is --text-dropout 0.2; the fine-tuning on intents is `r-drop --text-encoder RUN` (without its "
+        "masked-LM term); label smoothing and prompts, which no released command uses, are not made",
     )
     layered = True
     needs = (frozenset({"text", "tree"}),)

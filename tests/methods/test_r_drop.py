@@ -1,0 +1,44 @@
+"""R-Drop as a method: from a table to classes that are told, on an encoder that another method has trained."""
+
+import json
+
+import pytest
+
+import nearfar
+from nearfar.cli import main
+from nearfar.errors import InputError
+from nearfar.training import building
+from nearfar.training.settings import TrainSettings
+from tests.conftest import write_notes
+
+ROLES = {"text": "note", "text_b": None, "target": "kind", "domain": "part"}
+
+
+def test_classes_are_told_by_a_model_that_another_method_began(tmp_path, capsys):
+    table = str(write_notes(tmp_path / "notes.csv", 80))
+    plan = ["--steps", "40", "--batch-size", "16", "--val-every", "0"]
+    assert (
+        main(["fit", "simcse", table, "--text", "note", *plan, "--vocabulary", "300", "--out", str(tmp_path / "first")])
+        == 0
+    )
+    run = str(tmp_path / "run")
+    assert main(["fit", "r-drop", table, "--text", "note", "--target", "kind", "--task", "classification", *plan,
+                 "--text-encoder", str(tmp_path / "first" / "model"), "--out", run]) == 0  # fmt: skip
+    assert "accuracy" in capsys.readouterr().out
+    out = tmp_path / "told.jsonl"
+    assert main(["predict", run, table, "--text", "note", "--target", "kind", "--out", str(out)]) == 0
+    told = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["prediction"] for row in told} <= {"animal", "plant"}
+    assert all(0.5 <= row["share"] <= 1 for row in told)
+
+
+def test_errors(tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("note,kind\n" + "".join(f"a note of the number {k},same\n" for k in range(40)))
+    roles = {"text": "note", "target": "kind"}
+    with pytest.raises(InputError, match="'kind' is 'same' in all"):
+        building.prepare("r-drop", nearfar.data(path, roles=roles), TrainSettings(), {})
+    notes = nearfar.data(write_notes(tmp_path / "notes.csv", 40), roles=ROLES)
+    with pytest.raises(InputError, match="or --weight 0"):
+        building.prepare("r-drop", notes, TrainSettings(text_dropout=0.0), {})
+    assert building.prepare("r-drop", notes, TrainSettings(text_dropout=0.0), {"weight": 0.0}).method.weight == 0
