@@ -29,9 +29,8 @@ def naive(a, b, y, weight):
 def test_it_is_what_loops_give(n, weight):
     a, b, y = logits(n)
     torch.testing.assert_close(r_drop(a, b, y, weight=weight), naive(a, b, y, weight))
-    assert torch.autograd.gradcheck(
-        lambda a, b: r_drop(a, b, y, weight=weight), (a.requires_grad_(), b.requires_grad_())
-    )
+    both = a.requires_grad_(), b.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: r_drop(a, b, y, weight=weight), both)
 
 
 def test_invariants():

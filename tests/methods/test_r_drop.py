@@ -17,10 +17,8 @@ ROLES = {"text": "note", "text_b": None, "target": "kind", "domain": "part"}
 def test_classes_are_told_by_a_model_that_another_method_began(tmp_path, capsys):
     table = str(write_notes(tmp_path / "notes.csv", 80))
     plan = ["--steps", "40", "--batch-size", "16", "--val-every", "0"]
-    assert (
-        main(["fit", "simcse", table, "--text", "note", *plan, "--vocabulary", "300", "--out", str(tmp_path / "first")])
-        == 0
-    )
+    first = ["fit", "simcse", table, "--text", "note", *plan, "--vocabulary", "300", "--out", str(tmp_path / "first")]
+    assert main(first) == 0
     run = str(tmp_path / "run")
     assert main(["fit", "r-drop", table, "--text", "note", "--target", "kind", "--task", "classification", *plan,
                  "--text-encoder", str(tmp_path / "first" / "model"), "--out", run]) == 0  # fmt: skip
