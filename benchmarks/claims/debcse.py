@@ -2,23 +2,20 @@
 
 Sentences of docstrings; pairs of them are graded by where they stand, neighbours in a docstring are candidates. Against
 SimCSE of as many steps (equal total), SimCSE of the teacher's steps, candidates drawn uniformly, and by meaning alone.
-Bias: correlation of the similarity of two sentences of different packages with the words that they share, and with the
-difference of their lengths; 0 is right. What decides is the first, as 1 - |bias|; correlation with grades beside it.
+Bias: correlation, without its sign, of the similarity of two sentences of different packages with the words that they
+share, and with the difference of their lengths; 0 is right. What decides is the first (the card: both, against uniform
+draws as well, on every seed), over 600 steps, 300 of them the teacher's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from experiment import FIGURES, Arm, Cell, Claim, arms_told
 
-import nearfar
-from nearfar import evaluation
 from nearfar.reporting.figures import bars_svg
-from nearfar.training.modelled import ModelEmbedder
 
 TASK = "sts --biases true"
 MEASURES = {"surface bias": (TASK, "surface bias"), "length bias": (TASK, "length bias"), "grades": (TASK, "spearman")}
@@ -33,17 +30,9 @@ ARMS = {
 }
 
 
-def ignored(folder: Path, data: Any) -> Mapping[str, float]:
-    """1 - |bias| of both biases: higher is better, 1 is right."""
-    embed = ModelEmbedder(nearfar.load(folder / "model"), data)
-    found = evaluation.task_for(data, TASK).evaluate(embed, "test").metrics
-    return {f"{name} ignored": 1 - abs(found[f"{bias} bias"])
-            for name, bias in (("words", "surface"), ("lengths", "length"))}  # fmt: skip
-
-
 def notes(result: dict[str, Any]) -> str:
     """Which rows that need no training follow words as little as DebCSE does, and all means."""
-    bias = {name: abs(float(np.mean([seed["surface bias"] for seed in seeds])))
+    bias = {name: float(np.mean([seed["surface bias"] for seed in seeds]))
             for name, seeds in result["all"]["docstrings"].items() if name != "chance"}  # fmt: skip
     less = [name for name, value in bias.items() if name not in ARMS and value <= bias["debcse"]]
     first = f"Words sway {' and '.join(less)}, without training, no more than debcse. " if less else ""
@@ -64,11 +53,11 @@ CLAIM = Claim(
     slug="debcse",
     claim="Similarities of unrelated sentences follow the words that they share less than SimCSE's (a reconstruction).",
     cells={
-        "docstrings": Cell("sentences", ARMS, PLAN, MEASURES, look=ignored,
-                           units={"words ignored": "share", "lengths ignored": "share"})
+        "docstrings": Cell("sentences", ARMS, PLAN, MEASURES)
     },
     control="simcse",
-    measure="words ignored",
+    measure="surface bias",
+    higher=False,
     seeds=3,
     notes=notes,
     pairs=[("debcse", "uniform"), ("debcse", "meaning alone"), ("debcse", "teacher")],

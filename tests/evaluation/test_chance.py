@@ -98,8 +98,14 @@ def scored_pairs(folder, rng):
     return table(
         folder / "scored.csv",
         ["sentence1", "sentence2", "score"],
-        [(words(rng, rng.integers(3, 9)), words(rng), f"{rng.random() * 5:.1f}") for _ in range(900)],
+        [(*sharing_words(rng), f"{rng.random() * 5:.1f}") for _ in range(900)],
     )
+
+
+def sharing_words(rng):
+    """Two texts of unlike lengths that have some words in common."""
+    first, second = words(rng, rng.integers(3, 9)), words(rng)
+    return first, " ".join([*second.split(), *first.split()[: rng.integers(0, 3)]])
 
 
 def pairs_of_domains(folder, rng):

@@ -286,3 +286,38 @@ def test_equal_and_similar_columns_are_hidden():
     near = near_columns(z, torch.cat([p.flatten(0, 1), n[:, 0]]), 0.1, exchange("local")).matrix
     wanted = [[cosine(x, y).item() > 0.1 for y in torch.cat([p.flatten(0, 1), n[:, 0]])] for x in z]
     assert near.tolist() == wanted
+
+
+def test_sides_of_unequal_shape_are_refused():
+    make = torch.Generator().manual_seed(0)
+
+    def of(*shape):
+        return torch.randn(*shape, generator=make)
+
+    a, p, n = of(3, 4), of(3, 4), of(3, 1, 4)
+    for wrong in ((a, of(2, 4), n), (a, p, of(2, 1, 4)), (a, p, of(3, 4)), (a, p, of(3, 1, 5))):
+        with pytest.raises(InputError, match=r"Anchors and positives must be \(n, d\)"):
+            debcse(*wrong)
+    with pytest.raises(InputError, match="'where' must be"):
+        debcse(a, p, n, where=torch.ones(3, 2, dtype=torch.bool))
+    pi = torch.ones(3, 1)
+    with pytest.raises(InputError, match="probabilities"):
+        debcse_expected(a, p[:, None], torch.ones(3, 2), n, pi)
+    with pytest.raises(InputError, match="k"):
+        gumbel_top_k(pi, -1, pi * 0.5)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": 0.0}, {"threshold": float("nan")}])
+@pytest.mark.parametrize("probabilities", [positive_probabilities, negative_probabilities])
+def test_temperatures_and_thresholds_of_no_meaning_are_refused(probabilities, wrong):
+    x = torch.rand(3, 4)
+    with pytest.raises(InputError, match="above 0 and the threshold a number"):
+        probabilities(x, x, **wrong)
+
+
+@pytest.mark.parametrize("probabilities", [positive_probabilities, negative_probabilities])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_of_half_precision_are_computed_in_single(probabilities, dtype):
+    a, s = (torch.rand(5, 6, generator=torch.Generator().manual_seed(k)).to(dtype) for k in range(2))
+    torch.testing.assert_close(probabilities(a, s), probabilities(a.float(), s.float()))
+    assert probabilities(a, s, surface_temperature=1e-6, eps=0.0).isfinite().all()

@@ -69,7 +69,8 @@ def step(made, number=4):
 
 def candidates(**options):
     texts = [f"{a} {b} tells {c}" for a in "abcd" for b in "efg" for c in ("x", "y")] + ["", "one", "A E TELLS X"]
-    apart = np.array([*range(26), 0])
+    texts[5], apart = texts[4], np.array([*range(26), 0])  # one that others see twice
+    apart[5] = 4
     return texts, apart, SentenceCandidates(texts, [apart], np.arange(27) // 3, **{"negatives": 8} | options)
 
 
@@ -84,13 +85,19 @@ def test_candidates_are_others_and_each_stands_once():
     for i in range(27):
         corpus = [j for j in found.rows[i].tolist() if j >= 0]
         negatives = [j for j in away.rows[i].tolist() if j >= 0]
-        assert len({*corpus, *negatives}) == len(corpus) + len(negatives)
+        assert len({apart[j] for j in corpus + negatives}) == len(corpus) + len(negatives)
+        written = [found.changed[i, k] for k in range(4) if found.rows[i, k] == CHANGED]
+        assert len(set(written)) == len(written)
         assert all(apart[j] != apart[i] for j in corpus + negatives)
         own = set(range(3 * (i // 3), 3 * (i // 3) + 3)) - {i}
         document = [j for j in found.rows[i, 4:6].tolist() if j >= 0]
         assert {*document} <= own
         order = (-(unit @ unit[i])).argsort().tolist()
-        wanted = [j for j in order if apart[j] != apart[i] and j not in document][:2]
+        seen, wanted = {apart[i], *apart[document]}, []
+        for j in order:
+            if apart[j] not in seen and len(wanted) < 2:
+                wanted.append(j)
+                seen.add(apart[j])
         assert found.rows[i, 6:].tolist() == wanted
         for k in range(4):
             if found.rows[i, k] == CHANGED:
@@ -168,6 +175,14 @@ def test_the_student_may_continue_and_the_teacher_may_follow(table):
 
 
 # -- draws
+
+
+def test_a_fresh_student_starts_with_the_first_temperature(table):
+    made = prepared(table, learn_temperature=True)
+    with torch.no_grad():
+        made.method.tau.log_tau += 1
+    made.method.before_draw(made.method.stage_starts()[-1])
+    assert made.method.tau().item() == pytest.approx(0.05)
 
 
 def test_draws_follow_seed_and_step_and_change_with_the_epoch(table):
@@ -355,7 +370,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(table, options):
 def test_errors(table, tmp_path):
     for options, message in (
         ({"teacher": "given"}, "random weights"),
-        ({"teacher": "nowhere"}, "no text encoder 'nowhere'"),
+        ({"teacher": "nowhere"}, "'nowhere' is none of simcse"),
         ({"changes": 0, "nearest": 0}, "may be no positive"),
         ({"teacher": "given", "teacher_share": 0.3}, "--teacher-share 0.3 has no effect"),
         ({"weighting": "semantic", "eps": 0.5}, "--eps 0.5 has no effect"),
@@ -396,7 +411,7 @@ def test_from_a_table_to_a_search(table, teacher, tmp_path, capsys):
     assert "teacher_steps" in capsys.readouterr().out
     assert main(words) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
-    assert {"positive surface", "positive meaning", "negative lacking"} <= lines[-1].keys()
+    assert {"positive surface", "positive meaning", "no negative"} <= lines[-1].keys()
     assert "positive surface" not in lines[0]
     assert len(json.loads((tmp_path / "run" / "stages.json").read_text())["stages"]) == 2
     given = ["fit", "debcse", str(table), "--text", "note", "--teacher", teacher, "--steps", "6", "--batch-size", "16"]

@@ -33,9 +33,16 @@ def surface_bias(surface: Any, similarities: Any) -> float:
     return spearman(surface, similarities)
 
 
+def chance_bias(grades: Any) -> float:
+    """What vectors that know nothing get of either bias, sqrt(2 / (pi (n - 1))) of n unrelated pairs."""
+    return float(np.sqrt(2 / (np.pi * max(1, unrelated(grades).sum() - 1))))
+
+
 def biases(a: Sequence[str], b: Sequence[str], similarities: Any, grades: Any) -> dict[str, float]:
-    """The "length bias" and "surface bias" over the unrelated ones of n pairs of texts; lengths are in words. Empty
-    where fewer than two pairs are unrelated."""
+    """How large "length bias" and "surface bias" are, without their sign, over the unrelated ones of n pairs of texts;
+    lengths are in words. Empty where fewer than two pairs are unrelated, or all grades are equal."""
+    if not np.ptp(np.asarray(grades, np.float64)) > 0:
+        return {}
     rows = np.flatnonzero(unrelated(grades))
     if len(rows) < 2:
         return {}
@@ -46,4 +53,5 @@ def biases(a: Sequence[str], b: Sequence[str], similarities: Any, grades: Any) -
     long_a, long_b = (np.concatenate([lengths_of(pair[side]) for pair in sides]) for side in (0, 1))
     told = np.asarray(similarities, np.float64)[rows]
     surface = np.concatenate([surface_similarity(x, y) for x, y in sides])
-    return {"length bias": length_bias(long_a, long_b, told), "surface bias": surface_bias(surface, told)}
+    found = {"length bias": length_bias(long_a, long_b, told), "surface bias": surface_bias(surface, told)}
+    return {name: abs(value) for name, value in found.items()}

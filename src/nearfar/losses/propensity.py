@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.checks import NonNegativeFloat, check
+from nearfar.checks import NonNegativeFloat, NonNegativeInt, check
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows, softplus
 from nearfar.similarity import (
@@ -81,7 +81,8 @@ def positive_probabilities(
     the threshold, the largest s takes all (equal ones in equal shares), and where there is none, all are 0. eps -> 0:
     softmax(s / t_p - a / t_a) over those that pass; surface_temperature inf: softmax(s / t_p). No gradient. Source:
     DebCSE (a reconstruction)."""
-    there = _there(surface, semantic, eps, where)
+    there = _there(surface, semantic, eps, where, temperature, threshold)
+    surface, semantic = surface.to(_wide(surface)), semantic.to(_wide(semantic))
     pi = _normalised(surface, semantic / temperature, there & (semantic >= threshold), there, surface_temperature, eps,
                      weighting)  # fmt: skip
     best = torch.where(there, semantic, -math.inf)
@@ -106,16 +107,27 @@ def negative_probabilities(
 
     Rows sum to 1; where no candidate passes the threshold, all are 0. eps -> 0: softmax(a / t_a - s / t_n) over those
     that pass. Arguments and source as of `positive_probabilities`."""
-    there = _there(surface, semantic, eps, where)
+    there = _there(surface, semantic, eps, where, temperature, threshold)
+    surface, semantic = surface.to(_wide(surface)), semantic.to(_wide(semantic))
     return _normalised(-surface, -semantic / temperature, there & (semantic <= threshold), there, surface_temperature,
                        eps, weighting)  # fmt: skip
 
 
-def _there(surface: Tensor, semantic: Tensor, eps: float, where: Tensor | None) -> Tensor:
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _there(
+    surface: Tensor, semantic: Tensor, eps: float, where: Tensor | None, temperature: float, threshold: float
+) -> Tensor:
     if surface.shape != semantic.shape or surface.dim() != 2:
         raise InputError("Both similarities must be (n, m), of each anchor and its candidates. "
                          f"Got {tuple(surface.shape)} and {tuple(semantic.shape)}.")  # fmt: skip
     check("eps", eps, NonNegativeFloat, "argument")
+    if not temperature > 0 or math.isnan(threshold):
+        raise InputError(
+            f"The temperature must be above 0 and the threshold a number. Got {temperature} and {threshold}."
+        )
     return torch.ones_like(surface, dtype=torch.bool) if where is None else where
 
 
@@ -135,11 +147,19 @@ def gumbel_top_k(pi: Float[Tensor, "n m"], k: int, u: Float[Tensor, "n m"]) -> I
     log pi - log(-log u), the first drawn first. -1 where fewer have a probability.
 
     u: uniform numbers of [0, 1). Source: Kool et al., ICML 2019."""
+    check("k", k, NonNegativeInt, "argument")
     tiny = torch.finfo(u.dtype).tiny
     score = pi.to(u.dtype).log() - (-u.clamp(tiny, 1 - torch.finfo(u.dtype).eps / 2).log()).log()
     value, place = score.topk(min(k, pi.shape[1]), dim=1)
     place = torch.where(value > -math.inf, place, -1)
     return torch.nn.functional.pad(place, (0, k - place.shape[1]), value=-1)
+
+
+def _check_sides(anchors: Tensor, positives: Tensor, negatives: Tensor) -> None:
+    if anchors.dim() != 2 or positives.shape != anchors.shape or negatives.dim() != 3 or (
+            negatives.shape[::2] != anchors.shape):  # fmt: skip
+        raise InputError("Anchors and positives must be (n, d), negatives (n, h, d). Got "
+                         f"{tuple(anchors.shape)}, {tuple(positives.shape)} and {tuple(negatives.shape)}.")  # fmt: skip
 
 
 def debcse_layout(
@@ -154,6 +174,10 @@ def debcse_layout(
     """Each anchor (n, d) against all positives (n, d) and all `sampled` negatives (n, H, d) of the batch; only the own
     positive is one. where: bool (n, H), which of them are there. excluded: kinds of identities with a value of each
     column: n of the positives, then n H of the negatives, anchor after anchor. options: of `one_way`."""
+    _check_sides(anchors, positives, sampled)
+    if where is not None and where.shape != sampled.shape[:2]:
+        raise InputError(f"'where' must be (n, h), as the negatives. Got {tuple(where.shape)} beside "
+                         f"{tuple(sampled.shape)}.")  # fmt: skip
     kinds = [] if excluded is None else list(excluded.kinds)
     if where is not None:
         missing = torch.where(where.flatten(), -1, 0)
@@ -192,13 +216,18 @@ def debcse_expected(
     hidden: Callable[[Exchange], Relation] | None = None,
     gather: str = "local",
 ) -> Float[Tensor, ""]:
-    """What `debcse` expects, with all candidates weighed in place of a draw.
+    """All candidates by their weight in place of a draw: `debcse` with each pi on one candidate and H = 1, else near
+    what it gives on average (H negatives count as drawn with replacement, and the mean stands inside the log).
 
     The mean over i of sum_m pi_im -log [ e_im / (e_im + R_i) ], e the exponentials of cosine / T, R_i = sum over the
-    others j of sum_m pi_jm e_i,jm + H sum over all j of sum_k pi-_jk e_i,jk. With all of each pi on one candidate and
-    H = 1 it is `debcse`. drawn: H. kinds: (values of anchors (n,), values of columns (n m + n k,)) that hide equal
-    ones; hidden: further pairs of an anchor and a column of any process. gather: as in `debcse`.
+    others j of sum_m pi_jm e_i,jm + H sum over all j of sum_k pi-_jk e_i,jk. drawn: H. kinds: (values of
+    anchors (n,), values of columns (n m + n k,)) that hide equal ones; hidden: further pairs of an anchor and a column
+    of any process. gather: as in `debcse`.
     """
+    for side, p in ((positives, pi), (negatives, pi_negative)):
+        if side.dim() != 3 or side.shape[::2] != anchors.shape or p.shape != side.shape[:2]:
+            raise InputError("Anchors must be (n, d), candidates (n, m, d) and their probabilities (n, m). Got "
+                             f"{tuple(anchors.shape)}, {tuple(side.shape)} and {tuple(p.shape)}.")  # fmt: skip
     net, n, m = exchange(gather), len(anchors), positives.shape[1]
     net.widths(anchors)
     own = torch.cat([positives.flatten(0, 1), negatives.flatten(0, 1)])

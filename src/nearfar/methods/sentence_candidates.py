@@ -157,13 +157,15 @@ class SentenceCandidates:
         return len(self.changes) + self.neighbours.shape[1] + self.nearest.shape[1]
 
     def _distinct(self, rows: np.ndarray, apart: Sequence[np.ndarray], taken: np.ndarray | None = None) -> np.ndarray:
-        """The rows (N, m) without the sentence itself, equal ones, and what stands before or in `taken`."""
-        kept = rows.copy()
+        """The rows (N, m) without the sentence itself, those that are equal to it, and what says the same as one before
+        it or in `taken`."""
+        kept, content = rows.copy(), self.apart[0]
         for codes in apart:
             kept[codes[kept] == codes[:, None]] = NONE
         for k in range(kept.shape[1]):
             earlier = kept[:, :k] if taken is None else np.concatenate([taken, kept[:, :k]], 1)
-            kept[(earlier == kept[:, k : k + 1]).any(1), k] = NONE
+            same = (content[earlier] == content[kept[:, k : k + 1]]) & (earlier >= 0)
+            kept[same.any(1) & (kept[:, k] >= 0), k] = NONE
         return kept
 
     def find_nearest(self, vectors: Tensor) -> None:
@@ -195,7 +197,7 @@ class SentenceCandidates:
                 left = change(len(own), self.rate, rng) if len(own) else np.zeros(0, np.int64)
                 lists.append(own[left])
                 texts[i, k] = " ".join(written[j] for j in left.tolist())
-                if np.array_equal(own[left], own):
+                if any(np.array_equal(own[left], other) for other in (own, *lists[-1 - k : -1])):
                     rows[i, k] = NONE
             if rows.shape[1] and (rows[i] == NONE).all():
                 rows[i, -1] = place

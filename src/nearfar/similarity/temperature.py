@@ -27,9 +27,15 @@ class Temperature(nn.Module):
             raise InputError(f"The temperature must lie within {bounds}. Got {init}.")
         self.bounds = bounds
         self.log_tau = nn.Parameter(torch.tensor(math.log(init), dtype=torch.float32), requires_grad=learned)
+        self.start = self.log_tau.item()
 
     def forward(self) -> Tensor:
         return self.log_tau.exp()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Back to its start, for a stage that begins anew."""
+        self.log_tau.fill_(self.start)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nearfar import modalities as kinds
 from nearfar.errors import InputError
-from nearfar.evaluation.biases import biases
+from nearfar.evaluation.biases import biases, chance_bias
 from nearfar.evaluation.embedding import Embed, Whitened
 from nearfar.evaluation.paired_task import PairedTask, PairScores
 from nearfar.evaluation.pairwise import pearson, spearman
@@ -31,14 +31,14 @@ class GradedTask(PairedTask):
         whiten: centre and whiten the vectors first, by those of the training rows: whether scores suffer from
             directions that all vectors share.
         biases: how far the similarity of pairs graded lowest (in the lowest fifth of the grades) follows their lengths
-            and their shared words as well: 0 is right.
+            and their shared words as well, as a correlation without its sign: 0 is right.
     """
 
     asks_model = True
     primary = "spearman"
     metrics = {"spearman": Metric("Spearman", "correlation"), "pearson": Metric("Pearson", "correlation"),
-               "length bias": Metric("length bias (0 is right)", "correlation", brief=False),
-               "surface bias": Metric("surface bias (0 is right)", "correlation", brief=False)}  # fmt: skip
+               "length bias": Metric("length bias", "correlation", higher_is_better=False),
+               "surface bias": Metric("surface bias", "correlation", higher_is_better=False)}  # fmt: skip
     beside = "pearson"
     chance_words = "no correlation"
     needs = "It needs two columns and the score of each pair: --score COLUMN."
@@ -120,4 +120,7 @@ class GradedTask(PairedTask):
 
     def chance(self, split: str) -> PairScores:
         rows = self.draw(self.rows(split))
-        return replace(self.scored(np.zeros(len(rows)), rows, split), statistic=None)
+        found = self.scored(np.zeros(len(rows)), rows, split)
+        assert self.data.scores is not None
+        found.metrics.update({name: chance_bias(self.data.scores[rows]) for name in found.metrics if "bias" in name})
+        return replace(found, statistic=None)

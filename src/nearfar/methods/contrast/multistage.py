@@ -111,7 +111,6 @@ class Multistage(Staged):
         self.by_batch, self.joined = form == "batch", joint_labels
         self._check_first(both)
         self.past = nn.ModuleList(nn.ModuleList(map(_kept, self.staged())) for _ in range(stages))
-        self.first_tau = self.tau.log_tau.detach().clone()  # pyright: ignore
         self.register_buffer("labels", torch.empty(stages, 0, dtype=torch.long))
         self.register_buffer("stage", torch.zeros((), dtype=torch.long))
 
@@ -187,7 +186,7 @@ class Multistage(Staged):
         self.renew(number, zip(self.reads, self.staged()))
         if self.given:
             self._load_first()
-        self.tau.log_tau.copy_(self.first_tau.to(self.tau.log_tau.device))  # pyright: ignore
+        self.tau.restart()  # pyright: ignore
 
     def negative_groups(self) -> np.ndarray | None:
         stage = int(self.stage)

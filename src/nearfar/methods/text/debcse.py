@@ -16,14 +16,22 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nearfar import encoders, processes
-from nearfar.checks import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, PositiveShare, UnitInterval
+from nearfar.checks import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Range,
+    UnitInterval,
+)
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.losses.propensity import (
@@ -40,7 +48,8 @@ from nearfar.similarity import ExcludedPairs, ExtraCandidates
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
-TOLD = [f"{side} {what}" for side in ("positive", "negative") for what in ("surface", "meaning", "lacking")]
+TOLD = ["positive surface", "positive meaning", "positive below threshold", "negative surface", "negative meaning",
+        "no negative"]  # fmt: skip
 
 
 @register("debcse", family="text")
@@ -51,7 +60,7 @@ class DebCSE(Staged, CopyContrast):
 
     Args:
         teacher: what tells meanings: simcse, trained first for a share of the steps; given, the pretrained encoder as
-            it is; or a folder of transformers, sentence-transformers or nearfar.
+            it is; minilm; or a folder of transformers, sentence-transformers or nearfar.
         teacher_share: of the steps, for the teacher.
         stage_weights: fresh starts from the first (or the given) weights, continue from those of the teacher.
         refresh: the teacher becomes the model as it is, once an epoch.
@@ -80,12 +89,14 @@ class DebCSE(Staged, CopyContrast):
         "Positives of other words and negatives of like words are drawn by inverse propensity.",
         arxiv="2309.07396",
         differs="a reconstruction: only the abstract could be read and there is no code, so candidates, similarities, "
-        "weights, thresholds, temperatures and the loss satisfy its statements and are not the authors'; no number of "
-        "it is the paper's; propensities are clipped; words are parted by white space; a biased teacher passes its "
-        "bias on; its vectors are centred unless told (--centre false, as in the preset); duplicates and rows of one "
-        "group are no negatives; long texts are read from their start; a warm-up of a twentieth of the run; [CLS], 32 "
-        "tokens, batch 64 and one epoch (values of SimCSE) are --text-pooling cls --text-length 32 --batch-size 64 "
-        "--steps N",
+        "weights, thresholds, temperatures and the loss satisfy its statements and are not the authors'; no number "
+        "of it is the paper's; propensities are clipped; words are parted by white space; a biased teacher passes "
+        "its bias on; its vectors are centred unless told (--centre false, as in the preset); duplicates and rows "
+        "of one group are no negatives; the changed copies of a sentence are the same in the whole run, and "
+        "--refresh keeps the nearest candidates; words are compared without case and marks around them; long texts "
+        "are read from their start; a warm-up of a twentieth of the run; [CLS], 32 tokens, batch 64 and one epoch "
+        "for either model (values of SimCSE) are --text-pooling cls --text-length 32 --batch-size 64 and --steps "
+        "of two epochs",
     )
     needs = (frozenset({"text"}),)
     preset_paper = {"temperature": 0.05, "surface_temperature": 0.2, "positive_temperature": 0.1,
@@ -99,6 +110,7 @@ class DebCSE(Staged, CopyContrast):
         "refresh": {"teacher": ("simcse", "given")},
         "surface_temperature": {"weighting": ("inverse-propensity",)},
         "eps": {"weighting": ("inverse-propensity",)},
+        "mask_similar": {"weighting": ("inverse-propensity", "semantic")},
         **{f"{side}_{name}": {"weighting": ("inverse-propensity", "semantic")}
            for side in ("positive", "negative") for name in ("temperature", "threshold")},
     }  # fmt: skip
@@ -112,7 +124,7 @@ class DebCSE(Staged, CopyContrast):
         encoder: Encoder,
         *,
         teacher: str = "simcse",
-        teacher_share: PositiveShare = 0.5,
+        teacher_share: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5,
         stage_weights: Literal["fresh", "continue"] = "fresh",
         refresh: bool = False,
         weighting: Literal["inverse-propensity", "semantic", "uniform"] = "inverse-propensity",
@@ -140,7 +152,10 @@ class DebCSE(Staged, CopyContrast):
         if not (changes or nearest):
             raise InputError("Without changes and nearest sentences there may be no positive.", "Use --changes 1.")
         self.told_by, self.share, self.stage_weights, self.refresh = teacher, teacher_share, stage_weights, refresh
-        made = copy.deepcopy(encoder) if teacher in ("simcse", "given") else encoders.text(Path(teacher))
+        if teacher not in ("simcse", "given", "minilm") and not Path(teacher).is_dir():
+            raise InputError(f"The teacher '{teacher}' is none of simcse, given, minilm, and not a folder.",
+                             "Models are not downloaded: give the path of a local folder.")  # fmt: skip
+        made = copy.deepcopy(encoder) if teacher in ("simcse", "given") else encoders.text(teacher)
         self.guide = made.requires_grad_(False)
         surface, near, away, low, high = (surface_temperature, positive_temperature, negative_temperature,
                                           positive_threshold, negative_threshold)  # fmt: skip
@@ -201,6 +216,7 @@ class DebCSE(Staged, CopyContrast):
         self.take_teacher()
         if self.stage_weights == "fresh":
             self.renew(0, [(self.role, self.tower)])
+            self.tau.restart()
 
     def take_teacher(self) -> None:
         """The model as it is becomes the teacher."""

@@ -132,7 +132,6 @@ class MultiCSR(Staged, Contrast):
             phi,
             official,
         )
-        self.first_tau = self.tau.log_tau.detach().clone()
         self.frozen = self._frozen(encoder)
 
     def _frozen(self, encoder: Encoder) -> Frozen | None:
@@ -221,7 +220,7 @@ class MultiCSR(Staged, Contrast):
         self.frozen.encoder.load_state_dict(self.tower.encoder.state_dict())
         if self.weights == "fresh":
             self.renew(stage, [(self.role, self.tower)])
-            self.tau.log_tau.data.copy_(self.first_tau)
+            self.tau.restart()
 
     def sampler(self, stage: int) -> Sampler:
         return Permutation().only(self.kept)
