@@ -63,8 +63,8 @@ def evaluate(
 
     Args:
         model: a model or its folder; data: path, name or Data.
-        task: dense, sts, pairs, pair-labels, code-search, bitext, groups, labels, few-shot, proxy or one of another
-            package; default the first that the data hold.
+        task: dense, sts, pairs, pair-labels, code-search, bitext, trees, groups, labels, few-shot, proxy or one of
+            another package; default the first that the data hold.
         on: the split that is scored.
         variant: which of the vectors of one input, where the model gives several (`Model.variants`).
         progress: called with (done, all) while rows pass the model.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import nearfar
+from nearfar import evaluation
 from nearfar.cli import main
 from nearfar.encoders import Tokens
 from nearfar.encoders.dialogue import DialogueText
@@ -114,6 +115,8 @@ def test_values_are_hidden_in_labelled_dialogues_alone(dialogues_few):
     free = prepared(dialogues_few, {"batch_size": 24}, masked=0.9).method.make_views(batch)["text"][1]
     words = made.method.encoder.words(x)
     assert not bool((free.targets >= 0)[~words].any()), "marks and [CLS] stay"
+    drawn = free.ids[free.ids != x.ids]
+    assert not set(drawn.tolist()) & set(made.method.encoder.marks), "no drawn token is a mark"
     assert float((free.targets >= 0)[~known][words[~known]].float().mean()) > 0.7
 
 
@@ -167,6 +170,11 @@ def test_errors(dialogues_few, tmp_path):
     for names in ("D,D", "all,D"):
         with pytest.raises(InputError, match="twice, or all"):
             prepared(dialogues_few, tree_views=names)
+    with pytest.raises(InputError, match="--masked 0.5 has no effect"):
+        prepared(dialogues_few, mlm=0.0, masked=0.5)
+    with pytest.raises(InputError, match="there is nothing to follow"):
+        task = evaluation.task_for(table(tmp_path / "same.jsonl", [[["a", "b", "c", "d"]]] * 40), "trees")
+        task.check()
     with pytest.raises(InputError, match="no heads"):
         prepared(dialogues_few, tree_views=None, dim=8)
     data = table(tmp_path / "few.jsonl", [None] * 40)
@@ -209,3 +217,5 @@ def test_it_goes_on_from_a_model_of_its_own(dialogues_few):
     again = building.methods.get("space2")(made.method.encoder, tree_views="I")
     assert again.encoder is made.method.encoder
     assert isinstance(again.encoder, DialogueText)
+    with pytest.raises(InputError, match="--turns 4 has no effect"):
+        building.methods.get("space2")(made.method.encoder, turns=4)

@@ -194,5 +194,98 @@ def test_equal_names_are_one_element():
 
 def test_a_text_without_roles_is_one_utterance():
     assert utterances("User: hi\n\nSYSTEM:  yes: no ") == [("user", "hi"), ("system", "yes: no ")]
-    for text in ("hello", "user: hi\nthere", "", "a: b"):
+    assert utterances("customer: hi\nthere\nAgent: a list:\n- one") == [
+        ("user", "hi there"),
+        ("system", "a list: - one"),
+    ]
+    for text in ("hello", "hi\nuser: there", "", "a: b"):
         assert utterances(text) == [("user", text)]
+
+
+def test_what_a_table_fills_with_null_is_no_name(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    trees = [{"hotel": {"book": {"area": "north"}}}, {"taxi": {"ask": {"day": "friday"}}}] * 15
+    table = pa.table({"text": [f"a note of number {k}" for k in range(30)], "tree": pa.array(trees)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    data = open_data(tmp_path / "a.parquet")
+    assert set(data.trees) == {(("hotel", "book", "area", "north"),), (("taxi", "ask", "day", "friday"),)}
+
+
+@pytest.mark.parametrize("empty", [{}, "{}", "[]", [], None, "", "nan", {"taxi": None}])
+def test_a_tree_may_be_empty(empty):
+    assert paths_of(empty) == ()
+
+
+def test_a_path_may_name_its_levels():
+    named = {"domain": "Hotel", "intent": "book", "slot": "area", "value": "north"}
+    assert paths_of(named) == paths_of([named]) == (("hotel", "book", "area", "north"),)
+    assert paths_of({"domain": "hotel"}) == (("hotel", "", "", ""),)
+    assert paths_of({"a": {"b": {"c": {}}}}) == (("a", "b", "c", ""),)
+
+
+@pytest.mark.parametrize("turns", [None, "missing"])
+def test_one_dialogue_without_turns_is_named_or_counted(tmp_path, turns):
+    bad = {"dialogue_id": "bad"} | ({} if turns == "missing" else {"turns": turns})
+    path = write(
+        tmp_path / "a.jsonl", [{"dialogue_id": "a", "turns": TURNS}, bad, {"dialogue_id": "b", "turns": TURNS}]
+    )
+    with pytest.raises(InputError, match="dialogue 'bad': it has no list of turns"):
+        open_data(path)
+    data = open_data(path, unreadable="skip")
+    assert len(set(data.units.tolist())) == 2
+    assert len(data.problems) == 1
+
+
+def test_names_of_dialogues_are_apart(tmp_path):
+    six = [{"dialogue_id": k, "turns": TURNS} for k in range(6)]
+    data = open_data(write(tmp_path / "a.json", six))
+    assert len(set(data.units.tolist())) == 6
+    assert data.keys[0].startswith("0:")
+    assert open_data(write(tmp_path / "b.json", [{"turns": TURNS}])).keys[0].startswith("#1:")
+    with pytest.raises(InputError, match="an earlier dialogue has this name"):
+        open_data(write(tmp_path / "c.json", [*six, six[0]]))
+
+
+def test_further_wrappings(tmp_path):
+    one = {"dialogue_id": "a", "turns": TURNS}
+    assert len(open_data(write(tmp_path / "a.json", {"dialogues": [one]}))) == 2
+    (tmp_path / "b.json").write_text(json.dumps(one) + "\n" + json.dumps(one | {"dialogue_id": "b"}))
+    assert len(open_data(tmp_path / "b.json")) == 4
+
+
+@pytest.mark.parametrize(("turn", "message"), [
+    ({"dialog_act": {"Hotel-Inform": 3}}, "the slots of the act 'Hotel-Inform' are int"),
+    ({"frames": ["x"]}, "a frame is str"),
+    ({"frames": [{"state": ["x"]}]}, "the state of a frame is list"),
+    ({"frames": [{"state": {"slot_values": [1]}}]}, "the slots of a frame is list"),
+    ({"text": 7}, "the utterance of turn 0 is int"),
+])  # fmt: skip
+def test_odd_annotations_are_named_or_counted(tmp_path, turn, message):
+    odd = {"dialogue_id": "odd", "turns": [{"role": "user", "text": "hello"} | turn]}
+    path = write(tmp_path / "a.jsonl", [odd, {"dialogue_id": "fine", "turns": TURNS}])
+    with pytest.raises(InputError, match=f"dialogue 'odd': {message}"):
+        open_data(path)
+    assert len(open_data(path, unreadable="skip").problems) == 1
+
+
+def test_acts_without_slots_leave_the_state_to_speak_and_slots_may_be_an_object(tmp_path):
+    state = {"hotel": {"semi": {"area": "north"}, "book": {"booked": []}}}
+    log = [{"text": "a room", "dialog_act": {}}, {"text": "fine", "metadata": state},
+           {"text": "thanks", "dialog_act": {"Hotel-Inform": {"area": "north"}}}]  # fmt: skip
+    data = open_data(write(tmp_path / "a.json", {"x": {"log": log}}))
+    assert data.trees == [(("hotel", "", "area", "north"),), (("hotel", "inform", "area", "north"),)]
+
+
+def test_a_column_of_notes_on_labels_is_no_tree(tmp_path):
+    rows = [f'text number {k},{"ab"[k % 2]},"{{""annotator"": 1}}"' for k in range(30)]
+    (tmp_path / "a.csv").write_text("text,label,annotation\n" + "\n".join(rows) + "\n")
+    assert "tree" not in open_data(tmp_path / "a.csv").roles
+
+
+def test_a_wrong_cell_of_a_tree_is_told_with_its_line(tmp_path):
+    rows = [f'text number {k},"[[""a"", ""b{k % 3}""]]"' for k in range(39)] + ['text number 39,"{oops"']
+    (tmp_path / "a.csv").write_text("text,tree\n" + "\n".join(rows) + "\n")
+    with pytest.raises(InputError, match="line 41"):
+        open_data(tmp_path / "a.csv").trees  # noqa: B018

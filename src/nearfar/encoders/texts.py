@@ -295,7 +295,9 @@ def layered(encoder: Any, who: str) -> LayeredText:
     if isinstance(encoder, LayeredText) and len(encoder.stack):
         return encoder
     name = (
-        "a frozen one" if hasattr(encoder, "encoder") else f"'{encoder.config().get('name', type(encoder).__name__)}'"
+        "a frozen one"
+        if encoder.config().get("frozen")
+        else f"'{encoder.config().get('name', type(encoder).__name__)}'"
     )
     if isinstance(encoder, LayeredText):
         name = "a model whose layers do not stand in one list"

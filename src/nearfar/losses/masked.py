@@ -50,11 +50,14 @@ def mask_spans(
     """Ids in which every token of a span (of a slot's value) is [MASK], and the targets; a unit (an utterance) without
     a span is hidden as `mask_tokens` does.
 
-    units: the number of the unit that a place is in, below 0 for none. Of the rest as in `mask_tokens`. Source:
+    units: the number of the unit that a place is in, below 0 for none (hidden as in a unit
+    without a span). Of the rest as in `mask_tokens`. Source:
     SPACE-2 (COLING 2022), masked LM of labelled dialogues."""
-    spans, count = spans & ordinary & (units >= 0), units.clamp(min=0)
+    inside, count = units >= 0, units.clamp(min=0)
+    spans = spans & ordinary & inside
     held = torch.zeros(len(ids), int(count.max()) + 1 if count.numel() else 1, device=ids.device)
     held = held.scatter_add(1, count, spans.float()).gather(1, count) > 0
+    held = held & inside
     other, targets = mask_tokens(ids, ordinary & ~held, mask_id=mask_id, size=size, share=share, generator=generator)
     return other.masked_fill(spans, mask_id), torch.where(spans, ids, targets)
 

@@ -61,7 +61,8 @@ def tree_scores(trees: Sequence[Sets], others: Sequence[Sets] | None = None) -> 
 
 def mean_score(trees: Sequence[Sets], others: Sequence[Sets] | None = None) -> Float[Tensor, "n m"]:
     """The mean of f_k over the views in which either tree has an element, 0 where there is none: one score in place of
-    ten, in [0, 1]; without `others` symmetric and 1 on the diagonal. Source: SPACE-2, its variant without heads."""
+    ten, in [0, 1]; without `others` symmetric and 1 on the diagonal (two trees without elements, which SPACE-2 takes
+    for equal, agree in nothing here). Source: SPACE-2, its variant without heads."""
     columns = trees if others is None else others
     total, count = (torch.zeros(len(trees), len(columns)) for _ in range(2))
     for k in range(len(trees[0]) if trees else 0):

@@ -40,21 +40,23 @@ def read_dialogues(path: Path, cache: Path, skip: bool) -> Raw | None:
     """The dialogues of a JSON file, one row a turn of the user: id, text, tree and the dialogue (`unit`); None for a
     file that holds none.
 
-    A context has 16 utterances at most. Of a turn's annotations the last one counts. Raises InputError, which names the
-    dialogue, for one without a turn of the user, an empty utterance, a speaker that is neither user nor system, a tree
-    that is none; with `skip` these are left out and counted.
+    A context has 16 utterances at most; a row's tree is that of its last turn. Raises InputError, which names the
+    dialogue, for one without turns, or without one of the user, a name that stands twice, an empty utterance, a speaker
+    that is neither user nor system, a tree that is none; with `skip` these are left out and counted.
     """
     with text_file(path) as file:
         if not _TURNS.search(file.read(HEAD)):
             return None
     found = _dialogues(path)
-    if not found or not all(isinstance(one, dict) and _turns(one) is not None for _, one in found):
+    talk = [any(isinstance(turn, dict) and _SAID & turn.keys() for turn in _turns(one) or ()) for _, one in found]
+    if not talk or sum(talk) < len(talk) / 2:
         return None
-    if not any(isinstance(turn, dict) and _SAID & turn.keys() for _, one in found for turn in _turns(one) or ()):
-        return None
-    rows, problems = [], []
+    rows, problems, names = [], [], set[str]()
     for key, one in found:
         try:
+            if key in names:
+                raise _Unfit("an earlier dialogue has this name")
+            names.add(key)
             rows += rows_of(key, one)
         except (_Unfit, ValueError) as error:
             if not skip:
@@ -81,31 +83,46 @@ def read_dialogues(path: Path, cache: Path, skip: bool) -> Raw | None:
 def _dialogues(path: Path) -> list[tuple[str, Any]]:
     """Name and object of each dialogue."""
     try:
-        with text_file(path) as file:
-            if path.suffix.casefold() != ".json":
-                items: Any = [json.loads(line) for line in file if line.strip()]
-            else:
-                items = json.load(file)
+        items: Any = _objects(path)
     except (ValueError, RecursionError):
         return []  # the reader of tables says where it is wrong
     if isinstance(items, dict):
-        if _turns(items) is None:
+        if _turns(items) is None and not isinstance(items.get("dialogues"), list):
             return list(items.items())
-        items = [items]
-    named = [one.get("dialogue_id") or one.get("id") if isinstance(one, dict) else None for one in items]
-    return [(str(name or number), one) for number, (name, one) in enumerate(zip(named, items, strict=True), 1)]
+        items = items.get("dialogues") or [items]
+    return [(_name(one, number), one) for number, one in enumerate(items, 1)]
 
 
-def _turns(dialogue: dict[str, Any]) -> list[Any] | None:
-    found = dialogue.get("log", dialogue.get("turns"))
+def _objects(path: Path) -> Any:
+    """What a file holds: JSON, or an object a line."""
+    with text_file(path) as file:
+        text = file.read()
+    if path.suffix.casefold() == ".json":
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _name(dialogue: Any, number: int) -> str:
+    """What a dialogue is called, or #NUMBER."""
+    names = [dialogue.get(key) for key in ("dialogue_id", "id")] if isinstance(dialogue, dict) else []
+    return next((str(name) for name in names if name is not None), f"#{number}")
+
+
+def _turns(dialogue: Any) -> list[Any] | None:
+    found = dialogue.get("log", dialogue.get("turns")) if isinstance(dialogue, dict) else None
     return found if isinstance(found, list) else None
 
 
 def rows_of(key: str, dialogue: dict[str, Any]) -> list[dict[str, str | None]]:
     """A row for each turn of the user. Raises _Unfit or ValueError for a dialogue that is none."""
     turns = _turns(dialogue)
+    if turns is None:
+        raise _Unfit("it has no list of turns")
     lines, rows, trees = [], [], trees_of(dialogue)
-    for number, turn in enumerate(turns or ()):
+    for number, turn in enumerate(turns):
         role, said = _said(turn, number, "log" in dialogue)
         lines.append(utterance_line(role, said))
         if role == USER:
@@ -128,7 +145,9 @@ def _said(turn: Any, number: int, alternate: bool) -> tuple[str, str]:
     if role is None:
         raise _Unfit(f"the role '{name}' of turn {number} is neither user nor system")
     said = turn.get("text", turn.get("utterance"))
-    if not isinstance(said, str) or not said.strip():
+    if said is not None and not isinstance(said, str):
+        raise _Unfit(f"the utterance of turn {number} is {type(said).__name__}, not a text")
+    if said is None or not said.strip():
         raise _Unfit(f"the utterance of turn {number} is empty")
     return role, said
 
@@ -153,7 +172,7 @@ def _tree(turn: Any, after: Any) -> tuple[TreePath, ...]:
         return paths_of(own)
     if isinstance(turn.get("frames"), list):
         return paths_of(list(_of_frames(turn["frames"])))
-    if isinstance(turn.get("dialog_act"), dict):
+    if isinstance(turn.get("dialog_act"), dict) and turn["dialog_act"]:
         return paths_of(list(_of_acts(turn["dialog_act"])))
     state = after.get("metadata") if isinstance(after, dict) else None
     return paths_of(list(_of_state(state))) if isinstance(state, dict) else ()
@@ -162,8 +181,8 @@ def _tree(turn: Any, after: Any) -> tuple[TreePath, ...]:
 def _of_frames(frames: Sequence[Any]) -> Iterator[list[Any]]:
     """MultiWOZ 2.2 and SGD: one frame a domain with the intent and the slots of the state."""
     for frame in frames:
-        state = frame.get("state") or {}
-        intent, slots = state.get("active_intent"), state.get("slot_values") or {}
+        state = _object(_object(frame, "a frame").get("state") or {}, "the state of a frame")
+        intent, slots = state.get("active_intent"), _object(state.get("slot_values") or {}, "the slots of a frame")
         head = [frame.get("service"), None if str(intent).casefold() == "none" else intent]
         pairs = [(slot, value) for slot, values in slots.items() for value in _listed(values)]
         if head[1] is not None and not pairs:
@@ -175,6 +194,9 @@ def _of_acts(acts: dict[str, Any]) -> Iterator[list[Any]]:
     """MultiWOZ 2.1: {"Hotel-Inform": [["area", "north"], ...]}; "none" and "?" are no slots and no values."""
     for act, pairs in acts.items():
         domain, _, intent = act.partition("-")
+        pairs = [list(pair) for pair in pairs.items()] if isinstance(pairs, dict) else pairs
+        if not isinstance(pairs, list | None):
+            raise _Unfit(f"the slots of the act '{act}' are {type(pairs).__name__}, not a list")
         for pair in pairs or [[]]:
             slot, value = [*pair, None, None][:2] if isinstance(pair, list) else (None, None)
             slot = None if str(slot).casefold() in ("none", "?") else slot
@@ -189,6 +211,12 @@ def _of_state(state: dict[str, Any]) -> Iterator[list[Any]]:
             for slot, values in part.items() if isinstance(part, dict) else ():
                 if slot != "booked":
                     yield from ([domain, None, slot, value] for value in _listed(values))
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Unfit(f"{what} is {type(value).__name__}, not an object")
+    return value
 
 
 def _listed(values: Any) -> list[str]:

@@ -30,7 +30,7 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     "id": ("id", "key", "uuid", "_id", "sample_id"),
     "target": (),
     "bag": (),
-    "tree": ("tree", "annotation"),
+    "tree": ("tree",),
 }
 """Roles that are no items, and the names of their columns."""
 
@@ -293,8 +293,12 @@ def _fits(table: Dataset, role: str, column: str, roles: Roles) -> bool:
         alone = role != kind.roles[0] and kind.roles[0] not in roles  # a second side alone may be what a row counts as
         return kind.fits(role, values) and not (alone and not kind.several and _all_numbers(values))
     if role == "tree":
-        return any(v not in (None, "") for v in values) and not any(map(trees.fault, values))
+        return any(map(_holds_tree, values)) and sum(trees.fault(v) is None for v in values) >= MOST * len(values)
     return role != "label" or _names_classes(values)
+
+
+def _holds_tree(value: Any) -> bool:
+    return trees.fault(value) is None and bool(trees.paths_of(value))
 
 
 def _all_numbers(values: Sequence[Any]) -> bool:

@@ -1,6 +1,7 @@
 """Annotation trees of dialogues: domain, intent, slot and value, as paths, and the ten sets that two are compared by.
 
     {"hotel": {"book": {"area": "north"}}}     [["hotel", "book", "area", "north"]]     (as JSON in a cell, or objects)
+    [{"domain": "hotel", "intent": "book", "slot": "area", "value": "north"}]
 
 Source: SPACE-2 (COLING 2022), semantic tree structure.
 """
@@ -24,11 +25,12 @@ Elements = tuple[frozenset[tuple[str, ...]], ...]
 def paths_of(tree: Any) -> tuple[Path, ...]:
     """The paths of a tree, each (domain, intent, slot, value) in lower case, "" where a level is missing; () for none.
 
-    tree: nested objects {domain: {intent: {slot: value or list of values}}}, a list of paths of one to four names, or
-    either as JSON. Raises ValueError that says what is wrong: another kind of object, more levels than four, a value
-    without its slot.
+    tree: nested objects {domain: {intent: {slot: value or list of values}}}, in which a null is a name that is not
+    there and {} has nothing below; a path by the names of its levels; a list of paths of either form; or any of them as
+    JSON. Raises ValueError that says what is wrong: another kind of object, more levels than four, a value without its
+    slot.
     """
-    if isinstance(tree, str) and tree.strip():
+    if isinstance(tree, str) and not missing(tree):
         try:
             tree = json.loads(tree)
         except (ValueError, RecursionError) as error:
@@ -36,7 +38,8 @@ def paths_of(tree: Any) -> tuple[Path, ...]:
     if missing(tree):
         return ()
     if isinstance(tree, dict):
-        found = [_path(names) for names in _nested(tree, ())]
+        named = tree and tree.keys() <= set(LEVELS)
+        found = [_path(tree)] if named else [_path(names) for names in _nested(tree, ()) if names]
     elif isinstance(tree, list):
         found = [_path(names) for names in tree]
     else:
@@ -46,11 +49,12 @@ def paths_of(tree: Any) -> tuple[Path, ...]:
 
 def _nested(tree: Any, above: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """The paths of nested objects. A list holds values, or names of the next level without anything below."""
-    if isinstance(tree, dict) and len(above) == len(LEVELS) - 1:
+    if isinstance(tree, dict) and tree and len(above) == len(LEVELS) - 1:
         raise ValueError(f"the tree has more levels than {', '.join(LEVELS)} below '{above[-1]}'")
     if isinstance(tree, dict) and tree:
         for name, below in tree.items():
-            yield from _nested(below, (*above, name))
+            if below is not None:  # a table fills what a row's object lacks with null
+                yield from _nested(below, (*above, name))
     elif isinstance(tree, list) and tree:
         yield from ((*above, name) for name in tree)
     else:
@@ -58,6 +62,8 @@ def _nested(tree: Any, above: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 
 def _path(names: Any) -> Path:
+    if isinstance(names, dict) and names.keys() <= set(LEVELS):
+        names = [names.get(level) for level in LEVELS]
     if not isinstance(names, list | tuple) or not 1 <= len(names) <= len(LEVELS):
         raise ValueError(
             f"a path of a tree is a list of one to four names ({', '.join(LEVELS)}), not {str(names)[:60]}"

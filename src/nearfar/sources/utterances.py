@@ -13,7 +13,7 @@ USER, SYSTEM = "user", "system"
 ROLES = (USER, SYSTEM)
 _NAMES = {USER: {"user", "usr", "customer", "client", "human"},
           SYSTEM: {"system", "sys", "agent", "assistant", "bot", "wizard"}}  # fmt: skip
-_LINE = re.compile(rf"\s*({'|'.join(ROLES)})\s*:\s*(.*)", re.IGNORECASE | re.DOTALL)
+_LINE = re.compile(r"\s*(\w+)\s*:\s*(.*)", re.DOTALL)
 
 
 def role_of(name: str) -> str | None:
@@ -27,9 +27,16 @@ def utterance_line(role: str, words: str) -> str:
 
 
 def utterances(text: str) -> list[tuple[str, str]]:
-    """Role and words of each utterance of a text. A text of which any line does not begin with a role is one utterance
-    of the user."""
-    found = [_LINE.fullmatch(line) for line in text.split("\n") if line.strip()]
-    if not found or not all(found):
-        return [(USER, text)]
-    return [(one[1].lower(), one[2]) for one in found if one]
+    """Role and words of each utterance of a text. A line without a role goes on with the one above it; a text whose
+    first line has none is one utterance of the user."""
+    found: list[tuple[str, str]] = []
+    for line in text.split("\n"):
+        one = _LINE.fullmatch(line)
+        role = None if one is None else role_of(one[1])
+        if one is not None and role is not None:
+            found.append((role, one[2]))
+        elif found and line.strip():
+            found[-1] = found[-1][0], f"{found[-1][1]} {line.strip()}"
+        elif line.strip():
+            return [(USER, text)]
+    return found or [(USER, text)]

@@ -126,9 +126,9 @@ class TrainSettings:
     Args:
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
-        task: what is measured: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, groups,
-            labels, few-shot, proxy, or one of another package; with options of its own if wanted: "few-shot --ways 3".
-            auto: the first that the data hold.
+        task: what is measured: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, trees,
+            groups, labels, few-shot, proxy, or one of another package; with options of its own if wanted:
+            "few-shot --ways 3". auto: the first that the data hold.
         variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.

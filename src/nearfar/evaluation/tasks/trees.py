@@ -61,7 +61,7 @@ class TreeTask(Task):
 
     def check(self) -> None:
         for split in self.held_out:
-            self.annotated(split)
+            self.truth(self.annotated(split), split)
 
     def describe(self) -> str:
         return (
@@ -78,21 +78,33 @@ class TreeTask(Task):
 
     def scored(self, s: np.ndarray, rows: np.ndarray, split: str) -> Scores:
         """Scores from the similarity of each two rows."""
-        from nearfar.losses import mean_score
-        from nearfar.sources.trees import VIEWS, tree_elements
+        from nearfar.sources.trees import VIEWS
 
-        assert self.data.trees is not None
-        elements = [tree_elements(self.data.trees[row]) for row in rows]
-        content = np.asarray(self.data.content(self.roles[0]))[rows]
-        truth, same = mean_score(elements).numpy(), content[:, None] == content[None]
+        elements, truth, same = self.truth(rows, split)
         i, j = np.nonzero(np.triu(~same))
-        if not len(i):
-            raise InputError(f"All rows of the {split} split that have a tree are equal.", "Check the column of items.")
         value = spearman(s[i, j], truth[i, j])
         right = self.nearest_intent(s, same, [tree[VIEWS.index("I")] for tree in elements])
         metrics = {"spearman": value} | ({"intent": float(right.mean())} if len(right) else {})
         counts = {"pairs": {"queries": len(i), "skipped": len(self.rows(split)) - len(rows), "gallery": len(rows)}}
         return Scores("spearman", value, metrics, counts=counts, split=split)
+
+    def truth(self, rows: np.ndarray, split: str) -> tuple[list, np.ndarray, np.ndarray]:
+        """The trees' elements, the mean score of each two rows, and which rows have one content. Raises InputError
+        where nothing can follow the scores: all contents are equal, or all scores."""
+        from nearfar.losses import mean_score
+        from nearfar.sources.trees import tree_elements
+
+        assert self.data.trees is not None
+        elements = [tree_elements(self.data.trees[row]) for row in rows]
+        content = np.asarray(self.data.content(self.roles[0]))[rows]
+        scores, same = mean_score(elements).numpy(), content[:, None] == content[None]
+        pairs = scores[np.triu(~same)]
+        if not len(pairs):
+            raise InputError(f"All rows of the {split} split that have a tree are equal.", "Check the column of items.")
+        if np.ptp(pairs) == 0:
+            raise InputError(f"The trees of any two rows of the {split} split agree as much as those of any others: "
+                             "there is nothing to follow.", "Choose another --task.")  # fmt: skip
+        return elements, scores, same
 
     def nearest_intent(self, s: np.ndarray, same: np.ndarray, intents: Sequence[frozenset]) -> np.ndarray:
         """1 where the nearest row of another content has the same intents (of equally near ones their share), of the

@@ -83,9 +83,10 @@ class Space2(Method):
         mlm: weight of the masked-LM terms. auto: 0.1 for an encoder with tied scores, 0 for another.
         masked: share of the tokens that the masked-LM term hides where no values are known.
         dim: width of each head. auto: that of the encoder (paper).
-        turns: most utterances of a dialogue that are read, the last ones.
-        utterance: most tokens of an utterance that are read, the first ones.
-        context: most tokens of a dialogue that are read, the last ones.
+        turns: most utterances of a dialogue that are read, the last ones (from files of dialogues 16 at most). auto:
+            16, or as a model of this method that is trained on.
+        utterance: most tokens of an utterance that are read, the first ones. auto: 50, or as that model.
+        context: most tokens of a dialogue that are read, the last ones. auto: 256, or as that model.
     """
 
     paper = Paper(
@@ -93,19 +94,21 @@ class Space2(Method):
         "COLING 2022",
         "Dialogues attract each other in proportion to what their annotation trees share, one head for each view.",
         arxiv="2209.06638",
-        differs="elements of trees are tuples, and one is left out where a level is missing, not where a name "
-        "contains 'default_intent'; vectors of role, turn and place are added to the encoder's own positions "
-        "(the paper's places take their stead); h is what the encoder's pooling gives (paper: --text-pooling "
-        "cls) and a [SEP] stands behind the last utterance; several processes contrast their batches together"
-        " (official code: each its own); values are found in the text by their words; what is cut of an old "
-        "utterance does not count in its places; a warm-up of a twentieth of the run (paper: a tenth); "
-        "dropout 0.2 is --text-dropout 0.2; the fine-tuning on intents is `r-drop --text-encoder RUN` (without its "
-        "masked-LM term); label smoothing and prompts, which no released command uses, are not made",
+        differs="elements of trees are tuples, and one is left out where a level is missing, not where a name contains "
+        "'default_intent'; vectors of role, turn and place are added to the encoder's own positions (in the paper "
+        "the places replace these) and begin at 0; h is what the encoder's pooling gives (paper: --text-pooling "
+        "cls) and a [SEP] stands behind the last utterance; several processes contrast their batches together "
+        "(official code: each its own); values are found in the text by their words; the places of an utterance "
+        "whose beginning was cut are counted from what is left; a warm-up of a twentieth of the run (paper: a "
+        "tenth, --warmup N); dropout 0.2 is --text-dropout 0.2; the fine-tuning on intents is `r-drop "
+        "--text-encoder RUN` (without its masked-LM term); label smoothing and prompts, which no released command "
+        "uses, are not made; the rows that a batch lacks of one sort are of the other; 128 dialogues of each sort "
+        "and 60 epochs are --batch-size 256 --steps N; the encoder begins as it is given (paper: ConvBERT), and "
+        "its data (AnPreDial, UnPreDial) are the user's own",
     )
     layered = True
     needs = (frozenset({"text", "tree"}),)
-    preset_paper = {"temperature": 0.07, "tree_views": "all", "learn": "both", "mlm": 0.1, "masked": 0.15, "turns": 16,
-                    "utterance": 50, "context": 256}  # fmt: skip
+    preset_paper = {"temperature": 0.07, "tree_views": "all", "learn": "both", "mlm": 0.1, "masked": 0.15}
     paper_training = {"optimiser": "adamw", "lr": 1e-5, "schedule": "linear", "clip_norm": 5.0}
     supervised = True
 
@@ -119,16 +122,15 @@ class Space2(Method):
         mlm: NonNegativeFloat | Literal["auto"] = "auto",
         masked: UnitInterval = 0.15,
         dim: Width | Literal["auto"] = "auto",
-        turns: PositiveInt = 16,
-        utterance: PositiveInt = 50,
-        context: Annotated[int, Range(8, 65_536)] = 256,
+        turns: PositiveInt | Literal["auto"] = "auto",
+        utterance: PositiveInt | Literal["auto"] = "auto",
+        context: Annotated[int, Range(8, 65_536)] | Literal["auto"] = "auto",
     ):
         super().__init__()
         self.role, self.temperature, self.learn, self.masked = encoder.modality, temperature, learn, masked
         self.views, self.supervised = chosen_views(tree_views), learn != "unlabelled"
         check_dropout(encoder, "space2")
-        known = isinstance(encoder, DialogueText)
-        made = encoder if known else DialogueText(layered(encoder, "'space2'"), turns, utterance, context)
+        made = self.dialogues(encoder, {"turns": turns, "utterance": utterance, "context": context})
         self.tower, self.encoder = Tower(made), made
         width = made.dim if dim == "auto" else dim
         if not self.views and dim != "auto":
@@ -136,11 +138,25 @@ class Space2(Method):
         self.heads = ViewHeads(made.dim, len(self.views), width) if self.views else None
         tied = made.tied and made.special.mask is not None
         self.mlm = 0.1 * tied if mlm == "auto" else mlm
+        if not self.mlm and masked != 0.15:
+            raise InputError(f"--masked {masked:g} has no effect: there is no masked-LM term.", "Leave it out.")
         if self.mlm and not tied:
             raise InputError("The masked-LM term needs a mask token, and vectors of tokens as wide as the states.",
                              "Use --mlm 0, or another text encoder.")  # fmt: skip
         middle = nn.Linear(made.width, made.width), nn.GELU(), nn.LayerNorm(made.width)
         self.scorer = nn.Sequential(*middle) if self.mlm else None
+
+    @staticmethod
+    def dialogues(encoder: Encoder, sizes: dict[str, int | str]) -> DialogueText:
+        """The encoder around dialogues. Raises InputError for sizes beside a model that has its own."""
+        asked = {name: int(size) for name, size in sizes.items() if size != "auto"}
+        if not isinstance(encoder, DialogueText):
+            made = {"turns": 16, "utterance": 50, "context": 256} | asked
+            return DialogueText(layered(encoder, "'space2'"), made["turns"], made["utterance"], made["context"])
+        for name in asked:
+            raise InputError(f"--{name} {asked[name]} has no effect: the model that is trained on keeps its own.",
+                             f"Leave out --{name}.")  # fmt: skip
+        return encoder
 
     def prepare(self, data: Data, rows: Any) -> None:
         """Raises InputError where no training row has a tree and one is asked for."""
@@ -181,7 +197,8 @@ class Space2(Method):
         assert x.kinds is not None
         ids, targets = mask_spans(x.ids, self.encoder.words(x), x.kinds >= 0, where.turn, mask_id=special.mask or 0,
                                   size=special.size, share=self.masked, generator=batch.generator())  # fmt: skip
-        return Hidden(ids, x.mask, targets)
+        marks = (ids[..., None] == ids.new_tensor(self.encoder.marks)).any(-1) & (ids != x.ids)
+        return Hidden(ids.masked_fill(marks, special.mask or 0), x.mask, targets)  # no drawn token is a mark
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         x, *hidden = batch.views[self.role]
