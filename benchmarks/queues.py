@@ -44,7 +44,7 @@ def measured(folder: Path, spec: str, steps: int, data: object) -> dict[str, obj
     model = nearfar.load(kept / "model")
     score = evaluation.task_for(data, "groups").evaluate(ModelEmbedder(model, data), "val").metrics["hit@1"]
     told = json.loads((kept / "config.json").read_text())["resolved"]
-    became = {k: v for k, v in told.items() if k in ("queue", "negatives", "momentum", "prototypes", "queue_start")}
+    became = {k: v for k, v in told.items() if k in ("queue", "negatives.size", "momentum", "prototypes")}
     seconds = json.loads((kept / "scores.json").read_text())["cost"]["seconds"]
     return {"method": spec, "steps": steps, "R@1": round(float(score), 4), "became": became, "seconds": round(seconds)}
 
