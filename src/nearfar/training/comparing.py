@@ -118,7 +118,7 @@ def compare(
         seeds: seeds 0 .. seeds - 1 for every method.
         budget: of training, e.g. "30m" or seconds, from which the steps are fixed once; default 30 minutes, unless
             `steps` is given.
-        baseline: the row that the others are paired with; default the first of simclr, pairs that is there.
+        baseline: the row that the others are paired with; default the first of simclr, pairs, simcse that is there.
         out: folder; default runs/compare-DATA. Finished cells found there are not run again.
         report: write report.html, and draw what it shows of each trained model.
         given: fields of TrainSettings and DataSettings.

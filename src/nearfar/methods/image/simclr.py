@@ -34,7 +34,7 @@ class SimCLR(ViewContrast):
         "dim": 128,
     }
     paper_training = {"optimiser": "lars", "lr": 0.3, "lr_batch": 256, "weight_decay": 1e-6}
-    baseline = 2
+    baseline = 3
 
     @classmethod
     def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:

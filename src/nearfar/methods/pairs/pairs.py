@@ -33,7 +33,7 @@ class Pairs(PairContrast):
     reads_scores = True
     defaults = {"temperature": 0.07}
 
-    baseline = 1
+    baseline = 2
 
     @classmethod
     def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:

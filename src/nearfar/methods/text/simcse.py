@@ -22,5 +22,6 @@ class SimCSE(CopyContrast):
         "[CLS] and 32 tokens are options of the encoder (--text-pooling cls --text-length 32); validation does not "
         "choose the checkpoint that is kept; no masked-LM term, which the paper leaves out too",
     )
+    baseline = 1
     preset_paper = {"views": {"name": "twice", "copies": 2}, "temperature": 0.05}
     paper_training = {"optimiser": "adamw", "lr": 3e-5, "weight_decay": 0.0, "schedule": "linear", "clip_norm": 1.0}
