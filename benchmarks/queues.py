@@ -22,7 +22,7 @@ from nearfar.training.settings import TrainSettings
 RESULT = Path(__file__).parent / "results" / "queues.json"
 SPECS = {  # method -> the numbers of steps
     "mochi --negatives queue": (300, 1000, 3000),
-    "mochi --negatives queue --negatives.size 2304": (300, 1000, 3000),
+    "mochi --negatives queue --negatives.size 2304": (300, 1000),
     "mochi --negatives queue --negatives.size 2304 --momentum 0.999": (300, 1000),
     "nnclr": (300, 1000),
     "nnclr --queue 256": (300, 1000),
