@@ -208,7 +208,7 @@ def scores_in(data: Data, columns: Sequence[str], rows: np.ndarray) -> Float[np.
             made[row, k] = np.nan if value is None else value
     if not np.isfinite(made[rows]).all(1).any():
         raise InputError(f"'{columns[0]}' and '{columns[1]}' of {data.name} are nowhere both filled in the "
-                         f"{len(rows):,} training rows with a triplet.", "Fill them, or use --scorer none.")  # fmt: skip
+                         f"{len(rows):,} training rows of triplets.", "Fill them, or use --scorer none.")  # fmt: skip
     return made
 
 

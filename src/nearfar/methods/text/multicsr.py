@@ -45,6 +45,10 @@ class MultiCSR(Staged, Contrast):
 
     A language model works before the first step (of --dry-run too); its answers are kept in the cache.
 
+    Told of the training rows: no_pairs (the label says that both sides do not belong together), incomplete (a text is
+    missing, or two of the three say the same), unscored, swapped, both_similar (dropped by stage 1: both above 4),
+    curated_away (dropped by stage 2) and kept.
+
     Args:
         temperature: T; divides the cosine.
         generator: where entailments and contradictions come from: columns (--text, --text-b, --negative), documents
@@ -53,7 +57,8 @@ class MultiCSR(Staged, Contrast):
         contrast: weight of the noisy instruction, against which each word is decoded: from the abstract, not in the
             released code. 0: plain greedy decoding.
         scorer: where both scores in [0, 5] come from: two columns (A,B), the folder of a language model, or none, which
-            leaves out stage 1's swap and stage 2. auto: score_positive,score_negative, else the generator's model.
+            leaves out stage 1's swap and stage 2. auto: score_positive,score_negative of a table of
+            triplets, else the generator's model.
         generator_batch: prompts that a language model answers at once.
         generator_tokens: the most new tokens of a sentence that it writes.
         swap: stage 1 exchanges a positive that is less similar than the negative, and drops where both are above 4.
@@ -61,7 +66,7 @@ class MultiCSR(Staged, Contrast):
             none leaves it out.
         frozen: the frozen encoder of the mask: simcse (trained first, in this run), given (the pretrained encoder
             itself), a folder (transformers, sentence-transformers or nearfar), or none for no mask.
-        frozen_share: of the run's steps, for simcse.
+        frozen_share: share of the run's steps that train it, for simcse.
         stage_weights: after simcse: fresh starts from new random (or the given) weights; continue goes on.
         phi: a candidate is hidden where its cosine in the frozen encoder is above.
         official: the released loss: cross-entropy of each entry of the softmax, with hidden logits at 0.
@@ -73,14 +78,18 @@ class MultiCSR(Staged, Contrast):
         "NAACL 2024",
         "Generated entailments and contradictions are scored, swapped, curated and masked before they are contrasted.",
         arxiv="2310.10962",
-        differs="no language model is shipped: --generator and --scorer take local ones, with prompts of its own; "
+        differs="no language model is shipped (the paper's is Flan-T5-XL, from NLI premises or Wikipedia's sentences): "
+        "--generator and --scorer take local ones, with prompts of its own; filters are the lines that --curation says "
+        "(released: custom ones are ignored); triplets of which two texts say the same are left out; "
         "contrastive decoding (--contrast) is a reconstruction from the abstract, and the released code decodes "
         "greedily; the mask is cos > phi at any temperature, and hidden candidates leave the denominator (released: "
         "logits of 0 in a binary cross-entropy, --official); the frozen encoder is in evaluation mode (released: with "
-        "dropout) and is trained in the run unless named; duplicates in a batch are no negatives; the masked-LM term, "
+        "dropout), loaded by its own class and kept from the optimiser (released: by RoBERTa's class, and handed to "
+        "it), and trained in the run unless named: SimCSE on the anchors that are kept takes --frozen-share of the "
+        "steps, 40 %; several processes contrast together; duplicates in a batch are no negatives; the masked-LM term, "
         "off in the released script, is left out; a warm-up of a twentieth of the run (none in the paper); batch "
-        "128, 3 epochs, 32 tokens and fp16 are --batch-size 128 --steps N --text-length 32 --precision 16; validation "
-        "does not choose the checkpoint that is kept",
+        "128, 3 epochs, 32 tokens, fp16 and evaluation every 25 steps are --batch-size 128 --steps N --text-length 32 "
+        "--precision 16 --val-every 25; validation does not choose the checkpoint that is kept",
     )
     needs = (frozenset({"text", "text_b", "negative"}), frozenset({"text", "group"}), frozenset({"text"}))
     preset_paper = {"temperature": 0.05, "swap": True, "curation": "3/3+gap", "phi": 0.95, "generator_batch": 16,
