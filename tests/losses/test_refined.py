@@ -160,6 +160,27 @@ def test_half_precision_and_strides(official):
 def test_wrong_shapes():
     z, _ = scene()
     with pytest.raises(InputError):
-        multicsr(z[0], z[1][:, :3], z[2][:, :3])
-    with pytest.raises(InputError):
         multicsr(*z, temperature=0.0)
+    alike = "must be three of \\(5, d\\) alike"
+    for wrong in ((z[0], z[1][:, :3], z[2][:, :3]), (z[0], z[1][:4], z[2]), (z[0], z[1][:4], torch.cat([z[2]] * 2)),
+                  (z[0], z[1][:, None], z[2])):  # fmt: skip
+        with pytest.raises(InputError, match=f"The vectors of .* {alike}"):
+            multicsr(*wrong)
+    for m in (z[:2], [x[:4] for x in z], [z[0], z[1][:, :3], z[2][:, :3]], [z[0], z[1][:4], torch.cat([z[2]] * 2)[:6]]):
+        with pytest.raises(InputError, match=f"The frozen vectors of .* {alike}"):
+            multicsr(*z, m)
+    for phi in (math.nan, math.inf):
+        with pytest.raises(InputError, match="phi is a cosine"):
+            multicsr(*z, z, phi=phi)
+
+
+def test_autocast_does_not_round_the_mask():
+    """In bfloat16 cosines of 0.949 and 0.951 are one number."""
+    angles = torch.linspace(0.9495, 0.9505, 16).acos()
+    near = torch.stack([angles.cos(), angles.sin()], 1)
+    m = [torch.eye(2)[:1].expand(16, 2), near, near]
+    wanted = similarity_mask(*m, phi=0.95)
+    assert wanted[0, 16:].any()
+    assert not wanted[0, 16:].all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(similarity_mask(*m, phi=0.95), wanted)

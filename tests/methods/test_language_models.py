@@ -19,7 +19,7 @@ def own_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(scope="module", params=["gpt2", "t5"])
+@pytest.fixture(scope="module", params=["gpt2", "t5", "bart"])
 def folder(request, tmp_path_factory):
     return save(tmp_path_factory.mktemp(request.param) / "model", request.param)
 
@@ -54,6 +54,14 @@ def test_it_says_what_decoding_by_hand_says(folder, contrast):
     with torch.no_grad():
         assert said == wanted
     assert len(set(said)) > 1
+
+
+def test_answers_alone_are_those_of_a_batch(folder):
+    """Places of a sequence-to-sequence model count from the first token: padding stands behind it."""
+    together = LanguageModel(folder, batch=3).answers(PROMPTS, most=11)
+    alone = LanguageModel(folder, batch=1)
+    alone.digest = "alone"
+    assert [alone.answers([prompt], most=11)[0] for prompt in PROMPTS] == together
 
 
 def test_the_noisy_instruction_changes_words(folder):

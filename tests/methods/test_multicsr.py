@@ -120,17 +120,20 @@ def test_a_frozen_model_of_its_own_reads_with_its_own_tokens(triplets_few, tmp_p
 def test_duplicates_are_no_negatives(tmp_path):
     lines = ["anchor,positive,negative"]
     for k in range(12):
-        lines.append(f"the cat in house {k},a cat is there,{'a cat is there' if k == 11 else f'no pet lives here {k}'}")
+        last = "one cat lives there,a cat is there"
+        lines.append(f"the cat in house {k},{last if k == 11 else f'a cat is there,no pet lives here {k}'}")
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
     data = nearfar.data(tmp_path / "a.csv")
     data.splits = {"train": np.arange(12), "val": np.arange(0), "test": np.arange(0)}
     for masked in (True, False):
         made = prepared(data, {"batch_size": 12}, frozen=None, mask_duplicates=masked)
-        embedded, batch, loss = step(made, 0)
+        embedded, _, loss = step(made, 0)
+        said = texts(made, 0)
+        words = [row[side] for side in (1, 2) for row in said]
         z, total = [torch.nn.functional.normalize(x, dim=1) for x in embedded["views"]], 0.0
         for i in range(12):
             a = torch.cat([z[1] @ z[0][i], z[2] @ z[0][i]]) / 0.05
-            keep = [j for j in range(24) if not masked or j == i or (j >= 12 and batch.rows[j - 12] != 11)]
+            keep = [j for j in range(24) if not masked or j == i or words[j] != said[i][1]]
             total = total + a[keep].logsumexp(0) - a[i]
         torch.testing.assert_close(loss.total, total / 12, rtol=1e-4, atol=1e-5)
 
@@ -153,6 +156,63 @@ def test_documents(tmp_path):
         assert (a, anchor == positive) == (p, False)
         assert a != n
         assert a % 2 == n % 2, "of the same area"
+
+
+def test_sentences_of_the_own_document_are_no_negatives(tmp_path):
+    data = nearfar.data(write_documents(tmp_path / "a.csv"), roles={"text": "sentence", "group": "page"})
+    made = prepared(data, {"batch_size": 12}, frozen=None)
+    embedded, _, loss = step(made, 0)
+    z, total = [torch.nn.functional.normalize(x, dim=1) for x in embedded["views"]], 0.0
+    page = [[text.split()[0] for text in row] for row in texts(made, 0)]
+    candidates = [row[side] for side in (1, 2) for row in page]
+    assert any(candidates[12 + j] == row[0] for row in page for j in range(12))
+    for i, row in enumerate(page):
+        a = torch.cat([z[1] @ z[0][i], z[2] @ z[0][i]]) / 0.05
+        keep = [j for j in range(24) if j == i or candidates[j] != row[0]]
+        total = total + a[keep].logsumexp(0) - a[i]
+    torch.testing.assert_close(loss.total, total / 12, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_those_of_the_columns_triplets(tmp_path):
+    """Beside drawn or written sentences the columns speak of others."""
+    rows = write_documents(tmp_path / "a.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text(
+        "\n".join([rows[0] + ",score_positive,score_negative", *(f"{r},1,5" for r in rows[1:])])
+    )
+    data = nearfar.data(tmp_path / "b.csv", roles={"text": "sentence", "group": "page"})
+    made = prepared(data, {"batch_size": 4})
+    assert made.resolved["scores"] == "none (no swap, no curation)"
+    assert "swapped" not in made.resolved
+    with pytest.raises(InputError, match=r"names columns, which score triplets of columns; .* from documents"):
+        prepared(data, scorer="score_positive,score_negative")
+    folder = str(save(tmp_path / "model", "gpt2"))
+    with pytest.raises(InputError, match=r"names columns, .* from a language model"):
+        prepared(data, scorer="score_positive,score_negative", generator=folder)
+
+
+def test_tables_without_a_triplet(tmp_path):
+    def refused(message, *rows, roles=None, **options):
+        (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
+        with pytest.raises(InputError, match=message):
+            prepared(nearfar.data(tmp_path / "a.csv", roles=roles), **options)
+
+    pages = {"text": "text", "group": "page"}
+    refused(
+        r"all \d+ training rows are of one document", "text,page", *(f"the cat {k},a" for k in range(20)), roles=pages
+    )
+    refused(r"each of the \d+ training rows is a document of its own", "text,page",
+            *(f"the cat {k},p{k}" for k in range(20)), roles=pages)  # fmt: skip
+    empty = [f"the cat {k},a cat {k}," for k in range(20)]
+    refused(r"'negative' is empty in all \d+ training rows", "text,text_b,negative", *empty,
+            roles={"text": "text", "text_b": "text_b", "negative": ["negative"]})  # fmt: skip
+    head = "anchor,positive,negative,score_positive,score_negative"
+    refused("none has two unlike its sentence", head, *(f"the cat {k},a cat {k},A  cat {k},1,2" for k in range(20)))
+    refused("'score_positive' and 'score_negative' of .* are nowhere both filled", head,
+            *(f"the cat {k},a cat {k},no pet {k},," for k in range(20)))  # fmt: skip
+    alike = [f"the cat {k},a cat {k},no pet {k},4.5,4.6" for k in range(20)]
+    refused("keep all without --scorer: --swap false --curation none", head, *alike)
+    every = prepared(nearfar.data(tmp_path / "a.csv"), swap=False, curation=None)
+    assert every.resolved["kept"] == len(every.rows)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "t5"])
@@ -197,6 +257,9 @@ def test_errors(triplets_few, tmp_path):
         ({"scorer": None, "curation": "4/2"}, "have no effect: the triplets have no scores"),
         ({"scorer": None, "swap": False}, "have no effect: the triplets have no scores"),
         ({"contrast": 0.5}, "no language model writes the triplets"),
+        ({"generator_tokens": 64}, "--generator-tokens 64 has no effect: no language model writes"),
+        ({"generator_batch": 4}, "--generator-batch 4 has no effect: no language model is asked"),
+        ({"scorer": str(tmp_path), "swap": False, "curation": None}, "no effect with --swap false --curation none"),
         ({"generator": "documents"}, "says of no sentence from which document"),
         ({"generator": "nowhere"}, "is not the folder of a language model"),
         ({"curation": "5/0"}, "Stage 2 drops all"),
@@ -211,7 +274,7 @@ def test_errors(triplets_few, tmp_path):
     rows = [line.rsplit(",", 2)[0] for line in write_triplets(tmp_path / "a.csv").read_text().splitlines()]
     (tmp_path / "b.csv").write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
     alone = nearfar.data(tmp_path / "b.csv")
-    with pytest.raises(InputError, match="says of no sentence from which document"):
+    with pytest.raises(InputError, match=r"multicsr needs triplets \(--text-b, --negative\), documents"):
         prepared(alone)
     assert "needs triplets" in building.methods.get("multicsr").lacks(alone)
     assert not building.methods.get("multicsr").lacks(triplets_few)

@@ -1,6 +1,7 @@
 """Stages 1 and 2 of MultiCSR: who is drawn, how answers are read, what is swapped, kept and dropped."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,11 +97,14 @@ def made(*rows):
 def test_triplets_of_texts():
     found = made(("a", "b", "A"), ("a", "", "b"), ("c", " ", ""))
     assert found.places.tolist() == [[0, 0, 1], [2, -1, -1], [3, 2, -1]]
-    assert found.whole.tolist() == [True, False, False]
+    assert found.whole.tolist() == [False, False, False], "the negative says what the anchor says"
+    assert made(("a", "b", "c"), ("a", "b", "B "), ("a", "A", "b")).whole.tolist() == [True, False, False]
     assert found.contents().tolist() == [0, 1, 2, 0]
     moved = found.swapped(np.array([True, False, False]))
     assert moved.places[:, 0].tolist() == [0, 3, 2]
     assert moved.places[:, 1:].tolist() == found.places[:, 1:].tolist()
+    known = replace(found, documents=np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]]))
+    assert known.swapped(np.array([True, False, False])).documents.tolist() == [[1, 2, 3], [7, 5, 6], [4, 8, 9]]
 
 
 def test_what_is_kept_and_told():
@@ -155,7 +159,7 @@ def test_columns(tmp_path):
     assert t.score_columns(data, "sp, sn") == ["sp", "sn"]
     assert t.score_columns(data, "auto") == []
     assert t.score_columns(data, str(tmp_path)) == []
-    assert t.scores_in(data, ["sp", "sn"])[7].tolist() == [2.5, 1.0]
+    assert t.scores_in(data, ["sp", "sn"], np.arange(9))[7].tolist() == [2.5, 1.0]
     with pytest.raises(InputError, match="names 1 columns"):
         t.score_columns(data, "sp")
     with pytest.raises(InputError, match=r"'spp' no column of .*Did you mean 'sp'"):
@@ -163,7 +167,7 @@ def test_columns(tmp_path):
     wrong = table(tmp_path / "b.csv", *rows[:3], rows[3].replace(",1,", ",high,"), *rows[4:])
     other = nearfar.data(wrong, roles={"negative": ["negative"]})
     with pytest.raises(InputError, match=r"row 5: the score 'high' in 'sn' is no number from 0 to 5"):
-        t.scores_in(other, ["sp", "sn"])
+        t.scores_in(other, ["sp", "sn"], np.arange(9))
     with pytest.raises(InputError, match="has 2 columns of negatives"):
         t.of_columns(nearfar.data(tmp_path / "a.csv", roles={"negative": ["negative", "second"]}))
     with pytest.raises(InputError, match="lacks a column of negatives"):

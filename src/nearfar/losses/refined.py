@@ -9,6 +9,7 @@ released: P = softmax of the rows of A * K;   L = -mean_ij [ Y_ij log P_ij + (1 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
+from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows
 from nearfar.similarity import Anchors, ExtraCandidates, Layout, Similarity, nearer, normalise, one_way
 
@@ -38,9 +40,22 @@ def triplet_layout(
 ) -> Layout:
     """Each anchor against all positives and all hard negatives, (n, 2n); without `frozen` nothing is hidden.
 
-    vectors: of anchors, positives and hard negatives, (n, d) each. options: of `one_way`."""
+    vectors: of anchors, positives and hard negatives, (n, d) each. options: of `one_way`. Raises InputError for other
+    shapes, and for a phi that is no number."""
+    _check_sides("vectors", vectors, len(vectors[0]))
+    if frozen is not None:
+        _check_sides("frozen vectors", frozen, len(vectors[0]))
+    if not math.isfinite(phi):
+        raise InputError(f"phi is a cosine. Got {phi}.", "A phi of 1 hides nothing.")
     hidden = () if frozen is None else hide_similar(frozen, phi)
     return one_way(vectors[0], torch.cat(list(vectors[1:])), extra_candidates=hidden, **options)
+
+
+def _check_sides(what: str, sides: Sequence[Tensor], n: int) -> None:
+    shapes = [tuple(x.shape) for x in sides]
+    if len(shapes) != 3 or len(set(shapes)) != 1 or sides[0].dim() != 2 or len(sides[0]) != n:
+        raise InputError(f"The {what} of anchors, positives and negatives must be three of ({n}, d) alike. Got "
+                         f"{', '.join(map(str, shapes))}.")  # fmt: skip
 
 
 def similarity_mask(
@@ -82,7 +97,8 @@ def multicsr(
     frozen: its vectors of the same three texts; None: nothing is hidden (SimCSE with hard negatives). A candidate is
     hidden where their cosine is above phi; the own positive never is, the own hard negative may be. official: the
     released loss (`released_rows`) in place of InfoNCE. No gradient reaches `frozen`. Range [0, inf); log(2n) at
-    collapse, 0 of a row whose negatives are all hidden (official: log(1 - 1/2n) and log(2n) weighed over 2n columns).
+    collapse (official: (log 2n - (2n - 1) log(1 - 1/2n)) / 2n), 0 of a row whose negatives are all hidden. Raises
+    InputError for shapes that do not fit.
     Source: MultiCSR, NAACL 2024, stage 3."""
     options = {"temperature": temperature, "negatives": negatives}
     layout = triplet_layout((anchor, positive, negative), frozen, phi=phi, **options)

@@ -40,7 +40,7 @@ def contrastive_scores(
 
 class LanguageModel:
     """folder: of a model of transformers, loaded offline, without running code of the folder, and only where an answer
-    is not known yet. Of two folders with equal files the answers are the same. batch: prompts at once.
+    is not known yet. Of an unchanged folder known answers are read (`digest`). batch: prompts at once.
 
     Raises InputError for a folder that holds no such model, and for prompts beyond its length.
     """
@@ -60,9 +60,10 @@ class LanguageModel:
             with quiet():
                 paired = AutoConfig.from_pretrained(self.folder, **safe).is_encoder_decoder
                 kind: Any = AutoModelForSeq2SeqLM if paired else AutoModelForCausalLM
+                side = "right" if paired else "left"  # a causal model goes on from the last place
                 dtype = "auto" if device == "cuda" else torch.float32
                 model = kind.from_pretrained(self.folder, weights_only=True, dtype=dtype, **safe)
-                tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, padding_side="left", **safe)
+                tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, padding_side=side, **safe)
         except Exception as error:
             raise InputError(f"The language model in {self.folder} cannot be loaded: {str(error).strip()[:300]}",
                              HOW) from error  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,10 +64,11 @@ Score:"""
 @dataclass(frozen=True)
 class Triplets:
     """texts: different ones. places: where anchor, positive and negative of each row of the data stand among them, int
-    (3, N), -1 for none."""
+    (3, N), -1 for none. documents: of which document each of the three is, int (3, N), -1 unknown; None: of none."""
 
     texts: list[str]
     places: Int[np.ndarray, "3 n"]
+    documents: Int[np.ndarray, "3 n"] | None = None
 
     @classmethod
     def of(cls, *sides: Sequence[str]) -> Triplets:
@@ -75,16 +77,18 @@ class Triplets:
         places = [[known.setdefault(text, len(known)) if text.strip() else -1 for text in side] for side in sides]
         return cls(list(known), np.array(places, np.int64).reshape(3, -1))
 
-    @property
+    @cached_property
     def whole(self) -> Bool[np.ndarray, "n"]:
-        """Which rows have all three."""
-        return np.all(self.places >= 0, axis=0)
+        """Which rows have all three, no two of which say the same."""
+        anchor, positive, negative = np.append(self.contents(), -1)[self.places]
+        unlike = (anchor != positive) & (anchor != negative) & (positive != negative)
+        return np.all(self.places >= 0, axis=0) & unlike
 
     def swapped(self, where: Bool[np.ndarray, "n"]) -> Triplets:
         """With positive and negative of some rows in each other's place."""
-        anchor, positive, negative = self.places
-        return Triplets(self.texts, np.stack([anchor, np.where(where, negative, positive),
-                                              np.where(where, positive, negative)]))  # fmt: skip
+        others = [0, 2, 1]
+        documents = None if self.documents is None else np.where(where, self.documents[others], self.documents)
+        return Triplets(self.texts, np.where(where, self.places[others], self.places), documents)
 
     def contents(self) -> Int[np.ndarray, "texts"]:
         """An integer of each text, equal where the normal forms are."""
@@ -143,18 +147,20 @@ def _another(
 
 
 def of_documents(data: Data, rows: np.ndarray, seed: int) -> Triplets:
-    """Sentences of the documents (`--group`) among the given rows. A partner that says the same as its anchor is none.
-    Raises InputError where the data name no documents."""
+    """Sentences of the documents (`--group`) among the given rows. Raises InputError where the data name no
+    documents."""
     if data.groups is None:
         raise InputError(f"{data.name} says of no sentence from which document it is.", SOURCES)
-    domains = None if data.domains is None else np.asarray(data.domains)[rows]
-    found = document_partners(np.asarray(data.groups)[rows], domains, np.random.default_rng([seed, 17]))
-    texts, content = data.texts("text"), data.content("text")
-    sides = [[""] * len(data) for _ in found]
-    for side, partners in zip(sides, found, strict=True):
-        for row, partner in zip(rows[partners >= 0], rows[partners[partners >= 0]], strict=True):
-            side[row] = "" if content[row] == content[partner] else texts[partner]
-    return Triplets.of(texts, *sides)
+    domains, groups = None if data.domains is None else np.asarray(data.domains)[rows], np.asarray(data.groups)
+    found = document_partners(groups[rows], domains, np.random.default_rng([seed, 17]))
+    texts, sides, documents = data.texts("text"), [[""] * len(data) for _ in found], np.full((3, len(data)), -1)
+    documents[0] = groups
+    for side, of, partners in zip(sides, documents[1:], found, strict=True):
+        own, others = rows[partners >= 0], rows[partners[partners >= 0]]
+        of[own] = groups[others]
+        for row, partner in zip(own, others, strict=True):
+            side[row] = texts[partner]
+    return replace(Triplets.of(texts, *sides), documents=documents)
 
 
 def written(data: Data, rows: np.ndarray, model: LanguageModel, contrast: float = 0.0, most: int = 256) -> Triplets:
@@ -188,8 +194,9 @@ def scores_of(triplets: Triplets, rows: np.ndarray, model: LanguageModel) -> Flo
     return made
 
 
-def scores_in(data: Data, columns: Sequence[str]) -> Float[np.ndarray, "n 2"]:
-    """The columns of two scores, NaN for empty cells. Raises InputError for a cell that is no number in [0, 5]."""
+def scores_in(data: Data, columns: Sequence[str], rows: np.ndarray) -> Float[np.ndarray, "n 2"]:
+    """The columns of two scores, NaN for empty cells. Raises InputError for a cell that is no number in [0, 5], and
+    where none of the given rows has both."""
     made = np.full((len(data), 2), np.nan)
     for k, column in enumerate(columns):
         for row, cell in enumerate(data.values(column)):
@@ -199,6 +206,9 @@ def scores_in(data: Data, columns: Sequence[str]) -> Float[np.ndarray, "n 2"]:
                 raise InputError(f"{data.name}, row {data.keys[row]}: the score '{str(cell)[:40]}' in '{column}' is no "
                                  "number from 0 to 5.", "Mend the cell, or leave it empty.")  # fmt: skip
             made[row, k] = np.nan if value is None else value
+    if not np.isfinite(made[rows]).all(1).any():
+        raise InputError(f"'{columns[0]}' and '{columns[1]}' of {data.name} are nowhere both filled in the "
+                         f"{len(rows):,} training rows of triplets.", "Fill them, or use --scorer none.")  # fmt: skip
     return made
 
 
@@ -229,6 +239,29 @@ def swap_by_scores(
     scores, are dropped. Equal scores keep their order. Source: MultiCSR, stage 1 (released code)."""
     kept = (contradicted <= most) & (entailed >= contradicted)
     return kept, ~kept & (entailed <= most) & (entailed <= contradicted)
+
+
+def check_some(data: Data, triplets: Triplets, rows: np.ndarray, source: str) -> None:
+    """Raises InputError that says what "columns", "documents" or "model" lack where none of the rows has a triplet."""
+    if triplets.whole[rows].any():
+        return
+    said, n = (triplets.places[1:, rows] >= 0).sum(1), f"{len(rows):,} training rows"
+    what = f"of the {n} {said[0]:,} have a positive and {said[1]:,} a negative, none has two unlike its sentence"
+    mend = {"columns": "Fill the columns of positives and negatives.", "documents": "Look at the sentences.",
+            "model": "See what the language model says, or take another one."}[source]  # fmt: skip
+    if not len(rows):
+        what = "no training row is a pair of which the label says that it belongs together"
+    elif source == "columns" and not said.all():
+        column = data.column("text_b") if not said[0] else data.roles["negative"][0]
+        what, mend = f"'{column}' is empty in all {n}", "Fill it, or name another column."
+    elif source == "documents":
+        sizes = np.unique(np.asarray(data.groups)[rows], return_counts=True)[1]
+        if len(sizes) == 1:
+            what, mend = f"all {n} are of one document, and a negative is of another one", "Add other documents."
+        elif sizes.max() == 1:
+            what = f"each of the {n} is a document of its own, and a positive is another sentence of the document"
+            mend = "Name the column of documents: --group COLUMN."
+    raise InputError(f"{data.name} has no triplets: {what}.", mend)
 
 
 # -- stage 2: which are good enough
@@ -289,7 +322,8 @@ def refined(
              "both_similar": int((known & ~kept & ~moved).sum())}  # fmt: skip
     if not (kept | moved).any():
         raise InputError(f"Stage 1 drops all {known.sum():,} triplets: positive and negative are both scored above "
-                         f"{MOST:g}.", "Look at the scores, or use --swap false and --curation 5/5+gap.")  # fmt: skip
+                         f"{MOST:g}.",
+                         "Look at the scores, or keep all without --scorer: --swap false --curation none.")  # fmt: skip
     flat = np.zeros(triplets.places.shape[1], bool)
     flat[whole[moved]] = True
     p, n = np.where(moved, n, p), np.where(moved, p, n)
@@ -321,6 +355,7 @@ __all__ = [
     "Lines",
     "Refined",
     "Triplets",
+    "check_some",
     "curated",
     "document_partners",
     "lines_of",

@@ -13,7 +13,6 @@ row's sentence that says the same. The rules are in `nearfar.methods.triplets`, 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -37,7 +36,7 @@ from nearfar.similarity import ExcludedPairs
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
-PHI, CURATION = 0.95, "3/3+gap"
+PHI, CURATION, AT_ONCE, TOKENS = 0.95, "3/3+gap", 16, 256
 
 
 @register("multicsr", family="text")
@@ -45,6 +44,10 @@ class MultiCSR(Staged, Contrast):
     """A sentence finds what follows from it among what follows from and contradicts all sentences, in refined triplets.
 
     A language model works before the first step (of --dry-run too); its answers are kept in the cache.
+
+    Told of the training rows: no_pairs (the label says that both sides do not belong together), incomplete (a text is
+    missing, or two of the three say the same), unscored, swapped, both_similar (dropped by stage 1: both above 4),
+    curated_away (dropped by stage 2) and kept.
 
     Args:
         temperature: T; divides the cosine.
@@ -54,7 +57,8 @@ class MultiCSR(Staged, Contrast):
         contrast: weight of the noisy instruction, against which each word is decoded: from the abstract, not in the
             released code. 0: plain greedy decoding.
         scorer: where both scores in [0, 5] come from: two columns (A,B), the folder of a language model, or none, which
-            leaves out stage 1's swap and stage 2. auto: score_positive,score_negative, else the generator's model.
+            leaves out stage 1's swap and stage 2. auto: score_positive,score_negative of a table of
+            triplets, else the generator's model.
         generator_batch: prompts that a language model answers at once.
         generator_tokens: the most new tokens of a sentence that it writes.
         swap: stage 1 exchanges a positive that is less similar than the negative, and drops where both are above 4.
@@ -62,7 +66,7 @@ class MultiCSR(Staged, Contrast):
             none leaves it out.
         frozen: the frozen encoder of the mask: simcse (trained first, in this run), given (the pretrained encoder
             itself), a folder (transformers, sentence-transformers or nearfar), or none for no mask.
-        frozen_share: of the run's steps, for simcse.
+        frozen_share: share of the run's steps that train it, for simcse.
         stage_weights: after simcse: fresh starts from new random (or the given) weights; continue goes on.
         phi: a candidate is hidden where its cosine in the frozen encoder is above.
         official: the released loss: cross-entropy of each entry of the softmax, with hidden logits at 0.
@@ -74,14 +78,18 @@ class MultiCSR(Staged, Contrast):
         "NAACL 2024",
         "Generated entailments and contradictions are scored, swapped, curated and masked before they are contrasted.",
         arxiv="2310.10962",
-        differs="no language model is shipped: --generator and --scorer take local ones, with prompts of its own; "
+        differs="no language model is shipped (the paper's is Flan-T5-XL, from NLI premises or Wikipedia's sentences): "
+        "--generator and --scorer take local ones, with prompts of its own; filters are the lines that --curation says "
+        "(released: custom ones are ignored); triplets of which two texts say the same are left out; "
         "contrastive decoding (--contrast) is a reconstruction from the abstract, and the released code decodes "
         "greedily; the mask is cos > phi at any temperature, and hidden candidates leave the denominator (released: "
         "logits of 0 in a binary cross-entropy, --official); the frozen encoder is in evaluation mode (released: with "
-        "dropout) and is trained in the run unless named; duplicates in a batch are no negatives; the masked-LM term, "
+        "dropout), loaded by its own class and kept from the optimiser (released: by RoBERTa's class, and handed to "
+        "it), and trained in the run unless named: SimCSE on the anchors that are kept takes --frozen-share of the "
+        "steps, 40 %; several processes contrast together; duplicates in a batch are no negatives; the masked-LM term, "
         "off in the released script, is left out; a warm-up of a twentieth of the run (none in the paper); batch "
-        "128, 3 epochs, 32 tokens and fp16 are --batch-size 128 --steps N --text-length 32 --precision 16; validation "
-        "does not choose the checkpoint that is kept",
+        "128, 3 epochs, 32 tokens, fp16 and evaluation every 25 steps are --batch-size 128 --steps N --text-length 32 "
+        "--precision 16 --val-every 25; validation does not choose the checkpoint that is kept",
     )
     needs = (frozenset({"text", "text_b", "negative"}), frozenset({"text", "group"}), frozenset({"text"}))
     preset_paper = {"temperature": 0.05, "swap": True, "curation": "3/3+gap", "phi": 0.95, "generator_batch": 16,
@@ -100,8 +108,8 @@ class MultiCSR(Staged, Contrast):
         generator: str = "auto",
         contrast: NonNegativeFloat = 0.0,
         scorer: str | None = "auto",
-        generator_batch: PositiveInt = 16,
-        generator_tokens: PositiveInt = 256,
+        generator_batch: PositiveInt = AT_ONCE,
+        generator_tokens: PositiveInt = TOKENS,
         swap: bool = True,
         curation: str | None = CURATION,
         frozen: str | None = "simcse",
@@ -154,46 +162,72 @@ class MultiCSR(Staged, Contrast):
     def prepare(self, data: Data, rows: Any) -> None:
         """Triplets, their scores, and which are kept. Raises InputError where there are none."""
         rows, told = np.asarray(rows), {}
-        made, source, model = self.triplets(data, rows)
+        source, model = self.source(data)
+        columns, judge = self.scored_by(data, source, model)
+        if self.at_once != AT_ONCE and model is None and judge is None:
+            raise InputError(f"--generator-batch {self.at_once} has no effect: no language model is asked.",
+                             "Name one (--generator FOLDER or --scorer FOLDER), or leave it out.")  # fmt: skip
+        made = self.triplets(data, rows, source, model)
         if source == "columns" and data.positives is not None:
             told["no_pairs"] = int((~data.positives[rows]).sum())
             rows = rows[data.positives[rows]]
-        scores, how = self.scores(data, made, rows, model)
-        if scores is None and (not self.swap or self.curation not in (CURATION, None)):
-            raise InputError("--swap and --curation have no effect: the triplets have no scores.",
-                             "Give them (--scorer A,B or --scorer FOLDER), or leave both out.")  # fmt: skip
+        refining.check_some(data, made, rows, source)
+        scores, how, whole = None, "none (no swap, no curation)", rows[made.whole[rows]]
+        if columns:
+            scores, how = refining.scores_in(data, columns, whole), ",".join(columns)
+        elif judge is not None:
+            scores, how = refining.scores_of(made, whole, judge), f"said by {judge.folder.name}"
         found = refining.refined(made, rows, scores, self.swap, self.lines)
         self.found, self.kept = found.triplets, found.rows
-        self.told = {"triplets": source, "scores": how} | told | found.told
+        written = {} if model is None else {"triplets": f"written by {model.folder.name}"}
+        self.told = {"triplets": source, "scores": how} | written | told | found.told
         self.contents = torch.from_numpy(np.append(self.found.contents(), -1)[self.found.places])
+        self.documents = None if self.found.documents is None else torch.from_numpy(self.found.documents)
 
-    def triplets(self, data: Data, rows: np.ndarray) -> tuple[refining.Triplets, str, LanguageModel | None]:
-        """The triplets, where they come from, and the language model that wrote them."""
-        source, held = self.generator, data.training_roles
+    def source(self, data: Data) -> tuple[str, LanguageModel | None]:
+        """Where the triplets come from: "columns", "documents", or "model" with the language model."""
+        source = self.generator
         if source == "auto":
+            if lacking := self.lacks(data):
+                raise InputError(f"multicsr {lacking}. {data.name} holds none of them.", "Name what there is.")
+            held = data.training_roles
             source = "columns" if held.get("text_b") and held.get("negative") else "documents"
-        written = source not in ("columns", "documents")
-        if self.contrast and not written:
-            raise InputError(f"--contrast {self.contrast:g} has no effect: no language model writes the triplets.",
-                             "Name one (--generator FOLDER), or leave out --contrast.")  # fmt: skip
-        if source == "columns":
-            return refining.of_columns(data), source, None
-        if source == "documents":
-            return refining.of_documents(data, rows, self.seed), source, None
-        model = LanguageModel(source, self.at_once)
-        return refining.written(data, rows, model, self.contrast, self.most), f"written by {Path(source).name}", model
+        if source not in ("columns", "documents"):
+            return "model", LanguageModel(source, self.at_once)
+        for name, value, idle in (("contrast", self.contrast, 0), ("generator-tokens", self.most, TOKENS)):
+            if value != idle:
+                raise InputError(f"--{name} {value:g} has no effect: no language model writes the triplets.",
+                                 f"Name one (--generator FOLDER), or leave out --{name}.")  # fmt: skip
+        return source, None
 
-    def scores(
-        self, data: Data, made: refining.Triplets, rows: np.ndarray, model: LanguageModel | None
-    ) -> tuple[np.ndarray | None, str]:
-        """Both scores of each row, (N, 2), or None; and where they come from."""
-        if self.scorer and (columns := refining.score_columns(data, self.scorer)):
-            return refining.scores_in(data, columns), ",".join(columns)
-        if self.scorer not in (None, "auto"):
-            model = LanguageModel(self.scorer, self.at_once)
-        if self.scorer is None or model is None:
-            return None, "none (no swap, no curation)"
-        return refining.scores_of(made, rows[made.whole[rows]], model), f"said by {model.folder.name}"
+    def triplets(self, data: Data, rows: np.ndarray, source: str, model: LanguageModel | None) -> refining.Triplets:
+        """The triplets from that source, before stage 1's swap."""
+        if model is not None:
+            return refining.written(data, rows, model, self.contrast, self.most)
+        return refining.of_columns(data) if source == "columns" else refining.of_documents(data, rows, self.seed)
+
+    def scored_by(self, data: Data, source: str, model: LanguageModel | None) -> tuple[list[str], LanguageModel | None]:
+        """Columns or a language model that score the triplets; neither where nothing does. model: the one that writes
+        them. Raises InputError for what has no effect."""
+        asked, refines = self.scorer not in (None, "auto"), self.swap or self.lines is not None
+        if asked and not refines:
+            raise InputError(f"--scorer {self.scorer} has no effect with --swap false --curation none.",
+                             "Leave out --scorer, or one of the others.")  # fmt: skip
+        columns: list[str] = []
+        if self.scorer is not None and (asked or source == "columns"):
+            columns = refining.score_columns(data, self.scorer)
+        if columns and source != "columns":
+            raise InputError(f"--scorer {self.scorer} names columns, which score triplets of columns; here they come "
+                             f"from {'a language model' if model else 'documents'}.",
+                             "Use --scorer FOLDER (a language model), or leave it out.")  # fmt: skip
+        if asked and not columns:
+            model = LanguageModel(str(self.scorer), self.at_once)
+        elif columns or self.scorer is None:
+            model = None
+        if refines and not columns and model is None and (not self.swap or self.curation not in (CURATION, None)):
+            raise InputError("--swap and --curation have no effect: the triplets have no scores.",
+                             "Give them (--scorer A,B or --scorer FOLDER), or leave both out.")  # fmt: skip
+        return (columns, model) if refines else ([], None)
 
     @classmethod
     def lacks(cls, data: Data) -> str:
@@ -256,11 +290,15 @@ class MultiCSR(Staged, Contrast):
         return {"frozen": forward_views(self.frozen, batch.views["frozen"] or batch.views[self.role])}
 
     def excluded(self, batch: Batch) -> ExcludedPairs:
-        """Positives of an equal anchor or of the same document, and whatever says the same as anchor or positive."""
+        """Positives of an equal anchor, what is of the anchor's document (of drawn triplets hard negatives too, the own
+        one among them where it was swapped), and whatever says the same as anchor or positive."""
         anchor, positive, negative = self.contents[:, batch.rows.cpu()].to(batch.rows.device)
         nothing, keys = torch.full_like(anchor, -1), torch.cat([positive, negative])
         kinds = [(anchor, keys), (positive, keys), (anchor, torch.cat([anchor, nothing]))]
-        if batch.groups is not None:
+        if self.documents is not None:
+            own, *others = self.documents[:, batch.rows.cpu()].to(batch.rows.device)
+            kinds.append((own, torch.cat(others)))
+        elif batch.groups is not None:
             kinds.append((batch.groups, torch.cat([batch.groups, nothing])))
         return ExcludedPairs(kinds)
 

@@ -137,7 +137,8 @@ class Nearer(OfOneBlock, Selecting):
     def tile(self, t: Tile) -> Tensor:
         if t.block != self.block:
             return torch.zeros((1, 1), dtype=torch.bool, device=t.device)
-        return (self.a[t.rows] @ self.b[t.columns].T).clamp(max=1) > self.limit
+        with torch.autocast(t.device.type, enabled=False):
+            return (self.a[t.rows] @ self.b[t.columns].T).clamp(max=1) > self.limit
 
 
 def nearer(a: Tensor, b: Tensor, limit: float, block: int = 0) -> Nearer:
