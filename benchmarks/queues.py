@@ -63,7 +63,7 @@ def main() -> None:
     for steps, spec in runs:
         rows.append(measured(given.out, spec, steps, data))
         print(rows[-1], flush=True)
-        files.write_json(RESULT, rows)
+        files.write_json(RESULT, {"data": "emoji", "batch_size": PLAN["batch_size"], "rows": rows})
     print("\n".join(f"{row['method']:70} {row['steps']:5} {100 * float(row['R@1']):5.1f}" for row in rows))
 
 
