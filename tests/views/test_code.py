@@ -6,7 +6,7 @@ import torch
 
 from nearfar import encoders
 from nearfar.encoders import code as code_module
-from nearfar.encoders.code import KINDS, kinds_of, lexemes, words_of
+from nearfar.encoders.code import KINDS, kinds_of, words_of
 from nearfar.encoders.tokens import TokenStore, frame, ordinary
 from nearfar.errors import InputError
 from nearfar.views.code import SOFT, drawn_kind, softly
@@ -15,7 +15,7 @@ CODE = 'def add(a, b=2.5):\n    # the sum\n    return "x" + str(a) if b else Non
 
 
 def said(code, language="python"):
-    return [(code[a:b], kind) for a, b, kind in lexemes(code, language)]
+    return [(code[a:b], kind) for a, b, kind in words_of(code, language)[0]]
 
 
 def test_python_is_read_by_its_own_tokenizer():
@@ -69,8 +69,8 @@ def test_other_languages(language):
     assert words_of(code, language)[1] == "tree-sitter"
     found = said(code, language)
     assert {(word, kind) for kind, words in wanted.items() for word in words} <= set(found), found
-    ends = [end for _, end, _ in lexemes(code, language)]
-    starts = [start for start, _, _ in lexemes(code, language)]
+    ends = [end for _, end, _ in words_of(code, language)[0]]
+    starts = [start for start, _, _ in words_of(code, language)[0]]
     assert all(a <= b for a, b in zip(ends, starts[1:], strict=False)), "words do not overlap"
 
 
@@ -84,14 +84,14 @@ def test_without_the_grammar_a_general_lexer_reads(monkeypatch):
 @pytest.mark.parametrize("language", ["python", "java", "php", "fantasy"])
 @pytest.mark.parametrize("code", ["", "\n\n", "\x00", "'unfinished", "((((", "é\ud800", "\u2028x = 1", "# only\r\n"])
 def test_no_code_is_refused(code, language):
-    for start, end, kind in lexemes(code, language):
+    for start, end, kind in words_of(code, language)[0]:
         assert 0 <= start < end <= len(code)
         assert kind in KINDS
 
 
 def test_parts_of_a_word_have_its_kind():
     spans = [(0, 3), (3, 5), (5, 7), (7, 8), (8, 9), (9, 9)]  # def | " a" | "dd" | ( | a | nothing
-    assert [KINDS[k] if k >= 0 else "" for k in kinds_of(spans, lexemes(CODE))] == [
+    assert [KINDS[k] if k >= 0 else "" for k in kinds_of(spans, words_of(CODE)[0])] == [
         "keyword", "identifier", "identifier", "separator", "identifier", ""]  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_spans_cover_what_each_token_stands_for(encoder):
 
 def view(encoder):
     ids, spans = encoder.encode_spans([CODE, "x = 1"])
-    kinds = [kinds_of(s, lexemes(c)) for s, c in zip(spans, [CODE, "x = 1"], strict=True)]
+    kinds = [kinds_of(s, words_of(c)[0]) for s, c in zip(spans, [CODE, "x = 1"], strict=True)]
     x = frame(TokenStore(ids, 500, kinds).read(np.arange(2)), encoder.special)
     return x, ordinary(x, encoder.special), torch.tensor(encoder.add_tokens([f"<|{k}|>" for k in KINDS]))
 

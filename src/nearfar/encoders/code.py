@@ -47,11 +47,6 @@ _GRAMMARS = {"c": "language", "cpp": "language", "go": "language", "java": "lang
 _STRINGS = frozenset({"char_literal", "character_literal", "rune_literal", "regex"})
 
 
-def lexemes(code: str, language: str = "python") -> list[Lexeme]:
-    """Start, end and kind (`KINDS`) of each word of the code, in order, as `words_of` reads them."""
-    return words_of(code, language)[0]
-
-
 def words_of(code: str, language: str = "python") -> tuple[list[Lexeme], Reading]:
     """Start, end and kind (`KINDS`) of each word of the code, in order, and what read it. Python is read by its own
     tokenizer; C, C++, Go, Java, JavaScript, PHP, Ruby, Rust and TypeScript by tree-sitter where nearfar[code] is

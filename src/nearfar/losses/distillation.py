@@ -15,14 +15,10 @@ from torch import Tensor
 
 from nearfar.checks import one_of
 from nearfar.errors import InputError
+from nearfar.similarity import accumulated
 from nearfar.similarity.exchange import exchange
 
 Judgement = Literal["binary", "number", "classes"]
-
-
-def _precise(x: Tensor) -> Tensor:
-    """At least float32: a squared score overflows half precision from 256 on."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def outputs_of(judgement: str, classes: int) -> int:
@@ -43,7 +39,7 @@ def pair_label_rows(
     if p.dim() != 2 or labels.shape != p.shape[:1] or (judgement != "classes" and p.shape[1] != 1):
         raise InputError(f"Predictions must be (n, outputs), one output but for classes, and labels (n,). Got "
                          f"{tuple(p.shape)} and {tuple(labels.shape)} of kind '{judgement}'.")  # fmt: skip
-    p, known = _precise(p), ~labels.isnan()
+    p, known = accumulated(p), ~labels.isnan()
     y = labels.where(known, torch.zeros_like(labels))
     if judgement == "number":
         rows = (p[:, 0] - y.to(p.dtype)).square()
@@ -71,7 +67,7 @@ def distillation_rows(p: Float[Tensor, "n outputs"], teacher: Float[Tensor, "n o
     if p.dim() != 2 or p.shape != teacher.shape:
         raise InputError("Predictions and the teacher's scores must have one shape, (n, outputs). "
                          f"Got {tuple(p.shape)} and {tuple(teacher.shape)}.")  # fmt: skip
-    p, known = _precise(p), _scored(teacher)
+    p, known = accumulated(p), _scored(teacher)
     rows = (p - teacher.to(p.dtype).where(known[:, None], p.detach())).square().sum(1)
     return rows.where(known, torch.full_like(rows, float("nan")))
 
@@ -141,7 +137,7 @@ def symmetric_kl(
     other shapes. Source: R-Drop, NeurIPS 2021, eq. 2."""
     if a.dim() != 2 or a.shape != b.shape:
         raise InputError(f"Both logits must be (n, classes) alike. Got {tuple(a.shape)} and {tuple(b.shape)}.")
-    p, q = (F.log_softmax(_precise(x), 1) for x in (a, b))
+    p, q = (F.log_softmax(accumulated(x), 1) for x in (a, b))
     return exchange(negatives).mean(((p.exp() - q.exp()) * (p - q)).sum(1) / 2)
 
 
@@ -158,7 +154,7 @@ def r_drop(
     labels: 0 .. classes - 1. In [0, inf). Source: R-Drop, NeurIPS 2021, eq. 4 (alpha; there the sum of both
     cross-entropies); SPACE-2, COLING 2022 (weight 5)."""
     apart = symmetric_kl(a, b, negatives=negatives)
-    known = F.cross_entropy(torch.cat([_precise(a), _precise(b)]), labels.repeat(2), reduction="none")
+    known = F.cross_entropy(torch.cat([accumulated(a), accumulated(b)]), labels.repeat(2), reduction="none")
     return exchange(negatives).mean(known.view(2, -1).mean(0)) + weight * apart
 
 

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from nearfar.errors import InputError
 from nearfar.similarity import accumulated, check_temperature
+from nearfar.similarity.answer.numerics import full_precision
 
 NEAR = 1e-6  # added to squared distances: a point is 0.001 from itself
 EPS = 1e-7
@@ -39,7 +40,7 @@ def proto_cross_entropy(
     """
     check_temperature(temperature)
     _check(z, labels, prototypes)
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z.device):
         return cross_entropy(-_plain(z, prototypes).square() / temperature, labels)
 
 
@@ -55,7 +56,7 @@ def proto_triplet(
     if not margin >= 0:
         raise InputError(f"The margin must be in [0, inf). Got {margin}.")
     _check(z, labels, prototypes)
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z.device):
         far = distances(z, prototypes)
         own = torch.arange(len(prototypes), device=z.device) == labels[:, None]
         wrong = far.masked_fill(own, math.inf).amin(1)
@@ -107,7 +108,7 @@ def icnn_score(
     target, known = (origin, labels) if target is None else (target, target_labels)
     _check_neighbours(origin, labels, target, known, neighbours, retrieved)
     assert known is not None
-    with torch.autocast(origin.device.type, enabled=False):
+    with full_precision(origin.device):
         m = len(target)
         few = neighbours + 2 >= m
         k = max(0, m - 2) if few else neighbours

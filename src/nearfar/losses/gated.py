@@ -33,6 +33,7 @@ from nearfar.similarity import (
     normalise,
     same,
 )
+from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import Exchange, exchange
 
 Pairs = Literal["arbitrary", "identical", "distinct"]
@@ -56,7 +57,7 @@ class GatedCosine(Source):
 
     def tile(self, rows: slice, columns: slice, tensors: Sequence[Tensor]) -> Tensor:
         query, keys, gate = tensors
-        with torch.autocast(query.device.type, enabled=False):
+        with full_precision(query.device):
             q, k, squared = query[rows], keys[columns], gate[rows].square()
             filtered = squared * q
             square = (filtered * q).sum(1, keepdim=True) * (squared @ k.square().T)

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from nearfar.similarity import accumulated
+
 MASKED, RANDOM = 0.8, 0.1
 IGNORED = -100  # what torch's cross-entropy leaves out
 
@@ -71,8 +73,7 @@ def masked_lm(logits: Float[Tensor, "m v"], targets: Int[Tensor, "m"]) -> Float[
 
 def masked_lm_rows(logits: Float[Tensor, "m v"], targets: Int[Tensor, "m"]) -> Float[Tensor, "m"]:
     """-log softmax(logits)[target] of each row, 0 where the target is -100: `masked_lm` before its mean."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    return cross_entropy(accumulated(logits), targets, ignore_index=IGNORED, reduction="none")
 
 
 __all__ = ["mask_spans", "mask_tokens", "masked_lm", "masked_lm_rows"]

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from nearfar.checks import one_of
 from nearfar.errors import InputError
 from nearfar.similarity import check_temperature, normalise
+from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import Exchange, exchange
 
 Weight = Literal["linear", "squared", "inverse", "inverse-squared", "none"]
@@ -100,7 +101,7 @@ def supremix(
         _check(z, target, shares, temperature, alone=net.group is None)
         one_of("weight", weight, get_args(Weight))
     net.widths(z)
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z.device):
         rows, counted = supremix_rows(z, target, shares, window, temperature, weight, identities, net)
         count = net.sum(counted.sum().to(rows.dtype)).detach()
         return net.sum(rows.sum()) / count.clamp(min=1)

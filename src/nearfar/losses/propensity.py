@@ -26,6 +26,7 @@ from nearfar.similarity import (
     LogSumExp,
     Relation,
     Similarity,
+    accumulated,
     dense,
     nobody,
     normalise,
@@ -81,8 +82,7 @@ def positive_probabilities(
     the threshold, the largest s takes all (equal ones in equal shares), and where there is none, all are 0. eps -> 0:
     softmax(s / t_p - a / t_a) over those that pass; surface_temperature inf: softmax(s / t_p). No gradient. Source:
     DebCSE (a reconstruction)."""
-    there = _there(surface, semantic, eps, where, temperature, threshold)
-    surface, semantic = surface.to(_wide(surface)), semantic.to(_wide(semantic))
+    surface, semantic, there = _checked(surface, semantic, eps, where, temperature, threshold)
     pi = _normalised(surface, semantic / temperature, there & (semantic >= threshold), there, surface_temperature, eps,
                      weighting)  # fmt: skip
     best = torch.where(there, semantic, -math.inf)
@@ -107,19 +107,15 @@ def negative_probabilities(
 
     Rows sum to 1; where no candidate passes the threshold, all are 0. eps -> 0: softmax(a / t_a - s / t_n) over those
     that pass. Arguments and source as of `positive_probabilities`."""
-    there = _there(surface, semantic, eps, where, temperature, threshold)
-    surface, semantic = surface.to(_wide(surface)), semantic.to(_wide(semantic))
+    surface, semantic, there = _checked(surface, semantic, eps, where, temperature, threshold)
     return _normalised(-surface, -semantic / temperature, there & (semantic <= threshold), there, surface_temperature,
                        eps, weighting)  # fmt: skip
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _there(
+def _checked(
     surface: Tensor, semantic: Tensor, eps: float, where: Tensor | None, temperature: float, threshold: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both similarities, at least float32, and which candidates are there."""
     if surface.shape != semantic.shape or surface.dim() != 2:
         raise InputError("Both similarities must be (n, m), of each anchor and its candidates. "
                          f"Got {tuple(surface.shape)} and {tuple(semantic.shape)}.")  # fmt: skip
@@ -128,7 +124,8 @@ def _there(
         raise InputError(
             f"The temperature must be above 0 and the threshold a number. Got {temperature} and {threshold}."
         )
-    return torch.ones_like(surface, dtype=torch.bool) if where is None else where
+    there = torch.ones_like(surface, dtype=torch.bool) if where is None else where
+    return accumulated(surface), accumulated(semantic), there
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows
 from nearfar.similarity import Anchors, ExtraCandidates, Layout, Similarity, nearer, normalise, one_way
+from nearfar.similarity.answer.numerics import full_precision
 
 
 def hide_similar(frozen: Sequence[Tensor], phi: float) -> Callable[[Anchors], ExtraCandidates]:
@@ -75,7 +76,7 @@ def released_rows(s: Similarity) -> Tensor:
     """Binary cross-entropy over the softmax, the mean over the columns of each row, (N,): hidden entries get the logit
     0 and stay in the denominator. Logarithms are at least -100. In [0, inf), 0 only where all weight is on the
     positive."""
-    with torch.autocast(s.query.device.type, enabled=False):
+    with full_precision(s.query.device):
         logits = torch.where(s.mask(s.visible), s.dense(), 0.0)
         target = s.mask(s.positive).to(logits.dtype)
         return binary_cross_entropy(logits.softmax(1), target, reduction="none").mean(1)

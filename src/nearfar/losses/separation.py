@@ -25,6 +25,7 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.losses.noncontrastive import uniformity_among
 from nearfar.similarity import Block, LogSumExp, Similarity, accumulated, check_temperature, normalise
+from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import Exchange, exchange
 
 SMOOTH = 0.025  # variance of the kernel over a number, and of the null vector of its code
@@ -84,7 +85,7 @@ def sepclr_terms(
     net = exchange(negatives)
     with net.together():
         _check([*common, *salient], target, temperature)
-    with torch.autocast(target.device.type, enabled=False):
+    with full_precision(target.device):
         c, s = [normalise(accumulated(x)) for x in common], [accumulated(x) for x in salient]
         t = [masked(x, target) if null_vector else x for x in s]
         spread = [[kernel_uniformity(x, temperature=temperature, negatives=negatives) for x in views]

@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy
 
 from nearfar.checks import PositiveFloat, check
 from nearfar.errors import InputError
+from nearfar.similarity.answer.numerics import full_precision
 
 
 def swap_share(
@@ -72,7 +73,7 @@ def group_ordering(
     if negatives.dim() != 2 or positives.dim() != 2 or len(negatives) != len(positives):
         raise InputError(f"Similarities must be (n, k) of negatives and (n, m) of positives. Got "
                          f"{tuple(negatives.shape)} and {tuple(positives.shape)}.")  # fmt: skip
-    with torch.autocast(negatives.device.type, enabled=False):
+    with full_precision(negatives.device):
         wide = torch.promote_types(negatives.dtype, torch.float32)
         broken = negatives.isnan().any(1) | positives.isnan().any(1)
         near, good = (

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.similarity import check_temperature, normalise
+from nearfar.similarity import accumulated, check_temperature, normalise
+from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import exchange
 
 Sets = Sequence[frozenset[Any]]
@@ -95,8 +96,8 @@ def tree_contrast(
     net = exchange(negatives)
     with net.together():
         _check(views, scores, temperature, alone=net.group is None)
-    with torch.autocast(views.device.type, enabled=False):
-        x = views if views.dtype == torch.float64 else views.float()
+    with full_precision(views.device):
+        x = accumulated(views)
         rows = normalise(x.flatten(0, -2)).view(x.shape).permute(1, 0, 2, 3)
         every, first = net.gather(rows)
         anchors, keys = (part.permute(2, 1, 0, 3).flatten(1, 2) for part in (rows, every))

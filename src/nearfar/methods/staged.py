@@ -23,6 +23,10 @@ class Staged(Method):
         """The steps at which a stage begins; the first is 0."""
         raise TypeError(f"{type(self).__name__} does not say when its stages begin")
 
+    def second_from(self, share: float) -> list[int]:
+        """The starts of two stages, of which the first takes a share of the steps; one step each at least."""
+        return [0, max(1, min(self.facts.steps - 1, round(share * self.facts.steps)))]
+
     def begin_stage(self, stage: int) -> None:
         """When a stage after the first begins (embed, cluster, new weights), before its first batch is drawn. The
         optimiser's state is cleared afterwards. `self.survey` embeds all training rows."""

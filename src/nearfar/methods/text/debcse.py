@@ -196,9 +196,7 @@ class DebCSE(Staged, CopyContrast):
         return super().resolve(facts) | told | {"positive_candidates": self.candidates.positives}
 
     def stage_starts(self) -> Sequence[int]:
-        if self.told_by != "simcse":
-            return [0]
-        return [0, min(self.facts.steps - 1, max(1, round(self.share * self.facts.steps)))]
+        return self.second_from(self.share) if self.told_by == "simcse" else [0]
 
     def before_draw(self, step: int) -> None:
         super().before_draw(step)

@@ -245,8 +245,7 @@ class MultiCSR(Staged, Contrast):
         return super().resolve(facts) | self.told | ({} if pooled is None else {"pooling": "+".join(pooled)})
 
     def stage_starts(self) -> list[int]:
-        first = max(1, min(self.facts.steps - 1, round(self.share * self.facts.steps)))
-        return [0] if self.first != "simcse" else [0, first]
+        return self.second_from(self.share) if self.first == "simcse" else [0]
 
     def begin_stage(self, stage: int) -> None:
         """Freezes what SimCSE has trained."""
