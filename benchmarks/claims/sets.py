@@ -167,6 +167,7 @@ SETS = {
                         tiny=1500),
     "shortcut, 0.8": shortcut_set(0.8),
     "shortcut, 0.6": shortcut_set(0.6),
+    "shortcut, 0.33": shortcut_set(1 / 3),
     "documents": Set("docstrings of installed packages and their summaries, 6,000 / 1,000 / 3,000", documents,
                      {"roles": {"text": "summary", "text_b": "document", "split": "split"}}, tiny=1500),
     "documents alone": Set("the same docstrings without summaries", documents,

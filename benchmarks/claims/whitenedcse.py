@@ -27,6 +27,12 @@ MAIN = {
     "simcse, 3 copies": Arm("simcse --views.copies 3"),
     "simcse": Arm("simcse"),
 }
+WHITENING = {
+    "one group": Arm("whitenedcse --groups 1 --eps 1e-4"),
+    "differentiated": Arm("whitenedcse --differentiate true"),
+    "official": Arm("whitenedcse --official true"),
+}
+GENTLE = {"text_encoder": "minilm", "text_length": 32, "steps": 100, "batch_size": 64, "lr": 1e-5}
 
 
 def look(folder: Path, data: Any) -> Mapping[str, float]:
@@ -50,7 +56,10 @@ UNITS = {"alignment": "value", "uniformity": "value"}
 CLAIM = Claim(
     slug="whitenedcse",
     claim="Similarities of sentences follow their grades better than with as many copies and no whitening.",
-    cells={"from scratch": Cell("sentences", MAIN, PLAN, MEASURES, look, UNITS, tuple(UNITS))},
+    cells={
+        "from scratch": Cell("sentences", MAIN | WHITENING, PLAN, MEASURES, look, UNITS, tuple(UNITS)),
+        "pretrained, gently": Cell("sentences", MAIN, GENTLE, MEASURES, look, UNITS, tuple(UNITS)),
+    },
     control="simcse, 3 copies",
     measure="whitened",
     seeds=3,
