@@ -39,12 +39,14 @@ class Reader:
     """The items of a column as training and embedding read them.
 
     raw: row numbers and random numbers (or None) -> what views take; ready: row numbers -> what the encoder takes;
-    lengths: of each item, where a batch of like lengths is cheaper.
+    lengths: of each item, where a batch of like lengths is cheaper; together: how many items one pass takes, where the
+    cost of a pass hardly depends on it; None: as the caller likes.
     """
 
     raw: Callable[[np.ndarray, np.random.Generator | None], Any]
     ready: Callable[[np.ndarray], Any]
     lengths: np.ndarray | None = None
+    together: int | None = None
 
 
 class Modality:
@@ -58,6 +60,8 @@ class Modality:
         described: role -> what its column holds, for the help.
         companions: further roles that mean something only beside its own (masks).
         several: its roles take several columns, which make one item together.
+        listed: companions that take several columns.
+        transductive: its items are seen through each other, so what learns without labels is trained on all rows.
         certainty: kinds with more of it look at the columns first, since their items are not taken for another's.
         looks_words, may_be_words: what `looks_like` and `may_be` found, in words.
         rank: order among kinds, of roles and of what is trained and embedded first.
@@ -80,6 +84,8 @@ class Modality:
     described: ClassVar[Mapping[str, str]] = {}
     companions: ClassVar[Mapping[str, str]] = {}
     several: ClassVar[bool] = False
+    listed: ClassVar[frozenset[str]] = frozenset()
+    transductive: ClassVar[bool] = False
     rank: ClassVar[float] = 10
     certainty: ClassVar[float] = 10
     looks_words: ClassVar[str] = ""
@@ -112,12 +118,16 @@ class Modality:
         """Whether a column whose name says this role may have it."""
         return all(v is None or isinstance(v, str) for v in values)
 
+    def holds(self, path: Path, files: Sequence[str]) -> bool:
+        """Whether a folder with these files is as a whole of this kind; `read_files` then reads it."""
+        return False
+
     def read_files(self, path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
         """A folder whose `files` have one of the `endings`; others: all its files."""
         raise NotImplementedError
 
-    def read_file(self, path: Path, cache: Path, skip: bool) -> Raw:
-        """A file with one of the endings in `tables`."""
+    def read_file(self, path: Path, cache: Path, skip: bool) -> Raw | None:
+        """A file with one of the endings in `tables`; None where it is of another kind."""
         raise NotImplementedError
 
     def state(self, raw: Raw, columns: Mapping[str, Sequence[str]]) -> Mapping[str, np.ndarray]:
@@ -237,6 +247,10 @@ class Modality:
     def learning_rate(self, options: Any) -> float:
         """The peak for an encoder that is trained from scratch."""
         return 1e-3
+
+    def usual_batch(self, items: int) -> int:
+        """How many items a batch has unasked: 128, or a quarter of the items if that is less."""
+        return max(2, min(128, items // 4))
 
     def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
         """A fresh encoder; torch's random numbers are seeded."""

@@ -38,6 +38,8 @@ class Encoder(nn.Module):
     modality: ClassVar[str]
     dim: int
     pretrained: bool = False
+    transductive: bool = False
+    """Whether it sees items through each other, those of validation and test too."""
     domain_names: Sequence[str] = ()
     """Domains of which each item is to name one, where the encoder takes them apart."""
 

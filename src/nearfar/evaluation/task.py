@@ -159,6 +159,12 @@ class Task:
         """Scores of a model; with `examples` > 0 so many of them for the report, where the task has some."""
         raise NotImplementedError
 
+    @property
+    def told_labels(self) -> np.ndarray | None:
+        """int64 (N,): the labels that the task tells from those of the training part, -1 where a row has none; None
+        where it tells none."""
+        return None
+
     def check(self) -> None:
         """Raises InputError, before anything is trained, where a split that will be scored cannot be."""
 

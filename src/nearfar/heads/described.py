@@ -7,11 +7,11 @@ from torch import nn
 
 from nearfar.errors import InputError
 
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 
 
 def describe(head: nn.Module) -> list[dict[str, Any]]:
-    """A head of linear layers, norms, ReLUs and tanhs as data; InputError for other parts."""
+    """A head of linear layers, norms, ReLUs, ELUs and tanhs as data; InputError for other parts."""
     out: list[dict[str, Any]] = []
     for part in head if isinstance(head, nn.Sequential) else [head]:
         if isinstance(part, nn.Linear):
@@ -27,7 +27,7 @@ def describe(head: nn.Module) -> list[dict[str, Any]]:
         elif not isinstance(part, nn.Identity):
             raise InputError(
                 f"A head with a {type(part).__name__} cannot be stored.",
-                "Linear, BatchNorm1d, LayerNorm, ReLU and Tanh layers can: see nearfar.heads.",
+                "Linear, BatchNorm1d, LayerNorm, ReLU, ELU and Tanh layers can: see nearfar.heads.",
             )
     return out
 

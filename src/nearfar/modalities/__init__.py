@@ -65,6 +65,11 @@ def companions() -> dict[str, str]:
     return {role: beside for kind in everyone() for role, beside in kind.companions.items()}
 
 
+def listed() -> list[str]:
+    """The roles, companions among them, that take several columns."""
+    return [role for kind in everyone() for role in ([*kind.roles] if kind.several else []) + sorted(kind.listed)]
+
+
 def kinds(asked: Iterable[str]) -> list[str]:
     """The names of the kinds of some roles, each once."""
     return list(dict.fromkeys(of(role).name for role in asked))
@@ -112,6 +117,7 @@ __all__ = [
     "get",
     "holding",
     "kinds",
+    "listed",
     "needs_in_words",
     "of",
     "of_item",

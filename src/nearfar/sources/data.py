@@ -23,7 +23,7 @@ from nearfar.sources.looking import in_chunks, picture_source, stamp
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import Roles
 from nearfar.sources.scan import BATCH, Scan, cells, key_of, place
-from nearfar.sources.splits import SHARES, assign, components, digest, hang_together, standard_name
+from nearfar.sources.splits import SHARES, UNUSED, assign, components, digest, hang_together, standard_name
 from nearfar.sources.storage import entry, new_entry
 
 Rows = Sequence[int] | np.ndarray | None
@@ -448,14 +448,14 @@ class Data:
 
     def _given_splits(self) -> dict[str, np.ndarray]:
         values = [filled(v) for v in self.values("split")]
-        names = {v: standard_name(v) for v in set(values)}
+        names = {v: "" if v == UNUSED else standard_name(v) for v in set(values)}
         unknown = sorted(v for v, name in names.items() if name is None)
         if unknown:
             row = next(i for i, v in enumerate(values) if names[v] is None)
             shown = f"'{unknown[0]}'" if unknown[0] else "an empty value"
             raise InputError(
                 f"{self._place(row)}: {shown} in the split column '{self.roles['split']}' is no split.",
-                "Use train, val and test, or take the role away: roles={'split': None}.",
+                f"Use train, val and test ({UNUSED}: none of them), or take the role away: roles={{'split': None}}.",
             )
         place = np.array([names[v] for v in values], dtype=object)
         split = {name: np.flatnonzero(place == name) for name in SHARES}

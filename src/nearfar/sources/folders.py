@@ -37,14 +37,15 @@ def read_path(path: Path, cache: Path, skip: bool) -> Raw:
 
 def _read_file(path: Path, cache: Path, skip: bool) -> Raw:
     check_regular(path)
-    found = read_table(path, cache, skip)
-    if found is not None:
-        return found
     ending = path.suffix.casefold()
     kinds = modalities.everyone()
     for kind in kinds:
-        if ending in kind.tables:
-            return kind.read_file(path, cache, skip)
+        found = kind.read_file(path, cache, skip) if ending in kind.tables else None
+        if found is not None:
+            return found
+    found = read_table(path, cache, skip)
+    if found is not None:
+        return found
     further = "".join(f", {one.lstrip('.')}" for kind in kinds for one in sorted(kind.tables))
     hint = (
         f"Give its folder: {path.parent}."
@@ -77,6 +78,9 @@ def _read_folder(path: Path, cache: Path, skip: bool) -> Raw:
 
 def _read_files(path: Path, there: Listing, cache: Path, skip: bool) -> Raw:
     files = there.files
+    whole = next((kind for kind in modalities.everyone() if kind.holds(path, files)), None)
+    if whole is not None:
+        return whole.read_files(path, files, files, cache, skip)
     described = [f for f in files if Path(f).name in METADATA]
     raw = read_metadata(path, described, files, cache, skip) if described else None
     if raw is not None:

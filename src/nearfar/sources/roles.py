@@ -42,7 +42,7 @@ def known_roles() -> list[str]:
 
 def takes_several(role: str) -> bool:
     """Whether a role takes a list of columns."""
-    return role in ("negative", "label") or (role in modalities.roles() and modalities.of(role).several)
+    return role in ("negative", "label") or role in modalities.listed()
 
 
 def second_side(roles: Mapping[str, Any]) -> modalities.Modality | None:
@@ -188,6 +188,17 @@ def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
             taken.update(listed(roles[role]))
             also -= set(listed(roles[role]))
             reasons[role] = f"by the name of the column{'s' if len(listed(roles[role])) > 1 else ''}"
+
+
+def named_beside(table: Dataset, columns: Sequence[str]) -> Roles:
+    """The roles beside items (labels, splits, times...) that some columns have by their names."""
+    lower = {_plain(name): name for name in reversed(columns)}
+    found: Roles = {}
+    for role, candidates in _BESIDE.items():
+        name = next((lower[c] for c in candidates if c in lower and _fits(table, role, lower[c], found)), None)
+        if name is not None and role != "negative" and name not in {x for v in found.values() for x in listed(v)}:
+            found[role] = [name] if takes_several(role) else name
+    return found
 
 
 def _names() -> dict[str, Sequence[str]]:

@@ -21,6 +21,9 @@ _AT_END = re.compile(rf"[^a-z]({_ANY})\d*$")  # seg_train, images-test
 _UNLABELLED = re.compile(r"(?:unlabell?ed|unsup(?:ervised)?)(?![a-z])")
 
 
+UNUSED = "unused"  # in a column of splits: a row of none of them
+
+
 def standard_name(name: str) -> str | None:
     """ "train", "val" or "test" for the usual spellings (train2017, validation_matched, seg_test...), None for others.
 

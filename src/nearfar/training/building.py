@@ -254,7 +254,8 @@ def prepare(
             "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
         )
     prescribed = sampler.prescribed(sampler.table)
-    batch = enough(prescribed or auto_batch(settings, sampler.sizing, slug), settings)
+    usual = min((modalities.get(kind).usual_batch(sampler.sizing) for kind in kinds), default=128)
+    batch = enough(prescribed or auto_batch(settings, sampler.sizing, slug, usual), settings)
     sampler = method.sampler(0).over(table, batch, settings.seed)
     known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known) if method.trained else 0
@@ -342,6 +343,8 @@ def notes_of(method: Method, data: Data, drawn: str) -> list[str]:
         found.append(
             f"note: the target '{data.roles['target']}' holds numbers with fractions; each is taken as a class"
         )
+    if whole_set(method):
+        found.append("note: trained on all rows, those of validation and test among them; nothing is seen of their labels")
     if drawn:
         found.append(f"note: every batch has {drawn}, as the method draws them")
     if not method.trained:
@@ -376,6 +379,8 @@ def training_rows(method: Method, data: Data) -> np.ndarray:
     """The training rows that a method learns from: where rows are pairs, those that belong together, unless the loss
     reads how far they do."""
     rows = np.asarray(data.splits["train"])
+    if whole_set(method):
+        rows = np.arange(len(data))
     if method.target is not None and not method.unlabelled:
         rows = rows[has_target(data, method.target)[rows]]
         if not len(rows):
@@ -391,6 +396,14 @@ def training_rows(method: Method, data: Data) -> np.ndarray:
             "Check the columns of --pair-label, --score and --split.",
         )
     return rows
+
+
+def whole_set(method: Method) -> bool:
+    """Whether a method is trained on all rows: of items that are seen through each other, by what sees no labels."""
+    read = [modalities.of(role) for role in method.reads]
+    encoders = [tower.encoder for tower in method.towers().values()]
+    seen = all(kind.transductive for kind in read) and all(encoder.transductive for encoder in encoders)
+    return bool(read) and seen and not method.supervised and method.target is None
 
 
 def check_layer(method: Method, layer: int | None) -> None:
@@ -419,12 +432,12 @@ def enough(batch: int, settings: TrainSettings) -> int:
     return batch
 
 
-def auto_batch(settings: TrainSettings, items: int, slug: str) -> int:
-    """128, or a quarter of the items if that is less."""
+def auto_batch(settings: TrainSettings, items: int, slug: str, usual: int) -> int:
+    """What is usual for the kind of data, unless a size was asked for."""
     if settings.batch_size == "auto":
         if items < 4:
             raise InputError(f"There are only {items} training items: contrast needs more.", "Add data.")
-        return max(2, min(128, items // 4))
+        return usual
     if settings.batch_size > items:
         raise InputError(
             f"The batch size {settings.batch_size} is larger than the {items} training items of '{slug}'.",

@@ -141,18 +141,20 @@ class Embedder:
     def _read(self, tower: Tower, reader: Reader, rows: np.ndarray) -> np.ndarray:
         """Items of some rows, those of like lengths together."""
         if reader.lengths is None:
-            return self._batches(tower, len(rows), lambda s: reader.ready(rows[s]))
+            return self._batches(tower, len(rows), lambda s: reader.ready(rows[s]), reader.together)
         order = np.argsort(reader.lengths[rows], kind="stable")
         z = self._batches(tower, len(rows), lambda s: reader.ready(rows[order[s]]))
         out = np.empty_like(z)
         out[order] = z
         return out
 
-    def _batches(self, tower: Tower, n: int, load: Callable[[slice], Any]) -> np.ndarray:
-        parts = []
+    def _batches(
+        self, tower: Tower, n: int, load: Callable[[slice], Any], together: int | None = None
+    ) -> np.ndarray:
+        parts, size = [], together or self.batch_size
         with evaluating(tower), torch.inference_mode():
-            for i in range(0, n, self.batch_size):
-                x = load(slice(i, min(i + self.batch_size, n)))
+            for i in range(0, n, size):
+                x = load(slice(i, min(i + size, n)))
                 z = tower.embed(x.to(self.device)).float()
                 if self.similarity == "cosine":
                     z = torch.nn.functional.normalize(z, dim=1)

@@ -51,6 +51,10 @@ class ClassTask(Task):
     def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
         return data.targets is not None and first_role(data, modalities) is not None
 
+    @property
+    def told_labels(self) -> np.ndarray:
+        return np.asarray(self.data.targets)
+
     def labelled(self, split: str) -> np.ndarray:
         """Rows of the split that have a class."""
         rows = self.rows(split)

@@ -60,6 +60,10 @@ class LabelTask(SearchTask):
     def labels(self) -> np.ndarray:
         return np.asarray(self.data.labels[self.column])
 
+    @property
+    def told_labels(self) -> np.ndarray:
+        return self.labels
+
     def labelled(self, split: str) -> np.ndarray:
         rows = self.rows(split)
         rows = rows[self.labels[rows] >= 0]

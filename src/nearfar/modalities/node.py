@@ -1,0 +1,335 @@
+"""Nodes of a graph: a folder with nodes.csv and edges.csv, GraphML, GEXF, node-link JSON, what PyTorch Geometric saves
+(.pt), or a table with columns that list the ids of other rows."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nearfar.checks import PositiveInt, ShareBelowOne, Width
+from nearfar.errors import InputError
+from nearfar.modality import Modality, Reader, register
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nearfar.encoders import Encoder
+    from nearfar.evaluation.task import Reference, Task
+    from nearfar.graphs import Graph, Node
+    from nearfar.sources.data import Data
+    from nearfar.sources.raw import Raw
+    from nearfar.sources.scan import Scan
+
+WORDS = 1024  # places of the counts of words that texts of nodes become
+WHOLE = 8192  # nodes up to which a batch has all of them
+_graphs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class Options:
+    """The encoder of nodes.
+
+    Args:
+        graph_encoder: convolution of the encoder of nodes: gcn, sage, gat, or rgcn, which has weights for each
+            relation.
+        graph_width: length of its vectors; its inner layers have twice as much.
+        graph_layers: how many convolutions, so how many steps away a node sees.
+        graph_activation: after each of them: prelu (one slope), relu, rrelu, elu.
+        graph_features: counts (rows that are brought to the sum 1), numbers (standardised), or auto: counts where no
+            feature is negative and all are whole.
+        graph_neighbours: of how many neighbours a node is trained, step by step (10,5), drawn anew each time; all: the
+            whole graph passes at once.
+        graph_training: all rows (transductive; labels are never seen) or train: the nodes of the training part and the
+            edges between them.
+        graph_held_out: share of the edges that no training sees, half for validation, half for testing, for the task
+            link-prediction.
+    """
+
+    graph_encoder: Literal["gcn", "sage", "gat", "rgcn"] = "gcn"
+    graph_width: Width = 256
+    graph_layers: PositiveInt = 2
+    graph_activation: Literal["prelu", "relu", "rrelu", "elu"] = "prelu"
+    graph_features: Literal["auto", "counts", "numbers"] = "auto"
+    graph_neighbours: str = "all"
+    graph_training: Literal["all", "train"] = "all"
+    graph_held_out: ShareBelowOne = 0.0
+
+
+@register
+class NodeKind(Modality):
+    """Items are `nearfar.graphs.Node`: a node with the graph around it. What views and the encoder take are
+    `nearfar.graphs.Nodes`."""
+
+    word, words = "node", "nodes"
+    roles = ("node",)
+    described = {
+        "node": "column of the ids of nodes, where rows are nodes of a graph",
+        "edges": "columns that list the ids of the nodes to which a node points, a column a relation",
+        "features": "columns of what is known of a node: numbers, lists of numbers, texts",
+        "node_type": "column of types of nodes",
+    }
+    companions = {"edges": "node", "features": "node", "node_type": "node"}
+    listed = frozenset({"edges", "features"})
+    transductive = True
+    by_rows = True
+    rank, certainty = 3, 60
+    tables = frozenset({".pt", ".graphml", ".gexf", ".json"})
+    options = Options
+    plans = {"drop": "nearfar.views.network:Drop"}
+    default_plan = "drop"
+    why = "there is a graph: two copies that lack other edges and features are its positives"
+    example = "packages"
+    usage = "nearfar embed MODEL GRAPH"
+    cell = None
+    unit = "edges"
+
+    # -- the way in
+
+    def holds(self, path: Path, files: Sequence[str]) -> bool:
+        from nearfar.sources.networks import is_graph
+
+        return is_graph(files)
+
+    def read_files(self, path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+        from nearfar.sources.networks import read_folder
+
+        return read_folder(path, files, cache, skip)
+
+    def read_file(self, path: Path, cache: Path, skip: bool) -> Raw | None:
+        from nearfar.sources.networks import read_graph_file
+
+        return read_graph_file(path, cache)
+
+    def fits(self, role: str, values: Sequence[Any]) -> bool:
+        return False  # nothing but the format, or the user, says that rows are nodes
+
+    def scan(self, raw: Raw, columns: Mapping[str, Sequence[str]], found: Scan) -> None:
+        """Ids, and how many edges each node has; its features are looked at for their form."""
+        import numpy as np
+
+        from nearfar.sources.networks import scan_features, scan_links
+        from nearfar.sources.scan import scan_cells
+
+        if not columns.get("edges"):
+            raise InputError(f"{raw.path or raw.name}: a graph needs edges.",
+                             "Name the columns that list a node's neighbours: --edges COLUMN.")  # fmt: skip
+        scan_cells(self, raw, columns["node"][0], found, optional=False)
+        found.sizes[columns["node"][0]] = scan_links(raw, columns["edges"], found).astype(np.int32)
+        scan_features(raw, columns.get("features", ()), found)
+
+    def content(self, value: Any) -> bytes:
+        return str(value).encode("utf-8", "surrogatepass")
+
+    def sizes_in_words(self, sizes: Mapping[str, Any]) -> str:
+        return f"{sizes['least']} / {sizes['median']} / {sizes['most']} edges"
+
+    def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
+        graph = graph_of(data)
+        names = [str(v) for v in data.values(role, rows)]
+        return [f"{name} ({int(graph.degree[int(row)])} neighbours)" for name, row in zip(names, rows, strict=True)]
+
+    def remarks(self, data: Data, role: str) -> list[str]:
+        from nearfar.sources.networks import remarks
+
+        return remarks(data, graph_of(data))
+
+    # -- items
+
+    def items(self, data: Data, role: str, rows: Any = None, size: int | None = None) -> list[Node]:
+        from nearfar.graphs import Node
+
+        graph = graph_of(data)
+        return [Node(graph, int(row)) for row in (range(len(data)) if rows is None else rows)]
+
+    def other_look(self, items: Any, rows: np.ndarray) -> Any:
+        """Each node in the graph without three tenths of its edges and with three tenths of its numbers empty; the same
+        graph gives the same look."""
+        from nearfar.graphs import Node
+        from nearfar.views.network import other_look
+
+        looks: dict[int, Graph] = {}
+        return [Node(looks.setdefault(id(one.graph), other_look(one.graph)), one.number) for one in items]
+
+    def show(self, data: Data, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
+        """A drawing of the neighbourhood, the node itself in another colour."""
+        from nearfar.reporting.drawings import neighbourhood
+
+        return [{"image": neighbourhood(item, 2 * size)} for item in items]
+
+    def stamp(self, data: Data, role: str, rows: np.ndarray, size: int | None = None) -> list[bytes]:
+        return [self.content(value) for value in data.values(role, rows)]
+
+    def references(self, task: Task, size: int) -> list[Reference]:
+        from nearfar.evaluation.graph_references import of_graph
+
+        return of_graph(task)
+
+    # -- training
+
+    def check(self, options: Any) -> None:
+        fanout_of(options.graph_neighbours, options.graph_layers)
+
+    def resolve(self, options: Any, data: Data) -> Any:
+        import dataclasses
+
+        from nearfar.sources.networks import only_counts
+
+        if options.graph_features != "auto":
+            return options
+        return dataclasses.replace(options, graph_features="counts" if only_counts(data) else "numbers")
+
+    def resolved(self, options: Any) -> dict[str, Any]:
+        return {"graph_features": options.graph_features}
+
+    def described_encoder(self, options: Any) -> str:
+        return f"{options.graph_encoder} of {options.graph_layers} layers"
+
+    def usual_batch(self, items: int) -> int:
+        return items if items <= WHOLE else 1024
+
+    def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
+        from nearfar.encoders.network import GraphEncoder
+        from nearfar.sources.networks import relation_names, type_names
+
+        graph = graph_of(data, options.graph_features == "counts")
+        made = GraphEncoder(
+            [x.shape[1] for x in graph.features],
+            type_names(data),
+            relation_names(data),
+            options.graph_encoder,
+            options.graph_width,
+            options.graph_layers,
+            options.graph_activation,
+            options.graph_features == "counts",
+            options.graph_held_out,
+            data.seed,
+            options.graph_training == "all",
+        )
+        made.fanout = fanout_of(options.graph_neighbours, options.graph_layers)
+        return made if options.graph_features == "counts" else made.standardise(graph)
+
+    def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
+        import numpy as np
+        import torch
+
+        from nearfar.graphs import Nodes, sampled
+
+        own = inner(encoder)
+        whole = graph_of(data, own.counts, own.held_out, own.held_seed)
+        own.check(whole, str(data.path or data.name))
+        place, seen = np.arange(len(data)), whole
+        if not own.transductive:
+            train = np.asarray(data.splits["train"])
+            seen, place = whole.part(train), np.full(len(data), -1)
+            place[train] = np.arange(len(train))
+            seen.degrees = None
+        fanout = getattr(own, "fanout", None)
+
+        def raw(rows: np.ndarray, rng: Any = None) -> Any:
+            if fanout is None or rng is None:
+                return Nodes(seen, torch.from_numpy(place[rows]))
+            return sampled(seen, place[rows], fanout, rng)
+
+        return Reader(raw, lambda rows: Nodes(whole, torch.from_numpy(np.asarray(rows, np.int64))), None, len(data))
+
+    def reader_of(self, items: Any, encoder: Any) -> Reader:
+        whole = encoder.prepare(items)
+        return Reader(lambda rows, rng=None: whole[rows], lambda rows: whole[rows], None, len(items))
+
+    # -- a model and its use
+
+    def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
+        from nearfar.encoders.network import GraphEncoder
+
+        return GraphEncoder.restored(config)
+
+    def accepts(self, item: Any) -> bool:
+        from nearfar.graphs import Node
+
+        return isinstance(item, Node)
+
+    def preprocessing(self, encoder: Any) -> dict[str, Any]:
+        own = inner(encoder)
+        return {"features": "rows that sum to 1" if own.counts else "standardised; an empty number is the mean",
+                "types": own.types, "relations": own.relations, "numbers": own.inputs}  # fmt: skip
+
+    def examples(self, encoder: Any) -> list[Any]:
+        """Nodes of a drawn ring."""
+        import numpy as np
+
+        from nearfar.graphs import Node, connected
+
+        own, rng = inner(encoder), np.random.default_rng(0)
+        count = 3 * len(own.inputs)
+        ring = np.stack([np.arange(count), (np.arange(count) + 1) % count])
+        features = [rng.normal(size=(3, d)) for d in own.inputs]
+        graph = connected(count, [ring] * max(1, len(own.relations)), features, np.repeat(range(len(own.inputs)), 3))
+        return [Node(graph, k) for k in range(count)]
+
+    def kept(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
+        from nearfar.graphs import around
+
+        own = inner(encoder)
+        graph = graph_of(data, own.counts, own.held_out, own.held_seed)
+        return [around(graph, int(row), own.layers, MOST_KEPT) for row in rows]
+
+    def write(self, items: Sequence[Any], encoder: Any) -> list[Any]:
+        from nearfar.graphs import around
+        from nearfar.sources.networks import plain
+
+        return [plain(around(one.graph, one.number, inner(encoder).layers, MOST_KEPT)) for one in items]
+
+    def read(self, coded: Sequence[Any], encoder: Any) -> list[Any]:
+        from nearfar.sources.networks import from_plain
+
+        return [from_plain(one) for one in coded]
+
+    def query(self, words: str, alone: bool) -> Any:
+        if not alone:
+            return None
+        raise InputError(f"This model embeds nodes of a graph, which '{words:.60}' is not.",
+                         "Ask with key:ID for a node of the index.")  # fmt: skip
+
+
+MOST_KEPT = 100  # nodes around one that is kept as an example; of more, ten neighbours of each are drawn
+
+
+def inner(encoder: Any) -> Any:
+    """The encoder of nodes within one that is frozen, or the first of several side by side."""
+    while not hasattr(encoder, "held_out"):
+        encoder = encoder.encoder if hasattr(encoder, "encoder") else encoder.parts[0]
+    return encoder
+
+
+def fanout_of(words: str, layers: int) -> list[int] | None:
+    """How many neighbours are drawn step by step; None for all. Raises InputError for what says neither."""
+    if words.strip() == "all":
+        return None
+    parts = [part.strip() for part in words.split(",")]
+    if len(parts) != layers or not all(part.isdigit() and int(part) for part in parts):
+        raise InputError(f"--graph-neighbours is all, or a number for each of the {layers} layers. Got '{words}'.",
+                         f"For example --graph-neighbours {','.join(['10'] * layers)}.")  # fmt: skip
+    return [int(part) for part in parts]
+
+
+def graph_of(data: Data, counts: bool | None = None, held_out: float = 0.0, seed: int = 0) -> Graph:
+    """The graph of the rows, made once. counts: whether features are rows that sum to 1 (None: where all are counts);
+    held_out: share of the edges that are left out, drawn with the seed."""
+    from nearfar import graphs
+    from nearfar.sources.networks import build, only_counts
+
+    kept = _graphs.setdefault(data, {})
+    counted = only_counts(data) if counts is None else counts
+    if counted not in kept:
+        kept[counted] = build(data, counted)
+    if not held_out:
+        return kept[counted]
+    if (counted, held_out, seed) not in kept:
+        import numpy as np
+
+        away = np.concatenate(graphs.held_out(kept[counted], held_out, seed), 1)
+        kept[counted, held_out, seed] = graphs.without(kept[counted], away)
+    return kept[counted, held_out, seed]

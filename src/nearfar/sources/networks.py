@@ -1,0 +1,557 @@
+"""Graphs from files: a folder with nodes and edges, GraphML, GEXF, node-link JSON, and what PyTorch Geometric saves.
+
+A graph becomes a table, a row a node: its id, what is known of it, and of each relation the ids of the nodes that it
+points to. Rows may so be left out, limited and divided as those of any table.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from nearfar.errors import InputError
+from nearfar.sources.listing import open_regular
+from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
+from nearfar.sources.roles import named_beside
+from nearfar.sources.tables import LINE, check_names, file_digest, raw_table, read_table, stored, text_file
+
+NODE, EDGES, FEATURES = "node", "edges", "features"
+NODE_FILES, EDGE_FILES = {"nodes", "node", "vertices"}, {"edges", "edge", "links", "relations"}
+_ENDS = (("source", "target"), ("src", "dst"), ("from", "to"), ("head", "tail"), ("u", "v"))
+_IDS = ("id", "node", "node_id", "name", "key")
+_RELATION, _KIND = ("relation", "type", "edge_type", "label"), ("type", "kind", "node_type")
+_LINKED = re.compile(r'"(?:links|edges)"\s*:\s*\[')
+HEAD = 1 << 20  # signs in which a node-link file shows itself
+Pairs = dict[str, list[list[str]]]
+
+
+def is_graph(files: Iterable[str]) -> bool:
+    """Whether a folder has a table of edges beside one of nodes, or alone."""
+    names = {Path(file).stem.casefold() for file in files if len(Path(file).parts) == 1}
+    return bool(names & EDGE_FILES)
+
+
+def read_folder(path: Path, files: Sequence[str], cache: Path, skip: bool) -> Raw:
+    """nodes.csv (id and anything else) and edges.csv (source, target, perhaps a relation), or tables of other endings.
+
+    Raises InputError for an edge of a node that is not there (unless `skip`: these are left out and counted), for an id
+    that stands twice, and for a table of edges without two ends.
+    """
+    own = [Path(file) for file in files if len(Path(file).parts) == 1]
+    edge_file = next(file for file in own if file.stem.casefold() in EDGE_FILES)
+    node_file = next((file for file in own if file.stem.casefold() in NODE_FILES), None)
+    ends = _table(path / edge_file, cache, skip)
+    pairs, relations, lines = _pairs(ends)
+    if node_file is None:
+        ids = list(dict.fromkeys(x for pair in pairs for x in pair))
+        nodes = _bare(path, ids, cache, ends.fingerprint)
+    else:
+        nodes = _table(path / node_file, cache, skip)
+        ids = _ids(nodes)
+    problems = _unknown(ends, pairs, lines, set(ids), skip)
+    known = set(ids)
+    kept = [(a, b, r) for (a, b), r in zip(pairs, relations, strict=True) if a in known and b in known]
+    return _with_edges(nodes, ids, kept, f"{nodes.fingerprint}:{ends.fingerprint}", cache, [*ends.problems, *problems])
+
+
+def _table(path: Path, cache: Path, skip: bool) -> Raw:
+    found = read_table(path, cache, skip)
+    if found is None:
+        raise InputError(f"{path} is not a table.", "Save nodes and edges as csv, tsv, jsonl or parquet.")
+    if not len(found.table):
+        raise InputError(f"{path} holds no rows.", "A graph needs edges.")
+    return found
+
+
+def _cells(raw: Raw, column: str) -> list[str]:
+    return [filled(v) for v in plain_values(column_of(raw.table, column, slice(0, len(raw.table))))]
+
+
+def _named(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    lower = {column.casefold().replace("-", "_").replace(" ", "_"): column for column in columns}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _visible(raw: Raw) -> list[str]:
+    return [name for name in raw.table.column_names if not name.startswith("__")]
+
+
+def _pairs(raw: Raw) -> tuple[list[tuple[str, str]], list[str], list[int]]:
+    """Ends, relation and line of each edge. The ends are columns of known names, else the first two."""
+    columns = _visible(raw)
+    ends = next(((a, b) for names in _ENDS if (a := _named(columns, names[:1])) and (b := _named(columns, names[1:]))),
+                tuple(columns[:2]))  # fmt: skip
+    if len(ends) < 2:
+        raise InputError(f"{raw.path} has {len(columns)} column; an edge has two ends.",
+                         "Name the columns: source,target.")  # fmt: skip
+    relation = _named([c for c in columns if c not in ends], _RELATION)
+    names = _cells(raw, relation) if relation else [EDGES] * len(raw.table)
+    lines = plain_values(column_of(raw.table, LINE, slice(0, len(raw.table)))) if raw.row_column else None
+    numbers = lines if lines is not None else list(range(len(raw.table)))
+    return list(zip(*(_cells(raw, end) for end in ends), strict=True)), [n or EDGES for n in names], numbers
+
+
+def _ids(raw: Raw) -> list[str]:
+    column = _named(_visible(raw), _IDS) or _visible(raw)[0]
+    ids = _cells(raw, column)
+    lines = plain_values(column_of(raw.table, LINE, slice(0, len(ids)))) if raw.row_column else list(range(len(ids)))
+    unit = "line" if raw.row_column else "row"
+    if "" in ids:
+        raise InputError(f"{raw.path}, {unit} {lines[ids.index('')]}: the id ('{column}') is empty.",
+                         "Every node needs an id.")  # fmt: skip
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        place = len(ids) - 1 - ids[::-1].index(twice)
+        raise InputError(f"{raw.path}, {unit} {lines[place]}: the id '{twice:.60}' ('{column}') stands twice.",
+                         "Every node has one row.")  # fmt: skip
+    raw.roles = {NODE: column}
+    return ids
+
+
+def _unknown(raw: Raw, pairs: Any, lines: Sequence[int], known: set[str], skip: bool) -> list[Problem]:
+    found = [(line, end) for (a, b), line in zip(pairs, lines, strict=True) for end in (a, b) if end not in known]
+    unit = "line" if raw.row_column else "row"
+    problems = [Problem(str(raw.path), line, f"there is no node '{end:.60}'" if end else "an end is empty", unit)
+                for line, end in found]  # fmt: skip
+    if problems and not skip:
+        more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{more}.", "Add the node, or leave such edges out with --unreadable skip.")
+    return problems
+
+
+def _bare(path: Path, ids: Sequence[str], cache: Path, fingerprint: str) -> Raw:
+    """Nodes of which nothing is known but their edges."""
+    batch = pa.RecordBatch.from_pydict({NODE: pa.array(ids, pa.large_string())})
+    raw = raw_table(path, "graph", stored(cache, f"bare nodes:{fingerprint}", [batch]), fingerprint)
+    raw.roles = {NODE: NODE}
+    return raw
+
+
+def _with_edges(
+    nodes: Raw, ids: Sequence[str], edges: Iterable[tuple[str, str, str]], fingerprint: str, cache: Path,
+    problems: Sequence[Problem],
+) -> Raw:  # fmt: skip
+    """The table of nodes with a column of lists for each relation."""
+    lists: dict[str, dict[str, list[str]]] = {}
+    for a, b, relation in edges:
+        lists.setdefault(relation, {}).setdefault(a, []).append(b)
+    if not lists:
+        raise InputError(f"{nodes.path} has no edge.", "A graph needs edges; without them take the nodes as a table.")
+    taken = set(nodes.table.column_names)
+    names = {relation: relation if relation not in taken else f"{relation} (edges)" for relation in lists}
+    kind = pa.large_list(pa.large_string())
+    batch = pa.RecordBatch.from_pydict({
+        names[relation]: pa.array([own.get(one, []) for one in ids], kind) for relation, own in lists.items()})  # fmt: skip
+    from datasets import concatenate_datasets
+
+    joined = stored(cache, f"edges of nodes:{fingerprint}", [batch])
+    table = concatenate_datasets([nodes.table, joined], axis=1)
+    where = nodes.path.parent if nodes.path is not None and nodes.path.is_file() else nodes.path
+    raw = Raw(where.name if where else nodes.name, where, "graph", table, fingerprint, base=where,
+              row_column=nodes.row_column, problems=[*nodes.problems, *problems])  # fmt: skip
+    return told(raw, str(nodes.roles[NODE]), list(names.values()))
+
+
+def told(raw: Raw, node: str, relations: Sequence[str], features: Sequence[str] | None = None) -> Raw:
+    """The roles of a table of nodes: what a column is called, and what it holds, say them."""
+    raw.roles = {NODE: node, EDGES: list(relations)}
+    free = [name for name in _visible(raw) if name not in (node, *relations)]
+    if (kind := _named(free, _KIND)) is not None:
+        raw.roles["node_type"] = kind
+    free = [name for name in free if name != kind]
+    beside = named_beside(raw.table, free)
+    raw.roles |= {role: value for role, value in beside.items() if role != "id"}
+    used = {x for value in beside.values() for x in ([value] if isinstance(value, str) else value)}
+    left = [name for name in free if name not in used] if features is None else list(features)
+    if left:
+        raw.roles[FEATURES] = left
+    raw.roles["id"] = node
+    raw.reasons = {role: "by the name of the column" for role in beside} | {
+        FEATURES: "what else is known of the nodes",
+        "node_type": "by the name of the column",
+    }
+    raw.reasons = {role: why for role, why in raw.reasons.items() if role in raw.roles}
+    return raw
+
+
+def read_graph_file(path: Path, cache: Path) -> Raw | None:
+    """A graph in one file; None for a JSON file that holds no node-link graph."""
+    ending = path.suffix.casefold()
+    if ending == ".pt":
+        return _saved(path, cache)
+    if ending == ".json":
+        with text_file(path) as file:
+            head = file.read(HEAD)
+            if '"nodes"' not in head or not _LINKED.search(head):
+                return None
+    return _networkx(path, ending, cache)
+
+
+def _networkx(path: Path, ending: str, cache: Path) -> Raw:
+    import networkx
+
+    try:
+        with open_regular(path) as file:
+            graph = networkx.read_graphml(file) if ending == ".graphml" else (
+                networkx.read_gexf(file) if ending == ".gexf" else _node_link(file.read()))  # fmt: skip
+    except InputError:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path} cannot be read as a graph: {first}.", "Save it again with the program that made it.")\
+            from error  # fmt: skip
+    ids = [str(one) for one in graph.nodes]
+    facts = [dict(values) for _, values in graph.nodes(data=True)]
+    names = list(dict.fromkeys(name for one in facts for name in one))
+    check_names(names, path)
+    columns = {NODE if NODE not in names else "__node": ids} | {name: [x.get(name) for x in facts] for name in names}
+    edges = [(str(a), str(b), _relation(values)) for a, b, values in graph.edges(data=True)]
+    return _made(path, columns, edges, cache)
+
+
+def _node_link(content: bytes) -> Any:
+    import json
+
+    import networkx
+
+    found = json.loads(content)
+    key = "links" if "links" in found else "edges"
+    return networkx.node_link_graph(found, edges=key)
+
+
+def _relation(values: Mapping[str, Any]) -> str:
+    return next((str(values[name]) for name in _RELATION if isinstance(values.get(name), str)), EDGES)
+
+
+def _made(path: Path, columns: Mapping[str, Sequence[Any]], edges: Iterable[tuple[str, str, str]], cache: Path) -> Raw:
+    fingerprint = file_digest(path)
+    arrays = {name: _array(values) for name, values in columns.items()}
+    table = stored(cache, f"graph nodes:{fingerprint}", [pa.RecordBatch.from_pydict(arrays)])
+    nodes = raw_table(path, "graph", table, fingerprint)
+    node = next(iter(columns))
+    nodes.roles = {NODE: node}
+    raw = _with_edges(nodes, [str(x) for x in columns[node]], edges, f"{fingerprint}:edges", cache, [])
+    raw.name, raw.path, raw.base = path.name, path, path.parent
+    return raw
+
+
+def _array(values: Sequence[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if v is None else str(v) for v in values], pa.large_string())
+
+
+SAFE = "A saved graph holds tensors only: torch.save(data, path) of a Data or HeteroData without other objects."
+
+
+def _saved(path: Path, cache: Path) -> Raw:
+    """`Data` or `HeteroData` of PyTorch Geometric, or its dictionary. Nothing but tensors and these classes is read."""
+    stores = _stores(path)
+    nodes = {name: store for name, store in stores.items() if isinstance(name, str)}
+    if not nodes:
+        raise InputError(f"{path} holds no nodes.", SAFE)
+    sizes = {name: _count(name, store, stores, path) for name, store in nodes.items()}
+    several = len(nodes) > 1
+    columns: dict[str, list[Any]] = {NODE: []}
+    if several:
+        columns["type"] = []
+    for name, store in nodes.items():
+        columns[NODE] += [f"{name}:{i}" if several else str(i) for i in range(sizes[name])]
+        if several:
+            columns["type"] += [name] * sizes[name]
+    known = [_node_columns(store, sizes[name]) for name, store in nodes.items()]
+    for column in dict.fromkeys(c for one in known for c in one):
+        columns[column] = [v for one, name in zip(known, nodes, strict=True)
+                           for v in one.get(column, [None] * sizes[name])]  # fmt: skip
+    edges: list[tuple[str, str, str]] = []
+    for key, store in stores.items():
+        if not isinstance(key, tuple):
+            continue
+        index = store.get("edge_index")
+        if index is None:
+            continue
+        a, b = ([f"{t}:{i}" if several else str(i) for i in row] for t, row in zip((key[0], key[-1]), index.tolist(),
+                                                                                  strict=True))  # fmt: skip
+        edges += [(x, y, key[1]) for x, y in zip(a, b, strict=True)]
+    return _made(path, columns, edges, cache)
+
+
+def _stores(path: Path) -> dict[Any, dict[str, Any]]:
+    """Type of node, or (source, relation, target) -> what is stored of it."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch_geometric.data import Data, HeteroData
+        from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
+        from torch_geometric.data.storage import BaseStorage, EdgeStorage, GlobalStorage, NodeStorage
+
+    allowed = [Data, HeteroData, DataEdgeAttr, DataTensorAttr, BaseStorage, EdgeStorage, GlobalStorage, NodeStorage]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise InputError(f"{path} cannot be read as a graph: {first}.", SAFE) from error
+    if isinstance(found, HeteroData):
+        kinds: dict[Any, Any] = {name: dict(found[name].items()) for name in found.node_types}
+        return kinds | {key: dict(found[key].items()) for key in found.edge_types}
+    plain = found.to_dict() if isinstance(found, Data) else found
+    if not isinstance(plain, dict) or not isinstance(plain.get("edge_index"), torch.Tensor):
+        raise InputError(f"{path} holds no edge_index.", SAFE)
+    return {"node": {k: v for k, v in plain.items() if k != "edge_index"},
+            ("node", EDGES, "node"): {"edge_index": plain["edge_index"]}}  # fmt: skip
+
+
+def _count(name: str, store: Mapping[str, Any], stores: Mapping[Any, Mapping[str, Any]], path: Path) -> int:
+    for key in ("x", "y", "num_nodes"):
+        if (value := store.get(key)) is not None:
+            return int(value) if isinstance(value, int) else len(value)
+    ends = [index[place].max().item() + 1 for key, own in stores.items() if isinstance(key, tuple)
+            for place, kind in ((0, key[0]), (1, key[-1])) if kind == name and (index := own["edge_index"]).numel()]  # fmt: skip
+    if not ends:
+        raise InputError(f"{path}: the type '{name}' has neither features nor edges, so its nodes are not known.",
+                         "Store x or num_nodes of it.")  # fmt: skip
+    return int(max(ends))
+
+
+def _node_columns(store: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+    """What is known of each node: features x, class y, further tensors and lists of one value a node; masks of splits as
+    one column."""
+    import torch
+
+    found: dict[str, list[Any]] = {}
+    masks: dict[str, Any] = {}
+    for key, value in store.items():
+        if isinstance(value, torch.Tensor) and value.dim() and len(value) == count:
+            if key in ("train_mask", "val_mask", "test_mask"):
+                masks[key.removesuffix("_mask")] = value
+            elif value.dim() == 1 or (value.dim() == 2 and (key == "x" or value.shape[1] < 4096)):
+                name = {"y": "label"}.get(key, key)
+                plain = value.tolist()
+                found[name] = [str(v) for v in plain] if key == "y" and value.dim() == 1 else plain
+        elif isinstance(value, list) and len(value) == count and all(isinstance(v, str) for v in value):
+            found[key] = value
+    if masks:
+        found |= _split_columns(masks, count)
+    return found
+
+
+def _split_columns(masks: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+    """The split of each node, or None; one column for each of several public splits."""
+    wide = {name: mask if mask.dim() == 2 else mask[:, None] for name, mask in masks.items()}
+    number = max(mask.shape[1] for mask in wide.values())
+    found = {}
+    for place in range(number):
+        column = np.full(count, None, object)
+        for name, mask in wide.items():
+            column[mask[:, min(place, mask.shape[1] - 1)].bool().numpy()] = name
+        found["split" if place == 0 else f"split_{place}"] = column.tolist()
+    return found
+
+
+# -- from the table to tensors
+
+
+def _links(value: Any) -> list[str]:
+    """The ids that a cell lists: a list, or a text of ids between commas, semicolons, bars or blanks."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,;|\s]+", value.strip().strip("[]()")) if part]
+        return [part.strip("'\"") for part in value]
+    return [filled(v) for v in value] if isinstance(value, list | tuple) else [filled(value)]
+
+
+def scan_links(raw: Raw, columns: Sequence[str], found: Any) -> np.ndarray:
+    """How many ids each row lists, int64 (N,)."""
+    count = np.zeros(len(raw.table), np.int64)
+    for column in columns:
+        cells = plain_values(column_of(raw.table, column, slice(0, len(raw.table))))
+        count += np.fromiter((len(_links(value)) for value in cells), np.int64, len(count))
+    if not count.any():
+        raise InputError(f"{raw.path or raw.name}: no row of {', '.join(columns)} lists a neighbour.",
+                         "A graph needs edges: name columns of lists of ids with --edges.")  # fmt: skip
+    return count
+
+
+def scan_features(raw: Raw, columns: Sequence[str], found: Any) -> None:
+    """Faults of columns of features: lists of unlike lengths."""
+    from nearfar.sources.scan import Fault
+
+    for column in columns:
+        cells = plain_values(column_of(raw.table, column, slice(0, len(raw.table))))
+        lengths = Counter(len(v) for v in cells if isinstance(v, list))
+        if len(lengths) > 1 and not raw.roles.get("node_type"):
+            usual = lengths.most_common(1)[0][0]
+            found.bad += [Fault(row, column, f"the list has {len(v)} numbers, the others have {usual}")
+                          for row, v in enumerate(cells) if isinstance(v, list) and len(v) != usual]  # fmt: skip
+
+
+def _listed(data: Any, role: str) -> list[str]:
+    value = data.roles.get(role, [])
+    return [value] if isinstance(value, str) else list(value)
+
+
+def relation_names(data: Any) -> list[str]:
+    """The relations of the edges: their columns."""
+    return _listed(data, EDGES)
+
+
+def type_names(data: Any) -> list[str]:
+    """The types of the nodes, sorted; one without a name where there is none."""
+    return sorted({filled(v) for v in data.values("node_type")}) if "node_type" in data.roles else [""]
+
+
+def _types(data: Any) -> np.ndarray:
+    if "node_type" not in data.roles:
+        return np.zeros(len(data), np.int64)
+    names = {name: k for k, name in enumerate(type_names(data))}
+    return np.array([names[filled(v)] for v in data.values("node_type")], np.int64)
+
+
+def edges_of(data: Any) -> tuple[list[np.ndarray], int]:
+    """Of each relation the pairs int64 (2, m) of rows, and how many listed ids are those of no row."""
+    row = {filled(v): k for k, v in enumerate(data.values(NODE))}
+    found, unknown = [], 0
+    for column in relation_names(data):
+        pairs = [(k, row.get(other, -1)) for k, value in enumerate(data.values(column)) for other in _links(value)]
+        made = np.array(pairs, np.int64).reshape(-1, 2).T
+        unknown += int((made[1] < 0).sum())
+        found.append(made[:, made[1] >= 0])
+    return found, unknown
+
+
+def _numbers(data: Any, column: str, rows: np.ndarray) -> np.ndarray | None:
+    """float32 (n, d) of a column of numbers or lists of them, NaN where a cell is empty; None for words."""
+    from nearfar.modalities.vector import cell_numbers, no_number
+
+    read = [None if no_number(v) else cell_numbers(v) for v in data.values(column, rows)]
+    raw = data.values(column, rows)
+    if any(one is None and not no_number(v) for one, v in zip(read, raw, strict=True)):
+        return None
+    width = max((len(one) for one in read if one is not None), default=0)
+    if not width:
+        return np.zeros((len(rows), 0), np.float32)
+    out = np.full((len(rows), width), np.nan, np.float32)
+    for place, one in enumerate(read):
+        if one is not None:
+            out[place, : len(one)] = one
+    return out
+
+
+def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of some nodes the numbers (n, d) and the counts of words (n, 1024 or 0) of their columns of features."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    from nearfar.evaluation.references import words
+    from nearfar.modalities.node import WORDS
+
+    numbers, texts = [], []
+    for column in _listed(data, FEATURES):
+        block = _numbers(data, column, rows)
+        if block is None:
+            texts.append([filled(v) for v in data.values(column, rows)])
+        elif block.shape[1]:
+            numbers.append(block)
+    values = np.concatenate(numbers, 1) if numbers else np.zeros((len(rows), 0), np.float32)
+    if not texts:
+        return values, np.zeros((len(rows), 0), np.float32)
+    analyzer: Any = words
+    hashed: Any = HashingVectorizer(n_features=WORDS, analyzer=analyzer, norm=None, alternate_sign=False)
+    counted = hashed.transform([" ".join(parts) for parts in zip(*texts, strict=True)])
+    return values, np.asarray(counted.todense(), np.float32)
+
+
+def only_counts(data: Any) -> bool:
+    """Whether all features are words, or numbers that are whole and not negative, and there are some."""
+    numbers, counts = feature_blocks(data, np.arange(len(data)))
+    whole = not numbers.shape[1] or bool(((numbers >= 0) & (numbers % 1 == 0) & ~np.isnan(numbers)).all())
+    return whole and bool(numbers.shape[1] + counts.shape[1])
+
+
+def build(data: Any, counts: bool) -> Any:
+    """The graph of the rows. Nodes of a type without any feature have 1 and the logarithm of 1 + their edges."""
+    from nearfar.graphs import connected
+
+    pairs, _ = edges_of(data)
+    types, names = _types(data), type_names(data)
+    degree = np.zeros(len(data))
+    for part in pairs:
+        for end in part:
+            degree += np.bincount(end, minlength=len(data))
+    features = []
+    for kind in range(len(names)):
+        rows = np.flatnonzero(types == kind)
+        numbers, words = feature_blocks(data, rows)
+        numbers = numbers[:, ~np.isnan(numbers).all(0)] if len(rows) else numbers
+        found = np.concatenate([numbers, words[:, : words.shape[1] * bool(words.any())]], 1)
+        if not found.shape[1]:
+            found = np.stack([np.ones(len(rows)), np.log1p(degree[rows])], 1)
+        elif counts:
+            found = np.nan_to_num(found) / np.maximum(np.nansum(found, 1, keepdims=True), 1)
+        features.append(found.astype(np.float32))
+    return connected(len(data), pairs, features, types)
+
+
+def remarks(data: Any, graph: Any) -> list[str]:
+    """Edges that were left out, nodes without any, types without features."""
+    pairs, unknown = edges_of(data)
+    loops = sum(int((part[0] == part[1]).sum()) for part in pairs)
+    alone = int((graph.degree == 0).sum())
+    from nearfar.graphs import pairs_of
+
+    notes = [f"{len(graph):,} nodes, {pairs_of(graph).shape[1]:,} edges between them, read in both directions"]
+    if len(pairs) > 1:
+        parts = ", ".join(f"'{n}' {p.shape[1]:,}" for n, p in zip(relation_names(data), pairs, strict=True))
+        notes.append(f"{len(pairs)} relations: {parts}")
+    if unknown:
+        notes.append(f"{unknown:,} listed ids are those of no row (left out, beyond the limit, or wrong)")
+    if loops:
+        notes.append(f"{loops:,} edges from a node to itself are left out")
+    if alone:
+        notes.append(f"{alone:,} nodes have no edge: only their own features tell of them")
+    if not _listed(data, FEATURES):
+        notes.append("nothing is known of the nodes but their edges: how many there are is their feature")
+    else:
+        names = type_names(data)
+        bare = [name for name, x in zip(names, graph.features, strict=True) if len(names) > 1 and x.shape[1] == 2]
+        notes += [f"nodes of the type '{name}' have no features: how many edges there are is theirs" for name in bare]
+    return notes
+
+
+def plain(item: Any) -> dict[str, Any]:
+    """A node with its graph as JSON values."""
+    graph = item.graph
+    return {
+        "node": item.number,
+        "types": graph.types.tolist(),
+        "features": [[[None if v != v else v for v in row] for row in x.tolist()] for x in graph.features],
+        "widths": [x.shape[1] for x in graph.features],
+        "edges": graph.edges.tolist(),
+        "relations": graph.relations.tolist(),
+        "degrees": graph.degree.tolist(),
+    }
+
+
+def from_plain(coded: Mapping[str, Any]) -> Any:
+    """The node that `plain` wrote."""
+    import torch
+
+    from nearfar.graphs import Graph, Node
+
+    features = tuple(
+        torch.tensor([float("nan") if v is None else v for row in x for v in row]).reshape(len(x), width)
+        for x, width in zip(coded["features"], coded["widths"], strict=True)
+    )
+    graph = Graph(features, torch.tensor(coded["types"]), torch.tensor(coded["edges"], dtype=torch.int64).reshape(2, -1),
+                  torch.tensor(coded["relations"], dtype=torch.int64), torch.tensor(coded["degrees"]))  # fmt: skip
+    return Node(graph, int(coded["node"]))

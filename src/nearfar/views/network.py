@@ -1,0 +1,93 @@
+"""Views of the nodes of a graph: copies that lack some edges and some features."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.checks import UnitInterval, check_fields
+from nearfar.encoders.base import Features
+from nearfar.errors import InputError
+from nearfar.graphs import Graph, Nodes
+from nearfar.views.plan import Views
+
+
+def drop_edges(graph: Graph, keep: Tensor | float, generator: torch.Generator) -> Graph:
+    """Keeps each column of `edges` with its probability, (m,) or one for all. Both directions of an edge are drawn
+    apart, so that a view is a directed graph (GRACE; Zhu et al., GCA, WWW 2021)."""
+    drawn = torch.rand(graph.edges.shape[1], generator=generator, device=generator.device).to(graph.edges.device)
+    return graph.with_edges(drawn < keep)
+
+
+def mask_features(graph: Graph, drop: list[Tensor] | float, generator: torch.Generator) -> Graph:
+    """Empties each number of the features, for all nodes of a type at once, with its probability (d_t,), or one for all.
+    Emptied numbers are NaN, which the encoder takes for their mean; of rows that sum to 1, for 0."""
+    found = []
+    for kind, x in enumerate(graph.features):
+        drawn = torch.rand(x.shape[1], generator=generator, device=generator.device).to(x.device)
+        chance = drop if isinstance(drop, float | int) else drop[kind]
+        found.append(x.masked_fill((drawn < chance)[None], float("nan")))
+    masked = dataclasses.replace(graph, features=tuple(found))
+    masked.__dict__.update({k: v for k, v in graph.__dict__.items() if k in ("degree", "places", "neighbours")})
+    return masked
+
+
+def other_look(graph: Graph) -> Graph:
+    """The graph without three tenths of its edges and with three tenths of its numbers empty, always alike."""
+    generator = torch.Generator().manual_seed(20_241)
+    return mask_features(drop_edges(graph, 0.7, generator), 0.3, generator)
+
+
+class GraphViews(Views):
+    """A plan over nodes: two copies of the graph around them."""
+
+    modality = "node"
+
+    def view(self, graph: Graph, number: int, generator: torch.Generator) -> Graph:
+        """One changed copy, the first or the second."""
+        raise NotImplementedError
+
+    def __call__(self, inputs: Nodes, generator: torch.Generator) -> list[Nodes]:
+        if not isinstance(inputs, Nodes):
+            got = "what --freeze computed once" if isinstance(inputs, Features) else type(inputs).__name__
+            raise InputError(f"Views of graphs need nodes. Got {got}.",
+                             "Leave out --freeze: views change what the encoder sees.")  # fmt: skip
+        return [Nodes(self.view(inputs.graph, number, generator), inputs.numbers) for number in range(2)]
+
+
+@dataclass
+class Drop(GraphViews):
+    """Two copies of the graph; each lacks edges and features that are drawn evenly (Zhu et al., GRACE, 2020).
+
+    Args:
+        edges: p_e1 of the first copy; probability that a direction of an edge is dropped.
+        edges_b: p_e2; of the second copy.
+        features: p_f1; probability that a number is emptied for all nodes.
+        features_b: p_f2; in the second copy.
+    """
+
+    edges: UnitInterval = 0.2
+    edges_b: UnitInterval = 0.4
+    features: UnitInterval = 0.3
+    features_b: UnitInterval = 0.4
+    members: int = field(default=1, init=False)
+    targets: int = field(default=2, init=False)
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def view(self, graph: Graph, number: int, generator: torch.Generator) -> Graph:
+        edges, features = ((self.edges, self.features), (self.edges_b, self.features_b))[number]
+        return mask_features(drop_edges(graph, 1 - edges, generator), features, generator)
+
+
+def shared(graph: Graph, name: str, make: Any) -> Any:
+    """What is made of a graph once and kept with it."""
+    kept = graph.__dict__.setdefault("_kept", {})
+    if name not in kept:
+        kept[name] = make()
+    return kept[name]
