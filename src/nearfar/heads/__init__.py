@@ -32,8 +32,9 @@ def mlp(
     layers: PositiveInt = 2,
     norm: bool = True,
     last_norm: bool | Literal["layer"] = False,
+    activation: Literal["relu", "elu"] = "relu",
 ) -> nn.Sequential:
-    """`layers` linear layers with ReLU between them: (n, inputs) -> (n, outputs).
+    """`layers` linear layers with ReLU (or ELU) between them: (n, inputs) -> (n, outputs).
 
     Args:
         hidden: width of the inner layers.
@@ -41,6 +42,7 @@ def mlp(
         norm: batch norm before each ReLU (the linear layer before it then has no bias).
         last_norm: batch norm without scale and shift after the last layer (SimCLR's official head has one); "layer":
             layer norm, which leaves each dimension free to vanish (Hydra).
+        activation: between the layers; GRACE's head has ELU.
 
     The papers' heads: SimCLR mlp(d, d, 128), SwAV mlp(2048, 2048, 128), BYOL mlp(2048, 4096, 256).
     """
@@ -53,7 +55,7 @@ def mlp(
         if normed:
             parts.append(nn.BatchNorm1d(after, affine=not last))
         if not last:
-            parts.append(nn.ReLU(inplace=True))
+            parts.append(nn.ReLU(inplace=True) if activation == "relu" else nn.ELU())
         elif last_norm == "layer":
             parts.append(nn.LayerNorm(after))
     return nn.Sequential(*parts)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class NodeKind(Modality):
     rank, certainty = 3, 60
     tables = frozenset({".pt", ".graphml", ".gexf", ".json"})
     options = Options
-    plans = {"drop": "nearfar.views.network:Drop"}
+    plans = {"drop": "nearfar.views.network:Drop", "communal": "nearfar.views.network:Communal"}
     default_plan = "drop"
     why = "there is a graph: two copies that lack other edges and features are its positives"
     example = "packages"
@@ -173,8 +174,6 @@ class NodeKind(Modality):
         fanout_of(options.graph_neighbours, options.graph_layers)
 
     def resolve(self, options: Any, data: Data) -> Any:
-        import dataclasses
-
         from nearfar.sources.networks import only_counts
 
         if options.graph_features != "auto":
@@ -220,12 +219,7 @@ class NodeKind(Modality):
         own = inner(encoder)
         whole = graph_of(data, own.counts, own.held_out, own.held_seed)
         own.check(whole, str(data.path or data.name))
-        place, seen = np.arange(len(data)), whole
-        if not own.transductive:
-            train = np.asarray(data.splits["train"])
-            seen, place = whole.part(train), np.full(len(data), -1)
-            place[train] = np.arange(len(train))
-            seen.degrees = None
+        seen, place = training_graph(data, own)
         fanout = getattr(own, "fanout", None)
 
         def raw(rows: np.ndarray, rng: Any = None) -> Any:
@@ -302,6 +296,24 @@ def inner(encoder: Any) -> Any:
     while not hasattr(encoder, "held_out"):
         encoder = encoder.encoder if hasattr(encoder, "encoder") else encoder.parts[0]
     return encoder
+
+
+def training_graph(data: Data, encoder: Any) -> tuple[Graph, np.ndarray]:
+    """The graph that training sees, and the number in it of each row, int64 (N,), -1 for a row that is not in it."""
+    import numpy as np
+
+    own = inner(encoder)
+    whole = graph_of(data, own.counts, own.held_out, own.held_seed)
+    if own.transductive:
+        return whole, np.arange(len(data))
+    train = np.asarray(data.splits["train"])
+    place = np.full(len(data), -1)
+    place[train] = np.arange(len(train))
+    kept = _graphs[data]
+    key = ("train", own.counts, own.held_out, own.held_seed)
+    if key not in kept:
+        kept[key] = dataclasses.replace(whole.part(train), degrees=None)
+    return kept[key], place
 
 
 def fanout_of(words: str, layers: int) -> list[int] | None:

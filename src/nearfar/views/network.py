@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nearfar.checks import UnitInterval, check_fields
+from nearfar.communities import communities, community_strength, edge_keep, edge_scores, feature_drop, feature_votes
 from nearfar.encoders.base import Features
 from nearfar.errors import InputError
 from nearfar.graphs import Graph, Nodes
@@ -85,9 +87,65 @@ class Drop(GraphViews):
         return mask_features(drop_edges(graph, 1 - edges, generator), features, generator)
 
 
-def shared(graph: Graph, name: str, make: Any) -> Any:
-    """What is made of a graph once and kept with it."""
-    kept = graph.__dict__.setdefault("_kept", {})
-    if name not in kept:
-        kept[name] = make()
-    return kept[name]
+def strengths(graph: Graph) -> tuple[Tensor, Tensor]:
+    """The community of each node (n,) and its strength float64 (n,), found once for a graph."""
+    found = kept(graph, "communities", lambda: communities(graph))
+    return found, kept(graph, "strengths", lambda: community_strength(graph.edges, found))[found]
+
+
+@dataclass
+class Communal(GraphViews):
+    """Two copies of the graph that lack what matters little to its communities: edges between strong ones, features that
+    strong ones hardly have (CSGCL, IJCAI 2023: communal edge dropping and communal attribute voting).
+
+    Args:
+        edges: p_e1 of the first copy; mean probability that a direction of an edge is dropped.
+        edges_b: p_e2; of the second copy.
+        features: p_x1; mean probability that a number is emptied for all nodes.
+        features_b: p_x2; in the second copy.
+        edge_threshold: theta_e; highest probability that an edge is dropped.
+        feature_threshold: theta_x; highest probability that a number is emptied.
+        form: sparse: a number that no node has is never emptied; dense: it is.
+    """
+
+    edges: UnitInterval = 0.2
+    edges_b: UnitInterval = 0.7
+    features: UnitInterval = 0.1
+    features_b: UnitInterval = 0.2
+    edge_threshold: UnitInterval = 1.0
+    feature_threshold: UnitInterval = 1.0
+    form: Literal["sparse", "dense"] = "sparse"
+    members: int = field(default=1, init=False)
+    targets: int = field(default=2, init=False)
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def view(self, graph: Graph, number: int, generator: torch.Generator) -> Graph:
+        if graph.degrees is not None:
+            raise InputError("Communities are those of the whole graph, not of a drawn part.",
+                             "Use --graph-neighbours all, or --views drop.")  # fmt: skip
+        edges, features = ((self.edges, self.features), (self.edges_b, self.features_b))[number]
+        keep = kept(graph, f"keep {edges} {self.edge_threshold}", lambda: self.keep(graph, edges))
+        drop = kept(graph, f"drop {features} {self.feature_threshold} {self.form}", lambda: self.drop(graph, features))
+        return mask_features(drop_edges(graph, keep, generator), drop, generator)
+
+    def keep(self, graph: Graph, rate: float) -> Tensor:
+        """Probability that each edge is kept, float (m,)."""
+        community, strength = strengths(graph)
+        whole = community_strength(graph.edges, community)
+        return edge_keep(edge_scores(graph.edges, community, whole), rate, threshold=self.edge_threshold).float()
+
+    def drop(self, graph: Graph, rate: float) -> list[Tensor]:
+        """Probability that each number of each type is emptied, float (d_t,) each."""
+        _, strength = strengths(graph)
+        votes = [feature_votes(x, strength[graph.types == kind]) for kind, x in enumerate(graph.features)]
+        return [feature_drop(v, rate, threshold=self.feature_threshold, form=self.form).float() for v in votes]
+
+
+def kept(graph: Graph, name: str, make: Callable[[], Any]) -> Any:
+    """What is made of a graph once and stays with it."""
+    store = graph.__dict__.setdefault("_kept", {})
+    if name not in store:
+        store[name] = make()
+    return store[name]
