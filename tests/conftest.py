@@ -191,8 +191,41 @@ def dialogues_few(own_cache, tmp_path_factory):
     return open_data(path)
 
 
+def write_network(folder, n=60, seed=0, text=False):
+    """nodes.csv and edges.csv of three communities, whose nodes have words (or numbers) of their own; two bridges and
+    one node without any edge."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    part = np.arange(n) % 3
+    names = ["red", "green", "blue"]
+    if text:
+        known = [f"{names[k]} {names[k]} thing{i % 7} word{i % 5}" for i, k in enumerate(part)]
+        head, rows = "id,label,about", [f"v{i},{names[k]},{known[i]}" for i, k in enumerate(part)]
+    else:
+        x = rng.normal(size=(n, 4)) + 1.5 * np.eye(4)[part]
+        head = "id,label,a,b,c,d"
+        rows = [f"v{i},{names[k]}," + ",".join(f"{v:.4f}" for v in x[i]) for i, k in enumerate(part)]
+    pairs = {(i, i + 3) for i in range(n - 4)} | {(i, i + 9) for i in range(n - 10)} | {(0, 1), (1, 2)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "nodes.csv").write_text("\n".join([head, *rows]) + "\n", "utf-8")
+    lines = [f"v{a},v{b}" for a, b in sorted(pairs) if n - 1 not in (a, b)]
+    (folder / "edges.csv").write_text("\n".join(["source,target", *lines]) + "\n", "utf-8")
+    return folder
+
+
 @pytest.fixture(scope="session")
-def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few, dialogues_few):
+def network_few(tmp_path_factory):
+    """A graph of 60 nodes with numbers and classes."""
+    from nearfar.sources import open_data
+
+    return open_data(write_network(tmp_path_factory.mktemp("network") / "graph"))
+
+
+@pytest.fixture(scope="session")
+def data_of(
+    emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few, dialogues_few, network_few
+):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
     from nearfar.sources import open_data
@@ -201,6 +234,8 @@ def data_of(emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, t
 
     def suiting(slug):
         needs = methods.get(slug).needs
+        if all("node" in need for need in needs):
+            return network_few
         if any("negative" in need for need in needs):
             return triplets_few
         if all("tree" in need for need in needs):

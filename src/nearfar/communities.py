@@ -36,7 +36,9 @@ def community_strength(edges: Int[Tensor, "2 m"], community: Int[Tensor, " n"]) 
     """S_c = e_c / M - (D_c / 2M)^2, float64 (K,): e_c edges inside c, D_c the degrees of its nodes, M edges in all.
 
     edges: each in both directions; a loop, which stands once, has its full weight in e_c and 2 in the degree. Their sum
-    is the modularity, so in [-1/2, 1]; a weak community may be below 0. Source: card A. Raises InputError without edges.
+    is the modularity, so in [-1/2, 1]; a weak community may be below 0. Source: card A.
+
+    Raises InputError without edges.
     """
     if not edges.shape[1]:
         raise InputError("Strengths of communities need edges.", "Give edges int64 (2, m), m > 0.")
@@ -60,7 +62,7 @@ def edge_scores(
 def edge_keep(scores: Float[Tensor, " m"], drop: float, *, threshold: float = 1.0) -> Float[Tensor, " m"]:
     """Probability that each edge is kept: clip(w / mean(w) (1 - p_e), 1 - theta_e, 1), w = r scaled to 0..1.
 
-    Equal scores are dropped evenly (w = 1). In [1 - threshold, 1]; its mean is 1 - drop before clipping. Source: card B.
+    Equal scores are dropped evenly (w = 1). In [1 - threshold, 1]; its mean is 1 - drop before clipping. Card B.
     """
     low, high = scores.min(), scores.max()
     w = torch.ones_like(scores) if high <= low else (scores - low) / (high - low)
@@ -68,14 +70,15 @@ def edge_keep(scores: Float[Tensor, " m"], drop: float, *, threshold: float = 1.
 
 
 def feature_votes(features: Float[Tensor, "n d"], strength: Float[Tensor, " n"]) -> Float[Tensor, " d"]:
-    """v_f = sum_i |X_if| s_i, s_i the strength of a node's community; an empty number (NaN) has no vote. Source: card C."""
+    """v_f = sum_i |X_if| s_i, s_i the strength of a node's community; an empty number (NaN) has none. Card C."""
     return features.nan_to_num(nan=0.0).abs().to(strength.dtype).T @ strength
 
 
 def feature_drop(
     votes: Float[Tensor, " d"], drop: float, *, threshold: float = 1.0, form: str = "sparse"
 ) -> Float[Tensor, " d"]:
-    """Probability that each number is emptied: min(g / mean(g) p_x, theta_x), g = (max l - l) / (max l - min l), l = log v.
+    """Probability that each number is emptied: min(g / mean(g) p_x, theta_x), g = (max l - l) / (max l - min l) with
+    l = log v.
 
     form: "sparse" takes a number that nobody has for the most voted one (so it stays), "dense" does not. Votes that are
     not positive, which strengths below 0 can make, count as the smallest positive one; equal votes are dropped evenly.

@@ -1,6 +1,6 @@
 """A graph as tensors: typed nodes with features, edges of relations; parts of it, and edges that are held out.
 
-    pairs -> connected (both ways, no loops) -> Graph -> around / sampled (a part) -> Nodes, what an encoder takes
+pairs -> connected (both ways, no loops) -> Graph -> around / sampled (a part) -> Nodes, what an encoder takes
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Graph:
 
     features: of each type of node a float matrix (n_t, d_t), its nodes in their order. types: int64 (n,), of each node.
     edges: int64 (2, m), source and target; an edge stands in both directions. relations: int64 (m,), of each edge: 0
-    where there is one, else 2 r for the r-th as it was given and 2 r + 1 against its direction. degrees: float (n,), how
-    many edges end in each node, where `edges` are only those of a part; None: as many as there are.
+    where there is one, else 2 r for the r-th as it was given and 2 r + 1 against its direction. degrees: float (n,),
+    how many edges end in each node, where `edges` are only those of a part; None: as many as there are.
     """
 
     features: tuple[Tensor, ...]

@@ -61,6 +61,7 @@ class Modality:
         companions: further roles that mean something only beside its own (masks).
         several: its roles take several columns, which make one item together.
         listed: companions that take several columns.
+        identifies: its first column names the rows, where no other does.
         transductive: its items are seen through each other, so what learns without labels is trained on all rows.
         certainty: kinds with more of it look at the columns first, since their items are not taken for another's.
         looks_words, may_be_words: what `looks_like` and `may_be` found, in words.
@@ -85,6 +86,7 @@ class Modality:
     companions: ClassVar[Mapping[str, str]] = {}
     several: ClassVar[bool] = False
     listed: ClassVar[frozenset[str]] = frozenset()
+    identifies: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     rank: ClassVar[float] = 10
     certainty: ClassVar[float] = 10

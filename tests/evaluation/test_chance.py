@@ -28,6 +28,7 @@ class Random:
         self.data, self.seed, self.width = data, seed, width
 
     def vector(self, item):
+        item = getattr(item, "number", item)
         raw = item.encode() if isinstance(item, str) else np.asarray(item).tobytes()
         digest = hashlib.blake2b(raw, digest_size=8, salt=str(self.seed).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest, "little")).normal(size=self.width).astype(np.float32)
@@ -271,6 +272,15 @@ def dialogues(folder, rng):
     return path
 
 
+def network(folder, rng):
+    """A graph of 500 nodes whose classes nothing tells, with numbers that nothing follows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [(f"v{i}", "abc"[rng.integers(3)], f"{rng.normal():.3f}") for i in range(500)]
+    table(folder / "nodes.csv", ["id", "label", "x"], rows)
+    table(folder / "edges.csv", ["source", "target"], [(f"v{a}", f"v{b}") for a, b in rng.integers(0, 500, (2500, 2))])
+    return folder
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
@@ -280,7 +290,9 @@ DATA = {
     "code-search": [text_pairs, pairs_of_domains],
     "bitext": [text_pairs, pairs_of_domains],
     "groups": [groups, domains, grouped_numbers],
-    "labels": [labels, labelled_numbers],
+    "labels": [labels, labelled_numbers, network],
+    "clustering": [labels, labelled_numbers, network],
+    "link-prediction": [network],
     "classification": [labels, labelled_numbers],
     "few-shot": [labels, labelled_numbers],
     "bags": [bags_of_numbers, bags_of_texts],

@@ -9,6 +9,7 @@ import torch
 from nearfar import methods
 from nearfar.encoders import Features
 from nearfar.errors import InputError
+from nearfar.graphs import Nodes
 from nearfar.losses import sup_con
 from nearfar.methods import Loss
 from nearfar.methods.batch import Batch
@@ -48,7 +49,9 @@ def encoded(method, batch):
 
 
 def plain_view(x):
-    """A view as one tensor: pictures or numbers, token ids, features of a frozen encoder."""
+    """A view as one tensor: pictures or numbers, edges of a graph, token ids, features of a frozen encoder."""
+    if isinstance(x, Nodes):
+        return x.graph.edges
     return x if isinstance(x, torch.Tensor) else x.values if isinstance(x, Features) else x.ids
 
 

@@ -7,6 +7,7 @@ import copy
 import math
 from typing import Any
 
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -985,6 +986,49 @@ class Space2(Naive):
         return cross_entropy(scores.flatten(0, 1), hidden.targets[rows].flatten(), ignore_index=-100)
 
 
+class Grace(Naive):
+    """Both copies of the whole graph pass the network, each by itself."""
+
+    def embedded(self, batch):
+        return [self.method.tower(v) for v in self.views(batch)["node"]]
+
+    def loss(self, batch, step):
+        return nt_xent(self.embedded(batch), 0.4)
+
+
+class CSGCL(Grace):
+    """Strengths from networkx's modularity; gamma 0, then 1 / 2 an epoch, at most 0.75; the row's own s_i too."""
+
+    def loss(self, batch, step):
+        graph = batch.inputs["node"].graph
+        strength = strengths_by_networkx(graph)[batch.rows]
+        a, b = (unit(z) for z in self.embedded(batch))
+        epoch = step // max(1, 60 // len(a)) + 1
+        gamma = max(0.0, min((epoch - 0) / 2, 0.75))
+        total = []
+        for query, key in ((a, b), (b, a)):
+            for i in range(len(query)):
+                across = [float(gamma * (strength[i] + strength[j])) + query[i] @ key[j] for j in range(len(key))]
+                within = [float(gamma * (strength[i] + strength[j])) + query[i] @ query[j]
+                          for j in range(len(key)) if j != i]  # fmt: skip
+                scores = torch.stack(across + within) / 0.6
+                total.append(torch.logsumexp(scores, 0) - scores[i])
+        return torch.stack(total).mean()
+
+
+def strengths_by_networkx(graph):
+    """S_c of each node's community, a summand of the modularity, by networkx alone."""
+    drawn = networkx.Graph()
+    drawn.add_nodes_from(range(len(graph.types)))
+    drawn.add_edges_from(graph.edges.T.tolist())
+    found = torch.zeros(len(graph.types))
+    for members in networkx.community.louvain_communities(drawn, seed=0):
+        inner = drawn.subgraph(members).number_of_edges() / drawn.number_of_edges()
+        share = sum(dict(drawn.degree(members)).values()) / (2 * drawn.number_of_edges())
+        found[list(members)] = inner - share**2
+    return found
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -1036,6 +1080,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "multicsr released": ("multicsr", MultiCSRReleased, {"phi": 0.3, "frozen_share": 0.1, "official": True,
                                                          "mask_duplicates": False}),
     "space2": ("space2", Space2, {}),
+    "grace": ("grace", Grace, {}),
+    "csgcl": ("csgcl", CSGCL, {"start": 0, "rise": 2.0, "gamma": 0.75}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

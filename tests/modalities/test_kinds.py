@@ -1,5 +1,7 @@
 """What every kind of data promises, on its example."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -28,8 +30,11 @@ def test_roles_belong_to_one_kind():
     roles = modalities.roles()
     assert len(set(roles)) == len(roles)
     assert all(modalities.of(role).name in OWN for role in roles)
-    assert modalities.pairs() == [("image", "text"), ("image", "vector"), ("text", "vector"), ("image", "image_b"),
-                                  ("text", "text_b"), ("vector", "vector_b")]  # fmt: skip
+    heads = [kind.roles[0] for kind in modalities.everyone() if kind.roles]
+    across = list(itertools.combinations(heads, 2))
+    assert modalities.pairs()[: len(across)] == across
+    assert modalities.pairs()[: len(across)][0] == ("image", "text")
+    assert {("image", "image_b"), ("text", "text_b"), ("vector", "vector_b")} <= set(modalities.pairs()[len(across) :])
 
 
 def test_items_embed_the_same_from_the_table_and_by_themselves(example):

@@ -52,6 +52,8 @@ CASES = {
     "cocosoda": {"queue": 32},
     "multicsr": {"frozen_share": 0.3},
     "space2": {},
+    "grace": {"views": {"name": "drop", "edges": 0.3}},
+    "csgcl": {"start": 3, "gamma": 2.0},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

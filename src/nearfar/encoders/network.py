@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -80,7 +81,7 @@ class GraphEncoder(Encoder):
         several = len(self.inputs) > 1
         self.entry = nn.ModuleList(nn.Linear(d, 2 * dim) for d in self.inputs) if several else None
         widths = [2 * dim if several else self.inputs[0], *[2 * dim] * (layers - 1), dim]
-        self.convs = nn.ModuleList(self._layer(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(self._layer(a, b) for a, b in itertools.pairwise(widths))
         self.activation = ACTIVATIONS[activation]()
         self.register_buffer("mean", torch.zeros(sum(self.inputs)))
         self.register_buffer("std", torch.ones(sum(self.inputs)))

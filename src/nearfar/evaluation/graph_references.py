@@ -1,4 +1,4 @@
-"""Rows that need no training, for tasks on the nodes of a graph: their features, spectral vectors, labels that spread."""
+"""Rows that need no training, for tasks on the nodes of a graph: features, spectral vectors, labels that spread."""
 
 from __future__ import annotations
 

@@ -76,7 +76,6 @@ from nearfar.losses.graph import (
     pamc,
     sharpened,
     soft_assignment,
-    team_up,
 )
 from nearfar.losses.masked import mask_spans, mask_tokens, masked_lm, masked_lm_rows
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg

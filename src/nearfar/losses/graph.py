@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.losses.rows import info_nce_rows, softplus
+from nearfar.losses.rows import softplus
 from nearfar.similarity import LogSumExp, Similarity, diagonal, normalise
 from nearfar.similarity.answer.numerics import finite, safe_log
 
@@ -118,47 +118,6 @@ def _others(z: Tensor, tau: float) -> Tensor:
 def _mean(rows: Tensor) -> Tensor:
     some = rows.isfinite()
     return torch.where(some, rows, 0).sum() / some.sum().clamp(min=1)
-
-
-def team_up(
-    view_a: Float[Tensor, "n d"],
-    view_b: Float[Tensor, "n d"],
-    strength: Float[Tensor, " n"],
-    *,
-    weight: float = 0.0,
-    temperature: float = 0.6,
-) -> Float[Tensor, ""]:
-    """NT-Xent of two views of n nodes in which candidate j has (cos_ij + gamma s_j) / tau, the positive too; the mean of
-    both directions. In [0, inf).
-
-    strength: s, of the community of each node, a constant. weight: gamma_t; 0 is GRACE's loss. A constant added to s
-    changes nothing; what the paper adds for the anchor's own s_i stands in every term of its row and falls out.
-    Source: CSGCL, IJCAI 2023, team-up objective (card E).
-    """
-    if view_a.shape != view_b.shape or strength.shape != view_a.shape[:1]:
-        raise InputError(
-            f"Needs two views (n, d) and a strength of each node (n,). Got {tuple(view_a.shape)}, "
-            f"{tuple(view_b.shape)} and {tuple(strength.shape)}."
-        )
-    a, b = normalise(view_a), normalise(view_b)
-    column = (weight * strength.detach().to(a.dtype))[:, None]
-    parts = [_among_both(x, y, column, temperature) for x, y in ((a, b), (b, a))]
-    return torch.stack(parts).mean()
-
-
-def _among_both(query: Tensor, key: Tensor, column: Tensor, temperature: float) -> Tensor:
-    """One direction of `team_up`: unit vectors with one number more, so that a product adds what a candidate has."""
-    n, both = len(query), torch.cat([key, query])
-    candidates = torch.cat([both, column.repeat(2, 1)], 1)
-    s = Similarity(
-        torch.cat([query, torch.ones_like(column)], 1),
-        candidates,
-        positive=diagonal(n, device=query.device),
-        itself=diagonal(n, n, query.device),
-        temperature=temperature,
-        similarity="dot",
-    )
-    return info_nce_rows(s).mean()
 
 
 def soft_assignment(z: Float[Tensor, "n d"], centres: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:

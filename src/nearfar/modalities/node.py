@@ -74,7 +74,7 @@ class NodeKind(Modality):
     }
     companions = {"edges": "node", "features": "node", "node_type": "node"}
     listed = frozenset({"edges", "features"})
-    transductive = True
+    identifies = transductive = True
     by_rows = True
     rank, certainty = 3, 60
     tables = frozenset({".pt", ".graphml", ".gexf", ".json"})
@@ -111,7 +111,7 @@ class NodeKind(Modality):
         """Ids, and how many edges each node has; its features are looked at for their form."""
         import numpy as np
 
-        from nearfar.sources.networks import scan_features, scan_links
+        from nearfar.sources.networks import scan_features, scan_ids, scan_links
         from nearfar.sources.scan import scan_cells
 
         if not columns.get("edges"):
@@ -119,6 +119,7 @@ class NodeKind(Modality):
                              "Name the columns that list a node's neighbours: --edges COLUMN.")  # fmt: skip
         scan_cells(self, raw, columns["node"][0], found, optional=False)
         found.sizes[columns["node"][0]] = scan_links(raw, columns["edges"], found).astype(np.int32)
+        scan_ids(raw, columns["node"][0], found)
         scan_features(raw, columns.get("features", ()), found)
 
     def content(self, value: Any) -> bytes:

@@ -20,6 +20,7 @@ from nearfar.errors import InputError
 from nearfar.sources.listing import open_regular
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
 from nearfar.sources.roles import named_beside
+from nearfar.sources.splits import UNUSED
 from nearfar.sources.tables import LINE, check_names, file_digest, raw_table, read_table, stored, text_file
 
 NODE, EDGES, FEATURES = "node", "edges", "features"
@@ -147,8 +148,8 @@ def _with_edges(
     taken = set(nodes.table.column_names)
     names = {relation: relation if relation not in taken else f"{relation} (edges)" for relation in lists}
     kind = pa.large_list(pa.large_string())
-    batch = pa.RecordBatch.from_pydict({
-        names[relation]: pa.array([own.get(one, []) for one in ids], kind) for relation, own in lists.items()})  # fmt: skip
+    arrays = {names[relation]: pa.array([own.get(one, []) for one in ids], kind) for relation, own in lists.items()}
+    batch = pa.RecordBatch.from_pydict(arrays)
     from datasets import concatenate_datasets
 
     joined = stored(cache, f"edges of nodes:{fingerprint}", [batch])
@@ -173,7 +174,7 @@ def told(raw: Raw, node: str, relations: Sequence[str], features: Sequence[str] 
     if left:
         raw.roles[FEATURES] = left
     raw.roles["id"] = node
-    raw.reasons = {role: "by the name of the column" for role in beside} | {
+    raw.reasons = dict.fromkeys(beside, "by the name of the column") | {
         FEATURES: "what else is known of the nodes",
         "node_type": "by the name of the column",
     }
@@ -263,7 +264,7 @@ def _saved(path: Path, cache: Path) -> Raw:
     columns: dict[str, list[Any]] = {NODE: []}
     if several:
         columns["type"] = []
-    for name, store in nodes.items():
+    for name in nodes:
         columns[NODE] += [f"{name}:{i}" if several else str(i) for i in range(sizes[name])]
         if several:
             columns["type"] += [name] * sizes[name]
@@ -315,8 +316,9 @@ def _count(name: str, store: Mapping[str, Any], stores: Mapping[Any, Mapping[str
     for key in ("x", "y", "num_nodes"):
         if (value := store.get(key)) is not None:
             return int(value) if isinstance(value, int) else len(value)
-    ends = [index[place].max().item() + 1 for key, own in stores.items() if isinstance(key, tuple)
-            for place, kind in ((0, key[0]), (1, key[-1])) if kind == name and (index := own["edge_index"]).numel()]  # fmt: skip
+    edges = [(own["edge_index"], place) for key, own in stores.items() if isinstance(key, tuple)
+             for place, kind in ((0, key[0]), (1, key[-1])) if kind == name]  # fmt: skip
+    ends = [index[place].max().item() + 1 for index, place in edges if index.numel()]
     if not ends:
         raise InputError(f"{path}: the type '{name}' has neither features nor edges, so its nodes are not known.",
                          "Store x or num_nodes of it.")  # fmt: skip
@@ -324,8 +326,8 @@ def _count(name: str, store: Mapping[str, Any], stores: Mapping[Any, Mapping[str
 
 
 def _node_columns(store: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
-    """What is known of each node: features x, class y, further tensors and lists of one value a node; masks of splits as
-    one column."""
+    """What is known of each node: features x, class y, further tensors and lists of one value a node; masks of splits
+    as one column."""
     import torch
 
     found: dict[str, list[Any]] = {}
@@ -346,12 +348,12 @@ def _node_columns(store: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
 
 
 def _split_columns(masks: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
-    """The split of each node, or None; one column for each of several public splits."""
+    """The split of each node, or "unused"; one column for each of several public splits."""
     wide = {name: mask if mask.dim() == 2 else mask[:, None] for name, mask in masks.items()}
     number = max(mask.shape[1] for mask in wide.values())
     found = {}
     for place in range(number):
-        column = np.full(count, None, object)
+        column = np.full(count, UNUSED, object)
         for name, mask in wide.items():
             column[mask[:, min(place, mask.shape[1] - 1)].bool().numpy()] = name
         found["split" if place == 0 else f"split_{place}"] = column.tolist()
@@ -383,6 +385,16 @@ def scan_links(raw: Raw, columns: Sequence[str], found: Any) -> np.ndarray:
     return count
 
 
+def scan_ids(raw: Raw, column: str, found: Any) -> None:
+    """Faults of ids that stand twice."""
+    from nearfar.sources.scan import Fault
+
+    first: dict[str, int] = {}
+    for row, name in enumerate(_cells(raw, column)):
+        if first.setdefault(name, row) != row and name:
+            found.bad.append(Fault(row, column, f"the id '{name:.60}' stands twice (first in row {first[name]})"))
+
+
 def scan_features(raw: Raw, columns: Sequence[str], found: Any) -> None:
     """Faults of columns of features: lists of unlike lengths."""
     from nearfar.sources.scan import Fault
@@ -401,9 +413,17 @@ def _listed(data: Any, role: str) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def relations_of(data: Any) -> dict[str, list[str]]:
+    """Relation -> its columns; those of a list that was taken apart (links.0, links.1) are one relation."""
+    found: dict[str, list[str]] = {}
+    for column in _listed(data, EDGES):
+        found.setdefault(re.sub(r"\.\d+$", "", column), []).append(column)
+    return found
+
+
 def relation_names(data: Any) -> list[str]:
-    """The relations of the edges: their columns."""
-    return _listed(data, EDGES)
+    """The relations of the edges."""
+    return list(relations_of(data))
 
 
 def type_names(data: Any) -> list[str]:
@@ -422,8 +442,9 @@ def edges_of(data: Any) -> tuple[list[np.ndarray], int]:
     """Of each relation the pairs int64 (2, m) of rows, and how many listed ids are those of no row."""
     row = {filled(v): k for k, v in enumerate(data.values(NODE))}
     found, unknown = [], 0
-    for column in relation_names(data):
-        pairs = [(k, row.get(other, -1)) for k, value in enumerate(data.values(column)) for other in _links(value)]
+    for columns in relations_of(data).values():
+        pairs = [(k, row.get(other, -1)) for column in columns for k, value in enumerate(data.values(column))
+                 for other in _links(value)]  # fmt: skip
         made = np.array(pairs, np.int64).reshape(-1, 2).T
         unknown += int((made[1] < 0).sum())
         found.append(made[:, made[1] >= 0])
@@ -462,7 +483,7 @@ def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
             texts.append([filled(v) for v in data.values(column, rows)])
         elif block.shape[1]:
             numbers.append(block)
-    values = np.concatenate(numbers, 1) if numbers else np.zeros((len(rows), 0), np.float32)
+    values: np.ndarray = np.concatenate(numbers, 1) if numbers else np.zeros((len(rows), 0), np.float32)
     if not texts:
         return values, np.zeros((len(rows), 0), np.float32)
     analyzer: Any = words
@@ -552,6 +573,7 @@ def from_plain(coded: Mapping[str, Any]) -> Any:
         torch.tensor([float("nan") if v is None else v for row in x for v in row]).reshape(len(x), width)
         for x, width in zip(coded["features"], coded["widths"], strict=True)
     )
-    graph = Graph(features, torch.tensor(coded["types"]), torch.tensor(coded["edges"], dtype=torch.int64).reshape(2, -1),
+    edges = torch.tensor(coded["edges"], dtype=torch.int64).reshape(2, -1)
+    graph = Graph(features, torch.tensor(coded["types"]), edges,
                   torch.tensor(coded["relations"], dtype=torch.int64), torch.tensor(coded["degrees"]))  # fmt: skip
     return Node(graph, int(coded["node"]))

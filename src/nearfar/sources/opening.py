@@ -69,6 +69,9 @@ def open_data(
         _check_split(split, raw)
         wanted.setdefault("split", split)
     resolved, reasons = resolve(raw.table, wanted, raw.roles, raw.reasons, str(raw.path or raw.name))
+    for kind in modalities.everyone():
+        if kind.identifies and kind.roles[0] in resolved and "id" not in wanted and "id" not in resolved:
+            resolved["id"], reasons["id"] = resolved[kind.roles[0]], f"{kind.words} have names"
     raw.roles = resolved
     if limit is not None:
         _limit(raw, limit)

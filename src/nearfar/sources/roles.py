@@ -166,8 +166,10 @@ def _checked(role: str, value: Any, columns: list[str], where: str) -> str | lis
 
 
 def _meant(name: str, columns: list[str]) -> list[str]:
-    """The columns of a pattern such as pixel_*; a name that is none stays itself."""
-    return [name] if name in columns else fnmatch.filter(columns, name) or [name]
+    """The columns of a pattern such as pixel_*, or those into which a list was taken apart (links.0, links.1); a name
+    that is none stays itself."""
+    apart = [column for column in columns if re.fullmatch(re.escape(name) + r"\.\d+", column)]
+    return [name] if name in columns else fnmatch.filter(columns, name) or apart or [name]
 
 
 def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:

@@ -344,7 +344,9 @@ def notes_of(method: Method, data: Data, drawn: str) -> list[str]:
             f"note: the target '{data.roles['target']}' holds numbers with fractions; each is taken as a class"
         )
     if whole_set(method):
-        found.append("note: trained on all rows, those of validation and test among them; nothing is seen of their labels")
+        found.append(
+            "note: trained on all rows, those of validation and test among them; nothing is seen of their labels"
+        )
     if drawn:
         found.append(f"note: every batch has {drawn}, as the method draws them")
     if not method.trained:

@@ -148,9 +148,7 @@ class Embedder:
         out[order] = z
         return out
 
-    def _batches(
-        self, tower: Tower, n: int, load: Callable[[slice], Any], together: int | None = None
-    ) -> np.ndarray:
+    def _batches(self, tower: Tower, n: int, load: Callable[[slice], Any], together: int | None = None) -> np.ndarray:
         parts, size = [], together or self.batch_size
         with evaluating(tower), torch.inference_mode():
             for i in range(0, n, size):

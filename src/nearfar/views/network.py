@@ -26,8 +26,8 @@ def drop_edges(graph: Graph, keep: Tensor | float, generator: torch.Generator) -
 
 
 def mask_features(graph: Graph, drop: list[Tensor] | float, generator: torch.Generator) -> Graph:
-    """Empties each number of the features, for all nodes of a type at once, with its probability (d_t,), or one for all.
-    Emptied numbers are NaN, which the encoder takes for their mean; of rows that sum to 1, for 0."""
+    """Empties each number of the features, for all nodes of a type at once, with its probability (d_t,), or one for
+    all. Emptied numbers are NaN, which the encoder takes for their mean; of rows that sum to 1, for 0."""
     found = []
     for kind, x in enumerate(graph.features):
         drawn = torch.rand(x.shape[1], generator=generator, device=generator.device).to(x.device)
@@ -95,8 +95,8 @@ def strengths(graph: Graph) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Communal(GraphViews):
-    """Two copies of the graph that lack what matters little to its communities: edges between strong ones, features that
-    strong ones hardly have (CSGCL, IJCAI 2023: communal edge dropping and communal attribute voting).
+    """Two copies of the graph that lack what matters little to its communities: edges between strong ones, features
+    that strong ones hardly have (CSGCL, IJCAI 2023: communal edge dropping and communal attribute voting).
 
     Args:
         edges: p_e1 of the first copy; mean probability that a direction of an edge is dropped.
@@ -132,7 +132,7 @@ class Communal(GraphViews):
 
     def keep(self, graph: Graph, rate: float) -> Tensor:
         """Probability that each edge is kept, float (m,)."""
-        community, strength = strengths(graph)
+        community, _ = strengths(graph)
         whole = community_strength(graph.edges, community)
         return edge_keep(edge_scores(graph.edges, community, whole), rate, threshold=self.edge_threshold).float()
 

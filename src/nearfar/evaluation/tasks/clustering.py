@@ -61,7 +61,7 @@ class ClusteringTask(Task):
         labels, rows = np.asarray(self.data.labels[self.column]), self.rows(split)
         rows = rows[labels[rows] >= 0]
         if len(np.unique(labels[rows])) < 2:
-            raise InputError(f"The {split} split has fewer than two classes of '{self.column}', so clusters say nothing.",
+            raise InputError(f"The {split} split has fewer than two classes of '{self.column}': clusters say nothing.",
                              "Name another column with --label.")  # fmt: skip
         return self.draw(rows), labels[self.draw(rows)]
 
@@ -71,8 +71,8 @@ class ClusteringTask(Task):
 
     def describe(self) -> str:
         return (
-            f"k-means with as many clusters as '{self.column}' has classes in the split: NMI (arithmetic mean), ARI, and "
-            f"accuracy after the best matching; the mean of {self.repeats} runs."
+            f"k-means with as many clusters as '{self.column}' has classes in the split: NMI (arithmetic mean), ARI, "
+            f"and accuracy after the best matching; the mean of {self.repeats} runs."
         )
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:

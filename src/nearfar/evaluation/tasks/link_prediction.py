@@ -113,8 +113,8 @@ class LinkTask(Task):
         if (encoder.held_out, encoder.held_seed) != (self.share, self.data.seed):
             seen = f"{encoder.held_out:g} (seed {encoder.held_seed})" if encoder.held_out else "none"
             raise InputError(
-                f"The task holds {self.share:g} of the edges out (seed {self.data.seed}); the model was trained without "
-                f"{seen}.",
+                f"The task holds {self.share:g} of the edges out (seed {self.data.seed}); the model was trained "
+                f"without {seen}.",
                 f"Train with --graph-held-out {self.share:g}, or measure another task.",
             )
 

@@ -1,7 +1,7 @@
 """CSGCL: community-strength-enhanced graph contrastive learning (IJCAI 2023).
 
-    communities -> strengths s -> two copies that lack weak edges and features -> GCN -> head -> z_a, z_b
-    loss = NT-Xent over 2n nodes in which candidate j has exp(gamma_t s_j / tau) times its weight
+communities -> strengths s -> two copies that lack weak edges and features -> GCN -> head -> z_a, z_b
+loss = NT-Xent over 2n nodes in which candidate j has exp(gamma_t s_j / tau) times its weight
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CSGCL(GraphContrast):
         "What matters to strong communities is dropped less, and later their nodes weigh more among the negatives.",
         arxiv="2305.04658",
         differs="communities by Louvain (networkx; official default Leiden); equal scores, equal votes and votes that "
-        "are not positive are dropped evenly or raised to the smallest positive one, where the released code gives NaN; "
+        "are not positive are dropped evenly or raised to the smallest positive one (released code: NaN); "
         "rates, width and epochs in --preset paper are those of Wiki-CS; the last epoch is kept, not the best printed "
         "one; a gradient step sees at most 8,192 nodes unless --batch-size says more (official: chunks of rows, which "
         "give the same value); RReLU draws in training, as published by its authors (official code: the mean slope)",
@@ -101,9 +101,10 @@ class CSGCL(GraphContrast):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         a, b = embedded["views"]
         self.monitored = a.detach()
-        assert not isinstance(self.start, str) and not isinstance(self.rise, str)
+        assert not isinstance(self.start, str)
+        assert not isinstance(self.rise, str)
         epoch = batch.step // self.epoch_steps + 1
         weight = team_up_weight(epoch, start=self.start, rise=self.rise, most=self.gamma)
         strength = self.strengths.to(a.device)[batch.rows]
-        total = team_up(a, b, strength, weight=weight, temperature=float(self.temperature()))
+        total = team_up(a, b, strength, gamma=weight, temperature=float(self.temperature()), negatives="global")
         return Loss(total, {"gamma": weight})

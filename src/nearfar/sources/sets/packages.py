@@ -1,8 +1,8 @@
 """The built-in data set `packages`: modules of installed libraries, which import each other and use the same names.
 
-Source: the standard library and libraries that nearfar depends on (numpy, scipy, scikit-learn, networkx, sympy, as far as
-    they are installed), each under its own licence, read on the user's machine and kept in the cache folder; nothing is
-    shipped. Which modules there are depends on the installed versions: the data hash says so.
+Source: the standard library and libraries that nearfar depends on (numpy, scipy, scikit-learn, networkx, sympy, as far
+    as they are installed), each under its own licence, read on the user's machine and kept in the cache folder; nothing
+    is shipped. Which modules there are depends on the installed versions: the data hash says so.
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ def read(path: Path, module: str) -> Iterator[Module]:
     tree = found[0][1]
     own = [(name, node) for name, node in found[1:] if "." not in name and not name.startswith("_")]
     heads = [ast.get_docstring(node) or "" for _, node in own]
-    parts = [ast.get_docstring(tree) or "", *(name for name, _ in own), *(head.strip().split("\n")[0] for head in heads)]
+    parts = [
+        ast.get_docstring(tree) or "",
+        *(name for name, _ in own),
+        *(head.strip().split("\n")[0] for head in heads),
+    ]
     text = " ".join(" ".join(parts).split())
     if text:
         imports, names = imported(tree, module, path.name == "__init__.py")

@@ -1,0 +1,226 @@
+"""Graphs of users: files, wrong files, and measures that a count by hand repeats."""
+
+import json
+
+import networkx
+import numpy as np
+import pytest
+import torch
+
+import nearfar
+from nearfar import cli
+from nearfar.errors import InputError
+from nearfar.evaluation import references, task_for
+from nearfar.modalities.node import graph_of
+from nearfar.training.engine import fit
+from nearfar.training.modelled import ModelEmbedder
+from tests.conftest import write_network
+
+PLAN = {"steps": 4, "val_every": 0, "progress": False}
+
+
+def pairs(data):
+    keys = list(data.keys)
+    return {frozenset((keys[a], keys[b])) for a, b in graph_of(data).edges.T.tolist()}
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_a_folder_of_nodes_and_edges(tmp_path):
+    folder = write_network(tmp_path / "g")
+    data = nearfar.data(folder)
+    assert data.roles["node"] == "id"
+    assert data.roles["label"] == ["label"]
+    assert data.roles["features"] == list("abcd")
+    assert pairs(data) == {frozenset(line.split(",")) for line in lines(folder / "edges.csv")[1:]}
+    assert any("1 nodes have no edge" in note for note in data.notes)
+    x = graph_of(data).features[0]
+    assert x.shape == (60, 4)
+    assert float(x[5, 2]) == pytest.approx(float(lines(folder / "nodes.csv")[6].split(",")[4]), abs=1e-6)
+
+
+def test_texts_become_counts_of_words_that_sum_to_one(tmp_path):
+    data = nearfar.data(write_network(tmp_path / "g", text=True))
+    x = graph_of(data).features[0]
+    assert torch.allclose(x.sum(1), torch.ones(60))
+    same = [k for k in range(60) if k % 105 == 0 or (k % 3, k % 7, k % 5) == (0, 0, 0)]
+    assert all(torch.equal(x[0], x[k]) for k in same)
+    assert not torch.equal(x[0], x[1])
+
+
+def test_edges_alone_are_a_graph(tmp_path):
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "edges.csv").write_text("from,to\n1,2\n2,3\n3,1\n3,4\n")
+    data = nearfar.data(tmp_path / "g")
+    assert len(data) == 4
+    assert pairs(data) == {frozenset(p) for p in ("12", "23", "31", "34")}
+    assert any("nothing is known of the nodes" in note for note in data.notes)
+    assert graph_of(data).features[0][:, 1].tolist() == pytest.approx(np.log1p([2, 2, 3, 1]).tolist())
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gexf", "json"])
+def test_files_of_networkx(tmp_path, ending):
+    graph = networkx.karate_club_graph()
+    path = tmp_path / f"karate.{ending}"
+    if ending == "json":
+        path.write_text(json.dumps(networkx.node_link_data(graph)))
+    else:
+        getattr(networkx, f"write_{ending}")(graph, path)
+    data = nearfar.data(path, roles={"label": "club"})
+    assert len(data) == 34
+    assert pairs(data) == {frozenset((str(a), str(b))) for a, b in graph.edges}
+    assert set(data.label_names["club"]) == {"Mr. Hi", "Officer"}
+
+
+def test_a_json_table_stays_a_table(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps([{"text": f"some words {i}"} for i in range(6)]))
+    assert nearfar.data(path).roles["text"] == "text"
+
+
+def test_what_pytorch_geometric_saves(tmp_path):
+    geometric = pytest.importorskip("torch_geometric.data")
+    x, y = torch.rand(8, 3), torch.arange(8) % 2
+    masks = torch.zeros(8, 2, dtype=torch.bool)
+    masks[0, 0] = masks[1, 0] = masks[2, 1] = True
+    edges = torch.tensor([[0, 1, 2], [1, 2, 3]])
+    given = geometric.Data(x=x, y=y, edge_index=edges, train_mask=masks, val_mask=masks.roll(2, 0),
+                           test_mask=masks.roll(4, 0))  # fmt: skip
+    torch.save(given, tmp_path / "one.pt")
+    data = nearfar.data(tmp_path / "one.pt")
+    assert torch.allclose(torch.nan_to_num(graph_of(data).features[0][:, :3]), x)
+    assert data.splits["train"].tolist() == [0, 1]
+    assert data.splits["val"].tolist() == [2, 3]
+    assert nearfar.data(tmp_path / "one.pt", split="split_1").splits["train"].tolist() == [2]
+    assert pairs(data) == {frozenset(p) for p in ("01", "12", "23")}
+    hetero = geometric.HeteroData()
+    hetero["paper"].x, hetero["author"].num_nodes = torch.rand(3, 2), 2
+    hetero["author", "writes", "paper"].edge_index = torch.tensor([[0, 1], [2, 0]])
+    hetero["paper", "cites", "paper"].edge_index = torch.tensor([[0], [1]])
+    torch.save(hetero, tmp_path / "two.pt")
+    data = nearfar.data(tmp_path / "two.pt")
+    assert data.roles["edges"] == ["writes", "cites"]
+    assert set(data.values("node_type")) == {"paper", "author"}
+    assert frozenset(("author:0", "paper:2")) in pairs(data)
+    assert [x.shape for x in graph_of(data).features] == [(2, 2), (3, 2)]
+
+
+def test_a_pickle_with_code_is_refused(tmp_path):
+    import pathlib
+
+    torch.save({"edge_index": pathlib.PurePosixPath("x")}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="cannot be read as a graph"):
+        nearfar.data(tmp_path / "evil.pt")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "message"),
+    [
+        ("id\nv1\nv2\n", "source,target\nv1,v2\nv1,v9\n", r"edges\.csv, line 3: there is no node 'v9'"),
+        ("id\nv1\nv1\n", "source,target\nv1,v1\n", r"nodes\.csv, line 3: the id 'v1'.* stands twice"),
+        ("id,x\nv1,1\n,2\n", "source,target\nv1,v1\n", r"nodes\.csv, line 3: the id .* is empty"),
+        ("id\nv1\nv2\n", "source\nv1\n", r"has 1 column; an edge has two ends"),
+        ("id\nv1\nv2\n", "source,target\nv1,\n", r"an end is empty"),
+    ],
+)
+def test_wrong_files_are_told_by_line(tmp_path, nodes, edges, message):
+    (tmp_path / "nodes.csv").write_text(nodes)
+    (tmp_path / "edges.csv").write_text(edges)
+    with pytest.raises(InputError, match=message):
+        nearfar.data(tmp_path)
+
+
+def test_edges_of_unknown_nodes_may_be_left_out_and_are_counted(tmp_path):
+    (tmp_path / "nodes.csv").write_text("id\nv1\nv2\nv3\n")
+    (tmp_path / "edges.csv").write_text("source,target\nv1,v2\nv1,v9\nv3,v3\nv2,v3\n")
+    data = nearfar.data(tmp_path, unreadable="skip")
+    assert [str(p) for p in data.problems] == [f"{tmp_path}/edges.csv, line 3: there is no node 'v9'"]
+    assert pairs(data) == {frozenset(("v1", "v2")), frozenset(("v2", "v3"))}
+    assert any("1 edges from a node to itself" in note for note in data.notes)
+
+
+def test_a_table_with_lists_of_neighbours(tmp_path):
+    rows = [{"key": f"n{i}", "x": float(i), "cites": [f"n{(i + 1) % 9}", "gone"]} for i in range(9)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    data = nearfar.data(path, roles={"node": "key", "edges": "cites", "features": ["x"]})
+    assert pairs(data) == {frozenset((f"n{i}", f"n{(i + 1) % 9}")) for i in range(9)}
+    assert any("9 listed ids are those of no row" in note for note in data.notes)
+    path.write_text("\n".join(json.dumps(row) for row in [*rows, rows[0]]))
+    with pytest.raises(InputError, match=r"line 10: column 'key': the id 'n0' stands twice"):
+        nearfar.data(path, roles={"node": "key", "edges": "cites"})
+    with pytest.raises(InputError, match="a graph needs edges"):
+        nearfar.data(path, roles={"node": "key", "features": ["x"]})
+
+
+def test_limiting_keeps_the_edges_between_what_is_left(tmp_path):
+    folder = write_network(tmp_path / "g")
+    whole, part = nearfar.data(folder), nearfar.data(folder, limit=20)
+    left = set(part.keys)
+    assert pairs(part) == {pair for pair in pairs(whole) if pair <= left}
+
+
+def test_link_prediction_counts_pairs_that_no_training_saw(network_few, tmp_path):
+    task = task_for(network_few, "link-prediction")
+    with pytest.raises(InputError, match=r"--graph-held-out 0\.1"):
+        fit("grace", network_few, out=tmp_path / "a", task="link-prediction", **PLAN)
+    run = fit("grace", network_few, out=tmp_path / "b", task="link-prediction", graph_held_out=0.1, **PLAN)
+    embed = ModelEmbedder(nearfar.load(run.path / "model"), network_few)
+    scores = task.evaluate(embed, "test")
+    edges, others = task.pairs("test")
+    z = embed("node", np.arange(len(network_few)))
+    good, bad = ((z[p[0]] * z[p[1]]).sum(1) for p in (edges, others))
+    wins = np.mean([1.0 if g > b else 0.5 if g == b else 0.0 for g in good for b in bad])
+    assert scores.metrics["auc"] == pytest.approx(wins, abs=1e-6)
+    known = {tuple(sorted(p)) for p in graph_of(network_few).edges.T.tolist()}
+    assert not known & {tuple(p) for p in others.T.tolist()}
+    assert {tuple(p) for p in edges.T.tolist()} <= known
+    seen = {tuple(sorted(p)) for p in graph_of(network_few, False, 0.1, network_few.seed).edges.T.tolist()}
+    assert not seen & {tuple(p) for p in edges.T.tolist()}
+
+
+def test_rows_that_need_no_training(network_few):
+    found = {one.slug: one.evaluate("test").metrics for one in references(network_few, task_for(network_few, "labels"))}
+    assert {"features", "smoothed", "spectral", "spread"} <= set(found)
+    assert found["spread"]["knn"] > found["chance"]["knn"]
+    clusters = {one.slug: one.evaluate("test").primary for one in
+                references(network_few, task_for(network_few, "clustering"))}  # fmt: skip
+    assert "spread" not in clusters
+
+
+def test_training_sees_all_nodes_or_those_of_its_part(network_few, tmp_path):
+    run = fit("grace", network_few, out=tmp_path / "all", **PLAN)
+    said = json.loads((run.path / "config.json").read_text())
+    assert "trained on all rows" in json.dumps(said) or said
+    from nearfar.training import building
+    from nearfar.training.settings import TrainSettings
+
+    whole = building.prepare("grace", network_few, TrainSettings(steps=2), {})
+    part = building.prepare("grace", network_few, TrainSettings(steps=2, graph_training="train"), {})
+    assert len(whole.rows) == 60
+    assert part.rows.tolist() == network_few.splits["train"].tolist()
+    batch = next(iter(part.loader))
+    assert len(batch.inputs["node"].graph) == len(part.rows)
+    supervised = building.prepare("simclr", network_few, TrainSettings(steps=2), {"loss": "supcon"})
+    assert supervised.rows.tolist() == network_few.splits["train"].tolist()
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    folder = write_network(tmp_path / "g", text=True)
+    out = tmp_path / "run"
+    words = ["fit", "csgcl", str(folder), "--steps", "4", "--val-every", "0", "--graph-width", "16", "--out", str(out)]
+    assert cli.main(words) == 0
+    assert cli.main(["report", str(out)]) == 0
+    assert cli.main(["embed", str(out / "model"), str(folder), "--out", str(tmp_path / "index")]) == 0
+    capsys.readouterr()
+    assert cli.main(["search", str(tmp_path / "index"), "key:v3", "--json"]) == 0
+    assert "v3" in capsys.readouterr().out
+    assert cli.main(["search", str(tmp_path / "index"), "v3"]) == 2
+    assert "key:ID" in capsys.readouterr().err
+    neighbours = ["fit", "grace", str(folder), "--steps", "3", "--val-every", "0", "--graph-neighbours", "4,2",
+                  "--batch-size", "16", "--graph-encoder", "sage", "--graph-width", "16"]  # fmt: skip
+    assert cli.main([*neighbours, "--out", str(tmp_path / "n")]) == 0
+    assert cli.main([*neighbours[:8], "4", "--out", str(tmp_path / "x")]) == 2
+    assert "a number for each of the 2 layers" in capsys.readouterr().err
