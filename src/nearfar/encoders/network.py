@@ -78,6 +78,7 @@ class GraphEncoder(Encoder):
         self.convolution, self.dim, self.layers, self.counts = convolution, dim, layers, counts
         self.held_out, self.held_seed, self.transductive = held_out, held_seed, transductive
         self.activation_name = activation
+        self.fanout: list[int] | None = None
         several = len(self.inputs) > 1
         self.entry = nn.ModuleList(nn.Linear(d, 2 * dim) for d in self.inputs) if several else None
         widths = [2 * dim if several else self.inputs[0], *[2 * dim] * (layers - 1), dim]
@@ -98,6 +99,10 @@ class GraphEncoder(Encoder):
             raise InputError(f"--graph-width {self.dim} does not divide into {HEADS} heads of attention.",
                              f"Use a multiple of {HEADS}.")  # fmt: skip
         return pyg.GATConv(a, b // HEADS, heads=HEADS)
+
+    def draw_neighbours(self, fanout: Sequence[int] | None) -> None:
+        """Of how many neighbours, step by step, training draws; None: the whole graph passes."""
+        self.fanout = None if fanout is None else list(fanout)
 
     def standardise(self, graph: Graph) -> GraphEncoder:
         """Takes mean and deviation of each number from a graph's nodes. Returns the encoder itself."""

@@ -85,7 +85,7 @@ def of_graph(task: Task) -> list[Reference]:
     data: Data = task.data
     from nearfar.modalities.node import graph_of
 
-    graph = graph_of(data, None, *getattr(task, "held_out_edges", (0.0, 0)))
+    graph = graph_of(data, None, *task.held_out_edges)
 
     def row(slug: str, label: str, make: Any) -> Reference:
         def embed() -> DataEmbed:

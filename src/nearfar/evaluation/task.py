@@ -165,6 +165,11 @@ class Task:
         where it tells none."""
         return None
 
+    @property
+    def held_out_edges(self) -> tuple[float, int]:
+        """The share of the edges of a graph that models of this task do not see, and the seed by which they are drawn."""
+        return 0.0, 0
+
     def check(self) -> None:
         """Raises InputError, before anything is trained, where a split that will be scored cannot be."""
 

@@ -260,7 +260,10 @@ def _to(values: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]
 
 def rows_of(x: Any, rows: slice) -> Any:
     """Some rows of an input: of a tensor, or of each field of a tuple of them that is there."""
-    return type(x)(*(None if field is None else field[rows] for field in x)) if isinstance(x, tuple) else x[rows]
+    if not isinstance(x, tuple):
+        return x[rows]
+    made: Any = type(x)
+    return made(*(None if field is None else field[rows] for field in x))
 
 
 def by_member(x: Any, members: int) -> list[Any]:

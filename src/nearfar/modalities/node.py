@@ -208,7 +208,7 @@ class NodeKind(Modality):
             data.seed,
             options.graph_training == "all",
         )
-        made.fanout = fanout_of(options.graph_neighbours, options.graph_layers)
+        made.draw_neighbours(fanout_of(options.graph_neighbours, options.graph_layers))
         return made if options.graph_features == "counts" else made.standardise(graph)
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
@@ -221,7 +221,7 @@ class NodeKind(Modality):
         whole = graph_of(data, own.counts, own.held_out, own.held_seed)
         own.check(whole, str(data.path or data.name))
         seen, place = training_graph(data, own)
-        fanout = getattr(own, "fanout", None)
+        fanout = own.fanout
 
         def raw(rows: np.ndarray, rng: Any = None) -> Any:
             if fanout is None or rng is None:

@@ -487,7 +487,8 @@ def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     if not texts:
         return values, np.zeros((len(rows), 0), np.float32)
     analyzer: Any = words
-    hashed: Any = HashingVectorizer(n_features=WORDS, analyzer=analyzer, norm=None, alternate_sign=False)
+    norm: Any = None
+    hashed: Any = HashingVectorizer(n_features=WORDS, analyzer=analyzer, norm=norm, alternate_sign=False)
     counted = hashed.transform([" ".join(parts) for parts in zip(*texts, strict=True)])
     return values, np.asarray(counted.todense(), np.float32)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,7 +81,8 @@ class ClusteringTask(Task):
         rows, truth = self.labelled(split)
         vectors = np.asarray(embed(self.role, rows))
         count = len(np.unique(truth))
-        runs = [KMeans(count, n_init=10, random_state=seed).fit_predict(vectors) for seed in range(self.repeats)]
+        starts: Any = 10
+        runs = [KMeans(count, n_init=starts, random_state=seed).fit_predict(vectors) for seed in range(self.repeats)]
         return self.scored(truth, runs, split)
 
     def scored(self, truth: np.ndarray, runs: Sequence[np.ndarray], split: str) -> Scores:

@@ -60,7 +60,6 @@ class LinkTask(Task):
 
     @property
     def held_out_edges(self) -> tuple[float, int]:
-        """The share of edges that models of this task do not see, and the seed by which they are drawn."""
         return self.share, self.data.seed
 
     @property

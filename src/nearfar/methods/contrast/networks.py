@@ -23,6 +23,6 @@ class GraphContrast(ViewContrast):
     fixed = ("dim", "momentum")
 
     def __init__(self, encoder: Encoder, *, projector: WidthOrNone = 256, **shared: Any):
-        super().__init__(encoder, projector=None, **shared)
+        super().__init__(encoder, projector=0, **shared)
         if projector:
             self.tower = Tower(encoder, heads.mlp(encoder.dim, projector, encoder.dim, norm=False, activation="elu"))

@@ -92,10 +92,10 @@ class CSGCL(GraphContrast):
         found = super().resolve(facts)
         self.epoch_steps = facts.epoch
         epochs = max(1, facts.steps // facts.epoch)
-        if self.start == "auto":
-            self.start = epochs // 2
-        if self.rise == "auto":
-            self.rise = max(1, epochs - self.start) / self.gamma if self.gamma else 1.0
+        start = epochs // 2 if isinstance(self.start, str) else self.start
+        if isinstance(self.rise, str):
+            self.rise = max(1, epochs - start) / self.gamma if self.gamma else 1.0
+        self.start = start
         return found | {"start": self.start, "rise": self.rise}
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
