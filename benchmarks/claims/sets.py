@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from made.graphs import modules, near_digits
 from made.pictures import (
     BAG,
     bags,
@@ -168,6 +169,13 @@ SETS = {
     "shortcut, 0.8": shortcut_set(0.8),
     "shortcut, 0.6": shortcut_set(0.6),
     "shortcut, 0.33": shortcut_set(1 / 3),
+    "near digits, 800": Set("800 scikit-learn digits, each joined to its 8 nearest, 80 / 80 / 640",
+                            partial(near_digits, 800, 9, (0.1, 0.1, 0.8)), tiny=800),
+    "near digits, 1797": Set("scikit-learn digits, 1,797 nodes, each joined to its 3 nearest, half of them measured",
+                             partial(near_digits, 1797, 4, (0.01, 0.49, 0.5)), tiny=1797,
+                             small=partial(near_digits, 200, 4, (0.1, 0.4, 0.5))),
+    "modules": Set("modules of scikit-learn, scipy and networkx that import each other, a tenth of them labelled",
+                   partial(modules, ("scikit-learn", "scipy", "networkx"), (0.1, 0.1, 0.8)), tiny=800),
     "documents": Set("docstrings of installed packages and their summaries, 6,000 / 1,000 / 3,000", documents,
                      {"roles": {"text": "summary", "text_b": "document", "split": "split"}}, tiny=1500),
     "documents alone": Set("the same docstrings without summaries", documents,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
+from nearfar.clustering import k_means
 from nearfar.encoders import Tokens, frame
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
@@ -1016,6 +1017,62 @@ class CSGCL(Grace):
         return torch.stack(total).mean()
 
 
+class PamC(Naive):
+    """One step of the auto-encoder, k-means, then clusters in place of nodes, all by loops over dense matrices."""
+
+    exact = False
+
+    def __init__(self, method, made):
+        super().__init__(method, made)
+        method.begin_stage = lambda stage: None
+        made.loader.method = method
+
+    def place(self, step):
+        return (0, 1, 0) if step == 0 else (step - 1, 7, 1)
+
+    def loss(self, batch, step):
+        method, nodes = self.method, batch.inputs["node"]
+        x = nodes.graph.features[0]
+        x = (x - x.mean(0)) / x.std(0, correction=0)
+        h = x
+        for layer in method.tower.encoder.convs:
+            h = torch.relu(h @ layer.weight.T + layer.bias)
+        z = method.tower.head(h)
+        if step == 0:
+            return ((method.decoder(z) - x) ** 2).mean()
+        if step == 1:
+            with torch.no_grad():
+                found = torch.from_numpy(k_means(z, 3, seed=method.seed, restarts=20))
+                method.centres.copy_(torch.stack([z[found == k].mean(0) for k in range(3)]))
+        n, mu = len(z), method.centres
+        q = torch.stack([torch.stack([1 / (1 + ((z[i] - mu[k]) ** 2).sum()) for k in range(3)]) for i in range(n)])
+        q = q / q.sum(1, keepdim=True)
+        p = (q**2 / q.sum(0)).detach()
+        p = p / p.sum(1, keepdim=True)
+        kl = (p * (p / q).log()).sum() / n
+        return 0.7 * self.contrast(z, q.detach().argmax(1), self.influence(nodes.graph)) + 1.5 * kl
+
+    def influence(self, graph):
+        n = len(graph.types)
+        a = torch.eye(n)
+        a[graph.edges[0], graph.edges[1]] = 1
+        a = a / a.sum(1, keepdim=True)
+        return a + a @ a
+
+    def contrast(self, z, y, near):
+        s = unit(z) @ unit(z).T * (1 - torch.eye(len(z)))
+        positive = -(near * (0.5 * s).exp()).sum(1).log().mean()
+        if self.exact:
+            return positive + (0.5 * s).exp().sum(1).log().mean()
+        c = unit(torch.stack([z[y == k].sum(0) for k in range(3)]))
+        t = c @ c.T * (1 - torch.eye(3))
+        return positive + (0.5 * t).exp().sum(1).log().mean()
+
+
+class PamCExact(PamC):
+    exact = True
+
+
 def strengths_by_networkx(graph):
     """S_c of each node's community, a summand of the modularity, by networkx alone."""
     drawn = networkx.Graph()
@@ -1029,6 +1086,7 @@ def strengths_by_networkx(graph):
     return found
 
 
+PAMC = {"clusters": 3, "alpha": 0.7, "beta": 1.5, "inverse_temperature": 0.5, "order": 2, "reconstruction": 0.1}
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -1081,6 +1139,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
                                                          "mask_duplicates": False}),
     "space2": ("space2", Space2, {}),
     "grace": ("grace", Grace, {}),
+    "pamc": ("pamc", PamC, PAMC),
+    "pamc of nodes": ("pamc", PamCExact, {**PAMC, "against": "nodes"}),
     "csgcl": ("csgcl", CSGCL, {"start": 0, "rise": 2.0, "gamma": 0.75}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip

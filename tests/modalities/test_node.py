@@ -6,6 +6,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import normalized_mutual_info_score
 
 import nearfar
 from nearfar import cli
@@ -188,6 +189,23 @@ def test_rows_that_need_no_training(network_few):
     clusters = {one.slug: one.evaluate("test").primary for one in
                 references(network_few, task_for(network_few, "clustering"))}  # fmt: skip
     assert "spread" not in clusters
+
+
+def test_a_model_that_tells_clusters_is_asked(network_few, tmp_path):
+    run = fit("pamc", network_few, out=tmp_path / "run", clusters=4, task="clustering", **PLAN)
+    embed = ModelEmbedder(nearfar.load(run.path / "model"), network_few)
+    task = task_for(network_few, "clustering")
+    z = embed.raw("node", np.arange(60))
+    assert z.shape == (60, 10)
+    centres = embed.inference.centres.numpy()
+    near = ((z[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+    rows = network_few.splits["test"]
+    assert task.evaluate(embed, "test").metrics["nmi"] == pytest.approx(
+        normalized_mutual_info_score(network_few.labels["label"][rows], near[rows]))  # fmt: skip
+    out = tmp_path / "predicted.csv"
+    assert cli.main(["predict", str(run.path), str(network_few.path), "--out", str(out)]) == 0
+    told = [line.split(",") for line in lines(out)]
+    assert [int(row[told[0].index("cluster")]) for row in told[1:]] == near.tolist()
 
 
 def test_training_sees_all_nodes_or_those_of_its_part(network_few, tmp_path):

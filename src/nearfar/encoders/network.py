@@ -17,7 +17,7 @@ from nearfar.encoders.numeric import moments
 from nearfar.errors import InputError
 from nearfar.graphs import Graph, Node, Nodes, joined
 
-Convolution = Literal["gcn", "sage", "gat", "rgcn"]
+Convolution = Literal["gcn", "sage", "gat", "rgcn", "mlp"]
 Activation = Literal["prelu", "relu", "rrelu", "elu"]
 HEADS = 4  # of a layer of attention; its width is shared among them
 ACTIVATIONS: dict[str, type[nn.Module]] = {"prelu": nn.PReLU, "relu": nn.ReLU, "rrelu": nn.RReLU, "elu": nn.ELU}
@@ -51,8 +51,9 @@ class GraphEncoder(Encoder):
 
     inputs: how many numbers each type of node has. types, relations: their names. convolution: gcn (symmetric
     normalisation with loops), sage (mean of the neighbours), gat (attention of 4 heads), rgcn (weights for each
-    relation and its direction; Schlichtkrull et al., ESWC 2018). dim: width of the last layer; the others have twice as
-    much. activation: one module for all layers (prelu: one slope). counts: features are rows that sum to 1.
+    relation and its direction; Schlichtkrull et al., ESWC 2018), mlp (linear layers, no edges). dim: width of the last
+    layer; the others have twice as much. activation: one module for all layers (prelu: one slope). counts: features are
+    rows that sum to 1.
     """
 
     modality = "node"
@@ -91,6 +92,8 @@ class GraphEncoder(Encoder):
         pyg = convolutions()
         if self.convolution == "gcn":
             return pyg.GCNConv(a, b, normalize=False, add_self_loops=False)
+        if self.convolution == "mlp":
+            return nn.Linear(a, b)
         if self.convolution == "sage":
             return pyg.SAGEConv(a, b)
         if self.convolution == "rgcn":
@@ -129,8 +132,20 @@ class GraphEncoder(Encoder):
         edges, weights = symmetric_weights(graph) if self.convolution == "gcn" else (graph.edges, None)
         for conv in self.convs:
             further = [weights] if weights is not None else [graph.relations] if self.convolution == "rgcn" else []
-            h = self.activation(conv(h, edges, *further))
+            h = self.activation(conv(h) if self.convolution == "mlp" else conv(h, edges, *further))
         return h
+
+    def whole_features(self, graph: Graph) -> Tensor:
+        """Standardised features (n, sum of d_t), those of each type in columns of their own."""
+        parts = self.scaled(graph)
+        if len(parts) == 1:
+            return parts[0]
+        out, first = parts[0].new_zeros(len(graph), sum(self.inputs)), 0
+        for kind, x in enumerate(parts):
+            rows = (graph.types == kind).nonzero()[:, 0]
+            out[rows, first : first + x.shape[1]] = x
+            first += x.shape[1]
+        return out
 
     def forward(self, x: Nodes) -> Tensor:
         return self.all_nodes(x.graph)[x.numbers]

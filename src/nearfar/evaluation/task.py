@@ -167,7 +167,7 @@ class Task:
 
     @property
     def held_out_edges(self) -> tuple[float, int]:
-        """The share of the edges of a graph that models of this task do not see, and the seed by which they are drawn."""
+        """The share of the edges of a graph that models of this task do not see, and the seed that draws them."""
         return 0.0, 0
 
     def check(self) -> None:

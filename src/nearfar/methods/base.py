@@ -55,7 +55,8 @@ class Method(pl.LightningModule):
     `--preset paper`; `of_part`: option -> the part that it is an option of; `only_with`: option ->
     others beside which alone it has an effect, each with the values that suit it (of a part: the name of a class
     attribute that is true), else refused where it is given; `layered`: whether it looks into the layers of
-    its encoder, which an automatic choice of it heeds; `uses_batch`: whether the other items of
+    its encoder, which an automatic choice of it heeds; `prefers`: option of an encoder -> what it is where it is left
+    to "auto" and all methods of the run agree; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
     of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare`
     and the towers are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False
@@ -75,6 +76,7 @@ class Method(pl.LightningModule):
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
     layered: ClassVar[bool] = False
+    prefers: ClassVar[Mapping[str, Any]] = {}
     uses_batch: ClassVar[bool] = True
     baseline: ClassVar[int] = 0
     trained: ClassVar[bool] = True

@@ -98,6 +98,13 @@ class Inference(nn.Module):
         """The name of the class of each row."""
         raise NotImplementedError
 
+    assigns: ClassVar[bool] = False
+    """Whether `of_clusters` tells clusters, in place of k-means on its vectors."""
+
+    def of_clusters(self, data: Data, rows: np.ndarray, embed: Any) -> np.ndarray:
+        """The number of the cluster of each row, (n,)."""
+        raise NotImplementedError
+
     @property
     def verbs(self) -> list[str]:
         """Which of predict, score and generate it writes."""

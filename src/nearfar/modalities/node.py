@@ -34,11 +34,12 @@ class Options:
     """The encoder of nodes.
 
     Args:
-        graph_encoder: convolution of the encoder of nodes: gcn, sage, gat, or rgcn, which has weights for each
-            relation.
+        graph_encoder: convolution of the encoder of nodes: gcn, sage, gat, rgcn, which has weights for each relation,
+            or mlp, which reads features alone. auto: what the method is made for, else gcn.
         graph_width: length of its vectors; its inner layers have twice as much.
         graph_layers: how many convolutions, so how many steps away a node sees.
-        graph_activation: after each of them: prelu (one slope), relu, rrelu, elu.
+        graph_activation: after each of them: prelu (one slope), relu, rrelu, elu. auto: what the method is made
+            for, else prelu.
         graph_features: counts (rows that are brought to the sum 1), numbers (standardised), or auto: counts where no
             feature is negative and all are whole.
         graph_neighbours: of how many neighbours a node is trained, step by step (10,5), drawn anew each time; all: the
@@ -49,10 +50,10 @@ class Options:
             link-prediction.
     """
 
-    graph_encoder: Literal["gcn", "sage", "gat", "rgcn"] = "gcn"
+    graph_encoder: Literal["auto", "gcn", "sage", "gat", "rgcn", "mlp"] = "auto"
     graph_width: Width = 256
     graph_layers: PositiveInt = 2
-    graph_activation: Literal["prelu", "relu", "rrelu", "elu"] = "prelu"
+    graph_activation: Literal["auto", "prelu", "relu", "rrelu", "elu"] = "auto"
     graph_features: Literal["auto", "counts", "numbers"] = "auto"
     graph_neighbours: str = "all"
     graph_training: Literal["all", "train"] = "all"
@@ -177,15 +178,18 @@ class NodeKind(Modality):
     def resolve(self, options: Any, data: Data) -> Any:
         from nearfar.sources.networks import only_counts
 
-        if options.graph_features != "auto":
-            return options
-        return dataclasses.replace(options, graph_features="counts" if only_counts(data) else "numbers")
+        found = {"graph_encoder": "gcn", "graph_activation": "prelu"}
+        found = {name: value for name, value in found.items() if getattr(options, name) == "auto"}
+        if options.graph_features == "auto":
+            found["graph_features"] = "counts" if only_counts(data) else "numbers"
+        return dataclasses.replace(options, **found)
 
     def resolved(self, options: Any) -> dict[str, Any]:
-        return {"graph_features": options.graph_features}
+        return {"graph_encoder": options.graph_encoder, "graph_features": options.graph_features}
 
     def described_encoder(self, options: Any) -> str:
-        return f"{options.graph_encoder} of {options.graph_layers} layers"
+        name = "gcn" if options.graph_encoder == "auto" else options.graph_encoder
+        return f"{name} of {options.graph_layers} layers"
 
     def usual_batch(self, items: int) -> int:
         return items if items <= WHOLE else 1024

@@ -99,6 +99,10 @@ def suited(settings: TrainSettings, *slugs: str) -> TrainSettings:
         given = settings.of(kind)
         if (chosen := kind.suited(given, layered)) != given:
             settings = dataclasses.replace(settings, **dataclasses.asdict(chosen))
+    preferred = [methods.get(slug).prefers for slug in slugs]
+    for name, value in (preferred[0] if preferred else {}).items():
+        if getattr(settings, name) == "auto" and all(one.get(name) == value for one in preferred):
+            settings = dataclasses.replace(settings, **{name: value})
     return settings
 
 
