@@ -53,7 +53,7 @@ def words_of(code: str, language: str = "python") -> tuple[list[Lexeme], Reading
     """Start, end and kind (`KINDS`) of each word of the code, in order, and what read it. Python is read by its own
     tokenizer; C, C++, Go, Java, JavaScript, PHP, Ruby, Rust and TypeScript by tree-sitter where nearfar[code] is
     installed; other languages, and Python that its tokenizer refuses, by a lexer of what most languages share."""
-    name = _ALIASES.get(language.lower(), language.lower())
+    name = language_of(language)
     if name == "python":
         try:
             return list(_of_python(code)), "Python's tokenizer"
@@ -62,6 +62,11 @@ def words_of(code: str, language: str = "python") -> tuple[list[Lexeme], Reading
     elif (parser := _parser(name)) is not None:
         return list(_of_tree(code, parser)), "tree-sitter"
     return list(_of_any(code)), "a general lexer"
+
+
+def language_of(name: str) -> str:
+    """A language by the name that it has here ("py": "python"); nothing is Python."""
+    return _ALIASES.get(name.lower(), name.lower())
 
 
 @cache
