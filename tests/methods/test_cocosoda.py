@@ -215,6 +215,17 @@ def test_errors(table, tmp_path):
         nearfar.fit("cocosoda", tmp_path / "one.csv", out=tmp_path / "run")
 
 
+def test_the_same_code_in_all_rows_is_named_as_the_cause_of_an_empty_split(table, tmp_path):
+    rows = [json.loads(line) | {"code": "x = 1", "query": "set x"} for line in table.read_text().splitlines()]
+    (tmp_path / "same.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError) as found:
+        nearfar.fit("cocosoda", tmp_path / "same.jsonl", **ROLES, out=tmp_path / "run")
+    told = str(found.value)
+    assert "same.jsonl is empty: rows that share a content (the same text or text_b) stay together" in told
+    assert "the 48 rows hang together in 1 part" in told
+    assert "name a column of splits (--split COLUMN)" in told
+
+
 def test_from_a_table_to_a_search(table, tmp_path, capsys):
     run = str(tmp_path / "run")
     words = ["fit", "cocosoda", str(table), "--text", "query", "--text-b", "code", "--domain", "language", "--task",
