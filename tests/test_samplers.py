@@ -179,6 +179,8 @@ def test_labels_that_do_not_fill_a_batch_are_left_out():
     assert sampler.sizing == 54
     with pytest.raises(InputError, match=r"None of the 3 labels .* has 37 items"):
         OneOf("domain").over(TABLE, 37, 0)
+    with pytest.raises(InputError, match="None of the 60 items has one of the labels"):
+        OneOf(np.full(60, -1)).over(TABLE, 3, 0)
     with pytest.raises(InputError, match="by 'bag', which the data do not have"):
         OneOf("bag").over(TABLE, 3, 0)
 

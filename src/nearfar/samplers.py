@@ -284,7 +284,7 @@ class OneOf(_OfItems):
     order.
 
     Labels that do not fill a batch, and items without one (-1), are never drawn. Raises InputError, once bound, where
-    no label fills a batch.
+    no label fills a batch, or no item has one.
     """
 
     def __init__(self, labels: Labels, alpha: float = 1.0, members: int = 1):
@@ -295,11 +295,14 @@ class OneOf(_OfItems):
         super().bind()
         item_labels = self.of_items(self.table.of(self.labels))
         sizes = {int(c): int((item_labels == c).sum()) for c in np.unique(item_labels[item_labels >= 0])}
+        if not sizes:
+            raise InputError(f"None of the {self.items:,} items has one of the labels that batches are drawn by.",
+                             "Fill the column of the labels, or leave it out.")  # fmt: skip
         self.choices = [np.flatnonzero(item_labels == c) for c, n in sizes.items() if n >= self.batch_size]
         if not self.choices:
             raise InputError(
                 f"None of the {len(sizes)} labels that batches are drawn by has {self.batch_size} items.",
-                f"Use --batch-size {max(2, max(sizes.values(), default=2))} or less.",
+                f"Use --batch-size {max(2, *sizes.values())} or less.",
             )
         self.shares = corpus_shares(np.array([len(c) for c in self.choices]), self.alpha)
 

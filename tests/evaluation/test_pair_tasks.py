@@ -235,6 +235,10 @@ def test_code_search_is_one_way_by_mrr_within_a_language():
     assert [search.name for search in task.asked(task.searches("test"))] == ["text → text_b, de", "text → text_b, fr"]
     assert {count["gallery"] for count in found.counts.values()} == {6}
     assert 0 < task.chance("test").primary < found.primary
+    whole, both = (task_for(by_two(data), name) for name in ("code-search --candidates all", "bitext"))
+    whole, both = (task.evaluate(embed, "test") for task in (whole, both))
+    assert [one["gallery"] for one in whole.counts.values()] == [one["gallery"] for one in both.counts.values()]
+    assert all(count["gallery"] > 6 for count in whole.counts.values())
 
 
 def test_bitext_is_the_mean_of_both_ways():

@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn.functional import normalize
 
+from nearfar.errors import InputError
 from nearfar.losses import ccp, context_layout, info_nce, mask_tokens, masked_lm, masked_lm_rows
 from nearfar.losses.rows import info_nce_rows
 
@@ -21,7 +22,7 @@ def scene(n=6, m=7, d=5, seed=0):
 
 def naive(queries, keys, bank, languages=LANGUAGES, bank_languages=BANK, t=0.1, in_batch=False):
     q, k, bank = ([normalize(x, dim=1) for x in xs] for xs in (queries, keys, [bank]))
-    total = 0.0
+    total, counted = 0.0, 0
     for side in (0, 1):
         for i in range(len(q[0])):
             positive = q[side][i] @ k[1 - side][i] / t
@@ -30,7 +31,8 @@ def naive(queries, keys, bank, languages=LANGUAGES, bank_languages=BANK, t=0.1, 
                 others += [k[1 - side][j] for j in range(len(q[0])) if j != i and languages[j] == languages[i]]
             below = positive.exp() + sum(((q[side][i] @ n / t).exp() for n in others), start=torch.zeros(()))
             total = total + below.log() - positive
-    return total / (2 * len(q[0]))
+            counted += len(others) > 0
+    return total / max(counted, 1)
 
 
 def call(queries, keys, bank, languages=LANGUAGES, bank_languages=BANK, t=0.1, **more):
@@ -73,6 +75,33 @@ def test_limits():
     assert found.item() == pytest.approx(math.log(1 + count))
     swapped = call(queries[::-1], keys[::-1], bank)
     torch.testing.assert_close(call(queries, keys, bank), swapped)
+
+
+def test_a_row_without_a_negative_does_not_count():
+    queries, keys, bank = scene()
+    held = LANGUAGES != 2  # whose bank is empty
+    assert not held.all()
+    some = [x[held] for x in queries], [x[held] for x in keys]
+    found = call(queries, keys, bank)
+    torch.testing.assert_close(found, call(*some, bank, languages=LANGUAGES[held]))
+    torch.testing.assert_close(found, naive(queries, keys, bank))
+    leaves = [x.requires_grad_() for x in queries]
+    call(queries, keys, bank).backward()
+    assert all((x.grad[~held] == 0).all() and (x.grad[held] != 0).any(1).all() for x in leaves)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    queries, keys, bank = scene()
+    short = [queries[0][:5], queries[1]]
+    for args in ((short, keys), ([*queries, queries[0]], [*keys, keys[0]]), (queries[:1], keys), ([], keys),
+                 ([x[0] for x in queries], [x[0] for x in keys])):  # fmt: skip
+        with pytest.raises(InputError, match=r"two sides each, all of them \(n, d\)\. Got queries \["):
+            call(*args, bank)
+    for more in ({"languages": LANGUAGES[:5]}, {"bank_languages": BANK[:5]}):
+        with pytest.raises(InputError, match=r"go with languages \(6,\), a bank \(7, 5\)"):
+            call(queries, keys, bank, **more)
+    with pytest.raises(InputError, match=r"Got \(6,\), \(7, 4\) and \(7,\)"):
+        call(queries, keys, bank[:, :4])
 
 
 def test_with_one_language_it_is_moco_without_momentum():

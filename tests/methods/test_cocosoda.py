@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -140,12 +141,89 @@ def texts_of(table, batch):
     return nearfar.data(table, roles=ROLES | {"domain": "language"}).texts("text_b", batch.rows.numpy())
 
 
+def languages(table, tmp_path, change):
+    """The table with other languages: change(number of the row, its language)."""
+    rows = list(map(json.loads, table.read_text().splitlines()))
+    for i, row in enumerate(rows):
+        row["language"] = change(i, row["language"])
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "other.jsonl"
+
+
+def drawn(made, steps=30):
+    return {int(row) for k in range(steps) for row in made.loader.at(k).rows}
+
+
+def test_a_row_without_a_language_is_drawn_as_python(table, tmp_path):
+    path = languages(
+        table, tmp_path, lambda i, name: None if name == "python" and i % 3 else {"java": "Java"}.get(name, "py")
+    )
+    made = prepared(path, domain=True, settings={"batch_size": 4})
+    whole = np.asarray(nearfar.data(path, roles=ROLES | {"domain": "language"}).splits["train"])
+    assert drawn(made) == set(whole.tolist())
+    assert "left_out" not in made.resolved
+    first = made.loader.at(0)
+    assert len({text.startswith("def") for text in texts_of(path, first)}) == 1, "of one language"
+
+
+def test_languages_that_do_not_fill_a_batch_are_named(table, tmp_path):
+    path = languages(table, tmp_path, lambda i, name: "ruby" if i % 12 == 3 else name)
+    made = prepared(path, domain=True)
+    opened = nearfar.data(path, roles=ROLES | {"domain": "language"})
+    away = [r for r in opened.splits["train"] if opened.domain_names[opened.domains[r]] == "ruby"]
+    assert away
+    assert made.resolved["left_out"] == f"{len(away)} rows (languages that do not fill a batch: ruby)"
+    assert not drawn(made) & set(away)
+    with pytest.raises(InputError, match=r"column 'language' is empty in all \d+ training rows.*leave out --domain"):
+        prepared(languages(table, tmp_path, lambda i, name: ""), domain=True)
+
+
+@pytest.mark.parametrize("encoder", [{}, {"text_encoder": "tiny", "text_positions": "learned"}])
+def test_the_model_that_is_kept_reads_no_more_than_training_did(table, tmp_path, encoder):
+    long = "def f(x):\n" + "    x = x + 1\n" * 60
+    options = {"text": "query", "text_b": "code", "steps": 2, "batch_size": 8, "vocabulary": 200}
+    nearfar.fit("cocosoda", table, out=tmp_path / "run", code_length=20, query_length=10, **options, **encoder)
+    model = nearfar.load(tmp_path / "run" / "model")
+    one = model.embed_texts([long, long + "    return None\n", "def f(x):\n"])
+    np.testing.assert_allclose(one[0], one[1], atol=1e-6)
+    assert not np.allclose(one[0], one[2], atol=1e-3)
+
+
+def test_the_preset(table):
+    made = prepared(table, settings={"preset": "paper"})
+    assert not made.method.mask_duplicates
+    assert (made.resolved["queue"], made.method.share, made.resolved["momentum"]) == (1024, 0.15, 0.999)
+
+
+def test_a_loss_names_what_is_missing():
+    make = torch.Generator().manual_seed(0)
+    four = {name: torch.randn(3, 5, generator=make) for name in ("code", "text", "code'", "text'")}
+    assert cocosoda(four, four).isfinite()
+    for vectors in ({k: x for k, x in four.items() if k != "text'"}, four | {"text'": four["text"][:2]}, {}):
+        with pytest.raises(InputError, match=r"Vectors are code \(n, d\), text \(n, d\).*Got"):
+            cocosoda(vectors, four)
+    for queues in ({}, four | {"code": four["code"][:, :4]}, four | {"more": four["code"]}):
+        with pytest.raises(InputError, match=r"Queues are code \(k, 5\)"):
+            cocosoda(four, queues)
+
+
 def test_errors(table, tmp_path):
     with pytest.raises(InputError, match="a frozen one has read them"):
         prepared(table, settings={"freeze": True})
     (tmp_path / "one.csv").write_text("query\n" + "\n".join(f"{v} all {n}" for v in VERBS for n in NOUNS))
     with pytest.raises(InputError, match="'cocosoda' needs"):
         nearfar.fit("cocosoda", tmp_path / "one.csv", out=tmp_path / "run")
+
+
+def test_the_same_code_in_all_rows_is_named_as_the_cause_of_an_empty_split(table, tmp_path):
+    rows = [json.loads(line) | {"code": "x = 1", "query": "set x"} for line in table.read_text().splitlines()]
+    (tmp_path / "same.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError) as found:
+        nearfar.fit("cocosoda", tmp_path / "same.jsonl", **ROLES, out=tmp_path / "run")
+    told = str(found.value)
+    assert "same.jsonl is empty: rows that share a content (the same text or text_b) stay together" in told
+    assert "the 48 rows hang together in 1 part" in told
+    assert "name a column of splits (--split COLUMN)" in told
 
 
 def test_from_a_table_to_a_search(table, tmp_path, capsys):

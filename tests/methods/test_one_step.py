@@ -855,14 +855,15 @@ class CCP(Naive):
         sides = [self.method.tower(x) for x in self.views(batch)["text"]]
         keys = [self.head(h, past=True) for h in sides]
         queries = [self.head(h, past=False) for h in sides]
-        languages, total = batch.domains[: len(batch)].tolist(), 0.0
+        languages, total, counted = batch.domains[: len(batch)].tolist(), 0.0, 0
         for q, k in zip(queries, keys[::-1], strict=True):
             for i, language in enumerate(languages):
                 others = self.banks.get(language, [])
                 scores = torch.stack([q[i] @ k[i], *(q[i] @ n for n in others)]) / 0.1
                 total = total + scores.logsumexp(0) - scores[0]
+                counted += len(others) > 0
         self.memory = [(x.detach(), language) for k in keys for x, language in zip(k, languages, strict=True)]
-        return total / (2 * len(batch))
+        return total / max(counted, 1)
 
     def after(self, batch, step):
         for key, language in self.memory:

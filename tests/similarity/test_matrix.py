@@ -87,6 +87,7 @@ def test_at_and_paired():
     own = torch.randint(0, 3, (N, 2))
     assert_close(s.at(own, block=1), whole.gather(1, own + M))
     assert s.has_positive().tolist() == [True, True, False, True, True, True]
+    assert s.has_negative().all()
     assert s.shape == (N, M + 3)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from nearfar import encoders
 from nearfar.encoders import code as code_module
-from nearfar.encoders.code import KINDS, kinds_of, words_of
+from nearfar.encoders.code import KINDS, kinds_of, whole_strings, words_of
 from nearfar.encoders.tokens import TokenStore, frame, ordinary
 from nearfar.errors import InputError
 from nearfar.views.code import SOFT, drawn_kind, softly
@@ -24,6 +24,25 @@ def test_python_is_read_by_its_own_tokenizer():
     assert {("2.5", "number"), ("# the sum", "comment"), ('"x"', "string"), ("+", "operator"), ("None", "keyword"),
             ("=", "operator"), (",", "separator"), ("return", "keyword")} <= set(found)  # fmt: skip
     assert all(kind in KINDS for _, kind in found)
+
+
+@pytest.mark.parametrize("before", ["s = 'a\x0cb'\n", "\x0c", "# \x85 c\n", "x = '\u2028'\r\n", "s = '\x1c\x1e\x0b'\r"])
+def test_lines_of_python_end_where_its_tokenizer_ends_them(before):
+    found = said(f"{before}yy = 22\nzz = 1\n")
+    assert found[-6:] == [("yy", "identifier"), ("=", "operator"), ("22", "number"),
+                          ("zz", "identifier"), ("=", "operator"), ("1", "number")]  # fmt: skip
+
+
+def test_a_formatted_string_is_one_word():
+    code = 'f\'a{b:>{w}}c\' + rf"""x\n{f\'{y}\'}"""\n'
+    assert said(code) == [("f'a{b:>{w}}c'", "string"), ("+", "operator"), ('rf"""x\n{f\'{y}\'}"""', "string")]
+    pieces = [("NAME", "x", (1, 0), (1, 1)), ("FSTRING_START", "f'", (1, 2), (1, 4)), ("OP", "{", (1, 4), (1, 5)),
+              ("TSTRING_START", 't"', (1, 5), (1, 7)), ("TSTRING_MIDDLE", "b", (1, 7), (1, 8)),
+              ("TSTRING_END", '"', (1, 8), (1, 9)), ("OP", "}", (1, 9), (1, 10)),
+              ("FSTRING_END", "'", (1, 10), (1, 11)), ("STRING", "'z'", (1, 12), (1, 15))]  # fmt: skip
+    found = list(whole_strings(pieces))
+    assert [(name, start, end) for name, _, start, end in found] == [
+        ("NAME", (1, 0), (1, 1)), ("STRING", (1, 2), (1, 11)), ("STRING", (1, 12), (1, 15))]  # fmt: skip
 
 
 @pytest.mark.parametrize("code", ["def broken(:\n  'x", "if (a) { return b; }"])
@@ -175,4 +194,7 @@ def test_every_kind_is_drawn_and_texts_have_none(encoder):
     assert int(drawn_kind(torch.full((2, 3), -1), torch.Generator())) == -1
     with pytest.raises(InputError, match="needs the kinds of the tokens"):
         softly("dynamic-replacement", x.ids, None, places, kind_ids=kind_ids, mask_id=1, size=9, rate=0.1,
+               generator=torch.Generator())  # fmt: skip
+    with pytest.raises(InputError, match="nonsense"):
+        softly("nonsense", x.ids, x.kinds, places, kind_ids=kind_ids, mask_id=1, size=9, rate=0.1,  # pyright: ignore
                generator=torch.Generator())  # fmt: skip

@@ -7,7 +7,7 @@ import io
 import keyword
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Reading = Literal["Python's tokenizer", "tree-sitter", "a general lexer"]
 Lexeme = tuple[int, int, str]
+Place = tuple[int, int]
+PythonWord = tuple[str, str, Place, Place]
 KINDS = ("keyword", "identifier", "operator", "separator", "number", "string", "comment")
 _WORDS = (
     "abstract as async await begin bool boolean break byte case catch char class const continue def default defer do "
@@ -37,7 +39,7 @@ _LEXEME = re.compile(
     r"|(?P<operator>[^\s\w]+?)",
     re.DOTALL,
 )
-_OF_PYTHON = {tokenize.STRING: "string", tokenize.NUMBER: "number", tokenize.COMMENT: "comment"}
+_OF_PYTHON = {"STRING": "string", "NUMBER": "number", "COMMENT": "comment"}
 _SEPARATORS = frozenset("()[]{},;:.")
 _ALIASES = {"py": "python", "": "python", "js": "javascript", "jsx": "javascript", "ts": "typescript", "golang": "go",
             "rb": "ruby", "rs": "rust", "c++": "cpp", "cc": "cpp", "h": "c"}  # fmt: skip
@@ -51,7 +53,7 @@ def words_of(code: str, language: str = "python") -> tuple[list[Lexeme], Reading
     """Start, end and kind (`KINDS`) of each word of the code, in order, and what read it. Python is read by its own
     tokenizer; C, C++, Go, Java, JavaScript, PHP, Ruby, Rust and TypeScript by tree-sitter where nearfar[code] is
     installed; other languages, and Python that its tokenizer refuses, by a lexer of what most languages share."""
-    name = _ALIASES.get(language.lower(), language.lower())
+    name = language_of(language)
     if name == "python":
         try:
             return list(_of_python(code)), "Python's tokenizer"
@@ -60,6 +62,11 @@ def words_of(code: str, language: str = "python") -> tuple[list[Lexeme], Reading
     elif (parser := _parser(name)) is not None:
         return list(_of_tree(code, parser)), "tree-sitter"
     return list(_of_any(code)), "a general lexer"
+
+
+def language_of(name: str) -> str:
+    """A language by the name that it has here ("py": "python"); nothing is Python."""
+    return _ALIASES.get(name.lower(), name.lower())
 
 
 @cache
@@ -101,16 +108,34 @@ def _kind_in_tree(node: Node, text: str) -> str:
 
 
 def _of_python(code: str) -> Iterator[Lexeme]:
-    starts = np.cumsum([0, *(len(line) for line in code.splitlines(keepends=True))])
-    for token in tokenize.generate_tokens(io.StringIO(code, newline="").readline):
-        if token.string.strip():
-            (a, left), (b, right) = token.start, token.end
-            kind = _OF_PYTHON.get(token.type)
-            if token.type == tokenize.NAME:
-                kind = "keyword" if keyword.iskeyword(token.string) else "identifier"
-            elif kind is None:
-                kind = "separator" if token.string in _SEPARATORS else "operator"
-            yield int(starts[a - 1]) + left, int(starts[b - 1]) + right, kind
+    lines = io.StringIO(code, newline="").readlines()  # cut where `tokenize` cuts; str.splitlines cuts at more
+    starts, found = np.cumsum([0, *map(len, lines)]), tokenize.generate_tokens(iter([*lines, ""]).__next__)
+    words = whole_strings((tokenize.tok_name[t.type], t.string, t.start, t.end) for t in found)
+    for name, text, (a, left), (b, right) in words:
+        if text.strip():
+            yield int(starts[a - 1]) + left, int(starts[b - 1]) + right, _kind_in_python(name, text)
+
+
+def whole_strings(words: Iterable[PythonWord]) -> Iterator[PythonWord]:
+    """Words of Python's tokenizer (name of the kind, text, start, end), each formatted string one STRING: since Python
+    3.12 it comes in pieces, from FSTRING_START (of a template TSTRING_START) to FSTRING_END, with words between."""
+    depth, first = 0, ("", (0, 0))
+    for name, text, start, end in words:
+        if name.endswith("STRING_START"):
+            first = first if depth else (text, start)
+            depth += 1
+        elif name.endswith("STRING_END"):
+            depth -= 1
+            if not depth:
+                yield "STRING", first[0] + text, first[1], end
+        elif not depth:
+            yield name, text, start, end
+
+
+def _kind_in_python(name: str, text: str) -> str:
+    if name == "NAME":
+        return "keyword" if keyword.iskeyword(text) else "identifier"
+    return _OF_PYTHON.get(name) or ("separator" if text in _SEPARATORS else "operator")
 
 
 def _of_any(code: str) -> Iterator[Lexeme]:

@@ -51,6 +51,11 @@ class TextEncoder(Encoder):
         """Vectors of all tokens (n, L, dim), zero where the mask (n, L) is False, and that mask."""
         raise NotImplementedError
 
+    def shorten(self, length: int) -> None:
+        """Read no more than so many tokens of a text from now on, all that stands around it included; more than the
+        encoder takes changes nothing."""
+        self.special = self.special._replace(length=min(length, self.special.length))
+
     def build(self, rows: Sequence[Sequence[int]]) -> Tokens:
         """Lists of content ids -> the input of `forward`: cut to the length, with bos and eos, padded."""
         room = max(0, self.special.length - self.special.frame)

@@ -116,6 +116,12 @@ class Transformer(OwnTokens, LayeredText):
         self.stack = nn.ModuleList([Layer(dim, heads, dropout, causal, depth) for _ in range(depth)])
         self.norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(dropout)
 
+    def shorten(self, length: int) -> None:
+        super().shorten(length)
+        if self.places is not None:
+            rows = self.places.weight.detach()[: self.special.length].clone()
+            self.places = nn.Embedding.from_pretrained(rows, freeze=not self.places.weight.requires_grad)
+
     def states(self, x: Tokens | Embedded, layers: int) -> Tensor:
         h = x.vectors if isinstance(x, Embedded) else self.table(x.ids)
         length, turn = h.shape[1], None

@@ -71,12 +71,14 @@ Rows = Callable[[Similarity], Tensor]
 
 @dataclass
 class Layout:
-    """Similarities whose losses are joined by "mean" or "sum", each with its weight (default 1)."""
+    """Similarities whose losses are joined by "mean" or "sum", each with its weight (default 1). contrasted: an anchor
+    without a negative does not count, rather than with what the loss gives it."""
 
     parts: list[Similarity]
     join: str = "mean"
     transposed: bool = False
     weights: Sequence[float] | None = None
+    contrasted: bool = False
 
     def loss(self, rows: Rows) -> Tensor:
         """The mean of `rows` over the anchors of each part, joined. A scalar.
@@ -88,7 +90,8 @@ class Layout:
             first.share(second)
             second.share(first)
         try:
-            losses = [s.mean(rows(s)) for s in self.parts]
+            losses = [s.mean(rows(s), s.has_positive() & s.has_negative() if self.contrasted else None)
+                      for s in self.parts]  # fmt: skip
         finally:
             for s in self.parts:
                 s.share(None)

@@ -243,6 +243,11 @@ class Similarity:
         with torch.no_grad():
             return self.reduce(Count(where=self.positive & self.visible & ~self.itself)) > 0
 
+    def has_negative(self) -> Tensor:
+        """Which rows have a negative, bool (..., N)."""
+        with torch.no_grad():
+            return self.reduce(Count(where=self.negative)) > 0
+
     def mean(self, rows: Tensor, where: Tensor | None = None) -> Tensor:
         """The mean of `rows` (..., N) over all anchors of all ranks that have a positive (or those of `where`).
 

@@ -383,18 +383,23 @@ class Data:
         return self._without_domains(split, hand) if hand else split
 
     def few_units(self) -> tuple[str, str]:
-        """Why a part of the splits is empty, and the mend, where a column divides the rows into too few units; else
-        twice ""."""
+        """Why a part of the splits is empty, and the mend, where a column divides the rows into too few units, or equal
+        contents join them to too few parts; else twice ""."""
         role = next((name for name in ("unit", "group", "bag") if name in self.roles), None)
-        if role is None:
+        if role is not None and (units := len({filled(v) for v in self.values(role)} - {""})) < len(SHARES):
+            how = f" ({self.reasons[role]})" if role in self.reasons else ""
+            return (
+                f": '{self.roles[role]}' is read as the {role}{how}, no split divides a {role}, and there are {units}",
+                f"Take the role away (--{role} none), or name a column of splits (--split COLUMN). ",
+            )
+        parts = len(np.unique(self._components))
+        if parts >= len(SHARES):
             return "", ""
-        units = len({filled(v) for v in self.values(role)} - {""})
-        if units >= len(SHARES):
-            return "", ""
-        how = f" ({self.reasons[role]})" if role in self.reasons else ""
+        what = " or ".join(role for role in self.content_roles if role not in self.only_tested)
         return (
-            f": '{self.roles[role]}' is read as the {role}{how}, no split divides a {role}, and there are {units}",
-            f"Take the role away (--{role} none), or name a column of splits (--split COLUMN). ",
+            f": rows that share a content (the same {what}) stay together, and the {len(self):,} rows hang together in "
+            f"{parts} part{'s' * (parts > 1)}",
+            "Give more rows that share nothing, or name a column of splits (--split COLUMN). ",
         )
 
     @cached_property

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nearfar.checks import one_of
 from nearfar.errors import InputError
 from nearfar.losses.masked import MASKED, mask_tokens
 from nearfar.views.text import uniform
@@ -87,7 +88,9 @@ def softly(
     generator: torch.Generator,
 ) -> Int[Tensor, "n l"]:
     """One of the four by name; dynamic masking is that of BERT (80 % mask, 10 % a random token of [0, size), 10 % as
-    it is), of the `ordinary` tokens. Raises InputError where kinds are asked for and not known."""
+    it is), of the `ordinary` tokens. Raises InputError for another name, and where kinds are asked for and not
+    known."""
+    one_of("name", name, SOFT)
     if name == "dynamic-masking":
         return mask_tokens(ids, ordinary, mask_id=mask_id, size=size, share=rate, generator=generator)[0]
     if kinds is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nearfar.checks import PositiveInt
 from nearfar.evaluation.task import register
@@ -21,7 +21,7 @@ class CodeSearchTask(TextPairTask):
     Args:
         pool: what a query is ranked among: all items of the split, or those of its own domain; auto: the latter where
             there are domains.
-        candidates: at most so many rows of each pool, the same ones each time.
+        candidates: at most so many rows of each pool, the same ones each time; or all.
     """
 
     beside = "hit@1"
@@ -32,7 +32,7 @@ class CodeSearchTask(TextPairTask):
         *,
         modalities: Sequence[str] | None = None,
         pool: Pool = "auto",
-        candidates: PositiveInt = 1000,
+        candidates: PositiveInt | Literal["all"] = 1000,
     ):
-        super().__init__(data, pool=pool, candidates=candidates)
+        super().__init__(data, pool=pool, candidates=None if candidates == "all" else candidates)
         self.primary = "mrr"

@@ -48,14 +48,16 @@ class CCP(Contrast):
 
     Args:
         temperature: T; divides the cosine.
-        bank: K; past keys of each language. auto: at most a quarter of a language's sentences and 65536.
+        bank: K; past keys of each language. auto: as the part `queue` sizes itself, at most a quarter of a language's
+            sentences (docs/reproducibility.md, "Queues in short runs").
         banks: what has a bank of its own: each language, or all together (of the same size altogether).
         window: w; a context stands at most so many sentences from its centre.
         context: a neighbour of the centre, or the centre itself under other dropout (to compare with).
         norm: batch norm of the head: asymmetric (keys by running statistics), batch (both sides by the batch), running.
         in_batch: other sentences of the batch that are of the same language are negatives as well.
         detach_keys: no gradient flows through keys.
-        mlm: weight of the masked-LM term. auto: 1 for an encoder of layers with tied scores, 0 for another.
+        mlm: weight of the masked-LM term. auto: 1 for a transformer whose output scores share the table of its tokens
+            (--text-encoder tiny), else 0.
         masked: share of the tokens that the masked-LM term hides.
         projector: width of the hidden layer of the head, which serves training alone.
         dim: width of the contrasted vectors.
@@ -67,10 +69,13 @@ class CCP(Contrast):
         "Neighbouring sentences find each other among past ones of their language: spaces of languages become alike.",
         arxiv="2206.03281",
         differs="a reconstruction: the pre-training code was never released, so window, head, order of calls, the "
-        "gradient through positive keys, sizes and weights are read from abstract and ablations; sentences of one "
+        "gradient through positive keys, sizes and weights are read from abstract and ablations; lr 1e-5 and the "
+        "largest norm 2.0 of the preset are those of the released fine-tuning; sentences of one "
         "document and duplicates are no negatives unless told (--mask-duplicates false); the supervised fine-tuning "
         "of the released code is `pairs` with a hard negative (--negative COLUMN --symmetric false), by cosine and a "
-        "temperature instead of the inner product; BN statistics are those of each process",
+        "temperature instead of the inner product, with one encoder instead of one for questions and one for passages, "
+        "and a final question mark stays; MRR@100, Recall@100 and XOR-Retrieve's recall by tokens are no tasks here; "
+        "BN statistics are those of each process",
     )
     needs = (frozenset({"text", "group"}),)
     preset_paper = {"temperature": 0.05, "bank": 32768, "window": 2, "norm": "asymmetric", "mlm": 1.0, "masked": 0.15,
