@@ -30,8 +30,17 @@ ARMS = {
     "divergence alone": Arm(f"{SHARED} --alpha 0"),
     "k-means start": Arm("pamc --clusters 10 --alpha 0 --beta 0 --reconstruction 0.375"),
 }
-PLAN = {"steps": 160, "batch_size": "auto", "lr": 1e-3, "optimiser": "adam", "schedule": "constant", "graph_width": 128, "graph_encoder": "mlp", "graph_activation": "relu",
-        "graph_features": "numbers"}  # fmt: skip
+PLAN = {
+    "steps": 160,
+    "batch_size": "auto",
+    "lr": 1e-3,
+    "optimiser": "adam",
+    "schedule": "constant",
+    "graph_width": 128,
+    "graph_encoder": "mlp",
+    "graph_activation": "relu",
+    "graph_features": "numbers",
+}
 MEASURES = {"NMI": ("clustering", "nmi"), "ACC": ("clustering", "accuracy")}
 
 CLAIM = Claim(
