@@ -12,6 +12,7 @@ from nearfar import evaluation, losses
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.evaluation.tasks.classification import macro_f1
+from nearfar.methods.text.cvib import mean_longest
 from nearfar.sources import open_data
 from nearfar.training import building
 from nearfar.training.modelled import ModelEmbedder
@@ -78,17 +79,58 @@ def test_the_losses_are_those_of_the_functions(data):
     assert_close(second, cross[1] + 0.5 * alike + 1e-4 * kl)
 
 
-def test_beta_begins_at_a_fifth_and_gates_learn_at_a_rate_of_their_own(data):
+def table_of(path, words, aspect=3):
+    """Rows of so many words each, of two classes."""
+    lines = [f"{' '.join(['tree'] * n)},{' '.join(['leaf'] * aspect)},{'ab'[k % 2]}" for k, n in enumerate(words)]
+    path.write_text("note,aspect,kind\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "text_b", "length"),
+    [
+        ([9, 14, 20, 31] * 30, None, 64),
+        ([400] * 120, None, 32),
+        ([12] * 120, "aspect", 64),
+        ([60] * 120, "aspect", 32),
+        (([150] + [8] * 9) * 12, None, 200),
+    ],
+    ids=["plain", "cut", "aspect", "aspect-cut", "some-long"],
+)
+def test_beta_begins_at_a_fifth_in_the_mean_batch(words, text_b, length, tmp_path):
+    roles = {"text": "note", "text_b": text_b, "target": "kind"}
+    pairs = open_data(table_of(tmp_path / "t.csv", words, 30), roles=roles)
+    made = prepared(pairs, settings={"text_length": length, "steps": 30})
+    lengths = []
+    for number in range(30):
+        batch = made.loader.at(number)
+        batch.views = made.method.make_views(batch)
+        with torch.no_grad():
+            lengths.append(made.method.outputs_of(made.method.pruned, batch)[2])
+    begun = made.method.beta * float(made.method.kl(1).detach()) * np.mean(lengths)
+    assert begun == pytest.approx(0.2, rel=0.1)
+
+
+def test_the_mean_of_the_longest_is_counted_over_all_draws():
+    lengths = np.array([5, 2, 9])
+    draws = [max(a, b) for a in lengths for b in lengths]
+    assert mean_longest(lengths, 2) == pytest.approx(np.mean(draws))
+    assert mean_longest(lengths, 1) == pytest.approx(lengths.mean())
+
+
+def test_gates_and_biases_learn_at_rates_of_their_own(data):
     made = prepared(data, gate_lr=0.02, bias_lr=0.005, settings={"lr": 0.001})
-    batch = drawn(made)
-    length = made.method.outputs_of(made.method.pruned, batch)[2]
-    begun = made.method.beta * float(made.method.kl(length).detach())
-    assert 0.1 < begun < 0.4
     scaled = made.method.scaled_parameters()
     gates = {p for gate in made.method.inner.gates for p in gate.parameters()}
     assert {round(scaled[p], 6) for p in gates} == {20.0}
     assert {round(x, 6) for p, x in scaled.items() if p not in gates} == {5.0}
     assert not any(p.dim() > 1 for p in scaled)
+
+
+@pytest.mark.parametrize("option", [{"micro_batch": 4}, {"accumulate": 2}])
+def test_what_updates_in_turn_cannot_do_is_refused(option, data):
+    with pytest.raises(InputError, match=f"'cvib' .*--{next(iter(option)).replace('_', '-')}"):
+        prepared(data, settings=option)
 
 
 def test_without_gates_and_contrast_it_is_a_plain_classifier(data):

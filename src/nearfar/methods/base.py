@@ -201,6 +201,12 @@ class Method(pl.LightningModule):
         `loss`; none: one update of all parameters. The same phases at every call."""
         return ()
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether updates take turns. Asked before `prepare`, which may make what `phases` updates: true where a class
+        writes `phases`; one whose phases are none in some variants says itself."""
+        return type(self).phases is not Method.phases
+
     def make_views(self, batch: Batch) -> dict[str, list]:
         """Batch inputs -> views, without gradient, from `batch.generator()` alone."""
         return {}

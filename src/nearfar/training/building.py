@@ -306,12 +306,12 @@ def has_target(data: Data, kind: str) -> np.ndarray:
 def check_possible(method: Method, settings: TrainSettings) -> None:
     """Raises where the method cannot be trained as the settings ask."""
     name, together = method.slug, settings.devices * settings.nodes
-    if settings.micro_batch is not None and not (method.splits and not method.phases()):
+    if settings.micro_batch is not None and not (method.splits and not method.in_turn):
         raise InputError(
             f"'{name}' cannot be computed in micro-batches: its loss needs the whole batch in one pass.",
             "Leave out --micro-batch, or use a smaller --batch-size.",
         )
-    if settings.accumulate > 1 and method.phases():
+    if settings.accumulate > 1 and method.in_turn:
         raise InputError(
             f"'{name}' updates its parts in turn, each with a step of its own: gradients of several batches cannot be "
             "added up.",

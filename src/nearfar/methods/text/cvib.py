@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, Width
-from nearfar.encoders import Encoder, LayeredText, frame, layered
+from nearfar.encoders import Encoder, LayeredText, frame, layered, one_sequence, pad
 from nearfar.losses import gate_kl, info_nce
 from nearfar.methods import Batch, Facts, Loss, Method, Paper, Phase, Tower, register
 from nearfar.methods.judged import SIDES, JointReader
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 START = 0.2  # of beta times the KL of fresh gates, where beta is auto
+
+
+def mean_longest(lengths: np.ndarray, count: int) -> float:
+    """The mean of the largest of `count` values drawn from `lengths` (n,): to it a batch of such texts is padded."""
+    share = (np.arange(len(lengths) + 1) / len(lengths)) ** count
+    return float(np.sort(lengths) @ np.diff(share))
 
 
 class Network(nn.Module):
@@ -56,7 +62,8 @@ class CVIB(Method):
     Args:
         contrast: lambda; of the contrast between both networks; 0: there is no unpruned one.
         temperature: t; divides the cosine.
-        beta: of the gates' information. Paper: 1e-7, for 12 layers of 768. auto: such that it begins at 0.2.
+        beta: of the gates' information. Paper: 1e-7, for 12 layers of 768. auto: such that they begin at 0.2 in a
+            usual batch.
         gates: a gate after each layer; false: a plain network.
         gate_lr: learning rate of the gates.
         bias_lr: learning rate of all biases and norms (paper: 1e-3); default that of the other weights.
@@ -118,12 +125,18 @@ class CVIB(Method):
         self.pruned = made
         if self.gated:
             self.inner.add_gates()
-        some = rows[:: max(1, len(rows) // 500)]
-        self.usual = float(np.mean([len(ids) for ids in self.inner.encode_ids(data.texts(SIDES[0], some))]))
+        self.lengths = self.lengths_of(data, rows[:: max(1, len(rows) // 2000)])
+
+    def lengths_of(self, data: Data, rows: np.ndarray) -> np.ndarray:
+        """Tokens of the sequence that the networks read of each row, (n,)."""
+        special, read = self.inner.special, [self.inner.encode_ids(data.texts(role, rows)) for role in self.reads]
+        sides = [pad([ids[: special.length] for ids in texts], special.pad) for texts in read]
+        framed = one_sequence(sides[0], sides[-1], special)[0] if self.aspect else frame(sides[0], special)
+        return framed.mask.sum(1).numpy()
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         if self.beta == "auto":
-            whole = float(self.kl(max(1, round(self.usual + self.inner.special.frame))).detach())
+            whole = float(self.kl(1).detach()) * mean_longest(self.lengths, facts.batch_size)
             self.beta = START / whole if whole > 0 else 0.0
         return {"beta": float(f"{self.beta:.3g}")}
 
