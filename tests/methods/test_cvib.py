@@ -1,6 +1,7 @@
 """CVIB: two networks with steps of their own, gates, an aspect beside the text, and the classes that are told."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -46,12 +47,15 @@ def drawn(made):
     return batch
 
 
-def test_both_networks_begin_alike_and_share_nothing(data):
+def test_both_encoders_begin_alike_and_networks_share_nothing(data):
+    """Pretrained weights are those of both; what reads them is drawn for each."""
     method = prepared(data).method
     own = {n.replace(".layer.", "."): p for n, p in method.pruned.named_parameters() if ".gate." not in n}
     other = dict(method.original.named_parameters())
     assert own.keys() == other.keys()
-    assert all(torch.equal(own[n], other[n]) and own[n] is not other[n] for n in own)
+    assert all(own[n] is not other[n] for n in own)
+    assert all(torch.equal(own[n], other[n]) for n in own if n.startswith("encoder."))
+    assert not any(torch.equal(own[n], other[n]) for n in own if n.startswith("classifier."))
 
 
 def test_each_loss_moves_its_own_network_alone(data):
@@ -161,6 +165,8 @@ def test_an_aspect_stands_beside_the_text(table, tmp_path):
     nearfar.fit("cvib", pairs, out=tmp_path / "run", **FAST)
     told = nearfar.predict(tmp_path / "run", pairs).columns
     assert set(told["prediction"]) <= {"animal", "plant"}
+    with pytest.raises(InputError, match=r"has no 'text_b' here[\s\S]*--text-b COLUMN"):
+        nearfar.predict(tmp_path / "run", open_data(table, roles=NOTE))
     module, rows = nearfar.load(tmp_path / "run" / "model").inference, np.arange(20)
     with torch.inference_mode():
         single = [module.of_classes(pairs, rows[k : k + 1], None)[0] for k in range(20)]
@@ -175,6 +181,41 @@ def test_wrong_targets(table, tmp_path):
         prepared(open_data(one, roles=NOTE))
     with pytest.raises(InputError, match="'cvib' looks into the layers"):
         prepared(open_data(table, roles=NOTE), settings={"text_encoder": "small"})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"gates": "false", "beta": "0.1"}, "--beta 0.1 has no effect with --gates false: it belongs to --gates true"),
+        ({"gates": "false", "gate_lr": "0.1"}, "--gate-lr 0.1 has no effect with --gates false"),
+        ({"contrast": "0", "temperature": "0.1"}, "--temperature 0.1 has no effect with --contrast 0.0: it belongs to "
+                                                  "--contrast of a number in (0, inf)"),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_refused(given, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        building.method_options("cvib", given, "auto")
+    assert building.method_options("cvib", {"contrast": "0.5", "temperature": "0.1"}, "auto").temperature == 0.1
+
+
+def test_what_it_tells_is_what_is_measured(table, tmp_path, capsys):
+    """Without --task, also of a target of numbers and of groups beside; a comparison of such methods alone as well."""
+    plan = ["--text", "note", "--text-b", "none", "--target", "kind", "--steps", "2", "--batch-size", "16", *FLAGS]
+    assert main(["fit", "cvib", str(table), *plan, "--val-every", "0", "--out", str(tmp_path / "run")]) == 0
+    assert "PROXY" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert config["summary"]["kind"] == "classification"
+    columns = {"text": "note", "text_b": None, "target": "kind"}
+    found = nearfar.evaluate(tmp_path / "run", table, baseline=False, **(columns | {"text_b": "none"}))
+    assert found["task"]["kind"] == "classification"
+    data = open_data(table, roles=columns)
+    kinds = {slug: building.task_of(slug, data, TrainSettings()).kind for slug in ("cvib", "r-drop", "simcse")}
+    assert kinds == {"cvib": "classification", "r-drop": "classification", "simcse": "proxy"}
+    assert building.task_of("cvib", data, TrainSettings(task="proxy")).kind == "proxy"
+    assert building.own_task("cvib", "r-drop") == "classification"
+    assert building.own_task("cvib", "simcse") is None
+    grouped = open_data(table, roles=columns | {"group": "aspect"})
+    assert building.task_of("r-drop", grouped, TrainSettings()).kind == "classification"
 
 
 def test_classes_are_counted_by_hand():
