@@ -110,9 +110,10 @@ def trained(training: Mapping[str, Any]) -> str:
     every = " of all parameters" if training.get("decay_all") else ""
     floor = f" down to {training['final']:.3g} of the peak" if training.get("final") else ""
     decay = f", weight decay {training['weight_decay']:g}{every}" if "weight_decay" in training else ""
+    clipped = f", gradients no longer than {training['clip_norm']:g}" if "clip_norm" in training else ""
     return (
         f"{training['optimiser']}, learning rate {training['lr']:g}{per}{betas}{decay}, "
-        f"{training.get('schedule', 'cosine')} schedule{floor}"
+        f"{training.get('schedule', 'cosine')} schedule{floor}{clipped}"
     )
 
 

@@ -2,7 +2,7 @@
 
 Sentences of three packages behind a word, 600 of them for training: first a word that is drawn without regard to the
 class, then one that gives it away in 80 % of the training rows. Against the cross-entropy of the same two passes
-(weight 0), so that nothing but the divergence differs; alpha of the paper for sentences is 1 to 5, 5 by default.
+(weight 0), so that nothing but the divergence differs; weight 5 as SPACE-2 has it, and 1 (R-Drop's alpha of 2).
 """
 
 from __future__ import annotations

@@ -84,6 +84,14 @@ class Model:
         return self._inference
 
     @property
+    def measured_by(self) -> str | None:
+        """The task that measures what it answers (`Method.measured_by`); None where its method names none."""
+        from nearfar import methods
+
+        slug = str(self.config.get("method"))
+        return methods.get(slug).measured_by if "inference" in self.config and slug in methods.slugs() else None
+
+    @property
     def device(self) -> torch.device:
         """Where its towers are."""
         return next((tower.encoder.device for tower in self.roles.values()), torch.device("cpu"))

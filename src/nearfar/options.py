@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nearfar.checks import check, hints
+from nearfar.checks import Range, check, hints
 from nearfar.errors import InputError, did_you_mean
 
 SKIPPED = ("self", "encoder", "encoder_b", "data", "modalities")
@@ -393,7 +393,7 @@ def _check_effect(
                 name = typed[other] if other in given else preset.get(other, typed[other])
                 fits = name in suits
             if not fits:
-                owners = "" if isinstance(suits, str) else f": it belongs to --{_flag(other)} {_either(suits)}"
+                owners = "" if isinstance(suits, str) else f": it belongs to --{_flag(other)} {_suiting(suits)}"
                 raise InputError(
                     f"--{_flag(option)} {_plainly(given[option])} has no effect with --{_flag(other)} "
                     f"{_plainly(name)}{owners}.",
@@ -418,8 +418,10 @@ def _plainly(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else getattr(value, "__name__", str(value))
 
 
-def _either(words: Sequence[Any]) -> str:
-    *first, last = map(str, words)
+def _suiting(values: Range | Sequence[Any]) -> str:
+    if isinstance(values, Range):
+        return f"of {values.words(False)}"
+    *first, last = map(_plainly, values)
     return f"{', '.join(first)} or {last}" if first else last
 
 

@@ -63,8 +63,8 @@ def evaluate(
 
     Args:
         model: a model or its folder; data: path, name or Data.
-        task: dense, sts, pairs, pair-labels, code-search, bitext, trees, groups, labels, few-shot, proxy or one of
-            another package; default the first that the data hold.
+        task: a name of `nearfar.evaluation.tasks.names()`, with options of its own if wanted; default what the method
+            of the model names, else the first that the data hold.
         on: the split that is scored.
         variant: which of the vectors of one input, where the model gives several (`Model.variants`).
         progress: called with (done, all) while rows pass the model.
@@ -76,7 +76,8 @@ def evaluate(
         tasks.parsed(task)
     roles, own = divided(given, data_settings)
     opened = roles.open(data)
-    loaded, measure = open_model(model), evaluation.task_for(opened, task, **own)
+    loaded = open_model(model)
+    measure = evaluation.task_for(opened, task, before=loaded.measured_by, **own)
     embed = ModelEmbedder(loaded, opened, variant=variant)
     embed.progress = progress or embed.progress
     for role in measure.roles:

@@ -1,6 +1,7 @@
 """The commands end to end on a user's own small data: real training, real files, what is printed."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def done(capsys, *words):
 
 
 QUICK = ("--steps", "4", "--batch-size", "16", "--val-every", "0")
+
+
+def test_the_help_of_a_task_names_them_all(capsys):
+    for command in ("fit", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said = capsys.readouterr().out.partition("--task")[2].partition("  --")[0]
+        assert {"classification", "regression", "separation", "bags", "sts"} <= set(re.split(r"[,;\s]+", said))
 
 
 def test_help_and_version(capsys):

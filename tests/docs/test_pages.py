@@ -253,3 +253,10 @@ def test_the_repository_speaks_of_the_product_only():
         text = drawing.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http" not in text, drawing.name
         assert "<title" in text, drawing.name
+
+
+def test_the_optimiser_of_a_paper_is_told_with_its_clipping():
+    plain = {"optimiser": "adamw", "lr": 5e-5}
+    assert build_docs().trained(plain | {"clip_norm": 1.0}) == build_docs().trained(plain) + (
+        ", gradients no longer than 1"
+    )

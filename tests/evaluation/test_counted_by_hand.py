@@ -11,7 +11,7 @@ from PIL import Image
 
 import nearfar
 from nearfar.evaluation import task_for
-from nearfar.evaluation.pairwise import average_precision, best_threshold, f1_at
+from nearfar.evaluation.pairwise import accuracy_at, average_precision, best_threshold, f1_at
 
 from .test_chance import Random, beir, domains, groups, labelled_pairs, labels, picture_pairs, scored_pairs, text_pairs
 
@@ -255,3 +255,8 @@ def test_what_a_threshold_is_worth():
     assert best_threshold([0.1, 0.9], [0, 1]) == pytest.approx(0.5)
     assert best_threshold([0.9, 0.1], [0, 1], "f1") == -np.inf, "all are pairs"
     assert f1_at(scores, labels_, 0.45) == pytest.approx(2 * 2 / (3 + 2))
+    close = np.float32(0.1) + np.arange(4, dtype=np.float32) * np.spacing(np.float32(0.1))
+    for known in ([0, 1, 1, 1], [0, 0, 1, 1]):
+        for measure, at in (("accuracy", accuracy_at), ("f1", f1_at)):
+            told = at(close, known, best_threshold(close, known, measure))
+            assert told == 1, "halfway between two neighbours of single precision"

@@ -62,3 +62,9 @@ def test_the_contrast_of_two_networks():
     assert losses.info_nce(a, b[:1].expand(5, 4), temperature=0.05).item() == pytest.approx(math.log(5))
     assert (losses.info_nce(b, a, temperature=0.05) - value).abs() > 1e-3
     assert losses.info_nce(a[:1], b[:1], temperature=0.05) == 0
+
+
+def test_half_precision_is_computed_in_single():
+    made = Gate(768).half()
+    value = losses.gate_kl(made.mu, made.logvar, 128)
+    assert value.item() == pytest.approx(losses.gate_kl(made.mu.double(), made.logvar.double(), 128).item(), rel=1e-5)

@@ -116,3 +116,42 @@ def test_shapes_and_temperatures_are_checked():
             form(a, b[:3])
         with pytest.raises(InputError, match="temperature"):
             form(a, b, temperature=0.0)
+
+
+def test_half_precision_is_computed_in_single():
+    """Inner products of 300 and more overflow half precision, and autocast's bfloat16 would choose other targets."""
+    make = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 8, 64, generator=make).mul(40).half().unbind()
+    for form in (losses.mnr, losses.mnr_plus):
+        assert_close(
+            form(a, b, temperature=50.0).double(), form(a.double(), b.double(), temperature=50.0), rtol=1e-5, atol=1e-5
+        )
+    a, b = torch.randn(2, 64, 32, generator=make).add(3).unbind()
+    plain = losses.mnr_plus_targets(a, b), losses.mnr(a, b), losses.mnr_plus(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = losses.mnr_plus_targets(a, b), losses.mnr(a, b), losses.mnr_plus(a, b)
+    assert_close(cast, plain, rtol=0, atol=0)
+    logits = torch.full((2, 4, 3), 60000.0).half()
+    assert losses.router_loss(logits, logits, torch.tensor([0, 1, 2, 0])).item() == pytest.approx(math.log(3))
+    many = torch.randn(2, 3000, 3, generator=make)
+    assert_close(losses.balance_loss(many.half()).float(), losses.balance_loss(many.half().float()))
+
+
+def test_columns_aim_right_where_their_shares_are_tiny():
+    """In single precision the softmax over rows is 0 in all rows of a column; its logarithms are not alike."""
+    a = torch.tensor([[30.0, 0.0], [0.0, 30.0], [12.0, 0.0], [0.0, 10.0]])
+    assert [x.tolist() for x in losses.mnr_plus_targets(a, a)] == [[0, 1, 0, 1], [0, 1, 2, 3]]
+    assert (a @ a.T).softmax(1).argmax(0).tolist() != [0, 1, 2, 3], "else this says nothing"
+
+
+def test_of_unit_length_a_column_may_aim_at_another_row():
+    """M is a softmax over rows, so a column can find a row of few others larger than its own."""
+    make = torch.Generator().manual_seed(0)
+    crowd = torch.nn.functional.normalize(
+        torch.tensor([1.0, 0.0, 0.0]) + 0.05 * torch.randn(6, 3, generator=make), dim=1
+    )
+    near = torch.nn.functional.normalize(torch.tensor([[1.0, 0.6, 0.0]]), dim=1)
+    a = torch.cat([crowd, near]).double()
+    rows, columns = losses.mnr_plus_targets(a, a)
+    assert rows.tolist() == list(range(7))
+    assert columns.tolist() != list(range(7))

@@ -1,6 +1,7 @@
 """CVIB: two networks with steps of their own, gates, an aspect beside the text, and the classes that are told."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nearfar import evaluation, losses
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.evaluation.tasks.classification import macro_f1
+from nearfar.methods.text.cvib import mean_longest
 from nearfar.sources import open_data
 from nearfar.training import building
 from nearfar.training.modelled import ModelEmbedder
@@ -45,12 +47,15 @@ def drawn(made):
     return batch
 
 
-def test_both_networks_begin_alike_and_share_nothing(data):
+def test_both_encoders_begin_alike_and_networks_share_nothing(data):
+    """Pretrained weights are those of both; what reads them is drawn for each."""
     method = prepared(data).method
     own = {n.replace(".layer.", "."): p for n, p in method.pruned.named_parameters() if ".gate." not in n}
     other = dict(method.original.named_parameters())
     assert own.keys() == other.keys()
-    assert all(torch.equal(own[n], other[n]) and own[n] is not other[n] for n in own)
+    assert all(own[n] is not other[n] for n in own)
+    assert all(torch.equal(own[n], other[n]) for n in own if n.startswith("encoder."))
+    assert not any(torch.equal(own[n], other[n]) for n in own if n.startswith("classifier."))
 
 
 def test_each_loss_moves_its_own_network_alone(data):
@@ -78,17 +83,58 @@ def test_the_losses_are_those_of_the_functions(data):
     assert_close(second, cross[1] + 0.5 * alike + 1e-4 * kl)
 
 
-def test_beta_begins_at_a_fifth_and_gates_learn_at_a_rate_of_their_own(data):
+def table_of(path, words, aspect=3):
+    """Rows of so many words each, of two classes."""
+    lines = [f"{' '.join(['tree'] * n)},{' '.join(['leaf'] * aspect)},{'ab'[k % 2]}" for k, n in enumerate(words)]
+    path.write_text("note,aspect,kind\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "text_b", "length"),
+    [
+        ([9, 14, 20, 31] * 30, None, 64),
+        ([400] * 120, None, 32),
+        ([12] * 120, "aspect", 64),
+        ([60] * 120, "aspect", 32),
+        (([150] + [8] * 9) * 12, None, 200),
+    ],
+    ids=["plain", "cut", "aspect", "aspect-cut", "some-long"],
+)
+def test_beta_begins_at_a_fifth_in_the_mean_batch(words, text_b, length, tmp_path):
+    roles = {"text": "note", "text_b": text_b, "target": "kind"}
+    pairs = open_data(table_of(tmp_path / "t.csv", words, 30), roles=roles)
+    made = prepared(pairs, settings={"text_length": length, "steps": 30})
+    lengths = []
+    for number in range(30):
+        batch = made.loader.at(number)
+        batch.views = made.method.make_views(batch)
+        with torch.no_grad():
+            lengths.append(made.method.outputs_of(made.method.pruned, batch)[2])
+    begun = made.method.beta * float(made.method.kl(1).detach()) * np.mean(lengths)
+    assert begun == pytest.approx(0.2, rel=0.1)
+
+
+def test_the_mean_of_the_longest_is_counted_over_all_draws():
+    lengths = np.array([5, 2, 9])
+    draws = [max(a, b) for a in lengths for b in lengths]
+    assert mean_longest(lengths, 2) == pytest.approx(np.mean(draws))
+    assert mean_longest(lengths, 1) == pytest.approx(lengths.mean())
+
+
+def test_gates_and_biases_learn_at_rates_of_their_own(data):
     made = prepared(data, gate_lr=0.02, bias_lr=0.005, settings={"lr": 0.001})
-    batch = drawn(made)
-    length = made.method.outputs_of(made.method.pruned, batch)[2]
-    begun = made.method.beta * float(made.method.kl(length).detach())
-    assert 0.1 < begun < 0.4
     scaled = made.method.scaled_parameters()
     gates = {p for gate in made.method.inner.gates for p in gate.parameters()}
     assert {round(scaled[p], 6) for p in gates} == {20.0}
     assert {round(x, 6) for p, x in scaled.items() if p not in gates} == {5.0}
     assert not any(p.dim() > 1 for p in scaled)
+
+
+@pytest.mark.parametrize("option", [{"micro_batch": 4}, {"accumulate": 2}])
+def test_what_updates_in_turn_cannot_do_is_refused(option, data):
+    with pytest.raises(InputError, match=f"'cvib' .*--{next(iter(option)).replace('_', '-')}"):
+        prepared(data, settings=option)
 
 
 def test_without_gates_and_contrast_it_is_a_plain_classifier(data):
@@ -119,6 +165,8 @@ def test_an_aspect_stands_beside_the_text(table, tmp_path):
     nearfar.fit("cvib", pairs, out=tmp_path / "run", **FAST)
     told = nearfar.predict(tmp_path / "run", pairs).columns
     assert set(told["prediction"]) <= {"animal", "plant"}
+    with pytest.raises(InputError, match=r"has no 'text_b' here[\s\S]*--text-b COLUMN"):
+        nearfar.predict(tmp_path / "run", open_data(table, roles=NOTE))
     module, rows = nearfar.load(tmp_path / "run" / "model").inference, np.arange(20)
     with torch.inference_mode():
         single = [module.of_classes(pairs, rows[k : k + 1], None)[0] for k in range(20)]
@@ -133,6 +181,41 @@ def test_wrong_targets(table, tmp_path):
         prepared(open_data(one, roles=NOTE))
     with pytest.raises(InputError, match="'cvib' looks into the layers"):
         prepared(open_data(table, roles=NOTE), settings={"text_encoder": "small"})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"gates": "false", "beta": "0.1"}, "--beta 0.1 has no effect with --gates false: it belongs to --gates true"),
+        ({"gates": "false", "gate_lr": "0.1"}, "--gate-lr 0.1 has no effect with --gates false"),
+        ({"contrast": "0", "temperature": "0.1"}, "--temperature 0.1 has no effect with --contrast 0.0: it belongs to "
+                                                  "--contrast of a number in (0, inf)"),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_refused(given, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        building.method_options("cvib", given, "auto")
+    assert building.method_options("cvib", {"contrast": "0.5", "temperature": "0.1"}, "auto").temperature == 0.1
+
+
+def test_what_it_tells_is_what_is_measured(table, tmp_path, capsys):
+    """Without --task, also of a target of numbers and of groups beside; a comparison of such methods alone as well."""
+    plan = ["--text", "note", "--text-b", "none", "--target", "kind", "--steps", "2", "--batch-size", "16", *FLAGS]
+    assert main(["fit", "cvib", str(table), *plan, "--val-every", "0", "--out", str(tmp_path / "run")]) == 0
+    assert "PROXY" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert config["summary"]["kind"] == "classification"
+    columns = {"text": "note", "text_b": None, "target": "kind"}
+    found = nearfar.evaluate(tmp_path / "run", table, baseline=False, **(columns | {"text_b": "none"}))
+    assert found["task"]["kind"] == "classification"
+    data = open_data(table, roles=columns)
+    kinds = {slug: building.task_of(slug, data, TrainSettings()).kind for slug in ("cvib", "r-drop", "simcse")}
+    assert kinds == {"cvib": "classification", "r-drop": "classification", "simcse": "proxy"}
+    assert building.task_of("cvib", data, TrainSettings(task="proxy")).kind == "proxy"
+    assert building.own_task("cvib", "r-drop") == "classification"
+    assert building.own_task("cvib", "simcse") is None
+    grouped = open_data(table, roles=columns | {"group": "aspect"})
+    assert building.task_of("r-drop", grouped, TrainSettings()).kind == "classification"
 
 
 def test_classes_are_counted_by_hand():

@@ -151,6 +151,52 @@ def test_wrong_domains_are_told(table, tmp_path):
         prepared(open_data(table))
 
 
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_rows_that_are_measured_need_a_known_domain(part, table, tmp_path):
+    """Before training, not after it; a router without tokens needs none."""
+    lines = table.read_text().splitlines()
+    splits = ["train"] * 60 + ["val"] * 15 + ["test"] * 15
+    rows = [f"{line},{split}" for line, split in zip(lines[1:], splits, strict=True)]
+    place, path = splits.index(part), tmp_path / "t.csv"
+    roles = {"domain": "field", "split": "split"}
+    for cell, says in (("cave", r"1 of 15 {} rows have a domain that no training row has \(cave\) in 'field'"),
+                       ("", "1 of 15 {} rows have no domain in 'field'")):  # fmt: skip
+        field = lines[1 + place].rpartition(",")[2]
+        changed = [*rows[:place], rows[place].replace(f",{field},", f",{cell},"), *rows[place + 1 :]]
+        path.write_text("\n".join([lines[0] + ",split", *changed]) + "\n")
+        opened = open_data(path, roles=roles)
+        with pytest.raises(InputError, match=says.format(part)):
+            prepared(opened)
+        prepared(opened, routing="router", token=False)
+
+
+def test_hard_negatives_have_no_place_among_raw_products(table, tmp_path):
+    path = tmp_path / "t.csv"
+    lines = table.read_text().splitlines()
+    path.write_text("\n".join([lines[0] + ",wrong", *(f"{line},it is {k}" for k, line in enumerate(lines[1:]))]) + "\n")
+    opened = open_data(path, roles={"domain": "field", "negative": "wrong"})
+    with pytest.raises(InputError, match=r"hard negatives have no place there[\s\S]*--normalise true"):
+        prepared(opened, normalise=False)
+    assert "negative" in step(prepared(opened))[0]
+
+
+def test_the_router_alone_takes_its_weights():
+    for name in ("router_weight", "balance_weight"):
+        flag = f"--{name.replace('_', '-')}"
+        with pytest.raises(InputError, match=f"{flag} 0.5 has no effect with --routing domain: it belongs to --routing "
+                                             "router"):  # fmt: skip
+            building.method_options("moe-embeddings", {name: "0.5"}, "auto")
+        found = building.method_options("moe-embeddings", {name: "0.5", "routing": "router"}, "auto")
+        assert getattr(found, name) == 0.5
+
+
+def test_the_paper_is_as_released(data):
+    made = building.method_options("moe-embeddings", {}, "paper")
+    assert (made.normalise, made.mask_duplicates, made.temperature) == (False, False, "auto")
+    first = building.method_options("moe-embeddings", {"routing": "router"}, "paper")
+    assert (first.normalise, first.temperature, first.learn_temperature, first.pooler) == (False, 0.7, True, "tanh")
+
+
 def test_from_a_table_to_answers(table, data, tmp_path, capsys):
     """fit, evaluate, embed and search, from the command line; texts of the index take their own domains."""
     run = str(tmp_path / "run")

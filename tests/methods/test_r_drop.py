@@ -40,3 +40,11 @@ def test_errors(tmp_path):
     with pytest.raises(InputError, match="or --weight 0"):
         building.prepare("r-drop", notes, TrainSettings(text_dropout=0.0), {})
     assert building.prepare("r-drop", notes, TrainSettings(text_dropout=0.0), {"weight": 0.0}).method.weight == 0
+
+
+def test_the_preset_is_its_own_for_sentences():
+    """alpha 1 beside the sum of both cross-entropies is 0.5 beside their mean."""
+    assert building.method_options("r-drop", {}, "paper").weight == 0.5
+    training = nearfar.methods.get("r-drop").training_preset({})
+    assert (training["lr"], training["betas"], training["schedule"]) == (1e-5, (0.9, 0.98), "linear")
+    assert "clip_norm" not in training

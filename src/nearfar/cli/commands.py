@@ -16,7 +16,7 @@ from nearfar.checks import PositiveInt, Range, Seed
 from nearfar.cli import help as helping
 from nearfar.cli import tables
 from nearfar.errors import InputError
-from nearfar.training.settings import DataSettings, TrainSettings
+from nearfar.training.settings import DataSettings, TrainSettings, with_tasks
 
 
 @dataclass
@@ -69,14 +69,14 @@ class CompareOptions:
     out: str | None = None
 
 
+@with_tasks
 @dataclass
 class MeasureOptions:
     """What is measured.
 
     Args:
-        task: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, groups, labels, few-shot,
-            proxy or one of another package;
-            default the first that the data hold. The options of a task stand beside it.
+        task: {tasks}; default what the method of the model names, else the first that the data hold. The options of a
+            task stand beside it.
         on: the split that is looked at.
         variant: which of the vectors of one input, where the model gives several.
     """

@@ -50,12 +50,12 @@ def best_threshold(scores: Any, labels: Any, measure: str = "accuracy") -> float
 
 
 def accuracy_at(scores: Any, labels: Any, threshold: float) -> float:
-    return float(((np.asarray(scores) >= threshold) == np.asarray(labels, bool)).mean())
+    return float(((np.asarray(scores, np.float64) >= threshold) == np.asarray(labels, bool)).mean())
 
 
 def f1_at(scores: Any, labels: Any, threshold: float) -> float:
     """Harmonic mean of precision and recall of the pairs labelled 1; 0 where neither side holds one."""
-    found, labels = np.asarray(scores) >= threshold, np.asarray(labels, bool)
+    found, labels = np.asarray(scores, np.float64) >= threshold, np.asarray(labels, bool)
     both = found.sum() + labels.sum()
     return float(2 * (found & labels).sum() / both) if both else 0.0
 

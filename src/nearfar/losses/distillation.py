@@ -151,8 +151,8 @@ def r_drop(
 ) -> Float[Tensor, ""]:
     """The mean cross-entropy of the logits of two passes, and `weight` times their `symmetric_kl`.
 
-    labels: 0 .. classes - 1. In [0, inf). Source: R-Drop, NeurIPS 2021, eq. 4 (alpha; there the sum of both
-    cross-entropies); SPACE-2, COLING 2022 (weight 5)."""
+    labels: 0 .. classes - 1. In [0, inf). Source: R-Drop, NeurIPS 2021, eq. 4 (there alpha beside the sum of both
+    cross-entropies: the weight is half of it); SPACE-2, COLING 2022 (weight 5)."""
     apart = symmetric_kl(a, b, negatives=negatives)
     known = F.cross_entropy(torch.cat([accumulated(a), accumulated(b)]), labels.repeat(2), reduction="none")
     return exchange(negatives).mean(known.view(2, -1).mean(0)) + weight * apart

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import modalities, processes
+from nearfar.checks import Range
 from nearfar.errors import NearfarError
 from nearfar.methods.batch import Batch, Facts
 from nearfar.methods.inference import Inference
@@ -49,14 +50,15 @@ class Method(pl.LightningModule):
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold ("any": a column of any
     kind of data; "pair": two columns that belong together); `target`: what it learns of the target, "classes",
     "numbers" or, of the class that a bag has as a whole, "bags" (None: nothing), and `unlabelled`: whether it learns of
-    rows without one as well; `preset_paper`: the literals of the paper for options whose default is fitted to the data,
+    rows without one as well; `measured_by`: the task that measures what it learns, taken where the data hold it and no
+    other is asked for; `preset_paper`: the literals of the paper for options whose default is fitted to the data,
     and `paper_training`: those of its optimiser
     (fields of `Optimisation`; `lr_batch`: the batch at which `lr` holds, where it grows with the batch), both for
     `--preset paper`; `of_part`: option -> the part that it is an option of; `only_with`: option ->
-    others beside which alone it has an effect, each with the values that suit it (of a part: the name of a class
-    attribute that is true), else refused where it is given; `layered`: whether it looks into the layers of
-    its encoder, which an automatic choice of it heeds; `prefers`: option of an encoder -> what it is where it is left
-    to "auto" and all methods of the run agree; `uses_batch`: whether the other items of
+    others beside which alone it has an effect, each with the values that suit it, listed or as a `Range` (of a part:
+    the name of a class attribute that is true), else refused where it is given; `layered`: whether it looks into the
+    layers of its encoder, which an automatic choice of it heeds; `prefers`: option of an encoder -> what it is where it
+    is left to "auto" and all methods of the run agree; `uses_batch`: whether the other items of
     the batch act as negatives (then gradient accumulation does not replace a larger batch); `baseline`: the highest
     of those that are compared is what the others are paired with; `trained`: False where nothing is trained, `prepare`
     and the towers are all; `splits`: False where its loss cannot be computed in micro-batches; `distributed`: False
@@ -71,7 +73,7 @@ class Method(pl.LightningModule):
     preset_paper: ClassVar[Mapping[str, Any]] = {}
     paper_training: ClassVar[Mapping[str, Any]] = {}
     of_part: ClassVar[Mapping[str, str]] = {}
-    only_with: ClassVar[Mapping[str, Mapping[str, Sequence[Any] | str]]] = {}
+    only_with: ClassVar[Mapping[str, Mapping[str, Sequence[Any] | Range | str]]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     fixed: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Mapping[str, str]] = {}
@@ -84,6 +86,7 @@ class Method(pl.LightningModule):
     distributed: ClassVar[bool] = True
     target: ClassVar[str | None] = None
     unlabelled: ClassVar[bool] = False
+    measured_by: ClassVar[str | None] = None
     supervised: bool = False
     similarity: str = "cosine"
     length: int | None = None
@@ -202,6 +205,12 @@ class Method(pl.LightningModule):
         """Updates that take turns in every step, each of its own parameters by its own loss, in place of `encode` and
         `loss`; none: one update of all parameters. The same phases at every call."""
         return ()
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether updates take turns. Asked before `prepare`, which may make what `phases` updates: true where a class
+        writes `phases`; one whose phases are none in some variants says itself."""
+        return type(self).phases is not Method.phases
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         """Batch inputs -> views, without gradient, from `batch.generator()` alone."""

@@ -239,7 +239,11 @@ class JointReader(nn.Module):
         return self.encoder(x._replace(vectors=x.vectors + self.side(side)))
 
     def of_rows(self, data: Data, rows: np.ndarray) -> Iterator[Tensor]:
-        """The same of rows of data, in evaluation mode and in batches."""
+        """The same of rows of data, in evaluation mode and in batches. Raises InputError where these lack a side."""
+        for role in SIDES:
+            if role not in data.roles:
+                raise InputError(f"This model reads two columns of texts together; {data.name} has no '{role}' here.",
+                                 f"Name it: --{role.replace('_', '-')} COLUMN.")  # fmt: skip
         encoder = self.encoder
         sides = [encoder.encode_ids(data.texts(role, rows)) for role in SIDES]
         with evaluating(self, encoder):

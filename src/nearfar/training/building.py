@@ -130,18 +130,24 @@ def encoder_at(
 
 
 def task_of(slug: str, data: Data, settings: TrainSettings) -> evaluation.Task:
-    """What is measured: the task asked for, else the first that the data hold and the method's encoders can answer."""
-    if settings.task != "auto":
-        return evaluation.task_for(data, settings.task, shared={"layer": settings.layer})
-    task = evaluation.task_for(data, shared={"layer": settings.layer})
+    """What is measured: the task asked for, else the method's own, else the first that the data hold and the method's
+    encoders can answer."""
+    own, shared = own_task(slug), {"layer": settings.layer}
+    task = evaluation.task_for(data, settings.task, shared=shared, before=own)
     kinds = kinds_of(methods.get(slug), data, settings)
-    if not kinds:
+    if settings.task != "auto" or task.kind == own or not kinds:
         return task
     if len(set(kinds)) == 2:
         return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
     if set(modalities.kinds(task.roles)) <= set(kinds):
         return task
-    return evaluation.task_for(data, modalities=kinds, shared={"layer": settings.layer})
+    return evaluation.task_for(data, modalities=kinds, shared=shared)
+
+
+def own_task(*slugs: str) -> str | None:
+    """The task by which all these methods are measured; None where they name none, or several."""
+    named = {methods.get(slug).measured_by for slug in slugs}
+    return named.pop() if len(named) == 1 else None
 
 
 def pretrained(kind: str, settings: TrainSettings) -> bool:
@@ -311,12 +317,12 @@ def has_target(data: Data, kind: str) -> np.ndarray:
 def check_possible(method: Method, settings: TrainSettings) -> None:
     """Raises where the method cannot be trained as the settings ask."""
     name, together = method.slug, settings.devices * settings.nodes
-    if settings.micro_batch is not None and not (method.splits and not method.phases()):
+    if settings.micro_batch is not None and not (method.splits and not method.in_turn):
         raise InputError(
             f"'{name}' cannot be computed in micro-batches: its loss needs the whole batch in one pass.",
             "Leave out --micro-batch, or use a smaller --batch-size.",
         )
-    if settings.accumulate > 1 and method.phases():
+    if settings.accumulate > 1 and method.in_turn:
         raise InputError(
             f"'{name}' updates its parts in turn, each with a step of its own: gradients of several batches cannot be "
             "added up.",

@@ -139,7 +139,8 @@ def compare(
     building.check_settings(settings)
     opened = data_settings.open(data)
     warnings = engine.tell_overlaps(opened, building.weights_of(settings), say)
-    task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer})
+    own = None if methods is None else building.own_task(*(one.slug for one in named(opened, methods)))
+    task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer}, before=own)
     entries = chosen(opened, task, settings, methods, say)
     settings = building.suited(settings, *(one.slug for one in entries))
     check_baseline(baseline, entries, opened, task)
@@ -203,20 +204,25 @@ def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Data, t
         raise InputError(f"The baseline '{baseline}' is not among the rows.{near}", f"Rows: {', '.join(rows)}.")
 
 
+def named(data: Data, wanted: Sequence[str] | str) -> list[Entry]:
+    """The entries that were asked for."""
+    specs = split_specs(wanted) if isinstance(wanted, str) else [str(one) for one in wanted]
+    if not specs:
+        raise InputError(f"--methods names no method. Got '{wanted}'.", "Write for example --methods simclr,dcl.")
+    found = [entry(s) for s in specs]
+    for one in found:
+        building.check_needs(one.slug, data)
+    if len({e.name for e in found}) < len(found):
+        raise InputError("Two of the methods are the same.", "Give each its own options.")
+    return found
+
+
 def chosen(
     data: Data, task: Task, settings: TrainSettings, wanted: Sequence[str] | str | None, say: Say
 ) -> list[Entry]:
     """The entries: those asked for, or every method whose needs fit and that embeds what is measured; says why."""
     if wanted is not None:
-        specs = split_specs(wanted) if isinstance(wanted, str) else [str(one) for one in wanted]
-        if not specs:
-            raise InputError(f"--methods names no method. Got '{wanted}'.", "Write for example --methods simclr,dcl.")
-        found = [entry(s) for s in specs]
-        for one in found:
-            building.check_needs(one.slug, data)
-        if len({e.name for e in found}) < len(found):
-            raise InputError("Two of the methods are the same.", "Give each its own options.")
-        return found
+        return named(data, wanted)
     found = []
     for slug in methods.slugs():
         kinds = building.kinds_of(methods.get(slug), data, settings) if building.fits(slug, data) else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from nearfar import modalities
 from nearfar.checks import (
@@ -26,6 +26,8 @@ from nearfar.checks import (
 from nearfar.modality import field_names
 from nearfar.registry import MODALITIES, TASKS
 from nearfar.training.growing import Added, grown
+
+C = TypeVar("C", bound=type)
 
 
 @dataclass
@@ -45,7 +47,8 @@ class DataSettings:
         bag: column whose equal values make rows the members of one bag, which is labelled as a whole.
         tree: column of annotation trees (domain, intent, slot, value) in JSON; those of dialogues are found.
         unit: column of what must not be divided by a split; default the group, the bag, else the content.
-        domain: column of domains (styles, languages) between which retrieval is measured.
+        domain: column of domains (styles, languages, fields) between which retrieval is measured; a model with experts
+            of domains routes each row by it.
         split: column of splits, or a named split of a built-in data set.
         time: column of times.
         id: column of names of the rows.
@@ -119,6 +122,13 @@ class DataSettings:
         )
 
 
+def with_tasks(cls: C) -> C:
+    """Class decorator: the names of all tasks stand in place of {tasks} in its docstring."""
+    cls.__doc__ = (cls.__doc__ or "").replace("{tasks}", ", ".join(TASKS.names()))
+    return cls
+
+
+@with_tasks
 @dataclass
 class TrainSettings:
     """How to train. What is "auto" follows a documented rule of the data and is printed.
@@ -126,9 +136,8 @@ class TrainSettings:
     Args:
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
-        task: what is measured: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, trees,
-            groups, labels, few-shot, proxy, or one of another package; with options of its own if wanted:
-            "few-shot --ways 3". auto: the first that the data hold.
+        task: what is measured: {tasks}; with options of its own if wanted: "few-shot --ways 3". auto: what the method
+            names, else the first that the data hold.
         variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.

@@ -72,6 +72,7 @@ def task_for(
     *,
     modalities: Sequence[str] | None = None,
     shared: Mapping[str, Any] | None = None,
+    before: str | None = None,
     **given: Any,
 ) -> Task:
     """The task that the data allow: masks, else scores of pairs, else pairs, else groups, else labels, else a proxy
@@ -81,6 +82,7 @@ def task_for(
         kind: another one, with options if wanted: "few-shot --ways 3".
         modalities: the kinds of data that the models at hand embed; default all.
         shared: options of several tasks, of which the chosen one takes what it has.
+        before: a task that goes before all others where the data allow it and `kind` names none.
         given: options of the task; None stands for the default.
 
     Raises InputError for an unknown kind, one that the data lack the roles for, and an option that is not the task's.
@@ -89,7 +91,8 @@ def task_for(
     if not found:
         raise InputError(f"{data.name} has no column of {kinds.words()} that a task asks for.", "Name one with a role.")
     if kind is None or kind == "auto":
-        name = next((name for name in found if get(name).priority(data) is not None), found[0])
+        usual = next((name for name in found if get(name).priority(data) is not None), found[0])
+        name = before if before in found else usual
     else:
         name, own = parsed(kind)
         given = own | given

@@ -6,7 +6,7 @@
     P: cross-entropy + lambda contrast(r_P, r_O constant) + beta KL of the gates
 
 Gates draw noise in training and close channels of little signal in evaluation; contrast with the unpruned twin keeps
-what tells a text from others. Both networks begin alike and have optimisers of their own; P alone is kept.
+what tells a text from others. Both encoders begin alike; each network has an optimiser of its own, and P alone is kept.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, Width
-from nearfar.encoders import Encoder, LayeredText, frame, layered
+from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, Range, ShareBelowOne, Width
+from nearfar.encoders import Encoder, LayeredText, frame, layered, one_sequence, pad
 from nearfar.losses import gate_kl, info_nce
 from nearfar.methods import Batch, Facts, Loss, Method, Paper, Phase, Tower, register
 from nearfar.methods.judged import SIDES, JointReader
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 START = 0.2  # of beta times the KL of fresh gates, where beta is auto
+
+
+def mean_longest(lengths: np.ndarray, count: int) -> float:
+    """The mean of the largest of `count` values drawn from `lengths` (n,): to it a batch of such texts is padded."""
+    share = (np.arange(len(lengths) + 1) / len(lengths)) ** count
+    return float(np.sort(lengths) @ np.diff(share))
 
 
 class Network(nn.Module):
@@ -54,15 +60,16 @@ class CVIB(Method):
     """Tells classes of texts by channels that noisy gates leave open, so that shortcuts close (`--target COLUMN`).
 
     Args:
-        contrast: lambda; of the contrast between both networks; 0: there is no unpruned one.
-        temperature: t; divides the cosine.
-        beta: of the gates' information. Paper: 1e-7, for 12 layers of 768. auto: such that it begins at 0.2.
+        contrast: the weight of the contrast between both networks (lambda); 0: there is no unpruned one.
+        temperature: divides the cosine of the contrast (t).
+        beta: the weight of the gates' information. Paper: 1e-7 to 2.5e-7, for 12 layers of 768. auto: such that the
+            term begins at 0.2 in a usual batch.
         gates: a gate after each layer; false: a plain network.
         gate_lr: learning rate of the gates.
         bias_lr: learning rate of all biases and norms (paper: 1e-3); default that of the other weights.
         hidden: width of the classifier's layers.
         layers: how many of them.
-        dropout: in training, of the representation before the classifier.
+        dropout: share of the representation that is dropped in training before the classifier.
     """
 
     paper = Paper(
@@ -73,12 +80,17 @@ class CVIB(Method):
         differs="the sentence encoder stands in the place of BERT with relational attention over a parse tree; the "
         "contrast takes the representation before dropout, as that variant does; the gates' learning rate follows the "
         "run's schedule instead of being halved every ten epochs; the released code drops every second batch, which is "
-        "not repeated; the last weights are kept, not the best on test data; nothing is removed from the network",
+        "not repeated; the last weights are kept, not the best on test data; nothing is removed from the network; the "
+        "preset is the authors' column for LAP14 (for REST14 --contrast 0.5 --temperature 0.1 --beta 2.5e-7 --gate-lr "
+        "5e-3 --dropout 0.1); a warm-up of a twentieth of the run (released: none)",
     )
     layered = True
     needs = (frozenset({"text", "target"}),)
     target = "classes"
+    measured_by = "classification"
     supervised = True
+    only_with = {"beta": {"gates": (True,)}, "gate_lr": {"gates": (True,)},
+                 "temperature": {"contrast": Range(0, open_low=True)}}  # fmt: skip
     preset_paper = {"contrast": 0.25, "temperature": 0.05, "beta": 1e-7, "gate_lr": 1e-2, "bias_lr": 1e-3,
                     "hidden": 300, "layers": 2, "dropout": 0.3}  # fmt: skip
     paper_training = {"optimiser": "adamw", "lr": 5e-5, "weight_decay": 0.0, "clip_norm": 1.0, "schedule": "constant"}
@@ -113,17 +125,24 @@ class CVIB(Method):
     def prepare(self, data: Data, rows: np.ndarray) -> None:
         """Makes both networks. Raises InputError where the training rows are of one class."""
         self.names = training_classes(data, rows)
-        made = Network(self.inner, self.aspect, len(self.names), *self.size)
-        self.original = copy.deepcopy(made) if self.weight > 0 else None
-        self.pruned = made
+        plain = copy.deepcopy(self.inner) if self.weight > 0 else None
+        own = self.aspect, len(self.names), *self.size
+        self.pruned = Network(self.inner, *own)
         if self.gated:
             self.inner.add_gates()
-        some = rows[:: max(1, len(rows) // 500)]
-        self.usual = float(np.mean([len(ids) for ids in self.inner.encode_ids(data.texts(SIDES[0], some))]))
+        self.original = Network(plain, *own) if plain is not None else None
+        self.lengths = self.lengths_of(data, rows[:: max(1, len(rows) // 2000)])
+
+    def lengths_of(self, data: Data, rows: np.ndarray) -> np.ndarray:
+        """Tokens of the sequence that the networks read of each row, (n,)."""
+        special, read = self.inner.special, [self.inner.encode_ids(data.texts(role, rows)) for role in self.reads]
+        sides = [pad([ids[: special.length] for ids in texts], special.pad) for texts in read]
+        framed = one_sequence(sides[0], sides[-1], special)[0] if self.aspect else frame(sides[0], special)
+        return framed.mask.sum(1).numpy()
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         if self.beta == "auto":
-            whole = float(self.kl(max(1, round(self.usual + self.inner.special.frame))).detach())
+            whole = float(self.kl(1).detach()) * mean_longest(self.lengths, facts.batch_size)
             self.beta = START / whole if whole > 0 else 0.0
         return {"beta": float(f"{self.beta:.3g}")}
 

@@ -39,6 +39,18 @@ def exchanged(a: Tokens, b: Tokens, other: Tensor) -> tuple[Tokens, Tokens]:
             b._replace(ids=torch.where(turn, i, j), mask=torch.where(turn, m, k)))  # fmt: skip
 
 
+def check_domains(data: Data, rows: np.ndarray, part: str, known: np.ndarray | None = None) -> None:
+    """Raises InputError where rows of a part of the data have no domain, or one that is not among the known codes."""
+    assert data.domains is not None
+    codes, column = data.domains[rows], data.roles["domain"]
+    foreign = (codes >= 0) & ~np.isin(codes, codes if known is None else known)
+    others = ", ".join(data.domain_names[code] for code in np.unique(codes[foreign])[:8])
+    for wrong, what in ((codes < 0, "no domain"), (foreign, f"a domain that no training row has ({others})")):
+        if wrong.any():
+            raise InputError(f"{int(wrong.sum()):,} of {len(rows):,} {part} rows have {what} in '{column}'.",
+                             "Fill the column, or leave these rows out.")  # fmt: skip
+
+
 @register("moe-embeddings", family="text")
 class MoEEmbeddings(PairContrast):
     """Pairs of texts in several domains (`--domain COLUMN`), each with an MLP of its own in every layer.
@@ -49,13 +61,15 @@ class MoEEmbeddings(PairContrast):
         token: a vector of the domain stands in place of [CLS].
         pooler: kept at inference: mlp (of the mean: layer norm, linear, tanh, linear), tanh (of the first token:
             linear, tanh) or none (the encoder's own pooling).
-        objective: mnr (the first text finds the second) or mnr+ (both ways).
+        objective: mnr (multiple negatives ranking: the first text finds the second among the other pairs) or mnr+ (both
+            ways).
         normalise: vectors of length 1. false, as released: inner products as they are, and mnr+ aims at the largest of
-            each row and column, which often is not the partner; duplicates are not masked then.
+            each row and column, which often is not the partner; then duplicates are not masked, and hard negatives have
+            no place.
         temperature: tau; divides the similarities. auto: 0.05, or 1 of vectors that are not normalised.
         swap: which text of a pair is the first is drawn anew each time.
-        router_weight: r; of the router's loss.
-        balance_weight: of a term that spreads the router's choices.
+        router_weight: the weight of the router's loss (r).
+        balance_weight: the weight of a term that spreads the router's choices.
     """
 
     paper = Paper(
@@ -63,16 +77,24 @@ class MoEEmbeddings(PairContrast):
         "Scientific Reports 2025",
         "Each domain has MLPs of its own beside shared attention, and names them.",
         arxiv="2401.15713",
-        differs="vectors are normalised unless told (--normalise false is the released training); the router's mean "
-        "leaves out padding; there are as many experts as domains, in every layer, and no routing of single tokens; "
-        "what the first release calls MNR compares rows with their own number and is not made; no early stopping; of "
-        "the first generation the one-cycle schedule is --schedule cosine with --warmup, its dropout --text-dropout "
-        "0.05; no LoRA inside experts",
+        differs="vectors are normalised and duplicates masked unless told (the preset: as released, inner products "
+        "as they are); normalised MNR+ is symmetric InfoNCE here, while its columns, which aim at the largest of a "
+        "softmax over rows, rarely aim at another row than the partner; the preset is of the second generation, with "
+        "--routing router of the first (pooler of the first token, a learned temperature that begins at 0.7, the "
+        "router's weight 1 of its script, not 0.1 of its constructor, learning rate 1e-5); a learned temperature has "
+        "five times the learning rate; cosine schedule after a warm-up of a twentieth of the run (released: one cycle "
+        "with 500 steps of warm-up in the first generation, --schedule cosine --warmup 500; none is told of the "
+        "second); the router's mean leaves out padding; there are as many experts as domains, in every layer, and no "
+        "routing of single tokens; what the first release calls MNR compares rows with their own number and is not "
+        "made; no early stopping; dropout 0.05 of the first generation is --text-dropout 0.05; no LoRA inside experts",
     )
     layered = True
     needs = (frozenset({"text", "text_b", "domain"}),)
     fixed = ("symmetric", "head", "dim", "views", "loss", "negatives")
-    preset_paper = {"routing": "domain", "token": True, "pooler": "mlp", "objective": "mnr+"}
+    only_with = {**PairContrast.only_with, "router_weight": {"routing": ("router",)},
+                 "balance_weight": {"routing": ("router",)}}  # fmt: skip
+    preset_paper = {"routing": "domain", "token": True, "pooler": "mlp", "objective": "mnr+", "normalise": False,
+                    "mask_duplicates": False}  # fmt: skip
     paper_training = {"optimiser": "adamw", "lr": 1e-4}
     follows = {"temperature": "normalise"}
 
@@ -114,26 +136,36 @@ class MoEEmbeddings(PairContrast):
         return {**cls.paper_training, "lr": 1e-5 if given.get("routing") == "router" else 1e-4}
 
     def prepare(self, data: Data, rows: np.ndarray) -> None:
-        """Raises InputError where training rows have no domain, or all the same one."""
-        codes, column = np.asarray(data.domains)[rows], data.roles["domain"]
-        if (codes < 0).any():
-            raise InputError(f"{int((codes < 0).sum()):,} of {len(rows):,} training rows have no domain in '{column}'.",
-                             "Fill the column, or leave these rows out.")  # fmt: skip
-        names = [data.domain_names[code] for code in np.unique(codes)]
+        """Raises InputError where training rows have no domain, or all the same one, where rows that are measured have
+        none of these and need one, and for hard negatives of vectors that are not normalised."""
+        if not self.normalise and "negative" in data.roles:
+            raise InputError(
+                "Vectors that are not normalised are contrasted with the other pairs alone: hard negatives have no "
+                "place there.",
+                "Leave out --negative, or use --normalise true.",
+            )
+        check_domains(data, rows, "training")
+        known = np.unique(np.asarray(data.domains)[rows])
+        names = [data.domain_names[code] for code in known]
         if len(names) < 2:
-            raise InputError(f"All training rows are of one domain ('{names[0]}' in '{column}'): there is nothing to "
-                             "route.", "Name another column with --domain, or use `pairs`.")  # fmt: skip
+            raise InputError(f"All training rows are of one domain ('{names[0]}' in '{data.roles['domain']}'): there "
+                             "is nothing to route.", "Name another column with --domain, or use `pairs`.")  # fmt: skip
+        if self.token or self.routing == "domain":
+            for split in sorted(set(data.splits) - {"train"}):
+                check_domains(data, data.splits[split], split, known)
         inner = self.tower_a.encoder
         if self.routing != "none":
             inner.add_experts(len(names), self.routing)
         if self.token or self.routing == "domain":
             inner.add_domains(names, self.token)
-        place = {code: k for k, code in enumerate(np.unique(codes))}
+        place = {code: k for k, code in enumerate(known)}
         numbers = torch.tensor([place.get(code, -1) for code in range(len(data.domain_names))])
         self.register_buffer("numbers", numbers, persistent=False)
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         made = super().make_views(batch)
+        if not self.normalise:
+            made.pop("negative", None)
         if self.swap:
             a, b = self.roles
             other = torch.rand(len(batch), generator=batch.generator(), device=batch.rows.device) < 0.5
