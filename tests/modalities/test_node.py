@@ -225,6 +225,13 @@ def test_training_sees_all_nodes_or_those_of_its_part(network_few, tmp_path):
     assert supervised.rows.tolist() == network_few.splits["train"].tolist()
 
 
+def test_a_graph_with_other_features_is_refused(network_few, tmp_path):
+    run = fit("grace", network_few, out=tmp_path / "run", graph_width=8, **PLAN)
+    other = nearfar.data(write_network(tmp_path / "other"), roles={"features": ["a", "b"]})
+    with pytest.raises(InputError, match="nodes have 2 numbers; the model was trained on 4 numbers"):
+        ModelEmbedder(nearfar.load(run.path / "model"), other)("node", np.arange(3))
+
+
 def test_from_the_command_line(tmp_path, capsys):
     folder = write_network(tmp_path / "g", text=True)
     out = tmp_path / "run"

@@ -167,8 +167,15 @@ class GraphEncoder(Encoder):
         """Raises InputError where a graph has other features than those that were learned from."""
         widths = [x.shape[1] for x in graph.features]
         if widths != self.inputs:
-            raise InputError(f"{where} has nodes of {widths} numbers by type; the model was trained on {self.inputs} "
-                             f"({', '.join(self.types)}).", "Give the same features in the same order.")  # fmt: skip
+            raise InputError(f"{where}: nodes have {self._told(widths)}; the model was trained on "
+                             f"{self._told(self.inputs)}.", "Give the same features in the same order.")  # fmt: skip
+
+    def _told(self, widths: Sequence[int]) -> str:
+        """How many numbers each type has, in words."""
+        if len(widths) == 1:
+            return f"{widths[0]} numbers"
+        names = self.types if len(self.types) == len(widths) else [str(k) for k in range(len(widths))]
+        return ", ".join(f"{width} ('{name}')" for name, width in zip(names, widths, strict=True)) + " numbers"
 
     def config(self) -> dict[str, Any]:
         return {
