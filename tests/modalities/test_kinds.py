@@ -28,8 +28,10 @@ def test_roles_belong_to_one_kind():
     roles = modalities.roles()
     assert len(set(roles)) == len(roles)
     assert all(modalities.of(role).name in OWN for role in roles)
-    assert modalities.pairs() == [("image", "text"), ("image", "vector"), ("text", "vector"), ("image", "image_b"),
-                                  ("text", "text_b"), ("vector", "vector_b")]  # fmt: skip
+    across = [("image", "text"), ("image", "vector"), ("image", "user"), ("text", "vector"), ("text", "user"),
+              ("vector", "user")]  # fmt: skip
+    within = [("image", "image_b"), ("text", "text_b"), ("vector", "vector_b"), ("user", "item")]
+    assert modalities.pairs() == across + within
 
 
 def test_items_embed_the_same_from_the_table_and_by_themselves(example):

@@ -74,8 +74,8 @@ class MeasureOptions:
     """What is measured.
 
     Args:
-        task: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, groups, labels, few-shot,
-            proxy or one of another package;
+        task: dense (masks), next-item, sts (scores of pairs), pairs, pair-labels, code-search, bitext, groups, labels,
+            few-shot, proxy or one of another package;
             default the first that the data hold. The options of a task stand beside it.
         on: the split that is looked at.
         variant: which of the vectors of one input, where the model gives several.
@@ -167,7 +167,7 @@ class CacheOptions:
     """Which entries of the cache are meant.
 
     Args:
-        kind: tables, scans, pixels, features, scenes or a built-in set of texts (functions,
+        kind: tables, scans, pixels, features, scenes or a built-in set (functions, imports,
             sentences, docstrings, descriptions, catalogues); default all.
         unused: only what was not used for so long: 90m, 12h, 30d.
     """

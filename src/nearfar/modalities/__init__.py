@@ -65,6 +65,11 @@ def companions() -> dict[str, str]:
     return {role: beside for kind in everyone() for role, beside in kind.companions.items()}
 
 
+def dividing(held: Iterable[str]) -> Modality | None:
+    """The kind that divides the rows itself, of those that the roles are of."""
+    return next((kind for kind in map(of, held) if kind.divisions), None)
+
+
 def kinds(asked: Iterable[str]) -> list[str]:
     """The names of the kinds of some roles, each once."""
     return list(dict.fromkeys(of(role).name for role in asked))
@@ -107,6 +112,7 @@ __all__ = [
     "PAIR",
     "Modality",
     "companions",
+    "dividing",
     "everyone",
     "first",
     "get",

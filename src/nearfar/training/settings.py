@@ -46,7 +46,9 @@ class DataSettings:
         tree: column of annotation trees (domain, intent, slot, value) in JSON; those of dialogues are found.
         unit: column of what must not be divided by a split; default the group, the bag, else the content.
         domain: column of domains (styles, languages) between which retrieval is measured.
-        split: column of splits, or a named split of a built-in data set.
+        split: column of splits, or a named split of a built-in data set; of interactions also leave-one-out (the
+            default: each user's last one is tested, the one before validates) or by-time.
+        titles: a table of ids and titles of the items of interactions.
         time: column of times.
         id: column of names of the rows.
         unreadable: error stops at the first row that cannot be read, skip leaves it out and counts it.
@@ -69,6 +71,7 @@ class DataSettings:
     unit: str | None = None
     domain: str | None = None
     split: str | None = None
+    titles: str | None = None
     time: str | None = None
     id: str | None = None
     unreadable: Literal["error", "skip"] = "error"
@@ -83,7 +86,7 @@ class DataSettings:
     @classmethod
     def none_stays(cls) -> list[str]:
         """The columns: "none" takes a role away, while no value leaves it to be guessed."""
-        others = ("split", "unreadable", "limit", "split_seed", "strict", "clean", "score_range")
+        others = ("split", "titles", "unreadable", "limit", "split_seed", "strict", "clean", "score_range")
         return [f.name for f in dataclasses.fields(cls) if f.name not in others]
 
     def roles(self) -> dict[str, str | list[str]]:
@@ -116,6 +119,7 @@ class DataSettings:
             strict=self.strict,
             clean=self.clean,
             score_range=self.score_range,
+            titles=self.titles,
         )
 
 
@@ -126,9 +130,9 @@ class TrainSettings:
     Args:
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
-        task: what is measured: dense (masks), sts (scores of pairs), pairs, pair-labels, code-search, bitext, trees,
-            groups, labels, few-shot, proxy, or one of another package; with options of its own if wanted:
-            "few-shot --ways 3". auto: the first that the data hold.
+        task: what is measured: dense (masks), next-item, sts (scores of pairs), pairs, pair-labels, code-search,
+            bitext, trees, groups, labels, few-shot, proxy, or one of another package; with options of its own if
+            wanted: "few-shot --ways 3". auto: the first that the data hold.
         variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
