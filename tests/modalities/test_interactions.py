@@ -490,3 +490,10 @@ def test_the_model_finds_what_its_vectors_say(way):
             nearfar.search(folder / "run", query)
     with pytest.raises(InputError, match="--where needs an index"):
         nearfar.search(folder / "run", "items:i3", where="a = 1")
+
+
+@pytest.mark.parametrize("slug", ["simclr", "pairs"])
+def test_methods_of_any_kind_and_of_pairs_train_on_histories(slug, data, tmp_path):
+    run = nearfar.fit(slug, data, steps=2, batch_size=8, history_width=16, out=tmp_path / "run", val_every=0)
+    assert run.scores["test"]["primary_name"] == "ndcg@10"
+    assert nearfar.load(run.path / "model", verify=True).modalities == ["interactions"]

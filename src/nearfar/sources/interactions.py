@@ -139,12 +139,17 @@ class Log:
         self.known = np.unique(self.items[self.seen])
 
     def _copies(self) -> np.ndarray:
-        keys = np.stack([self.users, self.items, self.times.view(np.int64)], 1)
-        _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        return first[inverse.reshape(-1)]
+        """Of each row the first one with its user, item and time."""
+        rows = np.arange(len(self.users))
+        order = np.lexsort((rows, self.items, self.times, self.users))
+        again = np.all([np.diff(x[order]) == 0 for x in (self.users, self.items, self.times)], axis=0)
+        head = np.where(np.concatenate([[False], again])[: len(rows)], 0, rows)
+        first = np.empty_like(rows)
+        first[order] = order[np.maximum.accumulate(head)]
+        return first
 
     def _parts(self, data: Data) -> tuple[np.ndarray, dict[str, int]]:
-        """The part of each row, and how many users and rows were left out of all."""
+        """The part of each row, and how many users have a single interaction ("single")."""
         part = np.full(len(self.users), AWAY, np.int8)
         order = self.order[self.first[self.order] == self.order]
         users, sizes = np.unique(self.users[order], return_counts=True)

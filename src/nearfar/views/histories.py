@@ -46,7 +46,7 @@ def reorder(x: Histories, share: float, generator: torch.Generator) -> Histories
 
 def _count(x: Histories, share: float) -> Tensor:
     """floor(share l), exact where share l is a whole number."""
-    return (x.lengths * share + 1e-9).floor().long()
+    return (x.lengths.double() * share + 1e-9).floor().long()
 
 
 def _start(x: Histories, block: Tensor, generator: torch.Generator) -> Tensor:

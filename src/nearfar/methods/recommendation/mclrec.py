@@ -48,7 +48,8 @@ class MCLRec(ContrastedNextItem):
         arxiv="2304.07763",
         differs="a hidden item has a vector of its own, where the code writes the padding (views.hidden padding; "
         "--preset paper takes it); a place that sees no item sees itself; padding is no class of the softmax; lambda "
-        "and beta are those of its Yelp, since each data set has its own; users and items with few interactions stay",
+        "and beta are those of its Yelp, since each data set has its own; users and items with few interactions stay, "
+        "and no early stop looks at MRR@10",
     )
     needs = (frozenset({"user", "item"}),)
     preset_paper = {
