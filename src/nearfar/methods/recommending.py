@@ -37,8 +37,8 @@ class NextItem(Method):
     """Tells the next item of a history by the inner product of its state with the rows of the item table.
 
     Args:
-        positions: all: every place of a history tells the item behind it; last: each row is a sample of its own, of
-            which the last state tells the item.
+        positions: what is told of a history: with all, every place tells the item behind it, with last, the last
+            state alone, of every row.
     """
 
     needs = (frozenset({"user", "item"}),)

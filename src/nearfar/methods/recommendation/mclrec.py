@@ -33,8 +33,8 @@ class MCLRec(ContrastedNextItem):
         weight: lambda; of the contrast of the two views themselves.
         beta: of what contrasts with the augmenters' views.
         regularise: share of the regulariser beside that contrast (the paper's gamma / beta).
-        regulariser: rows: min and max of each row, over three pairs (the code); whole: those of the batch, of the two
-            augmenters' views alone (the paper).
+        regulariser: whose min and max it takes: with rows those of each row, over three pairs (the code), with whole
+            those of the batch, of the two augmenters' views alone (the paper).
         updates: of a step: encoder and augmenters (2, the paper), or the encoder once more (3, the code).
         joint: one update of both by the encoder's loss (MCLRec-J).
         one_augmenter: both views pass the same augmenter.
