@@ -223,8 +223,19 @@ def network_few(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def log_few(own_cache, tmp_path_factory):
+    """60 users who met up to 13 of 24 items."""
+    import numpy as np
+
+    from nearfar.sources import open_data
+    from tests.modalities.histories import made_up, write
+
+    return open_data(write(tmp_path_factory.mktemp("log") / "log.csv", made_up(np.random.default_rng(0))))
+
+
+@pytest.fixture(scope="session")
 def data_of(
-    emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few, dialogues_few, network_few
+    emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few, dialogues_few, network_few, log_few
 ):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
@@ -236,6 +247,8 @@ def data_of(
         needs = methods.get(slug).needs
         if all("node" in need for need in needs):
             return network_few
+        if all("item" in need for need in needs):
+            return log_few
         if any("negative" in need for need in needs):
             return triplets_few
         if all("tree" in need for need in needs):

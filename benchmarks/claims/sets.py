@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from made.graphs import modules, near_digits
+from made.interactions import walks
 from made.pictures import (
     BAG,
     bags,
@@ -185,6 +186,8 @@ SETS = {
     "triplets, more": triplet_set("8,000 such triplets, 35 % in the wrong order", "more", count=8000),
     "triplets, crowded": triplet_set("3,000 such triplets of 100 docstrings alone, all in the right order", "crowded",
                                      count=3000, most=100, wrong=0),
+    "movielens": Set("MovieLens-100k, the last film of each user among 1,679, 97,171 / 943 / 943",
+                     lambda out: "movielens", small=walks, tiny=2000),
     "functions": Set("functions and their summaries", lambda out: "functions"),
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "names": Set("emoji and their names", lambda out: names(out, "all")),

@@ -36,7 +36,7 @@ class AlignUniform(Method):
     def __init__(self, encoder: Encoder, *, views: views.Views | None = None, alpha: float = 2.0, t: float = 2.0,
                  weight: float = 1.0, projector: int = 512, dim: int = 128):  # fmt: skip
         super().__init__()
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         self.tower = Tower(encoder, heads.mlp(encoder.dim, projector, dim))
         self.alpha, self.t, self.weight = alpha, t, weight

@@ -66,6 +66,11 @@ class Modality:
         certainty: kinds with more of it look at the columns first, since their items are not taken for another's.
         looks_words, may_be_words: what `looks_like` and `may_be` found, in words.
         rank: order among kinds, of roles and of what is trained and embedded first.
+        named_with: roles of which a column must be found by its name each, for the names of its columns to count; then
+            the table is of this kind alone.
+        divisions: names of the ways (`--split NAME`) in which `splits` divides its rows, the default first.
+        whole: the role whose rows `--limit` keeps together.
+        titled: the role whose ids a table of items (`--titles`) gives titles.
         endings: of files that hold one item each; a folder of them is a data set.
         tables: endings of files that hold many items and are no ordinary tables; see `read_file`.
         options: dataclass of the options of its encoder; its fields become options of `fit` and `compare`.
@@ -92,6 +97,10 @@ class Modality:
     certainty: ClassVar[float] = 10
     looks_words: ClassVar[str] = ""
     may_be_words: ClassVar[str] = ""
+    named_with: ClassVar[tuple[str, ...]] = ()
+    divisions: ClassVar[tuple[str, ...]] = ()
+    whole: ClassVar[str | None] = None
+    titled: ClassVar[str | None] = None
     endings: ClassVar[frozenset[str]] = frozenset()
     tables: ClassVar[frozenset[str]] = frozenset()
     by_rows: ClassVar[bool] = False
@@ -176,6 +185,11 @@ class Modality:
     def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
         """Some items as one line of text each."""
         return [" ".join(str(value).split())[:300] for value in self.items(data, role, rows)]
+
+    def splits(self, data: Data) -> dict[str, np.ndarray]:
+        """ "train", "val" and "test": sorted row numbers, of a kind with `divisions`. What its splits share is no leak:
+        it says itself what a row may see of the others."""
+        raise NotImplementedError
 
     def remarks(self, data: Data, role: str) -> list[str]:
         """What a user should know of a column: what was filled, what tells nothing."""
@@ -315,6 +329,11 @@ class Modality:
     def read(self, coded: Sequence[Any], encoder: Any) -> list[Any]:
         """The items that `write` wrote."""
         return list(coded)
+
+    def search(self, model: Any, query: Any, k: int) -> list[dict[str, Any]] | None:
+        """What a model finds by itself, where it needs no index: dicts with key, score and further facts, best first.
+        None, the default: it needs one. Raises InputError for a query that is wrong."""
+        return None
 
     def query(self, words: str, alone: bool) -> Any:
         """The item that a query on the command line means, or None for one of another kind. alone: the model embeds

@@ -416,9 +416,10 @@ def search(
     """The nearest items of an index to a text, a picture or one of its own items.
 
     Args:
-        where_from: an index (`nearfar embed MODEL DATA --out INDEX`), or a model folder that holds one as index/.
+        where_from: an index (`nearfar embed MODEL DATA --out INDEX`), or a model folder that holds one as index/. A
+            model of interactions knows its items and needs none.
         query: a text, the path of a picture, numbers separated by commas, an item as `Model.embed` takes it, or
-            "key:KEY" for an item of the index.
+            "key:KEY" for an item of the index; "user:42" or "items:50,181" for the next items of a user or a history.
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
         variant: which of the vectors of the query, where the model gives several; default that of the index.
@@ -436,6 +437,8 @@ def search(
         files.tidy(one)
     place = path if indexing.is_index(path) else path / "index"
     if not indexing.is_index(place):
+        if (found := found_by_itself(path, query, k, where=where, plus=plus, minus=minus)) is not None:
+            return found
         hint = (
             f"Make one: nearfar embed {path} DATA --out {path / 'index'}"
             if (path / "config.json").exists()
@@ -454,6 +457,19 @@ def search(
         for n, (part, _) in enumerate(asked)
     ]
     return index.search(composed(vectors, [sign for _, sign in asked]), k, where)
+
+
+def found_by_itself(path: Path, query: Any, k: int, **refused: Any) -> list[dict[str, Any]] | None:
+    """What a model finds without an index, where its kind of data knows how; else None."""
+    if not any((path / name / "config.json").exists() for name in (".", "model", "best")):
+        return None
+    loaded = open_model(path)
+    found = (modalities.get(name).search(loaded, query, k) for name in loaded.modalities)
+    hits = next((one for one in found if one is not None), None)
+    asked = [name for name, value in refused.items() if value is not None]
+    if hits is not None and asked:
+        raise InputError(f"--{asked[0]} needs an index.", f"Make one: nearfar embed {path} DATA --out {path / 'index'}")
+    return hits
 
 
 def is_key(query: Any) -> bool:

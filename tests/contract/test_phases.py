@@ -1,5 +1,8 @@
 """Updates in turn: who changes when, one step counted, resumed to the bit, two processes, refusals."""
 
+import dataclasses
+
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,16 @@ from nearfar.training.settings import TrainSettings
 from tests.contract import runs
 
 
+class Watch(pl.Callback):
+    """Calls `watch(method, optimiser)` before every update."""
+
+    def __init__(self, watch):
+        self.watch = watch
+
+    def on_before_optimizer_step(self, trainer, method, optimizer):
+        self.watch(method, optimizer)
+
+
 def prepared(table, data=None, **options):
     from nearfar.sources import open_data
 
@@ -21,13 +34,7 @@ def prepared(table, data=None, **options):
 
 def stepped(made, watch):
     """Trains it, calling `watch(step, phase)` around every update of a phase."""
-    import lightning.pytorch as pl
-
-    class Steps(pl.Callback):
-        def on_before_optimizer_step(self, trainer, method, optimizer):
-            watch(method, optimizer)
-
-    engine.trainer_for(made, [Steps()], 6).fit(made.method, made.loader)
+    engine.trainer_for(made, [Watch(watch)], 6).fit(made.method, made.loader)
     return made.method
 
 
@@ -103,6 +110,41 @@ def test_a_run_stopped_between_two_updates_of_a_phase_goes_on_to_the_bit(at, tab
     assert len(runs.state(tmp_path / "whole")["optimizer_states"]) == 2
 
 
+def test_a_phase_may_take_a_second_step_of_an_earlier_ones_optimiser(table):
+    """Adam by hand: the moments of both steps are those of one optimiser, and its clip holds for both."""
+    made = prepared(table, again=True, every=1)
+    made.method.optimisation = dataclasses.replace(made.method.optimisation, optimiser="adam", clip_norm=0.05)
+    grads, before = [], {}
+    tower = dict(made.method.tower.named_parameters())
+
+    def watch(method, optimizer):
+        if any(p is next(iter(tower.values())) for g in optimizer.param_groups for p in g["params"]):
+            before.setdefault("start", {n: p.detach().clone() for n, p in tower.items()})
+            grads.append({n: p.grad.detach().clone() for n, p in tower.items() if p.requires_grad})
+
+    engine.trainer_for(made, [Watch(watch)], 1).fit(made.method, made.loader)
+    assert len(grads) == 2
+    optimisation = dataclasses.replace(made.method.optimisation, clip_norm=None)
+    again = {n: nn.Parameter(before["start"][n].clone()) for n in grads[0]}
+    by_hand, _ = made.method.optimiser(optimisation, again.values())
+    for one in grads:
+        norm = torch.sqrt(sum(g.square().sum() for g in one.values()))
+        for name, p in again.items():
+            p.grad = one[name] * min(1.0, 0.05 / (float(norm) + 1e-6))
+        by_hand.step()
+    for name, p in again.items():
+        torch.testing.assert_close(tower[name].detach(), p.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_a_run_with_a_shared_optimiser_goes_on_to_the_bit(table, tmp_path, monkeypatch):
+    runs.run("toy-phases", table, tmp_path / "whole", again=True)
+    runs.stopped("toy-phases", table, tmp_path / "parts", monkeypatch, 5, again=True)
+    runs.run("toy-phases", table, tmp_path / "parts", again=True, resume=True)
+    runs.same_to_the_bit(tmp_path / "whole", tmp_path / "parts")
+    assert len(runs.state(tmp_path / "whole")["optimizer_states"]) == 2, "the encoder's and the augmenter's"
+    assert {"encoder", "again"} <= set(runs.lines(tmp_path / "whole")[-1])
+
+
 def test_two_processes_equal_one(table, tmp_path, monkeypatch):
     done = runs.on_two_processes("toy-phases", table, tmp_path / "two", **runs.SGD)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -132,6 +174,14 @@ def test_wrong_phases_are_refused():
         check_phases([one, one])
     with pytest.raises(InputError, match="every=1"):
         check_phases([one])
+    first, other = (Phase(name, [nn.Linear(2, 2)], one.loss) for name in ("first", "other"))
+    with pytest.raises(InputError, match="cannot have settings of its own"):
+        Phase("a", first.trained, one.loss, shares="first", lr=0.1)
+    second = Phase("a", first.trained, one.loss, shares="first")
+    check_phases([first, second])
+    for wrong in ([second, first], [other, second], [first, Phase("a", other.trained, one.loss, shares="first")]):
+        with pytest.raises(InputError, match="no earlier phase of the same parameters"):
+            check_phases(wrong)
 
 
 def test_a_loss_of_a_phase_that_is_not_finite_is_told(table, tmp_path):

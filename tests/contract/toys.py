@@ -51,19 +51,22 @@ class InTurn(Text):
         dim: width.
         every: steps between two updates of the augmenter.
         clip: largest norm of its gradient.
+        again: whether the encoder is updated once more, by the same optimiser, behind the augmenter.
     """
 
     paper = paper("Updates in turn")
 
-    def __init__(self, encoder, *, dim: PositiveInt = 8, every: PositiveInt = 3, clip: PositiveFloat = 0.1):
+    def __init__(self, encoder, *, dim: PositiveInt = 8, every: PositiveInt = 3, clip: PositiveFloat = 0.1,
+                 again: bool = False):  # fmt: skip
         super().__init__(encoder, dim=dim)
         self.augment = nn.Sequential(nn.Linear(dim, dim), nn.Tanh())
-        self.every, self.limit = every, clip
+        self.every, self.limit, self.again = every, clip, again
 
     def phases(self):
         return [
             Phase("encoder", [self.tower], self.near),
             Phase("augmenter", [self.augment], self.far, every=self.every, lr=0.5, clip_norm=self.limit),
+            *([Phase("again", [self.tower], self.near, shares="encoder")] if self.again else []),
         ]
 
     def views_of(self, batch):

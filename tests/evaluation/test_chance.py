@@ -281,6 +281,23 @@ def network(folder, rng):
     return folder
 
 
+def interactions(folder, rng):
+    """Histories of unlike lengths in mixed order; copies, users of one item, equal times, items of the test alone."""
+    rows = []
+    for user in range(400):
+        for place in range(rng.integers(1, 12)):
+            rows.append((f"u{user}", f"i{rng.integers(60 if place < 8 else 75)}", int(rng.integers(40))))
+    return table(
+        folder / "log.csv", ["user", "item", "time"], [rows[i] for i in rng.permutation(len(rows))] + rows[:50]
+    )
+
+
+def numbered_interactions(folder, rng):
+    """The same without times, with ids that are numbers."""
+    rows = [(user, int(rng.integers(50))) for user in range(300) for _ in range(rng.integers(2, 9))]
+    return table(folder / "log.csv", ["user", "item"], rows)
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
@@ -299,6 +316,7 @@ DATA = {
     "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],
     "separation": [two_sets, two_sets_of_numbers],
     "trees": [dialogues],
+    "next-item": [interactions, numbered_interactions],
     "proxy": [proxy, rows_of_numbers],
 }
 
@@ -310,7 +328,8 @@ def test_every_task_is_covered():
 def opened(kind, write, folder):
     further = ["truth"] if write is bags_of_numbers else []
     roles = {"regression": {"target": "amount"}, "separation": {"label": ["label", "sign"]},
-             "bags": {"bag": "slide", "target": "state", "label": further}}.get(kind)  # fmt: skip
+             "bags": {"bag": "slide", "target": "state", "label": further},
+             "next-item": {"user": "user", "item": "item"}}.get(kind)  # fmt: skip
     data = nearfar.data(write(folder, np.random.default_rng(0)), **({"roles": roles} if roles else {}))
     few = {"few-shot": {"shots": (1,), "queries": 5, "episodes": 150}, "sts": {"biases": True}}.get(kind, {})
     return data, task_for(data, kind, **few)

@@ -457,3 +457,34 @@ def tree_contrast(a, b, labels, *, temperature=0.07):
             below = lse([s[i][j] for j in others])
             total -= sum(v * (s[i][j] - below) for v, j in zip(w, others, strict=True)) / sum(w) / (2 * n)
     return total * temperature / 0.07
+
+
+def inner_rows(a, b, temperature=1.0, similarity="dot"):
+    """Of each row of (a; b): the score of its positive, and those of its negatives."""
+    v = [*a, *b]
+    if similarity == "cos":
+        v = [x / x.norm() for x in v]
+    rows = []
+    for i, x in enumerate(v):
+        positive = (i + len(a)) % len(v)
+        others = [j for j in range(len(v)) if j not in (i, positive)]
+        rows.append((x @ v[positive] / temperature, [x @ v[j] / temperature for j in others]))
+    return rows
+
+
+def pair_contrast(a, b, temperature=1.0, similarity="dot"):
+    rows = inner_rows(a, b, temperature, similarity)
+    return sum(torch.logsumexp(torch.stack([p, *n]), 0) - p for p, n in rows) / len(rows)
+
+
+def contrast_regulariser(a, b, temperature=1.0, whole=False):
+    """MCLRec's R, row by row; whole: with the smallest positive and the largest negative of the batch."""
+    rows = inner_rows(a, b, temperature)
+    least, most = min(p for p, _ in rows), max(max(n) for _, n in rows)
+    first = second = 0.0
+    for p, n in rows:
+        one, top = (least, most) if whole else (p, max(n))
+        low, high = min(one, top), max(one, top)
+        first = first + torch.relu(p - low) / len(rows)
+        second = second + sum(torch.relu(high - x) for x in n) / len(n) / len(rows)
+    return first + second

@@ -15,9 +15,11 @@ from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 from nearfar.clustering import k_means
 from nearfar.encoders import Tokens, frame
+from nearfar.encoders.histories import Histories
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 from tests.layered import encoder_of
+from tests.losses import reference
 
 LR, STEPS, RUN, WARMUP = 0.05, 3, 8, 1
 
@@ -1088,6 +1090,57 @@ def strengths_by_networkx(graph):
 
 
 PAMC = {"clusters": 3, "alpha": 0.7, "beta": 1.5, "inverse_temperature": 0.5, "order": 2, "reconstruction": 0.1}
+
+
+class SASRec(Naive):
+    """Every place of a history tells the item behind it, history after history."""
+
+    every = True
+
+    def loss(self, batch, step):
+        return self.told(batch)
+
+    def told(self, batch):
+        encoder, x, item = self.method.tower.encoder, batch.inputs["user"], batch.inputs["item"].tolist()
+        rows = []
+        for row, n in enumerate(x.lengths.tolist()):
+            h = encoder.states(Histories(x.ids[row : row + 1, :n], x.lengths[row : row + 1]))[0]
+            wanted = [*x.ids[row, 1:n].tolist(), item[row]]
+            for place in range(n) if self.every else [n - 1]:
+                scores = encoder.table.weight[1:-1] @ h[place]
+                rows.append(torch.logsumexp(scores, 0) - scores[wanted[place] - 1])
+        return torch.stack(rows).mean()
+
+
+class CL4SRec(SASRec):
+    """The last place alone, and the two views of each history."""
+
+    every = False
+
+    def loss(self, batch, step):
+        return self.told(batch) + 0.3 * reference.pair_contrast(*self.states(batch), 0.7)
+
+    def states(self, batch):
+        return [self.method.tower(view) for view in self.views(batch)["user"][1:]]
+
+
+class MCLRecJoint(CL4SRec):
+    """One update of encoder and augmenters."""
+
+    def loss(self, batch, step):
+        h1, h2 = self.states(batch)
+        z1, z2 = (self.made_of(h, w.net) for h, w in zip((h1, h2), self.method.augmenters, strict=True))
+        apart = sum(reference.pair_contrast(a, b) for a, b in ((z1, z2), (h1, z2), (h2, z1)))
+        easy = sum(reference.contrast_regulariser(a, b, 0.7) for a, b in ((h1, z2), (h2, z1), (z1, z2)))
+        return self.told(batch) + 0.3 * reference.pair_contrast(h1, h2, 0.7) + 0.2 * (apart + 0.4 * easy)
+
+    def made_of(self, h, net):
+        for place in (0, 2):
+            h = torch.nn.functional.gelu(h @ net[place].weight.T + net[place].bias)
+        h = h @ net[4].weight.T + net[4].bias
+        return h / h.norm(dim=1, keepdim=True)
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -1143,6 +1196,10 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "pamc": ("pamc", PamC, PAMC),
     "pamc of nodes": ("pamc", PamCExact, {**PAMC, "against": "nodes"}),
     "csgcl": ("csgcl", CSGCL, {"start": 0, "rise": 2.0, "gamma": 0.75}),
+    "sasrec": ("sasrec", SASRec, {}),
+    "cl4srec": ("cl4srec", CL4SRec, {"weight": 0.3, "temperature": 0.7}),
+    "mclrec joint": ("mclrec", MCLRecJoint, {"joint": True, "weight": 0.3, "temperature": 0.7, "beta": 0.2,
+                                             "regularise": 0.4}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

@@ -34,7 +34,10 @@ def test_roles_belong_to_one_kind():
     across = list(itertools.combinations(heads, 2))
     assert modalities.pairs()[: len(across)] == across
     assert modalities.pairs()[: len(across)][0] == ("image", "text")
-    assert {("image", "image_b"), ("text", "text_b"), ("vector", "vector_b")} <= set(modalities.pairs()[len(across) :])
+    within = {("image", "image_b"), ("text", "text_b"), ("vector", "vector_b"), ("user", "item")}
+    assert within <= set(modalities.pairs()[len(across) :])
+        modalities.pairs()[len(across) :]
+    )
 
 
 def test_items_embed_the_same_from_the_table_and_by_themselves(example):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from nearfar.training.engine import fit
 from nearfar.training.loading import shared
 from tests import stopping
 from tests.conftest import write_triplets
+from tests.modalities.histories import made_up, write
 
 pytestmark = pytest.mark.slow
 
@@ -254,3 +256,28 @@ def test_masks_of_triplets_on_two_processes_equal_one(tmp_path, monkeypatch):
         torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
     last = json.loads((tmp_path / "one" / "curve.jsonl").read_text().splitlines()[-1])
     assert last["hidden"] > 0
+
+
+LOG = """
+import nearfar
+
+nearfar.fit(method, table, out=out, **json.loads(options))
+"""
+
+
+@pytest.mark.parametrize("method", ["cl4srec", "mclrec"])
+def test_histories_on_two_processes_equal_one(method, tmp_path):
+    """Views that change nothing; the batch of both processes is contrasted, by one update or by three in turn."""
+    table = write(tmp_path / "log.csv", made_up(np.random.default_rng(0), users=30))
+    same = {"name": "crop-mask-reorder", "crop": 1.0, "mask": 0.0, "reorder": 0.0}
+    options = SCHEDULE | SGD | {"views": same, "history_dropout": 0.0, "history_width": 16, "batch_size": 9}
+    done = stopping.start(LOG, tmp_path / "two", method, table, tmp_path / "two",
+                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fit(method, table, out=tmp_path / "one", **options)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    losses = [[json.loads(x)["loss"] for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()]
+              for n in ("one", "two")]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -167,7 +167,7 @@ class CacheOptions:
     """Which entries of the cache are meant.
 
     Args:
-        kind: tables, scans, pixels, features, scenes or a built-in set of texts (functions,
+        kind: tables, scans, pixels, features, scenes or a built-in set (functions, imports,
             sentences, docstrings, descriptions, catalogues); default all.
         unused: only what was not used for so long: 90m, 12h, 30d.
     """

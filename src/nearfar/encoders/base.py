@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nearfar import files
+from nearfar import files, modalities
 from nearfar.errors import InputError
 
 UNSAFE = "Weights are read from safetensors files, or from torch files that hold tensors only."
@@ -61,6 +61,11 @@ class Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def role(self) -> str:
+        """The first column of its kind of data, which a method of single items reads."""
+        return modalities.get(self.modality).roles[0]
 
 
 @contextmanager

@@ -92,6 +92,13 @@ from nearfar.losses.propensity import (
     positive_probabilities,
     semantic_similarity,
 )
+from nearfar.losses.recommending import (
+    augmented_contrast,
+    augmented_regulariser,
+    contrast_regulariser,
+    next_item,
+    pair_contrast,
+)
 from nearfar.losses.refined import hide_similar, multicsr, released_rows, similarity_mask, triplet_layout
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
@@ -103,6 +110,8 @@ __all__ = [
     "attention_pooling",
     "attraction_weights",
     "attribute_terms",
+    "augmented_contrast",
+    "augmented_regulariser",
     "bag_cross_entropy",
     "bag_logit_loss",
     "bag_probabilities",
@@ -119,6 +128,7 @@ __all__ = [
     "cocosoda",
     "cocosoda_terms",
     "context_layout",
+    "contrast_regulariser",
     "cosent",
     "cosine_regression",
     "cwcl",
@@ -174,7 +184,9 @@ __all__ = [
     "multicsr",
     "near_columns",
     "negative_probabilities",
+    "next_item",
     "nt_xent",
+    "pair_contrast",
     "pair_label_rows",
     "pair_weights",
     "pamc",

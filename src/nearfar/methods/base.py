@@ -20,7 +20,7 @@ from nearfar.methods.inference import Inference
 from nearfar.methods.micro_batches import Cached
 from nearfar.methods.optimisation import Optimisation
 from nearfar.methods.paper import Paper
-from nearfar.methods.phases import Phase, check_phases, run_phases
+from nearfar.methods.phases import Phase, check_phases, owners, run_phases
 from nearfar.methods.tower import Tower
 from nearfar.options import make_part
 from nearfar.samplers import Groups, Permutation, Sampler
@@ -361,7 +361,7 @@ class Method(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         phases = self.phases()
         if phases:
-            made = [self.optimiser(p.optimisation(self.optimisation), p.trained) for p in phases]
+            made = [self.optimiser(p.optimisation(self.optimisation), p.trained) for p in owners(phases)]
             return [optimiser for optimiser, _ in made], [{"scheduler": s, "interval": "step"} for _, s in made]
         optimiser, schedule = self.optimiser(self.optimisation, self.parameters())
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -70,6 +70,11 @@ def listed() -> list[str]:
     return [role for kind in everyone() for role in ([*kind.roles] if kind.several else []) + sorted(kind.listed)]
 
 
+def dividing(held: Iterable[str]) -> Modality | None:
+    """The kind that divides the rows itself, of those that the roles are of."""
+    return next((kind for kind in map(of, held) if kind.divisions), None)
+
+
 def kinds(asked: Iterable[str]) -> list[str]:
     """The names of the kinds of some roles, each once."""
     return list(dict.fromkeys(of(role).name for role in asked))
@@ -112,6 +117,7 @@ __all__ = [
     "PAIR",
     "Modality",
     "companions",
+    "dividing",
     "everyone",
     "first",
     "get",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -27,6 +27,7 @@ from nearfar.sources.splits import SHARES, UNUSED, assign, components, digest, h
 from nearfar.sources.storage import entry, new_entry
 
 Rows = Sequence[int] | np.ndarray | None
+T = TypeVar("T")
 
 
 class Data:
@@ -61,6 +62,7 @@ class Data:
         self.split_name, self.fit = split or "default", raw.fit
         self._raw, self._scan, self._cache = raw, scan, cache
         self._mapped: dict[tuple[str, int, str], np.memmap] = {}
+        self._derived: dict[Callable[..., Any], Any] = {}
 
     def __len__(self) -> int:
         return len(self.table)
@@ -374,13 +376,27 @@ class Data:
         """ "train", "val" and "test": sorted row numbers.
 
         A split column decides where there is one; a part that it lacks is cut from its training rows. Otherwise
-        70/15/15 of the units, drawn with the seed, where rows that share a unit or any content stay together.
+        70/15/15 of the units, drawn with the seed, where rows that share a unit or any content stay together. Some
+        kinds of data divide their rows themselves.
         """
+        if (kind := self.dividing) is not None:
+            return kind.splits(self)
         if "split" in self.roles:
             return self._given_splits()
         split = assign(self._components, self._unit_marks, self.seed, SHARES)
         hand = self._raw.splits.get(self.split_name)
         return self._without_domains(split, hand) if hand else split
+
+    @property
+    def dividing(self) -> modalities.Modality | None:
+        """The kind of data that divides the rows itself, or None."""
+        return modalities.dividing(self.content_roles)
+
+    def derived(self, make: Callable[["Data"], T]) -> T:
+        """What `make` works out of these data, once."""
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        return self._derived[make]
 
     def few_units(self) -> tuple[str, str]:
         """Why a part of the splits is empty, and the mend, where a column divides the rows into too few units, or equal

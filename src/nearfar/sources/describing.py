@@ -34,7 +34,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "trees": _trees(data),
         "masks": _masks(data) if "mask" in data.roles else None,
         "groups": _groups(data.groups),
-        "units": None if data.units is None else len(np.unique(data.units)),
+        "units": None if data.units is None or data.dividing is not None else len(np.unique(data.units)),
         "domains": {n: int((data.domains == i).sum()) for i, n in enumerate(data.domain_names)}
         if data.domains is not None
         else {},

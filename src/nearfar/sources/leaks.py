@@ -42,8 +42,9 @@ class Shared:
 
 
 def marks(data: "Data") -> dict[str, np.ndarray]:
-    """Role -> int64 (N,), equal where rows share the content, the group, the bag or the unit of that role."""
-    found = {role: data.content(role) for role in data.content_roles}
+    """Role -> int64 (N,), equal where rows share the content, the group, the bag or the unit of that role; contents of
+    a kind that divides its rows itself are left out."""
+    found = {role: data.content(role) for role in data.content_roles if not modalities.of(role).divisions}
     for role in data.only_tested & set(found):  # training rows have their first side alone
         found[role] = np.where(found[role] < 0, data.content(data.content_roles[0]), found[role])
     if "group" in data.roles and data.groups is not None:

@@ -36,6 +36,7 @@ def open_data(
     strict: bool = False,
     clean: str | None = None,
     score_range: tuple[float, float] | str | None = None,
+    titles: str | Path | None = None,
 ) -> Data:
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
@@ -51,6 +52,8 @@ def open_data(
             of derived data; default NEARFAR_CACHE or ~/.cache/nearfar. strict: refuse data of which two splits share
             a content, a group or a unit. clean: rules that drop rows ("align", see `sources.cleaning`).
             score_range: the ends of the scale of the scores, (0, 5) or "0,5": one beyond them is a fault of its row.
+            titles: a table of ids and titles of the items of interactions; RecBole's .item file beside its .inter is
+            found.
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
@@ -65,14 +68,22 @@ def open_data(
     if not len(raw.table):
         raise InputError(f"{raw.path or raw.name} holds no rows.", "Check that this is the right file or folder.")
     wanted = dict(roles or {})
-    if split is not None and split not in raw.splits:
+    division = next((kind for kind in modalities.everyone() if split in kind.divisions), None)
+    if split is not None and split not in raw.splits and division is None:
         _check_split(split, raw)
         wanted.setdefault("split", split)
     resolved, reasons = resolve(raw.table, wanted, raw.roles, raw.reasons, str(raw.path or raw.name))
     for kind in modalities.everyone():
         if kind.identifies and kind.roles[0] in resolved and "id" not in wanted and "id" not in resolved:
             resolved["id"], reasons["id"] = resolved[kind.roles[0]], f"{kind.words} have names"
+    if division is not None and division.roles[0] not in resolved:
+        raise InputError(
+            f"--split {split} divides {division.words}; {raw.path or raw.name} has {', '.join(resolved)}.",
+            f"Name their columns ({', '.join(f'--{role} COLUMN' for role in division.roles)}), or leave it out.",
+        )
     raw.roles = resolved
+    if titles is not None:
+        _name_items(raw, Path(titles), folder)
     if limit is not None:
         _limit(raw, limit)
     raw.only_tested = only_tested(raw)
@@ -140,6 +151,16 @@ def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, ca
     return read_path(path, cache, skip)
 
 
+def _name_items(raw: Raw, path: Path, cache: Path) -> None:
+    """Titles of the items, from a table of them."""
+    from nearfar.sources.interactions import read_titles
+
+    if not any(kind.titled in raw.roles for kind in modalities.everyone()):
+        raise InputError(f"--titles names the items of interactions; {raw.path or raw.name} has none.",
+                         "Name their columns: --user COLUMN --item COLUMN, or leave it out.")  # fmt: skip
+    raw.meta["titles"] = read_titles(path.expanduser(), cache)
+
+
 def _check_split(split: str, raw: Raw) -> None:
     options = [*raw.splits, *raw.table.column_names]
     if split not in raw.table.column_names:
@@ -169,7 +190,8 @@ def _limit(raw: Raw, limit: int) -> None:
     rows = len(raw.table)
     if rows <= limit:
         return
-    role = raw.roles.get("group")
+    whole = (kind.whole for kind in modalities.everyone() if kind.whole)
+    role = next((raw.roles[role] for role in ("group", *whole) if role in raw.roles), None)
     if role is None:
         keep = np.unique(np.linspace(0, rows - 1, limit).round().astype(int))
     else:

@@ -78,7 +78,7 @@ def resolve(
     if not any(role in fixed for role in content):
         taken = {name for value in roles.values() for name in listed(value)}
         _by_name(table, roles, reasons, set(given), taken)
-        if not named:
+        if not _together(roles, reasons, set(given), taken) and not named:
             _by_content(table, roles, reasons, set(given), taken)
         _by_pair(table, roles, reasons, set(given))
     if not any(role in roles for role in content):
@@ -200,6 +200,21 @@ def named_beside(table: Dataset, columns: Sequence[str]) -> Roles:
         name = next((lower[c] for c in candidates if c in lower and _fits(table, role, lower[c], found)), None)
         if name is not None and role != "negative" and name not in {x for v in found.values() for x in listed(v)}:
             found[role] = [name] if takes_several(role) else name
+    return found
+
+
+def _together(roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> bool:
+    """A kind whose columns are told by their names only all together: if they are, the table is of this kind; if not,
+    or where the user named a column of another kind, none of them counts. Returns whether they are."""
+    content, found = set(modalities.roles()), False
+    for kind in modalities.everyone():
+        if not kind.named_with or given & set(kind.roles):
+            continue
+        whole = set(kind.named_with) <= set(roles) and not given & content
+        found |= whole
+        for role in sorted((content - set(kind.roles) if whole else set(kind.roles)) & set(roles) - given):
+            taken.difference_update(listed(roles.pop(role)))
+            del reasons[role]
     return found
 
 

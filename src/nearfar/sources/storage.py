@@ -26,6 +26,7 @@ KINDS = {
     "pixels": "decoded pictures and masks",
     "features": "vectors of frozen encoders",
     "functions": "the built-in set functions",
+    "imports": "the built-in set imports",
     "sentences": "the built-in set sentences",
     "docstrings": "the built-in set docstrings",
     "descriptions": "the built-in set descriptions",

@@ -217,7 +217,8 @@ def build_method(
     arguments = options.instantiate(targets_of(slug), checked)
     method = cls(*made, **arguments)
     roles = roles_of(data) - ({"group"} if settings.by == "columns" else set())
-    method.columns(roles if not (prefers_groups(data, settings) and len(set(kinds)) == 1) else {kinds[0], "group"})
+    by_group = prefers_groups(data, settings) and len(set(kinds)) == 1
+    method.columns({modalities.get(kinds[0]).roles[0], "group"} if by_group else roles)
     return method, kinds
 
 

@@ -49,7 +49,9 @@ class DataSettings:
         unit: column of what must not be divided by a split; default the group, the bag, else the content.
         domain: column of domains (styles, languages, fields) between which retrieval is measured; a model with experts
             of domains routes each row by it.
-        split: column of splits, or a named split of a built-in data set.
+        split: column of splits, or a named split of a built-in data set; of interactions also leave-one-out (the
+            default: each user's last one is tested, the one before validates) or by-time.
+        titles: a table of ids and titles of the items of interactions.
         time: column of times.
         id: column of names of the rows.
         unreadable: error stops at the first row that cannot be read, skip leaves it out and counts it.
@@ -72,6 +74,7 @@ class DataSettings:
     unit: str | None = None
     domain: str | None = None
     split: str | None = None
+    titles: str | None = None
     time: str | None = None
     id: str | None = None
     unreadable: Literal["error", "skip"] = "error"
@@ -86,7 +89,7 @@ class DataSettings:
     @classmethod
     def none_stays(cls) -> list[str]:
         """The columns: "none" takes a role away, while no value leaves it to be guessed."""
-        others = ("split", "unreadable", "limit", "split_seed", "strict", "clean", "score_range")
+        others = ("split", "titles", "unreadable", "limit", "split_seed", "strict", "clean", "score_range")
         return [f.name for f in dataclasses.fields(cls) if f.name not in others]
 
     def roles(self) -> dict[str, str | list[str]]:
@@ -119,6 +122,7 @@ class DataSettings:
             strict=self.strict,
             clean=self.clean,
             score_range=self.score_range,
+            titles=self.titles,
         )
 
 

@@ -93,7 +93,7 @@ class ABMIL(Method):
     def __init__(self, encoder: Encoder, *, positive: str = "auto", views: Views | None = None, attention: Width = 128,
                  gated: bool = False, bag_rows: PositiveInt = 1024):  # fmt: skip
         super().__init__()
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.members > 1:
             raise InputError("'abmil' looks at each instance alone, and these views show rows of a group together.",

@@ -115,7 +115,7 @@ class INS(Method):
         if 0 < start < pretraining:
             raise InputError(f"--start {start:g} is before the end of --pretraining {pretraining:g}.",
                              "Use a later --start, the same one or 0 (no warm-up on positive bags alone).")  # fmt: skip
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.members > 1 or self.plan.targets < 2:
             raise InputError("'ins' needs two whole views of each instance.", "Choose other --views.")

@@ -104,7 +104,7 @@ class PairContrast(Contrast):
                 f"The loss '{part_name(self.row_loss)}' needs two columns and the score of each pair.",
                 "Name them: --text COLUMN --text-b COLUMN --score COLUMN.",
             )
-        role = self.tower_a.encoder.modality
+        role = self.tower_a.encoder.role
         if "group" in roles and not self.two:
             self.roles, self.by_group = (str(role), str(role)), True
             return
@@ -135,7 +135,7 @@ class PairContrast(Contrast):
     def members(self) -> int:
         if not self.by_group:
             return 1
-        plan = self.plans[self.roles[0]]
+        plan = self.plans[self.tower_a.encoder.modality]
         return max(2, plan.members) if plan is not None else 2
 
     def resolve(self, facts: Facts) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class ViewContrast(Contrast):
         **shared: Any,
     ):
         super().__init__(**shared)
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         head = heads.mlp(encoder.dim, projector, dim, projector_layers, last_norm=last_norm) if projector else None
         self.tower = Tower(encoder, head)

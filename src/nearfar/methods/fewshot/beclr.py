@@ -172,7 +172,7 @@ class BECLR(Method):
         super().__init__()
         if mask_ratio[0] > mask_ratio[1]:
             raise InputError(f"The option 'mask_ratio' must be two shares (from, to). Got {tuple(mask_ratio)} instead.")
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.targets < 2:
             raise InputError("BECLR needs two whole views of each item.", "Use --views two-crops.")

@@ -118,7 +118,7 @@ class SuSana(Method):
                              "Use --shots 2 or more, or --icnn full.")  # fmt: skip
         if ways == 1:
             raise InputError("--ways 1: an episode of one class has nothing to tell apart.", "Use --ways 2 or more.")
-        self.role, self.tower = encoder.modality, Tower(encoder)
+        self.role, self.tower = encoder.role, Tower(encoder)
         self.plan = None
         if views is not None or modalities.get(encoder.modality).default_plan is not None:
             self.plan = check_plan(views or default_views(encoder.modality), encoder)

@@ -225,7 +225,7 @@ class PixPro(Method):
         if not temperature > 0 or not threshold > 0 or instance < 0:
             raise InputError(f"temperature and threshold must be positive and instance at least 0. Got {temperature}, "
                              f"{threshold} and {instance}.")  # fmt: skip
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_geometry(check_plan(views or build("two-crops"), encoder))
         self.pretext, self.threshold, self.temperature = pretext, threshold, temperature
         self.alpha, self.momentum = instance, momentum

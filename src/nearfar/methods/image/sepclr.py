@@ -106,7 +106,7 @@ class SepCLR(Method):
         null_vector: bool = True,
     ):
         super().__init__()
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.members > 1 or self.plan.targets < 2:
             raise InputError("'sepclr' needs two whole views of each row.", "Use the default --views.")

@@ -122,7 +122,7 @@ class SwAV(Method):
         self.plan = check_plan(views or self.default_part("views"), encoder)
         if self.plan.targets < 1 or self.plan.count < 2:
             raise InputError("SwAV needs at least two views, one of them a target.")
-        self.role = encoder.modality
+        self.role = encoder.role
         self.tower = Tower(encoder, heads.mlp(encoder.dim, projector, dim))
         self.temperature, self.iterations, self.queue_start, self.dim = temperature, iterations, queue_start, dim
         self.wanted = {"prototypes": prototypes, "eps": eps, "queue": queue, "freeze_prototypes": freeze_prototypes}

@@ -50,7 +50,7 @@ class L1Regression(Method):
 
     def __init__(self, encoder: Encoder, *, views: Views | None = None):
         super().__init__()
-        self.role = encoder.modality
+        self.role = encoder.role
         self.plan = check_plan(views or default_views(encoder.modality), encoder)
         if self.plan.members > 1:
             raise InputError("'l1-regression' learns a number of each row, and these views show rows of a group "

@@ -102,7 +102,7 @@ class CCP(Contrast):
         **shared: Any,
     ):
         super().__init__(negatives=GroupQueue(bank, in_batch=in_batch), **shared)
-        self.role, self.tower = encoder.modality, Tower(encoder)
+        self.role, self.tower = encoder.role, Tower(encoder)
         self.head = heads.AsymmetricHead(encoder.dim, projector, dim, norm)
         self.bank, self.banks, self.window, self.context, self.dim = bank, banks, window, context, dim
         self.detach_keys, self.masked = detach_keys, masked

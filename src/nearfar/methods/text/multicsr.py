@@ -126,7 +126,7 @@ class MultiCSR(Staged, Contrast):
         if not any(p.requires_grad for p in encoder.parameters()):
             raise InputError("A frozen encoder learns nothing here: the head serves training alone.",
                              "Leave out --freeze.")  # fmt: skip
-        self.role, self.pooling = encoder.modality, "auto" if getattr(encoder, "pooling_asked", False) else pooling
+        self.role, self.pooling = encoder.role, "auto" if getattr(encoder, "pooling_asked", False) else pooling
         if self.pooling != "auto":
             layered(encoder, "The option --pooling").pool_by(self.pooling)
         self.tower = Tower(encoder, heads.pooler(encoder.dim, "tanh"))

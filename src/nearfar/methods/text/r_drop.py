@@ -60,7 +60,7 @@ class RDrop(Method):
         super().__init__()
         if weight:
             check_dropout(encoder, "r-drop", ", or --weight 0")
-        self.role, self.tower, self.weight = encoder.modality, Tower(encoder), weight
+        self.role, self.tower, self.weight = encoder.role, Tower(encoder), weight
         self.plan = check_plan(build("twice"), encoder)
         self.names: list[str] = []
 

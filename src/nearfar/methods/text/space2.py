@@ -127,7 +127,7 @@ class Space2(Method):
         context: Annotated[int, Range(8, 65_536)] | Literal["auto"] = "auto",
     ):
         super().__init__()
-        self.role, self.temperature, self.learn, self.masked = encoder.modality, temperature, learn, masked
+        self.role, self.temperature, self.learn, self.masked = encoder.role, temperature, learn, masked
         self.views, self.supervised = chosen_views(tree_views), learn != "unlabelled"
         check_dropout(encoder, "space2")
         made = self.dialogues(encoder, {"turns": turns, "utterance": utterance, "context": context})
