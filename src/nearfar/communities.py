@@ -22,7 +22,7 @@ def communities(graph: Graph, *, seed: int = 0) -> Int[Tensor, " n"]:
 
     pairs = pairs_of(graph)
     if not pairs.shape[1]:
-        raise InputError("A graph without edges has no communities.", "Use --method grace, or data with edges.")
+        raise InputError("A graph without edges has no communities.", "Train grace, or give data with edges.")
     drawn = networkx.Graph()
     drawn.add_nodes_from(range(len(graph)))
     drawn.add_edges_from(pairs.T.tolist())

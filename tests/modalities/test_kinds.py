@@ -36,8 +36,6 @@ def test_roles_belong_to_one_kind():
     assert modalities.pairs()[: len(across)][0] == ("image", "text")
     within = {("image", "image_b"), ("text", "text_b"), ("vector", "vector_b"), ("user", "item")}
     assert within <= set(modalities.pairs()[len(across) :])
-        modalities.pairs()[len(across) :]
-    )
 
 
 def test_items_embed_the_same_from_the_table_and_by_themselves(example):
