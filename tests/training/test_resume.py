@@ -52,6 +52,7 @@ CASES = {
     "cocosoda": {"queue": 32},
     "multicsr": {"frozen_share": 0.3},
     "space2": {},
+    "ts2vec": {},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

@@ -94,6 +94,7 @@ from nearfar.losses.propensity import (
 )
 from nearfar.losses.refined import hide_similar, multicsr, released_rows, similarity_mask, triplet_layout
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
+from nearfar.losses.series import hierarchical_contrast, instance_contrast, temporal_contrast
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 from nearfar.losses.trees import jaccard, mean_score, tree_contrast, tree_scores
 
@@ -145,12 +146,14 @@ __all__ = [
     "hard_contrastive",
     "hcl",
     "hide_similar",
+    "hierarchical_contrast",
     "hydra",
     "icnn",
     "icnn_score",
     "influence_matrix",
     "info_nce",
     "ins_contrast",
+    "instance_contrast",
     "inverse_propensity",
     "jaccard",
     "joint_entropy",
@@ -209,6 +212,7 @@ __all__ = [
     "symmetric_kl",
     "target_weights",
     "team_up",
+    "temporal_contrast",
     "tree_contrast",
     "tree_scores",
     "triplet",

@@ -43,9 +43,10 @@ def _read_file(path: Path, cache: Path, skip: bool) -> Raw:
     ending = path.suffix.casefold()
     kinds = modalities.everyone()
     for kind in kinds:
-        if ending in kind.tables:
-            return kind.read_file(path, cache, skip)
-    further = "".join(f", {one.lstrip('.')}" for kind in kinds for one in sorted(kind.tables))
+        found = kind.read_file(path, cache, skip) if ending in kind.tables else None
+        if found is not None:
+            return found
+    further = "".join(f", {one.lstrip('.')}" for one in sorted({one for kind in kinds for one in kind.tables}))
     hint = (
         f"Give its folder: {path.parent}."
         if any(ending in kind.endings for kind in kinds)
