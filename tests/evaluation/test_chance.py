@@ -320,8 +320,11 @@ def opened(kind, write, folder):
     further_options = {"window": 40} if kind == "forecasting" else {}
     path = write(folder, np.random.default_rng(0))
     data = nearfar.data(path, **({"roles": roles} if roles else {}), **further_options)
-    few = {"few-shot": {"shots": (1,), "queries": 5, "episodes": 150}, "sts": {"biases": True},
-           "forecasting": {"horizons": "5,20", "context": 30, "places": 400}}.get(kind, {})
+    few = {
+        "few-shot": {"shots": (1,), "queries": 5, "episodes": 150},
+        "sts": {"biases": True},
+        "forecasting": {"horizons": "5,20", "context": 30, "places": 400},
+    }.get(kind, {})
     return data, task_for(data, kind, **few)
 
 

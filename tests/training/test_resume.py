@@ -53,6 +53,7 @@ CASES = {
     "multicsr": {"frozen_share": 0.3},
     "space2": {},
     "ts2vec": {},
+    "autotcl": {"ratio_step": 2, "hard": True},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

@@ -77,6 +77,14 @@ from nearfar.losses.graph import (
     sharpened,
     soft_assignment,
 )
+from nearfar.losses.learned_views import (
+    feature_mmd,
+    kept_excess,
+    relaxed_mask,
+    segment_contrast,
+    segment_roles,
+    step_consistency,
+)
 from nearfar.losses.masked import mask_spans, mask_tokens, masked_lm, masked_lm_rows
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
@@ -134,6 +142,7 @@ __all__ = [
     "distillation_rows",
     "draw_partners",
     "dse",
+    "feature_mmd",
     "filtered_cosine",
     "gate_entropy",
     "gate_kl",
@@ -157,6 +166,7 @@ __all__ = [
     "inverse_propensity",
     "jaccard",
     "joint_entropy",
+    "kept_excess",
     "kernel_uniformity",
     "log_propensity",
     "margin",
@@ -188,10 +198,13 @@ __all__ = [
     "pseudo_targets",
     "queue_contrast",
     "r_drop",
+    "relaxed_mask",
     "released_rows",
     "released_similarity",
     "repulsion_weights",
     "router_loss",
+    "segment_contrast",
+    "segment_roles",
     "semantic_similarity",
     "sepclr",
     "sepclr_terms",
@@ -204,6 +217,7 @@ __all__ = [
     "soft_cross_entropy",
     "soft_nearest_neighbour",
     "soft_sort",
+    "step_consistency",
     "straddling",
     "sup_con",
     "supremix",
