@@ -51,9 +51,9 @@ def segment_contrast(
     than segments.
 
     Steps are brought to length 1 and cut from `start` on into so many runs of floor(T / segments) steps, each
-    max-pooled to q_i; negatives are all but i and its neighbours (of the first and the last run the two next to it), so
-    that each has segments - 3; the mean of -log( e^(q_i.q_p) / (e^(q_i.q_p) + sum of e^(q_i.q_j)) ). first_only: of the first
-    series alone, as the released code has it. Source: AutoTCL.
+    max-pooled to q_i; negatives are all but i and its neighbours (of the first and the last run the two next to it),
+    so that each has segments - 3; the mean of -log( e^(q_i.q_p) / (e^(q_i.q_p) + sum of e^(q_i.q_j)) ).
+    first_only: of the first series alone, as the released code has it. Source: AutoTCL.
     """
     z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
     length = z.shape[1] // segments

@@ -73,8 +73,9 @@ def check_phases(phases: Sequence[Phase]) -> None:
 def run_phases(method: Method, phases: Sequence[Phase], batch: Batch) -> dict[str, float]:
     """The due phases of a step, one after the other; returns the terms of their losses.
 
-    "loss" is that of the main phase, or the first that takes part in every step. In each, the gradient flows through all parameters
-    and is kept for the phase's own alone, so that the others stay as they are to the bit. Lightning counts one step.
+    "loss" is that of the main phase, or the first that takes part in every step. In each, the gradient flows through
+    all parameters and is kept for the phase's own alone, so that the others stay as they are to the bit. Lightning
+    counts one step.
     Gradients are averaged over the processes here, not by DDP.
     """
     optimisers, terms = method.optimizers(), {}
