@@ -3,8 +3,8 @@
 Digits read pixel after pixel (64 steps; a set that any machine has), recordings of a smart watch (motions) and of
 speakers (vowels; runs of 16 do not fit into its short series, so the local contrast is 0 there). Every arm has the same
 encoder and the same steps: fixed jitter and scaling in a plain contrast, a view that equals the series (only steps are
-hidden), AutoTCL without its local contrast, adversarial, with the released code's choices, and TS2Vec. The digits decide
-by the probe; raw values and the nearest by warping stand beside them, as does the untrained encoder.
+hidden), AutoTCL without its local contrast, adversarial, with the released code's choices, and TS2Vec. The digits
+decide by the probe; raw values and the nearest by warping stand beside them, as does the untrained encoder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ENCODER = {"series_dim": 64, "series_width": 32, "series_depth": 4}
 ARMS = {
     "autotcl": Arm("autotcl --aug-width 32"),
     "jitter": Arm("simclr --projector 0 --temperature 1 --views distort --views.crop 1 --views.mask 0"),
-    "identity": Arm("autotcl --aug-width 32 --meta-lr 1e-12 --gumbel-bias 0.5"),
+    "identity": Arm("autotcl --objective none"),
     "no local": Arm("autotcl --aug-width 32 --local-weight 0"),
     "adversarial": Arm("autotcl --aug-width 32 --objective adversarial"),
     "released": Arm("autotcl --aug-width 32 --double-sigmoid --local-series first --consistency released"),

@@ -85,7 +85,7 @@ def test_the_adversarial_augmenter_has_the_negative_of_the_contrast(series_few):
     views[4] = views[3]
     a, b = (phase.loss(batch).total for phase in found.method.phases())
     assert torch.allclose(a, -b)
-    with pytest.raises(InputError, match="reg_weight"):
+    with pytest.raises(InputError, match="--reg-weight"):
         made(series_few, objective="adversarial", reg_weight=0.5)
 
 

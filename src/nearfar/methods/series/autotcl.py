@@ -56,8 +56,8 @@ class AutoTCL(Method):
         segments: k; runs of that contrast.
         local_series: all series of the batch, or the first, as the released code has it.
         mask: steps that are hidden from the encoder in training: binomial, continuous, last or none.
-        objective: of the augmenter: pri (principle of relevant information), or adversarial (the encoder's loss,
-            negative).
+        objective: of the augmenter: pri (principle of relevant information), adversarial (the encoder's loss,
+            negative), or none: there is no augmenter and the view is the series itself.
         reg_weight: of what is kept beyond the threshold (paper: 0.003 to 0.1).
         threshold: of the share that is kept, summed over channels.
         regular_weight: of the temporal consistency of the mask (paper: 0 to 3e-4).
@@ -106,7 +106,7 @@ class AutoTCL(Method):
         segments: Annotated[int, Range(4)] = 16,
         local_series: Literal["all", "first"] = "all",
         mask: StepMask = "binomial",
-        objective: Literal["pri", "adversarial"] = "pri",
+        objective: Literal["pri", "adversarial", "none"] = "pri",
         reg_weight: NonNegativeFloat = 0.1,
         threshold: NonNegativeFloat = 0.4,
         regular_weight: NonNegativeFloat = 0.0,
@@ -125,7 +125,7 @@ class AutoTCL(Method):
         super().__init__()
         inner = stepwise(encoder, "autotcl")
         self.role, self.tower = encoder.modality, Tower(inner)
-        self.augmenter = Augmenter(inner, aug_dim, aug_width, aug_depth)
+        self.augmenter = None if objective == "none" else Augmenter(inner, aug_dim, aug_width, aug_depth)
         self.tau, self.local, self.mask, self.objective = temperature, local_weight, mask, objective
         self.segments, self.first_only = segments, local_series == "first"
         self.weights, self.threshold, self.released = (reg_weight, regular_weight), threshold, consistency == "released"
@@ -134,10 +134,11 @@ class AutoTCL(Method):
         self.average = Average(self.tower) if average else None
 
     def phases(self) -> list[Phase]:
-        return [
-            Phase("augmenter", [self.augmenter], self.augmenter_loss, every=self.ratio_step, lr=self.meta_lr),
-            Phase("encoder", [self.tower], self.encoder_loss, main=True),
-        ]
+        encoder = Phase("encoder", [self.tower], self.encoder_loss, main=True)
+        if self.augmenter is None:
+            return [encoder]
+        learned = [self.augmenter]
+        return [Phase("augmenter", learned, self.augmenter_loss, every=self.ratio_step, lr=self.meta_lr), encoder]
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         """The series, which steps of x and of v are seen, the noise of the mask in both phases, pairs of steps (n, 2)
@@ -152,6 +153,7 @@ class AutoTCL(Method):
 
     def view(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Series as they stand -> v as it would stand, the mask m and the probability of keeping w."""
+        assert self.augmenter is not None
         encoder: Any = self.tower.encoder
         values = encoder.scaled(x)
         logit, g = self.augmenter(values.masked_fill(x.isnan(), torch.nan))
@@ -182,7 +184,7 @@ class AutoTCL(Method):
 
     def encoder_loss(self, batch: Batch) -> Loss:
         x, keep_x, keep_v, _, u, _, start = batch.views[self.role]
-        v, _, _ = self.view(x, u)
+        v = x if self.augmenter is None else self.view(x, u)[0]
         steps, z_x = self.pooled(x, keep_x)
         z_v = self.pooled(v, keep_v)[1]
         self.monitored = z_x.detach()

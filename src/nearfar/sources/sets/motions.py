@@ -1,7 +1,7 @@
-"""The built-in motions: BasicMotions: 80 recordings of a smart watch, 100 steps of 6 channels, of standing, running, walking and badminton.
+"""The built-in motions: BasicMotions, 80 recordings of a smart watch (standing, running, walking, badminton).
 
-From the package aeon (BSD-3-Clause), as a file of its wheel (`nearfar.sources.wheels`); the data: S. Clements and others, University of East Anglia; UEA multivariate archive.
-Nothing is shipped.
+100 steps of 6 channels each: acceleration and turning, ten a second, from four students. A file of the wheel of aeon
+(BSD-3-Clause; `nearfar.sources.wheels`), there without a licence of its own. Nothing is shipped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The built-in vowels: JapaneseVowels: 640 utterances of two vowels by nine speakers, 7 to 29 steps of 12 coefficients.
+"""The built-in vowels: JapaneseVowels, 640 utterances of two vowels by nine speakers, 7 to 29 steps of 12 channels.
 
-From the package aeon (BSD-3-Clause), as a file of its wheel (`nearfar.sources.wheels`); the data: M. Kudo, J. Toyama and M. Shimbo, UCI Machine Learning Repository, CC BY 4.0.
-Nothing is shipped.
+M. Kudo, J. Toyama and M. Shimbo, UCI Machine Learning Repository: linear prediction coefficients. A file of the wheel
+of aeon (BSD-3-Clause; `nearfar.sources.wheels`). Nothing is shipped.
 """
 
 from __future__ import annotations
