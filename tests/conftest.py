@@ -233,9 +233,45 @@ def log_few(own_cache, tmp_path_factory):
     return open_data(write(tmp_path_factory.mktemp("log") / "log.csv", made_up(np.random.default_rng(0))))
 
 
+def write_series(path, rows=120, seed=0):
+    """A .ts file of noisy waves of two frequencies, in two channels, of unlike lengths and with missing values."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    lines = ["@univariate false", "@dimensions 2", "@equalLength false", "@missing true", "@classLabel true slow fast",
+             "@data"]  # fmt: skip
+    for k in range(rows):
+        steps = np.arange(rng.integers(20, 33))
+        wave = np.sin((0.3, 0.9)[k % 2] * steps + rng.uniform(0, 6)) + 0.3 * rng.normal(size=len(steps))
+        cells = [f"{x:.4f}" for x in wave]
+        cells[int(rng.integers(len(cells)))] = "?"
+        other = [f"{x:.4f}" for x in rng.normal(size=len(steps))]
+        lines.append(f"{','.join(cells)}:{','.join(other)}:{('slow', 'fast')[k % 2]}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def series_few(own_cache, tmp_path_factory):
+    """120 series of two classes."""
+    from nearfar.sources import open_data
+
+    return open_data(write_series(tmp_path_factory.mktemp("series") / "waves.ts"))
+
+
 @pytest.fixture(scope="session")
 def data_of(
-    emoji_few, bags_few, judged_few, domains_few, notes_few, code_few, triplets_few, dialogues_few, network_few, log_few
+    emoji_few,
+    bags_few,
+    judged_few,
+    domains_few,
+    notes_few,
+    code_few,
+    triplets_few,
+    dialogues_few,
+    network_few,
+    log_few,
+    series_few,
 ):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
@@ -249,6 +285,8 @@ def data_of(
             return network_few
         if all("item" in need for need in needs):
             return log_few
+        if all("series" in need for need in needs):
+            return series_few
         if any("negative" in need for need in needs):
             return triplets_few
         if all("tree" in need for need in needs):

@@ -141,6 +141,18 @@ class Modality:
         """A file with one of the endings in `tables`; None where it is of another kind."""
         raise NotImplementedError
 
+    def gathered(
+        self, raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
+    ) -> tuple[Raw, dict[str, Any], dict[str, str]] | None:
+        """A table whose rows are parts of items (steps of a series), or hold what is cut into several items, as a table
+        of one item a row, the roles of that, and of those that the user did not name the reason; None, the default, for
+        a table that is none.
+
+        wanted: role -> columns, as the user named them. window: how long a piece is, where the user said so. skip: rows
+        with a fault are left out and told in `problems`.
+        """
+        return None
+
     def state(self, raw: Raw, columns: Mapping[str, Sequence[str]]) -> Mapping[str, np.ndarray]:
         """Column -> int64 (N,) that changes with what lies outside of the table (files), so that a stored scan is not
         taken for another state of them."""

@@ -45,3 +45,20 @@ class Teacher(nn.Module):
     def forward(self, *args, **kwargs):
         with torch.no_grad():
             return self.module(*args, **kwargs)
+
+
+class Average(Teacher):
+    """The mean of a module's weights over the updates so far, its first weights included: stochastic weight averaging
+    (Izmailov et al., UAI 2018) over every step."""
+
+    count: torch.Tensor
+
+    def __init__(self, student: nn.Module):
+        super().__init__(student)
+        self.register_buffer("count", torch.ones((), dtype=torch.int64))
+
+    def update(self, student: nn.Module) -> None:
+        """Takes in the weights as they are now."""
+        count = int(self.count)
+        self.follow(student, count / (count + 1))
+        self.count += 1

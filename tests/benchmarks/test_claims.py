@@ -32,7 +32,7 @@ def test_no_check_is_left_out(claims):
     assert claims.slugs() == SLUGS
     compared = {"pairs", "simclr", "abmil", "l1-regression", "simcse", "cross-encoder"}  # with which the others are
     compared |= {"sasrec", "cl4srec"}
-    compared |= {"mcl-pairs", "grace"}  # in the checks of mcl and csgcl
+    compared |= {"mcl-pairs", "grace", "ts2vec"}  # in the checks of mcl, csgcl and autotcl
     assert set(methods.registry.built_in()) - compared <= set(SLUGS)
 
 

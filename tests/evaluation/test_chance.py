@@ -298,6 +298,23 @@ def numbered_interactions(folder, rng):
     return table(folder / "log.csv", ["user", "item"], rows)
 
 
+def labelled_series(folder, rng):
+    """Series of unlike lengths; one in six is a copy of the one before."""
+    rows = []
+    for i in range(400):
+        rows.append(rows[-1] if i % 6 == 5 else ",".join(f"{x:.3f}" for x in rng.normal(size=rng.integers(5, 12))))
+    lines = [f"{row}:{rng.choice(['a', 'b', 'b'])}" for row in rows]
+    path = folder / "s.ts"
+    path.write_text("\n".join(["@univariate true", "@classLabel true a b", "@data", *lines]))
+    return path
+
+
+def stamped(folder, rng):
+    """One long series of two channels that nothing can tell, with missing values."""
+    rows = [(day, f"{rng.normal():.4f}", "" if day % 50 == 7 else f"{rng.normal():.4f}") for day in range(2400)]
+    return table(folder / "long.csv", ["time", "load", "heat"], rows)
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
@@ -307,7 +324,7 @@ DATA = {
     "code-search": [text_pairs, pairs_of_domains],
     "bitext": [text_pairs, pairs_of_domains],
     "groups": [groups, domains, grouped_numbers],
-    "labels": [labels, labelled_numbers, network],
+    "labels": [labels, labelled_numbers, network, labelled_series],
     "clustering": [labels, labelled_numbers, network],
     "link-prediction": [network],
     "classification": [labels, labelled_numbers],
@@ -317,6 +334,7 @@ DATA = {
     "separation": [two_sets, two_sets_of_numbers],
     "trees": [dialogues],
     "next-item": [interactions, numbered_interactions],
+    "forecasting": [stamped],
     "proxy": [proxy, rows_of_numbers],
 }
 
@@ -330,8 +348,14 @@ def opened(kind, write, folder):
     roles = {"regression": {"target": "amount"}, "separation": {"label": ["label", "sign"]},
              "bags": {"bag": "slide", "target": "state", "label": further},
              "next-item": {"user": "user", "item": "item"}}.get(kind)  # fmt: skip
-    data = nearfar.data(write(folder, np.random.default_rng(0)), **({"roles": roles} if roles else {}))
-    few = {"few-shot": {"shots": (1,), "queries": 5, "episodes": 150}, "sts": {"biases": True}}.get(kind, {})
+    further_options = {"window": 40} if kind == "forecasting" else {}
+    path = write(folder, np.random.default_rng(0))
+    data = nearfar.data(path, **({"roles": roles} if roles else {}), **further_options)
+    few = {
+        "few-shot": {"shots": (1,), "queries": 5, "episodes": 150},
+        "sts": {"biases": True},
+        "forecasting": {"horizons": "5,20", "context": 30, "places": 400},
+    }.get(kind, {})
     return data, task_for(data, kind, **few)
 
 

@@ -1141,6 +1141,35 @@ class MCLRecJoint(CL4SRec):
         return h / h.norm(dim=1, keepdim=True)
 
 
+class TS2Vec(Naive):
+    """The steps that both crops have, pair by pair, at every scale; and the mean of the weights."""
+
+    def loss(self, batch, step):
+        first, second, *keep, shared = self.views(batch)["series"]
+        many, steps = int(shared[0]), self.method.tower.encoder.steps
+        a, b = steps(first, keep[0])[:, -many:], steps(second, keep[1])[:, :many]
+        parts = []
+        while True:
+            parts.append(0.5 * self.pairs(a, b) + 0.5 * (self.pairs(*(z.transpose(0, 1) for z in (a, b)))))
+            if a.shape[1] == 1:
+                return torch.stack(parts).mean()
+            half = a.shape[1] // 2
+            a, b = (torch.stack([z[:, 2 * k : 2 * k + 2].amax(1) for k in range(half)], 1) for z in (a, b))
+
+    def pairs(self, a, b):
+        n, terms = len(a), []
+        if n == 1:
+            return torch.zeros(())
+        for t in range(a.shape[1]):
+            z = torch.cat([a[:, t], b[:, t]])
+            s = (z @ z.T).fill_diagonal_(-torch.inf)
+            terms += [s[i].logsumexp(0) - s[i, (i + n) % (2 * n)] for i in range(2 * n)]
+        return torch.stack(terms).mean()
+
+    def after(self, batch, step):
+        self.follow(self.method.average.module, self.method.tower, (step + 1) / (step + 2))
+
+
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
@@ -1200,6 +1229,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "cl4srec": ("cl4srec", CL4SRec, {"weight": 0.3, "temperature": 0.7}),
     "mclrec joint": ("mclrec", MCLRecJoint, {"joint": True, "weight": 0.3, "temperature": 0.7, "beta": 0.2,
                                              "regularise": 0.4}),
+    "ts2vec": ("ts2vec", TS2Vec, {}),
     "contriever": ("contriever", Contriever, {"momentum": 0.9, "normalise": False, "negatives": QUEUE}),
 }  # fmt: skip
 

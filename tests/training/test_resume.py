@@ -59,6 +59,8 @@ CASES = {
     "cl4srec": {},
     "mclrec": {},
     "mclrec joint": {"joint": True},
+    "ts2vec": {},
+    "autotcl": {"ratio_step": 2, "hard": True},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},
     "contriever mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

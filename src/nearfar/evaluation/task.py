@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from nearfar import modalities as kinds
-from nearfar.checks import checked_init
+from nearfar.checks import PositiveInt, check, checked_init
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.statistics import Interval, bootstrap
@@ -280,3 +280,17 @@ def pair_of(data: Data, modalities: Sequence[str] | None = None) -> tuple[str, s
 def spaced(items: Sequence[Any], count: int) -> list[Any]:
     """About `count` of the items, evenly spread, the first among them."""
     return [items[place] for place in np.unique(np.linspace(0, len(items) - 1, max(1, count)).round().astype(int))]
+
+
+def counts_in(name: str, words: str | Sequence[int]) -> tuple[int, ...]:
+    """ "1,5" -> (1, 5), of the option of that name. Raises InputError for what is not a list of positive numbers."""
+    parts = words.split(",") if isinstance(words, str) else list(words)
+    try:
+        found = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        found = ()
+    if not found:
+        raise InputError(f"--{name} takes numbers divided by commas. Got '{words}'.")
+    for count in found:
+        check(name, count, PositiveInt)
+    return found

@@ -77,6 +77,14 @@ from nearfar.losses.graph import (
     sharpened,
     soft_assignment,
 )
+from nearfar.losses.learned_views import (
+    feature_mmd,
+    kept_excess,
+    relaxed_mask,
+    segment_contrast,
+    segment_roles,
+    step_consistency,
+)
 from nearfar.losses.masked import mask_spans, mask_tokens, masked_lm, masked_lm_rows
 from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
@@ -101,6 +109,7 @@ from nearfar.losses.recommending import (
 )
 from nearfar.losses.refined import hide_similar, multicsr, released_rows, similarity_mask, triplet_layout
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
+from nearfar.losses.series import hierarchical_contrast, instance_contrast, temporal_contrast
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 from nearfar.losses.trees import jaccard, mean_score, tree_contrast, tree_scores
 
@@ -143,6 +152,7 @@ __all__ = [
     "distillation_rows",
     "draw_partners",
     "dse",
+    "feature_mmd",
     "filtered_cosine",
     "gate_entropy",
     "gate_kl",
@@ -155,15 +165,18 @@ __all__ = [
     "hard_contrastive",
     "hcl",
     "hide_similar",
+    "hierarchical_contrast",
     "hydra",
     "icnn",
     "icnn_score",
     "influence_matrix",
     "info_nce",
     "ins_contrast",
+    "instance_contrast",
     "inverse_propensity",
     "jaccard",
     "joint_entropy",
+    "kept_excess",
     "kernel_uniformity",
     "log_propensity",
     "margin",
@@ -197,10 +210,13 @@ __all__ = [
     "pseudo_targets",
     "queue_contrast",
     "r_drop",
+    "relaxed_mask",
     "released_rows",
     "released_similarity",
     "repulsion_weights",
     "router_loss",
+    "segment_contrast",
+    "segment_roles",
     "semantic_similarity",
     "sepclr",
     "sepclr_terms",
@@ -213,6 +229,7 @@ __all__ = [
     "soft_cross_entropy",
     "soft_nearest_neighbour",
     "soft_sort",
+    "step_consistency",
     "straddling",
     "sup_con",
     "supremix",
@@ -221,6 +238,7 @@ __all__ = [
     "symmetric_kl",
     "target_weights",
     "team_up",
+    "temporal_contrast",
     "tree_contrast",
     "tree_scores",
     "triplet",

@@ -25,7 +25,8 @@ class Phase:
     loss: the batch -> `Loss`, computed with all that earlier phases of the step have changed. every: it takes part in
     the steps every - 1, 2 every - 1, ... optimiser, lr, weight_decay, betas, clip_norm: of this update alone; None: as
     the run's. shares: the name of an earlier phase of the same parameters, whose optimiser (state, rate and all) makes
-    this update too: a second step of one Adam, not the first one of another.
+    this update too: a second step of one Adam, not the first one of another. main: "loss" of the learning curve is this
+    phase's, which takes part in every step; none: the first one's that does.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Phase:
     betas: tuple[float, float] | None = None
     clip_norm: float | None = None
     shares: str | None = None
+    main: bool = False
     trained: Sequence[nn.Parameter] = field(init=False)
 
     def __post_init__(self):
@@ -80,6 +82,8 @@ def check_phases(phases: Sequence[Phase]) -> None:
             )
     if phases and all(phase.every > 1 for phase in phases):
         raise InputError("One phase at least must take part in every step (every=1).")
+    if sum(phase.main for phase in phases) > 1 or any(phase.main and phase.every > 1 for phase in phases):
+        raise InputError("One phase at most is the main one, and it takes part in every step.")
 
 
 def owners(phases: Sequence[Phase]) -> list[Phase]:
@@ -90,8 +94,9 @@ def owners(phases: Sequence[Phase]) -> list[Phase]:
 def run_phases(method: Method, phases: Sequence[Phase], batch: Batch) -> dict[str, float]:
     """The due phases of a step, one after the other; returns the terms of their losses.
 
-    "loss" is that of the first phase that takes part in every step. In each, the gradient flows through all parameters
-    and is kept for the phase's own alone, so that the others stay as they are to the bit. Lightning counts one step.
+    "loss" is that of the main phase, or the first that takes part in every step. In each, the gradient flows through
+    all parameters and is kept for the phase's own alone, so that the others stay as they are to the bit. Lightning
+    counts one step.
     Gradients are averaged over the processes here, not by DDP.
     """
     optimisers, terms = method.optimizers(), {}
@@ -114,7 +119,8 @@ def run_phases(method: Method, phases: Sequence[Phase], batch: Batch) -> dict[st
         terms |= {name: float(x) for name, x in loss.terms.items()} | {phase.name: float(loss.total.detach())}
     for schedule in _schedules(method):
         schedule.step()
-    return terms | {"loss": terms[next(phase.name for phase in phases if phase.every == 1)]}
+    always = sorted((phase for phase in phases if phase.every == 1), key=lambda phase: not phase.main)
+    return terms | {"loss": terms[always[0].name]}
 
 
 def _schedules(method: Method) -> list[Any]:

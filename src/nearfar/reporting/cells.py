@@ -46,3 +46,26 @@ def bars(row: Any, size: int = 48) -> str:
         rows = slice(size - height, size) if run.mean() > 0 else slice(size + 1, size + 1 + height)
         pixels[rows, left : max(left + 1, right - 1)] = (194, 87, 26) if run.mean() > 0 else (42, 111, 176)
     return thumbnail(pixels, side)
+
+
+_COLOURS = ((42, 111, 176), (194, 87, 26), (59, 135, 84), (128, 82, 158), (176, 46, 72), (100, 100, 100))
+
+
+def lines(values: Any, size: int = 48) -> str:
+    """A data-URI of a series (T, C) as lines, a channel each (the first six), between the smallest and the largest
+    value; a gap where a value is missing."""
+    from PIL import ImageDraw
+
+    side, found = 2 * size, np.asarray(values, np.float64)[:, : len(_COLOURS)]
+    picture = Image.new("RGB", (2 * side, side), "white")
+    there = np.isfinite(found)
+    low, high = (found[there].min(), found[there].max()) if there.any() else (0.0, 0.0)
+    x = np.linspace(1, 2 * side - 2, max(len(found), 2))[: len(found)]
+    y = 1 + (side - 3) * (1 - (found - low) / (high - low)) if high > low else np.where(there, side / 2, np.nan)
+    draw = ImageDraw.Draw(picture)
+    for channel in reversed(range(found.shape[1])):
+        for run in np.split(np.arange(len(found)), np.flatnonzero(np.diff(there[:, channel])) + 1):
+            if there[run, channel].all() and len(run):
+                points = list(zip(x[run].tolist(), y[run, channel].tolist(), strict=True))
+                (draw.line if len(points) > 1 else draw.point)(points, fill=_COLOURS[channel])
+    return thumbnail(np.asarray(picture), 2 * side)

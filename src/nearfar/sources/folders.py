@@ -46,7 +46,7 @@ def _read_file(path: Path, cache: Path, skip: bool) -> Raw:
     found = read_table(path, cache, skip)
     if found is not None:
         return found
-    further = "".join(f", {one.lstrip('.')}" for kind in kinds for one in sorted(kind.tables))
+    further = "".join(f", {one.lstrip('.')}" for one in sorted({one for kind in kinds for one in kind.tables}))
     hint = (
         f"Give its folder: {path.parent}."
         if any(ending in kind.endings for kind in kinds)

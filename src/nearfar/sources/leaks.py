@@ -32,13 +32,18 @@ class Shared:
     examples: tuple[str, ...]
 
     def __str__(self) -> str:
-        kind = self.role if self.role in TOGETHER else modalities.of(self.role).word
+        one, many = (self.role, f"{self.role}s") if self.role in TOGETHER else _words(self.role)
         names = f" ({', '.join(self.examples)}{', ...' if self.values > len(self.examples) else ''})"
         return (
-            f"{self.rows:,} of {self.of:,} {_NAMES[self.later]} rows share {self.values:,} {kind}"
-            f"{'s' * (self.values != 1)} of the role '{self.role}' with {_NAMES[self.earlier]} rows"
+            f"{self.rows:,} of {self.of:,} {_NAMES[self.later]} rows share {self.values:,} "
+            f"{one if self.values == 1 else many} of the role '{self.role}' with {_NAMES[self.earlier]} rows"
             f"{names if self.examples else ''}"
         )
+
+
+def _words(role: str) -> tuple[str, str]:
+    kind = modalities.of(role)
+    return kind.word, kind.words
 
 
 def marks(data: "Data") -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ def scan_numbers(raw: Raw, columns: Sequence[str], key: str, found: Scan, option
     rows, blocks, widths = len(raw.table), [], []
     with track(f"checking {len(columns)} columns" if len(columns) > 1 else f"checking {key}", rows) as advance:
         for column in columns:
-            block = _column(raw, column, found)
+            block = column_of_numbers(raw, column, found)
             blocks.append(block)
             widths.append(block.shape[1])
         values = np.concatenate(blocks, 1)
@@ -51,7 +51,7 @@ def scan_numbers(raw: Raw, columns: Sequence[str], key: str, found: Scan, option
         advance(rows)
 
 
-def _column(raw: Raw, column: str, found: Scan) -> np.ndarray:
+def column_of_numbers(raw: Raw, column: str, found: Scan) -> np.ndarray:
     """float32 (N, width) of one column."""
     parts, row, width = [], 0, 0
     for block in cells(raw.table, column, 8 * BATCH):
@@ -103,7 +103,7 @@ def _each(block: Sequence[Any], start: int, column: str) -> tuple[np.ndarray, li
 def read_matrix(path: Path, cache: Path) -> Raw:
     """A .npy file with one matrix (rows, numbers), or a .npz file with one and further arrays of a value a row, which
     become columns (y or label: the label)."""
-    arrays = _arrays(path)
+    arrays = arrays_of(path)
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     if len(matrices) != 1:
         found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
@@ -114,22 +114,32 @@ def read_matrix(path: Path, cache: Path) -> Raw:
     matrix = arrays.pop(matrices[0])
     if matrix.dtype.kind not in "fiub" or not matrix.size:
         raise InputError(f"{path} holds {matrix.dtype} {matrix.shape}, no numbers.", "Save floats or whole numbers.")
-    beside = {name: array for name, array in arrays.items() if array.shape == (len(matrix),)}
+    beside, roles, reasons, notes = labelled_arrays(arrays, len(matrix))
     check_names([COLUMN, *beside], path)
     fingerprint = file_digest(path)
     table = stored(cache, f"matrix:{fingerprint}", _batches(matrix, beside))
     raw = raw_table(path, f"matrix of {matrix.shape[1]} numbers a row", table, fingerprint)
-    raw.roles, raw.reasons = {COLUMN: [COLUMN]}, {COLUMN: "the rows of the matrix"}
-    label = next((name for name in _LABELS if name in beside), None)
-    if label is not None:
-        raw.roles["label"], raw.reasons["label"] = [label], f"the array '{label}' of the file"
-    away = [name for name in arrays if name not in beside]
-    if away:
-        raw.notes.append(f"arrays that do not have a value a row left out: {', '.join(away)}")
+    raw.roles, raw.reasons = {COLUMN: [COLUMN], **roles}, {COLUMN: "the rows of the matrix", **reasons}
+    raw.notes += notes
     return raw
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def labelled_arrays(
+    arrays: dict[str, np.ndarray], rows: int
+) -> tuple[dict[str, np.ndarray], dict[str, str | list[str]], dict[str, str], list[str]]:
+    """Of the arrays of a file beside its items: those with a value a row, which are columns; the role of the label
+    among them and why; what to say of the others."""
+    beside = {name: array for name, array in arrays.items() if array.shape == (rows,)}
+    roles, reasons = {}, {}
+    label = next((name for name in _LABELS if name in beside), None)
+    if label is not None:
+        roles["label"], reasons["label"] = [label], f"the array '{label}' of the file"
+    away = [name for name in arrays if name not in beside]
+    notes = [f"arrays that do not have a value a row left out: {', '.join(away)}"] if away else []
+    return beside, roles, reasons, notes
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name; objects are not read, since that would run their code."""
     try:
         with open_regular(path) as file:

@@ -37,6 +37,7 @@ def open_data(
     clean: str | None = None,
     score_range: tuple[float, float] | str | None = None,
     titles: str | Path | None = None,
+    window: PositiveInt | None = None,
 ) -> Data:
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
@@ -54,6 +55,7 @@ def open_data(
             score_range: the ends of the scale of the scores, (0, 5) or "0,5": one beyond them is a fault of its row.
             titles: a table of ids and titles of the items of interactions; RecBole's .item file beside its .inter is
             found.
+            window: cut long series into runs of so many steps, in order of time.
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
@@ -72,7 +74,9 @@ def open_data(
     if split is not None and split not in raw.splits and division is None:
         _check_split(split, raw)
         wanted.setdefault("split", split)
+    raw, wanted, why = _gathered(raw, wanted, window, unreadable == "skip")
     resolved, reasons = resolve(raw.table, wanted, raw.roles, raw.reasons, str(raw.path or raw.name))
+    reasons |= why
     for kind in modalities.everyone():
         if kind.identifies and kind.roles[0] in resolved and "id" not in wanted and "id" not in resolved:
             resolved["id"], reasons["id"] = resolved[kind.roles[0]], f"{kind.words} have names"
@@ -109,6 +113,20 @@ def open_data(
     if strict:
         refuse(data)
     return data
+
+
+def _gathered(
+    raw: Raw, wanted: dict[str, Any], window: int | None, skip: bool
+) -> tuple[Raw, dict[str, Any], dict[str, str]]:
+    """The table as items, where its rows are parts of items or hold several, its roles, and the reasons for those that
+    the user did not name."""
+    for kind in modalities.everyone():
+        found = kind.gathered(raw, wanted, window, skip)
+        if found is not None:
+            return found
+    if window is not None:
+        raise InputError(f"{raw.path or raw.name} holds no series that --window could cut.", "Leave out --window.")
+    return raw, wanted, {}
 
 
 def _check_ids(data: Data, wanted: Mapping[str, Any]) -> None:

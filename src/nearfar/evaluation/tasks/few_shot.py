@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from nearfar.checks import PositiveInt, Range, check
+from nearfar.checks import PositiveInt, Range
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.fewshot import Classifier, Transductive, few_shot
@@ -56,7 +56,7 @@ class FewShotTask(Task):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles, self.column = (self.role,), list(data.labels)[-1]
-        self.shots, self.queries, self.count = shot_counts(shots), queries, episodes
+        self.shots, self.queries, self.count = counts_in("shots", shots), queries, episodes
         self.classifier, self.transductive = classifier, transductive
         self.ways = self.auto_ways() if ways == "auto" else ways
         self.primary = f"{self.shots[0]}-shot"
@@ -193,17 +193,3 @@ class FewShotTask(Task):
             f"{self.count} episodes ({held}). "
             f"+{self.transductive}: prototypes moved {moved}, which sees them all at once."
         )
-
-
-def shot_counts(shots: str | Sequence[int]) -> tuple[int, ...]:
-    """ "1,5" -> (1, 5). Raises InputError for what is not a list of positive numbers."""
-    words = shots.split(",") if isinstance(shots, str) else list(shots)
-    try:
-        found = tuple(int(word) for word in words)
-    except (TypeError, ValueError):
-        found = ()
-    if not found:
-        raise InputError(f"--shots takes numbers divided by commas. Got '{shots}'.")
-    for count in found:
-        check("shots", count, PositiveInt)
-    return found
