@@ -73,6 +73,11 @@ WEIGHTS = {
     "straddling",
     "swap_share",
     "tree_scores",
+    "relaxed_mask",
+    "feature_mmd",
+    "kept_excess",
+    "step_consistency",
+    "segment_roles",
 }
 OTHERS = {
     "barlow_twins",

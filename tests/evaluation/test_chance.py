@@ -303,7 +303,7 @@ def labelled_series(folder, rng):
     rows = []
     for i in range(400):
         rows.append(rows[-1] if i % 6 == 5 else ",".join(f"{x:.3f}" for x in rng.normal(size=rng.integers(5, 12))))
-    lines = [f"{row}:{rng.choice(['a', 'b', 'b'])}" for row in rows]
+    lines = [f"{row}:{rng.choice(['a', 'b'])}" for row in rows]
     path = folder / "s.ts"
     path.write_text("\n".join(["@univariate true", "@classLabel true a b", "@data", *lines]))
     return path

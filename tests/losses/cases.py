@@ -149,6 +149,15 @@ CASES = {
 }
 # Tested on their own.
 PLAIN = (
+    "feature_mmd",
+    "hierarchical_contrast",
+    "instance_contrast",
+    "kept_excess",
+    "relaxed_mask",
+    "segment_contrast",
+    "segment_roles",
+    "step_consistency",
+    "temporal_contrast",
     "attention_pooling",
     "attraction_weights",
     "attribute_terms",

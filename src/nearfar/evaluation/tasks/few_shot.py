@@ -13,7 +13,7 @@ from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.fewshot import Classifier, Transductive, few_shot
 from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.statistics import interval
-from nearfar.evaluation.task import Part, Reference, Scores, Task, first_role, register
+from nearfar.evaluation.task import Part, Reference, Scores, Task, counts_in, first_role, register
 from nearfar.units import Metric
 
 if TYPE_CHECKING:
