@@ -63,10 +63,10 @@ def holds_lists(raw: Raw, column: str) -> bool:
 
 def last_filled(values: np.ndarray) -> np.ndarray:
     """The steps of each series (N, T, C) up to its last value, (N,)."""
-    there = np.isfinite(values).any(2)
+    there: np.ndarray = np.any(np.isfinite(values), axis=2)
     if not there.shape[1]:
         return np.zeros(len(there), np.int64)
-    return np.where(there.any(1), there.shape[1] - there[:, ::-1].argmax(1), 0)
+    return np.where(np.any(there, axis=1), there.shape[1] - there[:, ::-1].argmax(1), 0)
 
 
 def _each(raw: Raw, columns: Sequence[str], found: Scan) -> Iterator[np.ndarray]:

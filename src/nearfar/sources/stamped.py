@@ -77,7 +77,8 @@ def stamps(values: Sequence[Any]) -> np.ndarray:
     """float64: numbers as they are, dates in seconds, NaN for what is neither."""
     import pandas as pd
 
-    numbers: Any = pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce").to_numpy(np.float64)
+    read: Any = pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce")
+    numbers: Any = read.to_numpy(np.float64)
     there = np.array([filled(value) != "" for value in values], bool)
     if there.any() and all(_COMPACT.fullmatch(filled(value)) for value, known in zip(values, there) if known):
         numbers = np.full(len(numbers), np.nan)

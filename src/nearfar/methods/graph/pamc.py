@@ -117,7 +117,8 @@ class PamC(Staged):
         self.tau, self.order, self.cumulative = inverse_temperature, order, cumulative
         self.against, self.assignment, self.share = against, assignment, reconstruction
         self.tower = Tower(encoder, heads.linear(encoder.dim, latent), kept=True)
-        self.inputs = sum(encoder.inputs)
+        made: Any = encoder
+        self.inputs = sum(made.inputs)
         self.decoder = heads.mlp(latent, encoder.dim, self.inputs, norm=False)
         self.latent = latent
 
@@ -165,7 +166,7 @@ class PamC(Staged):
             return Loss(total + 0 * self.centres.sum(), {"reconstruction": total.detach()})
         q = soft_assignment(z, self.centres)
         near, apart = self.contrast(z, q), cluster_divergence(q)
-        terms = {"contrast": near.detach(), "divergence": apart.detach()}
+        terms: dict[str, Tensor | float] = {"contrast": near.detach(), "divergence": apart.detach()}
         return Loss(self.alpha * near + self.beta * apart, terms)
 
     def contrast(self, z: Tensor, q: Tensor) -> Tensor:

@@ -126,11 +126,12 @@ class AutoTCL(Method):
         inner = stepwise(encoder, "autotcl")
         self.role, self.tower = encoder.modality, Tower(inner)
         self.augmenter = None if objective == "none" else Augmenter(inner, aug_dim, aug_width, aug_depth)
-        self.tau, self.local, self.mask, self.objective = temperature, local_weight, mask, objective
+        self.tau, self.local, self.objective = temperature, local_weight, objective
+        self.mask: StepMask = mask
         self.segments, self.first_only = segments, local_series == "first"
         self.weights, self.threshold, self.released = (reg_weight, regular_weight), threshold, consistency == "released"
         self.noise = {"bias": gumbel_bias, "stretch": gamma_zeta, "hard": hard}
-        self.double, self.meta_lr, self.ratio_step = double_sigmoid, meta_lr, ratio_step
+        self.double_sigmoid, self.meta_lr, self.ratio_step = double_sigmoid, meta_lr, ratio_step
         self.average = Average(self.tower) if average else None
 
     def phases(self) -> list[Phase]:
@@ -158,7 +159,7 @@ class AutoTCL(Method):
         values = encoder.scaled(x)
         logit, g = self.augmenter(values.masked_fill(x.isnan(), torch.nan))
         w = torch.sigmoid(logit)
-        m = relaxed_mask(w if self.double else logit, u if self.training else None, **self.noise)
+        m = relaxed_mask(w if self.double_sigmoid else logit, u if self.training else None, **self.noise)
         v = (g * m * values * encoder.std + encoder.mean).masked_fill(x.isnan(), torch.nan)
         return v, m, w
 
@@ -202,4 +203,5 @@ class AutoTCL(Method):
             self.average.update(self.tower)
 
     def towers(self) -> dict[str, Tower]:
-        return {self.role: self.tower if self.average is None else self.average.module}
+        kept: Any = self.tower if self.average is None else self.average.module
+        return {self.role: kept}

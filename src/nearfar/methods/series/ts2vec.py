@@ -77,7 +77,8 @@ class TS2Vec(Method):
     ):
         super().__init__()
         self.role, self.tower = encoder.modality, Tower(stepwise(encoder, "ts2vec"))
-        self.alpha, self.temporal_from, self.scales, self.mask = alpha, temporal_from, scales, mask
+        self.alpha, self.temporal_from, self.scales = alpha, temporal_from, scales
+        self.mask: StepMask = mask
         self.dropout = nn.Dropout(dropout)
         self.average = Average(self.tower) if average else None
 
@@ -112,4 +113,5 @@ class TS2Vec(Method):
             self.average.update(self.tower)
 
     def towers(self) -> dict[str, Tower]:
-        return {self.role: self.tower if self.average is None else self.average.module}
+        kept: Any = self.tower if self.average is None else self.average.module
+        return {self.role: kept}
