@@ -31,7 +31,7 @@ def test_no_check_is_left_out(claims):
 
     assert claims.slugs() == SLUGS
     compared = {"pairs", "simclr", "abmil", "l1-regression", "simcse", "cross-encoder"}  # with which the others are
-    compared |= {"mcl-pairs", "grace"}  # in the checks of mcl and csgcl
+    compared |= {"mcl-pairs", "grace", "bgrl", "graph-barlow-twins"}  # in the checks of mcl, csgcl and gaugllm
     assert set(methods.registry.built_in()) - compared <= set(SLUGS)
 
 

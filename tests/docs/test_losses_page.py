@@ -78,6 +78,8 @@ OTHERS = {
     "barlow_twins",
     "vicreg",
     "byol",
+    "bgrl",
+    "graph_barlow_twins",
     "sinkhorn",
     "uniformity",
     "graph_mlp",

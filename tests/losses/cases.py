@@ -153,6 +153,8 @@ PLAIN = (
     "attraction_weights",
     "attribute_terms",
     "bag_cross_entropy",
+    "bgrl",
+    "graph_barlow_twins",
     "bag_logit_loss",
     "bag_probabilities",
     "balance_loss",

@@ -78,7 +78,15 @@ from nearfar.losses.graph import (
     soft_assignment,
 )
 from nearfar.losses.masked import mask_spans, mask_tokens, masked_lm, masked_lm_rows
-from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
+from nearfar.losses.noncontrastive import (
+    align_uniform,
+    barlow_twins,
+    bgrl,
+    byol,
+    graph_barlow_twins,
+    uniformity,
+    vicreg,
+)
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
 from nearfar.losses.propensity import (
     debcse,
@@ -108,6 +116,7 @@ __all__ = [
     "bag_probabilities",
     "balance_loss",
     "barlow_twins",
+    "bgrl",
     "byol",
     "cacr",
     "cacr_queue",
@@ -137,6 +146,7 @@ __all__ = [
     "gate_entropy",
     "gate_kl",
     "gate_overlap",
+    "graph_barlow_twins",
     "graph_mlp",
     "groco",
     "group_mass",
