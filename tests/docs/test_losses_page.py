@@ -83,6 +83,8 @@ OTHERS = {
     "barlow_twins",
     "vicreg",
     "byol",
+    "bgrl",
+    "graph_barlow_twins",
     "sinkhorn",
     "uniformity",
     "graph_mlp",

@@ -164,6 +164,8 @@ PLAIN = (
     "augmented_contrast",
     "augmented_regulariser",
     "bag_cross_entropy",
+    "bgrl",
+    "graph_barlow_twins",
     "bag_logit_loss",
     "bag_probabilities",
     "balance_loss",

@@ -1020,6 +1020,52 @@ class CSGCL(Grace):
         return torch.stack(total).mean()
 
 
+class Bootstrapped(Naive):
+    """A teacher of other weights, moved before each step but the first by what the last one's cosine says."""
+
+    def loss(self, batch, step):
+        a, b = self.views(batch)["node"]
+        host = self.method.host
+        teacher = host.teacher.module
+        if step:
+            m = 1 - (1 - 0.9) * (1 + math.cos(math.pi * (step - 1) / RUN)) / 2
+            self.follow(teacher, self.method.tower, m)
+        assert not torch.equal(teacher.encoder.convs[0].lin.weight, self.method.tower.encoder.convs[0].lin.weight)
+        first, slope, last = host.predictor
+        total = 2.0
+        for x, y in ((a, b), (b, a)):
+            h = self.method.tower.encoder(x) @ first.weight.T + first.bias
+            p = torch.where(h > 0, h, slope.weight * h) @ last.weight.T + last.bias
+            with torch.no_grad():
+                t = teacher.encoder(y)
+            total = total - sum(unit(p)[i] @ unit(t)[i] for i in range(len(p))) / len(p)
+        return total
+
+
+class Decorrelated(Naive):
+    """The encoder written out: dense D^-1/2 (A + I) D^-1/2, batch norm and one PReLU after each product."""
+
+    def nodes(self, x):
+        encoder, graph, n = self.method.tower.encoder, x.graph, len(x.graph)
+        a = torch.eye(n)
+        for source, target in graph.edges.T.tolist():
+            a[target, source] += 1
+        root = (1 + torch.tensor([sum(t == i for t in graph.edges[1].tolist()) for i in range(n)])) ** -0.5
+        h = encoder.scaled(graph)[0]
+        for conv, norm in zip(encoder.convs, encoder.norms, strict=True):
+            h = root[:, None] * (a @ (root[:, None] * (h @ conv.lin.weight.T))) + conv.bias
+            h = (h - h.mean(0)) / (h.var(0, unbiased=False) + 1e-5).sqrt() * norm.weight + norm.bias
+            h = torch.where(h > 0, h, encoder.activation.weight * h)
+        return h[x.numbers]
+
+    def loss(self, batch, step):
+        z = [self.nodes(x) for x in self.views(batch)["node"]]
+        a, b = ((x - x.mean(0)) / (x.std(0) + 1e-15) for x in z)
+        c = a.T @ b / len(a)
+        off = c - torch.diag(torch.diag(c))
+        return ((1 - torch.diag(c)) ** 2).sum() + (off**2).sum() / len(c)
+
+
 class PamC(Naive):
     """One step of the auto-encoder, k-means, then clusters in place of nodes, all by loops over dense matrices."""
 
@@ -1222,6 +1268,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
                                                          "mask_duplicates": False}),
     "space2": ("space2", Space2, {}),
     "grace": ("grace", Grace, {}),
+    "bgrl": ("bgrl", Bootstrapped, {"momentum": 0.9, "predictor": 16}),
+    "graph-barlow-twins": ("graph-barlow-twins", Decorrelated, {}),
     "pamc": ("pamc", PamC, PAMC),
     "pamc of nodes": ("pamc", PamCExact, {**PAMC, "against": "nodes"}),
     "csgcl": ("csgcl", CSGCL, {"start": 0, "rise": 2.0, "gamma": 0.75}),
@@ -1245,7 +1293,7 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
     """SGD with momentum and decay, one step of warm-up, then cosine; three steps."""
     slug, naive, options = CASES[case]
     settings = TrainSettings(
-        batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, val_every=0,
+        batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, val_every=0, graph_width=16,
         by="columns" if slug in ("align", "cwcl") else "auto", **encoder_of(slug),
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:

@@ -12,6 +12,7 @@ import nearfar
 from nearfar import cli
 from nearfar.errors import InputError
 from nearfar.evaluation import references, task_for
+from nearfar.graphs import Nodes
 from nearfar.modalities.node import graph_of
 from nearfar.training.engine import fit
 from nearfar.training.modelled import ModelEmbedder
@@ -249,3 +250,26 @@ def test_from_the_command_line(tmp_path, capsys):
     assert cli.main([*neighbours, "--out", str(tmp_path / "n")]) == 0
     assert cli.main([*neighbours[:8], "4", "--out", str(tmp_path / "x")]) == 2
     assert "a number for each of the 2 layers" in capsys.readouterr().err
+
+
+def test_batch_norm_is_what_the_method_or_the_user_says(network_few, tmp_path):
+    """BGRL is made for it; its running statistics are saved with the model."""
+    run = fit("bgrl", network_few, out=tmp_path / "normed", graph_width=16, **PLAN)
+    model = nearfar.load(run.path / "model")
+    encoder = model.roles["node"].encoder
+    assert [type(one) for one in encoder.norms] == [torch.nn.BatchNorm1d] * 2
+    assert encoder.norms[0].running_mean.abs().sum() > 0
+    graph = graph_of(network_few)
+    h = encoder.scaled(graph)[0]
+    dense = torch.eye(60)
+    dense[graph.edges[1], graph.edges[0]] = 1
+    root = dense.sum(1).rsqrt()
+    with torch.no_grad():
+        for conv, norm in zip(encoder.convs, encoder.norms, strict=True):
+            h = root[:, None] * dense * root @ (h @ conv.lin.weight.T) + conv.bias
+            h = (h - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+            h = torch.where(h > 0, h, encoder.activation.weight * h)
+        found = encoder.eval()(Nodes(graph, torch.arange(60)))
+    torch.testing.assert_close(found, h, rtol=1e-4, atol=1e-5)
+    plain = fit("bgrl", network_few, out=tmp_path / "plain", graph_width=16, graph_norm="none", **PLAN)
+    assert not list(nearfar.load(plain.path / "model").roles["node"].encoder.norms.parameters())

@@ -53,6 +53,8 @@ CASES = {
     "multicsr": {"frozen_share": 0.3},
     "space2": {},
     "grace": {"views": {"name": "drop", "edges": 0.3}},
+    "bgrl": {},
+    "graph-barlow-twins": {},
     "pamc": {"clusters": 3, "batch_size": "auto"},
     "csgcl": {"start": 3, "gamma": 2.0},
     "sasrec": {},

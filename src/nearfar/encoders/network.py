@@ -20,6 +20,7 @@ from nearfar.graphs import Graph, Node, Nodes, joined
 Convolution = Literal["gcn", "sage", "gat", "rgcn", "mlp"]
 Activation = Literal["prelu", "relu", "rrelu", "elu"]
 HEADS = 4  # of a layer of attention; its width is shared among them
+Norm = Literal["none", "batch"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"prelu": nn.PReLU, "relu": nn.ReLU, "rrelu": nn.RReLU, "elu": nn.ELU}
 PYG = "Install PyTorch Geometric: pip install 'nearfar[graph]'."
 
@@ -47,13 +48,13 @@ def symmetric_weights(graph: Graph) -> tuple[Tensor, Tensor]:
 @checked_init
 class GraphEncoder(Encoder):
     """Nodes of a graph -> (n, dim): features less their mean, over their deviation (an empty number is its mean), then
-    `layers` graph convolutions, each followed by the activation.
+    `layers` graph convolutions, each followed by batch norm, where there is one, and the activation.
 
     inputs: how many numbers each type of node has. types, relations: their names. convolution: gcn (symmetric
     normalisation with loops), sage (mean of the neighbours), gat (attention of 4 heads), rgcn (weights for each
     relation and its direction; Schlichtkrull et al., ESWC 2018), mlp (linear layers, no edges). dim: width of the last
     layer; the others have twice as much. activation: one module for all layers (prelu: one slope). counts: features are
-    rows that sum to 1.
+    rows that sum to 1. norm: batch, over the nodes of the graph or of its drawn part; none.
     """
 
     modality = "node"
@@ -73,17 +74,19 @@ class GraphEncoder(Encoder):
         held_out: float = 0.0,
         held_seed: int = 0,
         transductive: bool = True,
+        norm: Norm = "none",
     ):
         super().__init__()
         self.inputs, self.types, self.relations = list(inputs), list(types), list(relations)
         self.convolution, self.dim, self.layers, self.counts = convolution, dim, layers, counts
         self.held_out, self.held_seed, self.transductive = held_out, held_seed, transductive
-        self.activation_name = activation
+        self.activation_name, self.norm = activation, norm
         self.fanout: list[int] | None = None
         several = len(self.inputs) > 1
         self.entry = nn.ModuleList(nn.Linear(d, 2 * dim) for d in self.inputs) if several else None
         widths = [2 * dim if several else self.inputs[0], *[2 * dim] * (layers - 1), dim]
         self.convs = nn.ModuleList(self._layer(a, b) for a, b in itertools.pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(b) if norm == "batch" else nn.Identity() for b in widths[1:])
         self.activation = ACTIVATIONS[activation]()
         self.register_buffer("mean", torch.zeros(sum(self.inputs)))
         self.register_buffer("std", torch.ones(sum(self.inputs)))
@@ -130,9 +133,9 @@ class GraphEncoder(Encoder):
             for kind, (x, entry) in enumerate(zip(parts, self.entry, strict=True)):
                 h = h.index_put((graph.types == kind,), entry(x).to(h.dtype))
         edges, weights = symmetric_weights(graph) if self.convolution == "gcn" else (graph.edges, None)
-        for conv in self.convs:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
             further = [weights] if weights is not None else [graph.relations] if self.convolution == "rgcn" else []
-            h = self.activation(conv(h) if self.convolution == "mlp" else conv(h, edges, *further))
+            h = self.activation(norm(conv(h) if self.convolution == "mlp" else conv(h, edges, *further)))
         return h
 
     def whole_features(self, graph: Graph) -> Tensor:
@@ -191,6 +194,7 @@ class GraphEncoder(Encoder):
             "held_out": self.held_out,
             "held_seed": self.held_seed,
             "transductive": self.transductive,
+            "norm": self.norm,
         }
 
     @classmethod

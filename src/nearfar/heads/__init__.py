@@ -4,6 +4,7 @@ head = heads.mlp(encoder.dim, 2048, 128)            # projection head: SimCLR, S
 prototypes = heads.Prototypes(3000, 128)            # SwAV
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -17,6 +18,12 @@ from nearfar.heads.described import build, describe
 from nearfar.heads.gates import PairGate
 from nearfar.heads.pairs import PairHead, pair_features
 from nearfar.heads.whitening import group_whitening, whitened_views, whitening_matrix
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "elu": nn.ELU,
+    "prelu": nn.PReLU,
+}
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -32,9 +39,9 @@ def mlp(
     layers: PositiveInt = 2,
     norm: bool = True,
     last_norm: bool | Literal["layer"] = False,
-    activation: Literal["relu", "elu"] = "relu",
+    activation: Literal["relu", "elu", "prelu"] = "relu",
 ) -> nn.Sequential:
-    """`layers` linear layers with ReLU (or ELU) between them: (n, inputs) -> (n, outputs).
+    """`layers` linear layers with ReLU (or ELU, PReLU) between them: (n, inputs) -> (n, outputs).
 
     Args:
         hidden: width of the inner layers.
@@ -42,7 +49,7 @@ def mlp(
         norm: batch norm before each ReLU (the linear layer before it then has no bias).
         last_norm: batch norm without scale and shift after the last layer (SimCLR's official head has one); "layer":
             layer norm, which leaves each dimension free to vanish (Hydra).
-        activation: between the layers; GRACE's head has ELU.
+        activation: between the layers; GRACE's head has ELU, BGRL's predictor PReLU.
 
     The papers' heads: SimCLR mlp(d, d, 128), SwAV mlp(2048, 2048, 128), BYOL mlp(2048, 4096, 256).
     """
@@ -55,7 +62,7 @@ def mlp(
         if normed:
             parts.append(nn.BatchNorm1d(after, affine=not last))
         if not last:
-            parts.append(nn.ReLU(inplace=True) if activation == "relu" else nn.ELU())
+            parts.append(ACTIVATIONS[activation]())
         elif last_norm == "layer":
             parts.append(nn.LayerNorm(after))
     return nn.Sequential(*parts)

@@ -86,7 +86,15 @@ from nearfar.losses.learned_views import (
     step_consistency,
 )
 from nearfar.losses.masked import mask_spans, mask_tokens, masked_lm, masked_lm_rows
-from nearfar.losses.noncontrastive import align_uniform, barlow_twins, byol, uniformity, vicreg
+from nearfar.losses.noncontrastive import (
+    align_uniform,
+    barlow_twins,
+    bgrl,
+    byol,
+    graph_barlow_twins,
+    uniformity,
+    vicreg,
+)
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
 from nearfar.losses.propensity import (
     debcse,
@@ -126,6 +134,7 @@ __all__ = [
     "bag_probabilities",
     "balance_loss",
     "barlow_twins",
+    "bgrl",
     "byol",
     "cacr",
     "cacr_queue",
@@ -157,6 +166,7 @@ __all__ = [
     "gate_entropy",
     "gate_kl",
     "gate_overlap",
+    "graph_barlow_twins",
     "graph_mlp",
     "groco",
     "group_mass",

@@ -67,11 +67,12 @@ def barlow_twins(
     *,
     weight: float = 0.005,
     eps: float = 1e-5,
+    unbiased: bool = False,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2, C the cross-correlation of the standardised features.
 
-    In [0, inf); D at collapse. Needs n >= 2.
+    In [0, inf); D at collapse. Needs n >= 2. unbiased: variances over n - 1, while C is still a mean over n.
     negatives="global": mean, variance and correlation over the items of all processes.
     Source: Zbontar et al., ICML 2021.
     """
@@ -80,10 +81,22 @@ def barlow_twins(
     if n < 2:
         raise InputError("Barlow Twins needs at least two items: a correlation over a batch of one is undefined.")
     centred = [z - net.sum(z.sum(0)) / n for z in (accumulated(view_a), accumulated(view_b))]
-    a, b = (z / (net.sum(z.square().sum(0)) / n + eps).sqrt() for z in centred)
+    a, b = (z / (net.sum(z.square().sum(0)) / (n - unbiased) + eps).sqrt() for z in centred)
     c = net.sum(_product(a, b)) / n
     diagonal_of_c = c.diagonal()
     return (1 - diagonal_of_c).square().sum() + weight * (c.square().sum() - diagonal_of_c.square().sum())
+
+
+def graph_barlow_twins(
+    view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"], *, eps: float = 1e-12, negatives: str = "local"
+) -> Float[Tensor, ""]:
+    """sum_i (1 - C_ii)^2 + (1/d) sum_{i != j} C_ij^2: `barlow_twins` without a weight to choose.
+
+    Columns are standardised by the unbiased variance + eps, C is a mean over n, so that C_ii is at most (n - 1) / n and
+    the least value is d / n^2; d at collapse. negatives="global": over the nodes of all processes.
+    Source: Graph Barlow Twins, Bielak et al., Knowledge-Based Systems 2022 (there 1e-15 is added to the deviation).
+    """
+    return barlow_twins(view_a, view_b, weight=1 / view_a.shape[1], eps=eps, unbiased=True, negatives=negatives)
 
 
 def vicreg(
@@ -122,3 +135,16 @@ def byol(prediction: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Floa
     Source: BYOL, Grill et al., NeurIPS 2020, eq. 2.
     """
     return (2 - 2 * (normalise(prediction) * normalise(target.detach())).sum(-1)).mean()
+
+
+def bgrl(
+    prediction_a: Float[Tensor, "n d"],
+    target_b: Float[Tensor, "n d"],
+    prediction_b: Float[Tensor, "n d"],
+    target_a: Float[Tensor, "n d"],
+) -> Float[Tensor, ""]:
+    """2 - mean cos(prediction_a, target_b) - mean cos(prediction_b, target_a), no gradient into the targets.
+
+    In [0, 4], 0 where each prediction points as its target does. Source: BGRL, Thakoor et al., ICLR 2022.
+    """
+    return (byol(prediction_a, target_b) + byol(prediction_b, target_a)) / 2

@@ -40,6 +40,8 @@ class Options:
         graph_layers: how many convolutions, so how many steps away a node sees.
         graph_activation: after each of them: prelu (one slope), relu, rrelu, elu. auto: what the method is made
             for, else prelu.
+        graph_norm: batch: batch norm before each activation, over all nodes that pass; none. auto: what the method is
+            made for, else none.
         graph_features: counts (rows that are brought to the sum 1), numbers (standardised), or auto: counts where no
             feature is negative and all are whole.
         graph_neighbours: of how many neighbours a node is trained, step by step (10,5), drawn anew each time; all: the
@@ -54,6 +56,7 @@ class Options:
     graph_width: Width = 256
     graph_layers: PositiveInt = 2
     graph_activation: Literal["auto", "prelu", "relu", "rrelu", "elu"] = "auto"
+    graph_norm: Literal["auto", "none", "batch"] = "auto"
     graph_features: Literal["auto", "counts", "numbers"] = "auto"
     graph_neighbours: str = "all"
     graph_training: Literal["all", "train"] = "all"
@@ -178,7 +181,7 @@ class NodeKind(Modality):
     def resolve(self, options: Any, data: Data) -> Any:
         from nearfar.sources.networks import only_counts
 
-        found = {"graph_encoder": "gcn", "graph_activation": "prelu"}
+        found = {"graph_encoder": "gcn", "graph_activation": "prelu", "graph_norm": "none"}
         found = {name: value for name, value in found.items() if getattr(options, name) == "auto"}
         if options.graph_features == "auto":
             found["graph_features"] = "counts" if only_counts(data) else "numbers"
@@ -211,6 +214,7 @@ class NodeKind(Modality):
             options.graph_held_out,
             data.seed,
             options.graph_training == "all",
+            options.graph_norm,
         )
         made.draw_neighbours(fanout_of(options.graph_neighbours, options.graph_layers))
         return made if options.graph_features == "counts" else made.standardise(graph)
