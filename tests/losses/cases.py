@@ -149,6 +149,13 @@ CASES = {
 }
 # Tested on their own.
 PLAIN = (
+    "balanced_weights",
+    "centres_of",
+    "cluster_weights",
+    "concentration",
+    "learned_weights",
+    "prototype_contrast",
+    "weighted_contrast",
     "attention_pooling",
     "attraction_weights",
     "attribute_terms",

@@ -96,6 +96,15 @@ from nearfar.losses.refined import hide_similar, multicsr, released_rows, simila
 from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uniformity, sepclr, sepclr_terms
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 from nearfar.losses.trees import jaccard, mean_score, tree_contrast, tree_scores
+from nearfar.losses.weighted import (
+    balanced_weights,
+    centres_of,
+    cluster_weights,
+    concentration,
+    learned_weights,
+    prototype_contrast,
+    weighted_contrast,
+)
 
 __all__ = [
     "align",
@@ -107,17 +116,21 @@ __all__ = [
     "bag_logit_loss",
     "bag_probabilities",
     "balance_loss",
+    "balanced_weights",
     "barlow_twins",
     "byol",
     "cacr",
     "cacr_queue",
     "cacr_targets",
     "ccp",
+    "centres_of",
     "class_distances",
     "clip",
     "cluster_divergence",
+    "cluster_weights",
     "cocosoda",
     "cocosoda_terms",
+    "concentration",
     "context_layout",
     "cosent",
     "cosine_regression",
@@ -155,6 +168,7 @@ __all__ = [
     "jaccard",
     "joint_entropy",
     "kernel_uniformity",
+    "learned_weights",
     "log_propensity",
     "margin",
     "mask_spans",
@@ -181,6 +195,7 @@ __all__ = [
     "positive_probabilities",
     "proto_cross_entropy",
     "proto_triplet",
+    "prototype_contrast",
     "prototype_scores",
     "pseudo_targets",
     "queue_contrast",
@@ -215,4 +230,5 @@ __all__ = [
     "triplet_layout",
     "uniformity",
     "vicreg",
+    "weighted_contrast",
 ]
