@@ -54,6 +54,8 @@ CASES = {
     "space2": {},
     "grace": {"views": {"name": "drop", "edges": 0.3}},
     "pamc": {"clusters": 3, "batch_size": "auto"},
+    "meow": {"refresh": 3, "batch_size": "auto"},
+    "meow learned": {"weighting": "learned", "batch_size": "auto"},
     "csgcl": {"start": 3, "gamma": 2.0},
     "simclr siglip": {"loss": "siglip"},
     "simclr mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.3}},

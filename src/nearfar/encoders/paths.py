@@ -144,7 +144,8 @@ class PathEncoder(NodeEncoder):
     def contexts(self, h: Sequence[Tensor], own: PathGraphs) -> list[Tensor | None]:
         """c_s of each path, (n, dim): what lies between, hop by hop; None where nothing does."""
         found: list[Tensor | None] = []
-        for way, layers, means in zip(self.ways, self.between, own.between, strict=True):
+        linear: Any = self.between
+        for way, layers, means in zip(self.ways, linear, own.between, strict=True):
             hops: Any = zip(layers, means, way.types[1:], strict=False)
             terms = [dropout(layer(mean @ h[kind]), self.dropout, self.training) for layer, mean, kind in hops]
             found.append(torch.stack(terms).sum(0) if terms else None)
