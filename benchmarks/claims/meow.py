@@ -13,16 +13,16 @@ from __future__ import annotations
 from experiment import Arm, Cell, Claim
 
 ARMS = {
-    "meow": Arm("meow --refresh 5"),
+    "meow": Arm("meow --refresh 20"),
     "even": Arm("meow --weighting even"),
-    "no context": Arm("meow --refresh 5", {"graph_context": False}),
-    "no prototypes": Arm("meow --refresh 5 --prototypes 0"),
+    "no context": Arm("meow --refresh 20", {"graph_context": False}),
+    "no prototypes": Arm("meow --refresh 20 --prototypes 0"),
     "learned": Arm("meow --weighting learned"),
     "balanced": Arm("meow --weighting learned --balanced true"),
     "grace": Arm("grace --projector 64", {"graph_encoder": "gcn", "graph_nearest": "all"}),
 }
 PLAN = {
-    "steps": 150,
+    "steps": 100,
     "batch_size": "auto",
     "lr": 7e-4,
     "optimiser": "adam",
