@@ -222,6 +222,33 @@ def network_few(tmp_path_factory):
     return open_data(write_network(tmp_path_factory.mktemp("network") / "graph"))
 
 
+def write_typed_network(folder, papers=48, authors=16, seed=0):
+    """nodes.csv and edges.csv of papers of three fields, which alone have labels and four numbers, and of authors, who
+    write within a field for the most part; papers cite papers of their field. The last paper has neither."""
+    import numpy as np
+
+    rng, names = np.random.default_rng(seed), ["red", "green", "blue"]
+    x = rng.normal(size=(papers, 4)) + 1.5 * np.eye(4)[np.arange(papers) % 3]
+    rows = [f"p{i},paper,{names[i % 3]}," + ",".join(f"{v:.4f}" for v in x[i]) for i in range(papers)]
+    rows += [f"a{k},author,,,,," for k in range(authors)]
+    writes = {(3 * int(rng.integers(authors // 3)) + (i + (n == 2 and i % 4 == 0)) % 3, i)
+              for i in range(papers - 1) for n in range(3)}  # fmt: skip
+    cites = {(i, i + 3) for i in range(0, papers - 4, 2)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "nodes.csv").write_text("\n".join(["id,type,label,a,b,c,d", *rows]) + "\n", "utf-8")
+    lines = [f"a{k},p{i},writes" for k, i in sorted(writes)] + [f"p{i},p{j},cites" for i, j in sorted(cites)]
+    (folder / "edges.csv").write_text("\n".join(["source,target,relation", *lines]) + "\n", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def typed_network_few(tmp_path_factory):
+    """A graph of 48 papers with numbers and classes, and of 16 authors; two relations."""
+    from nearfar.sources import open_data
+
+    return open_data(write_typed_network(tmp_path_factory.mktemp("typed network") / "graph"))
+
+
 @pytest.fixture(scope="session")
 def log_few(own_cache, tmp_path_factory):
     """60 users who met up to 13 of 24 items."""
@@ -270,6 +297,7 @@ def data_of(
     triplets_few,
     dialogues_few,
     network_few,
+    typed_network_few,
     log_few,
     series_few,
 ):
@@ -281,6 +309,8 @@ def data_of(
 
     def suiting(slug):
         needs = methods.get(slug).needs
+        if all("node_type" in need for need in needs):
+            return typed_network_few
         if all("node" in need for need in needs):
             return network_few
         if all("item" in need for need in needs):

@@ -180,6 +180,11 @@ SETS = {
                              small=partial(near_digits, 200, 4, (0.1, 0.4, 0.5))),
     "modules": Set("modules of scikit-learn, scipy and networkx that import each other, a tenth of them labelled",
                    partial(modules, ("scikit-learn", "scipy", "networkx"), (0.1, 0.1, 0.8)), tiny=800),
+    "modules and names": Set(
+        "modules of scikit-learn, scipy and networkx that import each other, and the names that they use as nodes of "
+        "another type, a tenth of the modules labelled",
+        partial(modules, ("scikit-learn", "scipy", "networkx"), (0.1, 0.1, 0.8), with_names=True), tiny=5000,
+        small=partial(modules, ("networkx",), (0.3, 0.2, 0.5), with_names=True)),
     "documents": Set("docstrings of installed packages and their summaries, 6,000 / 1,000 / 3,000", documents,
                      {"roles": {"text": "summary", "text_b": "document", "split": "split"}}, tiny=1500),
     "documents alone": Set("the same docstrings without summaries", documents,

@@ -6,7 +6,7 @@ pairs -> connected (both ways, no loops) -> Graph -> around / sampled (a part) -
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -139,11 +139,12 @@ def connected(
 
 def around(graph: Graph, node: int, hops: int, most: int = 2000) -> Node:
     """A node with all that lies within so many hops, which is what a network of as many layers sees of it. Where these
-    are more than `most` nodes, ten neighbours of each at most, drawn always alike."""
+    are more than `most` nodes, ten neighbours of each at most, at most two hops away, drawn always alike."""
     found = _reached(graph, np.array([node]), [None] * hops, np.random.default_rng(0), most)
     if found is None:
-        return sampled_around(graph, node, [10] * hops)
-    return Node(graph.part(found), 0)
+        return sampled_around(graph, node, [10] * min(hops, 2))
+    found = np.sort(found)  # so that what depends on the order of nodes is as in the whole
+    return Node(graph.part(found), int(np.searchsorted(found, node)))
 
 
 def sampled_around(graph: Graph, node: int, fanout: Sequence[int]) -> Node:
@@ -243,6 +244,14 @@ def without(graph: Graph, pairs: np.ndarray) -> Graph:
     edges = np.sort(graph.edges.cpu().numpy(), 0)
     code, away = edges[0] * len(graph) + edges[1], np.sort(pairs, 0)
     return graph.with_edges(torch.from_numpy(~np.isin(code, away[0] * len(graph) + away[1])))
+
+
+def kept(graph: Graph, name: str, make: Callable[[], Any]) -> Any:
+    """What is made of a graph once and stays with it."""
+    store = graph.__dict__.setdefault("_kept", {})
+    if name not in store:
+        store[name] = make()
+    return store[name]
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

@@ -8,6 +8,11 @@ from tests.docs import pages
 
 PAGE = pages.ROOT / "docs" / "losses.md"
 WEIGHTS = {
+    "balanced_weights",
+    "centres_of",
+    "cluster_weights",
+    "concentration",
+    "learned_weights",
     "attraction_weights",
     "repulsion_weights",
     "target_weights",

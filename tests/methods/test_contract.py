@@ -121,6 +121,7 @@ SMALL = {
     "cocosoda": {"queue": 64},
     "susana": {"batch_size": "auto"},  # episodes have their own
     "pamc": {"batch_size": "auto"},  # all nodes
+    "meow": {"batch_size": "auto"},
     "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}},
 }
 # Where the candidates change (a queue fills, running statistics settle, mixing or a stage begins), the loss is compared

@@ -1122,6 +1122,111 @@ class PamCExact(PamC):
     exact = True
 
 
+def dense_paths(graph):
+    """Of paper-author-paper and paper-paper: counts by loops over edges, and the mean over the authors of a paper."""
+    papers, authors = ((graph.types == k).nonzero()[:, 0].tolist() for k in (1, 0))
+    wrote, cited = torch.zeros(len(papers), len(authors)), torch.eye(len(papers))
+    for a, b in graph.edges.T.tolist():
+        if a in papers and b in authors:
+            wrote[papers.index(a), authors.index(b)] = 1
+        elif a in papers and b in papers:
+            cited[papers.index(a), papers.index(b)] = 1
+    return [wrote @ wrote.T, cited], wrote / wrote.sum(1, keepdim=True).clamp(min=1)
+
+
+def symmetric(counts):
+    """D^-1/2 A^T D^-1/2 with 0 for what has no edge."""
+    root = torch.where(counts.sum(1) > 0, counts.sum(1) ** -0.5, 0)
+    return root[:, None] * counts.T * root
+
+
+class Meow(Naive):
+    """Dense matrices along two paths; clusters anew in every step; anchors are coarse."""
+
+    def __init__(self, method, made):
+        super().__init__(method, made)
+        graph = method.graph
+        counts, self.mean = dense_paths(graph)
+        drawn = torch.Generator().manual_seed(method.seed)
+        x = graph.features[1]
+        x = (x - x.mean(0)) / x.std(0, correction=0)
+        self.x, self.masked_x = x, x.clone()
+        places = (x != 0).flatten().nonzero()[:, 0]
+        self.masked_x.view(-1)[places[torch.randperm(len(places), generator=drawn)[: round(0.3 * len(places))]]] = 0
+        authors = graph.features[0]
+        self.authors = (authors - authors.mean(0)) / authors.std(0, correction=0).masked_fill(
+            authors.std(0, correction=0) == 0, 1)  # fmt: skip
+        self.adjacent, self.masked = [symmetric(a) for a in counts], []
+        for a, share in zip(counts, (0.3, 0.2), strict=True):
+            off = [(i, j) for i in range(len(a)) for j in range(len(a)) if a[i, j] > 0 and i != j]
+            kept = torch.randperm(len(off), generator=drawn)[round(share * len(off)) :].tolist()
+            b = torch.eye(len(a))
+            for k in kept:
+                b[off[k]] = 1
+            self.masked.append(symmetric(b))
+
+    def gcn(self, x, adjacent):
+        net = self.method.tower.encoder
+        hidden = adjacent @ (x @ net.convs[0].weight.T)
+        hidden = torch.where(hidden > 0, hidden, net.activation.weight * hidden)
+        z = adjacent @ (hidden @ net.convs[1].weight.T)
+        return (z - z.mean()) / (((z - z.mean()) ** 2).mean() + 1e-5) ** 0.5
+
+    def both(self):
+        net, elu = self.method.tower.encoder, torch.nn.functional.elu
+        h, m = (elu(x @ net.entry[1].weight.T + net.entry[1].bias) for x in (self.x, self.masked_x))
+        own = elu(self.authors @ net.entry[0].weight.T + net.entry[0].bias)
+        context = self.mean @ own @ net.between[0][0].weight.T
+        coarse = self.gcn(h, (self.adjacent[0] + self.adjacent[1]) / 2)
+        views = [unit(self.gcn(f, a)) for f, a in (
+            (elu(h + context), self.adjacent[0]), (h, self.adjacent[1]),
+            (elu(m + context), self.masked[0]), (m, self.masked[1]))]  # fmt: skip
+        scores = [net.worth @ torch.stack([torch.tanh(net.attention.weight @ row + net.attention.bias) for row in z])
+                  .mean(0) for z in views]  # fmt: skip
+        beta = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
+        fine = sum(b * z for b, z in zip(beta, views, strict=True))
+        head = self.method.tower.head[0]
+        return [unit(torch.tanh(z @ head.weight.T + head.bias)) for z in (coarse, fine)]
+
+    def loss(self, batch, step):
+        u, v = self.both()
+        found = [torch.from_numpy(k_means(v.detach(), k, seed=self.method.seed, restarts=5)) for k in (3, 8)]
+        total = []
+        for i in range(len(u)):
+            w = torch.tensor([2.0 - sum(int(c[i] == c[j]) for c in found) for j in range(len(u))])
+            total.append(-(u[i] @ v[i]) / 0.4 + (w * ((v @ u[i]) / 0.4).exp()).sum().log())
+        return torch.stack(total).mean() + 0.5 * sum(self.prototypes(u, v.detach(), c) for c in found) / 2
+
+    def prototypes(self, u, v, c):
+        n, k = len(u), int(c.max()) + 1
+        mu = unit(torch.stack([v[c == j].mean(0) for j in range(k)]))
+        size = [int((c == j).sum()) for j in range(k)]
+        raw = [(2 - 2 * v[c == j] @ mu[j]).clamp(min=0).sqrt().mean().item() / math.log(size[j] + 5) for j in range(k)]
+        most = max(r for r, s in zip(raw, size, strict=True) if s > 1)
+        raw = np.array([r if s > 1 else most for r, s in zip(raw, size, strict=True)])
+        raw = np.clip(raw, *np.percentile(raw, [10, 90]))
+        phi = torch.tensor(0.4 * raw / raw.mean(), dtype=torch.float32)
+        rows = []
+        for i in range(n):
+            e = ((mu @ u[i]) / phi).exp()
+            rows.append(-(e[c[i]] / (n / k * e.sum())).log())
+        return torch.stack(rows).mean()
+
+
+class AdaMeow(Meow):
+    """Anchors are fine; the positive is in the sum with its own weight."""
+
+    def loss(self, batch, step):
+        u, v = self.both()
+        first, second = self.method.scorer
+        total = []
+        for i in range(len(u)):
+            hidden = torch.tanh((v[i] + u) @ first.weight.T + first.bias)
+            alpha = torch.sigmoid(hidden @ second.weight[0] + second.bias)
+            total.append(-(v[i] @ u[i]) / 1.0 + (alpha * (u @ v[i]).exp()).sum().log())
+        return torch.stack(total).mean()
+
+
 def strengths_by_networkx(graph):
     """S_c of each node's community, a summand of the modularity, by networkx alone."""
     drawn = networkx.Graph()
@@ -1272,6 +1377,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "graph-barlow-twins": ("graph-barlow-twins", Decorrelated, {}),
     "pamc": ("pamc", PamC, PAMC),
     "pamc of nodes": ("pamc", PamCExact, {**PAMC, "against": "nodes"}),
+    "meow": ("meow", Meow, {"clusters": "3,8", "prototypes": 0.5, "edge_mask": "0.3,0.2"}),
+    "meow adaptive": ("meow", AdaMeow, {"weighting": "learned", "edge_mask": "0.3,0.2"}),
     "csgcl": ("csgcl", CSGCL, {"start": 0, "rise": 2.0, "gamma": 0.75}),
     "sasrec": ("sasrec", SASRec, {}),
     "cl4srec": ("cl4srec", CL4SRec, {"weight": 0.3, "temperature": 0.7}),
@@ -1286,6 +1393,8 @@ def without_dropout(method):
     for module in method.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
 
 
 @pytest.mark.parametrize("case", CASES)

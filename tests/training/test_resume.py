@@ -56,6 +56,8 @@ CASES = {
     "bgrl": {},
     "graph-barlow-twins": {},
     "pamc": {"clusters": 3, "batch_size": "auto"},
+    "meow": {"refresh": 3, "batch_size": "auto"},
+    "meow learned": {"weighting": "learned", "batch_size": "auto"},
     "csgcl": {"start": 3, "gamma": 2.0},
     "sasrec": {},
     "cl4srec": {},

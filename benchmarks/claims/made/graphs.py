@@ -34,21 +34,38 @@ def near_digits(count: int, neighbours: int, shares: tuple[float, float, float],
     return folder
 
 
-def modules(libraries: tuple[str, ...], shares: tuple[float, float, float], out: Path) -> Path:
+def modules(
+    libraries: tuple[str, ...], shares: tuple[float, float, float], out: Path, with_names: bool = False
+) -> Path:
     """Modules of some installed libraries that belong to a part with 12 modules or more, and what they import of each
-    other; written once."""
+    other; written once. with_names: beside them the names that two to 200 modules use, as nodes of another type, which
+    have no label and are in no part of the splits."""
     from nearfar.sources import installed
-    from nearfar.sources.sets.packages import read, rows_of
+    from nearfar.sources.sets.packages import NAME, read, rows_of
 
-    folder = out / "data" / f"modules-{'-'.join(libraries)}"
+    folder = out / "data" / f"modules-{'-'.join(libraries)}{'-names' * with_names}"
     if (folder / "edges.csv").exists():
         return folder
     found = {name: place for name, place in installed.packages().items() if name in libraries}
-    rows = rows_of(installed.found_in(found, "modules", lambda path, module, _: read(path, module), None), True)
-    rows = [row for row in rows if row.part]
+    every = rows_of(installed.found_in(found, "modules", lambda path, module, _: read(path, module), None),
+                    not with_names)  # fmt: skip
+    rows = [row for row in every if row.part]
+    split = parts(len(rows), shares)
+    rows += [row for row in every if row.type == NAME]
     known = {row.id for row in rows}
-    own = [[row.id, row.part, part, row.text] for row, part in zip(rows, parts(len(rows), shares), strict=True)]
-    write_csv(folder / "nodes.csv", ["id", "label", "split", "text"], own)
-    pairs = [[row.id, other] for row in rows for other in row.imports.split() if other in known]
-    write_csv(folder / "edges.csv", ["source", "target"], pairs)
+    split += ["unused"] * (len(rows) - len(split))
+    own = [[row.id, row.type, row.part, part, row.text] for row, part in zip(rows, split, strict=True)]
+    head = ["id", "type", "label", "split", "text"]
+    if not with_names:
+        own, head = [[row[0], *row[2:]] for row in own], [head[0], *head[2:]]
+    write_csv(folder / "nodes.csv", head, own)
+    pairs = [
+        [row.id, other, relation]
+        for row in rows
+        for relation, ids in (("imports", row.imports), ("uses", row.uses))
+        for other in ids.split()
+        if other in known
+    ]
+    head, first = ["source", "target", "relation"], slice(3 if with_names else 2)
+    write_csv(folder / "edges.csv", head[first], [pair[first] for pair in pairs])
     return folder

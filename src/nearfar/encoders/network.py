@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -45,16 +45,13 @@ def symmetric_weights(graph: Graph) -> tuple[Tensor, Tensor]:
     return edges, root[edges[0]] * root[edges[1]]
 
 
-@checked_init
-class GraphEncoder(Encoder):
-    """Nodes of a graph -> (n, dim): features less their mean, over their deviation (an empty number is its mean), then
-    `layers` graph convolutions, each followed by batch norm, where there is one, and the activation.
+class NodeEncoder(Encoder):
+    """What encoders of nodes share: features less their mean, over their deviation (an empty number is its mean), and
+    what a model says of itself. Subclasses write `all_nodes`, and take what `config` says.
 
-    inputs: how many numbers each type of node has. types, relations: their names. convolution: gcn (symmetric
-    normalisation with loops), sage (mean of the neighbours), gat (attention of 4 heads), rgcn (weights for each
-    relation and its direction; Schlichtkrull et al., ESWC 2018), mlp (linear layers, no edges). dim: width of the last
-    layer; the others have twice as much. activation: one module for all layers (prelu: one slope). counts: features are
-    rows that sum to 1. norm: batch, over the nodes of the graph or of its drawn part; none.
+    inputs: how many numbers each type of node has. types, relations: their names. convolution: name of the encoder.
+    counts: features are rows that sum to 1. held_out, held_seed: edges that were left out; transductive: whether all
+    nodes were seen in training.
     """
 
     modality = "node"
@@ -64,53 +61,40 @@ class GraphEncoder(Encoder):
     def __init__(
         self,
         inputs: Sequence[int],
-        types: Sequence[str] = ("",),
-        relations: Sequence[str] = ("edges",),
-        convolution: Convolution = "gcn",
-        dim: Width = 256,
-        layers: PositiveInt = 2,
-        activation: Activation = "prelu",
-        counts: bool = False,
-        held_out: float = 0.0,
-        held_seed: int = 0,
-        transductive: bool = True,
-        norm: Norm = "none",
+        types: Sequence[str],
+        relations: Sequence[str],
+        convolution: str,
+        dim: int,
+        layers: int,
+        activation: Activation,
+        counts: bool,
+        held_out: float,
+        held_seed: int,
+        transductive: bool,
     ):
         super().__init__()
         self.inputs, self.types, self.relations = list(inputs), list(types), list(relations)
         self.convolution, self.dim, self.layers, self.counts = convolution, dim, layers, counts
         self.held_out, self.held_seed, self.transductive = held_out, held_seed, transductive
-        self.activation_name, self.norm = activation, norm
+        self.activation_name = activation
         self.fanout: list[int] | None = None
-        several = len(self.inputs) > 1
-        self.entry = nn.ModuleList(nn.Linear(d, 2 * dim) for d in self.inputs) if several else None
-        widths = [2 * dim if several else self.inputs[0], *[2 * dim] * (layers - 1), dim]
-        self.convs = nn.ModuleList(self._layer(a, b) for a, b in itertools.pairwise(widths))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(b) if norm == "batch" else nn.Identity() for b in widths[1:])
-        self.activation = ACTIVATIONS[activation]()
         self.register_buffer("mean", torch.zeros(sum(self.inputs)))
         self.register_buffer("std", torch.ones(sum(self.inputs)))
 
-    def _layer(self, a: int, b: int) -> nn.Module:
-        pyg = convolutions()
-        if self.convolution == "gcn":
-            return pyg.GCNConv(a, b, normalize=False, add_self_loops=False)
-        if self.convolution == "mlp":
-            return nn.Linear(a, b)
-        if self.convolution == "sage":
-            return pyg.SAGEConv(a, b)
-        if self.convolution == "rgcn":
-            return pyg.RGCNConv(a, b, num_relations=max(1, 2 * len(self.relations)))
-        if b % HEADS:
-            raise InputError(f"--graph-width {self.dim} does not divide into {HEADS} heads of attention.",
-                             f"Use a multiple of {HEADS}.")  # fmt: skip
-        return pyg.GATConv(a, b // HEADS, heads=HEADS)
+    @property
+    def reach(self) -> int:
+        """How many edges away a node sees."""
+        return self.layers
+
+    def all_nodes(self, graph: Graph) -> Tensor:
+        """Vectors (n, dim) of all nodes."""
+        raise NotImplementedError
 
     def draw_neighbours(self, fanout: Sequence[int] | None) -> None:
         """Of how many neighbours, step by step, training draws; None: the whole graph passes."""
         self.fanout = None if fanout is None else list(fanout)
 
-    def standardise(self, graph: Graph) -> GraphEncoder:
+    def standardise(self, graph: Graph) -> Self:
         """Takes mean and deviation of each number from a graph's nodes. Returns the encoder itself."""
         found = [moments(x.numpy()) for x in graph.features]
         self.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in found])))
@@ -122,21 +106,6 @@ class GraphEncoder(Encoder):
         means, stds = self.mean.split(self.inputs), self.std.split(self.inputs)
         parts = zip(graph.features, means, stds, strict=True)
         return [((x - mean) / std).nan_to_num(nan=0.0) for x, mean, std in parts]
-
-    def all_nodes(self, graph: Graph) -> Tensor:
-        """Vectors (n, dim) of all nodes."""
-        parts = self.scaled(graph)
-        if self.entry is None:
-            h = parts[0]
-        else:
-            h = parts[0].new_zeros(len(graph), 2 * self.dim)
-            for kind, (x, entry) in enumerate(zip(parts, self.entry, strict=True)):
-                h = h.index_put((graph.types == kind,), entry(x).to(h.dtype))
-        edges, weights = symmetric_weights(graph) if self.convolution == "gcn" else (graph.edges, None)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            further = [weights] if weights is not None else [graph.relations] if self.convolution == "rgcn" else []
-            h = self.activation(norm(conv(h) if self.convolution == "mlp" else conv(h, edges, *further)))
-        return h
 
     def whole_features(self, graph: Graph) -> Tensor:
         """Standardised features (n, sum of d_t), those of each type in columns of their own."""
@@ -194,10 +163,79 @@ class GraphEncoder(Encoder):
             "held_out": self.held_out,
             "held_seed": self.held_seed,
             "transductive": self.transductive,
-            "norm": self.norm,
         }
 
     @classmethod
-    def restored(cls, config: Mapping[str, Any]) -> GraphEncoder:
+    def restored(cls, config: Mapping[str, Any]) -> NodeEncoder:
         """The encoder that a `config()` describes, with random weights."""
         return cls(**{name: value for name, value in config.items() if name != "modality"})
+
+
+@checked_init
+class GraphEncoder(NodeEncoder):
+    """Nodes of a graph -> (n, dim): features less their mean, over their deviation (an empty number is its mean), then
+    `layers` graph convolutions, each followed by batch norm, where there is one, and the activation.
+
+    inputs: how many numbers each type of node has. types, relations: their names. convolution: gcn (symmetric
+    normalisation with loops), sage (mean of the neighbours), gat (attention of 4 heads), rgcn (weights for each
+    relation and its direction; Schlichtkrull et al., ESWC 2018), mlp (linear layers, no edges). dim: width of the last
+    layer; the others have twice as much. activation: one module for all layers (prelu: one slope). counts: features are
+    rows that sum to 1. norm: batch, over the nodes of the graph or of its drawn part; none.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        types: Sequence[str] = ("",),
+        relations: Sequence[str] = ("edges",),
+        convolution: Convolution = "gcn",
+        dim: Width = 256,
+        layers: PositiveInt = 2,
+        activation: Activation = "prelu",
+        counts: bool = False,
+        held_out: float = 0.0,
+        held_seed: int = 0,
+        transductive: bool = True,
+        norm: Norm = "none",
+    ):
+        super().__init__(inputs, types, relations, convolution, dim, layers, activation, counts, held_out, held_seed,
+                         transductive)  # fmt: skip
+        several = len(self.inputs) > 1
+        self.entry = nn.ModuleList(nn.Linear(d, 2 * dim) for d in self.inputs) if several else None
+        widths = [2 * dim if several else self.inputs[0], *[2 * dim] * (layers - 1), dim]
+        self.convs = nn.ModuleList(self._layer(a, b) for a, b in itertools.pairwise(widths))
+        self.norm = norm
+        self.norms = nn.ModuleList(nn.BatchNorm1d(b) if norm == "batch" else nn.Identity() for b in widths[1:])
+        self.activation = ACTIVATIONS[activation]()
+
+    def _layer(self, a: int, b: int) -> nn.Module:
+        pyg = convolutions()
+        if self.convolution == "gcn":
+            return pyg.GCNConv(a, b, normalize=False, add_self_loops=False)
+        if self.convolution == "mlp":
+            return nn.Linear(a, b)
+        if self.convolution == "sage":
+            return pyg.SAGEConv(a, b)
+        if self.convolution == "rgcn":
+            return pyg.RGCNConv(a, b, num_relations=max(1, 2 * len(self.relations)))
+        if b % HEADS:
+            raise InputError(f"--graph-width {self.dim} does not divide into {HEADS} heads of attention.",
+                             f"Use a multiple of {HEADS}.")  # fmt: skip
+        return pyg.GATConv(a, b // HEADS, heads=HEADS)
+
+    def all_nodes(self, graph: Graph) -> Tensor:
+        parts = self.scaled(graph)
+        if self.entry is None:
+            h = parts[0]
+        else:
+            h = parts[0].new_zeros(len(graph), 2 * self.dim)
+            for kind, (x, entry) in enumerate(zip(parts, self.entry, strict=True)):
+                h = h.index_put((graph.types == kind,), entry(x).to(h.dtype))
+        edges, weights = symmetric_weights(graph) if self.convolution == "gcn" else (graph.edges, None)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            further = [weights] if weights is not None else [graph.relations] if self.convolution == "rgcn" else []
+            h = self.activation(norm(conv(h) if self.convolution == "mlp" else conv(h, edges, *further)))
+        return h
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "norm": self.norm}

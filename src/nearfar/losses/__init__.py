@@ -120,6 +120,15 @@ from nearfar.losses.separation import attribute_terms, joint_entropy, kernel_uni
 from nearfar.losses.series import hierarchical_contrast, instance_contrast, temporal_contrast
 from nearfar.losses.sorting import group_mass, group_ordering, soft_sort, swap_share
 from nearfar.losses.trees import jaccard, mean_score, tree_contrast, tree_scores
+from nearfar.losses.weighted import (
+    balanced_weights,
+    centres_of,
+    cluster_weights,
+    concentration,
+    learned_weights,
+    prototype_contrast,
+    weighted_contrast,
+)
 
 __all__ = [
     "align",
@@ -133,6 +142,7 @@ __all__ = [
     "bag_logit_loss",
     "bag_probabilities",
     "balance_loss",
+    "balanced_weights",
     "barlow_twins",
     "bgrl",
     "byol",
@@ -140,11 +150,14 @@ __all__ = [
     "cacr_queue",
     "cacr_targets",
     "ccp",
+    "centres_of",
     "class_distances",
     "clip",
     "cluster_divergence",
+    "cluster_weights",
     "cocosoda",
     "cocosoda_terms",
+    "concentration",
     "context_layout",
     "contrast_regulariser",
     "cosent",
@@ -188,6 +201,7 @@ __all__ = [
     "joint_entropy",
     "kept_excess",
     "kernel_uniformity",
+    "learned_weights",
     "log_propensity",
     "margin",
     "mask_spans",
@@ -216,6 +230,7 @@ __all__ = [
     "positive_probabilities",
     "proto_cross_entropy",
     "proto_triplet",
+    "prototype_contrast",
     "prototype_scores",
     "pseudo_targets",
     "queue_contrast",
@@ -255,4 +270,5 @@ __all__ = [
     "triplet_layout",
     "uniformity",
     "vicreg",
+    "weighted_contrast",
 ]

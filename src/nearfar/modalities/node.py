@@ -35,8 +35,9 @@ class Options:
 
     Args:
         graph_encoder: convolution of the encoder of nodes: gcn, sage, gat, rgcn, which has weights for each relation,
-            or mlp, which reads features alone. auto: what the method is made for, else gcn.
-        graph_width: length of its vectors; its inner layers have twice as much.
+            mlp, which reads features alone, or paths, which joins the nodes of one type along meta-paths. auto: what
+            the method is made for, else gcn.
+        graph_width: length of its vectors; its inner layers have twice as much, those of paths as much.
         graph_layers: how many convolutions, so how many steps away a node sees.
         graph_activation: after each of them: prelu (one slope), relu, rrelu, elu. auto: what the method is made
             for, else prelu.
@@ -48,11 +49,19 @@ class Options:
             whole graph passes at once.
         graph_training: all rows (transductive; labels are never seen) or train: the nodes of the training part and the
             edges between them.
+        graph_target: type of the nodes that paths join. auto: the one that has most labels.
+        graph_paths: meta-paths, separated by commas: TYPE-TYPE-TYPE, or TYPE-RELATION:TYPE-RELATION:TYPE where several
+            relations join these types. auto: of each relation the target, another type, the target, and the target
+            with itself.
+        graph_nearest: how many neighbours of highest PathSim a node keeps along each path (110,700), or one number for
+            all paths; all: every one.
+        graph_context: whether paths sees which nodes lie between two of the target, or only that some do.
+        graph_dropout: of paths.
         graph_held_out: share of the edges that no training sees, half for validation, half for testing, for the task
             link-prediction.
     """
 
-    graph_encoder: Literal["auto", "gcn", "sage", "gat", "rgcn", "mlp"] = "auto"
+    graph_encoder: Literal["auto", "gcn", "sage", "gat", "rgcn", "mlp", "paths"] = "auto"
     graph_width: Width = 256
     graph_layers: PositiveInt = 2
     graph_activation: Literal["auto", "prelu", "relu", "rrelu", "elu"] = "auto"
@@ -60,6 +69,11 @@ class Options:
     graph_features: Literal["auto", "counts", "numbers"] = "auto"
     graph_neighbours: str = "all"
     graph_training: Literal["all", "train"] = "all"
+    graph_target: str = "auto"
+    graph_paths: str = "auto"
+    graph_nearest: str = "all"
+    graph_context: bool = True
+    graph_dropout: ShareBelowOne = 0.2
     graph_held_out: ShareBelowOne = 0.0
 
 
@@ -177,6 +191,11 @@ class NodeKind(Modality):
 
     def check(self, options: Any) -> None:
         fanout_of(options.graph_neighbours, options.graph_layers)
+        nearest_of(options.graph_nearest)
+        unlike = [name for name, usual in PATHS.items() if getattr(options, name) != usual]
+        if unlike and options.graph_encoder not in ("auto", "paths"):
+            raise InputError(f"--{unlike[0].replace('_', '-')} has no effect with --graph-encoder "
+                             f"{options.graph_encoder}.", "Use --graph-encoder paths, or leave it out.")  # fmt: skip
 
     def resolve(self, options: Any, data: Data) -> Any:
         from nearfar.sources.networks import only_counts
@@ -199,23 +218,28 @@ class NodeKind(Modality):
 
     def encoder(self, options: Any, data: Data, seed: int) -> Encoder:
         from nearfar.encoders.network import GraphEncoder
+        from nearfar.encoders.paths import PathEncoder
         from nearfar.sources.networks import relation_names, type_names
 
         graph = graph_of(data, options.graph_features == "counts")
-        made = GraphEncoder(
-            [x.shape[1] for x in graph.features],
-            type_names(data),
-            relation_names(data),
-            options.graph_encoder,
-            options.graph_width,
-            options.graph_layers,
-            options.graph_activation,
-            options.graph_features == "counts",
-            options.graph_held_out,
-            data.seed,
-            options.graph_training == "all",
-            options.graph_norm,
-        )
+        shared: Any = {
+            "inputs": [x.shape[1] for x in graph.features],
+            "types": type_names(data),
+            "relations": relation_names(data),
+            "convolution": options.graph_encoder,
+            "dim": options.graph_width,
+            "layers": options.graph_layers,
+            "activation": options.graph_activation,
+            "counts": options.graph_features == "counts",
+            "held_out": options.graph_held_out,
+            "held_seed": data.seed,
+            "transductive": options.graph_training == "all",
+        }
+        made: Any
+        if options.graph_encoder == "paths":
+            made = PathEncoder(**shared, **path_settings(options, data, graph))
+        else:
+            made = GraphEncoder(**shared, norm=options.graph_norm)
         made.draw_neighbours(fanout_of(options.graph_neighbours, options.graph_layers))
         return made if options.graph_features == "counts" else made.standardise(graph)
 
@@ -246,8 +270,9 @@ class NodeKind(Modality):
 
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
         from nearfar.encoders.network import GraphEncoder
+        from nearfar.encoders.paths import PathEncoder
 
-        return GraphEncoder.restored(config)
+        return (PathEncoder if config["convolution"] == "paths" else GraphEncoder).restored(config)
 
     def accepts(self, item: Any) -> bool:
         from nearfar.graphs import Node
@@ -277,13 +302,13 @@ class NodeKind(Modality):
 
         own = inner(encoder)
         graph = graph_of(data, own.counts, own.held_out, own.held_seed)
-        return [around(graph, int(row), own.layers, MOST_KEPT) for row in rows]
+        return [around(graph, int(row), own.reach, MOST_KEPT) for row in rows]
 
     def write(self, items: Sequence[Any], encoder: Any) -> list[Any]:
         from nearfar.graphs import around
         from nearfar.sources.networks import plain
 
-        return [plain(around(one.graph, one.number, inner(encoder).layers, MOST_KEPT)) for one in items]
+        return [plain(around(one.graph, one.number, inner(encoder).reach, MOST_KEPT)) for one in items]
 
     def read(self, coded: Sequence[Any], encoder: Any) -> list[Any]:
         from nearfar.sources.networks import from_plain
@@ -297,7 +322,57 @@ class NodeKind(Modality):
                          "Ask with key:ID for a node of the index.")  # fmt: skip
 
 
-MOST_KEPT = 100  # nodes around one that is kept as an example; of more, ten neighbours of each are drawn
+MOST_KEPT = 100  # nodes around one that is kept as an example; of more, ten neighbours of each, and ten of these
+
+
+PATHS = {"graph_target": "auto", "graph_paths": "auto", "graph_nearest": "all", "graph_context": True,
+         "graph_dropout": 0.2}  # fmt: skip
+
+
+def nearest_of(words: str) -> list[int]:
+    """How many neighbours each path keeps, 0 for all. Raises InputError for what says neither."""
+    parts = [part.strip() for part in words.split(",")]
+    if any(part != "all" and not (part.isdigit() and int(part)) for part in parts):
+        raise InputError(f"--graph-nearest is all, or a number for each path. Got '{words}'.",
+                         "For example --graph-nearest 100, or --graph-nearest 110,all.")  # fmt: skip
+    return [0 if part == "all" else int(part) for part in parts]
+
+
+def target_of(data: Data, words: str, types: Sequence[str]) -> str:
+    """The name of the type of nodes that are embedded along paths. Raises InputError for an unknown one, and where it
+    is left to the labels and there are none."""
+    import numpy as np
+
+    if words != "auto":
+        if words not in types:
+            raise InputError(f"--graph-target '{words}': there is no such type of nodes.", f"Use {', '.join(types)}.")
+        return words
+    if len(types) == 1:
+        return types[0]
+    labels = next(iter(data.labels.values()), None)
+    if labels is None or not (np.asarray(labels) >= 0).any():
+        raise InputError(f"{data.name} has nodes of {len(types)} types and no labels: which are to be embedded?",
+                         f"Say --graph-target {types[0]} (or {', '.join(types[1:])}).")  # fmt: skip
+    kinds = np.asarray(list(data.values("node_type")), object)
+    known = kinds[np.asarray(labels) >= 0]
+    return max(types, key=lambda name: int((known == name).sum()))
+
+
+def path_settings(options: Options, data: Data, graph: Graph) -> dict[str, Any]:
+    """What an encoder of meta-paths is given besides."""
+    from nearfar.metapaths import joined_types, read_paths
+    from nearfar.sources.networks import relation_names, type_names
+
+    types, relations = type_names(data), relation_names(data)
+    target = target_of(data, options.graph_target, types)
+    paths = read_paths(options.graph_paths, types, relations, joined_types(graph), types.index(target))
+    return {
+        "target": target,
+        "paths": [path.words(types, relations) for path in paths],
+        "nearest": nearest_of(options.graph_nearest),
+        "context": options.graph_context,
+        "dropout": options.graph_dropout,
+    }
 
 
 def inner(encoder: Any) -> Any:

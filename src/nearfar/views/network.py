@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from nearfar.checks import UnitInterval, check_fields
 from nearfar.communities import communities, community_strength, edge_keep, edge_scores, feature_drop, feature_votes
 from nearfar.encoders.base import Features
 from nearfar.errors import InputError
-from nearfar.graphs import Graph, Nodes
+from nearfar.graphs import Graph, Nodes, kept
 from nearfar.views.plan import Views
 
 
@@ -141,11 +140,3 @@ class Communal(GraphViews):
         _, strength = strengths(graph)
         votes = [feature_votes(x, strength[graph.types == kind]) for kind, x in enumerate(graph.features)]
         return [feature_drop(v, rate, threshold=self.feature_threshold, form=self.form).float() for v in votes]
-
-
-def kept(graph: Graph, name: str, make: Callable[[], Any]) -> Any:
-    """What is made of a graph once and stays with it."""
-    store = graph.__dict__.setdefault("_kept", {})
-    if name not in store:
-        store[name] = make()
-    return store[name]
