@@ -1,6 +1,7 @@
 """MEOW from the command line: typed graphs, both weightings, what is said of wrong ones."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
 from tests.conftest import write_network, write_typed_network
 
-PLAN = {"steps": 4, "val_every": 0, "progress": False, "graph_width": 16}
+PLAN: dict[str, Any] = {"steps": 4, "val_every": 0, "progress": False, "graph_width": 16}
 
 
-def prepared(data, slug="meow", options=None, **settings):
-    return building.prepare(slug, data, TrainSettings(**{"steps": 4, "graph_width": 16} | settings), options or {})
+def prepared(data, slug="meow", options=None, **settings) -> Any:
+    chosen: dict[str, Any] = {"steps": 4, "graph_width": 16} | settings
+    return building.prepare(slug, data, TrainSettings(**chosen), options or {})
 
 
 def test_from_the_command_line(tmp_path, capsys):
@@ -39,12 +41,12 @@ def test_from_the_command_line(tmp_path, capsys):
 
 
 def test_a_kept_model_gives_what_training_ended_with(typed_network_few, tmp_path):
-    run = fit("meow", typed_network_few, out=tmp_path / "run", clusters="3,6", **PLAN)
-    model = nearfar.load(run.path / "model")
+    fit("meow", typed_network_few, out=tmp_path / "run", clusters="3,6", **PLAN)
+    model = nearfar.load(tmp_path / "run" / "model")
     z = ModelEmbedder(model, typed_network_few).raw("node", np.arange(64))
     assert z.shape == (64, 16)
     assert np.isfinite(z).all()
-    encoder = model.roles["node"].encoder
+    encoder: Any = model.roles["node"].encoder
     assert encoder.paths == ["paper-author-paper", "paper-paper"]
     assert encoder.target == "paper"
     assert int(encoder.seen) == 4

@@ -106,7 +106,8 @@ class Meow(Method):
                              "Use --graph-encoder paths, without --freeze.")  # fmt: skip
         made: Any = encoder
         self.role, self.weighting, self.tau, self.prototypes = encoder.modality, weighting, temperature, prototypes
-        self.refresh, self.measure, self.balanced, self.feature_mask = refresh, concentration, balanced, feature_mask
+        self.refresh, self.balanced, self.feature_mask = refresh, balanced, feature_mask
+        self.measure: Literal["distance", "similarity"] = concentration
         self.numbers = _numbers("clusters", clusters, int) if clusters != "auto" else []
         shares = _numbers("edge_mask", edge_mask, float)
         if len(shares) not in (1, len(made.paths)) or max(shares) > 1:
@@ -182,8 +183,8 @@ class Meow(Method):
 
     def with_learned(self, v: Tensor, u: Tensor) -> Loss:
         """AdaMEOW: fine anchors, coarse candidates."""
-        assert self.scorer is not None
-        first, second = self.scorer
+        scorer: Any = self.scorer
+        first, second = scorer
         alpha = learned_weights(v, u, first.weight, first.bias, second.weight[0], second.bias[0])
         chosen = balanced_weights(alpha) if self.balanced else alpha
         total = weighted_contrast(v, u, chosen, temperature=float(self.tau))
