@@ -27,7 +27,7 @@ def of_targets(**options):
         z = torch.cat([a, b])
         many = len(exchange(more.get("negatives", "local")).gather(z.detach())[0])
         shares = {"shares": z.new_full((len(z), many), 0.3, dtype=torch.float64)} if mixed else {}
-        return losses.supremix(z, (labels * 0.7).repeat(2), **options, **shares, **more)
+        return losses.supremix(z, (labels.double() * 0.7).repeat(2), **options, **shares, **more)
 
     return call
 

@@ -62,7 +62,7 @@ def expected(name, a, b, labels):
         z, options = torch.cat([a, b]), {"window": None}
         if name == "supremix-mixed":
             options = {"window": 1.5, "shares": torch.full((len(z), len(z)), 0.3)}
-        return reference.supremix(z, (labels * 0.7).repeat(2), **options)
+        return reference.supremix(z, (labels.double() * 0.7).repeat(2), **options)
     if base == "ins_contrast":
         first = with_classes(a, b, labels)
     if base.startswith("debcse"):
