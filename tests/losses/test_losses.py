@@ -61,7 +61,7 @@ def expected(name, a, b, labels):
     if base == "supremix":
         z, options = torch.cat([a, b]), {"window": None}
         if name == "supremix-mixed":
-            options = {"window": 1.5, "shares": torch.full((len(z), len(z)), 0.3)}
+            options = {"window": 1.5, "shares": torch.full((len(z), len(z)), 0.3, dtype=torch.float64)}
         return reference.supremix(z, (labels.double() * 0.7).repeat(2), **options)
     if base == "ins_contrast":
         first = with_classes(a, b, labels)
