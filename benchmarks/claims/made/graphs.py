@@ -21,14 +21,14 @@ def near_digits(count: int, neighbours: int, shares: tuple[float, float, float],
     from sklearn.datasets import load_digits
     from sklearn.neighbors import NearestNeighbors
 
-    folder = out / "data" / f"digits-{count}-{neighbours}-{shares[0]:g}"
+    folder = out / "data" / f"digits-of-1-{count}-{neighbours}-{shares[0]:g}"
     if (folder / "edges.csv").exists():
         return folder
     x, y = load_digits(return_X_y=True)
     x, y = x[:count], y[:count]
     found = NearestNeighbors(n_neighbors=neighbours, metric="cosine").fit(x).kneighbors(return_distance=False)
     names = [f"p{k}" for k in range(64)]
-    rows = [[i, f"d{y[i]}", part, *x[i].astype(int)] for i, part in enumerate(parts(count, shares))]
+    rows = [[i, f"d{y[i]}", part, *(x[i] / 16).round(4)] for i, part in enumerate(parts(count, shares))]
     write_csv(folder / "nodes.csv", ["id", "label", "split", *names], rows)
     write_csv(folder / "edges.csv", ["source", "target"], [[i, j] for i in range(count) for j in found[i]])
     return folder

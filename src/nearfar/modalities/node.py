@@ -43,8 +43,8 @@ class Options:
             for, else prelu.
         graph_norm: batch: batch norm before each activation, over all nodes that pass; none. auto: what the method is
             made for, else none.
-        graph_features: counts (rows that are brought to the sum 1), numbers (standardised), or auto: counts where no
-            feature is negative and all are whole.
+        graph_features: counts (rows that are brought to the sum 1), numbers (standardised), plain (as they are), or
+            auto: counts where no feature is negative and all are whole, else numbers.
         graph_neighbours: of how many neighbours a node is trained, step by step (10,5), drawn anew each time; all: the
             whole graph passes at once.
         graph_training: all rows (transductive; labels are never seen) or train: the nodes of the training part and the
@@ -66,7 +66,7 @@ class Options:
     graph_layers: PositiveInt = 2
     graph_activation: Literal["auto", "prelu", "relu", "rrelu", "elu"] = "auto"
     graph_norm: Literal["auto", "none", "batch"] = "auto"
-    graph_features: Literal["auto", "counts", "numbers"] = "auto"
+    graph_features: Literal["auto", "counts", "numbers", "plain"] = "auto"
     graph_neighbours: str = "all"
     graph_training: Literal["all", "train"] = "all"
     graph_target: str = "auto"
@@ -241,7 +241,7 @@ class NodeKind(Modality):
         else:
             made = GraphEncoder(**shared, norm=options.graph_norm)
         made.draw_neighbours(fanout_of(options.graph_neighbours, options.graph_layers))
-        return made if options.graph_features == "counts" else made.standardise(graph)
+        return made.standardise(graph) if options.graph_features == "numbers" else made
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         import numpy as np
@@ -281,7 +281,9 @@ class NodeKind(Modality):
 
     def preprocessing(self, encoder: Any) -> dict[str, Any]:
         own = inner(encoder)
-        return {"features": "rows that sum to 1" if own.counts else "standardised; an empty number is the mean",
+        plain = not own.mean.any() and bool((own.std == 1).all())
+        scale = "as they are; an empty number is 0" if plain else "standardised; an empty number is the mean"
+        return {"features": "rows that sum to 1" if own.counts else scale,
                 "types": own.types, "relations": own.relations, "numbers": own.inputs}  # fmt: skip
 
     def examples(self, encoder: Any) -> list[Any]:

@@ -110,7 +110,7 @@ class PamC(Staged):
         cumulative: bool = True,
         against: Literal["clusters", "nodes"] = "clusters",
         assignment: Literal["hard", "soft"] = "hard",
-        reconstruction: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.3,
+        reconstruction: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5,
     ):
         super().__init__()
         self.role, self.clusters, self.alpha, self.beta = encoder.modality, clusters, alpha, beta
