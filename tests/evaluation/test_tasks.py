@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import DataEmbed
 from nearfar.evaluation.tasks import task_for
@@ -48,7 +49,7 @@ def test_the_choice():
 def test_a_kind_that_the_data_lack():
     with pytest.raises(InputError, match="Possible here: proxy"):
         task_for(Tiny({"text": TEXTS}), "labels")
-    with pytest.raises(InputError, match="no column of pictures, texts or vectors"):
+    with pytest.raises(InputError, match=f"no column of {modalities.words()}"):
         task_for(Tiny({"group": TEXTS}))
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from nearfar import modalities
 from nearfar.errors import InputError, NearfarError
 from nearfar.sources import open_data
 from nearfar.sources.storage import cache_dir, whole
@@ -96,7 +97,7 @@ def test_csv_without_the_column(written):
         match=r"no column 'captoin' for the role 'text'\. Did you mean 'caption'\?.*Columns: image_file, caption",
     ):
         written("t.csv", "image_file,caption\nx,y\n", roles={"text": "captoin"})
-    with pytest.raises(InputError, match=r"no column looks like pictures, texts or vectors \(columns: label, group\)"):
+    with pytest.raises(InputError, match=rf"no column looks like {modalities.words()} \(columns: label, group\)"):
         written("n.csv", "label,group\nx,2\ny,4\n")
 
 
