@@ -5,6 +5,7 @@ of a wrong type, out of range, not finite or far too large.
 """
 
 import itertools
+import typing
 import warnings
 
 import numpy as np
@@ -83,6 +84,8 @@ def method_options():
             if name in options.registries():
                 continue
             for value in wrong_values(kind, default)[-4:]:
+                if any(value is one for one in typing.get_args(kind)):
+                    continue  # a number that is one of the choices
                 yield f"{slug} {name}={value!r}"[:50], slug, {name: value}
 
 

@@ -219,7 +219,7 @@ def test_uneven_stamps_and_labels_that_change_are_told(tmp_path):
 def test_one_long_series_is_cut_in_order_of_time(tmp_path):
     path = tmp_path / "t.csv"
     rows = [[str(np.datetime64("2000-01-01") + k).replace("-", ""), k] for k in range(203)]
-    with pytest.raises(InputError, match=r"holds 1 series of up to 203 steps; .*\n?.*--window 128"):
+    with pytest.raises(InputError, match=r"holds 1 series of up to 203 steps; .*\n?.*--series-window 128"):
         nearfar.data(table(path, ["date", "x"], rows), roles={"series": "x", "time": "date"})
     data = nearfar.data(path, window=20)
     assert [one[0, 0] for one in items(data)] == list(range(3, 203, 20))
@@ -232,7 +232,7 @@ def test_one_long_series_is_cut_in_order_of_time(tmp_path):
     assert encoder.pool == "last"
     with pytest.raises(InputError, match="only 1 windows of 200 steps"):
         nearfar.data(path, window=200)
-    with pytest.raises(InputError, match="holds no series that --window could cut"):
+    with pytest.raises(InputError, match="holds no series that --series-window could cut"):
         nearfar.data("emoji", limit=20, window=5)
 
 
@@ -508,8 +508,8 @@ def test_the_whole_way(way, tmp_path, capsys):
 def test_compare_on_windows_of_a_long_series(tmp_path, capsys):
     rows = [[k, np.sin(k / 3), k % 5] for k in range(300)]
     path = table(tmp_path / "t.csv", ["time", "x", "y"], rows)
-    words = ["compare", str(path), "--window", "10", "--methods", "simclr,ts2vec", "--seeds", "1", "--steps", "2",
-             "--task", "forecasting --horizons 2,5", "--out", str(tmp_path / "c")]  # fmt: skip
+    words = ["compare", str(path), "--series-window", "10", "--methods", "simclr,ts2vec", "--seeds", "1",
+             "--steps", "2", "--task", "forecasting --horizons 2,5", "--out", str(tmp_path / "c")]  # fmt: skip
     capsys.readouterr()
     assert cli.main([*words, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)

@@ -30,7 +30,7 @@ OPTIONS = {
     "simclr memory": {"negatives": "cross-batch"},
     "simclr fnc": {"negatives": "fnc"},
 }
-NAMES = sorted({*methods.slugs(), *OPTIONS})
+NAMES = sorted({*methods.slugs(), *OPTIONS} - {"meow"})  # the stand-in makes no sparse matrices, as its paths are
 
 
 def test_the_stand_in_refuses_two_devices():

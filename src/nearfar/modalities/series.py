@@ -57,7 +57,7 @@ class Series(Modality):
     columns = {"series": ("series", "time_series", "timeseries")}
     described = {
         "series": "columns of time series: lists of numbers (a channel each), numbers of a long table with --series-id "
-        "or --window (a channel each), or numbers of a row (a step each, step_* means all whose names begin so)",
+        "or --series-window (a channel each), or numbers of a row (a step each, step_* means all whose names begin so)",
         "series_id": "column that says which series each row of a long table belongs to",
     }
     companions = {"series_id": "series"}

@@ -125,7 +125,9 @@ def _gathered(
         if found is not None:
             return found
     if window is not None:
-        raise InputError(f"{raw.path or raw.name} holds no series that --window could cut.", "Leave out --window.")
+        raise InputError(
+            f"{raw.path or raw.name} holds no series that --series-window could cut.", "Leave out --series-window."
+        )
     return raw, wanted, {}
 
 

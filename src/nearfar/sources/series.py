@@ -118,7 +118,7 @@ def _padded(raw: Raw, items: Sequence[np.ndarray], channels: int) -> tuple[np.nd
         raise InputError(
             f"{raw.path or raw.name}: {len(items)} series of up to {longest} steps and {channels} channels are more "
             "than is held in memory.",
-            "Cut them into windows: --window 512.",
+            "Cut them into windows: --series-window 512.",
         )
     out = np.full((len(items), longest, channels), np.nan, np.float32)
     for row, item in enumerate(items):

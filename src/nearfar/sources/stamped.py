@@ -150,8 +150,8 @@ class Long:
             raise InputError(
                 f"{self.raw.path or self.raw.name} holds {len(rows)} series of up to {steps:,} steps; training needs "
                 f"{FEWEST} at least.",
-                "Cut long ones into windows: --window 128. Several series: name the column that tells them apart "
-                "(--series-id COLUMN).",
+                "Cut long ones into windows: --series-window 128. Several series: name the column that tells them "
+                "apart (--series-id COLUMN).",
             )
         return self.made(parts, window)
 
@@ -288,7 +288,9 @@ def told_of_windows(series: int, windows: int, window: int, away: int, bare: int
 
 
 def few_windows(raw: Raw, windows: int, window: int) -> InputError:
-    return InputError(f"{raw.path or raw.name}: only {windows} windows of {window} steps.", "Use a smaller --window.")
+    return InputError(
+        f"{raw.path or raw.name}: only {windows} windows of {window} steps.", "Use a smaller --series-window."
+    )
 
 
 def uneven(times: Sequence[np.ndarray]) -> list[str]:

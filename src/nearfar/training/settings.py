@@ -59,7 +59,7 @@ class DataSettings:
         split_seed: seed of the split; the same for every run that is to be compared.
         clean: rules that drop rows of noisy pairs: align (as in its paper), with options of their own if wanted:
             "align --short-side 64". Default none.
-        window: cut long time series into runs of so many steps, in order of time. Default none.
+        series_window: cut long time series into runs of so many steps, in order of time. Default none.
         strict: refuse data of which two splits share a picture or text, a group or a unit.
     """
 
@@ -82,7 +82,7 @@ class DataSettings:
     limit: PositiveInt | None = None
     split_seed: Seed = 0
     clean: str | None = None
-    window: PositiveInt | None = None
+    series_window: PositiveInt | None = None
     strict: bool = False
 
     def __post_init__(self):
@@ -91,7 +91,17 @@ class DataSettings:
     @classmethod
     def none_stays(cls) -> list[str]:
         """The columns: "none" takes a role away, while no value leaves it to be guessed."""
-        others = ("split", "titles", "unreadable", "limit", "split_seed", "strict", "clean", "score_range", "window")
+        others = (
+            "split",
+            "titles",
+            "unreadable",
+            "limit",
+            "split_seed",
+            "strict",
+            "clean",
+            "score_range",
+            "series_window",
+        )
         return [f.name for f in dataclasses.fields(cls) if f.name not in others]
 
     def roles(self) -> dict[str, str | list[str]]:
@@ -125,7 +135,7 @@ class DataSettings:
             clean=self.clean,
             score_range=self.score_range,
             titles=self.titles,
-            window=self.window,
+            window=self.series_window,
         )
 
 

@@ -88,7 +88,7 @@ class Drop(GraphViews):
 
 def strengths(graph: Graph) -> tuple[Tensor, Tensor]:
     """The community of each node (n,) and its strength float64 (n,), found once for a graph."""
-    found = kept(graph, "communities", lambda: communities(graph))
+    found = kept(graph, "communities", lambda: communities(graph).to(graph.edges.device))
     return found, kept(graph, "strengths", lambda: community_strength(graph.edges, found))[found]
 
 

@@ -42,7 +42,7 @@ class ForecastTask(Task):
     beside = "mae"
     part = Part("horizon", "horizons", "The error by how many steps are told.")
     chance_words = "always the mean of the training steps"
-    needs = "It needs time series: long ones are cut with --window 128."
+    needs = "It needs time series: long ones are cut with --series-window 128."
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, Range, ShareBelowOne, Width
+from nearfar.checks import MOST, NonNegativeFloat, PositiveFloat, PositiveInt, Range, ShareBelowOne, Width
 from nearfar.encoders import Encoder
 from nearfar.encoders.series import SeriesEncoder, inside, pooled
 from nearfar.losses import (
@@ -103,7 +103,7 @@ class AutoTCL(Method):
         *,
         temperature: PositiveFloat = 1.0,
         local_weight: NonNegativeFloat = 0.1,
-        segments: Annotated[int, Range(4)] = 16,
+        segments: Annotated[int, Range(4, MOST)] = 16,
         local_series: Literal["all", "first"] = "all",
         mask: StepMask = "binomial",
         objective: Literal["pri", "adversarial", "none"] = "pri",

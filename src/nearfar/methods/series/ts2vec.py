@@ -56,7 +56,7 @@ class TS2Vec(Method):
         arxiv="2106.10466",
         differs="a step counts as missing where all of its channels are, not any; the padding of shorter series is "
         "masked in the encoder at every layer, so that a series has the same vectors in any batch; long series are cut "
-        "by --window",
+        "by --series-window",
     )
     needs = (frozenset({"series"}),)
     splits = False
