@@ -79,7 +79,7 @@ def test_the_double_sigmoid_never_closes_a_mask_without_noise(series_few):
 
 
 def test_the_adversarial_augmenter_has_the_negative_of_the_contrast(series_few):
-    found = made(series_few, objective="adversarial", mask="none", local_weight=0.0)
+    found = made(series_few, objective="adversarial", step_mask="none", local_weight=0.0)
     batch = viewed(found)
     views = batch.views["series"]
     views[4] = views[3]

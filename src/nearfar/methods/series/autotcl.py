@@ -55,7 +55,7 @@ class AutoTCL(Method):
         local_weight: of the contrast of runs within a series (paper: 3e-4 to 0.3).
         segments: k; runs of that contrast.
         local_series: all series of the batch, or the first, as the released code has it.
-        mask: steps that are hidden from the encoder in training: binomial, continuous, last or none.
+        step_mask: steps that are hidden from the encoder in training: binomial, continuous, last or none.
         objective: of the augmenter: pri (principle of relevant information), adversarial (the encoder's loss,
             negative), or none: there is no augmenter and the view is the series itself.
         reg_weight: of what is kept beyond the threshold (paper: 0.003 to 0.1).
@@ -90,7 +90,7 @@ class AutoTCL(Method):
     needs = (frozenset({"series"}),)
     splits = False
     distributed = False
-    preset_paper = {"temperature": 1.0, "local_weight": 0.3, "segments": 16, "mask": "binomial", "reg_weight": 0.003,
+    preset_paper = {"temperature": 1.0, "local_weight": 0.3, "segments": 16, "step_mask": "binomial", "reg_weight": 0.003,
                     "threshold": 0.4, "regular_weight": 0.0, "gumbel_bias": 0.05, "gamma_zeta": 0.05, "hard": True,
                     "aug_dim": 16, "aug_depth": 3, "meta_lr": 0.01, "ratio_step": 1, "average": True}  # fmt: skip
     paper_training = {"optimiser": "adamw", "lr": 3e-5, "weight_decay": 0.01, "schedule": "constant"}
@@ -105,7 +105,7 @@ class AutoTCL(Method):
         local_weight: NonNegativeFloat = 0.1,
         segments: Annotated[int, Range(4, MOST)] = 16,
         local_series: Literal["all", "first"] = "all",
-        mask: StepMask = "binomial",
+        step_mask: StepMask = "binomial",
         objective: Literal["pri", "adversarial", "none"] = "pri",
         reg_weight: NonNegativeFloat = 0.1,
         threshold: NonNegativeFloat = 0.4,
@@ -127,7 +127,7 @@ class AutoTCL(Method):
         self.role, self.tower = encoder.modality, Tower(inner)
         self.augmenter = None if objective == "none" else Augmenter(inner, aug_dim, aug_width, aug_depth)
         self.tau, self.local, self.objective = temperature, local_weight, objective
-        self.mask: StepMask = mask
+        self.step_mask: StepMask = step_mask
         self.segments, self.first_only = segments, local_series == "first"
         self.weights, self.threshold, self.released = (reg_weight, regular_weight), threshold, consistency == "released"
         self.noise = {"bias": gumbel_bias, "stretch": gamma_zeta, "hard": hard}
@@ -146,7 +146,7 @@ class AutoTCL(Method):
         and, between 0 and 1 (n,), where the runs begin."""
         x, g = batch.inputs[self.role], batch.generator()
         n, steps = x.shape[:2]
-        seen = [kept_steps(self.mask, n, steps, g) for _ in range(2)]
+        seen = [kept_steps(self.step_mask, n, steps, g) for _ in range(2)]
         noise = [torch.rand(x.shape, generator=g, device=g.device) for _ in range(2)]
         pairs = torch.randint(1, max(2, steps - 2), (n, 2), generator=g, device=g.device)
         start = torch.rand(n, generator=g, device=g.device)

@@ -43,7 +43,7 @@ class TS2Vec(Method):
         alpha: weight of the contrast between series; the rest is that between the steps of a series.
         temporal_from: the first scale with the contrast between steps.
         scales: the crops share 2^(scales + 1) steps at least.
-        mask: steps that are hidden in training: binomial (each with probability 1/2), continuous (5 runs of a tenth of
+        step_mask: steps that are hidden in training: binomial (each with probability 1/2), continuous (5 runs of a tenth of
             the steps), last (the last step), or none.
         dropout: of the vectors of the steps, in training.
         average: keep the mean of the weights over all steps of the training, the first ones included.
@@ -61,7 +61,14 @@ class TS2Vec(Method):
     needs = (frozenset({"series"}),)
     splits = False
     distributed = False
-    preset_paper = {"alpha": 0.5, "temporal_from": 0, "scales": 0, "mask": "binomial", "dropout": 0.1, "average": True}
+    preset_paper = {
+        "alpha": 0.5,
+        "temporal_from": 0,
+        "scales": 0,
+        "step_mask": "binomial",
+        "dropout": 0.1,
+        "average": True,
+    }
     paper_training = {"optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "constant"}
 
     def __init__(
@@ -71,14 +78,14 @@ class TS2Vec(Method):
         alpha: UnitInterval = 0.5,
         temporal_from: NonNegativeInt = 0,
         scales: NonNegativeInt = 0,
-        mask: StepMask = "binomial",
+        step_mask: StepMask = "binomial",
         dropout: ShareBelowOne = 0.1,
         average: bool = True,
     ):
         super().__init__()
         self.role, self.tower = encoder.modality, Tower(stepwise(encoder, "ts2vec"))
         self.alpha, self.temporal_from, self.scales = alpha, temporal_from, scales
-        self.mask: StepMask = mask
+        self.step_mask: StepMask = step_mask
         self.dropout = nn.Dropout(dropout)
         self.average = Average(self.tower) if average else None
 
@@ -90,7 +97,7 @@ class TS2Vec(Method):
         u = torch.rand(len(x), generator=generator, device=generator.device).to(x.device)
         shift = (u * (x.shape[1] - b2 + a1 + 1)).floor().long() - a1
         crops = [rows_from(x, shift + a1, b1 - a1), rows_from(x, shift + a2, b2 - a2)]
-        seen = [kept_steps(self.mask, len(x), crop.shape[1], generator).to(x.device) for crop in crops]
+        seen = [kept_steps(self.step_mask, len(x), crop.shape[1], generator).to(x.device) for crop in crops]
         return {self.role: [*crops, *seen, torch.full((len(x),), b1 - a2)]}
 
     def encode(self, batch: Batch) -> dict[str, Any]:
