@@ -91,7 +91,8 @@ class AutoTCL(Method):
     splits = False
     distributed = False
     preset_paper = {"temperature": 1.0, "local_weight": 0.3, "segments": 16, "step_mask": "binomial",
-                    "reg_weight": 0.003, "threshold": 0.4, "regular_weight": 0.0, "gumbel_bias": 0.05, "gamma_zeta": 0.05, "hard": True,
+                    "reg_weight": 0.003, "threshold": 0.4,
+                    "regular_weight": 0.0, "gumbel_bias": 0.05, "gamma_zeta": 0.05, "hard": True,
                     "aug_dim": 16, "aug_depth": 3, "meta_lr": 0.01, "ratio_step": 1, "average": True}  # fmt: skip
     paper_training = {"optimiser": "adamw", "lr": 3e-5, "weight_decay": 0.01, "schedule": "constant"}
     only_with = {"reg_weight": {"objective": ("pri",)}, "threshold": {"objective": ("pri",)},

@@ -43,8 +43,8 @@ class TS2Vec(Method):
         alpha: weight of the contrast between series; the rest is that between the steps of a series.
         temporal_from: the first scale with the contrast between steps.
         scales: the crops share 2^(scales + 1) steps at least.
-        step_mask: steps that are hidden in training: binomial (each with probability 1/2), continuous (5 runs of a tenth
-            of the steps), last (the last step), or none.
+        step_mask: steps that are hidden in training: binomial (each with probability 1/2), continuous (5 runs of a
+            tenth of the steps), last (the last step), or none.
         dropout: of the vectors of the steps, in training.
         average: keep the mean of the weights over all steps of the training, the first ones included.
     """
