@@ -134,7 +134,7 @@ BEGAN = {
     "multicsr": slice(16, 18),
     "mcl-pairs": slice(20, 22),
     "ins": slice(8, 10),
-    "pamc": slice(12, 14),
+    "pamc": slice(20, 22),
 }
 
 
