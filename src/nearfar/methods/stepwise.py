@@ -9,9 +9,28 @@ from torch import Tensor
 
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
+from nearfar.methods.base import Method
+from nearfar.methods.batch import Batch
+from nearfar.methods.tower import Tower
+from nearfar.momentum import Average
 
 StepMask = Literal["binomial", "continuous", "last", "none"]
 RUNS, RUN = 5, 0.1  # of continuous masks: how many, and of which share of the steps
+
+
+class Averaged(Method):
+    """A method of one tower whose weights are averaged over its steps, where `average` is there; the mean is kept."""
+
+    tower: Tower
+    average: Average | None
+
+    def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
+        if self.average is not None:
+            self.average.update(self.tower)
+
+    def towers(self) -> dict[str, Tower]:
+        kept: Any = self.tower if self.average is None else self.average.module
+        return {self.role: kept}
 
 
 def stepwise(encoder: Encoder, slug: str) -> Any:

@@ -26,8 +26,8 @@ from nearfar.losses import (
     segment_contrast,
     step_consistency,
 )
-from nearfar.methods import Batch, Loss, Method, Paper, Phase, Tower, register
-from nearfar.methods.stepwise import StepMask, kept_steps, stepwise
+from nearfar.methods import Batch, Loss, Paper, Phase, Tower, register
+from nearfar.methods.stepwise import Averaged, StepMask, kept_steps, stepwise
 from nearfar.momentum import Average
 
 
@@ -47,7 +47,7 @@ class Augmenter(nn.Module):
 
 
 @register("autotcl", family="series")
-class AutoTCL(Method):
+class AutoTCL(Averaged):
     """A series and a view of it that a network learns: what tells is kept and rescaled, the rest is dropped.
 
     Args:
@@ -198,11 +198,3 @@ class AutoTCL(Method):
         place = min(left, int(start[0] * (left + 1)))
         local = segment_contrast(steps[:, :shortest], place, segments=self.segments, first_only=self.first_only)
         return Loss(alike + self.local * local, {"contrast": alike.detach(), "local": local.detach()})
-
-    def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
-        if self.average is not None:
-            self.average.update(self.tower)
-
-    def towers(self) -> dict[str, Tower]:
-        kept: Any = self.tower if self.average is None else self.average.module
-        return {self.role: kept}

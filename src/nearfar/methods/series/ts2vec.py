@@ -17,8 +17,8 @@ from torch import nn
 from nearfar.checks import NonNegativeInt, ShareBelowOne, UnitInterval
 from nearfar.encoders import Encoder
 from nearfar.losses import hierarchical_contrast
-from nearfar.methods import Batch, Loss, Method, Paper, Tower, register
-from nearfar.methods.stepwise import StepMask, kept_steps, rows_from, stepwise
+from nearfar.methods import Batch, Loss, Paper, Tower, register
+from nearfar.methods.stepwise import Averaged, StepMask, kept_steps, rows_from, stepwise
 from nearfar.momentum import Average
 
 
@@ -36,7 +36,7 @@ def overlapping_crops(steps: int, scales: int, generator: torch.Generator) -> tu
 
 
 @register("ts2vec", family="series")
-class TS2Vec(Method):
+class TS2Vec(Averaged):
     """Steps of series that are the same in two crops, at all scales of time.
 
     Args:
@@ -114,11 +114,3 @@ class TS2Vec(Method):
         self.monitored = embedded["views"][0].detach()
         a, b = embedded["steps"]
         return Loss(hierarchical_contrast(a, b, alpha=self.alpha, temporal_from=self.temporal_from))
-
-    def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
-        if self.average is not None:
-            self.average.update(self.tower)
-
-    def towers(self) -> dict[str, Tower]:
-        kept: Any = self.tower if self.average is None else self.average.module
-        return {self.role: kept}
