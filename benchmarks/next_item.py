@@ -28,20 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from train_throughput import interval, nearfar_rate
 
 from nearfar.sources import open_data
 from nearfar.sources.interactions import log_of
-from nearfar.training import building, engine
-from nearfar.training.settings import TrainSettings
 
 LENGTH, DIM, LAYERS, HEADS, INNER, DROPOUT = 50, 64, 2, 2, 256, 0.5
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Median with the 95 % interval of order statistics (binomial, n >= 6)."""
-    x, n = sorted(values), len(values)
-    k = max(0, int((n - 1.96 * n**0.5) / 2))
-    return statistics.median(x), x[k], x[n - 1 - k]
+TRAINING = {"device": "cpu", "optimiser": "adam", "lr": 1e-3, "weight_decay": 0.0, "warmup": 0}
 
 
 class Block(nn.Module):
@@ -123,34 +116,6 @@ def rendition_rate(data: Any, batch: int, steps: int) -> Callable[[], float]:
     return run
 
 
-def nearfar_rate(data: Any, batch: int, steps: int) -> Callable[[], float]:
-    """Samples a second of the library's own training, its first three steps left out."""
-
-    def run() -> float:
-        adam = {"optimiser": "adam", "lr": 1e-3, "weight_decay": 0.0, "warmup": 0}
-        settings = TrainSettings(steps=steps + 3, batch_size=batch, device="cpu", **adam)
-        setup = building.prepare("sasrec", data, settings, {"positions": "last"})
-        marks: list[float] = []
-
-        class Clock(engine.Curve):
-            def __init__(self):
-                pass
-
-            def state_dict(self):
-                return {}
-
-            def on_train_start(self, trainer, pl_module):
-                pass
-
-            def on_train_batch_end(self, *rest):
-                marks.append(time.perf_counter())
-
-        engine.run_trainer(engine.trainer_for(setup, [Clock()], steps + 3), setup, None, engine.Signals(print, True))
-        return batch * steps / (marks[-1] - marks[-1 - steps])
-
-    return run
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("pairs", 15), ("steps", 20), ("batch", 256), ("users", 2000), ("items", 1700)):
@@ -160,7 +125,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = made_up(args.users, args.items, Path(folder))
         ways = {
-            "nearfar": nearfar_rate(data, args.batch, args.steps),
+            "nearfar": nearfar_rate("sasrec", data, args.batch, args.steps, TRAINING, {"positions": "last"}),
             "rendition of RecBole": rendition_rate(data, args.batch, args.steps),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -7,12 +7,17 @@ Nothing of the package is imported, so what it needs need not be there, and no n
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearfar.errors import InputError
+
+if TYPE_CHECKING:
+    from nearfar.sources.raw import Raw
 
 
 def inside(package: str, version: str, name: str, cache: Path) -> bytes:
@@ -36,6 +41,17 @@ def inside(package: str, version: str, name: str, cache: Path) -> bytes:
             return wheel.read(name)
     except (KeyError, zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{found[-1]} cannot be read: {error}.", "Delete it and fetch it again.") from error
+
+
+def archive_set(name: str, problem: str, cache: Path) -> Raw:
+    """A problem of the time series archive as it lies inside aeon 1.6.0, with its usual parts for training and test;
+    name: of the built-in set."""
+    from nearfar.sources.ts_files import read_ts_folder
+
+    files = [f"{problem}_TEST.ts", f"{problem}_TRAIN.ts"]
+    folder = unpacked("aeon", "1.6.0", [f"aeon/datasets/data/{problem}/{file}" for file in files], cache, problem)
+    raw = read_ts_folder(folder, files, cache, False)
+    return dataclasses.replace(raw, name=name, path=None, kind="built-in time series")
 
 
 def unpacked(package: str, version: str, names: list[str], cache: Path, folder: str) -> Path:
