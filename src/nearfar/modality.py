@@ -353,6 +353,13 @@ class Modality:
         return words if words.strip() else None
 
 
+def holder(encoder: Any, attribute: str) -> Any:
+    """The encoder with that attribute within one that is frozen, or the first of several side by side."""
+    while not hasattr(encoder, attribute):
+        encoder = encoder.encoder if hasattr(encoder, "encoder") else encoder.parts[0]
+    return encoder
+
+
 def digest(content: bytes) -> int:
     """A signed 64-bit digest, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)

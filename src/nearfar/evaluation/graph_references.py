@@ -105,7 +105,7 @@ def of_graph(task: Task) -> list[Reference]:
         row("smoothed", "features of two steps", smoothed),
         row("spectral", "spectral vectors", lambda: spectral_vectors(graph)),
     ]
-    labels = task.told_labels
+    labels = task.target_labels
     if labels is not None:
         train = np.asarray(data.splits["train"])
         rows.append(row("spread", "label propagation", lambda: spread_labels(graph, labels, train)))

@@ -160,7 +160,7 @@ class Task:
         raise NotImplementedError
 
     @property
-    def told_labels(self) -> np.ndarray | None:
+    def target_labels(self) -> np.ndarray | None:
         """int64 (N,): the labels that the task tells from those of the training part, -1 where a row has none; None
         where it tells none."""
         return None

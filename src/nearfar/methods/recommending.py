@@ -24,7 +24,7 @@ from nearfar.methods.contrast import check_plan, default_views
 from nearfar.methods.tower import Tower
 from nearfar.modalities.interactions import inner
 from nearfar.samplers import Permutation, Sampler
-from nearfar.sources.interactions import log_of
+from nearfar.sources.interactions import from_end, log_of
 from nearfar.views import Views
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ def covering(data: Data, rows: np.ndarray, length: int) -> np.ndarray:
     log, rows = log_of(data), np.asarray(rows)
     ordered = log.order[np.isin(log.order, rows)]
     users = log.users[ordered]
-    left = np.searchsorted(users, users, side="right") - 1 - np.arange(len(users))
-    return np.sort(ordered[left % length == 0])
+    return np.sort(ordered[from_end(users) % length == 0])
 
 
 __all__ = ["ITEM", "USER", "ContrastedNextItem", "NextItem", "covering", "following"]

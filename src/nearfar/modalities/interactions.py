@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.checks import PositiveInt, ShareBelowOne, Width
 from nearfar.errors import InputError, did_you_mean
-from nearfar.modality import Modality, Reader, register
+from nearfar.modality import Modality, Reader, holder, register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,9 +107,9 @@ class Interactions(Modality):
         return log(data).samples
 
     def remarks(self, data: Data, role: str) -> list[str]:
-        from nearfar.sources.interactions import told
+        from nearfar.sources.interactions import remarks
 
-        return told(data) if role == self.roles[0] else []
+        return remarks(data) if role == self.roles[0] else []
 
     def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
         if role == self.roles[1]:
@@ -273,9 +273,7 @@ class Interactions(Modality):
 
 def inner(encoder: Any) -> Any:
     """The encoder of histories within one that is frozen, or the first of several side by side."""
-    while not hasattr(encoder, "mask_id"):
-        encoder = encoder.encoder if hasattr(encoder, "encoder") else encoder.parts[0]
-    return encoder
+    return holder(encoder, "mask_id")
 
 
 def log(data: Data) -> Log:

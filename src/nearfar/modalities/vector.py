@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.checks import NonNegativeInt, Width
 from nearfar.errors import InputError
-from nearfar.modality import Modality, Reader, register
+from nearfar.modality import Modality, Reader, holder, register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,9 +268,7 @@ class Vector(Modality):
 
 def inner(encoder: Any) -> Any:
     """The encoder of numbers within one that is frozen, or the first of several side by side."""
-    while not hasattr(encoder, "order_of"):
-        encoder = encoder.encoder if hasattr(encoder, "encoder") else encoder.parts[0]
-    return encoder
+    return holder(encoder, "order_of")
 
 
 _WORDS_FOR_NONE = {"na", "n/a", "#n/a", "null", "none", "?"}  # R, spreadsheets, databases, Python, ARFF

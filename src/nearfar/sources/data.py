@@ -68,7 +68,7 @@ class Data:
         return len(self.table)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}  # a pickled map would be a copy of all pixels
+        return self.__dict__ | {"_mapped": {}, "_derived": {}}  # made again; a pickled map would copy all pixels
 
     def __repr__(self) -> str:
         return f"Data({self.name!r}, {self.kind}, {len(self)} rows, roles {self.roles})"
@@ -467,7 +467,8 @@ class Data:
         )
         return fewer, kept
 
-    def _given_splits(self) -> dict[str, np.ndarray]:
+    def given_splits(self) -> np.ndarray:
+        """(N,) texts: the split that the column of splits names for each row, "" for one of none of them."""
         values = [filled(v) for v in self.values("split")]
         names = {v: "" if v == UNUSED else standard_name(v) for v in set(values)}
         unknown = sorted(v for v, name in names.items() if name is None)
@@ -478,8 +479,11 @@ class Data:
                 f"{self._place(row)}: {shown} in the split column '{self.roles['split']}' is no split.",
                 f"Use train, val and test ({UNUSED}: none of them), or take the role away: roles={{'split': None}}.",
             )
-        place = np.array([names[v] for v in values], dtype=object)
-        split = {name: np.flatnonzero(place == name) for name in SHARES}
+        return np.array([names[v] for v in values], dtype=object)
+
+    def _given_splits(self) -> dict[str, np.ndarray]:
+        given = self.given_splits()
+        split = {name: np.flatnonzero(given == name) for name in SHARES}
         return self._filled(split)
 
     def _filled(self, split: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from nearfar.modality import digest
 from nearfar.progress import track
 from nearfar.sources.raw import Raw, filled, missing, whole_numbers
 from nearfar.sources.scan import BATCH, Fault, Scan, cells
-from nearfar.sources.splits import SHARES, standard_name
+from nearfar.sources.splits import SHARES
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -165,7 +165,7 @@ class Log:
         elif data.split_name == DIVISIONS[1]:
             part[order] = self._by_time(order, data)
         else:
-            left = _from_end(self.users[order])
+            left = from_end(self.users[order])
             part[order] = np.where(left == 0, TEST, np.where((left == 1) & ~_firsts(self.users[order]), VAL, TRAIN))
         return part, {"single": len(single)}
 
@@ -241,7 +241,7 @@ def _codes(values: list[str]) -> tuple[list[str], np.ndarray]:
     return names.tolist(), codes.reshape(-1).astype(np.int64)
 
 
-def _from_end(users: np.ndarray) -> np.ndarray:
+def from_end(users: np.ndarray) -> np.ndarray:
     """Of sorted users, how many rows of the same one follow."""
     return np.searchsorted(users, users, side="right") - 1 - np.arange(len(users))
 
@@ -252,16 +252,7 @@ def _firsts(users: np.ndarray) -> np.ndarray:
 
 def _given(data: Data) -> np.ndarray:
     """int8 (N,): the part that the split column names."""
-    values = [filled(v) for v in data.values("split")]
-    names = {v: standard_name(v) for v in set(values)}
-    wrong = next((row for row, v in enumerate(values) if names[v] is None), None)
-    if wrong is not None:
-        raise InputError(
-            f"{data.path or data.name}, row {wrong}: '{values[wrong]}' in the split column '{data.roles['split']}' is "
-            "no split.",
-            "Use train, val and test, or take the role away: roles={'split': None}.",
-        )
-    return np.array([PARTS.index(str(names[v])) for v in values], np.int8)
+    return np.array([PARTS.index(name) if name else AWAY for name in data.given_splits()], np.int8)
 
 
 def log_of(data: Data) -> Log:
@@ -269,7 +260,7 @@ def log_of(data: Data) -> Log:
     return data.derived(Log)
 
 
-def told(data: Data) -> list[str]:
+def remarks(data: Data) -> list[str]:
     """What was left out of interactions, and in which order they were brought."""
     log = log_of(data)
     notes = [

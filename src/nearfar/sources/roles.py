@@ -151,7 +151,7 @@ def _checked(role: str, value: Any, columns: list[str], where: str) -> str | lis
         )
     names = listed(value)
     if takes_several(role):
-        names = [name for one in names for name in _meant(one, columns)]
+        names = [name for one in names for name in meant(one, columns)]
     for name in names:
         if name not in columns:
             raise InputError(
@@ -165,7 +165,7 @@ def _checked(role: str, value: Any, columns: list[str], where: str) -> str | lis
     return names[0]
 
 
-def _meant(name: str, columns: list[str]) -> list[str]:
+def meant(name: str, columns: list[str]) -> list[str]:
     """The columns of a pattern such as pixel_*, or those into which a list was taken apart (links.0, links.1); a name
     that is none stays itself."""
     apart = [column for column in columns if re.fullmatch(re.escape(name) + r"\.\d+", column)]
@@ -176,7 +176,7 @@ def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
     """What a column is called. The items of a row may be its unit or its id as well: --unit image keeps the rows of
     one picture together, and they stay pictures."""
     also = {name for role in _ALSO_ITEMS & given for name in listed(roles.get(role, []))}
-    lower = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in reversed(visible(table))}
+    lower = {plain_name(name): name for name in reversed(visible(table))}
     for role, candidates in _names().items():
         if role in roles or role in given:
             continue
@@ -194,7 +194,7 @@ def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
 
 def named_beside(table: Dataset, columns: Sequence[str]) -> Roles:
     """The roles beside items (labels, splits, times...) that some columns have by their names."""
-    lower = {_plain(name): name for name in reversed(columns)}
+    lower = {plain_name(name): name for name in reversed(columns)}
     found: Roles = {}
     for role, candidates in _BESIDE.items():
         name = next((lower[c] for c in candidates if c in lower and _fits(table, role, lower[c], found)), None)
@@ -231,13 +231,13 @@ def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
         return
     for role, names in (("pair_label", _PAIR_LABELS), ("score", _PAIR_SCORES)):
         for column in _free(table, roles, given):
-            if _plain(column) in names and _speaks(table, role, column, roles):
+            if plain_name(column) in names and _speaks(table, role, column, roles):
                 _give(role, column, "by the name of the column", roles, reasons)
                 return
-    if not {"text", "text_b"} <= set(roles) or _plain(str(roles["text"])) in _PARTS:
+    if not {"text", "text_b"} <= set(roles) or plain_name(str(roles["text"])) in _PARTS:
         return
     for column in _free(table, roles, given):
-        role = _told(table, column, roles) if _plain(column) in _EITHER else None
+        role = _told(table, column, roles) if plain_name(column) in _EITHER else None
         if role is not None:
             _give(role, column, "its values, beside two columns of texts", roles, reasons)
             return
@@ -255,7 +255,8 @@ def _give(role: str, column: str, reason: str, roles: Roles, reasons: dict[str, 
         del roles["label"]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a column as names are compared."""
     return name.casefold().replace("-", "_").replace(" ", "_")
 
 
@@ -267,14 +268,14 @@ def _speaks(table: Dataset, role: str, column: str, roles: Roles) -> bool:
     if role == "pair_label":
         numbered = judgements.inference_numbers(found, str(roles.get("text")), str(roles.get("text_b")))
         known = np.mean([judgements.pair_label(v, names, numbered) is not None for v in values])
-        return bool(found and (known > MOST if _plain(column) not in _EITHER else known == 1 and len(found) > 1))
+        return bool(found and (known > MOST if plain_name(column) not in _EITHER else known == 1 and len(found) > 1))
     numbers = [judgements.score(v) for v in values if judgements.word(v) not in judgements.NONE]
     known = [n for n in numbers if n is not None]
     if names is not None or not known or len(known) <= MOST * len(numbers):
         return False
-    if _plain(column) in _PAIR_SCORES:
+    if plain_name(column) in _PAIR_SCORES:
         return True
-    graded = _plain(column) == "score" or any(n != int(n) for n in known)
+    graded = plain_name(column) == "score" or any(n != int(n) for n in known)
     return graded and len(set(known)) > 2 and min(known) >= -1 and max(known) <= 10
 
 
@@ -289,7 +290,7 @@ def questions(table: Dataset, roles: Roles) -> list[str]:
         return []
     asked = []
     for column in visible(table):
-        name = _plain(column)
+        name = plain_name(column)
         if name not in _EITHER or column in {c for r, v in roles.items() if r not in ("label",) for c in listed(v)}:
             continue
         role = _told(table, column, roles)

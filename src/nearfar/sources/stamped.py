@@ -19,6 +19,7 @@ from datasets import Dataset
 from nearfar.errors import InputError
 from nearfar.modalities.vector import cell_numbers, mostly_numbers, no_number
 from nearfar.sources.raw import Problem, Raw, filled
+from nearfar.sources.roles import listed, meant
 from nearfar.sources.scan import Fault, cells, problem
 from nearfar.sources.series import SOURCE, START, holds_lists, list_batches
 
@@ -60,13 +61,8 @@ def gathered(raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
     return Long(raw, wanted, columns, ident, time, skip).table(window)
 
 
-def _named(value: Any, names: Sequence[str]) -> list[str]:
-    import fnmatch
-
-    if not value or value == "none":
-        return []
-    asked = [value] if isinstance(value, str) else list(value)
-    return [one for name in asked for one in ([name] if name in names else fnmatch.filter(names, name) or [name])]
+def _named(value: Any, names: list[str]) -> list[str]:
+    return [] if not value or value == "none" else [one for name in listed(value) for one in meant(name, names)]
 
 
 def _numeric(raw: Raw, column: str) -> bool:
@@ -184,7 +180,7 @@ class Long:
             made += [(part[start : start + window], start, place) for start in starts]
         parts = [one for one in made if np.isfinite(self.values[one[0]]).any()]
         bare = len(made) - len(parts)
-        self.notes.append(told_of_windows(len(rows), len(parts), window, away, bare, "split" in self.wanted))
+        self.notes.append(windows_in_words(len(rows), len(parts), window, away, bare, "split" in self.wanted))
         if len(parts) < FEWEST:
             raise few_windows(self.raw, len(parts), window)
         return parts
@@ -276,7 +272,7 @@ def part_of(place: int, count: int) -> str:
     return "train" if place < train else "val" if place < val else "test"
 
 
-def told_of_windows(series: int, windows: int, window: int, away: int, bare: int, divided: bool) -> str:
+def windows_in_words(series: int, windows: int, window: int, away: int, bare: int, divided: bool) -> str:
     """What was cut, in words; bare: windows without a value; divided: the splits are given."""
     shares = "/".join(f"{100 * share:.0f}" for share in PARTS.values())
     return (
@@ -346,5 +342,5 @@ def _cut_lists(raw: Raw, wanted: dict[str, Any], columns: list[str], window: int
         beside["split"] = [part_of(k, count) for _, _, k, count in parts]
         wanted["split"], why["split"] = "split", "in order of time"
     wanted["series"], wanted["id"] = columns, "window"
-    told = told_of_windows(len(lengths), len(parts), window, away, made - len(parts), divided)
+    told = windows_in_words(len(lengths), len(parts), window, away, made - len(parts), divided)
     return replaced(raw, channels, beside, f"{raw.fingerprint}:windows:{window}", [told], window), wanted, why

@@ -93,9 +93,9 @@ class CropMaskReorder(Views):
             )
 
     def bind(self, encoder: Any) -> CropMaskReorder:
-        while not hasattr(encoder, "mask_id"):
-            encoder = encoder.encoder
-        self.mask_id = PAD if self.hidden == "padding" else encoder.mask_id
+        from nearfar.modalities.interactions import inner
+
+        self.mask_id = PAD if self.hidden == "padding" else inner(encoder).mask_id
         return self
 
     def __call__(self, inputs: Any, generator: torch.Generator) -> list[Histories]:

@@ -52,7 +52,7 @@ class ClassTask(Task):
         return data.targets is not None and first_role(data, modalities) is not None
 
     @property
-    def told_labels(self) -> np.ndarray:
+    def target_labels(self) -> np.ndarray:
         return np.asarray(self.data.targets)
 
     def labelled(self, split: str) -> np.ndarray:

@@ -154,9 +154,9 @@ class ForecastTask(Task):
                 known.update(zip(fresh, embed.items(self.role, self.past(np.array(fresh))), strict=True))
             return np.stack([known[int(k), int(t)] for k, t in places])
 
-        return self.told(vectors, split, examples)
+        return self.by_ridge(vectors, split, examples)
 
-    def told(self, vectors: Callable[[np.ndarray], np.ndarray], split: str, examples: int = 0) -> Scores:
+    def by_ridge(self, vectors: Callable[[np.ndarray], np.ndarray], split: str, examples: int = 0) -> Scores:
         """The scores of a ridge regression on vectors (n, d) of places (n, 2)."""
 
         def forecast(horizon: int, parts: list[np.ndarray]) -> np.ndarray:
@@ -201,7 +201,7 @@ class ForecastTask(Task):
             return self.scored(lambda h, parts: np.zeros((len(parts[2]), h * channels)), split, examples)
 
         def raw(split: str, examples: int = 0) -> Scores:
-            return self.told(self.values, split, examples)
+            return self.by_ridge(self.values, split, examples)
 
         return [
             Reference("chance", "mean of the training steps", "chance", mean),

@@ -61,7 +61,7 @@ class LabelTask(SearchTask):
         return np.asarray(self.data.labels[self.column])
 
     @property
-    def told_labels(self) -> np.ndarray:
+    def target_labels(self) -> np.ndarray:
         return self.labels
 
     def labelled(self, split: str) -> np.ndarray:

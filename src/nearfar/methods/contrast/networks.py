@@ -53,7 +53,7 @@ class Bootstrap(nn.Module):
             if reset is not None:
                 reset()
 
-    def further(self, z: Sequence[Tensor]) -> dict[str, Any]:
+    def predicted(self, z: Sequence[Tensor]) -> dict[str, Any]:
         return {"predicted": [self.predictor(h) for h in z]}
 
     def before_targets(self, tower: Tower, batch: Batch) -> None:
@@ -71,7 +71,7 @@ class Bootstrap(nn.Module):
 class Decorrelation(nn.Module):
     """Graph Barlow Twins' way: each column of the two copies agrees with itself and with no other."""
 
-    def further(self, z: Sequence[Tensor]) -> dict[str, Any]:
+    def predicted(self, z: Sequence[Tensor]) -> dict[str, Any]:
         return {}
 
     def before_targets(self, tower: Tower, batch: Batch) -> None:
@@ -107,7 +107,7 @@ class GraphTwins(Method):
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         z = forward_views(self.tower, batch.views[self.role])
-        return {"views": z} | self.host.further(z)
+        return {"views": z} | self.host.predicted(z)
 
     def before_targets(self, batch: Batch) -> None:
         self.host.before_targets(self.tower, batch)
