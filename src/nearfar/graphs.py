@@ -197,6 +197,18 @@ def sampled(graph: Graph, nodes: np.ndarray, fanout: Sequence[int], rng: np.rand
     return Nodes(graph.part(seen, chosen), torch.from_numpy(place.reshape(-1)))
 
 
+def side_by_side(parts: Sequence[Tensor], types: Tensor) -> Tensor:
+    """Matrices (n_t, d_t) of each type as one (n, sum of d_t), each in columns of its own, 0 elsewhere."""
+    if len(parts) == 1:
+        return parts[0]
+    out, first = parts[0].new_zeros(len(types), sum(x.shape[1] for x in parts)), 0
+    for kind, x in enumerate(parts):
+        rows = (types == kind).nonzero()[:, 0]
+        out[rows, first : first + x.shape[1]] = x
+        first += x.shape[1]
+    return out
+
+
 def joined(nodes: Sequence[Node]) -> Nodes:
     """Nodes of any graphs as nodes of one, side by side; those of one graph share it."""
     graphs = list({id(node.graph): node.graph for node in nodes}.values())
@@ -223,13 +235,19 @@ def pairs_of(graph: Graph) -> np.ndarray:
 def held_out(graph: Graph, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs int64 (2, k) of joined nodes that are held out for validation and for testing: half of `share` of all
     pairs each. No node loses its last edge: a pair is drawn only while both its nodes keep another one."""
+    return kept(graph, f"held out {share} {seed}", lambda: _held_out(graph, share, seed))
+
+
+def _held_out(graph: Graph, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     pairs = pairs_of(graph)
     wanted = round(share * pairs.shape[1])
     left = np.bincount(pairs.reshape(-1), minlength=len(graph))
     chosen = []
     for place in np.random.default_rng([seed, 77]).permutation(pairs.shape[1]).tolist():
+        if len(chosen) == wanted:
+            break
         a, b = pairs[:, place]
-        if len(chosen) < wanted and left[a] > 1 and left[b] > 1:
+        if left[a] > 1 and left[b] > 1:
             chosen.append(place)
             left[a] -= 1
             left[b] -= 1

@@ -15,7 +15,7 @@ from nearfar.checks import PositiveInt, Width, checked_init
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.numeric import moments
 from nearfar.errors import InputError
-from nearfar.graphs import Graph, Node, Nodes, joined
+from nearfar.graphs import Graph, Node, Nodes, joined, side_by_side
 
 Convolution = Literal["gcn", "sage", "gat", "rgcn", "mlp"]
 Activation = Literal["prelu", "relu", "rrelu", "elu"]
@@ -109,15 +109,7 @@ class NodeEncoder(Encoder):
 
     def whole_features(self, graph: Graph) -> Tensor:
         """Standardised features (n, sum of d_t), those of each type in columns of their own."""
-        parts = self.scaled(graph)
-        if len(parts) == 1:
-            return parts[0]
-        out, first = parts[0].new_zeros(len(graph), sum(self.inputs)), 0
-        for kind, x in enumerate(parts):
-            rows = (graph.types == kind).nonzero()[:, 0]
-            out[rows, first : first + x.shape[1]] = x
-            first += x.shape[1]
-        return out
+        return side_by_side(self.scaled(graph), graph.types)
 
     def forward(self, x: Nodes) -> Tensor:
         return self.all_nodes(x.graph)[x.numbers]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from nearfar.evaluation.embedding import DataEmbed
 from nearfar.evaluation.references import vector_row
 from nearfar.evaluation.task import Reference, Task
-from nearfar.graphs import Graph
+from nearfar.graphs import Graph, side_by_side
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -68,15 +69,14 @@ def spread_labels(graph: Graph, labels: np.ndarray, known: np.ndarray) -> np.nda
 
 def plain_features(graph: Graph) -> np.ndarray:
     """float32 (n, sum of d_t): the features, standardised, those of each type in columns of their own."""
-    out = np.zeros((len(graph), sum(x.shape[1] for x in graph.features)), np.float32)
-    types, first = graph.types.numpy(), 0
-    for kind, x in enumerate(graph.features):
-        from nearfar.encoders.numeric import moments
+    from nearfar.encoders.numeric import moments
 
-        mean, std = moments(x.numpy())
-        out[types == kind, first : first + x.shape[1]] = np.nan_to_num((x.numpy() - mean) / std)
-        first += x.shape[1]
-    return out
+    def scaled(x: np.ndarray) -> np.ndarray:
+        mean, std = moments(x)
+        return np.nan_to_num((x - mean) / std)
+
+    parts = [torch.from_numpy(scaled(x.numpy())) for x in graph.features]
+    return side_by_side(parts, graph.types).numpy()
 
 
 def of_graph(task: Task) -> list[Reference]:

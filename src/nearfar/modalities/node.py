@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nearfar.checks import PositiveInt, ShareBelowOne, Width
 from nearfar.errors import InputError
-from nearfar.modality import Modality, Reader, register
+from nearfar.modality import Modality, Reader, holder, register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 WORDS = 1024  # places of the counts of words that texts of nodes become
 WHOLE = 8192  # nodes up to which a batch has all of them
-_graphs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -136,7 +134,7 @@ class NodeKind(Modality):
             raise InputError(f"{raw.path or raw.name}: a graph needs edges.",
                              "Name the columns that list a node's neighbours: --edges COLUMN.")  # fmt: skip
         scan_cells(self, raw, columns["node"][0], found, optional=False)
-        found.sizes[columns["node"][0]] = scan_links(raw, columns["edges"], found).astype(np.int32)
+        found.sizes[columns["node"][0]] = scan_links(raw, columns["edges"]).astype(np.int32)
         scan_ids(raw, columns["node"][0], found)
         scan_features(raw, columns.get("features", ()), found)
 
@@ -167,11 +165,13 @@ class NodeKind(Modality):
     def other_look(self, items: Any, rows: np.ndarray) -> Any:
         """Each node in the graph without three tenths of its edges and with three tenths of its numbers empty; the same
         graph gives the same look."""
-        from nearfar.graphs import Node
+        from nearfar.graphs import Node, kept
         from nearfar.views.network import other_look
 
-        looks: dict[int, Graph] = {}
-        return [Node(looks.setdefault(id(one.graph), other_look(one.graph)), one.number) for one in items]
+        def look(graph: Graph) -> Graph:
+            return kept(graph, "other look", lambda: other_look(graph))
+
+        return [Node(look(one.graph), one.number) for one in items]
 
     def show(self, data: Data, role: str, items: Any, size: int = 48) -> list[dict[str, str]]:
         """A drawing of the neighbourhood, the node itself in another colour."""
@@ -203,7 +203,7 @@ class NodeKind(Modality):
         found = {"graph_encoder": "gcn", "graph_activation": "prelu", "graph_norm": "none"}
         found = {name: value for name, value in found.items() if getattr(options, name) == "auto"}
         if options.graph_features == "auto":
-            found["graph_features"] = "counts" if only_counts(data) else "numbers"
+            found["graph_features"] = "counts" if data.derived(only_counts) else "numbers"
         return dataclasses.replace(options, **found)
 
     def resolved(self, options: Any) -> dict[str, Any]:
@@ -379,14 +379,14 @@ def path_settings(options: Options, data: Data, graph: Graph) -> dict[str, Any]:
 
 def inner(encoder: Any) -> Any:
     """The encoder of nodes within one that is frozen, or the first of several side by side."""
-    while not hasattr(encoder, "held_out"):
-        encoder = encoder.encoder if hasattr(encoder, "encoder") else encoder.parts[0]
-    return encoder
+    return holder(encoder, "held_out")
 
 
 def training_graph(data: Data, encoder: Any) -> tuple[Graph, np.ndarray]:
     """The graph that training sees, and the number in it of each row, int64 (N,), -1 for a row that is not in it."""
     import numpy as np
+
+    from nearfar.graphs import kept
 
     own = inner(encoder)
     whole = graph_of(data, own.counts, own.held_out, own.held_seed)
@@ -395,11 +395,7 @@ def training_graph(data: Data, encoder: Any) -> tuple[Graph, np.ndarray]:
     train = np.asarray(data.splits["train"])
     place = np.full(len(data), -1)
     place[train] = np.arange(len(train))
-    kept = _graphs[data]
-    key = ("train", own.counts, own.held_out, own.held_seed)
-    if key not in kept:
-        kept[key] = dataclasses.replace(whole.part(train), degrees=None)
-    return kept[key], place
+    return kept(whole, "training part", lambda: dataclasses.replace(whole.part(train), degrees=None)), place
 
 
 def fanout_of(words: str, layers: int) -> list[int] | None:
@@ -416,18 +412,17 @@ def fanout_of(words: str, layers: int) -> list[int] | None:
 def graph_of(data: Data, counts: bool | None = None, held_out: float = 0.0, seed: int = 0) -> Graph:
     """The graph of the rows, made once. counts: whether features are rows that sum to 1 (None: where all are counts);
     held_out: share of the edges that are left out, drawn with the seed."""
+    import numpy as np
+
     from nearfar import graphs
-    from nearfar.sources.networks import build, only_counts
+    from nearfar.sources.networks import of_counts, of_numbers, only_counts
 
-    kept = _graphs.setdefault(data, {})
-    counted = only_counts(data) if counts is None else counts
-    if counted not in kept:
-        kept[counted] = build(data, counted)
+    counted = data.derived(only_counts) if counts is None else counts
+    whole = data.derived(of_counts if counted else of_numbers)
     if not held_out:
-        return kept[counted]
-    if (counted, held_out, seed) not in kept:
-        import numpy as np
+        return whole
 
-        away = np.concatenate(graphs.held_out(kept[counted], held_out, seed), 1)
-        kept[counted, held_out, seed] = graphs.without(kept[counted], away)
-    return kept[counted, held_out, seed]
+    def left() -> Graph:
+        return graphs.without(whole, np.concatenate(graphs.held_out(whole, held_out, seed), 1))
+
+    return graphs.kept(whole, f"without held out {held_out} {seed}", left)

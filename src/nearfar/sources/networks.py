@@ -19,9 +19,10 @@ import pyarrow as pa
 from nearfar.errors import InputError
 from nearfar.sources.listing import open_regular
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
-from nearfar.sources.roles import named_beside
+from nearfar.sources.roles import named_beside, plain_name
+from nearfar.sources.scan import place
 from nearfar.sources.splits import UNUSED
-from nearfar.sources.tables import LINE, check_names, file_digest, raw_table, read_table, stored, text_file
+from nearfar.sources.tables import check_names, file_digest, raw_table, read_table, stored, text_file
 
 NODE, EDGES, FEATURES = "node", "edges", "features"
 NODE_FILES, EDGE_FILES = {"nodes", "node", "vertices"}, {"edges", "edge", "links", "relations"}
@@ -30,7 +31,6 @@ _IDS = ("id", "node", "node_id", "name", "key")
 _RELATION, _KIND = ("relation", "type", "edge_type", "label"), ("type", "kind", "node_type")
 _LINKED = re.compile(r'"(?:links|edges)"\s*:\s*\[')
 HEAD = 1 << 20  # signs in which a node-link file shows itself
-Pairs = dict[str, list[list[str]]]
 
 
 def is_graph(files: Iterable[str]) -> bool:
@@ -49,15 +49,15 @@ def read_folder(path: Path, files: Sequence[str], cache: Path, skip: bool) -> Ra
     edge_file = next(file for file in own if file.stem.casefold() in EDGE_FILES)
     node_file = next((file for file in own if file.stem.casefold() in NODE_FILES), None)
     ends = _table(path / edge_file, cache, skip)
-    pairs, relations, lines = _pairs(ends)
+    pairs, relations = _pairs(ends)
     if node_file is None:
         ids = list(dict.fromkeys(x for pair in pairs for x in pair))
         nodes = _bare(path, ids, cache, ends.fingerprint)
     else:
         nodes = _table(path / node_file, cache, skip)
         ids = _ids(nodes)
-    problems = _unknown(ends, pairs, lines, set(ids), skip)
     known = set(ids)
+    problems = _unknown(ends, pairs, known, skip)
     kept = [(a, b, r) for (a, b), r in zip(pairs, relations, strict=True) if a in known and b in known]
     return _with_edges(nodes, ids, kept, f"{nodes.fingerprint}:{ends.fingerprint}", cache, [*ends.problems, *problems])
 
@@ -76,7 +76,7 @@ def _cells(raw: Raw, column: str) -> list[str]:
 
 
 def _named(columns: Iterable[str], names: Sequence[str]) -> str | None:
-    lower = {column.casefold().replace("-", "_").replace(" ", "_"): column for column in columns}
+    lower = {plain_name(column): column for column in columns}
     return next((lower[name] for name in names if name in lower), None)
 
 
@@ -84,8 +84,8 @@ def _visible(raw: Raw) -> list[str]:
     return [name for name in raw.table.column_names if not name.startswith("__")]
 
 
-def _pairs(raw: Raw) -> tuple[list[tuple[str, str]], list[str], list[int]]:
-    """Ends, relation and line of each edge. The ends are columns of known names, else the first two."""
+def _pairs(raw: Raw) -> tuple[list[tuple[str, str]], list[str]]:
+    """Ends and relation of each edge. The ends are columns of known names, else the first two."""
     columns = _visible(raw)
     ends = next(((a, b) for names in _ENDS if (a := _named(columns, names[:1])) and (b := _named(columns, names[1:]))),
                 tuple(columns[:2]))  # fmt: skip
@@ -94,33 +94,34 @@ def _pairs(raw: Raw) -> tuple[list[tuple[str, str]], list[str], list[int]]:
                          "Name the columns: source,target.")  # fmt: skip
     relation = _named([c for c in columns if c not in ends], _RELATION)
     names = _cells(raw, relation) if relation else [EDGES] * len(raw.table)
-    lines = plain_values(column_of(raw.table, LINE, slice(0, len(raw.table)))) if raw.row_column else None
-    numbers = lines if lines is not None else list(range(len(raw.table)))
-    return list(zip(*(_cells(raw, end) for end in ends), strict=True)), [n or EDGES for n in names], numbers
+    return list(zip(*(_cells(raw, end) for end in ends), strict=True)), [n or EDGES for n in names]
+
+
+def _where(raw: Raw, row: int) -> str:
+    """A row of a table, for messages."""
+    file, number, unit = place(raw, row)
+    return f"{file}, {unit} {number}"
 
 
 def _ids(raw: Raw) -> list[str]:
     column = _named(_visible(raw), _IDS) or _visible(raw)[0]
     ids = _cells(raw, column)
-    lines = plain_values(column_of(raw.table, LINE, slice(0, len(ids)))) if raw.row_column else list(range(len(ids)))
-    unit = "line" if raw.row_column else "row"
     if "" in ids:
-        raise InputError(f"{raw.path}, {unit} {lines[ids.index('')]}: the id ('{column}') is empty.",
+        raise InputError(f"{_where(raw, ids.index(''))}: the id ('{column}') is empty.",
                          "Every node needs an id.")  # fmt: skip
     twice = next((name for name, count in Counter(ids).items() if count > 1), None)
     if twice is not None:
-        place = len(ids) - 1 - ids[::-1].index(twice)
-        raise InputError(f"{raw.path}, {unit} {lines[place]}: the id '{twice:.60}' ('{column}') stands twice.",
+        last = len(ids) - 1 - ids[::-1].index(twice)
+        raise InputError(f"{_where(raw, last)}: the id '{twice:.60}' ('{column}') stands twice.",
                          "Every node has one row.")  # fmt: skip
     raw.roles = {NODE: column}
     return ids
 
 
-def _unknown(raw: Raw, pairs: Any, lines: Sequence[int], known: set[str], skip: bool) -> list[Problem]:
-    found = [(line, end) for (a, b), line in zip(pairs, lines, strict=True) for end in (a, b) if end not in known]
-    unit = "line" if raw.row_column else "row"
-    problems = [Problem(str(raw.path), line, f"there is no node '{end:.60}'" if end else "an end is empty", unit)
-                for line, end in found]  # fmt: skip
+def _unknown(raw: Raw, pairs: Any, known: set[str], skip: bool) -> list[Problem]:
+    found = [(place(raw, row), end) for row, pair in enumerate(pairs) for end in pair if end not in known]
+    problems = [Problem(file, number, f"there is no node '{end:.60}'" if end else "an end is empty", unit)
+                for (file, number, unit), end in found]  # fmt: skip
     if problems and not skip:
         more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
         raise InputError(f"{problems[0]}{more}.", "Add the node, or leave such edges out with --unreadable skip.")
@@ -157,11 +158,11 @@ def _with_edges(
     where = nodes.path.parent if nodes.path is not None and nodes.path.is_file() else nodes.path
     raw = Raw(where.name if where else nodes.name, where, "graph", table, fingerprint, base=where,
               row_column=nodes.row_column, problems=[*nodes.problems, *problems])  # fmt: skip
-    return told(raw, str(nodes.roles[NODE]), list(names.values()))
+    return with_roles(raw, str(nodes.roles[NODE]), list(names.values()))
 
 
-def told(raw: Raw, node: str, relations: Sequence[str], features: Sequence[str] | None = None) -> Raw:
-    """The roles of a table of nodes: what a column is called, and what it holds, say them."""
+def with_roles(raw: Raw, node: str, relations: Sequence[str]) -> Raw:
+    """The table of nodes with its roles: what a column is called, and what it holds, say them."""
     raw.roles = {NODE: node, EDGES: list(relations)}
     free = [name for name in _visible(raw) if name not in (node, *relations)]
     if (kind := _named(free, _KIND)) is not None:
@@ -170,7 +171,7 @@ def told(raw: Raw, node: str, relations: Sequence[str], features: Sequence[str] 
     beside = named_beside(raw.table, free)
     raw.roles |= {role: value for role, value in beside.items() if role != "id"}
     used = {x for value in beside.values() for x in ([value] if isinstance(value, str) else value)}
-    left = [name for name in free if name not in used] if features is None else list(features)
+    left = [name for name in free if name not in used]
     if left:
         raw.roles[FEATURES] = left
     raw.roles["id"] = node
@@ -352,11 +353,11 @@ def _split_columns(masks: Mapping[str, Any], count: int) -> dict[str, list[Any]]
     wide = {name: mask if mask.dim() == 2 else mask[:, None] for name, mask in masks.items()}
     number = max(mask.shape[1] for mask in wide.values())
     found = {}
-    for place in range(number):
+    for split in range(number):
         column = np.full(count, UNUSED, object)
         for name, mask in wide.items():
-            column[mask[:, min(place, mask.shape[1] - 1)].bool().numpy()] = name
-        found["split" if place == 0 else f"split_{place}"] = column.tolist()
+            column[mask[:, min(split, mask.shape[1] - 1)].bool().numpy()] = name
+        found["split" if split == 0 else f"split_{split}"] = column.tolist()
     return found
 
 
@@ -373,7 +374,7 @@ def _links(value: Any) -> list[str]:
     return [filled(v) for v in value] if isinstance(value, list | tuple) else [filled(value)]
 
 
-def scan_links(raw: Raw, columns: Sequence[str], found: Any) -> np.ndarray:
+def scan_links(raw: Raw, columns: Sequence[str]) -> np.ndarray:
     """How many ids each row lists, int64 (N,)."""
     count = np.zeros(len(raw.table), np.int64)
     for column in columns:
@@ -455,17 +456,17 @@ def _numbers(data: Any, column: str, rows: np.ndarray) -> np.ndarray | None:
     """float32 (n, d) of a column of numbers or lists of them, NaN where a cell is empty; None for words."""
     from nearfar.modalities.vector import cell_numbers, no_number
 
-    read = [None if no_number(v) else cell_numbers(v) for v in data.values(column, rows)]
     raw = data.values(column, rows)
+    read = [None if no_number(v) else cell_numbers(v) for v in raw]
     if any(one is None and not no_number(v) for one, v in zip(read, raw, strict=True)):
         return None
     width = max((len(one) for one in read if one is not None), default=0)
     if not width:
         return np.zeros((len(rows), 0), np.float32)
     out = np.full((len(rows), width), np.nan, np.float32)
-    for place, one in enumerate(read):
+    for row, one in enumerate(read):
         if one is not None:
-            out[place, : len(one)] = one
+            out[row, : len(one)] = one
     return out
 
 
@@ -500,11 +501,21 @@ def only_counts(data: Any) -> bool:
     return whole and bool(numbers.shape[1] + counts.shape[1])
 
 
-def build(data: Any, counts: bool) -> Any:
-    """The graph of the rows. Nodes of a type without any feature have 1 and the logarithm of 1 + their edges."""
+def of_counts(data: Any) -> Any:
+    """The graph of the rows, whose features are brought to the sum 1."""
+    return _build(data, True)
+
+
+def of_numbers(data: Any) -> Any:
+    """The graph of the rows, whose features are as they stand."""
+    return _build(data, False)
+
+
+def _build(data: Any, counts: bool) -> Any:
+    """Nodes of a type without any feature have 1 and the logarithm of 1 + their edges."""
     from nearfar.graphs import connected
 
-    pairs, _ = edges_of(data)
+    pairs, _ = data.derived(edges_of)
     types, names = _types(data), type_names(data)
     degree = np.zeros(len(data))
     for part in pairs:
@@ -526,7 +537,7 @@ def build(data: Any, counts: bool) -> Any:
 
 def remarks(data: Any, graph: Any) -> list[str]:
     """Edges that were left out, nodes without any, types without features."""
-    pairs, unknown = edges_of(data)
+    pairs, unknown = data.derived(edges_of)
     loops = sum(int((part[0] == part[1]).sum()) for part in pairs)
     alone = int((graph.degree == 0).sum())
     from nearfar.graphs import pairs_of
