@@ -19,6 +19,7 @@ from nearfar import files, options
 from nearfar.checks import PositiveInt, Seed, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.methods.inference import Inference, Request
+from nearfar.methods.zero_shot import ByNames
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
 from nearfar.using import check_page, columns_of, open_model
@@ -49,6 +50,8 @@ def answering(model: Any, *verbs: str) -> tuple[Any, Inference]:
     """The loaded model and what answers in it. Raises InputError where it does none of the verbs."""
     loaded = open_model(model)
     found: Any = loaded.inference
+    if found is None and "predict" in verbs and "text" in loaded.modalities:
+        found = ByNames()
     able = [] if found is None else found.verbs
     if found is None or not set(able) & set(verbs):
         method = loaded.config.get("method", "this method")

@@ -318,6 +318,9 @@ class Modality:
     def check_items(self, items: Any) -> None:
         """Raises InputError that names the first of the items which is not one."""
 
+    def check_whole(self, items: Any, encoder: Any) -> None:
+        """Raises InputError that names the first of the items of which the encoder would read a part alone."""
+
     def lengths(self, items: Any) -> Sequence[int] | None:
         """Of each item, where batches of like lengths are cheaper."""
         return None

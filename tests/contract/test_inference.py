@@ -118,7 +118,7 @@ def test_a_model_that_only_generates(words, table, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words_given", "says"),
     [
-        (["predict", "{simple}", "{table}"], "does not predict or score. It gives vectors"),
+        (["predict", "{simple}", "{table}"], "The option '--classes' is missing"),
         (["generate", "{regression}", "a"], "does not generate. It can predict"),
         (["predict", "{regression}", "{table}", "--out", "x.doc"], "not the name of a file of a known kind"),
         (["predict", "{regression}", "{table}", "--tims", "2"], "--times"),

@@ -48,6 +48,9 @@ class Random:
     def corpus(self, role):
         return self.items(role, self.data.corpus[role])
 
+    def check_whole(self, role, items):
+        pass
+
     def maps(self, role, rows, layer=None):
         for row in rows:
             generator = np.random.default_rng([self.seed, int(row)])
@@ -328,6 +331,7 @@ DATA = {
     "clustering": [labels, labelled_numbers, network],
     "link-prediction": [network],
     "classification": [labels, labelled_numbers],
+    "zero-shot": [labels, labelled_numbers],
     "few-shot": [labels, labelled_numbers],
     "bags": [bags_of_numbers, bags_of_texts],
     "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],

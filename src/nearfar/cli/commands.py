@@ -485,7 +485,9 @@ def run_cache(words: list[str]) -> None:
 def answers(words: list[str], base: list[Any], usage: str, *verbs: str) -> tuple[list[str], Any, dict[str, Any], Any]:
     """Positional words, checked options, those of the model's own among them, and the loaded model."""
     if wants_help(words) and not any(Path(word).is_dir() for word in words):
-        show_help(usage, base, "\nA model may have options of its own: nearfar " + usage.split()[1] + " MODEL --help\n")
+        named = "; one of texts takes classes by their names (--classes, --templates, --top)" * ("predict" in verbs)
+        verb = usage.split()[1]
+        show_help(usage, base, f"\nA model may have options of its own{named}: nearfar {verb} MODEL --help\n")
     from nearfar import answering
 
     named = [word for word in words if not word.startswith("-")]

@@ -42,6 +42,10 @@ class Embed(Protocol):
         """float (n, d) of items as `Modality.items` gives them: pictures uint8 (n, 3, s, s), texts as a list..."""
         ...
 
+    def check_whole(self, role: str, items: Any) -> None:
+        """Raises InputError for an item of which the model would read a part alone."""
+        ...
+
 
 class DataEmbed:
     """An `Embed` from one function `encode(role, items) -> (n, d)`; items as in `Embed.items`, pictures at `size`."""
@@ -73,6 +77,9 @@ class DataEmbed:
     def items(self, role: str, items: Any) -> np.ndarray:
         parts = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         return np.concatenate([as_vectors(self.encode(role, part)) for part in parts])
+
+    def check_whole(self, role: str, items: Any) -> None:
+        """Its function takes items of any length."""
 
 
 class Whitened:

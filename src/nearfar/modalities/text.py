@@ -277,6 +277,16 @@ class Text(Modality):
 
         check_texts(items)
 
+    def check_whole(self, items: Any, encoder: Any) -> None:
+        room = encoder.special.length - encoder.special.frame
+        for text, ids in zip(items, encoder.encode_ids(list(items)), strict=True):
+            if len(ids) > room:
+                raise InputError(
+                    f"'{text[:80]}' has {len(ids)} tokens, of which this text encoder reads {room}: the rest would be "
+                    "cut off.",
+                    "Write it shorter, or take a model that reads longer texts.",
+                )
+
     def lengths(self, items: Any) -> Sequence[int]:
         return [len(text) for text in items]
 

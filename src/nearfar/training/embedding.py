@@ -138,6 +138,10 @@ class Embedder:
         tower = self.tower(role)
         return self._read(tower, modalities.of(role).reader_of(items, tower.encoder), np.arange(len(items)))
 
+    def check_whole(self, role: str, items: Any) -> None:
+        """Raises InputError for an item of which the encoder would read a part alone."""
+        modalities.of(role).check_whole(items, self.tower(role).encoder)
+
     def _read(self, tower: Tower, reader: Reader, rows: np.ndarray) -> np.ndarray:
         """Items of some rows, those of like lengths together."""
         if reader.lengths is None:

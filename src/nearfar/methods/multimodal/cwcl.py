@@ -71,8 +71,8 @@ class ContinuousWeights(PairContrast):
             for texts minilm or a folder, for pictures a file of weights or the folder of a nearfar model. Its
             vectors are computed once.
         temperature: tau; where it is learned, its start.
-        learn_temperature: train tau, as the paper does. Fixed by default: in the check of the claim that does better
-            (recall@10 of emoji by their names 38.6 % against 34.9 %).
+        learn_temperature: train tau, as the paper does. Fixed by default: in an earlier check that did better (78.0 %
+            against 75.7 % zero-shot accuracy on halves of digits).
         head: of the trained tower, into the frozen space: linear or mlp.
         views: how the input of the trained tower is changed before it is encoded; the frozen one sees it as it is.
 
