@@ -172,6 +172,8 @@ class Model:
         if self.path is None:
             raise InputError("Only a model that was loaded from a folder can be verified.")
         proof = self.path / "verify.json"
+        if encoders.is_foreign(self.path):
+            raise InputError(f"{self.path} was written by another library: it holds no examples to verify.")
         examples, worst = files.read_json(proof, VERIFY, DAMAGED)["examples"], 0.0
         with files.reading(proof, DAMAGED):
             for role, example in examples.items():
@@ -349,13 +351,19 @@ def save_model(
 
 @checked
 def load(path: str | Path, verify: bool = False, device: torch.device | str = "cpu") -> Model:
-    """The model of a folder, ready to embed. verify: also embed its stored examples and compare.
+    """The model of a folder, ready to embed: nearfar's own, or one of transformers (CLIP, SigLIP, an encoder of
+    pictures or of texts) or sentence-transformers. verify: also embed its stored examples and compare.
 
     Raises InputError for a folder that is not a model, is not complete, was changed after it was written, or was
     written by a later nearfar.
     """
     folder = Path(path)
     files.tidy(folder)  # an earlier model that was being replaced comes back
+    if encoders.is_foreign(folder):
+        model = _foreign(folder).to(device)
+        if verify:
+            model.verify()
+        return model
     config = _read_config(folder)
     digest = _check_files(folder, config)
     state = load_tensors(folder / "model.safetensors")
@@ -367,6 +375,46 @@ def load(path: str | Path, verify: bool = False, device: torch.device | str = "c
     if verify:
         model.verify()
     return model
+
+
+def open_model(model: Any) -> Model:
+    """A loaded model as it is; a model folder, or a run folder that holds one, loaded."""
+    if isinstance(model, Model):
+        return model
+    if not isinstance(model, str | Path) or not str(model).strip():
+        raise InputError(f"A model is a folder or a loaded model. Got {model!r:.80}.", "Give the folder of a model.")
+    return load(inner_folder(Path(model)))
+
+
+def inner_folder(path: Path) -> Path:
+    """The model folder within that of a run or a comparison; else the folder itself."""
+    for name in ("model", "best"):
+        files.tidy(path / name)  # one that was being replaced when its process was killed comes back
+    return next((path / n for n in ("model", "best") if (path / n / "config.json").exists()), path)
+
+
+def kinds_in(model: str | Path) -> list[str]:
+    """The kinds of data that the model in a folder (or in that of its run) embeds, without loading it.
+
+    Raises InputError for a folder that holds none."""
+    place = inner_folder(Path(model))
+    if encoders.is_foreign(place):
+        return encoders.kinds_of_folder(place)
+    towers = _read_config(place)["towers"]
+    with files.reading(place / "config.json", DAMAGED):
+        return sorted({one["encoder"]["modality"] for one in towers.values()})
+
+
+def _foreign(folder: Path) -> Model:
+    """A folder that another library wrote, as a model: cosine, a tower for each kind of data that it takes."""
+    found = encoders.of_folder(folder)
+    roles = {role: Tower(encoder, kept=True).eval() for role, encoder in found.items()}
+    widths = sorted({encoder.dim for encoder in found.values()})
+    if len(widths) > 1:
+        raise InputError(f"The towers of {folder} give {' and '.join(map(str, widths))} numbers: they share no space.")
+    config = {"method": f"pretrained {' and '.join(found)}", "similarity": "cosine", "dim": widths[0],
+              "roles": {role: role for role in roles}}  # fmt: skip
+    return Model(roles, config, folder, _digest(_hash_files(folder)))
 
 
 def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -493,11 +541,6 @@ def _write(
 def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"There is no model folder {folder}.", "Give the folder that fit or compare wrote.")
-    if (folder / "modules.json").is_file():
-        raise InputError(
-            f"{folder} is a sentence-transformers folder, not a nearfar model.",
-            "Use it as an encoder: nearfar.encoders.text(folder).",
-        )
     inner = [child.name for child in sorted(folder.iterdir()) if (child / "verify.json").is_file()]
     if not (folder / "config.json").is_file():
         raise InputError(
@@ -509,8 +552,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} is a run, not a model folder.", f"Its model is {folder / inner[0]}.")
     if "format" not in config or "towers" not in config:
         raise InputError(
-            f"{folder / 'config.json'} was not written by nearfar.",
-            "A transformers folder is an encoder: nearfar.encoders.text(folder).",
+            f"{folder / 'config.json'} is not that of a model: neither of nearfar nor of transformers.",
+            "Give the folder that fit or compare wrote, or one of transformers or sentence-transformers.",
         )
     files.check_fields(config, {"format": int}, folder / "config.json", DAMAGED)
     if config["format"] > FORMAT:

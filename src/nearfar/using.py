@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nearfar import evaluation, files, indexing, modalities, models, trained
+from nearfar import evaluation, files, indexing, modalities, trained
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation import tasks
 from nearfar.indexing import outputs
 from nearfar.indexing.appending import Change, change, check_unique
 from nearfar.indexing.payload import CHUNK, Payload
+from nearfar.models import open_model
 from nearfar.training import showing
 from nearfar.training.embedding import give_back_memory
 from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
@@ -30,19 +31,6 @@ from nearfar.training.settings import DataSettings
 
 Progress = Callable[[int, int], None]
 TRAINED = "trained_on"  # the column that marks rows which the model was trained on
-
-
-def open_model(model: Any) -> Any:
-    """A loaded model as it is; a model folder, or a run folder that holds one, loaded."""
-    if isinstance(model, models.Model):
-        return model
-    if not isinstance(model, str | Path) or not str(model).strip():
-        raise InputError(f"A model is a folder or a loaded model. Got {model!r:.80}.", "Give the folder of a model.")
-    path = Path(model)
-    for name in ("model", "best"):
-        files.tidy(path / name)  # one that was being replaced when its process was killed comes back
-    inner = next((path / n for n in ("model", "best") if (path / n / "config.json").exists()), None)
-    return models.load(inner or path)
 
 
 @checked

@@ -19,6 +19,7 @@ from nearfar.encoders.pretrained import TransformerText
 from nearfar.encoders.texts import LayeredText, SmallText, TextEncoder, layered, train_tokenizer
 from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, one_sequence, pad
 from nearfar.encoders.transformer import Transformer
+from nearfar.encoders.two_towers import both_of, has_towers, image_of, is_vision, said_by
 from nearfar.errors import InputError
 from nearfar.heads import build
 
@@ -40,6 +41,26 @@ def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Enc
         raise InputError(f"The description of the encoder has no {error}.") from error
 
 
+def is_foreign(folder: str | Path) -> bool:
+    """Whether a folder holds a model that transformers or sentence-transformers wrote."""
+    return (Path(folder) / "modules.json").is_file() or bool(said_by(Path(folder)))
+
+
+def of_folder(folder: str | Path) -> dict[str, Encoder]:
+    """Role ("image", "text") -> the encoders of a model that another library wrote. Raises InputError where it cannot
+    be loaded."""
+    if has_towers(folder):
+        return both_of(folder)
+    return {"image": image_of(folder)} if is_vision(folder) else {"text": text(str(folder))}
+
+
+def kinds_of_folder(folder: str | Path) -> list[str]:
+    """The kinds of data that `of_folder` gives encoders for, without loading them."""
+    if has_towers(folder):
+        return ["image", "text"]
+    return ["image"] if is_vision(folder) else ["text"]
+
+
 __all__ = [
     "Embedded",
     "Encoder",
@@ -59,7 +80,10 @@ __all__ = [
     "frame",
     "from_config",
     "image",
+    "is_foreign",
+    "kinds_of_folder",
     "layered",
+    "of_folder",
     "one_sequence",
     "pad",
     "text",

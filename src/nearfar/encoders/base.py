@@ -27,21 +27,39 @@ class Features(NamedTuple):
         return Features(self.values.to(device))
 
 
+class Joint(NamedTuple):
+    """The space in which the vectors of several encoders of one model are compared: its name, how many numbers a vector
+    has there, and the head that leads into it (None: the encoder does itself)."""
+
+    space: str
+    dim: int
+    head: nn.Module | None
+
+
 class Encoder(nn.Module):
     """Maps a prepared batch to vectors (n, dim).
 
     modality: name of its kind of data. dim: length of the vectors. pretrained: whether its weights come from an earlier
-    training. `config()` and the files written by `save_files` are enough
-    for `encoders.from_config` to build the same encoder without its weights.
+    training. joint: of an encoder that came with the others of its model, their common space. `config()` and the files
+    written by `save_files` are enough for `encoders.from_config` to build the same encoder without its weights.
     """
 
     modality: ClassVar[str]
     dim: int
     pretrained: bool = False
+    _joint: tuple[Joint, ...] = ()  # in a tuple, so that the head is not a part of the encoder
     transductive: bool = False
     """Whether it sees items through each other, those of validation and test too."""
     domain_names: Sequence[str] = ()
     """Domains of which each item is to name one, where the encoder takes them apart."""
+
+    @property
+    def joint(self) -> Joint | None:
+        return self._joint[0] if self._joint else None
+
+    @joint.setter
+    def joint(self, value: Joint | None) -> None:
+        self._joint = () if value is None else (value,)
 
     def variants(self) -> Mapping[str, Encoder]:
         """Name -> this encoder as it gives another vector of an item: of a domain, say, where items name none."""

@@ -11,6 +11,7 @@ from nearfar.encoders.base import find_model, load_into, tower_of_kind, tower_te
 from nearfar.encoders.pretrained import from_folder
 from nearfar.encoders.texts import SmallText, TextEncoder, TextLength, train_tokenizer
 from nearfar.encoders.transformer import SIZES, Transformer
+from nearfar.encoders.two_towers import has_towers, text_of
 from nearfar.errors import InputError
 
 SCRATCH = ("small", *SIZES)
@@ -63,6 +64,9 @@ def text(
             options = {"dropout": dropout, "length": length, "pooling": pooling, "prompt": prompt}
             _refuse(f"of the model {name}", options)
             made = _of_model(place)
+        elif has_towers(folder):
+            _refuse(f"of the model {name}", {"dropout": dropout, "pooling": pooling, "prompt": prompt})
+            made = text_of(folder, length)
         else:
             made = from_folder(folder, str(name), dropout, length, pooling, prompt)
     made.pooling_asked = pooling is not None

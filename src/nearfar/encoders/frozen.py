@@ -25,7 +25,7 @@ class Frozen(Encoder):
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
         self.modality, self.dim = encoder.modality, encoder.dim  # pyright: ignore[reportAttributeAccessIssue]
-        self.pretrained = encoder.pretrained
+        self.pretrained, self.joint = encoder.pretrained, encoder.joint
 
     def train(self, mode: bool = True) -> "Frozen":
         super().train(mode)

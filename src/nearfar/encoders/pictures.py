@@ -212,7 +212,8 @@ def image(
     """An image encoder with random weights, or with those of a local file.
 
     Args:
-        name: "small" (`SmallImage`) or any name of timm.list_models().
+        name: "small" (`SmallImage`), any name of timm.list_models(), or the folder of a model of transformers that
+            takes pictures (CLIP, SigLIP, ViT...), which has a size and weights of its own.
         size: side of the pictures in pixels; None: 32 for "small", else the architecture's own.
         weights: a .safetensors file, or a torch file of tensors, of that architecture; a classifier in it is left out.
             Or the folder of a nearfar model (or of its run) with such an encoder.
@@ -230,6 +231,10 @@ def image(
         )
     if size is not None and size < 8:
         raise InputError(f"The 'size' of an image encoder must be at least 8 pixels. Got {size} instead.")
+    if name != "small" and Path(name).is_dir():
+        from nearfar.encoders.two_towers import of_options
+
+        return of_options(name, size, weights, channels, grid)
     small = name == "small"
     if grid is not None and not small:
         raise InputError(

@@ -44,7 +44,8 @@ class Special(NamedTuple):
     """Special ids of a tokenizer. bos, eos, mask are None where it has none; size: ids lie in [0, size).
 
     length: the most tokens that the encoder takes, all that stands around a text included. prompt: the tokens that
-    every text gets in front. seam: how many eos stand between two texts in one sequence.
+    every text gets in front. seam: how many eos stand between two texts in one sequence. fill: whether every text is
+    filled up to the length, with padding that the encoder sees as it sees tokens.
     """
 
     bos: int | None
@@ -55,6 +56,7 @@ class Special(NamedTuple):
     length: int = 512
     prompt: tuple[int, ...] = ()
     seam: int = 1
+    fill: bool = False
 
     @property
     def frame(self) -> int:
@@ -79,13 +81,14 @@ def pad(rows: Sequence[Sequence[int]], fill: int = 0) -> Tokens:
 
 
 def frame(tokens: Tokens, special: Special) -> Tokens:
-    """Content tokens -> the encoder's input: cut to its length, bos and prompt before, eos after, right-padded."""
+    """Content tokens -> the encoder's input: cut to its length, bos and prompt before, eos after, right-padded (to the
+    length, where the encoder wants it filled)."""
     start = special.before
     room = special.length - special.frame
     mask = tokens.mask[:, :room]
     lengths = mask.sum(1)
     width = int(lengths.max()) if len(lengths) else 0
-    n, total = len(lengths), max(1, width + special.frame)
+    n, total = len(lengths), special.length if special.fill else max(1, width + special.frame)
     ids = torch.full((n, total), special.pad, dtype=torch.long, device=mask.device)
     ids[:, start : start + width] = tokens.ids[:, :width].masked_fill(~mask[:, :width], special.pad)
     if special.bos is not None:
@@ -99,7 +102,8 @@ def frame(tokens: Tokens, special: Special) -> Tokens:
     if tokens.kinds is not None:
         kinds = torch.full_like(ids, -1)
         kinds[:, start : start + width] = tokens.kinds[:, :width].masked_fill(~mask[:, :width], -1)
-    return Tokens(ids, places < (lengths + special.frame)[:, None], tokens.route, kinds)
+    seen = torch.full_like(lengths, total) if special.fill else lengths + special.frame
+    return Tokens(ids, places < seen[:, None], tokens.route, kinds)
 
 
 def one_sequence(a: Tokens, b: Tokens, special: Special) -> tuple[Tokens, Tensor]:

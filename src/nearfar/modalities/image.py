@@ -33,7 +33,8 @@ class Options:
     """The encoder of pictures.
 
     Args:
-        encoder: picture encoder: small (4 conv layers), or any name that timm knows.
+        encoder: picture encoder: small (4 conv layers), any name that timm knows, or the folder of a CLIP, SigLIP or
+            ViT of transformers.
         image_size: pixels a side. auto: 32 for pictures of at most 64 pixels a side, else 64 (small) or 224 (timm).
         channels: rgb, or orientation for gradient-orientation channels beside them.
         grid: parts a side of its last map that the small picture encoder averages; 1, the default, forgets where
@@ -155,7 +156,15 @@ class Image(Modality):
     # -- training
 
     def check(self, options: Any) -> None:
-        if options.encoder != "small":
+        if _is_folder(options.encoder):
+            from nearfar.encoders.two_towers import is_vision
+
+            if not is_vision(options.encoder):
+                raise InputError(f"The folder '{options.encoder}' holds no model of transformers that takes pictures.",
+                                 "Give that of a CLIP, SigLIP or ViT; a nearfar model goes to --weights.")  # fmt: skip
+            if options.weights is not None:
+                raise InputError("--encoder names a folder with weights of its own.", "Leave out --weights.")
+        elif options.encoder != "small":
             import timm
 
             if not timm.is_model(options.encoder):
@@ -170,6 +179,10 @@ class Image(Modality):
         """32 for pictures of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
         if options.image_size != "auto":
             return options
+        if _is_folder(options.encoder):
+            from nearfar.encoders.two_towers import picture_side
+
+            return dataclasses.replace(options, image_size=picture_side(options.encoder))
         role = next((r for r in self.roles if r in data.roles), None)
         large = role is not None and data.side(role) > 64
         size = (64 if large else 32) if options.encoder == "small" else (224 if large else 64)
@@ -179,7 +192,7 @@ class Image(Modality):
         return {"image_size": options.image_size}
 
     def pretrained(self, options: Any) -> bool:
-        return bool(options.weights)
+        return bool(options.weights) or _is_folder(options.encoder)
 
     def weights(self, options: Any) -> str | None:
         return options.weights
@@ -226,7 +239,10 @@ class Image(Modality):
 
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
         from nearfar import encoders
+        from nearfar.encoders.two_towers import restored_image
 
+        if config["name"] == "two-towers":
+            return restored_image(config, folder)
         grid = config.get("grid", 1) if config["name"] == "small" else None  # older folders say none
         return encoders.image(config["name"], config["size"], channels=config["channels"], dim=config["dim"], grid=grid)
 
@@ -269,6 +285,10 @@ class Image(Modality):
                 "Give the path of a picture, or key:KEY for an item of the index.",
             )
         return None
+
+
+def _is_folder(encoder: str) -> bool:
+    return Path(encoder).is_dir() and encoder != "small"
 
 
 def _named(value: str) -> bool:

@@ -266,10 +266,11 @@ class Text(Modality):
         from nearfar.encoders.pretrained import transformer_from
         from nearfar.encoders.texts import small_from
         from nearfar.encoders.transformer import SIZES, own_from
+        from nearfar.encoders.two_towers import restored_text
 
         if "of" in config:
             return dialogue_from(config, self.restore(config["of"], folder))
-        made = {"small": small_from, **dict.fromkeys(SIZES, own_from)}
+        made = {"small": small_from, "two-towers": restored_text, **dict.fromkeys(SIZES, own_from)}
         return made.get(config["name"], transformer_from)(config, folder)
 
     def check_items(self, items: Any) -> None:

@@ -16,11 +16,13 @@ import torch
 
 from nearfar import evaluation, methods, modalities, options
 from nearfar.encoders import Encoder, Features, Frozen
+from nearfar.encoders.base import Joint
 from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError
 from nearfar.methods.base import Method
 from nearfar.methods.batch import Facts
 from nearfar.methods.optimisation import Optimisation, check_optimiser
+from nearfar.models import kinds_in, open_model
 from nearfar.samplers import Rows, Sampler
 from nearfar.sources.bags import bag_targets
 from nearfar.training.loading import HardNegatives, Inputs, Loader
@@ -112,11 +114,27 @@ def options_of(kind: str, data: Data, settings: TrainSettings) -> Any:
     return known.resolve(settings.of(known), data)
 
 
-def build_encoder(kind: str, data: Data, settings: TrainSettings) -> Encoder:
-    """The encoder of one kind, its weights drawn from the seed; frozen where asked for."""
+def build_encoder(kind: str, data: Data, settings: TrainSettings, place: int = 0) -> Encoder:
+    """The encoder of one kind, its weights drawn from the seed, or that of the model to start from (the one of several
+    at a place); frozen where asked for."""
     torch.manual_seed(settings.seed)
-    made = modalities.get(kind).encoder(options_of(kind, data, settings), data, settings.seed)
+    made = None if settings.model is None else encoder_of(settings.model, kind, place)
+    if made is None:
+        made = modalities.get(kind).encoder(options_of(kind, data, settings), data, settings.seed)
     return Frozen(made) if settings.freeze else made
+
+
+def encoder_of(model: str, kind: str, place: int = 0) -> Encoder | None:
+    """The encoder of a kind of a model's folder, with the space that its towers share; of several towers the one at a
+    place, or the last; None where the model has none."""
+    loaded = open_model(model)
+    mine = {id(t): t for role, t in loaded.roles.items() if t.encoder.modality == kind and "/" not in role}
+    if not mine:
+        return None
+    tower = list(mine.values())[min(place, len(mine) - 1)]
+    made = tower.encoder.train()
+    made.joint = Joint(loaded.hash, loaded.dim, tower.head)
+    return made
 
 
 def encoder_at(
@@ -126,7 +144,7 @@ def encoder_at(
     kind, earlier = kinds[place], kinds[:place].count(kinds[place])
     if earlier == 0 and kind in ready:
         return ready[kind]
-    return build_encoder(kind, data, dataclasses.replace(settings, seed=settings.seed + 1_000_003 * earlier))
+    return build_encoder(kind, data, dataclasses.replace(settings, seed=settings.seed + 1_000_003 * earlier), earlier)
 
 
 def task_of(slug: str, data: Data, settings: TrainSettings) -> evaluation.Task:
@@ -152,12 +170,14 @@ def own_task(*slugs: str) -> str | None:
 
 def pretrained(kind: str, settings: TrainSettings) -> bool:
     """Whether the encoder of a kind comes with weights."""
+    if settings.model is not None and kind in kinds_in(settings.model):
+        return True
     return modalities.get(kind).pretrained(settings.of(modalities.get(kind)))
 
 
 def weights_of(settings: TrainSettings) -> list[str]:
     """Where weights come from that may have seen rows of the data."""
-    found = [kind.weights(settings.of(kind)) for kind in modalities.everyone()]
+    found = [settings.model, *(kind.weights(settings.of(kind)) for kind in modalities.everyone())]
     return [one for one in found if one]
 
 
@@ -233,6 +253,19 @@ def check_settings(settings: TrainSettings) -> None:
         raise InputError(f"--devices {settings.devices}: there are {cards} GPUs here.", "Ask for so many at most.")
     for kind in modalities.everyone():
         kind.check(settings.of(kind))
+    if settings.model is not None:
+        check_model(settings)
+
+
+def check_model(settings: TrainSettings) -> None:
+    """Raises InputError for a model to start from that is none, and beside it options of encoders, which it brings."""
+    for name in kinds_in(str(settings.model)):
+        kind = modalities.get(name)
+        given, usual = dataclasses.asdict(settings.of(kind)), dataclasses.asdict(kind.options())
+        other = next((option for option in given if given[option] != usual[option]), None)
+        if other is not None:
+            raise InputError(f"--model {settings.model} brings its own encoder of {kind.words}.",
+                             f"Leave out --{other.replace('_', '-')}.")  # fmt: skip
 
 
 def prepare(
@@ -280,7 +313,8 @@ def prepare(
     method.micro = settings.micro_batch
     paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
     method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)
-    made = [modalities.get(kind).resolved(options_of(kind, data, settings)) for kind in kinds]
+    own = [kind for kind in kinds if settings.model is None or kind not in kinds_in(settings.model)]
+    made = [modalities.get(kind).resolved(options_of(kind, data, settings)) for kind in own]
     resolved = {
         "batch_size": batch,
         "steps": steps,

@@ -23,6 +23,7 @@ from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
 from nearfar.methods import registry
 from nearfar.methods.tower import Tower
+from nearfar.models import kinds_in
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
 from nearfar.training.embedding import Embedder
@@ -378,7 +379,7 @@ def measured_without_training(
         )
     kinds = modalities.kinds(task.roles)
     known = any(building.pretrained(k, settings) for k in kinds)
-    if len(kinds) == 1:
+    if len(kinds) == 1 or (settings.model is not None and set(kinds) <= set(kinds_in(settings.model))):
         say(f"measuring: {'pretrained' if known else 'untrained'} encoder")
         cells = [untrained_cell(data, task, settings, seed) for seed in range(1 if known else seeds)]
         kind = "pretrained" if known else "untrained"
@@ -400,9 +401,13 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def untrained_embedder(data: Data, roles: Sequence[str], settings: TrainSettings) -> Embedder:
-    """The encoder as the settings describe it and their seed makes it, for roles of one kind of data."""
-    encoder = building.build_encoder(modalities.of(roles[0]).name, data, settings)
-    return Embedder({role: Tower(encoder) for role in roles}, data)
+    """The encoders as the settings describe them and their seed makes them, for roles of one kind of data, or of
+    several that one model brings into one space."""
+    kinds = modalities.kinds(roles)
+    made = {kind: building.build_encoder(kind, data, settings) for kind in kinds}
+    heads = {kind: encoder.joint.head if encoder.joint else None for kind, encoder in made.items()}
+    towers = {role: (made[kind], heads[kind]) for role in roles for kind in [modalities.of(role).name]}
+    return Embedder({role: Tower(encoder, head, kept=True) for role, (encoder, head) in towers.items()}, data)
 
 
 def untrained_cell(data: Data, task: Task, settings: TrainSettings, seed: int) -> dict[str, Any]:

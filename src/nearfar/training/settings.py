@@ -151,6 +151,8 @@ class TrainSettings:
     """How to train. What is "auto" follows a documented rule of the data and is printed.
 
     Args:
+        model: start from all encoders of a model, with the heads that lead into its space: the folder of a nearfar
+            model, or of a CLIP, SigLIP or other model of transformers.
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
         task: what is measured: {tasks}; with options of its own if wanted: "few-shot --ways 3". auto: what the method
@@ -186,6 +188,7 @@ class TrainSettings:
         nodes: machines that train together, each started with the same command (torchrun, SLURM).
     """
 
+    model: str | None = None
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
     task: str = "auto"

@@ -33,8 +33,9 @@ class PairContrast(Contrast):
 
     Args:
         symmetric: both directions (their mean) or only the first column as anchors.
-        head: on top of the encoders, kept at inference: none, linear, mlp. auto: linear where the encoders differ in
-            width or are frozen, else none.
+        head: on top of the encoders, kept at inference: none, linear, mlp, or own: those of the model that both came
+            with (--model). auto: own where there are such, linear where the encoders differ in width or are frozen,
+            else none.
         dim: width of the common space; needed with a head.
         views: how a picture (or text) is changed before it is encoded; auto is mild for pictures, nothing for texts.
     """
@@ -49,7 +50,7 @@ class PairContrast(Contrast):
         encoder_b: Encoder | None = None,
         *,
         symmetric: bool = True,
-        head: Literal["auto", "none", "linear", "mlp"] = "auto",
+        head: Literal["auto", "none", "linear", "mlp", "own"] = "auto",
         dim: Width = 256,
         views: Views | None = None,
         **shared: Any,
@@ -58,17 +59,28 @@ class PairContrast(Contrast):
         self.symmetric = symmetric
         self.two = encoder_b is not None
         other = encoder_b or encoder
-        if head == "auto":
-            frozen = not any(p.requires_grad for e in (encoder, other) for p in e.parameters())
-            head = "linear" if frozen or encoder.dim != other.dim else "none"
+        head = self.chosen_head(encoder, other) if head == "auto" else head
+        if head == "own":
+            dim = joint_space(encoder, other)
         if head == "none" and encoder.dim != other.dim:
             raise InputError(f"The two encoders give {encoder.dim} and {other.dim} numbers.", "Use head=linear.")
         self.dim = encoder.dim if head == "none" else dim
-        self.tower_a = Tower(encoder, _head(head, encoder.dim, dim), kept=True)
-        self.tower_b = Tower(other, _head(head, other.dim, dim), kept=True) if self.two else self.tower_a
+        self.tower_a = Tower(encoder, _head(head, encoder, dim), kept=True)
+        self.tower_b = Tower(other, _head(head, other, dim), kept=True) if self.two else self.tower_a
         self.plans = {e.modality: _plan(views, e) for e in (encoder, other)}
         self.roles: tuple[str, str] = ("", "")
         self.by_group = False
+
+    usual_head: Literal["none", "linear", "mlp"] = "none"
+    """The head of encoders of one width that are trained, where none is named."""
+
+    @classmethod
+    def chosen_head(cls, encoder: Encoder, other: Encoder) -> Literal["none", "linear", "mlp", "own"]:
+        """What `auto` stands for."""
+        trained = [p for e in (encoder, other) for p in e.parameters() if p.requires_grad]
+        if encoder.joint is not None and other.joint is not None and (trained or encoder.joint.head is not None):
+            return "own"
+        return "linear" if not trained or encoder.dim != other.dim else cls.usual_head
 
     @property
     def graded(self) -> bool:
@@ -220,9 +232,21 @@ class PairContrast(Contrast):
         return {self.roles[0]: self.tower_a, self.roles[1]: self.tower_b}
 
 
-def _head(kind: str, width: int, dim: int) -> nn.Module | None:
+def joint_space(encoder: Encoder, other: Encoder) -> int:
+    """The width of the space that both encoders came with. Raises InputError where there is none."""
+    a, b = encoder.joint, other.joint
+    if a is None or b is None or a.space != b.space:
+        raise InputError("head=own takes the heads of the model that both encoders came with.",
+                         "Name it: --model FOLDER; or use head=linear.")  # fmt: skip
+    return a.dim
+
+
+def _head(kind: str, encoder: Encoder, dim: int) -> nn.Module | None:
     if kind == "none":
         return None
+    if kind == "own":
+        return encoder.joint.head if encoder.joint else None
+    width = encoder.dim
     return heads.linear(width, dim) if kind == "linear" else heads.mlp(width, width, dim)
 
 

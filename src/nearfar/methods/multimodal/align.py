@@ -29,7 +29,8 @@ class Align(PairContrast):
         temperature: sigma_0; start of the learned temperature. auto: 1.0 from 100,000 steps, else 0.1, since a short
             run has no time to bring it down.
         smoothing: eps; share of the target spread over all candidates.
-        head: linear maps into the common space: auto, none, linear, mlp.
+        head: maps into the common space: linear, mlp, none, or own: those of the model that both encoders came with
+            (--model). auto: own where there are such, else linear.
         dim: width of the common space.
     """
 
@@ -47,7 +48,8 @@ class Align(PairContrast):
     paper_training = {"optimiser": "lamb", "lr": 1e-3, "weight_decay": 1e-5, "schedule": "linear"}
     join = "sum"
 
-    defaults = {"learn_temperature": True, "head": "linear"}
+    defaults = {"learn_temperature": True}
+    usual_head = "linear"
     fixed = ("symmetric",)
     follows = {"smoothing": "learn_temperature"}
     of_part = {"smoothing": "loss"}
