@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nearfar.checks import PositiveInt, Range, WidthOrNone, checked
 from nearfar.encoders.base import Encoder, load_into, load_tensors, tower_tensors
 from nearfar.errors import InputError, did_you_mean
+from nearfar.modalities.image import names_folder
 
 ORIENTATIONS = 6
 Grid = Annotated[int, Range(1, 8)]
@@ -231,7 +232,7 @@ def image(
         )
     if size is not None and size < 8:
         raise InputError(f"The 'size' of an image encoder must be at least 8 pixels. Got {size} instead.")
-    if name != "small" and Path(name).is_dir():
+    if names_folder(name):
         from nearfar.encoders.two_towers import of_options
 
         return of_options(name, size, weights, channels, grid)

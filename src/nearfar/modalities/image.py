@@ -156,7 +156,7 @@ class Image(Modality):
     # -- training
 
     def check(self, options: Any) -> None:
-        if _is_folder(options.encoder):
+        if names_folder(options.encoder):
             from nearfar.encoders.two_towers import is_vision
 
             if not is_vision(options.encoder):
@@ -179,7 +179,7 @@ class Image(Modality):
         """32 for pictures of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
         if options.image_size != "auto":
             return options
-        if _is_folder(options.encoder):
+        if names_folder(options.encoder):
             from nearfar.encoders.two_towers import picture_side
 
             return dataclasses.replace(options, image_size=picture_side(options.encoder))
@@ -192,7 +192,7 @@ class Image(Modality):
         return {"image_size": options.image_size}
 
     def pretrained(self, options: Any) -> bool:
-        return bool(options.weights) or _is_folder(options.encoder)
+        return bool(options.weights) or names_folder(options.encoder)
 
     def weights(self, options: Any) -> str | None:
         return options.weights
@@ -287,8 +287,10 @@ class Image(Modality):
         return None
 
 
-def _is_folder(encoder: str) -> bool:
-    return Path(encoder).is_dir() and encoder != "small"
+def names_folder(encoder: str) -> bool:
+    """Whether a folder of a model is meant, not an architecture: a folder of results may be called like one."""
+    path = Path(encoder)
+    return bool(encoder.strip()) and path.is_dir() and (len(path.parts) > 1 or (path / "config.json").is_file())
 
 
 def _named(value: str) -> bool:
