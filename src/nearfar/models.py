@@ -29,6 +29,7 @@ from nearfar import encoders, files, heads, modalities, trained
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
+from nearfar.encoders.lora import merged
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.stored import noise_pictures
 from nearfar.errors import InputError, NearfarError, did_you_mean
@@ -460,7 +461,7 @@ def _name_towers(towers: Mapping[str, Any]) -> tuple[dict[str, Tower], dict[str,
         key = (id(encoder), id(head))
         if key not in known:
             known[key] = role.replace("/", "-")
-            named[known[key]] = Tower(encoder, head, kept=True)
+            named[known[key]] = Tower(merged(encoder), head, kept=True)
         roles[role] = known[key]
     return named, roles
 

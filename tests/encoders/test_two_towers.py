@@ -212,6 +212,16 @@ def test_a_clip_folder_is_fine_tuned(folders, captions, tmp_path):
     assert scores[str(trained.path)] > scores[str(folders / "clip")] + 0.1
 
 
+def test_adapters_of_both_towers(folders, captions, tmp_path):
+    run("align", captions, tmp_path / "run", steps=6, model=str(folders / "clip"), lora=2)
+    before, after = nearfar.load(folders / "clip"), nearfar.load(tmp_path / "run" / "model", verify=True)
+    for role in ("image", "text"):
+        a, b = (model.roles[role].encoder.state_dict() for model in (before, after))
+        changed = [name for name in a if not torch.equal(a[name], b[name])]
+        assert changed
+        assert all("layers" in name for name in changed)
+
+
 def test_a_run_from_a_clip_folder_goes_on_as_if_uninterrupted(folders, captions, tmp_path):
     given = {"model": str(folders / "clip"), "lr": 1e-3, "save_every": 4, "steps": 8, "batch_size": 16, "val_every": 0}
     body = "import nearfar\nnearfar.fit(method, table, out=out, **json.loads(options))"

@@ -17,6 +17,7 @@ import torch
 from nearfar import evaluation, methods, modalities, options
 from nearfar.encoders import Encoder, Features, Frozen
 from nearfar.encoders.base import Joint
+from nearfar.encoders.lora import adapted, check_peft
 from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError
 from nearfar.methods.base import Method
@@ -121,6 +122,8 @@ def build_encoder(kind: str, data: Data, settings: TrainSettings, place: int = 0
     made = None if settings.model is None else encoder_of(settings.model, kind, place)
     if made is None:
         made = modalities.get(kind).encoder(options_of(kind, data, settings), data, settings.seed)
+    if settings.lora is not None and made.pretrained:
+        return adapted(made, settings.lora)
     return Frozen(made) if settings.freeze else made
 
 
@@ -255,6 +258,18 @@ def check_settings(settings: TrainSettings) -> None:
         kind.check(settings.of(kind))
     if settings.model is not None:
         check_model(settings)
+    if settings.lora is not None:
+        check_lora(settings)
+
+
+def check_lora(settings: TrainSettings) -> None:
+    """Raises InputError for adapters without a pretrained encoder, or beside a frozen one."""
+    check_peft()
+    if settings.freeze:
+        raise InputError("--lora trains adapters of the encoders; --freeze keeps these as they are.", "Leave one out.")
+    if not any(pretrained(kind.name, settings) for kind in modalities.everyone()):
+        raise InputError("--lora adapts a pretrained encoder; none is named.",
+                         "Name one: --model FOLDER, --text-encoder FOLDER or --encoder FOLDER.")  # fmt: skip
 
 
 def check_model(settings: TrainSettings) -> None:
@@ -506,7 +521,8 @@ def auto_optimisation(
     """How weights are updated: what was asked for, else the paper's (`paper`, empty without --preset paper), else what
     fits the encoder. batch: items of an optimiser step."""
     scratch = [kind.learning_rate(settings.of(kind)) for kind in map(modalities.get, kinds)]
-    usual = 5e-5 if known else max(scratch, default=1e-3)
+    fine = 5e-5 if settings.lora is None else 2e-4
+    usual = fine if known else max(scratch, default=1e-3)
     if "lr" in paper:
         usual = paper["lr"] * (batch / paper["lr_batch"] if "lr_batch" in paper else 1)
     own = settings.optimiser in ("auto", paper.get("optimiser", "adamw"))  # the paper's betas are of its optimiser

@@ -153,6 +153,8 @@ class TrainSettings:
     Args:
         model: start from all encoders of a model, with the heads that lead into its space: the folder of a nearfar
             model, or of a CLIP, SigLIP or other model of transformers.
+        lora: rank of low-rank adapters (LoRA), which are trained in place of the pretrained encoders and added to their
+            weights in the finished model; needs nearfar[lora].
         freeze: keep the encoders as they are and train heads on features computed once.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
         task: what is measured: {tasks}; with options of its own if wanted: "few-shot --ways 3". auto: what the method
@@ -167,8 +169,8 @@ class TrainSettings:
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
         optimiser: any name that timm knows: adamw, sgd, lars, lamb... each as its paper has it, without hidden
             clipping. auto: adamw, or the paper's with --preset paper.
-        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (others from scratch), 5e-5 (pretrained);
-            with --preset paper the paper's, in proportion to the batch where the paper scales it.
+        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (others from scratch), 5e-5 (pretrained), 2e-4
+            (with --lora); with --preset paper the paper's, in proportion to the batch where the paper scales it.
         weight_decay: of weights that are not biases or norms. auto: 0.01, or the paper's with --preset paper.
         betas: the two betas of Adam and its kind, for example 0.9,0.98; default the optimiser's own, or the paper's
             with --preset paper.
@@ -189,6 +191,7 @@ class TrainSettings:
     """
 
     model: str | None = None
+    lora: Annotated[int, Range(1, 1024)] | None = None
     freeze: bool = False
     by: Literal["auto", "columns", "group"] = "auto"
     task: str = "auto"
