@@ -270,3 +270,61 @@ def test_a_damaged_folder_is_told(folders, tmp_path):
     (tmp_path / "config.json").write_text('{"a": 1}')
     with pytest.raises(InputError, match="neither of nearfar nor of transformers"):
         nearfar.load(tmp_path)
+
+
+OPEN_CLIP = {
+    "model_cfg": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 48, "patch_size": 8, "head_width": 24},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.48, 0.45, 0.40], "std": [0.26, 0.26, 0.27]},
+}
+
+
+@pytest.fixture(scope="module", params=["clip", "custom text", "siglip"])
+def open_clip_folder(request, tmp_path_factory):
+    """A small model of open_clip with random weights, and what the library gives of it: folder, pictures, texts."""
+    library = pytest.importorskip("open_clip")
+    folder = tmp_path_factory.mktemp("open") / "model"
+    folder.mkdir()
+    said = {**OPEN_CLIP, "model_cfg": {**OPEN_CLIP["model_cfg"], "custom_text": request.param != "clip"}}
+    if request.param == "siglip":
+        tokenizer("siglip").save_pretrained(folder)
+        said["model_cfg"]["text_cfg"] = {**said["model_cfg"]["text_cfg"], "vocab_size": 300, "pool_type": "last",
+                                         "hf_tokenizer_name": "its-own", "no_causal_mask": True, "proj_bias": True,
+                                         "tokenizer_kwargs": {"clean": "canonicalize"}}  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps(said))
+    torch.manual_seed(0)
+    made = library.create_model(f"local-dir:{folder}", load_weights=False).eval()
+    save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / "open_clip_model.safetensors")
+    mean, std = (torch.tensor(said["preprocess_cfg"][k]).view(3, 1, 1) for k in ("mean", "std"))
+    pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in pictures()])
+    with torch.inference_mode():
+        images = made.encode_image((pixels - mean) / std).numpy()
+        texts = made.encode_text(library.get_tokenizer(f"local-dir:{folder}")(TEXTS)).numpy()
+    return folder, images, texts
+
+
+def test_a_folder_of_open_clip_is_a_model(open_clip_folder, captions, tmp_path):
+    folder, images, texts = open_clip_folder
+    images, texts = (z / np.linalg.norm(z, axis=1)[:, None] for z in (images, texts))
+    model = nearfar.load(folder)
+    np.testing.assert_allclose(model.embed_images(pictures()), images, atol=2e-5)
+    np.testing.assert_allclose(model.embed_texts(TEXTS), texts, atol=2e-5)
+    save_model(tmp_path / "model", {role: tower.encoder for role, tower in model.roles.items()})
+    saved = nearfar.load(tmp_path / "model", verify=True)
+    np.testing.assert_allclose(saved.embed_texts(TEXTS), texts, atol=2e-5)
+    run("align", captions, tmp_path / "run", steps=3, model=str(folder))
+    assert nearfar.load(tmp_path / "run" / "model", verify=True).dim == 24
+    with pytest.raises(InputError, match="would be cut off"):
+        nearfar.predict(folder, captions, classes="red,blue", templates="{} " + "photo " * 20)
+
+
+def test_a_damaged_folder_of_open_clip_is_told(open_clip_folder, tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(InputError, match="open_clip_config"):
+        nearfar.load(tmp_path)
+    shutil.copy(open_clip_folder[0] / "open_clip_config.json", tmp_path)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        nearfar.load(tmp_path)

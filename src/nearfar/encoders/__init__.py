@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import modalities
+from nearfar.encoders import openclip
 from nearfar.encoders.base import Encoder, Features
 from nearfar.encoders.batches import vectors
 from nearfar.encoders.choosing import text
@@ -42,8 +43,8 @@ def from_config(config: dict[str, Any], folder: str | Path | None = None) -> Enc
 
 
 def is_foreign(folder: str | Path) -> bool:
-    """Whether a folder holds a model that transformers or sentence-transformers wrote."""
-    return (Path(folder) / "modules.json").is_file() or bool(said_by(Path(folder)))
+    """Whether a folder holds a model that transformers, sentence-transformers or open_clip wrote."""
+    return openclip.holds(folder) or (Path(folder) / "modules.json").is_file() or bool(said_by(Path(folder)))
 
 
 def of_folder(folder: str | Path) -> dict[str, Encoder]:

@@ -41,7 +41,7 @@ class TransformerText(LayeredText):
         widths = [layer["out"] for layer in layers if layer["layer"] == "dense"]
         self.dim = widths[-1] if widths else model.config.hidden_size * len(self.pooling)
         self.prompt, self.pool_prompt = prompt, pool_prompt
-        self.special = _special(tokenizer, length)
+        self.special = special_of(tokenizer, length)
         if prompt:
             ids = tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"]
             self.special = self.special._replace(prompt=tuple(ids))
@@ -260,7 +260,7 @@ def longest_text(tokenizer: Any, model: Any, asked: bool = False) -> int:
     return int(min(places, MOST_TOKENS if asked else tokenizer.model_max_length))
 
 
-def _special(tokenizer: Any, length: int) -> Special:
+def special_of(tokenizer: Any, length: int) -> Special:
     """Which ids the tokenizer puts around a text, found by asking it."""
     inner = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a", add_special_tokens=True)["input_ids"]

@@ -1,5 +1,5 @@
 """The towers of transformers' models of pictures and texts (CLIP, SigLIP and their kin), and its encoders of pictures,
-from local folders.
+from local folders; those of open_clip are in `openclip`.
 
     pictures --vision model--> pooled --projection, where there is one--> vector
     texts    --text model, its last token--> state --projection--> vector
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
+from nearfar.encoders import openclip
 from nearfar.encoders.pictures import ImageEncoder
 from nearfar.encoders.pretrained import TransformerText, longest_text
 from nearfar.encoders.quiet import quiet
+from nearfar.encoders.texts import TextEncoder
 from nearfar.encoders.tokens import Embedded, Tokens
 from nearfar.errors import InputError
 
@@ -38,12 +40,14 @@ def said_by(folder: Path) -> dict[str, Any]:
 
 
 def has_towers(folder: str | Path) -> bool:
-    """Whether a folder holds a model of transformers with a tower of pictures and one of texts."""
-    return {"text_config", "vision_config"} <= set(said_by(Path(folder)))
+    """Whether a folder holds a model of transformers or open_clip with a tower of pictures and one of texts."""
+    return openclip.holds(folder) or {"text_config", "vision_config"} <= set(said_by(Path(folder)))
 
 
 def is_vision(folder: str | Path) -> bool:
-    """Whether a folder holds a model of transformers that takes pictures."""
+    """Whether a folder holds a model of transformers or open_clip that takes pictures."""
+    if openclip.holds(folder):
+        return True
     said = said_by(Path(folder))
     return "vision_config" in said or ("image_size" in said and "vocab_size" not in said)
 
@@ -201,26 +205,34 @@ def moments_of(folder: Path) -> tuple[Any, Any]:
     return said.get("image_mean", HALF), said.get("image_std", HALF)
 
 
-def image_of(folder: str | Path, model: Any = None) -> HubImage:
-    """The encoder of pictures of a folder of transformers. Raises InputError where it has none."""
+def image_of(folder: str | Path, model: Any = None) -> ImageEncoder:
+    """The encoder of pictures of a folder of transformers or open_clip. Raises InputError where it has none."""
     place = Path(folder)
     if not is_vision(place):
         raise InputError(f"The model in {folder} takes no pictures.", "Give the folder of a CLIP, SigLIP or ViT.")
-    made = HubImage(model or whole_model(place), *moments_of(place), str(folder))
+    if openclip.holds(place):
+        made: ImageEncoder = openclip.image_of(place, model)
+    else:
+        made = HubImage(model or whole_model(place), *moments_of(place), str(folder))
     made.pretrained = True
     return made
 
 
-def text_of(folder: str | Path, length: int | None = None, model: Any = None) -> TowerText:
+def text_of(folder: str | Path, length: int | None = None, model: Any = None) -> TextEncoder:
     """The tower of texts of a folder with two towers."""
-    made = TowerText(model or whole_model(Path(folder)), tokenizer_of(Path(folder)), length, str(folder))
+    place = Path(folder)
+    if openclip.holds(place):
+        made: TextEncoder = openclip.text_of(place, model)
+    else:
+        made = TowerText(model or whole_model(place), tokenizer_of(place), length, str(folder))
     made.pretrained = True
     return made
 
 
 def both_of(folder: str | Path) -> dict[str, Any]:
     """ "image" and "text" -> the towers of a folder, read once."""
-    model = whole_model(Path(folder))
+    place = Path(folder)
+    model = openclip.model_of(place) if openclip.holds(place) else whole_model(place)
     return {"image": image_of(folder, model=model), "text": text_of(folder, model=model)}
 
 
@@ -241,12 +253,14 @@ def restored_image(config: Mapping[str, Any], folder: Path) -> HubImage:
 
 def picture_side(folder: str | Path) -> int:
     """The side in pixels of the pictures that the model in a folder takes."""
+    if openclip.holds(folder):
+        return openclip.picture_side(Path(folder))
     said = said_by(Path(folder))
     size = said.get("vision_config", said).get("image_size", 224)
     return size if isinstance(size, int) else size[0]
 
 
-def of_options(folder: str, size: int | None, weights: Any, channels: str, grid: int | None) -> HubImage:
+def of_options(folder: str, size: int | None, weights: Any, channels: str, grid: int | None) -> ImageEncoder:
     """The encoder of pictures of a folder. Raises InputError for options that only other encoders have."""
     side = picture_side(folder)
     others = {"weights": weights, "grid": grid, "channels": None if channels == "rgb" else channels,

@@ -239,10 +239,11 @@ class Image(Modality):
 
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
         from nearfar import encoders
-        from nearfar.encoders.two_towers import restored_image
+        from nearfar.encoders import openclip, two_towers
 
-        if config["name"] == "two-towers":
-            return restored_image(config, folder)
+        towers = {"two-towers": two_towers.restored_image, "open-clip": openclip.restored_image}
+        if config["name"] in towers:
+            return towers[config["name"]](config, folder)
         grid = config.get("grid", 1) if config["name"] == "small" else None  # older folders say none
         return encoders.image(config["name"], config["size"], channels=config["channels"], dim=config["dim"], grid=grid)
 

@@ -262,6 +262,7 @@ class Text(Modality):
     # -- a model and its use
 
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
+        from nearfar.encoders import openclip
         from nearfar.encoders.dialogue import dialogue_from
         from nearfar.encoders.pretrained import transformer_from
         from nearfar.encoders.texts import small_from
@@ -270,7 +271,12 @@ class Text(Modality):
 
         if "of" in config:
             return dialogue_from(config, self.restore(config["of"], folder))
-        made = {"small": small_from, "two-towers": restored_text, **dict.fromkeys(SIZES, own_from)}
+        made = {
+            "small": small_from,
+            "two-towers": restored_text,
+            "open-clip": openclip.restored_text,
+            **dict.fromkeys(SIZES, own_from),
+        }
         return made.get(config["name"], transformer_from)(config, folder)
 
     def check_items(self, items: Any) -> None:
