@@ -32,13 +32,15 @@ class Rows:
 
     rows: their sample ids (N,). groups: an integer of every row of the data (by sample id), or None. labels: name ->
     integers of every row, -1 where unknown: the columns of labels, then "target", "domain" and "bag" where there are
-    such. tokens: role -> the token ids of all texts (`TokenStore`), for samplers of a stream.
+    such. tokens: role -> the token ids of all texts (`TokenStore`), for samplers of a stream. alternatives: the number
+    of the item of every row, where several rows tell one item (captions of a picture), of which one is drawn at a time.
     """
 
     rows: np.ndarray
     groups: np.ndarray | None = None
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     tokens: Callable[[str], Any] | None = None
+    alternatives: np.ndarray | None = None
 
     def of(self, labels: Labels) -> np.ndarray:
         """A label of each training row, (N,). labels: a column of labels, a role ("group", "domain", "bag", "target";
@@ -158,17 +160,17 @@ class _OfItems(Sampler):
 
     def bind(self) -> None:
         self.lists: list[np.ndarray] = []
-        if self.members == 1:
-            return
         rows, groups = self.table.rows, self.table.groups
+        if self.members == 1:
+            if self.table.alternatives is not None:
+                self.lists = parted(rows, self.table.alternatives)
+            return
         if groups is None:
             raise InputError(
                 f"This method draws {self.members} members of each group, but the data have no groups.",
                 "Name the column with --group COLUMN.",
             )
-        order = rows[np.argsort(groups[rows], kind="stable")]
-        cuts = np.flatnonzero(np.diff(groups[order])) + 1
-        self.lists = [g for g in np.split(order, cuts) if len(g) >= self.members and groups[g[0]] >= 0]
+        self.lists = [g for g in parted(rows, groups) if len(g) >= self.members and groups[g[0]] >= 0]
         if not self.lists:
             raise InputError(
                 f"No group of the training rows has {self.members} members.", "Check the column of --group."
@@ -176,18 +178,18 @@ class _OfItems(Sampler):
 
     @property
     def items(self) -> int:
-        return len(self.lists) if self.members > 1 else len(self.table.rows)
+        return len(self.lists) if self.lists else len(self.table.rows)
 
     def of_items(self, labels: np.ndarray) -> np.ndarray:
         """The label of each item from one of each training row; a group has that of its first row."""
-        if self.members == 1:
+        if not self.lists:
             return labels
         place = {int(row): label for row, label in zip(self.table.rows, labels, strict=True)}
         return np.array([place[int(rows[0])] for rows in self.lists])
 
     def drawn(self, chosen: np.ndarray, *place: int) -> np.ndarray:
         """Rows of the chosen items; which members of a group, is drawn for this place."""
-        if self.members == 1:
+        if not self.lists:
             return self.table.rows[chosen]
         rng = np.random.default_rng([self.seed, *place])
         return np.stack([rng.choice(self.lists[i], self.members, replace=False) for i in chosen], 1).reshape(-1)
@@ -202,6 +204,12 @@ class _OfItems(Sampler):
             place = int(np.flatnonzero(group == row)[0])
             partners.append(group[(place + np.arange(self.members)) % len(group)])
         return np.stack(partners, 1).reshape(-1)
+
+
+def parted(rows: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
+    """The rows (n,) of each group, one after the other. groups: a number of each sample id."""
+    order = rows[np.argsort(groups[rows], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
 
 
 class Permutation(_OfItems):

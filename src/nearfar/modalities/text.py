@@ -63,9 +63,9 @@ class Text(Modality):
     word, words = "text", "texts"
     roles = ("text", "text_b")
     columns = {
-        "text": ("text", "caption", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a", "text_a",
-                 "text1", "text_1", "question1", "question_1", "sentence", "premise", "summary", "title", "source",
-                 "description", "content", "docstring", "func_documentation_string"),
+        "text": ("text", "caption", "captions", "anchor", "query", "question", "sentence1", "sentence_1", "sentence_a",
+                 "text_a", "text1", "text_1", "question1", "question_1", "sentence", "premise", "summary", "title",
+                 "source", "description", "content", "docstring", "func_documentation_string"),
         "text_b": ("text_b", "positive", "answer", "passage", "document", "sentence2", "sentence_2", "sentence_b",
                    "text2", "text_2", "question2", "question_2", "body", "response", "translation", "hypothesis",
                    "code", "func_code_string", "target"),
@@ -116,6 +116,15 @@ class Text(Modality):
         from nearfar.sources.words import normal
 
         return normal(value).encode("utf-8", "surrogatepass")
+
+    def gathered(
+        self, raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
+    ) -> tuple[Raw, dict[str, Any], dict[str, str]] | None:
+        """A picture with several captions as a row for each."""
+        from nearfar.sources.captions import opened_lists
+
+        role = self.roles[0]
+        return None if window is not None else opened_lists(raw, wanted, role, self.columns[role], Image(), skip)
 
     def size(self, value: Any) -> int:
         return len(value.split())

@@ -19,6 +19,7 @@ from nearfar.modality import digest as digest_of
 from nearfar.progress import track
 from nearfar.sources import judgements, masks, pictures, trees
 from nearfar.sources import leaks as leaking
+from nearfar.sources.captions import ITEM, numbered
 from nearfar.sources.looking import in_chunks, picture_source, stamp
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import Roles
@@ -98,13 +99,20 @@ class Data:
     def keys(self) -> list[str]:
         """A readable, stable id of each row: the id column, else the path of its file, else its line or row number
         (behind the name of its table, where there are several). A row whose id is missing has "row 17"."""
-        column = self.roles.get("id") or self._raw.row_column
+        column, items = self.roles.get("id") or self._raw.row_column, self.alternatives
         if column is None:
-            return [str(i) for i in range(len(self))]
+            return [str(i) for i in range(len(self))] if items is None else numbered(list(map(str, items)), items)
         names = [filled(v) or f"row {i}" for i, v in enumerate(self.values(str(column)))]
+        names = names if items is None else numbered(names, items)
         if self._raw.shard_column is None or "id" in self.roles:
             return names
         return [f"{file}:{name}" for file, name in zip(self.values(self._raw.shard_column), names, strict=True)]
+
+    @cached_property
+    def alternatives(self) -> np.ndarray | None:
+        """int64 (N,): rows of one number tell one item in several ways (captions of a picture), of which training
+        draws one at a time; None where each row is an item of its own."""
+        return np.array(self.values(ITEM), np.int64) if ITEM in self.table.column_names else None
 
     def column(self, role: str) -> str:
         """The column of a role (a column's own name is taken as well). Raises InputError where there is none, and

@@ -50,7 +50,7 @@ def _read_file(path: Path, cache: Path, skip: bool) -> Raw:
     hint = (
         f"Give its folder: {path.parent}."
         if any(ending in kind.endings for kind in kinds)
-        else f"Known: csv, tsv, jsonl, json, parquet, txt{further}, folders."
+        else f"Known: csv, tsv, jsonl, json, parquet, txt, tar{further}, folders."
     )
     raise InputError(f"{path} is a single file of a kind that holds no rows ('{ending or 'no ending'}').", hint)
 

@@ -23,6 +23,8 @@ from nearfar.sources.listing import identity
 from nearfar.sources.raw import Raw
 from nearfar.sources.scan import Fault, Scan, cell, cells
 
+ADDRESS = ("it is an address on the network, and nothing is downloaded: fetch the pictures first (img2dataset, say, "
+           "writes shards that are read here)")  # fmt: skip
 _SETTLED = 20_000_000  # nanoseconds after which another change of a file gets another time
 
 
@@ -34,6 +36,8 @@ def picture_source(value: Any, base: Path | None) -> bytes | Path:
         raise pictures.Unreadable("there is no picture: the cell is empty")
     if isinstance(value, bytes):
         return value
+    if str(value).startswith(("http://", "https://")):
+        raise pictures.Unreadable(ADDRESS)
     return (base or Path()) / str(value)
 
 

@@ -44,8 +44,9 @@ def open_data(
     Args:
         spec: the name of a built-in set ("emoji", "digits", those of other packages), or a path: a folder
             of pictures (folders of classes become labels; images/ and masks/ become pictures with masks), a csv, tsv,
-            parquet or jsonl table, a .txt file (one passage a line), a folder of text files or man pages, a BEIR
-            folder, a `datasets` folder saved to disk. Relative image paths are taken from the table's folder.
+            parquet or jsonl table, a .tar of WebDataset or a folder of them, a .txt file (one passage a line), a folder
+            of text files or man pages, a BEIR folder, a `datasets` folder saved to disk. Relative image paths are taken
+            from the table's folder.
         roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists

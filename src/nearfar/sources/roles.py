@@ -229,7 +229,10 @@ def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
     """A column that says whether, or how far, the two sides of a row belong together."""
     if not any({a, b} <= set(roles) for a, b in modalities.pairs()) or given & {"pair_label", "score"}:
         return
-    for role, names in (("pair_label", _PAIR_LABELS), ("score", _PAIR_SCORES)):
+    alike = any({a, b} <= set(roles) and modalities.of(a) is modalities.of(b) for a, b in modalities.pairs())
+    # of a picture and a text, "similarity" is a model's cosine by which crawled pairs were chosen, no judgement
+    scores = _PAIR_SCORES if alike else ()
+    for role, names in (("pair_label", _PAIR_LABELS), ("score", scores)):
         for column in _free(table, roles, given):
             if plain_name(column) in names and _speaks(table, role, column, roles):
                 _give(role, column, "by the name of the column", roles, reasons)

@@ -16,7 +16,7 @@ from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.splits import standard_name
 from nearfar.sources.tables import LINE, SHARD, file_digest, open_parquet, read_table, stored
 
-FAMILIES = ((".parquet",), (".csv", ".tsv", ".tab"), (".jsonl", ".ndjson", ".json"))
+FAMILIES = ((".tar",), (".parquet",), (".csv", ".tsv", ".tab"), (".jsonl", ".ndjson", ".json"))
 TABLES = {ending for family in FAMILIES for ending in family}
 _NUMBERED = re.compile(r"(.*?)[-_.]?\d+(?:[-_]of[-_]\d+)?(?:[-_.][0-9a-f-]{6,})?")
 
@@ -51,12 +51,12 @@ def table_sets(path: Path, tables: list[str]) -> list[str]:
     """Those of several tables that belong together: of one kind, named by splits or numbered. Raises InputError where
     nothing says that they do."""
     kinds = [[f for f in tables if Path(f).suffix.casefold() in family] for family in FAMILIES]
-    kinds = kinds[:1] if kinds[0] else [kind for kind in kinds if kind]
+    kinds = next(([kind] for kind in kinds[:2] if kind), [kind for kind in kinds if kind])
     if len(kinds) == 1:
         named = [f for f in kinds[0] if split_of(f)]
         if has_splits(named):
             return named
-        if kinds[0][0].casefold().endswith(".parquet") or _numbered(kinds[0]):
+        if kinds[0][0].casefold().endswith((".tar", ".parquet")) or _numbered(kinds[0]):
             return kinds[0]
     raise InputError(f"{path} holds {len(tables)} tables: {', '.join(tables[:5])}.", "Name one of them.")
 
@@ -80,7 +80,8 @@ def _part(path: Path, file: str, cache: Path, skip: bool) -> Part:
     assert raw is not None
     table: pa.Table = raw.table.data.table
     batches: Callable[[], Iterator[pa.RecordBatch]] = lambda: iter(table.to_batches(4096))  # noqa: E731
-    return Part(file, raw.fingerprint, table.schema, batches, raw.kind, True, raw.notes, raw.problems)
+    return Part(file, raw.fingerprint, table.schema, batches, raw.kind, raw.row_column is not None, raw.notes,
+                raw.problems)  # fmt: skip
 
 
 def _joined(path: Path, parts: Sequence[Part], cache: Path) -> Raw:

@@ -1,4 +1,4 @@
-"""Tables and texts from files into memory-mapped Arrow: csv, tsv, jsonl, json, parquet, txt."""
+"""Tables and texts from files into memory-mapped Arrow: csv, tsv, jsonl, json, parquet, txt, tar."""
 
 import codecs
 import csv
@@ -118,6 +118,10 @@ def read_table(path: Path, cache: Path, skip: bool) -> Raw | None:
         return read_dialogues(path, cache, skip) or read_json(path, cache, skip)
     if ending == ".parquet":
         return read_parquet(path, cache)
+    if ending == ".tar":
+        from nearfar.sources.webdataset import read_tar
+
+        return read_tar(path, cache)
     if ending in (".txt", ".text"):
         return read_lines(path, cache)
     return None

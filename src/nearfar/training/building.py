@@ -434,7 +434,7 @@ def sampled_rows(method: Method, data: Data, rows: np.ndarray) -> Rows:
         encoder: Any = method.towers()[role].encoder
         return TokenStore(encoder.encode_ids(list(data.texts(role))), encoder.special.length - encoder.special.frame)
 
-    return Rows(rows, data.groups, labels, functools.cache(tokens))
+    return Rows(rows, data.groups, labels, functools.cache(tokens), data.alternatives)
 
 
 def training_rows(method: Method, data: Data) -> np.ndarray:
