@@ -76,6 +76,30 @@ def test_files_of_networkx(tmp_path, ending):
     assert set(data.label_names["club"]) == {"Mr. Hi", "Officer"}
 
 
+def test_what_is_to_be_told_is_no_feature(tmp_path):
+    """Of two roles of a column, the one that the user named stays; naming both is refused."""
+    rows = [f"v{i},{'ab'[i % 2]},{'uv'[i % 3 % 2]},{'pq'[i % 2]},{i % 3},{i / 2}" for i in range(12)]
+    (tmp_path / "nodes.csv").write_text("\n".join(["id,label,club,type,rank,x", *rows]))
+    (tmp_path / "edges.csv").write_text("source,target\n" + "\n".join(f"v{i},v{i + 1}" for i in range(11)))
+    assert nearfar.data(tmp_path).roles["features"] == ["club", "rank", "x"]
+    club = nearfar.data(tmp_path, roles={"label": "club", "target": "rank"})
+    assert club.roles["features"] == ["x"]
+    assert [len(x[0]) for x in graph_of(club).features] == [1, 1]
+    assert "node_type" not in nearfar.data(tmp_path, roles={"label": "type"}).roles
+    assert "label" not in nearfar.data(tmp_path, roles={"features": ["label", "x"]}).roles
+    with pytest.raises(InputError, match="'club' is both 'label' and 'features'"):
+        nearfar.data(tmp_path, roles={"label": "club", "features": ["club", "x"]})
+
+
+def test_columns_named_as_roles_are_read_as_they_stand(tmp_path):
+    rows = [f"v{i},{10 * i},{i / 2},{7 - i}" for i in range(5)]
+    (tmp_path / "nodes.csv").write_text("\n".join(["id,node,edges,features", *rows]))
+    (tmp_path / "edges.csv").write_text("source,target\n" + "\n".join(f"v{i},v{i + 1}" for i in range(4)))
+    data = nearfar.data(tmp_path)
+    assert graph_of(data).features[0].tolist() == [[10 * i, i / 2, 7 - i] for i in range(5)]
+    assert pairs(data) == {frozenset((f"v{i}", f"v{i + 1}")) for i in range(4)}
+
+
 def test_a_json_table_stays_a_table(tmp_path):
     path = tmp_path / "t.json"
     path.write_text(json.dumps([{"text": f"some words {i}"} for i in range(6)]))
@@ -92,7 +116,7 @@ def test_what_pytorch_geometric_saves(tmp_path):
                            test_mask=masks.roll(4, 0))  # fmt: skip
     torch.save(given, tmp_path / "one.pt")
     data = nearfar.data(tmp_path / "one.pt")
-    assert torch.allclose(torch.nan_to_num(graph_of(data).features[0][:, :3]), x)
+    assert torch.allclose(graph_of(data).features[0], x)
     assert data.splits["train"].tolist() == [0, 1]
     assert data.splits["val"].tolist() == [2, 3]
     assert nearfar.data(tmp_path / "one.pt", split="split_1").splits["train"].tolist() == [2]

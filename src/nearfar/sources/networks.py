@@ -29,6 +29,7 @@ NODE_FILES, EDGE_FILES = {"nodes", "node", "vertices"}, {"edges", "edge", "links
 _ENDS = (("source", "target"), ("src", "dst"), ("from", "to"), ("head", "tail"), ("u", "v"))
 _IDS = ("id", "node", "node_id", "name", "key")
 _RELATION, _KIND = ("relation", "type", "edge_type", "label"), ("type", "kind", "node_type")
+_FURTHER_SPLIT = re.compile(r"split_\d+")
 _LINKED = re.compile(r'"(?:links|edges)"\s*:\s*\[')
 HEAD = 1 << 20  # signs in which a node-link file shows itself
 
@@ -171,7 +172,7 @@ def with_roles(raw: Raw, node: str, relations: Sequence[str]) -> Raw:
     beside = named_beside(raw.table, free)
     raw.roles |= {role: value for role, value in beside.items() if role != "id"}
     used = {x for value in beside.values() for x in ([value] if isinstance(value, str) else value)}
-    left = [name for name in free if name not in used]
+    left = [name for name in free if name not in used and not _FURTHER_SPLIT.fullmatch(name)]
     if left:
         raw.roles[FEATURES] = left
     raw.roles["id"] = node
@@ -444,7 +445,7 @@ def edges_of(data: Any) -> tuple[list[np.ndarray], int]:
     row = {filled(v): k for k, v in enumerate(data.values(NODE))}
     found, unknown = [], 0
     for columns in relations_of(data).values():
-        pairs = [(k, row.get(other, -1)) for column in columns for k, value in enumerate(data.values(column))
+        pairs = [(k, row.get(other, -1)) for column in columns for k, value in enumerate(data.cells_of(column))
                  for other in _links(value)]  # fmt: skip
         made = np.array(pairs, np.int64).reshape(-1, 2).T
         unknown += int((made[1] < 0).sum())
@@ -456,7 +457,7 @@ def _numbers(data: Any, column: str, rows: np.ndarray) -> np.ndarray | None:
     """float32 (n, d) of a column of numbers or lists of them, NaN where a cell is empty; None for words."""
     from nearfar.modalities.vector import cell_numbers, no_number
 
-    raw = data.values(column, rows)
+    raw = data.cells_of(column, rows)
     read = [None if no_number(v) else cell_numbers(v) for v in raw]
     if any(one is None and not no_number(v) for one, v in zip(read, raw, strict=True)):
         return None
@@ -481,7 +482,7 @@ def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     for column in _listed(data, FEATURES):
         block = _numbers(data, column, rows)
         if block is None:
-            texts.append([filled(v) for v in data.values(column, rows)])
+            texts.append([filled(v) for v in data.cells_of(column, rows)])
         elif block.shape[1]:
             numbers.append(block)
     values: np.ndarray = np.concatenate(numbers, 1) if numbers else np.zeros((len(rows), 0), np.float32)
