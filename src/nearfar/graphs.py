@@ -232,6 +232,25 @@ def pairs_of(graph: Graph) -> np.ndarray:
     return np.unique(np.sort(edges, 0), axis=1)
 
 
+def joined_with(graph: Graph) -> Tensor:
+    """float (n,): with how many other nodes edges of the graph join each, whatever their relations."""
+    counted = np.bincount(pairs_of(graph).reshape(-1), minlength=len(graph))
+    return torch.from_numpy(counted).to(graph.edges.device, torch.float32)
+
+
+def with_degrees(graph: Graph) -> Graph:
+    """The graph in which nodes of a type without features, (n_t, 0), have two: 1, and the logarithm of 1 + the number
+    of nodes that they are joined with here."""
+    if all(x.shape[1] for x in graph.features):
+        return graph
+    degree = torch.log1p(joined_with(graph))
+    features = (
+        x if x.shape[1] else torch.stack([torch.ones_like(own), own], 1)
+        for x, own in ((x, degree[graph.types == kind]) for kind, x in enumerate(graph.features))
+    )
+    return dataclasses.replace(graph, features=tuple(features))
+
+
 def held_out(graph: Graph, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs int64 (2, k) of joined nodes that are held out for validation and for testing: half of `share` of all
     pairs each. No node loses its last edge: a pair is drawn only while both its nodes keep another one."""

@@ -9,13 +9,15 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 import nearfar
-from nearfar import cli
+from nearfar import cli, modalities
 from nearfar.errors import InputError
 from nearfar.evaluation import references, task_for
-from nearfar.graphs import Nodes
+from nearfar.graphs import Nodes, held_out
 from nearfar.modalities.node import graph_of
+from nearfar.training import building
 from nearfar.training.engine import fit
 from nearfar.training.modelled import ModelEmbedder
+from nearfar.training.settings import TrainSettings
 from tests.conftest import write_network
 
 PLAN = {"steps": 4, "val_every": 0, "progress": False}
@@ -60,6 +62,42 @@ def test_edges_alone_are_a_graph(tmp_path):
     assert pairs(data) == {frozenset(p) for p in ("12", "23", "31", "34")}
     assert any("nothing is known of the nodes" in note for note in data.notes)
     assert graph_of(data).features[0][:, 1].tolist() == pytest.approx(np.log1p([2, 2, 3, 1]).tolist())
+
+
+def test_the_number_of_neighbours_is_that_of_the_graph_of_training(tmp_path):
+    """Where nothing else is known of nodes: of edges that are held out, or lead to nodes of no training, it tells
+    nothing; doubles, both directions and loops count once or not at all."""
+    rng = np.random.default_rng(0)
+    drawn = {(int(a), int(b)) for a, b in rng.integers(40, size=(150, 2)) if a < b} | {(i, i + 1) for i in range(39)}
+    given = [*drawn, *list(drawn)[:20], *((b, a) for a, b in list(drawn)[:9]), (3, 3)]
+    (tmp_path / "edges.csv").write_text("source,target\n" + "\n".join(f"v{a},v{b}" for a, b in given))
+    data = nearfar.data(tmp_path)
+    number = {key: k for k, key in enumerate(data.keys)}
+    every = {frozenset((number[f"v{a}"], number[f"v{b}"])) for a, b in drawn}
+
+    def degrees(pairs):
+        return np.log1p([sum(k in pair for pair in pairs) for k in range(len(data))])
+
+    assert graph_of(data).features[0][:, 1].numpy() == pytest.approx(degrees(every))
+    hidden = {frozenset(p) for p in np.concatenate(held_out(graph_of(data), 0.2, data.seed), 1).T.tolist()}
+    for options, nodes in (({}, range(40)), ({"graph_training": "train"}, data.splits["train"].tolist())):
+        made = building.prepare("grace", data, TrainSettings(steps=2, graph_held_out=0.2, **options), {})
+        seen = next(iter(made.loader)).inputs["node"].graph
+        left = degrees({pair for pair in every - hidden if pair <= set(nodes)})[list(nodes)]
+        assert seen.features[0][:, 1].numpy() == pytest.approx(left)
+        assert made.method.tower.encoder.mean[1].item() == pytest.approx(left.mean())
+
+
+def test_types_without_features_are_told_from_those_with_two(tmp_path):
+    nodes = "id,type,x,y\n1,p,0.5,1\n2,p,1.5,2\n3,p,2.5,0\n4,q,,\n5,q,,\n"
+    (tmp_path / "nodes.csv").write_text(nodes)
+    (tmp_path / "edges.csv").write_text("source,target,type\n1,4,writes\n4,1,written\n2,4,writes\n3,5,writes\n")
+    data = nearfar.data(tmp_path)
+    assert [note for note in data.notes if "no features" in note] == [
+        "nodes of the type 'q' have no features: how many neighbours they have is theirs"
+    ]
+    assert graph_of(data).features[1].numpy() == pytest.approx(np.stack([[1, 1], np.log1p([2, 1])], 1))
+    assert modalities.get("node").samples(data, "node", np.array([3])) == ["4 (2 neighbours)"]
 
 
 @pytest.mark.parametrize("ending", ["graphml", "gexf", "json"])
@@ -237,9 +275,6 @@ def test_training_sees_all_nodes_or_those_of_its_part(network_few, tmp_path):
     run = fit("grace", network_few, out=tmp_path / "all", **PLAN)
     said = json.loads((run.path / "config.json").read_text())
     assert "trained on all rows" in json.dumps(said) or said
-    from nearfar.training import building
-    from nearfar.training.settings import TrainSettings
-
     whole = building.prepare("grace", network_few, TrainSettings(steps=2), {})
     part = building.prepare("grace", network_few, TrainSettings(steps=2, graph_training="train"), {})
     assert len(whole.rows) == 60

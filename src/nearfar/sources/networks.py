@@ -503,41 +503,35 @@ def only_counts(data: Any) -> bool:
 
 
 def of_counts(data: Any) -> Any:
-    """The graph of the rows, whose features are brought to the sum 1."""
+    """The graph of the rows, whose features are brought to the sum 1; a type without any has (n_t, 0)."""
     return _build(data, True)
 
 
 def of_numbers(data: Any) -> Any:
-    """The graph of the rows, whose features are as they stand."""
+    """The graph of the rows, whose features are as they stand; a type without any has (n_t, 0)."""
     return _build(data, False)
 
 
 def _build(data: Any, counts: bool) -> Any:
-    """Nodes of a type without any feature have 1 and the logarithm of 1 + their edges."""
     from nearfar.graphs import connected
 
     pairs, _ = data.derived(edges_of)
     types, names = _types(data), type_names(data)
-    degree = np.zeros(len(data))
-    for part in pairs:
-        for end in part:
-            degree += np.bincount(end, minlength=len(data))
     features = []
     for kind in range(len(names)):
         rows = np.flatnonzero(types == kind)
         numbers, words = feature_blocks(data, rows)
         numbers = numbers[:, ~np.isnan(numbers).all(0)] if len(rows) else numbers
         found = np.concatenate([numbers, words[:, : words.shape[1] * bool(words.any())]], 1)
-        if not found.shape[1]:
-            found = np.stack([np.ones(len(rows)), np.log1p(degree[rows])], 1)
-        elif counts:
+        if counts:
             found = np.nan_to_num(found) / np.maximum(np.nansum(found, 1, keepdims=True), 1)
         features.append(found.astype(np.float32))
     return connected(len(data), pairs, features, types)
 
 
 def remarks(data: Any, graph: Any) -> list[str]:
-    """Edges that were left out, nodes without any, types without features."""
+    """Edges that were left out, nodes without any, types without features; of the graph as `of_numbers` or `of_counts`
+    makes it."""
     pairs, unknown = data.derived(edges_of)
     loops = sum(int((part[0] == part[1]).sum()) for part in pairs)
     alone = int((graph.degree == 0).sum())
@@ -553,12 +547,12 @@ def remarks(data: Any, graph: Any) -> list[str]:
         notes.append(f"{loops:,} edges from a node to itself are left out")
     if alone:
         notes.append(f"{alone:,} nodes have no edge: only their own features tell of them")
-    if not _listed(data, FEATURES):
-        notes.append("nothing is known of the nodes but their edges: how many there are is their feature")
+    bare = [name for name, x in zip(type_names(data), graph.features, strict=True) if not x.shape[1]]
+    if len(bare) == len(graph.features):
+        notes.append("nothing is known of the nodes but their edges: how many neighbours they have is their feature")
     else:
-        names = type_names(data)
-        bare = [name for name, x in zip(names, graph.features, strict=True) if len(names) > 1 and x.shape[1] == 2]
-        notes += [f"nodes of the type '{name}' have no features: how many edges there are is theirs" for name in bare]
+        notes += [f"nodes of the type '{name}' have no features: how many neighbours they have is theirs"
+                  for name in bare]  # fmt: skip
     return notes
 
 
