@@ -171,6 +171,76 @@ def test_what_pytorch_geometric_saves(tmp_path):
     assert [x.shape for x in graph_of(data).features] == [(2, 2), (3, 2)]
 
 
+def test_what_a_saved_graph_knows_of_edges_and_classes_is_no_feature(tmp_path):
+    geometric = pytest.importorskip("torch_geometric.data")
+    edges = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
+    x, y = torch.rand(4, 3), torch.tensor([[0, 1], [1, 0], [0, 1], [1, 0]])
+    torch.save(geometric.Data(x=x, y=y, edge_index=edges, edge_attr=torch.rand(4, 1)), tmp_path / "a.pt")
+    data = nearfar.data(tmp_path / "a.pt")
+    assert torch.allclose(graph_of(data).features[0], x)
+    assert "label" not in data.roles
+    assert "a.pt: edge_attr of the edges is not used" in data.notes
+    assert nearfar.data(tmp_path / "a.pt", roles={"label": "label_1"}).labels["label_1"].tolist() == [1, 0, 1, 0]
+    torch.save(geometric.Data(x=x, y=y[:, :1], edge_index=edges), tmp_path / "b.pt")
+    assert nearfar.data(tmp_path / "b.pt").labels["label"].tolist() == [0, 1, 0, 1]
+
+
+def saved(path, unknown, twice=False):
+    """Three nodes in a chain; an edge of a fourth; an id that stands twice."""
+    names = ["a", "b", "b" if twice else "c"]
+    edges = [("a", "b"), ("b", "c"), *[("c", "d")] * unknown]
+    if path.suffix == ".json":
+        links = [{"source": a, "target": b, "weight": 2} for a, b in edges]
+        return path.write_text(json.dumps({"nodes": [{"id": name} for name in names], "links": links}))
+    if path.suffix == ".pt":
+        geometric = pytest.importorskip("torch_geometric.data")
+        index = torch.tensor([["abcd".index(x) for x in edge] for edge in edges]).T
+        return torch.save(geometric.Data(x=torch.rand(3, 2), edge_index=index), path)
+    nodes = "".join(f'<node id="{name}"/>' for name in names)
+    lines = "".join(f'<edge id="{k}" source="{a}" target="{b}"/>' for k, (a, b) in enumerate(edges))
+    if path.suffix == ".gexf":
+        return path.write_text(f'<gexf xmlns="http://www.gexf.net/1.2draft" version="1.2"><graph><nodes>{nodes}</nodes>'
+                               f"<edges>{lines}</edges></graph></gexf>")  # fmt: skip
+    return path.write_text(f'<graphml xmlns="http://graphml.graphdrawing.org/xmlns"><graph edgedefault="undirected">'
+                           f"{nodes}{lines}</graph></graphml>")  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gexf", "json", "pt"])
+def test_edges_of_unknown_nodes_and_ids_that_stand_twice_in_one_file(tmp_path, ending):
+    path = tmp_path / f"g.{ending}"
+    saved(path, 0)
+    assert pairs(nearfar.data(path)) == {frozenset(p) for p in (("01", "12") if ending == "pt" else ("ab", "bc"))}
+    saved(path, 1)
+    word = "edge 2 joins node 3" if ending == "pt" else "there is no node 'd'"
+    with pytest.raises(InputError, match=word):
+        nearfar.data(path)
+    left = nearfar.data(path, unreadable="skip")
+    assert len(left) == 3
+    assert [word in str(problem) for problem in left.problems] == [True]
+    if ending != "pt":
+        saved(path, 0, twice=True)
+        with pytest.raises(InputError, match="the id 'b' stands twice"):
+            nearfar.data(path)
+    if ending == "json":
+        saved(path, 0)
+        assert "g.json: weight of the edges is not used" in nearfar.data(path).notes
+
+
+def test_ids_are_compared_as_they_are_meant(tmp_path):
+    """Ends with .0, as a column that lacks one is written; numbers of a JSON file whose links name them as texts."""
+    (tmp_path / "edges.csv").write_text("source,target,weight\n1,2.0,3\n2,3.0,1\n3,,1\n")
+    (tmp_path / "nodes.csv").write_text("id,x\n1,0.5\n2,1.5\n3,0.1\n")
+    data = nearfar.data(tmp_path, unreadable="skip")
+    assert pairs(data) == {frozenset("12"), frozenset("23")}
+    assert "edges.csv: weight of the edges is not used" in data.notes
+    (tmp_path / "nodes.csv").unlink()
+    (tmp_path / "edges.csv").write_text("source,target\n1,2.0\n2,3.0\n")
+    assert pairs(nearfar.data(tmp_path)) == {frozenset("12"), frozenset("23")}
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps({"nodes": [{"id": 1}, {"id": 2}], "links": [{"source": "1", "target": "2"}]}))
+    assert pairs(nearfar.data(path)) == {frozenset("12")}
+
+
 def test_a_pickle_with_code_is_refused(tmp_path):
     import pathlib
 

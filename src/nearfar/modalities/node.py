@@ -118,7 +118,7 @@ class NodeKind(Modality):
     def read_file(self, path: Path, cache: Path, skip: bool) -> Raw | None:
         from nearfar.sources.networks import read_graph_file
 
-        return read_graph_file(path, cache)
+        return read_graph_file(path, cache, skip)
 
     def fits(self, role: str, values: Sequence[Any]) -> bool:
         return False  # nothing but the format, or the user, says that rows are nodes
