@@ -87,8 +87,9 @@ class PamC(Staged):
         arxiv="2209.14067",
         differs="two linear layers of --graph-width and a linear one to z (paper: 500, 500, 2000, 10), a decoder of "
         "two; the auto-encoder learns within the run, on all nodes at once; nothing is added in the logarithms, and "
-        "clusters without a member are left out (released code: NaN); scores are those of the last step, not the "
-        "best of all by labels; values of --preset paper are those of DBLP",
+        "clusters without a member are left out (released code: NaN); scores are those of the last step, not the best "
+        "of all by labels; values of --preset paper are those of DBLP (200 epochs after the auto-encoder: --steps); a "
+        "warm-up of a twentieth of each stage (official: none)",
     )
     needs = (frozenset({"node"}),)
     prefers = {"graph_encoder": "mlp", "graph_activation": "relu"}
