@@ -315,6 +315,17 @@ def test_link_prediction_counts_pairs_that_no_training_saw(network_few, tmp_path
     assert not seen & {tuple(p) for p in edges.T.tolist()}
 
 
+def test_types_do_not_tell_edges_from_pairs_without_one(typed_network_few):
+    task = task_for(typed_network_few, "link-prediction")
+    types = graph_of(typed_network_few).types.numpy()
+    known = {tuple(sorted(p)) for p in graph_of(typed_network_few).edges.T.tolist()}
+    for split in ("val", "test"):
+        edges, others = task.pairs(split)
+        assert np.sort(np.sort(types[edges], 0).sum(0)).tolist() == np.sort(np.sort(types[others], 0).sum(0)).tolist()
+        assert len({tuple(p) for p in others.T.tolist()} - known) == edges.shape[1]
+        assert task.evaluate(lambda _, rows: np.eye(2)[types[rows]], split).metrics["auc"] == 0.5
+
+
 def test_rows_that_need_no_training(network_few):
     found = {one.slug: one.evaluate("test").metrics for one in references(network_few, task_for(network_few, "labels"))}
     assert {"features", "smoothed", "spectral", "spread"} <= set(found)
