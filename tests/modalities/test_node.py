@@ -138,6 +138,24 @@ def test_columns_named_as_roles_are_read_as_they_stand(tmp_path):
     assert pairs(data) == {frozenset((f"v{i}", f"v{i + 1}")) for i in range(4)}
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("inf", r"nodes\.csv, line 4: column 'x': 'inf' is not a finite number"),
+        ('"1,5"', "'1,5' is not a finite number .it has a comma"),
+        ("high", "'high' is not a finite number"),
+    ],
+)
+def test_one_word_does_not_make_numbers_words(tmp_path, cell, message):
+    rows = [f"v{i},{cell if i == 2 else i / 2}" for i in range(9)]
+    (tmp_path / "nodes.csv").write_text("\n".join(["id,x", *rows]))
+    (tmp_path / "edges.csv").write_text("source,target\n" + "\n".join(f"v{i},v{i + 1}" for i in range(8)))
+    with pytest.raises(InputError, match=message):
+        nearfar.data(tmp_path)
+    data = nearfar.data(tmp_path, unreadable="skip")
+    assert graph_of(data).features[0].shape == (8, 1)
+
+
 def test_a_json_table_stays_a_table(tmp_path):
     path = tmp_path / "t.json"
     path.write_text(json.dumps([{"text": f"some words {i}"} for i in range(6)]))

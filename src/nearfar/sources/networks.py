@@ -185,7 +185,8 @@ def _with_edges(
     table = concatenate_datasets([nodes.table, joined], axis=1)
     where = nodes.path.parent if nodes.path is not None and nodes.path.is_file() else nodes.path
     raw = Raw(where.name if where else nodes.name, where, "graph", table, fingerprint, base=where,
-              row_column=nodes.row_column, notes=[*nodes.notes], problems=[*nodes.problems, *problems])  # fmt: skip
+              row_column=nodes.row_column, row_file=nodes.path, notes=[*nodes.notes],
+              problems=[*nodes.problems, *problems])  # fmt: skip
     return with_roles(raw, str(nodes.roles[NODE]), list(names.values()))
 
 
@@ -486,7 +487,8 @@ def scan_ids(raw: Raw, column: str, found: Any) -> None:
 
 
 def scan_features(raw: Raw, columns: Sequence[str], found: Any) -> None:
-    """Faults of columns of features: lists of unlike lengths."""
+    """Faults of columns of features: lists of unlike lengths, and what is no finite number where nearly all are."""
+    from nearfar.modalities.vector import cell_numbers, mostly_numbers, no_finite_number, no_number
     from nearfar.sources.scan import Fault
 
     for column in columns:
@@ -496,6 +498,9 @@ def scan_features(raw: Raw, columns: Sequence[str], found: Any) -> None:
             usual = lengths.most_common(1)[0][0]
             found.bad += [Fault(row, column, f"the list has {len(v)} numbers, the others have {usual}")
                           for row, v in enumerate(cells) if isinstance(v, list) and len(v) != usual]  # fmt: skip
+        some = mostly_numbers(cells)
+        found.bad += [Fault(row, column, no_finite_number(v)) for row, v in enumerate(cells)
+                      if (some or isinstance(v, float)) and not no_number(v) and cell_numbers(v) is None]  # fmt: skip
 
 
 def _listed(data: Any, role: str) -> list[str]:
