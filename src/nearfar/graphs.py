@@ -40,7 +40,8 @@ class Graph:
             return self
         kept = self.__dict__.setdefault("_moved", {})
         if str(device) not in kept:
-            moved = {f.name: _moved(getattr(self, f.name), device) for f in dataclasses.fields(self)}
+            with torch.inference_mode(False):
+                moved = {f.name: _moved(getattr(self, f.name), device) for f in dataclasses.fields(self)}
             kept.clear()
             kept[str(device)] = Graph(**moved)
         return kept[str(device)]
@@ -48,10 +49,11 @@ class Graph:
     @cached_property
     def places(self) -> Tensor:
         """int64 (n,): the row of each node in the features of its type."""
-        found = torch.zeros_like(self.types)
-        for kind in range(len(self.features)):
-            own = self.types == kind
-            found[own] = torch.arange(int(own.sum()), device=found.device)
+        with torch.inference_mode(False):
+            found = torch.zeros_like(self.types)
+            for kind in range(len(self.features)):
+                own = self.types == kind
+                found[own] = torch.arange(int(own.sum()), device=found.device)
         return found
 
     @cached_property
@@ -59,7 +61,8 @@ class Graph:
         """float (n,): how many edges end in each node, of the whole graph."""
         if self.degrees is not None:
             return self.degrees
-        return torch.bincount(self.edges[1], minlength=len(self)).to(torch.float32)
+        with torch.inference_mode(False):
+            return torch.bincount(self.edges[1], minlength=len(self)).to(torch.float32)
 
     @cached_property
     def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
@@ -284,10 +287,11 @@ def without(graph: Graph, pairs: np.ndarray) -> Graph:
 
 
 def kept(graph: Graph, name: str, make: Callable[[], Any]) -> Any:
-    """What is made of a graph once and stays with it."""
+    """What is made of a graph once and stays with it; training may use it, also where embedding made it first."""
     store = graph.__dict__.setdefault("_kept", {})
     if name not in store:
-        store[name] = make()
+        with torch.inference_mode(False):
+            store[name] = make()
     return store[name]
 
 
