@@ -82,6 +82,8 @@ def test_the_number_of_neighbours_is_that_of_the_graph_of_training(tmp_path):
     hidden = {frozenset(p) for p in np.concatenate(held_out(graph_of(data), 0.2, data.seed), 1).T.tolist()}
     for options, nodes in (({}, range(40)), ({"graph_training": "train"}, data.splits["train"].tolist())):
         made = building.prepare("grace", data, TrainSettings(steps=2, graph_held_out=0.2, **options), {})
+        assert {"20 edges repeat another of their relation and direction and count once with it",
+                "1 edges from a node to itself are left out"} <= set(data.notes)  # fmt: skip
         seen = next(iter(made.loader)).inputs["node"].graph
         left = degrees({pair for pair in every - hidden if pair <= set(nodes)})[list(nodes)]
         assert seen.features[0][:, 1].numpy() == pytest.approx(left)

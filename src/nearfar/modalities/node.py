@@ -54,7 +54,7 @@ class Options:
         graph_nearest: how many neighbours of highest PathSim a node keeps along each path (110,700), or one number for
             all paths; all: every one.
         graph_context: whether paths sees which nodes lie between two of the target, or only that some do.
-        graph_dropout: of paths.
+        graph_dropout: dropout of the encoder paths, in training.
         graph_held_out: share of the edges that no training sees, half for validation, half for testing, for the task
             link-prediction.
     """

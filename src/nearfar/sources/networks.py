@@ -627,6 +627,7 @@ def remarks(data: Any, graph: Any) -> list[str]:
     makes it."""
     pairs, unknown = data.derived(edges_of)
     loops = sum(int((part[0] == part[1]).sum()) for part in pairs)
+    twice = sum(part.shape[1] - np.unique(part, axis=1).shape[1] for part in (p[:, p[0] != p[1]] for p in pairs))
     alone = int((graph.degree == 0).sum())
     from nearfar.graphs import pairs_of
 
@@ -638,6 +639,8 @@ def remarks(data: Any, graph: Any) -> list[str]:
         notes.append(f"{unknown:,} listed ids are those of no row (left out, beyond the limit, or wrong)")
     if loops:
         notes.append(f"{loops:,} edges from a node to itself are left out")
+    if twice:
+        notes.append(f"{twice:,} edges repeat another of their relation and direction and count once with it")
     if alone:
         notes.append(f"{alone:,} nodes have no edge: only their own features tell of them")
     bare = [name for name, x in zip(type_names(data), graph.features, strict=True) if not x.shape[1]]
