@@ -356,7 +356,11 @@ def test_rows_that_need_no_training(network_few):
 
 
 def test_a_model_that_tells_clusters_is_asked(network_few, tmp_path):
-    run = fit("pamc", network_few, out=tmp_path / "run", clusters=4, task="clustering", **PLAN)
+    with pytest.raises(InputError, match="--assignment soft has no effect with --against nodes"):
+        fit("pamc", network_few, out=tmp_path / "x", against="nodes", assignment="soft", **PLAN)
+    run = fit("pamc", network_few, out=tmp_path / "run", clusters=4, **PLAN)
+    scores = json.loads((run.path / "scores.json").read_text())["scores"]["test"]
+    assert set(scores["metrics"]) == {"nmi", "ari", "accuracy"}
     embed = ModelEmbedder(nearfar.load(run.path / "model"), network_few)
     task = task_for(network_few, "clustering")
     z = embed.raw("node", np.arange(60))

@@ -94,6 +94,8 @@ class PamC(Staged):
     needs = (frozenset({"node"}),)
     prefers = {"graph_encoder": "mlp", "graph_activation": "relu"}
     distributed = splits = False
+    measured_by = "clustering"
+    only_with = {"assignment": {"against": ("clusters",)}}
     preset_paper = {"latent": 10, "alpha": 2.0, "beta": 2.0, "inverse_temperature": 1.0, "order": 1}
     paper_training = {"optimiser": "adam", "lr": 1e-3, "weight_decay": 0.0, "schedule": "constant"}
     graph: Graph
