@@ -158,6 +158,21 @@ def test_one_word_does_not_make_numbers_words(tmp_path, cell, message):
     assert graph_of(data).features[0].shape == (8, 1)
 
 
+def test_a_name_of_each_node_is_no_class(tmp_path):
+    """GEXF has a label of each node, which is shown, and mostly its id; other files have names there."""
+    graph = networkx.karate_club_graph()
+    networkx.write_gexf(graph, tmp_path / "k.gexf")
+    assert "label" not in nearfar.data(tmp_path / "k.gexf").table.column_names
+    networkx.set_node_attributes(graph, {k: f"member {k}" for k in graph}, "label")
+    networkx.set_node_attributes(graph, {k: f"part {k % 2}" for k in graph}, "class")
+    networkx.write_graphml(graph, tmp_path / "k.graphml")
+    data = nearfar.data(tmp_path / "k.graphml")
+    assert data.roles["label"] == ["class"]
+    assert data.roles["features"] == ["club"]
+    assert "'label' has another value for each node: it is neither a class nor a feature" in data.notes
+    assert nearfar.data(tmp_path / "k.graphml", roles={"label": "label"}).roles["label"] == ["label"]
+
+
 def test_a_json_table_stays_a_table(tmp_path):
     path = tmp_path / "t.json"
     path.write_text(json.dumps([{"text": f"some words {i}"} for i in range(6)]))

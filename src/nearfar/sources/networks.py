@@ -31,6 +31,7 @@ _IDS = ("id", "node", "node_id", "name", "key")
 _RELATION, _KIND = ("relation", "type", "edge_type", "label"), ("type", "kind", "node_type")
 _NO_FEATURE = re.compile(r"(split|label)_\d+")  # further public splits, and the columns of a y that has several
 _LINKED = re.compile(r'"(?:links|edges)"\s*:\s*\[')
+MOST_ALONE = 10  # nodes that may all have a class of their own
 HEAD = 1 << 20  # signs in which a node-link file shows itself
 
 
@@ -198,6 +199,11 @@ def with_roles(raw: Raw, node: str, relations: Sequence[str]) -> Raw:
         raw.roles["node_type"] = kind
     free = [name for name in free if name != kind]
     beside = named_beside(raw.table, free)
+    named = [column for column in beside.get("label", ()) if _all_different(_cells(raw, column))]
+    if named:
+        raw.notes.append(f"'{named[0]}' has another value for each node: it is neither a class nor a feature")
+        free = [name for name in free if name not in named]
+        beside = named_beside(raw.table, free)
     raw.roles |= {role: value for role, value in beside.items() if role != "id"}
     used = {x for value in beside.values() for x in ([value] if isinstance(value, str) else value)}
     left = [name for name in free if name not in used and not _NO_FEATURE.fullmatch(name)]
@@ -210,6 +216,12 @@ def with_roles(raw: Raw, node: str, relations: Sequence[str]) -> Raw:
     }
     raw.reasons = {role: why for role, why in raw.reasons.items() if role in raw.roles}
     return raw
+
+
+def _all_different(values: Sequence[str]) -> bool:
+    """Whether values are all different, and too many to be classes: names, or numbers with fractions."""
+    some = [value for value in values if value]
+    return len(some) > MOST_ALONE and len(set(some)) == len(some)
 
 
 def read_graph_file(path: Path, cache: Path, skip: bool = False) -> Raw | None:
@@ -252,6 +264,8 @@ def _networkx(path: Path, ending: str, cache: Path, skip: bool) -> Raw:
     names = list(dict.fromkeys(name for one in facts for name in one))
     check_names(names, path)
     columns = {NODE if NODE not in names else "__node": ids} | {name: [x.get(name) for x in facts] for name in names}
+    repeated = [name for name in names if list(map(str, columns[name])) == ids]  # GEXF: a label of each node
+    columns = {name: values for name, values in columns.items() if name not in repeated}
     edges = [(str(a), str(b), _relation(values)) for a, b, values in graph.edges(data=True)]
     raw = _made(path, columns, edges, cache, problems)
     known = dict.fromkeys(name for _, _, values in graph.edges(data=True) for name in values)
