@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nearfar import communities as c
 from nearfar.errors import InputError
 from nearfar.graphs import connected
+from nearfar.views.network import communities_of
 
 
 def graph_of(drawn, seed=0):
@@ -34,6 +35,15 @@ def test_strengths_sum_to_the_modularity():
         inner, degree = drawn.subgraph(members).number_of_edges(), sum(dict(drawn.degree(members)).values())
         edges = drawn.number_of_edges()
         assert float(strength[k]) == pytest.approx(inner / edges - (degree / (2 * edges)) ** 2, abs=1e-12)
+
+
+def test_strengths_of_several_relations_are_those_of_the_graph_whose_communities_they_are():
+    """Each two nodes are joined once, whichever relations and directions say so."""
+    pairs = np.array(list(networkx.karate_club_graph().edges)).T
+    both = connected(34, [pairs, np.concatenate([pairs[::-1, :30], pairs[:, :9]], 1)], [np.ones((34, 2))])
+    found, strong = communities_of(both)
+    assert found.tolist() == c.communities(KARATE).tolist()
+    assert strong.tolist() == pytest.approx(c.community_strength(KARATE.edges, found).tolist(), abs=1e-12)
 
 
 def test_a_loop_counts_whole():

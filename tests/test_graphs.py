@@ -7,6 +7,7 @@ import torch
 
 from nearfar import graphs
 from nearfar.encoders.network import GraphEncoder, symmetric_weights
+from nearfar.encoders.paths import PathEncoder
 
 
 def drawn(n=40, seed=0, types=1, relations=1):
@@ -62,6 +63,21 @@ def test_a_gcn_is_a_product_of_matrices():
     for conv in encoder.convs:
         h = torch.relu(a @ (h @ conv.lin.weight.T) + conv.bias)
     torch.testing.assert_close(encoder.all_nodes(graph), h, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("convolution", ["gcn", "rgcn", "paths"])
+def test_what_embedding_made_of_a_graph_serves_training(convolution):
+    """Matrices, degrees and places stay with a graph; made in inference mode, no gradient would pass them."""
+    graph = drawn(types=2, relations=2)
+    widths, names = [x.shape[1] for x in graph.features], (["a", "b"], ["r", "s"])
+    kind = PathEncoder if convolution == "paths" else GraphEncoder
+    encoder = kind(widths, *names, convolution, 8, 2, **({"paths": ["a-r:b-r:a"]} if convolution == "paths" else {}))
+    with torch.inference_mode():
+        embedded = encoder.eval().all_nodes(graph)
+    made = encoder.all_nodes(graph)
+    made.square().sum().backward()
+    torch.testing.assert_close(made, embedded.clone())
+    assert all(p.grad is not None for p in encoder.convs.parameters())
 
 
 def test_drawn_neighbourhoods_hold_no_more_than_asked_for():

@@ -40,7 +40,8 @@ class Graph:
             return self
         kept = self.__dict__.setdefault("_moved", {})
         if str(device) not in kept:
-            moved = {f.name: _moved(getattr(self, f.name), device) for f in dataclasses.fields(self)}
+            with torch.inference_mode(False):
+                moved = {f.name: _moved(getattr(self, f.name), device) for f in dataclasses.fields(self)}
             kept.clear()
             kept[str(device)] = Graph(**moved)
         return kept[str(device)]
@@ -48,10 +49,11 @@ class Graph:
     @cached_property
     def places(self) -> Tensor:
         """int64 (n,): the row of each node in the features of its type."""
-        found = torch.zeros_like(self.types)
-        for kind in range(len(self.features)):
-            own = self.types == kind
-            found[own] = torch.arange(int(own.sum()), device=found.device)
+        with torch.inference_mode(False):
+            found = torch.zeros_like(self.types)
+            for kind in range(len(self.features)):
+                own = self.types == kind
+                found[own] = torch.arange(int(own.sum()), device=found.device)
         return found
 
     @cached_property
@@ -59,7 +61,8 @@ class Graph:
         """float (n,): how many edges end in each node, of the whole graph."""
         if self.degrees is not None:
             return self.degrees
-        return torch.bincount(self.edges[1], minlength=len(self)).to(torch.float32)
+        with torch.inference_mode(False):
+            return torch.bincount(self.edges[1], minlength=len(self)).to(torch.float32)
 
     @cached_property
     def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
@@ -232,6 +235,25 @@ def pairs_of(graph: Graph) -> np.ndarray:
     return np.unique(np.sort(edges, 0), axis=1)
 
 
+def joined_with(graph: Graph) -> Tensor:
+    """float (n,): with how many other nodes edges of the graph join each, whatever their relations."""
+    counted = np.bincount(pairs_of(graph).reshape(-1), minlength=len(graph))
+    return torch.from_numpy(counted).to(graph.edges.device, torch.float32)
+
+
+def with_degrees(graph: Graph) -> Graph:
+    """The graph in which nodes of a type without features, (n_t, 0), have two: 1, and the logarithm of 1 + the number
+    of nodes that they are joined with here."""
+    if all(x.shape[1] for x in graph.features):
+        return graph
+    degree = torch.log1p(joined_with(graph))
+    features = (
+        x if x.shape[1] else torch.stack([torch.ones_like(own), own], 1)
+        for x, own in ((x, degree[graph.types == kind]) for kind, x in enumerate(graph.features))
+    )
+    return dataclasses.replace(graph, features=tuple(features))
+
+
 def held_out(graph: Graph, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs int64 (2, k) of joined nodes that are held out for validation and for testing: half of `share` of all
     pairs each. No node loses its last edge: a pair is drawn only while both its nodes keep another one."""
@@ -265,10 +287,11 @@ def without(graph: Graph, pairs: np.ndarray) -> Graph:
 
 
 def kept(graph: Graph, name: str, make: Callable[[], Any]) -> Any:
-    """What is made of a graph once and stays with it."""
+    """What is made of a graph once and stays with it; training may use it, also where embedding made it first."""
     store = graph.__dict__.setdefault("_kept", {})
     if name not in store:
-        store[name] = make()
+        with torch.inference_mode(False):
+            store[name] = make()
     return store[name]
 
 

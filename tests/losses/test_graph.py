@@ -167,6 +167,7 @@ def test_nothing_of_the_size_of_all_pairs_is_made():
         lambda z, i: losses.pamc(z, torch.zeros(7, dtype=torch.long), i.to_dense()),
         lambda z, i: losses.pamc(z[:5], torch.zeros(5, dtype=torch.long), i),
         lambda z, i: losses.influence_matrix(EDGES, 3),
+        lambda z, i: losses.influence_matrix(EDGES - 1, 7),
         lambda z, i: losses.influence_matrix(EDGES, 7, order=0),
     ],
 )

@@ -24,11 +24,13 @@ def influence_matrix(
     """I = A + A^2 + ... + A^order (or A^order alone) as a sparse tensor, A = D^{-1} (adjacency + 1), rows of sum 1.
 
     edges: pairs of nodes in either direction or both; doubles and self loops are dropped. Row sums are `order`, or 1.
-    Raises InputError for edges beyond n or an order below 1.
+    Raises InputError for edges of nodes that are not within 0 .. n - 1, or an order below 1.
     """
-    if order < 1 or edges.shape[0] != 2 or (edges.numel() and int(edges.max()) >= n):
+    low, high = (int(edges.min()), int(edges.max())) if edges.numel() else (0, 0)
+    if order < 1 or edges.shape[0] != 2 or low < 0 or high >= max(n, 1):
         raise InputError(
-            f"Needs edges (2, E) among {n} nodes and an order of at least 1. Got {tuple(edges.shape)} and {order}."
+            f"Needs edges (2, E) among {n} nodes and an order of at least 1. Got {tuple(edges.shape)} of nodes {low} "
+            f"to {high}, and {order}."
         )
     loops = torch.arange(n, device=edges.device).repeat(2, 1)
     index = torch.cat([edges, edges.flip(0), loops], 1)

@@ -125,7 +125,7 @@ def concentration(
         root = (2 - 2 * cosine if measure == "distance" else cosine).clamp(min=0).sqrt()
         count = torch.bincount(assignment, minlength=len(centres))
         total = root.new_zeros(len(centres)).index_add(0, assignment, root)
-        raw = total / count.clamp(min=1) / (count + 5).log()
+        raw = total / count.clamp(min=1) / (count + 5).to(root.dtype).log()
         raw = torch.where(count > 1, raw, torch.where(count > 1, raw, 0).max())
         low, high = torch.quantile(raw, raw.new_tensor([0.1, 0.9]))
         raw = raw.clamp(low, high)

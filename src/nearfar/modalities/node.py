@@ -54,7 +54,7 @@ class Options:
         graph_nearest: how many neighbours of highest PathSim a node keeps along each path (110,700), or one number for
             all paths; all: every one.
         graph_context: whether paths sees which nodes lie between two of the target, or only that some do.
-        graph_dropout: of paths.
+        graph_dropout: dropout of the encoder paths, in training.
         graph_held_out: share of the edges that no training sees, half for validation, half for testing, for the task
             link-prediction.
     """
@@ -118,7 +118,7 @@ class NodeKind(Modality):
     def read_file(self, path: Path, cache: Path, skip: bool) -> Raw | None:
         from nearfar.sources.networks import read_graph_file
 
-        return read_graph_file(path, cache)
+        return read_graph_file(path, cache, skip)
 
     def fits(self, role: str, values: Sequence[Any]) -> bool:
         return False  # nothing but the format, or the user, says that rows are nodes
@@ -145,14 +145,16 @@ class NodeKind(Modality):
         return f"{sizes['least']} / {sizes['median']} / {sizes['most']} edges"
 
     def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
-        graph = graph_of(data)
+        from nearfar.graphs import joined_with
+
+        many = joined_with(graph_of(data)).int().tolist()
         names = [str(v) for v in data.values(role, rows)]
-        return [f"{name} ({int(graph.degree[int(row)])} neighbours)" for name, row in zip(names, rows, strict=True)]
+        return [f"{name} ({many[int(row)]} neighbours)" for name, row in zip(names, rows, strict=True)]
 
     def remarks(self, data: Data, role: str) -> list[str]:
         from nearfar.sources.networks import remarks
 
-        return remarks(data, graph_of(data))
+        return remarks(data, bare_graph(data))
 
     # -- items
 
@@ -241,7 +243,7 @@ class NodeKind(Modality):
         else:
             made = GraphEncoder(**shared, norm=options.graph_norm)
         made.draw_neighbours(fanout_of(options.graph_neighbours, options.graph_layers))
-        return made.standardise(graph) if options.graph_features == "numbers" else made
+        return made.standardise(training_graph(data, made)[0]) if options.graph_features == "numbers" else made
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         import numpy as np
@@ -386,16 +388,21 @@ def training_graph(data: Data, encoder: Any) -> tuple[Graph, np.ndarray]:
     """The graph that training sees, and the number in it of each row, int64 (N,), -1 for a row that is not in it."""
     import numpy as np
 
-    from nearfar.graphs import kept
+    from nearfar.graphs import kept, with_degrees
 
     own = inner(encoder)
-    whole = graph_of(data, own.counts, own.held_out, own.held_seed)
+    whole = own.counts, own.held_out, own.held_seed
     if own.transductive:
-        return whole, np.arange(len(data))
+        return graph_of(data, *whole), np.arange(len(data))
     train = np.asarray(data.splits["train"])
     place = np.full(len(data), -1)
     place[train] = np.arange(len(train))
-    return kept(whole, "training part", lambda: dataclasses.replace(whole.part(train), degrees=None)), place
+    bare = bare_graph(data, *whole)
+
+    def part() -> Graph:
+        return with_degrees(dataclasses.replace(bare.part(train), degrees=None))
+
+    return kept(bare, "training part", part), place
 
 
 def fanout_of(words: str, layers: int) -> list[int] | None:
@@ -411,7 +418,16 @@ def fanout_of(words: str, layers: int) -> list[int] | None:
 
 def graph_of(data: Data, counts: bool | None = None, held_out: float = 0.0, seed: int = 0) -> Graph:
     """The graph of the rows, made once. counts: whether features are rows that sum to 1 (None: where all are counts);
-    held_out: share of the edges that are left out, drawn with the seed."""
+    held_out: share of the edges that are left out, drawn with the seed. Nodes of a type without features have 1 and the
+    logarithm of 1 + their neighbours in this very graph."""
+    from nearfar.graphs import kept, with_degrees
+
+    bare = bare_graph(data, counts, held_out, seed)
+    return kept(bare, "with degrees", lambda: with_degrees(bare))
+
+
+def bare_graph(data: Data, counts: bool | None = None, held_out: float = 0.0, seed: int = 0) -> Graph:
+    """`graph_of`, in which nodes of a type without features have none, (n_t, 0)."""
     import numpy as np
 
     from nearfar import graphs

@@ -310,6 +310,12 @@ def with_comma(value: Any) -> bool:
     return isinstance(value, str) and _COMMA.fullmatch(value) is not None
 
 
+def no_finite_number(value: Any) -> str:
+    """What is wrong with a cell among numbers that holds none, in words."""
+    comma = " (it has a comma: write 1234.5, with a point before the decimals and nothing else)"
+    return f"{str(value)[:60]!r} is not a finite number" + (comma if with_comma(value) else "")
+
+
 def mostly_numbers(values: Sequence[Any]) -> bool:
     """Whether nearly all cells that are filled are numbers or lists of numbers, those with a comma too: these are no
     texts, and reading them says how to mend them."""

@@ -134,7 +134,10 @@ class Data:
 
     def values(self, role: str, rows: Rows = None) -> list[Any]:
         """Raw cells of a column, all or those of some rows."""
-        column = self.column(role)
+        return self.cells_of(self.column(role), rows)
+
+    def cells_of(self, column: str, rows: Rows = None) -> list[Any]:
+        """Raw cells of the column of this very name, which may be that of a role too."""
         if rows is None:
             return [value for block in cells(self.table, column, 16 * BATCH) for value in block]
         return plain_values(column_of(self.table, column, self._numbers(rows)))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.limits import MOST_COLUMNS
-from nearfar.modalities.vector import cell_numbers, no_number, with_comma
+from nearfar.modalities.vector import cell_numbers, no_finite_number, no_number
 from nearfar.modality import digest
 from nearfar.progress import track
 from nearfar.sources.listing import open_regular
@@ -90,9 +90,7 @@ def _each(block: Sequence[Any], start: int, column: str) -> tuple[np.ndarray, li
         if no_number(value):
             continue
         if one is None:
-            comma = " (it has a comma: write 1234.5, with a point before the decimals and nothing else)"
-            what = f"{str(value)[:60]!r} is not a finite number" + (comma if with_comma(value) else "")
-            faults.append(Fault(start + place, column, what))
+            faults.append(Fault(start + place, column, no_finite_number(value)))
         elif len(one) != width:
             faults.append(Fault(start + place, column, f"the list has {len(one)} numbers, the others have {width}"))
         else:

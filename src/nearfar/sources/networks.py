@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from nearfar.errors import InputError
 from nearfar.sources.listing import open_regular
-from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values
+from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import named_beside, plain_name
 from nearfar.sources.scan import place
 from nearfar.sources.splits import UNUSED
@@ -29,7 +29,9 @@ NODE_FILES, EDGE_FILES = {"nodes", "node", "vertices"}, {"edges", "edge", "links
 _ENDS = (("source", "target"), ("src", "dst"), ("from", "to"), ("head", "tail"), ("u", "v"))
 _IDS = ("id", "node", "node_id", "name", "key")
 _RELATION, _KIND = ("relation", "type", "edge_type", "label"), ("type", "kind", "node_type")
+_NO_FEATURE = re.compile(r"(split|label)_\d+")  # further public splits, and the columns of a y that has several
 _LINKED = re.compile(r'"(?:links|edges)"\s*:\s*\[')
+MOST_ALONE = 10  # nodes that may all have a class of their own
 HEAD = 1 << 20  # signs in which a node-link file shows itself
 
 
@@ -51,15 +53,19 @@ def read_folder(path: Path, files: Sequence[str], cache: Path, skip: bool) -> Ra
     ends = _table(path / edge_file, cache, skip)
     pairs, relations = _pairs(ends)
     if node_file is None:
+        pairs = _as_written(pairs, set())
         ids = list(dict.fromkeys(x for pair in pairs for x in pair))
         nodes = _bare(path, ids, cache, ends.fingerprint)
     else:
         nodes = _table(path / node_file, cache, skip)
         ids = _ids(nodes)
+        pairs = _as_written(pairs, set(ids))
     known = set(ids)
     problems = _unknown(ends, pairs, known, skip)
     kept = [(a, b, r) for (a, b), r in zip(pairs, relations, strict=True) if a in known and b in known]
-    return _with_edges(nodes, ids, kept, f"{nodes.fingerprint}:{ends.fingerprint}", cache, [*ends.problems, *problems])
+    raw = _with_edges(nodes, ids, kept, f"{nodes.fingerprint}:{ends.fingerprint}", cache, [*ends.problems, *problems])
+    raw.notes += _unused(edge_file.name, _further(ends))
+    return raw
 
 
 def _table(path: Path, cache: Path, skip: bool) -> Raw:
@@ -86,15 +92,40 @@ def _visible(raw: Raw) -> list[str]:
 
 def _pairs(raw: Raw) -> tuple[list[tuple[str, str]], list[str]]:
     """Ends and relation of each edge. The ends are columns of known names, else the first two."""
+    ends, relation = _ends(raw)
+    names = _cells(raw, relation) if relation else [EDGES] * len(raw.table)
+    return list(zip(*(_cells(raw, end) for end in ends), strict=True)), [n or EDGES for n in names]
+
+
+def _ends(raw: Raw) -> tuple[tuple[str, ...], str | None]:
     columns = _visible(raw)
     ends = next(((a, b) for names in _ENDS if (a := _named(columns, names[:1])) and (b := _named(columns, names[1:]))),
                 tuple(columns[:2]))  # fmt: skip
     if len(ends) < 2:
         raise InputError(f"{raw.path} has {len(columns)} column; an edge has two ends.",
                          "Name the columns: source,target.")  # fmt: skip
-    relation = _named([c for c in columns if c not in ends], _RELATION)
-    names = _cells(raw, relation) if relation else [EDGES] * len(raw.table)
-    return list(zip(*(_cells(raw, end) for end in ends), strict=True)), [n or EDGES for n in names]
+    return ends, _named([c for c in columns if c not in ends], _RELATION)
+
+
+def _further(raw: Raw) -> list[str]:
+    """Columns of a table of edges that are neither ends nor the relation."""
+    ends, relation = _ends(raw)
+    return [name for name in _visible(raw) if name not in (*ends, relation)]
+
+
+def _unused(where: str, names: Sequence[str]) -> list[str]:
+    """A note on what is known of the edges and not used."""
+    return [f"{where}: {', '.join(names)} of the edges {'are' if len(names) > 1 else 'is'} not used"] if names else []
+
+
+def _as_written(pairs: list[tuple[str, str]], known: set[str]) -> list[tuple[str, str]]:
+    """Ends with 1.0 as 1 where they are whole numbers that are no ids as they stand: a column that lacks an end is
+    written with fractions."""
+    ends = [end for pair in pairs for end in pair]
+    if known.issuperset(ends):
+        return pairs
+    whole = whole_numbers(ends)
+    return list(zip(whole[::2], whole[1::2], strict=True))
 
 
 def _where(raw: Raw, row: int) -> str:
@@ -122,16 +153,14 @@ def _unknown(raw: Raw, pairs: Any, known: set[str], skip: bool) -> list[Problem]
     found = [(place(raw, row), end) for row, pair in enumerate(pairs) for end in pair if end not in known]
     problems = [Problem(file, number, f"there is no node '{end:.60}'" if end else "an end is empty", unit)
                 for (file, number, unit), end in found]  # fmt: skip
-    if problems and not skip:
-        more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}.", "Add the node, or leave such edges out with --unreadable skip.")
+    _raise_first(problems, skip)
     return problems
 
 
 def _bare(path: Path, ids: Sequence[str], cache: Path, fingerprint: str) -> Raw:
     """Nodes of which nothing is known but their edges."""
     batch = pa.RecordBatch.from_pydict({NODE: pa.array(ids, pa.large_string())})
-    raw = raw_table(path, "graph", stored(cache, f"bare nodes:{fingerprint}", [batch]), fingerprint)
+    raw = raw_table(path, "graph", stored(cache, f"nodes of edges:{fingerprint}", [batch]), fingerprint)
     raw.roles = {NODE: NODE}
     return raw
 
@@ -153,11 +182,12 @@ def _with_edges(
     batch = pa.RecordBatch.from_pydict(arrays)
     from datasets import concatenate_datasets
 
-    joined = stored(cache, f"edges of nodes:{fingerprint}", [batch])
+    joined = stored(cache, f"edges of a graph:{fingerprint}", [batch])
     table = concatenate_datasets([nodes.table, joined], axis=1)
     where = nodes.path.parent if nodes.path is not None and nodes.path.is_file() else nodes.path
     raw = Raw(where.name if where else nodes.name, where, "graph", table, fingerprint, base=where,
-              row_column=nodes.row_column, problems=[*nodes.problems, *problems])  # fmt: skip
+              row_column=nodes.row_column, row_file=nodes.path, notes=[*nodes.notes],
+              problems=[*nodes.problems, *problems])  # fmt: skip
     return with_roles(raw, str(nodes.roles[NODE]), list(names.values()))
 
 
@@ -169,9 +199,14 @@ def with_roles(raw: Raw, node: str, relations: Sequence[str]) -> Raw:
         raw.roles["node_type"] = kind
     free = [name for name in free if name != kind]
     beside = named_beside(raw.table, free)
+    named = [column for column in beside.get("label", ()) if _all_different(_cells(raw, column))]
+    if named:
+        raw.notes.append(f"'{named[0]}' has another value for each node: it is neither a class nor a feature")
+        free = [name for name in free if name not in named]
+        beside = named_beside(raw.table, free)
     raw.roles |= {role: value for role, value in beside.items() if role != "id"}
     used = {x for value in beside.values() for x in ([value] if isinstance(value, str) else value)}
-    left = [name for name in free if name not in used]
+    left = [name for name in free if name not in used and not _NO_FEATURE.fullmatch(name)]
     if left:
         raw.roles[FEATURES] = left
     raw.roles["id"] = node
@@ -183,63 +218,115 @@ def with_roles(raw: Raw, node: str, relations: Sequence[str]) -> Raw:
     return raw
 
 
-def read_graph_file(path: Path, cache: Path) -> Raw | None:
-    """A graph in one file; None for a JSON file that holds no node-link graph."""
+def _all_different(values: Sequence[str]) -> bool:
+    """Whether values are all different, and too many to be classes: names, or numbers with fractions."""
+    some = [value for value in values if value]
+    return len(some) > MOST_ALONE and len(set(some)) == len(some)
+
+
+def read_graph_file(path: Path, cache: Path, skip: bool = False) -> Raw | None:
+    """A graph in one file; None for a JSON file that holds no node-link graph.
+
+    Raises InputError for an edge of a node that is not there (unless `skip`, as in `read_folder`) and for an id that
+    stands twice.
+    """
     ending = path.suffix.casefold()
     if ending == ".pt":
-        return _saved(path, cache)
+        return _saved(path, cache, skip)
     if ending == ".json":
         with text_file(path) as file:
             head = file.read(HEAD)
             if '"nodes"' not in head or not _LINKED.search(head):
                 return None
-    return _networkx(path, ending, cache)
+    return _networkx(path, ending, cache, skip)
 
 
-def _networkx(path: Path, ending: str, cache: Path) -> Raw:
+def _networkx(path: Path, ending: str, cache: Path, skip: bool) -> Raw:
     import networkx
 
     try:
         with open_regular(path) as file:
-            graph = networkx.read_graphml(file) if ending == ".graphml" else (
-                networkx.read_gexf(file) if ending == ".gexf" else _node_link(file.read()))  # fmt: skip
+            if ending == ".json":
+                graph, declared = _node_link(file.read())
+            else:
+                graph = networkx.read_graphml(file) if ending == ".graphml" else networkx.read_gexf(file)
+                file.seek(0)
+                declared = _declared(file)
     except InputError:
         raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path} cannot be read as a graph: {first}.", "Save it again with the program that made it.")\
             from error  # fmt: skip
+    problems = _undeclared(path, graph, declared, skip)
     ids = [str(one) for one in graph.nodes]
     facts = [dict(values) for _, values in graph.nodes(data=True)]
     names = list(dict.fromkeys(name for one in facts for name in one))
     check_names(names, path)
     columns = {NODE if NODE not in names else "__node": ids} | {name: [x.get(name) for x in facts] for name in names}
+    repeated = [name for name in names if list(map(str, columns[name])) == ids]  # GEXF: a label of each node
+    columns = {name: values for name, values in columns.items() if name not in repeated}
     edges = [(str(a), str(b), _relation(values)) for a, b, values in graph.edges(data=True)]
-    return _made(path, columns, edges, cache)
+    raw = _made(path, columns, edges, cache, problems)
+    known = dict.fromkeys(name for _, _, values in graph.edges(data=True) for name in values)
+    raw.notes += _unused(path.name, [name for name in known if name not in (*_RELATION, "id")])
+    return raw
 
 
-def _node_link(content: bytes) -> Any:
+def _node_link(content: bytes) -> tuple[Any, list[str]]:
+    """The graph, whose ids are texts, and the id of each node that the file lists."""
     import json
 
     import networkx
 
     found = json.loads(content)
     key = "links" if "links" in found else "edges"
-    return networkx.node_link_graph(found, edges=key)
+    found["nodes"] = [node | {"id": str(node.get("id", k))} for k, node in enumerate(found["nodes"])]
+    found[key] = [link | {end: str(link[end]) for end in ("source", "target")} for link in found[key]]
+    return networkx.node_link_graph(found, edges=key), [node["id"] for node in found["nodes"]]
+
+
+def _declared(file: Any) -> list[str]:
+    """The id of each node that a file of XML lists."""
+    from xml.etree import ElementTree
+
+    tags = ElementTree.parse(file).iter()
+    return [str(tag.get("id")) for tag in tags if tag.tag.rpartition("}")[2] == "node"]
+
+
+def _undeclared(path: Path, graph: Any, declared: Sequence[str], skip: bool) -> list[Problem]:
+    """Nodes that edges alone name; they leave the graph."""
+    twice = next((name for name, count in Counter(declared).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"{path}: the id '{twice:.60}' stands twice.", "Every node stands once.")
+    unknown = [name for name in graph.nodes if str(name) not in set(declared)]
+    problems = [Problem(str(path), None, f"there is no node '{name!s:.60}', which an edge names") for name in unknown]
+    _raise_first(problems, skip)
+    graph.remove_nodes_from(unknown)
+    return problems
+
+
+def _raise_first(problems: Sequence[Problem], skip: bool) -> None:
+    if problems and not skip:
+        more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{more}.", "Add the node, or leave such edges out with --unreadable skip.")
 
 
 def _relation(values: Mapping[str, Any]) -> str:
     return next((str(values[name]) for name in _RELATION if isinstance(values.get(name), str)), EDGES)
 
 
-def _made(path: Path, columns: Mapping[str, Sequence[Any]], edges: Iterable[tuple[str, str, str]], cache: Path) -> Raw:
+def _made(
+    path: Path, columns: Mapping[str, Sequence[Any]], edges: Iterable[tuple[str, str, str]], cache: Path,
+    problems: Sequence[Problem] = (),
+) -> Raw:  # fmt: skip
     fingerprint = file_digest(path)
     arrays = {name: _array(values) for name, values in columns.items()}
-    table = stored(cache, f"graph nodes:{fingerprint}", [pa.RecordBatch.from_pydict(arrays)])
+    table = stored(cache, f"nodes of a graph:{fingerprint}", [pa.RecordBatch.from_pydict(arrays)])
     nodes = raw_table(path, "graph", table, fingerprint)
     node = next(iter(columns))
     nodes.roles = {NODE: node}
-    raw = _with_edges(nodes, [str(x) for x in columns[node]], edges, f"{fingerprint}:edges", cache, [])
+    raw = _with_edges(nodes, [str(x) for x in columns[node]], edges, f"{fingerprint}:edges", cache, problems)
     raw.name, raw.path, raw.base = path.name, path, path.parent
     return raw
 
@@ -254,7 +341,7 @@ def _array(values: Sequence[Any]) -> pa.Array:
 SAFE = "A saved graph holds tensors only: torch.save(data, path) of a Data or HeteroData without other objects."
 
 
-def _saved(path: Path, cache: Path) -> Raw:
+def _saved(path: Path, cache: Path, skip: bool) -> Raw:
     """`Data` or `HeteroData` of PyTorch Geometric, or its dictionary. Nothing but tensors and these classes is read."""
     stores = _stores(path)
     nodes = {name: store for name, store in stores.items() if isinstance(name, str)}
@@ -274,16 +361,30 @@ def _saved(path: Path, cache: Path) -> Raw:
         columns[column] = [v for one, name in zip(known, nodes, strict=True)
                            for v in one.get(column, [None] * sizes[name])]  # fmt: skip
     edges: list[tuple[str, str, str]] = []
+    problems: list[Problem] = []
     for key, store in stores.items():
-        if not isinstance(key, tuple):
+        if not isinstance(key, tuple) or store.get("edge_index") is None:
             continue
-        index = store.get("edge_index")
-        if index is None:
-            continue
-        a, b = ([f"{t}:{i}" if several else str(i) for i in row] for t, row in zip((key[0], key[-1]), index.tolist(),
-                                                                                  strict=True))  # fmt: skip
+        kinds, index = (key[0], key[-1]), store["edge_index"]
+        problems += _beyond(path, index, [sizes[kind] for kind in kinds])
+        a, b = ([f"{t}:{i}" if several else str(i) for i in row] for t, row in zip(kinds, index.tolist(), strict=True))
         edges += [(x, y, key[1]) for x, y in zip(a, b, strict=True)]
-    return _made(path, columns, edges, cache)
+    _raise_first(problems, skip)
+    known = set(columns[NODE])
+    raw = _made(path, columns, [edge for edge in edges if known.issuperset(edge[:2])], cache, problems)
+    names = dict.fromkeys(name for store in stores.values() for name in store if name.startswith("edge_"))
+    raw.notes += _unused(path.name, [name for name in names if name != "edge_index"])
+    return raw
+
+
+def _beyond(path: Path, index: Any, sizes: Sequence[int]) -> list[Problem]:
+    """Edges whose ends are none of so many nodes."""
+    found = []
+    for row, count in zip(index, sizes, strict=True):
+        for edge in ((row < 0) | (row >= count)).nonzero()[:, 0].tolist():
+            told = f"edge {edge} joins node {int(row[edge])}, but nodes are numbered from 0 to {count - 1}"
+            found.append(Problem(str(path), None, told))
+    return found
 
 
 def _stores(path: Path) -> dict[Any, dict[str, Any]]:
@@ -309,8 +410,8 @@ def _stores(path: Path) -> dict[Any, dict[str, Any]]:
     plain = found.to_dict() if isinstance(found, Data) else found
     if not isinstance(plain, dict) or not isinstance(plain.get("edge_index"), torch.Tensor):
         raise InputError(f"{path} holds no edge_index.", SAFE)
-    return {"node": {k: v for k, v in plain.items() if k != "edge_index"},
-            ("node", EDGES, "node"): {"edge_index": plain["edge_index"]}}  # fmt: skip
+    of_edges = {k: v for k, v in plain.items() if str(k).startswith("edge_")}
+    return {"node": {k: v for k, v in plain.items() if k not in of_edges}, ("node", EDGES, "node"): of_edges}
 
 
 def _count(name: str, store: Mapping[str, Any], stores: Mapping[Any, Mapping[str, Any]], path: Path) -> int:
@@ -327,8 +428,8 @@ def _count(name: str, store: Mapping[str, Any], stores: Mapping[Any, Mapping[str
 
 
 def _node_columns(store: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
-    """What is known of each node: features x, class y, further tensors and lists of one value a node; masks of splits
-    as one column."""
+    """What is known of each node: features x, class y (label_0, label_1... of a y of several columns), further tensors
+    and lists of one value a node; masks of splits as one column."""
     import torch
 
     found: dict[str, list[Any]] = {}
@@ -337,6 +438,9 @@ def _node_columns(store: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
         if isinstance(value, torch.Tensor) and value.dim() and len(value) == count:
             if key in ("train_mask", "val_mask", "test_mask"):
                 masks[key.removesuffix("_mask")] = value
+            elif key == "y" and value.dim() == 2:
+                parts = value.T.tolist()
+                found |= {"label" if len(parts) == 1 else f"label_{k}": list(map(str, v)) for k, v in enumerate(parts)}
             elif value.dim() == 1 or (value.dim() == 2 and (key == "x" or value.shape[1] < 4096)):
                 name = {"y": "label"}.get(key, key)
                 plain = value.tolist()
@@ -397,7 +501,8 @@ def scan_ids(raw: Raw, column: str, found: Any) -> None:
 
 
 def scan_features(raw: Raw, columns: Sequence[str], found: Any) -> None:
-    """Faults of columns of features: lists of unlike lengths."""
+    """Faults of columns of features: lists of unlike lengths, and what is no finite number where nearly all are."""
+    from nearfar.modalities.vector import cell_numbers, mostly_numbers, no_finite_number, no_number
     from nearfar.sources.scan import Fault
 
     for column in columns:
@@ -407,6 +512,9 @@ def scan_features(raw: Raw, columns: Sequence[str], found: Any) -> None:
             usual = lengths.most_common(1)[0][0]
             found.bad += [Fault(row, column, f"the list has {len(v)} numbers, the others have {usual}")
                           for row, v in enumerate(cells) if isinstance(v, list) and len(v) != usual]  # fmt: skip
+        some = mostly_numbers(cells)
+        found.bad += [Fault(row, column, no_finite_number(v)) for row, v in enumerate(cells)
+                      if (some or isinstance(v, float)) and not no_number(v) and cell_numbers(v) is None]  # fmt: skip
 
 
 def _listed(data: Any, role: str) -> list[str]:
@@ -444,7 +552,7 @@ def edges_of(data: Any) -> tuple[list[np.ndarray], int]:
     row = {filled(v): k for k, v in enumerate(data.values(NODE))}
     found, unknown = [], 0
     for columns in relations_of(data).values():
-        pairs = [(k, row.get(other, -1)) for column in columns for k, value in enumerate(data.values(column))
+        pairs = [(k, row.get(other, -1)) for column in columns for k, value in enumerate(data.cells_of(column))
                  for other in _links(value)]  # fmt: skip
         made = np.array(pairs, np.int64).reshape(-1, 2).T
         unknown += int((made[1] < 0).sum())
@@ -456,7 +564,7 @@ def _numbers(data: Any, column: str, rows: np.ndarray) -> np.ndarray | None:
     """float32 (n, d) of a column of numbers or lists of them, NaN where a cell is empty; None for words."""
     from nearfar.modalities.vector import cell_numbers, no_number
 
-    raw = data.values(column, rows)
+    raw = data.cells_of(column, rows)
     read = [None if no_number(v) else cell_numbers(v) for v in raw]
     if any(one is None and not no_number(v) for one, v in zip(read, raw, strict=True)):
         return None
@@ -481,7 +589,7 @@ def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     for column in _listed(data, FEATURES):
         block = _numbers(data, column, rows)
         if block is None:
-            texts.append([filled(v) for v in data.values(column, rows)])
+            texts.append([filled(v) for v in data.cells_of(column, rows)])
         elif block.shape[1]:
             numbers.append(block)
     values: np.ndarray = np.concatenate(numbers, 1) if numbers else np.zeros((len(rows), 0), np.float32)
@@ -502,43 +610,38 @@ def only_counts(data: Any) -> bool:
 
 
 def of_counts(data: Any) -> Any:
-    """The graph of the rows, whose features are brought to the sum 1."""
+    """The graph of the rows, whose features are brought to the sum 1; a type without any has (n_t, 0)."""
     return _build(data, True)
 
 
 def of_numbers(data: Any) -> Any:
-    """The graph of the rows, whose features are as they stand."""
+    """The graph of the rows, whose features are as they stand; a type without any has (n_t, 0)."""
     return _build(data, False)
 
 
 def _build(data: Any, counts: bool) -> Any:
-    """Nodes of a type without any feature have 1 and the logarithm of 1 + their edges."""
     from nearfar.graphs import connected
 
     pairs, _ = data.derived(edges_of)
     types, names = _types(data), type_names(data)
-    degree = np.zeros(len(data))
-    for part in pairs:
-        for end in part:
-            degree += np.bincount(end, minlength=len(data))
     features = []
     for kind in range(len(names)):
         rows = np.flatnonzero(types == kind)
         numbers, words = feature_blocks(data, rows)
         numbers = numbers[:, ~np.isnan(numbers).all(0)] if len(rows) else numbers
         found = np.concatenate([numbers, words[:, : words.shape[1] * bool(words.any())]], 1)
-        if not found.shape[1]:
-            found = np.stack([np.ones(len(rows)), np.log1p(degree[rows])], 1)
-        elif counts:
+        if counts:
             found = np.nan_to_num(found) / np.maximum(np.nansum(found, 1, keepdims=True), 1)
         features.append(found.astype(np.float32))
     return connected(len(data), pairs, features, types)
 
 
 def remarks(data: Any, graph: Any) -> list[str]:
-    """Edges that were left out, nodes without any, types without features."""
+    """Edges that were left out, nodes without any, types without features; of the graph as `of_numbers` or `of_counts`
+    makes it."""
     pairs, unknown = data.derived(edges_of)
     loops = sum(int((part[0] == part[1]).sum()) for part in pairs)
+    twice = sum(part.shape[1] - np.unique(part, axis=1).shape[1] for part in (p[:, p[0] != p[1]] for p in pairs))
     alone = int((graph.degree == 0).sum())
     from nearfar.graphs import pairs_of
 
@@ -550,14 +653,16 @@ def remarks(data: Any, graph: Any) -> list[str]:
         notes.append(f"{unknown:,} listed ids are those of no row (left out, beyond the limit, or wrong)")
     if loops:
         notes.append(f"{loops:,} edges from a node to itself are left out")
+    if twice:
+        notes.append(f"{twice:,} edges repeat another of their relation and direction and count once with it")
     if alone:
         notes.append(f"{alone:,} nodes have no edge: only their own features tell of them")
-    if not _listed(data, FEATURES):
-        notes.append("nothing is known of the nodes but their edges: how many there are is their feature")
+    bare = [name for name, x in zip(type_names(data), graph.features, strict=True) if not x.shape[1]]
+    if len(bare) == len(graph.features):
+        notes.append("nothing is known of the nodes but their edges: how many neighbours they have is their feature")
     else:
-        names = type_names(data)
-        bare = [name for name, x in zip(names, graph.features, strict=True) if len(names) > 1 and x.shape[1] == 2]
-        notes += [f"nodes of the type '{name}' have no features: how many edges there are is theirs" for name in bare]
+        notes += [f"nodes of the type '{name}' have no features: how many neighbours they have is theirs"
+                  for name in bare]  # fmt: skip
     return notes
 
 

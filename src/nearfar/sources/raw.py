@@ -79,11 +79,12 @@ class Raw:
     """A readable table. `fingerprint` changes with any input; `base` is the folder of relative image paths.
 
     `roles` and `reasons` are those that the format itself fixes. `row_column` holds the number of each row as a
-    reader of the file counts (lines), where it is not 0, 1, 2...; `file_column` the file of each row, where each has
-    its own; `shard_column` the table of each row, where several are read as one (paths below `base`). `corpus` and
-    `corpus_keys` hold the documents of a gallery per role; `query_column` and `grade_column` the id of the query and
-    the relevance of each row, where pairs were judged; `splits` the hidden domains of each further split;
-    `only_tested` the roles that training rows lack (`nearfar.sources.tested`).
+    reader of the file counts (lines), where it is not 0, 1, 2..., and `row_file` the file of the rows where `path` is a
+    folder of several; `file_column` the file of each row, where each has its own; `shard_column` the table of each row,
+    where several are read as one (paths below `base`). `corpus` and `corpus_keys` hold the documents of a gallery per
+    role; `query_column` and `grade_column` the id of the query and the relevance of each row, where pairs were judged;
+    `splits` the hidden domains of each further split; `only_tested` the roles that training rows lack
+    (`nearfar.sources.tested`).
     """
 
     name: str
@@ -95,6 +96,7 @@ class Raw:
     roles: dict[str, str | list[str]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     row_column: str | None = None
+    row_file: Path | None = None
     file_column: str | None = None
     shard_column: str | None = None
     notes: list[str] = field(default_factory=list)

@@ -56,6 +56,7 @@ _PAIR_SCORES = ("similarity_score", "relatedness_score", "sts_score", "relatedne
 _EITHER = ("label", "labels", "score")  # a class, or a word about the pair: its values decide
 _ALSO_ITEMS = {"unit", "id"}  # roles whose column may hold the items themselves
 _PARTS = ("title", "summary", "caption", "description", "source")  # texts that belong to their row's other text
+_TOLD = ("label", "target", "score", "pair_label", "split")  # what is to be found, or divides the rows
 
 
 def resolve(
@@ -74,6 +75,7 @@ def resolve(
     for role, value in given.items():
         if value:
             roles[role], reasons[role] = value, "you named it"
+    _unseen(roles, reasons, given, where)
     named = any(given.get(role) for role in content)
     if not any(role in fixed for role in content):
         taken = {name for value in roles.values() for name in listed(value)}
@@ -89,6 +91,23 @@ def resolve(
     _one_kind(roles, where)
     _beside(roles, given, where)
     return {role: roles[role] for role in known_roles() if role in roles}, reasons
+
+
+def _unseen(roles: Roles, reasons: dict[str, str], given: Mapping[str, Any], where: str) -> None:
+    """What is to be found is not shown beside the items (a class among the features of a node): of two roles of a
+    column, the one that the user named stays. Raises InputError where the user named both."""
+    beside = [role for role in modalities.companions() if role in roles]
+    for told, role in ((a, b) for a in _TOLD for b in beside if a in roles and b in roles):
+        both = [column for column in listed(roles[role]) if column in listed(roles[told])]
+        if both and given.get(told) and given.get(role):
+            raise InputError(f"{where}: the column '{both[0]}' is both '{told}' and '{role}': what is to be found "
+                             "would be seen.", f"Leave it out of --{role.replace('_', '-')}.")  # fmt: skip
+        loser = told if given.get(role) else role
+        left = [column for column in listed(roles[loser]) if column not in both]
+        if not left:
+            del roles[loser], reasons[loser]
+        elif both:
+            roles[loser] = left
 
 
 def _beside(roles: Roles, given: Mapping[str, Any], where: str) -> None:

@@ -135,7 +135,7 @@ def cell(table: Dataset, column: str, row: int) -> Any:
 
 def place(raw: Raw, row: int) -> tuple[str, int, str]:
     """The file of a row, its number as a reader of the file counts, and what is counted: a line or a row."""
-    file = raw.path or raw.name
+    file = raw.row_file or raw.path or raw.name
     if raw.shard_column and raw.base is not None:
         file = raw.base / cell(raw.table, raw.shard_column, row)
     number = int(cell(raw.table, raw.row_column, row)) if raw.row_column else row

@@ -13,7 +13,7 @@ from nearfar.checks import UnitInterval, check_fields
 from nearfar.communities import communities, community_strength, edge_keep, edge_scores, feature_drop, feature_votes
 from nearfar.encoders.base import Features
 from nearfar.errors import InputError
-from nearfar.graphs import Graph, Nodes, kept
+from nearfar.graphs import Graph, Nodes, kept, pairs_of
 from nearfar.views.plan import Views
 
 
@@ -86,10 +86,22 @@ class Drop(GraphViews):
         return mask_features(drop_edges(graph, 1 - edges, generator), features, generator)
 
 
-def strengths(graph: Graph) -> tuple[Tensor, Tensor]:
-    """The community of each node (n,) and its strength float64 (n,), found once for a graph."""
+def communities_of(graph: Graph) -> tuple[Tensor, Tensor]:
+    """The community of each node (n,) and the strength of each community float64 (K,), found once for a graph. Nodes
+    that edges of several relations join are joined once in both."""
+
+    def strong() -> Tensor:
+        pairs = torch.from_numpy(pairs_of(graph)).to(graph.edges.device)
+        return community_strength(torch.cat([pairs, pairs.flip(0)], 1), found)
+
     found = kept(graph, "communities", lambda: communities(graph).to(graph.edges.device))
-    return found, kept(graph, "strengths", lambda: community_strength(graph.edges, found))[found]
+    return found, kept(graph, "strengths", strong)
+
+
+def strengths(graph: Graph) -> tuple[Tensor, Tensor]:
+    """The community of each node (n,) and its strength float64 (n,)."""
+    found, strong = communities_of(graph)
+    return found, strong[found]
 
 
 @dataclass
@@ -131,9 +143,8 @@ class Communal(GraphViews):
 
     def keep(self, graph: Graph, rate: float) -> Tensor:
         """Probability that each edge is kept, float (m,)."""
-        community, _ = strengths(graph)
-        whole = community_strength(graph.edges, community)
-        return edge_keep(edge_scores(graph.edges, community, whole), rate, threshold=self.edge_threshold).float()
+        community, strong = communities_of(graph)
+        return edge_keep(edge_scores(graph.edges, community, strong), rate, threshold=self.edge_threshold).float()
 
     def drop(self, graph: Graph, rate: float) -> list[Tensor]:
         """Probability that each number of each type is emptied, float (d_t,) each."""

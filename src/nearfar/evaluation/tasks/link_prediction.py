@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +19,39 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 
-def no_edges(pairs: np.ndarray, nodes: int, count: int, seed: int) -> np.ndarray:
-    """int64 (2, count): pairs of different nodes that are none of `pairs` (2, p), each once, drawn evenly."""
+def no_edges(pairs: np.ndarray, types: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
+    """int64 (2, k): pairs of different nodes that are none of `pairs` (2, p), each once, as many of any two types as
+    the edges `like` (2, k) join, drawn evenly: where types alone say which nodes may be joined, they would tell edges
+    from pairs of any types. types: int64 (n,), of each node.
+
+    Raises InputError where there are too few.
+    """
+    nodes, rng = len(types), np.random.default_rng([seed, 78])
     low, high = np.sort(pairs, 0)
     known = set((low * nodes + high).tolist())
-    if nodes * (nodes - 1) // 2 - len(known) < count:
-        raise InputError("The graph has too few pairs of nodes without an edge to tell edges from.",
-                         "Measure another task.")  # fmt: skip
-    rng, found = np.random.default_rng([seed, 78]), []
-    while len(found) < count:
-        a, b = rng.integers(nodes, size=2).tolist()
-        code = min(a, b) * nodes + max(a, b)
-        if a != b and code not in known:
-            known.add(code)
-            found.append((min(a, b), max(a, b)))
+    joined, wanted = (Counter(zip(*np.sort(types[ends], 0).tolist(), strict=True)) for ends in (pairs, like))
+    found: list[tuple[int, int]] = []
+    for (s, t), count in sorted(wanted.items()):
+        first, second = np.flatnonzero(types == s), np.flatnonzero(types == t)
+        every = len(first) * (len(first) - 1) // 2 if s == t else len(first) * len(second)
+        if every - joined[s, t] < count:
+            raise InputError("The graph has too few pairs of nodes without an edge to tell edges from.",
+                             "Measure another task.")  # fmt: skip
+        whole = len(found) + count
+        while len(found) < whole:
+            i, j = rng.integers(len(first), size=2) if s == t else rng.integers([len(first), len(second)])
+            a, b = sorted((int(first[i]), int(second[j])))
+            code = a * nodes + b
+            if a != b and code not in known:
+                known.add(code)
+                found.append((a, b))
     return np.array(found, np.int64).reshape(-1, 2).T
 
 
 @register
 class LinkTask(Task):
     """AUC and average precision of the cosine of two nodes, over edges that were held out before training and as many
-    pairs without an edge.
+    pairs without an edge, of the same types of nodes.
 
     Args:
         share: of the edges that are held out, half for validation, half for testing; that of --graph-held-out.
@@ -67,8 +80,8 @@ class LinkTask(Task):
         return ["val", "test"]
 
     def pairs(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out edges of a split and as many pairs without one, int64 (2, k) each. Edges of validation are edges to
-        the test too, so they are no negatives there."""
+        """Held-out edges of a split and as many pairs of the same types without one, int64 (2, k) each. Edges of
+        validation are edges to the test too, so they are no negatives there."""
         from nearfar import graphs
         from nearfar.modalities.node import graph_of
 
@@ -80,7 +93,7 @@ class LinkTask(Task):
         if edges.shape[1] < 1:
             raise InputError(f"No edge can be held out at a share of {self.share:g}.", "Use a larger --task.share.")
         seed = self.data.seed + (split == "test")
-        return edges, no_edges(graphs.pairs_of(graph), len(graph), edges.shape[1], seed)
+        return edges, no_edges(graphs.pairs_of(graph), graph.types.numpy(), edges, seed)
 
     def check(self) -> None:
         for split in self.held_out:
@@ -88,8 +101,9 @@ class LinkTask(Task):
 
     def describe(self) -> str:
         return (
-            f"AUC and average precision of the cosine of two nodes over edges that were held out before training "
-            f"({self.share:.0%} of all, half for validation, half for testing) and as many pairs without an edge."
+            "AUC and average precision of the cosine of two nodes over edges that were held out before training "
+            f"({self.share:.0%} of all, half for validation, half for testing) and as many pairs of the same types "
+            "without an edge."
         )
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:

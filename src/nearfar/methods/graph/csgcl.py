@@ -13,6 +13,7 @@ import torch
 from nearfar.checks import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from nearfar.communities import team_up_weight
 from nearfar.encoders import Encoder
+from nearfar.errors import InputError
 from nearfar.losses import team_up
 from nearfar.methods import Batch, Facts, Loss, Paper, register
 from nearfar.methods.contrast.networks import GraphContrast
@@ -40,10 +41,13 @@ class CSGCL(GraphContrast):
         "What matters to strong communities is dropped less, and later their nodes weigh more among the negatives.",
         arxiv="2305.04658",
         differs="communities by Louvain (networkx; official default Leiden); equal scores, equal votes and votes that "
-        "are not positive are dropped evenly or raised to the smallest positive one (released code: NaN); "
-        "rates, width and epochs in --preset paper are those of Wiki-CS; the last epoch is kept, not the best printed "
-        "one; a gradient step sees at most 8,192 nodes unless --batch-size says more (official: chunks of rows, which "
-        "give the same value); RReLU draws in training, as published by its authors (official code: the mean slope)",
+        "are not positive are dropped evenly or raised to the smallest positive one (released code: NaN); values of "
+        "--preset paper are those of Wiki-CS, where half of --steps 2000 are the 1,000 epochs before strength counts; "
+        "a warm-up of a twentieth of the run (official: none); the last epoch is kept, not the best printed one; "
+        "loops and doubles are no edges; an emptied number is 0 once features are standardised, which numbers are "
+        "unless --graph-features plain (official: 0 as it is); a step contrasts at most 8,192 nodes unless "
+        "--batch-size says more (official: chunks of rows, which give the same value); RReLU draws in training, as "
+        "published by its authors (official code: the mean slope)",
     )
     defaults = {"temperature": 0.6}
     fixed = ("loss", "negatives", "mask_duplicates", "learn_temperature")
@@ -51,7 +55,7 @@ class CSGCL(GraphContrast):
         "temperature": 0.6,
         "projector": 256,
         "gamma": 10.0,
-        "start": 1000,
+        "start": "auto",
         "rise": 100.0,
         "views": {
             "name": "communal",
@@ -89,10 +93,14 @@ class CSGCL(GraphContrast):
         self.strengths = torch.where(torch.from_numpy(place) >= 0, found[torch.from_numpy(place)], 0.0)
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
+        """Raises InputError where the run ends before communities count."""
         found = super().resolve(facts)
         self.epoch_steps = facts.epoch
         epochs = max(1, facts.steps // facts.epoch)
         start = epochs // 2 if isinstance(self.start, str) else self.start
+        if self.gamma and start >= epochs:
+            raise InputError(f"--start {start}: the run has {epochs} epochs, so that no community ever counts.",
+                             "Use a smaller --start, more --steps, or --gamma 0.")  # fmt: skip
         if isinstance(self.rise, str):
             self.rise = max(1, epochs - start) / self.gamma if self.gamma else 1.0
         self.start = start

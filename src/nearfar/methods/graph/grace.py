@@ -27,8 +27,9 @@ class Grace(GraphContrast):
         "ICML workshop on graph representation learning, 2020",
         "Two copies of a graph lack other edges and features; a node finds itself among all nodes of both.",
         arxiv="2006.04131",
-        differs="rates, width and steps are those of Cora in --preset paper; a batch of at most 8,192 nodes is "
-        "contrasted (of more 1,024 a step; --batch-size N), while the whole graph passes the encoder",
+        differs="values of --preset paper are those of Cora, without its encoder (--graph-width 128 "
+        "--graph-activation relu); a warm-up of a twentieth of the run (official: none); a batch of at most 8,192 "
+        "nodes is contrasted (of more 1,024 a step; --batch-size N), while the whole graph passes the encoder",
     )
     defaults = {"temperature": 0.4}
     preset_paper = {

@@ -67,11 +67,12 @@ class Meow(Method):
         arxiv="2212.13847",
         differs="the kept encoder has running means of the whole-matrix norm and of the attention's scores, no masks "
         "and no dropout (released code: the last training pass); a node alone has the vector it has in the graph; "
-        "k-means of scikit-learn until it settles (20 iterations of faiss); rows all of whose negatives have no weight "
-        "leave the mean (released code: infinity); no phi is below tau / 100; a path of one step has A + I and no "
-        "context; contexts count each node reached once; steps are those asked for (patience; AdaMEOW 1,200); values "
-        "of --preset paper are those of ACM, without its neighbours (--graph-nearest 110,700; AdaMEOW 690,690), width "
-        "(--graph-width 64) and AdaMEOW's dropout (--graph-dropout 0.3)",
+        "k-means of scikit-learn until it settles (20 iterations of faiss); rows all of whose negatives have no "
+        "weight leave the mean (released code: infinity); no phi is below tau / 100; a path of one step has A + I and "
+        "no context; contexts count each node reached once; steps are those asked for (patience; AdaMEOW 1,200); a "
+        "warm-up of a twentieth of the run (released: none); values of --preset paper are those of ACM, without its "
+        "neighbours (--graph-nearest 110,700; AdaMEOW 690,690), width (--graph-width 64) and AdaMEOW's dropout "
+        "(--graph-dropout 0.3)",
     )
     needs = (frozenset({"node", "node_type"}),)
     prefers = {"graph_encoder": "paths"}

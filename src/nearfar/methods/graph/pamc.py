@@ -87,12 +87,15 @@ class PamC(Staged):
         arxiv="2209.14067",
         differs="two linear layers of --graph-width and a linear one to z (paper: 500, 500, 2000, 10), a decoder of "
         "two; the auto-encoder learns within the run, on all nodes at once; nothing is added in the logarithms, and "
-        "clusters without a member are left out (released code: NaN); scores are those of the last step, not the "
-        "best of all by labels; values of --preset paper are those of DBLP",
+        "clusters without a member are left out (released code: NaN); scores are those of the last step, not the best "
+        "of all by labels; values of --preset paper are those of DBLP (200 epochs after the auto-encoder: --steps); a "
+        "warm-up of a twentieth of each stage (official: none)",
     )
     needs = (frozenset({"node"}),)
     prefers = {"graph_encoder": "mlp", "graph_activation": "relu"}
     distributed = splits = False
+    measured_by = "clustering"
+    only_with = {"assignment": {"against": ("clusters",)}}
     preset_paper = {"latent": 10, "alpha": 2.0, "beta": 2.0, "inverse_temperature": 1.0, "order": 1}
     paper_training = {"optimiser": "adam", "lr": 1e-3, "weight_decay": 0.0, "schedule": "constant"}
     graph: Graph
