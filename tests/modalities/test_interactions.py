@@ -17,7 +17,7 @@ from nearfar.encoders.histories import Histories, HistoryEncoder, last_state
 from nearfar.errors import InputError
 from nearfar.evaluation import references, task_for
 from nearfar.evaluation.recommending import expected_metrics, next_item_metrics
-from nearfar.sources.interactions import log_of, time_of
+from nearfar.sources.interactions import log_of
 from nearfar.sources.sets import movielens
 from nearfar.views import build
 from tests.modalities.histories import (
@@ -235,10 +235,6 @@ def test_ids_are_numbers_or_texts_and_times_numbers_or_dates(tmp_path):
     data = nearfar.data(path)
     assert histories(data, [0])[0] == ["10", "9", "8"]
     assert log_of(data).user_names == ["1"]
-    assert time_of("2024-01-02T10:00:00") - time_of("2024-01-02T09:00:00Z") == 3600
-    assert time_of(True) == 1
-    assert time_of("1e400") is None
-    assert time_of(None) is None
 
 
 def test_a_limit_takes_whole_users(table):

@@ -7,13 +7,11 @@ A row of training sees training rows alone, one of validation those as well, one
 
 from __future__ import annotations
 
-import datetime
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +22,8 @@ from nearfar.progress import track
 from nearfar.sources.raw import Raw, filled, missing, whole_numbers
 from nearfar.sources.scan import BATCH, Fault, Scan, cells
 from nearfar.sources.splits import SHARES
+from nearfar.sources.times import MEND as DATES
+from nearfar.sources.times import stamps
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -67,35 +67,16 @@ def _ids(raw: Raw, column: str, found: Scan) -> list[str]:
 
 def _times(raw: Raw, column: str, found: Scan) -> np.ndarray:
     """float64 (N,): numbers as they are, dates in seconds."""
-    out, row = np.zeros(len(raw.table)), 0
-    for block in cells(raw.table, column, 8 * BATCH):
-        for value in block:
-            moment = None if missing(value) else time_of(value)
-            if moment is None:
-                what = "the time is empty" if missing(value) else f"{str(value)[:40]!r} is neither a number nor a date"
-                found.bad.append(Fault(row, column, what))
-            else:
-                out[row] = moment
-            row += 1
-    return out
-
-
-def time_of(value: Any) -> float | None:
-    """A finite number, or a date (with its time of day) in seconds since 1970 (UTC where no zone is said); None for
-    what is neither."""
-    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
-        value = datetime.datetime(value.year, value.month, value.day)
-    if isinstance(value, datetime.datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+    values = [value for block in cells(raw.table, column, 8 * BATCH) for value in block]
     try:
-        number = float(value)
-        return number if math.isfinite(number) else None
-    except (TypeError, ValueError, OverflowError):
-        pass
-    try:
-        return time_of(datetime.datetime.fromisoformat(str(value).strip()))
-    except ValueError:
-        return None
+        times = stamps(values)
+    except ValueError as error:
+        raise InputError(f"{raw.path or raw.name}: column '{column}': {error}.", DATES) from None
+    for row in np.flatnonzero(np.isnan(times)).tolist():
+        empty = missing(values[row])
+        what = "the time is empty" if empty else f"{str(values[row])[:40]!r} is neither a number nor a date"
+        found.bad.append(Fault(row, column, what))
+    return np.nan_to_num(times)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ one a window of a long series, of which the earliest are for training.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,13 +21,13 @@ from nearfar.sources.raw import Problem, Raw, filled
 from nearfar.sources.roles import listed, meant
 from nearfar.sources.scan import Fault, cells, problem
 from nearfar.sources.series import SOURCE, START, holds_lists, list_batches
+from nearfar.sources.times import MEND, stamps
 
 IDS = ("series_id", "unique_id", "sequence_id")
 TIMES = ("time", "timestamp", "date", "datetime", "ds")
 PARTS = {"train": 0.6, "val": 0.2, "test": 0.2}  # of the windows of a long series, in order of time
 Gathered = tuple[Raw, dict[str, Any], dict[str, str]]
 FEWEST = 4  # series that can be trained on
-_COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")  # 19580329
 UNEVEN = 1.2  # a step of time longer than so many usual ones is uneven: months are not
 
 
@@ -69,23 +68,6 @@ def _numeric(raw: Raw, column: str) -> bool:
     return mostly_numbers(next(cells(raw.table, column, 64), []))
 
 
-def stamps(values: Sequence[Any]) -> np.ndarray:
-    """float64: numbers as they are, dates in seconds, NaN for what is neither."""
-    import pandas as pd
-
-    read: Any = pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce")
-    numbers: Any = read.to_numpy(np.float64)
-    there = np.array([filled(value) != "" for value in values], bool)
-    if there.any() and all(_COMPACT.fullmatch(filled(value)) for value, known in zip(values, there) if known):
-        numbers = np.full(len(numbers), np.nan)
-    if not (np.isnan(numbers) & there).any():
-        return numbers
-    texts = pd.Series([filled(value) or None for value in values])
-    dates: Any = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True)
-    seconds = dates.to_numpy("datetime64[ns]").astype(np.int64) / 1e9
-    return np.where(dates.isna().to_numpy(), np.nan, seconds)
-
-
 class Long:
     """A long table on its way to one row a series."""
 
@@ -117,7 +99,10 @@ class Long:
     def timed(self, column: str) -> np.ndarray:
         """Stamps in seconds or as they are; two rows of one series with one time are a fault of the second."""
         values = self.column(column)
-        found = stamps(values)
+        try:
+            found = stamps(values)
+        except ValueError as error:
+            raise InputError(f"{self.raw.path or self.raw.name}: column '{column}': {error}.", MEND) from None
         for row in np.flatnonzero(np.isnan(found)).tolist():
             shown = filled(values[row])
             self.faults.append(Fault(row, column, f"'{shown[:40]}' is not a time" if shown else "the time is empty"))
