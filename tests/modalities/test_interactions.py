@@ -228,6 +228,17 @@ def test_a_missing_column_is_asked_for(tmp_path):
     assert histories(data, [4])[0] == ["i0", "i1", "i2", "i3"]
 
 
+def test_without_times_an_item_may_be_met_again(tmp_path):
+    rows = [(u, item) for u in "ab" for item in "xyxxz"]
+    data = nearfar.data(write(tmp_path / "t.csv", rows, ("user", "item")), roles={"user": "user", "item": "item"})
+    assert {name: part.tolist() for name, part in data.splits.items()} == {
+        "train": [1, 2, 6, 7], "val": [3, 8], "test": [4, 9]}  # fmt: skip
+    assert histories(data, [4])[0] == ["x", "y", "x", "x"]
+    assert not any("repeat" in note for note in data.notes)
+    with pytest.raises(InputError, match="has no column of times to be divided by"):
+        nearfar.data(tmp_path / "t.csv", roles={"user": "user", "item": "item"}, split="by-time")
+
+
 def test_ids_are_numbers_or_texts_and_times_numbers_or_dates(tmp_path):
     stamps = ["2024-01-03", "2024-01-02T10:00:00", "2024-01-02T09:00:00Z", "2023-12-31"]
     path = tmp_path / "t.parquet"

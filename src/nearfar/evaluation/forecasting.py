@@ -68,8 +68,8 @@ def anchors(
     if part == 0:
         kept &= before(split == part) == context
     if values is not None:
-        there = np.isfinite(values)
-        kept &= (behind(there.all(1)) == horizon) & (before(there.any(1)) > 0)
+        there = np.isfinite(values).sum(1)
+        kept &= (behind(there == values.shape[1]) == horizon) & (before(there > 0) > 0)
     return t[kept]
 
 

@@ -36,7 +36,8 @@ PARTS = ("train", "val", "test")
 
 
 def scan_interactions(raw: Raw, columns: dict[str, str], found: Scan) -> None:
-    """Ids and times of every row. columns: "user", "item" and, where there is one, "time" -> column.
+    """Ids and times of every row. columns: "user", "item" and, where there is one, "time" -> column; without it the
+    number of a row is its time, so that none repeats another.
 
     Digests: of the item its id; of the user the whole row, since what a row holds of a user is the history before it.
     Sizes: how many rows have the same user, or item.
@@ -45,7 +46,7 @@ def scan_interactions(raw: Raw, columns: dict[str, str], found: Scan) -> None:
     rows = len(raw.table)
     with track("checking interactions", rows) as advance:
         ids = {role: _ids(raw, columns[role], found) for role in (USER, ITEM)}
-        times = _times(raw, columns[TIME], found) if TIME in columns else np.zeros(rows)
+        times = _times(raw, columns[TIME], found) if TIME in columns else np.arange(float(rows))
         advance(rows)
     whole = (f"{u}\0{i}\0{t!r}" for u, i, t in zip(ids[USER], ids[ITEM], times.tolist(), strict=True))
     for role, values in ((USER, whole), (ITEM, ids[ITEM])):
@@ -152,6 +153,9 @@ class Log:
 
     def _by_time(self, order: np.ndarray, data: Data) -> np.ndarray:
         """Cut where so many of the interactions lie before: 70 and 85 in a hundred."""
+        if TIME not in data.roles:
+            raise InputError(f"{data.path or data.name} has no column of times to be divided by.",
+                             "Name it: --time COLUMN; or leave out --split by-time.")  # fmt: skip
         times = np.sort(self.times[order])
         shares = np.cumsum(list(SHARES.values()))[:-1]
         cuts = times[np.minimum((shares * len(times)).round().astype(int), len(times) - 1)]
