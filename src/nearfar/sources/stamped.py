@@ -18,7 +18,7 @@ from datasets import Dataset
 from nearfar.errors import InputError
 from nearfar.modalities.vector import cell_numbers, mostly_numbers, no_number
 from nearfar.sources.raw import Problem, Raw, filled
-from nearfar.sources.roles import listed, meant
+from nearfar.sources.roles import checked_role, listed
 from nearfar.sources.scan import Fault, cells, problem
 from nearfar.sources.series import SOURCE, START, holds_lists, list_batches
 from nearfar.sources.times import MEND, stamps
@@ -37,7 +37,8 @@ def gathered(raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
     names = [name for name in raw.table.column_names if not name.startswith("__")]
     ident = wanted.get("series_id") or next((name for name in names if name.casefold() in IDS), None)
     time = wanted.get("time") or next((name for name in names if name.casefold() in TIMES), None)
-    given = _named(wanted.get("series"), names)
+    where = str(raw.path or raw.name)
+    given = listed(checked_role("series", wanted.get("series"), names, where) or [])
     fixed = raw.roles.get("series", [])
     columns = given or ([fixed] if isinstance(fixed, str) else list(fixed))
     if columns and holds_lists(raw, columns[0]):
@@ -47,7 +48,7 @@ def gathered(raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
         return None
     for role, column in (("series_id", ident), ("time", time)):
         if column is not None and column not in names:
-            raise InputError(f"{raw.path or raw.name}: there is no column '{column}' for the role '{role}'.",
+            raise InputError(f"{where}: there is no column '{column}' for the role '{role}'.",
                              f"Columns: {', '.join(names)}.")  # fmt: skip
     used = {ident, time} | {c for role, value in wanted.items() if role != "series" and value
                             for c in ([value] if isinstance(value, str) else value)}  # fmt: skip
@@ -55,13 +56,9 @@ def gathered(raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
     if not columns and not (wanted.get("series_id") or wanted.get("time")):
         return None
     if not columns:
-        raise InputError(f"{raw.path or raw.name}: no column holds the numbers of the series.",
+        raise InputError(f"{where}: no column holds the numbers of the series.",
                          "Name them: --series COLUMN,COLUMN.")  # fmt: skip
     return Long(raw, wanted, columns, ident, time, skip).table(window)
-
-
-def _named(value: Any, names: list[str]) -> list[str]:
-    return [] if not value or value == "none" else [one for name in listed(value) for one in meant(name, names)]
 
 
 def _numeric(raw: Raw, column: str) -> bool:
