@@ -1,6 +1,7 @@
 """Interactions: what is read, how it is divided, what is counted against a count by hand, and the whole way."""
 
 import json
+import math
 import zipfile
 from collections import Counter
 
@@ -44,6 +45,11 @@ def data(table):
 
 def histories(data, rows):
     return [list(one) for one in modalities.of("user").items(data, "user", rows)]
+
+
+def items_of(data):
+    """The item of each row."""
+    return modalities.of("user").items(data, "item", range(len(data)))
 
 
 def test_users_items_and_times_are_found_by_name_all_together(data, tmp_path):
@@ -164,6 +170,23 @@ class Knowing:
 
     def __call__(self, role, rows):
         return np.eye(len(self.log.item_names), dtype=np.float32)[self.log.items[rows]]
+
+
+def test_an_item_that_the_model_does_not_know_is_behind_all_others(table, data):
+    """Vectors of zeros stand for such items; all others have scores below 0."""
+    rng, task = np.random.default_rng(0), task_for(data, "next-item")
+    names = sorted({item for train, _, _ in left_out(table).values() for item in train})
+    vectors = {name: rng.random(4) * (k % 3 > 0) for k, name in enumerate(names)}
+    of_item = np.stack([vectors.get(name, np.zeros(4)) for name in items_of(data)])
+    of_user = -rng.random((len(data), 4))
+    scores = task.evaluate(lambda role, rows: (of_user if role == "user" else of_item)[rows], "test")
+    ranks = []
+    for row in data.splits["test"]:
+        told = {name: float(of_user[row] @ v) if v.any() else -math.inf for name, v in vectors.items()}
+        wanted = items_of(data)[row]
+        ranks.append(rank_of(wanted, told) if vectors.get(wanted, np.zeros(1)).any() else math.inf)
+    assert scores.metrics == pytest.approx(metrics_of(ranks))
+    assert next(iter(scores.counts.values()))["unknown"] == ranks.count(math.inf) > 5
 
 
 def test_metrics_of_ranks():
