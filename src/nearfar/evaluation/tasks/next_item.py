@@ -91,7 +91,7 @@ class NextItemTask(SearchTask):
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         search = self.searches(split)[0]
         queries, items = (np.asarray(embed(side.role, side.rows)) for side in (search.query, search.gallery))
-        known = items.any(1)  # an item that a model does not know has no vector but zeros
+        known: np.ndarray = np.any(items, axis=1)  # an item that a model does not know has no vector but zeros
         if not known.all():
             queries = np.pad(queries, ((0, 0), (0, 1)), constant_values=1)
             items = np.concatenate([items, np.where(known, 0, LAST)[:, None].astype(items.dtype)], 1)
