@@ -210,6 +210,7 @@ def test_copies_ties_and_disorder_are_told_and_counted(tmp_path):
     assert "1 interactions have the time of the user's one before: they stay in the order of the table" in told
     assert "they are sorted by user and time" in told
     assert "1 users have a single interaction: they have no history and are left out" in told
+    assert log_of(data).latest(2)["c"] == ["x"]
     assert histories(data, [1])[0] == ["z", "x"]
     assert histories(data, [3]) == histories(data, [0]) == [["z"]]
     assert not np.isin([3, 7], np.concatenate(list(data.splits.values()))).any()

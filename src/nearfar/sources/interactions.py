@@ -105,8 +105,8 @@ class Log:
 
     users, items: int64 (N,) into `user_names`, `item_names`; times: float64 (N,); part: int8 (N,): TRAIN, VAL, TEST, or
     AWAY for copies and for users with a single interaction. first: int64 (N,), of a copy the row that it repeats, else
-    the row itself. seen: bool (N,): the rows of training, those without a history among them. known: int64, sorted:
-    their items.
+    the row itself. single: bool (N,): rows of users with a single interaction. seen: bool (N,): the rows of training,
+    those without a history among them. known: int64, sorted: their items.
     """
 
     def __init__(self, data: Data):
@@ -116,7 +116,10 @@ class Log:
         self.order = np.lexsort((np.arange(len(self.users)), self.times, self.users))
         self.first = self._copies()
         self.copies = int((self.first != np.arange(len(self.first))).sum())
-        self.part, self.counts = self._parts(data)
+        kept = self.order[self.first[self.order] == self.order]
+        users, sizes = np.unique(self.users[kept], return_counts=True)
+        self.single = np.isin(self.users, users[sizes == 1])
+        self.part = self._parts(data, kept[~self.single[kept]])
         self.seen = self.part == TRAIN
         self.known = np.unique(self.items[self.seen])
 
@@ -130,13 +133,9 @@ class Log:
         first[order] = order[np.maximum.accumulate(head)]
         return first
 
-    def _parts(self, data: Data) -> tuple[np.ndarray, dict[str, int]]:
-        """The part of each row, and how many users have a single interaction ("single")."""
+    def _parts(self, data: Data, order: np.ndarray) -> np.ndarray:
+        """The part of each row. order: the rows that count, by user and time."""
         part = np.full(len(self.users), AWAY, np.int8)
-        order = self.order[self.first[self.order] == self.order]
-        users, sizes = np.unique(self.users[order], return_counts=True)
-        single = users[sizes == 1]
-        order = order[~np.isin(self.users[order], single)]
         if not len(order):
             raise InputError(
                 f"{data.path or data.name}: no user has two interactions, so nothing has a history.",
@@ -149,7 +148,7 @@ class Log:
         else:
             left = from_end(self.users[order])
             part[order] = np.where(left == 0, TEST, np.where((left == 1) & ~_firsts(self.users[order]), VAL, TRAIN))
-        return part, {"single": len(single)}
+        return part
 
     def _by_time(self, order: np.ndarray, data: Data) -> np.ndarray:
         """Cut where so many of the interactions lie before: 70 and 85 in a hundred."""
@@ -209,7 +208,8 @@ class Log:
 
     def latest(self, most: int) -> dict[str, list[str]]:
         """User -> the names of all that is known of them, at most `most`: what comes next is asked of it."""
-        rows = self.order[self.part[self.order] >= 0]
+        counted = (self.part >= 0) | (self.single & (self.first == np.arange(len(self.first))))
+        rows = self.order[counted[self.order]]
         cuts = np.flatnonzero(np.diff(self.users[rows])) + 1
         groups = np.split(rows, cuts) if len(rows) else []
         return {self.user_names[self.users[g[0]]]: [self.item_names[i] for i in self.items[g[-most:]]] for g in groups}
@@ -263,8 +263,9 @@ def remarks(data: Data) -> list[str]:
                          "order of the table")  # fmt: skip
         if (np.diff(log.times) < 0).any():
             notes.append("the rows are not in the order of time: they are sorted by user and time")
-    if log.counts["single"]:
-        notes.append(f"{log.counts['single']:,} users have a single interaction: they have no history and are left out")
+    alone = len(np.unique(log.users[log.single]))
+    if alone:
+        notes.append(f"{alone:,} users have a single interaction: they have no history and are left out")
     bare = int(((log.part >= 0) & (log.lengths == 0)).sum())
     notes.append(f"{bare:,} interactions have no earlier one that they may see: they are context, not samples")
     unseen = [int((~np.isin(log.items[log.samples[name]], log.known)).sum()) for name in ("val", "test")]
