@@ -149,6 +149,11 @@ def test_columns_of_steps(tmp_path):
                         roles={"series": "step_*"})  # fmt: skip
     assert [len(one) for one in items(data)] == [3, 2] * 6
     assert items(data)[4].ravel().tolist() == [4, 5, 6]
+    assert not any("do not rise" in note for note in data.notes)
+    mixed = table(tmp_path / "m.csv", ["step_1", "step_10", "step_2"], [[k, k * k % 7, k + 1] for k in range(12)])
+    data = nearfar.data(mixed, roles={"series": "step_*"})
+    assert items(data)[3].ravel().tolist() == [3, 2, 4]
+    assert any("their numbers do not rise (step_1, step_10, step_2, ...)" in note for note in data.notes)
 
 
 def test_arrays(tmp_path):
