@@ -4,10 +4,16 @@ Digits read pixel after pixel (64 steps; a set that any machine has), recordings
 speakers (vowels; runs of 16 do not fit into its short series, so the local contrast is 0 there). Every arm has the same
 encoder and the same steps: fixed jitter and scaling in a plain contrast, a view that equals the series (only steps are
 hidden), AutoTCL without its local contrast, adversarial, with the released code's choices, and TS2Vec. The digits
-decide by the probe; raw values and the nearest by warping stand beside them, as does the untrained encoder.
+decide by the probe, against the arm that lacks the learned view alone: the plain contrast hides no steps, keeps no mean
+of the weights and has no local term either. Raw values and the nearest by warping stand beside them, as does the
+untrained encoder.
 """
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 from experiment import Arm, Cell, Claim
 
@@ -24,14 +30,25 @@ ARMS = {
 MEASURES = {"probe": ("labels", "probe"), "knn": ("labels", "knn")}
 PLAN = {"steps": 300, "batch_size": 64, **ENCODER}
 
+
+def masks(folder: Path, data: Any) -> dict[str, float]:
+    """Of the masks at the end of training: the mean, and the mean variance over the steps of a series. A mean of 0 or 1
+    and no variance would be no view."""
+    last = json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])
+    return {name: last[name] for name in ("kept", "kept_spread") if name in last}
+
+
+UNITS = {"kept_spread": "value"}
 CLAIM = Claim(
     slug="autotcl",
-    claim="A view of a series that a network learns tells more than fixed jitter and scaling, or the series itself.",
+    claim="A view of a series that a network learns tells more than the series itself with steps hidden, or fixed "
+    "jitter and scaling.",
     cells={
-        "digits": Cell("digit-series", ARMS, PLAN, MEASURES),
-        "motions": Cell("motions", ARMS, PLAN | {"batch_size": 16}, MEASURES),
-        "vowels": Cell("vowels", ARMS, PLAN, MEASURES),
+        "digits": Cell("digit-series", ARMS, PLAN, MEASURES, look=masks, units=UNITS),
+        "motions": Cell("motions", ARMS, PLAN | {"batch_size": 16}, MEASURES, look=masks, units=UNITS),
+        "vowels": Cell("vowels", ARMS, PLAN, MEASURES, look=masks, units=UNITS),
     },
-    control="jitter",
+    control="identity",
     measure="probe",
+    pairs=[("identity", "jitter")],
 )

@@ -1,6 +1,7 @@
 """Interactions: what is read, how it is divided, what is counted against a count by hand, and the whole way."""
 
 import json
+import math
 import zipfile
 from collections import Counter
 
@@ -17,7 +18,7 @@ from nearfar.encoders.histories import Histories, HistoryEncoder, last_state
 from nearfar.errors import InputError
 from nearfar.evaluation import references, task_for
 from nearfar.evaluation.recommending import expected_metrics, next_item_metrics
-from nearfar.sources.interactions import log_of, time_of
+from nearfar.sources.interactions import log_of
 from nearfar.sources.sets import movielens
 from nearfar.views import build
 from tests.modalities.histories import (
@@ -44,6 +45,11 @@ def data(table):
 
 def histories(data, rows):
     return [list(one) for one in modalities.of("user").items(data, "user", rows)]
+
+
+def items_of(data):
+    """The item of each row."""
+    return modalities.of("user").items(data, "item", range(len(data)))
 
 
 def test_users_items_and_times_are_found_by_name_all_together(data, tmp_path):
@@ -166,6 +172,23 @@ class Knowing:
         return np.eye(len(self.log.item_names), dtype=np.float32)[self.log.items[rows]]
 
 
+def test_an_item_that_the_model_does_not_know_is_behind_all_others(table, data):
+    """Vectors of zeros stand for such items; all others have scores below 0."""
+    rng, task = np.random.default_rng(0), task_for(data, "next-item")
+    names = sorted({item for train, _, _ in left_out(table).values() for item in train})
+    vectors = {name: rng.random(4) * (k % 3 > 0) for k, name in enumerate(names)}
+    of_item = np.stack([vectors.get(name, np.zeros(4)) for name in items_of(data)])
+    of_user = -rng.random((len(data), 4))
+    scores = task.evaluate(lambda role, rows: (of_user if role == "user" else of_item)[rows], "test")
+    ranks = []
+    for row in data.splits["test"]:
+        told = {name: float(of_user[row] @ v) if v.any() else -math.inf for name, v in vectors.items()}
+        wanted = items_of(data)[row]
+        ranks.append(rank_of(wanted, told) if vectors.get(wanted, np.zeros(1)).any() else math.inf)
+    assert scores.metrics == pytest.approx(metrics_of(ranks))
+    assert next(iter(scores.counts.values()))["unknown"] == ranks.count(math.inf) > 5
+
+
 def test_metrics_of_ranks():
     found = next_item_metrics(np.array([1, 3, 10, 11, np.inf]))
     assert found["hit@10"].tolist() == [1, 1, 1, 0, 0]
@@ -187,6 +210,7 @@ def test_copies_ties_and_disorder_are_told_and_counted(tmp_path):
     assert "1 interactions have the time of the user's one before: they stay in the order of the table" in told
     assert "they are sorted by user and time" in told
     assert "1 users have a single interaction: they have no history and are left out" in told
+    assert log_of(data).latest(2)["c"] == ["x"]
     assert histories(data, [1])[0] == ["z", "x"]
     assert histories(data, [3]) == histories(data, [0]) == [["z"]]
     assert not np.isin([3, 7], np.concatenate(list(data.splits.values()))).any()
@@ -228,6 +252,17 @@ def test_a_missing_column_is_asked_for(tmp_path):
     assert histories(data, [4])[0] == ["i0", "i1", "i2", "i3"]
 
 
+def test_without_times_an_item_may_be_met_again(tmp_path):
+    rows = [(u, item) for u in "ab" for item in "xyxxz"]
+    data = nearfar.data(write(tmp_path / "t.csv", rows, ("user", "item")), roles={"user": "user", "item": "item"})
+    assert {name: part.tolist() for name, part in data.splits.items()} == {
+        "train": [1, 2, 6, 7], "val": [3, 8], "test": [4, 9]}  # fmt: skip
+    assert histories(data, [4])[0] == ["x", "y", "x", "x"]
+    assert not any("repeat" in note for note in data.notes)
+    with pytest.raises(InputError, match="has no column of times to be divided by"):
+        nearfar.data(tmp_path / "t.csv", roles={"user": "user", "item": "item"}, split="by-time")
+
+
 def test_ids_are_numbers_or_texts_and_times_numbers_or_dates(tmp_path):
     stamps = ["2024-01-03", "2024-01-02T10:00:00", "2024-01-02T09:00:00Z", "2023-12-31"]
     path = tmp_path / "t.parquet"
@@ -235,10 +270,6 @@ def test_ids_are_numbers_or_texts_and_times_numbers_or_dates(tmp_path):
     data = nearfar.data(path)
     assert histories(data, [0])[0] == ["10", "9", "8"]
     assert log_of(data).user_names == ["1"]
-    assert time_of("2024-01-02T10:00:00") - time_of("2024-01-02T09:00:00Z") == 3600
-    assert time_of(True) == 1
-    assert time_of("1e400") is None
-    assert time_of(None) is None
 
 
 def test_a_limit_takes_whole_users(table):

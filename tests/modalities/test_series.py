@@ -149,6 +149,11 @@ def test_columns_of_steps(tmp_path):
                         roles={"series": "step_*"})  # fmt: skip
     assert [len(one) for one in items(data)] == [3, 2] * 6
     assert items(data)[4].ravel().tolist() == [4, 5, 6]
+    assert not any("do not rise" in note for note in data.notes)
+    mixed = table(tmp_path / "m.csv", ["step_1", "step_10", "step_2"], [[k, k * k % 7, k + 1] for k in range(12)])
+    data = nearfar.data(mixed, roles={"series": "step_*"})
+    assert items(data)[3].ravel().tolist() == [3, 2, 4]
+    assert any("their numbers do not rise (step_1, step_10, step_2, ...)" in note for note in data.notes)
 
 
 def test_arrays(tmp_path):
@@ -407,10 +412,45 @@ def test_places_never_look_ahead():
     assert anchors(split, 0, 3, 2).tolist() == [7]
 
 
+def test_places_have_a_value_before_them_and_none_missing_behind_them():
+    values = np.ones((22, 2))
+    values[[3, 4, 5], :], values[12, 1] = np.nan, np.nan
+    split = np.array([0] * 10 + [1] * 6 + [2] * 6)
+    assert anchors(split, 0, 3, 2, values).tolist() == [6, 7]
+    assert anchors(split, 0, 2, 2, values).tolist() == [6, 7]
+    assert anchors(split, 0, 1, 2, values).tolist() == [0, 6, 7]
+    assert anchors(split, 1, 3, 2, values).tolist() == [9, 12, 13]
+    assert anchors(np.zeros(22), 0, 2, 1, values).tolist() == [1, *range(6, 11), *range(12, 21)]
+
+
+@pytest.mark.parametrize(("holes", "told"), [("scattered", (11,)), ("none", (24, 48))])
+def test_horizons_heed_missing_values(holes, told, tmp_path):
+    """Every twelfth value is missing: no more than eleven steps can be told, and that is known before training."""
+    values = [[k, "" if holes == "scattered" and k % 12 == 5 else k % 7] for k in range(700)]
+    data = nearfar.data(table(tmp_path / "t.csv", ["time", "x"], values), window=50)
+    task = task_for(data, "forecasting")
+    assert task.horizons == told
+    task.check()
+    assert {row.slug for row in references(data, task) if row.evaluate("test").primary >= 0} >= {"raw", "seasonal"}
+    if holes == "scattered":
+        with pytest.raises(InputError, match=r"24 steps without a missing value.*\n?.*--horizons 11"):
+            task_for(data, "forecasting", horizons="24").check()
+
+
+def test_a_gap_as_long_as_the_context_is_no_place_to_tell_from(tmp_path):
+    values = [[k, "" if 505 <= k < 546 else k % 7] for k in range(600)]
+    path = table(tmp_path / "t.csv", ["time", "x"], values)
+    run = nearfar.fit("ts2vec", path, series_window=50, series_dim=4, series_width=4, series_depth=2, steps=2,
+                      task="forecasting --horizons 4 --context 20", val_every=0, out=tmp_path / "run")  # fmt: skip
+    assert np.isfinite(run.scores["test"]["primary"])
+
+
 def test_the_period_of_a_series():
     steps = np.arange(200.0)[:, None]
     assert seasonal(np.sin(2 * np.pi * steps / 12), 50) in (12, 24, 36, 48)
     assert seasonal(np.random.default_rng(0).normal(size=(400, 1)), 30) == 1
+    assert seasonal(np.sin(2 * np.pi * steps[:100] / 60), 80) == 1  # half of the steps is no peak, it is only the end
+    assert seasonal(steps[:2], 80) == 1
 
 
 def test_forecasts_counted_by_hand(tmp_path):

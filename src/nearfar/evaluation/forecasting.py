@@ -46,28 +46,45 @@ def pieces(
     return out
 
 
-def anchors(split: np.ndarray, part: int, context: int, horizon: int) -> np.ndarray:
+def anchors(
+    split: np.ndarray, part: int, context: int, horizon: int, values: np.ndarray | None = None
+) -> np.ndarray:  # fmt: skip
     """Steps t of a piece with `context` steps up to t, and t + 1 ... t + horizon all in the part (a place in `SPLITS`).
-    Of the training part the context lies in it too; elsewhere it may reach back into an earlier part, never past t."""
-    inside = np.concatenate([[0], np.cumsum(split == part)])
+    Of the training part the context lies in it too; elsewhere it may reach back into an earlier part, never past t.
+
+    values: of the piece, (T, C), NaN where one is missing: the context then holds one at least, and what follows all.
+    """
     t = np.arange(context - 1, len(split) - horizon)
-    known = inside[t + 1 + horizon] - inside[t + 1] == horizon
+
+    def before(marks: np.ndarray) -> np.ndarray:
+        count = np.concatenate([[0], np.cumsum(marks)])
+        return count[t + 1] - count[t + 1 - context]
+
+    def behind(marks: np.ndarray) -> np.ndarray:
+        count = np.concatenate([[0], np.cumsum(marks)])
+        return count[t + 1 + horizon] - count[t + 1]
+
+    kept = behind(split == part) == horizon
     if part == 0:
-        known &= inside[t + 1] - inside[t + 1 - context] == context
-    return t[known]
+        kept &= before(split == part) == context
+    if values is not None:
+        there = np.isfinite(values).sum(1)
+        kept &= (behind(there == values.shape[1]) == horizon) & (before(there > 0) > 0)
+    return t[kept]
 
 
 def seasonal(values: np.ndarray, most: int) -> int:
     """The period, 2 to `most`, at which a series (T, C) of training steps is most like itself: the highest mean
-    autocorrelation over the channels among its local peaks; 1 where there is none above 0.2."""
+    autocorrelation over the channels among its local peaks, of lags below half of its steps; 1 where there is none
+    above 0.2."""
     centred = np.nan_to_num(values - np.nanmean(values, 0))
-    found = np.zeros(max(2, most + 2))
-    for lag in range(1, min(most + 1, len(values) // 2) + 1):
+    found = np.zeros(1 + max(0, min(most + 1, len(values) // 2)))
+    for lag in range(1, len(found)):
         a, b = centred[lag:], centred[:-lag]
         scale = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
         found[lag] = float(np.mean((a * b).sum(0) / np.where(scale > 0, scale, np.inf)))
     peaks = [k for k in range(2, len(found) - 1) if found[k] >= found[k - 1] and found[k] > found[k + 1]]
-    best = max(peaks, key=lambda k: found[k], default=1)
+    best = max(peaks, key=lambda k: found[k], default=0)
     return best if found[best] > 0.2 else 1
 
 

@@ -173,7 +173,8 @@ class Interactions(Modality):
 
         found = log(data)
         items = [found.item_names[code] for code in found.known]
-        titles = {item: title for item, title in data.meta.get("titles", {}).items() if item in set(items)}
+        named = data.meta.get("titles", {})
+        titles = {item: named[item] for item in items if item in named}
         sizes = {
             name: getattr(options, f"history_{name}") for name in ("layers", "heads", "inner", "dropout", "length")
         }

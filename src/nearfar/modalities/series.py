@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,11 +140,11 @@ class Series(Modality):
         return shown
 
     def remarks(self, data: Data, role: str) -> list[str]:
-        """Missing values, and series and channels that tell nothing."""
+        """Steps in another order than their names say, missing values, and series and channels that tell nothing."""
         import numpy as np
 
         items, names = self.items(data, role), self.names(data, role)
-        notes = []
+        notes = disordered(data.roles.get(role, role)) if names == ["value"] else []
         holes = np.array([int(np.isnan(item).sum()) for item in items])
         if holes.any():
             total = sum(item.size for item in items)
@@ -310,6 +311,16 @@ class Series(Modality):
             'Write numbers separated by commas, channels by semicolons, "1,2,3;4,5,6", or key:KEY for an item of the '
             "index.",
         )
+
+
+def disordered(columns: Sequence[str] | str) -> list[str]:
+    """What to tell of columns of steps whose names end in numbers that do not rise (step_1, step_10, step_2)."""
+    ends = [re.search(r"\d+$", name) for name in ([columns] if isinstance(columns, str) else columns)]
+    numbers = [int(end[0]) for end in ends if end]
+    if len(numbers) < len(ends) or numbers == sorted(numbers):
+        return []
+    return [f"the steps are read in the order of the file, where their numbers do not rise ({', '.join(columns[:4])}, "
+            "...): sort the columns if it is not the order of time"]  # fmt: skip
 
 
 def ranges(values: Any) -> Any:

@@ -7,13 +7,11 @@ A row of training sees training rows alone, one of validation those as well, one
 
 from __future__ import annotations
 
-import datetime
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +22,8 @@ from nearfar.progress import track
 from nearfar.sources.raw import Raw, filled, missing, whole_numbers
 from nearfar.sources.scan import BATCH, Fault, Scan, cells
 from nearfar.sources.splits import SHARES
+from nearfar.sources.times import MEND as DATES
+from nearfar.sources.times import stamps
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -36,7 +36,8 @@ PARTS = ("train", "val", "test")
 
 
 def scan_interactions(raw: Raw, columns: dict[str, str], found: Scan) -> None:
-    """Ids and times of every row. columns: "user", "item" and, where there is one, "time" -> column.
+    """Ids and times of every row. columns: "user", "item" and, where there is one, "time" -> column; without it the
+    number of a row is its time, so that none repeats another.
 
     Digests: of the item its id; of the user the whole row, since what a row holds of a user is the history before it.
     Sizes: how many rows have the same user, or item.
@@ -45,7 +46,7 @@ def scan_interactions(raw: Raw, columns: dict[str, str], found: Scan) -> None:
     rows = len(raw.table)
     with track("checking interactions", rows) as advance:
         ids = {role: _ids(raw, columns[role], found) for role in (USER, ITEM)}
-        times = _times(raw, columns[TIME], found) if TIME in columns else np.zeros(rows)
+        times = _times(raw, columns[TIME], found) if TIME in columns else np.arange(float(rows))
         advance(rows)
     whole = (f"{u}\0{i}\0{t!r}" for u, i, t in zip(ids[USER], ids[ITEM], times.tolist(), strict=True))
     for role, values in ((USER, whole), (ITEM, ids[ITEM])):
@@ -67,35 +68,16 @@ def _ids(raw: Raw, column: str, found: Scan) -> list[str]:
 
 def _times(raw: Raw, column: str, found: Scan) -> np.ndarray:
     """float64 (N,): numbers as they are, dates in seconds."""
-    out, row = np.zeros(len(raw.table)), 0
-    for block in cells(raw.table, column, 8 * BATCH):
-        for value in block:
-            moment = None if missing(value) else time_of(value)
-            if moment is None:
-                what = "the time is empty" if missing(value) else f"{str(value)[:40]!r} is neither a number nor a date"
-                found.bad.append(Fault(row, column, what))
-            else:
-                out[row] = moment
-            row += 1
-    return out
-
-
-def time_of(value: Any) -> float | None:
-    """A finite number, or a date (with its time of day) in seconds since 1970 (UTC where no zone is said); None for
-    what is neither."""
-    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
-        value = datetime.datetime(value.year, value.month, value.day)
-    if isinstance(value, datetime.datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+    values = [value for block in cells(raw.table, column, 8 * BATCH) for value in block]
     try:
-        number = float(value)
-        return number if math.isfinite(number) else None
-    except (TypeError, ValueError, OverflowError):
-        pass
-    try:
-        return time_of(datetime.datetime.fromisoformat(str(value).strip()))
-    except ValueError:
-        return None
+        times = stamps(values)
+    except ValueError as error:
+        raise InputError(f"{raw.path or raw.name}: column '{column}': {error}.", DATES) from None
+    for row in np.flatnonzero(np.isnan(times)).tolist():
+        empty = missing(values[row])
+        what = "the time is empty" if empty else f"{str(values[row])[:40]!r} is neither a number nor a date"
+        found.bad.append(Fault(row, column, what))
+    return np.nan_to_num(times)
 
 
 @dataclass(frozen=True)
@@ -123,8 +105,8 @@ class Log:
 
     users, items: int64 (N,) into `user_names`, `item_names`; times: float64 (N,); part: int8 (N,): TRAIN, VAL, TEST, or
     AWAY for copies and for users with a single interaction. first: int64 (N,), of a copy the row that it repeats, else
-    the row itself. seen: bool (N,): the rows of training, those without a history among them. known: int64, sorted:
-    their items.
+    the row itself. single: bool (N,): rows of users with a single interaction. seen: bool (N,): the rows of training,
+    those without a history among them. known: int64, sorted: their items.
     """
 
     def __init__(self, data: Data):
@@ -134,7 +116,10 @@ class Log:
         self.order = np.lexsort((np.arange(len(self.users)), self.times, self.users))
         self.first = self._copies()
         self.copies = int((self.first != np.arange(len(self.first))).sum())
-        self.part, self.counts = self._parts(data)
+        kept = self.order[self.first[self.order] == self.order]
+        users, sizes = np.unique(self.users[kept], return_counts=True)
+        self.single = np.isin(self.users, users[sizes == 1])
+        self.part = self._parts(data, kept[~self.single[kept]])
         self.seen = self.part == TRAIN
         self.known = np.unique(self.items[self.seen])
 
@@ -148,13 +133,9 @@ class Log:
         first[order] = order[np.maximum.accumulate(head)]
         return first
 
-    def _parts(self, data: Data) -> tuple[np.ndarray, dict[str, int]]:
-        """The part of each row, and how many users have a single interaction ("single")."""
+    def _parts(self, data: Data, order: np.ndarray) -> np.ndarray:
+        """The part of each row. order: the rows that count, by user and time."""
         part = np.full(len(self.users), AWAY, np.int8)
-        order = self.order[self.first[self.order] == self.order]
-        users, sizes = np.unique(self.users[order], return_counts=True)
-        single = users[sizes == 1]
-        order = order[~np.isin(self.users[order], single)]
         if not len(order):
             raise InputError(
                 f"{data.path or data.name}: no user has two interactions, so nothing has a history.",
@@ -167,10 +148,13 @@ class Log:
         else:
             left = from_end(self.users[order])
             part[order] = np.where(left == 0, TEST, np.where((left == 1) & ~_firsts(self.users[order]), VAL, TRAIN))
-        return part, {"single": len(single)}
+        return part
 
     def _by_time(self, order: np.ndarray, data: Data) -> np.ndarray:
         """Cut where so many of the interactions lie before: 70 and 85 in a hundred."""
+        if TIME not in data.roles:
+            raise InputError(f"{data.path or data.name} has no column of times to be divided by.",
+                             "Name it: --time COLUMN; or leave out --split by-time.")  # fmt: skip
         times = np.sort(self.times[order])
         shares = np.cumsum(list(SHARES.values()))[:-1]
         cuts = times[np.minimum((shares * len(times)).round().astype(int), len(times) - 1)]
@@ -224,7 +208,8 @@ class Log:
 
     def latest(self, most: int) -> dict[str, list[str]]:
         """User -> the names of all that is known of them, at most `most`: what comes next is asked of it."""
-        rows = self.order[self.part[self.order] >= 0]
+        counted = (self.part >= 0) | (self.single & (self.first == np.arange(len(self.first))))
+        rows = self.order[counted[self.order]]
         cuts = np.flatnonzero(np.diff(self.users[rows])) + 1
         groups = np.split(rows, cuts) if len(rows) else []
         return {self.user_names[self.users[g[0]]]: [self.item_names[i] for i in self.items[g[-most:]]] for g in groups}
@@ -278,8 +263,9 @@ def remarks(data: Data) -> list[str]:
                          "order of the table")  # fmt: skip
         if (np.diff(log.times) < 0).any():
             notes.append("the rows are not in the order of time: they are sorted by user and time")
-    if log.counts["single"]:
-        notes.append(f"{log.counts['single']:,} users have a single interaction: they have no history and are left out")
+    alone = len(np.unique(log.users[log.single]))
+    if alone:
+        notes.append(f"{alone:,} users have a single interaction: they have no history and are left out")
     bare = int(((log.part >= 0) & (log.lengths == 0)).sum())
     notes.append(f"{bare:,} interactions have no earlier one that they may see: they are context, not samples")
     unseen = [int((~np.isin(log.items[log.samples[name]], log.known)).sum()) for name in ("val", "test")]

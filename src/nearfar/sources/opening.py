@@ -183,12 +183,15 @@ def _name_items(raw: Raw, path: Path, cache: Path) -> None:
 
 
 def _check_split(split: str, raw: Raw) -> None:
-    options = [*raw.splits, *raw.table.column_names]
+    divided = [kind for kind in modalities.everyone() if kind.divisions]
+    options = [*raw.splits, *raw.table.column_names, *(name for kind in divided for name in kind.divisions)]
     if split not in raw.table.column_names:
         known = f"Splits of {raw.name}: {', '.join(raw.splits)}. " if raw.splits else ""
         raise InputError(
             f"{raw.path or raw.name} has no split or column '{split}'.{did_you_mean(split, options)}",
-            f"{known}Leave it out for 70/15/15 by unit and content, or name a column of train/val/test.",
+            f"{known}Leave it out for 70/15/15 by unit and content, or name a column of train/val/test"
+            + "".join(f"; of {kind.words} {' or '.join(kind.divisions)}" for kind in divided)
+            + ".",
         )
 
 

@@ -69,7 +69,7 @@ def resolve(
     """
     wanted, content = dict(wanted or {}), modalities.roles()
     columns = visible(table)
-    given = {role: _checked(role, value, columns, where) for role, value in wanted.items()}
+    given = {role: checked_role(role, value, columns, where) for role, value in wanted.items()}
     roles: Roles = {role: value for role, value in fixed.items() if role not in given}
     reasons = {role: fixed_reasons.get(role, "the format says so") for role in roles}
     for role, value in given.items():
@@ -158,7 +158,9 @@ def listed(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _checked(role: str, value: Any, columns: list[str], where: str) -> str | list[str] | None:
+def checked_role(role: str, value: Any, columns: list[str], where: str) -> str | list[str] | None:
+    """The column of a role, or its columns where it takes several; None where it is taken away. Raises InputError for
+    what is no column."""
     known = known_roles()
     if role not in known:
         raise InputError(f"There is no role '{role}'.{did_you_mean(str(role), known)}", f"Roles: {', '.join(known)}.")

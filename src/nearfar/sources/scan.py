@@ -21,7 +21,7 @@ from nearfar.sources.storage import entry, entry_bytes, new_entry
 
 BATCH = 512
 Columns = Mapping[str, Mapping[str, Sequence[str]]]
-VERSION = "4"  # raise when digests or faults change meaning: stored scans of another version are not read
+VERSION = "5"  # raise when digests or faults change meaning: stored scans of another version are not read
 
 
 @dataclass(frozen=True)

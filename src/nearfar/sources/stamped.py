@@ -9,7 +9,6 @@ one a window of a long series, of which the earliest are for training.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,16 +18,16 @@ from datasets import Dataset
 from nearfar.errors import InputError
 from nearfar.modalities.vector import cell_numbers, mostly_numbers, no_number
 from nearfar.sources.raw import Problem, Raw, filled
-from nearfar.sources.roles import listed, meant
+from nearfar.sources.roles import checked_role, listed
 from nearfar.sources.scan import Fault, cells, problem
 from nearfar.sources.series import SOURCE, START, holds_lists, list_batches
+from nearfar.sources.times import MEND, stamps
 
 IDS = ("series_id", "unique_id", "sequence_id")
 TIMES = ("time", "timestamp", "date", "datetime", "ds")
 PARTS = {"train": 0.6, "val": 0.2, "test": 0.2}  # of the windows of a long series, in order of time
 Gathered = tuple[Raw, dict[str, Any], dict[str, str]]
 FEWEST = 4  # series that can be trained on
-_COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")  # 19580329
 UNEVEN = 1.2  # a step of time longer than so many usual ones is uneven: months are not
 
 
@@ -38,7 +37,8 @@ def gathered(raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
     names = [name for name in raw.table.column_names if not name.startswith("__")]
     ident = wanted.get("series_id") or next((name for name in names if name.casefold() in IDS), None)
     time = wanted.get("time") or next((name for name in names if name.casefold() in TIMES), None)
-    given = _named(wanted.get("series"), names)
+    where = str(raw.path or raw.name)
+    given = listed(checked_role("series", wanted.get("series"), names, where) or [])
     fixed = raw.roles.get("series", [])
     columns = given or ([fixed] if isinstance(fixed, str) else list(fixed))
     if columns and holds_lists(raw, columns[0]):
@@ -48,7 +48,7 @@ def gathered(raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
         return None
     for role, column in (("series_id", ident), ("time", time)):
         if column is not None and column not in names:
-            raise InputError(f"{raw.path or raw.name}: there is no column '{column}' for the role '{role}'.",
+            raise InputError(f"{where}: there is no column '{column}' for the role '{role}'.",
                              f"Columns: {', '.join(names)}.")  # fmt: skip
     used = {ident, time} | {c for role, value in wanted.items() if role != "series" and value
                             for c in ([value] if isinstance(value, str) else value)}  # fmt: skip
@@ -56,34 +56,13 @@ def gathered(raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
     if not columns and not (wanted.get("series_id") or wanted.get("time")):
         return None
     if not columns:
-        raise InputError(f"{raw.path or raw.name}: no column holds the numbers of the series.",
+        raise InputError(f"{where}: no column holds the numbers of the series.",
                          "Name them: --series COLUMN,COLUMN.")  # fmt: skip
     return Long(raw, wanted, columns, ident, time, skip).table(window)
 
 
-def _named(value: Any, names: list[str]) -> list[str]:
-    return [] if not value or value == "none" else [one for name in listed(value) for one in meant(name, names)]
-
-
 def _numeric(raw: Raw, column: str) -> bool:
     return mostly_numbers(next(cells(raw.table, column, 64), []))
-
-
-def stamps(values: Sequence[Any]) -> np.ndarray:
-    """float64: numbers as they are, dates in seconds, NaN for what is neither."""
-    import pandas as pd
-
-    read: Any = pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce")
-    numbers: Any = read.to_numpy(np.float64)
-    there = np.array([filled(value) != "" for value in values], bool)
-    if there.any() and all(_COMPACT.fullmatch(filled(value)) for value, known in zip(values, there) if known):
-        numbers = np.full(len(numbers), np.nan)
-    if not (np.isnan(numbers) & there).any():
-        return numbers
-    texts = pd.Series([filled(value) or None for value in values])
-    dates: Any = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True)
-    seconds = dates.to_numpy("datetime64[ns]").astype(np.int64) / 1e9
-    return np.where(dates.isna().to_numpy(), np.nan, seconds)
 
 
 class Long:
@@ -117,7 +96,10 @@ class Long:
     def timed(self, column: str) -> np.ndarray:
         """Stamps in seconds or as they are; two rows of one series with one time are a fault of the second."""
         values = self.column(column)
-        found = stamps(values)
+        try:
+            found = stamps(values)
+        except ValueError as error:
+            raise InputError(f"{self.raw.path or self.raw.name}: column '{column}': {error}.", MEND) from None
         for row in np.flatnonzero(np.isnan(found)).tolist():
             shown = filled(values[row])
             self.faults.append(Fault(row, column, f"'{shown[:40]}' is not a time" if shown else "the time is empty"))

@@ -23,6 +23,7 @@ from nearfar.errors import InputError
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.series import list_batches
 from nearfar.sources.tables import LINE, SHARD, file_digest, raw_table, stored, text_file
+from nearfar.sources.times import stamps
 
 _HALF = re.compile(r"(.+)_(train|test)", re.IGNORECASE)
 _STAMPED = re.compile(r"\(([^(),]*),([^(),]*)\)")
@@ -214,12 +215,13 @@ def _plain(part: str, place: int) -> np.ndarray:
 
 def _stamped(part: str, place: int) -> np.ndarray:
     """Values in the order of their stamps."""
-    from nearfar.sources.stamped import stamps
-
     found = _STAMPED.findall(part)
     if not found:
         raise Wrong(f"channel {place}: the header says that there are stamps, and there is none such as (0,1.5)")
-    times, values = stamps([time for time, _ in found]), _numbers([value for _, value in found], place)
+    try:
+        times, values = stamps([time for time, _ in found]), _numbers([value for _, value in found], place)
+    except ValueError as error:
+        raise Wrong(f"channel {place}: the stamp {error}") from None
     if np.isnan(times).any():
         raise Wrong(f"channel {place}: '{found[int(np.isnan(times).argmax())][0][:40]}' is not a time")
     order = np.argsort(times, kind="stable")

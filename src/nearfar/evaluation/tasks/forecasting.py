@@ -94,43 +94,56 @@ class ForecastTask(Task):
         return max((int((piece.split == part).sum()) for piece in self.pieces), default=0)
 
     def fitting(self) -> tuple[int, ...]:
-        found = tuple(h for h in USUAL if all(len(self.where(k, h)) >= FEWEST for k in range(3)))
-        if found:
-            return found
-        longest = min(self.room(1), self.room(2), self.room(0) - self.context) - FEWEST
-        return (max(1, min(USUAL[0], longest)),)
+        def fits(horizon: int) -> bool:
+            return all(len(self.where(k, horizon)) >= FEWEST for k in range(3))
 
-    def where(self, part: int, horizon: int) -> list[tuple[int, int]]:
-        """(piece, step) of all places of a split."""
-        return [(k, int(t)) for k, piece in enumerate(self.pieces)
-                for t in anchors(piece.split, part, self.context, horizon)]  # fmt: skip
+        found = tuple(h for h in USUAL if fits(h))
+        return found or (next((h for h in range(USUAL[0] - 1, 0, -1) if fits(h)), 1),)
+
+    def where(self, part: int, horizon: int) -> np.ndarray:
+        """(n, 2), piece and step, of all places of a split with a value before them and none missing behind them."""
+        steps = [anchors(one.split, part, self.context, horizon, one.values) for one in self.pieces]
+        pieces = np.repeat(np.arange(len(steps)), [len(one) for one in steps])
+        return np.stack([pieces, np.concatenate(steps)], 1)
 
     def check(self) -> None:
         for split in ("train", *self.held_out):
             for horizon in self.horizons:
                 if len(self.where(SPLITS.index(split), horizon)) < 2:
-                    steps = self.room(SPLITS.index(split))
-                    raise InputError(
-                        f"The {split} split has at most {steps} steps in a row: with {self.context} steps before, no "
-                        f"{horizon} steps can be told.",
-                        f'Use --task "forecasting --horizons {max(1, steps // 4)} --context {max(1, steps // 4)}", or '
-                        "longer series.",
-                    )
+                    raise self.no_room(split, horizon)
 
-    def spread(self, where: list[tuple[int, int]], horizon: int) -> np.ndarray:
-        """(n, 2) of at most `places` of them whose next steps are all there, evenly spread."""
-        kept = [(k, t) for k, t in where if np.isfinite(self.pieces[k].values[t + 1 : t + 1 + horizon]).all()]
-        if not kept:
-            raise InputError(f"No place has {horizon} steps without a missing value behind it.", "Fill them in first.")
-        return np.array(kept)[np.unique(np.linspace(0, len(kept) - 1, min(len(kept), self.places)).round().astype(int))]
+    def no_room(self, split: str, horizon: int) -> InputError:
+        """The error for a split in which so many steps cannot be told."""
+        part = SPLITS.index(split)
+        steps = self.room(part)
+        if sum(len(anchors(piece.split, part, self.context, horizon)) for piece in self.pieces) >= 2:
+            most = next((h for h in range(horizon - 1, 0, -1) if len(self.where(part, h)) >= 2), None)
+            fewer = "" if most is None else f' or tell fewer steps: --task "forecasting --horizons {most}"'
+            return InputError(
+                f"No two places of the {split} split have {horizon} steps without a missing value behind them and a "
+                f"value in the {self.context} steps before.",
+                f"Fill missing values in{fewer}.",
+            )
+        return InputError(
+            f"The {split} split has at most {steps} steps in a row: with {self.context} steps before, no {horizon} "
+            "steps can be told.",
+            f'Use --task "forecasting --horizons {max(1, steps // 4)} --context {max(1, steps // 4)}", or longer '
+            "series.",
+        )
+
+    def spread(self, split: str, horizon: int) -> np.ndarray:
+        """(n, 2) of at most `places` places of a split, evenly spread."""
+        found = self.where(SPLITS.index(split), horizon)
+        if not len(found):
+            raise self.no_room(split, horizon)
+        return found[np.unique(np.linspace(0, len(found) - 1, min(len(found), self.places)).round().astype(int))]
 
     def parts(self, split: str, horizon: int) -> list[np.ndarray]:
         """Places to fit on, to choose the penalty on, and to score. For validation the last fifth of the training
         places stands for the second, and no step told to fit on is told there."""
-        train = self.spread(self.where(0, horizon), horizon)
-        scored = self.spread(self.where(SPLITS.index(split), horizon), horizon)
+        train, scored = self.spread("train", horizon), self.spread(split, horizon)
         if split != "val":
-            return [train, self.spread(self.where(1, horizon), horizon), scored]
+            return [train, self.spread("val", horizon), scored]
         held = train[len(train) - max(1, len(train) // 5) :]
         first = held[0]
         before = (train[:, 0] < first[0]) | ((train[:, 0] == first[0]) & (train[:, 1] + horizon <= first[1]))

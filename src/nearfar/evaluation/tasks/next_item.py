@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from nearfar.sources.interactions import Log
 
 USER, ITEM = "user", "item"
+LAST = -1e30  # of a score: behind all others, finite in float32
 
 
 @register
 class NextItemTask(SearchTask):
     """The item that comes next, ranked among all items of training rows, none left out by sampling. A tie never helps;
-    an item that no training row has counts as missed.
+    an item that no training row has, or that a model does not know, counts as missed.
 
     Args:
         seen: whether the items of the history itself stay in the ranking, or are left out of it (where nobody meets an
@@ -88,13 +89,24 @@ class NextItemTask(SearchTask):
                        listed(pairs, len(rows), size), hidden, log.users[rows])]  # fmt: skip
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
-        def scorer(search: Search) -> Source:
-            sides = (embed(side.role, side.rows) for side in (search.query, search.gallery))
-            return VectorScorer(*sides, cosine=False)  # vectors of a model of cosines have length 1
+        search = self.searches(split)[0]
+        queries, items = (np.asarray(embed(side.role, side.rows)) for side in (search.query, search.gallery))
+        known: np.ndarray = np.any(items, axis=1)  # an item that a model does not know has no vector but zeros
+        if not known.all():
+            queries = np.pad(queries, ((0, 0), (0, 1)), constant_values=1)
+            items = np.concatenate([items, np.where(known, 0, LAST)[:, None].astype(items.dtype)], 1)
+        source = VectorScorer(queries, items, cosine=False)  # vectors of a model of cosines have length 1
+        return self.evaluate_scores(lambda _: source, split, examples=examples, known=known)
 
-        return self.evaluate_scores(scorer, split, examples=examples)
-
-    def evaluate_scores(self, scorer: Callable[[Search], Source], split: str = "val", *, examples: int = 0) -> Scores:
+    def evaluate_scores(
+        self,
+        scorer: Callable[[Search], Source],
+        split: str = "val",
+        *,
+        examples: int = 0,
+        known: np.ndarray | None = None,
+    ) -> Scores:
+        """known: bool (items,), of the gallery; the others count as missed where they are asked for."""
         search = self.searches(split)[0]
         source, ranks = scorer(search), np.full(len(search.query.rows), np.inf)
         shown = []
@@ -102,10 +114,12 @@ class NextItemTask(SearchTask):
             found = rank(source, search.relevant, search.hidden, ks=(1,))
             ranks[found.answered] = found.per_query["rank"]
             shown = pick_examples(search, source, found, examples) if examples else []
+        if known is not None and not known.all():
+            ranks[np.isin(self.log.items[search.query.rows], self.log.known[~known])] = np.inf
         return self.scored(search, next_item_metrics(ranks), split, shown)
 
     def scored(self, search: Search, each: dict[str, np.ndarray], split: str, examples: list) -> Scores:
-        metrics, missed = {name: float(values.mean()) for name, values in each.items()}, search.relevant.counts == 0
+        metrics, missed = {name: float(values.mean()) for name, values in each.items()}, each["mrr"] == 0
         counts = {"queries": len(search.query.rows), "skipped": 0, "unknown": int(missed.sum()), "gallery": search.size}
         return Scores(
             self.primary,

@@ -22,7 +22,8 @@ class CL4SRec(ContrastedNextItem):
         "Cropped, masked and reordered copies of a history keep what it says of the user.",
         arxiv="2010.14395",
         differs="the two operators of a history differ and keep 0.5, hide 0.5 and reorder 0.8 of it, and every prefix "
-        "is a sample with cross-entropy over all items, as in the code of MCLRec that compares with it",
+        "is a sample with cross-entropy over all items, as in the code of MCLRec that compares with it; a warm-up of a "
+        "twentieth of the run (none in the paper: --warmup 0)",
     )
     needs = (frozenset({"user", "item"}),)
     preset_paper = {"views": {"name": "crop-mask-reorder", "different": False}, "weight": 0.1}

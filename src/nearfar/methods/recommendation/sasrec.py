@@ -25,7 +25,8 @@ class SASRec(NextItem):
         "Attention over the items of a history tells the next one; the item table is the output layer too.",
         arxiv="1808.09781",
         differs="cross-entropy over all items instead of one sampled item a place; blocks normalise behind the sum, "
-        "with GELU and a wider layer between, as RecBole has them; the state is not normalised once more at the end",
+        "with GELU and a wider layer between, as RecBole has them; the state is not normalised once more at the end; a "
+        "warm-up of a twentieth of the run (none in the paper: --warmup 0)",
     )
     needs = (frozenset({"user", "item"}),)
     preset_paper = {"positions": "all"}
