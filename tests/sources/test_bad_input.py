@@ -267,7 +267,7 @@ def test_nothing_is_fetched(tmp_path):
         pq.write_table(given.data.table, tmp_path / "t.parquet")
         (tmp_path / "t.csv").write_text(f"image,text\n{address},a b\n")
         for path in ("t.parquet", "t.csv"):
-            fails(tmp_path / path, "there is no such file")
+            fails(tmp_path / path, "nothing is downloaded")
         with pytest.raises(BlockingIOError):
             server.accept()
 

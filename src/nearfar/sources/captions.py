@@ -98,6 +98,6 @@ def has_column(raw: Raw, wanted: Mapping[str, Any], kind: Modality, lists: Mappi
 
 def numbered(keys: Sequence[str], items: np.ndarray) -> list[str]:
     """The keys of rows with the place of each among those of its item behind it: "7#0", "7#1"."""
-    starts = np.flatnonzero(np.concatenate([[True], items[1:] != items[:-1]])) if len(items) else np.zeros(0, int)
-    places = np.arange(len(items)) - np.repeat(starts, np.diff([*starts, len(items)]))
+    _, starts, counts = np.unique(items, return_index=True, return_counts=True)
+    places = np.arange(len(items)) - np.repeat(starts, counts)
     return [f"{key}#{number}" for key, number in zip(keys, places.tolist(), strict=True)]
