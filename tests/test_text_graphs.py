@@ -189,24 +189,24 @@ def test_all_confirmed_restores_the_graph_beside_additions():
 
 def test_released_edges_never_change_and_intended_ones_do():
     edges, p = plan()
-    same = [p.draw(edges, "edited", 0.2, 0.2, drawn(s), official=True) for s in range(3)]
+    same = [p.draw(edges, "verdicts", 0.2, 0.2, drawn(s), official=True) for s in range(3)]
     assert torch.equal(same[0], same[1])
     assert torch.equal(same[0], same[2])
     assert not set(pairs(same[0])) - set(pairs(edges))
-    others = [pairs(p.draw(edges, "edited", 0.2, 0.2, drawn(s))) for s in range(3)]
+    others = [pairs(p.draw(edges, "verdicts", 0.2, 0.2, drawn(s))) for s in range(3)]
     assert others[0] != others[1]
-    more = [len(p.draw(edges, "edited", 0, rate, drawn())[0]) for rate in (0.2, 1.0)]
+    more = [len(p.draw(edges, "verdicts", 0, rate, drawn())[0]) for rate in (0.2, 1.0)]
     assert more[0] < more[1]  # a larger p_del keeps more
 
 
 def test_random_edges_change_as_many():
     edges, p = plan()
     made = p.draw(edges, "random", 0.5, 0.5, drawn(1))
-    changed = sum(t.changed_edges(edges, p.draw(edges, "edited", 0.5, 0.5, drawn(1)), 24))
-    assert changed == len(set(pairs(p.draw(edges, "edited", 0.5, 0.5, drawn(1)))) ^ set(pairs(edges)))
+    changed = sum(t.changed_edges(edges, p.draw(edges, "verdicts", 0.5, 0.5, drawn(1)), 24))
+    assert changed == len(set(pairs(p.draw(edges, "verdicts", 0.5, 0.5, drawn(1)))) ^ set(pairs(edges)))
     assert len(made[0]) == len(edges[0]) - changed
     assert set(pairs(made)) < set(pairs(edges))
-    assert torch.equal(p.draw(edges, "original", 0.5, 0.5, drawn(1)), edges)
+    assert torch.equal(p.draw(edges, "none", 0.5, 0.5, drawn(1)), edges)
 
 
 def test_homophily():

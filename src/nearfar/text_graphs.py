@@ -205,13 +205,13 @@ class EdgePlan:
         generator: torch.Generator,
         official: bool = False,
     ) -> Int[Tensor, "2 e"]:
-        """The edges of one epoch, from those of the graph. how: "edited" (`edited_edges`), "random" (as many as these
-        change are dropped), or "original"."""
-        if how == "original":
+        """The edges of one epoch, from those of the graph. how: "verdicts" (`edited_edges`), "random" (as many as
+        these change are dropped), or any other word: as they are."""
+        if how not in ("verdicts", "random"):
             return edges
         lists = (self.apart, self.apart_yes, self.like, self.like_yes)
         edited = edited_edges(self.base, *lists, add=add, restore=restore, generator=generator, official=official)
-        if how == "edited":
+        if how == "verdicts":
             return edited
         return random_edges(edges, sum(changed_edges(edges, edited, len(self.apart))), generator)
 

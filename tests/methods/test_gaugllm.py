@@ -294,18 +294,18 @@ def test_presets_by_host(text_network_few):
         assert made.method.form == "hinge"
 
 
-@pytest.mark.parametrize("edges", ["edited", "random", "original"])
-def test_arms_of_edges(edges, text_network_few):
-    made = made_of(text_network_few, edges=edges, selector="none", feature_drop=0.3)
+@pytest.mark.parametrize("editing", ["verdicts", "random", "none", "drop"])
+def test_arms_of_edges(editing, text_network_few):
+    made = made_of(text_network_few, editing=editing, selector="none", feature_drop=0.3)
     batch = made.loader.at(3)
     made.method.h1.normal_()
     made.method.h2.copy_(made.method.h1)
     a, b = made.method.make_views(batch)["node"]
     joined = set(map(tuple, made.method.joined.T.tolist()))
     first, second = (set(map(tuple, x.graph.edges.T.tolist())) for x in (a, b))
-    assert first == joined
-    assert (second == joined) == (edges == "original")
-    assert edges != "random" or second < joined
+    assert first < joined if editing == "drop" else first == joined
+    assert (second == joined) == (editing == "none")
+    assert editing not in ("random", "drop") or second < joined
     empty = [x.graph.features[0].isnan().all(0) for x in (a, b)]
     assert empty[0].any()
     assert not torch.equal(*empty)

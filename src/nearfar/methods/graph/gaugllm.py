@@ -28,7 +28,7 @@ from nearfar.methods.contrast.networks import Bootstrap, Decorrelation
 from nearfar.methods.text_experts import AT_ONCE, TOKENS, said_by
 from nearfar.methods.text_mixture import TextMixture, mixtures
 from nearfar.text_graphs import degrees_of, shortlist
-from nearfar.views.network import mask_features
+from nearfar.views.network import drop_edges, mask_features
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -64,10 +64,12 @@ class GAugLLM(Staged):
         prediction_share: share of the steps in which encoders of texts and selector learn to tell neighbours.
         prediction: logistic, or hinge (squared, as GIANT has it).
         text_batch: nodes of a step of it.
-        negatives: nodes drawn for each, beside its neighbours.
+        negative_nodes: nodes drawn for each, beside its neighbours.
         text_rate: multiple of the learning rate for encoders of texts and what they predict with.
         selector_rate: that for the selector.
-        edges: of the second view: edited, random (as many as edited ones change are dropped), original.
+        editing: edges of the second view: verdicts, random (as many as verdicts change are dropped), none, or drop,
+            where both views lack edges that are drawn evenly.
+        edge_drop: share of the edges that each view lacks with drop.
         add: p_add; share of a node's degree that is looked at of its candidates for edges.
         restore: p_del; share that is looked at of those taken from it. More keeps more.
         feature_drop: p_x; probability that a column of h1, and one of h2, is emptied in a step.
@@ -103,7 +105,8 @@ class GAugLLM(Staged):
     paper_training = {"optimiser": "adamw", "lr": 5e-4, "weight_decay": 1e-5, "schedule": "cosine"}
     only_with = {
         **{name: {"host": ("bgrl",)} for name in ("momentum", "predictor", "teacher")},
-        **{name: {"edges": ("edited", "random")} for name in ("add", "restore", "official")},
+        **{name: {"editing": ("verdicts", "random")} for name in ("add", "restore", "official")},
+        "edge_drop": {"editing": ("drop",)},
         "normalise": {"selector": ("similarity",)},
         "temperature": {"selector": tuple(TEMPERATURES)},
         "selector_rate": {"selector": tuple(TEMPERATURES)},
@@ -122,9 +125,9 @@ class GAugLLM(Staged):
         plain: Literal["own", "shared"] = "own",
         prediction_share: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5,
         prediction: Literal["logistic", "hinge"] = "logistic", text_batch: PositiveInt = 128,
-        negatives: PositiveInt = 16, text_rate: PositiveFloat = 1.0, selector_rate: PositiveFloat = 1.0,
-        edges: Literal["edited", "random", "original"] = "edited", add: UnitInterval = 0.5,
-        restore: UnitInterval = 0.5, feature_drop: ShareBelowOne = 0.0, official: bool = False,
+        negative_nodes: PositiveInt = 16, text_rate: PositiveFloat = 1.0, selector_rate: PositiveFloat = 1.0,
+        editing: Literal["verdicts", "random", "none", "drop"] = "verdicts", edge_drop: ShareBelowOne = 0.25,
+        add: UnitInterval = 0.5, restore: UnitInterval = 0.5, feature_drop: ShareBelowOne = 0.0, official: bool = False,
         momentum: UnitInterval = 0.99, predictor: Width = 512, teacher: Literal["fresh", "copy"] = "fresh",
     ):  # fmt: skip
         super().__init__()
@@ -133,14 +136,10 @@ class GAugLLM(Staged):
         self.experts, self.text_model, self.selector, self.unit = experts, text_model, selector, normalise
         self.temperature = TEMPERATURES.get(selector, 1.0) if isinstance(temperature, str) else temperature
         self.own, self.share, self.form = plain == "own", prediction_share, prediction
-        self.text_batch, self.negatives, self.rates = text_batch, negatives, (text_rate, selector_rate)
-        self.editing = {"how": edges, "add": add, "restore": restore, "official": official}
-        self.host_name, self.bootstrap, self.feature_drop = (
-            host,
-            (predictor, momentum, teacher == "fresh"),
-            feature_drop,
-        )
-
+        self.text_batch, self.negatives, self.rates = text_batch, negative_nodes, (text_rate, selector_rate)
+        self.editing = {"how": editing, "add": add, "restore": restore, "official": official}
+        self.host_name, self.bootstrap = host, (predictor, momentum, teacher == "fresh")
+        self.feature_drop, self.edge_drop = feature_drop, edge_drop if editing == "drop" else 0.0
         self.plan: Any = None
 
     # -- before the first step
@@ -218,6 +217,8 @@ class GAugLLM(Staged):
         plan = self.plan = self.plan.to(self.joined.device)
         edges = plan.draw(self.joined, generator=drawn, **self.editing)
         graphs = [with_vectors(nodes.graph, self.h1), with_vectors(nodes.graph, self.h2, edges)]
+        if self.edge_drop:
+            graphs = [drop_edges(graph, 1 - self.edge_drop, drawn) for graph in graphs]
         if self.feature_drop:
             graphs = [mask_features(graph, self.feature_drop, drawn) for graph in graphs]
         return {self.role: [Nodes(graph, nodes.numbers) for graph in graphs]}
