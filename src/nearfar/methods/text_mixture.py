@@ -65,8 +65,8 @@ class TextMixture(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.nodes))
 
     def forward(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        rows = [own[k] for own in self.ids for k in nodes.tolist()]
-        read = self.text(self.text.build(rows)).view(len(self.ids), len(nodes), -1).transpose(0, 1)
+        rows = nodes.tolist()
+        read = torch.stack([self.text(self.text.build([own[k] for k in rows])) for own in self.ids], 1)
         contents, contexts = read[:, : self.count], read[:, self.count :]
         if self.selector is None:
             shares = contents.new_full((len(nodes), self.count), 1 / self.count)

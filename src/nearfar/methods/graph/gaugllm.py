@@ -124,7 +124,7 @@ class GAugLLM(Staged):
         temperature: PositiveFloat | Literal["auto"] = "auto", normalise: bool = False,
         plain: Literal["own", "shared"] = "own",
         prediction_share: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5,
-        prediction: Literal["logistic", "hinge"] = "logistic", text_batch: PositiveInt = 128,
+        prediction: Literal["logistic", "hinge"] = "logistic", text_batch: PositiveInt = 32,
         negative_nodes: PositiveInt = 16, text_rate: PositiveFloat = 1.0, selector_rate: PositiveFloat = 1.0,
         editing: Literal["verdicts", "random", "none", "drop"] = "verdicts", edge_drop: ShareBelowOne = 0.25,
         add: UnitInterval = 0.5, restore: UnitInterval = 0.5, feature_drop: ShareBelowOne = 0.0, official: bool = False,
