@@ -9,8 +9,8 @@ text, a quarter of the edges and of the columns dropped at random; `normalised` 
 products make shares nearly one-hot. `bgrl` reads counts of words, not trained vectors.
 
 second view: the probe on what the run does not keep, h2 over the graph without the edges that may go; h2 alone: without
-convolutions. homophily: share of the edges of the second view between modules of one part. context: how far the experts' shares move
-(half the sum of the differences) where each node gets the contexts of another; 0 would mean that they are not heeded.
+convolutions. homophily: share of the edges of the second view between modules of one part. context: how far the shares
+of the experts move (half the sum of the differences) where each node gets the contexts of another; 0: not heeded.
 
 With NEARFAR_ANSWERS=FILE (node, expert, text, other) an arm is trained on a language model's answers, and `answers
 alone` is a probe on the words of its readings: what its guesses at classes give away without any training.
