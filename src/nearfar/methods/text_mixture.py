@@ -88,14 +88,15 @@ class TextMixture(nn.Module):
 
 def mixtures(
     name: str, contents: Mapping[str, Sequence[str]], degrees: Sequence[int], selector: str, temperature: float,
-    *, unit: bool = False, own: bool = True,
+    *, unit: bool = False, own: bool = True, length: int | None = None,
 ) -> tuple[TextMixture | None, TextMixture | None]:  # fmt: skip
     """What reads all experts, None for the selector "none", and what reads the original text alone with an encoder of
     its own, None where it is to share the first one's. name: of the encoder of texts; selector: "similarity", "concat",
-    "content", "uniform" or "none"; degrees: neighbours of each node, which the contexts tell."""
+    "content", "uniform" or "none"; degrees: neighbours of each node, which the contexts tell; length: most tokens of a
+    text."""
     read = [contents[expert] for expert in EXPERTS]
     contexts = [context_texts(expert, degrees) for expert in EXPERTS] if selector in ("similarity", "concat") else []
-    text = encoders.text(name, texts=list(chain(*read, *contexts)) if name in SCRATCH else None)
+    text = encoders.text(name, texts=list(chain(*read, *contexts)) if name in SCRATCH else None, length=length)
     plain = TextMixture(copy.deepcopy(text), [contents["ORI"]]) if own or selector == "none" else None
     if selector == "none":
         return None, plain

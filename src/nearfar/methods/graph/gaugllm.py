@@ -20,6 +20,7 @@ from nearfar.checks import PositiveFloat, PositiveInt, Range, ShareBelowOne, Uni
 from nearfar.encoders import Encoder
 from nearfar.encoders.network import GraphEncoder
 from nearfar.encoders.text_nodes import TextNodes, text_vectors, with_vectors
+from nearfar.encoders.texts import TextLength
 from nearfar.errors import InputError
 from nearfar.graphs import Nodes
 from nearfar.losses import neighbour_prediction
@@ -56,6 +57,7 @@ class GAugLLM(Staged):
         expert_batch: prompts that it answers at once.
         text_model: encoder of the texts: small (a mean of word vectors), tiny (a transformer), minilm, or the folder of
             a pretrained one.
+        text_tokens: the most tokens of a text that it reads; none: as many as it takes.
         selector: similarity (c_k x_k added to the logits), concat ([c_k; x_k]), content (without the contexts), uniform
             (alpha = 1/4), or none (no experts: h2 = h1).
         temperature: of alpha; auto: 0.2, concat 0.01.
@@ -119,7 +121,7 @@ class GAugLLM(Staged):
     def __init__(
         self, encoder: Encoder, *, host: Literal["bgrl", "barlow"] = "bgrl", experts: str = "words",
         classes: str | None = None, expert_tokens: PositiveInt = TOKENS, expert_batch: PositiveInt = AT_ONCE,
-        text_model: str = "small",
+        text_model: str = "small", text_tokens: TextLength | None = None,
         selector: Literal["similarity", "concat", "content", "uniform", "none"] = "similarity",
         temperature: PositiveFloat | Literal["auto"] = "auto", normalise: bool = False,
         plain: Literal["own", "shared"] = "own",
@@ -134,6 +136,7 @@ class GAugLLM(Staged):
         self.like, self.role = (checked_encoder(encoder),), encoder.modality  # as no module: what is kept replaces it
         self.asked = {"classes": classes, "most": expert_tokens, "at_once": expert_batch}
         self.experts, self.text_model, self.selector, self.unit = experts, text_model, selector, normalise
+        self.text_tokens = text_tokens
         self.temperature = TEMPERATURES.get(selector, 1.0) if isinstance(temperature, str) else temperature
         self.own, self.share, self.form = plain == "own", prediction_share, prediction
         self.text_batch, self.negatives, self.rates = text_batch, negative_nodes, (text_rate, selector_rate)
@@ -160,7 +163,7 @@ class GAugLLM(Staged):
         self.register_buffer("joined", joined, persistent=False)
         degrees = degrees_of(joined, len(graph)).tolist()
         self.mixed, self.plain = mixtures(self.text_model, said.contents, degrees, self.selector, self.temperature,
-                                          unit=self.unit, own=self.own)  # fmt: skip
+                                          unit=self.unit, own=self.own, length=self.text_tokens)  # fmt: skip
         reader: Any = self.plain or self.mixed
         self.tower = Tower(TextNodes.over(self.like[0], reader.text.dim))
         self.kept = Tower(TextNodes(self.like[0], reader.text, self.tower.encoder))
