@@ -60,7 +60,7 @@ MEASURES = {"probe": ("labels", "probe"), "kNN": ("labels", "knn")}
 
 
 def arms(host: str) -> dict[str, Arm]:
-    shared = f"gaugllm {host} --text-tokens 128 --prediction-share 0.3333"
+    shared = f"gaugllm {host} --text-tokens 128 --text-rate 5 --prediction-share 0.3333"
     made = {name: Arm(f"{shared} {options}".strip()) for name, options in OPTIONS.items()}
     if ANSWERS:
         made["answers of a language model"] = Arm(f"{shared} --experts {ANSWERS}")

@@ -64,7 +64,7 @@ class GAugLLM(Staged):
         normalise: the cosine of c_k and x_k in place of their inner product, with which alpha is nearly one-hot.
         plain: h1: own, from an encoder of texts that sees the original text alone; shared, from the experts' encoder.
         prediction_share: share of the steps in which encoders of texts and selector learn to tell neighbours.
-        prediction: logistic, or hinge (squared, as GIANT has it).
+        prediction: hinge (squared, as GIANT has it), or logistic.
         text_batch: nodes of a step of it.
         negative_nodes: nodes drawn for each, beside its neighbours.
         text_rate: multiple of the learning rate for encoders of texts and what they predict with.
@@ -126,7 +126,7 @@ class GAugLLM(Staged):
         temperature: PositiveFloat | Literal["auto"] = "auto", normalise: bool = False,
         plain: Literal["own", "shared"] = "own",
         prediction_share: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5,
-        prediction: Literal["logistic", "hinge"] = "logistic", text_batch: PositiveInt = 32,
+        prediction: Literal["hinge", "logistic"] = "hinge", text_batch: PositiveInt = 32,
         negative_nodes: PositiveInt = 16, text_rate: PositiveFloat = 1.0, selector_rate: PositiveFloat = 1.0,
         editing: Literal["verdicts", "random", "none", "drop"] = "verdicts", edge_drop: ShareBelowOne = 0.25,
         add: UnitInterval = 0.5, restore: UnitInterval = 0.5, feature_drop: ShareBelowOne = 0.0, official: bool = False,
