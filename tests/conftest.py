@@ -222,6 +222,34 @@ def network_few(tmp_path_factory):
     return open_data(write_network(tmp_path_factory.mktemp("network") / "graph"))
 
 
+def write_text_network(folder, n=60, seed=0):
+    """nodes.csv and edges.csv of three communities of about eight neighbours a node; a text has words of its community,
+    of a theme within it and of nothing. The last node has no edge."""
+    import numpy as np
+
+    rng, names = np.random.default_rng(seed), ["red", "green", "blue"]
+    rows = []
+    for i in range(n):
+        own = [f"{names[i % 3]}{k}" for k in rng.integers(6, size=5)] + [f"theme{i % 12}"] * 2
+        rows.append(f"v{i},{names[i % 3]}," + " ".join([*own, *(f"word{k}" for k in rng.integers(20, size=3))]))
+    pairs = {tuple(sorted((i, int(j)))) for i in range(n - 1) for j in rng.integers(n - 1, size=7)
+             if (i != j and (i - j) % 3 == 0) or ((i + j) % 11 == 0 and i != j)}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "nodes.csv").write_text("\n".join(["id,label,about", *rows]) + "\n", "utf-8")
+    (folder / "edges.csv").write_text(
+        "\n".join(["source,target", *(f"v{a},v{b}" for a, b in sorted(pairs))]) + "\n", "utf-8"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_network_few(tmp_path_factory):
+    """A graph of 60 nodes with texts and classes."""
+    from nearfar.sources import open_data
+
+    return open_data(write_text_network(tmp_path_factory.mktemp("text network") / "graph"))
+
+
 def write_typed_network(folder, papers=48, authors=16, seed=0):
     """nodes.csv and edges.csv of papers of three fields, which alone have labels and four numbers, and of authors, who
     write within a field for the most part; papers cite papers of their field. The last paper has neither."""
@@ -297,6 +325,7 @@ def data_of(
     triplets_few,
     dialogues_few,
     network_few,
+    text_network_few,
     typed_network_few,
     log_few,
     series_few,
@@ -309,6 +338,8 @@ def data_of(
 
     def suiting(slug):
         needs = methods.get(slug).needs
+        if all("features" in need for need in needs):
+            return text_network_few
         if all("node_type" in need for need in needs):
             return typed_network_few
         if all("node" in need for need in needs):

@@ -180,6 +180,10 @@ SETS = {
                              small=partial(near_digits, 200, 4, (0.1, 0.4, 0.5))),
     "modules": Set("modules of scikit-learn, scipy and networkx that import each other, a tenth of them labelled",
                    partial(modules, ("scikit-learn", "scipy", "networkx"), (0.1, 0.1, 0.8)), tiny=800),
+    "modules, ten of each": Set(
+        "modules of scikit-learn, scipy and networkx that import each other, ten labelled of each part",
+        partial(modules, ("scikit-learn", "scipy", "networkx"), 10), tiny=800,
+        small=partial(modules, ("networkx",), 4)),
     "modules and names": Set(
         "modules of scikit-learn, scipy and networkx that import each other, and the names that they use as nodes of "
         "another type, a tenth of the modules labelled",

@@ -23,7 +23,8 @@ class Graph:
     features: of each type of node a float matrix (n_t, d_t), its nodes in their order. types: int64 (n,), of each node.
     edges: int64 (2, m), source and target; an edge stands in both directions. relations: int64 (m,), of each edge: 0
     where there is one, else 2 r for the r-th as it was given and 2 r + 1 against its direction. degrees: float (n,),
-    how many edges end in each node, where `edges` are only those of a part; None: as many as there are.
+    how many edges end in each node, where `edges` are only those of a part; None: as many as there are. texts: of each
+    node, n of them; None where none is known.
     """
 
     features: tuple[Tensor, ...]
@@ -31,6 +32,7 @@ class Graph:
     edges: Tensor
     relations: Tensor
     degrees: Tensor | None = None
+    texts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.types)
@@ -87,7 +89,9 @@ class Graph:
         else:
             kept = torch.from_numpy(edges)
         features = tuple(self.features[k][self.places[chosen[self.types[chosen] == k]]] for k in kinds)
-        return Graph(features, self.types[chosen], new[self.edges[:, kept]], self.relations[kept], self.degree[chosen])
+        texts = None if self.texts is None else tuple(self.texts[k] for k in chosen.tolist())
+        return Graph(features, self.types[chosen], new[self.edges[:, kept]], self.relations[kept], self.degree[chosen],
+                     texts)  # fmt: skip
 
 
 class Nodes:
@@ -225,6 +229,7 @@ def joined(nodes: Sequence[Node]) -> Nodes:
         torch.cat([g.edges + starts[id(g)] for g in graphs], 1),
         torch.cat([g.relations for g in graphs]),
         torch.cat([g.degree for g in graphs]),
+        tuple(text for g in graphs for text in g.texts or ()) if all(g.texts is not None for g in graphs) else None,
     )
     return Nodes(whole, numbers)
 
@@ -297,5 +302,5 @@ def kept(graph: Graph, name: str, make: Callable[[], Any]) -> Any:
 
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, tuple):
-        return tuple(one.to(device) for one in value)
-    return None if value is None else value.to(device)
+        return tuple(_moved(one, device) for one in value)
+    return value.to(device) if isinstance(value, Tensor) else value

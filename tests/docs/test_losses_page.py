@@ -93,6 +93,7 @@ OTHERS = {
     "sinkhorn",
     "uniformity",
     "graph_mlp",
+    "neighbour_prediction",
     "influence_matrix",
     "sharpened",
     "soft_assignment",

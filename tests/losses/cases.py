@@ -223,6 +223,7 @@ PLAIN = (
     "moved_prototypes",
     "near_columns",
     "negative_probabilities",
+    "neighbour_prediction",
     "next_item",
     "pair_contrast",
     "multicsr",

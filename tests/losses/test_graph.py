@@ -174,3 +174,33 @@ def test_nothing_of_the_size_of_all_pairs_is_made():
 def test_wrong_inputs_are_told(call):
     with pytest.raises(InputError, match="Needs"):
         call(*graph())
+
+
+@pytest.mark.parametrize("form", ["logistic", "hinge"])
+def test_neighbour_prediction_equals_its_loops(form):
+    make = torch.Generator().manual_seed(2)
+    logits = torch.randn(5, 7, dtype=torch.float64, generator=make).mul(2).requires_grad_()
+    targets = (torch.rand(5, 7, generator=make) < 0.3).double()
+    valid = torch.rand(5, 7, generator=make) < 0.7
+    valid[3] = False  # leaves the mean
+    rows = []
+    for i in (0, 1, 2, 4):
+        y = [2 * float(targets[i, j]) - 1 for j in range(7)]
+        terms = [math.log1p(math.exp(-y[j] * logits[i, j].item())) if form == "logistic"
+                 else max(0.0, 1 - y[j] * logits[i, j].item()) ** 2 for j in range(7) if valid[i, j]]  # fmt: skip
+        rows.append(sum(terms) / len(terms))
+    found = losses.neighbour_prediction(logits, targets, valid, form=form)
+    assert found.item() == pytest.approx(sum(rows) / 4, rel=1e-12)
+    assert gradcheck(lambda a: losses.neighbour_prediction(a, targets, valid, form=form), (logits,))
+    back = logits.detach().T.contiguous().T
+    assert_close(losses.neighbour_prediction(back, targets, valid, form=form), found.detach())
+    collapsed = losses.neighbour_prediction(torch.zeros(5, 7), targets, form=form)
+    assert collapsed.item() == pytest.approx(math.log(2) if form == "logistic" else 1)
+    sure = losses.neighbour_prediction((2 * targets - 1) * 1e3, targets, form=form)
+    assert sure.item() == pytest.approx(0, abs=1e-9)
+    half = losses.neighbour_prediction(logits.detach().half() * 100, targets, valid, form=form)
+    assert half.dtype == torch.float32
+    assert torch.isfinite(half)
+    assert losses.neighbour_prediction(logits, targets, valid & False, form=form) == 0
+    with pytest.raises(InputError, match="form"):
+        losses.neighbour_prediction(logits, targets, form="huber")

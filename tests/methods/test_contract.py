@@ -135,6 +135,7 @@ BEGAN = {
     "mcl-pairs": slice(20, 22),
     "ins": slice(8, 10),
     "pamc": slice(20, 22),
+    "gaugllm": slice(20, 22),
 }
 
 

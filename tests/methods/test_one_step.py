@@ -1066,6 +1066,106 @@ class Decorrelated(Naive):
         return ((1 - torch.diag(c)) ** 2).sum() + (off**2).sum() / len(c)
 
 
+class GAugLLM(Naive):
+    """One step that tells neighbours from four texts of each node, then copies whose edges are given; by loops."""
+
+    host = "bgrl"
+
+    def __init__(self, method, made):
+        super().__init__(method, made)
+        method.begin_stage = lambda stage: None
+        made.loader.method = method
+
+    def place(self, step):
+        return (0, 1, 0) if step == 0 else (step - 1, 7, 1)
+
+    def read(self, mixture, v):
+        """h and what it is made of, of one node."""
+        texts = [mixture.text(mixture.text.build([own[v]]))[0] for own in mixture.ids]
+        c, x = texts[:4], texts[4:]
+        if len(c) == 1:
+            return c[0]
+        first, second = mixture.selector.first, mixture.selector.second
+        u = []
+        for one in c:
+            hidden = first.weight @ one + first.bias
+            u.append(torch.where(hidden > 0, hidden, 0.01 * hidden))
+        a = second.weight @ torch.cat(u) + second.bias
+        a = torch.stack([(a[k] + (c[k] * x[k]).sum()) / 0.2 for k in range(4)])
+        alpha = a.exp() / a.exp().sum()
+        return sum(alpha[k] * c[k] for k in range(4))
+
+    def told(self, mixture, nodes, labels, targets, valid):
+        rows = []
+        for i, v in enumerate(nodes.tolist()):
+            h, terms = self.read(mixture, v), []
+            for j, label in enumerate(labels[i].tolist()):
+                if valid[i, j]:
+                    y = 1.0 if targets[i, j] else -1.0
+                    terms.append((1 - y * (h @ mixture.labels.weight[label] + mixture.bias[label])).clamp(min=0) ** 2)
+            rows.append(torch.stack(terms).mean())
+        return torch.stack(rows).mean()
+
+    def loss(self, batch, step):
+        method = self.method
+        if step == 1:
+            with torch.no_grad():
+                for name, mixture in (("h1", method.plain), ("h2", method.mixed)):
+                    rows = torch.stack([self.read(mixture, v) for v in range(60)])
+                    getattr(method, name).copy_(rows)
+        views = self.views(batch)["node"]
+        if step == 0:
+            return self.told(method.mixed, *views) + self.told(method.plain, *views)
+        self.check(views, batch.inputs["node"].graph)
+        return self.barlow(views) if self.host == "barlow" else self.bgrl(views, step - 1)
+
+    def check(self, views, graph):
+        """View 1 is the graph; only pairs of candidates differ in view 2, in one direction."""
+        a, b = ({tuple(e) for e in view.graph.edges.T.tolist()} for view in views)
+        assert a == {tuple(e) for e in graph.edges.T.tolist()}
+        listed = [set(row) for row in torch.cat([self.method.plan.apart, self.method.plan.like], 1).tolist()]
+        assert a != b
+        assert all(u in listed[v] for v, u in a ^ b)
+
+    def barlow(self, views):
+        z = [self.convolved(x, self.method.tower.encoder) for x in views]
+        a, b = ((x - x.mean(0)) / (x.std(0) + 1e-15) for x in z)
+        c = a.T @ b / len(a)
+        off = c - torch.diag(torch.diag(c))
+        return ((1 - torch.diag(c)) ** 2).sum() + (off**2).sum() / len(c)
+
+    def bgrl(self, views, step):
+        host, total = self.method.host, 2.0
+        teacher = host.teacher.module
+        if step:
+            self.follow(teacher, self.method.tower, 1 - (1 - 0.9) * (1 + math.cos(math.pi * (step - 1) / 7)) / 2)
+        first, slope, last = host.predictor
+        for x, y in (views, views[::-1]):
+            h = self.convolved(x, self.method.tower.encoder) @ first.weight.T + first.bias
+            p = torch.where(h > 0, h, slope.weight * h) @ last.weight.T + last.bias
+            with torch.no_grad():
+                t = self.convolved(y, teacher.encoder)
+            total = total - (unit(p) * unit(t)).sum(1).mean()
+        return total
+
+    def convolved(self, x, encoder):
+        graph, n = x.graph, 60
+        a = torch.eye(n)
+        for source, target in graph.edges.T.tolist():
+            a[target, source] += 1
+        root = (1 + torch.tensor([float((graph.edges[1] == i).sum()) for i in range(n)])) ** -0.5
+        h = graph.features[0]
+        for conv, norm in zip(encoder.convs, encoder.norms, strict=True):
+            h = root[:, None] * (a @ (root[:, None] * (h @ conv.lin.weight.T))) + conv.bias
+            h = (h - h.mean(0)) / (h.var(0, unbiased=False) + 1e-5).sqrt() * norm.weight + norm.bias
+            h = torch.where(h > 0, h, encoder.activation.weight * h)
+        return h[x.numbers]
+
+
+class GAugLLMBarlow(GAugLLM):
+    host = "barlow"
+
+
 class PamC(Naive):
     """One step of the auto-encoder, k-means, then clusters in place of nodes, all by loops over dense matrices."""
 
@@ -1240,6 +1340,7 @@ def strengths_by_networkx(graph):
     return found
 
 
+GAUG = {"prediction_share": 0.1, "prediction": "hinge", "text_batch": 5, "text_rate": 0.5, "selector_rate": 0.2}
 PAMC = {"clusters": 3, "alpha": 0.7, "beta": 1.5, "inverse_temperature": 0.5, "order": 2, "reconstruction": 0.1}
 
 
@@ -1375,6 +1476,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "grace": ("grace", Grace, {}),
     "bgrl": ("bgrl", Bootstrapped, {"momentum": 0.9, "predictor": 16}),
     "graph-barlow-twins": ("graph-barlow-twins", Decorrelated, {}),
+    "gaugllm": ("gaugllm", GAugLLM, {"momentum": 0.9, "predictor": 16, **GAUG}),
+    "gaugllm barlow": ("gaugllm", GAugLLMBarlow, {"host": "barlow", **GAUG}),
     "pamc": ("pamc", PamC, PAMC),
     "pamc of nodes": ("pamc", PamCExact, {**PAMC, "against": "nodes"}),
     "meow": ("meow", Meow, {"clusters": "3,8", "prototypes": 0.5, "edge_mask": "0.3,0.2"}),

@@ -56,6 +56,7 @@ CASES = {
     "bgrl": {},
     "graph-barlow-twins": {},
     "pamc": {"clusters": 3, "batch_size": "auto"},
+    "gaugllm": {"text_batch": 8, "feature_drop": 0.2},
     "meow": {"refresh": 3, "batch_size": "auto"},
     "meow learned": {"weighting": "learned", "batch_size": "auto"},
     "csgcl": {"start": 3, "gamma": 2.0},

@@ -16,6 +16,17 @@ def parts(count: int, shares: tuple[float, float, float], seed: int = 0) -> list
     return names[np.random.default_rng(seed).permutation(count)].tolist()
 
 
+def few_of_each(labels: list[str], many: int, seed: int = 0) -> list[str]:
+    """train: `many` of each label, or all but two; of the others a fifth val, the rest test; drawn once."""
+    rng, found = np.random.default_rng(seed), np.full(len(labels), "test", object)
+    for label in sorted(set(labels)):
+        rows = rng.permutation(np.flatnonzero(np.array(labels) == label))
+        first = min(many, len(rows) - 2)
+        found[rows[:first]] = "train"
+        found[rows[first : first + max(1, (len(rows) - first) // 5)]] = "val"
+    return found.tolist()
+
+
 def near_digits(count: int, neighbours: int, shares: tuple[float, float, float], out: Path) -> Path:
     """Digits of scikit-learn as nodes.csv and edges.csv, each joined to its nearest by cosine. Written once."""
     from sklearn.datasets import load_digits
@@ -35,22 +46,26 @@ def near_digits(count: int, neighbours: int, shares: tuple[float, float, float],
 
 
 def modules(
-    libraries: tuple[str, ...], shares: tuple[float, float, float], out: Path, with_names: bool = False
+    libraries: tuple[str, ...],
+    shares: tuple[float, float, float] | int,
+    out: Path,
+    with_names: bool = False,
 ) -> Path:
     """Modules of some installed libraries that belong to a part with 12 modules or more, and what they import of each
     other; written once. with_names: beside them the names that two to 200 modules use, as nodes of another type, which
-    have no label and are in no part of the splits."""
+    have no label and are in no part of the splits. shares: of the splits, or so many labelled ones of each part."""
     from nearfar.sources import installed
     from nearfar.sources.sets.packages import NAME, read, rows_of
 
-    folder = out / "data" / f"modules-{'-'.join(libraries)}{'-names' * with_names}"
+    few = f"-{shares}-each" if isinstance(shares, int) else ""
+    folder = out / "data" / f"modules-{'-'.join(libraries)}{'-names' * with_names}{few}"
     if (folder / "edges.csv").exists():
         return folder
     found = {name: place for name, place in installed.packages().items() if name in libraries}
     every = rows_of(installed.found_in(found, "modules", lambda path, module, _: read(path, module), None),
                     not with_names)  # fmt: skip
     rows = [row for row in every if row.part]
-    split = parts(len(rows), shares)
+    split = few_of_each([r.part for r in rows], shares) if isinstance(shares, int) else parts(len(rows), shares)
     rows += [row for row in every if row.type == NAME]
     known = {row.id for row in rows}
     split += ["unused"] * (len(rows) - len(split))

@@ -55,6 +55,8 @@ class NodeEncoder(Encoder):
     """
 
     modality = "node"
+    reads_texts = False
+    """Whether it reads the texts of nodes, in place of their features."""
     mean: Tensor
     std: Tensor
 

@@ -11,7 +11,9 @@ import warnings
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
+from nearfar.checks import one_of
 from nearfar.errors import InputError
 from nearfar.losses.rows import softplus
 from nearfar.similarity import LogSumExp, Similarity, diagonal, normalise
@@ -138,3 +140,27 @@ def cluster_divergence(q: Float[Tensor, "n k"], p: Float[Tensor, "n k"] | None =
     """KL = (1/N) sum_ik p_ik log(p_ik / q_ik), p = `sharpened(q)` unless given; at least 0, 0 only where q = p."""
     p = sharpened(q) if p is None else p.detach()
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum() / max(len(q), 1)
+
+
+def neighbour_prediction(
+    logits: Float[Tensor, "n s"],
+    targets: Float[Tensor, "n s"],
+    valid: Tensor | None = None,
+    *,
+    form: str = "logistic",
+) -> Float[Tensor, ""]:
+    """Which of the listed nodes are neighbours: the mean over rows of the mean over their places that count.
+
+    targets: Y, 1 or 0. valid: bool (n, s), which places count, None: all; a row without any leaves the mean. form:
+    "logistic", log(1 + e^-ya), or "hinge", max(0, 1 - ya)^2, with y = 2Y - 1; both are 0 at the least, log 2 and 1
+    where all logits are 0. Computed in float32 at least. Source: GIANT, ICLR 2022, as GAugLLM (KDD 2024) trains its
+    encoder of texts.
+    """
+    one_of("form", form, ("logistic", "hinge"))
+    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    y = 2 * targets.to(wide.dtype) - 1
+    rows = functional.softplus(-y * wide) if form == "logistic" else (1 - y * wide).clamp(min=0).square()
+    counts = torch.ones_like(rows, dtype=torch.bool) if valid is None else valid
+    many = counts.sum(1)
+    means = torch.where(counts, rows, 0).sum(1) / many.clamp(min=1)
+    return means.sum() / (many > 0).sum().clamp(min=1)

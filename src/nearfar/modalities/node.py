@@ -273,7 +273,10 @@ class NodeKind(Modality):
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
         from nearfar.encoders.network import GraphEncoder
         from nearfar.encoders.paths import PathEncoder
+        from nearfar.encoders.text_nodes import text_nodes_from
 
+        if "text" in config:
+            return text_nodes_from(config, folder)
         return (PathEncoder if config["convolution"] == "paths" else GraphEncoder).restored(config)
 
     def accepts(self, item: Any) -> bool:
@@ -285,7 +288,8 @@ class NodeKind(Modality):
         own = inner(encoder)
         plain = not own.mean.any() and bool((own.std == 1).all())
         scale = "as they are; an empty number is 0" if plain else "standardised; an empty number is the mean"
-        return {"features": "rows that sum to 1" if own.counts else scale,
+        scale = "texts of the nodes" if own.reads_texts else "rows that sum to 1" if own.counts else scale
+        return {"features": scale,
                 "types": own.types, "relations": own.relations, "numbers": own.inputs}  # fmt: skip
 
     def examples(self, encoder: Any) -> list[Any]:
@@ -299,6 +303,7 @@ class NodeKind(Modality):
         ring = np.stack([np.arange(count), (np.arange(count) + 1) % count])
         features = [rng.normal(size=(3, d)) for d in own.inputs]
         graph = connected(count, [ring] * max(1, len(own.relations)), features, np.repeat(range(len(own.inputs)), 3))
+        graph = dataclasses.replace(graph, texts=tuple(f"node {k}" for k in range(count)))
         return [Node(graph, k) for k in range(count)]
 
     def kept(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
@@ -312,7 +317,8 @@ class NodeKind(Modality):
         from nearfar.graphs import around
         from nearfar.sources.networks import plain
 
-        return [plain(around(one.graph, one.number, inner(encoder).reach, MOST_KEPT)) for one in items]
+        own = inner(encoder)
+        return [plain(around(one.graph, one.number, own.reach, MOST_KEPT), own.reads_texts) for one in items]
 
     def read(self, coded: Sequence[Any], encoder: Any) -> list[Any]:
         from nearfar.sources.networks import from_plain

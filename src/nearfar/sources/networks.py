@@ -6,6 +6,7 @@ points to. Rows may so be left out, limited and divided as those of any table.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections import Counter
@@ -589,7 +590,7 @@ def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     for column in _listed(data, FEATURES):
         block = _numbers(data, column, rows)
         if block is None:
-            texts.append([filled(v) for v in data.cells_of(column, rows)])
+            texts.append(_filled(data, column, rows))
         elif block.shape[1]:
             numbers.append(block)
     values: np.ndarray = np.concatenate(numbers, 1) if numbers else np.zeros((len(rows), 0), np.float32)
@@ -600,6 +601,17 @@ def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     hashed: Any = HashingVectorizer(n_features=WORDS, analyzer=analyzer, norm=norm, alternate_sign=False)
     counted = hashed.transform([" ".join(parts) for parts in zip(*texts, strict=True)])
     return values, np.asarray(counted.todense(), np.float32)
+
+
+def _filled(data: Any, column: str, rows: np.ndarray) -> list[str]:
+    return [filled(v) for v in data.cells_of(column, rows)]
+
+
+def texts_of(data: Any) -> tuple[str, ...] | None:
+    """The text of each node: its columns of words, one after the other; None where no column of features has words."""
+    rows = np.arange(len(data))
+    columns = [_filled(data, name, rows) for name in _listed(data, FEATURES) if _numbers(data, name, rows) is None]
+    return tuple(" ".join(filter(None, parts)) for parts in zip(*columns, strict=True)) if columns else None
 
 
 def only_counts(data: Any) -> bool:
@@ -633,7 +645,7 @@ def _build(data: Any, counts: bool) -> Any:
         if counts:
             found = np.nan_to_num(found) / np.maximum(np.nansum(found, 1, keepdims=True), 1)
         features.append(found.astype(np.float32))
-    return connected(len(data), pairs, features, types)
+    return dataclasses.replace(connected(len(data), pairs, features, types), texts=data.derived(texts_of))
 
 
 def remarks(data: Any, graph: Any) -> list[str]:
@@ -666,10 +678,10 @@ def remarks(data: Any, graph: Any) -> list[str]:
     return notes
 
 
-def plain(item: Any) -> dict[str, Any]:
-    """A node with its graph as JSON values."""
+def plain(item: Any, texts: bool = False) -> dict[str, Any]:
+    """A node with its graph as JSON values; texts: with those of the nodes too."""
     graph = item.graph
-    return {
+    return ({"texts": list(graph.texts)} if texts else {}) | {
         "node": item.number,
         "types": graph.types.tolist(),
         "features": [[[None if v != v else v for v in row] for row in x.tolist()] for x in graph.features],
@@ -691,6 +703,7 @@ def from_plain(coded: Mapping[str, Any]) -> Any:
         for x, width in zip(coded["features"], coded["widths"], strict=True)
     )
     edges = torch.tensor(coded["edges"], dtype=torch.int64).reshape(2, -1)
-    graph = Graph(features, torch.tensor(coded["types"]), edges,
-                  torch.tensor(coded["relations"], dtype=torch.int64), torch.tensor(coded["degrees"]))  # fmt: skip
+    texts = tuple(coded["texts"]) if "texts" in coded else None
+    graph = Graph(features, torch.tensor(coded["types"]), edges, torch.tensor(coded["relations"], dtype=torch.int64),
+                  torch.tensor(coded["degrees"]), texts)  # fmt: skip
     return Node(graph, int(coded["node"]))

@@ -23,7 +23,9 @@ class GraphBarlowTwins(GraphTwins):
         "Columns of the vectors in two copies of a graph agree with themselves and with no other column.",
         arxiv="2106.02466",
         differs="batch norm and PReLU follow the last convolution too; 1e-12 is added to the variance (released code: "
-        "1e-15 to the deviation); rates in --preset paper are those that GAugLLM (KDD 2024) gives its baseline",
+        "1e-15 to the deviation); --preset paper holds no values of its authors: learning rate of GAugLLM's "
+        "code (KDD 2024) with it as a host, decay and schedule those of its BGRL, drop rates those of the BGRL that it "
+        "compares itself with",
     )
     preset_paper = {"views": {"name": "drop", "edges": 0.2, "edges_b": 0.3, "features": 0.3, "features_b": 0.2}}
     paper_training = {"optimiser": "adamw", "lr": 1e-3, "weight_decay": 1e-5, "schedule": "cosine"}
