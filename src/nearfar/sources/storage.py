@@ -33,6 +33,7 @@ KINDS = {
     "catalogues": "the built-in set catalogues",
     "scenes": "the built-in set scenes",
     "answers": "what language models wrote",
+    "packaged": "files of built-in sets out of other packages",
     "help": "the help of methods",
 }
 ABANDONED = 3600  # seconds without a write after which a temporary file is taken for a leftover

