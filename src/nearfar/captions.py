@@ -95,12 +95,12 @@ def swapped(text: str, one: tuple[int, int], other: tuple[int, int]) -> str:
     return text[:a] + late + text[b:c] + early + text[d:]
 
 
-def exchanged_words(text: str, rng: np.random.Generator) -> str | None:
-    """The text with two different words exchanged at random; None where all words are equal."""
+def exchanged_words(text: str, rng: np.random.Generator) -> list[str]:
+    """The text with two different words exchanged at random, alone in a list; empty where all words are equal."""
     places = [(m.start(), m.end()) for m in _WORD.finditer(text)]
     pairs = [(one, other) for one, other in itertools.combinations(places, 2)
              if text[slice(*one)].casefold() != text[slice(*other)].casefold()]  # fmt: skip
-    return swapped(text, *pairs[rng.integers(len(pairs))]) if pairs else None
+    return [swapped(text, *pairs[rng.integers(len(pairs))])] if pairs else []
 
 
 def hard_captions(
@@ -119,7 +119,7 @@ def hard_captions(
 def _permuted(words: Sequence[str], places: Sequence[int], rng: np.random.Generator) -> list[str]:
     made = list(words)
     for place, source in zip(places, rng.permutation(len(places)), strict=True):
-        made[place] = words[places[source]]
+        made[place] = words[places[int(source)]]
     return made
 
 

@@ -40,7 +40,8 @@ CLOSED: Mapping[str, WordClass] = _known({
     "other": """between while as than like and or but nor so yet if then because although when where which who
         whom whose what how why there here not n't i you he she it we they me him them us up down off out about
         per via next is are was were be been being am has have had having do does did will would can could shall
-        should may might must left right front back top bottom middle side only also too very quite just """ + _PREPOSITIONS,
+        should may might must left right front back top bottom middle side only also too very quite just """
+    + _PREPOSITIONS,
 })  # fmt: skip
 OPEN = _known({
     "adjective": """red green blue yellow orange purple pink brown black white grey gray golden silver big small
