@@ -670,7 +670,8 @@ class Align(Pairs):
 
 
 class NegCLIP(Naive):
-    """Pictures [x; x_h] against texts [t; t_h; t-; t_h-], row by row; the true texts back against the pictures."""
+    """Pictures [x; x_h] against texts [t; t_h; t-; t_h-], row by row; the true texts back against the pictures. A
+    caption of one word has no hard one."""
 
     def loss(self, batch, step):
         views, (a, b) = self.views(batch), (self.method.tower_a, self.method.tower_b)
@@ -678,7 +679,8 @@ class NegCLIP(Naive):
         texts = torch.cat([unit(b(x)) for x in [*views["text"], *views["negative"]]])
         assert (len(pictures), len(texts)) == (16, 32)
         s = self.method.tau.log_tau.neg().exp() * pictures @ texts.T
-        forth = sum(s[i].logsumexp(0) - s[i, i] for i in range(16)) / 16
+        there = [*range(16), *(16 + (batch.negatives[0] >= 0).nonzero()[:, 0]).tolist()]
+        forth = sum(s[i, there].logsumexp(0) - s[i, i] for i in range(16)) / 16
         back = sum(s[:, j].logsumexp(0) - s[j, j] for j in range(16)) / 16
         return (forth + back) / 2
 
@@ -1362,7 +1364,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "hydra momentum": ("hydra", HydraMomentum, {"form": "momentum", "beta": 2.0, "dim": 16, "gate_width": 8,
                                                 "gate_hidden": 8}),
     "align": ("align", Align, {"temperature": 0.1}),
-    "negclip": ("negclip", NegCLIP, {"temperature": 0.07, "pictures": 2}),
+    "negclip": ("negclip", NegCLIP, {"temperature": 0.9, "pictures": 2}),
     "mcl-pairs": ("mcl-pairs", MCLPairs, {}),
     "cwcl": ("cwcl", CWCL, {}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),
