@@ -33,6 +33,7 @@ WEIGHTS = {
     "inverse_propensity",
     "log_propensity",
     "near_columns",
+    "negclip_layout",
     "negative_probabilities",
     "positive_probabilities",
     "semantic_similarity",

@@ -92,6 +92,17 @@ def picture_pairs(folder, rng):
     return table(folder / "captions.csv", ["image", "caption"], rows)
 
 
+def scenes_in_words(folder, rng):
+    """Pictures with captions of two things in relation; some captions are short, some pictures have two."""
+    rows = []
+    for i in range(600):
+        noise(folder / f"{i}.png", rng)
+        (a, b), (c, d) = (rng.permutation(x)[:2] for x in (["red", "blue", "green"], ["dog", "cat", "cup", "tree"]))
+        between = rng.choice(["left of", "on", "and", "behind"])
+        rows += [(f"{i}.png", f"a {a} {c} {between} a {b} {d}" if i % 7 else f"{words(rng, 1)} {i}")] * (1 + i % 2)
+    return table(folder / "scenes.csv", ["image", "caption"], rows)
+
+
 def labelled_pairs(folder, rng):
     anchors = [words(rng) for _ in range(300)]
     rows = [(anchors[i % 300], words(rng), int(i < 300 or i % 3 == 0)) for i in range(600)]
@@ -332,6 +343,7 @@ DATA = {
     "link-prediction": [network],
     "classification": [labels, labelled_numbers],
     "zero-shot": [labels, labelled_numbers],
+    "order": [scenes_in_words, picture_pairs],
     "few-shot": [labels, labelled_numbers],
     "bags": [bags_of_numbers, bags_of_texts],
     "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],

@@ -154,6 +154,15 @@ def triplet(z, labels, *, margin=0.2, mining="hard"):
     return mean(out)
 
 
+def negclip(image, text, *, temperature=0.07):
+    """With image - 2 text as the hard texts."""
+    n, texts = len(image), torch.cat([text, image - 2 * text])
+    forth = (cosine(image, texts) / temperature).tolist()
+    back = [[forth[i][j] for i in range(n)] for j in range(n)]  # of the true texts alone
+    first, second = (mean(lse(rows[i]) - rows[i][i] for i in range(n)) for rows in (forth, back))
+    return (first + second) / 2
+
+
 def cwcl(p, q, *, temperature=0.07, weighted="trained"):
     n = len(p)
     w = [[x / 2 + 0.5 for x in row] for row in cosine(q, q).tolist()]

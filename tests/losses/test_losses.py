@@ -316,6 +316,7 @@ def test_labels_without_positives_or_without_negatives(name, kind, tile):
         ("nt_xent", math.log(11)),
         ("sup_con", math.log(5)),
         ("align", 2 * math.log(6)),
+        ("negclip", math.log(12) / 2 + math.log(6) / 2),
         ("dcl", math.log(10)),
         ("triplet", 0.2),
         ("mil_nce", math.log(5 / 2)),

@@ -18,7 +18,7 @@ from nearfar.training.settings import TrainSettings
 from tests.layered import encoder_of
 
 SLUGS = methods.slugs()
-PAIRED = ("align", "cwcl")  # of pictures and texts, where the data hold groups too
+PAIRED = ("align", "cwcl", "negclip")  # of pictures and texts, where the data hold groups too
 TOLD = {"sepclr": {"background": "twemoji"}}  # what the data do not say
 
 
@@ -117,6 +117,7 @@ def test_description(slug):
 SMALL = {
     "swav": {"prototypes": 30, "freeze_prototypes": 0},
     "align": {"by": "columns"},
+    "negclip": {"by": "columns"},
     "ccp": {"bank": 16},
     "cocosoda": {"queue": 64},
     "susana": {"batch_size": "auto"},  # episodes have their own

@@ -669,6 +669,26 @@ class Align(Pairs):
         return total
 
 
+class NegCLIP(Naive):
+    """Pictures [x; x_h] against texts [t; t_h; t-; t_h-], row by row; the true texts back against the pictures. A
+    caption of one word has no hard one."""
+
+    def loss(self, batch, step):
+        views, (a, b) = self.views(batch), (self.method.tower_a, self.method.tower_b)
+        pictures = torch.cat([unit(a(x)) for x in views["image"]])
+        texts = torch.cat([unit(b(x)) for x in [*views["text"], *views["negative"]]])
+        assert (len(pictures), len(texts)) == (16, 32)
+        s = self.method.tau.log_tau.neg().exp() * pictures @ texts.T
+        there = [*range(16), *(16 + (batch.negatives[0] >= 0).nonzero()[:, 0]).tolist()]
+        forth = sum(s[i, there].logsumexp(0) - s[i, i] for i in range(16)) / 16
+        back = sum(s[:, j].logsumexp(0) - s[j, j] for j in range(16)) / 16
+        return (forth + back) / 2
+
+    def after(self, batch, step):
+        with torch.no_grad():
+            self.method.tau.log_tau.clamp_(-math.log(100), 0)
+
+
 class MCLPairs(Pairs):
     """The first of two stages of pairs: both directions, their mean; a run of its own of 4 steps."""
 
@@ -1445,6 +1465,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "hydra momentum": ("hydra", HydraMomentum, {"form": "momentum", "beta": 2.0, "dim": 16, "gate_width": 8,
                                                 "gate_hidden": 8}),
     "align": ("align", Align, {"temperature": 0.1}),
+    "negclip": ("negclip", NegCLIP, {"temperature": 0.9, "pictures": 2}),
     "mcl-pairs": ("mcl-pairs", MCLPairs, {}),
     "cwcl": ("cwcl", CWCL, {}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),
@@ -1506,7 +1527,7 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
     slug, naive, options = CASES[case]
     settings = TrainSettings(
         batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, val_every=0, graph_width=16,
-        by="columns" if slug in ("align", "cwcl") else "auto", **encoder_of(slug),
+        by="columns" if slug in ("align", "cwcl", "negclip") else "auto", **encoder_of(slug),
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}

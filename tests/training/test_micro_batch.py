@@ -17,6 +17,7 @@ CASES = {
     "simclr": {},
     "cacr": {"form": "momentum", "positives": 1},
     "cwcl": {},
+    "negclip": {"pictures": 2},
     "whitenedcse": {},
     "debcse": {},
 }
@@ -35,7 +36,7 @@ def loss_of(method, batch, embedded):
 
 @pytest.mark.parametrize("slug", CASES)
 def test_gradients_are_exact(slug, emoji_few):
-    settings = TrainSettings(batch_size=10, steps=4, by="columns" if slug in ("align", "cwcl") else "auto")
+    settings = TrainSettings(batch_size=10, steps=4, by="columns" if slug in ("align", "cwcl", "negclip") else "auto")
     made = building.prepare(slug, emoji_few, settings, CASES[slug])
     method = made.method.double().train()
     batch = made.loader.at(0)

@@ -32,6 +32,7 @@ CASES = {
     "cacr momentum": {"form": "momentum", "positives": 1},
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
+    "negclip": {"pictures": 2},
     "supremix": {},
     "groco": {"draws": 2},
     "hydra": {"gate": "stochastic", "pairs": "distinct", "gamma": 0.1},

@@ -24,6 +24,7 @@ from nearfar.losses.bags import (
 )
 from nearfar.losses.bottleneck import gate_kl
 from nearfar.losses.code_search import cocosoda, cocosoda_terms
+from nearfar.losses.compositional import negclip, negclip_layout
 from nearfar.losses.context import ccp, context_layout
 from nearfar.losses.contrastive import (
     align,
@@ -223,6 +224,8 @@ __all__ = [
     "near_columns",
     "negative_probabilities",
     "neighbour_prediction",
+    "negclip",
+    "negclip_layout",
     "next_item",
     "nt_xent",
     "pair_contrast",

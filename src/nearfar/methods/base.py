@@ -186,6 +186,12 @@ class Method(pl.LightningModule):
         kind of data does."""
         return None
 
+    def drawn_negatives(self, data: Data) -> Sequence[Any] | None:
+        """Hard negatives of pairs that it makes itself, after `prepare`, in place of those that the data name: each
+        with `draw(rows, random numbers)` -> places and content ids (-1: none) and `read(places, random numbers)` ->
+        inputs, as `nearfar.training.loading.HardNegatives`. None, the default: those of the data."""
+        return None
+
     def sampler(self, stage: int) -> Sampler:
         """Which rows make the batches of a stage (0 where there are no stages): `nearfar.samplers`."""
         return Groups(self.members) if self.members > 1 else Permutation()

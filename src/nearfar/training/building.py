@@ -556,7 +556,8 @@ def make_loader(
     if method.paired:
         loader.pair(data, *loader.roles, graded=method.graded)
         if not method.graded:
-            loader.negatives = hard_negatives(method, data, loader.roles, loader.inputs)
+            drawn = method.drawn_negatives(data)
+            loader.negatives = hard_negatives(method, data, loader.roles, loader.inputs) if drawn is None else drawn
     return loader
 
 
