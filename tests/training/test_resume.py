@@ -60,7 +60,7 @@ CASES = {
     "gaugllm": {"text_batch": 8, "feature_drop": 0.2},
     "meow": {"refresh": 3, "batch_size": "auto"},
     "meow learned": {"weighting": "learned", "batch_size": "auto"},
-    "csgcl": {"start": 3, "gamma": 2.0},
+    "csgcl": {"start": 1, "gamma": 2.0},
     "sasrec": {},
     "cl4srec": {},
     "mclrec": {},
