@@ -1,6 +1,5 @@
 """CLIP, SigLIP and ViT folders of transformers: the vectors are those of transformers, and they serve as models."""
 
-import csv
 import json
 import shutil
 
@@ -31,6 +30,7 @@ from nearfar.encoders.two_towers import both_of
 from nearfar.errors import InputError
 from nearfar.models import save_model
 from tests import stopping
+from tests.colours import write_colours
 
 TEXTS = ["a red square", "blue", "the green triangle of a photo", ""]
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "grey": (60, 60, 60)}
@@ -76,15 +76,8 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory):
-    folder, rng, rows = tmp_path_factory.mktemp("colours"), np.random.default_rng(0), []
-    for i in range(80):
-        name = list(COLOURS)[i % 4]
-        pixels = np.clip(np.array(COLOURS[name]) + rng.normal(0, 25, (16, 16, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-        rows.append((f"{i}.png", f"a square of {name} number {i}", name))
-    with open(folder / "table.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("image", "caption", "colour"), *rows])
-    return folder / "table.csv"
+    folder = tmp_path_factory.mktemp("colours")
+    return write_colours(folder, COLOURS, 80, lambda rng, name, i: f"a square of {name} number {i}")
 
 
 def pictures(size=32):

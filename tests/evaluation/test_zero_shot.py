@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import nearfar
 from nearfar.cli import main
@@ -19,6 +18,7 @@ from nearfar.evaluation.zero_shot import (
     read_class_names,
     read_templates,
 )
+from tests.colours import write_colours
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "dark_grey": (60, 60, 60)}
 
@@ -26,16 +26,13 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), 
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory):
     """Pictures of one colour with a caption that names it among other words, and its class."""
-    folder, rng, rows = tmp_path_factory.mktemp("colours"), np.random.default_rng(0), []
-    for i in range(160):
-        name = list(COLOURS)[i % 4]
-        pixels = np.clip(np.array(COLOURS[name]) + rng.normal(0, 25, (16, 16, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-        caption = f"{rng.choice(['a square', 'one tile', 'some field'])} of {name.replace('_', ' ')} number {i}"
-        rows.append((f"{i}.png", caption, name))
-    with open(folder / "table.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("image", "caption", "colour"), *rows])
-    return folder / "table.csv"
+    starts = ["a square", "one tile", "some field"]
+    return write_colours(
+        tmp_path_factory.mktemp("colours"),
+        COLOURS,
+        160,
+        lambda rng, name, i: f"{rng.choice(starts)} of {name.replace('_', ' ')} number {i}",
+    )
 
 
 @pytest.fixture(scope="module")

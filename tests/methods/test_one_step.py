@@ -924,10 +924,8 @@ class DebCSETeacher(SimCSE):
     run, warmup = 4, 0
 
 
-class MultiCSR(Naive):
-    """SimCSE for one step, whose encoder is frozen; then triplets from fresh weights, by loops over the candidates."""
-
-    phi, official = 0.3, False
+class OneThenMore(Naive):
+    """One step of a first stage, then a second stage, whose beginning changes nothing here."""
 
     def __init__(self, method, made):
         super().__init__(method, made)
@@ -936,6 +934,12 @@ class MultiCSR(Naive):
 
     def place(self, step):
         return (0, 1, 0) if step == 0 else (step - 1, 7, 1)
+
+
+class MultiCSR(OneThenMore):
+    """SimCSE for one step, whose encoder is frozen; then triplets from fresh weights, by loops over the candidates."""
+
+    phi, official = 0.3, False
 
     def loss(self, batch, step):
         method, (anchor, *others) = self.method, self.views(batch)["text"]
@@ -1086,18 +1090,10 @@ class Decorrelated(Naive):
         return ((1 - torch.diag(c)) ** 2).sum() + (off**2).sum() / len(c)
 
 
-class GAugLLM(Naive):
+class GAugLLM(OneThenMore):
     """One step that tells neighbours from four texts of each node, then copies whose edges are given; by loops."""
 
     host = "bgrl"
-
-    def __init__(self, method, made):
-        super().__init__(method, made)
-        method.begin_stage = lambda stage: None
-        made.loader.method = method
-
-    def place(self, step):
-        return (0, 1, 0) if step == 0 else (step - 1, 7, 1)
 
     def read(self, mixture, v):
         """h and what it is made of, of one node."""
@@ -1186,18 +1182,10 @@ class GAugLLMBarlow(GAugLLM):
     host = "barlow"
 
 
-class PamC(Naive):
+class PamC(OneThenMore):
     """One step of the auto-encoder, k-means, then clusters in place of nodes, all by loops over dense matrices."""
 
     exact = False
-
-    def __init__(self, method, made):
-        super().__init__(method, made)
-        method.begin_stage = lambda stage: None
-        made.loader.method = method
-
-    def place(self, step):
-        return (0, 1, 0) if step == 0 else (step - 1, 7, 1)
 
     def loss(self, batch, step):
         method, nodes = self.method, batch.inputs["node"]

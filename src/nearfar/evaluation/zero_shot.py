@@ -116,7 +116,7 @@ def prompts_of(names: Sequence[Sequence[str]], templates: Sequence[str]) -> list
 
 
 def class_vectors(prompts: Sequence[Sequence[str]], embed: Callable[[list[str]], Any]) -> np.ndarray:
-    """One unit vector a class, float32 (C, d): the mean of the unit vectors of its prompts, brought to length 1.
+    """One unit vector a class, float64 (C, d): the mean of the unit vectors of its prompts, brought to length 1.
 
     embed: texts -> (n, d)."""
     flat = [text for texts in prompts for text in texts]

@@ -11,7 +11,8 @@ from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
 from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.references import by_kind
-from nearfar.evaluation.task import Reference, Scores, Task, first_role, pair_of, register
+from nearfar.evaluation.target_task import TargetTask
+from nearfar.evaluation.task import Reference, Scores, first_role, pair_of, register
 from nearfar.units import Metric
 
 if TYPE_CHECKING:
@@ -28,11 +29,10 @@ def macro_f1(truth: np.ndarray, told: np.ndarray) -> float:
 
 
 @register
-class ClassTask(Task):
+class ClassTask(TargetTask):
     """How often the class of a row is told. A model that tells classes is asked; other vectors are read by a logistic
     regression, of both columns ([u, v, u * v, |u - v|]) where there are two."""
 
-    primary = "accuracy"
     metrics = {
         "accuracy": Metric("accuracy"),
         "macro f1": Metric("macro F1"),
@@ -45,30 +45,16 @@ class ClassTask(Task):
     def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         super().__init__(data)
         self.roles = pair_of(data, modalities) or (str(first_role(data, modalities)),)
-        self.column = str(data.roles.get("target") or next(iter(data.labels)))
-
-    @classmethod
-    def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
-        return data.targets is not None and first_role(data, modalities) is not None
 
     @property
     def target_labels(self) -> np.ndarray:
-        return np.asarray(self.data.targets)
-
-    def labelled(self, split: str) -> np.ndarray:
-        """Rows of the split that have a class."""
-        rows = self.rows(split)
-        rows = rows[np.asarray(self.data.targets)[rows] >= 0]
-        if not len(rows):
-            raise InputError(f"No row of the {split} split has a class in '{self.column}'.")
-        return rows
+        return self.targets
 
     def check(self) -> None:
-        if len(np.unique(np.asarray(self.data.targets)[self.labelled("train")])) < 2:
+        if len(np.unique(self.targets[self.labelled("train")])) < 2:
             raise InputError(f"'{self.column}' has one value only in the training part, so accuracy says nothing.",
                              "Name another column with --target.")  # fmt: skip
-        for split in self.held_out:
-            self.labelled(split)
+        super().check()
 
     def describe(self) -> str:
         return (
@@ -97,8 +83,7 @@ class ClassTask(Task):
         if split == "val":
             order = np.random.default_rng(0).permutation(train)
             train, held = order[len(order) // 5 :], order[: max(1, len(order) // 5)]
-        y = np.asarray(self.data.targets)
-        parts = [part for some in (train, held, rows) for part in (self.vectors(embed, some), y[some])]
+        parts = [part for some in (train, held, rows) for part in (self.vectors(embed, some), self.targets[some])]
         return linear_probe(*parts).told
 
     def vectors(self, embed: Embed, rows: np.ndarray) -> np.ndarray:
@@ -106,31 +91,18 @@ class ClassTask(Task):
         return np.concatenate([u, other[0], u * other[0], abs(u - other[0])], 1) if other else u
 
     def scored(self, told: np.ndarray, rows: np.ndarray, split: str) -> Scores:
-        truth = np.asarray(self.data.targets)[rows]
-        right = (told == truth).astype(np.float64)
+        truth = self.targets[rows]
 
         def measured(part: np.ndarray) -> dict[str, float]:
             return {"accuracy": float(right[part].mean()), "macro f1": macro_f1(truth[part], told[part])}
 
-        domains = self.by_domain(rows, measured)
-        metrics = measured(np.arange(len(rows)))
-        if domains:
-            metrics["worst"] = min(one["accuracy"] for one in domains.values())
-        return Scores(
-            "accuracy",
-            metrics["accuracy"],
-            metrics,
-            per_query={"accuracy": right},
-            clusters={"accuracy": self.units(rows)},
-            counts={"rows": {"queries": len(rows), "skipped": len(self.rows(split)) - len(rows), "gallery": 0}},
-            split=split,
-            domains=domains,
-        )
+        right = (told == truth).astype(np.float64)
+        return self.scores_of(right, rows, split, measured)
 
     def references(self, *, size: int = 32) -> list[Reference]:
         def commonest(split: str, examples: int = 0) -> Scores:
             rows = self.draw(self.labelled(split))
-            guess = np.bincount(np.asarray(self.data.targets)[self.labelled("train")]).argmax()
+            guess = np.bincount(self.targets[self.labelled("train")]).argmax()
             return self.scored(np.full(len(rows), guess), rows, split)
 
         made: Callable[..., Scores] = commonest

@@ -9,7 +9,8 @@ import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
-from nearfar.evaluation.task import Reference, Scores, Table, Task, first_role, register
+from nearfar.evaluation.target_task import TargetTask
+from nearfar.evaluation.task import Reference, Scores, Table, first_role, register
 from nearfar.evaluation.zero_shot import (
     class_hits,
     class_scores,
@@ -27,7 +28,7 @@ SHOWN = 20  # classes in the report, those told worst first
 
 
 @register
-class ZeroShotTask(Task):
+class ZeroShotTask(TargetTask):
     """How often the class of an item is told by its name: the class whose name, in the words of the templates, is
     nearest to the item (CLIP, Radford et al. 2021). Nothing is trained on labels. Equal similarities count by chance.
 
@@ -38,7 +39,6 @@ class ZeroShotTask(Task):
             {class: name or names}. Default the classes as they are, "_" as a blank.
     """
 
-    primary = "accuracy"
     metrics = {
         "accuracy": Metric("zero-shot accuracy"),
         "per class": Metric("mean accuracy per class"),
@@ -60,7 +60,6 @@ class ZeroShotTask(Task):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles = tuple(dict.fromkeys([self.role, "text"]))
-        self.column = str(data.roles.get("target") or next(iter(data.labels)))
         self.templates = read_templates(templates)
         self.names = names_of(data.target_names, None if class_names is None else read_class_names(class_names))
         if len(self.names) < 2:
@@ -69,20 +68,7 @@ class ZeroShotTask(Task):
 
     @classmethod
     def possible(cls, data: Data, modalities: Sequence[str] | None = None) -> bool:
-        texts = modalities is None or "text" in modalities
-        return texts and data.targets is not None and first_role(data, modalities) is not None
-
-    def labelled(self, split: str) -> np.ndarray:
-        """Rows of the split that have a class."""
-        rows = self.rows(split)
-        rows = rows[np.asarray(self.data.targets)[rows] >= 0]
-        if not len(rows):
-            raise InputError(f"No row of the {split} split has a class in '{self.column}'.")
-        return rows
-
-    def check(self) -> None:
-        for split in self.held_out:
-            self.labelled(split)
+        return (modalities is None or "text" in modalities) and super().possible(data, modalities)
 
     def describe(self) -> str:
         words = f'{len(self.templates)} templates ("{self.templates[0]}", ...)' if len(self.templates) > 1 else (
@@ -99,7 +85,7 @@ class ZeroShotTask(Task):
 
     def scored(self, scores: np.ndarray, rows: np.ndarray, split: str) -> Scores:
         """scores: (n, C) of the rows against all classes."""
-        truth = np.asarray(self.data.targets)[rows]
+        truth = self.targets[rows]
         right, near = class_hits(scores, truth), class_hits(scores, truth, 5)
 
         def measured(part: np.ndarray) -> dict[str, float]:
@@ -107,24 +93,8 @@ class ZeroShotTask(Task):
             found = {"accuracy": float(right[part].mean()), "per class": float(np.mean(each))}
             return found | ({"hit@5": float(near[part].mean())} if scores.shape[1] > 5 else {})
 
-        domains = self.by_domain(rows, measured)
-        metrics = measured(np.arange(len(rows)))
-        if domains:
-            metrics["worst"] = min(one["accuracy"] for one in domains.values())
-        return Scores(
-            "accuracy",
-            metrics["accuracy"],
-            metrics,
-            per_query={"accuracy": right},
-            clusters={"accuracy": self.units(rows)},
-            counts={"rows": self.counted(rows, split, scores.shape[1])},
-            split=split,
-            tables=[self.by_class(scores, truth, right)],
-            domains=domains,
-        )
-
-    def counted(self, rows: np.ndarray, split: str, classes: int) -> dict[str, int]:
-        return {"queries": len(rows), "skipped": len(self.rows(split)) - len(rows), "gallery": classes}
+        tables = [self.by_class(scores, truth, right)]
+        return self.scores_of(right, rows, split, measured, gallery=scores.shape[1], tables=tables)
 
     def by_class(self, scores: np.ndarray, truth: np.ndarray, right: np.ndarray) -> Table:
         """The classes that are told worst, and what most of their rows are taken for."""
@@ -144,7 +114,7 @@ class ZeroShotTask(Task):
 
         def commonest(split: str, examples: int = 0) -> Scores:
             rows, scores = self.draw(self.labelled(split)), np.zeros(len(self.names))
-            train = np.asarray(self.data.targets)[self.data.splits["train"]]
+            train = self.targets[self.data.splits["train"]]
             scores[np.bincount(train[train >= 0], minlength=len(scores)).argmax()] = 1
             return self.scored(np.broadcast_to(scores, (len(rows), len(scores))), rows, split)
 

@@ -123,7 +123,7 @@ class NegCLIP(PairContrast):
         self.pictures = pictures
         self.nearest = ("encoder" if encoder.pretrained else "pixels") if nearest == "auto" else nearest
         self.pool: HardCaptions | None = None
-        self.told: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
 
     def prepare(self, data: Data, rows: Any) -> None:
         rows, content = np.asarray(rows), np.asarray(data.content(self.roles[1]))
@@ -133,7 +133,7 @@ class NegCLIP(PairContrast):
                              "tells two pictures apart.", "Name another column: --text COLUMN.")  # fmt: skip
         if self.hard == "auto":
             self.hard = "own" if data.roles.get("negative") or data.pair_labels is not None else "swapped"
-        self.kept, self.told = rows, {"hard": self.hard}
+        self.kept, self.summary = rows, {"hard": self.hard}
         if self.hard != "none":
             lists = self.lists(data, rows, content)
             if not any(lists):
@@ -144,14 +144,14 @@ class NegCLIP(PairContrast):
                 self.kept = rows[[bool(found) for found in lists]]
             self.pool = self.pooled(data, rows, content, lists)
         if self.pictures:
-            self.told["nearest"] = self.nearest
+            self.summary["nearest"] = self.nearest
             self.partner = self.neighbours(data, self.kept)
 
     def lists(self, data: Data, rows: np.ndarray, content: np.ndarray) -> list[list[str]]:
         """The hard captions of each of the rows."""
         if self.hard == "own":
             found = own_captions(data, rows, self.roles)
-            self.told["without"] = told(sum(not made for made in found), len(rows), "have no hard caption")
+            self.summary["without"] = share_in_words(sum(not made for made in found), len(rows), "have no hard caption")
             return found
         first, inverse = np.unique(content[rows], return_index=True, return_inverse=True)[1:]
         texts = data.texts(self.roles[1], rows[first])
@@ -161,7 +161,7 @@ class NegCLIP(PairContrast):
         made = [hard_captions(text, tag, rng, most=self.swaps) for text in texts]
         without = sum(not made[i] for i in inverse.reshape(-1))
         words = {"drop": "are left out", "random": "change two words at random"}[self.unswappable]
-        self.told["without"] = told(without, len(rows), f"have nothing to swap and {words}")
+        self.summary["without"] = share_in_words(without, len(rows), f"have nothing to swap and {words}")
         if self.unswappable == "random":
             made = [found or exchanged_words(text, rng) for found, text in zip(made, texts, strict=True)]
         return [made[i] for i in inverse.reshape(-1)]
@@ -209,7 +209,7 @@ class NegCLIP(PairContrast):
         return vectors(encoder, modalities.of(role).items(data, role, rows, getattr(encoder, "size", None)))
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
-        return super().resolve(facts) | self.told
+        return super().resolve(facts) | self.summary
 
     def sampler(self, stage: int) -> Sampler:
         base = Permutation().only(self.kept)
@@ -240,7 +240,7 @@ class NegCLIP(PairContrast):
         return self.report(negclip_layout(image, text, hard, **options), image, rows)
 
 
-def told(count: int, of: int, what: str) -> str | None:
+def share_in_words(count: int, of: int, what: str) -> str | None:
     return f"{count:,} of {of:,} captions {what}" if count else None
 
 
