@@ -125,6 +125,7 @@ class Task:
         chance_words: what the row "chance" does.
         needs: what the data must hold, and how to say so.
         roles: content roles whose vectors are asked for; set by the constructor.
+        also: further roles, which are asked of models that embed them.
     """
 
     kind = ""
@@ -137,6 +138,7 @@ class Task:
     needs = ""
     max_queries = 5000
     roles: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     def __init__(self, data: Data, *, modalities: Sequence[str] | None = None):
         self.data = data

@@ -105,6 +105,31 @@ class Inference(nn.Module):
         """The number of the cluster of each row, (n,)."""
         raise NotImplementedError
 
+    composes: ClassVar[bool] = False
+    """Whether `of_compositions` scores compositions of attributes and an object, in place of hard prompts."""
+
+    def of_compositions(
+        self, data: Data, rows: np.ndarray, embed: Any, candidates: Sequence[tuple[tuple[str, ...], str]]
+    ) -> Tensor:
+        """How far each row shows each composition, (n, K), finite; the higher the surer. candidates: the names of the
+        attributes (one or several) and of the object, clean, trained on together or not."""
+        raise NotImplementedError
+
+    def of_words(self, names: Sequence[str]) -> np.ndarray | None:
+        """Vectors (n, d) of the names of attributes or objects, by which the open world judges pairs; None, the
+        default: those of the tower of texts."""
+        return None
+
+    describes: ClassVar[bool] = False
+    """Whether `of_described` scores classes that are described by attributes."""
+
+    def of_described(
+        self, data: Data, rows: np.ndarray, embed: Any, names: Sequence[str], attributes: np.ndarray
+    ) -> Tensor:
+        """How far each row is of each of some classes, told among these alone, (n, C). names: of the classes;
+        attributes: (C, K), in the order of the data's."""
+        raise NotImplementedError
+
     @property
     def verbs(self) -> list[str]:
         """Which of predict, score and generate it writes."""

@@ -20,6 +20,10 @@ from nearfar.progress import track
 from nearfar.sources import judgements, masks, pictures, trees
 from nearfar.sources import leaks as leaking
 from nearfar.sources.captions import ITEM, numbered
+from nearfar.sources.class_attributes import divide as divide_classes
+from nearfar.sources.class_attributes import has_class_attributes
+from nearfar.sources.compositions import divide as divide_compositions
+from nearfar.sources.compositions import has_compositions
 from nearfar.sources.looking import in_chunks, picture_source, stamp
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import Roles
@@ -388,12 +392,16 @@ class Data:
 
         A split column decides where there is one; a part that it lacks is cut from its training rows. Otherwise
         70/15/15 of the units, drawn with the seed, where rows that share a unit or any content stay together. Some
-        kinds of data divide their rows themselves.
+        kinds of data divide their rows themselves. Of data with compositions (an attribute and an object), or with
+        classes that attributes describe, some of these are held out of training.
         """
         if (kind := self.dividing) is not None:
             return kind.splits(self)
         if "split" in self.roles:
             return self._given_splits()
+        for holds, divide in ((has_compositions, divide_compositions), (has_class_attributes, divide_classes)):
+            if holds(self):
+                return divide(self)
         split = assign(self._components, self._unit_marks, self.seed, SHARES)
         hand = self._raw.splits.get(self.split_name)
         return self._without_domains(split, hand) if hand else split
@@ -442,9 +450,13 @@ class Data:
 
     @cached_property
     def _unit_marks(self) -> np.ndarray:
-        """int64 hashes of the units that do not depend on which other units there are."""
+        return self.unit_marks(self._divided[1])
+
+    def unit_marks(self, content: str) -> np.ndarray:
+        """int64 hashes of the units that do not depend on which other units there are; of rows without one, those of
+        the contents of a role."""
         role = next((name for name in ("unit", "group", "bag") if name in self.roles), None)
-        own = self.digests(self._divided[1])
+        own = self.digests(content)
         if role is None:
             return own
         values = [filled(v) for v in self.values(role)]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from nearfar.sources.bags import bag_targets
+from nearfar.sources.compositions import compositions, has_compositions
 from nearfar.sources.data import Data
 from nearfar.sources.masks import IGNORE
 from nearfar.sources.raw import filled
@@ -32,6 +33,7 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
         "target": _target(data) if "target" in data.roles else None,
         "bags": _bags(data) if data.bags is not None else None,
         "trees": _trees(data),
+        "compositions": _compositions(data) if has_compositions(data) else None,
         "masks": _masks(data) if "mask" in data.roles else None,
         "groups": _groups(data.groups),
         "units": None if data.units is None or data.dividing is not None else len(np.unique(data.units)),
@@ -155,6 +157,22 @@ def _bags(data: Data) -> dict[str, Any]:
         "classes": {name: int(n) for name, n in zip(data.target_names, counts, strict=True)},
         "without": int((high < 0).sum()),
         "mixed": int((low < high).sum()),
+    }
+
+
+def _compositions(data: Data) -> dict[str, Any]:
+    """How many attributes, objects and compositions, how many of these are trained on, and of each later part how many
+    compositions are so and how many are not."""
+    found, splits = compositions(data), data.splits
+    seen = found.within(splits["train"])
+    parts = {name: found.within(splits[name]) for name in ("val", "test")}
+    return {
+        "attributes": len(found.attributes),
+        "objects": len(found.objects),
+        "pairs": len(found),
+        "seen": int(seen.sum()),
+        "parts": {name: [int((seen & mine).sum()), int((mine & ~seen).sum())] for name, mine in parts.items()},
+        "without": int((found.of < 0).sum()),
     }
 
 

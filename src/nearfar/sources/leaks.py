@@ -8,6 +8,7 @@ import numpy as np
 
 from nearfar import modalities
 from nearfar.errors import InputError
+from nearfar.sources.compositions import has_compositions
 from nearfar.sources.raw import filled
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def _words(role: str) -> tuple[str, str]:
 
 def marks(data: "Data") -> dict[str, np.ndarray]:
     """Role -> int64 (N,), equal where rows share the content, the group, the bag or the unit of that role; contents of
-    a kind that divides its rows itself are left out."""
-    found = {role: data.content(role) for role in data.content_roles if not modalities.of(role).divisions}
+    a kind that divides its rows itself, and captions of compositions, which are their names, are left out."""
+    roles = data.content_roles[:1] if has_compositions(data) else data.content_roles
+    found = {role: data.content(role) for role in roles if not modalities.of(role).divisions}
     for role in data.only_tested & set(found):  # training rows have their first side alone
         found[role] = np.where(found[role] < 0, data.content(data.content_roles[0]), found[role])
     if "group" in data.roles and data.groups is not None:

@@ -1,5 +1,6 @@
 """`open_data`: from a name or a path to checked rows with roles."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +13,10 @@ from nearfar import modalities
 from nearfar.checks import PositiveInt, Seed, checked, one_of
 from nearfar.errors import InputError, did_you_mean
 from nearfar.sources import judgements, sets, trees
+from nearfar.sources.class_attributes import META, read_class_attributes
+from nearfar.sources.class_attributes import class_attributes as class_attributes_of
 from nearfar.sources.cleaning import AlignRules, dropped, rules_of
+from nearfar.sources.compositions import ROLES, compositions, has_compositions
 from nearfar.sources.data import Data, label_words
 from nearfar.sources.folders import read_path
 from nearfar.sources.leaks import refuse
@@ -38,6 +42,7 @@ def open_data(
     score_range: tuple[float, float] | str | None = None,
     titles: str | Path | None = None,
     window: PositiveInt | None = None,
+    class_attributes: str | Path | None = None,
 ) -> Data:
     """Opens a built-in data set or the user's own, checks every row, and says what each column is for.
 
@@ -57,6 +62,7 @@ def open_data(
             titles: a table of ids and titles of the items of interactions; RecBole's .item file beside its .inter is
             found.
             window: cut long series into runs of so many steps, in order of time.
+            class_attributes: a table (csv, tsv) or JSON of the attributes of each class.
 
     Raises InputError, with the file, the row and the mend, for whatever is wrong with the input.
     """
@@ -91,6 +97,8 @@ def open_data(
         _name_items(raw, Path(titles), folder)
     if limit is not None:
         _limit(raw, limit)
+    if class_attributes is not None:
+        _describe_classes(raw, class_attributes)
     raw.only_tested = only_tested(raw)
     scale = None if score_range is None else judgements.scale(score_range)
     if scale is not None and "score" not in resolved:
@@ -106,6 +114,7 @@ def open_data(
     _check_labels(data, wanted)
     _tell_of_pairs(data)
     _tell_of_words_for_nothing(data)
+    _check_compositions(data)
     for role in data.content_roles:
         data.notes += data.modality(role).remarks(data, role)
     if "mask" in resolved:
@@ -180,6 +189,32 @@ def _name_items(raw: Raw, path: Path, cache: Path) -> None:
         raise InputError(f"--titles names the items of interactions; {raw.path or raw.name} has none.",
                          "Name their columns: --user COLUMN --item COLUMN, or leave it out.")  # fmt: skip
     raw.meta["titles"] = read_titles(path.expanduser(), cache)
+
+
+def _describe_classes(raw: Raw, path: str | Path) -> None:
+    """The attributes of each class, from a file."""
+    if not {"target", "label"} & set(raw.roles):
+        raise InputError(f"--class-attributes describes classes; {raw.path or raw.name} has no column of classes.",
+                         "Name it: --target COLUMN, or leave the file out.")  # fmt: skip
+    found = read_class_attributes(path)
+    raw.meta[META] = found
+    raw.fingerprint += hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _check_compositions(data: Data) -> None:
+    """An attribute without an object is none; both are read, and the classes of a file of attributes, now, so that
+    faults are told before anything is trained."""
+    for role, other in (ROLES, ROLES[::-1]):
+        if role in data.roles and other not in data.roles:
+            raise InputError(f"{data.path or data.name}: an {role} needs the {other} beside it.",
+                             f"Name the column: --{other} COLUMN.")  # fmt: skip
+    if has_compositions(data):
+        compositions(data)
+    if META in data.meta:
+        if data.targets is None:
+            raise InputError(f"{data.path or data.name}: no row has a class that attributes could describe.",
+                             "Name the column of classes: --target COLUMN.")  # fmt: skip
+        class_attributes_of(data)
 
 
 def _check_split(split: str, raw: Raw) -> None:

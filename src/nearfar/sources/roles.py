@@ -31,6 +31,8 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     "target": (),
     "bag": (),
     "tree": ("tree",),
+    "attribute": (),
+    "object": (),
 }
 """Roles that are no items, and the names of their columns."""
 
@@ -42,7 +44,7 @@ def known_roles() -> list[str]:
 
 def takes_several(role: str) -> bool:
     """Whether a role takes a list of columns."""
-    return role in ("negative", "label") or role in modalities.listed()
+    return role in ("negative", "label", "attribute") or role in modalities.listed()
 
 
 def second_side(roles: Mapping[str, Any]) -> modalities.Modality | None:
@@ -55,6 +57,7 @@ _PAIR_LABELS = ("pair_label", "is_duplicate", "duplicate", "is_paraphrase", "par
 _PAIR_SCORES = ("similarity_score", "relatedness_score", "sts_score", "relatedness", "similarity", "gold_score")
 _EITHER = ("label", "labels", "score")  # a class, or a word about the pair: its values decide
 _ALSO_ITEMS = {"unit", "id"}  # roles whose column may hold the items themselves
+_PAIR_OF_WORDS = ("attribute", "object")
 _PARTS = ("title", "summary", "caption", "description", "source")  # texts that belong to their row's other text
 _TOLD = ("label", "target", "score", "pair_label", "split")  # what is to be found, or divides the rows
 
@@ -83,6 +86,7 @@ def resolve(
         if not _together(roles, reasons, set(given), taken) and not named:
             _by_content(table, roles, reasons, set(given), taken)
         _by_pair(table, roles, reasons, set(given))
+        _by_composition(table, roles, reasons, set(given))
     if not any(role in roles for role in content):
         raise InputError(
             f"{where}: no column looks like {modalities.words()} (columns: {', '.join(columns)}).",
@@ -265,6 +269,18 @@ def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
         if role is not None:
             _give(role, column, "its values, beside two columns of texts", roles, reasons)
             return
+
+
+def _by_composition(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str]) -> None:
+    """Columns that tell an item by an attribute and an object, where both are called so (or the user named the other)
+    and pictures are there."""
+    columns = {plain_name(name): name for name in reversed(_free(table, roles, given))}
+    open_places = [role for role in _PAIR_OF_WORDS if role not in roles]
+    found = [next((columns[name] for name in (role, f"{role}s") if name in columns), None) for role in open_places]
+    if "image" in roles and all(found) and not set(open_places) & given:
+        for role, column in zip(open_places, found, strict=True):
+            _give(role, str(column), "by the name of the column, beside the other", roles, reasons)
+            roles[role] = listed(str(column)) if takes_several(role) else str(column)
 
 
 def _free(table: Dataset, roles: Roles, given: set[str]) -> list[str]:

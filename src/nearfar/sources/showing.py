@@ -27,6 +27,8 @@ def show(data: Data, console: Console | None = None, samples: int = 3, problems:
         out.print(_scores(facts["scores"]), soft_wrap=False)
     if facts["target"]:
         out.print(_target(facts["roles"]["target"], facts["target"]), soft_wrap=False)
+    if facts["compositions"]:
+        out.print(_compositions(facts["compositions"]), soft_wrap=False)
     if facts["bags"]:
         out.print(_bags(facts["roles"]["bag"], facts["bags"]), soft_wrap=False)
     if facts["trees"]:
@@ -124,6 +126,14 @@ def _trees(column: str, trees: dict[str, Any]) -> Text:
     rows = ", ".join(f"{name} {count:,}" for name, count in trees["rows"].items())
     names = ", ".join(f"{count:,} {level}s" for level, count in trees["names"].items())
     return Text.assemble("\n", ("Trees of ", "bold"), (column, "cyan"), f": rows with one {rows}; {names}")
+
+
+def _compositions(facts: dict[str, Any]) -> Text:
+    """How many compositions there are, and how many of them are only tested."""
+    parts = "; ".join(f"{name} {seen:,} of them and {new:,} unseen" for name, (seen, new) in facts["parts"].items())
+    left = f"; {facts['without']:,} rows have none" if facts["without"] else ""
+    head = f" ({facts['pairs']:,}): {facts['attributes']:,} attributes, {facts['objects']:,} objects"
+    return Text.assemble("\n", ("Compositions", "bold"), f"{head}; {facts['seen']:,} are trained on; {parts}{left}")
 
 
 def _bags(column: str, bags: dict[str, Any]) -> Text:

@@ -158,6 +158,8 @@ def task_of(slug: str, data: Data, settings: TrainSettings) -> evaluation.Task:
     kinds = kinds_of(methods.get(slug), data, settings)
     if settings.task != "auto" or task.kind == own or not kinds:
         return task
+    if task.also and set(modalities.kinds(task.roles)) <= set(kinds):
+        return task
     if len(set(kinds)) == 2:
         return evaluation.task_for(data, "sts" if "score" in data.roles else "pairs")
     if set(modalities.kinds(task.roles)) <= set(kinds):

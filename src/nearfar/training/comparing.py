@@ -377,11 +377,12 @@ def measured_without_training(
                 "seeds": [cell(0, scores, seconds=time.perf_counter() - start, samples=0)],
             }
         )
-    kinds = modalities.kinds(task.roles)
+    roles = roles_measured(task, settings)
+    kinds = modalities.kinds(roles)
     known = any(building.pretrained(k, settings) for k in kinds)
     if len(kinds) == 1 or (settings.model is not None and set(kinds) <= set(kinds_in(settings.model))):
         say(f"measuring: {'pretrained' if known else 'untrained'} encoder")
-        cells = [untrained_cell(data, task, settings, seed) for seed in range(1 if known else seeds)]
+        cells = [untrained_cell(data, task, settings, seed, roles) for seed in range(1 if known else seeds)]
         kind = "pretrained" if known else "untrained"
         rows.append({"slug": kind, "label": f"{kind} encoder", "kind": kind, "seeds": cells})
     write_json(path, {"rows": rows}, checksum=True)
@@ -410,8 +411,16 @@ def untrained_embedder(data: Data, roles: Sequence[str], settings: TrainSettings
     return Embedder({role: Tower(encoder, head, kept=True) for role, (encoder, head) in towers.items()}, data)
 
 
-def untrained_cell(data: Data, task: Task, settings: TrainSettings, seed: int) -> dict[str, Any]:
-    embed = untrained_embedder(data, task.roles, dataclasses.replace(settings, seed=seed))
+def roles_measured(task: Task, settings: TrainSettings) -> tuple[str, ...]:
+    """The roles that a task asks for, and those that it also asks of the model of --model where that embeds them."""
+    known = () if settings.model is None else kinds_in(settings.model)
+    return (*task.roles, *(role for role in task.also if modalities.of(role).name in known))
+
+
+def untrained_cell(
+    data: Data, task: Task, settings: TrainSettings, seed: int, roles: Sequence[str] | None = None
+) -> dict[str, Any]:
+    embed = untrained_embedder(data, roles or task.roles, dataclasses.replace(settings, seed=seed))
     start = time.perf_counter()
     scores = {s: task.evaluate(embed, s).to_dict() for s in splits_of(data)}
     return cell(seed, scores, seconds=time.perf_counter() - start, samples=0)

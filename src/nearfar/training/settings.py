@@ -46,6 +46,11 @@ class DataSettings:
             take the first column of --label where no target is named.
         bag: column whose equal values make rows the members of one bag, which is labelled as a whole.
         tree: column of annotation trees (domain, intent, slot, value) in JSON; those of dialogues are found.
+        attribute: columns of attributes, separated by commas, that tell an item together with its object (wet dog).
+            Without a column of splits some pairs are held out of training.
+        object: column of objects.
+        class_attributes: file of the attributes of each class of --target (csv, tsv: class and a number for each
+            attribute; json: {class: [attributes]}). Without a column of splits some classes are held out of training.
         unit: column of what must not be divided by a split; default the group, the bag, else the content.
         domain: column of domains (styles, languages, fields) between which retrieval is measured; a model with experts
             of domains routes each row by it.
@@ -72,6 +77,9 @@ class DataSettings:
     target: str | None = None
     bag: str | None = None
     tree: str | None = None
+    attribute: str | None = None
+    object: str | None = None
+    class_attributes: str | None = None
     unit: str | None = None
     domain: str | None = None
     split: str | None = None
@@ -101,6 +109,7 @@ class DataSettings:
             "clean",
             "score_range",
             "series_window",
+            "class_attributes",
         )
         return [f.name for f in dataclasses.fields(cls) if f.name not in others]
 
@@ -136,6 +145,7 @@ class DataSettings:
             score_range=self.score_range,
             titles=self.titles,
             window=self.series_window,
+            class_attributes=self.class_attributes,
         )
 
 
