@@ -49,7 +49,8 @@ def test_hard_prompts_of_a_trained_model_by_brute_force(table, model):
     assert found["task"]["kind"] == "compositions"
     got = {row["slug"]: row["metrics"] for row in found["rows"]}
     assert got["model"] == pytest.approx(wanted, abs=0.02)  # 1e-4 on a margin in single precision flips an image
-    assert got["model"]["auc"] > 5 * got["chance"]["auc"] and {"pixels", "hog"} <= set(got)
+    assert got["model"]["auc"] > 5 * got["chance"]["auc"]
+    assert {"pixels", "hog"} <= set(got)
 
 
 def test_random_vectors_are_chance():
@@ -74,8 +75,11 @@ def test_random_vectors_are_chance():
             return np.random.default_rng(1).normal(size=(len(items), 16))
 
     found, chance = task.evaluate(Noise(), "test").metrics, task.references()[0].evaluate("test").metrics
-    assert found["auc"] < 0.01 and chance["auc"] < 0.005 and abs(found["seen"] - chance["seen"]) < 0.03
-    assert chance["seen"] == pytest.approx(1 / 50, abs=0.01) and chance["unseen"] == pytest.approx(1 / 15, abs=0.03)
+    assert found["auc"] < 0.01
+    assert chance["auc"] < 0.005
+    assert abs(found["seen"] - chance["seen"]) < 0.03
+    assert chance["seen"] == pytest.approx(1 / 50, abs=0.01)
+    assert chance["unseen"] == pytest.approx(1 / 15, abs=0.03)
 
 
 def test_the_open_world_and_its_options(table, model, tmp_path):
@@ -94,7 +98,8 @@ def test_the_open_world_and_its_options(table, model, tmp_path):
     words.write_text("\n".join(f"{w} {i} {i * i % 7} 1" for i, w in enumerate([*COLOURS, *SHAPES])))
     given = task_for(data, "compositions", world="open", word_vectors=str(words))
     assert given.evaluate(embed, "test").metrics["auc"] >= 0
-    assert len(references(data, given)) == 3 and len(references(data, task_for(data, "compositions --world open"))) == 1
+    assert len(references(data, given)) == 3
+    assert len(references(data, task_for(data, "compositions --world open"))) == 1
     read = task_for(data, "compositions --read classifiers").evaluate(embed, "test")
     assert read.metrics["auc"] != closed.metrics["auc"]
 
@@ -143,7 +148,9 @@ def test_wrong_options_name_the_mend(table):
 
 def test_described_classes_from_the_command_line(table, model, tmp_path, capsys):
     facts = tmp_path / "facts.csv"
-    facts.write_text("class,round,hollow,corners,long\ndisc,1,0,0,0\nring,1,1,0,0\nbox,0,0,1,0\nbar,0,0,1,1\ncross,0,0,0,1\n")
+    facts.write_text(
+        "class,round,hollow,corners,long\ndisc,1,0,0,0\nring,1,1,0,0\nbox,0,0,1,0\nbar,0,0,1,1\ncross,0,0,0,1\n"
+    )
     given = ["--target", "object", "--attribute", "none", "--object", "none", "--class-attributes", str(facts)]
     assert main(["evaluate", str(model), str(table), *given, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -167,7 +174,11 @@ def test_pixels_read_attributes_as_a_loop_does():
     train, test = data.splits["train"], data.splits["test"]
     mean, std = x[train].mean(0), x[train].std(0)
     z = (x - mean) / np.where(std > 1e-6, std, 1.0)
-    told = RidgeCV(alphas=len(train) * np.logspace(-4, 1, 6)).fit(z[train], [facts()[names[i]] for i in train]).predict(z[test])
+    told = (
+        RidgeCV(alphas=len(train) * np.logspace(-4, 1, 6))
+        .fit(z[train], [facts()[names[i]] for i in train])
+        .predict(z[test])
+    )
     known = {names[i] for i in train}
     right = {}
     for i, v in zip(test, told, strict=True):

@@ -1,5 +1,7 @@
 """Generalised compositional and zero-shot evaluation, against loops written from the cards."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -47,7 +49,7 @@ def naive_sweep(scores, truth, seen, closed=None, k=1):
     d.sort()
     points = [accuracies(b) for b in d[:: max(len(d) // 20, 1)]] + [accuracies(1000)]
     h = max((2 * a * b / (a + b) if a + b else 0.0) for a, b in points)
-    area = sum((p[0] + q[0]) / 2 * (q[1] - p[1]) for p, q in zip(points, points[1:], strict=False))
+    area = sum((p[0] + q[0]) / 2 * (q[1] - p[1]) for p, q in itertools.pairwise(points))
     return max(a for a, _ in points), max(b for _, b in points), h, area
 
 
@@ -72,7 +74,8 @@ def test_invariants_of_the_sweep():
     found = bias_sweep(scores, truth, seen)
     moved = bias_sweep(scores + 3.7 * ~seen, truth, seen)
     assert (moved.auc, moved.harmonic) == pytest.approx((found.auc, found.harmonic))
-    assert np.all(np.diff(found.seen) <= 1e-12) and np.all(np.diff(found.unseen) >= -1e-12)
+    assert np.all(np.diff(found.seen) <= 1e-12)
+    assert np.all(np.diff(found.unseen) >= -1e-12)
     assert 0 <= found.auc <= found.best_seen * found.best_unseen
     order = np.random.default_rng(1).permutation(len(seen))
     place = np.argsort(order)
@@ -92,8 +95,11 @@ def test_edges_of_the_sweep():
     never = scores.copy()
     never[~seen[truth], truth[~seen[truth]]] = -1e6
     found = bias_sweep(never, truth, seen)
-    assert len(found.biases) == 1 and found.auc == 0 and found.harmonic == 0
-    assert harmonic_mean(0, 0) == 0 and harmonic_mean(0.5, 1) == pytest.approx(2 / 3)
+    assert len(found.biases) == 1
+    assert found.auc == 0
+    assert found.harmonic == 0
+    assert harmonic_mean(0, 0) == 0
+    assert harmonic_mean(0.5, 1) == pytest.approx(2 / 3)
     for bad in (np.full_like(scores, np.nan), scores[0], scores[:, :3]):
         with pytest.raises(InputError):
             bias_sweep(bad, truth, seen)
@@ -107,11 +113,14 @@ def test_scores_that_say_nothing_get_what_chance_gives():
     rng = np.random.default_rng(0)
     truth, seen = np.repeat(np.arange(40), 200), np.arange(40) < 30
     found = bias_sweep(rng.normal(size=(len(truth), 40)), truth, seen)
-    assert found.best_seen == pytest.approx(1 / 30, abs=0.01) and found.best_unseen == pytest.approx(0.1, abs=0.015)
-    assert found.auc < 0.003 and found.harmonic < 0.04
+    assert found.best_seen == pytest.approx(1 / 30, abs=0.01)
+    assert found.best_unseen == pytest.approx(0.1, abs=0.015)
+    assert found.auc < 0.003
+    assert found.harmonic < 0.04
     equal = bias_sweep(np.zeros((len(truth), 40)), truth, seen)
-    assert equal.best_seen == pytest.approx(1 / 30) and equal.best_unseen == pytest.approx(0.1)
-    for k in (1, 3):
+    assert equal.best_seen == pytest.approx(1 / 30)
+    assert equal.best_unseen == pytest.approx(0.1)
+    for _k in (1, 3):
         assert part_accuracy(np.zeros((len(truth), 40)), truth, np.arange(40) % 4) == pytest.approx(0.25)
 
 
@@ -119,7 +128,7 @@ def test_parts_are_read_from_the_best_composition_without_a_bias():
     scores, truth, _ = drawn(n=60)
     parts = np.random.default_rng(2).integers(0, 4, (12, 2))
     closed = np.isin(np.arange(12), truth)
-    told = [max((j for j in range(12) if closed[j]), key=lambda j: row[j]) for row in scores]  # noqa: B023
+    told = [max((j for j in range(12) if closed[j]), key=lambda j: row[j]) for row in scores]
     for side in (parts[:, 0], parts):
         wanted = np.mean([np.array_equal(side[a], side[b]) for a, b in zip(told, truth, strict=True)])
         assert part_accuracy(scores, truth, side, closed) == pytest.approx(wanted)
@@ -146,7 +155,9 @@ def test_feasibility():
     a, o = rng.normal(size=(6, 5)), rng.normal(size=(7, 5))
     found = feasibility(seen, a, o)
     np.testing.assert_allclose(found, naive_feasibility(seen, a, o), atol=1e-12)
-    assert found[0, 0] == -1 and np.abs(found).max() <= 1 and not found[seen].any()
+    assert found[0, 0] == -1
+    assert np.abs(found).max() <= 1
+    assert not found[seen].any()
     assert np.isfinite(feasibility(seen, np.zeros_like(a), o)).all()
     with pytest.raises(InputError):
         feasibility(seen.T, a, o)
@@ -159,7 +170,8 @@ def test_the_open_world_leaves_implausible_pairs_out():
     feasible = np.where(seen, 0, np.where(np.arange(20) < 4, 0.5, -0.5))
     wide, narrow = (open_sweep(scores, truth, seen, feasible, t) for t in (-1.0, 0.0))
     assert wide.auc == pytest.approx(bias_sweep(scores, truth, seen).auc)
-    assert narrow.auc == pytest.approx(bias_sweep(scores, truth, seen, seen | (feasible > 0)).auc) and narrow.auc > wide.auc
+    assert narrow.auc == pytest.approx(bias_sweep(scores, truth, seen, seen | (feasible > 0)).auc)
+    assert narrow.auc > wide.auc
     best = best_feasibility(scores, truth, seen, feasible)
     assert -0.5 < best <= 0.5
     grid = [open_sweep(scores, truth, seen, feasible, t).auc for t in np.linspace(-0.5, 0.5, 50)]
@@ -173,14 +185,16 @@ def test_zero_in_place_of_out_lets_a_pair_win_where_scores_are_negative():
     feasible[2] = -0.5
     below = scores - 1000
     made, kept = without_implausible(below, seen, feasible, 0.0, "zero")
-    assert kept.all() and (made.argmax(1) == 2).all()
+    assert kept.all()
+    assert (made.argmax(1) == 2).all()
     made, kept = without_implausible(below, seen, feasible, 0.0)
-    assert not kept[2] and np.array_equal(made, below)
+    assert not kept[2]
+    assert np.array_equal(made, below)
     assert open_sweep(below, truth, seen, feasible, 0.0, "zero").auc < open_sweep(below, truth, seen, feasible, 0.0).auc
 
 
 def naive_stacked(scores, truth, seen, gamma):
-    told = [max(range(len(seen)), key=lambda j: row[j] + (0 if seen[j] else gamma)) for row in scores]  # noqa: B023
+    told = [max(range(len(seen)), key=lambda j: row[j] + (0 if seen[j] else gamma)) for row in scores]
     share = {c: np.mean([told[i] == c for i in range(len(truth)) if truth[i] == c]) for c in set(truth.tolist())}
     return np.mean([v for c, v in share.items() if seen[c]]), np.mean([v for c, v in share.items() if not seen[c]])
 
@@ -197,7 +211,7 @@ def test_generalised_zero_shot_is_a_mean_per_class():
         best = max(stacked(scores, truth, seen, g).harmonic for g in np.linspace(-8, 8, 801))
         assert stacked(scores, truth, seen, found).harmonic >= best - 1e-12
         rows = ~seen[truth]
-        told = np.array([max(np.flatnonzero(~seen), key=lambda j: row[j]) for row in scores[rows]])  # noqa: B023
+        told = np.array([max(np.flatnonzero(~seen), key=lambda j: row[j]) for row in scores[rows]])
         wanted = np.mean([(told[truth[rows] == c] == c).mean() for c in np.unique(truth[rows])])
         assert unseen_only(scores, truth, seen) == pytest.approx(wanted)
 

@@ -71,7 +71,7 @@ def checked_scores(scores: Any, truth: Any, seen: Any) -> tuple[np.ndarray, np.n
                          f"{seen.shape}.")  # fmt: skip
     if not np.isfinite(scores).all():
         raise InputError("Scores must be finite.", "Check the learning rate of the model, or its temperature.")
-    if len(truth) and not (0 <= truth.min() and truth.max() < len(seen)):
+    if len(truth) and not (truth.min() >= 0 and truth.max() < len(seen)):
         raise InputError(f"The true columns must be 0 to {len(seen) - 1}.")
     if not seen[truth].any() or seen[truth].all():
         raise InputError("Rows of seen and of unseen classes are needed, both.",
@@ -238,5 +238,3 @@ def unseen_only(scores: Any, truth: Any, seen: Any) -> float:
     if not rows.any():
         raise InputError("No row has an unseen class.", "Check the column of splits.")
     return per_class(class_hits(np.where(seen, OUTSIDE, scores), truth)[rows], truth[rows])
-
-

@@ -1,5 +1,5 @@
-"""Classes described by attributes: a file with one line a class (antelope: horns 1, hooves 1, stripes 0...), beside rows
-that have a class. Without a column of splits some classes are held out.
+"""Classes described by attributes: a file with one line a class (antelope: horns 1, hooves 1, stripes 0...), beside
+rows that have a class. Without a column of splits some classes are held out.
 
     csv, tsv: class, then a number for each attribute; json: {class: [attributes]} or {class: {attribute: number}}
 """
@@ -53,7 +53,7 @@ def _from_table(path: Path, text: str) -> tuple[list[str], dict[str, list[float]
     rows = [(number, row) for number, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
     if len(rows) < 2 or len(rows[0][1]) < 2:
         raise InputError(f"{path} is no table of classes and attributes.",
-                         "Write a first line of names (class, then the attributes), then one line a class.")  # fmt: skip
+                         "Write a line of names (class, then the attributes), then one line a class.")  # fmt: skip
     names = [cell.strip() for cell in rows[0][1][1:]]
     found: dict[str, list[float]] = {}
     for number, row in rows[1:]:

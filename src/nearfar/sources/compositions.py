@@ -94,11 +94,12 @@ def _compositions(data: Data) -> Compositions:
     tables = [sorted({v for column in part for v in column if v}) for part in (words[:-1], words[-1:])]
     for role, names in zip(ROLES, tables, strict=True):
         if len(names) < 2:
+            where = ", ".join(columns) if role == "attribute" else data.roles[role]
             raise InputError(
-                f"{data.path or data.name}: the column '{', '.join(columns) if role == 'attribute' else data.roles[role]}' "
-                f"names {'one' if names else 'no'} {role}: there is nothing to compose.",
+                f"{data.path or data.name}: the column '{where}' names {'one' if names else 'no'} {role}: there is "
+                "nothing to compose.",
                 f"Name another column: --{role} COLUMN.",
-            )  # fmt: skip
+            )
     place = [{name: i for i, name in enumerate(names)} | {"": MISSING} for names in tables]
     known = np.array([[place[0][v] for v in column] for column in words[:-1]], np.int64).T
     known = np.sort(np.where(known < 0, np.iinfo(np.int64).max, known), axis=1)  # in one order, those missing last
@@ -201,6 +202,6 @@ def homes(data: Data, of: np.ndarray, alike: bool = False) -> dict[str, np.ndarr
         here = np.where(of == 0, True, (of > 0) & (home == of))
     away = int(((of > 0) & ~here).sum())
     if away:
-        data.notes.append(f"{away:,} rows of unseen classes or compositions belong to units that stand in another part: "
-                          "they are in none")  # fmt: skip
+        data.notes.append(f"{away:,} rows of what is held out belong to units that stand in another part: they are in "
+                          "none")  # fmt: skip
     return {name: np.flatnonzero(here & (home == code)) for code, name in enumerate(SHARES)}

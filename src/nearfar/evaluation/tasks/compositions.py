@@ -144,7 +144,8 @@ class CompositionTask(Task):
         rows = self.draw(rows[found.of[rows] >= 0], most)
         if not len(rows):
             raise InputError(f"No row of the {split} split has both an attribute and an object.")
-        seen, closed = found.within(self.rows("train")), found.within(self.rows("train")) | found.within(self.rows(split))
+        seen = found.within(self.rows("train"))
+        closed = seen | found.within(self.rows(split))
         if self.world == "closed":
             here = np.flatnonzero(closed)
             place = np.full(len(found), -1)
@@ -196,7 +197,7 @@ class CompositionTask(Task):
         """log p(attribute) + log p(object), each of a logistic regression on the training rows (several attributes:
         the mean of theirs)."""
         found, train = self.found, self.rows("train")
-        train = self.draw(train[(found.of[train] >= 0)])
+        train = self.draw(train[found.of[train] >= 0])
         parts = found.pairs[found.of[train]]
         alone = found.orders[found.of[train]] == 1
         z, test = np.asarray(embed(self.role, train)), np.asarray(embed(self.role, asked.rows))
@@ -208,7 +209,7 @@ class CompositionTask(Task):
         return both + item[:, asked.candidates[:, -1]]
 
     def feasible(self, embed: Any, asked: Asked) -> np.ndarray:
-        """Of each candidate its feasibility (K,); 1 for those of several attributes, which word vectors do not judge."""
+        """Of each candidate its feasibility (K,); 1 for those of several attributes: no word vectors judge these."""
         found = self.found
         attributes, objects = self.words_of(embed, found.attributes), self.words_of(embed, found.objects)
         seen = np.zeros((len(found.attributes), len(found.objects)), bool)
@@ -227,7 +228,7 @@ class CompositionTask(Task):
             return np.asarray(own, np.float64)
         if not embeds_texts(embed):
             raise InputError("The open world asks how plausible a pair is, and this model has no vectors of words.",
-                             "Give some: --task 'compositions --world open --word-vectors FILE', or --threshold none.")  # fmt: skip
+                             "Give some (--word-vectors FILE), or leave none out (--threshold none).")  # fmt: skip
         return np.asarray(embed.items("text", names), np.float64)
 
     def scored(
@@ -296,5 +297,3 @@ def sweep_table(sweep: Sweep) -> Table:
     rows = [(f"{b:.4g}", *(f"{100 * x:.1f}" for x in (s, u, 2 * s * u / (s + u) if s + u else 0.0)))
             for b, s, u in zip(sweep.biases, sweep.seen, sweep.unseen, strict=True)]  # fmt: skip
     return Table("Bias on unseen compositions", ["bias", "seen, %", "unseen, %", "harmonic mean, %"], rows)
-
-

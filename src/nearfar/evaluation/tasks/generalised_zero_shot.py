@@ -135,9 +135,7 @@ class GeneralisedZeroShotTask(TargetTask):
         )
         return SCALE * unit_rows(told) @ unit_rows(matrix).T
 
-    def scored(
-        self, scores: np.ndarray, alone: np.ndarray, rows: np.ndarray, split: str, gamma: float
-    ) -> Scores:
+    def scored(self, scores: np.ndarray, alone: np.ndarray, rows: np.ndarray, split: str, gamma: float) -> Scores:
         """scores: (n, k) of rows among all candidates; alone: of those of unseen classes among these."""
         classes, seen = self.candidates(split)
         truth = np.searchsorted(classes, self.targets[rows])
@@ -175,5 +173,3 @@ class GeneralisedZeroShotTask(TargetTask):
     def references(self, *, size: int = 32) -> list[Reference]:
         drawn = Reference("chance", "random scores", "chance", lambda split, examples=0: self.chance(split))
         return [drawn, *(() if self.read == "prompts" else by_kind(self, size))]
-
-

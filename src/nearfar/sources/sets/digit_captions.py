@@ -1,8 +1,8 @@
 """The built-in data set `digit-captions`: handwritten digits under operations, with captions as noisy as those of the
 web, for an image-text model of that small world.
 
-Drawings: those of the set `digits` that `digit-operations` does not have. Each of the two words of a caption is left out
-with probability 0.3, and is another one with probability 0.2.
+Drawings: those of the set `digits` that `digit-operations` does not have. Each of the two words of a caption is left
+out with probability 0.3, and is another one with probability 0.2.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def open_digit_captions() -> Raw:
     """One row a picture with its caption. All pictures of a drawing stand in one part."""
     rng = np.random.default_rng(0)
     rows = [{"image": row["image"], "caption": noisy_caption(row["attribute"], row["object"], rng),
-             "drawing": row["drawing"], "key": f"{row['drawing']}-{row['attribute']}"} for row in operated(0)]  # fmt: skip
+             "drawing": row["drawing"], "key": f"{row['drawing']}-{row['attribute']}"}
+            for row in operated(0)]  # fmt: skip
     return Raw(
         name="digit-captions",
         path=None,
