@@ -19,7 +19,11 @@ from tests.layered import encoder_of
 
 SLUGS = methods.slugs()
 PAIRED = ("align", "cwcl", "negclip")  # of pictures and texts, where the data hold groups too
-TOLD = {"sepclr": {"background": "twemoji"}}  # what the data do not say
+TOLD = {  # what the data do not say
+    "sepclr": {"background": "twemoji"},
+    "csp": {"untrained": True},
+    "coop": {"untrained": True},
+}
 
 
 def setup(slug, data, **options):

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.encoders.pictures import ImageEncoder
 from nearfar.encoders.pretrained import special_of
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.texts import TextEncoder
-from nearfar.encoders.tokens import Special, Tokens
+from nearfar.encoders.tokens import Embedded, Special, Tokens
 from nearfar.errors import InputError
 
 CONFIG = "open_clip_config.json"
@@ -86,8 +87,33 @@ class OpenClipText(TextEncoder):
         cleaned = [self.tokenizer.clean_fn(text) for text in texts]
         return inner(cleaned, add_special_tokens=False, verbose=False)["input_ids"] if cleaned else []
 
-    def forward(self, x: Tokens) -> Tensor:
-        return self.model.encode_text(x.ids)
+    @property
+    def table(self) -> nn.Embedding:
+        """The vectors of the tokens. Raises InputError for a text model of transformers inside."""
+        found = getattr(self.model, "token_embedding", None) or getattr(
+            getattr(self.model, "text", None), "token_embedding", None
+        )
+        if not isinstance(found, nn.Embedding):
+            raise InputError("The text tower of this model of open_clip takes no vectors in place of tokens.",
+                             "Take a model with open_clip's own text tower.")  # fmt: skip
+        return found
+
+    def embedded(self, x: Tokens) -> Embedded:
+        """The vectors of the tokens from the table, before positions and layers; the last token is the eos."""
+        return Embedded(self.table(x.ids), x.mask, (x.ids == self.special.eos).int().argmax(1))
+
+    def forward(self, x: Tokens | Embedded) -> Tensor:
+        """Vectors that are put in by hand take the place of those of the table: the model takes ids alone, among which
+        it looks for the eos."""
+        if not isinstance(x, Embedded):
+            return self.model.encode_text(x.ids)
+        ids = torch.ones(x.mask.shape, dtype=torch.long, device=x.vectors.device)
+        ids.scatter_(1, x.end[:, None], self.special.eos or 0)
+        hook = self.table.register_forward_hook(lambda module, given, out: x.vectors)
+        try:
+            return self.model.encode_text(ids)
+        finally:
+            hook.remove()
 
     def config(self) -> dict[str, Any]:
         return {"modality": "text", "name": "open-clip", "source": self.name, "length": self.special.length,
