@@ -36,11 +36,12 @@ Look = Callable[[Path, Any], Mapping[str, float]]
 class Arm:
     """A registered method with its options, as on the command line ("dcl --sigma 0.5"). `settings`: of the training,
     where they differ from the cell's (twice the steps for equal compute, say); `data`: what it is trained on, where
-    that is not what is measured."""
+    that is not what is measured; `starts`: the arm whose model, of the same seed, it starts from."""
 
     spec: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
+    starts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def run(claim: Claim, plan: Plan) -> dict[str, Any]:
         rows = found.setdefault(name, {})
         for seed in seeds:
             opened = opened_for(cell, plan, seed) if cell.divided else opened
-            for label, arm in cell.arms.items():
+            for label, arm in sorted(cell.arms.items(), key=lambda pair: pair[1].starts is not None):
                 kept = run_folder(claim, plan, name, label, seed)
-                told = trained(cell, arm, opened, kept, seed, plan)
+                start = None if arm.starts is None else run_folder(claim, plan, name, arm.starts, seed)
+                told = trained(cell, arm, opened, kept, seed, plan, start)
                 seconds[kept] = told.pop("seconds")
                 rows.setdefault(label, []).append(told)
             made = untrained(cell, opened[cell.data], folder / f"untrained-s{seed}.json", seed)
@@ -133,7 +135,7 @@ def run_folder(claim: Claim, plan: Plan, cell: str, label: str, seed: int) -> Pa
 
     def key(one: Cell, arm: Arm) -> tuple[Any, ...]:
         return (arm.spec, arm.data or one.data, {**one.settings, **arm.settings}, one.data, one.measures, one.look,
-                one.divided)  # fmt: skip
+                one.divided, arm.starts)  # fmt: skip
 
     mine = key(claim.cells[cell], claim.cells[cell].arms[label])
     first, name = next((c, a) for c, one in claim.cells.items() for a, arm in one.arms.items() if key(one, arm) == mine)
@@ -151,14 +153,17 @@ def worst(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: min(s[name] for s in scores) for name in scores[0]}
 
 
-def trained(cell: Cell, arm: Arm, opened: Mapping[str, Any], folder: Path, seed: int, plan: Plan) -> dict[str, float]:
-    """Scores of one run, trained unless its folder holds it."""
+def trained(
+    cell: Cell, arm: Arm, opened: Mapping[str, Any], folder: Path, seed: int, plan: Plan, start: Path | None = None
+) -> dict[str, float]:
+    """Scores of one run, trained unless its folder holds it; start: the run whose model it starts from."""
     kept, data = folder / "claim.json", opened[cell.data]
     if kept.exists():
         return json.loads(kept.read_text())
     one = entry(arm.spec)
-    fit(one.slug, opened[arm.data or cell.data], out=folder, resume=(folder / "config.json").exists(),
-        **plan.settings(cell, arm, seed), **one.options)  # fmt: skip
+    given = plan.settings(cell, arm, seed) | ({} if start is None else {"model": str(start)})
+    fit(one.slug, opened[arm.data or cell.data], out=folder, resume=(folder / "config.json").exists(), **given,
+        **one.options)  # fmt: skip
     model = nearfar.load(folder / "model")
     scores = measured(cell, data, ModelEmbedder(model, data))
     if cell.look is not None:

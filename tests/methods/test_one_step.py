@@ -709,6 +709,48 @@ class CWCL(Pairs):
         return -(w * log_softmax(s, 1)).sum(1).mean() + cross_entropy(s.T, torch.arange(len(s)))
 
 
+class Composed(Naive):
+    """Word by word: each composition of training rows as its own sequence of vectors through the frozen tower."""
+
+    def loss(self, batch, step):
+        method, data = self.method, self.made.method.survey.data
+        encoder, prompts = method.tower_b.encoder, method.prompts
+        names = list(zip(data.values("attribute"), data.values("object"), strict=True))
+        train = data.splits["train"].tolist()
+        seen = sorted({names[i] for i in train})
+        table, ids = encoder.table.weight, encoder.encode_ids(["a photo of"])[0]
+        context = self.context(prompts, [table[i] for i in ids])
+        vectors = []
+        for attribute, item in seen:
+            words = [self.word(prompts, table, encoder, name) for name in (attribute, item)]
+            row = [table[encoder.special.bos], *context, *words, table[encoder.special.eos]]
+            x = encoder.embedded(encoder.build([[ids[0]] * (len(row) - 2)]))
+            t = encoder(x._replace(vectors=torch.stack(row)[None]))[0]
+            vectors.append(t / t.norm())
+        images = method.tower_a.embed(method.make_views(batch)["image"][0]).detach()
+        total = 0.0
+        for x, row in zip(images, batch.rows.tolist(), strict=True):
+            z = torch.stack([100 * (x / x.norm()) @ t for t in vectors])
+            total = total + torch.logsumexp(z, 0) - z[seen.index(names[row])]
+        return total / len(images)
+
+
+class CSP(Composed):
+    def context(self, prompts, plain):
+        return plain
+
+    def word(self, prompts, table, encoder, name):
+        return prompts.words[[*prompts.attributes, *prompts.objects].index(name)]
+
+
+class CoOp(Composed):
+    def context(self, prompts, plain):
+        return list(prompts.context)
+
+    def word(self, prompts, table, encoder, name):
+        return table[encoder.encode_ids([name])[0]].mean(0)
+
+
 def log_loss(p, y):
     return -torch.log(torch.sigmoid(p if y else -p))
 
@@ -1456,6 +1498,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "negclip": ("negclip", NegCLIP, {"temperature": 0.9, "pictures": 2}),
     "mcl-pairs": ("mcl-pairs", MCLPairs, {}),
     "cwcl": ("cwcl", CWCL, {}),
+    "csp": ("csp", CSP, {"untrained": True}),
+    "coop": ("coop", CoOp, {"untrained": True}),
     "supremix": ("supremix", SupReMix, {"window": 12.0}),
     "sepclr": ("sepclr", SepCLR, {"background": "twemoji", "salient_weight": 0.3, "null_weight": 0.5,
                                   "entropy_weight": 0.7}),
@@ -1514,7 +1558,8 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
     """SGD with momentum and decay, one step of warm-up, then cosine; three steps."""
     slug, naive, options = CASES[case]
     settings = TrainSettings(
-        batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, val_every=0, graph_width=16,
+        batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, schedule="cosine",
+        val_every=0, graph_width=16,
         by="columns" if slug in ("align", "cwcl", "negclip") else "auto", **encoder_of(slug),
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:

@@ -22,6 +22,8 @@ OPTIONS = {
     "mochi mixing": {"negatives": {"name": "mixing", "size": 48, "start": 0.0}},
     "swav": {"prototypes": 30},
     "sepclr": {"background": "twemoji"},
+    "csp": {"untrained": True},
+    "coop": {"untrained": True},
     "contriever": {"stream": True, "length": 16},
     "simclr micro-batches": {"micro_batch": 5},
     "simclr siglip": {"loss": "siglip"},

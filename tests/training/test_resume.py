@@ -33,6 +33,8 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "negclip": {"pictures": 2},
+    "csp": {"untrained": True},
+    "coop": {"untrained": True},
     "supremix": {},
     "groco": {"draws": 2},
     "hydra": {"gate": "stochastic", "pairs": "distinct", "gamma": 0.1},

@@ -96,9 +96,11 @@ def kinds_of(cls: type[Method], data: Data, settings: TrainSettings) -> list[str
 
 
 def suited(settings: TrainSettings, *slugs: str) -> TrainSettings:
-    """The settings with encoders that are "auto" chosen for these methods."""
-    layered = any(methods.get(slug).layered for slug in slugs)
+    """The settings with encoders that are "auto" chosen for these methods, where the model to start from has none."""
+    layered, held = any(methods.get(slug).layered for slug in slugs), kinds_held(settings)
     for kind in modalities.everyone():
+        if kind.name in held:
+            continue
         given = settings.of(kind)
         if (chosen := kind.suited(given, layered)) != given:
             settings = dataclasses.replace(settings, **dataclasses.asdict(chosen))
@@ -107,6 +109,14 @@ def suited(settings: TrainSettings, *slugs: str) -> TrainSettings:
         if getattr(settings, name) == "auto" and all(one.get(name) == value for one in preferred):
             settings = dataclasses.replace(settings, **{name: value})
     return settings
+
+
+def kinds_held(settings: TrainSettings) -> Sequence[str]:
+    """The kinds of data that the model to start from embeds; none where there is no model, or its folder is wrong."""
+    try:
+        return () if settings.model is None else kinds_in(settings.model)
+    except InputError:
+        return ()
 
 
 def options_of(kind: str, data: Data, settings: TrainSettings) -> Any:

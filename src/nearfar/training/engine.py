@@ -339,7 +339,7 @@ def describe(
 
 def sees_labels(method: Method, data: Data) -> bool:
     """Whether it learns from labels or targets of the training rows."""
-    return bool(method.supervised and (data.labels or "target" in data.roles))
+    return bool(method.supervised and (data.labels or {"target", "object"} & set(data.roles)))
 
 
 def summary_lines(setup: building.Setup) -> list[str]:
