@@ -13,10 +13,12 @@ from made.interactions import walks
 from made.pictures import (
     BAG,
     bags,
+    bands_of_digits,
     diabetes_permuted,
     digits,
     digits_on_photographs,
     emoji_on_photographs,
+    emoji_with_words,
     imbalanced,
     mixed,
     names,
@@ -56,16 +58,19 @@ def opened(name: str, out: Path, tiny: bool = False, seed: int = 0) -> Any:
 @dataclass(frozen=True)
 class Set:
     """words: for tables. make: what the library is given, from the folder of files; roles: what it is told of it;
-    tiny: how many rows are enough to look for crashes; small: what is made for that, where the whole is dear."""
+    tiny: how many rows are enough to look for crashes; small: what is made for that, where the whole is dear; drawn:
+    whether each seed draws other rows: `make` takes it too."""
 
     words: str
-    make: Callable[[Path], Any]
+    make: Callable[..., Any]
     roles: Mapping[str, Any] = field(default_factory=dict)
     tiny: int = 200
     small: Callable[[Path], Any] | None = None
+    drawn: bool = False
 
     def open(self, out: Path, tiny: bool, seed: int) -> Any:
         make = self.small if tiny and self.small is not None else self.make
+        make = partial(make, seed=seed) if self.drawn else make
         return open_data(make(out), limit=self.tiny if tiny else None, seed=seed, **self.roles)
 
 
@@ -211,6 +216,17 @@ SETS = {
     "scenes of two": Set("two emoji side by side and which is left or right of which, 2000 / 200 / 500",
                          lambda out: pictured("scenes-of-two", ["caption"], scenes_of_two, out),
                          {"roles": {"image": "picture", "text": "caption", "split": "split"}}, tiny=2700),
+    "digits in bands": Set("scikit-learn digits with noise, in three bands, 100 / 100 / 400, drawn anew each seed",
+                           bands_of_digits, {"roles": {"vector": ["top_*", "middle_*", "bottom_*"], "target": "digit",
+                                                       "split": "split"}}, tiny=600, drawn=True),
+    "digits in bands, 200": Set("the same with 200 training rows", partial(bands_of_digits, train=200),
+                                {"roles": {"vector": ["top_*", "middle_*", "bottom_*"], "target": "digit",
+                                           "split": "split"}}, tiny=700, drawn=True),
+    "breast-cancer": Set("scikit-learn breast cancer, 398 / 85 / 86", lambda out: "breast-cancer", tiny=200),
+    "emoji with words": Set("one emoji of each family with its keywords and category, 300 / 150 / 600, drawn anew each "
+                            "seed", emoji_with_words, {"roles": {"image": "picture", "text": "keywords",
+                                                                 "target": "category", "split": "split"}},
+                            tiny=1050, drawn=True),
     "names": Set("emoji and their names", lambda out: names(out, "all")),
     "names, 300": Set("emoji and their names, 300 of the training pairs", lambda out: names(out, "300")),
     "names, shuffled": Set("emoji and their names, 30 % of the training names exchanged",

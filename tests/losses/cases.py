@@ -150,6 +150,11 @@ CASES = {
 }
 # Tested on their own.
 PLAIN = (
+    "draw_mixture",
+    "m3co",
+    "mix_rows",
+    "mixture_targets",
+    "soft_contrast",
     "feature_mmd",
     "hierarchical_contrast",
     "instance_contrast",

@@ -879,6 +879,58 @@ class RDrop(Naive):
         return known + 3.0 * sum(apart) / (2 * len(y))
 
 
+class M3CoL(Naive):
+    """Mixtures against clean rows in the first two of eight steps, then soft targets; classifiers layer by layer. The
+    draws of mixtures are given."""
+
+    inputs, official = False, False
+
+    def loss(self, batch, step):
+        views, roles = self.views(batch), ("image", "text")
+        e = [tower(views[role][0]) for role, tower in zip(roles, self.method.encoders, strict=True)]
+        total = sum(self.told(head, x, batch) for head, x in zip("012", (torch.cat(e, 1), *e), strict=True))
+        drawn = [self.method.mixture(batch, k) for k in range(2)]
+        assert len(views["image"]) == (2 if self.inputs and step < 2 else 1)
+        if step >= 2:
+            return total + 0.5 * (self.soft(e[0], e[1]) + self.soft(e[1], e[0]))
+        mixed = [self.mixed(x, *one) for x, one in zip(e, drawn, strict=True)]
+        if self.inputs:
+            mixed[0] = self.method.encoders[0](self.mixed(views["image"][0], *drawn[0]))
+        clean = mixed if self.official else e
+        return total + 0.5 * (self.near(mixed[0], clean[1], *drawn[0]) + self.near(mixed[1], clean[0], *drawn[1]))
+
+    def told(self, head, x, batch):
+        layers = self.method.fused.heads[head]
+        for place in (0, 2):
+            x = torch.relu(x @ layers[place].weight.T + layers[place].bias)
+        p = log_softmax(x @ layers[4].weight.T + layers[4].bias, 1)
+        values = self.method.survey.data.values("category")
+        y = [sorted(set(values)).index(values[row]) for row in batch.rows.tolist()]
+        return -sum(p[i, k] for i, k in enumerate(y)) / len(y)
+
+    def mixed(self, x, partner, shares):
+        return torch.stack([shares[i] * x[i] + (1 - shares[i]) * x[j] for i, j in enumerate(partner.tolist())])
+
+    def near(self, mixed, clean, partner, shares):
+        s, p, n = unit(mixed) @ unit(clean).T / 0.2, torch.zeros(len(mixed), len(mixed)), len(mixed)
+        for i, j in enumerate(partner.tolist()):
+            p[i, i] += shares[i]
+            p[i, j] = 1 - shares[i] if self.official else p[i, j] + 1 - shares[i]
+        return -(p * (s.log_softmax(1) + s.log_softmax(0))).sum() / (2 * n)
+
+    def soft(self, a, b):
+        s, t = unit(a) @ unit(b).T / 0.3, (unit(b) @ unit(b).T / 0.3).softmax(1)
+        return -(t * (s.log_softmax(1) + s.T.log_softmax(1))).sum() / (2 * len(a))
+
+
+class M3CoLInputs(M3CoL):
+    inputs = True
+
+
+class M3CoLReleased(M3CoL):
+    official = True
+
+
 class Contriever(Naive):
     """Query crop against the teacher's key crop and the queue; raw inner products; m before the keys."""
 
@@ -1473,6 +1525,7 @@ class TS2Vec(Naive):
 
 
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
+MIXED = {"weight": 0.5, "temperature": 0.2, "soft_temperature": 0.3, "rate": 0.9, "text_lr": 0.02, "head_lr": 0.1}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "simclr": ("simclr", SimCLR, {}),
     "dcl": ("dcl", DCLW, {"sigma": 0.5}),
@@ -1497,6 +1550,9 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "align": ("align", Align, {"temperature": 0.1}),
     "negclip": ("negclip", NegCLIP, {"temperature": 0.9, "pictures": 2}),
     "mcl-pairs": ("mcl-pairs", MCLPairs, {}),
+    "m3col": ("m3col", M3CoL, MIXED),
+    "m3col inputs": ("m3col", M3CoLInputs, {**MIXED, "mix": "inputs"}),
+    "m3col released": ("m3col", M3CoLReleased, {**MIXED, "official": True}),
     "cwcl": ("cwcl", CWCL, {}),
     "csp": ("csp", CSP, {"untrained": True}),
     "coop": ("coop", CoOp, {"untrained": True}),

@@ -74,6 +74,12 @@ def joined_hidden_pairs(a, b, shares):
     ).loss(info_nce_rows)
 
 
+def mixtures(a, b, partner, shares, **more):
+    """Mixtures of one side, then soft targets."""
+    mixed = losses.mix_rows(a, partner, shares)
+    return losses.m3co(mixed, b, partner, shares, temperature=0.4, **more) + losses.soft_contrast(a, b, **more)
+
+
 def value_and_gradients(call, a, b, world):
     x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
     scale = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)  # a parameter that all processes share
@@ -124,6 +130,17 @@ def all_losses(rank, world):
                 "hidden pairs",
                 lambda a, b, rows=rows: hidden_pairs(a, b, None, rows, negatives="global"),
                 lambda a, b: joined_hidden_pairs(a, b, shares),
+                share,
+                world,
+            )
+            partners = [torch.arange(n).roll(1) for n in shares]
+            starts = torch.tensor(shares).cumsum(0) - torch.tensor(shares)
+            joined = torch.cat([x + at for x, at in zip(partners, starts, strict=True)])
+            own = torch.linspace(0.1, 1, sum(shares))
+            compare(
+                "mixtures",
+                lambda a, b, p=partners[rank], x=own[share]: mixtures(a, b, p, x, negatives="global"),
+                lambda a, b, p=joined, x=own: mixtures(a, b, p, x),
                 share,
                 world,
             )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from made.writing import Item, Row, write_csv
+from made.writing import Item, Row, pictured, write_csv
 from nearfar import files
 from nearfar.sources import open_data
 from nearfar.sources.sets import scenes
@@ -59,6 +60,42 @@ def numbers_of_new_classes(out: Path) -> Path:
     rows = [[*picture.ravel().tolist(), label, "train" if label < 6 else "test"]
             for picture, label, _ in zip(*scanned(), strict=True)]  # fmt: skip
     return write_csv(table, [*(f"ink_{i}" for i in range(64)), "digit", "split"], rows)
+
+
+def bands_of_digits(out: Path, seed: int, train: int = 100, val: int = 100, test: int = 400) -> Path:
+    """A csv of digits with noise of half of each pixel's standard deviation: rows 1 to 3 of each drawing, 4 and 5, and
+    6 to 8 as numbers. Another seed, other rows and noise."""
+    table = out / "data" / f"digits-bands-{train}-s{seed}.csv"
+    if table.exists():
+        return table
+    pictures, labels, _ = scanned()
+    rng = np.random.default_rng([seed, 29])
+    rows = rng.permutation(len(labels))[: train + val + test]
+    pixels = pictures[rows].reshape(len(rows), -1) / 255 * 16
+    pixels = pixels + rng.normal(size=pixels.shape) * 0.5 * (pictures.reshape(len(pictures), -1) / 255 * 16).std(0)
+    names = [f"{('top', 'middle', 'bottom')[(y > 2) + (y > 4)]}_{y}_{x}" for y in range(8) for x in range(8)]
+    splits = np.repeat(["train", "val", "test"], [train, val, test])
+    lines = [[*(f"{v:.4f}" for v in row), labels[i], split]
+             for row, i, split in zip(pixels, rows, splits, strict=True)]  # fmt: skip
+    return write_csv(table, [*names, "digit", "split"], lines)
+
+
+def emoji_with_words(out: Path, seed: int) -> Path:
+    """A csv of emoji with their keywords and category: one of each family, 300 / 150 / 600. Another seed, others."""
+    return pictured(f"emoji-with-words-s{seed}", ("keywords", "category"), partial(_emoji_with_words, seed), out)
+
+
+def _emoji_with_words(seed: int) -> Iterator[Row]:
+    raw = open_emoji()
+    style, family, kind, text = (np.array(raw.table[name]) for name in ("style", "family", "category", "text"))
+    own = np.flatnonzero((style == "openmoji-color") & (kind != "Flags"))
+    own = own[np.unique(family[own], return_index=True)[1]]
+    drawn = np.random.default_rng([seed, 31]).permutation(own)[:1050]
+    for row, split in zip(drawn.tolist(), np.repeat(["train", "val", "test"], [300, 150, 600]), strict=True):
+        picture = Image.open(io.BytesIO(raw.table[row]["image"])).convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        shown = Image.alpha_composite(white, picture).convert("RGB").resize((32, 32))
+        yield str(split), shown, (text[row].split(": ")[-1], kind[row])
 
 
 def two_digits(dim: float = 0.4) -> Iterator[Row]:

@@ -1,13 +1,13 @@
-"""The encoder of rows of numbers."""
+"""Encoders of rows of numbers: of all together, and of groups of them apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar import heads
 from nearfar.checks import NonNegativeInt, Width, checked_init
@@ -20,19 +20,36 @@ class VectorEncoder(Encoder):
     """Float rows (n, d) -> (n, dim): standardised, empty numbers (NaN) at their mean, then linear layers of width `dim`
     with ReLU between them (Bahri et al., SCARF, ICLR 2022: four of 256).
 
-    columns: the name of each number. layers: how many hidden layers; 0 is one linear map.
+    columns: the name of each number. layers: how many hidden layers; 0 is one linear map. scale: "min-max" brings each
+    number to 0..1 over the training rows instead.
     """
 
     modality = "vector"
     mean: Tensor
     std: Tensor
+    low: Tensor
+    span: Tensor
 
-    def __init__(self, columns: Sequence[str], dim: Width = 256, layers: NonNegativeInt = 3):
+    def __init__(
+        self,
+        columns: Sequence[str],
+        dim: Width = 256,
+        layers: NonNegativeInt = 3,
+        scale: Literal["standard", "min-max"] = "standard",
+    ):
         super().__init__()
         self.columns, self.dim, self.layers = list(columns), dim, layers
-        self.net = heads.mlp(len(self.columns), dim, dim, layers=layers + 1, norm=False)
+        self.scale: Literal["standard", "min-max"] = scale
+        self.net: nn.Module = self.layers_of(len(self.columns))
         self.register_buffer("mean", torch.zeros(len(self.columns)))
         self.register_buffer("std", torch.ones(len(self.columns)))
+        if scale == "min-max":
+            self.register_buffer("low", torch.zeros(len(self.columns)))
+            self.register_buffer("span", torch.ones(len(self.columns)))
+
+    def layers_of(self, inputs: int, outputs: int | None = None) -> nn.Sequential:
+        """Fresh layers from so many numbers to so many, by default the width of the others."""
+        return heads.mlp(inputs, self.dim, outputs or self.dim, layers=self.layers + 1, norm=False)
 
     @property
     def inputs(self) -> int:
@@ -40,15 +57,30 @@ class VectorEncoder(Encoder):
         return len(self.columns)
 
     def standardise(self, rows: np.ndarray) -> VectorEncoder:
-        """Takes mean and deviation of each number from some rows (n, d); what never changes is only centred. Returns
-        the encoder itself."""
+        """Takes mean and deviation (and, where they scale, least and largest value) of each number from some rows
+        (n, d); what never changes is only centred. Returns the encoder itself."""
         mean, std = moments(rows)
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(std))
+        if self.scale == "min-max":
+            filled = np.where(np.isnan(rows), mean, rows).astype(np.float32)
+            low, span = filled.min(0), np.ptp(filled, 0)
+            self.low.copy_(torch.from_numpy(low))
+            self.span.copy_(torch.from_numpy(np.where(span > 0, span, 1)))
         return self
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """Numbers as the layers take them, an empty one as its mean."""
+        if self.scale == "min-max":
+            return (self.filled(x) - self.low) / self.span
+        return ((x - self.mean) / self.std).nan_to_num(nan=0.0)
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Rows with the mean in the place of each empty number."""
+        return torch.where(x.isnan(), self.mean, x)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(((x - self.mean) / self.std).nan_to_num(nan=0.0))
+        return self.net(self.scaled(x))
 
     def prepare(self, items: Any) -> Tensor:
         """Rows of numbers (lists, arrays, a matrix) -> float32 (n, d). Raises InputError that names the first row which
@@ -104,7 +136,100 @@ class VectorEncoder(Encoder):
                          "Add the column (empty cells count as the mean), or train anew.")  # fmt: skip
 
     def config(self) -> dict[str, Any]:
-        return {"modality": "vector", "name": "mlp", "columns": self.columns, "dim": self.dim, "layers": self.layers}
+        told = {"modality": "vector", "name": "mlp", "columns": self.columns, "dim": self.width, "layers": self.layers}
+        return told | ({} if self.scale == "standard" else {"scale": self.scale})
+
+    @property
+    def width(self) -> int:
+        """That of each layer."""
+        return self.dim
+
+
+class GroupedVectors(VectorEncoder):
+    """Groups of the numbers of a row, each with layers of its own: their vectors one after the other, (n, groups each),
+    or with join="mean" their mean. `variants`: each group's alone.
+
+    groups: name -> places of its numbers among the columns. dim: width of the inner layers; outputs: length of a
+    group's vector, default as wide.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        groups: Mapping[str, Sequence[int]],
+        dim: Width = 256,
+        layers: NonNegativeInt = 3,
+        scale: Literal["standard", "min-max"] = "standard",
+        join: Literal["concat", "mean"] = "concat",
+        outputs: Width | None = None,
+    ):
+        super().__init__(columns, dim, layers, scale)
+        self.groups = {name: list(places) for name, places in groups.items()}
+        self.net = nn.ModuleList(self.layers_of(len(places), outputs) for places in self.groups.values())
+        self.inner, self.each_dim = dim, outputs or dim
+        self.joined_by(join)
+
+    @classmethod
+    def of(
+        cls, encoder: VectorEncoder, groups: Mapping[str, Sequence[int]], outputs: int | None = None
+    ) -> GroupedVectors:
+        """Fresh layers for groups of the numbers of an encoder, with its width, depth and scale."""
+        made = cls(encoder.columns, groups, encoder.dim, encoder.layers, encoder.scale, outputs=outputs)
+        for name, buffer in encoder.named_buffers():
+            made.get_buffer(name).copy_(buffer)
+        return made
+
+    def joined_by(self, join: Literal["concat", "mean"]) -> GroupedVectors:
+        """The same encoder, whose groups make one vector in this way."""
+        self.join, self.dim = join, self.each_dim * (1 if join == "mean" else len(self.groups))
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.inner
+
+    def each(self, x: Tensor) -> list[Tensor]:
+        """Rows (n, d) -> the vector of each group, (n, each_dim) each."""
+        scaled, parts = self.scaled(x), zip(self.net, self.groups.values(), strict=True)  # pyright: ignore
+        return [net(scaled[:, places]) for net, places in parts]
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = self.each(x)
+        return torch.cat(each, 1) if self.join == "concat" else torch.stack(each).mean(0)
+
+    def variants(self) -> dict[str, OneGroup]:
+        return {name: OneGroup(self, place) for place, name in enumerate(self.groups)}
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"groups": self.groups, "join": self.join, "outputs": self.each_dim}
+
+
+class OneGroup(Encoder):
+    """One group of `GroupedVectors`, whose weights it reads; its rows hold the numbers of all groups."""
+
+    modality = "vector"
+
+    def __init__(self, encoder: GroupedVectors, place: int):
+        super().__init__()
+        self._of, self.place, self.dim = (encoder,), place, encoder.each_dim
+
+    @property
+    def encoder(self) -> GroupedVectors:
+        return self._of[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    def prepare(self, items: Any) -> Tensor:
+        return self.encoder.prepare(items)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder.each(x)[self.place]
+
+    def train(self, mode: bool = True) -> OneGroup:
+        self.encoder.train(mode)
+        return super().train(mode)
 
 
 def moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

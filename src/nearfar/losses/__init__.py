@@ -88,6 +88,7 @@ from nearfar.losses.learned_views import (
     step_consistency,
 )
 from nearfar.losses.masked import mask_spans, mask_tokens, masked_lm, masked_lm_rows
+from nearfar.losses.mixtures import draw_mixture, m3co, mix_rows, mixture_targets, soft_contrast
 from nearfar.losses.noncontrastive import (
     align_uniform,
     barlow_twins,
@@ -174,6 +175,7 @@ __all__ = [
     "debiased",
     "distance_weights",
     "distillation_rows",
+    "draw_mixture",
     "draw_partners",
     "dse",
     "feature_mmd",
@@ -205,6 +207,7 @@ __all__ = [
     "kernel_uniformity",
     "learned_weights",
     "log_propensity",
+    "m3co",
     "margin",
     "mask_spans",
     "mask_tokens",
@@ -215,7 +218,9 @@ __all__ = [
     "mean_score",
     "meta_nodes",
     "mil_nce",
+    "mix_rows",
     "mixing_shares",
+    "mixture_targets",
     "mnr",
     "mnr_plus",
     "mnr_plus_targets",
@@ -256,6 +261,7 @@ __all__ = [
     "simple",
     "sinkhorn",
     "soft_assignment",
+    "soft_contrast",
     "soft_cross_entropy",
     "soft_nearest_neighbour",
     "soft_sort",

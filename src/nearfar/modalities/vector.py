@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nearfar.checks import NonNegativeInt, Width
 from nearfar.errors import InputError
@@ -33,10 +33,13 @@ class Options:
     Args:
         vector_width: width of each layer of the encoder of numbers, and of its vectors.
         vector_layers: hidden layers of the encoder of numbers (SCARF: 3); 0 for a single linear map.
+        vector_scale: each number is brought to mean 0 and deviation 1 over the training rows (standard), or to 0..1
+            (min-max). auto: as the method's paper does, else standard.
     """
 
     vector_width: Width = 256
     vector_layers: NonNegativeInt = 3
+    vector_scale: Literal["auto", "standard", "min-max"] = "auto"
 
 
 @register
@@ -192,7 +195,8 @@ class Vector(Modality):
                     "Name as many columns for each.",
                 )
         train = self.items(data, roles[0], data.splits["train"])
-        return VectorEncoder(names, options.vector_width, options.vector_layers).standardise(train)
+        scale = "standard" if options.vector_scale == "auto" else options.vector_scale
+        return VectorEncoder(names, options.vector_width, options.vector_layers, scale).standardise(train)
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
         order = None
@@ -220,9 +224,12 @@ class Vector(Modality):
     # -- a model and its use
 
     def restore(self, config: Mapping[str, Any], folder: Path) -> Encoder:
-        from nearfar.encoders.numeric import VectorEncoder
+        from nearfar.encoders.numeric import GroupedVectors, VectorEncoder
 
-        return VectorEncoder(config["columns"], config["dim"], config["layers"])
+        shape = config["dim"], config["layers"], config.get("scale", "standard")
+        if "groups" in config:
+            return GroupedVectors(config["columns"], config["groups"], *shape, config["join"], config["outputs"])
+        return VectorEncoder(config["columns"], *shape)
 
     def accepts(self, item: Any) -> bool:
         shape = getattr(item, "shape", None)
@@ -230,8 +237,13 @@ class Vector(Modality):
 
     def preprocessing(self, encoder: Any) -> dict[str, Any]:
         encoder = inner(encoder)
-        return {"columns": encoder.columns, "standardised": "by the training rows; an empty cell is the mean",
+        told = {"columns": encoder.columns, "standardised": "by the training rows; an empty cell is the mean",
                 "mean": encoder.mean.tolist(), "std": encoder.std.tolist()}  # fmt: skip
+        if encoder.scale == "standard":
+            return told
+        rest = {"scaled": "to 0..1 over the training rows; an empty cell is the mean", "low": encoder.low.tolist(),
+                "span": encoder.span.tolist(), "mean": encoder.mean.tolist()}  # fmt: skip
+        return {"columns": encoder.columns, **rest}
 
     def examples(self, encoder: Any) -> list[Any]:
         import numpy as np

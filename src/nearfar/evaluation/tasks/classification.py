@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.target_task import TargetTask
 from nearfar.evaluation.task import Reference, Scores, first_role, pair_of, register
+from nearfar.modalities import kinds
 from nearfar.units import Metric
 
 if TYPE_CHECKING:
@@ -106,4 +108,12 @@ class ClassTask(TargetTask):
             return self.scored(np.full(len(rows), guess), rows, split)
 
         made: Callable[..., Scores] = commonest
-        return [Reference("chance", "commonest class", "chance", made), *by_kind(self, size)]
+        alone = [self] if len(kinds(self.roles)) == 1 else [self.of_role(role) for role in self.roles]
+        rows = [reference for task in alone for reference in by_kind(task, size)]
+        return [Reference("chance", "commonest class", "chance", made), *rows]
+
+    def of_role(self, role: str) -> ClassTask:
+        """The same task on one of its columns."""
+        other = copy.copy(self)
+        other.roles = (role,)
+        return other

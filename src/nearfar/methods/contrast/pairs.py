@@ -67,7 +67,7 @@ class PairContrast(Contrast):
         self.dim = encoder.dim if head == "none" else dim
         self.tower_a = Tower(encoder, _head(head, encoder, dim), kept=True)
         self.tower_b = Tower(other, _head(head, other, dim), kept=True) if self.two else self.tower_a
-        self.plans = {e.modality: _plan(views, e) for e in (encoder, other)}
+        self.plans = {e.modality: pair_views(views, e) for e in (encoder, other)}
         self.roles: tuple[str, str] = ("", "")
         self.by_group = False
 
@@ -250,7 +250,8 @@ def _head(kind: str, encoder: Encoder, dim: int) -> nn.Module | None:
     return heads.linear(width, dim) if kind == "linear" else heads.mlp(width, width, dim)
 
 
-def _plan(plan: Views | None, encoder: Encoder) -> Views | None:
+def pair_views(plan: Views | None, encoder: Encoder) -> Views | None:
+    """The views of one side: those named, where they are for its kind, else the kind's mild ones, if it has any."""
     if plan is not None and plan.modality == encoder.modality:
         return check_plan(plan, encoder)
     mild = modalities.get(encoder.modality).pair_plan
