@@ -589,6 +589,13 @@ def run_search(words: list[str]) -> None:
         speaker(True)(f"warning: the model was trained on {known} of these {len(hits)} items")
 
 
+def run_serve(words: list[str]) -> None:
+    from nearfar.cli.serve import ServeOptions, serve
+
+    places, given = parse(words, [ServeOptions], (1,), "nearfar serve MODEL")
+    serve(places[0], options.build(ServeOptions, options.checked([ServeOptions], given)), speaker(False))
+
+
 def run_report(words: list[str]) -> None:
     targets = [ReportOptions, Output]
     places, given = parse(words, targets, range(1, 1000), "nearfar report RUN...")
