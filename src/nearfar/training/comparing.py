@@ -193,7 +193,7 @@ def seconds_of(budget: str | float | None) -> float:
 
 def plan_settings(settings: TrainSettings) -> dict[str, Any]:
     """What all cells of a comparison share beside steps and batch size."""
-    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size")}
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size", "logger")}
 
 
 @dataclass(frozen=True)
