@@ -58,7 +58,7 @@ def test_wandb_and_mlflow_write_without_a_network(table, tmp_path):
 
 
 def test_an_unknown_logger_or_a_missing_package_is_told_before_anything_is_written(table, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="'tensorbord' is not known. Did you mean 'tensorboard'"):
+    with pytest.raises(InputError, match=r"'tensorbord' is not known. Did you mean 'tensorboard'"):
         nearfar.fit("simclr", table, out=tmp_path / "run", logger="tensorbord", **QUICK)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package 'mlflow', which is not installed"):
