@@ -32,8 +32,11 @@ from made.pictures import (
     two_digits_with_words,
 )
 from made.texts import (
+    DOCUMENTS,
     EACH,
+    FIELDS,
     JUDGED,
+    KINDS,
     calls,
     described,
     documents,
@@ -77,7 +80,8 @@ class Set:
 def shortcut_set(share: float) -> Set:
     roles = {"text": "sentence", "target": "package", "domain": "part", "unit": "number", "split": "split"}
     words = f"docstring sentences of three packages behind a word that agrees in {share:.0%} of the training rows"
-    return Set(f"{words}, 600 / 150 / 800", partial(shortcut, share), {"roles": roles}, tiny=1550)
+    return Set(f"{words}, 600 / 150 / 800", partial(shortcut, share, None), {"roles": roles}, tiny=1550,
+               small=partial(shortcut, share, KINDS))  # fmt: skip
 
 
 def bag_set(ratio: float, permuted: bool = False) -> Set:
@@ -93,6 +97,8 @@ def triplet_set(words: str, name: str, count: int = TRIPLETS, most: int = 0, wro
     return Set(words, partial(triplets, name, count, most, wrong, None), {"roles": roles}, small=small, tiny=4000)
 
 
+TWO = ("networkx", "scikit-learn")  # what runs that only look for crashes read
+FEW_EACH, FEW_DOCUMENTS = {"train": 60, "val": 20, "test": 40}, {"train": 130, "val": 20, "test": 50}
 DESCRIBED = {"roles": {"text": "summary", "text_b": "rest", "domain": "package", "pair_label": "label",
                        "split": "split"}}  # fmt: skip
 
@@ -170,9 +176,11 @@ SETS = {
                                              "split": "split"}},
                                   small=partial(judged, {"train": 120, "val": 40, "test": 40}, 2)),
     "described": Set("summaries and bodies of docstrings of five packages, 500 / 100 / 300 of each",
-                     partial(described, EACH, None), DESCRIBED, tiny=600),
-    "described, scipy": Set("the same, trained on those of scipy alone", partial(described, EACH, "scipy"), DESCRIBED,
-                            tiny=600),
+                     partial(described, EACH, FIELDS, None), DESCRIBED, tiny=600,
+                     small=partial(described, FEW_EACH, TWO, None)),
+    "described, scipy": Set("the same, trained on those of scipy alone",
+                            partial(described, EACH, FIELDS, "scipy"), DESCRIBED, tiny=600,
+                            small=partial(described, FEW_EACH, TWO, "networkx")),
     "calls": Set("first sentences of docstrings of 60 modules, a tree of package, module, arguments and defaults for a "
                  "fifth of the training rows, about 1,150 / 240 / 600", partial(calls, 0.2),
                  {"roles": {"text": "text", "tree": "tree", "split": "split"}}, tiny=600),
@@ -200,10 +208,13 @@ SETS = {
         "another type, a tenth of the modules labelled",
         partial(modules, ("scikit-learn", "scipy", "networkx"), (0.1, 0.1, 0.8), with_names=True), tiny=5000,
         small=partial(modules, ("networkx",), (0.3, 0.2, 0.5), with_names=True)),
-    "documents": Set("docstrings of installed packages and their summaries, 6,000 / 1,000 / 3,000", documents,
-                     {"roles": {"text": "summary", "text_b": "document", "split": "split"}}, tiny=1500),
-    "documents alone": Set("the same docstrings without summaries", documents,
-                           {"roles": {"text": "document", "split": "split"}}, tiny=1500),
+    "documents": Set("docstrings of installed packages and their summaries, 6,000 / 1,000 / 3,000",
+                     partial(documents, DOCUMENTS, None),
+                     {"roles": {"text": "summary", "text_b": "document", "split": "split"}},
+                     small=partial(documents, FEW_DOCUMENTS, TWO)),
+    "documents alone": Set("the same docstrings without summaries", partial(documents, DOCUMENTS, None),
+                           {"roles": {"text": "document", "split": "split"}},
+                           small=partial(documents, FEW_DOCUMENTS, TWO)),
     "triplets": triplet_set("5,000 triplets of docstring sentences, 35 % in the wrong order; graded pairs", "wrong"),
     "triplets, right": triplet_set("the same triplets, all in the right order", "right", wrong=0),
     "triplets, more": triplet_set("8,000 such triplets, 35 % in the wrong order", "more", count=8000),

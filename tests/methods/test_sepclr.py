@@ -150,7 +150,7 @@ def test_rows_of_no_set_are_left_out(table, tmp_path):
 
 def test_a_comparison_that_chooses_methods_leaves_it_out(table):
     data, said = nearfar.data(table, roles=ROLES), []
-    found = comparing.chosen(data, nearfar.evaluation.task_for(data), TrainSettings(), None, said.append)
+    found = comparing.chosen(data, nearfar.evaluation.task_for(data), TrainSettings(), "all", said.append)
     assert "sepclr" not in [one.slug for one in found]
     assert 'sepclr: left out (must be told the background: "sepclr --background new")' in said
     named = comparing.chosen(data, None, TrainSettings(), "sepclr --background usual", said.append)

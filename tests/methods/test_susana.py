@@ -164,7 +164,7 @@ def test_a_column_of_two_groups_is_named_as_the_cause_of_an_empty_split(table, t
 def test_a_comparison_that_chooses_methods_looks_at_the_classes(table, tmp_path):
     def said(path):
         data, told = nearfar.data(path, roles={"vector": ["a", "b"], "label": ["kind"]}), []
-        comparing.chosen(data, nearfar.evaluation.task_for(data, "proxy"), TrainSettings(), None, told.append)
+        comparing.chosen(data, nearfar.evaluation.task_for(data, "proxy"), TrainSettings(), "all", told.append)
         return told
 
     assert "susana: in" in said(table)

@@ -212,7 +212,7 @@ def test_copies_ties_and_disorder_are_told_and_counted(tmp_path):
     assert "1 interactions have the time of the user's one before: they stay in the order of the table" in told
     assert "they are sorted by user and time" in told
     assert "1 users have a single interaction: they have no history and are left out" in told
-    assert log_of(data).latest(2)["c"] == ["x"]
+    assert log_of(data).histories()["c"] == ["x"]
     assert histories(data, [1])[0] == ["z", "x"]
     assert histories(data, [3]) == histories(data, [0]) == [["z"]]
     assert not np.isin([3, 7], np.concatenate(list(data.splits.values()))).any()
@@ -505,6 +505,21 @@ def test_the_whole_way(way, tmp_path, capsys):
     page = told(capsys, "report", folder / "run", "--out", tmp_path / "report.html")["path"]
     assert "Film " in (tmp_path / "report.html").read_text()
     assert page.endswith("report.html")
+
+
+def test_all_that_a_user_has_met_is_left_out_of_the_answers_not_the_latest_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{item}", place) for u in range(20) for place, item in enumerate(rng.permutation(12)[:8])]
+    path = write(tmp_path / "t.csv", rows)
+    run = nearfar.fit("sasrec", path, history_length=2, history_width=8, steps=2, batch_size=8, val_every=0,
+                      out=tmp_path / "run", progress=False)  # fmt: skip
+    met = {item for user, item, _ in rows if user == "u3"}
+    found = {hit["key"] for hit in nearfar.search(run.path, "user:u3", k=12)}
+    assert found == {f"i{k}" for k in range(12)} - met
+    latest = [item for user, item, _ in rows if user == "u3"][-2:]
+    asked = nearfar.search(run.path, latest, k=12)
+    scores = {hit["key"]: hit["score"] for hit in asked}
+    assert all(hit["score"] == pytest.approx(scores[hit["key"]]) for hit in nearfar.search(run.path, "user:u3", k=12))
 
 
 def test_the_model_finds_what_its_vectors_say(way):

@@ -102,7 +102,7 @@ def test_an_automatic_encoder_has_layers_where_a_method_looks_into_them(tmp_path
     task = evaluation.task_for(data)
     for given, left_out in (({}, True), ({"text_encoder": "tiny"}, False), ({"text_encoder": "small"}, False)):
         said.clear()
-        chosen = comparing.chosen(data, task, TrainSettings(**given), None, said.append)
+        chosen = comparing.chosen(data, task, TrainSettings(**given), "all", said.append)
         assert ("dse" not in [one.slug for one in chosen]) is left_out
         assert any(line.startswith("dse: left out (looks into layers") for line in said) is left_out
     named = comparing.compare(data, out=tmp_path / "named", seeds=1, report=False, methods="pairs,dse", **options)

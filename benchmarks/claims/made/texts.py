@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,8 +105,10 @@ class Docstring(NamedTuple):
     rest: str
 
 
-def halves(words: int) -> list[Docstring]:
-    """Docstrings of the installed packages with four words or more in the summary and `words` or more in the rest."""
+@cache
+def documented(packages: tuple[str, ...] | None = None) -> list[Docstring]:
+    """Docstrings of the installed packages (all of them, or some by name) with four words or more in the summary. Read
+    once a process: several checks are made of them."""
     import ast
 
     from nearfar.sources import installed
@@ -114,38 +117,42 @@ def halves(words: int) -> list[Docstring]:
     def read(file: Path, module: str, package: str) -> list[Docstring]:
         texts = [(package, ast.get_docstring(node) or "") for _, node in installed.definitions(file)[0]]
         told = [Docstring(own, first_sentence(x), " ".join(x.partition("\n\n")[2].split())) for own, x in texts]
-        return [one for one in told if len(one.summary.split()) > 3 and len(one.rest.split()) >= words]
+        return [one for one in told if len(one.summary.split()) > 3]
 
-    return list(installed.found_in(installed.packages(), "docstrings", read, None))
+    found = {name: root for name, root in installed.packages().items() if packages is None or name in packages}
+    return list(installed.found_in(found, "docstrings", read, None))
+
+
+def halves(words: int, packages: tuple[str, ...] | None = None) -> list[Docstring]:
+    """Those of them with `words` or more in the rest."""
+    return [one for one in documented(packages) if len(one.rest.split()) >= words]
 
 
 DOCUMENTS = {"train": 6000, "val": 1000, "test": 3000}
 
 
-def documents(out: Path) -> Path:
-    """A csv of docstrings of installed packages: the first sentence, up to 256 words of the rest (40 at least), no two
-    of either alike, and the split; written once."""
+def documents(counts: Mapping[str, int], packages: tuple[str, ...] | None, out: Path) -> Path:
+    """A csv of docstrings of installed packages (None: of all): the first sentence, up to 256 words of the rest (40 at
+    least), no two of either alike, and the split; written once."""
     path = out / "data" / "documents.csv"
     if path.exists():
         return path
     kept: dict[str, Docstring] = {}
-    for one in sorted(halves(40)):
+    for one in sorted(halves(40, packages)):
         kept.setdefault(one.summary.casefold(), one)
     told = list({one.rest.casefold(): one for one in kept.values()}.values())
     order = np.random.default_rng(0).permutation(len(told))
-    if len(told) < sum(DOCUMENTS.values()):
-        raise SystemExit(
-            f"{len(told)} docstrings of 40 words or more are installed, {sum(DOCUMENTS.values())} are needed"
-        )
-    splits = (split for split, count in DOCUMENTS.items() for _ in range(count))
+    if len(told) < sum(counts.values()):
+        raise SystemExit(f"{len(told)} docstrings of 40 words or more are installed, {sum(counts.values())} are needed")
+    splits = (split for split, count in counts.items() for _ in range(count))
     rows = (
         [told[k].summary, " ".join(told[k].rest.split()[:256]), split] for k, split in zip(order, splits, strict=False)
     )
     return write_csv(path, ["summary", "document", "split"], rows)
 
 
-def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
-    """A csv of the docstrings of five packages: the first sentence, the first 64 words of what follows, the package, 1
+def described(counts: Mapping[str, int], packages: tuple[str, ...], alone: str | None, out: Path) -> Path:
+    """A csv of the docstrings of some packages: the first sentence, the first 64 words of what follows, the package, 1
     where both are of one docstring, the split; written once. In val and test the other half is of another docstring of
     the package. alone: the one package that is trained on, None: all."""
 
@@ -154,11 +161,10 @@ def described(counts: Mapping[str, int], alone: str | None, out: Path) -> Path:
         return path
 
     rng, distinct = np.random.default_rng(0), dict[str, tuple[str, str, str]]()
-    for one in sorted(halves(16)):
-        if one.package in FIELDS:
-            distinct[one.summary.casefold()] = one.package, one.summary, " ".join(one.rest.split()[:64])
+    for one in sorted(halves(16, packages)):
+        distinct[one.summary.casefold()] = one.package, one.summary, " ".join(one.rest.split()[:64])
     bodies, rows = set(), []
-    for field_ in FIELDS:
+    for field_ in packages:
         own = [one for one in distinct.values() if one[0] == field_ and one[2] not in bodies]
         own = [own[place] for place in rng.permutation(len(own))]
         bodies |= {one[2] for one in own}
@@ -230,31 +236,42 @@ def arguments_of(node: Any) -> list[list[str]]:
 SHORT = ("zim", "vok", "tal")  # words of no meaning, one for each class
 
 
-def shortcut(share: float, out: Path) -> Path:
-    """A csv of docstring sentences of three packages, the class, each behind a word: in training (600) and validation
-    (150) that of its own class in `share` of the rows, else another; 400 test sentences twice, behind any of the words
-    (clean) and behind that of another class (reversed). Written once."""
+KINDS = ("networkx", "scikit-learn", "sympy")
+
+
+@cache
+def sentences(packages: tuple[str, ...] | None) -> list[Any]:
+    """Those of the docstrings of the installed packages (all of them, or some by name); read once a process."""
     from nearfar.sources import installed
     from nearfar.sources.sets.sentences import sentences_of
+
+    found = {name: root for name, root in installed.packages().items() if packages is None or name in packages}
+    return list(installed.found_in(found, "docstrings", sentences_of, None))
+
+
+def shortcut(share: float, packages: tuple[str, ...] | None, out: Path) -> Path:
+    """A csv of docstring sentences of three packages, the class, each behind a word: in training (600) and validation
+    (150) that of its own class in `share` of the rows, else another; 400 test sentences twice, behind any of the words
+    (clean) and behind that of another class (reversed). Written once. packages: that are read (None: all, where a
+    sentence that several hold counts for the last)."""
     from nearfar.sources.words import normal
 
     path = out / "data" / f"shortcut-{share:g}.csv"
     if path.exists():
         return path
-    rng, kinds = np.random.default_rng(0), ("networkx", "scikit-learn", "sympy")
-    found = {normal(s.text): s for s in installed.found_in(installed.packages(), "docstrings", sentences_of, None)
-             if s.package in kinds}  # fmt: skip
-    each = [[s.text for s in found.values() if s.package == kind] for kind in kinds]
+    rng = np.random.default_rng(0)
+    found = {normal(s.text): s for s in sentences(packages)}
+    each = [[s.text for s in found.values() if s.package == kind] for kind in KINDS]
     texts = [(text, k) for k, own in enumerate(each) for text in rng.permutation(own)[: 1150 // 3 + 1]]
     rows: list[list[str]] = []
     for place, (text, k) in enumerate(texts[i] for i in rng.permutation(len(texts))[:1150]):
         other = SHORT[(k + 1 + int(rng.integers(2))) % 3]
         if place >= 750:
             words = {"clean": SHORT[rng.integers(3)], "reversed": other}
-            rows += [[f"{word} {text}", kinds[k], part, f"s{place}", "test"] for part, word in words.items()]
+            rows += [[f"{word} {text}", KINDS[k], part, f"s{place}", "test"] for part, word in words.items()]
         else:
             word = SHORT[k] if rng.random() < share else other
-            rows.append([f"{word} {text}", kinds[k], "training", f"s{place}", "train" if place < 600 else "val"])
+            rows.append([f"{word} {text}", KINDS[k], "training", f"s{place}", "train" if place < 600 else "val"])
     return write_csv(path, ["sentence", "package", "part", "number", "split"], rows)
 
 

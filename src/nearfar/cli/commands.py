@@ -55,16 +55,22 @@ class CompareOptions:
     """What is compared, how often, for how long.
 
     Args:
-        methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members".
+        methods: methods divided by commas, each with options of its own if wanted: "simclr,dcl --views members"; all:
+            every one that fits; default at most four that suit the data.
+        auto: halve the methods (default all that fit) by validation, in rounds of one seed, until two are left, which
+            are compared with all seeds; the rounds have two fifths of the time.
         seeds: how many seeds a method.
         budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
+        least_steps: where the time gives a method fewer steps than this, say so and train nothing.
         baseline: the row that the others are compared with.
         out: folder; default runs/compare-DATA. What is finished there is not run again.
     """
 
     methods: str | None = None
+    auto: bool = False
     seeds: Annotated[int, Range(1, 1000)] = 3
     budget: str | None = None
+    least_steps: PositiveInt = 100
     baseline: str | None = None
     out: str | None = None
 
@@ -361,8 +367,10 @@ def run_compare(words: list[str]) -> None:
     done = compare(
         places[0],
         methods=checked.methods,
+        auto=checked.auto,
         seeds=checked.seeds,
         budget=checked.budget,
+        least_steps=checked.least_steps,
         baseline=checked.baseline,
         out=checked.out,
         settings=options.build(TrainSettings, checked),
@@ -579,6 +587,13 @@ def run_search(words: list[str]) -> None:
     known = sum(h.get(using.TRAINED) is True for h in hits)
     if known:
         speaker(True)(f"warning: the model was trained on {known} of these {len(hits)} items")
+
+
+def run_serve(words: list[str]) -> None:
+    from nearfar.cli.serve import ServeOptions, serve
+
+    places, given = parse(words, [ServeOptions], (1,), "nearfar serve MODEL")
+    serve(places[0], options.build(ServeOptions, options.checked([ServeOptions], given)), speaker(False))
 
 
 def run_report(words: list[str]) -> None:

@@ -39,11 +39,12 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
         methods=METHODS,
         seeds=1,
         budget=seconds,
+        least_steps=1,
         **ENCODER,
         out=out,
         say=say,
         command=f"nearfar compare emoji --methods {shlex.quote(','.join(METHODS))} --channels orientation "
-        f"--grid 2 --seeds 1 --budget {seconds}s",
+        f"--grid 2 --seeds 1 --budget {seconds}s --least-steps 1",
     )
     index = out / "index"
     if not index.exists():

@@ -178,7 +178,7 @@ class Interactions(Modality):
         sizes = {
             name: getattr(options, f"history_{name}") for name in ("layers", "heads", "inner", "dropout", "length")
         }
-        users = found.latest(options.history_length) if options.history_users else {}
+        users = found.histories() if options.history_users else {}
         return HistoryEncoder(items, options.history_width, **sizes, titles=titles, users=users)
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:

@@ -455,6 +455,7 @@ def measured(results: dict[str, Any]) -> list[tuple[str, str]]:
             + (f" ({data['split_hash'][:12]})" if data.get("split_hash") else ""),
         ),
         ("encoder", plan.get("encoder")),
+        ("halved by validation", halvings(plan.get("rounds") or [])),
         ("steps", amount_exact(plan.get("steps"))),
         ("batch size", amount_exact(plan.get("batch_size"))),
         ("seeds", ", ".join(map(str, plan.get("seeds") or []))),
@@ -463,6 +464,15 @@ def measured(results: dict[str, Any]) -> list[tuple[str, str]]:
         ("baseline", next((row["label"] for row in results["rows"] if row["slug"] == results.get("baseline")), None)),
     ]
     return [(name, str(words)) for name, words in facts if words]
+
+
+def halvings(rounds: Sequence[dict[str, Any]]) -> str:
+    """How the methods of `--auto` became two: methods and steps of each round, what it took, who went on."""
+    return "; ".join(
+        f"{len(one['scores'])} methods, {amount_exact(one['steps'])} steps each, {spell(one['seconds'])}: "
+        f"{', '.join(one['kept'])}"
+        for one in rounds
+    )
 
 
 def amount_exact(value: Any) -> str | None:

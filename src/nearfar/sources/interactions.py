@@ -206,13 +206,14 @@ class Log:
             before += len(flat[-1])
         return Spans(np.concatenate(flat), ends[self.first], lengths[self.first])
 
-    def latest(self, most: int) -> dict[str, list[str]]:
-        """User -> the names of all that is known of them, at most `most`: what comes next is asked of it."""
+    def histories(self) -> dict[str, list[str]]:
+        """User -> the names of all that is known of them, in order: what comes next is asked of the latest of it, and
+        none of it is an answer."""
         counted = (self.part >= 0) | (self.single & (self.first == np.arange(len(self.first))))
         rows = self.order[counted[self.order]]
         cuts = np.flatnonzero(np.diff(self.users[rows])) + 1
         groups = np.split(rows, cuts) if len(rows) else []
-        return {self.user_names[self.users[g[0]]]: [self.item_names[i] for i in self.items[g[-most:]]] for g in groups}
+        return {self.user_names[self.users[g[0]]]: [self.item_names[i] for i in self.items[g]] for g in groups}
 
     @cached_property
     def sources(self) -> np.ndarray:

@@ -27,6 +27,7 @@ from nearfar.models import kinds_in, open_model
 from nearfar.samplers import Rows, Sampler
 from nearfar.sources.bags import bag_targets
 from nearfar.training.loading import HardNegatives, Inputs, Loader
+from nearfar.training.loggers import check_loggers, names_of
 from nearfar.training.settings import TrainSettings
 from nearfar.training.survey import survey_of
 
@@ -272,6 +273,7 @@ def check_settings(settings: TrainSettings) -> None:
         check_model(settings)
     if settings.lora is not None:
         check_lora(settings)
+    check_loggers(names_of(settings.logger))
 
 
 def check_lora(settings: TrainSettings) -> None:

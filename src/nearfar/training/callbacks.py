@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Curve(pl.Callback):
         every: int,
         validate: Callable[[], dict[str, float]] | None,
         val_every: int,
-        on_log: Callable[[dict[str, Any]], None] | None = None,
+        on_log: Sequence[Callable[[dict[str, Any]], None]] = (),
     ):
         self.path, self.every, self.validate, self.val_every, self.on_log = path, every, validate, val_every, on_log
         self.seconds, self.samples, self.last, self.warned = 0.0, 0, 0.0, False
@@ -84,8 +84,8 @@ class Curve(pl.Callback):
                 line.update({f"val_{k}": v for k, v in self.validate().items()})
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            if self.on_log:
-                self.on_log(line)
+            for told in self.on_log:
+                told(line)
 
     def warn(self, value: float, step: int) -> None:
         if value < 0.05 and step > 20 and not self.warned:

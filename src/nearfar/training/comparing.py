@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import shlex
 import shutil
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from nearfar import evaluation, files, methods, modalities, options
-from nearfar.checks import Range, checked
+from nearfar import evaluation, files, methods, modalities
+from nearfar.checks import PositiveInt, Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
 from nearfar.methods import registry
@@ -28,6 +29,7 @@ from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
 from nearfar.training.embedding import Embedder
 from nearfar.training.engine import Say, silent
+from nearfar.training.entries import ALL, Entry, chosen, entry, named, split_specs
 from nearfar.training.settings import DataSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -40,20 +42,6 @@ CELL = {"status": str, "primary": (int, float, type(None)), "metrics": dict}
 
 
 Seeds = Annotated[int, Range(1, 1000)]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row that is trained: a method with options of its own, as written ("dcl --views members")."""
-
-    label: str
-    slug: str
-    options: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """For folders and tables of results."""
-        return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
 
 
 @dataclass
@@ -69,38 +57,15 @@ class Comparison:
         return folder if folder.exists() else None
 
 
-def entry(spec: str) -> Entry:
-    """ "slug --option value" -> Entry; options are checked."""
-    words = options.words_of("methods", spec)
-    if not words:
-        raise InputError("An empty method.", "Write for example --methods simclr,dcl.")
-    slug, rest = words[0], words[1:]
-    targets = building.targets_of(slug)
-    given = options.from_command_line(targets, rest)
-    options.checked(targets, given)
-    return Entry(spec.strip(), slug, given)
-
-
-def split_specs(text: str) -> list[str]:
-    """ "a, b --x 1,2; c" -> specs. Commas divide only before a method's name."""
-    pieces = re.split(r"[;,]\s*(?=[a-z])", text)
-    known = set(methods.slugs())
-    specs: list[str] = []
-    for piece in pieces:
-        if specs and piece.split(" ")[0] not in known and "--" in specs[-1] and ";" not in text:
-            specs[-1] += "," + piece
-        else:
-            specs.append(piece)
-    return [s.strip() for s in specs if s.strip()]
-
-
 @checked
 def compare(
     data: Any,
     *,
     methods: Sequence[str] | str | None = None,
+    auto: bool = False,
     seeds: Seeds = 3,
     budget: str | float | None = None,
+    least_steps: PositiveInt = 100,
     baseline: str | None = None,
     out: str | Path | None = None,
     settings: TrainSettings | None = None,
@@ -115,10 +80,14 @@ def compare(
 
     Args:
         data: a path, the name of a built-in set, or an opened Data.
-        methods: slugs, each with options of its own if wanted ("dcl --views members"); default: all that fit.
+        methods: slugs, each with options of its own if wanted ("dcl --views members"); "all": every one that fits;
+            default: at most four that suit the data.
+        auto: halve the methods (default all that fit) by validation, in rounds of one seed, until two are left, which
+            are compared with all seeds; the rounds have two fifths of the budget.
         seeds: seeds 0 .. seeds - 1 for every method.
         budget: of training, e.g. "30m" or seconds, from which the steps are fixed once; default 30 minutes, unless
             `steps` is given.
+        least_steps: fewer steps a method than this are not worth a comparison: InputError, which says what fits.
         baseline: the row that the others are paired with; default the first of simclr, pairs, simcse that is there.
         out: folder; default runs/compare-DATA. Finished cells found there are not run again.
         report: write report.html, and draw what it shows of each trained model.
@@ -140,16 +109,22 @@ def compare(
     building.check_settings(settings)
     opened = data_settings.open(data)
     warnings = engine.tell_overlaps(opened, building.weights_of(settings), say)
-    own = None if methods is None else building.own_task(*(one.slug for one in named(opened, methods)))
+    own = None if methods in (None, ALL) else building.own_task(*(one.slug for one in named(opened, methods)))
     task = evaluation.task_for(opened, settings.task, shared={"layer": settings.layer}, before=own)
-    entries = chosen(opened, task, settings, methods, say)
+    entries = chosen(opened, task, settings, ALL if auto and methods is None else methods, say)
     settings = building.suited(settings, *(one.slug for one in entries))
     check_baseline(baseline, entries, opened, task)
     task.check()
     folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
     with claim(folder):
-        began = time.perf_counter()
-        plan = make_plan(folder, opened, settings, entries, seeds, limit, say)
+        began, rounds = time.perf_counter(), None
+        if auto:
+            from nearfar.training.halving import halved
+
+            field = Field(folder, opened, task, settings, seeds, limit, least_steps, progress, say)
+            entries, rounds, limit = halved(field, entries)
+            check_baseline(baseline, entries, opened, task)
+        plan = make_plan(folder, opened, settings, entries, seeds, limit, say, least_steps, rounds)
         settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
         own = plan.get("own_batch_sizes", {})
         rows = measured_without_training(folder, opened, task, settings, seeds, say)
@@ -157,7 +132,8 @@ def compare(
             place = f"[{number + 1}/{len(entries)}]"
             drawn = dataclasses.replace(settings, batch_size=own.get(one.label, settings.batch_size))
             rows.append(train_cells(folder, opened, task, drawn, one, seeds, place, progress, say))
-        seconds = max(time.perf_counter() - began, trained_seconds(rows))
+        before = sum(one["seconds"] for one in plan.get("rounds", []))
+        seconds = max(time.perf_counter() - began, before + trained_seconds(rows))
         results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
         results["warnings"] = warnings
         write_json(folder / "results.json", results)
@@ -187,13 +163,13 @@ def claim(folder: Path) -> Iterator[None]:
         files.remove_empty(made)
 
 
-OWN = ("plan.json", "references.json", "cells", "results.json", "report.html", "best", "index")
+OWN = ("plan.json", "references.json", "cells", "rounds", "results.json", "report.html", "best", "index")
 
 
 def check_own(folder: Path) -> None:
     """Raises where a folder holds files and is not a comparison: those may be someone's data."""
     there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if "plan.json" not in there and any(name not in OWN and not name.startswith(".") for name in there):
+    if not {"plan.json", "rounds"} & set(there) and any(name not in OWN and not name.startswith(".") for name in there):
         raise InputError(f"'{folder}' is not empty and is not a comparison of nearfar.", "Choose another --out.")
 
 
@@ -203,47 +179,6 @@ def check_baseline(baseline: str | None, entries: Sequence[Entry], data: Data, t
     if baseline is not None and baseline not in rows:
         near = did_you_mean(baseline, rows)
         raise InputError(f"The baseline '{baseline}' is not among the rows.{near}", f"Rows: {', '.join(rows)}.")
-
-
-def named(data: Data, wanted: Sequence[str] | str) -> list[Entry]:
-    """The entries that were asked for."""
-    specs = split_specs(wanted) if isinstance(wanted, str) else [str(one) for one in wanted]
-    if not specs:
-        raise InputError(f"--methods names no method. Got '{wanted}'.", "Write for example --methods simclr,dcl.")
-    found = [entry(s) for s in specs]
-    for one in found:
-        building.check_needs(one.slug, data)
-    if len({e.name for e in found}) < len(found):
-        raise InputError("Two of the methods are the same.", "Give each its own options.")
-    return found
-
-
-def chosen(
-    data: Data, task: Task, settings: TrainSettings, wanted: Sequence[str] | str | None, say: Say
-) -> list[Entry]:
-    """The entries: those asked for, or every method whose needs fit and that embeds what is measured; says why."""
-    if wanted is not None:
-        return named(data, wanted)
-    found = []
-    for slug in methods.slugs():
-        kinds = building.kinds_of(methods.get(slug), data, settings) if building.fits(slug, data) else []
-        asked = set(modalities.kinds(task.roles))
-        if not kinds:
-            say(f"{slug}: left out (needs {modalities.needs_in_words(registry.get(slug).needs)})")
-        elif not asked <= set(kinds):
-            say(f"{slug}: left out (embeds {', '.join(kinds)}; measured are {', '.join(sorted(asked))})")
-        elif lacking := methods.get(slug).lacks(data):
-            say(f"{slug}: left out ({lacking})")
-        elif building.suited(settings, slug) != building.suited(settings):
-            say(
-                f"{slug}: left out (looks into layers, which the encoder for all methods lacks; name it with --methods)"
-            )
-        else:
-            say(f"{slug}: in")
-            found.append(Entry(slug, slug, {}))
-    if not found:
-        raise InputError(f"No method fits {data.name}.", "Name the columns: `nearfar data` shows what was understood.")
-    return found
 
 
 def seconds_of(budget: str | float | None) -> float:
@@ -258,7 +193,87 @@ def seconds_of(budget: str | float | None) -> float:
 
 def plan_settings(settings: TrainSettings) -> dict[str, Any]:
     """What all cells of a comparison share beside steps and batch size."""
-    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size")}
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("seed", "steps", "batch_size", "logger")}
+
+
+@dataclass(frozen=True)
+class Field:
+    """What rounds of a comparison share: where, on what, how, and how long (`limit`: seconds of training)."""
+
+    folder: Path
+    data: Data
+    task: Task
+    settings: TrainSettings
+    seeds: int
+    limit: float
+    least: int
+    progress: bool
+    say: Say
+
+
+@dataclass(frozen=True)
+class Paces:
+    """Seconds a step of each method by label (of those that train), the batch size that all can have, and the sizes of
+    those that prescribe their own."""
+
+    seconds: dict[str, float]
+    batch: int
+    own: dict[str, int]
+
+
+def paced(data: Data, settings: TrainSettings, entries: Sequence[Entry], failed: dict[str, str] | None = None) -> Paces:
+    """Times a few steps of each method, where the steps are "auto"; the smallest of the batches that suit them. failed:
+    takes label -> why of those that cannot be prepared (None: they raise)."""
+    paces, batch, own = {}, None, {}
+    timed = settings.steps == "auto"
+    for one in entries:
+        planned = dataclasses.replace(settings, steps=1000 if timed else settings.steps)
+        try:
+            setup = building.prepare(one.slug, data, planned, one.options, cache=cache_dir())
+        except InputError as error:
+            if failed is None:
+                raise
+            failed[one.label] = str(error)
+            continue
+        if setup.prescribed is None:
+            batch = min(batch or 1 << 30, int(setup.resolved["batch_size"]))
+        else:
+            own[one.label] = setup.prescribed
+        if timed and setup.method.trained:
+            paces[one.label] = engine.timed_steps(setup, 4)[0]
+    return Paces(paces, batch or next(iter(own.values())), own)
+
+
+USED = 0.85  # of the time is planned for steps; the rest goes to what a run does beside
+
+
+def steps_within(limit: float, paces: dict[str, float], seeds: int) -> int:
+    """Steps for every method and seed in so many seconds; 20 at least."""
+    return max(20, int(USED * limit / (seeds * sum(paces.values())))) if paces else 20
+
+
+def check_time(limit: float, paces: dict[str, float], seeds: int, least: int, part: float = 1.0) -> None:
+    """Raises where a part of the time is too little for `least` steps of each; says how many methods or how much time
+    would do."""
+    if not paces or (steps := steps_within(part * limit, paces, seeds)) >= least:
+        return
+    needed = math.ceil(least * seeds * sum(paces.values()) / (USED * part) / 60)
+    many, labels = counted(len(paces), seeds), list(paces)
+    fitting = [(k, n) for n in dict.fromkeys([seeds, 1]) for k in range(len(labels) - (n == seeds), 1, -1)
+               if steps_within(part * limit, {name: paces[name] for name in labels[:k]}, n) >= least]  # fmt: skip
+    less = ""
+    if fitting:
+        k, n = fitting[0]
+        less = f' --methods "{",".join(labels[:k])}"' + f" --seeds {n}" * (n != seeds) + ", or"
+    raise InputError(
+        f"{engine.human(part * limit)} is too little time for {many}: {steps} steps each, and fewer than {least} tell "
+        "little.",
+        f"Take{less} --budget {needed}m; --least-steps {steps} accepts it as it is.",
+    )
+
+
+def counted(many: int, seeds: int) -> str:
+    return f"{many} method{'s' * (many > 1)} x {seeds} seed{'s' * (seeds > 1)}"
 
 
 def make_plan(
@@ -269,8 +284,11 @@ def make_plan(
     seeds: int,
     limit: float,
     say: Say,
+    least: int = 1,
+    rounds: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Steps and batch size, fixed once and kept in plan.json: the same for every cell, also when resumed."""
+    """Steps and batch size, fixed once and kept in plan.json: the same for every cell, also when resumed. rounds: how
+    the methods were found, where they were halved before."""
     path = folder / "plan.json"
     facts = {
         "data_hash": data.hash,
@@ -278,54 +296,46 @@ def make_plan(
         "settings": plan_settings(settings),
     }
     if path.exists():
-        plan = files.read_json(path, PLAN, DAMAGED_PLAN)
-        plan["settings"] = plan_settings(TrainSettings()) | plan["settings"]  # what has become an option since
-        for name in facts:
-            if plan[name] != json.loads(json.dumps(facts[name])):
-                raise InputError(
-                    f"'{folder}' holds a comparison with other {name.replace('_', ' ')}: scores on different "
-                    "data, splits or settings are not ranked together.",
-                    "Choose another --out.",
-                )
-        if settings.steps not in ("auto", plan["steps"]):
-            raise InputError(
-                f"The plan in '{folder}' has {plan['steps']} steps, not {settings.steps}.", "Choose another --out."
-            )
-        say(f"plan of {folder}: {plan['steps']} steps of {plan['batch_size']} items")
-        return plan
-    paces, batch, own = {}, None, {}
-    for one in entries:
-        setup = building.prepare(
-            one.slug,
-            data,
-            dataclasses.replace(settings, steps=1000 if settings.steps == "auto" else settings.steps),
-            one.options,
-            cache=cache_dir(),
-        )
-        if setup.prescribed is None:
-            batch = min(batch or 1 << 30, int(setup.resolved["batch_size"]))
-        else:
-            own[one.label] = setup.prescribed
-        if settings.steps == "auto" and setup.method.trained:
-            paces[one.label] = engine.timed_steps(setup, 4)[0]
+        return read_plan(path, facts, settings, say)
+    found = paced(data, settings, entries)
     steps = settings.steps
     if steps == "auto":
-        steps = max(20, int(0.85 * limit / (seeds * sum(paces.values())))) if paces else 20
-        many = f"{len(entries)} method{'s' * (len(entries) > 1)} x {seeds} seed{'s' * (seeds > 1)}"
-        say(f"{engine.human(limit)} of training for {many}: {steps} steps each")
-        for label, pace in paces.items():
+        check_time(limit, found.seconds, seeds, least)
+        steps = steps_within(limit, found.seconds, seeds)
+        say(f"{engine.human(limit)} of training for {counted(len(entries), seeds)}: {steps} steps each")
+        for label, pace in found.seconds.items():
             say(f"  {label}: {1000 * pace:.0f} ms a step")
     plan = facts | {
         "steps": steps,
-        "batch_size": batch or next(iter(own.values())),
-        "own_batch_sizes": own,
+        "batch_size": found.batch,
+        "own_batch_sizes": found.own,
         "seeds": list(range(seeds)),
         "encoder": encoder_words(data, entries, settings),
         "precision": settings.precision,
         "budget_seconds": limit if settings.steps == "auto" else None,
-        "seconds_a_step": paces,
+        "seconds_a_step": found.seconds,
+        "rounds": rounds or [],
     }
     write_json(path, plan)
+    return plan
+
+
+def read_plan(path: Path, facts: dict[str, Any], settings: TrainSettings, say: Say) -> dict[str, Any]:
+    """The plan of a comparison that was begun. Raises InputError where it is one of other data, splits or settings."""
+    plan = files.read_json(path, PLAN, DAMAGED_PLAN)
+    plan["settings"] = plan_settings(TrainSettings()) | plan["settings"]  # what has become an option since
+    for name in facts:
+        if plan[name] != json.loads(json.dumps(facts[name])):
+            raise InputError(
+                f"'{path.parent}' holds a comparison with other {name.replace('_', ' ')}: scores on different "
+                "data, splits or settings are not ranked together.",
+                "Choose another --out.",
+            )
+    if settings.steps not in ("auto", plan["steps"]):
+        raise InputError(
+            f"The plan in '{path.parent}' has {plan['steps']} steps, not {settings.steps}.", "Choose another --out."
+        )
+    say(f"plan of {path.parent}: {plan['steps']} steps of {plan['batch_size']} items")
     return plan
 
 

@@ -36,6 +36,8 @@ from nearfar.training.callbacks import (
     curve_lines,
 )
 from nearfar.training.embedding import Embedder
+from nearfar.training.loggers import FOLDER as LOGS
+from nearfar.training.loggers import Loggers, names_of
 from nearfar.training.settings import DataSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -56,7 +58,14 @@ CONFIG = {
 }  # what is read again of a run's config.json
 SCORES = {"data_hash": str, "split_hash": str, "summary": (dict, type(None)), "scores": dict, "cost": dict}
 DAMAGED = "Delete the run's folder and train anew, or restore it from a copy."
-OWN = ("config.json", "curve.jsonl", "stages.json", "checkpoints", files.LOCK)  # what a run that was cut off may leave
+OWN = (
+    "config.json",
+    "curve.jsonl",
+    "stages.json",
+    "checkpoints",
+    LOGS,
+    files.LOCK,
+)  # what a run that was cut off may leave
 
 
 @dataclass
@@ -529,12 +538,14 @@ def train(
     save_every = max(1, steps // 20) if settings.save_every == "auto" else int(settings.save_every)
     written = task.metric().written.text
     bar = Progress(f"{method} on {data.name}", written=written) if progress and processes.leader() else None
+    loggers = Loggers(names_of(settings.logger) if processes.leader() else (), folder, f"{method} on {data.name}")
+    loggers.described({"method": method, "data": data.name, **record["options"], **record["settings"]})
     curve = Curve(
         folder / "curve.jsonl",
         max(1, steps // 200),
         validate if measured else None,
         val_every,
-        bar.log if bar else None,
+        [loggers.log, *([bar.log] if bar else [])],
     )
     alone = settings.devices * settings.nodes == 1 and processes.started() == 1
     signals = Signals(say, alone)
@@ -545,7 +556,9 @@ def train(
     reset_peak()
     if not setup.method.trained:
         curve.seconds = setup.seconds
-        return finish_alone(folder, method, data, setup, task if measured else None, record, curve, say)
+        return logged(
+            finish_alone(folder, method, data, setup, task if measured else None, record, curve, say), loggers, 0
+        )
     start = resume_from(checkpoint.path) if resume else None
     if start is not None:
         setup.loader.start = start
@@ -555,7 +568,14 @@ def train(
             run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
     else:
         load_finished(setup, checkpoint.path, curve)
-    return finish_alone(folder, method, data, setup, task if measured else None, record, curve, say)
+    done = finish_alone(folder, method, data, setup, task if measured else None, record, curve, say)
+    return logged(done, loggers, steps)
+
+
+def logged(run: Run, loggers: Loggers, step: int) -> Run:
+    """The run, its scores told to the loggers."""
+    loggers.finished(run.scores, step)
+    return run
 
 
 def finish_alone(

@@ -193,6 +193,8 @@ class TrainSettings:
         seed: of weights, order and views.
         val_every: steps between measurements on validation data. auto: ten in a run, at least 50 apart; 0 for none.
         save_every: steps between checkpoints. auto: twenty in a run.
+        logger: the learning curve also for tensorboard, wandb (offline), mlflow or csv, or several of them divided by
+            commas, in the run's folder under logs/.
         preset: auto fits the defaults to the data, paper takes the paper's literals: of the method, its parts and its
             optimiser. Steps, batch and warm-up follow the data.
         device: cpu, cuda or auto.
@@ -223,6 +225,7 @@ class TrainSettings:
     seed: Seed = 0
     val_every: NonNegativeInt | Literal["auto"] = "auto"
     save_every: PositiveInt | Literal["auto"] = "auto"
+    logger: str | None = None
     preset: Literal["auto", "paper"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: PositiveInt = 1

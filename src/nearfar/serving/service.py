@@ -1,0 +1,347 @@
+"""The endpoints of `nearfar serve`, on LitServe: an answering process behind a queue, in front of it FastAPI.
+
+POST /v1/embeddings        as OpenAI's: texts, {"image": base64}, lists of numbers
+POST /v1/embeddings/files  pictures as uploaded files
+POST /v1/search            the index: a query, perhaps with plus and minus, a filter
+POST /predict              what the model says of rows
+GET  /health  /metrics  /info  /docs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import logging
+import signal
+import socket
+import time
+import uuid
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from queue import Empty
+from typing import Annotated, Any, Literal
+
+import litserve as ls
+import numpy as np
+from fastapi import Depends, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from litserve.loops.simple_loops import BatchedLoop
+from litserve.specs.base import LitSpec
+from litserve.utils import LitAPIStatus, ResponseBufferItem
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from nearfar.errors import InputError
+from nearfar.serving.answerer import Answer, Answerer
+from nearfar.serving.items import Limits
+
+QUEUE = "/v1/embeddings"
+OPEN = ("/health",)  # asked by what watches the server: needs no key
+LOOPBACK = ("127.0.0.1",)
+Value = str | list[Any] | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served, and how much of it at once.
+
+    waiting: requests in the queue and in work, beyond which 429 is answered. batch: requests that are answered
+    together, gathered for up to `gather` seconds after the first. timeout: seconds in the queue, then 504. bytes: of a
+    request's body, then 413.
+    """
+
+    model: str
+    index: str | None = None
+    key: str | None = None
+    name: str = "nearfar"
+    waiting: int = 256
+    batch: int = 64
+    gather: float = 0.004
+    timeout: float = 30.0
+    bytes: int = 32 << 20
+    limits: Limits = field(default_factory=Limits)
+
+
+class EmbeddingsRequest(BaseModel):
+    """As OpenAI's, with pictures and numbers beside texts."""
+
+    input: Value = Field(examples=["a red apple", ["a red apple", "a green pear"], [{"image": "BASE64"}]])
+    model: str = "nearfar"
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+    role: str | None = None
+
+
+class SearchRequest(BaseModel):
+    query: Value = Field(examples=["a red apple", {"image": "BASE64"}, {"key": "KEY OF AN ITEM"}])
+    k: int = 10
+    where: str | None = Field(None, examples=["year > 2000"])
+    plus: Value | None = None
+    minus: Value | None = None
+    role: str | None = None
+
+
+class PredictRequest(BaseModel):
+    rows: list[dict[str, Any]] = Field(examples=[[{"text": "a red apple"}]])
+    options: dict[str, Any] = Field(default_factory=dict, examples=[{"classes": "fruit,tool", "top": 1}])
+
+
+class Gathering(BatchedLoop):
+    """Waits for a request, then gathers what comes within a moment, up to the largest batch."""
+
+    def get_batch_requests(self, lit_api: Any, request_queue: Any, transport: Any) -> tuple[list[Any], list[Any]]:
+        from litserve.loops.base import _SENTINEL_VALUE, _StopLoopError
+        from litserve.utils import LoopResponseType
+
+        found: list[Any] = []
+        late: list[Any] = []
+        end = None
+        while len(found) < lit_api.max_batch_size:
+            left = 1.0 if end is None else end - time.monotonic()
+            try:
+                one = request_queue.get_nowait() if left <= 0 else request_queue.get(timeout=left)
+            except Empty:
+                break
+            if one == _SENTINEL_VALUE:
+                raise _StopLoopError()
+            queue, uid, began, job = one
+            self.put_response(transport, queue, uid, (), LitAPIStatus.START, LoopResponseType.REGULAR)
+            end = end or time.monotonic() + lit_api.batch_timeout
+            (late.append((queue, uid)) if time.monotonic() - began > lit_api.request_timeout else
+             found.append((queue, uid, job)))  # fmt: skip
+        return found, late
+
+
+bearer = HTTPBearer(auto_error=False)
+
+
+class Api(ls.LitAPI):
+    """The answering process: one model for all endpoints."""
+
+    def __init__(self, service: Service):
+        self.service = service
+        super().__init__(max_batch_size=service.batch, batch_timeout=service.gather, api_path=QUEUE,
+                         spec=Endpoints(service), loop=Gathering())  # fmt: skip
+
+    def setup(self, device: str) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
+        own = self.service
+        self.answerer = Answerer.opened(own.model, own.index, own.limits, device)
+        worst = self.answerer.verified()
+        told = "no examples to verify (a folder of another library)" if worst is None else f"verified: {worst:.1e}"
+        print(f"model {own.model}: {told}", flush=True)  # noqa: T201
+
+    def decode_request(self, request: Any) -> Any:
+        return request
+
+    def batch(self, inputs: Any) -> Any:
+        return list(inputs)
+
+    def predict(self, jobs: Any) -> list[Any]:
+        return [(answer, len(jobs)) for answer in self.answerer.answer(jobs)]
+
+    def unbatch(self, output: Any) -> Any:
+        return output
+
+    def encode_response(self, output: Any) -> Any:
+        return output
+
+    def authorize(
+        self, request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
+    ) -> None:
+        """Bearer KEY, as OpenAI's clients send it."""
+        key = self.service.key
+        if key is None or request.url.path in OPEN:
+            return
+        if given is None or not hmac.compare_digest(given.credentials.encode(), key.encode()):
+            raise HTTPException(401, "A key is needed: Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"})
+
+
+class Metrics:
+    """Counts for Prometheus."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("nearfar_requests", "Answers by endpoint and HTTP status.", ["endpoint", "status"],
+                                registry=self.registry)  # fmt: skip
+        self.seconds = Histogram("nearfar_seconds", "Seconds from a request to its answer.", ["endpoint"],
+                                 registry=self.registry)  # fmt: skip
+        self.batch = Histogram("nearfar_batch_requests", "Requests that were answered together.",
+                               buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=self.registry)  # fmt: skip
+        self.waiting = Gauge("nearfar_waiting", "Requests in the queue and in work.", registry=self.registry)
+
+
+class Endpoints(LitSpec):
+    """The HTTP side of the queue."""
+
+    def __init__(self, service: Service):
+        super().__init__()
+        self.service, self.api_path, self.waiting = service, QUEUE, 0
+        self._metrics: Metrics | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Made in the process that serves: it does not travel to another."""
+        self._metrics = self._metrics or Metrics()
+        return self._metrics
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_metrics": None}
+
+    def pre_setup(self, lit_api: Any) -> None:
+        self.add_endpoint(QUEUE, self.embeddings, ["POST"])
+        self.add_endpoint(f"{QUEUE}/files", self.files, ["POST"])
+        self.add_endpoint("/v1/search", self.search, ["POST"])
+        self.add_endpoint("/predict", self.predict, ["POST"])
+        self.add_endpoint("/metrics", self.shown, ["GET"])
+
+    def decode_request(self, request: Any, context_kwargs: Any = None) -> Any:
+        return request
+
+    def encode_response(self, output: Any, context_kwargs: Any = None) -> Any:
+        return output
+
+    async def embeddings(self, request: EmbeddingsRequest) -> Response:
+        job = {"kind": "embed", "input": request.input, "role": request.role}
+        return await self.embedded(job, request.encoding_format, request.dimensions)
+
+    async def files(
+        self, files: Annotated[list[UploadFile], File()], encoding_format: Annotated[str, Form()] = "float"
+    ) -> Response:
+        given = [{"image": await one.read()} for one in files]
+        return await self.embedded({"kind": "embed", "input": given, "role": None}, encoding_format, None)
+
+    async def embedded(self, job: dict[str, Any], coding: str, dimensions: int | None) -> Response:
+        vectors = await self.answered("embeddings", job)
+        if dimensions is not None and dimensions != vectors.shape[1]:
+            raise HTTPException(400, f"This model's vectors have {vectors.shape[1]} numbers, not {dimensions}.")
+        data = [{"object": "embedding", "index": k, "embedding": coded(one, coding)} for k, one in enumerate(vectors)]
+        usage = {"prompt_tokens": 0, "total_tokens": 0}  # nothing is billed by tokens
+        return JSONResponse({"object": "list", "data": data, "model": self.service.name, "usage": usage})
+
+    async def search(self, request: SearchRequest) -> Response:
+        hits = await self.answered("search", {"kind": "search", **request.model_dump()})
+        return JSONResponse({"object": "list", "hits": plain(hits)})
+
+    async def predict(self, request: PredictRequest) -> Response:
+        told = await self.answered("predict", {"kind": "predict", **request.model_dump()})
+        return JSONResponse({"object": "list", "predictions": plain(told)})
+
+    async def shown(self) -> Response:
+        self.metrics.waiting.set(self.waiting)
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def answered(self, endpoint: str, job: dict[str, Any]) -> Any:
+        """The value of the job. Raises HTTPException: 429 where too many wait, 400 for a wrong request, 504 where it
+        waited too long, 500 where the model failed."""
+        began, status = time.monotonic(), 500
+        try:
+            if self.waiting >= self.service.waiting:
+                raise HTTPException(429, "Too many requests wait.", {"Retry-After": "1"})
+            self.waiting += 1
+            try:
+                value = await self.through(job)
+            finally:
+                self.waiting -= 1
+            status = 200
+            return value
+        except HTTPException as error:
+            status = error.status_code
+            raise
+        finally:
+            self.metrics.requests.labels(endpoint, str(status)).inc()
+            self.metrics.seconds.labels(endpoint).observe(time.monotonic() - began)
+
+    async def through(self, job: dict[str, Any]) -> Any:
+        """Into the queue, and what comes back."""
+        uid, event = str(uuid.uuid4()), asyncio.Event()
+        self.response_buffer[uid] = ResponseBufferItem(event=event)
+        try:
+            self.request_queue.put((self.response_queue_id, uid, time.monotonic(), job))
+            await event.wait()
+            response, state = self.response_buffer[uid].response
+        finally:
+            self.response_buffer.pop(uid, None)
+        if isinstance(response, HTTPException):
+            raise response
+        if state == LitAPIStatus.ERROR:
+            raise HTTPException(500, "The model failed.")
+        answer, together = response
+        self.metrics.batch.observe(together)
+        if answer.error is not None:
+            raise HTTPException(answer.status, answer.error)
+        return answer.value
+
+
+def coded(vector: np.ndarray, coding: str) -> Any:
+    """A list of numbers, or float32 in little endian as base64."""
+    if coding == "base64":
+        return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
+    return vector.tolist()
+
+
+def plain(value: Any) -> Any:
+    """Values that JSON knows: what is not finite is null."""
+    if isinstance(value, dict):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises InputError where the port is taken or may not be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise InputError(f"The port {port} of {host} cannot be used: {error.strerror}.",
+                             f"Give another: --port {port + 1}.") from error  # fmt: skip
+
+
+async def refused(request: Request, error: Any) -> Response:
+    """An error as OpenAI's clients read it."""
+    told = {"message": error.detail, "type": "invalid_request_error" if error.status_code < 500 else "server_error",
+            "param": None, "code": error.status_code}  # fmt: skip
+    return JSONResponse({"error": told}, error.status_code, error.headers)
+
+
+async def malformed(request: Request, error: Any) -> Response:
+    """A body that is no such request: which field, and what is wrong with it."""
+    first = error.errors()[0]
+    where = ".".join(str(one) for one in first["loc"][1:])
+    return await refused(request, HTTPException(400, f"{where or 'the body'}: {first['msg']}."))
+
+
+def server_of(service: Service, device: str = "cpu") -> ls.LitServer:
+    """The server, not started."""
+    made = ls.LitServer(Api(service), accelerator="cuda" if device.startswith("cuda") else "cpu", devices=1,
+                        timeout=service.timeout, max_payload_size=service.bytes, restart_workers=True,
+                        model_metadata={"model": service.name, "index": service.index is not None})  # fmt: skip
+    made.uvicorn_graceful_timeout = 5
+    made.app.title, made.app.version = f"nearfar: {service.name}", version("nearfar")
+    made.app.add_exception_handler(StarletteHTTPException, refused)
+    made.app.add_exception_handler(RequestValidationError, malformed)
+    return made
+
+
+def run(service: Service, host: str, port: int, device: str = "cpu") -> None:
+    """Serves until it is stopped."""
+    check_address(host, port)
+    logging.getLogger("litserve").setLevel(logging.WARNING)
+    server_of(service, device).run(host=host, port=port, num_api_servers=1, log_level="warning",
+                                   generate_client_file=False, api_server_worker_type="process")  # fmt: skip
+
+
+__all__ = ["Answer", "Service", "check_address", "run", "server_of"]

@@ -1,0 +1,178 @@
+"""Requests as JSON become items of a model; many are answered together, each fails alone."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nearfar
+from nearfar import encoders, heads, indexing
+from nearfar.errors import InputError
+from nearfar.models import load, save_model
+from nearfar.serving.answerer import Answerer
+from nearfar.serving.items import Limits, image_of, item_of, listed, pieces
+
+
+def png(size=(8, 6), colour=(200, 10, 10)):
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of texts and pictures."""
+    torch.manual_seed(0)
+    words = ["a red apple", "a green pear", "a long sentence about fruit that grows on trees"] * 3
+    text = encoders.text("small", texts=words, vocabulary=120, dim=16)
+    place = tmp_path_factory.mktemp("serve") / "model"
+    image = (encoders.image(size=16, dim=24), heads.linear(24, 16))
+    save_model(place, {"image": image, "text": text}, {"method": "pairs"})
+    return place
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def index(model, tmp_path_factory):
+    texts = [f"fruit number {k}" for k in range(30)]
+    path = tmp_path_factory.mktemp("index") / "index"
+    return indexing.build_index(path, model.embed_texts(texts), [f"t{k}" for k in range(30)],
+                                {"text": texts, "number": list(range(30))}, model_hash=model.hash)  # fmt: skip
+
+
+def test_one_value_or_several():
+    assert listed("a") == ["a"]
+    assert listed(["a", "b"]) == ["a", "b"]
+    assert listed([1.0, 2]) == [[1.0, 2]]
+    assert listed([[1.0], [2.0]]) == [[1.0], [2.0]]
+    assert listed([]) == []
+
+
+def test_pieces_hold_like_sizes_and_all_items_once():
+    costs = [5, 1, 100, 2, 3, 1000]
+    found = pieces(costs, 100)
+    assert sorted(k for piece in found for k in piece) == list(range(6))
+    assert all(len(piece) * max(costs[k] for k in piece) <= 100 or len(piece) == 1 for piece in found)
+    assert pieces([0, 0], 1) == [[0], [1]]
+    assert pieces([], 10) == []
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ("", "A text is empty"),
+    ({"image": "!!"}, "not base64"),
+    ({"image": base64.b64encode(b"no picture").decode()}, "cannot be read"),
+    ({"image": png(), "text": "a"}, "has one of the keys"),
+    ({"path": "/etc/passwd"}, "has one of the keys"),
+    ([1.0, 2.0], "no vectors"),
+    (7, "An item is a text"),
+    ("x" * 200, "200 characters; up to 100"),
+    ({"image": png((80, 80))}, "6,400 pixels; up to 1,000"),
+])  # fmt: skip
+def test_what_is_no_item_of_the_model_is_told(model, given, says):
+    with pytest.raises(InputError, match=says):
+        item_of(given, model, None, Limits(characters=100, pixels=1000))
+
+
+def test_a_picture_comes_as_base64_as_a_data_uri_or_as_bytes():
+    for given in (png(), f"data:image/png;base64,{png()}", base64.b64decode(png())):
+        made, pixels = image_of(given, Limits())
+        assert (made.size, pixels, made.getpixel((0, 0))) == ((8, 6), 48, (200, 10, 10))
+
+
+def test_no_text_is_taken_for_a_file(model, tmp_path):
+    path = tmp_path / "secret.png"
+    Image.new("RGB", (4, 4)).save(path)
+    item = item_of(str(path), model, None, Limits())
+    assert (item.role, item.value) == ("text", str(path))
+
+
+def test_answers_are_those_of_the_model_and_each_request_fails_alone(model, index):
+    answerer = Answerer(model, index)
+    texts = [f"word {k} " * (k % 7 + 1) for k in range(40)]
+    jobs = [{"kind": "embed", "input": text} for text in texts]
+    jobs.insert(3, {"kind": "embed", "input": ["fine", {"image": "!!"}]})
+    jobs.insert(9, {"kind": "embed", "input": []})
+    jobs.append({"kind": "embed", "input": [{"image": png()}, "a pear"]})
+    jobs.append({"kind": "search", "query": "fruit number 3", "k": 2})
+    jobs.append({"kind": "search", "query": "fruit number 3", "k": 2, "where": "nonsense ("})
+    found = answerer.answer(jobs)
+    assert [k for k, one in enumerate(found) if one.error] == [3, 9, len(jobs) - 1]
+    assert "input 1: A picture is not base64" in found[3].error
+    good = [one for k, one in enumerate(found[:42]) if k not in (3, 9)]
+    assert np.allclose(np.concatenate([one.value for one in good]), model.embed_texts(texts), atol=1e-6)
+    both = found[-3].value
+    assert np.allclose(both[0], model.embed_images([Image.new("RGB", (8, 6), (200, 10, 10))])[0], atol=1e-6)
+    assert np.allclose(both[1], model.embed_texts(["a pear"])[0], atol=1e-6)
+    assert [hit["key"] for hit in found[-2].value] == [
+        h["key"] for h in index.search(model.embed_texts(["fruit number 3"])[0], 2)
+    ]
+
+
+def test_an_item_that_breaks_the_encoder_fails_its_own_request_alone(model, monkeypatch):
+    embed, calls = model.embed, []
+
+    def broken(items, *given, **more):
+        calls.append(len(items))
+        if "poison" in items:
+            raise RuntimeError("shape mismatch")
+        return embed(items, *given, **more)
+
+    monkeypatch.setattr(model, "embed", broken)
+    found = Answerer(model).answer([{"kind": "embed", "input": x} for x in ("a", "poison", "b")])
+    assert [one.status for one in found] == [200, 500, 200]
+    assert "shape mismatch" in found[1].error
+    assert calls == [3, 1, 1, 1]
+
+
+def test_a_query_may_be_an_item_of_the_index_with_parts_added_and_taken_away(model, index):
+    (found,) = Answerer(model, index).answer([{"kind": "search", "query": {"key": "t4"}, "plus": "a red apple",
+                                              "minus": {"key": "t9"}, "k": 3, "where": "number < 20"}])  # fmt: skip
+    a, c = index.vector("t4"), index.vector("t9")
+    v = a + model.embed_texts(["a red apple"])[0] - c
+    expected = index.search(v, 3, "number < 20")
+    assert [hit["key"] for hit in found.value] == [hit["key"] for hit in expected]
+    (wrong,) = Answerer(model, index).answer([{"kind": "search", "query": {"key": "nope"}}])
+    assert (wrong.status, "no item 'nope'" in wrong.error) == (400, True)
+    (none,) = Answerer(model).answer([{"kind": "search", "query": "a"}])
+    assert "has no index" in none.error
+
+
+def test_an_index_of_another_model_is_refused(model, tmp_path):
+    other = indexing.build_index(tmp_path / "i", np.eye(3, 16, dtype=np.float32), list("abc"), model_hash="other")
+    with pytest.raises(InputError, match="built by another model"):
+        Answerer(model, other)
+
+
+def test_predictions_are_those_of_predict_and_no_file_of_the_server_is_read(model, tmp_path, monkeypatch):
+    rows = [{"text": "a red apple"}, {"text": "a green pear"}]
+    options = {"classes": "apple,pear", "top": 2}
+    (found,) = Answerer(model).answer([{"kind": "predict", "rows": rows, "options": options}])
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert found.value == [{k: v for k, v in row.items() if k != "key"}
+                           for row in nearfar.predict(model, path, **options).rows()]  # fmt: skip
+    (pictures,) = Answerer(model).answer(
+        [{"kind": "predict", "rows": [{"image": {"image": png()}}], "options": options}]
+    )
+    assert set(pictures.value[0]) == {"prediction", "score", "prediction_2", "score_2"}
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (4, 4)).save(secret)
+    listed_ = tmp_path / "classes.txt"
+    listed_.write_text("a\nb\n")
+    for job, says in (
+        ({"rows": [{"image": str(secret)}], "options": options}, "is the path of a picture"),
+        ({"rows": rows, "options": {"classes": str(listed_)}}, "names a file of the server"),
+        ({"rows": [], "options": {}}, "1 to 256 objects"),
+        ({"rows": rows, "options": {"nonsense": 1}}, "no option 'nonsense'"),
+    ):
+        (wrong,) = Answerer(model).answer([{"kind": "predict", **job}])
+        assert wrong.status == 400
+        assert says in wrong.error
