@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from nearfar.methods.tower import Tower
 from nearfar.momentum import Teacher, momentum_at
 from nearfar.similarity import Layout, all_views, one_way
 from nearfar.views import Views, build, plans
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 def auto_momentum(queue: int, batch_size: int, steps: int) -> float:
@@ -87,6 +90,9 @@ class ViewContrast(Contrast):
             self.momentum = auto_momentum(queue, facts.batch_size, self.within(0)[1])
             found["momentum"] = self.momentum
         return found
+
+    def reader(self, data: Data, role: str) -> Any:
+        return self.plan.reader(data, role)
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         return {self.role: self.plan(batch.inputs[self.role], batch.generator())}
