@@ -102,11 +102,12 @@ def cross_correlation(
     a batch norm has brought to mean 0 and variance 1.
 
     In [0, inf), 0 where C is the identity alone. negatives="global": C over the items of all processes.
-    Source: BarLIP (arXiv 2305.08675), after Zbontar et al., ICML 2021.
+    Raises InputError for no rows. Source: BarLIP (arXiv 2305.08675), after Zbontar et al., ICML 2021.
     """
     net = exchange(negatives)
-    a, b = accumulated(view_a), accumulated(view_b)
-    return from_identity(net.sum(_product(a, b)) / net.count(a), weight)
+    if not (n := net.count(view_a)):
+        raise InputError("A correlation over no items is undefined.")
+    return from_identity(net.sum(_product(accumulated(view_a), accumulated(view_b))) / n, weight)
 
 
 def graph_barlow_twins(
