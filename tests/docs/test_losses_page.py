@@ -74,6 +74,8 @@ WEIGHTS = {
     "released_similarity",
     "router_loss",
     "sepclr_terms",
+    "clip_rocket_terms",
+    "smoothed_clip",
     "soft_cross_entropy",
     "soft_sort",
     "straddling",
@@ -87,6 +89,9 @@ WEIGHTS = {
 }
 OTHERS = {
     "barlow_twins",
+    "barlip",
+    "cross_correlation",
+    "view_pairs",
     "vicreg",
     "byol",
     "bgrl",

@@ -33,6 +33,8 @@ CASES = {
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
     "negclip": {"pictures": 2},
+    "clip-rocket": {"hidden": 32},
+    "clip-rocket byol": {"hidden": 32, "extra": "byol", "extra_hidden": 32},
     "supremix": {},
     "groco": {"draws": 2},
     "hydra": {"gate": "stochastic", "pairs": "distinct", "gamma": 0.1},

@@ -1,5 +1,5 @@
-"""Several views of both sides of a pair: CLIP-rocket, and the terms of BarLIP, SiamLIP and SwALIP beside it (Fini et al.,
-TMLR 2023). View 0 of a list is the global one, the others are local; images meet texts alone.
+"""Several views of both sides of a pair: CLIP-rocket, and the terms of BarLIP, SiamLIP and SwALIP beside it (Fini et
+al., TMLR 2023). View 0 of a list is the global one, the others are local; images meet texts alone.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def clip_rocket(
 ) -> Float[Tensor, ""]:
     """CLIP of the weak (global) views z, and smoothed CLIP of every strong (local) picture with every strong text h.
 
-    (CLIP(z) + A mean_ab CLIP_eps(h_a, h_b)) / (1 + A), A views a side; mode "sum": twice that. Compared by cosine; z and
-    h may differ in width and have a temperature each. A = 0 is `clip`. Range [0, inf); log n at collapse.
+    (CLIP(z) + A mean_ab CLIP_eps(h_a, h_b)) / (1 + A), A views a side; mode "sum": twice that. Compared by cosine; z
+    and h may differ in width and have a temperature each. A = 0 is `clip`. Range [0, inf); log n at collapse.
     official: candidates are constants. Raises InputError for lists of different lengths.
     Source: CLIP-rocket, Fini et al., TMLR 2023 (arXiv 2305.08675), sec. 3.
     """

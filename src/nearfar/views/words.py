@@ -28,14 +28,18 @@ from nearfar.views.text import TextViews
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
-STOP_WORDS = frozenset("""a about above after again against all am an and any are aren't as at be because been before
-    being below between both but by can can't cannot could couldn't did didn't do does doesn't doing don't down during
-    each few for from further had hadn't has hasn't have haven't having he he's her here here's hers herself him himself
-    his how i i'd i'll i'm i've if in into is isn't it it's its itself just let's me more most mustn't my myself no nor
-    not now of off on once only or other our ours ourselves out over own same shan't she she's should shouldn't so some
-    such than that that's the their theirs them themselves then there there's these they they're this those through to
-    too under until up very was wasn't we we're were weren't what what's when where which while who who's whom why will
-    with won't would wouldn't you you're your yours yourself yourselves""".split())  # fmt: skip
+_STOP_WORDS = """
+    a about above after again against all am an and any are aren't as at be because been before being below
+    between both but by can can't cannot could couldn't did didn't do does doesn't doing don't down during
+    each few for from further had hadn't has hasn't have haven't having he he's her here here's hers herself
+    him himself his how i i'd i'll i'm i've if in into is isn't it it's its itself just let's me more most
+    mustn't my myself no nor not now of off on once only or other our ours ourselves out over own same shan't
+    she she's should shouldn't so some such than that that's the their theirs them themselves then there
+    there's these they they're this those through to too under until up very was wasn't we we're were weren't
+    what what's when where which while who who's whom why will with won't would wouldn't you you're your yours
+    yourself yourselves
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 """English words that mean little alone."""
 _EDGES = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]$")
@@ -138,8 +142,8 @@ def _lines(path: str | Path, what: str) -> list[str]:
 
 @dataclass
 class Words(TextViews):
-    """One weak view of a text by its words, then several strong ones; of a picture with several captions each view draws
-    its own.
+    """One weak view of a text by its words, then several strong ones; of a picture with several captions each view
+    draws its own.
 
     Args:
         strong: how many strong views follow the first.
@@ -247,7 +251,8 @@ class Words(TextViews):
             raise InputError("The views 'words' change texts, and this method reads their tokens.",
                              "Choose other views: delete, mask, crops.")  # fmt: skip
         special = self._special()
-        return [frame(pad(self._encode(texts)).to(generator.device), special) for texts in self.texts(inputs, generator)]
+        made = [pad(self._encode(texts)).to(generator.device) for texts in self.texts(inputs, generator)]
+        return [frame(tokens, special) for tokens in made]
 
 
 __all__ = [

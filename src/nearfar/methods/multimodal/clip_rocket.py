@@ -1,8 +1,8 @@
 """CLIP-rocket, and SiamLIP, BYOLIP, BarLIP, SwALIP beside it: improved baselines for vision-language pre-training (Fini
 et al., TMLR 2023).
 
-    picture, caption --weak-->        x0, t0         --tower, linear head-->  z      G = CLIP(z; s)
-                     --strong, A x--> x1.., t1..     --tower, MLP-->          h      L = mean_ab CLIP(h_a, h_b; s_h, eps)
+    picture, caption --weak-->        x0, t0      --tower, linear head-->  z      G = CLIP(z; s)
+                     --strong, A x--> x1.., t1..  --tower, MLP-->          h      L = mean_ab CLIP(h_a, h_b; s_h, eps)
     loss = (G + A L) / (1 + A)   [mode sum: twice that]   + weight * extra(pictures, captions)
 
 Strong views of both sides keep small data from being learned by heart; a head and a temperature of their own keep them
@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from nearfar import heads
@@ -216,9 +215,6 @@ class CLIPRocket(PairContrast):
         return {**cls.preset_paper, **PAPER.get(given.get("extra", "none"), {})}
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
-        if facts.batch_size < 2 and (self.local_heads or self.projectors):
-            raise InputError("A batch of one pair has no batch norm, which the heads of strong views need.",
-                             "Use --batch-size 2 or more.")  # fmt: skip
         found = super().resolve(facts) | self.resolved | {"inference": self.kept}
         plan = self.plans["text"]
         if isinstance(plan, Words) and plan.synonym and not plan.synonyms and plan.strong:
