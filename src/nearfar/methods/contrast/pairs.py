@@ -154,7 +154,7 @@ class PairContrast(Contrast):
         return max(2, plan.members) if plan is not None else 2
 
     def reader(self, data: Data, role: str) -> Any:
-        plan = self.plans[modalities.of(role).name]
+        plan = self.plans.get(modalities.of(role).name)
         return None if plan is None else plan.reader(data, role)
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
