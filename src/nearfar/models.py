@@ -33,7 +33,7 @@ from nearfar.encoders.lora import merged
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.stored import noise_pictures
 from nearfar.errors import InputError, NearfarError, did_you_mean
-from nearfar.methods.tower import Tower
+from nearfar.methods.tower import Tower, with_heads
 
 FORMAT = 1
 SIMILARITIES = ("cosine", "dot")
@@ -273,8 +273,8 @@ class Model:
 
 
 def with_variants(roles: Mapping[str, Tower]) -> dict[str, Tower]:
-    """The towers with those of the variants of their encoders, whose weights are the same."""
-    found = dict(roles)
+    """The towers with those of the variants of their encoders and heads, whose weights are the same."""
+    found = with_heads(roles)
     for role, tower in roles.items():
         for name, one in tower.encoder.variants().items():
             found.setdefault(f"{role}/{name}", Tower(one, tower.head, tower.kept).eval())
@@ -469,7 +469,7 @@ def _name_towers(towers: Mapping[str, Any]) -> tuple[dict[str, Tower], dict[str,
 def _whole_config(named: Mapping[str, Tower], roles: Mapping[str, str], extra: dict[str, Any]) -> dict[str, Any]:
     described = {name: _described(tower) for name, tower in named.items()}
     plain = dict.fromkeys(name for role, name in roles.items() if "/" not in role)
-    widths = {name: _width(named[name].encoder.dim, described[name]["head"]) for name in plain}
+    widths = {name: heads.width(described[name]["head"] or [], named[name].encoder.dim) for name in plain}
     if len(set(widths.values())) > 1:
         raise InputError(
             f"The towers give vectors of different lengths: {widths}.", "Add heads that end in one length."
@@ -479,10 +479,6 @@ def _whole_config(named: Mapping[str, Tower], roles: Mapping[str, str], extra: d
         | extra
         | {"dim": next(iter(widths.values()), 0), "roles": dict(roles), "towers": described}
     )
-
-
-def _width(dim: int, head: list[dict[str, Any]] | None) -> int:
-    return [layer["out"] for layer in head or [] if layer["layer"] == "linear"][-1] if head else dim
 
 
 def _version() -> str:

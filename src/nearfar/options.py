@@ -29,7 +29,8 @@ def registries() -> dict[str, dict[str, type]]:
     from nearfar import losses, negatives, views  # noqa: F401
     from nearfar.losses import parts
 
-    return {"views": dict(views.plans), "loss": dict(parts.parts), "negatives": dict(negatives.parts)}
+    plans = dict(views.plans)
+    return {"views": plans, "text_views": plans, "loss": dict(parts.parts), "negatives": dict(negatives.parts)}
 
 
 @dataclass(frozen=True)

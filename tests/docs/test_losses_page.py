@@ -77,6 +77,8 @@ WEIGHTS = {
     "released_similarity",
     "router_loss",
     "sepclr_terms",
+    "clip_rocket_terms",
+    "smoothed_clip",
     "soft_cross_entropy",
     "soft_sort",
     "straddling",
@@ -90,6 +92,9 @@ WEIGHTS = {
 }
 OTHERS = {
     "barlow_twins",
+    "barlip",
+    "cross_correlation",
+    "view_pairs",
     "vicreg",
     "byol",
     "bgrl",

@@ -58,3 +58,28 @@ def test_predictor_keeps_the_dimension_and_wrong_sizes_are_told():
         heads.mlp(3, 3, 3, layers=0)
     with pytest.raises(InputError, match="from 1 to 65536"):
         heads.Prototypes(0, 3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_cosine_of_joined_vectors_is_the_weighted_mean(share):
+    z, h = (torch.randn(5, d, dtype=torch.float64) * 10 ** torch.arange(5)[:, None] for d in (3, 7))
+    made = heads.joined_vectors(z, h, share)
+    assert made.shape == (5, 10)
+    assert_close(made.norm(dim=1), torch.ones(5, dtype=torch.float64))
+    cosines = [torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=2) for x in (z, h)]
+    assert_close(made @ made.T, share * cosines[0] + (1 - share) * cosines[1])
+
+
+def test_an_ensemble_is_stored_and_knows_its_width():
+    x = torch.randn(6, 4)
+    for first in (heads.linear(4, 3, bias=False), nn.Identity()):
+        head = heads.Ensemble(first, heads.mlp(4, 8, 5, layers=3), 0.3).eval()
+        described = heads.describe(head)
+        assert heads.width(described, 4) == head(x).shape[1] == (3 if isinstance(first, nn.Linear) else 4) + 5
+        again = heads.build(described).eval()
+        again.load_state_dict(head.state_dict())
+        assert_close(again(x), head(x))
+        assert set(head.variants()) == {"z", "h"}
+    assert heads.width(heads.describe(heads.mlp(4, 8, 5)), 4) == 5
+    with pytest.raises(InputError, match="share"):
+        heads.Ensemble(nn.Identity(), nn.Identity(), 1.5)

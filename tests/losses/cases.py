@@ -97,6 +97,29 @@ def of_expected_samples(a, b, labels, negatives="local", temperature=0.3):
     return losses.debcse_expected(a, *columns, drawn=2, temperature=temperature, gather=negatives)
 
 
+def rocket_views(a, b):
+    """Two local views of both sides."""
+    return [a + 2 * b, a], [b, b - a]
+
+
+def of_rocket(**options):
+    return lambda a, b, labels, **more: losses.clip_rocket(a, b, *rocket_views(a, b), **options, **more)
+
+
+def of_siamlip(a, b, labels, **more):
+    (x, y), (u, v) = rocket_views(a, b)
+    return losses.siamlip([a, x, y], [b, u, v], [a - b, x, x], [b, v - a, u], **more)
+
+
+def of_barlip(a, b, labels, **more):
+    (x, y), (u, v) = rocket_views(a, b)
+    return losses.barlip([a, x, y], [b, u, v], **more)
+
+
+def of_swalip(a, b, labels, **more):
+    return losses.swalip(*rocket_views(a, b), **more)
+
+
 # name -> (call on (a, b, labels), has in-batch negatives)
 CASES = {
     "info_nce": (of_pairs(losses.info_nce), True),
@@ -105,6 +128,9 @@ CASES = {
     "clip": (of_pairs(losses.clip), True),
     "align": (of_pairs(losses.align), True),
     "negclip": (lambda a, b, labels, **more: losses.negclip(a, b, a - 2 * b, **more), True),
+    "clip_rocket": (of_rocket(), True),
+    "clip_rocket-sum": (of_rocket(mode="sum", smoothing=0.0), True),
+    "swalip": (of_swalip, True),
     "dcl": (of_pairs(losses.dcl), True),
     "dcl-weighted": (of_pairs(losses.dcl, sigma=0.5), True),
     "hcl": (of_pairs(losses.hcl), True),
@@ -134,6 +160,8 @@ CASES = {
     "barlow_twins": (of_pairs(losses.barlow_twins), True),
     "vicreg": (of_pairs(losses.vicreg), True),
     "byol": (of_pairs(losses.byol), False),
+    "siamlip": (of_siamlip, False),
+    "barlip": (of_barlip, True),
     "groco": (of_views("groco", top_k=3), True),
     "groco-gradient": (of_views("groco", top_k=2, targets=2, steepness=4.0, detach=False), True),
     "hydra": (of_class_pairs(False), True),
@@ -183,6 +211,10 @@ PLAIN = (
     "bag_probabilities",
     "balance_loss",
     "ccp",
+    "clip_rocket_terms",
+    "cross_correlation",
+    "smoothed_clip",
+    "view_pairs",
     "class_distances",
     "cluster_divergence",
     "cocosoda",
@@ -274,6 +306,8 @@ CONSTANT_WEIGHTS = (
     "cacr_queue-alone",
     "cacr_targets",
     "cacr_targets-euclidean",
+    "swalip",
+    "siamlip",
     "supremix-mixed",
     "groco",
     "ins_contrast",

@@ -163,6 +163,81 @@ def negclip(image, text, *, temperature=0.07):
     return (first + second) / 2
 
 
+def smoothed(s, eps):
+    """Cross-entropy of every row of s against (1 - eps) on its own column plus eps / n on each."""
+    n = len(s)
+    return mean(-sum(((1 - eps) * (i == j) + eps / n) * (row[j] - lse(row)) for j in range(n))
+                for i, row in enumerate(s))  # fmt: skip
+
+
+def rocket_views(a, b):
+    return [a, a + 2 * b, a], [b, b, b - a]
+
+
+def clip_rocket(a, b, *, smoothing=0.1, mode="avg"):
+    image, text = rocket_views(a, b)
+    s = [[(cosine(x, y) / (0.07 if v == w == 0 else 0.1)).tolist() for w, y in enumerate(text)]
+         for v, x in enumerate(image)]  # fmt: skip
+
+    def turned(m):
+        return [list(column) for column in zip(*m, strict=True)]
+
+    both = []
+    for way in (lambda m: m, turned):
+        local = mean(smoothed(way(s[v][w]), smoothing) for v in (1, 2) for w in (1, 2))
+        both.append((smoothed(way(s[0][0]), 0.0) + 2 * local) / 3)
+    return sum(both) / 2 * (2 if mode == "sum" else 1)
+
+
+def siamlip(a, b):
+    image, text = rocket_views(a, b)
+    targets = [a - b, image[1], image[1]], [b, text[2] - a, text[1]]
+
+    def far(p, v):
+        return mean(2 - 2 * x for x in cosine(p, v).diagonal().tolist())
+
+    total = far(a, targets[1][0]) + far(b, targets[0][0])
+    for v in (1, 2):
+        for w in (1, 2):
+            total += far(image[v], targets[1][w]) + far(text[v], targets[0][w])
+    return total / (2 + 2 * 4)
+
+
+def barlip(a, b, *, weight=0.005, scale=0.025):
+    image, text = rocket_views(a, b)
+
+    def one(x, y):
+        n, d, x, y = len(x), x.shape[1], x.tolist(), y.tolist()
+        c = [[sum(x[r][i] * y[r][j] for r in range(n)) / n for j in range(d)] for i in range(d)]
+        return scale * sum((c[i][j] - 1) ** 2 if i == j else weight * c[i][j] ** 2 for i in range(d) for j in range(d))
+
+    return (one(a, b) + sum(one(image[v], text[w]) for v in (1, 2) for w in (1, 2))) / 5
+
+
+def swalip(a, b, *, temperature=0.1):
+    image, text = (views[1:] for views in rocket_views(a, b))
+
+    def assigned(s):
+        q = [[math.exp(x / 0.05) for x in column] for column in zip(*s, strict=True)]  # prototypes x samples
+        k, n = len(q), len(q[0])
+        everything = sum(map(sum, q))
+        q = [[x / everything for x in row] for row in q]
+        for _ in range(3):
+            q = [[x / sum(row) / k for x in row] for row in q]
+            columns = [sum(row[j] for row in q) for j in range(n)]
+            q = [[x / columns[j] / n for j, x in enumerate(row)] for row in q]
+        return [[n * q[i][j] for i in range(k)] for j in range(n)]
+
+    total = 0.0
+    for mine, others in ((image, text), (text, image)):
+        for v in (0, 1):
+            for w in (0, 1):
+                q = assigned(cosine(mine[1 - v], others[1 - w]).tolist())
+                s = (cosine(mine[v], others[w]) / temperature).tolist()
+                total += mean(-sum(q[i][j] * (x - lse(row)) for j, x in enumerate(row)) for i, row in enumerate(s))
+    return total / 8
+
+
 def cwcl(p, q, *, temperature=0.07, weighted="trained"):
     n = len(p)
     w = [[x / 2 + 0.5 for x in row] for row in cosine(q, q).tolist()]

@@ -32,6 +32,7 @@ OPTIONS = {
     "info_nce-symmetric": {"symmetric": True},
     "dcl-weighted": {"sigma": 0.5},
     "siglip": {"bias": -1.0},
+    "clip_rocket-sum": {"mode": "sum", "smoothing": 0.0},
     "hard_contrastive": {"alpha": 0.3},
     "triplet-semi-hard": {"mining": "semi-hard"},
     "cwcl-both": {"weighted": "both"},
@@ -46,6 +47,7 @@ OPTIONS = {
     "cacr_targets-euclidean": {"temperature": 0.4, "cost": "euclidean"},
 }
 WITH_QUEUE = ("cacr_queue", "ins_contrast", "queue_contrast")
+OF_COLUMNS = ("barlow_twins", "vicreg", "barlip")  # neither rotations nor lengths leave them as they are
 LABELLED = ("sup_con", "mil_nce", "triplet", "soft_nearest_neighbour")
 
 
@@ -168,7 +170,7 @@ def test_invariances(name):
     assert_close(call(a[order], b[order], labels[order]), value, rtol=1e-9, atol=1e-9)
     if name == "hydra-gated" or name.split("-")[0] in WITH_QUEUE:  # gates and queue would have to turn as well
         return
-    if name not in ("barlow_twins", "vicreg"):
+    if name not in OF_COLUMNS:
         rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0]
         assert_close(call(a @ rotation, b @ rotation, labels), value, rtol=1e-9, atol=1e-9)
         if name == "soft_nearest_neighbour":  # plain distances
@@ -195,7 +197,7 @@ def test_lower_precision_is_accumulated_in_float32(name, dtype):
         assert_close(value.double(), exact, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", [k for k in CASES if k not in ("barlow_twins", "vicreg")])
+@pytest.mark.parametrize("name", [k for k in CASES if k not in OF_COLUMNS])
 def test_autocast_does_not_round_the_similarities(name):
     a, b, labels = batch(9, 16, seed=3, dtype=torch.float32)
     plain = CASES[name][0](a, b, labels)
@@ -208,7 +210,7 @@ HAS_TEMPERATURE = [
     k
     for k in CASES
     if k.split("-")[0]
-    not in ("triplet", "simple", "align_uniform", "barlow_twins", "vicreg", "byol", "cosine_regression", *VIEWS)
+    not in ("triplet", "simple", "align_uniform", *OF_COLUMNS, "byol", "siamlip", "cosine_regression", *VIEWS)
 ]
 
 
@@ -259,6 +261,9 @@ ONE = {
     "triplet-semi-hard": 0,
     "soft_nearest_neighbour": 0,
     "cacr_targets": 0,
+    "clip_rocket": 0,
+    "clip_rocket-sum": 0,
+    "swalip": 0,
 }
 
 
@@ -282,7 +287,7 @@ def test_batch_of_one(name, kind, tile):
 
 @pytest.mark.parametrize("name", CASES)
 def test_empty_batch_gives_0_with_a_graph(name):
-    if name in ("dcl", "dcl-weighted", "align_uniform", "barlow_twins", "vicreg", "byol"):
+    if name in ("dcl", "dcl-weighted", "align_uniform", *OF_COLUMNS, "byol"):
         return
     a, b = torch.zeros(0, 4, requires_grad=True), torch.zeros(0, 4)
     value = CASES[name][0](a, b, torch.zeros(0, dtype=torch.long))
@@ -328,6 +333,8 @@ def test_labels_without_positives_or_without_negatives(name, kind, tile):
         ("simple", 0),
         ("cacr", 0),
         ("byol", 0),
+        ("clip_rocket-sum", 2 * math.log(6)),
+        ("swalip", math.log(6)),
         ("cacr_targets", 0.8 * math.log(6)),
         ("cacr_targets-euclidean", 0),
         ("align_uniform", 0),

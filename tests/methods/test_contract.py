@@ -18,7 +18,7 @@ from nearfar.training.settings import TrainSettings
 from tests.layered import encoder_of
 
 SLUGS = methods.slugs()
-PAIRED = ("align", "cwcl", "negclip")  # of pictures and texts, where the data hold groups too
+PAIRED = ("align", "cwcl", "negclip", "clip-rocket")  # of pictures and texts, where the data hold groups too
 TOLD = {  # what the data do not say
     "sepclr": {"background": "twemoji"},
     "csp": {"untrained": True},
@@ -122,6 +122,7 @@ SMALL = {
     "swav": {"prototypes": 30, "freeze_prototypes": 0},
     "align": {"by": "columns"},
     "negclip": {"by": "columns"},
+    "clip-rocket": {"by": "columns"},
     "ccp": {"bank": 16},
     "cocosoda": {"queue": 64},
     "susana": {"batch_size": "auto"},  # episodes have their own

@@ -689,6 +689,105 @@ class NegCLIP(Naive):
             self.method.tau.log_tau.clamp_(-math.log(100), 0)
 
 
+class Rocket(Naive):
+    """A weak view and two strong ones of pictures and captions, the strong ones through heads of their own."""
+
+    eps, times = 0.1, 1.0
+
+    def loss(self, batch, step):
+        m, views = self.method, self.views(batch)
+        self.features, z, h = [], [], []
+        for role, tower, head in zip(("image", "text"), (m.tower_a, m.tower_b), m.local_heads, strict=True):
+            f = [tower.encoder(x) for x in views[role]]
+            self.features.append(f)
+            z.append(unit(f[0] @ tower.head.weight.T))
+            h.append([unit(head(x)) for x in f[1:]])
+        s, local = m.tau.log_tau.neg().exp(), m.local_tau.log_tau.neg().exp()
+        self.local = [[local * p @ q.T for q in h[1]] for p in h[0]]
+        whole = (self.entropy(s * z[0] @ z[1].T, 0.0) + self.entropy(s * z[1] @ z[0].T, 0.0)) / 2
+        pairs = [(self.entropy(x, self.eps) + self.entropy(x.T, self.eps)) / 2 for row in self.local for x in row]
+        return self.times * (whole + 2 * sum(pairs) / 4) / 3 + self.extra(views)
+
+    def entropy(self, s, eps):
+        n, total = len(s), 0.0
+        for i in range(n):
+            for j in range(n):
+                total = total - ((1 - eps) * (i == j) + eps / n) * (s[i, j] - s[i].logsumexp(0))
+        return total / n
+
+    def extra(self, views):
+        return 0.0
+
+    def after(self, batch, step):
+        with torch.no_grad():
+            for tau in (self.method.tau, self.method.local_tau):
+                tau.log_tau.clamp_(-math.log(100), 0)
+
+
+PAIRS_OF_VIEWS = [(0, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+class RocketSum(Rocket):
+    times = 2.0
+
+
+class BarLIP(Rocket):
+    def extra(self, views):
+        v = [[p(f) for f in side] for p, side in zip(self.method.projectors, self.features, strict=True)]
+        total = 0.0
+        for a, b in PAIRS_OF_VIEWS:
+            c = v[0][a].T @ v[1][b] / len(v[0][a])
+            weights = torch.where(torch.eye(len(c), dtype=torch.bool), 1.0, 0.005)
+            total = total + 0.025 * (weights * (c - torch.eye(len(c))).square()).sum()
+        return total / 5
+
+
+class SiamLIP(Rocket):
+    def extra(self, views):
+        m = self.method
+        v = [[p(f) for f in side] for p, side in zip(m.projectors, self.features, strict=True)]
+        p = [[predict(x) for x in side] for predict, side in zip(m.predictors, v, strict=True)]
+        v, total = self.targets(v, views), 0.0
+        for a, b in PAIRS_OF_VIEWS:
+            total = total + (2 - 2 * (unit(p[0][a]) * unit(v[1][b])).sum(1)).mean()
+            total = total + (2 - 2 * (unit(p[1][a]) * unit(v[0][b])).sum(1)).mean()
+        return total / 10
+
+    def targets(self, v, views):
+        return [[x.detach() for x in side] for side in v]
+
+
+class BYOLIP(SiamLIP):
+    """Targets of the same views by a copy that follows after every step."""
+
+    @torch.no_grad()
+    def targets(self, v, views):
+        return [[tower.head(tower.encoder(x)) for x in views[role]]
+                for role, tower in zip(("image", "text"), self.method.teacher.module, strict=True)]  # fmt: skip
+
+    def after(self, batch, step):
+        super().after(batch, step)
+        m = self.method
+        for copied, tower, projector in zip(m.teacher.module, (m.tower_a, m.tower_b), m.projectors, strict=True):
+            self.follow(copied.encoder, tower.encoder, 0.9)
+            self.follow(copied.head, projector, 0.9)
+
+
+class SwALIP(Rocket):
+    eps = 0.0
+
+    def extra(self, views):
+        tau, total = self.method.local_tau.log_tau.exp(), 0.0
+        for a in range(2):
+            for b in range(2):
+                s, other = self.local[a][b], self.local[1 - a][1 - b].detach() * tau.detach()
+                for scores, target in ((s, other), (s.T, other.T)):
+                    total = total - (self.code(target) * log_softmax(scores, 1)).sum(1).mean() / 2
+        return 0.2 * total / 4
+
+    code = Swapped.code
+
+
 class MCLPairs(Pairs):
     """The first of two stages of pairs: both directions, their mean; a run of its own of 4 steps."""
 
@@ -1524,6 +1623,7 @@ class TS2Vec(Naive):
         self.follow(self.method.average.module, self.method.tower, (step + 1) / (step + 2))
 
 
+ROCKET = {"hidden": 16, "dim": 24, "temperature": 0.5, "local_temperature": 0.7}
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 MIXED = {"weight": 0.5, "temperature": 0.2, "soft_temperature": 0.3, "rate": 0.9, "text_lr": 0.02, "head_lr": 0.1}
 CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
@@ -1549,6 +1649,13 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
                                                 "gate_hidden": 8}),
     "align": ("align", Align, {"temperature": 0.1}),
     "negclip": ("negclip", NegCLIP, {"temperature": 0.9, "pictures": 2}),
+    "clip-rocket": ("clip-rocket", Rocket, ROCKET),
+    "clip-rocket sum": ("clip-rocket", RocketSum, {**ROCKET, "mode": "sum"}),
+    "barlip": ("clip-rocket", BarLIP, {**ROCKET, "extra": "barlow", "extra_hidden": 12, "extra_dim": 6}),
+    "siamlip": ("clip-rocket", SiamLIP, {**ROCKET, "extra": "simsiam", "extra_hidden": 12, "extra_dim": 6}),
+    "byolip": ("clip-rocket", BYOLIP, {**ROCKET, "extra": "byol", "extra_hidden": 12, "extra_dim": 6,
+                                       "momentum": 0.9}),
+    "swalip": ("clip-rocket", SwALIP, {**ROCKET, "extra": "swav"}),
     "mcl-pairs": ("mcl-pairs", MCLPairs, {}),
     "m3col": ("m3col", M3CoL, MIXED),
     "m3col inputs": ("m3col", M3CoLInputs, {**MIXED, "mix": "inputs"}),
@@ -1616,7 +1723,7 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
     settings = TrainSettings(
         batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, schedule="cosine",
         val_every=0, graph_width=16,
-        by="columns" if slug in ("align", "cwcl", "negclip") else "auto", **encoder_of(slug),
+        by="columns" if slug in ("align", "cwcl", "negclip", "clip-rocket") else "auto", **encoder_of(slug),
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}

@@ -18,6 +18,7 @@ CASES = {
     "cacr": {"form": "momentum", "positives": 1},
     "cwcl": {},
     "negclip": {"pictures": 2},
+    "clip-rocket": {"hidden": 32},
     "whitenedcse": {},
     "debcse": {},
 }
@@ -36,7 +37,8 @@ def loss_of(method, batch, embedded):
 
 @pytest.mark.parametrize("slug", CASES)
 def test_gradients_are_exact(slug, emoji_few):
-    settings = TrainSettings(batch_size=10, steps=4, by="columns" if slug in ("align", "cwcl", "negclip") else "auto")
+    columns = slug in ("align", "cwcl", "negclip", "clip-rocket")
+    settings = TrainSettings(batch_size=10, steps=4, by="columns" if columns else "auto")
     made = building.prepare(slug, emoji_few, settings, CASES[slug])
     method = made.method.double().train()
     batch = made.loader.at(0)

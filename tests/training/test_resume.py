@@ -35,6 +35,8 @@ CASES = {
     "negclip": {"pictures": 2},
     "csp": {"untrained": True},
     "coop": {"untrained": True},
+    "clip-rocket": {"hidden": 32},
+    "clip-rocket byol": {"hidden": 32, "extra": "byol", "extra_hidden": 32},
     "supremix": {},
     "groco": {"draws": 2},
     "hydra": {"gate": "stochastic", "pairs": "distinct", "gamma": 0.1},

@@ -340,3 +340,26 @@ def test_randaugment_gives_each_picture_its_own():
     assert_close(together, alone)
     with pytest.raises(InputError):
         views.build("two-crops", randaugment=(0, 10))
+
+
+@pytest.mark.parametrize("first", ["weak", "strong", "plain"])
+def test_weak_strong_is_a_weak_crop_and_strong_views(first):
+    """Each view is that of its own augmentation with the same random numbers."""
+    pictures = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    plan = views.build("weak-strong", strong=2, first=first)
+    assert (plan.count, plan.targets, plan.members) == (3, 3, 1)
+    make = torch.Generator().manual_seed(2)
+    drawn = plan.draw(5, 16, 16, make)
+    made = plan.apply(pictures, drawn)
+    strong = views.simclr_augment(crop=(0.2, 1.0), strength=0.5)
+    own = {"weak": views.Augment(crop=(0.5, 1.0)), "strong": strong, "plain": views.Augment()}[first]
+    for view, numbers, augment in zip(made, drawn, [own, strong, strong], strict=True):
+        assert torch.equal(view, augment.apply(pictures, numbers))
+    area = (drawn[0].boxes[:, 2] - drawn[0].boxes[:, 0]) * (drawn[0].boxes[:, 3] - drawn[0].boxes[:, 1]) / 256
+    assert (area >= (0.4 if first == "weak" else 1.0 if first == "plain" else 0.1)).all()
+    if first == "plain":
+        assert_close(made[0], pictures.float() / 255)
+    assert not drawn[0].flip.any() or first == "strong"
+    assert not torch.equal(made[1], made[2])
+    with pytest.raises(InputError, match="weak_crop"):
+        views.build("weak-strong", weak_crop=(0.9, 0.5))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearfar import files, modalities
 from nearfar.errors import InputError
@@ -97,6 +98,19 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.train(mode)
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """A module in training without what is random in it: all but its batch norms in evaluation mode, then as before."""
+    changed = [one for one in module.modules() if one.training and not isinstance(one, _BatchNorm)]
+    for one in changed:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in changed:
+            one.training = True
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

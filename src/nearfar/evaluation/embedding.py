@@ -30,6 +30,10 @@ class Embed(Protocol):
         """The same model, giving its vectors of that name; itself where it gives one vector of each input."""
         ...
 
+    def blocks(self, role: str) -> tuple[int, ...]:
+        """The widths of the vectors that stand side by side in one; empty where there is one alone."""
+        ...
+
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """float (n, c, h, w) of the pictures of the rows, batch after batch; after a layer, or the last one."""
         ...
@@ -63,6 +67,9 @@ class DataEmbed:
 
     def of_variant(self, name: str) -> "DataEmbed":
         return self
+
+    def blocks(self, role: str) -> tuple[int, ...]:
+        return ()
 
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
         """For an `encode` that gives maps (n, c, h, w); it has no layers."""

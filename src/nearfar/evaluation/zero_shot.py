@@ -115,21 +115,29 @@ def prompts_of(names: Sequence[Sequence[str]], templates: Sequence[str]) -> list
     return [[template.replace(SLOT, name) for name in words for template in templates] for words in names]
 
 
-def class_vectors(prompts: Sequence[Sequence[str]], embed: Callable[[list[str]], Any]) -> np.ndarray:
+def class_vectors(
+    prompts: Sequence[Sequence[str]], embed: Callable[[list[str]], Any], blocks: Sequence[int] = ()
+) -> np.ndarray:
     """One unit vector a class, float64 (C, d): the mean of the unit vectors of its prompts, brought to length 1.
 
-    embed: texts -> (n, d)."""
+    embed: texts -> (n, d). blocks: the widths of vectors that stand side by side in each, whose cosines are weighed by
+    their squared lengths: the mean of each is brought back to its length, so that a class has a vector of each."""
     flat = [text for texts in prompts for text in texts]
     z = normalise(as_vectors(embed(flat)))
     ends = np.cumsum([len(texts) for texts in prompts])[:-1]
-    return normalise(np.stack([part.mean(0) for part in np.split(z, ends)]))
+    made = np.stack([part.mean(0) for part in np.split(z, ends)])
+    if len(blocks) > 1:
+        parts = [np.split(x, np.cumsum(blocks)[:-1], axis=1) for x in (made, z)]
+        lengths = [np.sqrt(np.square(own).sum(1).mean()) for own in parts[1]]
+        made = np.concatenate([x * normalise(own) for x, own in zip(lengths, parts[0], strict=True)], axis=1)
+    return normalise(made)
 
 
 def vectors_of_classes(embed: Embed, names: Sequence[Sequence[str]], templates: Sequence[str]) -> np.ndarray:
     """`class_vectors` by the tower of texts of a model. Raises InputError for a prompt longer than it reads."""
     prompts = prompts_of(names, templates)
     embed.check_whole("text", [text for texts in prompts for text in texts])
-    return class_vectors(prompts, lambda texts: embed.items("text", texts))
+    return class_vectors(prompts, lambda texts: embed.items("text", texts), embed.blocks("text"))
 
 
 def class_hits(scores: np.ndarray, truth: np.ndarray, k: int = 1) -> np.ndarray:

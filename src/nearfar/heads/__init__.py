@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nearfar.checks import PositiveInt, Width, checked, checked_init, one_of
 from nearfar.heads.asymmetric import AsymmetricHead
-from nearfar.heads.described import build, describe
+from nearfar.heads.described import build, describe, width
+from nearfar.heads.ensemble import Ensemble, joined_vectors
 from nearfar.heads.gates import PairGate
 from nearfar.heads.pairs import PairHead, pair_features
 from nearfar.heads.whitening import group_whitening, whitened_views, whitening_matrix
@@ -111,12 +112,14 @@ class Prototypes(nn.Module):
 
 __all__ = [
     "AsymmetricHead",
+    "Ensemble",
     "PairGate",
     "PairHead",
     "Prototypes",
     "build",
     "describe",
     "group_whitening",
+    "joined_vectors",
     "linear",
     "mlp",
     "pair_features",
@@ -124,4 +127,5 @@ __all__ = [
     "predictor",
     "whitened_views",
     "whitening_matrix",
+    "width",
 ]

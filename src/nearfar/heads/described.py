@@ -6,12 +6,17 @@ from typing import Any
 from torch import nn
 
 from nearfar.errors import InputError
+from nearfar.heads.ensemble import Ensemble
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 
 
 def describe(head: nn.Module) -> list[dict[str, Any]]:
-    """A head of linear layers, norms, ReLUs, ELUs and tanhs as data; InputError for other parts."""
+    """A head of linear layers, norms, ReLUs, ELUs and tanhs, or two of them side by side, as data; InputError for other
+    parts."""
+    if isinstance(head, Ensemble):
+        parts = {name: describe(part) for name, part in (("first", head.first), ("second", head.second))}
+        return [{"layer": "ensemble", "share": head.share, **parts}]
     out: list[dict[str, Any]] = []
     for part in head if isinstance(head, nn.Sequential) else [head]:
         if isinstance(part, nn.Linear):
@@ -34,6 +39,9 @@ def describe(head: nn.Module) -> list[dict[str, Any]]:
 
 def build(layers: Sequence[Mapping[str, Any]]) -> nn.Module:
     """The head of `describe`; one linear layer alone comes back alone."""
+    if layers and layers[0]["layer"] == "ensemble":
+        both = (build(layers[0][name]) for name in ("first", "second"))
+        return Ensemble(*both, share=layers[0]["share"])
     made: list[nn.Module] = []
     for layer in layers:
         if layer["layer"] == "linear":
@@ -45,3 +53,10 @@ def build(layers: Sequence[Mapping[str, Any]]) -> nn.Module:
         else:
             made.append(ACTIVATIONS[layer["layer"]]())
     return made[0] if len(made) == 1 else nn.Sequential(*made)
+
+
+def width(layers: Sequence[Mapping[str, Any]], inputs: int) -> int:
+    """How many numbers the head of `describe` gives of so many."""
+    if layers and layers[0]["layer"] == "ensemble":
+        return sum(width(layers[0][name], inputs) for name in ("first", "second"))
+    return next((layer["out"] for layer in reversed(layers) if layer["layer"] == "linear"), inputs)

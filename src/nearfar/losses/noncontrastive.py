@@ -82,9 +82,32 @@ def barlow_twins(
         raise InputError("Barlow Twins needs at least two items: a correlation over a batch of one is undefined.")
     centred = [z - net.sum(z.sum(0)) / n for z in (accumulated(view_a), accumulated(view_b))]
     a, b = (z / (net.sum(z.square().sum(0)) / (n - unbiased) + eps).sqrt() for z in centred)
-    c = net.sum(_product(a, b)) / n
+    return from_identity(net.sum(_product(a, b)) / n, weight)
+
+
+def from_identity(c: Tensor, weight: float) -> Tensor:
+    """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2 of a square matrix: 0 for the identity alone."""
     diagonal_of_c = c.diagonal()
     return (1 - diagonal_of_c).square().sum() + weight * (c.square().sum() - diagonal_of_c.square().sum())
+
+
+def cross_correlation(
+    view_a: Float[Tensor, "n d"],
+    view_b: Float[Tensor, "n d"],
+    *,
+    weight: float = 0.005,
+    negatives: str = "local",
+) -> Float[Tensor, ""]:
+    """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2, C = A^T B / n of the vectors as they are: `barlow_twins` of what
+    a batch norm has brought to mean 0 and variance 1.
+
+    In [0, inf), 0 where C is the identity alone. negatives="global": C over the items of all processes.
+    Raises InputError for no rows. Source: BarLIP (arXiv 2305.08675), after Zbontar et al., ICML 2021.
+    """
+    net = exchange(negatives)
+    if not (n := net.count(view_a)):
+        raise InputError("A correlation over no items is undefined.")
+    return from_identity(net.sum(_product(accumulated(view_a), accumulated(view_b))) / n, weight)
 
 
 def graph_barlow_twins(
@@ -134,7 +157,12 @@ def byol(prediction: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Floa
 
     Source: BYOL, Grill et al., NeurIPS 2020, eq. 2.
     """
-    return (2 - 2 * (normalise(prediction) * normalise(target.detach())).sum(-1)).mean()
+    return byol_rows(prediction, target).mean()
+
+
+def byol_rows(prediction: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    """2 - 2 cos(prediction, target) of each row, no gradient into the target."""
+    return 2 - 2 * (normalise(prediction) * normalise(target.detach())).sum(-1)
 
 
 def bgrl(

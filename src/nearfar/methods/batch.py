@@ -270,5 +270,5 @@ def by_member(x: Any, members: int) -> list[Any]:
     """Member-major rows -> one batch a member."""
     if members == 1:
         return [x]
-    n = (x if isinstance(x, Tensor) else x[0]).shape[0] // members
+    n = len(x if isinstance(x, Tensor) else x[0]) // members
     return [rows_of(x, slice(k * n, (k + 1) * n)) for k in range(members)]

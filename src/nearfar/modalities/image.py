@@ -76,6 +76,7 @@ class Image(Modality):
         "two-crops": "nearfar.views.image:TwoCrops",
         "multi-crop": "nearfar.views.image:MultiCrop",
         "members": "nearfar.views.image:Members",
+        "weak-strong": "nearfar.views.image:WeakStrong",
     }
     default_plan = "two-crops"
     pair_plan = ("members", {"k": 1})

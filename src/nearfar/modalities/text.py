@@ -81,6 +81,7 @@ class Text(Modality):
         "twice": "nearfar.views.text:Twice",
         "delete": "nearfar.views.text:Delete",
         "mask": "nearfar.views.text:Mask",
+        "words": "nearfar.views.words:Words",
     }
     default_plan = "twice"
     why = "there are texts without pairs: two crops of one text are its positives"

@@ -105,6 +105,10 @@ class Embedder:
         other.variant, other.readers = name, {}
         return other
 
+    def blocks(self, role: str) -> tuple[int, ...]:
+        """The widths of the vectors that stand side by side in one; empty where there is one alone."""
+        return self.tower(role).blocks
+
     def rows(self, role: str, rows: np.ndarray) -> np.ndarray:
         """As calling it, for a few rows of many: of the other rows nothing is prepared."""
         kind, tower = modalities.of(role), self.tower(role)

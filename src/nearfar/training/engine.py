@@ -23,6 +23,7 @@ from nearfar import files, methods, modalities, processes
 from nearfar import trained as seen_rows
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
+from nearfar.methods.tower import with_heads
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building
 from nearfar.training.callbacks import (
@@ -158,7 +159,7 @@ def check_variant_of(setup: building.Setup) -> None:
     from nearfar.models import check_variant
 
     if setup.settings.variant is not None:
-        check_variant(setup.settings.variant, setup.method.towers())
+        check_variant(setup.settings.variant, with_heads(setup.method.towers()))
 
 
 def tell_overlaps(data: Data, weights: Sequence[str], say: Say) -> list[str]:
@@ -497,7 +498,7 @@ def peak_mib() -> float:
 def embedder(setup: building.Setup, data: Data) -> Embedder:
     method: Method = setup.method
     return Embedder(
-        method.towers(),
+        with_heads(method.towers()),
         data,
         similarity=method.similarity,
         device=method.device,

@@ -7,7 +7,7 @@ A plan (`TwoCrops`, `MultiCrop`, `Members`) makes several such views; `plan(pict
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -433,6 +433,47 @@ class Members(ImageViews):
             erase=self.erase,
         )
         return [one] * self.k
+
+
+@dataclass(frozen=True)
+class WeakStrong(ImageViews):
+    """One weak view of a picture, then several strong ones (Fini et al., CLIP-rocket, TMLR 2023).
+
+    Args:
+        strong: how many strong views follow the first.
+        first: how the first view is changed: weak, a crop alone; strong, as the others; plain, not at all.
+        size: side of all views in pixels; None: as the input.
+        weak_crop: share of the area that a weak crop keeps (paper: 0.5 to 1).
+        crop: share of the area that a strong crop keeps (paper: 0.08 to 1 at 224 pixels; 0.2 suits small pictures).
+        flip: probability of mirroring a strong view; 0 where left and right carry meaning.
+        strength: of its colour jitter: brightness, contrast, saturation 0.8 strength, hue 0.2 strength (paper: 0.5).
+        grey: probability that it loses the colour.
+        blur: probability that it is blurred; None: 0.5 from 96 pixels on, else 0.
+    """
+
+    strong: Annotated[int, Range(0, 16)] = 2
+    first: Literal["weak", "strong", "plain"] = "weak"
+    size: Side | None = None
+    weak_crop: tuple[float, float] = (0.5, 1.0)
+    crop: tuple[float, float] = (0.2, 1.0)
+    flip: UnitInterval = 0.5
+    strength: NonNegativeFloat = 0.5
+    grey: UnitInterval = 0.2
+    blur: UnitInterval | None = None
+
+    def __post_init__(self):
+        check_fields(self)
+        check_range(type(self).__name__, 0, 1, weak_crop=self.weak_crop)
+        self.augments(1, 1)
+
+    @property
+    def targets(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 1 + self.strong
+
+    def augments(self, height: int, width: int) -> list[Augment]:
+        strong = simclr_augment(self.size, self.crop, self.flip, self.strength, self.grey, self.blur)
+        weak = Augment(size=self.size, crop=self.weak_crop if self.first == "weak" else None)
+        return [strong if self.first == "strong" else weak] + [strong] * self.strong
 
 
 def _chosen(flags: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:

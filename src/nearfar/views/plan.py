@@ -29,6 +29,11 @@ class Views:
     def __call__(self, inputs: Any, generator: torch.Generator) -> list:
         raise NotImplementedError
 
+    def reader(self, data: Any, role: str) -> Any:
+        """How training reads the rows of a role for this plan, (rows, random numbers or None) -> inputs; None: as their
+        kind of data does."""
+        return None
+
     def bind(self, encoder: Any) -> "Views":
         """Learn from the encoder what the plan needs to know (texts: the special ids). Returns the plan itself."""
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from nearfar.methods.contrast.views import check_plan
 from nearfar.methods.tower import Tower
 from nearfar.similarity import ExcludedPairs, all_views, both_ways, one_way
 from nearfar.views import Views, build
+
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
 
 
 def columns() -> list[tuple[str, str]]:
@@ -149,6 +152,10 @@ class PairContrast(Contrast):
             return 1
         plan = self.plans[self.tower_a.encoder.modality]
         return max(2, plan.members) if plan is not None else 2
+
+    def reader(self, data: Data, role: str) -> Any:
+        plan = self.plans.get(modalities.of(role).name)
+        return None if plan is None else plan.reader(data, role)
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         return self.setup_negatives(self.dim, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from nearfar.momentum import Teacher, momentum_at
 from nearfar.similarity import Layout, all_views, one_way
 from nearfar.views import Views, build, plans
 
+if TYPE_CHECKING:
+    from nearfar.sources.data import Data
+
 
 def auto_momentum(queue: int, batch_size: int, steps: int) -> float:
     """0.999 at the papers' scale; less where few steps need a faster teacher.
@@ -35,8 +38,8 @@ class ViewContrast(Contrast):
     """Views of one sample (or several members of its group) against the views of the others.
 
     Args:
-        views: what is contrasted: two-crops, multi-crop, members (pictures), twice, crops, ict, delete, mask (texts),
-            corrupt, noise (vectors).
+        views: what is contrasted: two-crops, multi-crop, members, weak-strong (pictures), twice, crops, ict, delete,
+            mask, words (texts), corrupt, noise (vectors).
         momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
         projector: width of the hidden layer of the projection head; 0 for no head.
         dim: width of the contrasted vectors.
@@ -87,6 +90,9 @@ class ViewContrast(Contrast):
             self.momentum = auto_momentum(queue, facts.batch_size, self.within(0)[1])
             found["momentum"] = self.momentum
         return found
+
+    def reader(self, data: Data, role: str) -> Any:
+        return self.plan.reader(data, role)
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         return {self.role: self.plan(batch.inputs[self.role], batch.generator())}
