@@ -137,7 +137,11 @@ def test_csp_coop_and_hard_prompts_begin_alike(shapes_few):
     encoder = csp.method.tower_b.encoder
     names = csp.method.found.names
     assert all(len(ids) == 1 for ids in encoder.encode_ids([*csp.method.found.attributes, *csp.method.found.objects]))
-    prompts = [f"a photo of {attribute} {item}" for ((attribute,), item), seen in zip(names, csp.method.seen, strict=True) if seen]
+    prompts = [
+        f"a photo of {attribute} {item}"
+        for ((attribute,), item), seen in zip(names, csp.method.seen, strict=True)
+        if seen
+    ]
     batch = csp.loader.at(0)
     batch.views = csp.method.make_views(batch)
     with torch.no_grad():

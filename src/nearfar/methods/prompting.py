@@ -96,7 +96,9 @@ class Prompts(nn.Module):
         encoder = injectable(tower.encoder)
         self.prefix = encoder.encode_ids([context])[0]
         if not self.prefix:
-            raise InputError(f"The context '{context}' has no token of this text tower.", "Write --context 'a photo of'.")
+            raise InputError(
+                f"The context '{context}' has no token of this text tower.", "Write --context 'a photo of'."
+            )
         table = encoder.table.weight.detach()
         ids = encoder.encode_ids([*attributes, *objects])
         empty = next((name for name, one in zip([*attributes, *objects], ids, strict=True) if not one), None)
@@ -124,8 +126,9 @@ class Prompts(nn.Module):
             raise InputError(
                 f"The text tower reads {special.length} tokens; a prompt '{self.said}' with {order} "
                 f"attribute{'s' * (order > 1)} and an object has {needed} ({special.frame} of them around the text).",
-                f"Use a context of {room} tokens or fewer (--context)." if room > 0 else
-                f"Take a tower that reads {needed} tokens or more (--text-length {needed} when it is trained).",
+                f"Use a context of {room} tokens or fewer (--context)."
+                if room > 0
+                else f"Take a tower that reads {needed} tokens or more (--text-length {needed} when it is trained).",
             )
 
     def forward(self, pairs: Tensor, words: Tensor | None = None) -> Tensor:
@@ -336,7 +339,9 @@ class PromptLearner(Method):
         image, text = by_kind["image"], injectable(by_kind["text"])
         kept = image if isinstance(image, Frozen) or views is not None else Frozen(image)
         heads = common_space(image, text, untrained)
-        self.tower_a, self.tower_b = (Tower(one, head, kept=True) for one, head in zip((kept, text), heads, strict=True))
+        self.tower_a, self.tower_b = (
+            Tower(one, head, kept=True) for one, head in zip((kept, text), heads, strict=True)
+        )
         for tower in (self.tower_a, self.tower_b):
             tower.requires_grad_(False).eval()
         self.plan, self.scale, self.context = views, scale, context
