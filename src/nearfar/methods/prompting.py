@@ -365,7 +365,7 @@ class PromptLearner(Method):
         missing = unseen_parts(found, rows)
         if missing:
             role, name = missing[0]
-            raise InputError(f"No training row of {data.name} has the {role} '{name}': its word would stay as it began.",
+            raise InputError(f"No training row of {data.name} has the {role} '{name}': its word would not be learned.",
                              "Give training rows with it, or leave its rows out.")  # fmt: skip
         self.found, self.kept = found, rows[found.of[rows] >= 0]
         self.seen = found.within(rows)
