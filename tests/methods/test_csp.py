@@ -281,6 +281,17 @@ def test_predict_from_the_command_line(csp, table, tmp_path, capsys):
     assert set(rows[0]) == {"key", "prediction", "score", "seen"}
 
 
+def test_a_comparison_of_all_methods_leaves_it_out(shapes_few, tmp_path):
+    from nearfar.training.comparing import chosen
+
+    said = []
+    task = nearfar.evaluation.task_for(shapes_few)
+    found = chosen(shapes_few, task, TrainSettings(), None, said.append)
+    assert not {"csp", "coop"} & {one.slug for one in found}
+    assert any(line.startswith("csp: left out (it starts from a trained image-text model") for line in said)
+    assert {"simclr", "align"} <= {one.slug for one in found}
+
+
 def test_names_are_split_where_they_are_known():
     assert split_names("old dark", ["dark", "old"]) == ["old", "dark"]
     assert split_names("very old dark", ["very old", "old", "dark"]) == ["very old", "dark"]

@@ -197,6 +197,7 @@ class ComposedInference(Inference):
     def __init__(self, prompts: Prompts, known: Names, seen: Sequence[bool], scale: float, role: str = "image"):
         super().__init__()
         self.prompts, self.known, self.seen, self.scale, self.role = prompts, list(known), list(seen), scale, role
+        self._made: tuple[Names, Tensor] | None = None
 
     def config(self) -> dict[str, Any]:
         known = [[list(attributes), item, bool(seen)] for (attributes, item), seen in zip(self.known, self.seen,
@@ -212,7 +213,9 @@ class ComposedInference(Inference):
 
     def of_compositions(self, data: Data, rows: np.ndarray, embed: Any, candidates: Names) -> Tensor:
         images = torch.from_numpy(np.array(embed(self.role, rows)))
-        prompts = self.prompts.of(candidates)
+        if self._made is None or self._made[0] != candidates:  # rows come in pieces, prompts are the same
+            self._made = candidates, self.prompts.of(candidates)
+        prompts = self._made[1]
         return composition_logits(images.to(prompts.device), prompts, self.scale)
 
     def of_words(self, names: Sequence[str]) -> np.ndarray:
@@ -351,6 +354,10 @@ class PromptLearner(Method):
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
         return ["image", "text"]
+
+    @classmethod
+    def lacks(cls, data: Data) -> str:
+        return f"it starts from a trained image-text model: --methods {cls.slug} --model FOLDER"
 
     def train(self, mode: bool = True) -> PromptLearner:
         super().train(mode)
