@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import Arm, Cell, Claim
+from experiment import FIGURES, Arm, Cell, Claim
 
 import nearfar
 from nearfar.evaluation import task_for
+from nearfar.reporting.figures import bars_svg
 from nearfar.training.modelled import ModelEmbedder
 
 CLIP = {
@@ -64,3 +65,13 @@ CLAIM = Claim(
     measure="AUC",
     pairs=[("csp", START), ("coop", START), ("csp", "csp without dropout")],
 )  # fmt: skip
+
+
+def figure(out: Path, result: dict[str, Any]) -> None:
+    """What each row tells of compositions seen in training and new ones, in docs/assets/methods/csp.svg."""
+    rows = result["all"]["digits"]
+    shown = {"seen": "trained on, at best", "unseen": "never trained on, at best", "AUC": "area under both"}
+    values = {name: {words: [100 * x[key] for x in seeds] for key, words in shown.items()}
+              for name, seeds in rows.items() if set(shown) <= set(seeds[0])}  # fmt: skip
+    about = "Digits under operations: accuracy of compositions by how the words of the prompt came about."
+    (FIGURES / "csp.svg").write_text(bars_svg(values, "Compositions of an operation and a digit", about, unit=" %"))

@@ -80,7 +80,8 @@ def test_the_loss_is_a_cross_entropy_of_scaled_cosines():
         found = composition_loss(images, prompts, true, scale).item()
         assert found == pytest.approx(naive_loss(images, prompts, true, scale), rel=1e-5)
     s = composition_logits(images, prompts, 7.0)
-    assert s.abs().max() <= 7 and torch.allclose(s, composition_logits(images * 3.0, prompts * 0.2, 7.0))
+    assert s.abs().max() <= 7
+    assert torch.allclose(s, composition_logits(images * 3.0, prompts * 0.2, 7.0))
     order = torch.tensor([2, 0, 3, 1])
     moved = composition_loss(images, prompts[order], torch.argsort(order)[true], 7.0)
     assert moved.item() == pytest.approx(composition_loss(images, prompts, true, 7.0).item())
@@ -127,7 +128,8 @@ def test_words_of_no_training_pair_get_no_gradient(shapes_few):
     batch.views = method.make_views(batch)
     method.loss(method.encode(batch), batch).total.backward()
     grad = method.prompts.words.grad.abs().sum(1)
-    assert grad[0] == 0 and (grad[1:] > 0).all()
+    assert grad[0] == 0
+    assert (grad[1:] > 0).all()
 
 
 def test_csp_coop_and_hard_prompts_begin_alike(shapes_few):
@@ -137,7 +139,11 @@ def test_csp_coop_and_hard_prompts_begin_alike(shapes_few):
     encoder = csp.method.tower_b.encoder
     names = csp.method.found.names
     assert all(len(ids) == 1 for ids in encoder.encode_ids([*csp.method.found.attributes, *csp.method.found.objects]))
-    prompts = [f"a photo of {attribute} {item}" for ((attribute,), item), seen in zip(names, csp.method.seen, strict=True) if seen]
+    prompts = [
+        f"a photo of {attribute} {item}"
+        for ((attribute,), item), seen in zip(names, csp.method.seen, strict=True)
+        if seen
+    ]
     batch = csp.loader.at(0)
     batch.views = csp.method.make_views(batch)
     with torch.no_grad():
@@ -222,7 +228,8 @@ def test_the_model_scores_compositions_as_the_equations_say(csp, clip, table):
     model, before = nearfar.load(csp / "model"), nearfar.load(clip / "model")
     assert json.loads((csp / "scores.json").read_text())["scores"]["test"]["primary_name"] == "auc"
     plan = json.loads((csp / "config.json").read_text())
-    assert "adam " in plan["resolved"]["optimiser"] + " " and plan["resolved"]["warmup"] == 0
+    assert "adam " in plan["resolved"]["optimiser"] + " "
+    assert plan["resolved"]["warmup"] == 0
     for ours, theirs in zip(model.roles["text"].parameters(), before.roles["text"].parameters(), strict=True):
         assert torch.equal(ours, theirs)
     inference: ComposedInference = model.inference
@@ -274,6 +281,17 @@ def test_predict_from_the_command_line(csp, table, tmp_path, capsys):
     assert set(rows[0]) == {"key", "prediction", "score", "seen"}
 
 
+def test_a_comparison_of_all_methods_leaves_it_out(shapes_few, tmp_path):
+    from nearfar.training.comparing import chosen
+
+    said = []
+    task = nearfar.evaluation.task_for(shapes_few)
+    found = chosen(shapes_few, task, TrainSettings(), None, said.append)
+    assert not {"csp", "coop"} & {one.slug for one in found}
+    assert any(line.startswith("csp: left out (it starts from a trained image-text model") for line in said)
+    assert {"simclr", "align"} <= {one.slug for one in found}
+
+
 def test_names_are_split_where_they_are_known():
     assert split_names("old dark", ["dark", "old"]) == ["old", "dark"]
     assert split_names("very old dark", ["very old", "old", "dark"]) == ["very old", "dark"]
@@ -294,8 +312,8 @@ def test_compare_with_its_siblings(clip, table, tmp_path, capsys):
 
 def test_several_attributes_are_trained_and_told(clip, tmp_path):
     table = write_shapes(tmp_path, each=8, second=True)
-    run = nearfar.fit("csp", table, out=tmp_path / "run", model=str(clip), attribute="attribute,size", steps=4, batch_size=16,
-                      val_every=0)  # fmt: skip
+    options = {"model": str(clip), "attribute": "attribute,size", "steps": 4, "batch_size": 16, "val_every": 0}
+    run = nearfar.fit("csp", table, out=tmp_path / "run", **options)
     assert 0 <= run.scores["test"]["metrics"]["higher order"] <= 1
     inference = nearfar.load(tmp_path / "run" / "model").inference
     assert inference.read("big red disc") == (("big", "red"), "disc")
@@ -321,10 +339,12 @@ def test_wrong_options(options, words, shapes_few):
 
 
 def test_data_that_lack_what_it_needs(emoji_few, shapes_few, table, tmp_path, clip):
-    with pytest.raises(InputError, match="--attribute COLUMN .*--object COLUMN"):
+    with pytest.raises(InputError, match=r"--attribute COLUMN .*--object COLUMN"):
         setup("csp", emoji_few)
     with pytest.raises(InputError, match="Leave out --freeze"):
         building.prepare("csp", shapes_few, TrainSettings(freeze=True, **MODEL), {"untrained": True})
+    with pytest.raises(InputError, match=r"has no texts .* --model FOLDER"):
+        setup("csp", nearfar.data(table, roles={"text": None}))
     split = write_shapes(tmp_path, each=6, split=lambda c, s, n: "test" if c == "red" else "val" if n % 2 else "train")
     with pytest.raises(InputError, match="attribute 'red'"):
         building.prepare("csp", nearfar.data(split), TrainSettings(model=str(clip)), {})

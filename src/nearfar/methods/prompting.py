@@ -96,7 +96,9 @@ class Prompts(nn.Module):
         encoder = injectable(tower.encoder)
         self.prefix = encoder.encode_ids([context])[0]
         if not self.prefix:
-            raise InputError(f"The context '{context}' has no token of this text tower.", "Write --context 'a photo of'.")
+            raise InputError(
+                f"The context '{context}' has no token of this text tower.", "Write --context 'a photo of'."
+            )
         table = encoder.table.weight.detach()
         ids = encoder.encode_ids([*attributes, *objects])
         empty = next((name for name, one in zip([*attributes, *objects], ids, strict=True) if not one), None)
@@ -124,8 +126,9 @@ class Prompts(nn.Module):
             raise InputError(
                 f"The text tower reads {special.length} tokens; a prompt '{self.said}' with {order} "
                 f"attribute{'s' * (order > 1)} and an object has {needed} ({special.frame} of them around the text).",
-                f"Use a context of {room} tokens or fewer (--context)." if room > 0 else
-                f"Take a tower that reads {needed} tokens or more (--text-length {needed} when it is trained).",
+                f"Use a context of {room} tokens or fewer (--context)."
+                if room > 0
+                else f"Take a tower that reads {needed} tokens or more (--text-length {needed} when it is trained).",
             )
 
     def forward(self, pairs: Tensor, words: Tensor | None = None) -> Tensor:
@@ -194,6 +197,7 @@ class ComposedInference(Inference):
     def __init__(self, prompts: Prompts, known: Names, seen: Sequence[bool], scale: float, role: str = "image"):
         super().__init__()
         self.prompts, self.known, self.seen, self.scale, self.role = prompts, list(known), list(seen), scale, role
+        self._made: tuple[Names, Tensor] | None = None
 
     def config(self) -> dict[str, Any]:
         known = [[list(attributes), item, bool(seen)] for (attributes, item), seen in zip(self.known, self.seen,
@@ -209,7 +213,9 @@ class ComposedInference(Inference):
 
     def of_compositions(self, data: Data, rows: np.ndarray, embed: Any, candidates: Names) -> Tensor:
         images = torch.from_numpy(np.array(embed(self.role, rows)))
-        prompts = self.prompts.of(candidates)
+        if self._made is None or self._made[0] != candidates:  # rows come in pieces, prompts are the same
+            self._made = candidates, self.prompts.of(candidates)
+        prompts = self._made[1]
         return composition_logits(images.to(prompts.device), prompts, self.scale)
 
     def of_words(self, names: Sequence[str]) -> np.ndarray:
@@ -336,7 +342,9 @@ class PromptLearner(Method):
         image, text = by_kind["image"], injectable(by_kind["text"])
         kept = image if isinstance(image, Frozen) or views is not None else Frozen(image)
         heads = common_space(image, text, untrained)
-        self.tower_a, self.tower_b = (Tower(one, head, kept=True) for one, head in zip((kept, text), heads, strict=True))
+        self.tower_a, self.tower_b = (
+            Tower(one, head, kept=True) for one, head in zip((kept, text), heads, strict=True)
+        )
         for tower in (self.tower_a, self.tower_b):
             tower.requires_grad_(False).eval()
         self.plan, self.scale, self.context = views, scale, context
@@ -346,6 +354,10 @@ class PromptLearner(Method):
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
         return ["image", "text"]
+
+    @classmethod
+    def lacks(cls, data: Data) -> str:
+        return f"it starts from a trained image-text model: --methods {cls.slug} --model FOLDER"
 
     def train(self, mode: bool = True) -> PromptLearner:
         super().train(mode)
@@ -360,7 +372,7 @@ class PromptLearner(Method):
         missing = unseen_parts(found, rows)
         if missing:
             role, name = missing[0]
-            raise InputError(f"No training row of {data.name} has the {role} '{name}': its word would stay as it began.",
+            raise InputError(f"No training row of {data.name} has the {role} '{name}': its word would not be learned.",
                              "Give training rows with it, or leave its rows out.")  # fmt: skip
         self.found, self.kept = found, rows[found.of[rows] >= 0]
         self.seen = found.within(rows)

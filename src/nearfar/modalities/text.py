@@ -207,6 +207,9 @@ class Text(Modality):
 
         train = data.splits["train"]
         texts = [text for role in self.roles if data.training_roles.get(role) for text in data.texts(role, train)]
+        if not texts and not self.pretrained(options):
+            raise InputError(f"{data.name} has no texts of which a text encoder could learn its words.",
+                             "Name their column (--text COLUMN), or start from a model: --model FOLDER.")  # fmt: skip
         return encoders.text(
             self.described_encoder(options),
             texts=texts,
