@@ -53,7 +53,9 @@ class Sweep:
     @property
     def auc(self) -> float:
         """The area under the accuracy of seen over that of unseen, by trapezoids; 0 for a single point."""
-        return float(np.trapezoid(self.seen, self.unseen))
+        from scipy.integrate import trapezoid
+
+        return float(trapezoid(self.seen, self.unseen))
 
 
 def harmonic_mean(a: Any, b: Any) -> np.ndarray:

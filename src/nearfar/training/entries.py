@@ -23,7 +23,7 @@ MOST = 4  # methods of a comparison that names none
 # What is compared by default, by the method that suits the data (`building.choose`) and what else they hold; the first
 # row that applies counts. It is the table of docs/choosing.md.
 SUITED: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
-    ("align", frozenset(), ("align", "pairs", "negclip")),
+    ("align", frozenset(), ("align", "pairs", "clip-rocket", "negclip")),
     ("sasrec", frozenset(), ("sasrec", "cl4srec", "mclrec")),
     ("grace", frozenset(), ("grace", "csgcl", "bgrl", "graph-barlow-twins")),
     ("simclr", frozenset({"bag", "target"}), ("ins", "abmil", "simclr")),
