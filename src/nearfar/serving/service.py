@@ -28,8 +28,8 @@ from fastapi import Depends, File, Form, HTTPException, Request, Response, Uploa
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from litserve.loops.simple_loops import BatchedLoop
-from litserve.specs.base import LitSpec
+from litserve import specs
+from litserve.loops import simple_loops
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
@@ -91,6 +91,11 @@ class PredictRequest(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict, examples=[{"classes": "fruit,tool", "top": 1}])
 
 
+LitAPI: Any = ls.LitAPI
+LitSpec: Any = specs.base.LitSpec
+BatchedLoop: Any = simple_loops.BatchedLoop
+
+
 class Gathering(BatchedLoop):
     """Waits for a request, then gathers what comes within a moment, up to the largest batch."""
 
@@ -120,7 +125,7 @@ class Gathering(BatchedLoop):
 bearer = HTTPBearer(auto_error=False)
 
 
-class Api(ls.LitAPI):
+class Api(LitAPI):
     """The answering process: one model for all endpoints."""
 
     def __init__(self, service: Service):

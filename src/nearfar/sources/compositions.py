@@ -114,7 +114,7 @@ def _compositions(data: Data) -> Compositions:
     pairs, inverse = np.unique(both[there], axis=0, return_inverse=True)
     of = np.full(len(data), MISSING)
     of[there] = inverse.reshape(-1)
-    return Compositions(*tables, pairs, of)
+    return Compositions(tables[0], tables[1], pairs, of)
 
 
 def _cleaned(data: Data, column: str, values: Sequence[str]) -> list[str]:
