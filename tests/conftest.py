@@ -315,6 +315,15 @@ def series_few(own_cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def shapes_few(own_cache, tmp_path_factory):
+    """160 pictures of five shapes in four colours, whose captions name both."""
+    from nearfar.sources import open_data
+    from tests.compositions import write_shapes
+
+    return open_data(write_shapes(tmp_path_factory.mktemp("shapes"), each=8))
+
+
+@pytest.fixture(scope="session")
 def data_of(
     emoji_few,
     bags_few,
@@ -329,6 +338,7 @@ def data_of(
     typed_network_few,
     log_few,
     series_few,
+    shapes_few,
 ):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
@@ -338,6 +348,8 @@ def data_of(
 
     def suiting(slug):
         needs = methods.get(slug).needs
+        if all("attribute" in need for need in needs):
+            return shapes_few
         if all("features" in need for need in needs):
             return text_network_few
         if all("node_type" in need for need in needs):

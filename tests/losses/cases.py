@@ -150,6 +150,10 @@ CASES = {
 }
 # Tested on their own.
 PLAIN = (
+    "attribute_shares",
+    "composition_scores",
+    "cosine_classifier",
+    "mixed_pairs",
     "feature_mmd",
     "hierarchical_contrast",
     "instance_contrast",

@@ -98,6 +98,7 @@ from nearfar.losses.noncontrastive import (
     vicreg,
 )
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
+from nearfar.losses.primitives import attribute_shares, composition_scores, cosine_classifier, mixed_pairs
 from nearfar.losses.propensity import (
     debcse,
     debcse_expected,
@@ -137,6 +138,7 @@ __all__ = [
     "align_uniform",
     "attention_pooling",
     "attraction_weights",
+    "attribute_shares",
     "attribute_terms",
     "augmented_contrast",
     "augmented_regulariser",
@@ -159,10 +161,12 @@ __all__ = [
     "cluster_weights",
     "cocosoda",
     "cocosoda_terms",
+    "composition_scores",
     "concentration",
     "context_layout",
     "contrast_regulariser",
     "cosent",
+    "cosine_classifier",
     "cosine_regression",
     "cwcl",
     "cwcl_weights",
@@ -215,6 +219,7 @@ __all__ = [
     "mean_score",
     "meta_nodes",
     "mil_nce",
+    "mixed_pairs",
     "mixing_shares",
     "mnr",
     "mnr_plus",
