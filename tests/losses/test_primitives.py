@@ -79,8 +79,7 @@ def test_shares_of_attributes():
 
 def test_scores_are_three_cosines():
     p, a, o, y, ea, eo = (drawn(*s, seed=i) for i, s in enumerate([(5, 4)] * 3 + [(4, 4), (3, 4), (2, 4)]))
-    shares, objects = attribute_shares(PAIRS, 3), PAIRS[:, -1]
-    found = composition_scores(p, a, o, y, ea, eo, shares, objects)
+    found = composition_scores(p, a, o, y, ea, eo, PAIRS)
     for i in range(5):
         for k, pair in enumerate(PAIRS.tolist()):
             used = [x for x in pair[:-1] if x >= 0]

@@ -66,9 +66,7 @@ def cosine_classifier(
     return exchange(negatives).mean(F.cross_entropy(logits, target, reduction="none"))
 
 
-def mixed(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], share: UnitInterval | Tensor
-) -> Float[Tensor, "n d"]:
+def mixed(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], share: UnitInterval | Tensor) -> Float[Tensor, "n d"]:
     """share * a + (1 - share) * b: a itself at 1, b at 0."""
     return share * a + (1 - share) * b
 
@@ -113,14 +111,15 @@ def composition_scores(
     labels: Float[Tensor, "k d"],
     attribute_words: Float[Tensor, "a d"],
     object_words: Float[Tensor, "o d"],
-    shares: Float[Tensor, "k a"],
-    objects: Int[Tensor, "k"],
+    pairs: Int[Tensor, "k m"],
 ) -> Float[Tensor, "n k"]:
     """cos(v_p, y) + cos(v_a, E_a) + cos(v_o, E_o) of each pair, in [-3, 3]; of several attributes the mean of theirs.
 
-    shares: `attribute_shares` of the pairs; objects: of each pair."""
-    told = cosine_logits(attribute, attribute_words, 1.0) @ shares.T.to(attribute_words.dtype)
-    return cosine_logits(pair, labels, 1.0) + told + cosine_logits(item, object_words, 1.0)[:, objects]
+    pairs: as in `attribute_shares`."""
+    told, used = cosine_logits(attribute, attribute_words, 1.0), pairs[:, :-1]
+    parts = [torch.where(column >= 0, told[:, column.clamp(min=0)], 0) for column in used.unbind(1)]
+    both = torch.stack(parts).sum(0) / (used >= 0).sum(1).clamp(min=1)
+    return cosine_logits(pair, labels, 1.0) + both + cosine_logits(item, object_words, 1.0)[:, pairs[:, -1]]
 
 
 __all__ = [

@@ -1,5 +1,5 @@
-"""What methods that learn attributes and objects share: the compositions of the training rows, and what a finished model
-answers of any others."""
+"""What methods that learn attributes and objects share: the compositions of the training rows, vectors of words, and
+what a finished model answers of any compositions."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class CompositionOptions:
 class Composing(Inference):
     """Tells compositions of known attributes and objects; a class writes `of_compositions`.
 
-    attributes, objects: names that it knows; known: compositions of the data it was trained on; seen: of each, whether a
-    training row had it; role: of the pictures.
+    attributes, objects: names that it knows; known: compositions of the data it was trained on; seen: of each, whether
+    a training row had it; role: of the pictures.
     """
 
     options: ClassVar[type] = CompositionOptions

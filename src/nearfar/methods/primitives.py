@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError
 from nearfar.heads.primitives import LabelComposer, Primitives
 from nearfar.losses import primitives as equations
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from nearfar.evaluation import Diagnostic
     from nearfar.sources.data import Data
 
+CHUNK = 4096  # compositions whose labels are made at once
+
 
 class ComposedPrimitives(Composing):
     """Scores compositions by three cosines. layers: whose maps are read; scale: of the scores."""
 
-    def __init__(self, primitives: Primitives, composer: LabelComposer, layers: Sequence[int], scale: float, **names: Any):
+    def __init__(
+        self, primitives: Primitives, composer: LabelComposer, layers: Sequence[int], scale: float, **names: Any
+    ):
         super().__init__(**names)
         self.primitives, self.composer, self.layers, self.scale = primitives, composer, tuple(layers), scale
 
@@ -33,14 +38,15 @@ class ComposedPrimitives(Composing):
                                    "layers": list(self.layers), "scale": self.scale}  # fmt: skip
 
     def of_compositions(self, data: Data, rows: np.ndarray, embed: Any, candidates: Sequence[Name]) -> Tensor:
-        pairs = torch.from_numpy(self.numbers(candidates)).to(self.composer.objects.device)
-        shares, objects = equations.attribute_shares(pairs, len(self.attributes)), pairs[:, -1]
-        words, labels = self.composer, self.composer.labels(shares, objects)
+        pairs, words = torch.from_numpy(self.numbers(candidates)).to(self.composer.objects.device), self.composer
         found = []
-        for vector, maps in embed.with_maps(self.role, rows, self.layers):
-            item, attribute, pair = self.primitives(vector, maps)
-            found.append(equations.composition_scores(pair, attribute, item, labels, words.attributes, words.objects,
-                                                      shares, objects))  # fmt: skip
+        with evaluating(self):
+            labels = torch.cat([words.labels(equations.attribute_shares(part, len(self.attributes)), part[:, -1])
+                                for part in pairs.split(CHUNK)])  # fmt: skip
+            for vector, maps in embed.with_maps(self.role, rows, self.layers):
+                item, attribute, pair = self.primitives(vector, maps)
+                found.append(equations.composition_scores(pair, attribute, item, labels, words.attributes,
+                                                          words.objects, pairs))  # fmt: skip
         return self.scale * torch.cat(found)
 
     def of_words(self, names: Sequence[str]) -> np.ndarray | None:
@@ -55,7 +61,7 @@ class ComposedPrimitives(Composing):
 
         if not self.primitives.guides:
             return ()
-        with torch.inference_mode():
+        with evaluating(self), torch.inference_mode():
             return guidance_diagnostics(self.gates(request))
 
     def gates(self, request: Request) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
@@ -70,8 +76,8 @@ class ComposedPrimitives(Composing):
 
 
 def layers_between(depth: int) -> tuple[int, int, int]:
-    """A quarter, half and three quarters of a deep network's layers, the deepest first (of 12: 9, 6, 3); of one of up to
-    6 the last three but the last itself. Raises InputError for fewer than three."""
+    """A quarter, half and three quarters of a deep network's layers, the deepest first (of 12: 9, 6, 3); of one of 6 at
+    most the last three but the last itself. Raises InputError for fewer than three."""
     if depth < 3:
         raise InputError(f"'cot' reads maps of three layers; this encoder has {depth}.", "Choose another --encoder.")
     if depth <= 6:

@@ -1,12 +1,12 @@
 """CoT: attributes from several layers, as the object sees them (Kim et al., ICCV 2023).
 
     picture --encoder--> vector c, maps F_l of three layers
-    v_o = W c,   G_l = F_l under gates of channels and places that v_o opens,   v_a = W [mean G_l],   v_p = MLP [v_o; v_a]
+    v_o = W c,  G_l = F_l under gates of channels and places that v_o opens,  v_a = W [mean G_l],  v_p = MLP [v_o; v_a]
     words E_o, E_a, trained;   y_(a,o) = MLP [E_o; E_a]
     L = CE(v_p, y) + 0.4 CE(v_o, E_o) + 0.6 CE(v_a, E_a)     by cosine, over the pairs of training and over all words
 
-From a late step on the encoder is held, each picture gets a partner of the same object with another, rare attribute, and
-in every second step a mixed picture must find its mixed label among all pairs: L + L_mix.
+From a late step on the encoder is held, each picture gets a partner of the same object with another, rare attribute,
+and in half of the steps a mixed picture must find its mixed label among all pairs: L + L_mix.
 score(a, o) = cos(v_p, y) + cos(v_a, E_a) + cos(v_o, E_o). The equations are those of `nearfar.losses.primitives`.
 """
 
@@ -42,8 +42,8 @@ Layers = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 @register("cot", family="image")
 class CoT(Method):
-    """Pictures with an attribute and an object (`--attribute` and `--object`); pairs that were never trained on are told
-    by what is learned of their parts.
+    """Pictures with an attribute and an object (`--attribute` and `--object`); pairs that were never trained on are
+    told by what is learned of their parts.
 
     The curve shows the terms of the loss: pair, object, attribute, and mix where a step has mixed pictures.
 
@@ -61,8 +61,8 @@ class CoT(Method):
         augment_from: share of the run after which pictures get partners of rare attributes and the encoder is held;
             batches are then halved, a partner a picture. 1: never.
         augment_share: in which share of the steps after it the partners take part; in the others they are left out.
-        partners: how a partner's attribute is drawn among the others of its object: rare (by 1 / its pictures), as-is
-            (by its pictures).
+        partners: how a partner's attribute is drawn among the others of its object: rare (by 1 / its pictures) or
+            frequent (by its pictures).
         mix_weight: of the mixed pictures; 0: partners are further pictures, nothing is mixed.
         mix_temperature: of mixed pictures among all pairs.
         beta: mixed by a share from Beta(beta, beta), one a step; 1: uniform.
@@ -127,7 +127,7 @@ class CoT(Method):
         attribute_weight: NonNegativeFloat = 0.6,
         augment_from: UnitInterval = 2 / 3,
         augment_share: UnitInterval = 0.5,
-        partners: Literal["rare", "as-is"] = "rare",
+        partners: Literal["rare", "frequent"] = "rare",
         mix_weight: NonNegativeFloat = 1.0,
         mix_temperature: PositiveFloat = 0.1,
         beta: PositiveFloat = 1.0,
@@ -142,7 +142,7 @@ class CoT(Method):
         mapped: Any = encoder
         if not hasattr(mapped, "with_maps"):
             raise InputError("'cot' reads maps of several layers, which a frozen or joined encoder does not give.",
-                             "Leave out --freeze; a small --encoder-rate keeps the encoder near its start.")  # fmt: skip
+                             "Leave out --freeze; a low --encoder-rate keeps the encoder near its start.")  # fmt: skip
         self.role, self.tower = encoder.role, Tower(mapped.without_projection())
         self.plan = check_plan(views or self.default_part("views"), encoder)
         if self.plan.members > 1:
@@ -221,10 +221,9 @@ class CoT(Method):
         return batch.members == 2 and rng.random() < self.augment_share, float(rng.beta(self.beta, self.beta))
 
     def make_views(self, batch: Batch) -> dict[str, list]:
-        x = batch.inputs[self.role]
-        x = x if self.drawn(batch)[0] else by_member(x, batch.members)[0]
-        members = 2 if self.drawn(batch)[0] else 1
-        return {self.role: by_member(self.plan(x, batch.generator())[0], members)}
+        x, both = batch.inputs[self.role], self.drawn(batch)[0]
+        shown = x if both else by_member(x, batch.members)[0]
+        return {self.role: by_member(self.plan(shown, batch.generator())[0], 1 + both)}
 
     def seen(self, x: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """The encoder's vector and maps; without gradient once it is held."""
@@ -252,7 +251,9 @@ class CoT(Method):
         }
         if len(of) == 2 and self.weights["mix"]:
             terms["mix"] = self.mixed(embedded["pair"], of, labels, self.drawn(batch)[1])
-        total = sum((self.weights.get(name, 1.0) * term for name, term in terms.items()), torch.zeros_like(terms["pair"]))
+        total = sum(
+            (self.weights.get(name, 1.0) * term for name, term in terms.items()), torch.zeros_like(terms["pair"])
+        )
         return Loss(total, {name: term.detach() for name, term in terms.items()})
 
     def mixed(self, pair: Sequence[Tensor], of: Tensor, labels: Tensor, share: float) -> Tensor:
@@ -267,8 +268,8 @@ class CoT(Method):
         return super().rate(step) * 0.1**passed
 
     def scaled_parameters(self) -> dict[nn.Parameter, float]:
-        words = (self.composer.attributes, self.composer.objects)
-        return {p: self.rates["encoder"] for p in self.tower.encoder.parameters()} | {p: self.rates["words"] for p in words}
+        rates = dict.fromkeys(self.tower.encoder.parameters(), self.rates["encoder"])
+        return rates | dict.fromkeys((self.composer.attributes, self.composer.objects), self.rates["words"])
 
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}
@@ -285,4 +286,6 @@ class CoT(Method):
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> ComposedPrimitives:
         names, width = Composing.names_in(config), config["words"]
         composer = LabelComposer(*(torch.zeros(len(names[side]), width) for side in ("attributes", "objects")))
-        return ComposedPrimitives(Primitives(**config["primitives"]), composer, config["layers"], config["scale"], **names)
+        return ComposedPrimitives(
+            Primitives(**config["primitives"]), composer, config["layers"], config["scale"], **names
+        )
