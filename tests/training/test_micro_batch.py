@@ -20,6 +20,7 @@ CASES = {
     "negclip": {"pictures": 2},
     "whitenedcse": {},
     "debcse": {},
+    "cot": {"dim": 16},
 }
 
 
@@ -35,9 +36,9 @@ def loss_of(method, batch, embedded):
 
 
 @pytest.mark.parametrize("slug", CASES)
-def test_gradients_are_exact(slug, emoji_few):
+def test_gradients_are_exact(slug, emoji_few, shapes_few):
     settings = TrainSettings(batch_size=10, steps=4, by="columns" if slug in ("align", "cwcl", "negclip") else "auto")
-    made = building.prepare(slug, emoji_few, settings, CASES[slug])
+    made = building.prepare(slug, shapes_few if slug == "cot" else emoji_few, settings, CASES[slug])
     method = made.method.double().train()
     batch = made.loader.at(0)
     batch.views = {role: [doubled(x) for x in views] for role, views in method.make_views(batch).items()}
