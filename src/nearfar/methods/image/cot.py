@@ -85,19 +85,19 @@ class CoT(Method):
         "Attributes are read from several layers as the object directs, and rare ones are mixed into other pictures.",
         arxiv="2308.04016",
         differs="random unit vectors as words unless a file is given (the paper: GloVe); AdamW and a cosine schedule "
-        "unless asked (--preset paper: Adam with L2 decay, rates by group, steps at 23/36 and 30/36, as for C-GQA); no "
-        "mirroring by default; the held encoder is in evaluation mode and scores are times 100 (--official for the "
-        "released code); the weights are those that the code uses, not those of its configuration files; several "
-        "attributes count as the mean of theirs; pictures, not features, as the abstract has it, are never mixed: the "
-        "code mixes vectors and words; the model is kept as it ends, or by its best validation score as the run says; "
-        "batch norms see their process alone",
+        "unless asked (--preset paper: Adam with L2 decay, rates by group, a tenth of them from 23/36 and again from "
+        "30/36 of the run on, as for C-GQA); a warm-up of a twentieth of the run; no mirroring by default; the held "
+        "encoder is in evaluation mode and scores are times 100 (--official for the released code); the weights of the "
+        "loss are those that the code uses, not those of its configuration files; vectors and words are mixed, as in "
+        "the code, not pictures, as the abstract has it; several attributes count as the mean of theirs; the model is "
+        "kept as it ends (the code: at its best validation AUC); batch norms see the rows of their own process",
     )
     needs = (frozenset({"image", "attribute", "object"}),)
     supervised = True
     uses_batch = False
     measured_by = "compositions"
     preset_paper = {
-        "dim": 300, "dropout": 0.2, "temperature": 0.05, "object_weight": 0.4, "attribute_weight": 0.6,
+        "dropout": 0.2, "temperature": 0.05, "object_weight": 0.4, "attribute_weight": 0.6,
         "augment_from": 24 / 36, "augment_share": 0.5, "mix_weight": 1.0, "mix_temperature": 0.1, "beta": 1.0,
         "encoder_rate": 0.1, "word_rate": 0.025, "milestones": (23 / 36, 30 / 36),
         "views": {"name": "two-crops", "crop": (0.08, 1.0), "flip": 0.5, "strength": 0.0, "grey": 0.0, "blur": 0.0},
