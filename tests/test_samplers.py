@@ -281,3 +281,15 @@ def test_only_some_of_the_rows():
     assert set(np.concatenate([drawn.rows(k) for k in range(4)]).tolist()) == set(ROWS[:12].tolist())
     with pytest.raises(InputError, match="no training rows"):
         Permutation().only(np.array([5])).over(TABLE, 6, 0)
+
+
+def test_sized_batches():
+    """Whatever the batch size of the run; a partner follows each row."""
+    rows = np.arange(40)
+    found = Partners(alike(rows, rows % 4), Permutation().only(rows[:20])).sized(6).over(Rows(rows), 12, seed=0)
+    drawn = found.rows(0)
+    assert found.batch_size == 6
+    assert len(drawn) == 12
+    assert (drawn[:6] < 20).all()
+    assert found.epoch_steps == 3
+    assert len(Permutation().over(Rows(rows), 12, seed=0).rows(0)) == 12

@@ -85,6 +85,7 @@ class Sampler:
     seed: int
     since: int
     _only: np.ndarray | None = None
+    _size: int | None = None
     _kept: dict[str, tuple[Any, Any]]
 
     def over(self, table: Rows, batch_size: int, seed: int, since: int = 0) -> Self:
@@ -95,6 +96,7 @@ class Sampler:
         made.table = table if self._only is None else table.among(self._only)
         if not len(made.table.rows):
             raise InputError("There are no training rows to draw from.")
+        batch_size = self._size or batch_size
         made.batch_size, made.seed, made.since = self.prescribed(made.table) or batch_size, seed, since
         made.bind()
         return made
@@ -109,6 +111,12 @@ class Sampler:
         """As it is, drawing from those of the training rows that are in `rows` (sample ids)."""
         made = copy.copy(self)
         made._only = np.asarray(rows)
+        return made
+
+    def sized(self, batch_size: int) -> Self:
+        """As it is, with so many items a batch, whatever the batch size of the run."""
+        made = copy.copy(self)
+        made._size = batch_size
         return made
 
     def prescribed(self, table: Rows) -> int | None:
@@ -568,6 +576,36 @@ def alike(rows: np.ndarray, labels: np.ndarray) -> Draw:
     return draw
 
 
+def unlike(rows: np.ndarray, groups: np.ndarray, labels: np.ndarray, power: float = -1.0) -> Draw:
+    """A row of the same group with another label: the label is drawn with probability (its rows in the group)^power
+    among the group's other ones, then one of its rows alike; -1: rare labels often, 1: as the rows are. Where a group
+    has a single label, any row of it.
+
+    rows: (N,) distinct sample ids; groups, labels: of each of them, (N,).
+    """
+    rows = np.asarray(rows)
+    group, label = (np.unique(x, return_inverse=True)[1].reshape(-1) for x in (groups, labels))
+    cell, place, count = np.unique(group * (int(label.max(initial=0)) + 1) + label, return_inverse=True,
+                                   return_counts=True)  # fmt: skip
+    members, starts = rows[np.argsort(place, kind="stable")], np.cumsum(count) - count
+    of_cell = cell // (int(label.max(initial=0)) + 1)
+    weight = count.astype(np.float64) ** power
+    total = np.r_[0.0, np.cumsum(weight)]
+    by_row = np.argsort(rows, kind="stable")
+
+    def draw(wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        own = place.reshape(-1)[by_row[np.searchsorted(rows[by_row], wanted)]]
+        first, last = np.searchsorted(of_cell, of_cell[own]), np.searchsorted(of_cell, of_cell[own], side="right")
+        before, room = total[own] - total[first], total[last] - total[first] - weight[own]
+        aim = rng.random(len(wanted)) * room
+        aim = total[first] + np.where(aim >= before, aim + weight[own], aim)
+        found = np.clip(np.searchsorted(total, aim, side="right") - 1, first, last - 1)
+        found = np.where(found == own, np.where(own + 1 < last, own + 1, np.maximum(own - 1, first)), found)
+        return members[starts[found] + (rng.random(len(wanted)) * count[found]).astype(np.int64)]
+
+    return draw
+
+
 def near(rows: np.ndarray, labels: np.ndarray, radius: int) -> Draw:
     """Another row of the same label (a document, a recording) at most `radius` places from it, drawn alike; the places
     of a label are counted in the order of the sample ids. A row without such a neighbour, or without a label (-1), is
@@ -698,5 +736,5 @@ class Chunks(Sampler):
 
 __all__ = [
     "Balanced", "Beside", "Chunks", "Draw", "Groups", "InTurn", "Labels", "Mixture", "Neighbours", "OneOf", "Partners",
-    "Permutation", "Rows", "Sampler", "WholeSet", "alike", "listed", "shares_of", "single_label_batches",
+    "Permutation", "Rows", "Sampler", "WholeSet", "alike", "listed", "shares_of", "single_label_batches", "unlike",
 ]  # fmt: skip

@@ -89,6 +89,8 @@ WEIGHTS = {
     "kept_excess",
     "step_consistency",
     "segment_roles",
+    "attribute_shares",
+    "composition_scores",
 }
 OTHERS = {
     "barlow_twins",

@@ -648,6 +648,84 @@ class L1Regression(Naive):
         return sum(abs(a - b) for a, b in zip(o, wanted, strict=True)) / len(o)
 
 
+class CoT(Naive):
+    """Three classifiers by cosine; a step with partners mixes pictures and words, its encoder is held in evaluation
+    mode and only has values."""
+
+    def normed(self, x, norm):
+        """Batch norm of rows, or of all places of one channel."""
+        mean, var = x.mean(0), x.var(0, correction=0)
+        return norm.weight * (x - mean) / (var + norm.eps).sqrt() + norm.bias
+
+    def dense(self, layer, x):
+        return x @ layer.weight.T + layer.bias
+
+    def attribute(self, maps, item):
+        m, pooled = self.method.primitives, []
+        for gate, f in zip(m.guides, maps, strict=True):
+            hidden = self.dense(gate.channels[0], torch.cat([item, f.mean((2, 3))], 1)).relu()
+            through = f * self.dense(gate.channels[2], hidden).sigmoid()[:, :, None, None]
+            both = torch.stack([item.mean(1)[:, None, None].expand(f.shape[0], *f.shape[2:]), through.mean(1)], 1)
+            padded = torch.nn.functional.pad(both, (1, 1, 1, 1))
+            h, w = f.shape[2:]
+            windows = [padded[:, c, y : y + h, x : x + w] * gate.places[0].weight[0, c, y, x]
+                       for c in range(2) for y in range(3) for x in range(3)]  # fmt: skip
+            places = self.normed(sum(windows).reshape(-1, 1), gate.places[1]).reshape(f.shape[0], 1, h, w)
+            pooled.append((f + through * places.sigmoid()).mean((2, 3)))
+        return self.dense(m.attributes, torch.cat(pooled, 1))
+
+    def labels(self, attributes, objects):
+        net = self.method.composer.net
+        x = self.normed(self.dense(net[0], torch.cat([objects, attributes], 1)), net[1]).relu()
+        return self.dense(net[6], self.normed(self.dense(net[3], x), net[4]).relu())
+
+    def told(self, z, classes, true, t):
+        rows = [[(unit(a[None]) @ unit(c[None]).T)[0, 0] / t for c in classes] for a in z]
+        return sum(torch.logsumexp(torch.stack(row), 0) - row[k] for row, k in zip(rows, true, strict=True)) / len(z)
+
+    def loss(self, batch, step):
+        m, body, encoder = self.method, self.method.composer, self.method.tower.encoder
+        data, x = m.survey.data, torch.cat(self.views(batch)["image"])
+        cells = [data.cells_of(name) for name in ("attribute", "object")]
+        pairs = [(a, o) for a, o in zip(*cells, strict=True)]
+        seen = sorted({pairs[i] for i in self.made.rows})
+        names, things = sorted(set(cells[0])), sorted(set(cells[1]))
+        mine = [pairs[i] for i in batch.rows.tolist()][: len(x)]
+        encoder.train(step < 2)
+        with torch.set_grad_enabled(step < 2):
+            found, maps = (x - encoder.mean) / encoder.std, []
+            for part in encoder.body:
+                found = part(found)
+                maps += [found] if isinstance(part, torch.nn.ReLU) else []
+        item = self.dense(m.primitives.objects, found.mean((2, 3)))
+        attribute = self.attribute([maps[2], maps[1], maps[0]], item)
+        hidden = self.dense(m.primitives.pairs[1], torch.cat([item, attribute], 1)).relu()
+        pair = self.dense(m.primitives.pairs[3], hidden)
+        words = [torch.stack([body.attributes[names.index(a)] for a, _ in seen]),
+                 torch.stack([body.objects[things.index(o)] for _, o in seen])]  # fmt: skip
+        y = self.labels(*words)
+        total = (self.told(pair, y, [seen.index(p) for p in mine], 0.05)
+                 + 0.4 * self.told(item, body.objects, [things.index(o) for _, o in mine], 0.05)
+                 + 0.6 * self.told(attribute, body.attributes, [names.index(a) for a, _ in mine], 0.05))  # fmt: skip
+        if step < 2:
+            assert len(x) == 8
+            return total
+        assert len(x) == 8
+        assert batch.members == 2
+        rng = np.random.default_rng([batch.seed, batch.number, 23])
+        rng.random()
+        share, n = rng.beta(1, 1), len(x) // 2
+        assert all(a[1] == b[1] and a[0] != b[0] for a, b in zip(mine[:n], mine[n:], strict=True))
+        u = unit(share * pair[:n] + (1 - share) * pair[n:])
+        e_a = [body.attributes[names.index(a)] for a, _ in mine]
+        virtual = torch.stack([share * e_a[i] + (1 - share) * e_a[n + i] for i in range(n)])
+        q = unit(self.labels(virtual, torch.stack([body.objects[things.index(o)] for _, o in mine[:n]])))
+        for i in range(n):
+            logits = torch.cat([(u[i] @ q[i])[None], unit(y) @ u[i]]) / 0.1
+            total = total + cross_entropy(logits[None], torch.zeros(1, dtype=torch.long)) / n
+        return total
+
+
 class Pairs(Naive):
     """Both sides of rows: a picture and its text."""
 
@@ -1672,6 +1750,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "ins": ("ins", INS, {"momentum": 0.9, "queue": 16, "bag_loss": 0.3, "bag_start": 0.25}),
     "abmil": ("abmil", ABMIL, {}),
     "l1-regression": ("l1-regression", L1Regression, {}),
+    "cot": ("cot", CoT, {"dim": 16, "augment_from": 0.25, "augment_share": 1.0}),
     "simcse": ("simcse", SimCSE, {}),
     "whitenedcse": ("whitenedcse", WhitenedCSE, {}),
     "debcse": ("debcse", DebCSETeacher, {}),

@@ -21,6 +21,7 @@ CASES = {
     "clip-rocket": {"hidden": 32},
     "whitenedcse": {},
     "debcse": {},
+    "cot": {"dim": 16},
 }
 
 
@@ -36,10 +37,10 @@ def loss_of(method, batch, embedded):
 
 
 @pytest.mark.parametrize("slug", CASES)
-def test_gradients_are_exact(slug, emoji_few):
+def test_gradients_are_exact(slug, emoji_few, shapes_few):
     columns = slug in ("align", "cwcl", "negclip", "clip-rocket")
     settings = TrainSettings(batch_size=10, steps=4, by="columns" if columns else "auto")
-    made = building.prepare(slug, emoji_few, settings, CASES[slug])
+    made = building.prepare(slug, shapes_few if slug == "cot" else emoji_few, settings, CASES[slug])
     method = made.method.double().train()
     batch = made.loader.at(0)
     batch.views = {role: [doubled(x) for x in views] for role, views in method.make_views(batch).items()}

@@ -45,6 +45,7 @@ CASES = {
     "ins": {"queue": 32, "bag_start": 0.3, "bag_rows": 4},
     "abmil": {},
     "l1-regression": {},
+    "cot": {"dim": 16, "augment_from": 0.4},
     "simcse": {},
     "whitenedcse": {},
     "debcse": {"teacher_share": 0.25, "drawn": 2},

@@ -346,3 +346,22 @@ def scenes_of_two() -> Iterator[Row]:
             canvas.paste(small[right], (16, 8))
             words = f"{left} left of {right}" if rng.random() < 0.5 else f"{right} right of {left}"
             yield split, canvas, (words,)
+
+
+def long_tailed_operations() -> Iterator[Row]:
+    """The built-in digit-operations with its own splits; of each digit the training pictures of its attributes follow
+    1 / rank, in an order drawn once. Columns: attribute, digit."""
+    data = open_data("digit-operations")
+    attributes, objects = (np.array(data.cells_of(column)) for column in ("attribute", "object"))
+    pictures, rng = data.values("image"), np.random.default_rng(0)
+    train = np.asarray(data.splits["train"])
+    kept: list[int] = []
+    for digit in np.unique(objects):
+        own = train[objects[train] == digit]
+        for rank, attribute in enumerate(rng.permutation(np.unique(attributes[own])), 1):
+            rows = rng.permutation(own[attributes[own] == attribute])
+            kept += rows[: max(2, round(len(rows) / rank))].tolist()
+    for split in data.splits:
+        for row in sorted(kept) if split == "train" else np.asarray(data.splits[split]).tolist():
+            with Image.open(io.BytesIO(pictures[row])) as picture:
+                yield split, picture.copy(), (attributes[row], objects[row])

@@ -44,6 +44,19 @@ class ImageEncoder(Encoder):
         """(n, C, h, w): the last map before pooling, or the one after a layer, counted from 1 to `layers`."""
         raise NotImplementedError
 
+    def with_maps(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The vectors (n, dim) and the maps (n, C, h, w) after some layers, in the order given; of a network of tokens
+        behind its last norm."""
+        return self(x), [self.feature_map(x, layer) for layer in layers]
+
+    def channels_of(self, layers: Sequence[int]) -> list[int]:
+        """C of the maps that `with_maps` gives."""
+        training = self.training
+        with torch.no_grad():
+            maps = self.eval().with_maps(torch.zeros(1, 3, self.size, self.size, device=self.device), layers)[1]
+        self.train(training)
+        return [x.shape[1] for x in maps]
+
     @property
     def layers(self) -> int:
         """How many layers have a map."""
@@ -125,9 +138,21 @@ class SmallImage(ImageEncoder):
         return body(self._input(x).contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.feature_map(x)
-        pooled = found.mean((2, 3)) if self.grid == 1 else F.adaptive_avg_pool2d(found, self.grid).flatten(1)
-        return self.out(pooled)
+        return self.pooled(self.feature_map(x))
+
+    def pooled(self, found: Tensor) -> Tensor:
+        parts = found.mean((2, 3)) if self.grid == 1 else F.adaptive_avg_pool2d(found, self.grid).flatten(1)
+        return self.out(parts)
+
+    def with_maps(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        for layer in layers:
+            self.check_layer(layer)
+        maps, found = {}, self._input(x).contiguous(memory_format=torch.channels_last)
+        for part in self.body:
+            found = part(found)
+            if isinstance(part, nn.ReLU):
+                maps[len(maps) + 1] = found
+        return self.pooled(found), [maps[layer] for layer in layers]
 
     def without_projection(self) -> "SmallImage":
         self.out, self.dim, self.grid = nn.Identity(), self.widths[-1], 1
@@ -196,6 +221,16 @@ class TimmImage(ImageEncoder):
         if getattr(self.model, "output_fmt", None) is not None and str(self.model.output_fmt).endswith("NHWC"):
             return features.permute(0, 3, 1, 2)
         return features
+
+    def with_maps(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        if not layers or not hasattr(self.model, "forward_intermediates"):
+            return super().with_maps(x, layers)
+        for layer in layers:
+            self.check_layer(layer)
+        order = sorted(set(layers))
+        model: Any = self.model
+        last, maps = model.forward_intermediates(self._input(x), indices=[k - 1 for k in order], norm=True)
+        return model.forward_head(last), [maps[order.index(layer)] for layer in layers]
 
     def config(self) -> dict[str, Any]:
         return {"modality": "image", "name": self.name, "size": self.size, "channels": self.channels, "dim": self.dim}

@@ -109,6 +109,7 @@ from nearfar.losses.noncontrastive import (
     vicreg,
 )
 from nearfar.losses.ordered import distance_weights, mixing_shares, straddling, supremix
+from nearfar.losses.primitives import attribute_shares, composition_scores, cosine_classifier, mixed_pairs
 from nearfar.losses.propensity import (
     debcse,
     debcse_expected,
@@ -148,6 +149,7 @@ __all__ = [
     "align_uniform",
     "attention_pooling",
     "attraction_weights",
+    "attribute_shares",
     "attribute_terms",
     "augmented_contrast",
     "augmented_regulariser",
@@ -173,10 +175,12 @@ __all__ = [
     "cluster_weights",
     "cocosoda",
     "cocosoda_terms",
+    "composition_scores",
     "concentration",
     "context_layout",
     "contrast_regulariser",
     "cosent",
+    "cosine_classifier",
     "cosine_regression",
     "cross_correlation",
     "cwcl",
@@ -233,6 +237,7 @@ __all__ = [
     "meta_nodes",
     "mil_nce",
     "mix_rows",
+    "mixed_pairs",
     "mixing_shares",
     "mixture_targets",
     "mnr",

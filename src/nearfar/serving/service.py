@@ -28,8 +28,8 @@ from fastapi import Depends, File, Form, HTTPException, Request, Response, Uploa
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from litserve import specs
 from litserve.loops import simple_loops
+from litserve.specs import base as specs_base
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
@@ -92,7 +92,7 @@ class PredictRequest(BaseModel):
 
 
 LitAPI: Any = ls.LitAPI
-LitSpec: Any = specs.base.LitSpec
+LitSpec: Any = specs_base.LitSpec
 BatchedLoop: Any = simple_loops.BatchedLoop
 
 

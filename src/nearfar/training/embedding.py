@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nearfar import modalities
 from nearfar.encoders import Frozen
@@ -121,16 +122,25 @@ class Embedder:
 
         Raises InputError for an encoder that has none.
         """
+        for found in self._mapped(role, rows, lambda encoder, x: encoder.feature_map(x, layer)):
+            yield found.float().cpu().numpy()
+
+    def with_maps(self, role: str, rows: np.ndarray, layers: Sequence[int]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Vectors (n, d), as the encoder gives them, and maps (n, C, h, w) after some layers, batch after batch, on the
+        model's device; see `ImageEncoder.with_maps`. Raises InputError for an encoder that has none."""
+        yield from self._mapped(role, rows, lambda encoder, x: encoder.with_maps(x, layers))
+
+    def _mapped(self, role: str, rows: np.ndarray, look: Callable[[Any, Any], Any]) -> Iterator[Any]:
         tower, rows = self.tower(role), np.asarray(rows)
         encoder: Any = tower.encoder.encoder if isinstance(tower.encoder, Frozen) else tower.encoder
         if not hasattr(encoder, "feature_map"):
             raise InputError("This encoder gives vectors only, no feature map.", "Choose another --task.")
         ready = modalities.of(role).reader(self.data, role, encoder).ready
         for i in range(0, len(rows), self.batch_size):
+            part = rows[i : i + self.batch_size]
             with evaluating(tower), torch.inference_mode():
-                found = encoder.feature_map(ready(rows[i : i + self.batch_size]).to(self.device), layer)
-                found = found.float().cpu().numpy()
-            self.progress(i + len(found), len(rows))
+                found = look(encoder, ready(part).to(self.device))
+            self.progress(i + len(part), len(rows))
             yield found
 
     def corpus(self, role: str) -> np.ndarray:

@@ -26,6 +26,7 @@ SUITED: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     ("align", frozenset(), ("align", "pairs", "clip-rocket", "negclip")),
     ("sasrec", frozenset(), ("sasrec", "cl4srec", "mclrec")),
     ("grace", frozenset(), ("grace", "csgcl", "bgrl", "graph-barlow-twins")),
+    ("simclr", frozenset({"attribute", "object"}), ("cot", "simclr")),
     ("simclr", frozenset({"bag", "target"}), ("ins", "abmil", "simclr")),
     ("simclr", frozenset({"series"}), ("ts2vec", "autotcl", "simclr")),
     ("simclr", frozenset({"target"}), ("supremix", "l1-regression", "simclr")),
