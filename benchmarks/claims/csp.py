@@ -2,7 +2,7 @@
 context, and than the words of the model.
 
 A small CLIP (600 steps on half of the digits under operations, with noisy captions) is frozen. On the other half CSP
-and CoOp learn from 50 compositions, 300 steps of Adam each, the rate of each chosen on validation rows of another seed.
+and CoOp learn from 50 compositions, 300 steps of Adam each at one rate, which was not tuned for either.
 Beside them hard prompts of the CLIP itself, CSP without dropout, and CSP whose words are exchanged among attributes,
 which must fall to chance where words carry what was learned.
 """
