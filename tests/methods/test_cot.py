@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 import nearfar
+from nearfar import encoders, models
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.evaluation.guidance import guidance_diagnostics
@@ -151,6 +152,11 @@ def test_words_come_from_a_file_or_a_model(shapes_few, tmp_path):
         make(shapes_few, words=str(tmp_path / "few.txt"), dim="auto")
     with pytest.raises(InputError, match="no file of word vectors"):
         make(shapes_few, words=str(tmp_path / "none.txt"))
+    texts = encoders.text("small", texts=[f"a {word} thing" for word in words], vocabulary=120, dim=12)
+    models.save_model(tmp_path / "texts", {"text": texts})
+    told = make(shapes_few, words=str(tmp_path / "texts"), dim="auto").method.composer
+    wanted = nearfar.load(tmp_path / "texts").embed_texts(["bar", "box", "cross", "disc", "ring"])
+    assert np.allclose(told.objects.detach().numpy(), wanted, atol=1e-6)
     drawn = make(shapes_few).method.composer
     assert torch.allclose(drawn.objects.norm(dim=1), torch.ones(5))
     other = building.prepare("cot", shapes_few, TrainSettings(batch_size=8, steps=6, seed=1, image_size=16), SMALL)
@@ -291,8 +297,6 @@ def test_several_attributes_count_as_their_mean(tmp_path):
 
 def test_a_transformer_reads_its_blocks(shapes_few, tmp_path):
     """ViT: blocks 9, 6 and 3, and weights of a file."""
-    from nearfar import encoders
-
     weights = tmp_path / "vit.safetensors"
     save_file(encoders.image("vit_tiny_patch16_224", 32).model.state_dict(), weights)
     settings = TrainSettings(batch_size=4, steps=2, encoder="vit_tiny_patch16_224", image_size=32, weights=str(weights))

@@ -18,8 +18,9 @@ def guidance_diagnostics(batches: Iterable[tuple[str, Tensor, Tensor, Tensor]]) 
     for name, channels, places, swapped in batches:
         if len(channels) < 2:
             continue
-        numbers = channels.std(0).mean(), places.std(0).mean(), (channels - swapped).abs().mean()
-        told.setdefault(name, []).append((len(channels), *(float(x) for x in numbers)))
+        spread, places_spread = float(channels.std(0).mean()), float(places.std(0).mean())
+        follows = float((channels - swapped).abs().mean())
+        told.setdefault(name, []).append((len(channels), spread, places_spread, follows))
     found = []
     for name, parts in told.items():
         total = sum(n for n, *_ in parts)

@@ -69,7 +69,8 @@ class ComposedPrimitives(Composing):
         of the channels with the vector of another row's object."""
         for vector, maps in request.embed.with_maps(self.role, request.rows, self.layers):
             item = self.primitives.objects(vector)
-            for layer, guide, x in zip(self.layers, self.primitives.guides, maps, strict=True):
+            guides: Any = self.primitives.guides
+            for layer, guide, x in zip(self.layers, guides, maps, strict=True):
                 channels, _, places = guide.gates(x, item)
                 yield (f"layer {layer}", channels.sigmoid().cpu(), places.sigmoid().flatten(1).cpu(),
                        guide.gates(x, item.roll(1, 0))[0].sigmoid().cpu())  # fmt: skip
