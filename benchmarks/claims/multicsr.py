@@ -47,14 +47,12 @@ CROWDED = {
     "no mask, duplicates hidden": Arm(f"{PLAIN} {RIGHT}"),
     "masked, released loss": Arm(f"{MASKED} {RIGHT} --mask-duplicates false --official true", TWICE),
 }
-TINY = {"text_encoder": "tiny", "text_length": 32, "steps": 400, "batch_size": 64, "lr": 1e-3}
 CLAIM = Claim(
     slug="multicsr",
     claim="The swap of stage 1 repairs triplets in the wrong order.",
     cells={
         "wrong order": Cell("triplets", ARMS, PLAN, MEASURES, look),
         "false negatives": Cell("triplets, crowded", CROWDED, PLAN, MEASURES, look),
-        "transformer": Cell("triplets", {k: ARMS[k] for k in ("swapped", "raw", "no errors")}, TINY, MEASURES, look),
     },
     control="raw",
     measure="spearman",
