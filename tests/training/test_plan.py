@@ -108,3 +108,18 @@ def test_an_automatic_encoder_has_layers_where_a_method_looks_into_them(tmp_path
     named = comparing.compare(data, out=tmp_path / "named", seeds=1, report=False, methods="pairs,dse", **options)
     assert named.results["plan"]["encoder"] == "tiny"
     assert all(c.get("error") is None for row in named.results["rows"] for c in row["seeds"])
+
+
+def test_what_a_model_answers_is_measured_in_evaluation_mode_and_then_is_as_it_was(emoji_few, tmp_path, monkeypatch):
+    """The answer's dropout would make the scores of training others than those of the finished model."""
+    from types import SimpleNamespace
+
+    import torch
+
+    answer = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(2).eval())
+    seen = []
+    task = SimpleNamespace(evaluate=lambda embed, split: seen.append([one.training for one in answer.modules()]))
+    monkeypatch.setattr(engine, "embedder", lambda setup, data: SimpleNamespace(inference=answer))
+    engine.measured(task, None, emoji_few, "val")
+    assert seen == [[False, False, False]]
+    assert [one.training for one in answer.modules()] == [True, True, False]

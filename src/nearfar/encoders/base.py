@@ -89,15 +89,15 @@ class Encoder(nn.Module):
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """The modules in evaluation mode, and then as they were."""
-    modes = [module.training for module in modules]
+    """The modules in evaluation mode, and then each module within them as it was."""
+    modes = [(one, one.training) for module in modules for one in module.modules()]
     for module in modules:
         module.eval()
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
+        for one, mode in modes:
+            one.training = mode
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import torch
 
 from nearfar import files, methods, modalities, processes
 from nearfar import trained as seen_rows
+from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
 from nearfar.methods.tower import with_heads
@@ -507,6 +508,13 @@ def embedder(setup: building.Setup, data: Data) -> Embedder:
     )
 
 
+def measured(task: Task, setup: building.Setup, data: Data, split: str) -> Any:
+    """The scores of the method as it is, with what it answers in evaluation mode, as in the finished model."""
+    embed = embedder(setup, data)
+    with evaluating(*([] if embed.inference is None else [embed.inference])):
+        return task.evaluate(embed, split)
+
+
 def can_measure(towers: Mapping[str, Any], task: Task) -> bool:
     """Whether the towers embed all that the task asks for."""
     return set(modalities.kinds(task.roles)) <= set(modalities.kinds(towers))
@@ -524,15 +532,15 @@ def train(
     say: Say,
 ) -> Run:
     steps, settings = setup.loader.steps, setup.settings
-    measured = can_measure(setup.method.towers(), task)
-    if measured:
+    able = can_measure(setup.method.towers(), task)
+    if able:
         say(f"measured by: {task.describe()}")
     else:
         given = ", ".join(setup.method.towers()) or "nothing"
         say(f"{method} embeds {given}: it has no part in '{task.describe()}'")
 
     def validate() -> dict[str, float]:
-        scores = task.evaluate(embedder(setup, data), "val")
+        scores = measured(task, setup, data, "val")
         return {"primary": scores.primary, **scores.metrics}
 
     val_every = max(50, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
@@ -544,7 +552,7 @@ def train(
     curve = Curve(
         folder / "curve.jsonl",
         max(1, steps // 200),
-        validate if measured else None,
+        validate if able else None,
         val_every,
         [loggers.log, *([bar.log] if bar else [])],
     )
@@ -552,13 +560,13 @@ def train(
     signals = Signals(say, alone)
     checkpoint = Checkpoint(folder / "checkpoints", save_every, signals)
     setup.method.log_every, setup.method.survey.folder, setup.method.survey.say = curve.every, folder, say
-    stages = Stages(folder / "stages.json", curve, validate if measured else None)
+    stages = Stages(folder / "stages.json", curve, validate if able else None)
     callbacks = [curve, stages, checkpoint, *([bar] if bar else [])]
     reset_peak()
     if not setup.method.trained:
         curve.seconds = setup.seconds
         return logged(
-            finish_alone(folder, method, data, setup, task if measured else None, record, curve, say), loggers, 0
+            finish_alone(folder, method, data, setup, task if able else None, record, curve, say), loggers, 0
         )
     start = resume_from(checkpoint.path) if resume else None
     if start is not None:
@@ -569,7 +577,7 @@ def train(
             run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
     else:
         load_finished(setup, checkpoint.path, curve)
-    done = finish_alone(folder, method, data, setup, task if measured else None, record, curve, say)
+    done = finish_alone(folder, method, data, setup, task if able else None, record, curve, say)
     return logged(done, loggers, steps)
 
 
@@ -669,10 +677,9 @@ def finish(
     """Scores on validation and test data, then the model folder."""
     scores: dict[str, Any] = {}
     if task is not None:
-        embed = embedder(setup, data)
         for split in ("val", "test"):
             if len(data.splits.get(split, ())):
-                scores[split] = task.evaluate(embed, split).to_dict()
+                scores[split] = measured(task, setup, data, split).to_dict()
     facts = {
         "method": method,
         "data_hash": data.hash,
