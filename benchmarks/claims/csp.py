@@ -24,7 +24,7 @@ CLIP = {
     "steps": 600, "batch_size": 64, "image_size": 16, "text_encoder": "tiny", "text_causal": True,
     "text_pooling": "lasttoken", "text_length": 12, "lr": 2e-3,
 }  # fmt: skip
-PLAN = {"steps": 300, "batch_size": 128, "image_size": 16}
+PLAN = {"steps": 300, "batch_size": 128}
 TASK = "compositions"
 OPEN = "compositions --world open"
 FOUND = {"AUC": (TASK, "auc"), "H": (TASK, "harmonic"), "seen": (TASK, "seen"), "unseen": (TASK, "unseen")}

@@ -15,6 +15,7 @@ from PIL import Image
 import nearfar
 from nearfar import modalities
 from nearfar.evaluation import references, task_for, tasks
+from tests.compositions import write_shapes
 
 SEEDS = 5
 
@@ -50,6 +51,9 @@ class Random:
 
     def check_whole(self, role, items):
         pass
+
+    def blocks(self, role):
+        return ()
 
     def maps(self, role, rows, layer=None):
         for row in rows:
@@ -329,6 +333,16 @@ def stamped(folder, rng):
     return table(folder / "long.csv", ["time", "load", "heat"], rows)
 
 
+def compositions(folder, rng):
+    """Pictures of twenty pairs; vectors drawn by their contents know nothing of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_shapes(folder, each=60)
+
+
+def described_digits(folder, rng):
+    return "digit-attributes"
+
+
 # task -> writers of data that it measures; a task that is added needs one
 DATA = {
     "dense": [masks],
@@ -352,6 +366,8 @@ DATA = {
     "next-item": [interactions, numbered_interactions],
     "forecasting": [stamped],
     "proxy": [proxy, rows_of_numbers],
+    "compositions": [compositions],
+    "generalised-zero-shot": [described_digits],
 }
 
 

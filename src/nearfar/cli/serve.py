@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from nearfar.checks import PositiveFloat, PositiveInt, Range
 from nearfar.errors import InputError
-from nearfar.models import kinds_in
-from nearfar.training.engine import Say
 
 KEY = "NEARFAR_API_KEY"
 LOOPBACK = "127.0.0.1"
@@ -43,7 +42,7 @@ class ServeOptions:
     megabytes: PositiveInt = 32
 
 
-def serve(model: str, given: ServeOptions, say: Say) -> None:
+def serve(model: str, given: ServeOptions, say: Callable[[str], None]) -> None:
     """Serves the model of a folder until it is stopped. Raises InputError for a folder that holds none, an index that
     is none, a port in use, and where LitServe is not installed."""
     try:
@@ -52,6 +51,7 @@ def serve(model: str, given: ServeOptions, say: Say) -> None:
         raise InputError(f"Serving needs the package '{error.name}', which is not installed.",
                          "pip install 'nearfar[serve]', in a clone pip install '.[serve]'.") from error  # fmt: skip
     from nearfar import indexing
+    from nearfar.models import kinds_in
 
     kinds_in(model)
     own = Path(model) / "index"

@@ -13,10 +13,13 @@ import asyncio
 import base64
 import hmac
 import logging
+import os
 import signal
 import socket
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from queue import Empty
@@ -35,6 +38,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from nearfar import processes
 from nearfar.errors import InputError
 from nearfar.serving.answerer import Answer, Answerer
 from nearfar.serving.items import Limits
@@ -135,6 +139,7 @@ class Api(LitAPI):
 
     def setup(self, device: str) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
+        processes.follow_parent()
         own = self.service
         self.answerer = Answerer.opened(own.model, own.index, own.limits, device)
         worst = self.answerer.verified()
@@ -329,9 +334,19 @@ async def malformed(request: Request, error: Any) -> Response:
     return await refused(request, HTTPException(400, f"{where or 'the body'}: {first['msg']}."))
 
 
-def server_of(service: Service, device: str = "cpu") -> ls.LitServer:
+class Server(ls.LitServer):
+    """LitServe's, whose HTTP process ends with the one that started it."""
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        processes.follow_parent()
+        async with super().lifespan(app):
+            yield
+
+
+def server_of(service: Service, device: str = "cpu") -> Server:
     """The server, not started."""
-    made = ls.LitServer(Api(service), accelerator="cuda" if device.startswith("cuda") else "cpu", devices=1,
+    made = Server(Api(service), accelerator="cuda" if device.startswith("cuda") else "cpu", devices=1,
                         timeout=service.timeout, max_payload_size=service.bytes, restart_workers=True,
                         model_metadata={"model": service.name, "index": service.index is not None})  # fmt: skip
     made.uvicorn_graceful_timeout = 5
@@ -342,8 +357,17 @@ def server_of(service: Service, device: str = "cpu") -> ls.LitServer:
 
 
 def run(service: Service, host: str, port: int, device: str = "cpu") -> None:
-    """Serves until it is stopped."""
+    """Serves until it is stopped, by Ctrl-C or SIGTERM."""
     check_address(host, port)
+    own = os.getpid()
+    os.environ[processes.PARENT] = str(own)
+
+    def stop(number: int, frame: Any) -> None:
+        """The processes that this one forks end without a word: uvicorn raises the signal again once it is done."""
+        raise KeyboardInterrupt if os.getpid() == own else SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     logging.getLogger("litserve").setLevel(logging.WARNING)
     server_of(service, device).run(host=host, port=port, num_api_servers=1, log_level="warning",
                                    generate_client_file=False, api_server_worker_type="process")  # fmt: skip

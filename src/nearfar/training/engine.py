@@ -565,9 +565,7 @@ def train(
     reset_peak()
     if not setup.method.trained:
         curve.seconds = setup.seconds
-        return logged(
-            finish_alone(folder, method, data, setup, task if able else None, record, curve, say), loggers, 0
-        )
+        return logged(finish_alone(folder, method, data, setup, task if able else None, record, curve, say), loggers, 0)
     start = resume_from(checkpoint.path) if resume else None
     if start is not None:
         setup.loader.start = start

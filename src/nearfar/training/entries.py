@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar import methods, modalities, options
 from nearfar.errors import InputError
 from nearfar.methods import registry
+from nearfar.methods.suited import SUITED
 from nearfar.training import building
 from nearfar.training.engine import Say
 from nearfar.training.settings import TrainSettings
@@ -20,29 +21,6 @@ if TYPE_CHECKING:
 
 ALL = "all"
 MOST = 4  # methods of a comparison that names none
-# What is compared by default, by the method that suits the data (`building.choose`) and what else they hold; the first
-# row that applies counts. It is the table of docs/choosing.md.
-SUITED: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
-    ("align", frozenset(), ("align", "pairs", "clip-rocket", "negclip")),
-    ("sasrec", frozenset(), ("sasrec", "cl4srec", "mclrec")),
-    ("grace", frozenset(), ("grace", "csgcl", "bgrl", "graph-barlow-twins")),
-    ("simclr", frozenset({"attribute", "object"}), ("cot", "simclr")),
-    ("simclr", frozenset({"bag", "target"}), ("ins", "abmil", "simclr")),
-    ("simclr", frozenset({"series"}), ("ts2vec", "autotcl", "simclr")),
-    ("simclr", frozenset({"target"}), ("supremix", "l1-regression", "simclr")),
-    ("simclr", frozenset({"image", "label"}), ("simclr", "dcl", "swav", "simclr --loss supcon")),
-    ("simclr", frozenset({"image"}), ("simclr", "dcl", "swav", "nnclr")),
-    ("simclr", frozenset({"label"}), ("simclr", "dcl", "nnclr", "simclr --loss supcon")),
-    ("simclr", frozenset(), ("simclr", "dcl", "nnclr")),
-    ("pairs", frozenset({"group"}), ("simclr", "pairs", "dcl --views members", "swav --views members")),
-    ("pairs", frozenset({"pair", "score"}), ("pairs", "pairs --loss cosent", "simcse")),
-    ("pairs", frozenset({"pair", "negative"}), ("pairs", "multicsr", "simcse")),
-    ("pairs", frozenset({"pair", "text"}), ("pairs", "simcse", "contriever")),
-    ("pairs", frozenset(), ("pairs", "simclr")),
-    ("contriever", frozenset({"tree"}), ("space2", "simcse")),
-    ("contriever", frozenset({"label"}), ("contriever", "simcse", "simclr --views delete", "simclr --loss supcon")),
-    ("contriever", frozenset(), ("contriever", "simcse", "simclr --views delete")),
-)
 
 
 @dataclass(frozen=True)

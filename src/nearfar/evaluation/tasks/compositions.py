@@ -91,7 +91,7 @@ class CompositionTask(Task):
         *,
         modalities: Sequence[str] | None = None,
         world: Literal["closed", "open"] = "closed",
-        template: str = TEMPLATE,
+        template: str = "a photo of {attribute} {object}",
         top: PositiveInt = 1,
         threshold: float | Literal["auto", "none"] = "auto",
         left: Left = "out",
