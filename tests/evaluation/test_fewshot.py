@@ -265,7 +265,7 @@ class Classes:
     """Splits that hold `sizes` items of each class; train holds further classes."""
 
     roles = {"image": "image", "label": ["kind"]}
-    name, groups, domains, targets = "things", None, None, None
+    name, groups, domains, targets, meta = "things", None, None, None, {}
 
     def __init__(self, val, test):
         sizes = [40, 40, *val, *test]

@@ -286,7 +286,7 @@ def test_a_comparison_of_all_methods_leaves_it_out(shapes_few, tmp_path):
 
     said = []
     task = nearfar.evaluation.task_for(shapes_few)
-    found = chosen(shapes_few, task, TrainSettings(), None, said.append)
+    found = chosen(shapes_few, task, TrainSettings(), "all", said.append)
     assert not {"csp", "coop"} & {one.slug for one in found}
     assert any(line.startswith("csp: left out (it starts from a trained image-text model") for line in said)
     assert {"simclr", "align"} <= {one.slug for one in found}
