@@ -104,18 +104,14 @@ def few(data: Data, found: Sequence[Entry], say: Say) -> list[Entry]:
     """At most `MOST` of the methods that fit, by the table of what suits the data; says which and how many others fit.
     Where the table knows none of them, the first ones."""
     fitting = {one.slug for one in found}
-    wanted = next((specs for begin, held, specs in SUITED if applies(data, begin, held)), ())
+    begin, roles = building.choose(data)[0], building.roles_of(data)
+    wanted = next((specs for first, held, specs in SUITED if first == begin and held <= roles), ())
     kept = [one for one in map(entry, wanted) if one.slug in fitting][:MOST] or list(found[:MOST])
     others = sorted(fitting - {one.slug for one in kept})
     say(f"methods: {', '.join(one.label for one in kept)} (they suit the data)")
     if others:
         say(f"{len(others)} more fit: {', '.join(others)}. --methods all takes all, --auto all and halves them.")
     return kept
-
-
-def applies(data: Data, begin: str, held: frozenset[str]) -> bool:
-    """Whether data begin with that method and hold these roles."""
-    return building.choose(data)[0] == begin and held <= building.roles_of(data)
 
 
 def left_out_for(slug: str, data: Data, task: Task, settings: TrainSettings) -> str:
