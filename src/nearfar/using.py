@@ -434,7 +434,7 @@ def search(
         )
         raise InputError(f"There is no index at '{path}'.", hint)
     index = indexing.open_index(place)
-    asked = [(query, 1.0), *((part, sign) for part, sign in ((plus, 1.0), (minus, -1.0)) if part is not None)]
+    asked = signed(query, plus, minus)
     loaded = None
     if any(not is_key(part) for part, _ in asked):
         loaded = open_model(model or index.meta.get("model") or path)
@@ -458,6 +458,11 @@ def found_by_itself(path: Path, query: Any, k: int, **refused: Any) -> list[dict
     if hits is not None and asked:
         raise InputError(f"--{asked[0]} needs an index.", f"Make one: nearfar embed {path} DATA --out {path / 'index'}")
     return hits
+
+
+def signed(query: Any, plus: Any = None, minus: Any = None) -> list[tuple[Any, float]]:
+    """A query and what is added to it or taken from it, with their signs."""
+    return [(query, 1.0), *((part, sign) for part, sign in ((plus, 1.0), (minus, -1.0)) if part is not None)]
 
 
 def is_key(query: Any) -> bool:

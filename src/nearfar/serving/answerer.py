@@ -18,7 +18,7 @@ from nearfar.errors import InputError, NearfarError
 from nearfar.models import Model, open_model
 from nearfar.serving.items import Item, Limits, item_of, listed, pieces
 from nearfar.sources import open_data
-from nearfar.using import composed, stored_vector
+from nearfar.using import composed, signed, stored_vector
 
 Job = Mapping[str, Any]
 """{"kind": embed, search or predict, ...the body of the request}"""
@@ -78,9 +78,8 @@ class Answerer:
                 return [self.item(one, job.get("role"), f"input {k}: " if len(given) > 1 else "")
                         for k, one in enumerate(given)]  # fmt: skip
             if job["kind"] == "search":
-                return [
-                    self.item(part, job.get("role") if n == 0 else None) for n, part in parts(job) if not is_key(part)
-                ]
+                return [self.item(part, job.get("role") if n == 0 else None)
+                        for n, (part, _) in enumerate(parts(job)) if not is_key(part)]  # fmt: skip
             return []
         except InputError as error:
             return Answer(error=str(error), status=REFUSED)
@@ -142,10 +141,9 @@ class Answerer:
                 raise InputError("This server has no index.", "Start it with --index INDEX.")
             return found
         made, every = iter(vectors), []
-        for _, part in parts(job):
+        for part, _ in parts(job):
             every.append(stored_vector(self.index, part["key"]) if is_key(part) else next(made))
-        signs = [1.0] + [sign for name, sign in (("plus", 1.0), ("minus", -1.0)) if job.get(name) is not None]
-        return self.index.search(composed(every, signs), k, job.get("where"))
+        return self.index.search(composed(every, [sign for _, sign in parts(job)]), k, job.get("where"))
 
     def by_itself(self, job: Job, k: int) -> list[dict[str, Any]] | None:
         """What a model knows without an index: the next items of a history."""
@@ -195,9 +193,8 @@ def _names_picture(value: str) -> bool:
     return Path(value).suffix.lower() in modalities.get("image").endings
 
 
-def parts(job: Job) -> list[tuple[int, Any]]:
-    """The query and what is added to it or taken from it."""
-    return list(enumerate([job["query"], *(job[name] for name in ("plus", "minus") if job.get(name) is not None)]))
+def parts(job: Job) -> list[tuple[Any, float]]:
+    return signed(job["query"], job.get("plus"), job.get("minus"))
 
 
 def is_key(part: Any) -> bool:

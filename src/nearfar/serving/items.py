@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,8 +96,9 @@ def text_of(value: Any, limits: Limits) -> tuple[str, int]:
 
 
 def image_of(value: Any, limits: Limits) -> tuple[Any, int]:
-    """A picture (PIL, RGB) of base64, a data URI, or bytes. Its size is looked at before its pixels are read."""
-    from PIL import Image
+    """A picture (PIL, RGB) of base64, a data URI, or bytes, as `decode` gives a file. Its size is looked at before its
+    pixels are read."""
+    from nearfar.sources.pictures import Unreadable, decode, opened
 
     if isinstance(value, str):
         head, mark, rest = value.partition(",")
@@ -110,15 +110,13 @@ def image_of(value: Any, limits: Limits) -> tuple[Any, int]:
     if not isinstance(value, bytes):
         raise InputError(f"A picture is a string of base64. Got {type(value).__name__}.")
     try:
-        with Image.open(io.BytesIO(value)) as opened:
-            pixels = opened.width * opened.height
-            if pixels > limits.pixels:
-                raise InputError(f"A picture has {pixels:,} pixels; up to {limits.pixels:,} are taken.")
-            return opened.convert("RGB"), pixels
-    except InputError:
-        raise
-    except Exception as error:  # a decoder raises whatever its format suggests
-        raise InputError("A picture cannot be read: it is damaged, or of no known format.") from error
+        with opened(value) as picture:
+            pixels = picture.width * picture.height
+        if pixels > limits.pixels:
+            raise InputError(f"A picture has {pixels:,} pixels; up to {limits.pixels:,} are taken.")
+        return decode(value), pixels
+    except Unreadable as error:
+        raise InputError(f"A picture cannot be read: {error}.") from error
 
 
 def numbers_of(value: Any, limits: Limits) -> tuple[np.ndarray, int]:

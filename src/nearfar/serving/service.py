@@ -45,7 +45,6 @@ from nearfar.serving.items import Limits
 
 QUEUE = "/v1/embeddings"
 OPEN = ("/health",)  # asked by what watches the server: needs no key
-LOOPBACK = ("127.0.0.1",)
 Value = str | list[Any] | dict[str, Any]
 
 
@@ -121,8 +120,10 @@ class Gathering(BatchedLoop):
             queue, uid, began, job = one
             self.put_response(transport, queue, uid, (), LitAPIStatus.START, LoopResponseType.REGULAR)
             end = end or time.monotonic() + lit_api.batch_timeout
-            (late.append((queue, uid)) if time.monotonic() - began > lit_api.request_timeout else
-             found.append((queue, uid, job)))  # fmt: skip
+            if time.monotonic() - began > lit_api.request_timeout:
+                late.append((queue, uid))
+            else:
+                found.append((queue, uid, job))
         return found, late
 
 
@@ -358,7 +359,6 @@ def server_of(service: Service, device: str = "cpu") -> Server:
 
 def run(service: Service, host: str, port: int, device: str = "cpu") -> None:
     """Serves until it is stopped, by Ctrl-C or SIGTERM."""
-    check_address(host, port)
     own = os.getpid()
     os.environ[processes.PARENT] = str(own)
 
