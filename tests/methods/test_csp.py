@@ -10,15 +10,14 @@ import torch
 import nearfar
 from nearfar.cli import main
 from nearfar.errors import InputError
+from nearfar.methods.composing import CompositionOptions, split_names
 from nearfar.methods.prompting import (
     ComposedInference,
-    Options,
     Prompts,
     composed,
     composition_logits,
     composition_loss,
     name_vectors,
-    split_names,
 )
 from nearfar.methods.tower import Tower
 from nearfar.training import building
@@ -39,7 +38,7 @@ def logits_of(made):
     batch = made.loader.at(0)
     batch.views = made.method.make_views(batch)
     images = made.method.encode(batch)["images"]
-    prompts = made.method.prompts(made.method.pairs[:, [0, -1]])
+    prompts = made.method.prompts.of(made.method.pairs)
     return composition_logits(images, prompts, made.method.scale).detach(), made.method.of[batch.rows]
 
 
@@ -137,11 +136,14 @@ def test_csp_coop_and_hard_prompts_begin_alike(shapes_few):
     (a, true), (b, _) = logits_of(csp), logits_of(coop)
     assert torch.equal(a, b)
     encoder = csp.method.tower_b.encoder
-    names = csp.method.found.names
-    assert all(len(ids) == 1 for ids in encoder.encode_ids([*csp.method.found.attributes, *csp.method.found.objects]))
+    names = csp.method.trained_on.found.names
+    assert all(
+        len(ids) == 1
+        for ids in encoder.encode_ids([*csp.method.trained_on.found.attributes, *csp.method.trained_on.found.objects])
+    )
     prompts = [
         f"a photo of {attribute} {item}"
-        for ((attribute,), item), seen in zip(names, csp.method.seen, strict=True)
+        for ((attribute,), item), seen in zip(names, csp.method.trained_on.seen, strict=True)
         if seen
     ]
     batch = csp.loader.at(0)
@@ -191,11 +193,11 @@ def same_as_its_own_prompts(model):
     with torch.no_grad():  # byte pairs know words by the blank in front of them
         rows = [encoder.encode_ids([f" {one}"])[0][0] for one in (*prompts.attributes, *prompts.objects)]
         prompts.words.copy_(encoder.table.weight[torch.tensor(rows)])
-        made = prompts.of([((prompts.attributes[0],), prompts.objects[0])])
+        made = prompts.of(torch.tensor([[0, 0]]))
         whole = encoder.build([[*prompts.prefix, rows[0], rows[len(prompts.attributes)]]])
         torch.testing.assert_close(made, tower.embed(whole))
     prompts.learn("words")
-    prompts.of([((prompts.attributes[0],), prompts.objects[0])]).sum().backward()
+    prompts.of(torch.tensor([[0, 0]])).sum().backward()
     touched = prompts.words.grad.abs().sum(1) > 0
     assert touched.nonzero()[:, 0].tolist() == [0, len(prompts.attributes)]
 
@@ -317,7 +319,7 @@ def test_several_attributes_are_trained_and_told(clip, tmp_path):
     assert 0 <= run.scores["test"]["metrics"]["higher order"] <= 1
     inference = nearfar.load(tmp_path / "run" / "model").inference
     assert inference.read("big red disc") == (("big", "red"), "disc")
-    assert inference.named(Options("seen").compositions) == inference.trained_on()
+    assert inference.named(CompositionOptions("seen").compositions) == inference.trained_on()
 
 
 # -- what is refused

@@ -37,9 +37,13 @@ class Trained:
     pairs: np.ndarray
     of: np.ndarray
 
+    @property
+    def words(self) -> str:
+        return f"{len(self.pairs):,} of {len(self.found):,} are trained on"
+
 
 def trained_compositions(data: Data, rows: np.ndarray) -> Trained:
-    """Raises InputError where an attribute or an object stands in no training row, or all rows have one composition."""
+    """Raises InputError where an attribute or an object stands in no training row."""
     from nearfar.sources.compositions import compositions, unseen_parts
 
     found, rows = compositions(data), np.asarray(rows)
@@ -50,9 +54,6 @@ def trained_compositions(data: Data, rows: np.ndarray) -> Trained:
         raise InputError(f"No training row of {data.name} has the {role} '{name}'{more}: nothing can be learned of it.",
                          "Give training rows with it, or leave its rows out.")  # fmt: skip
     seen = found.within(rows)
-    if seen.sum() < 2:
-        raise InputError(f"All training rows of {data.name} have one composition: there is nothing to tell apart.",
-                         "Check --attribute and --object.")  # fmt: skip
     place = np.full(len(found), -1)
     place[seen] = np.arange(seen.sum())
     of = np.where(found.of >= 0, place[found.of], -1)
@@ -125,25 +126,30 @@ class Composing(Inference):
 
     def predict(self, request: Request, options: CompositionOptions) -> dict[str, Any]:
         """prediction, score and seen (whether it was trained on); with --top K also prediction_2, ..."""
+        from nearfar.sources.compositions import in_words
+
         names = self.named(options.compositions)
         scores = self.of_compositions(request.data, request.rows, request.embed, names).float().cpu().numpy()
-        trained = {name for name, seen in zip(self.known, self.seen, strict=True) if seen}
+        trained = set(self.trained_on())
         new = np.array([name not in trained for name in names])
         order = np.argsort(-(scores + options.bias * new), axis=1, kind="stable")[:, : options.top]
         found: dict[str, Any] = {}
         for k in range(order.shape[1]):
             ending = "" if k == 0 else f"_{k + 1}"
-            found[f"prediction{ending}"] = [" ".join([*names[i][0], names[i][1]]) for i in order[:, k]]
+            found[f"prediction{ending}"] = [in_words(names[i]) for i in order[:, k]]
             found[f"score{ending}"] = np.take_along_axis(scores, order[:, k, None], 1)[:, 0]
             found[f"seen{ending}"] = [not bool(new[i]) for i in order[:, k]]
         return found
+
+    def trained_on(self) -> list[Name]:
+        return [name for name, seen in zip(self.known, self.seen, strict=True) if seen]
 
     def named(self, said: str) -> list[Name]:
         """The compositions that `CompositionOptions.compositions` means."""
         if said == "all":
             return [((a,), o) for a in self.attributes for o in self.objects]
         if said in ("known", "seen"):
-            return [name for name, seen in zip(self.known, self.seen, strict=True) if seen or said == "known"]
+            return self.known if said == "known" else self.trained_on()
         path = Path(said)
         if path.suffix.lower() == ".txt":
             if not path.is_file():

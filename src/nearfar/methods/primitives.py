@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError
 from nearfar.heads.primitives import LabelComposer, Primitives
 from nearfar.losses import primitives as equations
@@ -40,13 +39,12 @@ class ComposedPrimitives(Composing):
     def of_compositions(self, data: Data, rows: np.ndarray, embed: Any, candidates: Sequence[Name]) -> Tensor:
         pairs, words = torch.from_numpy(self.numbers(candidates)).to(self.composer.objects.device), self.composer
         found = []
-        with evaluating(self):
-            labels = torch.cat([words.labels(equations.attribute_shares(part, len(self.attributes)), part[:, -1])
-                                for part in pairs.split(CHUNK)])  # fmt: skip
-            for vector, maps in embed.with_maps(self.role, rows, self.layers):
-                item, attribute, pair = self.primitives(vector, maps)
-                found.append(equations.composition_scores(pair, attribute, item, labels, words.attributes,
-                                                          words.objects, pairs))  # fmt: skip
+        labels = torch.cat([words.labels(equations.attribute_shares(part, len(self.attributes)), part[:, -1])
+                            for part in pairs.split(CHUNK)])  # fmt: skip
+        for vector, maps in embed.with_maps(self.role, rows, self.layers):
+            item, attribute, pair = self.primitives(vector, maps)
+            found.append(equations.composition_scores(pair, attribute, item, labels, words.attributes,
+                                                      words.objects, pairs))  # fmt: skip
         return self.scale * torch.cat(found)
 
     def of_words(self, names: Sequence[str]) -> np.ndarray | None:
@@ -61,7 +59,7 @@ class ComposedPrimitives(Composing):
 
         if not self.primitives.guides:
             return ()
-        with evaluating(self), torch.inference_mode():
+        with torch.inference_mode():
             return guidance_diagnostics(self.gates(request))
 
     def gates(self, request: Request) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:

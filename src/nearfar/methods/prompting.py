@@ -8,8 +8,6 @@ frozen text tower, a classifier over those trained on, and what the finished mod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,20 +17,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar import modalities, views
-from nearfar.checks import PositiveFloat, PositiveInt
+from nearfar.checks import PositiveFloat
 from nearfar.encoders import Embedded, Encoder, Frozen, LayeredText
 from nearfar.encoders.openclip import OpenClipText
-from nearfar.errors import InputError, did_you_mean
+from nearfar.errors import InputError
 from nearfar.methods.base import Loss, Method
 from nearfar.methods.batch import Batch, Facts
-from nearfar.methods.inference import Inference, Request
+from nearfar.methods.composing import Composing, Name, Trained, trained_compositions
+from nearfar.methods.inference import Inference
 from nearfar.methods.tower import Tower
 from nearfar.samplers import Permutation, Sampler
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
-Names = Sequence[tuple[tuple[str, ...], str]]
 CHUNK = 256  # prompts that pass the text tower at once, where no gradient is wanted
 MODEL = "Start from a trained image-text model: --model FOLDER (of nearfar, transformers or open_clip)."
 
@@ -145,76 +143,42 @@ class Prompts(nn.Module):
         k = len(pairs)
         return self.tower.embed(Embedded(sequences, whole.mask.expand(k, -1), whole.end.expand(k)))
 
-    def of(self, names: Names) -> Tensor:
-        """Vectors (K, p) of compositions by their names, those of one number of attributes together. Raises InputError
-        for a name that was not learned."""
-        rows = [self.numbers(one) for one in names]
-        found: list[Tensor | None] = [None] * len(rows)
-        for length in sorted({len(row) for row in rows}):
-            places = [i for i, row in enumerate(rows) if len(row) == length]
-            pairs = torch.tensor([rows[i] for i in places], device=self.words.device)
-            made = torch.cat([self(part) for part in pairs.split(CHUNK)])
-            for i, vector in zip(places, made, strict=True):
-                found[i] = vector
-        return torch.stack([one for one in found if one is not None])
-
-    def numbers(self, name: tuple[tuple[str, ...], str]) -> list[int]:
-        """Rows of `words` of a composition."""
-        attributes, item = name
-        sides = [*((self.attributes, "attribute", one, 0) for one in attributes),
-                 (self.objects, "object", item, len(self.attributes))]  # fmt: skip
-        for known, role, one, _ in sides:
-            if one not in known:
-                raise InputError(f"This model knows no {role} '{one}'.{did_you_mean(one, known)}",
-                                 f"It knows {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}.")  # fmt: skip
-        return [known.index(one) + first for known, _, one, first in sides]
+    def of(self, compositions: Tensor, words: Tensor | None = None, chunk: int | None = None) -> Tensor:
+        """Vectors (K, p) of compositions (K, m + 1) as in `Compositions.pairs`, those of one number of attributes
+        together; words as in `forward`. chunk: so many pass the tower at once; default all."""
+        orders, objects = (compositions[:, :-1] >= 0).sum(1), compositions[:, -1:] + len(self.attributes)
+        places, found = [], []
+        for order in orders.unique().tolist():
+            here = (orders == order).nonzero()[:, 0]
+            pairs = torch.cat([compositions[here][:, :order], objects[here]], 1)
+            places.append(here)
+            found += [self(part, words) for part in pairs.split(chunk or len(pairs))]
+        return torch.cat(found)[torch.cat(places).argsort()]
 
 
-@dataclass
-class Options:
-    """Which compositions are told apart.
+class ComposedInference(Composing):
+    """The composition whose prompt is nearest to a picture."""
 
-    Args:
-        compositions: all pairs of a known attribute and object (all), those of the data that it was trained on, among
-            them the ones that are only tested (known), those of training rows (seen), or names, divided by commas
-            ("wet dog, old dark car"), or a .txt file of them, one on each line.
-        top: how many are named for each row, the best first.
-        bias: added to the scores of those that were not trained on.
-    """
-
-    compositions: str = "all"
-    top: PositiveInt = 1
-    bias: float = 0.0
-
-
-class ComposedInference(Inference):
-    """The composition whose prompt is nearest to a picture. seen, known: compositions (rows of attributes, object) that
-    were trained on, and all of the data."""
-
-    options: ClassVar[type] = Options
-    composes: ClassVar[bool] = True
-
-    def __init__(self, prompts: Prompts, known: Names, seen: Sequence[bool], scale: float, role: str = "image"):
-        super().__init__()
-        self.prompts, self.known, self.seen, self.scale, self.role = prompts, list(known), list(seen), scale, role
-        self._made: tuple[Names, Tensor] | None = None
+    def __init__(self, prompts: Prompts, known: Sequence[Name], seen: Sequence[bool], scale: float,
+                 role: str = "image"):  # fmt: skip
+        super().__init__(prompts.attributes, prompts.objects, known, seen, role)
+        self.prompts, self.scale = prompts, scale
+        self._made: tuple[Sequence[Name], Tensor] | None = None
 
     def config(self) -> dict[str, Any]:
-        known = [[list(attributes), item, bool(seen)] for (attributes, item), seen in zip(self.known, self.seen,
-                                                                                         strict=True)]  # fmt: skip
-        return {"attributes": self.prompts.attributes, "objects": self.prompts.objects, "context": self.prompts.said,
-                "scale": self.scale, "known": known, "role": self.role}  # fmt: skip
+        return super().config() | {"context": self.prompts.said, "scale": self.scale}
 
     @classmethod
     def restored(cls, config: Mapping[str, Any], towers: Mapping[str, Tower]) -> ComposedInference:
-        prompts = Prompts(towers["text"], config["attributes"], config["objects"], config["context"])
-        known = [(tuple(attributes), item) for attributes, item, _ in config["known"]]
-        return cls(prompts, known, [seen for *_, seen in config["known"]], config["scale"], config["role"])
+        names = cls.names_in(config)
+        prompts = Prompts(towers["text"], names.pop("attributes"), names.pop("objects"), config["context"])
+        return cls(prompts, scale=config["scale"], **names)
 
-    def of_compositions(self, data: Data, rows: np.ndarray, embed: Any, candidates: Names) -> Tensor:
+    def of_compositions(self, data: Data, rows: np.ndarray, embed: Any, candidates: Sequence[Name]) -> Tensor:
         images = torch.from_numpy(np.array(embed(self.role, rows)))
         if self._made is None or self._made[0] != candidates:  # rows come in pieces, prompts are the same
-            self._made = candidates, self.prompts.of(candidates)
+            numbers = torch.from_numpy(self.numbers(candidates)).to(self.prompts.words.device)
+            self._made = candidates, self.prompts.of(numbers, chunk=CHUNK)
         prompts = self._made[1]
         return composition_logits(images.to(prompts.device), prompts, self.scale)
 
@@ -223,70 +187,6 @@ class ComposedInference(Inference):
         encoder = self.prompts.tower.encoder
         with torch.no_grad():
             return self.prompts.tower.embed(encoder.prepare(list(names))).float().cpu().numpy()
-
-    def predict(self, request: Request, options: Options) -> dict[str, Any]:
-        """prediction, score and seen (whether it was trained on); with --top K also prediction_2, ..."""
-        names = self.named(options.compositions)
-        scores = self.of_compositions(request.data, request.rows, request.embed, names).float().cpu().numpy()
-        seen = set(self.trained_on())
-        new = np.array([one not in seen for one in names])
-        order = np.argsort(-(scores + options.bias * new), axis=1, kind="stable")[:, : options.top]
-        found: dict[str, Any] = {}
-        for k in range(order.shape[1]):
-            ending = "" if k == 0 else f"_{k + 1}"
-            found[f"prediction{ending}"] = [in_words(names[i]) for i in order[:, k]]
-            found[f"score{ending}"] = np.take_along_axis(scores, order[:, k, None], 1)[:, 0]
-            found[f"seen{ending}"] = [not bool(new[i]) for i in order[:, k]]
-        return found
-
-    def trained_on(self) -> Names:
-        return [one for one, seen in zip(self.known, self.seen, strict=True) if seen]
-
-    def named(self, said: str) -> Names:
-        """The compositions that `Options.compositions` means."""
-        if said == "all":
-            return [((a,), o) for a in self.prompts.attributes for o in self.prompts.objects]
-        if said in ("known", "seen"):
-            return self.known if said == "known" else self.trained_on()
-        path = Path(said)
-        if path.suffix.lower() == ".txt":
-            if not path.is_file():
-                raise InputError(f"There is no file of compositions '{said}'.")
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        else:
-            lines = said.split(",")
-        found = [self.read(line.strip()) for line in lines if line.strip()]
-        if not found:
-            raise InputError("No composition is named.", "Write for example --compositions 'wet dog, old car', or all.")
-        return list(dict.fromkeys(found))
-
-    def read(self, words: str) -> tuple[tuple[str, ...], str]:
-        """ "old dark car" as known attributes and a known object. Raises InputError for what is none."""
-        from nearfar.sources.compositions import clean_name
-
-        clean, known = clean_name(words), self.prompts
-        for item in sorted(known.objects, key=len, reverse=True):
-            if clean.endswith(f" {item}"):
-                attributes = split_names(clean[: -len(item) - 1], known.attributes)
-                if attributes:
-                    return tuple(attributes), item
-        raise InputError(f"'{words}' is no composition that this model knows: attributes, then an object.",
-                         f"Attributes: {', '.join(known.attributes[:8])}, ...; objects: "
-                         f"{', '.join(known.objects[:8])}, ...")  # fmt: skip
-
-
-def split_names(words: str, known: Sequence[str]) -> list[str]:
-    """A text as known names one behind the other; [] where it is none."""
-    if words in known:
-        return [words]
-    for name in sorted(known, key=len, reverse=True):
-        if words.startswith(f"{name} ") and (rest := split_names(words[len(name) + 1 :], known)):
-            return [name, *rest]
-    return []
-
-
-def in_words(name: tuple[tuple[str, ...], str]) -> str:
-    return " ".join([*name[0], name[1]])
 
 
 def common_space(image: Encoder, text: Encoder, untrained: bool) -> tuple[nn.Module | None, nn.Module | None]:
@@ -349,7 +249,7 @@ class PromptLearner(Method):
             tower.requires_grad_(False).eval()
         self.plan, self.scale, self.context = views, scale, context
         self.prompts: Prompts | None = None
-        self.found: Any = None
+        self.trained_on: Trained | None = None
 
     @classmethod
     def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
@@ -366,31 +266,20 @@ class PromptLearner(Method):
         return self
 
     def prepare(self, data: Data, rows: Any) -> None:
-        from nearfar.sources.compositions import compositions, unseen_parts
-
-        found, rows = compositions(data), np.asarray(rows)
-        missing = unseen_parts(found, rows)
-        if missing:
-            role, name = missing[0]
-            raise InputError(f"No training row of {data.name} has the {role} '{name}': its word would not be learned.",
-                             "Give training rows with it, or leave its rows out.")  # fmt: skip
-        self.found, self.kept = found, rows[found.of[rows] >= 0]
-        self.seen = found.within(rows)
-        self.prompts = Prompts(self.tower_b, found.attributes, found.objects, self.context)
-        self.prompts.check_length(int(found.orders.max()))
+        made = self.trained_on = trained_compositions(data, rows)
+        self.prompts = Prompts(self.tower_b, made.found.attributes, made.found.objects, self.context)
+        self.prompts.check_length(int(made.found.orders.max()))
         self.prompts.learn(self.learned)
-        place = np.full(len(found), -1)
-        place[self.seen] = np.arange(self.seen.sum())
-        numbers = found.pairs.copy()
-        numbers[:, -1] += len(found.attributes)
-        self.register_buffer("of", torch.from_numpy(np.where(found.of >= 0, place[found.of], -1)), persistent=False)
-        self.register_buffer("pairs", torch.from_numpy(numbers[self.seen]), persistent=False)
+        self.register_buffer("of", torch.from_numpy(made.of), persistent=False)
+        self.register_buffer("pairs", torch.from_numpy(made.pairs), persistent=False)
 
     def sampler(self, stage: int) -> Sampler:
-        return Permutation().only(self.kept)
+        assert self.trained_on is not None
+        return Permutation().only(self.trained_on.rows)
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
-        return {"compositions": f"{int(self.seen.sum()):,} of {len(self.found):,} are trained on"}
+        assert self.trained_on is not None
+        return {"compositions": self.trained_on.words}
 
     def make_views(self, batch: Batch) -> dict[str, list]:
         x = batch.inputs["image"]
@@ -411,28 +300,20 @@ class PromptLearner(Method):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         assert self.prompts is not None
         images, true = embedded["images"].detach(), self.of[batch.rows]
-        words, orders = self.vocabulary(), (self.pairs[:, :-1] >= 0).sum(1)
-        prompts = images.new_empty(len(self.pairs), self.tower_dim)
-        for order in orders.unique().tolist():
-            here = orders == order
-            pairs = torch.cat([self.pairs[here][:, :order], self.pairs[here][:, -1:]], 1)
-            prompts = prompts.index_put((here.nonzero()[:, 0],), self.prompts(pairs, words).to(prompts.dtype))
+        prompts = self.prompts.of(self.pairs, self.vocabulary()).to(images.dtype)
         self.monitored = prompts.detach()
         total = composition_loss(images, prompts, true, self.scale)
         with torch.no_grad():
             told = composition_logits(images, prompts.detach(), self.scale).argmax(1)
         return Loss(total, {"accuracy": (told == true).float().mean()})
 
-    @property
-    def tower_dim(self) -> int:
-        return self.tower_b.encoder.joint.dim if self.tower_b.encoder.joint else self.tower_b.encoder.dim
-
     def towers(self) -> dict[str, Tower]:
         return {"image": self.tower_a, "text": self.tower_b}
 
     def inference(self) -> Inference:
         assert self.prompts is not None
-        return ComposedInference(self.prompts, self.found.names, self.seen.tolist(), self.scale)
+        assert self.trained_on is not None
+        return ComposedInference(self.prompts, self.trained_on.found.names, self.trained_on.seen.tolist(), self.scale)
 
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> Inference:

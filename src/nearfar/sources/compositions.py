@@ -76,6 +76,11 @@ def clean_name(name: str) -> str:
     return " ".join(name.casefold().replace(".", " ").replace("_", " ").split())
 
 
+def in_words(name: tuple[tuple[str, ...], str]) -> str:
+    """ "old dark car" of its attributes and its object."""
+    return " ".join([*name[0], name[1]])
+
+
 def has_compositions(data: Data) -> bool:
     return all(role in data.roles for role in ROLES)
 

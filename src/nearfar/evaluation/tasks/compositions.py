@@ -24,7 +24,7 @@ from nearfar.evaluation.prompts import Read, attribute_readout, by_prompts, embe
 from nearfar.evaluation.references import by_kind
 from nearfar.evaluation.task import Reference, Scores, Table, Task, first_role, register
 from nearfar.evaluation.zero_shot import class_hits
-from nearfar.sources.compositions import Compositions, compositions, has_compositions, unseen_parts
+from nearfar.sources.compositions import Compositions, compositions, has_compositions, in_words, unseen_parts
 from nearfar.units import Metric
 
 if TYPE_CHECKING:
@@ -263,9 +263,9 @@ class CompositionTask(Task):
         for one in np.unique(asked.truth):
             here = asked.truth == one
             wrong = told[here][told[here] != one]
-            taken = _name(self.found.words(asked.candidates[np.bincount(wrong).argmax()])) if len(wrong) else ""
+            taken = in_words(self.found.words(asked.candidates[np.bincount(wrong).argmax()])) if len(wrong) else ""
             kind = "seen" if asked.seen[one] else "unseen"
-            name = _name(self.found.words(asked.candidates[one]))
+            name = in_words(self.found.words(asked.candidates[one]))
             lines.append((float((told[here] == one).mean()), name, kind, int(here.sum()), taken))
         rows = [(name, kind, count, f"{100 * share:.1f}", taken)
                 for share, name, kind, count, taken in sorted(lines)[:SHOWN]]  # fmt: skip
@@ -287,10 +287,6 @@ class CompositionTask(Task):
 
 def _slots(template: str) -> list[str]:
     return [slot for slot in ("{attribute}", "{object}") if slot in template]
-
-
-def _name(words: tuple[tuple[str, ...], str]) -> str:
-    return " ".join([*words[0], words[1]])
 
 
 def sweep_table(sweep: Sweep) -> Table:

@@ -168,6 +168,9 @@ class CoT(Method):
 
     def prepare(self, data: Data, rows: np.ndarray) -> None:
         made = self.trained_on = trained_compositions(data, rows)
+        if len(made.pairs) < 2:
+            raise InputError(f"All training rows of {data.name} have one composition: there is nothing to tell apart.",
+                             "Check --attribute and --object.")  # fmt: skip
         found, drawn = made.found, torch.Generator().manual_seed(self.seed * 1_000_003 + 29)
         both = words_of(self.words, [*found.attributes, *found.objects], self.dim, drawn)
         attributes, objects = both[: len(found.attributes)], both[len(found.attributes) :]
@@ -182,7 +185,7 @@ class CoT(Method):
     def resolve(self, facts: Facts) -> dict[str, Any]:
         made = self.trained_on
         assert made is not None
-        found = {"compositions": f"{len(made.pairs):,} of {len(made.found):,} are trained on", "dim": self.width}
+        found = {"compositions": made.words, "dim": self.width}
         found |= {"layers": ",".join(map(str, self.layers))} if self.layers else {}
         if self.start(facts.steps) < facts.steps:
             if facts.batch_size // 2 // processes.rank_and_world()[1] < 2:
