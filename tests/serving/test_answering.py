@@ -15,6 +15,7 @@ from nearfar.errors import InputError
 from nearfar.models import load, save_model
 from nearfar.serving.answerer import Answerer
 from nearfar.serving.items import Limits, image_of, item_of, listed, pieces
+from nearfar.sources.pictures import decode
 
 
 def png(size=(8, 6), colour=(200, 10, 10)):
@@ -85,6 +86,29 @@ def test_a_picture_comes_as_base64_as_a_data_uri_or_as_bytes():
     for given in (png(), f"data:image/png;base64,{png()}", base64.b64decode(png())):
         made, pixels = image_of(given, Limits())
         assert (made.size, pixels, made.getpixel((0, 0))) == ((8, 6), 48, (200, 10, 10))
+
+
+def test_a_picture_is_read_as_its_file_is(tmp_path):
+    """Turned as EXIF says, transparency on white, 16 bits: the vector of an upload is that of the same file."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    clear = np.dstack([pixels, np.where(np.arange(9) < 4, 0, 255).astype(np.uint8) * np.ones((6, 1), np.uint8)])
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    Image.fromarray(rng.integers(0, 65536, (6, 9), dtype=np.uint16)).save(tmp_path / "deep.png")
+    expected = {
+        "turned": pixels[::-1].swapaxes(0, 1),
+        "clear": np.where(clear[..., 3:] == 0, 255, pixels),
+    }
+    for name in ("turned", "clear", "deep"):
+        made, count = image_of(base64.b64encode((tmp_path / f"{name}.png").read_bytes()).decode(), Limits())
+        assert count == 54
+        assert np.array_equal(np.asarray(made), np.asarray(decode((tmp_path / f"{name}.png").read_bytes())))
+        if name in expected:
+            assert np.array_equal(np.asarray(made), expected[name])
+    assert len(np.unique(np.asarray(made))) > 20  # 16 bits are scaled, not cut off
 
 
 def test_no_text_is_taken_for_a_file(model, tmp_path):
