@@ -88,13 +88,15 @@ def check(name: str, value: Any, kind: Any, what: str = "option") -> None:
         raise InputError(f"The {what} '{name}' must be {' or '.join(words)}. Got {_shown(value)} instead.")
 
 
-def hints(target: Any, *, ranges: bool = True) -> dict[str, Any]:
+@functools.cache
+def hints(target: Any, *, ranges: bool = True) -> Mapping[str, Any]:
     """The types in a signature or a dataclass by name. What a file names for type checkers alone (the data, a task) is
     no option and may be anything.
 
     ranges: with the ranges that stand beside the types.
     """
-    return typing.get_type_hints(target, localns=dict.fromkeys(TYPES_ALONE, Any), include_extras=ranges)
+    found = typing.get_type_hints(target, localns=dict.fromkeys(TYPES_ALONE, Any), include_extras=ranges)
+    return types.MappingProxyType(found)
 
 
 def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], what: str = "option") -> None:

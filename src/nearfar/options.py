@@ -144,7 +144,8 @@ def complete(cls: C) -> C:
     return cls
 
 
-def make_parser(targets: Sequence[Any]) -> Any:
+@functools.lru_cache(maxsize=64)
+def make_parser(targets: tuple[Any, ...]) -> Any:
     """A parser of the options of all `targets` (later ones do not repeat earlier names)."""
     from jsonargparse import ArgumentParser
 
@@ -298,7 +299,7 @@ def words_of(option: str, text: str) -> list[str]:
 def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
     from jsonargparse import ArgumentError
 
-    parser = make_parser(targets)
+    parser = make_parser(tuple(targets))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -622,7 +623,7 @@ def foreign_parts(given: Mapping[str, Any]) -> list[str]:
 
 def instantiate(targets: Sequence[Any], options: Any) -> dict[str, Any]:
     """Fresh parts from a checked namespace."""
-    parser = make_parser(targets)
+    parser = make_parser(tuple(targets))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make = parser.instantiate if hasattr(parser, "instantiate") else parser.instantiate_classes
