@@ -108,6 +108,15 @@ class Plan:
         }
         return {name: dataclasses.replace(cell, measures=few)}
 
+    def whole(self, claim: Claim, cell: Cell) -> set[str]:
+        """The arms that are trained and measured: all; only for crashes what decides, and what that starts from. Of the
+        others a few steps are run."""
+        if not self.tiny or claim.notes is not None:
+            return set(cell.arms)
+        decide = {claim.method or next(iter(cell.arms)), claim.control}
+        found = {next(iter(cell.worst[label])) if label in cell.worst else label for label in decide} & set(cell.arms)
+        return found | {start for label in found if (start := cell.arms[label].starts) is not None}
+
 
 def run(claim: Claim, plan: Plan) -> dict[str, Any]:
     """Trains and measures every arm of every cell with every seed, interleaved; finished ones are read."""
@@ -123,6 +132,9 @@ def run(claim: Claim, plan: Plan) -> dict[str, Any]:
             for label, arm in sorted(cell.arms.items(), key=lambda pair: pair[1].starts is not None):
                 kept = run_folder(claim, plan, name, label, seed)
                 start = None if arm.starts is None else run_folder(claim, plan, name, arm.starts, seed)
+                if label not in plan.whole(claim, cell):
+                    fitted(cell, arm, opened, seed, plan, None, dry_run=True)
+                    continue
                 told = trained(cell, arm, opened, kept, seed, plan, start)
                 seconds[kept] = told.pop("seconds")
                 rows.setdefault(label, []).append(told)
@@ -133,7 +145,8 @@ def run(claim: Claim, plan: Plan) -> dict[str, Any]:
                 rows.setdefault(label, []).append(values)
             plan.say(f"{claim.slug}, {name}, seed {seed}: " + "; ".join(shown(k, v[-1]) for k, v in rows.items()))
         for label, arms in cell.worst.items():
-            rows[label] = [worst([rows[a][k] for a in arms]) for k in range(len(seeds))]
+            ran = [rows[a] for a in arms if a in rows]
+            rows[label] = [worst([scores[k] for scores in ran]) for k in range(len(seeds))]
     return concluded(claim, found, list(seeds), sum(seconds.values()))
 
 
@@ -172,10 +185,7 @@ def trained(
     kept, data = folder / "claim.json", opened[cell.data]
     if kept.exists():
         return json.loads(kept.read_text())
-    one = entry(arm.spec)
-    given = plan.settings(cell, arm, seed) | ({} if start is None else {"model": str(start)})
-    fit(one.slug, opened[arm.data or cell.data], out=folder, resume=(folder / "config.json").exists(), **given,
-        **one.options)  # fmt: skip
+    fitted(cell, arm, opened, seed, plan, start, out=folder, resume=(folder / "config.json").exists())
     model = nearfar.load(folder / "model")
     scores = measured(cell, data, ModelEmbedder(model, data))
     if cell.look is not None:
@@ -184,6 +194,14 @@ def trained(
     files.write_json(kept, scores)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return scores
+
+
+def fitted(
+    cell: Cell, arm: Arm, opened: Mapping[str, Any], seed: int, plan: Plan, start: Path | None, **how: Any
+) -> None:
+    one = entry(arm.spec)
+    given = plan.settings(cell, arm, seed) | ({} if start is None else {"model": str(start)})
+    fit(one.slug, opened[arm.data or cell.data], **how, **given, **one.options)
 
 
 def measured(cell: Cell, data: Any, embed: Any) -> dict[str, float]:
