@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 CHUNK = 256  # prompts that pass the text tower at once, where no gradient is wanted
+VIEWS = {
+    "name": "members", "k": 1, "rotate": 5.0, "zoom": 0.0, "shift": 0.0, "saturation": 0.0, "grey": 0.0, "flip": 0.5,
+}  # fmt: skip
+"""How CSP's code changes pictures, but for a random perspective."""
 MODEL = "Start from a trained image-text model: --model FOLDER (of nearfar, transformers or open_clip)."
 
 
@@ -206,7 +210,7 @@ class PromptLearner(Method):
 
     Args:
         context: what stands in front of attribute and object.
-        scale: s; what the cosines are multiplied by (CLIP's is 100).
+        scale: s; what the cosines are multiplied by (CLIP's is 100; of a model of another temperature 1 / that).
         views: how a picture is changed before it is encoded. Default not at all; its features are then computed once.
         untrained: take towers with random weights all the same.
 
@@ -221,6 +225,7 @@ class PromptLearner(Method):
     prefers: ClassVar[Mapping[str, Any]] = {
         "optimiser": "adam", "schedule": "constant", "warmup": 0, "weight_decay": 1e-5,
     }  # fmt: skip
+    preset_paper: ClassVar[Mapping[str, Any]] = {"scale": 100.0, "context": "a photo of", "views": VIEWS}
     paper_training = {"optimiser": "adam", "lr": 5e-5, "weight_decay": 1e-5, "schedule": "constant"}
     role = "image"
     of: Tensor
