@@ -27,6 +27,8 @@ from nearfar.methods.composing import Composing, Name, Trained, trained_composit
 from nearfar.methods.inference import Inference
 from nearfar.methods.tower import Tower
 from nearfar.samplers import Permutation, Sampler
+from nearfar.similarity.answer.normalise import accumulated
+from nearfar.similarity.answer.numerics import full_precision
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -58,8 +60,9 @@ def composed(
 def composition_logits(
     images: Float[Tensor, "n p"], prompts: Float[Tensor, "k p"], scale: float = 100.0
 ) -> Float[Tensor, "n k"]:
-    """s cos(image, prompt), within -s and s; 0 for a zero vector."""
-    return scale * F.normalize(images, dim=1) @ F.normalize(prompts, dim=1).T
+    """s cos(image, prompt) in single precision at least, within -s and s; 0 for a zero vector."""
+    with full_precision(images.device):
+        return scale * F.normalize(accumulated(images), dim=1) @ F.normalize(accumulated(prompts), dim=1).T
 
 
 def composition_loss(
@@ -69,7 +72,7 @@ def composition_loss(
     0 of no images, and of a single composition."""
     if not len(images):
         return (images.sum() + prompts.sum()) * 0
-    return F.cross_entropy(composition_logits(images, prompts, scale).float(), true)
+    return F.cross_entropy(composition_logits(images, prompts, scale), true)
 
 
 def injectable(encoder: Any) -> Any:
