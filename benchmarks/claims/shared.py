@@ -10,3 +10,10 @@ DIGITS = {"5 labels a class": (FEW, "5-shot"), "kNN": ("labels", "knn"), "probe"
 EMOJI = {"hit@1": ("groups", "hit@1"), "hard hit@1": ("groups", "hard/hit@1")}
 PLAN = {"image_size": SIDE, "steps": 300, "batch_size": 64, "lr": 2e-3}
 EMOJI_PLAN = {"steps": 300, "batch_size": 128}
+COMPOSING_CLIP = {
+    "steps": 600, "batch_size": 64, "image_size": 16, "text_encoder": "tiny", "text_causal": True,
+    "text_pooling": "lasttoken", "text_length": 12, "lr": 2e-3,
+}  # fmt: skip
+COMPOSING_PLAN = {"steps": 300, "batch_size": 128}
+COMPOSITIONS = {"AUC": ("compositions", "auc"), "H": ("compositions", "harmonic"), "seen": ("compositions", "seen"),
+                "unseen": ("compositions", "unseen")}  # fmt: skip

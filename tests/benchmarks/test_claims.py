@@ -32,7 +32,7 @@ def test_no_check_is_left_out(claims):
     assert claims.slugs() == SLUGS
     compared = {"pairs", "simclr", "abmil", "l1-regression", "simcse", "cross-encoder"}  # with which the others are
     compared |= {"sasrec", "cl4srec", "bgrl", "graph-barlow-twins"}
-    compared |= {"mcl-pairs", "grace", "ts2vec", "coop"}  # in the checks of mcl, csgcl, autotcl and csp
+    compared |= {"mcl-pairs", "grace", "ts2vec"}  # in the checks of mcl, csgcl and autotcl
     assert set(methods.registry.built_in()) - compared <= set(SLUGS)
 
 

@@ -13,7 +13,7 @@ from nearfar.evaluation import references, task_for
 from nearfar.evaluation.prompts import read_word_vectors
 from nearfar.training.modelled import ModelEmbedder
 from tests.compositions import COLOURS, SHAPES, write_shapes
-from tests.evaluation.test_compositional import naive_sweep
+from tests.evaluation.test_compositional import naive_feasibility, naive_sweep
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,68 @@ def test_hard_prompts_of_a_trained_model_by_brute_force(table, model):
     assert got["model"] == pytest.approx(wanted, abs=0.02)  # 1e-4 on a margin in single precision flips an image
     assert got["model"]["auc"] > 5 * got["chance"]["auc"]
     assert {"pixels", "hog"} <= set(got)
+
+
+@pytest.mark.parametrize("left", ["out", "zero"])
+def test_the_open_world_by_brute_force(left, table, model):
+    """Feasibility by the tower's own vectors of the names, the threshold by a grid on validation rows."""
+    loaded, data = nearfar.load(model / "model"), nearfar.data(table)
+    with open(table) as file:
+        rows = list(csv.DictReader(file))
+    pairs = sorted({(r["attribute"], r["object"]) for r in rows})
+    names = [sorted({pair[side] for pair in pairs}) for side in (0, 1)]
+    trained = {(rows[i]["attribute"], rows[i]["object"]) for i in data.splits["train"]}
+    seen = np.array([pair in trained for pair in pairs])
+    words = [loaded.embed_texts(one).astype(np.float64) for one in names]
+    feasible = naive_feasibility(seen.reshape(len(names[0]), -1), *words).reshape(-1)
+    t = loaded.embed_texts([f"a photo of {a} {o}" for a, o in pairs]).astype(np.float64)
+
+    def measured(split, threshold):
+        mine = [rows[i] for i in data.splits[split]]
+        truth = np.array([pairs.index((r["attribute"], r["object"])) for r in mine])
+        x = loaded.embed_images([table.parent / r["image"] for r in mine]).astype(np.float64)
+        scores, away = 100 * x @ t.T, ~seen & (feasible < threshold)
+        scores = np.where(away, 0.0, scores) if left == "zero" else np.where(away, -1e10, scores)
+        return dict(zip(("seen", "unseen", "harmonic", "auc"), naive_sweep(scores, truth, seen), strict=True))
+
+    grid = np.linspace(feasible[~seen].min(), feasible[~seen].max(), 50)
+    marks = np.searchsorted(np.sort(feasible[~seen]), grid)  # between two pairs all thresholds do the same
+    areas = {int(mark): measured("val", grid[i])["auc"] for mark, i in zip(*np.unique(marks, return_index=True),
+                                                                          strict=True)}  # fmt: skip
+    best = grid[int(np.argmax([areas[int(mark)] for mark in marks]))]
+    task = task_for(data, "compositions", world="open", left=left)
+    for split in ("val", "test"):
+        found = task.evaluate(ModelEmbedder(loaded, data), split)
+        wanted = measured(split, best)
+        assert {name: found.metrics[name] for name in wanted} == pytest.approx(wanted, abs=0.02)
+        told = next(one for one in found.tables if one.title == "Open world").rows[0]
+        assert told == (f"{best:.4f}", 20, int((~seen & (feasible < best)).sum()))
+
+
+def test_what_scores_that_say_nothing_and_perfect_ones_get():
+    """On the rows, pairs and splits of a built-in set."""
+    task = task_for(nearfar.data("digit-operations"))
+    asked, rng = task.asked("test"), np.random.default_rng(0)
+    right, shape = np.eye(len(asked.seen))[asked.truth], (len(asked.truth), len(asked.seen))
+
+    def got(scores):
+        return task.scored(scores, asked, "test").metrics
+
+    perfect = got(right * rng.uniform(1, 100, len(right))[:, None])
+    assert min(perfect.values()) > 0.95
+    assert got(right)["auc"] == pytest.approx(0.5, abs=0.01), "one margin: no bias at which both kinds are right"
+    same = got(np.zeros(shape))
+    assert (same["seen"], same["unseen"]) == pytest.approx((1 / 50, 1 / 15))
+    assert same["auc"] == pytest.approx(1 / 50 / 15 / 2)
+    known = asked.candidates[asked.seen]
+    share = [np.mean([np.mean(known[:, side] == one) for one in asked.candidates[asked.truth][:, side]])
+             for side in (0, 1)]  # fmt: skip
+    for said in (rng.normal(size=shape), np.tile(rng.normal(size=shape[1]), (shape[0], 1))):
+        assert max(got(said)[name] for name in ("auc", "harmonic")) < 0.05
+    drawn = task.chance("test").metrics
+    assert drawn["attribute"] == pytest.approx(1 / 8, abs=0.03)
+    assert drawn["object"] == pytest.approx(1 / 10, abs=0.03)
+    assert share == pytest.approx([1 / 8, 1 / 10], abs=0.05)
 
 
 def test_random_vectors_are_chance():
@@ -121,6 +183,22 @@ def test_several_attributes_are_measured_apart(tmp_path):
     task.check()
     found = references(data, task)[1].evaluate("test")
     assert 0 < found.metrics["higher order"] <= 1
+
+
+def test_attributes_that_never_stand_alone_are_read_too(tmp_path):
+    """Every row has a colour and a size."""
+    table = write_shapes(tmp_path, each=6, size=lambda colour, shape, number: "big" if number % 2 else "small")
+    data = nearfar.data(table, roles={"attribute": ["attribute", "size"]})
+    cells = [np.array(data.cells_of(name)) for name in ("attribute", "size", "object")]
+    signs = np.concatenate([column[:, None] == np.unique(column) for column in cells], 1).astype(float)
+    noise = np.random.default_rng(0).normal(0, 0.05, signs.shape)
+
+    def vectors(role, rows):
+        return (signs + noise)[rows]
+
+    found = task_for(data, "compositions").evaluate(vectors, "test").metrics
+    assert found["higher order"] > 0.9
+    assert found["attribute"] > 0.5
 
 
 @pytest.mark.parametrize(

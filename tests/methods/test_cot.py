@@ -15,7 +15,8 @@ from nearfar import encoders, models
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.evaluation.guidance import guidance_diagnostics
-from nearfar.methods.primitives import layers_between
+from nearfar.heads.primitives import LabelComposer, Primitives
+from nearfar.methods.primitives import ComposedPrimitives, layers_between
 from nearfar.samplers import unlike
 from nearfar.training import building
 from nearfar.training.modelled import ModelEmbedder
@@ -275,6 +276,15 @@ def test_it_learns_and_answers(table, trained, capsys, tmp_path):
     told = capsys.readouterr().out
     assert "gates of layer 3" in told
     assert "layer 1 follows the object" in told
+
+
+def test_words_that_are_attributes_and_objects_are_told_apart():
+    composer = LabelComposer(torch.zeros(3, 4), torch.ones(2, 4))
+    names = {"attributes": ["lime", "orange", "red"], "objects": ["lime", "orange"], "known": [], "seen": []}
+    made = ComposedPrimitives(Primitives(8, [8], 4), composer, (1,), 1.0, **names)
+    assert (made.of_words(["lime", "orange"]) == 1).all()
+    assert (made.of_words(["orange", "lime", "red"]) == 0).all()
+    assert made.of_words(["red"]).shape == (1, 4)
 
 
 def test_gates_that_do_nothing_are_told():

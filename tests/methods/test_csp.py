@@ -10,6 +10,7 @@ import torch
 import nearfar
 from nearfar.cli import main
 from nearfar.errors import InputError
+from nearfar.losses.primitives import cosine_logits
 from nearfar.methods.composing import CompositionOptions, split_names
 from nearfar.methods.prompting import (
     ComposedInference,
@@ -99,6 +100,18 @@ def test_hard_inputs():
     wide = torch.randn(4, 3)
     same = composition_loss(wide.T, t, true, 5.0)  # not contiguous
     assert same.item() == pytest.approx(composition_loss(wide.T.contiguous(), t, true, 5.0).item(), rel=1e-5)
+
+
+def test_mixed_precision_leaves_the_logits_whole():
+    """bfloat16 tells 64 from 64.5 at best; logits are in single precision."""
+    torch.manual_seed(0)
+    x, t = torch.randn(6, 16), torch.randn(5, 16)
+    exact = composition_logits(x.double(), t.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found, told = composition_logits(x, t), cosine_logits(x, t, 0.01)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(told.double(), exact, rtol=1e-4, atol=1e-3)
+    assert composition_logits(x.bfloat16(), t.bfloat16()).dtype == torch.float32
 
 
 # -- the method

@@ -17,6 +17,7 @@ from torch import Tensor
 from nearfar.checks import PositiveFloat, UnitInterval, check
 from nearfar.errors import InputError
 from nearfar.similarity import normalise
+from nearfar.similarity.answer.numerics import full_precision
 from nearfar.similarity.exchange import exchange
 
 
@@ -44,7 +45,8 @@ def cosine_logits(
 ) -> Float[Tensor, "n k"]:
     """cos(z, class) / t in single precision at least, within -1/t and 1/t; 0 for a zero vector."""
     check("temperature", temperature, PositiveFloat)
-    return normalise(z) @ normalise(classes).T / temperature
+    with full_precision(z.device):
+        return normalise(z) @ normalise(classes).T / temperature
 
 
 def cosine_classifier(

@@ -29,17 +29,19 @@ WIDTH = 300  # of drawn words, that of GloVe's
 class Trained:
     """What the training rows have. found: all compositions of the data; rows: training rows with one; seen (K,): which
     of `found` these have; pairs (K_s, m + 1): those, as in `Compositions.pairs`; of (N,): which of them each row of the
-    data has, -1 for none of them."""
+    data has, -1 for none of them; bare: training rows without one, which are left out."""
 
     found: Compositions
     rows: np.ndarray
     seen: np.ndarray
     pairs: np.ndarray
     of: np.ndarray
+    bare: int = 0
 
     @property
     def words(self) -> str:
-        return f"{len(self.pairs):,} of {len(self.found):,} are trained on"
+        less = f" ({self.bare:,} training rows without one are left out)" if self.bare else ""
+        return f"{len(self.pairs):,} of {len(self.found):,} are trained on{less}"
 
 
 def trained_compositions(data: Data, rows: np.ndarray) -> Trained:
@@ -57,7 +59,8 @@ def trained_compositions(data: Data, rows: np.ndarray) -> Trained:
     place = np.full(len(found), -1)
     place[seen] = np.arange(seen.sum())
     of = np.where(found.of >= 0, place[found.of], -1)
-    return Trained(found, rows[found.of[rows] >= 0], seen, found.pairs[seen], of)
+    whole = rows[found.of[rows] >= 0]
+    return Trained(found, whole, seen, found.pairs[seen], of, len(rows) - len(whole))
 
 
 @dataclass

@@ -48,8 +48,9 @@ class ComposedPrimitives(Composing):
         return self.scale * torch.cat(found)
 
     def of_words(self, names: Sequence[str]) -> np.ndarray | None:
-        """The trained words, of attributes or of objects."""
-        for known, table in ((self.attributes, self.composer.attributes), (self.objects, self.composer.objects)):
+        """The trained words, of attributes or of objects; of names that are both, those of the side they are all of."""
+        sides = [(self.attributes, self.composer.attributes), (self.objects, self.composer.objects)]
+        for known, table in sorted(sides, key=lambda side: set(names) != set(side[0])):
             if set(names) <= set(known):
                 return table.detach().cpu().numpy()[[known.index(name) for name in names]]
         return None

@@ -27,11 +27,17 @@ from nearfar.methods.composing import Composing, Name, Trained, trained_composit
 from nearfar.methods.inference import Inference
 from nearfar.methods.tower import Tower
 from nearfar.samplers import Permutation, Sampler
+from nearfar.similarity.answer.normalise import accumulated
+from nearfar.similarity.answer.numerics import full_precision
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 CHUNK = 256  # prompts that pass the text tower at once, where no gradient is wanted
+VIEWS = {
+    "name": "members", "k": 1, "rotate": 5.0, "zoom": 0.0, "shift": 0.0, "saturation": 0.0, "grey": 0.0, "flip": 0.5,
+}  # fmt: skip
+"""How CSP's code changes pictures, but for a random perspective."""
 MODEL = "Start from a trained image-text model: --model FOLDER (of nearfar, transformers or open_clip)."
 
 
@@ -54,8 +60,9 @@ def composed(
 def composition_logits(
     images: Float[Tensor, "n p"], prompts: Float[Tensor, "k p"], scale: float = 100.0
 ) -> Float[Tensor, "n k"]:
-    """s cos(image, prompt), within -s and s; 0 for a zero vector."""
-    return scale * F.normalize(images, dim=1) @ F.normalize(prompts, dim=1).T
+    """s cos(image, prompt) in single precision at least, within -s and s; 0 for a zero vector."""
+    with full_precision(images.device):
+        return scale * F.normalize(accumulated(images), dim=1) @ F.normalize(accumulated(prompts), dim=1).T
 
 
 def composition_loss(
@@ -65,7 +72,7 @@ def composition_loss(
     0 of no images, and of a single composition."""
     if not len(images):
         return (images.sum() + prompts.sum()) * 0
-    return F.cross_entropy(composition_logits(images, prompts, scale).float(), true)
+    return F.cross_entropy(composition_logits(images, prompts, scale), true)
 
 
 def injectable(encoder: Any) -> Any:
@@ -206,7 +213,7 @@ class PromptLearner(Method):
 
     Args:
         context: what stands in front of attribute and object.
-        scale: s; what the cosines are multiplied by (CLIP's is 100).
+        scale: s; what the cosines are multiplied by (CLIP's is 100; of a model of another temperature 1 / that).
         views: how a picture is changed before it is encoded. Default not at all; its features are then computed once.
         untrained: take towers with random weights all the same.
 
@@ -221,6 +228,7 @@ class PromptLearner(Method):
     prefers: ClassVar[Mapping[str, Any]] = {
         "optimiser": "adam", "schedule": "constant", "warmup": 0, "weight_decay": 1e-5,
     }  # fmt: skip
+    preset_paper: ClassVar[Mapping[str, Any]] = {"scale": 100.0, "context": "a photo of", "views": VIEWS}
     paper_training = {"optimiser": "adam", "lr": 5e-5, "weight_decay": 1e-5, "schedule": "constant"}
     role = "image"
     of: Tensor

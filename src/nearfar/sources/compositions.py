@@ -179,6 +179,9 @@ def divide(data: Data) -> dict[str, np.ndarray]:
     A row whose composition is held out, and whose unit is trained on, is in no part."""
     found = compositions(data)
     part = held_out(found.pairs, data.seed, [repr(name) for name in found.names])
+    lack = int((found.of < 0).sum())
+    if lack:
+        data.notes.append(f"{lack:,} rows lack an attribute or an object: they are in no part")
     of = np.where(found.of >= 0, part[found.of], MISSING)
     return homes(data, of)
 

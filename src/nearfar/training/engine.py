@@ -751,7 +751,8 @@ def save_model(
 
 
 def example_items(data: Data, towers: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-    """A few real items a role, with which a saved model checks itself."""
-    rows = data.splits["train"][:16]
+    """A few real items a role, with which a saved model checks itself; none of a kind that the data lack (a text tower
+    that reads prompts alone)."""
+    rows, kinds = data.splits["train"][:16], modalities.kinds(data.content_roles)
     return {role: modalities.of(role).kept(data, role.partition("/")[0], rows, encoder)
-            for role, (encoder, _) in towers.items()}  # fmt: skip
+            for role, (encoder, _) in towers.items() if modalities.of(role).name in kinds}  # fmt: skip

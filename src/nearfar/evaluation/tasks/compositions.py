@@ -195,13 +195,13 @@ class CompositionTask(Task):
 
     def by_classifiers(self, embed: Any, asked: Asked) -> np.ndarray:
         """log p(attribute) + log p(object), each of a logistic regression on the training rows (several attributes:
-        the mean of theirs)."""
+        the mean of theirs; such a row is one of each)."""
         found, train = self.found, self.rows("train")
         train = self.draw(train[found.of[train] >= 0])
         parts = found.pairs[found.of[train]]
-        alone = found.orders[found.of[train]] == 1
+        each, place = (parts[:, :-1] >= 0).nonzero()
         z, test = np.asarray(embed(self.role, train)), np.asarray(embed(self.role, asked.rows))
-        attribute = attribute_readout(z[alone], parts[alone, 0], test, len(found.attributes))
+        attribute = attribute_readout(z[each], parts[each, place], test, len(found.attributes))
         item = attribute_readout(z, parts[:, -1], test, len(found.objects))
         used = asked.candidates[:, :-1]
         there = used >= 0

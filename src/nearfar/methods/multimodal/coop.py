@@ -22,7 +22,7 @@ class CoOp(PromptLearner):
         "The context of a prompt is learned as vectors, while names and towers stay as they are.",
         arxiv="2109.01134",
         differs="for compositions, as in the code of CSP: three learned tokens that begin as 'a photo of' (as many as "
-        "--context has), the names behind them, no contexts of single classes and no random start",
+        "--context has), the names behind them, no contexts of single classes and no random start; the preset is that "
+        "of CSP, whose baseline it is: its rate, decay and views; towers, pictures and the open world as in csp",
     )
-    preset_paper = {"scale": 100.0, "context": "a photo of"}
     learned = "context"

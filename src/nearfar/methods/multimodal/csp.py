@@ -20,10 +20,6 @@ from nearfar.encoders import Encoder
 from nearfar.methods import Paper, register
 from nearfar.methods.prompting import PromptLearner
 
-VIEWS = {
-    "name": "members", "k": 1, "rotate": 5.0, "zoom": 0.0, "shift": 0.0, "saturation": 0.0, "grey": 0.0, "flip": 0.5,
-}  # fmt: skip
-
 
 @register("csp", family="multimodal")
 class CSP(PromptLearner):
@@ -41,9 +37,10 @@ class CSP(PromptLearner):
         "prompts are as long as they need to be, not 8 tokens in training and 16 in use; pictures are not changed "
         "unless --views or --preset paper say so, and never by a random perspective; in the open world implausible "
         "pairs are left out (--task 'compositions --left zero' for the code's factor 0), and judged by the tower's own "
-        "vectors of their names unless word vectors are given",
+        "vectors of their names unless word vectors are given; the preset is that of MIT-States and C-GQA (UT-Zappos: "
+        "--lr 5e-4 --dropout 0.2), for 20 epochs of batches of 128 (--batch-size 64 --accumulate 2)",
     )
-    preset_paper = {"dropout": 0.3, "scale": 100.0, "context": "a photo of", "views": VIEWS}
+    preset_paper = {**PromptLearner.preset_paper, "dropout": 0.3}
 
     def __init__(
         self, encoder: Encoder, encoder_b: Encoder | None = None, *, dropout: ShareBelowOne = 0.3, **shared: Any
