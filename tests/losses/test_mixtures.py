@@ -79,7 +79,8 @@ def test_a_mixture_does_not_see_what_equals_one_of_its_rows(added):
     wanted = (p * (hidden.logsumexp(1, keepdim=True) + hidden.logsumexp(0, keepdim=True) - 2 * s)).sum() / 14
     found = losses.m3co(mixed, b, partner, shares, temperature=0.3, added=added, excluded=ExcludedPairs([(ids, ids)]))
     assert_close(found, wanted)
-    for x, y in zip(torch.autograd.grad(found, (a, b), retain_graph=True), torch.autograd.grad(wanted, (a, b)), strict=True):
+    gradients = torch.autograd.grad(found, (a, b), retain_graph=True)
+    for x, y in zip(gradients, torch.autograd.grad(wanted, (a, b)), strict=True):
         assert_close(x, y)
 
 
