@@ -74,9 +74,10 @@ class M3CoL(Method):
         arxiv="2409.17777",
         differs="embeddings are mixed, as in the released code (--mix inputs: pictures and numbers before the encoder, "
         "as in the paper); candidates are clean rows and a row that is its own partner keeps its whole target "
-        "(--official true for the released code, which overwrites both); rows that are equal in a modality are masked "
-        "where mixtures are contrasted (--mask-duplicates false for the paper's behaviour); rows are mixed with those "
-        "of their own process; the phases divide steps, not epochs; a constant learning rate in the preset in place of one that "
+        "(--official true for the released code, which overwrites both); rows that are equal in a modality are "
+        "masked where mixtures are contrasted (--mask-duplicates false for the paper's behaviour); rows are mixed "
+        "with those of their own process; the phases divide steps, not epochs; a constant learning rate in the "
+        "preset in place of one that "
         "falls when the training accuracy stays (factor 0.2), and one rate of all classifiers (released: 5e-5 and "
         "1e-4); batches of 32, four a step, are --batch-size 32 --accumulate 4, and tables in one batch with two "
         "layers of 1000 (ROSMAP; BRCA: 768 and --lr 5e-3) are --batch-size ROWS --vector-width 1000 --vector-layers "
