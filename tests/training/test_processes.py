@@ -99,27 +99,6 @@ def test_pairs_of_classes_on_two_processes_equal_one(tmp_path, monkeypatch):
         torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
 
 
-GROUPS = """
-import nearfar
-
-nearfar.fit("m3col", "breast-cancer", groups="mean *; *error; worst *", out=out, **json.loads(options))
-"""
-
-
-@pytest.mark.parametrize("phase", [0.0, 1.0])
-def test_groups_of_numbers_on_two_processes_equal_one(phase, tmp_path):
-    """Soft targets, and the one-to-one contrast; mixtures are drawn by each process among its own rows."""
-    options = SCHEDULE | SGD | {"phase": phase, "rate": 0.0, "weight": 0.5, "vector_width": 16, "vector_layers": 1}
-    done = stopping.start(GROUPS, tmp_path / "two", "m3col", "", tmp_path / "two",
-                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    fit("m3col", "breast-cancer", groups="mean *; *error; worst *", out=tmp_path / "one", **options)
-    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert any("fused" in name for name in a)
-    for name in a:
-        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
-
-
 DOCUMENTS = """
 import nearfar
 
