@@ -1,8 +1,9 @@
 """NegCLIP: captions in another order and near pictures teach word order, which random negatives do not.
 
 Two emoji side by side and which is left or right of which; test scenes pair objects anew. CLIP (the same method without
-hard captions and pictures), with as many random captions more, with hard captions, and with hard pictures as well; the
-same with a bag of words as text encoder, which cannot see order.
+hard captions and pictures), with as many random captions more, with hard captions, with hard pictures, and with both;
+both with a bag of words as text encoder, which cannot see order. A step of both encodes two pictures and four captions
+an item: CLIP of equal compute has twice the batch and twice the steps.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ CLAIM = Claim(
         "scenes of two": Cell("scenes of two", {
             "hard captions and pictures": Arm("negclip"),
             "CLIP": Arm(CLIP),
+            "CLIP, equal compute": Arm(CLIP, {"batch_size": 128, "steps": 600}),
             "random captions": Arm("negclip --hard random --pictures 0"),
             "hard captions": Arm("negclip --pictures 0"),
+            "hard pictures": Arm("negclip --hard none"),
             "bag of words": Arm("negclip", BAG),
         }, PLAN, FOUND),
     },
     control="CLIP",
     measure="order",
-    pairs=[("hard captions and pictures", "hard captions"), ("hard captions", "random captions")],
+    pairs=[("hard captions and pictures", "hard captions"), ("hard captions", "random captions"),
+           ("hard captions", "CLIP, equal compute"), ("hard pictures", "CLIP")],
 )  # fmt: skip

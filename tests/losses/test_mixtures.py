@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from nearfar import losses
 from nearfar.errors import InputError
+from nearfar.similarity import ExcludedPairs
 
 PARTNER, SHARES = torch.tensor([3, 1, 4, 0, 2]), torch.tensor([0.3, 0.6, 1.0, 0.0, 0.9], dtype=torch.float64)
 
@@ -58,6 +59,29 @@ def test_mixtures_are_their_loops(added):
     assert_close(losses.mix_rows(a, PARTNER, SHARES), mixed)
     found = losses.m3co(mixed, b, PARTNER, SHARES, temperature=0.3, added=added)
     assert_close(found, naive_mixtures(mixed, b, PARTNER, SHARES, 0.3, added))
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_a_mixture_does_not_see_what_equals_one_of_its_rows(added):
+    """But for these two rows themselves, which are its targets; a row does not see such mixtures either."""
+    a, b = sides(7)
+    a, b = a.requires_grad_(), b.requires_grad_()
+    partner, ids = torch.tensor([1, 2, 0, 3, 5, 6, 4]), torch.tensor([5, 8, 5, 8, 9, -1, 5])
+    shares = torch.tensor([0.3, 0.6, 1.0, 0.0, 0.9, 0.5, 0.2], dtype=torch.float64)
+    mixed, seen = losses.mix_rows(a, partner, shares), torch.ones(7, 7, dtype=torch.bool)
+    for i, k in enumerate(partner.tolist()):
+        for j in range(7):
+            parts = [at for at, share in ((i, shares[i]), (k, 1 - shares[i])) if share > 0]
+            seen[i, j] = j in (i, *parts) or ids[j] < 0 or not any(ids[j] == ids[at] for at in parts)
+    assert 0 < int((~seen).sum()) < 30
+    s, p = cosines(mixed, b, 0.3), naive_targets(partner, shares, added)
+    hidden = s.masked_fill(~seen, -math.inf)
+    wanted = (p * (hidden.logsumexp(1, keepdim=True) + hidden.logsumexp(0, keepdim=True) - 2 * s)).sum() / 14
+    found = losses.m3co(mixed, b, partner, shares, temperature=0.3, added=added, excluded=ExcludedPairs([(ids, ids)]))
+    assert_close(found, wanted)
+    gradients = torch.autograd.grad(found, (a, b), retain_graph=True)
+    for x, y in zip(gradients, torch.autograd.grad(wanted, (a, b)), strict=True):
+        assert_close(x, y)
 
 
 def test_soft_targets_are_their_loops():

@@ -186,6 +186,28 @@ def test_without_mixing_the_contrast_is_clip(groups):
     assert_close(made.method.contrast({"vectors": e, "mixed": []}, batch), wanted)
 
 
+def test_equal_captions_are_no_negatives(tmp_path):
+    """Of pictures whose captions are one of three; not so in the paper's preset."""
+    table = write_mixed(tmp_path, caption=lambda k: f"thing {k % 3}")
+    data = open_data(table, roles={name: column for name, column in MIXED.items() if name != "vector"})
+    small = {"batch_size": 12, "image_size": 16, "text_encoder": "tiny"}
+    options = {"weight": 1.0, "phase": 1.0, "rate": 0.0}
+    masked, plain = (prepared(data, small, **options, mask_duplicates=m) for m in (True, False))
+    plain.method.load_state_dict(masked.method.state_dict())
+    batch = drawn(masked)
+    e = masked.method.encode(batch)
+    ids, (x, y) = batch.content["text"], e["vectors"]
+    s = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(y).T / 0.1
+    equal = (ids[:, None] == ids[None]) & ~torch.eye(12, dtype=torch.bool)
+    assert equal.any()
+    loss = [torch.nn.functional.cross_entropy(t.masked_fill(equal, -torch.inf), torch.arange(12)) for t in (s, s.T)]
+    assert_close(masked.method.contrast(e, batch), sum(loss))
+    assert plain.method.contrast(e, batch) > masked.method.contrast(e, batch)
+    assert masked.method.loss(e, batch).terms["masked"] == pytest.approx(equal.float().mean().item() * 12 / 11)
+    assert "masked" not in plain.method.loss(e, batch).terms
+    assert building.method_options("m3col", {}, "paper").mask_duplicates is False
+
+
 def test_inputs_are_mixed_group_by_group(groups):
     made = prepared(groups, groups=GROUPS, mix="inputs", rate=1.0, alpha=2.0)
     batch = drawn(made)
@@ -282,15 +304,15 @@ def test_pictures_and_words(emoji_few):
     assert list(made.method.towers()) == ["image", "text"]
 
 
-def write_mixed(folder, n=60, empty=None):
+def write_mixed(folder, n=60, empty=None, caption=None):
     from PIL import Image
 
     rng = np.random.default_rng(0)
     lines = ["picture,caption,weight,height,kind,split"]
     for k in range(n):
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / f"{k}.png")
-        caption = "" if k == empty else f"thing {k} {'ab'[k % 2]}"
-        lines.append(f"{k}.png,{caption},{k % 7},{k % 5}.5,{'ab'[k % 2]},{('train', 'train', 'val', 'test')[k % 4]}")
+        told = "" if k == empty else caption(k) if caption else f"thing {k} {'ab'[k % 2]}"
+        lines.append(f"{k}.png,{told},{k % 7},{k % 5}.5,{'ab'[k % 2]},{('train', 'train', 'val', 'test')[k % 4]}")
     path = folder / "rows.csv"
     path.write_text("\n".join(lines) + "\n")
     return path

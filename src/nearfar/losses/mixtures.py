@@ -7,6 +7,7 @@ P_ij = lambda_i [j = i] + (1 - lambda_i) [j = pi(i)]     how much candidate j of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from nearfar.checks import PositiveFloat, UnitInterval, check
 from nearfar.errors import InputError
 from nearfar.losses.rows import info_nce_rows
-from nearfar.similarity import LogSumExp, Similarity, both_ways, normalise
+from nearfar.similarity import ExcludedPairs, LogSumExp, Relation, Similarity, both_ways, normalise
 from nearfar.similarity.answer.numerics import full_precision
-from nearfar.similarity.exchange import exchange
+from nearfar.similarity.exchange import Exchange, exchange
 from nearfar.similarity.relations import Listed
 
 
@@ -62,6 +63,7 @@ def m3co(
     *,
     temperature: float | Tensor = 0.1,
     added: bool = True,
+    excluded: ExcludedPairs | None = None,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the cosines of mixed rows (`mix_rows`) and rows of the other side with the targets P, the mean
@@ -69,6 +71,8 @@ def m3co(
 
     In [0, inf); 0 for n = 1, log n at collapse; `clip` where all shares are 1. partner: a permutation of this process's
     rows; candidates are those of all processes with negatives="global". added: see `mixture_targets`.
+    excluded: items that are no negatives of each other, by `kinds` alone: a mixture does not see what equals one of its
+    two rows, but for these two themselves.
     Raises InputError for other shapes and where partner is no permutation. Source: M3CoL, eq. 2 to 4."""
     net = exchange(negatives)
     with net.together():
@@ -76,7 +80,8 @@ def m3co(
         _check_mixture(len(mixed), partner, shares)
     back = partner.argsort()
     own, other = (x.to(mixed.device) for x in mixture_targets(partner, shares, added=added))
-    layout = both_ways(mixed, clean, temperature=temperature, negatives=negatives)
+    hidden = None if excluded is None else _OfMixtures.made(excluded, partner, shares.to(mixed.device))
+    layout = both_ways(mixed, clean, temperature=temperature, excluded=hidden, negatives=negatives)
     forth = layout.parts[0]
 
     def rows(s: Similarity) -> Tensor:
@@ -84,6 +89,32 @@ def m3co(
         return position_rows(s, columns, own, weights)
 
     return layout.loss(rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _OfMixtures(ExcludedPairs):
+    """Pairs of a mixture and a row that is equal to one of those in it, but for these themselves.
+
+    target (n,): of each anchor the row or mixture that is not its own and has a part in it, -1 for none; back (n,): of
+    each candidate."""
+
+    target: Tensor
+    back: Tensor
+
+    @classmethod
+    def made(cls, items: ExcludedPairs, partner: Tensor, shares: Tensor) -> _OfMixtures:
+        first, second, back = shares > 0, shares < 1, partner.argsort()
+        kinds = [(torch.where(part, of, -1), column) for row, column in items.kinds
+                 for part, of in ((first, row), (second, row[partner]))]  # fmt: skip
+        return cls(kinds, target=torch.where(second, partner, -1), back=torch.where(second[back], back, -1))
+
+    def relation(self, items: Tensor, net: Exchange, width: int, repeat: int = 1) -> Relation:
+        target, first = self.target[items], net.gather(self.target)[1]
+        kept = Listed(torch.where(target < 0, -1, target + first))
+        return super().relation(items, net, width, repeat) & ~kept
+
+    def reversed(self) -> _OfMixtures:
+        return _OfMixtures([(column, row) for row, column in self.kinds], target=self.back, back=self.target)
 
 
 def position_rows(s: Similarity, further: Tensor, own: Tensor, other: Tensor) -> Tensor:

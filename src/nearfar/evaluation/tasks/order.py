@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -72,8 +73,8 @@ class OrderTask(Task):
         rows, rng = self.draw(self.rows(split)), np.random.default_rng(1)
         texts = self.data.texts("text", rows)
         found = [one for place, text in enumerate(texts) for one in choices(place, text, self.tag, rng)]
-        groups = [one.group for one in found if one.test == "attribution"]
-        often = {group for group in groups if groups.count(group) >= self.least}
+        groups = Counter(one.group for one in found if one.test == "attribution")
+        often = {group for group, count in groups.items() if count >= self.least}
         found = [one for one in found if one.test != "attribution" or one.group in often]
         if not found:
             raise InputError(f"No caption of the {split} split of {self.data.name} can be put in another order.",

@@ -61,6 +61,8 @@ class M3CoL(Method):
         views: how a picture is changed before it is encoded.
         text_lr: learning rate of encoders of texts (paper: 2e-5); default that of the others.
         head_lr: learning rate of the classifiers; default that of the encoders.
+        mask_duplicates: rows that are equal in a modality (or of one group) are no negatives of each other, nor of
+            mixtures with the other; soft targets tell them apart by themselves.
         official: as the released code does it: candidates are mixed rows too, and a row that is its own partner loses
             a part of its target.
     """
@@ -72,8 +74,10 @@ class M3CoL(Method):
         arxiv="2409.17777",
         differs="embeddings are mixed, as in the released code (--mix inputs: pictures and numbers before the encoder, "
         "as in the paper); candidates are clean rows and a row that is its own partner keeps its whole target "
-        "(--official true for the released code, which overwrites both); rows are mixed with those of their own "
-        "process; the phases divide steps, not epochs; a constant learning rate in the preset in place of one that "
+        "(--official true for the released code, which overwrites both); rows that are equal in a modality are "
+        "masked where mixtures are contrasted (--mask-duplicates false for the paper's behaviour); rows are mixed "
+        "with those of their own process; the phases divide steps, not epochs; a constant learning rate in the "
+        "preset in place of one that "
         "falls when the training accuracy stays (factor 0.2), and one rate of all classifiers (released: 5e-5 and "
         "1e-4); batches of 32, four a step, are --batch-size 32 --accumulate 4, and tables in one batch with two "
         "layers of 1000 (ROSMAP; BRCA: 768 and --lr 5e-3) are --batch-size ROWS --vector-width 1000 --vector-layers "
@@ -90,7 +94,7 @@ class M3CoL(Method):
                     "soft_temperature": 0.125, "unimodal": True, "mix": "embeddings", "hidden": 256, "layers": 3,
                     "views": {"name": "members", "k": 1, "flip": 0.5, "rotate": 0.0, "zoom": 0.0, "shift": 0.0,
                               "saturation": 0.0, "grey": 0.0},
-                    "text_lr": 2e-5, "head_lr": 1e-4}  # fmt: skip
+                    "text_lr": 2e-5, "head_lr": 1e-4, "mask_duplicates": False}  # fmt: skip
     paper_training = {"optimiser": "adam", "lr": 5e-5, "weight_decay": 1e-4, "schedule": "constant"}
 
     def __init__(
@@ -112,6 +116,7 @@ class M3CoL(Method):
         views: Views | None = None,
         text_lr: PositiveFloat | None = None,
         head_lr: PositiveFloat | None = None,
+        mask_duplicates: bool = True,
         official: bool = False,
     ):
         super().__init__()
@@ -136,7 +141,7 @@ class M3CoL(Method):
         if any(plan is not None and plan.members > 1 for plan in self.plans.values()):
             raise InputError("'m3col' takes one view of each picture, and these views show rows of a group together.",
                              "Set --views.k 1, or choose other --views.")  # fmt: skip
-        self.mix, self.official, self.unimodal = mix, official, unimodal
+        self.mix, self.official, self.unimodal, self.mask_duplicates = mix, official, unimodal, mask_duplicates
         self.alpha, self.share_mixed, self.phase, self.weight = alpha, rate, phase, weight
         self.temperature, self.soft_temperature, self.rates = temperature, soft_temperature, (text_lr, head_lr)
         numbers = all(one.modality == "vector" for one in made)
@@ -291,7 +296,8 @@ class M3CoL(Method):
         drawn = [self.mixture(batch, k) for k in range(len(e))]
         mixed = self.mixtures(embedded, drawn)
         clean = mixed if self.official else e
-        options = {"temperature": self.temperature, "added": not self.official, "negatives": "global"}
+        options = {"temperature": self.temperature, "added": not self.official, "negatives": "global",
+                   "excluded": batch.excluded() if self.mask_duplicates else None}  # fmt: skip
         return torch.stack([m3co(mixed[a], clean[b], *drawn[a], **options) for a, b in after]).sum()
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
@@ -304,6 +310,8 @@ class M3CoL(Method):
         if self.weight:
             between = self.contrast(embedded, batch)
             total, terms["contrast"] = total + self.weight * between, between.detach()
+            if self.mask_duplicates and self.mixes(batch) and self.logged(batch):
+                terms["masked"] = batch.masked_share()
         return Loss(total, terms)
 
     def towers(self) -> dict[str, Tower]:
