@@ -30,7 +30,12 @@ def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
 
 
 def certainty_diagnostics(
-    scores: np.ndarray, uncertainty: np.ndarray, truth: np.ndarray, seen: np.ndarray, probabilities: bool, evidence: bool
+    scores: np.ndarray,
+    uncertainty: np.ndarray,
+    truth: np.ndarray,
+    seen: np.ndarray,
+    probabilities: bool,
+    evidence: bool,
 ) -> list[Diagnostic]:
     """scores: (n, C), probabilities or not; uncertainty: (n,); truth: (n,) columns; seen: (C,), classes trained on.
     evidence: whether the uncertainty is that of an opinion."""
@@ -59,9 +64,9 @@ def certainty_diagnostics(
             error = calibration_error(scores[rows], truth[rows])
             said, was = float(scores[rows].max(1).mean()), float(right[rows].mean())
             found.append(Diagnostic(f"calibration error, {kind}", error, "good" if error < 0.1 else "watch",
-                                    f"Of rows of {kind} classes {100 * was:.0f} % are told right, at a mean probability "
-                                    f"of {100 * said:.0f} % (expected calibration error, {BINS} bins; 0 is best)."
-                                    ))  # fmt: skip
+                                    f"Of rows of {kind} classes {100 * was:.0f} % are told right, at a mean "
+                                    f"probability of {100 * said:.0f} %: {'surer' if said > was else 'less sure'} than "
+                                    f"it should be (expected calibration error, {BINS} bins; 0 is best)."))  # fmt: skip
     return found
 
 

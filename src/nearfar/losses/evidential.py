@@ -102,9 +102,9 @@ def annealing(epoch: NonNegativeInt, epochs: PositiveInt = 10) -> float:
 def evidential_rows(
     found: Float[Tensor, "n c"], target: Int[Tensor, "n"], weight: UnitInterval = 1.0
 ) -> Float[Tensor, "n"]:
-    """digamma(S) - digamma(alpha_y) + weight * KL( Dir(alpha~) || Dir(1) ) of each row, alpha~ = alpha but 1 at y; >= 0.
+    """digamma(S) - digamma(alpha_y) + weight * KL( Dir(alpha~) || Dir(1) ) of each row, >= 0; alpha~ = alpha, 1 at y.
 
-    The expected cross-entropy of an opinion (falls with evidence for the true class, to 0), and what evidence for wrong
+    The expected cross-entropy of an opinion, which evidence for the true class brings to 0, and what evidence for wrong
     classes costs. found: evidence >= 0; weight: `annealing`. 0 with a single class."""
     check("weight", weight, UnitInterval, "argument")
     alpha = accumulated(found) + 1

@@ -49,7 +49,9 @@ class Described:
     @property
     def attributes(self) -> str:
         still = int((np.ptp(self.matrix, 0) == 0).sum())
-        return f"{self.matrix.shape[1]:,}" + (f", {still:,} of them the same in all classes trained on" if still else "")
+        return f"{self.matrix.shape[1]:,}" + (
+            f", {still:,} of them the same in all classes trained on" if still else ""
+        )
 
 
 def alike(matrix: np.ndarray, names: Sequence[str]) -> tuple[str, str] | None:
@@ -108,8 +110,10 @@ def told(psi: Sequence[Tensor], matrix: Tensor, learned: str, kind: str, fusion:
     logits = [class_logits(one, matrix, scale) for one in psi]
     if learned == "evidential":
         found = [evidential.evidence(one, kind) for one in logits]
-        whole = evidential.opinion(found[0] if len(found) == 1 else evidential.fused_evidence(*found, fusion))
-        against = evidential.conflict(*found) if len(found) == 2 else None
+        whole = evidential.opinion(
+            found[0] if len(found) == 1 else evidential.fused_evidence(found[0], found[1], fusion)
+        )
+        against = evidential.conflict(found[0], found[1]) if len(found) == 2 else None
         return Told(whole.probability, whole.belief, whole.uncertainty,
                     [evidential.opinion(one).uncertainty for one in found], against)  # fmt: skip
     mean = torch.stack(logits).mean(0)
@@ -221,7 +225,7 @@ class DescribedClasses(Inference):
             for name in given:
                 if name not in self.classes:
                     raise InputError(f"This model knows no class '{name}'.{did_you_mean(name, self.classes)}",
-                                     "Give a file of classes with their attributes: --candidates FILE.csv.")  # fmt: skip
+                                     "Give a file of classes with attributes: --candidates FILE.csv.")  # fmt: skip
             chosen = np.array([self.classes.index(name) for name in dict.fromkeys(given)], int)
         if not len(chosen):
             raise InputError(f"--candidates '{said}' names no class.", "Write all, seen, names, or a file of classes.")

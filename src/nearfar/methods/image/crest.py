@@ -43,8 +43,8 @@ EVIDENTIAL = {"learned": ("evidential",)}
 
 @register("crest", family="image")
 class CREST(Method):
-    """Pictures with a class that attributes describe (`--target` and `--class-attributes FILE`); classes that were never
-    trained on are told too, each answer with its uncertainty.
+    """Pictures with a class that attributes describe (`--target` and `--class-attributes FILE`); classes that were
+    never trained on are told too, each answer with its uncertainty.
 
     The curve shows the terms of the loss (told, vicl, digs, arise), the mean uncertainty of the fused opinion, and the
     conflict of the two paths.
@@ -88,9 +88,9 @@ class CREST(Method):
         arxiv="2404.09640",
         differs="a reconstruction: the paper's equations could not be read and its model code was never published; "
         "modules and names of losses are those of its figure, opinions, fusion and their loss those of trusted "
-        "multi-view classification (TMC); scores of the attribute path, evidence by softplus, the patterns and the three "
-        "further losses are our reading, and no number is the paper's (--preset paper: Adam at 1e-4, batches of 10 "
-        "classes of 5); fusion is computed from evidence, where total conflict divides by nothing; attributes are "
+        "multi-view classification (TMC); scores of the attribute path, evidence by softplus, the patterns and the "
+        "three further losses are our reading, and no number is the paper's (--preset paper: Adam at 1e-4, batches of "
+        "10 classes of 5); fusion is computed from evidence, where total conflict divides by nothing; attributes are "
         "divided by the largest in size; random unit vectors as words unless a file is given (GloVe); the encoder is "
         "held only where it is pretrained (a ResNet-101 at 448 pixels there), and its maps are made anew in every step",
     )
@@ -110,7 +110,7 @@ class CREST(Method):
         "dim": {"paths": ("both", "visual", "attribute")},
         "patterns": REGIONS,
         "kept": REGIONS | {"patterns": Range(0, open_low=True)},
-        **{name: VISUAL for name in ("contrast_weight",)},
+        "contrast_weight": VISUAL,
         "temperature": VISUAL | {"contrast_weight": Range(0, open_low=True)},
         "pattern_weight": REGIONS | {"patterns": Range(0, open_low=True)},
         **{name: REGIONS | {"pattern_weight": Range(0, open_low=True)} for name in ("margin", "commitment")},
@@ -194,7 +194,8 @@ class CREST(Method):
         self.classes = min(10, int((counts >= self.each).sum())) if classes == "auto" else classes
         if self.classes < 2:
             raise InputError(f"Batches of 'crest' hold {self.each} pictures of two classes at least; {self.classes} of "
-                             f"the {len(counts)} classes of training rows have so many.", "Use a smaller --each.")  # fmt: skip
+                             f"the {len(counts)} classes of training rows have so many.",
+                             "Use a smaller --each.")  # fmt: skip
         encoder: Any = self.tower.encoder
         channels = encoder.map_channels if self.layer is None else encoder.channels_of([self.layer])[0]
         drawn = torch.Generator().manual_seed(self.seed * 1_000_003 + 31)
@@ -237,12 +238,12 @@ class CREST(Method):
         terms, told, unsure = {}, {}, [None, None]
         if self.settings["learned"] == "evidential":
             found = [evidential.evidence(x, self.settings["kind"]) for x in logits]
-            fused = [evidential.fused_evidence(*found, self.settings["fusion"])] if len(found) == 2 else []
+            fused = [evidential.fused_evidence(found[0], found[1], self.settings["fusion"])] if len(found) == 2 else []
             weight = evidential.annealing(1 + batch.step // self.facts.epoch, self.anneal_epochs)
             terms["told"] = sum(one.mean(evidential.evidential_rows(e, y, weight)) for e in [*found, *fused])
             unsure = [evidential.opinion(e).uncertainty for e in found] if self.certainty else unsure
             told["uncertainty"] = evidential.opinion([*found, *fused][-1].detach()).uncertainty.mean()
-            told |= {"conflict": evidential.conflict(*found).detach().mean()} if fused else {}
+            told |= {"conflict": evidential.conflict(found[0], found[1]).detach().mean()} if fused else {}
         elif self.settings["learned"] == "cross-entropy":
             terms["told"] = one.mean(F.cross_entropy(torch.stack(logits).mean(0), y, reduction="none"))
         if "seen" in made and self.weights["vicl"]:
@@ -252,7 +253,7 @@ class CREST(Method):
             terms["digs"] = grounding.pattern_margin(made["read"], self.grounding.patterns, margin=self.margin,
                                                      commitment=self.commitment, negatives="global")  # fmt: skip
         if self.weights["arise"]:
-            agreed = psi[0] if len(psi) == 1 else grounding.agreed_attributes(*psi, *unsure)
+            agreed = psi[0] if len(psi) == 1 else grounding.agreed_attributes(psi[0], psi[1], *unsure)
             terms["arise"] = grounding.attribute_loss(agreed, self.matrix, y, negatives="global")
         total = torch.stack([self.weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
         return Loss(total, {name: term.detach() for name, term in terms.items()} | told)
