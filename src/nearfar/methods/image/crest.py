@@ -99,7 +99,7 @@ class CREST(Method):
     supervised = True
     measured_by = "generalised-zero-shot"
     preset_paper = {"classes": 10, "each": 5}
-    paper_training = {"optimiser": "adam", "lr": 1e-4, "schedule": "constant"}
+    paper_training = {"optimiser": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant"}
     only_with = {
         "evidence": EVIDENTIAL,
         "anneal_epochs": EVIDENTIAL,
