@@ -7,7 +7,7 @@ import numpy as np
 from nearfar.evaluation.diagnostics import Diagnostic
 
 BINS = 15
-ENOUGH = 20  # rows of a kind of which numbers are told
+ENOUGH = 10  # rows of a kind of which numbers are told
 
 
 def knows_mistakes(uncertainty: np.ndarray, right: np.ndarray) -> float | None:
