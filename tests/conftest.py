@@ -324,6 +324,14 @@ def shapes_few(own_cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def described_few(own_cache):
+    """300 handwritten digits and the attributes of their classes, three of which are never trained on."""
+    from nearfar.sources import open_data
+
+    return open_data("digit-attributes", limit=300)
+
+
+@pytest.fixture(scope="session")
 def data_of(
     emoji_few,
     bags_few,
@@ -339,6 +347,7 @@ def data_of(
     log_few,
     series_few,
     shapes_few,
+    described_few,
 ):
     """Of the slug of a method: small data that hold what it needs."""
     from nearfar import methods
@@ -350,6 +359,8 @@ def data_of(
         needs = methods.get(slug).needs
         if all("attribute" in need for need in needs):
             return shapes_few
+        if methods.get(slug).measured_by == "generalised-zero-shot":
+            return described_few
         if all("features" in need for need in needs):
             return text_network_few
         if all("node_type" in need for need in needs):

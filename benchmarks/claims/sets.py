@@ -14,7 +14,9 @@ from made.pictures import (
     BAG,
     bags,
     bands_of_digits,
+    described_digits,
     diabetes_permuted,
+    digit_facts,
     digits,
     digits_on_photographs,
     emoji_on_photographs,
@@ -63,7 +65,7 @@ def opened(name: str, out: Path, tiny: bool = False, seed: int = 0) -> Any:
 class Set:
     """words: for tables. make: what the library is given, from the folder of files; roles: what it is told of it;
     tiny: how many rows are enough to look for crashes; small: what is made for that, where the whole is dear; drawn:
-    whether each seed draws other rows: `make` takes it too."""
+    whether each seed draws other rows: `make` takes it too; described: the file of the attributes of its classes."""
 
     words: str
     make: Callable[..., Any]
@@ -71,11 +73,13 @@ class Set:
     tiny: int = 200
     small: Callable[[Path], Any] | None = None
     drawn: bool = False
+    described: Callable[[Path], Any] | None = None
 
     def open(self, out: Path, tiny: bool, seed: int) -> Any:
         make = self.small if tiny and self.small is not None else self.make
         make = partial(make, seed=seed) if self.drawn else make
-        return open_data(make(out), limit=self.tiny if tiny else None, seed=seed, **self.roles)
+        told = {} if self.described is None else {"class_attributes": self.described(out)}
+        return open_data(make(out), limit=self.tiny if tiny else None, seed=seed, **self.roles, **told)
 
 
 def shortcut_set(share: float) -> Set:
@@ -244,6 +248,11 @@ SETS = {
         partial(pictured, "digit-operations-long-tailed", ("attribute", "digit"),
                 partial(mixed, long_tailed_operations)),
         {"roles": {"image": "picture", "attribute": ["attribute"], "object": "digit", "split": "split"}}, tiny=1200),
+    "digits, described": Set(
+        "scikit-learn digits and 15 facts of each digit's shape, six classes trained on, two others in validation and "
+        "two in test, drawn anew each seed", described_digits,
+        {"roles": {"image": "picture", "target": "digit", "label": [], "split": "split"}}, tiny=1797, drawn=True,
+        described=digit_facts),
     "names": Set("emoji and their names", lambda out: names(out, "all")),
     "names, 300": Set("emoji and their names, 300 of the training pairs", lambda out: names(out, "300")),
     "names, shuffled": Set("emoji and their names, 30 % of the training names exchanged",

@@ -91,6 +91,13 @@ WEIGHTS = {
     "segment_roles",
     "attribute_shares",
     "composition_scores",
+    "agreed_attributes",
+    "class_logits",
+    "conflict",
+    "dirichlet_kl",
+    "evidence",
+    "fused_evidence",
+    "opinion",
 }
 OTHERS = {
     "barlow_twins",
@@ -109,6 +116,9 @@ OTHERS = {
     "sharpened",
     "soft_assignment",
     "cluster_divergence",
+    "attribute_loss",
+    "evidential_rows",
+    "pattern_margin",
 }  # not over pairs, or tools of others
 
 

@@ -10,6 +10,7 @@ from nearfar.cli import COMMANDS, commands
 from nearfar.cli.serve import ServeOptions
 from nearfar.evaluation import tasks
 from nearfar.methods import registry
+from nearfar.methods.describing import DescribedOptions
 from nearfar.methods.zero_shot import ByNames
 from nearfar.training.comparing import entry, seconds_of, split_specs
 from nearfar.training.settings import DataSettings, TrainSettings
@@ -23,7 +24,7 @@ TARGETS = {
     "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
     "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
     "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
-    "predict": ([commands.PredictOptions, commands.Output, DataSettings, ByNames.options], (2,)),
+    "predict": ([commands.PredictOptions, commands.Output, DataSettings, ByNames.options, DescribedOptions], (2,)),
     "generate": ([commands.GenerateOptions, commands.Output], range(1, 100)),
     "search": ([commands.SearchOptions, commands.Output], (2,)),
     "serve": ([ServeOptions], (1,)),

@@ -126,6 +126,7 @@ SMALL = {
     "ccp": {"bank": 16},
     "cocosoda": {"queue": 64},
     "susana": {"batch_size": "auto"},  # episodes have their own
+    "crest": {"batch_size": "auto"},
     "pamc": {"batch_size": "auto"},  # all nodes
     "meow": {"batch_size": "auto"},
     "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}},

@@ -1701,6 +1701,96 @@ class TS2Vec(Naive):
         self.follow(self.method.average.module, self.method.tower, (step + 1) / (step + 2))
 
 
+class CREST(Naive):
+    """Two paths between regions and attributes, an opinion each and fused by Dempster's rule, and three further terms;
+    loops over pictures, attributes and classes."""
+
+    uncertain = True
+
+    def facts(self, batch):
+        """Attributes of the classes of training rows, and which of them each row of the batch has."""
+        data = self.method.survey.data
+        _, known = data.meta["class_attributes"]
+        digits = data.cells_of("digit")
+        seen = sorted({digits[i] for i in self.made.rows}, key=data.target_names.index)
+        assert len(seen) == 7
+        return torch.tensor([known[name] for name in seen]), [seen.index(digits[i]) for i in batch.rows.tolist()]
+
+    def attended(self, queries, keys, head):
+        q, k, v = (x @ w.weight.T for x, w in ((queries, head.query), (keys, head.key), (keys, head.value)))
+        return torch.stack([((row * k).sum(1) / k.shape[1] ** 0.5).softmax(0) @ v for row in q])
+
+    def paths(self, x):
+        """psi of both paths of one picture, what its attributes see and its regions read."""
+        g = self.method.grounding
+        regions, a = x.flatten(1).T, g.words
+        v = self.attended(a, regions, g.visual)
+        s = a @ g.visual_words.weight.T
+        t = self.attended(regions, a, g.attribute)
+        h = []
+        for row in t:
+            scores, best = (g.patterns @ row).topk(4)
+            h.append(row + scores.softmax(0) @ g.patterns[best])
+        r = a @ g.attribute_words.weight.T
+        return (s * v).sum(1), torch.stack([sum(one @ row for row in h) / len(h) for one in r]), v, t
+
+    def opinion_loss(self, e, y, weight):
+        alpha, own = e + 1, torch.arange(len(e)) == y
+        away = torch.where(own, 1.0, alpha)
+        kl = torch.distributions.kl_divergence(*(torch.distributions.Dirichlet(x)
+                                                 for x in (away.double(), torch.ones(len(e)).double())))  # fmt: skip
+        return torch.digamma(alpha.sum()) - torch.digamma(alpha[y]) + weight * kl.float()
+
+    def fused(self, e, f):
+        n = len(e)
+        b, c, u, w = e / (e.sum() + n), f / (f.sum() + n), n / (e.sum() + n), n / (f.sum() + n)
+        k = sum(b[i] * c[j] for i in range(n) for j in range(n) if i != j)
+        belief, unsure = (b * c + b * w + c * u) / (1 - k), u * w / (1 - k)
+        return belief * n / unsure
+
+    def loss(self, batch, step):
+        z, y = self.facts(batch)
+        x = torch.cat(self.views(batch)["image"])
+        encoder, n = self.method.tower.encoder, len(x)
+        found = encoder.body((x - encoder.mean) / encoder.std)
+        made = [self.paths(one) for one in found]
+        unit_z = z / z.norm(dim=1, keepdim=True)
+        weight = 0.5  # the first of two epochs
+        told = agree = 0.0
+        unsure = []
+        for (p, q, *_), label in zip(made, y, strict=True):
+            e, f = ((unit_z @ one).exp().log1p() for one in (p, q))
+            told = told + sum(self.opinion_loss(one, label, weight) for one in (e, f, self.fused(e, f))) / n
+            u, w = (len(z) / (one.sum() + len(z)) for one in (e, f))
+            unsure.append(float(u.detach()) if self.uncertain else 0.0)
+            both = ((1 - u) * p + (1 - w) * q) / (2 - u - w) if self.uncertain else (p + q) / 2
+            agree = agree + ((both - z[label]) ** 2).mean() / n
+        return told + 0.5 * self.contrast([m[2] for m in made], y, unsure) + 0.1 * self.apart(made) + agree
+
+    def contrast(self, v, y, u):
+        f, total = [unit(one) for one in v], []
+        for i in range(len(f)):
+            s = [(f[i] * one).sum(1).mean() / 0.2 for one in f]
+            rivals = [j for j in range(len(f)) if y[j] != y[i]]
+            mass = sum(1 - u[j] for j in rivals)
+            hard = sum(len(rivals) * (1 - u[j]) / mass * s[j].exp() for j in rivals)
+            near = [j for j in range(len(f)) if j != i and y[j] == y[i]]
+            total.append(sum((1 + hard / s[j].exp()).log() for j in near) / len(near))
+        return sum(total) / len(total)
+
+    def apart(self, made):
+        bank, rows = self.method.grounding.patterns.detach(), [row for m in made for row in m[3]]
+        terms = []
+        for row in rows:
+            p, q = (((row - bank[k]) ** 2).sum() for k in (bank @ row).topk(2)[1])
+            terms.append((p - q + 1).clamp(min=0) + 0.1 * p)
+        return sum(terms) / len(terms)
+
+
+class CRESTPlain(CREST):
+    uncertain = False
+
+
 ROCKET = {"hidden": 16, "dim": 24, "temperature": 0.5, "local_temperature": 0.7}
 QUEUE = {"name": "queue", "size": 16, "random_start": True}
 MIXED = {"weight": 0.5, "temperature": 0.2, "soft_temperature": 0.3, "rate": 0.9, "text_lr": 0.02, "head_lr": 0.1}
@@ -1751,6 +1841,8 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "abmil": ("abmil", ABMIL, {}),
     "l1-regression": ("l1-regression", L1Regression, {}),
     "cot": ("cot", CoT, {"dim": 16, "augment_from": 0.25, "augment_share": 1.0}),
+    "crest": ("crest", CREST, {"dim": 8, "patterns": 6, "anneal_epochs": 2, "each": 3}),
+    "crest plain": ("crest", CRESTPlain, {"dim": 8, "patterns": 6, "anneal_epochs": 2, "each": 3, "certainty": False}),
     "simcse": ("simcse", SimCSE, {}),
     "whitenedcse": ("whitenedcse", WhitenedCSE, {}),
     "debcse": ("debcse", DebCSETeacher, {}),

@@ -46,6 +46,7 @@ CASES = {
     "abmil": {},
     "l1-regression": {},
     "cot": {"dim": 16, "augment_from": 0.4},
+    "crest": {"batch_size": "auto", "dim": 16, "patterns": 6, "anneal_epochs": 2},
     "simcse": {},
     "whitenedcse": {},
     "debcse": {"teacher_share": 0.25, "drawn": 2},

@@ -16,6 +16,8 @@ from made.writing import Item, Row, pictured, write_csv
 from nearfar import files
 from nearfar.sources import open_data
 from nearfar.sources.sets import scenes
+from nearfar.sources.sets.digit_attributes import FACTS, facts
+from nearfar.sources.sets.digit_operations import DIGITS
 from nearfar.sources.sets.emoji import open_emoji
 from nearfar.word_classes import Rules
 
@@ -96,6 +98,32 @@ def _emoji_with_words(seed: int) -> Iterator[Row]:
         white = Image.new("RGBA", picture.size, "white")
         shown = Image.alpha_composite(white, picture).convert("RGB").resize((32, 32))
         yield str(split), shown, (text[row].split(": ")[-1], kind[row])
+
+
+def described_digits(out: Path, seed: int) -> Path:
+    """A csv of digits with their class: six classes are trained on, two others stand in val alone and two in test
+    alone; of the rows of the six 70/15/15. Another seed, other classes."""
+    return pictured(f"described-digits-s{seed}", ("digit",), partial(_described_digits, seed), out)
+
+
+def _described_digits(seed: int) -> Iterator[Row]:
+    pictures, labels, _ = scanned()
+    rng = np.random.default_rng([seed, 37])
+    classes = rng.permutation(10)
+    homes = dict(zip(classes.tolist(), ["seen"] * 6 + ["val"] * 2 + ["test"] * 2, strict=True))
+    for picture, label, share in zip(pictures, labels, rng.random(len(labels)), strict=True):
+        home = homes[int(label)]
+        if home == "seen":
+            home = "train" if share < 0.7 else "val" if share < 0.85 else "test"
+        yield home, Image.fromarray(picture), (DIGITS[int(label)],)
+
+
+def digit_facts(out: Path) -> Path:
+    """Which facts of its shape hold of each digit, those of the set `digit-attributes`."""
+    table = out / "data" / "digit-facts.csv"
+    if table.exists():
+        return table
+    return write_csv(table, ["class", *FACTS], [[name, *values] for name, values in facts().items()])
 
 
 def two_digits(dim: float = 0.4) -> Iterator[Row]:

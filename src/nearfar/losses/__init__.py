@@ -57,6 +57,7 @@ from nearfar.losses.distillation import (
     symmetric_kl,
 )
 from nearfar.losses.episodes import icnn, icnn_score, proto_cross_entropy, proto_triplet
+from nearfar.losses.evidential import conflict, dirichlet_kl, evidence, evidential_rows, fused_evidence, opinion
 from nearfar.losses.experts import balance_loss, mnr, mnr_plus, mnr_plus_targets, router_loss
 from nearfar.losses.gated import (
     class_distances,
@@ -79,6 +80,7 @@ from nearfar.losses.graph import (
     sharpened,
     soft_assignment,
 )
+from nearfar.losses.grounding import agreed_attributes, attribute_loss, certain_contrast, class_logits, pattern_margin
 from nearfar.losses.learned_views import (
     feature_mmd,
     kept_excess,
@@ -145,10 +147,12 @@ from nearfar.losses.weighted import (
 )
 
 __all__ = [
+    "agreed_attributes",
     "align",
     "align_uniform",
     "attention_pooling",
     "attraction_weights",
+    "attribute_loss",
     "attribute_shares",
     "attribute_terms",
     "augmented_contrast",
@@ -167,7 +171,9 @@ __all__ = [
     "cacr_targets",
     "ccp",
     "centres_of",
+    "certain_contrast",
     "class_distances",
+    "class_logits",
     "clip",
     "clip_rocket",
     "clip_rocket_terms",
@@ -177,6 +183,7 @@ __all__ = [
     "cocosoda_terms",
     "composition_scores",
     "concentration",
+    "conflict",
     "context_layout",
     "contrast_regulariser",
     "cosent",
@@ -191,13 +198,17 @@ __all__ = [
     "debcse_expected",
     "debcse_layout",
     "debiased",
+    "dirichlet_kl",
     "distance_weights",
     "distillation_rows",
     "draw_mixture",
     "draw_partners",
     "dse",
+    "evidence",
+    "evidential_rows",
     "feature_mmd",
     "filtered_cosine",
+    "fused_evidence",
     "gate_entropy",
     "gate_kl",
     "gate_overlap",
@@ -252,10 +263,12 @@ __all__ = [
     "neighbour_prediction",
     "next_item",
     "nt_xent",
+    "opinion",
     "pair_contrast",
     "pair_label_rows",
     "pair_weights",
     "pamc",
+    "pattern_margin",
     "positive_probabilities",
     "proto_cross_entropy",
     "proto_triplet",
