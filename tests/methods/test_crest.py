@@ -14,7 +14,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.certainty import calibration_error, certainty_diagnostics, knows_mistakes
 from nearfar.methods.describing import alike, told
 from nearfar.methods.micro_batches import Cached
-from nearfar.training import building
+from nearfar.training import building, showing
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
 from tests.compositions import write_shapes
@@ -278,8 +278,9 @@ def test_it_learns_and_is_measured(shapes, table, trained, capsys):
     assert main(["diagnose", str(trained), *words]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "calibration error" in said
-    assert main(["report", str(trained), "--out", str(trained.parent / "page.html")]) == 0
-    assert "less sure of unseen classes" in (trained.parent / "page.html").read_text()
+    task = nearfar.evaluation.task_for(shapes, "generalised-zero-shot")
+    shown = showing.illustrate(trained / "model", shapes, task, points=0)["diagnostics"]
+    assert "less sure of unseen classes" in {one["name"] for one in shown}, "the report of a comparison shows it"
 
 
 def test_what_others_learn_from_is_told_too(described_few):
