@@ -109,13 +109,15 @@ class Plan:
         return {name: dataclasses.replace(cell, measures=few)}
 
     def whole(self, claim: Claim, cell: Cell) -> set[str]:
-        """The arms that are trained and measured: all; only for crashes what decides, and what that starts from. Of the
+        """The arms that are trained and measured: all; only for crashes what decides, and what arms start from. Of the
         others a few steps are run."""
         if not self.tiny or claim.notes is not None:
             return set(cell.arms)
-        decide = {claim.method or next(iter(cell.arms)), claim.control}
-        found = {next(iter(cell.worst[label])) if label in cell.worst else label for label in decide} & set(cell.arms)
-        return found | {start for label in found if (start := cell.arms[label].starts) is not None}
+        decide = {next(iter(cell.arms)), claim.method, claim.control}
+        decide |= {next(iter(arms)) for label, arms in cell.worst.items() if label in decide}
+        return {label for label in cell.arms if label in decide} | {
+            arm.starts for arm in cell.arms.values() if arm.starts
+        }
 
 
 def run(claim: Claim, plan: Plan) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def run(claim: Claim, plan: Plan) -> dict[str, Any]:
                 kept = run_folder(claim, plan, name, label, seed)
                 start = None if arm.starts is None else run_folder(claim, plan, name, arm.starts, seed)
                 if label not in plan.whole(claim, cell):
-                    fitted(cell, arm, opened, seed, plan, None, dry_run=True)
+                    fitted(cell, arm, opened, seed, plan, start, dry_run=True)
                     continue
                 told = trained(cell, arm, opened, kept, seed, plan, start)
                 seconds[kept] = told.pop("seconds")

@@ -178,6 +178,17 @@ CASES = {
 }
 # Tested on their own.
 PLAIN = (
+    "agreed_attributes",
+    "attribute_loss",
+    "certain_contrast",
+    "class_logits",
+    "conflict",
+    "dirichlet_kl",
+    "evidence",
+    "evidential_rows",
+    "fused_evidence",
+    "opinion",
+    "pattern_margin",
     "draw_mixture",
     "m3co",
     "mix_rows",

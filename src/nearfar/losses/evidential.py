@@ -108,7 +108,7 @@ def evidential_rows(
     classes costs. found: evidence >= 0; weight: `annealing`. 0 with a single class."""
     check("weight", weight, UnitInterval, "argument")
     alpha = accumulated(found) + 1
-    own = F.one_hot(target, alpha.shape[1]).bool()
+    own = torch.zeros_like(alpha, dtype=torch.bool).scatter(1, target[:, None], True)
     wide = alpha if alpha.device.type == "mps" else alpha.double()
     missed = (wide.sum(1).digamma() - wide[own].digamma()).to(alpha.dtype)
     return missed + weight * dirichlet_kl(torch.where(own, 1, alpha))
