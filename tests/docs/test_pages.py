@@ -28,7 +28,7 @@ TARGETS = {
     "generate": ([commands.GenerateOptions, commands.Output], range(1, 100)),
     "search": ([commands.SearchOptions, commands.Output], (2,)),
     "serve": ([ServeOptions], (1,)),
-    "export": ([ExportOptions, Output, DataSettings], (1,)),
+    "export": ([ExportOptions, commands.Output, DataSettings], (1,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),
     "cache": ([commands.CacheOptions, commands.Output], (0, 1)),
 }

@@ -602,9 +602,7 @@ def run_export(words: list[str]) -> None:
     targets = [export.ExportOptions, Output, DataSettings]
     places, given = parse(words, targets, (1,), "nearfar export MODEL --to FORM")
     checked = options.checked(targets, given)
-    done = export.export(
-        places[0], options.build(export.ExportOptions, checked), options.build(DataSettings, checked)
-    )
+    done = export.export(places[0], options.build(export.ExportOptions, checked), options.build(DataSettings, checked))
     emit(done.told()) if checked.json else export.show(done, speaker(False))
 
 

@@ -95,7 +95,9 @@ def tokenizer_of(graph: TextGraph) -> Any:
     given = encoder.tokenizer
     whole = given if isinstance(given, Tokenizer) else getattr(given, "backend_tokenizer", None)
     if whole is None:
-        raise InputError(f"The tokenizer of this tower ({type(given).__name__}) has no form as tokenizer.json.", INSTEAD)
+        raise InputError(
+            f"The tokenizer of this tower ({type(given).__name__}) has no form as tokenizer.json.", INSTEAD
+        )
     made: Any = Tokenizer.from_str(whole.to_str())
     ends = {place: (made.id_to_token(place), place) for place in (special.bos, special.eos) if place is not None}
     around = [[f"{ends[one][0]}:0"] if one is not None else [] for one in (special.bos, special.eos)]
