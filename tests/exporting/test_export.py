@@ -234,7 +234,7 @@ def test_safetensors_hold_the_weights_and_a_table_of_them(tmp_path):
 
 
 def test_eight_bits_are_measured_on_data_of_the_user(tmp_path):
-    words = "cat dog mat fell ran prices monday stock away sat".split()
+    words = ["cat", "dog", "mat", "fell", "ran", "prices", "monday", "stock", "away", "sat"]
     rng = np.random.default_rng(0)
     rows = [" ".join(rng.choice(words, 4)) for _ in range(30)]
     (tmp_path / "rows.csv").write_text("text\n" + "\n".join(rows) + "\n")

@@ -176,12 +176,12 @@ def _graphs(model: Model, towers: Mapping[str, Any], folder: Path, found: Export
     finally:
         model.to(device)
     measured = []
-    for name, one in found.towers.items():
+    for one in found.towers.values():
         measured.append(f"- `{one.file}`: differs from the model by {one.difference:.1e} at most ({TOLERANCE:g} is "
                         "refused), on its stored examples and on random inputs of other shapes")  # fmt: skip
         if one.recall is not None:
-            measured.append(f"- `{one.int8}`: weights of 8 bits; finds {one.recall:.1%} of the 10 nearest neighbours of "
-                            f"{one.rows} rows of {data.name}")  # fmt: skip
+            measured.append(f"- `{one.int8}`: weights of 8 bits; finds {one.recall:.1%} of the 10 nearest neighbours "
+                            f"of {one.rows} rows of {data.name}")  # fmt: skip
     _write_json(folder / "preprocessing.json", {"similarity": model.similarity, "towers": told})
     _write_json(folder / "measured.json", found.told()["towers"])
     text = preparing.readme(found.to, told, measured, model.similarity, runtimes.README[found.to])
@@ -228,8 +228,9 @@ def _verify(
     pairs += [(call(feed), graph.run(feed)) for feed in graph.draw(np.random.default_rng(1))]
     worst = max(difference(theirs, ours) for theirs, ours in pairs)
     if not worst <= TOLERANCE:
-        raise NearfarError(f"The tower '{role}' gives other vectors in {to} (largest difference {worst:.2g}); nothing was "
-                           "written.")  # fmt: skip
+        raise NearfarError(
+            f"The tower '{role}' gives other vectors in {to} (largest difference {worst:.2g}); nothing was written."
+        )
     return worst
 
 

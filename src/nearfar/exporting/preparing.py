@@ -119,8 +119,9 @@ def check_tokens(graph: TextGraph, said: dict[str, Any], folder: Path, texts: li
         ours = graph.feed([text])["input_ids"][0]
         theirs = np.array(tokenizer.encode(said["prompt"] + text).ids, np.int64)
         if not np.array_equal(ours[: len(theirs)], theirs) or (ours[len(theirs) :] != graph.special.pad).any():
-            raise NearfarError(f"tokenizer.json gives other tokens of {text[:60]!r} than the model; nothing was written.",
-                               INSTEAD)  # fmt: skip
+            raise NearfarError(
+                f"tokenizer.json gives other tokens of {text[:60]!r} than the model; nothing was written.", INSTEAD
+            )
 
 
 def readme(
@@ -132,8 +133,8 @@ def readme(
     lines = [
         f"# A nearfar model for {target}",
         "",
-        f"Each file maps prepared inputs to final vectors, compared by {compared}. `preprocessing.json` says how an input",
-        "is prepared.",
+        f"Each file maps prepared inputs to final vectors, compared by {compared}.",
+        "`preprocessing.json` says how an input is prepared.",
         "",
         *measured,
     ]
