@@ -141,7 +141,7 @@ def _named(model: Model, role: str | None, head: bool) -> dict[str, tuple[str, T
     return {name: (name, roles[name]) for name in found.values()}
 
 
-def _weights(model: Model, towers: Mapping[str, Any], folder: Path, found: Exported, _: Any) -> None:
+def _weights(model: Model, towers: Mapping[str, tuple[str, Tower]], folder: Path, found: Exported, _: Any) -> None:
     """NAME.safetensors of each tower, and a table of what is in it."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -167,7 +167,7 @@ def _weights(model: Model, towers: Mapping[str, Any], folder: Path, found: Expor
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _graphs(model: Model, towers: Mapping[str, Any], folder: Path, found: Exported, data: Any) -> None:
+def _graphs(model: Model, towers: Mapping[str, tuple[str, Tower]], folder: Path, found: Exported, data: Any) -> None:
     """NAME.onnx, or NAME.xml and NAME.bin, of each tower, with all that stands before it."""
     device = model.device
     model.to("cpu")
