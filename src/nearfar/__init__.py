@@ -21,6 +21,7 @@ _CALLS = {
     "diagnose": ("nearfar.using", "diagnose"),
     "embed": ("nearfar.using", "embed"),
     "evaluate": ("nearfar.using", "evaluate"),
+    "export": ("nearfar.exporting", "export"),
     "fit": ("nearfar.training.engine", "fit"),
     "generate": ("nearfar.answering", "generate"),
     "list_methods": ("nearfar.methods.registry", "list_methods"),
@@ -34,6 +35,7 @@ _CALLS = {
 _PACKAGES = (
     "encoders",
     "evaluation",
+    "exporting",
     "heads",
     "indexing",
     "losses",
@@ -52,6 +54,7 @@ __all__ = [*_CALLS, *_PACKAGES]
 if TYPE_CHECKING:
     from nearfar.answering import generate, predict
     from nearfar.errors import InputError, NearfarError
+    from nearfar.exporting import export
     from nearfar.methods.registry import describe as describe_method
     from nearfar.methods.registry import list_methods
     from nearfar.models import load

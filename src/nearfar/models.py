@@ -180,7 +180,7 @@ class Model:
             for role, example in examples.items():
                 encoder = self.roles[role].encoder
                 vectors = self.embed(modalities.get(encoder.modality).read(example["inputs"], encoder), role)
-                worst = max(worst, _difference(vectors, np.asarray(example["vectors"], np.float32)))
+                worst = max(worst, difference(vectors, np.asarray(example["vectors"], np.float32)))
         if not worst <= TOLERANCE:
             raise NearfarError(
                 f"The model in {self.path} does not give its stored vectors (difference {worst:.2g}).",
@@ -619,7 +619,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Largest difference of a coordinate, relative to the largest coordinate where that is above 1."""
     if ours.shape != theirs.shape:
         return float("inf")
@@ -627,7 +627,7 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _same(ours: np.ndarray, theirs: np.ndarray, name: str) -> float:
-    worst = _difference(ours, theirs)
+    worst = difference(ours, theirs)
     if not worst <= TOLERANCE:
         raise NearfarError(f"{name} gives other vectors (largest difference {worst:.2g}); nothing was written.")
     return worst

@@ -7,6 +7,7 @@ import pytest
 
 from nearfar import options
 from nearfar.cli import COMMANDS, commands
+from nearfar.cli.export import ExportOptions
 from nearfar.cli.serve import ServeOptions
 from nearfar.evaluation import tasks
 from nearfar.methods import registry
@@ -28,6 +29,7 @@ TARGETS = {
     "generate": ([commands.GenerateOptions, commands.Output], range(1, 100)),
     "search": ([commands.SearchOptions, commands.Output], (2,)),
     "serve": ([ServeOptions], (1,)),
+    "export": ([ExportOptions, commands.Output, DataSettings], (1,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),
     "cache": ([commands.CacheOptions, commands.Output], (0, 1)),
 }

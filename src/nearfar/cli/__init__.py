@@ -25,6 +25,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   generate MODEL [PROMPT...]  what a model makes of prompts: texts or pictures
   search INDEX QUERY          nearest items to a text, a picture, numbers or an item
   serve MODEL                 the model behind HTTP, as OpenAI's API: vectors, search, predictions
+  export MODEL --to FORM      onnx, openvino, sentence-transformers, timm, safetensors: verified
   report RUN...               one HTML page of a run or a comparison
   cache [clear]               what is kept of data to be faster the next time; clear removes it
 
@@ -35,7 +36,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
 
 COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "predict", "generate",
-            "search", "serve", "report", "cache")  # fmt: skip
+            "search", "serve", "export", "report", "cache")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

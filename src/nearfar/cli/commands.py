@@ -596,6 +596,16 @@ def run_serve(words: list[str]) -> None:
     serve(places[0], options.build(ServeOptions, options.checked([ServeOptions], given)), speaker(False))
 
 
+def run_export(words: list[str]) -> None:
+    from nearfar.cli import export
+
+    targets = [export.ExportOptions, Output, DataSettings]
+    places, given = parse(words, targets, (1,), "nearfar export MODEL --to FORM")
+    checked = options.checked(targets, given)
+    done = export.export(places[0], options.build(export.ExportOptions, checked), options.build(DataSettings, checked))
+    emit(done.told()) if checked.json else export.show(done, speaker(False))
+
+
 def run_report(words: list[str]) -> None:
     targets = [ReportOptions, Output]
     places, given = parse(words, targets, range(1, 1000), "nearfar report RUN...")

@@ -35,7 +35,11 @@ def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bo
     elif isinstance(encoder, TransformerText):
         modules = _transformer(encoder, folder)
     else:
-        raise InputError(f"A {type(encoder).__name__} is no text encoder that sentence-transformers could load.")
+        raise InputError(
+            f"The encoder {type(encoder).__name__} of this model is not one that sentence-transformers knows: it loads "
+            "transformers' models and the mean of word vectors ('small').",
+            "`nearfar export MODEL --to onnx` writes any text encoder.",
+        )
     for linear, activation in folded_layers(head):
         dense = parts.Dense(linear.in_features, linear.out_features, linear.bias is not None, activation)
         dense.linear.load_state_dict(linear.state_dict())
@@ -134,13 +138,16 @@ def timm_folder(encoder: Encoder, head: nn.Module | None, folder: Path) -> TimmI
     encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
     if not isinstance(encoder, TimmImage):
         raise InputError(
-            f"A {type(encoder).__name__} is not an architecture of timm.",
-            "Keep the nearfar folder: nearfar.load reads it.",
+            f"The encoder {type(encoder).__name__} of this model is not an architecture of timm.",
+            "`nearfar export MODEL --to onnx` writes any image encoder.",
         )
     if head is not None or encoder.channels != "rgb":
         what = "a head" if head is not None else "orientation channels"
         raise InputError(
-            f"This model has {what}, which timm does not know.", "Only a plain timm encoder can be exported."
+            f"This model has {what}, which timm does not know.",
+            "Leave the head out (--head false)."
+            if head is not None
+            else "`nearfar export MODEL --to onnx` writes them.",
         )
     from safetensors.torch import save_file
 

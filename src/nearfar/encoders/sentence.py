@@ -190,7 +190,7 @@ def _pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
     if mode in ("cls", "lasttoken"):
         places = torch.arange(mask.shape[1], device=mask.device)
         place = mask.float().argmax(1) if mode == "cls" else (places * mask).amax(1)
-        return states[torch.arange(len(states), device=states.device), place]
+        return states[torch.arange(states.shape[0], device=states.device), place]
     weights = mask.to(states.dtype)
     if mode == "weightedmean":
         weights = weights * torch.arange(1, mask.shape[1] + 1, device=mask.device, dtype=states.dtype)
