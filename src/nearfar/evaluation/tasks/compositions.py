@@ -101,7 +101,8 @@ class CompositionTask(Task):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
         self.roles = (self.role,)
-        self.world, self.template, self.top, self.threshold, self.left = world, template, top, threshold, left
+        self.world, self.template, self.top, self.threshold = world, template, top, threshold
+        self.left: Left = left
         self.read = read
         if not {"{attribute}", "{object}"} <= set(_slots(template)):
             raise InputError(f"The template '{template}' lacks {{attribute}} or {{object}}.",

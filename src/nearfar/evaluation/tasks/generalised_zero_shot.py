@@ -107,18 +107,18 @@ class GeneralisedZeroShotTask(TargetTask):
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         rows = self.draw(self.labelled(split))
         classes, seen = self.candidates(split)
-        scores, gamma = self.scores_of(embed, rows, classes), self.gamma
+        scores, gamma = self.class_scores(embed, rows, classes), self.gamma
         if gamma == "auto":
             if split == "val":
                 gamma = best_gamma(scores, np.searchsorted(classes, self.targets[rows]), seen)
             else:
                 held, (known, trained) = self.draw(self.labelled("val")), self.candidates("val")
                 places = np.searchsorted(known, self.targets[held])
-                gamma = best_gamma(self.scores_of(embed, held, known), places, trained)
+                gamma = best_gamma(self.class_scores(embed, held, known), places, trained)
         unknown = rows[~np.isin(self.targets[rows], classes[seen])]
-        return self.scored(scores, self.scores_of(embed, unknown, classes[~seen]), rows, split, float(gamma))
+        return self.scored(scores, self.class_scores(embed, unknown, classes[~seen]), rows, split, float(gamma))
 
-    def scores_of(self, embed: Any, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    def class_scores(self, embed: Any, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """(n, k) of rows and some classes, told among these."""
         answer, found = getattr(embed, "inference", None), self.described
         names, matrix = [found.classes[k] for k in classes], found.matrix[classes]
