@@ -381,7 +381,7 @@ def test_what_is_refused(described_few, table, shapes_few, emoji_few, tmp_path):
         ({"learned": "regression", "attribute_weight": 0.0}, "nothing left to learn from"),
         ({"classes": 1}, "a batch of one class"),
         ({"each": 999}, "Use a smaller --each"),
-        ({"layer": 9}, "layers 1 to 4"),
+        ({"map_layer": 9}, "layers 1 to 4"),
         ({"views": {"name": "members", "k": 2}}, "Choose other --views"),
         ({"paths": "visual", "pattern_weight": 0.3}, r"pattern.weight"),
         ({"learned": "cross-entropy", "fusion": "mean"}, "fusion"),

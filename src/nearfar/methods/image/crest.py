@@ -73,7 +73,7 @@ class CREST(Method):
         anneal_epochs: until the divergence of wrong evidence counts in full.
         classes: of a batch. auto: 10, or as many as there are.
         each: pictures of every one. auto: 5, or as many as the smallest class has.
-        layer: whose map the regions are; last: the encoder's last.
+        map_layer: whose map the regions are; last: the encoder's last.
         hold_encoder: whether the encoder stays as it is. auto: where it is pretrained.
         views: how a picture is changed before it is encoded. Default not at all.
 
@@ -142,7 +142,7 @@ class CREST(Method):
         anneal_epochs: PositiveInt = 10,
         classes: PositiveInt | Auto = "auto",
         each: PositiveInt | Auto = "auto",
-        layer: PositiveInt | Literal["last"] = "last",
+        map_layer: PositiveInt | Literal["last"] = "last",
         hold_encoder: bool | Auto = "auto",
         views: Views | None = None,
     ):
@@ -155,7 +155,7 @@ class CREST(Method):
             raise InputError("'crest' has nothing left to learn from.", "Use a larger --attribute-weight.")
         if classes == 1:
             raise InputError("--classes 1: a batch of one class has nothing to tell apart.", "Use --classes 2 or more.")
-        self.role, self.layer = encoder.role, None if layer == "last" else layer
+        self.role, self.layer = encoder.role, None if map_layer == "last" else map_layer
         mapped.check_layer(self.layer)
         self.tower = Tower(mapped.without_projection())
         self.held = encoder.pretrained if hold_encoder == "auto" else hold_encoder
