@@ -13,7 +13,7 @@ from nearfar.encoders import openclip
 from nearfar.encoders.base import Encoder, Features
 from nearfar.encoders.batches import vectors
 from nearfar.encoders.choosing import text
-from nearfar.encoders.frozen import Frozen
+from nearfar.encoders.frozen import Frozen, unfrozen
 from nearfar.encoders.joined import Joined
 from nearfar.encoders.pictures import ImageEncoder, SmallImage, TimmImage, image
 from nearfar.encoders.pretrained import TransformerText
@@ -89,5 +89,6 @@ __all__ = [
     "pad",
     "text",
     "train_tokenizer",
+    "unfrozen",
     "vectors",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.encoders.base import Encoder
-from nearfar.encoders.frozen import Frozen
+from nearfar.encoders.frozen import unfrozen
 from nearfar.encoders.pictures import TimmImage
 from nearfar.encoders.pretrained import TransformerText
 from nearfar.encoders.sentence import Dense
@@ -26,7 +26,7 @@ def sentence_transformer(encoder: Encoder, head: nn.Module | None, normalise: bo
     from sentence_transformers import SentenceTransformer
 
     parts = _parts()
-    encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    encoder = unfrozen(encoder)
     if isinstance(encoder, LayeredText) and (put := [PUT_IN[k] for k in PUT_IN if k in encoder.config()]):
         raise InputError(f"This encoder has {' and '.join(put)}, which sentence-transformers does not know.",
                          "Keep the nearfar folder: nearfar.load reads it.")  # fmt: skip
@@ -135,7 +135,7 @@ def _module(parts: Any, layer: nn.Module) -> Any:
 
 def timm_folder(encoder: Encoder, head: nn.Module | None, folder: Path) -> TimmImage:
     """Write a timm encoder as timm.create_model("local-dir:FOLDER", pretrained=True) loads it."""
-    encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    encoder = unfrozen(encoder)
     if not isinstance(encoder, TimmImage):
         raise InputError(
             f"The encoder {type(encoder).__name__} of this model is not an architecture of timm.",

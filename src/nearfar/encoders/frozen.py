@@ -110,3 +110,8 @@ class Frozen(Encoder):
         from nearfar.encoders.batches import vectors
 
         return vectors(self, items, batch_size, progress)
+
+
+def unfrozen(encoder: Any) -> Any:
+    """The encoder within a frozen one, or the encoder itself."""
+    return encoder.encoder if isinstance(encoder, Frozen) else encoder

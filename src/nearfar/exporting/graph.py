@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nearfar.encoders import Frozen, SmallText, Tokens
+from nearfar.encoders import SmallText, Tokens, unfrozen
 from nearfar.encoders.texts import mean_pool
 from nearfar.errors import InputError
 from nearfar.methods.tower import Tower
@@ -62,7 +62,7 @@ class TextGraph(Graph):
         self.special = tower.encoder.special
         free = {0: "batch"} if self.special.fill else {0: "batch", 1: "length"}
         self.axes = dict.fromkeys(self.names, free)
-        encoder = tower.encoder.encoder if isinstance(tower.encoder, Frozen) else tower.encoder
+        encoder = unfrozen(tower.encoder)
         self.table = _table(encoder) if isinstance(encoder, SmallText) else None
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class PlainGraph(Graph):
     def _spread(self, x: np.ndarray) -> np.ndarray:
         """Numbers like those of the training rows, from numbers in [0, 1]."""
         encoder: Any = self.tower.encoder
-        inner = encoder.encoder if isinstance(encoder, Frozen) else encoder
+        inner = unfrozen(encoder)
         mean, std = (getattr(inner, name, None) for name in ("mean", "std"))
         return x if mean is None or std is None else (4 * x - 2) * std.numpy() + mean.numpy()
 
@@ -126,7 +126,7 @@ def graph_of(role: str, tower: Tower, similarity: str) -> Graph:
     """The tower of a role as a graph. Raises InputError, which names the part, for an input that is no array of fixed
     meaning: a graph's nodes, a user's history, a dialogue."""
     encoder = tower.encoder
-    inner = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    inner = unfrozen(encoder)
     part = f"The tower '{role}' ({type(inner).__name__}) cannot be exported as a graph of tensors"
     if encoder.modality == "text":
         if not hasattr(inner, "tokenizer"):

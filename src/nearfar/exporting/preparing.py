@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.encoders import Frozen
+from nearfar.encoders import unfrozen
 from nearfar.errors import InputError, NearfarError
 from nearfar.exporting.graph import INSTEAD, Graph, TextGraph
 
@@ -75,7 +75,7 @@ def describe(graph: Graph, name: str, folder: Path) -> dict[str, Any]:
         special = graph.special
         said |= {
             "tokenizer": f"{name}/tokenizer.json",
-            "prompt": getattr(_inner(encoder), "prompt", ""),
+            "prompt": getattr(unfrozen(encoder), "prompt", ""),
             "length": special.length,
             "padded_to_length": special.fill,
             "see_padding": special.fill,
@@ -91,7 +91,7 @@ def tokenizer_of(graph: TextGraph) -> Any:
     """The tokenizer as one of the tokenizers library that does all: special tokens, cut, padding."""
     from tokenizers import Tokenizer, processors
 
-    encoder, special = _inner(graph.tower.encoder), graph.special
+    encoder, special = unfrozen(graph.tower.encoder), graph.special
     given = encoder.tokenizer
     whole = given if isinstance(given, Tokenizer) else getattr(given, "backend_tokenizer", None)
     if whole is None:
@@ -160,7 +160,3 @@ def readme(
             "```",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _inner(encoder: Any) -> Any:
-    return encoder.encoder if isinstance(encoder, Frozen) else encoder

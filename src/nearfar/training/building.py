@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nearfar import evaluation, methods, modalities, options
-from nearfar.encoders import Encoder, Features, Frozen
+from nearfar.encoders import Encoder, Features, Frozen, unfrozen
 from nearfar.encoders.base import Joint
 from nearfar.encoders.lora import adapted, check_peft
 from nearfar.encoders.tokens import TokenStore
@@ -486,7 +486,7 @@ def check_layer(method: Method, layer: int | None) -> None:
     """Raises before any training where the measured layer is none of the picture encoder's."""
     made: list[Any] = [t.encoder for t in method.towers().values()]
     for one in made:
-        encoder: Any = one.encoder if isinstance(one, Frozen) else one
+        encoder: Any = unfrozen(one)
         if layer is not None and hasattr(encoder, "check_layer"):
             encoder.check_layer(layer)
 

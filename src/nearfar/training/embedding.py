@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfar import modalities
-from nearfar.encoders import Frozen
+from nearfar.encoders import unfrozen
 from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError
 from nearfar.methods.tower import Tower
@@ -132,7 +132,7 @@ class Embedder:
 
     def _mapped(self, role: str, rows: np.ndarray, look: Callable[[Any, Any], Any]) -> Iterator[Any]:
         tower, rows = self.tower(role), np.asarray(rows)
-        encoder: Any = tower.encoder.encoder if isinstance(tower.encoder, Frozen) else tower.encoder
+        encoder: Any = unfrozen(tower.encoder)
         if not hasattr(encoder, "feature_map"):
             raise InputError("This encoder gives vectors only, no feature map.", "Choose another --task.")
         ready = modalities.of(role).reader(self.data, role, encoder).ready
