@@ -12,10 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiment import FIGURES, Arm, Cell, Claim
-from shared import COMPOSING_CLIP, COMPOSING_PLAN, COMPOSITIONS
-
-from nearfar.reporting.figures import bars_svg
+from experiment import Arm, Cell, Claim
+from shared import COMPOSING_CLIP, COMPOSING_PLAN, COMPOSITIONS, compositions_figure
 
 START = "zero-shot"
 OTHERS = {"names alone": "{attribute} {object}", "with an article": "a {attribute} {object}"}
@@ -45,9 +43,5 @@ CLAIM = Claim(
 
 def figure(out: Path, result: dict[str, Any]) -> None:
     """What each context tells of compositions seen in training and new ones, in docs/assets/methods/coop.svg."""
-    rows = result["all"]["digits"]
-    shown = {"seen": "trained on, at best", "unseen": "never trained on, at best", "AUC": "area under both"}
-    values = {name: {words: [100 * x[key] for x in seeds] for key, words in shown.items()}
-              for name, seeds in rows.items() if set(shown) <= set(seeds[0])}  # fmt: skip
     about = "Digits under operations: accuracy of compositions by the context of the prompt."
-    (FIGURES / "coop.svg").write_text(bars_svg(values, "A context that is written or learned", about, unit=" %"))
+    compositions_figure("coop", result["all"]["digits"], "A context that is written or learned", about)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import FIGURES, Arm, Cell, Claim
-from shared import COMPOSING_CLIP, COMPOSING_PLAN, COMPOSITIONS
+from experiment import Arm, Cell, Claim
+from shared import COMPOSING_CLIP, COMPOSING_PLAN, COMPOSITIONS, compositions_figure
 
 import nearfar
 from nearfar.evaluation import task_for
-from nearfar.reporting.figures import bars_svg
 from nearfar.training.modelled import ModelEmbedder
 
 TASK = "compositions"
@@ -73,9 +72,5 @@ CLAIM = Claim(
 
 def figure(out: Path, result: dict[str, Any]) -> None:
     """What each row tells of compositions seen in training and new ones, in docs/assets/methods/csp.svg."""
-    rows = result["all"]["digits"]
-    shown = {"seen": "trained on, at best", "unseen": "never trained on, at best", "AUC": "area under both"}
-    values = {name: {words: [100 * x[key] for x in seeds] for key, words in shown.items()}
-              for name, seeds in rows.items() if set(shown) <= set(seeds[0])}  # fmt: skip
     about = "Digits under operations: accuracy of compositions by how the words of the prompt came about."
-    (FIGURES / "csp.svg").write_text(bars_svg(values, "Compositions of an operation and a digit", about, unit=" %"))
+    compositions_figure("csp", result["all"]["digits"], "Compositions of an operation and a digit", about)

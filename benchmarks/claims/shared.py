@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from experiment import FIGURES
+
+from nearfar.reporting.figures import bars_svg
+
 SIDE = 16
 WEAK = "--views two-crops --views.crop 0.7,1 --views.flip 0 --views.strength 0.25 --views.grey 0"
 STRONG = "--views two-crops --views.crop 0.3,1 --views.flip 0 --views.strength 0.5 --views.grey 0"
@@ -17,3 +23,11 @@ COMPOSING_CLIP = {
 COMPOSING_PLAN = {"steps": 300, "batch_size": 128}
 COMPOSITIONS = {"AUC": ("compositions", "auc"), "H": ("compositions", "harmonic"), "seen": ("compositions", "seen"),
                 "unseen": ("compositions", "unseen")}  # fmt: skip
+
+
+def compositions_figure(slug: str, rows: Mapping[str, Sequence[Mapping[str, float]]], title: str, about: str) -> None:
+    """What each row tells of compositions seen in training and of new ones, in docs/assets/methods/SLUG.svg."""
+    shown = {"seen": "trained on, at best", "unseen": "never trained on, at best", "AUC": "area under both"}
+    values = {name: {words: [100 * x[key] for x in seeds] for key, words in shown.items()}
+              for name, seeds in rows.items() if set(shown) <= set(seeds[0])}  # fmt: skip
+    (FIGURES / f"{slug}.svg").write_text(bars_svg(values, title, about, unit=" %"))
