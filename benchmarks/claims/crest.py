@@ -19,7 +19,7 @@ from experiment import FIGURES, Arm, Cell, Claim
 
 import nearfar
 from nearfar.evaluation.certainty import knows_mistakes
-from nearfar.methods.describing import told
+from nearfar.methods.describing import predicted
 from nearfar.reporting.figures import bars_svg
 from nearfar.training.modelled import ModelEmbedder
 
@@ -42,7 +42,7 @@ def certainty(folder: Path, data: Any) -> dict[str, float]:
     with torch.inference_mode():
         answer, encoder = inference.answer(rows, embed, matrix), model.roles["image"].encoder.eval()
         regions = encoder.feature_map(encoder.prepare(noise), inference.layer).flatten(2).transpose(1, 2)
-        beside = told(inference.grounding(regions).psi, matrix, **inference.settings).uncertainty.cpu().numpy()
+        beside = predicted(inference.grounding(regions).psi, matrix, **inference.settings).uncertainty.cpu().numpy()
     unsure, right = answer.uncertainty.cpu().numpy(), classes[answer.score.argmax(1).cpu().numpy()] == targets[rows]
     known, both = np.isin(targets[rows], train), np.concatenate([unsure, beside])
     shares = {

@@ -12,7 +12,7 @@ import nearfar
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.evaluation.certainty import calibration_error, certainty_diagnostics, knows_mistakes
-from nearfar.methods.describing import alike, told
+from nearfar.methods.describing import alike, predicted
 from nearfar.methods.micro_batches import Cached
 from nearfar.training import building, showing
 from nearfar.training.modelled import ModelEmbedder
@@ -285,17 +285,17 @@ def test_it_learns_and_is_measured(shapes, table, trained, capsys):
 
 def test_what_others_learn_from_is_told_too(described_few):
     psi, z = [torch.randn(4, 5, generator=torch.Generator().manual_seed(k)) for k in (0, 1)], torch.rand(3, 5)
-    one = told(psi, z, "cross-entropy", "softplus", "dempster", 2.0)
+    one = predicted(psi, z, "cross-entropy", "softplus", "dempster", 2.0)
     unit = z / z.norm(dim=1, keepdim=True)
     share = ((psi[0] + psi[1]) / 2 @ unit.T * 2).softmax(1)
     torch.testing.assert_close(one.score, share)
     torch.testing.assert_close(one.uncertainty, -(share * share.log()).sum(1) / np.log(3))
     mean = (psi[0] + psi[1]) / 2
-    torch.testing.assert_close(told(psi, z, "regression", "softplus", "dempster", 1.0).score,
+    torch.testing.assert_close(predicted(psi, z, "regression", "softplus", "dempster", 1.0).score,
                                mean / mean.norm(dim=1, keepdim=True) @ unit.T)  # fmt: skip
-    alone = told(psi, z[:1], "cross-entropy", "softplus", "dempster", 2.0)
+    alone = predicted(psi, z[:1], "cross-entropy", "softplus", "dempster", 2.0)
     assert alone.uncertainty.tolist() == [0, 0, 0, 0]
-    assert told(psi[:1], z[:1], "evidential", "exp", "dempster", 1.0).score.tolist() == [[1]] * 4
+    assert predicted(psi[:1], z[:1], "evidential", "exp", "dempster", 1.0).score.tolist() == [[1]] * 4
 
 
 def test_diagnostics_of_certainty():

@@ -603,7 +603,7 @@ def run_export(words: list[str]) -> None:
     places, given = parse(words, targets, (1,), "nearfar export MODEL --to FORM")
     checked = options.checked(targets, given)
     done = export.export(places[0], options.build(export.ExportOptions, checked), options.build(DataSettings, checked))
-    emit(done.told()) if checked.json else export.show(done, speaker(False))
+    emit(done.to_dict()) if checked.json else export.show(done, speaker(False))
 
 
 def run_report(words: list[str]) -> None:

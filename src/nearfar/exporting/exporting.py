@@ -48,7 +48,7 @@ class Exported:
     to: str
     towers: dict[str, ExportedTower] = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON; what was not measured is left out."""
         towers = {name: {k: v for k, v in asdict(one).items() if v is not None} for name, one in self.towers.items()}
         return {"path": str(self.path), "to": self.to, "towers": towers}
@@ -183,7 +183,7 @@ def _graphs(model: Model, towers: Mapping[str, tuple[str, Tower]], folder: Path,
             measured.append(f"- `{one.int8}`: weights of 8 bits; finds {one.recall:.1%} of the 10 nearest neighbours "
                             f"of {one.rows} rows of {data.name}")  # fmt: skip
     _write_json(folder / "preprocessing.json", {"similarity": model.similarity, "towers": told})
-    _write_json(folder / "measured.json", found.told()["towers"])
+    _write_json(folder / "measured.json", found.to_dict()["towers"])
     text = preparing.readme(found.to, told, measured, model.similarity, runtimes.README[found.to])
     (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -91,7 +91,7 @@ def described_classes(data: Data, rows: np.ndarray, slug: str) -> Described:
                      matrix[trained] / np.abs(matrix[trained]).max(), place[targets])  # fmt: skip
 
 
-class Told(NamedTuple):
+class Prediction(NamedTuple):
     """Of rows among C classes: score and belief (n, C); uncertainty (n,) as a whole; of_path: that of each path, and
     conflict (n,) of two; without evidence (of a cross-entropy or a regression) belief is None, and uncertainty the
     entropy of the classes' softmax, as a share of log C."""
@@ -103,7 +103,7 @@ class Told(NamedTuple):
     conflict: Tensor | None
 
 
-def told(psi: Sequence[Tensor], matrix: Tensor, learned: str, kind: str, fusion: str, scale: float) -> Told:
+def predicted(psi: Sequence[Tensor], matrix: Tensor, learned: str, kind: str, fusion: str, scale: float) -> Prediction:
     """What attributes psi (n, K) of each path say of classes with attributes matrix (C, K), by what they learned from:
     `evidential` as the opinions of `nearfar.losses.evidential`; cross-entropy by the softmax of the mean of the
     logits; regression by the cosine with the mean of psi."""
@@ -114,13 +114,13 @@ def told(psi: Sequence[Tensor], matrix: Tensor, learned: str, kind: str, fusion:
             found[0] if len(found) == 1 else evidential.fused_evidence(found[0], found[1], fusion)
         )
         against = evidential.conflict(found[0], found[1]) if len(found) == 2 else None
-        return Told(whole.probability, whole.belief, whole.uncertainty,
+        return Prediction(whole.probability, whole.belief, whole.uncertainty,
                     [evidential.opinion(one).uncertainty for one in found], against)  # fmt: skip
     mean = torch.stack(logits).mean(0)
     share = mean.softmax(1)
     unsure = torch.special.entr(share).sum(1) / max(np.log(share.shape[1]), 1e-12)
     cosine = class_logits(normalise(torch.stack(list(psi)).mean(0)), matrix)
-    return Told(share if learned == "cross-entropy" else cosine, None, unsure, [], None)
+    return Prediction(share if learned == "cross-entropy" else cosine, None, unsure, [], None)
 
 
 @dataclass
@@ -143,7 +143,7 @@ class DescribedOptions:
 
 class DescribedClasses(Inference):
     """Tells classes by their attributes, and how sure it is. found, seen: as in `Described`; layer: whose map the
-    regions are (None: the last); settings: `learned`, `kind`, `fusion` and `scale` of `told`."""
+    regions are (None: the last); settings: `learned`, `kind`, `fusion` and `scale` of `predicted`."""
 
     options: ClassVar[type] = DescribedOptions
     describes: ClassVar[bool] = True
@@ -170,28 +170,28 @@ class DescribedClasses(Inference):
         return cls(grounding, names, classes, torch.zeros(len(classes), len(names)), config["seen"],
                    config["settings"], config["layer"], config["role"])  # fmt: skip
 
-    def answer(self, rows: np.ndarray, embed: Any, matrix: Tensor) -> Told:
+    def answer(self, rows: np.ndarray, embed: Any, matrix: Tensor) -> Prediction:
         """What the model says of rows among classes with these attributes (C, K), in the model's order."""
         parts = []
         for maps in embed.maps(self.role, rows, self.layer):
             regions = torch.from_numpy(np.array(maps)).to(self.matrix.device).flatten(2).transpose(1, 2)
-            parts.append(told(self.grounding(regions).psi, matrix.to(self.matrix.device), **self.settings))
+            parts.append(predicted(self.grounding(regions).psi, matrix.to(self.matrix.device), **self.settings))
         columns = list(zip(*parts, strict=True))
         ways = [torch.cat(one) for one in zip(*columns[3], strict=True)]
         score, belief, unsure, against = (None if columns[k][0] is None else torch.cat(columns[k])
                                           for k in (0, 1, 2, 4))  # fmt: skip
         assert score is not None
         assert unsure is not None
-        return Told(score, belief, unsure, ways, against)
+        return Prediction(score, belief, unsure, ways, against)
 
     def ordered(self, names: Sequence[str], attributes: Any) -> Tensor:
         """Attributes (C, K) that stand under these names, in the model's order. Raises InputError for others."""
         if sorted(names) != sorted(self.names):
-            other = next((name for name in names if name not in self.names), None)
-            what = (f"has no attribute '{next(name for name in self.names if name not in names)}'" if other is None else
-                    f"knows no attribute '{other}'.{did_you_mean(other, self.names)}")  # fmt: skip
-            raise InputError(f"This model {what}" if other is not None else f"The file of class attributes {what}.",
-                             f"It was trained with {len(self.names)}: {', '.join(self.names[:12])}"
+            strange = next((name for name in names if name not in self.names), None)
+            missing = next((name for name in self.names if name not in names), None)
+            wrong = (f"This model knows no attribute '{strange}'.{did_you_mean(strange, self.names)}" if strange else
+                     f"The file of class attributes has no attribute '{missing}'.")  # fmt: skip
+            raise InputError(wrong, f"It was trained with {len(self.names)}: {', '.join(self.names[:12])}"
                              f"{', ...' if len(self.names) > 12 else ''}.")  # fmt: skip
         order = [list(names).index(name) for name in self.names]
         return torch.from_numpy(np.asarray(attributes, np.float32)[:, order])
@@ -273,4 +273,5 @@ class DescribedClasses(Inference):
                                      self.settings["learned"] == "evidential")  # fmt: skip
 
 
-__all__ = ["Described", "DescribedClasses", "DescribedOptions", "Learned", "Told", "alike", "described_classes", "told"]
+__all__ = ["Described", "DescribedClasses", "DescribedOptions", "Learned", "Prediction", "alike", "described_classes",
+           "predicted"]  # fmt: skip
