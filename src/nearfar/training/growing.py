@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nearfar.checks import hints
+from nearfar.options import make_parser
+
 _MADE = ("__init__", "__repr__", "__eq__", "__hash__", "__match_args__")
 
 
@@ -53,3 +56,5 @@ def grown(cls: type, added: Sequence[Added]) -> None:
     cls.__doc__ = head + mark + "".join(f"    {one.name}: {one.meaning}\n" for one in added) + own
     cls._written, cls._words = first, words  # pyright: ignore[reportAttributeAccessIssue]
     dataclass(cls)
+    hints.cache_clear()
+    make_parser.cache_clear()
