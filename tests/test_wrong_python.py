@@ -16,6 +16,7 @@ from PIL import Image
 import nearfar
 from nearfar import options
 from nearfar.errors import InputError
+from nearfar.training.engine import split_options
 from nearfar.training.settings import DataSettings, TrainSettings
 
 NAN, HUGE = float("nan"), 10**30
@@ -110,8 +111,16 @@ def refused(call, place, *names):
 def test_settings(place):
     cases = list(settings())
     assert len(cases) > 150
+    seen = set()
     for _, given in cases:
-        refused(lambda given=given: fit(**given), place, next(iter(given)))
+        name = next(iter(given))
+        if name in seen:  # the whole way once for each option
+            with pytest.raises(InputError) as error:
+                split_options("simclr", given, None, None)
+            assert names_it(str(error.value), name), str(error.value)
+        else:
+            refused(lambda given=given: fit(**given), place, name)
+        seen.add(name)
 
 
 def test_options_of_methods():

@@ -15,7 +15,7 @@ from nearfar.methods import Loss
 from nearfar.methods.batch import Batch
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
-from tests.layered import encoder_of
+from tests.small import encoder_of
 
 SLUGS = methods.slugs()
 PAIRED = ("align", "cwcl", "negclip", "clip-rocket")  # of pictures and texts, where the data hold groups too
@@ -129,7 +129,7 @@ SMALL = {
     "crest": {"batch_size": "auto"},
     "pamc": {"batch_size": "auto"},  # all nodes
     "meow": {"batch_size": "auto"},
-    "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}},
+    "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}, "image_size": 32},
 }
 # Where the candidates change (a queue fills, running statistics settle, mixing or a stage begins), the loss is compared
 # with what it was then.

@@ -19,7 +19,7 @@ from nearfar.training import building
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import TrainSettings
 from tests.conftest import write_notes
-from tests.layered import SMALL
+from tests.small import SMALL
 
 FLAGS = ["--text-encoder", "tiny", "--text-length", "24", "--vocabulary", "300"]
 NOTE = {"text": "note", "text_b": None, "target": "kind", "domain": "part"}

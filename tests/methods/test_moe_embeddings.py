@@ -17,7 +17,7 @@ from nearfar.sources import open_data
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
 from tests.conftest import write_domains
-from tests.layered import SMALL
+from tests.small import SMALL
 
 FLAGS = ["--text-encoder", "tiny", "--text-length", "24", "--vocabulary", "300", "--domain", "field"]
 

@@ -18,8 +18,8 @@ from nearfar.encoders import Tokens, frame
 from nearfar.encoders.histories import Histories
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
-from tests.layered import encoder_of
 from tests.losses import reference
+from tests.small import encoder_of
 
 LR, STEPS, RUN, WARMUP = 0.05, 3, 8, 1
 

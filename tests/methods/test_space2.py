@@ -16,7 +16,7 @@ from nearfar.losses import mean_score, tree_contrast
 from nearfar.sources.trees import VIEWS, tree_elements
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
-from tests.layered import SMALL
+from tests.small import SMALL
 
 
 def prepared(data, settings=None, **options):

@@ -13,9 +13,9 @@ from nearfar.training import building
 from nearfar.training.engine import split_options
 from nearfar.views.image import Augment
 from tests.elsewhere import away, home, moved, stand_in
-from tests.layered import encoder_of
 from tests.losses.cases import CASES as LOSSES
 from tests.losses.cases import batch
+from tests.small import encoder_of
 
 OPTIONS = {
     "dcl queue": {"negatives": "queue", "momentum": "auto"},

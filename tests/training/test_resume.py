@@ -15,7 +15,7 @@ from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.training import callbacks
 from nearfar.training.engine import fit
-from tests.layered import encoder_of
+from tests.small import encoder_of
 
 STEPS = 8
 CASES = {
