@@ -70,6 +70,22 @@ def test_constituents_of_one_kind_are_exchanged():
     assert exchanged(TEXTS[2], RULES)["verb"] == ["a man feeds a horse, and a woman rides it"]
 
 
+@pytest.mark.parametrize(
+    "text", ["a cat and a dog", "a big, red ball", "a table next to the chairs", "it runs and jumps"]
+)
+def test_what_means_the_same_is_no_hard_caption(text):
+    assert not any(exchanged(text, RULES).values())
+
+
+def test_what_an_adjective_or_a_number_goes_with_counts():
+    made = exchanged("a red cat and a blue dog", RULES)
+    assert made["noun"] == ["a red dog and a blue cat"]
+    assert made["adjective"] == ["a blue cat and a red dog"]
+    assert made["phrase"] == []
+    assert exchanged("two cats and a dog", RULES)["noun"] == ["two dog and a cats"]
+    assert len(exchanged("a cat near a dog on a mat", RULES)["noun"]) == 2
+
+
 def test_phrases_do_not_cross_punctuation():
     assert "a red, dog" not in [TEXTS[0][a:b] for a, b in captions.constituents("a red, dog", RULES)["phrase"]]
     spans = captions.constituents("a red dog, blue cat", RULES)["phrase"]

@@ -20,6 +20,10 @@ KINDS = ("noun", "adjective", "adverb", "verb", "phrase")
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 _BLANKED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 GROUP = 3
+SYMMETRIC = frozenset(
+    ["", "and", "or", "with", "near", "nearby", "beside", "next to", "by", "between", "around", "along with"]
+)
+"""Words between two constituents that mean the same both ways."""
 Spans = list[tuple[int, int]]
 
 
@@ -73,17 +77,33 @@ def _runs(text: str, places: Spans, tags: Sequence[WordClass]) -> list[tuple[int
 
 def exchanged(text: str, tag: Tagger, kinds: Sequence[str] = KINDS) -> dict[str, list[str]]:
     """Kind -> the captions in which two different constituents of that kind have changed places, each once, and none
-    equal to the text. The first letter of a text stays upper or lower case."""
+    that means the same as the text ("a cat and a dog"). The first letter of a text stays upper or lower case."""
     found, known = {}, {text.casefold()}
     parts = constituents(text, tag)
     for kind in kinds:
         found[kind] = []
         for one, other in itertools.combinations(parts[kind], 2):
             made = swapped(text, one, other)
-            if made.casefold() not in known:
+            if made.casefold() not in known and not _same_both_ways(text, kind, one, other, tag, parts["phrase"]):
                 known.add(made.casefold())
                 found[kind].append(made)
     return found
+
+
+def _same_both_ways(
+    text: str, kind: str, one: tuple[int, int], other: tuple[int, int], tag: Tagger, phrases: Spans
+) -> bool:
+    """Whether symmetric words stand between two constituents, and, of nouns, none leaves an adjective or a number."""
+    words = caption_words(text[one[1] : other[0]])
+    between = " ".join(w for w, tagged in zip(words, tag(words), strict=True) if tagged != "determiner")
+    if between.casefold() not in SYMMETRIC:
+        return False
+    if kind != "noun":
+        return True
+    left = [
+        text[a:start] + text[stop:b] for start, stop in (one, other) for a, b in phrases if a <= start and stop <= b
+    ]
+    return {tagged for part in left for tagged in tag(caption_words(part))} <= {"determiner"}
 
 
 def swapped(text: str, one: tuple[int, int], other: tuple[int, int]) -> str:

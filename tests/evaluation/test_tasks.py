@@ -192,7 +192,7 @@ def test_proxy_finds_another_look_of_itself():
     flat = DataEmbed(data, lambda role, items: np.asarray(items, np.float32).reshape(len(items), -1) - 128)
     scores = task.evaluate(flat, "test", examples=2)
     assert 0.3 < scores.primary <= 1
-    assert all(example.transformed for example in scores.examples)
+    assert all(example.changed for example in scores.examples)
 
 
 def test_proxy_of_texts():

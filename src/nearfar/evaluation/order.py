@@ -14,15 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearfar.captions import SHUFFLES, caption_words, clean_caption, constituents, swapped
+from nearfar.captions import SHUFFLES, SYMMETRIC, caption_words, clean_caption, constituents, swapped
 from nearfar.word_classes import Tagger
 
 TIE = 1e-5
 TESTS = ("relation", "attribution", "order")
-SYMMETRIC = frozenset(
-    ["", "and", "or", "with", "near", "nearby", "beside", "next to", "by", "between", "around", "along with"]
-)
-"""Words between two noun phrases that mean the same both ways."""
 
 
 @dataclass(frozen=True)

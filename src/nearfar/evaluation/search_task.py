@@ -59,7 +59,7 @@ class SearchTask(Task):
         cache: dict[Any, np.ndarray] = {}
 
         def vectors(side: Side) -> np.ndarray:
-            key = side.role, side.rows.tobytes(), side.transformed, side.corpus
+            key = side.role, side.rows.tobytes(), side.changed, side.corpus
             if key not in cache:
                 cache[key] = embed_side(self.data, embed, side)
             return cache[key]

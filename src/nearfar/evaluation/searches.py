@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -10,7 +10,6 @@ from zlib import crc32
 import numpy as np
 from torch import Tensor
 
-from nearfar import modalities
 from nearfar.evaluation.embedding import Embed, take
 from nearfar.evaluation.neighbours import topk
 from nearfar.evaluation.relevance import same
@@ -21,13 +20,18 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 
+Changed = Callable[[Any, np.ndarray], Any]
+"""(items, rows) -> the items as they are shown to a model."""
+
+
 @dataclass(frozen=True)
 class Side:
-    """Queries or gallery: rows of a role, then (corpus=True) its corpus; `transformed` by held-out transforms."""
+    """Queries or gallery: rows of a role, then (corpus=True) its corpus; `changed` gives the rows' items another look
+    or order."""
 
     role: str
     rows: np.ndarray
-    transformed: bool = False
+    changed: Changed | None = None
     corpus: bool = False
 
 
@@ -64,7 +68,7 @@ class Example:
     direction: str
     role: str
     row: int
-    transformed: bool
+    changed: Changed | None
     rank: int
     hits: list[Hit]
 
@@ -78,16 +82,16 @@ def paired_search(rows: np.ndarray, roles: Sequence[str], clusters: np.ndarray) 
 
 
 def side_items(data: Data, side: Side, size: int = 32) -> Any:
-    """The items of a side, with its corpus and its held-out look."""
+    """The items of a side, changed as it says, with its corpus."""
     items = take(data, side.role, side.rows, size)
-    if side.transformed:
-        items = modalities.of(side.role).other_look(items, side.rows)
+    if side.changed is not None:
+        items = side.changed(items, side.rows)
     return [*items, *data.corpus[side.role]] if side.corpus else items
 
 
 def embed_side(data: Data, embed: Embed, side: Side) -> np.ndarray:
     """Vectors (n, d) of a side."""
-    if side.transformed:
+    if side.changed is not None:
         size = getattr(embed, "size", None) or 32
         return embed.items(side.role, side_items(data, side, size))
     if side.corpus and not len(side.rows):
@@ -121,7 +125,7 @@ def _example(search: Search, scorer: Source, query: int, place: int, k: int) -> 
         for item, score in zip(near.indices[0], near.scores[0])
         if item >= 0
     ]
-    return Example(search.name, search.query.role, int(search.query.rows[query]), search.query.transformed, place, hits)
+    return Example(search.name, search.query.role, int(search.query.rows[query]), search.query.changed, place, hits)
 
 
 class _Row(Source):

@@ -14,7 +14,7 @@ from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.evaluation.dense import IGNORE
 from nearfar.evaluation.neighbours import normalise
-from nearfar.evaluation.searches import Example
+from nearfar.evaluation.searches import Changed, Example
 from nearfar.evaluation.task import Scores
 from nearfar.evaluation.tasks.dense import Segmented
 from nearfar.reporting.cells import thumbnail
@@ -87,7 +87,7 @@ def examples_json(data: Data, examples: Sequence[Example], *, size: int | None =
         {
             "direction": example.direction,
             "rank": example.rank,
-            "query": _item(data, example.role, example.row, -1, size, example.transformed),
+            "query": _item(data, example.role, example.row, -1, size, example.changed),
             "hits": [
                 _item(data, hit.role, hit.row, hit.corpus, size)
                 | {"score": round(hit.score, 4), "relevant": hit.relevant}
@@ -148,12 +148,12 @@ def _native(data: Data) -> int:
     return int((data.meta or {}).get("native_size") or 48)
 
 
-def _item(data: Data, role: str, row: int, corpus: int, size: int, transformed: bool = False) -> dict[str, Any]:
+def _item(data: Data, role: str, row: int, corpus: int, size: int, changed: Changed | None = None) -> dict[str, Any]:
     if row < 0:
         keys = getattr(data, "corpus_keys", None) or {}
         key = keys[role][corpus] if role in keys else f"corpus {corpus}"
         return {"key": str(key)} | modalities.of(role).show(data, role, [data.corpus[role][corpus]], size)[0]
     rows, kind = np.array([row]), modalities.of(role)
     items = kind.items(data, role, rows, size)
-    shown = kind.other_look(items, rows) if transformed else items
+    shown = items if changed is None else changed(items, rows)
     return {"key": str(data.keys[row])} | kind.show(data, role, shown, size)[0]

@@ -17,9 +17,11 @@ from nearfar.evaluation.relevance import listed, same, union
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.search_task import RETRIEVAL
 from nearfar.evaluation.searches import Example, Search, Side
+from nearfar.evaluation.shuffles import OfPictures, OfTexts, Shuffle, role_of
 from nearfar.evaluation.task import Scores, register
 from nearfar.similarity import Source, Sparse
 from nearfar.units import Metric
+from nearfar.word_classes import Rules
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -37,6 +39,9 @@ class PairTask(PairedTask):
         pool: what a query is ranked among: all items of the split, or those of its own domain (language...); then the
             score is the mean over the domains.
         candidates: at most so many rows (of each pool), the same ones each time; default all.
+        shuffle: what changes places within each item, to see what retrieval owes to its order: words of texts (all;
+            nouns among nouns and adjectives among adjectives; the other words; within groups of three; the groups), or
+            of pictures four strips (rows, columns) or 3 x 3 patches. Default nothing.
     """
 
     metrics = RETRIEVAL | {
@@ -52,8 +57,12 @@ class PairTask(PairedTask):
         modalities: Sequence[str] | None = None,
         pool: Literal["all", "domain"] = "all",
         candidates: PositiveInt | None = None,
+        shuffle: Literal[OfTexts, OfPictures] | None = None,
     ):
         super().__init__(data, modalities=modalities)
+        self.shuffle, self.shuffled = shuffle, {}
+        if shuffle is not None:
+            self.shuffled[role_of(shuffle, self.roles, data.name)] = Shuffle(shuffle, Rules())
         self.primary = next((m for m in (kinds.of(role).metric for role in self.roles) if m == "hit@1"), "ndcg@10")
         self.pool, self.candidates = pool, candidates
         if pool == "domain" and data.domains is None:
@@ -124,6 +133,8 @@ class PairTask(PairedTask):
             what = "the whole corpus" if self.corpus(b) else f"every different {b} of the split"
             text = f"Retrieval of {b} by {a}: {self.metric().label}. The gallery holds {what}."
         text += self.pool_in_words()
+        for role in self.shuffled:
+            text += f" Of each {role} the {self.shuffle} have changed places."
         if self.classifies_pairs():
             text += (
                 " Beside it, how well the cosine tells pairs labelled 1 from pairs labelled 0: average precision, "
@@ -170,7 +181,7 @@ class PairTask(PairedTask):
         hidden = self._itself(query_rows, query, gallery, contents, relevant if judged else None)
         return Search(
             f"{query} → {gallery}{f', {pool}' if pool else ''}",
-            Side(query, query_rows),
+            Side(query, query_rows, self.shuffled.get(query)),
             side,
             len(contents),
             relevant,
@@ -183,7 +194,7 @@ class PairTask(PairedTask):
         if self.corpus(role):
             return Side(role, rows[:0], corpus=True), self.data.corpus_content(role)
         contents, first = np.unique(np.asarray(self.data.content(role))[rows], return_index=True)
-        return Side(role, rows[first]), contents
+        return Side(role, rows[first], self.shuffled.get(role)), contents
 
     def _itself(
         self, query_rows: np.ndarray, query: str, gallery: str, contents: np.ndarray, judged: Sparse | None
@@ -213,9 +224,9 @@ class PairTask(PairedTask):
         return scores
 
     def classifies_pairs(self) -> bool:
-        """Whether there are pairs of both labels."""
+        """Whether there are pairs of both labels, as they are in the data."""
         labels = self.data.pair_labels
-        return labels is not None and bool((labels == 1).any() and (labels == 0).any())
+        return labels is not None and not self.shuffled and bool((labels == 1).any() and (labels == 0).any())
 
     def classified(self, scorer: Callable[[Search], Source], split: str) -> dict[str, float]:
         """How well scores tell the labelled pairs of a split apart."""

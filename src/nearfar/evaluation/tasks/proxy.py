@@ -44,7 +44,7 @@ class ProxyTask(SearchTask):
         return [
             Search(
                 "another look → itself",
-                Side(self.role, asked, transformed=True),
+                Side(self.role, asked, kinds.of(self.role).other_look),
                 Side(self.role, rows),
                 len(rows),
                 same(asked, rows),

@@ -83,8 +83,9 @@ class NegCLIP(PairContrast):
         "ICLR 2023",
         "Captions with their words exchanged and pictures that look alike are negatives, so that word order counts.",
         arxiv="2210.01936",
-        differs="classes of words by rules unless a pipeline of spaCy is named; identical pictures and captions are "
-        "masked (--mask-duplicates false for the paper's behaviour); the pictures nearest to the encoder that is "
+        differs="classes of words by rules unless a pipeline of spaCy is named; what means the same in another order "
+        "(a cat and a dog) is no hard caption; identical pictures and captions are masked "
+        "(--mask-duplicates false for the paper's behaviour); the pictures nearest to the encoder that is "
         "trained, as it begins, or in pixels; the temperature learns at five times the rate and starts at 0.07, not "
         "from a checkpoint; a warm-up of a twentieth of a run (the paper: 50 steps); no gathering in the paper's "
         "code, whose diagonal is wrong on several processes",
