@@ -234,7 +234,7 @@ class BagTask(Task):
                     f"bag {bags.names[bag]} ({kind}), score {whole[bag]:.2f}: its highest instances",
                     self.role,
                     int(bags.rows[own[0]]),
-                    False,
+                    None,
                     rank,
                     hits,
                 )
