@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 PATIENCE = 400
 
@@ -36,7 +37,7 @@ def start(body, out, method, table, to, options, stop):
         port = str(free_port())
         environments = [one | {"MASTER_PORT": port} for one in environments]
     names = {"method": method, "table": str(table), "out": str(to), "options": options, "stop": str(stop)}
-    logs = [(f"{out}.{k}.out", f"{out}.{k}.err") for k in range(count)]
+    logs = [(Path(f"{out}.{k}.out"), Path(f"{out}.{k}.err")) for k in range(count)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nearfar.training.engine", "lightning.pytorch", "tests.stopping"])
     running = [context.Process(target=_run, args=(body, names, one, *log))
@@ -44,7 +45,7 @@ def start(body, out, method, table, to, options, stop):
     for one in running:
         one.start()
     code = _end(running)
-    written = ["".join(open(log[k], encoding="utf-8").read() for log in logs) for k in (0, 1)]
+    written = ["".join(log[k].read_text("utf-8") for log in logs) for k in (0, 1)]
     return Done(code, *written)
 
 

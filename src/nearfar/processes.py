@@ -173,8 +173,8 @@ def prepare_local(backend: str, rank: int, world: int) -> None:
 
 @contextmanager
 def meeting_place() -> Iterator[None]:
-    """Where the processes that are about to be started will find each other, and whom they follow. Those that a launcher
-    started meet where it says."""
+    """Where the processes that are about to be started will find each other, and whom they follow. Those that a
+    launcher started meet where it says."""
     if STORE in os.environ or started() > 1:
         yield
         return

@@ -8,7 +8,7 @@ import pytest
 from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import DataEmbed
-from nearfar.evaluation.tasks import task_for
+from nearfar.evaluation.tasks import parsed, task_for
 from nearfar.evaluation.tasks.groups import GroupTask
 
 from .tiny import Tiny, Vectors, pictures
@@ -220,3 +220,12 @@ def test_groups_of_one_domain_each_are_searched_as_a_whole():
     assert (len(search.query.rows), len(search.gallery.rows)) == (12, 12)
     assert "same group" in task_for(data, "groups").describe()
     assert GroupTask.priority(data) < GroupTask.priority(drawings())
+
+
+def test_options_of_a_task_may_be_quoted():
+    name, given = parsed("compositions --read prompts --template 'one {attribute} {object}'")
+    assert (name, given) == ("compositions", {"read": "prompts", "template": "one {attribute} {object}"})
+    with pytest.raises(InputError, match="Close its quotes"):
+        parsed("compositions --template 'a {attribute}")
+    with pytest.raises(InputError, match="Unknown task ''"):
+        parsed(" ")

@@ -1894,7 +1894,8 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
     settings = TrainSettings(
         batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, schedule="cosine",
         val_every=0, graph_width=16,
-        by="columns" if slug in ("align", "cwcl", "negclip", "clip-rocket") else "auto", **encoder_of(slug),
+        by="columns" if slug in ("align", "cwcl", "negclip", "clip-rocket") else "auto",
+        **({} if slug == "swav" else encoder_of(slug)),  # small crops of 16 pixels beside whole ones of more
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}

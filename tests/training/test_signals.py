@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from nearfar.methods.base import Method
 from nearfar.training import callbacks, engine
 
-OPTIONS = {"negatives": "queue", "momentum": "auto", "accumulate": 2, "steps": 6, "batch_size": 16, "val_every": 3}
+OPTIONS = {"negatives": "queue", "momentum": "auto", "accumulate": 2, "steps": 6, "batch_size": 16, "val_every": 3,
+           "image_size": 16}  # fmt: skip
 MOMENTS = ("encode", "before_targets", "loss", "before_step", "after_step")
 
 

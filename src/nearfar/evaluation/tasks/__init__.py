@@ -106,8 +106,9 @@ def task_for(
 
 
 def parsed(spec: str) -> tuple[str, dict[str, Any]]:
-    """ "few-shot --ways 3" -> name and options. Raises InputError for what is unknown."""
-    name, *words = spec.split()
+    """ "few-shot --ways 3" -> name and options; values with blanks stand in quotes. Raises InputError for what is
+    unknown."""
+    name, *words = options.words_of("task", spec) or [""]
     return name, options.from_command_line([get(name)], words)
 
 
