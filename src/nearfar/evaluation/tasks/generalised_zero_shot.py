@@ -146,7 +146,7 @@ class GeneralisedZeroShotTask(TargetTask):
         skipped = len(self.rows(split)) - len(rows)
         counts = {"rows": {"queries": len(rows), "skipped": skipped, "gallery": len(classes)}}
         return Scores("harmonic", found.harmonic, metrics, counts=counts, split=split,
-                      tables=[self.by_class(scores, truth, found, split)])  # fmt: skip
+                      tables=[self.by_class(scores, truth, found, split)], chosen={"gamma": gamma})  # fmt: skip
 
     def by_class(self, scores: np.ndarray, truth: np.ndarray, found: Stacked, split: str) -> Table:
         classes, seen = self.candidates(split)
