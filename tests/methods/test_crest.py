@@ -236,7 +236,7 @@ def test_classes_of_one_picture(table, tmp_path):
     assert "training rows of 1 of the 4 classes, which have fewer than 5 rows each (1 in all) are in no batch" in (
         " ".join(made.notes)
     )
-    assert make(data, contrast_weight=0.0).resolved["each"] == 1
+    assert make(data, contrast_weight=0.0).resolved["each"] == 5, "arms of a comparison have the same batches"
 
 
 def test_an_epoch_is_so_many_steps(described_few):

@@ -192,9 +192,8 @@ class CREST(Method):
         made = self.trained_on = described_classes(data, rows, "crest")
         counts = np.bincount(made.of[rows][made.of[rows] >= 0], minlength=len(made.matrix))
         classes, each = self.wanted
-        alike = self.weights["vicl"] and self.sizes["paths"] in ("both", "visual")  # needs two of a class
-        enough = counts[counts >= 2] if alike and counts.max() > 1 else counts
-        self.each = min(5, int(enough.min())) if each == "auto" else each
+        several = counts[counts > 1]  # of a class of one picture the contrast sees no positive
+        self.each = (min(5, int(several.min())) if len(several) else 1) if each == "auto" else each
         self.classes = min(10, int((counts >= self.each).sum())) if classes == "auto" else classes
         if self.classes < 2:
             raise InputError(f"Batches of 'crest' hold {self.each} pictures of two classes at least; {self.classes} of "
