@@ -241,8 +241,8 @@ def test_classes_of_one_picture(table, tmp_path):
 
 def test_an_epoch_is_so_many_steps(described_few):
     settings = TrainSettings(batch_size="auto", steps=40, warmup=0, image_size=16)
-    one, two = (building.prepare("crest", described_few, dataclasses.replace(settings, accumulate=k), SMALL).method.facts
-                for k in (1, 2))  # fmt: skip
+    once, twice = (dataclasses.replace(settings, accumulate=k) for k in (1, 2))
+    one, two = (building.prepare("crest", described_few, said, SMALL).method.facts for said in (once, twice))
     assert two.epoch == one.epoch // 2
 
 
@@ -254,7 +254,8 @@ def read(path):
 def test_it_answers_on_the_command_line(table, trained, tmp_path, capsys):
     plain = [str(table), "--image", "image", "--id", "image"]
     ask = ["predict", str(trained), *plain]
-    assert main([*ask, "--gamma", "0", "--top", "2", "--out", str(tmp_path / "a.csv")]) == 0, "a table without a column of classes"
+    plainly = ["--gamma", "0", "--top", "2", "--out", str(tmp_path / "a.csv")]
+    assert main([*ask, *plainly]) == 0, "a table without a column of classes"
     rows = read(tmp_path / "a.csv")
     assert set(rows[0]) == {"key", "prediction", "score", "belief", "seen", "prediction_2", "score_2", "belief_2",
                             "seen_2", "conflict", *(f"uncertainty{end}" for end in ("", "_visual", "_attribute"))

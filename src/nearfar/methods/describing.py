@@ -97,8 +97,8 @@ class DescribedClasses(Inference):
 
     def config(self) -> dict[str, Any]:
         return {"attributes": self.names, "classes": self.classes, "seen": [bool(one) for one in self.seen],
-                "settings": self.settings, "layer": self.layer, "role": self.role,
-                "gamma": self.gamma, "grounding": self.grounding.sizes, "words": self.grounding.words.shape[1]}  # fmt: skip
+                "settings": self.settings, "layer": self.layer, "role": self.role, "gamma": self.gamma,
+                "grounding": self.grounding.sizes, "words": self.grounding.words.shape[1]}  # fmt: skip
 
     @classmethod
     def restored(cls, config: Mapping[str, Any]) -> DescribedClasses:
