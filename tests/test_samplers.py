@@ -187,6 +187,7 @@ def test_labels_that_do_not_fill_a_batch_are_left_out():
 
 def test_an_episode_holds_classes_with_as_many_rows_each():
     sampler = Balanced("class", 3, 5).over(TABLE, 999, 0)
+    assert sampler.left_out == ""
     assert (sampler.batch_size, sampler.members, sampler.items) == (3, 5, 12)
     for number in range(50):
         rows = sampler.rows(number).reshape(5, 3)

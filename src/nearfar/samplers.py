@@ -73,13 +73,14 @@ class Sampler:
 
     members: rows of an item; word: what items are, for readers. identified: whether `rows` gives sample ids; if not,
     nothing is known of the items. negative_groups: a label of each training row where set (`within`): the negatives of
-    an item come from its own group alone.
+    an item come from its own group alone. left_out: which rows are never drawn, and why, in words.
     """
 
     members: int = 1
     word: str = "items"
     identified: bool = True
     negative_groups: np.ndarray | None = None
+    left_out: str = ""
     table: Rows
     batch_size: int
     seed: int
@@ -369,6 +370,9 @@ class Balanced(Sampler):
                 "Use fewer classes or fewer rows of each.",
             )
         self.lists = [self.table.rows[item_labels == c] for c in rich]
+        if poor := len(known) - len(rich):
+            self.left_out = (f"of {poor} of the {len(known)} classes, which have fewer than {self.members} rows each "
+                             f"({counts.sum() - sum(map(len, self.lists))} in all)")  # fmt: skip
 
     @property
     def items(self) -> int:

@@ -1,6 +1,7 @@
 """CREST as a method: what a step sees, what the model answers and how sure it is, and what is refused."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,9 @@ import nearfar
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.evaluation.certainty import calibration_error, certainty_diagnostics, knows_mistakes
-from nearfar.methods.describing import alike, predicted
+from nearfar.evaluation.compositional import best_gamma
+from nearfar.methods.described import alike
+from nearfar.methods.describing import DescribedClasses, predicted
 from nearfar.methods.micro_batches import Cached
 from nearfar.training import building, showing
 from nearfar.training.modelled import ModelEmbedder
@@ -203,6 +206,46 @@ def test_the_answer_is_that_of_the_model_by_hand(shapes, trained):
     assert np.ptp(wanted, axis=1).min() > 0.01
 
 
+def test_the_model_keeps_the_constant_that_validation_rows_chose(shapes, trained, tmp_path):
+    task = nearfar.evaluation.task_for(shapes, "generalised-zero-shot")
+    model, rows = nearfar.load(trained / "model"), task.labelled("val")
+    classes, seen = task.candidates("val")
+    scores = task.class_scores(ModelEmbedder(model, shapes), rows, classes)
+    gamma = best_gamma(scores, np.searchsorted(classes, task.targets[rows]), seen)
+    assert model.inference.gamma == pytest.approx(gamma, abs=1e-6)
+    assert gamma
+    told_of = [nearfar.predict(model, shapes, candidates="disc, ring, box, bar, cross", **given).columns["prediction"]
+               for given in ({}, {"gamma": gamma}, {"gamma": 0})]  # fmt: skip
+    assert told_of[0] == told_of[1] != told_of[2]
+    config = model.inference.config()
+    assert DescribedClasses.restored({k: v for k, v in config.items() if k != "gamma"}).gamma == 0, "of older models"
+
+
+def test_classes_of_one_picture(table, tmp_path):
+    """The contrast needs two of a class: one that has no second is not drawn, which is said."""
+    rows = read(table)
+    lonely = [row for row in rows if row["object"] != "disc" or row["image"] == "red-disc-0.png"]
+    with open(table.parent / "lonely.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "split"])
+        writer.writeheader()
+        writer.writerows([row | {"split": "test" if row["object"] == "bar" else "train"} for row in lonely])
+    roles = ROLES | {"split": "split"}
+    data = nearfar.data(table.parent / "lonely.csv", roles=roles, class_attributes=table.parent / "looks.csv")
+    made = make(data)
+    assert (made.resolved["classes"], made.resolved["each"]) == (3, 5)
+    assert "training rows of 1 of the 4 classes, which have fewer than 5 rows each (1 in all) are in no batch" in (
+        " ".join(made.notes)
+    )
+    assert make(data, contrast_weight=0.0).resolved["each"] == 5, "arms of a comparison have the same batches"
+
+
+def test_an_epoch_is_so_many_steps(described_few):
+    settings = TrainSettings(batch_size="auto", steps=40, warmup=0, image_size=16)
+    once, twice = (dataclasses.replace(settings, accumulate=k) for k in (1, 2))
+    one, two = (building.prepare("crest", described_few, said, SMALL).method.facts for said in (once, twice))
+    assert two.epoch == one.epoch // 2
+
+
 def read(path):
     with open(path) as file:
         return list(csv.DictReader(file))
@@ -211,7 +254,8 @@ def read(path):
 def test_it_answers_on_the_command_line(table, trained, tmp_path, capsys):
     plain = [str(table), "--image", "image", "--id", "image"]
     ask = ["predict", str(trained), *plain]
-    assert main([*ask, "--top", "2", "--out", str(tmp_path / "a.csv")]) == 0, "a table without a column of classes"
+    plainly = ["--gamma", "0", "--top", "2", "--out", str(tmp_path / "a.csv")]
+    assert main([*ask, *plainly]) == 0, "a table without a column of classes"
     rows = read(tmp_path / "a.csv")
     assert set(rows[0]) == {"key", "prediction", "score", "belief", "seen", "prediction_2", "score_2", "belief_2",
                             "seen_2", "conflict", *(f"uncertainty{end}" for end in ("", "_visual", "_attribute"))

@@ -89,6 +89,17 @@ def test_a_language_model_is_asked_once(text_network_few, tmp_path, monkeypatch)
     assert 0 <= found.told["verdicts_lacking"] <= candidates - given
 
 
+def test_verdicts_are_asked_for_with_the_neighbours_that_a_node_has():
+    told = text_experts.prompts("EDGE", ["a text", "b", "c"], [[1, 2], [], []], None, [7, 0, 0])[0]
+    assert "It has 7 neighbours" in told
+    assert "2. c" in told
+
+
+@pytest.mark.parametrize("answer", ["1 0 1", "1, 0, 1", "1. 1\n2. 0\n3. 1 (alike)", " 1) 1\n 2) 0\n 3) 1"])
+def test_verdicts_may_be_numbered(answer):
+    assert text_experts.digits_of(answer) == ["1", "0", "1"]
+
+
 def test_prompts_tell_classes_only_where_they_are_named():
     plain = text_experts.prompts("IDR", ["a text"], [[]], None)[0]
     told = text_experts.prompts("SAR", ["a text", "another"], [[1], [0]], "red, green")
@@ -286,12 +297,14 @@ def test_a_kept_model_reads_texts(text_network_few, tmp_path):
 
 
 def test_presets_by_host(text_network_few):
+    """Texts learn at 6e-5 and the selector at 5e-6, whatever the rate of the host."""
     for host, add, rate in (("bgrl", 0.5, 5e-4), ("barlow", 0.3, 1e-3)):
         settings = TrainSettings(batch_size="auto", steps=4, preset="paper", graph_width=16)
         made = building.prepare("gaugllm", text_network_few, settings, {"host": host})
         assert made.method.editing["add"] == add
         assert made.method.optimisation.lr == rate
         assert made.method.form == "hinge"
+        assert [rate * one for one in made.method.rates] == pytest.approx([6e-5, 5e-6])
 
 
 @pytest.mark.parametrize("editing", ["verdicts", "random", "none", "drop"])

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import nearfar
 from nearfar.cli import main
@@ -40,6 +41,18 @@ def test_errors(tmp_path):
     with pytest.raises(InputError, match="or --weight 0"):
         building.prepare("r-drop", notes, TrainSettings(text_dropout=0.0), {})
     assert building.prepare("r-drop", notes, TrainSettings(text_dropout=0.0), {"weight": 0.0}).method.weight == 0
+
+
+def test_long_texts_are_read_from_their_start(tmp_path):
+    """In training as when they are told."""
+    path = tmp_path / "long.csv"
+    path.write_text("note,kind\n" + "".join(f"word{k} {'and so on ' * 80},{'ab'[k % 2]}\n" for k in range(40)))
+    data = nearfar.data(path, roles={"text": "note", "target": "kind"})
+    made = building.prepare("r-drop", data, TrainSettings(batch_size=8, steps=9, text_length=12), {})
+    encoder, batch = made.method.tower.encoder, made.loader.at(3)
+    wanted = encoder.prepare([data.texts("text")[row] for row in batch.rows.tolist()])
+    found = made.method.make_views(batch)["text"][0]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True) if isinstance(a, torch.Tensor))
 
 
 def test_the_preset_is_its_own_for_sentences():

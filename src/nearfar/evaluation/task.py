@@ -54,7 +54,7 @@ class Scores:
     name of a part -> its metrics; per_query and clusters: name -> values of single items, whose mean (of several names
     the mean of their means) is the primary, and ids of items that depend on each other; counts: queries, skipped,
     gallery by direction; examples, tables: what a report shows; domains: name of a domain -> "rows" and the
-    metrics of these.
+    metrics of these; chosen: what validation rows chose, which the finished model keeps (`Inference.keep`).
     """
 
     primary_name: str
@@ -68,6 +68,7 @@ class Scores:
     examples: list[Any] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     domains: dict[str, dict[str, float]] = field(default_factory=dict)
+    chosen: dict[str, float] = field(default_factory=dict)
 
     def bootstrap(self, *, draws: int = 2000, seed: int = 0) -> Interval:
         """95 % interval over test items (units), all directions of one item together; without bounds where the task

@@ -20,7 +20,7 @@ class Facts:
     where several members are drawn); `steps`: optimiser steps of the whole run;
     `identity_kinds`: columns of `Batch.item_identities`;
     `classes`: names of the different classes of the target, as `Batch.targets` counts them; `domains`: of the domains,
-    as `Batch.domains` counts them."""
+    as `Batch.domains` counts them; `accumulate`: batches of a step."""
 
     samples: int
     items: int
@@ -30,11 +30,12 @@ class Facts:
     identity_kinds: int = 0
     classes: Sequence[str] = ()
     domains: Sequence[str] = ()
+    accumulate: int = 1
 
     @property
     def epoch(self) -> int:
         """Steps in which every item is seen once."""
-        return max(1, self.items // self.batch_size)
+        return max(1, self.items // (self.batch_size * self.accumulate))
 
 
 FACTS = ("groups", "domains", "bags", "targets", "values", "negative_groups", "scores")

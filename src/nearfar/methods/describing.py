@@ -1,5 +1,4 @@
-"""What methods that learn classes by their attributes share: the classes of the training rows with their attributes,
-and what a finished model answers of any described classes, with how sure it is."""
+"""What a model that has learned classes by their attributes answers of any described classes, with how sure it is."""
 
 from __future__ import annotations
 
@@ -22,73 +21,9 @@ from nearfar.similarity import normalise
 
 if TYPE_CHECKING:
     from nearfar.evaluation import Diagnostic
-    from nearfar.sources.class_attributes import ClassAttributes
     from nearfar.sources.data import Data
 
 Learned = Literal["evidential", "cross-entropy", "regression"]
-
-
-@dataclass(frozen=True)
-class Described:
-    """What the training rows have. found: all described classes, those of the data first; seen (C,): which of them a
-    training row has; matrix (C_s, K): attributes of those, divided by the largest in size; of (N,): which of them each
-    row of the data has, -1 for none."""
-
-    found: ClassAttributes
-    seen: np.ndarray
-    matrix: np.ndarray
-    of: np.ndarray
-
-    @property
-    def words(self) -> str:
-        told = f"{int(self.seen.sum()):,} of {len(self.seen):,} are trained on"
-        if pair := alike(self.found.matrix, self.found.classes):
-            told += f"; nothing tells {pair[0]} from {pair[1]}"
-        return told
-
-    @property
-    def attributes(self) -> str:
-        still = int((np.ptp(self.matrix, 0) == 0).sum())
-        return f"{self.matrix.shape[1]:,}" + (
-            f", {still:,} of them the same in all classes trained on" if still else ""
-        )
-
-
-def alike(matrix: np.ndarray, names: Sequence[str]) -> tuple[str, str] | None:
-    """Two classes with the same attributes, up to their length; None where there are none."""
-    from nearfar.evaluation.compositional import unit_rows
-
-    known: dict[bytes, str] = {}
-    for name, row in zip(names, np.round(unit_rows(matrix), 9) + 0.0, strict=True):
-        if (other := known.setdefault(row.tobytes(), name)) != name:
-            return other, name
-    return None
-
-
-def described_classes(data: Data, rows: np.ndarray, slug: str) -> Described:
-    """Raises InputError: data without a file of attributes, classes that it lacks, training rows of one class, two
-    classes of training rows that no attribute tells apart."""
-    from nearfar.sources.class_attributes import META, ClassAttributes, class_attributes, has_class_attributes
-
-    if not has_class_attributes(data):
-        raise InputError(f"'{slug}' learns classes by their attributes, and {data.name} describes none.",
-                         "Give a file of them: --class-attributes FILE (csv, tsv or json).")  # fmt: skip
-    own, (names, known) = class_attributes(data), data.meta[META]
-    others = [name for name, row in known.items() if name not in set(own.classes) and any(row)]
-    matrix = np.concatenate([own.matrix, np.array([known[name] for name in others]).reshape(-1, len(names))])
-    targets = np.asarray(data.targets)
-    trained = np.unique(targets[rows][targets[rows] >= 0])
-    if len(trained) < 2:
-        raise InputError(f"All training rows of {data.name} have the class '{own.classes[trained[0]]}': there is "
-                         "nothing to tell apart.", "Check --target and --split.")  # fmt: skip
-    if pair := alike(own.matrix[trained], [own.classes[k] for k in trained]):
-        raise InputError(f"The classes '{pair[0]}' and '{pair[1]}' have the same attributes: nothing tells them apart.",
-                         "Give them an attribute in which they differ, or make them one class.")  # fmt: skip
-    place = np.full(len(own.classes) + 1, -1)
-    place[trained] = np.arange(len(trained))
-    seen = np.isin(np.arange(len(matrix)), trained)
-    return Described(ClassAttributes(list(names), own.classes + others, matrix), seen,
-                     matrix[trained] / np.abs(matrix[trained]).max(), place[targets])  # fmt: skip
 
 
 class Prediction(NamedTuple):
@@ -132,18 +67,19 @@ class DescribedOptions:
             others (unseen), names, divided by commas ("zebra, panda"), or a file of classes with their attributes
             (.csv, .tsv or .json, as --class-attributes), new ones too.
         top: how many are named for each row, the best first.
-        gamma: added to the scores of classes that were not trained on; the report names the one that validation rows
-            choose.
+        gamma: added to the scores of classes that were not trained on. auto: what validation rows chose when the model
+            was trained; 0 where none did.
     """
 
     candidates: str = "all"
     top: PositiveInt = 1
-    gamma: float = 0.0
+    gamma: float | Literal["auto"] = "auto"
 
 
 class DescribedClasses(Inference):
     """Tells classes by their attributes, and how sure it is. found, seen: as in `Described`; layer: whose map the
-    regions are (None: the last); settings: `learned`, `kind`, `fusion` and `scale` of `predicted`."""
+    regions are (None: the last); settings: `learned`, `kind`, `fusion` and `scale` of `predicted`; gamma: what
+    validation rows chose."""
 
     options: ClassVar[type] = DescribedOptions
     describes: ClassVar[bool] = True
@@ -152,15 +88,16 @@ class DescribedClasses(Inference):
     def __init__(
         self, grounding: Grounding, names: Sequence[str], classes: Sequence[str], matrix: Tensor, seen: Sequence[bool],
         settings: Mapping[str, Any], layer: int | None = None, role: str = "image",
+        gamma: float = 0.0,
     ):  # fmt: skip
         super().__init__()
         self.grounding, self.names, self.classes, self.seen = grounding, list(names), list(classes), list(seen)
-        self.settings, self.layer, self.role = dict(settings), layer, role
+        self.settings, self.layer, self.role, self.gamma = dict(settings), layer, role, gamma
         self.register_buffer("matrix", matrix)
 
     def config(self) -> dict[str, Any]:
         return {"attributes": self.names, "classes": self.classes, "seen": [bool(one) for one in self.seen],
-                "settings": self.settings, "layer": self.layer, "role": self.role,
+                "settings": self.settings, "layer": self.layer, "role": self.role, "gamma": self.gamma,
                 "grounding": self.grounding.sizes, "words": self.grounding.words.shape[1]}  # fmt: skip
 
     @classmethod
@@ -168,7 +105,10 @@ class DescribedClasses(Inference):
         names, classes = config["attributes"], config["classes"]
         grounding = Grounding(torch.zeros(len(names), config["words"]), **config["grounding"])
         return cls(grounding, names, classes, torch.zeros(len(classes), len(names)), config["seen"],
-                   config["settings"], config["layer"], config["role"])  # fmt: skip
+                   config["settings"], config["layer"], config["role"], config.get("gamma", 0.0))  # fmt: skip
+
+    def keep(self, chosen: Mapping[str, float]) -> None:
+        self.gamma = float(chosen.get("gamma", self.gamma))
 
     def answer(self, rows: np.ndarray, embed: Any, matrix: Tensor) -> Prediction:
         """What the model says of rows among classes with these attributes (C, K), in the model's order."""
@@ -237,7 +177,8 @@ class DescribedClasses(Inference):
         names, matrix, seen = self.candidates(options.candidates)
         answer = self.answer(request.rows, request.embed, matrix)
         score = answer.score.float().cpu().numpy()
-        order = np.argsort(-(score + options.gamma * ~seen), axis=1, kind="stable")[:, : options.top]
+        gamma = self.gamma if options.gamma == "auto" else float(options.gamma)
+        order = np.argsort(-(score + gamma * ~seen), axis=1, kind="stable")[:, : options.top]
         found: dict[str, Any] = {}
         for k in range(order.shape[1]):
             ending, best = "" if k == 0 else f"_{k + 1}", order[:, k, None]
@@ -273,5 +214,4 @@ class DescribedClasses(Inference):
                                      self.settings["learned"] == "evidential")  # fmt: skip
 
 
-__all__ = ["Described", "DescribedClasses", "DescribedOptions", "Learned", "Prediction", "alike", "described_classes",
-           "predicted"]  # fmt: skip
+__all__ = ["DescribedClasses", "DescribedOptions", "Learned", "Prediction", "predicted"]

@@ -130,6 +130,9 @@ class Inference(nn.Module):
         attributes: (C, K), in the order of the data's."""
         raise NotImplementedError
 
+    def keep(self, chosen: Mapping[str, float]) -> None:
+        """Takes over, before it is saved, what validation rows chose (`Scores.chosen`)."""
+
     @property
     def verbs(self) -> list[str]:
         """Which of predict, score and generate it writes."""

@@ -109,13 +109,16 @@ def short(text: str) -> str:
     return " ".join(text.split()[:LENGTH])
 
 
-def prompts(expert: str, texts: Sequence[str], near: Sequence[Sequence[int]], classes: str | None) -> list[str]:
-    """What a language model is asked of each node. near: whose texts it is told; classes: among which it may choose."""
+def prompts(
+    expert: str, texts: Sequence[str], near: Sequence[Sequence[int]], classes: str | None, degrees: Sequence[int] = ()
+) -> list[str]:
+    """What a language model is asked of each node. near: whose texts it is told; classes: among which it may choose;
+    degrees: how many neighbours each node has, where it is told (default: as many as `near` names)."""
     among = f" ({classes})" if classes else ""
     made = []
-    for text, others in zip(texts, near, strict=True):
+    for text, others, many in zip(texts, near, degrees or [len(own) for own in near], strict=True):
         listed = "\n".join(f"{k + 1}. {short(texts[u])}" for k, u in enumerate(others)) or "none"
-        made.append(ASK[expert].format(own=f"Text: {short(text)}", near=listed, classes=among, many=len(others)))
+        made.append(ASK[expert].format(own=f"Text: {short(text)}", near=listed, classes=among, many=many))
     return made
 
 
@@ -131,18 +134,24 @@ def by_model(texts: Sequence[str], edges: Tensor, model: LanguageModel, classes:
     plan = made.plan
     listed = [[u for u in row if u >= 0] for row in torch.cat([plan.apart, plan.like], 1).tolist()]
     nodes = [v for v, row in enumerate(listed) if row]
-    asked = [prompt for v, prompt in enumerate(prompts(VERDICT, texts, listed, None)) if listed[v]]
+    asked = [prompt for v, prompt in enumerate(prompts(VERDICT, texts, listed, None, [*map(len, near)]))
+             if listed[v]]  # fmt: skip
     answers = model.answers(asked, most=4 * (2 * MOST), what="verdicts")
     lacking = 0
     plan.apart_yes, plan.like_yes = torch.zeros_like(plan.apart_yes), torch.zeros_like(plan.like_yes)
     for v, answer in zip(nodes, answers, strict=True):
-        digits = [one == "1" for one in re.findall(r"\b[01]\b", answer)][: len(listed[v])]
+        digits = [one == "1" for one in digits_of(answer)][: len(listed[v])]
         lacking += len(listed[v]) - len(digits)
         yes = torch.tensor(digits + [False] * (len(listed[v]) - len(digits)))
         first = int((plan.apart[v] >= 0).sum())
         plan.apart_yes[v, :first] = yes[:first]
         plan.like_yes[v, : len(yes) - first] = yes[first:]
     return Said(said, plan, {"experts": f"written by {model.folder.name}", "verdicts_lacking": lacking})
+
+
+def digits_of(answer: str) -> list[str]:
+    """The verdicts in an answer: digits between blanks, or one behind the number of each line ("2. 1")."""
+    return re.findall(r"(?m)^\s*\d+[.):]\s*([01])\b", answer) or re.findall(r"\b[01]\b", answer)
 
 
 def neighbours(edges: Tensor, count: int) -> list[list[int]]:

@@ -363,7 +363,7 @@ def prepare(
         rows,
         kinds,
         seconds,
-        [*([foreign] if foreign else []), *notes_of(method, data, drawn_of(sampler, prescribed))],
+        [*([foreign] if foreign else []), *notes_of(method, data, drawn_of(sampler, prescribed), sampler.left_out)],
         prescribed,
     )
     method.survey = survey_of(setup, data)
@@ -406,7 +406,7 @@ def drawn_of(sampler: Sampler, prescribed: int | None) -> str:
     return f"{prescribed} {sampler.word}" + (f" ({sampler.members} rows of each)" if sampler.members > 1 else "")
 
 
-def notes_of(method: Method, data: Data, drawn: str) -> list[str]:
+def notes_of(method: Method, data: Data, drawn: str, left_out: str = "") -> list[str]:
     """What the reader should know of how a method takes these data."""
     found = []
     if method.target is not None and not method.unlabelled:
@@ -423,6 +423,8 @@ def notes_of(method: Method, data: Data, drawn: str) -> list[str]:
         )
     if drawn:
         found.append(f"note: every batch has {drawn}, as the method draws them")
+    if left_out:
+        found.append(f"note: training rows {left_out} are in no batch")
     if not method.trained:
         found.append("note: nothing is trained; steps, batches and the optimiser have no effect")
     return found

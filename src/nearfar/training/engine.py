@@ -45,6 +45,7 @@ from nearfar.training.settings import DataSettings, TrainSettings
 if TYPE_CHECKING:
     from nearfar.evaluation.task import Task
     from nearfar.methods.base import Method
+    from nearfar.methods.inference import Inference
     from nearfar.sources.data import Data
 
 Say = Callable[[str], None]
@@ -674,10 +675,14 @@ def finish(
 ) -> Run:
     """Scores on validation and test data, then the model folder."""
     scores: dict[str, Any] = {}
+    answers = setup.method.inference()
     if task is not None:
         for split in ("val", "test"):
             if len(data.splits.get(split, ())):
-                scores[split] = measured(task, setup, data, split).to_dict()
+                found = measured(task, setup, data, split)
+                scores[split] = found.to_dict()
+                if answers is not None and split == "val":
+                    answers.keep(found.chosen)
     facts = {
         "method": method,
         "data_hash": data.hash,
@@ -688,7 +693,7 @@ def finish(
         "steps": setup.loader.steps,
         "versions": record["versions"],
     }
-    save_model(folder / "model", method, data, setup, task, record, scores)
+    save_model(folder / "model", method, data, setup, task, record, scores, answers)
     summary = task.summary() if task else None
     write_json(
         folder / "scores.json",
@@ -712,6 +717,7 @@ def save_model(
     task: Task | None,
     record: dict[str, Any],
     scores: dict[str, Any],
+    answers: Inference | None,
 ) -> None:
     from nearfar import models
 
@@ -747,7 +753,7 @@ def save_model(
         *(seen_rows.read(one) for one in building.weights_of(setup.settings)),  # these had seen rows of their own
     )
     items = example_items(data, towers)
-    models.save_model(folder, towers, config, card, items, known, trained.inference())
+    models.save_model(folder, towers, config, card, items, known, answers)
 
 
 def example_items(data: Data, towers: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:

@@ -225,7 +225,7 @@ class Loader:
         if self.sampler.identified:
             kinds, has_groups = len(self.bare(first).identities()), self.groups is not None
         size = self.sampler.items, self.sampler.batch_size, self.steps
-        return Facts(samples, *size, has_groups, kinds, classes, domains)
+        return Facts(samples, *size, has_groups, kinds, classes, domains, self.accumulate)
 
 
 def _tensor(values: Any) -> Any:

@@ -146,15 +146,15 @@ class GeneralisedZeroShotTask(TargetTask):
         skipped = len(self.rows(split)) - len(rows)
         counts = {"rows": {"queries": len(rows), "skipped": skipped, "gallery": len(classes)}}
         return Scores("harmonic", found.harmonic, metrics, counts=counts, split=split,
-                      tables=[self.by_class(scores, truth, found, split)])  # fmt: skip
+                      tables=[self.by_class(scores, truth, found, split)], chosen={"gamma": gamma})  # fmt: skip
 
     def by_class(self, scores: np.ndarray, truth: np.ndarray, found: Stacked, split: str) -> Table:
         classes, seen = self.candidates(split)
         right = class_hits(scores + found.gamma * ~seen, truth)
         rows = [(self.described.classes[classes[k]], "seen" if seen[k] else "unseen", int((truth == k).sum()),
                  f"{100 * right[truth == k].mean():.1f}") for k in np.unique(truth)]  # fmt: skip
-        return Table(f"Classes, with {found.gamma:.4g} on the unseen ones", ["class", "in training", "rows",
-                                                                            "accuracy, %"], rows)  # fmt: skip
+        return Table(f"Classes, with {found.gamma:.4g} added to the scores of unseen ones",
+                     ["class", "in training", "rows", "accuracy, %"], rows)  # fmt: skip
 
     def chance(self, split: str) -> Scores:
         """The mean over scores that are drawn at random, with gamma chosen on validation rows as for a model."""

@@ -270,7 +270,7 @@ class GAugLLM(Staged):
         if given.get("host") != "barlow":
             return cls.preset_paper
         own = {k: v for k, v in cls.preset_paper.items() if k not in ("momentum", "predictor", "teacher")}
-        return own | {"add": 0.3, "restore": 0.7}
+        return own | {"add": 0.3, "restore": 0.7, "text_rate": 0.06, "selector_rate": 0.005}  # of 1e-3
 
     @classmethod
     def training_preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -28,7 +28,8 @@ from nearfar.losses import evidential, grounding
 from nearfar.methods import Batch, Facts, Loss, Method, Paper, Tower, check_plan, register
 from nearfar.methods.batch import by_member
 from nearfar.methods.composing import words_of
-from nearfar.methods.describing import Described, DescribedClasses, Learned, described_classes
+from nearfar.methods.described import Described, described_classes
+from nearfar.methods.describing import DescribedClasses, Learned
 from nearfar.samplers import Balanced, Sampler
 from nearfar.similarity.exchange import exchange
 from nearfar.views import Views
@@ -72,7 +73,8 @@ class CREST(Method):
         attribute_weight: of ARISE.
         anneal_epochs: until the divergence of wrong evidence counts in full.
         classes: of a batch. auto: 10, or as many as there are.
-        each: pictures of every one. auto: 5, or as many as the smallest class has.
+        each: pictures of every one; smaller classes are not drawn. auto: 5, or as many as the smallest class with two
+            has.
         map_layer: whose map the regions are; last: the encoder's last.
         hold_encoder: whether the encoder stays as it is. auto: where it is pretrained.
         views: how a picture is changed before it is encoded. Default not at all.
@@ -190,7 +192,8 @@ class CREST(Method):
         made = self.trained_on = described_classes(data, rows, "crest")
         counts = np.bincount(made.of[rows][made.of[rows] >= 0], minlength=len(made.matrix))
         classes, each = self.wanted
-        self.each = min(5, int(counts.min())) if each == "auto" else each
+        several = counts[counts > 1]  # of a class of one picture the contrast sees no positive
+        self.each = (min(5, int(several.min())) if len(several) else 1) if each == "auto" else each
         self.classes = min(10, int((counts >= self.each).sum())) if classes == "auto" else classes
         if self.classes < 2:
             raise InputError(f"Batches of 'crest' hold {self.each} pictures of two classes at least; {self.classes} of "
@@ -242,8 +245,8 @@ class CREST(Method):
             weight = evidential.annealing(1 + batch.step // self.facts.epoch, self.anneal_epochs)
             terms["told"] = sum(one.mean(evidential.evidential_rows(e, y, weight)) for e in [*found, *fused])
             unsure = [evidential.opinion(e).uncertainty for e in found] if self.certainty else unsure
-            told["uncertainty"] = evidential.opinion([*found, *fused][-1].detach()).uncertainty.mean()
-            told |= {"conflict": evidential.conflict(found[0], found[1]).detach().mean()} if fused else {}
+            told["uncertainty"] = one.mean(evidential.opinion([*found, *fused][-1].detach()).uncertainty)
+            told |= {"conflict": one.mean(evidential.conflict(found[0], found[1]).detach())} if fused else {}
         elif self.settings["learned"] == "cross-entropy":
             terms["told"] = one.mean(F.cross_entropy(torch.stack(logits).mean(0), y, reduction="none"))
         if "seen" in made and self.weights["vicl"]:

@@ -52,6 +52,7 @@ class RDrop(Method):
     measured_by = "classification"
     supervised = True
     uses_batch = False
+    from_start = True
     preset_paper = {"weight": 0.5}
     paper_training = {"optimiser": "adamw", "lr": 1e-5, "weight_decay": 0.01, "betas": (0.9, 0.98), "eps": 1e-6,
                       "schedule": "linear"}  # fmt: skip
