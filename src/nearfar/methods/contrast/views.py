@@ -129,6 +129,15 @@ class ViewContrast(Contrast):
     def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return embedded["views"][0], embedded["views" if self.teacher is None else "targets"][1]
 
+    def nested_width(self) -> int | None:
+        own = type(self).loss is not ViewContrast.loss or self.tower.head is not None or self.negatives is not None
+        return None if own else self.taught_width()
+
+    def taught_width(self) -> int | None:
+        cls = type(self)
+        plain = cls.encode is ViewContrast.encode and cls.sides is ViewContrast.sides
+        return self.dim if plain and self.plan.count > 1 else None
+
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}
 
