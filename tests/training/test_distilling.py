@@ -59,8 +59,8 @@ def test_losses_by_hand_and_at_their_limits():
     assert float(cosine_loss(tuple(-z for z in teacher), tuple(teacher))) == pytest.approx(2)
 
 
-def step_of(table, **settings):
-    made = building.prepare("pairs", nearfar.data(table), TrainSettings(batch_size=12, steps=3, **settings), {})
+def step_of(table, name="pairs", **settings):
+    made = building.prepare(name, nearfar.data(table), TrainSettings(batch_size=12, steps=3, **settings), {})
     method, batch = made.method.eval(), made.loader.at(0)
     return method, batch, float(method.training_step(batch, 0).detach()), method.encode(batch)
 
@@ -80,6 +80,14 @@ def test_the_term_is_added_for_the_rows_of_the_batch(table, teacher, tmp_path):
         nearfar.embed(teacher, data, out=path, role=role)
     _, _, from_files, _ = step_of(table, **said | {"distil_from": ",".join(map(str, paths))})
     assert from_files == pytest.approx(total, rel=1e-5)
+
+
+def test_views_of_one_row_have_one_teacher(table, teacher):
+    method, batch, _, z = step_of(table, "simclr", distil_from=str(teacher), distil_temperature=0.2)
+    data = nearfar.data(table)
+    theirs = nearfar.load(teacher).embed_texts([data.texts(method.role)[row] for row in batch.rows])
+    expected = relations_by_hand([view.detach() for view in z["views"]], [theirs, theirs], 0.2)
+    assert method.terms["distillation"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

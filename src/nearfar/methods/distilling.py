@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.methods.batch import Batch, by_member
+from nearfar.methods.batch import Batch
 from nearfar.similarity import normalise
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ class Distiller:
         """The loss with the teacher's term added."""
         contrast: Any = method
         mine: Pair = contrast.sides(embedded)
-        rows = by_member(batch.rows, batch.members)
-        first, last = method.reads[0], method.reads[-1]
-        theirs = self.of(first, rows[0]), self.of(last, rows[min(1, len(rows) - 1)])
+        (first, last), roles = contrast.side_rows(batch), method.reads
+        theirs = self.of(roles[0], first), self.of(roles[-1], last)
         term = cosine_loss(mine, theirs) if self.form == "cosine" else relation_loss(mine, theirs, self.temperature)
         loss.terms["distillation"] = term.detach()
         loss.total = loss.total + self.weight * term

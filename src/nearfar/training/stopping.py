@@ -3,6 +3,7 @@ long."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import torch
 
 from nearfar import files, processes
 from nearfar.errors import InputError
-from nearfar.training.callbacks import BROKEN, Curve
+from nearfar.methods.staged import Staged
+from nearfar.training.callbacks import BROKEN, CheckpointFile, Curve
 
 if TYPE_CHECKING:
     from nearfar.evaluation.task import Task
@@ -60,12 +62,13 @@ class Patience(pl.Callback):
 
     def judge(self, score: float, step: int, method: Any) -> None:
         """Takes the score of a step into account, and keeps the weights where it is the best."""
-        if self.best is not None and not self.metric.key(score) < self.metric.key(self.best):
+        best = self.best
+        if best is not None and not math.isnan(best) and not self.metric.key(score) < self.metric.key(best):
             self.since += 1
             return
         self.best, self.step, self.since = score, step, 0
-        with files.whole(self.path) as fresh, fresh.open("wb") as file:
-            torch.save({"step": step, "score": score, "state_dict": method.state_dict()}, file)
+        kept = {"step": step, "score": score, "state_dict": method.state_dict()}
+        CheckpointFile().save_checkpoint(kept, self.path)
 
     def restore(self, method: Method) -> dict[str, int]:
         """Gives a method the weights that were kept; returns their step."""
@@ -95,7 +98,7 @@ def check_patience(settings: TrainSettings, method: Method, task: Task, able: bo
     why = ""
     if not method.trained:
         why = f"'{method.slug}' trains nothing"
-    elif len(method.steps_of_stages()) > 1:
+    elif isinstance(method, Staged):
         why = f"'{method.slug}' trains in stages, of which the later ones would be left out"
     elif not able:
         why = f"'{task.describe()}' does not measure what '{method.slug}' gives"

@@ -233,6 +233,10 @@ class PairContrast(Contrast):
     def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return (embedded["members"][0] if self.by_group else embedded["a"]), self.keys_of(embedded)
 
+    def side_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        rows = by_member(batch.rows, batch.members)
+        return rows[0], rows[-1]
+
     def nested_width(self) -> int | None:
         own = type(self).loss is not PairContrast.loss or self.negatives is not None
         return None if own else self.taught_width()
