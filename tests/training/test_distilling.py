@@ -100,6 +100,7 @@ def test_views_of_one_row_have_one_teacher(table, teacher):
             ["pairs", "--distil-from", "{teacher}", "--distil-loss", "cosine"],
             "vectors have 48 numbers, the student's 128",
         ),
+        (["pairs", "--distil-weight", "2"], "--distil-weight says how a teacher is learned from, and none is named"),
         (["swav", "--distil-from", "{teacher}"], "'swav' does not contrast two sides of every item"),
         (["pairs", "--distil-from", "{teacher}", "--devices", "2", "--device", "cpu"], "Use --devices 1"),
     ],

@@ -276,8 +276,7 @@ def check_settings(settings: TrainSettings) -> None:
     check_loggers(names_of(settings.logger))
     if settings.dims is not None:
         nesting(settings.dims, settings.dims_weights)
-    if settings.distil_from is not None:
-        check_teacher(settings.distil_from)
+    check_teacher(settings)
     if settings.dims is None and settings.dims_weights is not None:
         raise InputError("--dims-weights weighs the widths of --dims, and none are named.", "Add --dims 256,128,64.")
 

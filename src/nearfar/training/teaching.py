@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,17 @@ MEND = "Name the folder of a model, or a file that `nearfar embed` wrote (.parqu
 KINDS = (".parquet", ".npy")
 
 
-def check_teacher(source: str) -> None:
-    """Raises InputError, before anything is read, for a teacher that is not there."""
-    for one in source.split(","):
+def check_teacher(settings: TrainSettings) -> None:
+    """Raises InputError, before anything is read, for a teacher that is not there, and for options of one where none is
+    named."""
+    if settings.distil_from is None:
+        fields = [one for one in dataclasses.fields(settings) if one.name.startswith("distil_")]
+        given = next((one.name for one in fields if getattr(settings, one.name) != one.default), None)
+        if given is not None:
+            raise InputError(f"--{given.replace('_', '-')} says how a teacher is learned from, and none is named.",
+                             "Add --distil-from FOLDER.")  # fmt: skip
+        return
+    for one in settings.distil_from.split(","):
         place = Path(one.strip())
         if not (place.is_dir() or (place.is_file() and place.suffix in KINDS)):
             raise InputError(f"--distil-from: there is no model and no file of vectors at '{one.strip()}'.", MEND)
