@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar.class_balanced import class_balanced
 from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError, NearfarError
 from nearfar.samplers import (
@@ -44,6 +45,8 @@ STORE = TokenStore([list(range(10 * i, 10 * i + i % 7)) for i in range(200)], le
 MADE = {
     "permutation": Permutation(),
     "groups": Groups(3),
+    "class balanced": class_balanced(Permutation(), "domain"),
+    "class balanced groups": class_balanced(Groups(3), "domain"),
     "in turn": InTurn("class"),
     "in turn, groups": InTurn(np.arange(60) // 30, members=3),
     "one of": OneOf("domain", alpha=0.5),

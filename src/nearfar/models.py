@@ -13,6 +13,7 @@ my-model/
   README.md             model card
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -111,6 +112,25 @@ class Model:
     def dim(self) -> int:
         """Length of the vectors; 0 for a model that gives none."""
         return int(self.config["dim"])
+
+    @property
+    def dims(self) -> list[int]:
+        """Widths, the whole first, at which the first numbers of its vectors were trained to be vectors; none where it
+        was not trained so."""
+        return list(self.config.get("dims", ()))
+
+    def truncated(self, dims: int) -> "Model":
+        """The model as it gives the first `dims` numbers of every vector, of length 1 by themselves for cosine models;
+        weights are shared. Raises InputError for more numbers than there are."""
+        check("dims", dims, PositiveInt, "argument")
+        if dims > self.dim:
+            raise InputError(f"The vectors of this model have {self.dim} numbers. Got dims {dims}.",
+                             f"Use {self.dim} or less.")  # fmt: skip
+        made = copy.copy(self)
+        made.roles = {role: Tower(one.encoder, heads.Prefix(one.head, dims), True).eval()
+                      for role, one in self.roles.items()}  # fmt: skip
+        made.config = self.config | {"dim": dims}
+        return made
 
     @property
     def training_rows(self) -> trained.Known | None:

@@ -120,6 +120,12 @@ class Sampler:
         made._size = batch_size
         return made
 
+    def restricted_as(self, other: Sampler) -> Self:
+        """As it is, with the rows, the negatives and the batch size to which another one is restricted."""
+        made = copy.copy(self)
+        made._only, made._size, made.negative_groups = other._only, other._size, other.negative_groups
+        return made
+
     def prescribed(self, table: Rows) -> int | None:
         """Items a batch where the sampler itself says how many; None: as --batch-size says."""
         return None
@@ -161,7 +167,7 @@ class Sampler:
         return self._kept[name][1]
 
 
-class _OfItems(Sampler):
+class OfItems(Sampler):
     """Items are rows, or groups with `members` rows at least."""
 
     def __init__(self, members: int = 1):
@@ -221,7 +227,7 @@ def parted(rows: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
 
 
-class Permutation(_OfItems):
+class Permutation(OfItems):
     """Every row once an epoch, in a seeded order; what does not fill a batch is left out of that epoch."""
 
     def __init__(self):
@@ -242,7 +248,7 @@ class Groups(Permutation):
         self.members = members
 
 
-class InTurn(_OfItems):
+class InTurn(OfItems):
     """Each batch holds items of one label; the labels take turns, every item is seen once an epoch, and what does not
     fill a batch of its label is left out. labels: see `Rows.of`; a group of `members` has the label of its first row.
 
@@ -295,7 +301,7 @@ def single_label_batches(labels: np.ndarray, batch_size: int, rng: np.random.Gen
     return batches
 
 
-class OneOf(_OfItems):
+class OneOf(OfItems):
     """Each batch holds items of one label (a language, a domain), drawn with probability (n_c / sum n)^alpha of its
     share of the items, normalised; 0 is uniform, 1 proportional. Within an epoch a label's items come in a seeded
     order.
@@ -739,6 +745,7 @@ class Chunks(Sampler):
 
 
 __all__ = [
-    "Balanced", "Beside", "Chunks", "Draw", "Groups", "InTurn", "Labels", "Mixture", "Neighbours", "OneOf", "Partners",
-    "Permutation", "Rows", "Sampler", "WholeSet", "alike", "listed", "shares_of", "single_label_batches", "unlike",
+    "Balanced", "Beside", "Chunks", "Draw", "Groups", "InTurn", "Labels", "Mixture", "Neighbours", "OfItems", "OneOf",
+    "Partners", "Permutation", "Rows", "Sampler", "WholeSet", "alike", "listed", "shares_of", "single_label_batches",
+    "unlike",
 ]  # fmt: skip

@@ -41,6 +41,7 @@ def evaluate(
     task: str | None = None,
     on: str = "test",
     variant: str | None = None,
+    dims: PositiveInt | None = None,
     baseline: bool = True,
     data_settings: DataSettings | None = None,
     say: Say = silent,
@@ -55,6 +56,8 @@ def evaluate(
             of the model names, else the first that the data hold.
         on: the split that is scored.
         variant: which of the vectors of one input, where the model gives several (`Model.variants`).
+        dims: of every vector its first numbers alone. None: all of them, and beside them, in rows of their own, the
+            prefixes that the model was trained for (`Model.dims`).
         progress: called with (done, all) while rows pass the model.
         baseline: also score what needs no training (chance, raw pixels, HOG, TF-IDF, BM25).
         given: options of the task (ways, shots, queries and episodes of few-shot, layer of dense...), and fields of
@@ -64,7 +67,7 @@ def evaluate(
         tasks.parsed(task)
     roles, own = divided(given, data_settings)
     opened = roles.open(data)
-    loaded = open_model(model)
+    loaded = cut(open_model(model), dims, say)
     measure = evaluation.task_for(opened, task, before=loaded.measured_by, **own)
     embed = ModelEmbedder(loaded, opened, variant=variant)
     embed.progress = progress or embed.progress
@@ -81,6 +84,11 @@ def evaluate(
     for one in opened.shared():
         say(f"warning: {one}")
     rows = [{"slug": "model", "label": str(model), **measure.evaluate(embed, on).to_dict()}]
+    for width in loaded.dims[1:] if dims is None else ():
+        shorter = ModelEmbedder(loaded.truncated(width), opened, variant=variant)
+        shorter.progress = embed.progress
+        label = f"its first {width} numbers"
+        rows.append({"slug": f"model-{width}", "label": label, **measure.evaluate(shorter, on).to_dict()})
     if baseline:
         for one in evaluation.references(opened, measure):
             say(f"measuring: {one.label}")
@@ -99,6 +107,17 @@ def evaluate(
         "versions": versions(),
         "rows": rows,
     }
+
+
+def cut(model: Any, dims: int | None, say: Say) -> Any:
+    """The model, or as it gives so many numbers of each vector; says where it was not trained for these."""
+    if dims is None:
+        return model
+    made = model.truncated(dims)
+    if dims != model.dim and dims not in model.dims:
+        known = f"for {', '.join(map(str, model.dims))}" if model.dims else "for the whole vector alone (fit --dims)"
+        say(f"note: the model was trained {known}; its first {dims} numbers may say less than others could")
+    return made
 
 
 def divided(given: Mapping[str, Any], data_settings: DataSettings | None) -> tuple[DataSettings, dict[str, Any]]:
@@ -135,6 +154,7 @@ def diagnose(
     task: str | None = None,
     on: str = "test",
     variant: str | None = None,
+    dims: PositiveInt | None = None,
     progress: Progress | None = None,
     data_settings: DataSettings | None = None,
     **given: Any,
@@ -147,7 +167,7 @@ def diagnose(
     roles, own = divided(given, data_settings)
     opened = roles.open(data)
     measure = evaluation.task_for(opened, task, **own)
-    embed = ModelEmbedder(open_model(model), opened, variant=variant)
+    embed = ModelEmbedder(cut(open_model(model), dims, silent), opened, variant=variant)
     if not embed.has(measure.roles[0]):
         measure = evaluation.task_for(opened, "proxy")
     return [d.to_dict() for d in showing.diagnostics(embed, opened, measure, measure.rows(on), progress)]
@@ -175,6 +195,7 @@ def embed(
     out: str | Path,
     role: str | None = None,
     variant: str | None = None,
+    dims: PositiveInt | None = None,
     append: bool = False,
     columns: str | Sequence[str] = "auto",
     batch_size: PositiveInt = 256,
@@ -190,6 +211,7 @@ def embed(
             for `search`.
         role: the column to embed; default the first that the model has a tower for.
         variant: which of the vectors of one input, where the model gives several (`Model.variants`).
+        dims: of every vector its first numbers alone, of length 1 by themselves (`Model.truncated`).
         append: add the rows that are not there, and replace those that have changed. A row is known by its id, by the
             path of its file, or, in a table without an id column, by its content.
         columns: those that travel with the vectors: "auto" for all plain ones, "none", or names.
@@ -206,7 +228,7 @@ def embed(
     if not place.columned and columns not in ("auto", "none"):
         raise InputError(f"'{place.path}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
     modalities.everyone()
-    opened, loaded = (data_settings or DataSettings(**roles)).open(data), open_model(model)
+    opened, loaded = (data_settings or DataSettings(**roles)).open(data), cut(open_model(model), dims, say)
     vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
     role = embedded_role(role, loaded, opened, vectors_of)
     load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
@@ -223,6 +245,7 @@ def embed(
             "model": str(Path(loaded.path).resolve()) if loaded.path else "",
             "role": role,
             "variant": variant or "",
+            "dims": dims or 0,
             "data": opened.name,
             "versions": versions(),
         }
@@ -295,7 +318,9 @@ def _embed(
     if before and not len(todo.rows):
         sweep_parts(place.path)
         return done
-    with parts_of(place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}-{facts['variant']}") as folder:
+    with parts_of(
+        place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}-{facts['variant']}-{facts['dims']}"
+    ) as folder:
         parts = embedded_parts(vectors_of, load.role, todo.rows, folder, progress)
         dim = np.load(parts[0], mmap_mode="r").shape[1]
         schema = outputs.schema_of(dim, types)
@@ -322,6 +347,12 @@ def check_same_kind(place: outputs.Output, facts: dict[str, Any]) -> None:
             f"({place.facts.get('variant') or 'the plain ones'}, not {facts['variant'] or 'the plain ones'}).",
             "Choose another --out for each variant.",
         )
+    if place.facts.get("dims", 0) != facts["dims"]:
+        held, asked = (
+            f"the first {n} numbers" if n else "all numbers" for n in (place.facts.get("dims"), facts["dims"])
+        )
+        raise InputError(f"'{place.path}' holds {held} of each vector, not {asked}.",
+                         "Choose another --out for each of --dims.")  # fmt: skip
 
 
 def chunks(count: int) -> list[np.ndarray]:
@@ -439,6 +470,7 @@ def search(
     if any(not is_key(part) for part, _ in asked):
         loaded = open_model(model or index.meta.get("model") or path)
         index.check_model(loaded.hash)
+        loaded = cut(loaded, index.meta.get("dims") or None, silent)
     chosen = variant or index.meta.get("variant") or None
     vectors = [
         stored_vector(index, part[4:]) if is_key(part) else query_vector(loaded, part, role if n == 0 else None, chosen)

@@ -85,10 +85,13 @@ class MeasureOptions:
             task stand beside it.
         on: the split that is looked at.
         variant: which of the vectors of one input, where the model gives several.
+        dims: of every vector its first numbers alone, of length 1 by themselves; default all, and in `evaluate` beside
+            them the prefixes that the model was trained for.
     """
 
     task: str | None = None
     variant: str | None = None
+    dims: PositiveInt | None = None
     on: Literal["train", "val", "test"] = "test"
 
 
@@ -103,11 +106,13 @@ class EmbedOptions:
         columns: which go with the vectors: auto (all plain ones), none, or names divided by commas.
         batch_size: rows a batch.
         variant: which of the vectors of one input, where the model gives several.
+        dims: of every vector its first numbers alone, of length 1 by themselves; `search` follows the index.
     """
 
     out: str | None = None
     role: str | None = None
     variant: str | None = None
+    dims: PositiveInt | None = None
     append: bool = False
     columns: str = "auto"
     batch_size: Annotated[int, Range(1, 1_000_000)] = 256
@@ -409,6 +414,7 @@ def run_evaluate(words: list[str]) -> None:
             task=checked.task,
             on=checked.on,
             variant=checked.variant,
+            dims=checked.dims,
             data_settings=options.build(DataSettings, checked),
             say=speaker(True),
             progress=progress,
@@ -428,6 +434,7 @@ def run_diagnose(words: list[str]) -> None:
             task=checked.task,
             on=checked.on,
             variant=checked.variant,
+            dims=checked.dims,
             progress=progress,
             data_settings=options.build(DataSettings, checked),
             **own,
@@ -450,6 +457,7 @@ def run_embed(words: list[str]) -> None:
             out=checked.out,
             role=checked.role,
             variant=checked.variant,
+            dims=checked.dims,
             append=checked.append,
             columns=checked.columns,
             batch_size=checked.batch_size,

@@ -108,4 +108,5 @@ def _options(target: Any) -> list[str]:
 def _line(name: str, meaning: str, default: str) -> str:
     head = f"  --{name.replace('_', '-')}"
     shown = meaning + (f" [{default}]" if default else "")
-    return f"{head:<24}" + textwrap.fill(shown, 92, subsequent_indent=" " * 24)
+    begin = f"{head:<24}" if len(head) < 24 else head + "\n" + " " * 24
+    return begin + textwrap.fill(shown, 92, subsequent_indent=" " * 24)

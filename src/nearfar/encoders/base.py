@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,12 @@ class Encoder(nn.Module):
     """Whether it sees items through each other, those of validation and test too."""
     domain_names: Sequence[str] = ()
     """Domains of which each item is to name one, where the encoder takes them apart."""
+    recomputed: bool = False
+    """Whether its blocks are computed again in the backward pass."""
+    resting: tuple[nn.Module, ...] = ()
+    """Its parts that stay in evaluation mode, whatever mode it is in."""
+    frozen_stages: tuple[int, int] | None = None
+    """How many of its stages are frozen, and how many there are."""
 
     @property
     def joint(self) -> Joint | None:
@@ -62,6 +68,28 @@ class Encoder(nn.Module):
     def joint(self, value: Joint | None) -> None:
         self._joint = () if value is None else (value,)
 
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.resting:
+            part.eval()
+        return self
+
+    @property
+    def named(self) -> str:
+        """ "the image encoder 'small'"."""
+        return f"the {self.modality} encoder '{self.config().get('name', type(self).__name__)}'"
+
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        """The blocks that an input passes one after the other; none where it has no such order."""
+        return ()
+
+    def stages(self, coarse: bool = False) -> list[list[nn.Parameter]]:
+        """Its parameters by depth: what embeds, each of N blocks, what stands behind them (`nearfar.encoders.depth`);
+        none where it has no blocks. coarse: blocks that are grouped in stages by their architecture count as these."""
+        from nearfar.encoders.depth import parted
+
+        return parted(self, self.ordered_blocks())
+
     def variants(self) -> Mapping[str, Encoder]:
         """Name -> this encoder as it gives another vector of an item: of a domain, say, where items name none."""
         return {}
@@ -69,6 +97,11 @@ class Encoder(nn.Module):
     def prepare(self, items: Any) -> Any:
         """Raw items (pictures, paths; texts; rows of numbers) -> the input of `forward`."""
         raise NotImplementedError
+
+    def recompute(self) -> bool:
+        """From now on keep of each block its input alone, and compute the block again in the backward pass: less
+        memory, more time, the same gradients. Returns whether the encoder can."""
+        return False
 
     def config(self) -> dict[str, Any]:
         """A JSON-able description."""

@@ -161,6 +161,13 @@ class DialogueText(TextEncoder):
     def forward(self, x: Tokens) -> Tensor:
         return self.encoder(self.embedded(x))
 
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        return self.encoder.ordered_blocks()
+
+    def recompute(self) -> bool:
+        self.recomputed = self.encoder.recompute()
+        return self.recomputed
+
     def config(self) -> dict[str, Any]:
         return {
             "modality": "text",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nearfar import files
 from nearfar.checks import PositiveInt, ShareBelowOne, Width, checked_init
@@ -122,8 +123,17 @@ class HistoryEncoder(Encoder):
         mask = causal & x.real[:, None]
         alone = torch.eye(length, dtype=torch.bool, device=h.device) & ~mask.any(2, keepdim=True)
         for layer in self.stack:
-            h = layer(h, (mask | alone)[:, None])
+            given = h, (mask | alone)[:, None]
+            again = self.recomputed and torch.is_grad_enabled()
+            h = checkpoint(layer, *given, use_reentrant=False) if again else layer(*given)
         return h
+
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        return list(self.stack)
+
+    def recompute(self) -> bool:
+        self.recomputed = True
+        return True
 
     def forward(self, x: Histories | Tensor) -> Tensor:
         if isinstance(x, Tensor):

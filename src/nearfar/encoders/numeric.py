@@ -79,6 +79,9 @@ class VectorEncoder(Encoder):
         """Rows with the mean in the place of each empty number."""
         return torch.where(x.isnan(), self.mean, x)
 
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        return [part for part in self.net.children() if isinstance(part, nn.Linear)]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.net(self.scaled(x))
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.encoders.pictures import ImageEncoder
+from nearfar.encoders.depth import parted
+from nearfar.encoders.pictures import ImageEncoder, timm_stages
 from nearfar.encoders.pretrained import special_of
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.texts import TextEncoder
@@ -115,6 +116,21 @@ class OpenClipText(TextEncoder):
         finally:
             hook.remove()
 
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        return resblocks(getattr(self.model, "text", None) or self.model)
+
+    def stages(self, coarse: bool = False) -> list[list[nn.Parameter]]:
+        return parted(self, self.ordered_blocks(), projections(self.model))
+
+    def recompute(self) -> bool:
+        within = getattr(self.model, "text", None)
+        if within is not None:
+            within.set_grad_checkpointing()
+        else:
+            self.model.transformer.grad_checkpointing = True
+        self.recomputed = turned_on(self.model)
+        return self.recomputed
+
     def config(self) -> dict[str, Any]:
         return {"modality": "text", "name": "open-clip", "source": self.name, "length": self.special.length,
                 "dim": self.dim}  # fmt: skip
@@ -141,12 +157,43 @@ class OpenClipImage(ImageEncoder):
         out = self.model(self._input(x))
         return out[0] if isinstance(out, tuple) else out
 
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        return resblocks(self.model)
+
+    def stages(self, coarse: bool = False) -> list[list[nn.Parameter]]:
+        trunk = getattr(self.model, "trunk", None)
+        if trunk is None:
+            return parted(self, self.ordered_blocks(), projections(self.model))
+        within = timm_stages(trunk, coarse)
+        return [*within[:-1], [*within[-1], *getattr(self.model, "head", nn.Identity()).parameters()]] if within else []
+
+    def recompute(self) -> bool:
+        self.model.set_grad_checkpointing()
+        self.recomputed = turned_on(self.model)
+        return self.recomputed
+
     def config(self) -> dict[str, Any]:
         return {"modality": "image", "name": "open-clip", "source": self.name, "size": self.size, "channels": "rgb",
                 "dim": self.dim}  # fmt: skip
 
     def save_files(self, folder: Path) -> None:
         write(folder, self.said)
+
+
+def resblocks(model: Any) -> list[nn.Module]:
+    """The blocks of open_clip's own transformer; none in another model."""
+    return list(getattr(getattr(model, "transformer", None), "resblocks", ()))
+
+
+def projections(model: nn.Module) -> list[nn.Parameter]:
+    """What leads from the last state into the common space, and what is learned of that space."""
+    last = ("proj", "text_projection", "logit_scale", "logit_bias")
+    return [p for name, p in model.named_parameters() if name.rpartition(".")[2] in last]
+
+
+def turned_on(model: nn.Module) -> bool:
+    """Whether any part computes its blocks again; a part that cannot says nothing."""
+    return any(getattr(part, "grad_checkpointing", False) is True for part in model.modules())
 
 
 def special(tokenizer: Any) -> Special:

@@ -1,5 +1,6 @@
 """Image encoders: a small convolutional one, and every architecture of timm."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +145,10 @@ class SmallImage(ImageEncoder):
         parts = found.mean((2, 3)) if self.grid == 1 else F.adaptive_avg_pool2d(found, self.grid).flatten(1)
         return self.out(parts)
 
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        starts = [i for i, part in enumerate(self.body) if isinstance(part, nn.Conv2d)]
+        return [self.body[a:b] for a, b in itertools.pairwise([*starts, len(self.body)])]
+
     def with_maps(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         for layer in layers:
             self.check_layer(layer)
@@ -205,6 +210,20 @@ class TimmImage(ImageEncoder):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(self._input(x))
 
+    def stages(self, coarse: bool = False) -> list[list[nn.Parameter]]:
+        """As timm groups them."""
+        return timm_stages(self.model, coarse)
+
+    def recompute(self) -> bool:
+        turn_on = getattr(self.model, "set_grad_checkpointing", None)
+        try:
+            if turn_on is not None:
+                turn_on(True)
+        except AssertionError:  # timm's answer of an architecture without
+            turn_on = None
+        self.recomputed = turn_on is not None
+        return self.recomputed
+
     @property
     def layers(self) -> int:
         return len(self.model.feature_info) if hasattr(self.model, "forward_intermediates") else 1
@@ -234,6 +253,22 @@ class TimmImage(ImageEncoder):
 
     def config(self) -> dict[str, Any]:
         return {"modality": "image", "name": self.name, "size": self.size, "channels": self.channels, "dim": self.dim}
+
+
+def timm_stages(model: nn.Module, coarse: bool) -> list[list[nn.Parameter]]:
+    """The parameters of a model of timm by depth, as its `group_matcher` says; none where it has no such."""
+    from timm.models._manipulate import group_with_matcher
+
+    matcher: Any = getattr(model, "group_matcher", None)
+    if matcher is None:
+        return []
+    parameters, behind = dict(model.named_parameters()), "\n"  # the name of no parameter: it lands behind all groups
+    names: Any = [*parameters.items(), (behind, None)]
+    place: Any = group_with_matcher(names, matcher(coarse=coarse), reverse=True)
+    found: list[list[nn.Parameter]] = [[] for _ in range(place[behind] + 1)]
+    for name, p in parameters.items():
+        found[place[name]].append(p)
+    return found
 
 
 @checked

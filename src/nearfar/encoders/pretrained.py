@@ -54,7 +54,7 @@ class TransformerText(LayeredText):
                     "Use a larger length or a shorter prompt.",
                 )
         self.width = model.config.hidden_size
-        self._places = _layers(self.model)
+        self._places = find_layers(self.model)
         self.depth = max(1, len(self.stack))
         if getattr(model, "pooler", None) is not None:
             model.pooler.requires_grad_(False)  # its output is not used; distributed training wants to know
@@ -113,6 +113,9 @@ class TransformerText(LayeredText):
         # a model with norms before its blocks ends with one; without it earlier states have another scale
         norm = None if self._places[1] is None else self.model.get_submodule(self._places[1])
         return torch.stack([last, *(h if norm is None else norm(h) for h in seen[::-1])])
+
+    def _recompute(self) -> bool:
+        return recompute(self.model)
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         return self.dense(sentence.pool(states, mask, self.pooling, self.skipped))
@@ -203,7 +206,19 @@ def _load(folder: Path, inner: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _layers(model: Any) -> tuple[str | None, str | None]:
+def recompute(model: Any) -> bool:
+    """Turns on the library's own gradient checkpointing; whether the model has it."""
+    named = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # of transformers 5 and 4
+    turn_on = next((getattr(model, name) for name in named if hasattr(model, name)), None)
+    try:
+        if turn_on is not None:
+            turn_on({"use_reentrant": False})
+    except ValueError:
+        return False
+    return turn_on is not None
+
+
+def find_layers(model: Any) -> tuple[str | None, str | None]:
     """Where the list of the model's layers and the norm behind it lie; None where no list holds most of the model
     (layers that share their weights, or lie in parts), or no norm follows."""
     number = getattr(model.config, "num_hidden_layers", None) or getattr(model.config, "n_layers", None)

@@ -113,6 +113,9 @@ class SeriesEncoder(Encoder):
             h = torch.stack([conv(h)[..., : h.shape[2]] for conv in self.causal]).mean(0) * inner
         return h.transpose(1, 2)
 
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
+
     def forward(self, x: Tensor) -> Tensor:
         return pooled(self.steps(x), inside(x), self.pool)
 

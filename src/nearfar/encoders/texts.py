@@ -135,6 +135,17 @@ class LayeredText(TextEncoder):
             states = self.states(x, layers or 1) * x.mask[..., None]
         return (states[0] if layers is None else states), x.mask
 
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        return list(self.stack)
+
+    def recompute(self) -> bool:
+        """Experts are told of each pass who takes which, and cannot be computed again later."""
+        self.recomputed = "experts" not in self._inserted and self._recompute()
+        return self.recomputed
+
+    def _recompute(self) -> bool:
+        return False
+
     def embedded(self, x: Tokens) -> Embedded:
         """The vectors of the tokens from the table, before positions and layers; with domains that of the first token
         is the domain's."""
@@ -191,6 +202,9 @@ class LayeredText(TextEncoder):
         (`router_logits`). Raises InputError for a second call, and for a model whose MLPs are not found.
         """
         self._once("experts")
+        if self.recomputed:
+            raise InputError("Experts are told of each pass who takes which: their layers cannot be computed again.",
+                             "Leave out --gradient-checkpointing; --micro-batch saves memory too.")  # fmt: skip
         check("experts", experts, PositiveInt)
         if routing not in inserted.ROUTINGS:
             raise InputError(f"routing must be one of {', '.join(inserted.ROUTINGS)}. Got '{routing}' instead.")

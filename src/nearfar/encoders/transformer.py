@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nearfar.checks import one_of
 from nearfar.encoders import sentence
@@ -134,10 +135,14 @@ class Transformer(OwnTokens, LayeredText):
         h, kept = self.dropout(h), []
         mask = None if bool(x.mask.all()) else x.mask[:, None, None]
         for i, layer in enumerate(self.stack):
-            h = layer(h, mask, turn)
+            again = self.recomputed and torch.is_grad_enabled()
+            h = checkpoint(layer, h, mask, turn, use_reentrant=False) if again else layer(h, mask, turn)
             if i >= self.depth - layers:
                 kept.append(h)
         return self.norm(torch.stack(kept[::-1]))
+
+    def _recompute(self) -> bool:
+        return True
 
     def config(self) -> dict[str, Any]:
         return super().config() | {

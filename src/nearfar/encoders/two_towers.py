@@ -8,7 +8,7 @@ from local folders; those of open_clip are in `openclip`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nearfar import files
 from nearfar.encoders import openclip
 from nearfar.encoders.pictures import ImageEncoder
-from nearfar.encoders.pretrained import TransformerText, longest_text
+from nearfar.encoders.pretrained import TransformerText, find_layers, longest_text, recompute
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.texts import TextEncoder
 from nearfar.encoders.tokens import Embedded, Tokens
@@ -171,6 +171,14 @@ class HubImage(ImageEncoder):
         out = self.model(pixel_values=self._input(x))
         pooled = getattr(out, "pooler_output", None)
         return self.projection(out.last_hidden_state[:, 0] if pooled is None else pooled)
+
+    def ordered_blocks(self) -> Sequence[nn.Module]:
+        name = find_layers(self.model)[0]
+        return [] if name is None else list(self.model.get_submodule(name).children())
+
+    def recompute(self) -> bool:
+        self.recomputed = recompute(self.model)
+        return self.recomputed
 
     @property
     def layers(self) -> int:

@@ -18,6 +18,7 @@ from nearfar.heads.described import build, describe, width
 from nearfar.heads.ensemble import Ensemble, joined_vectors
 from nearfar.heads.gates import PairGate
 from nearfar.heads.pairs import PairHead, pair_features
+from nearfar.heads.prefix import Prefix
 from nearfar.heads.whitening import group_whitening, whitened_views, whitening_matrix
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -115,6 +116,7 @@ __all__ = [
     "Ensemble",
     "PairGate",
     "PairHead",
+    "Prefix",
     "Prototypes",
     "build",
     "describe",

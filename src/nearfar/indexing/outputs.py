@@ -42,6 +42,10 @@ class Output:
         """Fills facts, known and types. Raises InputError where it is damaged."""
         raise NotImplementedError
 
+    def array(self) -> np.ndarray:
+        """Its vectors, float32 (n, d), in the order of `known`."""
+        raise NotImplementedError
+
     def write(self, schema: pa.Schema, batches: Batches, facts: dict[str, Any], count: int, gone: Gone) -> None:
         """The rows that it has, but for those whose keys are `gone`, and `count` new ones."""
         raise NotImplementedError
@@ -98,6 +102,13 @@ class Parquet(Output):
             for batch in batches:
                 writer.write_batch(batch.replace_schema_metadata(meta))
 
+    def array(self) -> np.ndarray:
+        import pyarrow.parquet as pq
+
+        with files.reading(self.path, DAMAGED):
+            held = pq.read_table(self.path, columns=["vector"])["vector"].combine_chunks()
+        return held.flatten().to_numpy().reshape(len(held), -1)
+
     def _kept(self, schema: pa.Schema, gone: Gone) -> Iterator[pa.RecordBatch]:
         import pyarrow.compute
         import pyarrow.parquet as pq
@@ -151,6 +162,9 @@ class Npy(Output):
                 rows |= {"_content": pa.array(facts.pop("contents"), pa.int64()), "_source": names.take(codes)}
             self.known = _checked(pa.table(rows), self.path)
         self.facts, self.types = facts, {}
+
+    def array(self) -> np.ndarray:
+        return self.vectors
 
     def write(self, schema: pa.Schema, batches: Batches, facts: dict[str, Any], count: int, gone: Gone) -> None:
         kept = np.zeros(0, np.int64)

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from nearfar import modalities, processes
 from nearfar.checks import Range
+from nearfar.encoders.depth import rates
 from nearfar.errors import NearfarError
 from nearfar.methods.batch import Batch, Facts
+from nearfar.methods.distilling import Distiller
 from nearfar.methods.inference import Inference
 from nearfar.methods.micro_batches import Cached
+from nearfar.methods.nesting import Nesting, nested_loss
 from nearfar.methods.optimisation import Optimisation
 from nearfar.methods.paper import Paper
 from nearfar.methods.phases import Phase, check_phases, owners, run_phases
@@ -45,8 +48,9 @@ class Method(pl.LightningModule):
     `similarity`: how its vectors are compared, "cosine" or "dot". `length`: the most tokens that are read of a text
     (None: what the encoder takes); `from_start`: whether a longer one is read from its start in training, as it is in
     use, and not around a random place. `micro`: most items that pass the encoder at once on a device; `fit` sets it
-    from --micro-batch. `log_every`: steps between two lines of the curve. `survey`: the whole training set as the
-    method sees it now (`nearfar.negatives.Survey`), or None outside of `fit`.
+    from --micro-batch. `nesting`: the widths of --dims; `distiller`: the teacher of --distil-from. `log_every`: steps
+    between two lines of the curve. `survey`: the whole training set as the method sees it now
+    (`nearfar.negatives.Survey`), or None outside of `fit`.
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold ("any": a column of any
     kind of data; "pair": two columns that belong together); `target`: what it learns of the target, "classes",
     "numbers" or, of the class that a bag has as a whole, "bags" (None: nothing), and `unlabelled`: whether it learns of
@@ -96,6 +100,8 @@ class Method(pl.LightningModule):
     optimisation: Optimisation = Optimisation()
     updating: Optimisation = Optimisation()
     micro: int | None = None
+    nesting: Nesting | None = None
+    distiller: Distiller | None = None
     log_every: int = 10
     survey: Any = None
     seed: int = 0
@@ -236,6 +242,16 @@ class Method(pl.LightningModule):
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         raise TypeError(f"{type(self).__name__} has no loss")
 
+    def nested_width(self) -> int | None:
+        """How many numbers the vectors have that its loss reads and the finished model gives alike; None, the default,
+        where the loss reads other ones, or holds some of that width itself. Then prefixes cannot be trained."""
+        return None
+
+    def taught_width(self) -> int | None:
+        """How many numbers the vectors have that it contrasts, two sides of every item, so that a teacher's may stand
+        beside them (--distil-from); None, the default, where it does not."""
+        return None
+
     def before_step(self) -> None:
         """After the backward pass, before the optimiser (frozen prototypes)."""
 
@@ -307,7 +323,9 @@ class Method(pl.LightningModule):
             self.before_targets(batch)
         with torch.no_grad():
             embedded |= self.targets(batch)
-        loss = self.loss(embedded, batch)
+        loss = self.loss(embedded, batch) if self.nesting is None else nested_loss(self, embedded, batch, self.nesting)
+        if self.distiller is not None:
+            loss = self.distiller.added(loss, self, embedded, batch)
         self.check_finite(loss, batch.step)
         self.terms = {name: float(x) for name, x in loss.terms.items()} | {"loss": float(loss.total.detach())}
         if batch.accumulation_step == 0:
@@ -374,7 +392,10 @@ class Method(pl.LightningModule):
 
     def optimiser(self, o: Optimisation, parameters: Iterable[nn.Parameter]) -> tuple[Any, Any]:
         """An optimiser of some parameters, and the schedule of its learning rate."""
-        made = o.make(o.groups(parameters, self.scaled_parameters()))
+        scaled = dict(self.scaled_parameters())
+        for p, share in (rates(self, o.layer_decay) if o.layer_decay < 1 else {}).items():
+            scaled[p] = scaled.get(p, 1.0) * share
+        made = o.make(o.groups(parameters, scaled))
         return made, torch.optim.lr_scheduler.LambdaLR(made, self.rate)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:

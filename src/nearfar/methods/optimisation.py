@@ -91,7 +91,8 @@ class Optimisation:
     "cosine", "linear" or "constant" from the peak to `final` times the peak; betas: of Adam and its kind, None: the
     optimiser's own; clip_norm: largest norm of all gradients together, None: not clipped; eps: under the root of Adam
     and its kind, None: the optimiser's own; decay_all: biases and norms decay as well; adapt_all: LARS gives them a
-    trust ratio as well.
+    trust ratio as well; layer_decay: from each block of the encoders to the one before, the learning rate falls by this
+    share (`nearfar.encoders.depth.rates`).
     """
 
     optimiser: str = "adamw"
@@ -106,6 +107,7 @@ class Optimisation:
     eps: float | None = None
     decay_all: bool = False
     adapt_all: bool = False
+    layer_decay: float = 1.0
 
     def factor(self, step: int, steps: int) -> float:
         """The learning rate at a step, as a share of the peak.
@@ -148,7 +150,8 @@ class Optimisation:
         )
 
     def groups(self, parameters: Iterable[nn.Parameter], scaled: Mapping[nn.Parameter, float]) -> list[dict[str, Any]]:
-        """Parameters by their learning rate and decay; scaled: parameter -> multiple of the learning rate.
+        """Parameters by their learning rate and decay, those at the full rate first; scaled: parameter -> multiple of
+        the learning rate.
 
         Raises InputError: nothing is trained.
         """
@@ -159,7 +162,8 @@ class Optimisation:
                 found.setdefault((scaled.get(p, 1.0), decay), []).append(p)
         if not found:
             raise InputError("Nothing of this model is trained.", "Unfreeze the encoder or add a head.")
-        return [{"params": ps, "lr": self.lr * scale, "weight_decay": d} for (scale, d), ps in found.items()]
+        ordered = sorted(found.items(), key=lambda one: one[0][0] != 1)
+        return [{"params": ps, "lr": self.lr * scale, "weight_decay": d} for (scale, d), ps in ordered]
 
     def clip(self, parameters: Iterable[nn.Parameter]) -> None:
         """Scales all gradients together so that their norm is at most `clip_norm`."""
@@ -186,6 +190,8 @@ class Optimisation:
             remarks.append(f"betas {self.betas[0]:g} and {self.betas[1]:g}")
         if self.clip_norm is not None:
             remarks.append(f"gradients clipped at norm {self.clip_norm:g}")
+        if self.layer_decay < 1:
+            remarks.append(f"{self.layer_decay:g} of the learning rate from each block to the one before")
         if self.decay_all:
             remarks.append("biases and norms decay as well")
         return self.optimiser + (f" ({'; '.join(remarks)})" if remarks else "")

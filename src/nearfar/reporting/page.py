@@ -143,6 +143,7 @@ def _row(row: dict[str, Any], results: dict[str, Any], metric: Metric, low: floa
         "samples": amount(_mean_cell(finished, "samples")),
         "speed": amount(_mean_cell(finished, "samples_per_second")),
         "memory": amount(_mean_cell(finished, "peak_mib")),
+        "kept": "–" if (kept := _mean_cell(finished, "kept_step")) is None else f"{kept:,.0f}",
         "trained": any(cell.get("samples") for cell in finished),
         "failed": [{"seed": cell["seed"], "message": cell.get("message") or "no finite score"} for cell in failed],
     }

@@ -121,7 +121,7 @@ def _cell(run: dict[str, Any]) -> dict[str, Any]:
     scores = run.get("scores") or {}
     cost = {
         name: scores.get(name, run["config"].get(name))
-        for name in ("seconds", "samples", "samples_per_second", "peak_mib")
+        for name in ("seconds", "samples", "samples_per_second", "peak_mib", "kept_step")
     }
     return {
         "seed": run["config"].get("seed", 0),

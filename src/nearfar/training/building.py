@@ -17,19 +17,22 @@ import torch
 from nearfar import evaluation, methods, modalities, options
 from nearfar.encoders import Encoder, Features, Frozen, unfrozen
 from nearfar.encoders.base import Joint
-from nearfar.encoders.lora import adapted, check_peft
 from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError
 from nearfar.methods.base import Method
 from nearfar.methods.batch import Facts
+from nearfar.methods.nesting import nest, nesting
 from nearfar.methods.optimisation import Optimisation, check_optimiser
 from nearfar.models import kinds_in, open_model
 from nearfar.samplers import Rows, Sampler
 from nearfar.sources.bags import bag_targets
+from nearfar.training.drawing import Draw, balance_note, samplers_of
 from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.loggers import check_loggers, names_of
 from nearfar.training.settings import TrainSettings
+from nearfar.training.shaping import check_shape, check_shaped, shaped
 from nearfar.training.survey import survey_of
+from nearfar.training.teaching import check_teacher, distiller_of
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -128,14 +131,12 @@ def options_of(kind: str, data: Data, settings: TrainSettings) -> Any:
 
 def build_encoder(kind: str, data: Data, settings: TrainSettings, place: int = 0) -> Encoder:
     """The encoder of one kind, its weights drawn from the seed, or that of the model to start from (the one of several
-    at a place); frozen where asked for."""
+    at a place); as the settings shape it."""
     torch.manual_seed(settings.seed)
     made = None if settings.model is None else encoder_of(settings.model, kind, place)
     if made is None:
         made = modalities.get(kind).encoder(options_of(kind, data, settings), data, settings.seed)
-    if settings.lora is not None and made.pretrained:
-        return adapted(made, settings.lora)
-    return Frozen(made) if settings.freeze else made
+    return shaped(made, settings)
 
 
 def encoder_of(model: str, kind: str, place: int = 0) -> Encoder | None:
@@ -193,7 +194,7 @@ def pretrained(kind: str, settings: TrainSettings) -> bool:
 
 def weights_of(settings: TrainSettings) -> list[str]:
     """Where weights come from that may have seen rows of the data."""
-    found = [settings.model, *(kind.weights(settings.of(kind)) for kind in modalities.everyone())]
+    found = [settings.model, settings.distil_from, *(kind.weights(settings.of(kind)) for kind in modalities.everyone())]
     return [one for one in found if one]
 
 
@@ -271,19 +272,13 @@ def check_settings(settings: TrainSettings) -> None:
         kind.check(settings.of(kind))
     if settings.model is not None:
         check_model(settings)
-    if settings.lora is not None:
-        check_lora(settings)
+    check_shape(settings, any(pretrained(kind.name, settings) for kind in modalities.everyone()))
     check_loggers(names_of(settings.logger))
-
-
-def check_lora(settings: TrainSettings) -> None:
-    """Raises InputError for adapters without a pretrained encoder, or beside a frozen one."""
-    check_peft()
-    if settings.freeze:
-        raise InputError("--lora trains adapters of the encoders; --freeze keeps these as they are.", "Leave one out.")
-    if not any(pretrained(kind.name, settings) for kind in modalities.everyone()):
-        raise InputError("--lora adapts a pretrained encoder; none is named.",
-                         "Name one: --model FOLDER, --text-encoder FOLDER or --encoder FOLDER.")  # fmt: skip
+    if settings.dims is not None:
+        nesting(settings.dims, settings.dims_weights)
+    check_teacher(settings)
+    if settings.dims is None and settings.dims_weights is not None:
+        raise InputError("--dims-weights weighs the widths of --dims, and none are named.", "Add --dims 256,128,64.")
 
 
 def check_model(settings: TrainSettings) -> None:
@@ -315,29 +310,40 @@ def prepare(
     method, kinds = build_method(slug, data, settings, checked, ready)
     check_layer(method, settings.layer)
     check_possible(method, settings)
+    said = check_shaped(method, settings)
+    widths = None if settings.dims is None else nest(method, nesting(settings.dims, settings.dims_weights)).widths
     rows, method.seed = training_rows(method, data), settings.seed
     torch.manual_seed(settings.seed + 3)
     began = time.perf_counter()
     method.prepare(data, rows)
     seconds = time.perf_counter() - began
     table = sampled_rows(method, data, rows)
-    sampler = method.sampler(0).over(table, 1, settings.seed)
+    draw = samplers_of(method, data, settings.class_balanced)
+    sampler = draw(0).over(table, 1, settings.seed)
     if method.needs_rows and not sampler.identified:
         raise InputError(
             "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
         )
     prescribed = sampler.prescribed(sampler.table)
+    if settings.distil_from is not None and not sampler.identified:
+        raise InputError("--distil-from asks a teacher about training rows, but a stream of text has none.",
+                         "Use --stream false.")  # fmt: skip
     usual = min((modalities.get(kind).usual_batch(sampler.sizing) for kind in kinds), default=128)
+    if settings.class_balanced:
+        said.append(balance_note(method, data, rows))
     batch = enough(prescribed or auto_batch(settings, sampler.sizing, slug, usual), settings)
-    sampler = method.sampler(0).over(table, batch, settings.seed)
+    sampler = draw(0).over(table, batch, settings.seed)
     known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known) if method.trained else 0
-    loader = make_loader(method, data, table, steps, batch, settings, cache)
+    loader = make_loader(method, data, table, steps, batch, settings, cache, draw)
     if method.trained and settings.warmup != "auto" and settings.warmup >= steps:
         raise InputError(
             f"A warm-up of {settings.warmup} steps does not end within the {steps} steps of the run.",
             "Use a smaller --warmup or more --steps.",
         )
+    if settings.distil_from is not None:
+        method.distiller = distiller_of(method, data, rows, settings, cache)
+        said.append(f"taught by the vectors of {settings.distil_from} ({settings.distil_loss})")
     facts: Facts = loader.facts(len(rows), tuple(data.target_names), tuple(data.domain_names))
     method.micro = settings.micro_batch
     paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
@@ -348,6 +354,7 @@ def prepare(
         "batch_size": batch,
         "steps": steps,
         **{name: value for one in made for name, value in one.items()},
+        "dims": None if widths is None else "+".join(map(str, widths)),
         "optimiser": method.optimisation.describe(),
         "lr": method.optimisation.lr,
         "warmup": method.optimisation.warmup,
@@ -363,7 +370,8 @@ def prepare(
         rows,
         kinds,
         seconds,
-        [*([foreign] if foreign else []), *notes_of(method, data, drawn_of(sampler, prescribed), sampler.left_out)],
+        [*([foreign] if foreign else []), *said,
+         *notes_of(method, data, drawn_of(sampler, prescribed), sampler.left_out)],
         prescribed,
     )
     method.survey = survey_of(setup, data)
@@ -392,6 +400,9 @@ def check_possible(method: Method, settings: TrainSettings) -> None:
             "added up.",
             "Leave out --accumulate, or use a larger --batch-size.",
         )
+    if together > 1 and settings.distil_from is not None:
+        raise InputError("--distil-from compares the items of a whole batch, on one process.",
+                         "Use --devices 1 and --nodes 1.")  # fmt: skip
     if together > 1 and not (method.distributed and method.trained):
         raise InputError(
             f"'{name}' needs every batch whole on one process; {together} were asked for.",
@@ -553,20 +564,23 @@ def auto_optimisation(
     asked = {k: getattr(settings, k) for k in values}
     found = {k: usual if asked[k] == unset else asked[k] for k, (unset, usual) in values.items()}
     final = paper.get("final", 0.0) if settings.final_lr == "auto" else settings.final_lr
+    rest: dict[str, Any] = {} if settings.layer_decay is None else {"layer_decay": settings.layer_decay}
     warmup = steps // 20 if settings.warmup == "auto" else int(settings.warmup)
-    rest = {k: paper[k] for k in ("momentum", "eps", "decay_all", "adapt_all") if k in paper and own}
+    rest |= {k: paper[k] for k in ("momentum", "eps", "decay_all", "adapt_all") if k in paper and own}
     return Optimisation(warmup=warmup, final=float(final), **found, **rest)
 
 
 def make_loader(
-    method: Method, data: Data, table: Rows, steps: int, batch: int, settings: TrainSettings, cache: Path | None
+    method: Method, data: Data, table: Rows, steps: int, batch: int, settings: TrainSettings, cache: Path | None,
+    draw: Draw,
 ) -> Loader:  # fmt: skip
     def read(role: str) -> Inputs:
         return role_inputs(method, data, role, cache)
 
     loader = Loader(
-        method, data, table, read, steps=steps, batch_size=batch, seed=settings.seed, accumulate=settings.accumulate
-    )
+        method, data, table, read, steps=steps, batch_size=batch, seed=settings.seed, accumulate=settings.accumulate,
+        draw=draw,
+    )  # fmt: skip
     if method.trained:
         _ = loader.inputs  # read, tokenised or embedded once, before anything else takes time
     if method.paired:

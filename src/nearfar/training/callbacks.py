@@ -65,8 +65,7 @@ class Curve(pl.Callback):
     def at_step(self, trainer: Any, pl_module: Any) -> None:
         """After an optimiser step: a line of the curve, where one is due; its terms are means over all processes."""
         step = trainer.global_step
-        last = step >= trainer.max_steps
-        due = self.validate is not None and self.val_every and (step % self.val_every == 0 or last)
+        last, due = step >= trainer.max_steps, self.due(trainer)
         if step % self.every == 0 or step == 1 or last or due:
             line = {
                 "step": step,
@@ -86,6 +85,12 @@ class Curve(pl.Callback):
                 file.write(json.dumps(line) + "\n")
             for told in self.on_log:
                 told(line)
+
+    def due(self, trainer: Any) -> bool:
+        """Whether validation data are measured after this step."""
+        step = trainer.global_step
+        measured = self.validate is not None and self.val_every > 0
+        return measured and (step % self.val_every == 0 or step >= trainer.max_steps)
 
     def warn(self, value: float, step: int) -> None:
         if value < 0.05 and step > 20 and not self.warned:
@@ -186,6 +191,9 @@ class Signals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+BROKEN = "The run cannot go on from it: start a new one, or put a copy of the file back."
+
+
 class Checkpoint(pl.Callback):
     """checkpoints/last.ckpt, replaced atomically, so that a run killed at any moment can be resumed. It is written
     between two steps only, also where a signal ends the run."""
@@ -200,7 +208,7 @@ class Checkpoint(pl.Callback):
         if not batch.last_accumulation_step:
             return
         step = trainer.global_step
-        if step % self.every == 0 or step >= trainer.max_steps or self.signals.asked:
+        if step % self.every == 0 or step >= trainer.max_steps or trainer.should_stop or self.signals.asked:
             self.save(trainer)
         self.signals.check()
 

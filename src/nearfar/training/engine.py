@@ -28,6 +28,7 @@ from nearfar.methods.tower import with_heads
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building
 from nearfar.training.callbacks import (
+    BROKEN,
     Checkpoint,
     CheckpointFile,
     Curve,
@@ -41,6 +42,7 @@ from nearfar.training.embedding import Embedder
 from nearfar.training.loggers import FOLDER as LOGS
 from nearfar.training.loggers import Loggers, names_of
 from nearfar.training.settings import DataSettings, TrainSettings
+from nearfar.training.stopping import Patience, check_patience
 
 if TYPE_CHECKING:
     from nearfar.evaluation.task import Task
@@ -143,7 +145,9 @@ def fit(
         setup = building.prepare(method, opened, settings, given, cache=cache_dir())
         building.check_batch(setup)
         check_variant_of(setup)
-        if can_measure(setup.method.towers(), task):
+        able = can_measure(setup.method.towers(), task)
+        check_patience(settings, setup.method, task, able, opened.splits.get("val"))
+        if able:
             if settings.val_every != 0:
                 task.rows("val")
             task.check()
@@ -342,7 +346,7 @@ def describe(
         "split_hash": data.split_hash,
         "rows": {k: len(v) for k, v in data.splits.items()},
         "roles": data.roles,
-        "supervised": sees_labels(setup.method, data),
+        "supervised": sees_labels(setup.method, data) or setup.settings.class_balanced,
         "parameters": sum(p.numel() for p in setup.method.parameters() if p.requires_grad),
         "command": command,
         "versions": versions(),
@@ -550,19 +554,18 @@ def train(
     bar = Progress(f"{method} on {data.name}", written=written) if progress and processes.leader() else None
     loggers = Loggers(names_of(settings.logger) if processes.leader() else (), folder, f"{method} on {data.name}")
     loggers.described({"method": method, "data": data.name, **record["options"], **record["settings"]})
-    curve = Curve(
-        folder / "curve.jsonl",
-        max(1, steps // 200),
-        validate if able else None,
-        val_every,
-        [loggers.log, *([bar.log] if bar else [])],
-    )
+    listeners = [loggers.log, *([bar.log] if bar else [])]
+    curve = Curve(folder / "curve.jsonl", max(1, steps // 200), validate if able else None, val_every, listeners)
+    patience = None
+    if settings.patience is not None:
+        patience = Patience(folder / "checkpoints" / "best.ckpt", settings.patience, task.metric(), curve)
+        listeners.append(patience.hear)
     alone = settings.devices * settings.nodes == 1 and processes.started() == 1
     signals = Signals(say, alone)
     checkpoint = Checkpoint(folder / "checkpoints", save_every, signals)
     setup.method.log_every, setup.method.survey.folder, setup.method.survey.say = curve.every, folder, say
     stages = Stages(folder / "stages.json", curve, validate if able else None)
-    callbacks = [curve, stages, checkpoint, *([bar] if bar else [])]
+    callbacks = [curve, stages, *([patience] if patience else []), checkpoint, *([bar] if bar else [])]
     reset_peak()
     if not setup.method.trained:
         curve.seconds = setup.seconds
@@ -570,13 +573,19 @@ def train(
     start = resume_from(checkpoint.path) if resume else None
     if start is not None:
         setup.loader.start = start
-    if start is None or start < steps:
+    if start is not None and patience is not None:
+        patience.load_state_dict(loaded(checkpoint.path, "callbacks").get(patience.state_key, patience.state_dict()))
+    if start is None or (start < steps and not (patience and patience.ended)):
         with processes.connected(), signals:
             last = checkpoint.path if start is not None else None
             run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
     else:
         load_finished(setup, checkpoint.path, curve)
-    done = finish_alone(folder, method, data, setup, task if able else None, record, curve, say)
+    kept = {}
+    if patience is not None and processes.leader():
+        kept = {"last_step": int(loaded(checkpoint.path, "global_step"))} | patience.restore(setup.method)
+        say(patience.words(kept["last_step"]))
+    done = finish_alone(folder, method, data, setup, task if able else None, record, curve, say, kept)
     return logged(done, loggers, steps)
 
 
@@ -595,8 +604,10 @@ def finish_alone(
     record: dict[str, Any],
     curve: Curve,
     say: Say,
+    kept: Mapping[str, int] | None = None,
 ) -> Run:
-    """What the first process does once all have trained: costs, scores, the model's folder."""
+    """What the first process does once all have trained: costs, scores, the model's folder. kept: with --patience the
+    step whose weights the model has, and the last one."""
     if not processes.leader():
         return Run(folder, method, record, {}, {})
     cost = {
@@ -604,6 +615,7 @@ def finish_alone(
         "samples": curve.samples,
         "peak_mib": peak_mib(),
         "samples_per_second": curve.samples / curve.seconds if curve.seconds else 0.0,
+        **(kept or {}),
     }
     masked = masked_share(folder / "curve.jsonl")
     if masked:
@@ -645,21 +657,18 @@ def resume_from(path: Path) -> int | None:
     """The step to go on from; None where no checkpoint was written yet."""
     if not path.exists():
         return None
-    files.check_zip(path, NO_CHECKPOINT)
+    files.check_zip(path, BROKEN)
     return int(loaded(path, "global_step"))
-
-
-NO_CHECKPOINT = "The run cannot go on from it: start a new one, or put a copy of the file back."
 
 
 def loaded(path: Path, part: str) -> Any:
     """One part of a checkpoint. Raises InputError where the file is damaged or holds no such part."""
-    with files.reading(path, NO_CHECKPOINT):
+    with files.reading(path, BROKEN):
         return torch.load(path, map_location="cpu", weights_only=True)[part]
 
 
 def load_finished(setup: building.Setup, path: Path, curve: Curve) -> None:
-    with files.reading(path, NO_CHECKPOINT):
+    with files.reading(path, BROKEN):
         setup.method.load_state_dict(loaded(path, "state_dict"))
         curve.load_state_dict(loaded(path, "callbacks")[curve.state_key])
 
@@ -735,6 +744,8 @@ def save_model(
             "split_hash": data.split_hash,
         },
     }
+    if trained.nesting is not None:
+        config["dims"] = list(trained.nesting.widths)
     card = {
         "method": method,
         "paper": f"{paper.title} ({paper.venue})",

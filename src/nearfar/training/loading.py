@@ -79,7 +79,8 @@ class Loader:
     each batch, every one of the connected processes gets its own share of the items.
 
     The method is told before each step's batches are drawn (`before_draw`), and says at each stage which sampler draws.
-    read: role -> how its inputs are read by sample ids; asked for once a role.
+    read: role -> how its inputs are read by sample ids; asked for once a role. draw: stage -> sampler, in place of the
+    method's own.
     """
 
     negatives: Sequence[HardNegatives] = ()
@@ -99,8 +100,10 @@ class Loader:
         batch_size: int,
         seed: int,
         accumulate: int = 1,
+        draw: Callable[[int], Sampler] | None = None,
     ):
         self.method, self.table, self.read = method, table, cache(read)
+        self.draw = draw or method.sampler
         self.steps, self.batch_size, self.seed, self.accumulate, self.start = steps, batch_size, seed, accumulate, 0
         self.roles = list(dict.fromkeys(method.reads))
         self.content = {r: _tensor(data.content(r)) for r in self.roles}
@@ -142,7 +145,7 @@ class Loader:
         """Binds the sampler of a stage, whose first batch has the number `since`."""
         if stage == self.stage:
             return
-        drawn = self.method.sampler(stage).over(self.table, self.batch_size, self.seed, since)
+        drawn = self.draw(stage).over(self.table, self.batch_size, self.seed, since)
         self.sampler, self.stage = drawn, stage
         self._inputs: dict[str, Inputs] | None = None
         self.negative_groups = None

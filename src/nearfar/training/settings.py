@@ -17,6 +17,7 @@ from nearfar.checks import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PositiveShare,
     Range,
     Seed,
     ShareBelowOne,
@@ -166,14 +167,29 @@ class TrainSettings:
         lora: rank of low-rank adapters (LoRA), which are trained in place of the pretrained encoders and added to their
             weights in the finished model; needs nearfar[lora].
         freeze: keep the encoders as they are and train heads on features computed once.
+        freeze_stages: keep of a pretrained encoder the embeddings and so many of its first stages as they are: blocks
+            of a transformer, stages of a convolutional network; 0: the embeddings alone.
         by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
         task: what is measured: {tasks}; with options of its own if wanted: "few-shot --ways 3". auto: what the method
             names, else the first that the data hold.
         variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
         layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
+        dims: widths, as 256,128,64: the loss is computed for the first numbers of the vectors too, so that these are
+            vectors of their own (Matryoshka); the whole is always among them.
+        dims_weights: the weight of each of --dims in the loss; default 1 each.
+        distil_from: a frozen teacher beside the loss of the method: the folder of a model, or files of vectors that
+            `embed` wrote (for two columns one each, divided by a comma).
+        distil_loss: what is learned of the teacher: relations (which items are near which; its vectors may have
+            another width) or cosine (its vectors).
+        distil_weight: of the teacher's term.
+        distil_temperature: by which similarities are divided in relations.
         batch_size: items that contrast with each other. auto: 128, or a quarter of the items if that is less.
+        class_balanced: draw rows so that every class of the label comes equally often; an epoch is as many rows as have
+            a label.
         micro_batch: most items that pass the encoder at once on a device; the whole batch still contrasts, with exact
             gradients.
+        gradient_checkpointing: keep of each block of the encoders its input alone and compute the block again in the
+            backward pass: less memory and more time for the same gradients.
         accumulate: batches whose gradients are added up for one optimiser step. They do not contrast with each other:
             for more negatives use --batch-size with --micro-batch.
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
@@ -181,6 +197,8 @@ class TrainSettings:
             clipping. auto: adamw, or the paper's with --preset paper.
         lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (others from scratch), 5e-5 (pretrained), 2e-4
             (with --lora); with --preset paper the paper's, in proportion to the batch where the paper scales it.
+        layer_decay: share by which the learning rate falls from each block of the encoders to the one before, as 0.75
+            for a large pretrained one; heads learn at the full rate.
         weight_decay: of weights that are not biases or norms. auto: 0.01, or the paper's with --preset paper.
         betas: the two betas of Adam and its kind, for example 0.9,0.98; default the optimiser's own, or the paper's
             with --preset paper.
@@ -192,6 +210,8 @@ class TrainSettings:
         precision: 32, bf16 or 16 (mixed).
         seed: of weights, order and views.
         val_every: steps between measurements on validation data. auto: ten in a run, at least 50 apart; 0 for none.
+        patience: end a run after so many measurements on validation data in a row that are no better, and keep the
+            model that was the best; a number that is never reached keeps the best and trains all steps.
         save_every: steps between checkpoints. auto: twenty in a run.
         logger: the learning curve also for tensorboard, wandb (offline), mlflow or csv, or several of them divided by
             commas, in the run's folder under logs/.
@@ -205,16 +225,26 @@ class TrainSettings:
     model: str | None = None
     lora: Annotated[int, Range(1, 1024)] | None = None
     freeze: bool = False
+    freeze_stages: Annotated[int, Range(0, 1000)] | None = None
     by: Literal["auto", "columns", "group"] = "auto"
     task: str = "auto"
     variant: str | None = None
     layer: PositiveInt | None = None
+    dims: str | None = None
+    dims_weights: str | None = None
+    distil_from: str | None = None
+    distil_loss: Literal["relations", "cosine"] = "relations"
+    distil_weight: PositiveFloat = 1.0
+    distil_temperature: PositiveFloat = 0.1
     batch_size: Annotated[int, Range(2, MOST)] | Literal["auto"] = "auto"
+    class_balanced: bool = False
     micro_batch: PositiveInt | None = None
+    gradient_checkpointing: bool = False
     accumulate: PositiveInt = 1
     steps: PositiveInt | Literal["auto"] = "auto"
     optimiser: str = "auto"
     lr: PositiveFloat | Literal["auto"] = "auto"
+    layer_decay: PositiveShare | None = None
     weight_decay: NonNegativeFloat | Literal["auto"] = "auto"
     betas: tuple[ShareBelowOne, ShareBelowOne] | None = None
     clip_norm: PositiveFloat | None = None
@@ -224,6 +254,7 @@ class TrainSettings:
     precision: Literal["32", "bf16", "16"] = "32"
     seed: Seed = 0
     val_every: NonNegativeInt | Literal["auto"] = "auto"
+    patience: PositiveInt | None = None
     save_every: PositiveInt | Literal["auto"] = "auto"
     logger: str | None = None
     preset: Literal["auto", "paper"] = "auto"

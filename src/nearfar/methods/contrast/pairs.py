@@ -233,6 +233,18 @@ class PairContrast(Contrast):
     def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return (embedded["members"][0] if self.by_group else embedded["a"]), self.keys_of(embedded)
 
+    def side_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        rows = by_member(batch.rows, batch.members)
+        return rows[0], rows[-1]
+
+    def nested_width(self) -> int | None:
+        own = type(self).loss is not PairContrast.loss or self.negatives is not None
+        return None if own else self.taught_width()
+
+    def taught_width(self) -> int | None:
+        cls = type(self)
+        return self.dim if cls.encode is PairContrast.encode and cls.sides is PairContrast.sides else None
+
     def towers(self) -> dict[str, Tower]:
         if self.by_group:
             return {self.roles[0]: self.tower_a}

@@ -184,6 +184,10 @@ class Contrast(Method):
         """Each item as an anchor and as a key, (n, D) twice."""
         raise TypeError(f"{type(self).__name__} keeps no memory")
 
+    def side_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The rows (sample ids) of both sides, (n,) twice."""
+        raise TypeError(f"{type(self).__name__} does not say of which rows its sides are")
+
     def keys_of(self, embedded: dict[str, Any], own: bool = False) -> Tensor:
         """What enters the memory after a step, (n, D); `own`: the student's, also where a teacher gives the keys."""
         raise TypeError(f"{type(self).__name__} keeps no memory")

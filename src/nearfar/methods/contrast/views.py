@@ -13,7 +13,7 @@ from nearfar.checks import PositiveInt, UnitInterval, Width, WidthOrNone
 from nearfar.encoders import Encoder
 from nearfar.errors import InputError
 from nearfar.methods.base import Loss
-from nearfar.methods.batch import Batch, Facts
+from nearfar.methods.batch import Batch, Facts, by_member
 from nearfar.methods.contrast.shared import Contrast
 from nearfar.methods.tower import Tower
 from nearfar.momentum import Teacher, momentum_at
@@ -128,6 +128,19 @@ class ViewContrast(Contrast):
 
     def sides(self, embedded: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return embedded["views"][0], embedded["views" if self.teacher is None else "targets"][1]
+
+    def side_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        rows = by_member(batch.rows, batch.members)
+        return rows[0], rows[min(1, len(rows) - 1)]
+
+    def nested_width(self) -> int | None:
+        own = type(self).loss is not ViewContrast.loss or self.tower.head is not None or self.negatives is not None
+        return None if own else self.taught_width()
+
+    def taught_width(self) -> int | None:
+        cls = type(self)
+        plain = cls.encode is ViewContrast.encode and cls.sides is ViewContrast.sides
+        return self.dim if plain and self.plan.count > 1 else None
 
     def towers(self) -> dict[str, Tower]:
         return {self.role: self.tower}

@@ -1,0 +1,105 @@
+"""Matryoshka: the loss at several widths against loops, and models whose first numbers are vectors of their own."""
+
+import numpy as np
+import pytest
+
+import nearfar
+from nearfar.cli import main
+from nearfar.errors import InputError
+from nearfar.training import building
+from nearfar.training.settings import TrainSettings
+
+WORDS = ["stone", "river", "window", "paper", "garden", "engine", "letter", "bridge", "candle", "forest", "market"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    rows = [f"the {a} of the {b},{b} and {a}" for a in WORDS for b in WORDS if a != b]
+    path.write_text("question,answer\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def by_hand(a, b, tau):
+    """InfoNCE of pairs in both directions, by loops."""
+    a, b = ([row / np.linalg.norm(row) for row in np.asarray(z.detach(), np.float64)] for z in (a, b))
+    total = 0.0
+    for first, second in ((a, b), (b, a)):
+        for i, anchor in enumerate(first):
+            logits = [float(anchor @ other) / tau for other in second]
+            total += np.log(np.sum(np.exp(logits))) - logits[i]
+    return total / (2 * len(a))
+
+
+def test_the_loss_is_the_weighted_sum_over_prefixes(table):
+    settings = TrainSettings(batch_size=12, steps=3, dims="16,4", dims_weights="0.5,2")
+    made = building.prepare("pairs", nearfar.data(table), settings, {"temperature": 0.2})
+    method = made.method.eval()
+    assert made.resolved["dims"] == "128+16+4"
+    batch = made.loader.at(0)
+    loss = method.training_step(batch, 0)
+    z = method.encode(batch)
+    expected = {m: by_hand(z["a"][:, :m], z["b"][:, :m], 0.2) for m in (128, 16, 4)}
+    assert float(loss.detach()) == pytest.approx(expected[128] + 0.5 * expected[16] + 2 * expected[4], rel=1e-5)
+    assert method.terms["loss_whole"] == pytest.approx(expected[128], rel=1e-5)
+    assert method.terms["loss_4"] == pytest.approx(expected[4], rel=1e-5)
+    loss.backward()
+    assert method.towers()["text"].encoder.table.weight.grad.abs().sum() > 0
+
+
+@pytest.fixture(scope="module")
+def model(table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = {"steps": 30, "batch_size": 16, "val_every": 0, "progress": False}
+    return nearfar.fit("pairs", table, out=out, dims="128,16,2", **options).path
+
+
+def test_the_model_knows_its_widths_and_gives_prefixes(model, table, tmp_path):
+    loaded = nearfar.load(model / "model", verify=True)
+    assert loaded.dims == [128, 16, 2]
+    texts = ["the stone of the river", "paper"]
+    whole = loaded.embed_texts(texts)
+    cut = loaded.truncated(16).embed_texts(texts)
+    np.testing.assert_allclose(cut, whole[:, :16] / np.linalg.norm(whole[:, :16], axis=1, keepdims=True), atol=1e-6)
+    with pytest.raises(InputError, match=r"have 128 numbers\. Got dims 129"):
+        loaded.truncated(129)
+    index = nearfar.embed(model, table, out=tmp_path / "index", dims=16)
+    hits = nearfar.search(index, "the stone of the river", k=3)
+    vectors = loaded.truncated(16).embed_texts([hit["question"] for hit in hits])
+    np.testing.assert_allclose([hit["score"] for hit in hits], vectors @ cut[0], atol=1e-5)
+    with pytest.raises(InputError, match="holds the first 16 numbers of each vector, not all numbers"):
+        nearfar.embed(model, table, out=tmp_path / "index", append=True)
+
+
+def test_evaluate_sets_the_prefixes_beside_the_whole(model, table):
+    said = []
+    found = nearfar.evaluate(model, table, baseline=False)
+    assert [row["slug"] for row in found["rows"]] == ["model", "model-16", "model-2"]
+    alone = nearfar.evaluate(model, table, baseline=False, dims=2, say=said.append)
+    assert not said
+    assert [row["primary"] for row in alone["rows"]] == [found["rows"][2]["primary"]]
+    assert found["rows"][2]["primary"] != found["rows"][0]["primary"]
+    nearfar.evaluate(model, table, baseline=False, dims=5, say=said.append)
+    assert said[0].startswith("note: the model was trained for 128, 16, 2")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pairs", "--dims", "16,x"], "--dims takes different whole numbers of at least 1"),
+        (["pairs", "--dims", "16,16"], "--dims takes different whole numbers"),
+        (["pairs", "--dims", "512,16"], "--dims 512: the vectors have 128 numbers. Use 128 or less."),
+        (["pairs", "--dims", "16,8", "--dims-weights", "1"], "a number above 0 for each of --dims 16,8. Got '1'"),
+        (["pairs", "--dims-weights", "1"], "none are named. Add --dims"),
+        (
+            ["pairs", "--dims", "16", "--negatives", "queue"],
+            "'pairs' does not contrast the vectors that its model gives",
+        ),
+        (["simclr", "--text", "question", "--dims", "16"], "or one of views without a projection head (--projector 0)"),
+    ],
+)
+def test_wrong_uses(words, message, table, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", words[0], str(table), "--steps", "2", *words[1:]]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not any(tmp_path.iterdir())
