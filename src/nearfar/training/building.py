@@ -370,8 +370,11 @@ def prepare(
         rows,
         kinds,
         seconds,
-        [*([foreign] if foreign else []), *said,
-         *notes_of(method, data, drawn_of(sampler, prescribed), sampler.left_out)],
+        [
+            *([foreign] if foreign else []),
+            *said,
+            *notes_of(method, data, drawn_of(sampler, prescribed), sampler.left_out),
+        ],
         prescribed,
     )
     method.survey = survey_of(setup, data)
