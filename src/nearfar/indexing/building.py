@@ -112,11 +112,14 @@ def _shared(source: str, target: str) -> None:
 def _seal(folder: Path, table: Any, facts: Mapping[str, Any]) -> None:
     """Writes what a search reads beside a table, an approximate index into a large one, and index.json, with the
     checksum of every file."""
-    stored.write(folder, table)
     facts = {name: value for name, value in facts.items() if name != "approximate"}
-    vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-    if vectors.nbytes >= approximate.LARGE:
-        facts["approximate"] = approximate.build(table, Rows.read(folder / ROWS), np.asarray(vectors))
+    large = 4 * facts["dim"] * table.count_rows() >= approximate.LARGE
+    if large:
+        approximate.build(table)
+    stored.write(folder, table)
+    if large:
+        vectors = np.asarray(np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False))
+        facts["approximate"] = approximate.measured(table, Rows.read(folder / ROWS), vectors)
     held = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != META)
     listed = {path.relative_to(folder).as_posix(): files.digest(path) for path in held}
     files.write_json(folder / META, facts | {"files": listed}, checksum=True)
