@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -108,3 +110,20 @@ def test_words_and_vectors(text_index, capsys):
         assert f"  {hit['score']:.4f}  {hit['key']}  " in line
         ranks = [f"{name} {hit[name]}" for name in ("vector_rank", "text_rank") if hit[name] is not None]
         assert line.endswith("  ".join(ranks))
+
+
+LOADED = """
+import sys
+from nearfar.cli import main
+for query in ("key:s7", "red boats"):
+    assert main(["search", {index!r}, query]) == 0
+    print("loaded", *(name for name in {heavy!r} if name in sys.modules))
+"""
+
+
+def test_a_search_loads_what_it_needs(text_index):
+    """Nothing but arrays for an item of the index; torch and the encoder for a text."""
+    heavy = ("torch", "lancedb", "lightning", "transformers", "torchvision", "scipy", "sklearn", "datasets", "pandas")
+    code = LOADED.format(index=str(text_index.path), heavy=heavy)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if line.startswith("loaded")] == ["loaded", "loaded torch"]

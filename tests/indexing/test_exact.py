@@ -8,12 +8,12 @@ import pytest
 from nearfar.indexing import exact
 
 
-def by_loops(query, vectors, k, among=None):
-    """Rows and scores of the k largest inner products, in exact arithmetic, rounded to multiples of 2^-24."""
+def by_loops(query, vectors, k, among=None, step=Fraction(1, 2**24)):
+    """Rows and scores of the k largest inner products, in exact arithmetic, rounded to multiples of a step."""
     rows = range(len(vectors)) if among is None else among
     scores = {row: sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(query, vectors[row], strict=True))
               for row in rows}  # fmt: skip
-    rounded = {row: Fraction(round(score * 2**24), 2**24) for row, score in scores.items()}
+    rounded = {row: round(score / step) * step for row, score in scores.items()}
     best = sorted(rows, key=lambda row: (-rounded[row], row))[:k]
     return best, [float(rounded[row]) for row in best]
 
@@ -65,9 +65,11 @@ def test_only_some_rows_are_looked_at(near):
     assert len(exact.nearest(queries, vectors, 9, among)[0][0]) == 6
 
 
-def test_long_vectors_need_to_say_so():
+@pytest.mark.parametrize("power", [-12, 10])
+def test_long_and_short_vectors_say_so(power):
     draw = np.random.default_rng(2)
-    base = draw.normal(size=24)
-    vectors = (1000 * (base + 1e-7 * draw.normal(size=(300, 24)))).astype(np.float32)
+    base = unit(draw.normal(size=24))
+    vectors = (2.0**power * (base + 1e-6 * draw.normal(size=(200, 24)))).astype(np.float32)
     (found,) = exact.nearest(base[None], vectors, 20, longest=float(np.linalg.norm(vectors, axis=1).max()))
-    assert found[0].tolist() == by_loops(base, vectors, 20)[0]
+    expected = by_loops(base, vectors, 20, step=Fraction(2) ** (power - 24))
+    assert (found[0].tolist(), found[1].tolist()) == expected

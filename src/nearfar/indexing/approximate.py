@@ -7,6 +7,7 @@ against the exact product on items of the index.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -29,7 +30,9 @@ def build(table: Any) -> None:
     from lancedb.index import IvfSq
 
     if table.list_indices():
-        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        with warnings.catch_warnings():  # nobody else reads this copy of the table
+            warnings.simplefilter("ignore", UserWarning)
+            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
     else:
         table.create_index("vector", config=IvfSq(distance_type="dot"))
 

@@ -55,12 +55,11 @@ class Rows:
 
     def place(self, key: str) -> int | None:
         """Where the item of a key stands, or None."""
-        wanted = pa.scalar(key, pa.string())
-        for start, batch in zip(self.starts, self.batches):
-            found = batch.column("key").index(wanted).as_py()
-            if found >= 0:
-                return start + found
-        return None
+        return self._by_key.get(key)
+
+    @cached_property
+    def _by_key(self) -> dict[str, int]:
+        return {key: place for place, key in enumerate(self.keys())}
 
     def places(self, ids: np.ndarray) -> np.ndarray:
         """Where the items of some row ids stand."""
