@@ -11,7 +11,7 @@ import pyarrow as pa
 from nearfar import files
 from nearfar.bm25 import BM25
 from nearfar.errors import InputError
-from nearfar.indexing import approximate, stored
+from nearfar.indexing import approximate, hybrid, stored
 from nearfar.indexing.exact import Ranked, nearest
 from nearfar.indexing.filters import wrong_filter
 from nearfar.indexing.stored import ID, ROWS, VECTORS, WORDS, Rows
@@ -20,7 +20,6 @@ from nearfar.vectors import as_vectors, normalise
 FORMAT, META, TABLE = 1, "index.json", "items"
 FIELDS = {"format": int, "model_hash": str, "dim": int}
 DAMAGED = "Build it anew: nearfar embed MODEL DATA --out INDEX."
-DEPTH = 1000  # ranks of each of the two rankings that a hybrid search fuses
 
 
 class Index:
@@ -175,21 +174,27 @@ class Index:
         """The k nearest items of each of some vectors (q, d), as `search` gives them.
 
         without: of each query. texts: of each query; its ranking by BM25 over the text columns and that by the vector
-        are fused (`stored.fused`, of the first 1000 ranks of each). score is then the fused one, and vector_rank and
-        text_rank say where the hit stands in the two, from 1 on, None beyond. InputError for an index without texts.
+        are fused (`hybrid.fused`, of the first 1000 ranks of each, or k). score is then the fused one, and vector_rank
+        and text_rank say where the hit stands in the two, from 1 on, None beyond. InputError for an index without texts.
         """
         queries, found = self._queries(vectors, k), []
-        away = [[self._rows.place(key) for key in keys] for keys in without or [()] * len(queries)]
-        among = None if where is None else self._where(where)
-        depth = (k if texts is None else max(k, DEPTH)) + max(map(len, away), default=0)
-        for n, (places, scores) in enumerate(self._ranked(queries, depth, among, exact)):
-            left = ~np.isin(places, [place for place in away[n] if place is not None])
-            places, scores = places[left], scores[left]
-            if texts is None:
-                found.append(self._hits(places[:k], scores[:k]))
+        away = [self._places(keys) for keys in without or [()] * len(queries)]
+        most, among = max(map(len, away), default=0), None if where is None else self._where(where)
+        words = None if texts is None else self._words
+        depth = k if words is None else max(k, hybrid.DEPTH)
+        for n, (places, scores) in enumerate(self._ranked(queries, depth + most, among, exact)):
+            left = ~np.isin(places, away[n])
+            places, scores = places[left][:depth], scores[left][:depth]
+            if words is None or texts is None:
+                found.append(self._hits(places, scores))
             else:
-                found.append(self._fused(places[:DEPTH], self._by_words(texts[n], among, away[n]), k))
+                by_words = hybrid.by_words(words.scores(texts[n]), depth, among, away[n])
+                found.append(self._fused(places, by_words, k))
         return found
+
+    def _places(self, keys: Collection[str]) -> list[int]:
+        """Where the items of some keys stand, as far as there are such."""
+        return [place for key in keys if (place := self._rows.place(key)) is not None]
 
     def _queries(self, vectors: Any, k: int) -> np.ndarray:
         queries = as_vectors(vectors, "query vector").astype(np.float64)
@@ -221,18 +226,10 @@ class Index:
             return [approximate.ask(self.table, self._rows, query, k, self.approximate) for query in queries]
         return nearest(queries, self._vectors, k, among, self._longest)
 
-    def _by_words(self, text: str, among: np.ndarray | None, away: Sequence[int | None]) -> np.ndarray:
-        """The items that share words with a text, best first by BM25."""
-        scores = self._words.scores(text)
-        places = np.flatnonzero(scores > 0)
-        places = places if among is None else np.intersect1d(places, among)
-        places = places[~np.isin(places, [place for place in away if place is not None])]
-        return places[np.lexsort((places, -scores[places]))][:DEPTH]
-
     def _fused(self, by_vector: np.ndarray, by_words: np.ndarray, k: int) -> list[dict[str, Any]]:
         rankings = [by_vector.tolist(), by_words.tolist()]
         ranks = [{place: rank for rank, place in enumerate(ranking, 1)} for ranking in rankings]
-        best = stored.fused(rankings)[:k]
+        best = hybrid.fused(rankings)[:k]
         rows = self._rows.take(place for place, _ in best)
         return [row | {"score": score, "vector_rank": ranks[0].get(place), "text_rank": ranks[1].get(place)}
                 for row, (place, score) in zip(rows, best, strict=True)]  # fmt: skip

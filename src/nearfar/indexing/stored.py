@@ -8,7 +8,7 @@ bm25/            words of the text columns, where there are some
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -112,16 +112,3 @@ def flat(batch: pa.RecordBatch) -> np.ndarray:
     """The numbers of the vectors of a batch, one vector behind the other."""
     vectors: Any = batch.column("vector")
     return vectors.flatten().to_numpy()
-
-
-def fused(rankings: Sequence[Sequence[int]], k: int = 60) -> list[tuple[int, float]]:
-    """Reciprocal rank fusion: the items of several rankings with their sums of 1 / (k + rank), best first; equal sums
-    in the order of the items.
-
-    Source: Cormack, Clarke and Buettcher, SIGIR 2009, who take k = 60.
-    """
-    sums: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, item in enumerate(ranking, 1):
-            sums[item] = sums.get(item, 0.0) + 1 / (k + rank)
-    return sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))

@@ -16,7 +16,7 @@ from nearfar import indexing, modalities
 from nearfar.answering import predict
 from nearfar.errors import InputError, NearfarError
 from nearfar.models import Model, open_model
-from nearfar.searching import composed, signed, stored_vector
+from nearfar.queries import composed, signed, stored_vector
 from nearfar.serving.items import Item, Limits, item_of, listed, pieces
 from nearfar.sources import open_data
 
