@@ -115,8 +115,10 @@ def command_line(folder: Path, rounds: int) -> dict[str, Any]:
     """Seconds of a process that searches, beside one that imports torch."""
     search = [sys.executable, "-m", "nearfar", "search", str(folder / "index"), "an item of kind 7"]
 
+    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
     def run(*words: str) -> Callable[[int], Any]:
-        return lambda turn: subprocess.run(words, check=True, capture_output=True)
+        return lambda turn: subprocess.run(words, check=True, capture_output=True, env=compiled)
 
     jobs = {
         "import torch": run(sys.executable, "-c", "import torch"),

@@ -208,8 +208,9 @@ def show_help(usage: str, targets: Sequence[Any], further: str = "") -> NoReturn
     raise SystemExit(0)
 
 
-def emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+def emit(value: Any, indent: int | None = 2) -> None:
+    """One JSON document; on one line without an indent."""
+    sys.stdout.write(json.dumps(value, indent=indent, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar import modalities, terminal
 from nearfar.checks import PositiveInt
+from nearfar.cli.commands import emit
 from nearfar.errors import InputError, NearfarError, did_you_mean
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def search(index: str, query: str | None, given: SearchOptions, as_json: bool) -
     if query is not None:
         if found[0].error is not None:
             raise found[0].error
-        emit(found[0].hits, 2) if as_json else show(found[0].hits)
+        emit(found[0].hits) if as_json else show(found[0].hits)
     elif as_json:
-        emit([told(one) for one in found], 2)
+        emit([told(one) for one in found])
     else:
         for one in found:
             answer(one)
@@ -95,6 +95,8 @@ def answering(searcher: Searcher, options: Mapping[str, Any], as_json: bool) -> 
     with contextlib.suppress(InputError):  # items of the index may be asked for without the model
         searcher.model  # noqa: B018
     watched, failed = sys.stdin.isatty() and sys.stdout.isatty(), False
+    if watched:
+        terminal.say("a query on each line; Ctrl-D ends")
     for line in typed() if watched else sys.stdin:
         query = line.strip()
         if not query:
@@ -107,7 +109,7 @@ def answering(searcher: Searcher, options: Mapping[str, Any], as_json: bool) -> 
             found = Found(query, error=InputError(error.message, error.hint))
         failed |= found.error is not None
         if as_json:
-            emit(told(found))
+            emit(told(found), None)
         elif watched and found.error is None:
             show(found.hits)
         elif watched:
@@ -181,7 +183,3 @@ def _from(folder: Path, query: str) -> str:
 def told(found: Found) -> dict[str, Any]:
     """An answer as JSON holds it."""
     return {"query": found.query} | ({"hits": found.hits} if found.error is None else {"error": str(found.error)})
-
-
-def emit(value: Any, indent: int | None = None) -> None:
-    sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")

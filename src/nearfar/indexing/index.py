@@ -175,7 +175,8 @@ class Index:
 
         without: of each query. texts: of each query; its ranking by BM25 over the text columns and that by the vector
         are fused (`hybrid.fused`, of the first 1000 ranks of each, or k). score is then the fused one, and vector_rank
-        and text_rank say where the hit stands in the two, from 1 on, None beyond. InputError for an index without texts.
+        and text_rank say where the hit stands in the two, from 1 on, None beyond. InputError for an index without
+        texts.
         """
         queries, found = self._queries(vectors, k), []
         away = [self._places(keys) for keys in without or [()] * len(queries)]
