@@ -131,7 +131,7 @@ class Searcher:
             return [self._by_itself(query, k, refused) for query in queries]
         asked = [signed(query, plus, minus) for query in queries]
         if any(not is_key(part) for parts in asked for part, _ in parts):
-            self.model  # noqa: B018  what is wrong with it concerns all
+            _ = self.model  # what is wrong with it concerns all
         made = [self._understood(parts, hybrid) for parts in asked]
         items = [one for parts in made if isinstance(parts, list) for one in parts if isinstance(one, Item)]
         vectors = iter(embedded(self.model, items, self.variant) if items else [])

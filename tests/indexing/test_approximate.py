@@ -57,6 +57,7 @@ def test_exact_and_filtered_searches_are_exact(large, vectors):
         assert [hit["key"] for hit in hits] == best(vectors, query, 30)
         some = large.search(query, 30, "year > 2000 and year < 2100")
         assert [hit["key"] for hit in some] == best(vectors, query, 30, np.arange(2001, 2100))
+    assert [hit["key"] for hit in large.search(queries[0], 10_000)] == best(vectors, queries[0], 10_000)
     near = large.search(vectors[7], 3)
     assert near[0] == {"key": "7", "year": 7, "score": pytest.approx(1, abs=1e-6)}
     assert [hit["key"] for hit in large.search(vectors[7], 3, without=["7"])][:2] == [h["key"] for h in near[1:]]

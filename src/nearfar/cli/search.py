@@ -93,7 +93,7 @@ def answering(searcher: Searcher, options: Mapping[str, Any], as_json: bool) -> 
 
     searcher.search_many([], **options)  # what is wrong with the options is told before the first query
     with contextlib.suppress(InputError):  # items of the index may be asked for without the model
-        searcher.model  # noqa: B018
+        _ = searcher.model
     watched, failed = sys.stdin.isatty() and sys.stdout.isatty(), False
     if watched:
         terminal.say("a query on each line; Ctrl-D ends")

@@ -19,6 +19,7 @@ from nearfar.indexing.stored import ID, Rows
 
 LARGE = 1 << 29  # bytes of vectors from which on an index is searched approximately: a million of 128 numbers
 NEAREST, QUERIES, ENOUGH = 10, 256, 0.95
+MOST = 2000  # hits; who asks for more gets all that there are, exactly
 REFINE = 4  # candidates for each item asked for, which are compared by their own vectors
 
 Facts = Mapping[str, Any]
@@ -29,7 +30,7 @@ def build(table: Any) -> None:
     """Builds the index in the table, or adds new rows to the one that it has. Row ids may change."""
     from lancedb.index import IvfSq
 
-    if table.list_indices():
+    if list(table.list_indices()):
         with warnings.catch_warnings():  # nobody else reads this copy of the table
             warnings.simplefilter("ignore", UserWarning)
             table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)

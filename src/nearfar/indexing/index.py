@@ -155,7 +155,8 @@ class Index:
         inner product, `similarity`). Equal scores in the order of storage.
 
         where: a filter in SQL over the payload columns ("style = 'noto' and year > 2000"), applied before ranking.
-        exact: also where there is an approximate index; a search with a filter is exact in any case.
+        exact: also where there is an approximate index; a search with a filter or for more than 2,000 hits is so in any
+            case.
         without: keys that are not found (that of the item itself).
         Raises InputError for a vector of another size, k < 1, or a filter that LanceDB does not understand.
         """
@@ -223,7 +224,7 @@ class Index:
         return np.sort(self._rows.places(ids))
 
     def _ranked(self, queries: np.ndarray, k: int, among: np.ndarray | None, exact: bool) -> list[Ranked]:
-        if self.approximate is not None and among is None and not exact:
+        if self.approximate is not None and among is None and not exact and k <= approximate.MOST:
             return [approximate.ask(self.table, self._rows, query, k, self.approximate) for query in queries]
         return nearest(queries, self._vectors, k, among, self._longest)
 
