@@ -43,7 +43,7 @@ def measured(table: Any, rows: Rows, vectors: np.ndarray) -> dict[str, Any]:
     of the index."""
     chosen = np.random.default_rng(0).choice(len(vectors), min(QUERIES, len(vectors)), replace=False)
     right = [without(one, row) for one, row in zip(nearest(vectors[chosen], vectors, NEAREST + 1), chosen, strict=True)]
-    facts = {"type": "IVF_SQ", "nprobes": 8, "recall": 0.0, "queries": len(chosen)}
+    facts: dict[str, Any] = {"type": "IVF_SQ", "nprobes": 8, "recall": 0.0, "queries": len(chosen)}
     most = max(8, len(vectors) // 64)
     while True:
         found = [without(ask(table, rows, vectors[row], NEAREST + 1, facts), row) for row in chosen]
