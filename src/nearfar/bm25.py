@@ -41,7 +41,9 @@ class BM25:
 
     def scores(self, text: str) -> np.ndarray:
         """float32 (documents,): 0 for those without a word of the text."""
-        known = {} if self.index is None else self.index.vocab_dict
+        if self.index is None:
+            return np.zeros(self.documents, np.float32)
+        known = self.index.vocab_dict
         asked = [known[word] for word in words(text) if word in known]
         return self.index.get_scores_from_ids(asked) if asked else np.zeros(self.documents, np.float32)
 

@@ -176,7 +176,7 @@ def test_words_and_vectors_together(model, index):
     both, vectors, wrong = Answerer(model, index).answer(jobs)
     query = model.embed_texts(["fruit number 3"])
     assert both.value == index.search_many(query, 4, texts=["fruit number 3"])[0]
-    assert both.value[0]["text_rank"] == 1
+    assert {hit["key"] for hit in both.value if hit["text_rank"] == 1} == {"t3"}
     expected = index.search(query[0], 4)
     assert [hit["key"] for hit in vectors.value] == [hit["key"] for hit in expected]
     assert np.allclose([hit["score"] for hit in vectors.value], [hit["score"] for hit in expected], atol=1e-6)
