@@ -388,3 +388,31 @@ def data_of(
         return numbers if methods.get(slug).target == "numbers" else emoji_few
 
     return suiting
+
+
+SENTENCES = [
+    f"{number} {colour} {thing} {where} a {house}"
+    for number, (colour, thing, where, house) in enumerate(
+        (c, t, w, h) for c in ("red", "green") for t in ("apples", "boats", "stones") for w in ("near", "under")
+        for h in ("barn", "bridge", "tower")
+    )
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def text_index(own_cache, tmp_path_factory):
+    """The index of 36 sentences, beside the small untrained model that made it."""
+    import torch
+
+    from nearfar import encoders, indexing
+    from nearfar.models import load, save_model
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("sentences")
+    encoder = encoders.text("small", texts=SENTENCES, vocabulary=200, dim=16)
+    save_model(folder / "model", {"text": encoder}, {"method": "none"})
+    model = load(folder / "model")
+    payload = {"text": SENTENCES, "weight": [number / 7 for number in range(len(SENTENCES))]}
+    return indexing.build_index(folder / "index", model.embed_texts(SENTENCES),
+                                [f"s{number}" for number in range(len(SENTENCES))], payload, model_hash=model.hash,
+                                meta={"model": str(folder / "model")})  # fmt: skip

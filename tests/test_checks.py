@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nearfar import checks, methods, options
 from nearfar.checks import NonNegativeInt, PositiveFloat, PositiveInt, Range, ShareBelowOne, UnitInterval, Width
 from nearfar.cli import commands
+from nearfar.cli.search import SearchOptions
 from nearfar.errors import InputError
 from nearfar.training.settings import DataSettings, TrainSettings
 
@@ -77,7 +78,7 @@ def test_functions_and_classes():
 
 
 def test_every_default_is_allowed():
-    targets = [TrainSettings, DataSettings, commands.CompareOptions, commands.EmbedOptions, commands.SearchOptions]
+    targets = [TrainSettings, DataSettings, commands.CompareOptions, commands.EmbedOptions, SearchOptions]
     for target in [*targets, *(methods.get(slug) for slug in methods.slugs())]:
         values = {name: default for name, (_, default) in options.signature(target).items()}
         checks.check_arguments(target if target in targets else target.__init__, values)

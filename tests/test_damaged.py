@@ -147,13 +147,17 @@ def test_a_damaged_file_is_named(path, commands, how, whole, tmp_path, monkeypat
 def test_every_file_of_the_index_and_the_model_is_checked(whole, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    table = [p.relative_to(tmp_path) for p in (tmp_path / "index" / "items.lance").rglob("*") if p.is_file()]
-    for path in table:
-        held = damage(tmp_path, path, lambda content: bytes([content[0] ^ 1]) + content[1:])
-        assert main(list(SEARCH)) == 2
+    held = [p.relative_to(tmp_path) for p in (tmp_path / "index").rglob("*") if p.is_file() and p.name != "index.json"]
+    filtered, hybrid = [*SEARCH, "--where", "key != ''"], [*SEARCH, "--hybrid"]
+    for path in held:
+        words = {"items.lance": filtered, "bm25": hybrid}.get(path.parts[1], SEARCH)  # the one that reads the file
+        before = damage(tmp_path, path, lambda content: bytes([content[0] ^ 1]) + content[1:])
+        assert main(list(words)) == 2
         assert str(path) in capsys.readouterr().err
-        (tmp_path / path).write_bytes(held)
-    assert main(list(SEARCH)) == 0
+        (tmp_path / path).write_bytes(before)
+    assert {path.parts[1] for path in held} == {"items.lance", "bm25", "vectors.npy", "rows.arrow"}
+    for words in (SEARCH, filtered, hybrid):
+        assert main(list(words)) == 0
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "text/added_tokens.json", "text/model.py"])

@@ -28,7 +28,8 @@ _CALLS = {
     "load": ("nearfar.models", "load"),
     "predict": ("nearfar.answering", "predict"),
     "report": ("nearfar.using", "report"),
-    "search": ("nearfar.using", "search"),
+    "search": ("nearfar.searching", "search"),
+    "Searcher": ("nearfar.searching", "Searcher"),
     "InputError": ("nearfar.errors", "InputError"),
     "NearfarError": ("nearfar.errors", "NearfarError"),
 }
@@ -58,10 +59,11 @@ if TYPE_CHECKING:
     from nearfar.methods.registry import describe as describe_method
     from nearfar.methods.registry import list_methods
     from nearfar.models import load
+    from nearfar.searching import Searcher, search
     from nearfar.sources import open_data as data
     from nearfar.training.comparing import compare
     from nearfar.training.engine import fit
-    from nearfar.using import diagnose, embed, evaluate, report, search
+    from nearfar.using import diagnose, embed, evaluate, report
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,11 @@ C = TypeVar("C", bound=type)
 T = TypeVar("T")
 
 
+PARTS = ("views", "text_views", "loss", "negatives")
+
+
 def registries() -> dict[str, dict[str, type]]:
-    """Part option -> its short names."""
+    """Part option -> its short names. Imports what the parts are made of, torch among it."""
     from nearfar import losses, negatives, views  # noqa: F401
     from nearfar.losses import parts
 
@@ -483,9 +486,9 @@ def _named_none(targets: Sequence[Any]) -> set[str]:
 def _expanded(option: str, value: Any) -> Any:
     """A part as {"class_path", "init_args"}: from a short name, a dotted class path, {"name": ..., options}, a class or
     an instance (Python only), so that a part of one's own stands beside the built-in ones."""
-    table = registries().get(option)
-    if table is None or value is None or value in ("auto", "none", "null"):
-        return None if table is not None and value in ("none", "null") else value
+    if option not in PARTS or value is None or value in ("auto", "none", "null"):
+        return None if option in PARTS and value in ("none", "null") else value
+    table = registries()[option]
     if isinstance(value, (str, type)):
         value = {"name": value}
     elif not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""After training: evaluate, diagnose, embed, search, report. Each is a command and a Python call of the same name."""
+"""After training: evaluate, diagnose, embed, report. Each is a command and a Python call of the same name."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from nearfar.indexing import outputs
 from nearfar.indexing.appending import Change, change, check_unique
 from nearfar.indexing.payload import CHUNK, Payload
 from nearfar.models import open_model
+from nearfar.searching import TRAINED
 from nearfar.training import showing
 from nearfar.training.embedding import give_back_memory
 from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
@@ -30,7 +31,6 @@ from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
 
 Progress = Callable[[int, int], None]
-TRAINED = "trained_on"  # the column that marks rows which the model was trained on
 
 
 @checked
@@ -246,6 +246,7 @@ def embed(
             "role": role,
             "variant": variant or "",
             "dims": dims or 0,
+            "similarity": loaded.similarity,
             "data": opened.name,
             "versions": versions(),
         }
@@ -417,126 +418,6 @@ def record_batches(
             "_source": pa.array([load.source] * len(rows), pa.string()),
         }
         yield pa.RecordBatch.from_arrays([made[name] for name in schema.names], schema=schema)
-
-
-@checked
-def search(
-    where_from: str | Path,
-    query: Any,
-    *,
-    k: PositiveInt = 10,
-    where: str | None = None,
-    model: Any = None,
-    role: str | None = None,
-    variant: str | None = None,
-    plus: str | None = None,
-    minus: str | None = None,
-) -> list[dict[str, Any]]:
-    """The nearest items of an index to a text, a picture or one of its own items.
-
-    Args:
-        where_from: an index (`nearfar embed MODEL DATA --out INDEX`), or a model folder that holds one as index/. A
-            model of interactions knows its items and needs none.
-        query: a text, the path of a picture, numbers separated by commas, an item as `Model.embed` takes it, or
-            "key:KEY" for an item of the index; "user:42" or "items:50,181" for the next items of a user or a history.
-        k: number of hits; where: filter in SQL over the index's columns.
-        model: the model to embed the query with; default the one that built the index, found by its path.
-        variant: which of the vectors of the query, where the model gives several; default that of the index.
-        plus, minus: a text, a picture or key:KEY whose unit vector is added to the query's, or taken from it ("like
-            this picture, but at night"; ALIGN, ICML 2021, sec. 5).
-
-    Returns dicts with key, score (cosine) and the columns; `trained_on` is true for items that the model was trained
-    on. Raises InputError for a stale or missing index, a model
-    that cannot embed such a query, a filter that does not work.
-    """
-    if not str(where_from).strip():
-        raise InputError("No index was named: the path is empty.")
-    path = Path(where_from)
-    for one in (path, path / "index"):
-        files.tidy(one)
-    place = path if indexing.is_index(path) else path / "index"
-    if not indexing.is_index(place):
-        if (found := found_by_itself(path, query, k, where=where, plus=plus, minus=minus)) is not None:
-            return found
-        hint = (
-            f"Make one: nearfar embed {path} DATA --out {path / 'index'}"
-            if (path / "config.json").exists()
-            else "`nearfar embed MODEL DATA --out INDEX` makes one."
-        )
-        raise InputError(f"There is no index at '{path}'.", hint)
-    index = indexing.open_index(place)
-    asked = signed(query, plus, minus)
-    loaded = None
-    if any(not is_key(part) for part, _ in asked):
-        loaded = open_model(model or index.meta.get("model") or path)
-        index.check_model(loaded.hash)
-        loaded = cut(loaded, index.meta.get("dims") or None, silent)
-    chosen = variant or index.meta.get("variant") or None
-    vectors = [
-        stored_vector(index, part[4:]) if is_key(part) else query_vector(loaded, part, role if n == 0 else None, chosen)
-        for n, (part, _) in enumerate(asked)
-    ]
-    return index.search(composed(vectors, [sign for _, sign in asked]), k, where)
-
-
-def found_by_itself(path: Path, query: Any, k: int, **refused: Any) -> list[dict[str, Any]] | None:
-    """What a model finds without an index, where its kind of data knows how; else None."""
-    if not any((path / name / "config.json").exists() for name in (".", "model", "best")):
-        return None
-    loaded = open_model(path)
-    found = (modalities.get(name).search(loaded, query, k) for name in loaded.modalities)
-    hits = next((one for one in found if one is not None), None)
-    asked = [name for name, value in refused.items() if value is not None]
-    if hits is not None and asked:
-        raise InputError(f"--{asked[0]} needs an index.", f"Make one: nearfar embed {path} DATA --out {path / 'index'}")
-    return hits
-
-
-def signed(query: Any, plus: Any = None, minus: Any = None) -> list[tuple[Any, float]]:
-    """A query and what is added to it or taken from it, with their signs."""
-    return [(query, 1.0), *((part, sign) for part, sign in ((plus, 1.0), (minus, -1.0)) if part is not None)]
-
-
-def is_key(query: Any) -> bool:
-    return isinstance(query, str) and query.startswith("key:")
-
-
-def composed(vectors: Sequence[np.ndarray], signs: Sequence[float]) -> np.ndarray:
-    """The sum of unit vectors (D,) with their signs, scaled to length 1; one vector stays as it is.
-
-    Raises InputError where they cancel out."""
-    if len(vectors) == 1:
-        return vectors[0]
-    units = [v / max(float(np.linalg.norm(v)), 1e-12) for v in vectors]
-    total = np.sum([sign * v for sign, v in zip(signs, units, strict=True)], axis=0)
-    length = float(np.linalg.norm(total))
-    if length < 1e-6:
-        raise InputError("The parts of the query cancel out.", "Choose another --minus.")
-    return (total / length).astype(np.float32)
-
-
-def stored_vector(index: Any, key: str) -> np.ndarray:
-    vector = index.vector(key)
-    if vector is None:
-        raise InputError(f"The index has no item '{key}'.{did_you_mean(key, index.keys()[:20000])}")
-    return vector
-
-
-def query_vector(model: Any, query: Any, role: str | None, variant: str | None = None) -> np.ndarray:
-    """Vector of an item, or of what words on a command line mean: a text, the path of a picture, numbers."""
-    if role is not None:
-        model.check_role(role)
-    if not isinstance(query, str):
-        if modalities.of_item(query, model.modalities) is None:
-            words = modalities.words(model.modalities)
-            raise InputError(f"A query is an item of the kind that the model embeds ({words}). Got {query!r:.80}.")
-        return model.embed([query], role, variant=variant)[0]
-    kinds = [kind for kind in modalities.surest() if kind.name in model.modalities]
-    for kind in kinds if role is None else [modalities.of(role)]:
-        item = kind.query(query, alone=len(kinds) == 1)
-        if item is not None:
-            return model.embed([item], role or model.role_of(kind.name), variant=variant)[0]
-    raise InputError("The query is empty.", "Write what to search for.")
 
 
 @checked

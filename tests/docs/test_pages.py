@@ -8,6 +8,7 @@ import pytest
 from nearfar import options
 from nearfar.cli import COMMANDS, commands
 from nearfar.cli.export import ExportOptions
+from nearfar.cli.search import SearchOptions
 from nearfar.cli.serve import ServeOptions
 from nearfar.evaluation import tasks
 from nearfar.methods import registry
@@ -27,7 +28,7 @@ TARGETS = {
     "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
     "predict": ([commands.PredictOptions, commands.Output, DataSettings, ByNames.options, DescribedOptions], (2,)),
     "generate": ([commands.GenerateOptions, commands.Output], range(1, 100)),
-    "search": ([commands.SearchOptions, commands.Output], (2,)),
+    "search": ([SearchOptions, commands.Output], (1, 2)),
     "serve": ([ServeOptions], (1,)),
     "export": ([ExportOptions, commands.Output, DataSettings], (1,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),

@@ -19,7 +19,8 @@ from nearfar.evaluation.diagnostics import (
     tolerance,
     uniformity,
 )
-from nearfar.evaluation.neighbours import Neighbours, normalise
+from nearfar.evaluation.neighbours import Neighbours
+from nearfar.vectors import normalise
 
 
 def sphere(n, d, seed=0):

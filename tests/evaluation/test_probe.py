@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import normalise
 from nearfar.evaluation.probe import knn, linear_probe
+from nearfar.vectors import normalise
 
 
 def clusters(n, seed, spread=0.3):

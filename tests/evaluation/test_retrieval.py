@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer, VectorScorer, normalise, topk
+from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer, VectorScorer, topk
 from nearfar.evaluation.relevance import listed, same
 from nearfar.evaluation.retrieval import rank, retrieval
 from nearfar.similarity import engine
 from nearfar.similarity.answer import topk as answer
+from nearfar.vectors import normalise
 
 KS = (1, 3, 10, 50)
 

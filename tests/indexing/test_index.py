@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nearfar.errors import InputError, NearfarError
-from nearfar.evaluation.neighbours import normalise
 from nearfar.indexing import build_index, is_index, open_index
+from nearfar.vectors import normalise
 
 MODEL = "a" * 64
 
@@ -168,7 +168,7 @@ def test_an_interrupted_build_leaves_the_earlier_index(index, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nearfar.indexing.index._seal", stop)
+    monkeypatch.setattr("nearfar.indexing.building._seal", stop)
     with pytest.raises(KeyboardInterrupt):
         build_index(index.path, *items(5), model_hash=MODEL)
     assert len(open_index(index.path)) == 60

@@ -161,12 +161,27 @@ def test_a_query_may_be_an_item_of_the_index_with_parts_added_and_taken_away(mod
                                               "minus": {"key": "t9"}, "k": 3, "where": "number < 20"}])  # fmt: skip
     a, c = index.vector("t4"), index.vector("t9")
     v = a + model.embed_texts(["a red apple"])[0] - c
-    expected = index.search(v, 3, "number < 20")
-    assert [hit["key"] for hit in found.value] == [hit["key"] for hit in expected]
+    expected = [hit for hit in index.search(v, 5, "number < 20") if hit["key"] not in ("t4", "t9")]
+    assert [hit["key"] for hit in found.value] == [hit["key"] for hit in expected[:3]]
     (wrong,) = Answerer(model, index).answer([{"kind": "search", "query": {"key": "nope"}}])
     assert (wrong.status, "no item 'nope'" in wrong.error) == (400, True)
     (none,) = Answerer(model).answer([{"kind": "search", "query": "a"}])
     assert "has no index" in none.error
+
+
+def test_words_and_vectors_together(model, index):
+    jobs = [{"kind": "search", "query": "fruit number 3", "k": 4, "hybrid": True},
+            {"kind": "search", "query": "fruit number 3", "k": 4, "exact": True},
+            {"kind": "search", "query": {"key": "t3"}, "hybrid": True}]  # fmt: skip
+    both, vectors, wrong = Answerer(model, index).answer(jobs)
+    query = model.embed_texts(["fruit number 3"])
+    assert both.value == index.search_many(query, 4, texts=["fruit number 3"])[0]
+    assert {hit["key"] for hit in both.value if hit["text_rank"] == 1} == {"t3"}
+    expected = index.search(query[0], 4)
+    assert [hit["key"] for hit in vectors.value] == [hit["key"] for hit in expected]
+    assert np.allclose([hit["score"] for hit in vectors.value], [hit["score"] for hit in expected], atol=1e-6)
+    assert wrong.status == 400
+    assert "needs a text" in wrong.error
 
 
 def test_an_index_of_another_model_is_refused(model, tmp_path):

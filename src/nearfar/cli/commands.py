@@ -151,29 +151,6 @@ class GenerateOptions:
 
 
 @dataclass
-class SearchOptions:
-    """What is searched.
-
-    Args:
-        k: number of hits.
-        where: filter in SQL over the index's columns, such as "style = 'noto'".
-        model: folder of the model; default the one that built the index.
-        role: the tower that embeds the query.
-        variant: which of the vectors of the query; default that of the index.
-        plus: a text, a picture or key:KEY that is added to the query.
-        minus: a text, a picture or key:KEY that is taken from it.
-    """
-
-    k: PositiveInt = 10
-    where: str | None = None
-    model: str | None = None
-    role: str | None = None
-    variant: str | None = None
-    plus: str | None = None
-    minus: str | None = None
-
-
-@dataclass
 class CacheOptions:
     """Which entries of the cache are meant.
 
@@ -236,8 +213,9 @@ def show_help(usage: str, targets: Sequence[Any], further: str = "") -> NoReturn
     raise SystemExit(0)
 
 
-def emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+def emit(value: Any, indent: int | None = 2) -> None:
+    """One JSON document; on one line without an indent."""
+    sys.stdout.write(json.dumps(value, indent=indent, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -574,27 +552,14 @@ def lines_of(path: str) -> list[str]:
     return found
 
 
-def run_search(words: list[str]) -> None:
-    targets = [SearchOptions, Output]
-    places, given = parse(words, targets, (2,), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
-    checked = options.checked(targets, given)
-    from nearfar import using
+def run_search(words: list[str]) -> int:
+    from nearfar.cli.search import SearchOptions, search
 
-    hits = using.search(
-        places[0],
-        places[1],
-        k=checked.k,
-        where=checked.where,
-        model=checked.model,
-        role=checked.role,
-        variant=checked.variant,
-        plus=checked.plus,
-        minus=checked.minus,
-    )
-    emit(hits) if checked.json else tables.hits(places[1], hits)
-    known = sum(h.get(using.TRAINED) is True for h in hits)
-    if known:
-        speaker(True)(f"warning: the model was trained on {known} of these {len(hits)} items")
+    targets = [SearchOptions, Output]
+    places, given = parse(words, targets, (1, 2), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
+    checked = options.checked(targets, given)
+    query = places[1] if len(places) == 2 else None
+    return search(places[0], query, options.build(SearchOptions, checked), checked.json)
 
 
 def run_serve(words: list[str]) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 
 from nearfar import using
 from nearfar.cli import tables
+from nearfar.cli.hits import show
+from nearfar.searching import search
 from nearfar.training.comparing import Comparison, compare
 from nearfar.training.engine import Say
 
@@ -57,7 +59,7 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
     lines(say, "\nOne seed a method: enough to see the large differences, not to settle the small ones.")
     for query, hits in found:
         lines(say, f"\n{query}")
-        tables.hits(query, hits)
+        show(hits)
     closing(done, index, say)
 
 
@@ -77,7 +79,7 @@ def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     found = []
     for row in chosen:
         style = data.domain_names[data.domains[row]]
-        hits = using.search(index, f"key:{data.keys[row]}", k=5, where=f"{domain} != '{style}'")
+        hits = search(index, f"key:{data.keys[row]}", k=5, where=f"{domain} != '{style}'")
         keep = [{k: h[k] for k in ("key", "score", "text") if k in h} for h in hits]
         found.append((f"searched with: {names[row].split(':')[0]}, drawn by {style}; among the other hands", keep))
     return found

@@ -271,25 +271,6 @@ def diagnosis(found: list[dict[str, Any]]) -> None:
     console().print(table)
 
 
-def hits(query: str, found: list[dict[str, Any]]) -> None:
-    out = console()
-    if not found:
-        out.print("nothing found")
-    for n, h in enumerate(terminal.visible_all(found), 1):
-        rest = "  ".join(
-            f"[dim]{escape(k)}[/] {escape(_short(v))}"
-            for k, v in h.items()
-            if k not in ("key", "score", "trained_on") and v not in (None, "")
-        )
-        mark = "  [yellow]trained on[/]" if h.get("trained_on") is True else ""
-        out.print(
-            f"{n:>3}  [bold]{h['score']:.3f}[/]  {escape(str(h['key']))}{mark}  {rest}",
-            soft_wrap=False,
-            overflow="ellipsis",
-            no_wrap=True,
-        )
-
-
 def predictions(found: Any, most: int = 20) -> None:
     """The first rows with what the model says of them, or the file that holds all."""
     out, rows = console(), found.rows()
@@ -333,11 +314,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _short(value: Any, most: int = 48) -> str:
-    text = " ".join(str(value).split())
-    return terminal.visible(text if len(text) <= most else text[: most - 1] + "…")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.evaluation.embedding import Embed
-from nearfar.evaluation.neighbours import normalise
+from nearfar.vectors import normalise
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data

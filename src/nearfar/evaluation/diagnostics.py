@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import Neighbours, VectorScorer, normalise, topk
+from nearfar.evaluation.neighbours import Neighbours, VectorScorer, topk
 from nearfar.evaluation.relevance import same
 from nearfar.losses.noncontrastive import uniformity_among
 from nearfar.similarity import engine
 from nearfar.similarity.exchange import Exchange
+from nearfar.vectors import normalise
 
 Verdict = Literal["good", "watch", "bad", "info"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nearfar import modalities
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import as_vectors, normalise
+from nearfar.vectors import as_vectors, normalise
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data

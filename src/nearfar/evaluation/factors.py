@@ -10,9 +10,9 @@ import numpy as np
 
 from nearfar.errors import InputError
 from nearfar.evaluation.diagnostics import Diagnostic
-from nearfar.evaluation.neighbours import normalise
 from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.statistics import Interval, paired_interval
+from nearfar.vectors import normalise
 
 
 @dataclass(frozen=True)

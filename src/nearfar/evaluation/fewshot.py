@@ -18,9 +18,9 @@ import numpy as np
 
 from nearfar.checks import one_of
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import as_vectors
 from nearfar.evaluation.statistics import Interval, interval, paired_interval
 from nearfar.evaluation.transport import opta, soft_k_means
+from nearfar.vectors import as_vectors
 
 Classifier = Literal["logistic", "nearest"]
 Transductive = Literal["opta", "soft-k-means"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nearfar.evaluation.diagnostics import Diagnostic
-from nearfar.evaluation.neighbours import normalise
 from nearfar.evaluation.pairwise import spearman
+from nearfar.vectors import normalise
 
 
 def class_affinity(z: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import VectorScorer, as_vectors, topk
+from nearfar.evaluation.neighbours import VectorScorer, topk
 from nearfar.similarity import Relation, Source
 from nearfar.similarity.relations import check_ids
+from nearfar.vectors import as_vectors
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import as_vectors
 from nearfar.evaluation.zero_shot import class_scores, read_text
+from nearfar.vectors import as_vectors
 
 Read = Literal["auto", "prompts", "classifiers"]
 SCALE = 100.0  # of cosines, that of CLIP: the points of a sweep over biases lie 1e-4 below what flips an image

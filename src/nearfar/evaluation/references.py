@@ -6,13 +6,13 @@ They answer the first question about any trained model: did training pay at all?
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nearfar import modalities
+from nearfar.bm25 import BM25, words
 from nearfar.evaluation.embedding import DataEmbed
 from nearfar.evaluation.neighbours import FunctionScorer, SparseScorer
 from nearfar.evaluation.searches import Search, side_items
@@ -22,9 +22,6 @@ from nearfar.similarity import Source
 if TYPE_CHECKING:
     from nearfar.evaluation.search_task import SearchTask
     from nearfar.sources.data import Data
-
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+")
-HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def references(data: Data, task: Task, *, size: int = 32) -> list[Reference]:
@@ -173,12 +170,6 @@ def hog(images: Any, *, cell: int = 8, orientations: int = 9, block: int = 2, fl
     ).astype(np.float32)
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words; code names are cut at underscores and capitals ("parseHTML_page" -> parse html page), scripts
-    without spaces (Chinese, Japanese) into characters."""
-    return [word.lower() for word in WORD.findall(HUMP.sub(" ", text))]
-
-
 def tfidf_scorer(data: Data, search: Search) -> Source:
     """Cosine of TF-IDF vectors; document frequencies of the gallery, sublinear counts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -194,25 +185,12 @@ def tfidf_scorer(data: Data, search: Search) -> Source:
 
 
 def bm25_scorer(data: Data, search: Search) -> Source:
-    """BM25 (Lucene's form, k1 = 1.5, b = 0.75) of the gallery's texts."""
-    import bm25s
-
+    """BM25 of the gallery's texts."""
     queries, documents = side_items(data, search.query), side_items(data, search.gallery)
-    ids: dict[str, int] = {}
-    tokens = [[ids.setdefault(word, len(ids)) for word in words(text)] for text in documents]
-    if not ids:
-        return _nothing(queries, documents)
-    index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
-    index.index((tokens, ids), show_progress=False)
-    asked = [[ids[word] for word in words(text) if word in ids] for text in queries]
+    index = BM25.of(documents)
 
     def score(rows: np.ndarray) -> np.ndarray:
-        return np.stack(
-            [
-                index.get_scores_from_ids(asked[row]) if asked[row] else np.zeros(len(documents), np.float32)
-                for row in rows
-            ]
-        )
+        return np.stack([index.scores(queries[row]) for row in rows])
 
     return FunctionScorer(score, len(queries), len(documents))
 

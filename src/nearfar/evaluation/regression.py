@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import as_vectors, normalise
 from nearfar.evaluation.pairwise import pearson, spearman
+from nearfar.vectors import as_vectors, normalise
 
 PENALTIES = tuple(10.0**k for k in range(-6, 4))
 

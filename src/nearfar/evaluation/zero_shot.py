@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import GRID, as_vectors, normalise
+from nearfar.vectors import GRID, as_vectors, normalise
 
 if TYPE_CHECKING:
     from nearfar.evaluation.embedding import Embed

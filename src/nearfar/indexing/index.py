@@ -1,50 +1,138 @@
-"""Build, open and search an index. An index is a folder: a LanceDB table and `index.json`, which is written last.
+"""Open and search an index. Below `approximate.LARGE` bytes of vectors, and where it is asked for, search is exact."""
 
-Search is exact: no approximate index is built, and below some 100,000 vectors none would be faster.
-"""
-
-import os
-import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from nearfar import files
-from nearfar.errors import InputError, NearfarError
-from nearfar.evaluation.neighbours import as_vectors, normalise
+from nearfar.bm25 import BM25
+from nearfar.errors import InputError
+from nearfar.indexing import approximate, hybrid, stored
+from nearfar.indexing.exact import Ranked, nearest
 from nearfar.indexing.filters import wrong_filter
+from nearfar.indexing.stored import ID, ROWS, VECTORS, WORDS, Rows
+from nearfar.vectors import as_vectors, normalise
 
-FORMAT, META, TABLE, BATCH = 1, "index.json", "items", 16_384
-HIDDEN = ("_content", "_source")  # what tells rows apart when more are appended; not shown
-RESERVED = ("key", "vector", "score", "_distance", *HIDDEN)
+FORMAT, META, TABLE = 1, "index.json", "items"
 FIELDS = {"format": int, "model_hash": str, "dim": int}
 DAMAGED = "Build it anew: nearfar embed MODEL DATA --out INDEX."
 
 
 class Index:
-    """An open index. `columns`: payload columns; `model_hash`, `dim` and `meta`: as stored."""
+    """An open index. `columns`: payload columns; `model_hash`, `dim` and `meta`: as stored. Its parts are read, and
+    compared with their checksums, when they are first needed."""
 
-    def __init__(self, path: Path, meta: dict[str, Any], table: Any):
-        self.path, self.meta, self._table = path, meta, table
+    def __init__(self, path: Path, meta: dict[str, Any]):
+        self.path, self.meta = path, meta
         self.model_hash, self.dim = str(meta["model_hash"]), int(meta["dim"])
-        self.schema: pa.Schema = table.schema
-        self.columns = [name for name in table.schema.names if name not in ("key", "vector", *HIDDEN)]
 
     def __len__(self) -> int:
-        return self._table.count_rows()
+        return len(self._rows)
+
+    @property
+    def columns(self) -> list[str]:
+        return self._rows.columns
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the table, hidden columns among them."""
+        return self.table.schema
+
+    @property
+    def similarity(self) -> str:
+        """What its scores are: "cosine", or "dot" for a model whose vectors are compared by their inner product."""
+        return self.meta.get("similarity", "cosine")
+
+    @property
+    def approximate(self) -> dict[str, Any] | None:
+        """Of a large index: the type of its approximate index, and its `recall` of the ten nearest, from 0 to 1."""
+        return self.meta.get("approximate")
+
+    @cached_property
+    def table(self) -> Any:
+        """The LanceDB table."""
+        import lancedb
+
+        self._check(f"{TABLE}.lance/")
+        try:
+            return lancedb.connect(str(self.path)).open_table(TABLE)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the engine panics with what is no Exception
+            raise InputError(f"The index {self.path} is damaged: its table cannot be opened.", DAMAGED) from error
+
+    @cached_property
+    def _rows(self) -> Rows:
+        if ROWS not in self._files:
+            return self._loaded[0]
+        self._check(ROWS)
+        with files.reading(self.path / ROWS, DAMAGED):
+            return Rows.read(self.path / ROWS)
+
+    @cached_property
+    def _vectors(self) -> np.ndarray:
+        if VECTORS not in self._files:
+            return self._loaded[1]
+        self._check(VECTORS)
+        with files.reading(self.path / VECTORS, DAMAGED):
+            return np.asarray(np.load(self.path / VECTORS, mmap_mode="r", allow_pickle=False))
+
+    @cached_property
+    def _loaded(self) -> tuple[Rows, np.ndarray]:
+        return stored.in_memory(self.table)
+
+    @cached_property
+    def _words(self) -> BM25:
+        if not self._rows.texts:
+            raise InputError(
+                f"The index {self.path} has no column of texts, so --hybrid has no words to look for.",
+                "Embed data with a column of texts, or leave out --columns none.",
+            )
+        if ROWS not in self._files:
+            raise InputError(f"The index {self.path} was built before there was --hybrid.", DAMAGED)
+        self._check(f"{WORDS}/")
+        with files.reading(self.path / WORDS, DAMAGED):
+            return BM25.load(self.path / WORDS, len(self))
+
+    @cached_property
+    def _longest(self) -> float:
+        """No vector is longer."""
+        if self.similarity == "cosine" or not len(self):
+            return 1.0
+        return float(np.sqrt(np.einsum("nd,nd->n", self._vectors, self._vectors).max())) + 1e-6
+
+    @property
+    def _files(self) -> dict[str, str]:
+        return self.meta.get("files", {})
+
+    def _check(self, part: str) -> None:
+        """Raises InputError for a file of a part that is not what was written."""
+        for name, digest in self._files.items():
+            if name == part or (part.endswith("/") and name.startswith(part)):
+                with files.reading(self.path / name, DAMAGED):
+                    if files.digest(self.path / name) != digest:
+                        raise files.damaged(self.path / name, "its content is not what was written", DAMAGED)
+
+    def open(self) -> "Index":
+        """Reads what a search needs, so that damage is told before the first query."""
+        if self.approximate is None:
+            len(self._vectors)
+        else:
+            len(self.table.schema)
+        len(self._rows)
+        return self
 
     def keys(self) -> list[str]:
         """The keys of all items, in the order of storage."""
-        return self.rows(["key"])["key"].to_pylist()
+        return self._rows.keys()
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of all items, in the order of storage."""
-        return self._table.search().select(list(columns)).limit(max(1, len(self))).to_arrow().select(list(columns))
+        return self.table.search().select(list(columns)).limit(max(1, len(self))).to_arrow().select(list(columns))
 
     def check_model(self, model_hash: str) -> None:
         """Raises InputError where another model built the index: its vectors would not be comparable."""
@@ -57,43 +145,102 @@ class Index:
 
     def vector(self, key: str) -> np.ndarray | None:
         """The stored vector (d,) of an item, or None where there is no such key."""
-        quoted = key.replace("'", "''")
-        found = self._table.search().where(f"key = '{quoted}'").select(["vector"]).limit(1).to_list()
-        return np.asarray(found[0]["vector"], np.float32) if found else None
+        place = self._rows.place(key)
+        return None if place is None else np.array(self._vectors[place])
 
-    def search(self, vector: Any, k: int = 10, where: str | None = None) -> list[dict[str, Any]]:
-        """The k nearest items of a vector (d,) by cosine, exactly: dicts of key, payload columns and score (-1..1).
+    def search(
+        self, vector: Any, k: int = 10, where: str | None = None, *, exact: bool = False, without: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
+        """The k nearest items of a vector (d,): dicts of key, payload columns and score, a cosine from -1 to 1 (or an
+        inner product, `similarity`). Equal scores in the order of storage.
 
         where: a filter in SQL over the payload columns ("style = 'noto' and year > 2000"), applied before ranking.
+        exact: also where there is an approximate index; a search with a filter or for more than 2,000 hits is so in any
+            case.
+        without: keys that are not found (that of the item itself).
         Raises InputError for a vector of another size, k < 1, or a filter that LanceDB does not understand.
         """
-        query = normalise(np.asarray(vector, np.float32).reshape(1, -1), "query vector")[0].astype(np.float32)
-        if len(query) != self.dim:
+        return self.search_many(np.reshape(vector, (1, -1)), k, where, exact=exact, without=[without])[0]
+
+    def search_many(
+        self,
+        vectors: Any,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        exact: bool = False,
+        without: Sequence[Collection[str]] | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> list[list[dict[str, Any]]]:
+        """The k nearest items of each of some vectors (q, d), as `search` gives them.
+
+        without: of each query. texts: of each query; its ranking by BM25 over the text columns and that by the vector
+        are fused (`hybrid.fused`, of the first 1000 ranks of each, or k). score is then the fused one, and vector_rank
+        and text_rank say where the hit stands in the two, from 1 on, None beyond. InputError for an index without
+        texts.
+        """
+        queries, found = self._queries(vectors, k), []
+        away = [self._places(keys) for keys in without or [()] * len(queries)]
+        most, among = max(map(len, away), default=0), None if where is None else self._where(where)
+        words = None if texts is None else self._words
+        depth = k if words is None else max(k, hybrid.DEPTH)
+        for n, (places, scores) in enumerate(self._ranked(queries, depth + most, among, exact)):
+            left = ~np.isin(places, away[n])
+            places, scores = places[left][:depth], scores[left][:depth]
+            if words is None or texts is None:
+                found.append(self._hits(places, scores))
+            else:
+                by_words = hybrid.by_words(words.scores(texts[n]), depth, among, away[n])
+                found.append(self._fused(places, by_words, k))
+        return found
+
+    def _places(self, keys: Collection[str]) -> list[int]:
+        """Where the items of some keys stand, as far as there are such."""
+        return [place for key in keys if (place := self._rows.place(key)) is not None]
+
+    def _queries(self, vectors: Any, k: int) -> np.ndarray:
+        queries = as_vectors(vectors, "query vector").astype(np.float64)
+        if queries.shape[1] != self.dim:
             raise InputError(
-                f"The query vector has {len(query)} dimensions, the index {self.path} has {self.dim}.",
+                f"The query vector has {queries.shape[1]} dimensions, the index {self.path} has {self.dim}.",
                 "Embed the query with the model that built the index.",
             )
         if k < 1:
             raise InputError(f"k must be at least 1. Got {k} instead.")
+        return normalise(queries) if self.similarity == "cosine" else queries
+
+    def _where(self, where: str) -> np.ndarray:
+        """Where the items stand that pass a filter, rising."""
         shown = [self.schema.field(name) for name in ("key", *self.columns)]
-        if where is not None and not where.strip():
+        if not where.strip():
             raise wrong_filter(where, shown)
-        request = self._table.search(query, vector_column_name="vector").distance_type("dot").bypass_vector_index()
-        if where is not None:
-            request = request.where(where, prefilter=True)
+        request = self.table.search().where(where).select(["key"]).with_row_id(True).limit(max(1, len(self)))
         try:
-            found = request.select(["key", *self.columns, "_distance"]).limit(k).to_list()
+            ids = request.to_arrow()[ID].to_numpy()
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # the engine panics with what is no Exception
-            if where is None:
-                raise InputError(f"The index {self.path} cannot be searched: it is damaged.", DAMAGED) from error
+        except BaseException:  # the engine panics with what is no Exception
             raise wrong_filter(where, shown) from None
-        return [
-            {name: value for name, value in row.items() if name != "_distance"}
-            | {"score": min(1.0, max(-1.0, 1 - row["_distance"]))}
-            for row in found
-        ]
+        return np.sort(self._rows.places(ids))
+
+    def _ranked(self, queries: np.ndarray, k: int, among: np.ndarray | None, exact: bool) -> list[Ranked]:
+        if self.approximate is not None and among is None and not exact and k <= approximate.MOST:
+            return [approximate.ask(self.table, self._rows, query, k, self.approximate) for query in queries]
+        return nearest(queries, self._vectors, k, among, self._longest)
+
+    def _fused(self, by_vector: np.ndarray, by_words: np.ndarray, k: int) -> list[dict[str, Any]]:
+        rankings = [by_vector.tolist(), by_words.tolist()]
+        ranks = [{place: rank for rank, place in enumerate(ranking, 1)} for ranking in rankings]
+        best = hybrid.fused(rankings)[:k]
+        rows = self._rows.take(place for place, _ in best)
+        return [row | {"score": score, "vector_rank": ranks[0].get(place), "text_rank": ranks[1].get(place)}
+                for row, (place, score) in zip(rows, best, strict=True)]  # fmt: skip
+
+    def _hits(self, places: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+        if self.similarity == "cosine":
+            scores = np.clip(scores, -1, 1)
+        rows = self._rows.take(places.tolist())
+        return [row | {"score": score} for row, score in zip(rows, scores.tolist(), strict=True)]
 
 
 def is_index(path: str | Path) -> bool:
@@ -101,191 +248,18 @@ def is_index(path: str | Path) -> bool:
     return (Path(path) / META).is_file()
 
 
-def build_index(
-    path: str | Path,
-    vectors: Any,
-    keys: Sequence[str],
-    payload: Mapping[str, Sequence[Any]] | None = None,
-    *,
-    model_hash: str,
-    append: bool = False,
-    duplicates: Literal["replace", "skip", "error"] = "replace",
-    meta: Mapping[str, Any] | None = None,
-) -> Index:
-    """Stores vectors (n, d) under unique keys with payload columns (lists of n strings, numbers, truth values or None).
-
-    A new index is built beside its place and moved there when complete, so that an interrupted build leaves an
-    earlier index as it was. append=True adds to an index of the same model in one transaction; keys that it already
-    has are replaced, skipped or an error. `meta`: further facts to store (JSON).
-    Raises InputError for keys given twice, columns of another length, a folder that is not an index, or (append) an
-    index of another model, size or columns; NearfarError where nothing can be written.
-    """
-    path, vectors = Path(path), as_vectors(vectors, "vectors")
-    columns = _checked(vectors, keys, payload or {})
-    with files.writing(path), files.lock_of(path):
-        if append and is_index(path):
-            return _append(open_index(path, model_hash), vectors, list(keys), columns, duplicates)
-        schema = index_schema(vectors.shape[1], {name: column.type for name, column in columns.items()})
-        return write_index(path, schema, _batches(vectors, keys, columns, schema), model_hash=model_hash, meta=meta)
-
-
-def index_schema(dim: int, columns: Mapping[str, pa.DataType]) -> pa.Schema:
-    """Keys, vectors of a length, and payload columns."""
-    return pa.schema([("key", pa.string()), ("vector", pa.list_(pa.float32(), dim)), *columns.items()])
-
-
-def write_index(
-    path: Path,
-    schema: pa.Schema,
-    batches: Iterable[pa.RecordBatch],
-    *,
-    model_hash: str,
-    meta: Mapping[str, Any] | None = None,
-) -> Index:
-    """Stores record batches of `index_schema` as they come; see `build_index`. The caller holds the path's lock."""
-    import lancedb
-
-    if path.exists() and not is_index(path) and (path.is_file() or any(path.iterdir())):
-        raise InputError(f"{path} exists and is not a nearfar index.", "Give another path, or remove it first.")
-    dim = schema.field("vector").type.list_size
-    facts = dict(meta or {}) | {"format": FORMAT, "model_hash": model_hash, "dim": dim}
-    with _writing(path), files.whole(path) as fresh:
-        fresh.mkdir()
-        lancedb.connect(str(fresh)).create_table(TABLE, data=pa.RecordBatchReader.from_batches(schema, batches))
-        _seal(fresh, facts)
-    return open_index(path, model_hash)
-
-
-def merge_index(
-    index: Index,
-    batches: Iterable[pa.RecordBatch],
-    *,
-    duplicates: Literal["replace", "skip"] = "replace",
-    meta: Mapping[str, Any] | None = None,
-) -> Index:
-    """Adds record batches of the index's schema; items whose keys it has are replaced or skipped. The index changes at
-    once, when all of it is written. The caller holds the path's lock."""
-    import lancedb
-
-    with _writing(index.path), files.whole(index.path) as fresh:
-        shutil.copytree(index.path, fresh, copy_function=_shared)
-        request = lancedb.connect(str(fresh)).open_table(TABLE).merge_insert("key").when_not_matched_insert_all()
-        if duplicates == "replace":
-            request = request.when_matched_update_all()
-        request.execute(pa.RecordBatchReader.from_batches(index.schema, batches))
-        _seal(fresh, index.meta | dict(meta or {}))
-    return open_index(index.path)
-
-
-def _shared(source: str, target: str) -> None:
-    """A second name for a file of the table, which the engine never changes; a copy where that is not possible."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes index.json, with the checksum of every file of the table."""
-    held = sorted(path for path in (folder / f"{TABLE}.lance").rglob("*") if path.is_file())
-    listed = {path.relative_to(folder).as_posix(): files.digest(path) for path in held}
-    files.write_json(folder / META, dict(facts) | {"files": listed}, checksum=True)
-
-
 def open_index(path: str | Path, model_hash: str | None = None) -> Index:
     """Opens a complete index. Raises InputError where there is none, or where it was built by another model than the
     one of `model_hash`: its vectors would not be comparable."""
-    import lancedb
-
     path = Path(path)
     files.tidy(path)  # an earlier index that was being replaced comes back
     if not is_index(path):
         raise InputError(f"There is no nearfar index at {path}.", "`nearfar embed MODEL DATA` builds one.")
     meta = files.read_json(path / META, FIELDS, DAMAGED, FORMAT)
     files.check_fields({"files": {}} | meta, {"files": [str]}, path / META, DAMAGED)
-    with files.reading(path / META, DAMAGED):
-        for name, digest in meta.get("files", {}).items():
-            if files.digest(path / name) != digest:
-                raise files.damaged(path / name, "its content is not what was written", DAMAGED)
-    try:
-        table = lancedb.connect(str(path)).open_table(TABLE)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise InputError(f"The index {path} is damaged: its table cannot be opened.", DAMAGED) from error
-    index = Index(path, meta, table)
+    if "approximate" in meta:
+        files.check_fields(meta["approximate"], approximate.FIELDS, path / META, DAMAGED)
+    index = Index(path, meta)
     if model_hash is not None:
         index.check_model(model_hash)
-    return index
-
-
-def _checked(vectors: np.ndarray, keys: Sequence[str], payload: Mapping[str, Sequence[Any]]) -> dict[str, pa.Array]:
-    if len(keys) != len(vectors):
-        raise InputError(f"There are {len(vectors)} vectors and {len(keys)} keys.")
-    if not len(keys):
-        raise InputError("There is nothing to index: no vectors were given.")
-    seen: set[str] = set()
-    for key in keys:
-        if key in seen:
-            raise InputError(f"The key '{key}' is given twice.", "Keys must be unique, as paths are.")
-        seen.add(key)
-    columns = {}
-    for name, values in payload.items():
-        if name in RESERVED:
-            raise InputError(f"A payload column may not be called '{name}'.", f"Reserved: {', '.join(RESERVED)}.")
-        if len(values) != len(keys):
-            raise InputError(f"The column '{name}' has {len(values)} values for {len(keys)} items.")
-        columns[name] = pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
-        if pa.types.is_null(columns[name].type):
-            columns[name] = columns[name].cast(pa.string())
-    return columns
-
-
-def _batches(
-    vectors: np.ndarray, keys: Sequence[str], columns: dict[str, pa.Array], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    for start in range(0, len(keys), BATCH):
-        part = slice(start, min(start + BATCH, len(keys)))
-        flat = pa.array(normalise(vectors[part]).astype(np.float32).ravel())
-        yield pa.RecordBatch.from_arrays(
-            [
-                pa.array(list(keys[part]), pa.string()),
-                pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
-                *(column[part].cast(schema.field(name).type) for name, column in columns.items()),
-            ],
-            schema=schema,
-        )
-
-
-def _append(index: Index, vectors: np.ndarray, keys: list[str], columns: dict[str, pa.Array], duplicates: str) -> Index:
-    if vectors.shape[1] != index.dim:
-        raise InputError(f"The vectors have {vectors.shape[1]} dimensions, the index {index.path} has {index.dim}.")
-    if sorted(columns) != sorted(index.columns):
-        raise InputError(
-            f"The columns are {sorted(columns)}, those of the index {index.path} {sorted(index.columns)}.",
-            "Append with the same payload.",
-        )
-    known = set(index.keys()).intersection(keys)
-    if known and duplicates == "error":
-        raise InputError(f"{len(known)} of the keys are in the index already (first: '{min(known)}').")
-    columns = {name: columns[name] for name in index.columns}
-    try:
-        rows = list(_batches(vectors, keys, columns, index.schema))
-    except pa.ArrowException as error:
-        raise InputError(f"A column does not fit the index {index.path}: {_first_line(error)}.") from error
-    return merge_index(index, rows, duplicates="skip" if duplicates == "skip" else "replace")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """The engine's own errors, of a full disk for instance, are told like those of the system."""
-    try:
-        with files.writing(path, "An earlier index is as it was."):
-            yield
-    except RuntimeError as error:
-        said = "the disk is full" if re.search("no space|disk quota", str(error), re.IGNORECASE) else _first_line(error)
-        raise NearfarError(f"The index {path} cannot be written: {said}.", "An earlier index is as it was.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")[:300]
+    return index.open()

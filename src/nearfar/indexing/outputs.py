@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from nearfar import files
 from nearfar.errors import InputError
-from nearfar.indexing.index import HIDDEN, Index, index_schema, is_index, merge_index, open_index, write_index
+from nearfar.indexing.building import index_schema, merge_index, write_index
+from nearfar.indexing.index import Index, is_index, open_index
+from nearfar.indexing.stored import HIDDEN
 from nearfar.terminal import visible
 
 DAMAGED = "Delete it and embed anew."

@@ -13,7 +13,7 @@ from datasets import ClassLabel
 
 from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
-from nearfar.indexing.index import RESERVED
+from nearfar.indexing.building import RESERVED
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data

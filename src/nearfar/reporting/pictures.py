@@ -13,11 +13,11 @@ from PIL import Image
 from nearfar import modalities
 from nearfar.errors import InputError
 from nearfar.evaluation.dense import IGNORE
-from nearfar.evaluation.neighbours import normalise
 from nearfar.evaluation.searches import Changed, Example
 from nearfar.evaluation.task import Scores
 from nearfar.evaluation.tasks.dense import Segmented
 from nearfar.reporting.cells import thumbnail
+from nearfar.vectors import normalise
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data

@@ -16,9 +16,9 @@ from nearfar import indexing, modalities
 from nearfar.answering import predict
 from nearfar.errors import InputError, NearfarError
 from nearfar.models import Model, open_model
+from nearfar.queries import composed, signed, stored_vector
 from nearfar.serving.items import Item, Limits, item_of, listed, pieces
 from nearfar.sources import open_data
-from nearfar.using import composed, signed, stored_vector
 
 Job = Mapping[str, Any]
 """{"kind": embed, search or predict, ...the body of the request}"""
@@ -140,10 +140,16 @@ class Answerer:
             if found is None:
                 raise InputError("This server has no index.", "Start it with --index INDEX.")
             return found
-        made, every = iter(vectors), []
+        if job.get("hybrid") and not isinstance(job["query"], str):
+            raise InputError("A hybrid search needs a text as its query.")
+        made, every, own = iter(vectors), [], []
         for part, _ in parts(job):
             every.append(stored_vector(self.index, part["key"]) if is_key(part) else next(made))
-        return self.index.search(composed(every, [sign for _, sign in parts(job)]), k, job.get("where"))
+            own += [part["key"]] if is_key(part) else []
+        whole, texts = composed(every, [sign for _, sign in parts(job)]), [job["query"]] if job.get("hybrid") else None
+        (found,) = self.index.search_many(whole[None], k, job.get("where"), exact=bool(job.get("exact")),
+                                          without=[own], texts=texts)  # fmt: skip
+        return found
 
     def by_itself(self, job: Job, k: int) -> list[dict[str, Any]] | None:
         """What a model knows without an index: the next items of a history."""

@@ -87,6 +87,8 @@ class SearchRequest(BaseModel):
     plus: Value | None = None
     minus: Value | None = None
     role: str | None = None
+    exact: bool = False
+    hybrid: bool = False
 
 
 class PredictRequest(BaseModel):

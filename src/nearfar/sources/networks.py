@@ -583,7 +583,7 @@ def feature_blocks(data: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Of some nodes the numbers (n, d) and the counts of words (n, 1024 or 0) of their columns of features."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    from nearfar.evaluation.references import words
+    from nearfar.bm25 import words
     from nearfar.modalities.node import WORDS
 
     numbers, texts = [], []
