@@ -184,6 +184,28 @@ def test_words_and_vectors_together(model, index):
     assert "needs a text" in wrong.error
 
 
+def test_an_index_of_the_first_numbers_is_asked_with_as_many(model, tmp_path):
+    texts = [
+        "a red apple",
+        "green pear",
+        "fruit",
+        "long trees",
+        "a sentence about trees",
+        "red fruit grows",
+        "on",
+        "pear a",
+    ]
+    short = indexing.build_index(tmp_path / "i", model.truncated(5).embed_texts(texts), texts, model_hash=model.hash)
+    jobs = [{"kind": "search", "query": texts[4], "k": 3}, {"kind": "search", "query": {"key": texts[4]}, "k": 2}]
+    found, others = Answerer(model, short).answer(jobs)
+    z = model.embed_texts(texts)[:, :5].astype(np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    scores = np.sort(z @ z[4])[::-1]
+    assert found.value[0]["key"] == texts[4]
+    assert np.allclose([hit["score"] for hit in found.value], scores[:3], atol=1e-5)
+    assert np.allclose([hit["score"] for hit in others.value], scores[1:3], atol=1e-5)
+
+
 def test_an_index_of_another_model_is_refused(model, tmp_path):
     other = indexing.build_index(tmp_path / "i", np.eye(3, 16, dtype=np.float32), list("abc"), model_hash="other")
     with pytest.raises(InputError, match="built by another model"):

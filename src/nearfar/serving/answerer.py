@@ -19,6 +19,7 @@ from nearfar.models import Model, open_model
 from nearfar.queries import composed, signed, stored_vector
 from nearfar.serving.items import Item, Limits, item_of, listed, pieces
 from nearfar.sources import open_data
+from nearfar.vectors import normalise
 
 Job = Mapping[str, Any]
 """{"kind": embed, search or predict, ...the body of the request}"""
@@ -142,7 +143,7 @@ class Answerer:
             return found
         if job.get("hybrid") and not isinstance(job["query"], str):
             raise InputError("A hybrid search needs a text as its query.")
-        made, every, own = iter(vectors), [], []
+        made, every, own = iter([shortened(v, self.index.dim) for v in vectors]), [], []
         for part, _ in parts(job):
             every.append(stored_vector(self.index, part["key"]) if is_key(part) else next(made))
             own += [part["key"]] if is_key(part) else []
@@ -205,3 +206,8 @@ def parts(job: Job) -> list[tuple[Any, float]]:
 
 def is_key(part: Any) -> bool:
     return isinstance(part, Mapping) and set(part) == {"key"}
+
+
+def shortened(vector: np.ndarray, dim: int) -> np.ndarray:
+    """The first numbers (dim,) of a vector, of length 1, for an index that keeps no more; a shorter one as it is."""
+    return vector if len(vector) <= dim else normalise(vector[None, :dim])[0].astype(vector.dtype)
