@@ -19,7 +19,7 @@ from nearfar.encoders.histories import Histories
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
 from tests.losses import reference
-from tests.small import encoder_of
+from tests.small import SMALL
 
 LR, STEPS, RUN, WARMUP = 0.05, 3, 8, 1
 
@@ -1895,7 +1895,7 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
         batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, schedule="cosine",
         val_every=0, graph_width=16,
         by="columns" if slug in ("align", "cwcl", "negclip", "clip-rocket") else "auto",
-        **({} if slug == "swav" else encoder_of(slug)),  # small crops of 16 pixels beside whole ones of more
+        **(SMALL if building.methods.get(slug).layered else {}),  # pictures of a size that crops and maps differ in
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}

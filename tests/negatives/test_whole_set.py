@@ -103,6 +103,18 @@ def test_mined_lists_follow_the_rows_whatever_their_order():
     assert_close(float(part.terms(Similarity(unit(3), block))["mined_false"]), told["false_negatives"])
 
 
+def test_nothing_mined_is_no_number():
+    """An encoder that tells nothing apart: every candidate is too near, so a run goes on without hard negatives."""
+    same_vectors = torch.ones(4, D, dtype=torch.float64) / D**0.5
+    whole = Whole(same_vectors, same_vectors, range(4), torch.full((4, 1), -1), np.array([0, 0, 1, 1]))
+    part = mined(whole, margin=0.1)
+    part.before(0, 20, whole)
+    assert whole.told == "mined at step 0: 0% of the rows have hard negatives; examples in mined.json"
+    assert whole.notes["mined"]["false_negatives"] is None
+    assert part.terms(None) == {}
+    assert not part.extra_candidates(anchors(unit(2)), items([[-1], [-1]], rows=[0, 1])).blocks
+
+
 def test_mined_without_labels_estimates_by_the_positives_and_refreshes():
     whole = Whole(unit(8, seed=1), unit(8, seed=2), range(8), torch.full((8, 1), -1))
     part = mined(whole, start=0.1, refresh=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -167,10 +168,10 @@ class Mined(Negatives):
         self.false.fill_(share)
         record = self.account(found, survey, step, share)
         survey.note("mined", record)
-        survey.tell(
-            f"mined at step {step}: {record['rows_with_negatives']:.0%} of the rows have hard negatives, about "
-            f"{share:.1%} of them false (by {record['estimated_by']}); examples in mined.json"
-        )
+        told = f"mined at step {step}: {record['rows_with_negatives']:.0%} of the rows have hard negatives"
+        if math.isfinite(share):
+            told += f", about {share:.1%} of them false (by {record['estimated_by']})"
+        survey.tell(f"{told}; examples in mined.json")
 
     def account(self, found: Found, survey: Survey, step: int, share: float, examples: int = 10) -> dict[str, Any]:
         """What was mined, for the reader: shares, and the lists of a few rows by their names."""
@@ -178,7 +179,7 @@ class Mined(Negatives):
         return {
             "step": step,
             "rows_with_negatives": float((found.lists >= 0).any(1).float().mean()),
-            "false_negatives": share,
+            "false_negatives": share if math.isfinite(share) else None,
             "estimated_by": "the first label column" if survey.labels is not None else "candidates above the positive",
             "nearer_than_the_positive": found.above,
             "examples": [
@@ -226,7 +227,7 @@ class Mined(Negatives):
         return Block(self.bank[columns].to(anchors.query.dtype), visible=visible, gradient=False)
 
     def terms(self, s: Similarity) -> dict[str, Tensor | float]:
-        return {"mined_false": self.false}
+        return {"mined_false": self.false} if bool(self.false.isfinite()) else {}  # none was mined, or none has a label
 
     @torch.no_grad()
     def update(self, keys: Tensor, items: Items) -> None:
