@@ -1,6 +1,7 @@
 """Two processes that train one model together: the same numbers as one process on the same batches."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -64,6 +65,7 @@ def test_two_processes_equal_one(case, table, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
     fit("pairs", table, text="question", text_b="answer", out=tmp_path / "one", **SCHEDULE, **SGD, **CASES[case])
+    assert processes.FOLDER not in os.environ, "what is started later would take this run's folder"
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert a.keys() == b.keys()
     for name in a:

@@ -220,7 +220,10 @@ def claim(out: str | Path | None, method: str, data: Data, resume: bool) -> Iter
         return
     with _claimed(*_made(out, method, data, resume), resume) as folder:
         os.environ[processes.FOLDER] = str(folder)
-        yield folder
+        try:
+            yield folder
+        finally:
+            os.environ.pop(processes.FOLDER, None)
 
 
 def _made(out: str | Path | None, method: str, data: Data, resume: bool) -> tuple[Path, list[Path]]:
