@@ -36,6 +36,10 @@ class Found:
     hits: Hits = field(default_factory=list)
     error: InputError | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: the query with its hits, or with the error in words."""
+        return {"query": self.query} | ({"hits": self.hits} if self.error is None else {"error": str(self.error)})
+
 
 @checked
 def search(

@@ -11,15 +11,12 @@ from nearfar.methods.distilling import cosine_loss, relation_loss
 from nearfar.models import save_model
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
-from tests.training.test_nesting import WORDS
+from tests.training.test_nesting import WORDS, write_pairs
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
-    rows = [f"the {a} of the {b},{b} and {a}" for a in WORDS for b in WORDS if a != b]
-    path.write_text("question,answer\n" + "\n".join(rows) + "\n")
-    return path
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv")
 
 
 @pytest.fixture(scope="module")

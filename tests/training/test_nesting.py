@@ -12,12 +12,16 @@ from nearfar.training.settings import TrainSettings
 WORDS = ["stone", "river", "window", "paper", "garden", "engine", "letter", "bridge", "candle", "forest", "market"]
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+def write_pairs(path):
+    """Pairs of texts of the same two words, in either order."""
     rows = [f"the {a} of the {b},{b} and {a}" for a in WORDS for b in WORDS if a != b]
     path.write_text("question,answer\n" + "\n".join(rows) + "\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv")
 
 
 def by_hand(a, b, tau):

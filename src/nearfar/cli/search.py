@@ -15,7 +15,7 @@ from nearfar.cli.commands import emit
 from nearfar.errors import InputError, NearfarError, did_you_mean
 
 if TYPE_CHECKING:
-    from nearfar.searching import Found, Searcher
+    from nearfar.searching import Searcher
 
 PROMPT = "> "
 TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -78,7 +78,7 @@ def search(index: str, query: str | None, given: SearchOptions, as_json: bool) -
             raise found[0].error
         emit(found[0].hits) if as_json else show(found[0].hits)
     elif as_json:
-        emit([told(one) for one in found])
+        emit([one.to_dict() for one in found])
     else:
         for one in found:
             answer(one)
@@ -109,7 +109,7 @@ def answering(searcher: Searcher, options: Mapping[str, Any], as_json: bool) -> 
             found = Found(query, error=InputError(error.message, error.hint))
         failed |= found.error is not None
         if as_json:
-            emit(told(found), None)
+            emit(found.to_dict(), None)
         elif watched and found.error is None:
             show(found.hits)
         elif watched:
@@ -178,8 +178,3 @@ def _from(folder: Path, query: str) -> str:
         return query
     beside = folder / query
     return str(beside) if beside.is_file() and not Path(query).is_file() else query
-
-
-def told(found: Found) -> dict[str, Any]:
-    """An answer as JSON holds it."""
-    return {"query": found.query} | ({"hits": found.hits} if found.error is None else {"error": str(found.error)})

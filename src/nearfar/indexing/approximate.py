@@ -64,6 +64,6 @@ def ask(table: Any, rows: Rows, query: np.ndarray, k: int, facts: Facts) -> Rank
     request = table.search(query.astype(np.float32), vector_column_name="vector").distance_type("dot")
     request = request.nprobes(facts["nprobes"]).refine_factor(REFINE).select(["key", "_distance"]).with_row_id(True)
     found = request.limit(k).to_arrow()
-    places, scores = rows.places(found[ID].to_numpy()), 1 - found["_distance"].to_numpy().astype(np.float64)
+    places, scores = rows.rows_of(found[ID].to_numpy()), 1 - found["_distance"].to_numpy().astype(np.float64)
     order = np.lexsort((places, -scores))
     return places[order], scores[order]

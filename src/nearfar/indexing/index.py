@@ -145,7 +145,7 @@ class Index:
 
     def vector(self, key: str) -> np.ndarray | None:
         """The stored vector (d,) of an item, or None where there is no such key."""
-        place = self._rows.place(key)
+        place = self._rows.row_of(key)
         return None if place is None else np.array(self._vectors[place])
 
     def search(
@@ -196,7 +196,7 @@ class Index:
 
     def _places(self, keys: Collection[str]) -> list[int]:
         """Where the items of some keys stand, as far as there are such."""
-        return [place for key in keys if (place := self._rows.place(key)) is not None]
+        return [place for key in keys if (place := self._rows.row_of(key)) is not None]
 
     def _queries(self, vectors: Any, k: int) -> np.ndarray:
         queries = as_vectors(vectors, "query vector").astype(np.float64)
@@ -221,7 +221,7 @@ class Index:
             raise
         except BaseException:  # the engine panics with what is no Exception
             raise wrong_filter(where, shown) from None
-        return np.sort(self._rows.places(ids))
+        return np.sort(self._rows.rows_of(ids))
 
     def _ranked(self, queries: np.ndarray, k: int, among: np.ndarray | None, exact: bool) -> list[Ranked]:
         if self.approximate is not None and among is None and not exact and k <= approximate.MOST:

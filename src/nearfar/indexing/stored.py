@@ -53,7 +53,7 @@ class Rows:
     def keys(self) -> list[str]:
         return [key for batch in self.batches for key in batch.column("key").to_pylist()]
 
-    def place(self, key: str) -> int | None:
+    def row_of(self, key: str) -> int | None:
         """Where the item of a key stands, or None."""
         return self._by_key.get(key)
 
@@ -61,7 +61,7 @@ class Rows:
     def _by_key(self) -> dict[str, int]:
         return {key: place for place, key in enumerate(self.keys())}
 
-    def places(self, ids: np.ndarray) -> np.ndarray:
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Where the items of some row ids stand."""
         order, known = self._by_id
         return order[np.searchsorted(known, ids)]
