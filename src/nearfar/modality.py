@@ -78,6 +78,7 @@ class Modality:
             options of the mild views of pairs, or None for items as they are.
         why: what makes positives of a column without pairs, in words.
         metric: what ranks the retrieval of pairs, "hit@1" (both ways) or "ndcg@10" (the first asks for the second).
+        by_svm: labels are also told by a support vector machine, as papers on this kind of data do.
         example: a built-in data set that holds it.
         tag, usage: for the card of a model: its pipeline tag, and a call.
     """
@@ -111,6 +112,7 @@ class Modality:
     pair_plan: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
     why: ClassVar[str] = "two views of one item are its positives"
     metric: ClassVar[str] = "hit@1"
+    by_svm: ClassVar[bool] = False
     example: ClassVar[str | None] = None
     tag: ClassVar[str] = "feature-extraction"
     usage: ClassVar[str] = "embed(items)"

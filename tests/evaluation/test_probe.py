@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.svm import SVC
 
 from nearfar.errors import InputError
-from nearfar.evaluation.probe import knn, linear_probe
+from nearfar.evaluation.probe import knn, linear_probe, svm_probe
 from nearfar.vectors import normalise
 
 
@@ -78,3 +79,22 @@ def test_probe_needs_two_classes():
 def test_labels_below_minus_one_are_refused():
     with pytest.raises(InputError, match="-1 where unknown"):
         knn(np.eye(3), [0, 1, -7], np.eye(3), [0, 1, 1])
+
+
+def test_a_support_vector_machine_reads_what_no_line_can_and_chooses_by_validation_alone():
+    def ring(n, seed):
+        generator = np.random.default_rng(seed)
+        labels = np.arange(n) % 2
+        angle, radius = generator.uniform(0, 2 * np.pi, n), 1 + labels + 0.2 * generator.normal(size=n)
+        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1), labels
+
+    train, val, test = ring(120, 0), ring(60, 1), ring(90, 2)
+    found = svm_probe(*train, *val, *test)
+    assert found.accuracy > 0.9
+    assert linear_probe(*train, *val, *test).accuracy < 0.75
+    assert svm_probe(*train, *val, test[0], 1 - test[1]).setting == found.setting
+    gamma, C = 1 / (2 * train[0].astype(np.float32).var()), found.setting["C"]
+    plain = SVC(C=C, kernel="rbf", gamma=gamma).fit(train[0].astype(np.float32), train[1])
+    assert (plain.predict(test[0].astype(np.float32)) == found.told).all()
+    noise = np.random.default_rng(3).permutation(train[1])
+    assert svm_probe(train[0], noise, val[0], np.random.default_rng(4).permutation(val[1]), *test).accuracy < 0.7

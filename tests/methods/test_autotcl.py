@@ -78,6 +78,22 @@ def test_the_double_sigmoid_never_closes_a_mask_without_noise(series_few):
     assert (plain.method.view(x, u)[1] < 0.01).all()
 
 
+def test_a_learned_mask_neither_keeps_everything_nor_nothing(series_few):
+    def kept(**options):
+        settings = TrainSettings(**SMALL | {"steps": 60, "schedule": "constant", "lr": 1e-3})
+        found = building.prepare("autotcl", series_few, settings, {"aug_width": 6, "aug_dim": 4, **options})
+        found.method.train()
+        engine.trainer_for(found, [], 60).fit(found.method, found.loader)
+        found.method.eval()
+        x, _, _, u, *_ = viewed(found).views["series"]
+        return found.method.view(x, u)[1][~x.isnan()]
+
+    m = kept(meta_lr=0.05)
+    assert 0.05 < m.mean() < 0.8
+    assert m.var() > 1e-3
+    assert kept(meta_lr=0.05, reg_weight=0.1).mean() > 0.9
+
+
 def test_the_adversarial_augmenter_has_the_negative_of_the_contrast(series_few):
     found = made(series_few, objective="adversarial", step_mask="none", local_weight=0.0)
     batch = viewed(found)

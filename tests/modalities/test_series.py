@@ -2,12 +2,14 @@
 
 import csv
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.svm import SVC
 
 import nearfar
 from nearfar import cli, modalities
@@ -15,7 +17,7 @@ from nearfar.encoders.series import SeriesEncoder, padded, pooled
 from nearfar.errors import InputError
 from nearfar.evaluation import references, task_for
 from nearfar.evaluation.forecasting import anchors, seasonal
-from nearfar.evaluation.series import dtw, resampled
+from nearfar.evaluation.series import dtw, minirocket, raw_values, resampled
 from nearfar.views import build
 from nearfar.views.series import crop, mask_steps
 from tests.conftest import write_series
@@ -359,6 +361,9 @@ def test_views():
         build("distort")(many, generator)
 
 
+HEAVY = ["minirocket"] if find_spec("aeon") else []
+
+
 def naive_dtw(a, b):
     whole = np.full((len(a) + 1, len(b) + 1), np.inf)
     whole[0, 0] = 0
@@ -401,6 +406,35 @@ def test_the_nearest_by_warping_is_the_row_of_the_leaderboard(series_few):
         distances = [naive_dtw(ready(r), ready(t)) for t in train]
         right += labels[train[int(np.argmin(distances))]] == labels[r]
     assert row.evaluate("test").metrics["knn"] == pytest.approx(right / len(test))
+
+
+def test_classes_of_series_are_told_by_a_support_vector_machine_too(series_few):
+    task = task_for(series_few, "labels")
+    row = next(one for one in references(series_few, task) if one.slug == "raw").evaluate("test").metrics
+    embed, labels = raw_values(series_few, "series"), series_few.labels["label"]
+    parts = [
+        (embed("series", series_few.splits[name]), labels[series_few.splits[name]]) for name in ("train", "val", "test")
+    ]
+    (x, y), (xv, yv), (xt, yt) = parts
+    best = max((0.0001 * 10**e for e in range(9)), key=lambda c: (round(SVC(C=c).fit(x, y).score(xv, yv), 9), -c))
+    assert row["svm"] == pytest.approx(SVC(C=best).fit(x, y).score(xt, yt))
+    assert "svm" not in task_for(series_few, "labels", svm=False).chance("test").metrics
+
+
+def test_minirocket_is_that_of_aeon(series_few):
+    rocket = pytest.importorskip("aeon.transformations.collection.convolution_based").MiniRocket
+    task = task_for(series_few, "labels")
+    row = next(one for one in references(series_few, task) if one.slug == "minirocket")
+    rows = series_few.splits["test"]
+    features = minirocket(series_few, "series")("series", rows)
+    kind, train = modalities.get("series"), series_few.splits["train"]
+    raw = [kind.items(series_few, "series", [r])[0].astype(np.float64) for r in (*train, *rows)]
+    known = np.concatenate(raw[: len(train)])
+    steps = max(9, int(np.median([len(x) for x in raw[: len(train)]])))
+    ready = np.stack([resampled((x - np.nanmean(known, 0)) / np.nanstd(known, 0), steps).T for x in raw])
+    own = rocket(n_kernels=2016, random_state=0).fit(ready[: len(train)].astype(np.float32))
+    assert np.allclose(features, own.transform(ready[len(train) :].astype(np.float32)), atol=0.02)
+    assert row.evaluate("test").metrics["probe"] > task.chance("test").metrics["probe"]
 
 
 def test_places_never_look_ahead():
@@ -525,7 +559,7 @@ def test_the_whole_way(way, tmp_path, capsys):
     model = nearfar.load(folder / "run" / "model", verify=True)
     assert model.embed([np.zeros((5, 2)), np.ones((9, 2))]).shape == (2, 16)
     found = told("evaluate", folder / "run", path)
-    assert [row["slug"] for row in found["rows"]] == ["model", "chance", "raw", "pca", "dtw"]
+    assert [row["slug"] for row in found["rows"]] == ["model", "chance", "raw", "pca", *HEAVY, "dtw"]
     index = tmp_path / "index"
     assert told("embed", folder / "run", path, "--out", index)["added"] == 120
     channels = path.read_text().splitlines()[10].split(":")[:2]

@@ -72,6 +72,7 @@ class Series(Modality):
     plans = {"distort": "nearfar.views.series:Distort"}
     default_plan = "distort"
     why = "there are series without pairs: two distorted copies of a series are positives"
+    by_svm = True
     example = "digit-series"
     usage = "embed([series])  # each (steps, channels)"
     cell = None

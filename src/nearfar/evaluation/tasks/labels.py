@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nearfar import modalities as kinds
 from nearfar.checks import PositiveInt
 from nearfar.errors import InputError
 from nearfar.evaluation.chance import expected_retrieval
 from nearfar.evaluation.embedding import Embed
-from nearfar.evaluation.probe import Accuracy, knn_scores, linear_probe
+from nearfar.evaluation.probe import Accuracy, knn_scores, linear_probe, svm_probe
 from nearfar.evaluation.relevance import same
 from nearfar.evaluation.retrieval import rank
 from nearfar.evaluation.search_task import RETRIEVAL, SearchTask
@@ -30,12 +31,15 @@ class LabelTask(SearchTask):
 
     Args:
         neighbours: how many of the nearest training items vote.
+        svm: beside the linear probe a support vector machine with an RBF kernel; default for time series, whose papers
+            report it.
     """
 
     primary = "knn"
     metrics = {
         "knn": Metric("kNN accuracy"),
         "probe": Metric("probe accuracy"),
+        "svm": Metric("SVM accuracy"),
         "knn_balanced": Metric("balanced kNN accuracy", brief=False),
         "balanced": Metric("balanced"),
         **RETRIEVAL,
@@ -43,9 +47,17 @@ class LabelTask(SearchTask):
     chance_words = "always the commonest label"
     max_train = 50_000
 
-    def __init__(self, data: Data, *, modalities: Sequence[str] | None = None, neighbours: PositiveInt = 20):
+    def __init__(
+        self,
+        data: Data,
+        *,
+        modalities: Sequence[str] | None = None,
+        neighbours: PositiveInt = 20,
+        svm: bool | None = None,
+    ):
         super().__init__(data)
         self.role = str(first_role(data, modalities))
+        self.svm = kinds.of(self.role).by_svm if svm is None else svm
         self.roles, self.column, self.k = (self.role,), next(iter(data.labels)), neighbours
 
     @classmethod
@@ -109,10 +121,15 @@ class LabelTask(SearchTask):
         scores = super().evaluate(embed, split, examples=examples)
         parts = self.probe_rows(split)
         arguments = [part for rows in parts for part in (embed(self.role, rows), self.labels[rows])]
-        probe = linear_probe(*arguments)
-        scores.metrics["probe"] = probe.accuracy
-        scores.directions["probe"] = {"probe": probe.accuracy, "balanced": probe.balanced}
+        for name, measured in self.probes.items():
+            found = measured(*arguments)
+            scores.metrics[name] = found.accuracy
+            scores.directions[name] = {name: found.accuracy, "balanced": found.balanced}
         return scores
+
+    @property
+    def probes(self) -> dict[str, Callable[..., Accuracy]]:
+        return {"probe": linear_probe} | ({"svm": svm_probe} if self.svm else {})
 
     def probe_rows(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows to fit on, to choose the strength on, and to score: never one in two of them."""
@@ -155,7 +172,8 @@ class LabelTask(SearchTask):
     def describe(self) -> str:
         return (
             f"Accuracy of a weighted vote of the {self.k} nearest training items on '{self.column}' (kNN); beside "
-            "it a linear probe and retrieval of items with the same label."
+            f"it a linear probe{', a support vector machine' if self.svm else ''} and retrieval of items with the same "
+            "label."
         )
 
     def chance(self, split: str) -> Scores:
@@ -166,7 +184,7 @@ class LabelTask(SearchTask):
         correct = (test == guess).astype(np.float64)
         value, balanced = float(correct.mean()), 1 / len(np.unique(test)) if guess in test else 0.0
         found = expected_retrieval(alike, self.ks)
-        metrics = {"knn": value, "knn_balanced": balanced, "probe": value, **found.metrics}
+        metrics = {"knn": value, "knn_balanced": balanced, **dict.fromkeys(self.probes, value), **found.metrics}
         counts = {"queries": len(test), "skipped": 0, "gallery": len(train)}
         return Scores(
             "knn",

@@ -57,8 +57,8 @@ class TS2Vec(Averaged):
         differs="a step counts as missing where all of its channels are, not any; the padding of shorter series is "
         "masked in the encoder at every layer, so that a series has the same vectors in any batch; long series are cut "
         "by --series-window; a warm-up of a twentieth of the run (none in the code: --warmup 0); its encoder and batch "
-        "are --series-dim 320 --series-depth 10 --batch-size 16; classes are told by a linear probe and by neighbours, "
-        "not by an SVM",
+        "are --series-dim 320 --series-depth 10 --batch-size 16; C of the support vector machine is chosen on "
+        "validation rows, not by cross-validation",
     )
     needs = (frozenset({"series"}),)
     splits = False
