@@ -30,6 +30,7 @@ ARMS = {
     "released": Arm(f"autotcl --aug-width 32 --reg-weight 0.1 {RELEASED}"),
     "ts2vec": Arm("ts2vec"),
 }
+MAIN = {name: ARMS[name] for name in ("autotcl", "jitter", "identity", "ts2vec")}
 MEASURES = {"probe": ("labels", "probe"), "knn": ("labels", "knn")}
 PLAN = {"steps": 300, "batch_size": 64, **ENCODER}
 
@@ -48,8 +49,8 @@ CLAIM = Claim(
     "jitter and scaling.",
     cells={
         "digits": Cell("digit-series", ARMS, PLAN, MEASURES, look=masks, units=UNITS),
-        "motions": Cell("motions", ARMS, PLAN | {"batch_size": 16}, MEASURES, look=masks, units=UNITS),
-        "vowels": Cell("vowels", ARMS, PLAN, MEASURES, look=masks, units=UNITS),
+        "motions": Cell("motions", MAIN, PLAN | {"batch_size": 16}, MEASURES, look=masks, units=UNITS),
+        "vowels": Cell("vowels", MAIN, PLAN, MEASURES, look=masks, units=UNITS),
     },
     control="identity",
     measure="probe",

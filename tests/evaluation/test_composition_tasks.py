@@ -161,7 +161,16 @@ def test_the_open_world_and_its_options(table, model, tmp_path):
     given = task_for(data, "compositions", world="open", word_vectors=str(words))
     assert given.evaluate(embed, "test").metrics["auc"] >= 0
     assert len(references(data, given)) == 3
-    assert len(references(data, task_for(data, "compositions --world open"))) == 1
+    blind = references(data, task_for(data, "compositions --world open"))  # without words no pair is implausible
+    open_, none = (
+        next(one for one in references(data, task_for(data, f"compositions --world open --threshold {threshold}"))
+             if one.slug == "pixels").evaluate("test")
+        for threshold in ("auto", "none")
+    )  # fmt: skip
+    assert len(blind) == 3
+    assert open_.metrics == none.metrics
+    assert open_.counts["rows"]["gallery"] == 20
+    assert len(references(data, task_for(data, "compositions --world open --threshold 0.1"))) == 1
     read = task_for(data, "compositions --read classifiers").evaluate(embed, "test")
     assert read.metrics["auc"] != closed.metrics["auc"]
 

@@ -62,11 +62,12 @@ class CompositionTask(Task):
             attribute and an object, without those that are implausible by word vectors.
         template: a hard prompt with {attribute} and {object}.
         top: how many of the best count as told.
-        threshold: the least feasibility of an unseen pair in the open world; auto: the best AUC on validation rows.
+        threshold: the least feasibility of an unseen pair in the open world; auto: the best AUC on validation rows, and
+            none where the model has no vectors of words; none: no pair is left out.
         left: what becomes of implausible pairs: out (they are no candidates), or zero (their scores become 0, as the
             published code of CSP has it).
         word_vectors: file of word vectors (a word and its numbers on each line, as GloVe) for the feasibility. Default
-            the model's own vectors of the words; without a tower of texts they are needed.
+            the model's own vectors of the words.
         read: prompts or classifiers, where not what suits the model (auto).
     """
 
@@ -173,8 +174,10 @@ class CompositionTask(Task):
         scores = self.scores_of(embed, asked)
         if self.world == "closed" or not (~asked.seen).any():
             return self.scored(scores, asked, split)
+        threshold = self.threshold
+        if threshold == "none" or (threshold == "auto" and not self.judges_words(embed)):
+            return self.scored(scores, asked, split, np.ones(len(asked.seen)))
         feasible = self.feasible(embed, asked)
-        threshold = -1.0 if self.threshold == "none" else self.threshold
         if threshold == "auto":
             held = asked if split == "val" else self.asked("val")
             known = scores if split == "val" else self.scores_of(embed, held)
@@ -220,6 +223,12 @@ class CompositionTask(Task):
         seen[known[:, 0], known[:, 1]] = True
         return np.where(alone, feasibility(seen, attributes, objects)[pairs[:, 0], pairs[:, 1]], 1.0)
 
+    def judges_words(self, embed: Any) -> bool:
+        """Whether there are vectors of words, by which pairs are found plausible."""
+        answer = getattr(embed, "inference", None)
+        own = answer is not None and answer.composes and answer.of_words(self.found.objects[:1]) is not None
+        return self.words is not None or own or embeds_texts(embed)
+
     def words_of(self, embed: Any, names: list[str]) -> np.ndarray:
         if self.words is not None:
             return np.stack([self.words[name] for name in names])
@@ -255,7 +264,7 @@ class CompositionTask(Task):
         if feasible is not None:
             away = int((~asked.seen & (feasible < threshold)).sum())
             tables.append(Table("Open world", ["threshold", "pairs", "implausible"],
-                                [(f"{threshold:.4f}", len(parts), away)]))  # fmt: skip
+                                [(f"{threshold:.4f}" if threshold > -1 else "none", len(parts), away)]))  # fmt: skip
         return Scores("auc", metrics["auc"], metrics, counts=counts, split=split, tables=tables)
 
     def worst(self, scores: np.ndarray, asked: Asked) -> Table:
@@ -282,7 +291,7 @@ class CompositionTask(Task):
 
     def references(self, *, size: int = 32) -> list[Reference]:
         drawn = Reference("chance", "random scores", "chance", lambda split, examples=0: self.chance(split))
-        blind = self.world == "open" and self.threshold != "none" and self.words is None
+        blind = self.world == "open" and self.threshold not in ("auto", "none") and self.words is None
         return [drawn, *(() if blind or self.read == "prompts" else by_kind(self, size))]
 
 
