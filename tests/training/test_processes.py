@@ -16,7 +16,7 @@ from nearfar.methods.batch import Batch
 from nearfar.training.engine import fit
 from nearfar.training.loading import shared
 from tests import stopping
-from tests.conftest import write_triplets
+from tests.conftest import dialogue, write_triplets
 from tests.modalities.histories import made_up, write
 
 pytestmark = pytest.mark.slow
@@ -51,6 +51,28 @@ def weights(out):
     return load_file(out / "model" / "model.safetensors")
 
 
+PLAIN = """
+import nearfar
+
+nearfar.fit(method, table, out=out, **json.loads(options))
+"""
+
+
+def two_equal_one(method, table, folder, options, monkeypatch):
+    """The losses of both, after their weights were found the same."""
+    done = stopping.start(PLAIN, folder / "two", method, table, folder / "two", json.dumps(options | {"devices": 2}), 9)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit(method, table, out=folder / "one", **options)
+    a, b = weights(folder / "one"), weights(folder / "two")
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    curves = [[json.loads(x) for x in (folder / n / "curve.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    assert [x["loss"] for x in curves[1]] == pytest.approx([x["loss"] for x in curves[0]], rel=1e-4)
+    return curves[0]
+
+
 CASES = {
     "micro-batch": {"micro_batch": 2, "accumulate": 2},
     "queue": {"negatives": {"name": "queue", "size": 24}, "learn_temperature": True},
@@ -77,35 +99,14 @@ def test_two_processes_equal_one(case, table, tmp_path, monkeypatch):
         assert second.get("val_primary") == pytest.approx(first.get("val_primary"), abs=0.02)
 
 
-LABELLED = """
-import nearfar
-
-nearfar.fit(method, table, text="note", target="kind", out=out, **json.loads(options))
-"""
-
-
 def test_pairs_of_classes_on_two_processes_equal_one(tmp_path, monkeypatch):
     """Without a head, whose batch norm would see half of the batch; pairs and gates are those of the whole."""
     notes = tmp_path / "notes.csv"
     lines = [f"the {a} and the {b},{a[0]}" for a in WORDS for b in WORDS if a != b]
     notes.write_text("note,kind\n" + "\n".join(lines) + "\n")
     options = SCHEDULE | SGD | {"views": "twice", "projector": 0, "gate_width": 8, "gate_hidden": 8}
-    done = stopping.start(LABELLED, tmp_path / "two", "hydra", notes, tmp_path / "two",
-                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
-    fit("hydra", notes, text="note", target="kind", out=tmp_path / "one", **options)
-    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert any("gate" in name for name in a)
-    for name in a:
-        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
-
-
-DOCUMENTS = """
-import nearfar
-
-nearfar.fit(method, table, text="note", group="page", domain="language", out=out, **json.loads(options))
-"""
+    two_equal_one("hydra", notes, tmp_path, options | {"text": "note", "target": "kind"}, monkeypatch)
+    assert any("gate" in name for name in weights(tmp_path / "one"))
 
 
 def test_banks_of_languages_on_two_processes_equal_one(tmp_path, monkeypatch):
@@ -114,34 +115,14 @@ def test_banks_of_languages_on_two_processes_equal_one(tmp_path, monkeypatch):
     lines = [f"the {a} and the {b},{a},{k % 2}" for k, a in enumerate(WORDS[:8]) for b in WORDS]
     notes.write_text("note,page,language\n" + "\n".join(lines) + "\n")
     options = SCHEDULE | SGD | {"norm": "running", "bank": 16, "batch_size": 8}
-    done = stopping.start(DOCUMENTS, tmp_path / "two", "ccp", notes, tmp_path / "two",
-                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
-    fit("ccp", notes, text="note", group="page", domain="language", out=tmp_path / "one", **options)
-    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in a:
-        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
-    losses = [[json.loads(x)["loss"] for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()]
-              for n in ("one", "two")]  # fmt: skip
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[0][-1] > 0
+    columns = {"text": "note", "group": "page", "domain": "language"}
+    assert two_equal_one("ccp", notes, tmp_path, options | columns, monkeypatch)[-1]["loss"] > 0
 
 
 def test_four_queues_on_two_processes_equal_one(table, tmp_path, monkeypatch):
     """Of code and queries and their copies by the teacher, all processes' vectors in each; without augmentation."""
-    options = SGD | {"queue": 24, "rate": 0.0, "momentum": 0.5, "batch_size": 8}
-    done = train(table, tmp_path / "two", method="cocosoda", devices=2, **options)
-    assert done.returncode == 0, done.stderr
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
-    fit("cocosoda", table, text="question", text_b="answer", out=tmp_path / "one", **SCHEDULE | options)
-    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
-    losses = [[json.loads(x)["loss"] for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()]
-              for n in ("one", "two")]  # fmt: skip
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    options = SCHEDULE | SGD | {"queue": 24, "rate": 0.0, "momentum": 0.5, "batch_size": 8}
+    two_equal_one("cocosoda", table, tmp_path, options | {"text": "question", "text_b": "answer"}, monkeypatch)
 
 
 def test_stopped_on_two_processes_and_gone_on_to_the_same_numbers(table, tmp_path):
@@ -237,49 +218,35 @@ def test_one_process_needs_no_exchange():
     assert not processes.any_rank(False)
 
 
-TRIPLETS = """
-import nearfar
-
-nearfar.fit(method, table, out=out, **json.loads(options))
-"""
-
-
 def test_masks_of_triplets_on_two_processes_equal_one(tmp_path, monkeypatch):
     """The frozen encoder of the first stage hides candidates of both processes."""
     table = write_triplets(tmp_path / "triplets.csv")
     options = SCHEDULE | SGD | {"batch_size": 8, "phi": 0.3, "frozen_share": 0.4}
-    done = stopping.start(TRIPLETS, tmp_path / "two", "multicsr", table, tmp_path / "two",
-                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
-    fit("multicsr", table, out=tmp_path / "one", **options)
-    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in a:
-        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
-    last = json.loads((tmp_path / "one" / "curve.jsonl").read_text().splitlines()[-1])
-    assert last["hidden"] > 0
-
-
-LOG = """
-import nearfar
-
-nearfar.fit(method, table, out=out, **json.loads(options))
-"""
+    assert two_equal_one("multicsr", table, tmp_path, options, monkeypatch)[-1]["hidden"] > 0
 
 
 @pytest.mark.parametrize("method", ["cl4srec", "mclrec"])
-def test_histories_on_two_processes_equal_one(method, tmp_path):
+def test_histories_on_two_processes_equal_one(method, tmp_path, monkeypatch):
     """Views that change nothing; the batch of both processes is contrasted, by one update or by three in turn."""
     table = write(tmp_path / "log.csv", made_up(np.random.default_rng(0), users=30))
     same = {"name": "crop-mask-reorder", "crop": 1.0, "mask": 0.0, "reorder": 0.0}
     options = SCHEDULE | SGD | {"views": same, "history_dropout": 0.0, "history_width": 16, "batch_size": 9}
-    done = stopping.start(LOG, tmp_path / "two", method, table, tmp_path / "two",
-                          json.dumps(options | {"devices": 2}), 9)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    fit(method, table, out=tmp_path / "one", **options)
-    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in a:
-        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
-    losses = [[json.loads(x)["loss"] for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()]
-              for n in ("one", "two")]  # fmt: skip
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    two_equal_one(method, table, tmp_path, options, monkeypatch)
+
+
+def test_a_teacher_and_its_candidates_on_two_processes_equal_one(tmp_path, monkeypatch):
+    """Both processes find the same nearest sentences by the teacher that they trained together; all candidates are
+    weighed, so nothing is drawn."""
+    notes = tmp_path / "notes.csv"
+    notes.write_text("\n".join(["note", *(f"the {a} and the {b}" for a in WORDS for b in WORDS if a < b)]) + "\n")
+    options = SCHEDULE | SGD | {"expected": True, "pool": 4, "batch_size": 8, "text": "note"}
+    curve = two_equal_one("debcse", notes, tmp_path, options, monkeypatch)
+    assert "positive meaning" in curve[-1], "the second stage was reached"
+
+
+def test_dialogues_of_both_sorts_on_two_processes_equal_one(tmp_path, monkeypatch):
+    dialogues = tmp_path / "dialogues.jsonl"
+    dialogues.write_text("\n".join(json.dumps(dialogue(k)) for k in range(30)))
+    options = SCHEDULE | SGD | {"mlm": 0.0, "batch_size": 12, "val_every": 0}
+    curve = two_equal_one("space2", dialogues, tmp_path, options, monkeypatch)
+    assert curve[-1]["loss"] != curve[0]["loss"]
