@@ -131,8 +131,8 @@ def test_answers_are_those_of_the_model_and_each_request_fails_alone(model, inde
     assert [k for k, one in enumerate(found) if one.error] == [3, 9, len(jobs) - 1]
     assert "input 1: A picture is not base64" in found[3].error
     good = [one for k, one in enumerate(found[:42]) if k not in (3, 9)]
-    assert np.allclose(np.concatenate([one.value for one in good]), model.embed_texts(texts), atol=1e-6)
-    both = found[-3].value
+    assert np.allclose(np.concatenate([one.value.vectors for one in good]), model.embed_texts(texts), atol=1e-6)
+    both = found[-3].value.vectors
     assert np.allclose(both[0], model.embed_images([Image.new("RGB", (8, 6), (200, 10, 10))])[0], atol=1e-6)
     assert np.allclose(both[1], model.embed_texts(["a pear"])[0], atol=1e-6)
     assert [hit["key"] for hit in found[-2].value] == [

@@ -90,6 +90,11 @@ def test_openais_client_gets_the_vectors_of_the_model(client, model):  # noqa: F
     assert [one.index for one in found.data] == [0, 1]
     floats = client.embeddings.create(model="nearfar", input=texts[0], encoding_format="float")
     assert np.allclose(floats.data[0].embedding, model.embed_texts(texts[:1])[0], atol=1e-6)
+    few = np.asarray(client.embeddings.create(model="nearfar", input=texts, dimensions=5).data[1].embedding)
+    whole = model.embed_texts(texts)[1]
+    assert np.allclose(few, whole[:5] / np.linalg.norm(whole[:5]), atol=1e-6)
+    tokenizer = model.roles["text"].encoder.tokenizer
+    assert found.usage.prompt_tokens == found.usage.total_tokens == sum(len(tokenizer.encode(x).ids) for x in texts)
 
 
 def test_openais_client_is_told_what_is_wrong(client, server):
@@ -97,8 +102,8 @@ def test_openais_client_is_told_what_is_wrong(client, server):
 
     with pytest.raises(openai.BadRequestError, match="A text is empty"):
         client.embeddings.create(model="nearfar", input="")
-    with pytest.raises(openai.BadRequestError, match="vectors have 16 numbers, not 8"):
-        client.embeddings.create(model="nearfar", input="a", dimensions=8)
+    with pytest.raises(openai.BadRequestError, match="vectors have 16 numbers, not 17"):
+        client.embeddings.create(model="nearfar", input="a", dimensions=17)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{server}/v1", api_key="wrong", max_retries=0).embeddings.create(model="x", input="a")
 

@@ -8,12 +8,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nearfar import indexing, modalities
 from nearfar.answering import predict
+from nearfar.encoders.texts import TextEncoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.models import Model, open_model
 from nearfar.queries import composed, signed, stored_vector
@@ -35,6 +36,13 @@ class Answer:
     value: Any = None
     error: str | None = None
     status: int = 200
+
+
+class Embeddings(NamedTuple):
+    """Vectors (n, d) of length 1, and how many tokens were read for them."""
+
+    vectors: np.ndarray
+    tokens: int
 
 
 class Answerer:
@@ -65,7 +73,7 @@ class Answerer:
         items = [item for one in asked if not isinstance(one, Answer) for item in one]
         vectors = iter(self.embedded(items))
         return [
-            one if isinstance(one, Answer) else self.finished(job, [next(vectors) for _ in one])
+            one if isinstance(one, Answer) else self.finished(job, one, [next(vectors) for _ in one])
             for job, one in zip(jobs, asked, strict=True)
         ]
 
@@ -119,18 +127,28 @@ class Answerer:
                 return [Answer(error=f"The model failed: {error}", status=FAILED)]
         return [self.vectors([value], role)[0] for value in values]
 
-    def finished(self, job: Job, vectors: list[Any]) -> Answer:
+    def finished(self, job: Job, items: Sequence[Item], vectors: list[Any]) -> Answer:
         failed = next((one for one in vectors if isinstance(one, Answer)), None)
         if failed is not None:
             return failed
         try:
             if job["kind"] == "embed":
-                return Answer(np.stack(vectors))
+                return Answer(Embeddings(cut(np.stack(vectors), job.get("dimensions")), self.tokens(items)))
             return Answer(self.hits(job, vectors) if job["kind"] == "search" else self.predicted(job))
         except NearfarError as error:
             return Answer(error=str(error), status=REFUSED)
         except Exception as error:
             return Answer(error=f"The model failed: {error}", status=FAILED)
+
+    def tokens(self, items: Sequence[Item]) -> int:
+        """How many tokens of the texts were read, those that stand around each included."""
+        count = 0
+        for role in {one.role for one in items}:
+            encoder = self.model.roles[role].encoder
+            if isinstance(encoder, TextEncoder):
+                ids = encoder.encode_ids([one.value for one in items if one.role == role])
+                count += sum(min(len(row) + encoder.special.frame, encoder.special.length) for row in ids)
+        return count
 
     def hits(self, job: Job, vectors: list[np.ndarray]) -> list[dict[str, Any]]:
         k = int(job.get("k") or 10)
@@ -206,6 +224,16 @@ def parts(job: Job) -> list[tuple[Any, float]]:
 
 def is_key(part: Any) -> bool:
     return isinstance(part, Mapping) and set(part) == {"key"}
+
+
+def cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """The first numbers of each vector (n, d), of length 1. Raises InputError for more than there are."""
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    if not 1 <= dimensions < vectors.shape[1]:
+        raise InputError(f"This model's vectors have {vectors.shape[1]} numbers, not {dimensions}.",
+                         "dimensions asks for the first ones of them.")  # fmt: skip
+    return np.stack([shortened(one, dimensions) for one in vectors])
 
 
 def shortened(vector: np.ndarray, dim: int) -> np.ndarray:

@@ -220,21 +220,19 @@ class Endpoints(LitSpec):
         return output
 
     async def embeddings(self, request: EmbeddingsRequest) -> Response:
-        job = {"kind": "embed", "input": request.input, "role": request.role}
-        return await self.embedded(job, request.encoding_format, request.dimensions)
+        job = {"kind": "embed", "input": request.input, "role": request.role, "dimensions": request.dimensions}
+        return await self.embedded(job, request.encoding_format)
 
     async def files(
         self, files: Annotated[list[UploadFile], File()], encoding_format: Annotated[str, Form()] = "float"
     ) -> Response:
         given = [{"image": await one.read()} for one in files]
-        return await self.embedded({"kind": "embed", "input": given, "role": None}, encoding_format, None)
+        return await self.embedded({"kind": "embed", "input": given, "role": None}, encoding_format)
 
-    async def embedded(self, job: dict[str, Any], coding: str, dimensions: int | None) -> Response:
-        vectors = await self.answered("embeddings", job)
-        if dimensions is not None and dimensions != vectors.shape[1]:
-            raise HTTPException(400, f"This model's vectors have {vectors.shape[1]} numbers, not {dimensions}.")
+    async def embedded(self, job: dict[str, Any], coding: str) -> Response:
+        vectors, tokens = await self.answered("embeddings", job)
         data = [{"object": "embedding", "index": k, "embedding": coded(one, coding)} for k, one in enumerate(vectors)]
-        usage = {"prompt_tokens": 0, "total_tokens": 0}  # nothing is billed by tokens
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": self.service.name, "usage": usage})
 
     async def search(self, request: SearchRequest) -> Response:
