@@ -147,9 +147,9 @@ def complete(cls: C) -> C:
     return cls
 
 
-@functools.lru_cache(maxsize=64)
-def make_parser(targets: tuple[Any, ...]) -> Any:
-    """A parser of the options of all `targets` (later ones do not repeat earlier names)."""
+@functools.lru_cache(maxsize=256)
+def make_parser(targets: tuple[Any, ...], only: frozenset[str] | None = None) -> Any:
+    """A parser of the options of all `targets` (later ones do not repeat earlier names), or of those named `only`."""
     from jsonargparse import ArgumentParser
 
     from nearfar.methods.documentation import arguments
@@ -159,12 +159,24 @@ def make_parser(targets: tuple[Any, ...]) -> Any:
     for target in targets:
         described = arguments(target)
         for name, (kind, default) in signature(target).items():
-            if name in seen:
+            if name in seen or (only is not None and name not in only):
                 continue
             seen.add(name)
             flags = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
             parser.add_argument(*flags, type=kind, default=default, help=described.get(name, ""))
     return parser
+
+
+@functools.lru_cache(maxsize=64)
+def _defaults(targets: tuple[Any, ...]) -> Any:
+    """What holds where nothing is given: checked once, since the library looks at all options each time."""
+    return make_parser(targets).parse_object({})
+
+
+def forget() -> None:
+    """Signatures have changed: what was made of them goes."""
+    make_parser.cache_clear()
+    _defaults.cache_clear()
 
 
 def names(targets: Sequence[Any]) -> list[str]:
@@ -302,7 +314,7 @@ def words_of(option: str, text: str) -> list[str]:
 def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
     from jsonargparse import ArgumentError
 
-    parser = make_parser(tuple(targets))
+    parser = make_parser(tuple(targets), frozenset(values))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -312,7 +324,10 @@ def _parsed(targets: Sequence[Any], values: Mapping[str, Any]) -> Any:
             words = [w for k, v in values.items() for w in _words(k, v, k in several, k in kept)]
             plain = {k: v for k, v in values.items() if not isinstance(v, str)}
             found = parser.parse_object(plain)
-            return parser.parse_args(words, namespace=found) if words else found
+            found = parser.parse_args(words, namespace=found) if words else found
+            whole = _defaults(tuple(targets)).clone()
+            whole.update(found)
+            return whole
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from None
     except (TypeError, ValueError, RecursionError) as error:

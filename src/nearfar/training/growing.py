@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearfar.checks import hints
-from nearfar.options import make_parser
+from nearfar.options import forget
 
 _MADE = ("__init__", "__repr__", "__eq__", "__hash__", "__match_args__")
 
@@ -57,4 +57,4 @@ def grown(cls: type, added: Sequence[Added]) -> None:
     cls._written, cls._words = first, words  # pyright: ignore[reportAttributeAccessIssue]
     dataclass(cls)
     hints.cache_clear()
-    make_parser.cache_clear()
+    forget()
