@@ -36,7 +36,7 @@ TUNED = {
     "whitenedcse": Arm("whitenedcse --eps 1e-4"),  # three channels of MiniLM are 0 in every vector
     "simcse, 3 copies": MAIN["simcse, 3 copies"],
 }
-GENTLE = {"text_encoder": "minilm", "text_length": 32, "steps": 50, "batch_size": 64, "lr": 1e-5}
+GENTLE = {"text_encoder": "minilm", "text_length": 24, "steps": 30, "batch_size": 32, "lr": 3e-5}
 
 
 def look(folder: Path, data: Any) -> Mapping[str, float]:
