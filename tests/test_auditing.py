@@ -47,7 +47,7 @@ def test_the_report_names_file_line_and_other_row_of_each_oddity(table, tmp_path
     assert by["duplicate", "5"]["other"] == by["duplicate", "5"]["key"].replace("5", "4")
     assert by["unlike label", "12"]["detail"] == "kind: b, around it a"
     assert float(by["unlike label", "12"]["value"]) > 0.5
-    assert [row["line"] for row in rows if row["what"] == "outlier"][0] == "22"
+    assert next(row["line"] for row in rows if row["what"] == "outlier") == "22"
     assert "vector: duplicate" in shown
     assert str(out) in shown.replace("\n", "")
     assert main(["data", str(table), *options]) == 2

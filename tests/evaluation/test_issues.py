@@ -59,7 +59,7 @@ def test_outliers_lie_beyond_the_upper_fence():
     distances = issues.isolation(near)
     assert distances[9] == pytest.approx(np.mean([1 - s for s in near.scores[9]]))
     known = np.append(distances, [1.9, np.nan])
-    low, high = np.percentile(distances.tolist() + [1.9], [25, 75])
+    low, high = np.percentile([*distances.tolist(), 1.9], [25, 75])
     expected = [bool(d > high + 1.5 * (high - low)) for d in known]
     assert issues.outliers(known).tolist() == expected
     assert expected[-2:] == [True, False]
