@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import shutil
 import socket
+import sys
 import threading
 from contextlib import closing
 
@@ -104,8 +106,6 @@ def test_what_was_computed_is_kept_and_a_damaged_part_is_made_anew(made, atlas):
 
 
 def test_an_index_that_has_grown_is_projected_anew(made, tmp_path):
-    import shutil
-
     shutil.copytree(made / "index", tmp_path / "index")
     for k in range(3):
         paint(tmp_path / "more", "blue", f"new{k}", seed=k)
@@ -165,9 +165,17 @@ def test_what_is_wrong_is_told(made, monkeypatch, capsys, words, says):
     assert says in capsys.readouterr().err
 
 
-def test_a_port_in_use_and_a_damaged_index_are_told(made, tmp_path, capsys):
-    import shutil
+def test_what_is_not_installed_is_told_with_the_command(made, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "embedding_atlas.server", raising=False)
+    monkeypatch.setitem(sys.modules, "embedding_atlas", None)
+    assert main(["explore", str(made / "index")]) == 2
+    assert "'embedding_atlas', which is not installed. pip install 'nearfar[explore]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(InputError, match=r"UMAP needs the package 'umap'.*--projection pca"):
+        explore(made / "index", rows=35)
 
+
+def test_a_port_in_use_and_a_damaged_index_are_told(made, tmp_path, capsys):
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -48,7 +48,8 @@ def show(index: str, data: str | None, given: ExploreOptions, settings: DataSett
     browser = browser_of(given.browser)
     from nearfar.exploring import explore
 
-    atlas = explore(index, data, projection=given.projection, label=settings.label, rows=given.rows, k=given.k,
+    label = None if settings.label in (None, "none") else settings.label.split(",")[0].strip()
+    atlas = explore(index, data, projection=given.projection, label=label, rows=given.rows, k=given.k,
                     thumbnail=given.thumbnail, data_settings=settings, say=say)  # fmt: skip
     count = atlas.table.num_rows
     say(f"{count:,} rows" + "".join(f"; {name} {found:,}" for name, found in atlas.found.items()))
