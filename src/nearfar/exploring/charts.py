@@ -59,12 +59,16 @@ def text_of(table: pa.Table, facts: Facts) -> str:
 
 def plain_map(colour: str, count: int) -> dict[str, Any]:
     """The map as a chart that needs no WebGPU: a point a row, of many rows how many stand in each cell."""
-    if count <= POINTS:
-        layer = {"mark": "point", "filter": "$filter",
-                 "style": {"fillColor": "$encoding", "fillOpacity": 0.6, "strokeColor": "$encoding"},
-                 "encoding": {"x": {"aggregate": "mean", "field": X}, "y": {"aggregate": "mean", "field": Y},
-                              "color": {"field": colour}, "group": {"field": ROW}}}  # fmt: skip
-    else:
-        layer = {"mark": "rect", "filter": "$filter", "style": {"fillColor": "$encoding"},
-                 "encoding": {"x": {"field": X}, "y": {"field": Y}, "color": {"aggregate": "count"}}}  # fmt: skip
-    return {"title": "Map without WebGPU", "layers": [layer], "selection": {"brush": {"encoding": "xy"}}}
+    x, y = ({"aggregate": "mean", "field": name} for name in (X, Y))
+    points = {"mark": "point", "filter": "$filter",
+              "style": {"fillColor": "$encoding", "fillOpacity": 0.6, "strokeColor": "$encoding"},
+              "encoding": {"x": x, "y": y, "color": {"field": colour}, "group": {"field": ROW}}}  # fmt: skip
+    cells = {"mark": "rect", "filter": "$filter", "zIndex": -1,
+             "encoding": {"x": {"field": X}, "y": {"field": Y}, "color": {"aggregate": "count"}}}  # fmt: skip
+    ground = {"mark": "rect", "zIndex": -2, "encoding": {"color": {"value": 0}}}
+    return {
+        "title": "Map without WebGPU",
+        "layers": [points] if count <= POINTS else [cells, ground],
+        "selection": {"brush": {"encoding": "xy"}},
+        "widgets": [{"type": "scale.type", "channel": "x"}, {"type": "scale.type", "channel": "y"}],
+    }
