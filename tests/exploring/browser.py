@@ -26,7 +26,7 @@ class Page:
         self.number += 1
         self.socket.send(json.dumps({"id": self.number, "method": method, "params": given}))
         while True:
-            answer = json.loads(self.socket.recv(timeout=120))
+            answer = json.loads(self.socket.recv(timeout=300))
             if answer.get("id") == self.number:
                 return answer.get("result", answer)
             if answer["method"] == "Network.requestWillBeSent":
@@ -68,7 +68,7 @@ def opened(url: str, folder: Path) -> Iterator[Page]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port.read_text().split()[0]}/json", timeout=120) as answer:
             targets = json.load(answer)
         target = next(one["webSocketDebuggerUrl"] for one in targets if one["type"] == "page")
-        with connect(target, max_size=None) as socket:
+        with connect(target, max_size=None, open_timeout=300) as socket:
             page = Page(socket)
             for part in ("Network", "Runtime", "Page"):
                 page.call(f"{part}.enable")
