@@ -21,6 +21,7 @@ _CALLS = {
     "diagnose": ("nearfar.using", "diagnose"),
     "embed": ("nearfar.using", "embed"),
     "evaluate": ("nearfar.using", "evaluate"),
+    "explore": ("nearfar.exploring", "explore"),
     "export": ("nearfar.exporting", "export"),
     "fit": ("nearfar.training.engine", "fit"),
     "generate": ("nearfar.answering", "generate"),
@@ -55,6 +56,7 @@ __all__ = [*_CALLS, *_PACKAGES]
 if TYPE_CHECKING:
     from nearfar.answering import generate, predict
     from nearfar.errors import InputError, NearfarError
+    from nearfar.exploring import explore
     from nearfar.exporting import export
     from nearfar.methods.registry import describe as describe_method
     from nearfar.methods.registry import list_methods

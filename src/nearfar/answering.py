@@ -3,7 +3,6 @@ Python call of the same name."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,13 @@ from nearfar.checks import PositiveInt, Seed, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.methods.inference import Inference, Request
 from nearfar.methods.zero_shot import ByNames
+from nearfar.tabular import output, write_table
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
-from nearfar.using import check_page, columns_of, open_model
+from nearfar.using import columns_of, open_model
 
 Progress = Callable[[int, int], None]
 CHUNK = 1024  # rows that are asked about at once
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXTS = (".txt", ".jsonl")
 
 
@@ -95,7 +94,7 @@ def predict(
 
     Raises InputError: a model that does not predict, data that lack what it needs, an output that exists.
     """
-    place = output(out, TABLES)
+    place = output(out)
     loaded, module = answering(model, "predict", "score")
     roles, rest = columns_of(given, data_settings)
     opened, own = roles.open(data), settings_of(module, rest)
@@ -106,7 +105,7 @@ def predict(
     columns = answers(module, Request(opened, rows, embed), own, progress)
     keys = [opened.keys[row] for row in rows]
     if place is not None:
-        write_table(place, keys, columns)
+        write_table(place, {"key": keys, **columns})
     return Predictions(keys, columns, place)
 
 
@@ -132,40 +131,6 @@ def answers(module: Inference, request: Request, own: Any, progress: Progress | 
 def plain(values: Any) -> list[Any]:
     """Values as Python has them, in a list."""
     return values.tolist() if isinstance(values, torch.Tensor | np.ndarray) else list(values)
-
-
-def output(out: str | Path | None, kinds: Sequence[str]) -> Path | None:
-    """The file that is to be written. Raises InputError, before any work, where it cannot be."""
-    if out is None:
-        return None
-    place = Path(out)
-    if place.suffix.lower() not in kinds:
-        raise InputError(f"'{out}' is not the name of a file of a known kind.", f"Kinds: {', '.join(kinds)}.")
-    check_page(place)
-    if place.exists():
-        raise InputError(f"'{place}' exists already.", "Choose another --out.")
-    return place
-
-
-def write_table(place: Path, keys: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
-    """Writes keys and columns to a file, whole or not at all."""
-    table = {"key": list(keys), **columns}
-    with files.whole(place) as fresh:
-        if place.suffix.lower() == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.table({name: list(values) for name, values in table.items()}), fresh)
-            return
-        with fresh.open("w", encoding="utf-8", newline="") as file:
-            rows = zip(*table.values(), strict=True)
-            if place.suffix.lower() == ".jsonl":
-                lines = (dict(zip(table, row, strict=True)) for row in rows)
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            else:
-                writer = csv.writer(file, delimiter="\t" if place.suffix.lower() == ".tsv" else ",")
-                writer.writerow(table)
-                writer.writerows(rows)
 
 
 @checked

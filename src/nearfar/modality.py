@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
+    from nearfar.evaluation.embedding import DataEmbed
     from nearfar.evaluation.task import Reference, Task
     from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
@@ -196,6 +197,10 @@ class Modality:
         """Pairs of (distinct) rows whose items are nearly the same."""
         return []
 
+    @property
+    def has_near_copies(self) -> bool:
+        return type(self).near_copies is not Modality.near_copies
+
     def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
         """Some items as one line of text each."""
         return [" ".join(str(value).split())[:300] for value in self.items(data, role, rows)]
@@ -244,6 +249,10 @@ class Modality:
     def references(self, task: Task, size: int) -> list[Reference]:
         """Rows that need no training, for a task on this kind of data."""
         return []
+
+    def raw_features(self, data: Data, role: str) -> DataEmbed | None:
+        """Vectors of the items that need no training, for what is odd about rows; None where there are none."""
+        return None
 
     # -- training ----------------------------------------------------------------------------------------------------
 

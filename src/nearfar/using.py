@@ -24,6 +24,8 @@ from nearfar.indexing.appending import Change, change, check_unique
 from nearfar.indexing.payload import CHUNK, Payload
 from nearfar.models import open_model
 from nearfar.searching import TRAINED
+from nearfar.sources import Data
+from nearfar.tabular import check_place
 from nearfar.training import showing
 from nearfar.training.embedding import give_back_memory
 from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
@@ -228,7 +230,8 @@ def embed(
     if not place.columned and columns not in ("auto", "none"):
         raise InputError(f"'{place.path}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
     modalities.everyone()
-    opened, loaded = (data_settings or DataSettings(**roles)).open(data), cut(open_model(model), dims, say)
+    settings = data_settings or DataSettings(**roles)
+    opened, loaded = settings.open(data), cut(open_model(model), dims, say)
     vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
     role = embedded_role(role, loaded, opened, vectors_of)
     load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
@@ -248,9 +251,20 @@ def embed(
             "dims": dims or 0,
             "similarity": loaded.similarity,
             "data": opened.name,
+            "sources": {load.source: opened_with(settings, data)},
             "versions": versions(),
         }
         return _embed(place, vectors_of, load, facts, columns == "auto", progress, say)
+
+
+def opened_with(settings: DataSettings, data: Any) -> dict[str, Any]:
+    """The settings that open the same data again, as far as they are no defaults; of a Data its roles."""
+    if isinstance(data, Data):
+        known = {one.name for one in dataclasses.fields(DataSettings)}
+        roles = {role: column if isinstance(column, str) else ",".join(column) for role, column in data.roles.items()}
+        return {role: column for role, column in roles.items() if role in known} | {"split_seed": data.seed}
+    return {one.name: value for one in dataclasses.fields(settings)
+            if (value := getattr(settings, one.name)) != one.default}  # fmt: skip
 
 
 def check_free(place: outputs.Output, append: bool) -> None:
@@ -302,6 +316,7 @@ def _embed(
     if before:
         place.read()
         check_same_kind(place, facts)
+        facts = facts | {"sources": place.facts.get("sources", {}) | facts["sources"]}
         left = load.keep(list(place.types))
         if left and not every:
             raise InputError(f"'{place.path}' has no column '{left[0]}'.", "Choose others, or another --out.")
@@ -434,7 +449,7 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
         if not folder.is_dir():
             raise InputError(f"There is no folder '{folder}'.")
     place = Path(folders[0] / "report.html" if out is None else out)
-    check_page(place)
+    check_place(place)
     stored = folders[0] / "results.json"
     if len(folders) == 1 and stored.exists():
         results = files.read_json(stored, RESULTS, "Run the comparison again: finished cells are kept.")
@@ -443,15 +458,6 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
                 raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
             return write_report(place, results)
     return write_report(place, {}, [run_parts(f) for f in folders])
-
-
-def check_page(place: Path) -> None:
-    """Raises where a page cannot be written, before anything is drawn for it."""
-    if not str(place).strip(".") or place.is_dir():
-        raise InputError(f"'{place}' is a folder, not the path of a page.", "Write for example --out report.html.")
-    above = next(p for p in place.absolute().parents if p.exists())
-    if not above.is_dir():
-        raise InputError(f"'{place}' cannot be written: '{above}' is a file.", "Choose another --out.")
 
 
 RESULTS = {"rows": list, "task": dict, "data": dict}

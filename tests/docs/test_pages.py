@@ -7,6 +7,8 @@ import pytest
 
 from nearfar import options
 from nearfar.cli import COMMANDS, commands
+from nearfar.cli.data import ReportedOptions
+from nearfar.cli.explore import ExploreOptions
 from nearfar.cli.export import ExportOptions
 from nearfar.cli.search import SearchOptions
 from nearfar.cli.serve import ServeOptions
@@ -20,7 +22,7 @@ from tests.docs import pages
 
 TARGETS = {
     "demo": ([commands.DemoOptions, commands.Output], (0,)),
-    "data": ([commands.Output, DataSettings], (1,)),
+    "data": ([ReportedOptions, commands.Output, DataSettings], (1,)),
     "methods": ([commands.Output], (0, 1)),
     "compare": ([commands.CompareOptions, commands.Output, TrainSettings, DataSettings], (1,)),
     "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
@@ -29,6 +31,7 @@ TARGETS = {
     "predict": ([commands.PredictOptions, commands.Output, DataSettings, ByNames.options, DescribedOptions], (2,)),
     "generate": ([commands.GenerateOptions, commands.Output], range(1, 100)),
     "search": ([SearchOptions, commands.Output], (1, 2)),
+    "explore": ([ExploreOptions, DataSettings], (1, 2)),
     "serve": ([ServeOptions], (1,)),
     "export": ([ExportOptions, commands.Output, DataSettings], (1,)),
     "report": ([commands.ReportOptions, commands.Output], range(1, 9)),

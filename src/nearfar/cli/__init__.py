@@ -24,6 +24,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   predict MODEL DATA          what a model says of each row: classes, numbers, scores
   generate MODEL [PROMPT...]  what a model makes of prompts: texts or pictures
   search INDEX QUERY          nearest items to a text, a picture, numbers or an item
+  explore INDEX               the vectors as a map in the browser: pictures, neighbours, what is odd
   serve MODEL                 the model behind HTTP, as OpenAI's API: vectors, search, predictions
   export MODEL --to FORM      onnx, openvino, sentence-transformers, timm, safetensors: verified
   report RUN...               one HTML page of a run or a comparison
@@ -36,7 +37,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
 
 COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "predict", "generate",
-            "search", "serve", "export", "report", "cache")  # fmt: skip
+            "search", "explore", "serve", "export", "report", "cache")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -249,13 +249,14 @@ def run_methods(words: list[str]) -> None:
 
 
 def run_data(words: list[str]) -> None:
-    targets = [Output, DataSettings]
+    from nearfar.cli.data import ReportedOptions, understood
+
+    targets = [ReportedOptions, Output, DataSettings]
     places, given = parse(words, targets, (1,), "nearfar data PATH")
     checked = options.checked(targets, given)
-    from nearfar import sources
-
-    opened = options.build(DataSettings, checked).open(places[0])
-    emit(opened.describe()) if checked.json else sources.show(opened)
+    found = understood(places[0], checked.report, options.build(DataSettings, checked), checked.json)
+    if found is not None:
+        emit(found)
 
 
 def run_fit(words: list[str]) -> None:
@@ -567,6 +568,16 @@ def run_serve(words: list[str]) -> None:
 
     places, given = parse(words, [ServeOptions], (1,), "nearfar serve MODEL")
     serve(places[0], options.build(ServeOptions, options.checked([ServeOptions], given)), speaker(False))
+
+
+def run_explore(words: list[str]) -> None:
+    from nearfar.cli.explore import ExploreOptions, show
+
+    targets = [ExploreOptions, DataSettings]
+    places, given = parse(words, targets, (1, 2), "nearfar explore INDEX [DATA]")
+    checked = options.checked(targets, given)
+    data = places[1] if len(places) == 2 else None
+    show(places[0], data, options.build(ExploreOptions, checked), options.build(DataSettings, checked), speaker(False))
 
 
 def run_export(words: list[str]) -> None:

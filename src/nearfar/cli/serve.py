@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from nearfar.checks import PositiveFloat, PositiveInt, Range
 from nearfar.errors import InputError
+from nearfar.ports import check_address
 
 KEY = "NEARFAR_API_KEY"
 LOOPBACK = "127.0.0.1"
@@ -62,7 +63,7 @@ def serve(model: str, given: ServeOptions, say: Callable[[str], None]) -> None:
     if given.host != LOOPBACK and key is None:
         key = secrets.token_urlsafe(24)
         say(f"warning: {given.host} answers other machines. Requests need the key {key}")
-    service.check_address(given.host, given.port)
+    check_address(given.host, given.port)
     shown = "127.0.0.1" if given.host == "0.0.0.0" else f"[{given.host}]" if ":" in given.host else given.host
     say(f"http://{shown}:{given.port}  POST /v1/embeddings{' /v1/search' if index else ''} /predict  GET /health "
         "/metrics /docs")  # fmt: skip

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from nearfar.errors import InputError
-from nearfar.evaluation.neighbours import Neighbours, VectorScorer, topk
-from nearfar.evaluation.relevance import same
+from nearfar.evaluation import issues
+from nearfar.evaluation.neighbours import Neighbours
 from nearfar.losses.noncontrastive import uniformity_among
 from nearfar.similarity import engine
 from nearfar.similarity.exchange import Exchange
@@ -133,7 +133,7 @@ def diagnose(
     )
     z, partner = z[drawn], None if partner is None else normalise(partner)[drawn]
     found = [_collapse(z), _rank(z), _uniformity(z)]
-    positives = _positives(z, groups if groups is not None else labels) if partner is None else (z, partner)
+    positives = _positives(z, issues.positives_of(groups, labels)) if partner is None else (z, partner)
     if positives is not None:
         found.append(_alignment(*positives))
     if two_modalities and partner is not None:
@@ -290,10 +290,7 @@ def _false_negatives(ids: np.ndarray, what: str) -> Diagnostic:
 def _neighbours(
     z: np.ndarray, ids: np.ndarray | None, contents: np.ndarray | None, domains: np.ndarray | None
 ) -> list[Diagnostic]:
-    own = np.arange(len(z))
-    if contents is not None:
-        own = np.where(contents >= 0, contents, contents.max() + 1 + own)
-    near = topk(VectorScorer(z, z), 10, same(own, own))
+    near = issues.neighbours(z, contents=contents)
     if (near.indices < 0).all():
         return []
     found = [_hubs(near, len(z)), _twins(near)]
@@ -320,7 +317,7 @@ def _hubs(near: Neighbours, gallery: int) -> Diagnostic:
 
 
 def _twins(near: Neighbours) -> Diagnostic:
-    value = float((near.scores[:, 0] > 0.9999).mean())
+    value = float(issues.equal(near).mean())
     verdict = _verdict(value, 0.2, 0.02)
     return Diagnostic(
         "different items, same vector",
@@ -338,8 +335,8 @@ def _twins(near: Neighbours) -> Diagnostic:
 
 
 def _agreement(near: Neighbours, ids: np.ndarray) -> Diagnostic:
-    asked = (ids >= 0) & (near.indices[:, 0] >= 0)
-    value = float((ids[near.indices[asked, 0]] == ids[asked]).mean()) if asked.any() else 0.0
+    asked, agrees = issues.agreeing(near, ids)
+    value = float(agrees[asked].mean()) if asked.any() else 0.0
     chance = false_negative_rate(ids)
     verdict = _verdict(value - chance, 0.05 * (1 - chance), 0.3 * (1 - chance))
     return Diagnostic(

@@ -40,7 +40,7 @@ def by_pictures(task: Task, size: int) -> list[Reference]:
     data = task.data
     return [
         vector_row("pixels", "raw pixels", task, lambda: pixels(data, task.roles[0], size=size)),
-        vector_row("hog", "HOG", task, lambda: DataEmbed(data, lambda role, items: hog(items), size=size)),
+        vector_row("hog", "HOG", task, lambda: gradients(data, size=size)),
     ]
 
 
@@ -61,16 +61,21 @@ def by_numbers(task: Task) -> list[Reference]:
     """The numbers themselves, standardised, and their main components, for a task on vectors."""
     data, role = task.data, task.roles[0]
 
-    def plain() -> DataEmbed:
-        scale = standardised(data, role, data.facts("values", role))
-        return DataEmbed(data, lambda _, items: scale(items))
-
     def components() -> DataEmbed:
         scale = standardised(data, role, data.facts("values", role))
         project = main_components(scale(data.facts("values", role)[data.splits["train"]]))
         return DataEmbed(data, lambda _, items: project(scale(items)))
 
-    return [vector_row("raw", "raw numbers", task, plain), vector_row("pca", "PCA", task, components)]
+    return [
+        vector_row("raw", "raw numbers", task, lambda: raw_numbers(data, role)),
+        vector_row("pca", "PCA", task, components),
+    ]
+
+
+def raw_numbers(data: Data, role: str) -> DataEmbed:
+    """The numbers themselves, standardised."""
+    scale = standardised(data, role, data.facts("values", role))
+    return DataEmbed(data, lambda _, items: scale(items))
 
 
 def standardised(data: Data, role: str, values: np.ndarray) -> Callable[[Any], np.ndarray]:
@@ -147,17 +152,22 @@ def pixels(data: Data, role: str = "image", *, size: int = 32, max_train: int = 
     )
 
 
+def gradients(data: Data, *, size: int = 32) -> DataEmbed:
+    """HOG of pictures at so many pixels a side."""
+    return DataEmbed(data, lambda _, items: hog(items), size=size)
+
+
 def hog(images: Any, *, cell: int = 8, orientations: int = 9, block: int = 2, flat: bool = True) -> np.ndarray:
     """Histograms of oriented gradients of uint8 pictures (n, 3, h, w): cells of `cell` pixels, block x block cells a
     block; (n, d), or unless `flat` (n, rows, columns, block, block, orientations).
 
     Source: Dalal and Triggs, CVPR 2005 (scikit-image's implementation, L2-Hys).
     """
-    from skimage.feature import hog as gradients
+    from skimage.feature import hog as histograms
 
     return np.stack(
         [
-            gradients(
+            histograms(
                 image.transpose(1, 2, 0),
                 orientations=orientations,
                 pixels_per_cell=(cell, cell),

@@ -16,7 +16,7 @@ from nearfar import files
 from nearfar.errors import InputError, NearfarError
 from nearfar.indexing import approximate, stored
 from nearfar.indexing.index import FORMAT, META, TABLE, Index, is_index, open_index
-from nearfar.indexing.stored import HIDDEN, ROWS, VECTORS, WORDS, Rows
+from nearfar.indexing.stored import EXPLORED, HIDDEN, ROWS, VECTORS, WORDS, Rows
 from nearfar.vectors import as_vectors, normalise
 
 BATCH = 16_384
@@ -90,7 +90,7 @@ def merge_index(
     import lancedb
 
     with _writing(index.path), files.whole(index.path) as fresh:
-        derived = shutil.ignore_patterns(META, VECTORS, ROWS, WORDS)
+        derived = shutil.ignore_patterns(META, VECTORS, ROWS, WORDS, EXPLORED)
         shutil.copytree(index.path, fresh, copy_function=_shared, ignore=derived)
         table = lancedb.connect(str(fresh)).open_table(TABLE)
         request = table.merge_insert("key").when_not_matched_insert_all()

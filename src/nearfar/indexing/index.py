@@ -1,5 +1,6 @@
 """Open and search an index. Below `approximate.LARGE` bytes of vectors, and where it is asked for, search is exact."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +148,15 @@ class Index:
         """The stored vector (d,) of an item, or None where there is no such key."""
         place = self._rows.row_of(key)
         return None if place is None else np.array(self._vectors[place])
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The stored vectors float32 (n, d) of some rows, by their number in the order of storage."""
+        return np.asarray(self._vectors[rows])
+
+    @property
+    def vectors_hash(self) -> str:
+        """Hex digest of all vectors in their order."""
+        return self._files.get(VECTORS) or hashlib.sha256(np.ascontiguousarray(self._vectors).tobytes()).hexdigest()
 
     def search(
         self, vector: Any, k: int = 10, where: str | None = None, *, exact: bool = False, without: Collection[str] = ()

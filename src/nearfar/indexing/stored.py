@@ -3,6 +3,7 @@
 vectors.npy      float32 (n, d), in the order of storage
 rows.arrow       key and columns of each item, and its row id in the table
 bm25/            words of the text columns, where there are some
+explore/         places on a map and neighbours, where somebody looked (`nearfar.exploring`); no part of the index
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow as pa
 from nearfar.bm25 import BM25
 
 VECTORS, ROWS, WORDS = "vectors.npy", "rows.arrow", "bm25"
+EXPLORED = "explore"
 ID = "_rowid"
 HIDDEN = ("_content", "_source")  # what tells rows apart when more are appended; not shown
 INNER = ("key", "vector", ID, *HIDDEN)

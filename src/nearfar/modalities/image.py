@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
+    from nearfar.evaluation.embedding import DataEmbed
     from nearfar.evaluation.task import Reference, Task
     from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
@@ -153,6 +154,11 @@ class Image(Modality):
         from nearfar.evaluation.references import by_pictures
 
         return by_pictures(task, size)
+
+    def raw_features(self, data: Data, role: str) -> DataEmbed | None:
+        from nearfar.evaluation.references import gradients
+
+        return gradients(data)
 
     # -- training
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
+    from nearfar.evaluation.embedding import DataEmbed
     from nearfar.evaluation.task import Reference, Task
     from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
@@ -204,6 +205,11 @@ class Series(Modality):
         from nearfar.evaluation.series import by_series
 
         return by_series(task)
+
+    def raw_features(self, data: Data, role: str) -> DataEmbed | None:
+        from nearfar.evaluation.series import raw_values
+
+        return raw_values(data, role)
 
     # -- training
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
+    from nearfar.evaluation.embedding import DataEmbed
     from nearfar.evaluation.task import Reference, Task
     from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
@@ -179,6 +180,11 @@ class Text(Modality):
         from nearfar.evaluation.search_task import SearchTask
 
         return by_words(task) if isinstance(task, SearchTask) else by_word_counts(task)
+
+    def raw_features(self, data: Data, role: str) -> DataEmbed | None:
+        from nearfar.evaluation.references import word_vectors
+
+        return word_vectors(data, role, 256)
 
     # -- training
 

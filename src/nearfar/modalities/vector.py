@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nearfar.encoders import Encoder
+    from nearfar.evaluation.embedding import DataEmbed
     from nearfar.evaluation.task import Reference, Task
     from nearfar.sources.data import Data
     from nearfar.sources.raw import Raw
@@ -175,6 +176,11 @@ class Vector(Modality):
         from nearfar.evaluation.references import by_numbers
 
         return by_numbers(task)
+
+    def raw_features(self, data: Data, role: str) -> DataEmbed | None:
+        from nearfar.evaluation.references import raw_numbers
+
+        return raw_numbers(data, role)
 
     # -- training
 

@@ -15,7 +15,6 @@ import hmac
 import logging
 import os
 import signal
-import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -39,7 +38,6 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from nearfar import processes
-from nearfar.errors import InputError
 from nearfar.serving.answerer import Answer, Answerer
 from nearfar.serving.items import Limits
 
@@ -309,18 +307,6 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def check_address(host: str, port: int) -> None:
-    """Raises InputError where the port is taken or may not be used."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host, port))
-        except OSError as error:
-            raise InputError(f"The port {port} of {host} cannot be used: {error.strerror}.",
-                             f"Give another: --port {port + 1}.") from error  # fmt: skip
-
-
 async def refused(request: Request, error: Any) -> Response:
     """An error as OpenAI's clients read it."""
     told = {"message": error.detail, "type": "invalid_request_error" if error.status_code < 500 else "server_error",
@@ -373,4 +359,4 @@ def run(service: Service, host: str, port: int, device: str = "cpu") -> None:
                                    generate_client_file=False, api_server_worker_type="process")  # fmt: skip
 
 
-__all__ = ["Answer", "Service", "check_address", "run", "server_of"]
+__all__ = ["Answer", "Service", "run", "server_of"]

@@ -54,22 +54,42 @@ def describe(data: Data, samples: int = 3) -> dict[str, Any]:
 def _column(data: Data, role: str, samples: int) -> dict[str, Any]:
     content, kind = data.content(role), data.modality(role)
     there = np.flatnonzero(content >= 0)
-    _, first, counts = np.unique(content[there], return_index=True, return_counts=True)
-    first = there[first]
+    counts = np.unique(content[there], return_counts=True)[1]
     rows = np.linspace(0, len(data) - 1, min(samples, len(data))).round().astype(int)
-    distinct = np.sort(first)[:COMPARED]
+    compared = distinct_rows(data, role)[:COMPARED]
     sizes, shown = _sizes(data, role, there), kind.samples(data, role, rows)
     return {
         "column": data.key(role),
         "type": kind.word,
-        "distinct": len(first),
-        "duplicates": int(len(there) - len(first)),
+        "distinct": len(counts),
+        "duplicates": int(len(there) - len(counts)),
         "most_repeated": int(counts.max(initial=0)),
-        "near_copies": _near(data, kind.near_copies(data, role, distinct), len(distinct)),
+        "near_copies": _near(data, near_pairs(data, role, compared), len(compared)),
         "sizes": sizes,
         "sizes_in_words": kind.sizes_in_words(sizes),
         "samples": [{"key": data.keys[r], "value": v} for r, v in zip(rows.tolist(), shown, strict=True)],
     }
+
+
+def distinct_rows(data: Data, role: str) -> np.ndarray:
+    """The first row of each content of a role, in order."""
+    content = data.content(role)
+    there = np.flatnonzero(content >= 0)
+    return np.sort(there[np.unique(content[there], return_index=True)[1]])
+
+
+def near_pairs(data: Data, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of some distinct rows whose items are nearly the same, but for those of one group."""
+    groups, pairs = data.groups, data.modality(role).near_copies(data, role, rows)
+    return [(a, b) for a, b in pairs if groups is None or groups[a] != groups[b]]
+
+
+def split_of(data: Data) -> np.ndarray:
+    """int64 (N,): the number of each row's split among `data.splits`; -1 where it is in none."""
+    place = np.full(len(data), -1)
+    for i, rows in enumerate(data.splits.values()):
+        place[rows] = i
+    return place
 
 
 def _sizes(data: Data, role: str, rows: np.ndarray) -> dict[str, Any]:
@@ -196,13 +216,8 @@ def _groups(groups: np.ndarray | None) -> dict[str, int] | None:
 
 
 def _near(data: Data, pairs: list[tuple[int, int]], compared: int) -> dict[str, Any]:
-    """How many of the distinct contents have a near copy outside their group, and how many have one in another
-    split."""
-    groups = data.groups
-    pairs = [(a, b) for a, b in pairs if groups is None or groups[a] != groups[b]]
-    place = np.full(len(data), -1)
-    for i, rows in enumerate(data.splits.values()):
-        place[rows] = i
+    """How many of the distinct contents have a near copy, and how many have one in another split."""
+    place = split_of(data)
     across = [(a, b) for a, b in pairs if place[a] != place[b]]
     examples = [[data.keys[a], data.keys[b]] for a, b in (across or pairs)[:3]]
     return {
