@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nearfar import evaluation, files, indexing, modalities, trained
+from nearfar import evaluation, files, indexing, modalities, trained, workers
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation import tasks
@@ -25,7 +25,7 @@ from nearfar.indexing.payload import CHUNK, Payload
 from nearfar.models import open_model
 from nearfar.searching import TRAINED
 from nearfar.training import showing
-from nearfar.training.embedding import give_back_memory
+from nearfar.training.chunks import Chunks, vectors_here, vectors_on
 from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
@@ -199,6 +199,7 @@ def embed(
     append: bool = False,
     columns: str | Sequence[str] = "auto",
     batch_size: PositiveInt = 256,
+    on: str | None = None,
     progress: Progress | None = None,
     say: Say = silent,
     data_settings: DataSettings | None = None,
@@ -216,26 +217,32 @@ def embed(
             path of its file, or, in a table without an id column, by its content.
         columns: those that travel with the vectors: "auto" for all plain ones, "none", or names.
         batch_size: rows a batch.
+        on: None: this process computes. "ray" or "ray://HOST:PORT": the workers of a Ray cluster do
+            (`nearfar.workers`), chunk by chunk, to the same output.
 
     Done chunks are kept beside `out` until the end, so an interrupted call goes on where it stopped.
     Raises InputError: a model without a tower for the data, an output that exists (without append), is in use by
-    another process or cannot be written, ids given twice, an output of another model or role.
+    another process or cannot be written, ids given twice, an output of another model or role; a cluster out of reach.
     """
+    if on is not None:
+        workers.check_on(on)
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1. Got {batch_size} instead.")
-    place = outputs.output(Path(out))
-    check_free(place, append)
-    if not place.columned and columns not in ("auto", "none"):
-        raise InputError(f"'{place.path}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
+    kind = outputs.output(Path(out))
+    if not kind.columned and columns not in ("auto", "none"):
+        raise InputError(f"'{out}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
     modalities.everyone()
-    opened, loaded = (data_settings or DataSettings(**roles)).open(data), cut(open_model(model), dims, say)
-    vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
-    role = embedded_role(role, loaded, opened, vectors_of)
-    load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
-    marks = trained_column(loaded, opened, role)
-    if place.columned and columns == "auto" and marks is not None:
-        load.mark(TRAINED, marks)
+    settings = data_settings or DataSettings(**roles)
     with contextlib.ExitStack() as held:
+        place = outputs.output(Path(out))
+        check_free(place, append)
+        opened, loaded = settings.open(data), cut(open_model(model), dims, say)
+        vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
+        role = embedded_role(role, loaded, opened, vectors_of)
+        load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
+        marks = trained_column(loaded, opened, role)
+        if place.columned and columns == "auto" and marks is not None:
+            load.mark(TRAINED, marks)
         with files.refused(place.path):
             held.enter_context(files.lock_of(place.path))
         place.recover()
@@ -250,7 +257,10 @@ def embed(
             "data": opened.name,
             "versions": versions(),
         }
-        return _embed(place, vectors_of, load, facts, columns == "auto", progress, say)
+        made = vectors_here(vectors_of, role)
+        if on is not None:
+            made = vectors_on(on, vectors_of, role, workers.SameData(opened, data, settings), say)
+        return _embed(place, made, load, facts, columns == "auto", progress, say)
 
 
 def check_free(place: outputs.Output, append: bool) -> None:
@@ -290,7 +300,7 @@ def trained_column(model: Any, data: Any, role: str) -> Callable[[np.ndarray], l
 
 def _embed(
     place: outputs.Output,
-    vectors_of: ModelEmbedder,
+    made: Chunks,
     load: Payload,
     facts: dict[str, Any],
     every: bool,
@@ -322,7 +332,7 @@ def _embed(
     with parts_of(
         place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}-{facts['variant']}-{facts['dims']}"
     ) as folder:
-        parts = embedded_parts(vectors_of, load.role, todo.rows, folder, progress)
+        parts = embedded_parts(made, todo.rows, folder, progress)
         dim = np.load(parts[0], mmap_mode="r").shape[1]
         schema = outputs.schema_of(dim, types)
         batches = record_batches(parts, todo, contents, load, schema)
@@ -384,23 +394,21 @@ def sweep_parts(out: Path, but: Path | None = None) -> None:
             files.remove(folder)
 
 
-def embedded_parts(
-    vectors_of: ModelEmbedder, role: str, rows: np.ndarray, folder: Path, progress: Progress | None
-) -> list[Path]:
+def embedded_parts(made: Chunks, rows: np.ndarray, folder: Path, progress: Progress | None) -> list[Path]:
     """Files of the vectors of the rows, chunk by chunk; a finished chunk that is whole is not computed again."""
     files.tidy_inside(folder)
-    found = []
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        path = folder / f"{start}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
-        if files.load_array(path) is None:
-            made = vectors_of.rows(role, some)
-            with files.writing(path):
-                files.save_array(path, made)
-            give_back_memory()
-        found.append(path)
+    pieces = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    found = [folder / f"{n * CHUNK}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
+             for n, some in enumerate(pieces)]  # fmt: skip
+    missing = [n for n, path in enumerate(found) if files.load_array(path) is None]
+    done = len(rows) - sum(len(pieces[n]) for n in missing)
+    for place, vectors in made([pieces[n] for n in missing]) if missing else ():
+        path, some = found[missing[place]], pieces[missing[place]]
+        with files.writing(path):
+            files.save_array(path, vectors)
+        done += len(some)
         if progress:
-            progress(min(start + CHUNK, len(rows)), len(rows))
+            progress(done, len(rows))
     return found
 
 

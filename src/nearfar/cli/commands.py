@@ -64,6 +64,8 @@ class CompareOptions:
         least_steps: where the time gives a method fewer steps than this, say so and train nothing.
         baseline: the row that the others are compared with.
         out: folder; default runs/compare-DATA. What is finished there is not run again.
+        on: where cells are trained, several at once: ray (the cluster of RAY_ADDRESS or of `ray start`, else processes
+            of this machine) or ray://HOST:PORT; default this process, one after the other.
     """
 
     methods: str | None = None
@@ -73,6 +75,7 @@ class CompareOptions:
     least_steps: PositiveInt = 100
     baseline: str | None = None
     out: str | None = None
+    on: str | None = None
 
 
 @with_tasks
@@ -107,6 +110,8 @@ class EmbedOptions:
         batch_size: rows a batch.
         variant: which of the vectors of one input, where the model gives several.
         dims: of every vector its first numbers alone, of length 1 by themselves; `search` follows the index.
+        on: where it is computed: ray (the cluster of RAY_ADDRESS or of `ray start`, else processes of this machine) or
+            ray://HOST:PORT; default this process.
     """
 
     out: str | None = None
@@ -116,6 +121,7 @@ class EmbedOptions:
     append: bool = False
     columns: str = "auto"
     batch_size: Annotated[int, Range(1, 1_000_000)] = 256
+    on: str | None = None
 
 
 @dataclass
@@ -356,6 +362,7 @@ def run_compare(words: list[str]) -> None:
         least_steps=checked.least_steps,
         baseline=checked.baseline,
         out=checked.out,
+        on=checked.on,
         settings=options.build(TrainSettings, checked),
         data_settings=options.build(DataSettings, checked),
         say=speaker(checked.json),
@@ -439,6 +446,7 @@ def run_embed(words: list[str]) -> None:
             append=checked.append,
             columns=checked.columns,
             batch_size=checked.batch_size,
+            on=checked.on,
             progress=progress,
             say=speaker(True),
             data_settings=options.build(DataSettings, checked),
