@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nearfar import evaluation, files, indexing, modalities, trained, workers
+from nearfar import evaluation, files, indexing, modalities, stores, trained, workers
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation import tasks
@@ -176,9 +176,9 @@ def diagnose(
 @dataclass(frozen=True)
 class Embedded:
     """An output of `embed`: its path, and how many rows were added to it, replaced in it, and left as they were. It
-    stands wherever a path does."""
+    stands wherever a path does. On an object store `path` is the URL."""
 
-    path: Path
+    path: Path | str
     added: int
     replaced: int
     left: int
@@ -209,7 +209,7 @@ def embed(
 
     Args:
         out: FILE.parquet (key, vector and columns), FILE.npy (vectors; keys in FILE.keys.json), or a folder: an index
-            for `search`.
+            for `search`. The first and the last also as a URL of an object store (s3://...).
         role: the column to embed; default the first that the model has a tower for.
         variant: which of the vectors of one input, where the model gives several (`Model.variants`).
         dims: of every vector its first numbers alone, of length 1 by themselves (`Model.truncated`).
@@ -231,10 +231,13 @@ def embed(
     kind = outputs.output(Path(out))
     if not kind.columned and columns not in ("auto", "none"):
         raise InputError(f"'{out}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
+    if stores.is_url(out) and kind.path.suffix == ".npy":
+        raise InputError(f"'{out}' would be two objects.", "Write FILE.parquet or a folder to an object store.")
     modalities.everyone()
     settings = data_settings or DataSettings(**roles)
     with contextlib.ExitStack() as held:
-        place = outputs.output(Path(out))
+        path, append = held.enter_context(stores.staged(out, append))
+        place = outputs.output(path)
         check_free(place, append)
         opened, loaded = settings.open(data), cut(open_model(model), dims, say)
         vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
@@ -249,7 +252,7 @@ def embed(
         check_free(place, append)
         facts = {
             "model_hash": loaded.hash,
-            "model": str(Path(loaded.path).resolve()) if loaded.path else "",
+            "model": stores.origin(Path(loaded.path)) if loaded.path else "",
             "role": role,
             "variant": variant or "",
             "dims": dims or 0,
@@ -260,7 +263,8 @@ def embed(
         made = vectors_here(vectors_of, role)
         if on is not None:
             made = vectors_on(on, vectors_of, role, workers.SameData(opened, data, settings), say)
-        return _embed(place, made, load, facts, columns == "auto", progress, say)
+        done = _embed(place, made, load, facts, columns == "auto", progress, say)
+    return dataclasses.replace(done, path=str(out)) if stores.is_url(out) else done
 
 
 def check_free(place: outputs.Output, append: bool) -> None:

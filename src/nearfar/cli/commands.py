@@ -103,7 +103,7 @@ class EmbedOptions:
     """Where vectors go.
 
     Args:
-        out: FILE.parquet, FILE.npy, or a folder (a searchable index).
+        out: FILE.parquet, FILE.npy, or a folder (a searchable index); FILE.parquet and a folder also as a URL (s3://...).
         role: the column to embed; default the first that the model can.
         append: add the rows that are not there yet, and replace those that have changed.
         columns: which go with the vectors: auto (all plain ones), none, or names divided by commas.
@@ -161,7 +161,7 @@ class CacheOptions:
     """Which entries of the cache are meant.
 
     Args:
-        kind: tables, scans, pixels, features, scenes or a built-in set (functions, imports,
+        kind: tables, scans, pixels, features, scenes, objects or a built-in set (functions, imports,
             sentences, docstrings, descriptions, catalogues); default all.
         unused: only what was not used for so long: 90m, 12h, 30d.
     """
@@ -457,7 +457,7 @@ def run_embed(words: list[str]) -> None:
     path = found.path
     counts = f"{found.added} rows added, {found.replaced} replaced, {found.left} left as they were"
     terminal.say(f"{path}: {counts}", sys.stdout)
-    if not path.suffix:
+    if not Path(path).suffix:
         terminal.say(f"search it:  nearfar search {path} QUERY", sys.stdout)
 
 
