@@ -190,7 +190,18 @@ def test_wrong_urls_are_told(url, message):
         assert str(found.value).startswith(message)
 
 
-def test_outputs_that_no_store_takes_are_told(model):
+def test_outputs_that_no_store_takes_are_told(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = table(tmp_path / "a.csv", pairs(range(20)))
+    for call in (
+        lambda: nearfar.fit("pairs", data, out="memory://a/run", steps=1, batch_size=4),
+        lambda: nearfar.compare(data, methods="pairs", out="memory://a/run"),
+        lambda: nearfar.report(model, out="memory://a/page.html"),
+        lambda: nearfar.export(model, to="onnx", out="memory://a/folder"),
+    ):
+        with pytest.raises(InputError, match="This is written to a disk, and 'memory://a/"):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
     with pytest.raises(InputError, match="would be two objects"):
         nearfar.embed(model, "emoji", out="memory://a/v.npy")
     with pytest.raises(InputError, match="Unknown kind of output"):

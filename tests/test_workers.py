@@ -43,7 +43,7 @@ class Stop(Exception):
 
 
 @pytest.mark.slow
-def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_ray, tmp_path, monkeypatch):
+def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_ray, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(using, "CHUNK", 8)
     data, said, told, killed = table(tmp_path / "a.csv", pairs(range(90))), [], [], []
     plain = pq.read_table(nearfar.embed(model, data, out=tmp_path / "plain.parquet", batch_size=4).path)
@@ -71,6 +71,7 @@ def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_r
     assert killed
     assert not files.running(killed[0])
     assert pq.read_table(out).equals(plain), "rows, order and every bit of the vectors"
+    assert capsys.readouterr().out == "", "a document in JSON stays one"
     assert not [p for p in os.listdir(tmp_path) if p.startswith(".")], "no parts, locks or temporaries are left"
 
 
@@ -123,6 +124,15 @@ def test_data_are_opened_by_their_files_or_anew_and_must_be_the_same(tmp_path):
     same.spec = None
     with pytest.raises(InputError, match="does not reach the files of"):
         same.open()
+
+
+def test_workers_share_processors_and_graphics_cards():
+    machines = [{"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}, {"memory": 1e9}]
+    assert workers.divided(machines, 3, gpus=False) == workers.Cluster(7, 3, 3)
+    assert workers.divided(machines, 3, gpus=True) == workers.Cluster(2, 3, 3, 1)
+    assert workers.divided(machines, 12, gpus=True) == workers.Cluster(2, 12, 8, 1)
+    assert workers.divided(machines[:1], 12, gpus=True) == workers.Cluster(1, 12, 8)
+    assert workers.divided([{"memory": 1e9}], 1, gpus=False) is None
 
 
 @pytest.mark.parametrize(

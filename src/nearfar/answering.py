@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nearfar import files, options
+from nearfar import files, options, stores
 from nearfar.checks import PositiveInt, Seed, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.methods.inference import Inference, Request
@@ -138,7 +138,7 @@ def output(out: str | Path | None, kinds: Sequence[str]) -> Path | None:
     """The file that is to be written. Raises InputError, before any work, where it cannot be."""
     if out is None:
         return None
-    place = Path(out)
+    place = stores.on_disk(out)
     if place.suffix.lower() not in kinds:
         raise InputError(f"'{out}' is not the name of a file of a known kind.", f"Kinds: {', '.join(kinds)}.")
     check_page(place)
@@ -199,7 +199,7 @@ def generate(
 
 
 def picture_folder(out: str | Path | None) -> Path | None:
-    if out is not None and Path(out).exists():
+    if out is not None and stores.on_disk(out).exists():
         raise InputError(f"'{out}' exists already.", "Choose another --out.")
     return None if out is None else Path(out)
 

@@ -43,6 +43,14 @@ def local(place: str | Path) -> Path:
     return fetched(str(place)) if is_url(place) else Path(place)
 
 
+def on_disk(out: str | Path) -> Path:
+    """The path of what is written to a disk alone. Raises InputError for a URL, of which a path would make a folder."""
+    if is_url(out):
+        raise InputError(f"This is written to a disk, and '{out}' is on an object store.",
+                         "Write to a folder and copy it; outputs of `embed` may be URLs.")  # fmt: skip
+    return Path(out)
+
+
 def origin(path: Path) -> str:
     """Where a file or folder lies for everybody: its absolute path, or the URL of which it is (part of) the copy."""
     path = path.resolve()
@@ -74,12 +82,6 @@ def fetched(url: str) -> Path:
         if there == before:
             return copy
     raise NearfarError(f"'{url}' changes while it is read.", "Wait until its writer is done.")
-
-
-def exists(url: str) -> bool:
-    """Whether something is at the URL. Raises InputError as `fetched`."""
-    store, place = _opened(url)
-    return bool(_listed(store, place, url))
 
 
 @contextmanager

@@ -445,7 +445,7 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder '{folder}'.")
-    place = Path(folders[0] / "report.html" if out is None else out)
+    place = folders[0] / "report.html" if out is None else stores.on_disk(out)
     check_page(place)
     stored = folders[0] / "results.json"
     if len(folders) == 1 and stored.exists():

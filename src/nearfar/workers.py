@@ -15,7 +15,8 @@ import os
 import pickle
 import re
 import socket
-from collections.abc import Callable, Generator, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,16 +38,18 @@ AGAIN = 3  # times that a job is done anew whose worker died
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where work is spread: how many `workers`, of how many `threads` each, for which `cpus` are set aside."""
+    """Where work is spread: how many `workers`, of how many `threads` each, with `cpus` and `gpus` of a machine."""
 
     workers: int
     threads: int
     cpus: int
+    gpus: int = 0
 
     def words(self, jobs: int) -> str:
         """Who does so many pieces of work."""
         many = min(jobs, self.workers)
-        return f"on Ray: {many} worker{'s' * (many > 1)} of {self.threads} thread{'s' * (self.threads > 1)}"
+        gpu = " and a GPU" if self.gpus else ""
+        return f"on Ray: {many} worker{'s' * (many > 1)} of {self.threads} thread{'s' * (self.threads > 1)}{gpu}"
 
 
 def check_on(on: str) -> None:
@@ -72,19 +75,19 @@ def check_on(on: str) -> None:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs keeps what it sees
     import ray
 
     return ray
 
 
 @contextlib.contextmanager
-def connected(on: str) -> Iterator[Cluster]:
+def connected(on: str, gpus: bool = False) -> Iterator[Cluster]:
     """A cluster of Ray while the block runs: the one at ray://HOST:PORT, else that of RAY_ADDRESS or of `ray start` on
     this machine, else processes of this machine that end with the block. What this process is connected with already
     stays so.
 
-    A worker takes as many threads as this process (OMP_NUM_THREADS), so it comes to the same numbers.
+    A worker takes as many threads as this process (OMP_NUM_THREADS), so it comes to the same numbers. gpus: where the
+    cluster has GPUs, a worker is one of them.
     Raises InputError where the cluster is out of reach, or Ray is not installed.
     """
     import torch
@@ -92,17 +95,27 @@ def connected(on: str) -> Iterator[Cluster]:
     check_on(on)
     ray, threads = _ray(), torch.get_num_threads()
     already = ray.is_initialized()
-    if not already:
-        _connect(ray, on)
-    try:
-        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        if not sum(cpus):
-            raise InputError(f"The cluster at {on} has no processors for work.", "Start it with `ray start`.")
-        each = min(threads, max(cpus))
-        yield Cluster(sum(cpu // each for cpu in cpus), threads, each)
-    finally:
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of workers that died
         if not already:
-            ray.shutdown()
+            _connect(ray, on)
+        try:
+            found = divided([node["Resources"] for node in ray.nodes() if node["Alive"]], threads, gpus)
+            if found is None:
+                raise InputError(f"The cluster at {on} has no processors for work.", "Start it with `ray start`.")
+            yield found
+        finally:
+            if not already:
+                ray.shutdown()
+
+
+def divided(machines: Sequence[Mapping[str, float]], threads: int, gpus: bool) -> Cluster | None:
+    """The workers that machines with so many "CPU" and "GPU" make; None where there are no processors."""
+    have = [(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in machines]
+    if gpus and any(gpu and cpu for cpu, gpu in have):
+        each = max(1, min(threads, *(cpu // gpu for cpu, gpu in have if gpu and cpu)))
+        return Cluster(sum(min(gpu, cpu // each) for cpu, gpu in have), threads, each, 1)
+    each = min(threads, max((cpu for cpu, _ in have), default=0))
+    return Cluster(sum(cpu // each for cpu, _ in have), threads, each) if each else None
 
 
 def _connect(ray: Any, on: str) -> None:
@@ -144,19 +157,25 @@ def spread(
     """
     ray = _ray()
     given, waiting = ray.put(make), list(enumerate(jobs))[::-1]
-    actor = ray.remote(Worker).options(num_cpus=cluster.cpus, max_restarts=-1, max_task_retries=AGAIN)
+    needs = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
+    actor = ray.remote(Worker).options(**needs, max_restarts=-1, max_task_retries=AGAIN)
     here = os.getcwd(), _environment()
     free = [actor.remote(given, cluster.threads, *here) for _ in range(min(cluster.workers, len(jobs)))]
     everyone, running = list(free), {}
+
+    def give() -> None:
+        while waiting and free:
+            number, job = waiting.pop()
+            worker = free.pop()
+            running[worker.do.remote(job)] = number, worker
+
     try:
-        while waiting or running:
-            while waiting and free:
-                number, job = waiting.pop()
-                worker = free.pop()
-                running[worker.do.remote(job)] = number, worker
+        give()
+        while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
             number, worker = running.pop(done)
             free.append(worker)
+            give()  # so that nobody waits for what is done with the answer
             yield number, _answer(ray, done)
     finally:
         for worker in everyone:
@@ -167,7 +186,9 @@ def spread(
 def _answer(ray: Any, done: Any) -> Any:
     try:
         return ray.get(done)
-    except ray.exceptions.RayActorError as error:
+    except ray.exceptions.RayTaskError:  # a fault of the work itself, with its traceback
+        raise
+    except ray.exceptions.RayError as error:
         lines = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
         if "creation task" in str(error):
             return NearfarError(
@@ -219,7 +240,7 @@ class SameData:
         where = socket.gethostname()
         try:
             return pickle.loads(self.pickled)
-        except (OSError, ModuleNotFoundError) as error:
+        except OSError as error:
             if self.spec is None:
                 raise InputError(f"{where} does not reach the files of {self.name} ({error}).",
                                  "Name the data by a path that all machines reach.") from error  # fmt: skip

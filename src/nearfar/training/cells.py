@@ -82,7 +82,8 @@ def trained_on(
     jobs = [dataclasses.replace(cell, run=cell.run.absolute()) for cell in cells]
     make = functools.partial(cell_trainer, data, folder.absolute() / PLAN, (folder / PLAN).read_bytes())
     answers: dict[Path, Files | Exception | None] = {}
-    with workers.connected(on) as cluster, contextlib.closing(workers.spread(cluster, make, jobs)) as coming:
+    gpus = any(cell.settings.device != "cpu" for cell in cells)
+    with workers.connected(on, gpus) as cluster, contextlib.closing(workers.spread(cluster, make, jobs)) as coming:
         say(cluster.words(len(jobs)))
 
         def wait(cell: Cell) -> None:

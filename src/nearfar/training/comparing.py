@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from nearfar import evaluation, files, methods, modalities, workers
+from nearfar import evaluation, files, methods, modalities, stores, workers
 from nearfar.checks import PositiveInt, Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
@@ -125,8 +125,9 @@ def compare(
     trained: Trained = functools.partial(trained_here, opened, progress)
     if on is not None:
         trained = functools.partial(trained_on, on, workers.SameData(opened, data, data_settings), say)
-    folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
-    with claim(folder):
+    folder = stores.on_disk(out) if out is not None else Path("runs") / f"compare-{opened.name}"
+    spread = workers.connected(on) if on is not None and auto else contextlib.nullcontext()
+    with claim(folder), spread:  # of the rounds of --auto each finds the cluster connected
         began, rounds = time.perf_counter(), None
         if auto:
             from nearfar.training.halving import halved
