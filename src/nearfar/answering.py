@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nearfar import files, options
+from nearfar import files, options, stores
 from nearfar.checks import PositiveInt, Seed, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.methods.inference import Inference, Request
@@ -164,7 +164,7 @@ def generate(
 
 
 def picture_folder(out: str | Path | None) -> Path | None:
-    if out is not None and Path(out).exists():
+    if out is not None and stores.on_disk(out).exists():
         raise InputError(f"'{out}' exists already.", "Choose another --out.")
     return None if out is None else Path(out)
 

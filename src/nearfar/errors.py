@@ -11,6 +11,9 @@ class NearfarError(Exception):
         super().__init__(f"{message} {hint}".strip())
         self.message, self.hint = message, hint
 
+    def __reduce__(self):
+        return type(self), (self.message, self.hint)
+
 
 class InputError(NearfarError, ValueError):
     """Wrong usage or wrong input (exit code 2)."""

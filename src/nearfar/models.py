@@ -35,6 +35,7 @@ from nearfar.encoders.quiet import quiet
 from nearfar.encoders.stored import noise_pictures
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.methods.tower import Tower, with_heads
+from nearfar.stores import local
 
 FORMAT = 1
 SIMILARITIES = ("cosine", "dot")
@@ -399,12 +400,12 @@ def load(path: str | Path, verify: bool = False, device: torch.device | str = "c
 
 
 def open_model(model: Any) -> Model:
-    """A loaded model as it is; a model folder, or a run folder that holds one, loaded."""
+    """A loaded model as it is; a model folder, or a run folder that holds one, loaded, also from an object store."""
     if isinstance(model, Model):
         return model
     if not isinstance(model, str | Path) or not str(model).strip():
         raise InputError(f"A model is a folder or a loaded model. Got {model!r:.80}.", "Give the folder of a model.")
-    return load(inner_folder(Path(model)))
+    return load(inner_folder(local(model)))
 
 
 def inner_folder(path: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar import files, indexing, modalities
+from nearfar import files, indexing, modalities, stores
 from nearfar.checks import PositiveInt, checked, checked_init
 from nearfar.errors import InputError
 from nearfar.queries import Item, composed, embedded, is_key, item_of, signed, stored_vector
@@ -59,8 +59,8 @@ def search(
     """The nearest items of an index to a text, a picture or one of its own items.
 
     Args:
-        where_from: an index (`nearfar embed MODEL DATA --out INDEX`), or a model folder that holds one as index/. A
-            model of interactions knows its items and needs none.
+        where_from: an index (`nearfar embed MODEL DATA --out INDEX`), or a model folder that holds one as index/; also
+            the URL of one (s3://...). A model of interactions knows its items and needs none.
         query: a text, the path of a picture, numbers separated by commas, an item as `Model.embed` takes it, or
             "key:KEY" for an item of the index, which does not find itself; "user:42" or "items:50,181" for the next
             items of a user or a history.
@@ -95,7 +95,7 @@ class Searcher:
     ):
         if not str(where_from).strip():
             raise InputError("No index was named: the path is empty.")
-        self.path, self.role, self._given = Path(where_from), role, model
+        self.path, self.named, self.role, self._given = stores.local(where_from), where_from, role, model
         for one in (self.path, self.path / "index"):
             files.tidy(one)
         place = self.path if indexing.is_index(self.path) else self.path / "index"
@@ -198,12 +198,12 @@ class Searcher:
             raise self._no_index()
         for name, value in refused.items():
             if value is not None:
-                hint = f"Make one: nearfar embed {self.path} DATA --out {self.path / 'index'}"
+                hint = f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"
                 raise InputError(f"--{name} needs an index.", hint)
         return Found(query, hits)
 
     def _no_index(self) -> InputError:
-        made = f"Make one: nearfar embed {self.path} DATA --out {self.path / 'index'}"
+        made = f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"
         general = "`nearfar embed MODEL DATA --out INDEX` makes one."
         hint = made if (self.path / "config.json").exists() else general
-        return InputError(f"There is no index at '{self.path}'.", hint)
+        return InputError(f"There is no index at '{self.named}'.", hint)

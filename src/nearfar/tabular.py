@@ -10,6 +10,7 @@ from typing import Any
 
 from nearfar import files
 from nearfar.errors import InputError
+from nearfar.stores import on_disk
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -18,7 +19,7 @@ def output(out: str | Path | None, kinds: Sequence[str] = TABLES, option: str = 
     """The file that is to be written. Raises InputError, before any work, where it cannot be or exists."""
     if out is None:
         return None
-    place = Path(out)
+    place = on_disk(out)
     if place.suffix.lower() not in kinds:
         raise InputError(f"'{out}' is not the name of a file of a known kind.", f"Kinds: {', '.join(kinds)}.")
     check_place(place, option)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nearfar import evaluation, files, indexing, modalities, trained
+from nearfar import evaluation, files, indexing, modalities, stores, trained, workers
 from nearfar.checks import PositiveInt, check, checked
 from nearfar.errors import InputError, did_you_mean
 from nearfar.evaluation import tasks
@@ -27,7 +27,7 @@ from nearfar.searching import TRAINED
 from nearfar.sources import Data
 from nearfar.tabular import check_place
 from nearfar.training import showing
-from nearfar.training.embedding import give_back_memory
+from nearfar.training.chunks import Chunks, vectors_here, vectors_on
 from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
@@ -178,9 +178,9 @@ def diagnose(
 @dataclass(frozen=True)
 class Embedded:
     """An output of `embed`: its path, and how many rows were added to it, replaced in it, and left as they were. It
-    stands wherever a path does."""
+    stands wherever a path does. On an object store `path` is the URL."""
 
-    path: Path
+    path: Path | str
     added: int
     replaced: int
     left: int
@@ -201,6 +201,7 @@ def embed(
     append: bool = False,
     columns: str | Sequence[str] = "auto",
     batch_size: PositiveInt = 256,
+    on: str | None = None,
     progress: Progress | None = None,
     say: Say = silent,
     data_settings: DataSettings | None = None,
@@ -210,7 +211,7 @@ def embed(
 
     Args:
         out: FILE.parquet (key, vector and columns), FILE.npy (vectors; keys in FILE.keys.json), or a folder: an index
-            for `search`.
+            for `search`. The first and the last also as a URL of an object store (s3://...).
         role: the column to embed; default the first that the model has a tower for.
         variant: which of the vectors of one input, where the model gives several (`Model.variants`).
         dims: of every vector its first numbers alone, of length 1 by themselves (`Model.truncated`).
@@ -218,34 +219,42 @@ def embed(
             path of its file, or, in a table without an id column, by its content.
         columns: those that travel with the vectors: "auto" for all plain ones, "none", or names.
         batch_size: rows a batch.
+        on: None: this process computes. "ray" or "ray://HOST:PORT": the workers of a Ray cluster do
+            (`nearfar.workers`), chunk by chunk, to the same output.
 
     Done chunks are kept beside `out` until the end, so an interrupted call goes on where it stopped.
     Raises InputError: a model without a tower for the data, an output that exists (without append), is in use by
-    another process or cannot be written, ids given twice, an output of another model or role.
+    another process or cannot be written, ids given twice, an output of another model or role; a cluster out of reach.
     """
+    if on is not None:
+        workers.check_on(on)
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1. Got {batch_size} instead.")
-    place = outputs.output(Path(out))
-    check_free(place, append)
-    if not place.columned and columns not in ("auto", "none"):
-        raise InputError(f"'{place.path}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
+    kind = outputs.output(Path(out))
+    if not kind.columned and columns not in ("auto", "none"):
+        raise InputError(f"'{out}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
+    if stores.is_url(out) and kind.path.suffix == ".npy":
+        raise InputError(f"'{out}' would be two objects.", "Write FILE.parquet or a folder to an object store.")
     modalities.everyone()
     settings = data_settings or DataSettings(**roles)
-    opened, loaded = settings.open(data), cut(open_model(model), dims, say)
-    vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
-    role = embedded_role(role, loaded, opened, vectors_of)
-    load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
-    marks = trained_column(loaded, opened, role)
-    if place.columned and columns == "auto" and marks is not None:
-        load.mark(TRAINED, marks)
     with contextlib.ExitStack() as held:
+        path, append = held.enter_context(stores.staged(out, append))
+        place = outputs.output(path)
+        check_free(place, append)
+        opened, loaded = settings.open(data), cut(open_model(model), dims, say)
+        vectors_of = ModelEmbedder(loaded, opened, batch_size, variant)
+        role = embedded_role(role, loaded, opened, vectors_of)
+        load = Payload(opened, role, vectors_of.size, chosen_columns(columns) if place.columned else [])
+        marks = trained_column(loaded, opened, role)
+        if place.columned and columns == "auto" and marks is not None:
+            load.mark(TRAINED, marks)
         with files.refused(place.path):
             held.enter_context(files.lock_of(place.path))
         place.recover()
         check_free(place, append)
         facts = {
             "model_hash": loaded.hash,
-            "model": str(Path(loaded.path).resolve()) if loaded.path else "",
+            "model": stores.origin(Path(loaded.path)) if loaded.path else "",
             "role": role,
             "variant": variant or "",
             "dims": dims or 0,
@@ -254,7 +263,11 @@ def embed(
             "sources": {load.source: opened_with(settings, data)},
             "versions": versions(),
         }
-        return _embed(place, vectors_of, load, facts, columns == "auto", progress, say)
+        made = vectors_here(vectors_of, role)
+        if on is not None:
+            made = vectors_on(on, vectors_of, role, workers.SameData(opened, data, settings), say)
+        done = _embed(place, made, load, facts, columns == "auto", progress, say)
+    return dataclasses.replace(done, path=str(out)) if stores.is_url(out) else done
 
 
 def opened_with(settings: DataSettings, data: Any) -> dict[str, Any]:
@@ -304,7 +317,7 @@ def trained_column(model: Any, data: Any, role: str) -> Callable[[np.ndarray], l
 
 def _embed(
     place: outputs.Output,
-    vectors_of: ModelEmbedder,
+    made: Chunks,
     load: Payload,
     facts: dict[str, Any],
     every: bool,
@@ -337,7 +350,7 @@ def _embed(
     with parts_of(
         place.path, f"{facts['model_hash']}-{load.data.hash}-{load.role}-{facts['variant']}-{facts['dims']}"
     ) as folder:
-        parts = embedded_parts(vectors_of, load.role, todo.rows, folder, progress)
+        parts = embedded_parts(made, todo.rows, folder, progress)
         dim = np.load(parts[0], mmap_mode="r").shape[1]
         schema = outputs.schema_of(dim, types)
         batches = record_batches(parts, todo, contents, load, schema)
@@ -399,23 +412,21 @@ def sweep_parts(out: Path, but: Path | None = None) -> None:
             files.remove(folder)
 
 
-def embedded_parts(
-    vectors_of: ModelEmbedder, role: str, rows: np.ndarray, folder: Path, progress: Progress | None
-) -> list[Path]:
+def embedded_parts(made: Chunks, rows: np.ndarray, folder: Path, progress: Progress | None) -> list[Path]:
     """Files of the vectors of the rows, chunk by chunk; a finished chunk that is whole is not computed again."""
     files.tidy_inside(folder)
-    found = []
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        path = folder / f"{start}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
-        if files.load_array(path) is None:
-            made = vectors_of.rows(role, some)
-            with files.writing(path):
-                files.save_array(path, made)
-            give_back_memory()
-        found.append(path)
+    pieces = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    found = [folder / f"{n * CHUNK}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
+             for n, some in enumerate(pieces)]  # fmt: skip
+    missing = [n for n, path in enumerate(found) if files.load_array(path) is None]
+    done = len(rows) - sum(len(pieces[n]) for n in missing)
+    for place, vectors in made([pieces[n] for n in missing]) if missing else ():
+        path, some = found[missing[place]], pieces[missing[place]]
+        with files.writing(path):
+            files.save_array(path, vectors)
+        done += len(some)
         if progress:
-            progress(min(start + CHUNK, len(rows)), len(rows))
+            progress(done, len(rows))
     return found
 
 
@@ -448,7 +459,7 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder '{folder}'.")
-    place = Path(folders[0] / "report.html" if out is None else out)
+    place = folders[0] / "report.html" if out is None else stores.on_disk(out)
     check_place(place)
     stored = folders[0] / "results.json"
     if len(folders) == 1 and stored.exists():

@@ -64,6 +64,8 @@ class CompareOptions:
         least_steps: where the time gives a method fewer steps than this, say so and train nothing.
         baseline: the row that the others are compared with.
         out: folder; default runs/compare-DATA. What is finished there is not run again.
+        on: where cells are trained, several at once: ray (the cluster of RAY_ADDRESS or of `ray start`, else processes
+            of this machine) or ray://HOST:PORT; default this process, one after the other.
     """
 
     methods: str | None = None
@@ -73,6 +75,7 @@ class CompareOptions:
     least_steps: PositiveInt = 100
     baseline: str | None = None
     out: str | None = None
+    on: str | None = None
 
 
 @with_tasks
@@ -100,13 +103,15 @@ class EmbedOptions:
     """Where vectors go.
 
     Args:
-        out: FILE.parquet, FILE.npy, or a folder (a searchable index).
+        out: FILE.parquet, FILE.npy, or a folder (a searchable index); FILE.parquet and a folder also as a URL (s3://...).
         role: the column to embed; default the first that the model can.
         append: add the rows that are not there yet, and replace those that have changed.
         columns: which go with the vectors: auto (all plain ones), none, or names divided by commas.
         batch_size: rows a batch.
         variant: which of the vectors of one input, where the model gives several.
         dims: of every vector its first numbers alone, of length 1 by themselves; `search` follows the index.
+        on: where it is computed: ray (the cluster of RAY_ADDRESS or of `ray start`, else processes of this machine) or
+            ray://HOST:PORT; default this process.
     """
 
     out: str | None = None
@@ -116,6 +121,7 @@ class EmbedOptions:
     append: bool = False
     columns: str = "auto"
     batch_size: Annotated[int, Range(1, 1_000_000)] = 256
+    on: str | None = None
 
 
 @dataclass
@@ -155,7 +161,7 @@ class CacheOptions:
     """Which entries of the cache are meant.
 
     Args:
-        kind: tables, scans, pixels, features, scenes or a built-in set (functions, imports,
+        kind: tables, scans, pixels, features, scenes, objects or a built-in set (functions, imports,
             sentences, docstrings, descriptions, catalogues); default all.
         unused: only what was not used for so long: 90m, 12h, 30d.
     """
@@ -357,6 +363,7 @@ def run_compare(words: list[str]) -> None:
         least_steps=checked.least_steps,
         baseline=checked.baseline,
         out=checked.out,
+        on=checked.on,
         settings=options.build(TrainSettings, checked),
         data_settings=options.build(DataSettings, checked),
         say=speaker(checked.json),
@@ -440,6 +447,7 @@ def run_embed(words: list[str]) -> None:
             append=checked.append,
             columns=checked.columns,
             batch_size=checked.batch_size,
+            on=checked.on,
             progress=progress,
             say=speaker(True),
             data_settings=options.build(DataSettings, checked),
@@ -450,7 +458,7 @@ def run_embed(words: list[str]) -> None:
     path = found.path
     counts = f"{found.added} rows added, {found.replaced} replaced, {found.left} left as they were"
     terminal.say(f"{path}: {counts}", sys.stdout)
-    if not path.suffix:
+    if not Path(path).suffix:
         terminal.say(f"search it:  nearfar search {path} QUERY", sys.stdout)
 
 

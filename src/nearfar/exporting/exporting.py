@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar import files, modalities
+from nearfar import files, modalities, stores
 from nearfar.checks import one_of
 from nearfar.encoders import Encoder
 from nearfar.encoders.batches import check_texts
@@ -85,7 +85,7 @@ def export(
         raise InputError("int8 is measured, and of onnx alone.", "Use --to onnx --int8 --data DATA.")
     if data is not None and not int8:
         raise InputError("The data are what --int8 is measured on.", "Add --int8, or leave out --data.")
-    place = Path(out)
+    place = stores.on_disk(out)
     if place.exists() or place.is_symlink():
         raise InputError(f"'{place}' exists already.", "Choose another --out.")
     if to in runtimes.README:

@@ -14,6 +14,7 @@ from datasets import ClassLabel
 from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
 from nearfar.indexing.building import RESERVED
+from nearfar.stores import origin
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -146,7 +147,7 @@ class Payload:
     @property
     def source(self) -> str:
         """Where the rows come from."""
-        return str(Path(self.data.path).resolve()) if self.data.path else str(self.data.name)
+        return origin(Path(self.data.path)) if self.data.path else str(self.data.name)
 
     def contents(self, rows: np.ndarray, types: dict[str, pa.DataType]) -> np.ndarray:
         """int64 (n,): changes with the embedded item and with any column that travels. Key and path are no

@@ -26,6 +26,7 @@ from nearfar.sources.roles import Roles, listed, questions, resolve, second_side
 from nearfar.sources.scan import Fault, Scan, cells, problem, scan
 from nearfar.sources.storage import cache_dir
 from nearfar.sources.tested import excused, only_tested
+from nearfar.stores import fetched, is_url
 
 
 @checked
@@ -51,7 +52,7 @@ def open_data(
             of pictures (folders of classes become labels; images/ and masks/ become pictures with masks), a csv, tsv,
             parquet or jsonl table, a .tar of WebDataset or a folder of them, a .txt file (one passage a line), a folder
             of text files or man pages, a BEIR folder, a `datasets` folder saved to disk. Relative image paths are taken
-            from the table's folder.
+            from the table's folder. URLs of object stores (s3://...) are read by way of a copy in the cache.
         roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
@@ -164,7 +165,7 @@ def _check_ids(data: Data, wanted: Mapping[str, Any]) -> None:
 def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path, seed: int) -> Raw:
     if str(spec) in sets.names():
         return sets.open_set(str(spec), split=split, seed=seed, limit=limit, cache=cache)
-    path = Path(spec).expanduser()
+    path = fetched(str(spec)) if is_url(spec) else Path(spec).expanduser()
     try:
         exists = path.exists()
     except PermissionError as error:

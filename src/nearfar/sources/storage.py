@@ -35,6 +35,7 @@ KINDS = {
     "answers": "what language models wrote",
     "packaged": "files of built-in sets out of other packages",
     "help": "the help of methods",
+    "objects": "copies of what lies on object stores",
 }
 ABANDONED = 3600  # seconds without a write after which a temporary file is taken for a leftover
 _SEAL = b"nearfar\x01"
@@ -184,7 +185,7 @@ def kept(cache: Path) -> list[Kept]:
                 facts = path.lstat()
                 used = max(facts.st_mtime, facts.st_atime)
                 if path.suffix != ".tmp":
-                    found.append(Kept(path, kind, facts.st_size, used))
+                    found.append(Kept(path, kind, _size(path), used))
                 elif time.time() - facts.st_mtime > ABANDONED:
                     path.unlink()
     return sorted(found, key=lambda one: one.used)
@@ -231,9 +232,15 @@ def seconds(text: str) -> float:
     return float(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
 
 
+def _size(path: Path) -> int:
+    """Bytes of an entry; of a folder, those of its files."""
+    inside = path.rglob("*") if path.is_dir() else [path]
+    return sum(one.lstat().st_size for one in inside if not one.is_dir())
+
+
 def _remove(one: Kept) -> int:
     with suppress(OSError):
-        one.path.unlink()
+        shutil.rmtree(one.path) if one.path.is_dir() else one.path.unlink()
         _whole.pop(one.path, None)
         return one.size
     return 0

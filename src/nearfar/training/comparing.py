@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from nearfar import evaluation, files, methods, modalities
+from nearfar import evaluation, files, methods, modalities, stores, workers
 from nearfar.checks import PositiveInt, Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
@@ -27,6 +28,7 @@ from nearfar.methods.tower import Tower
 from nearfar.models import kinds_in
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
+from nearfar.training.cells import Cell, Train, Trained, cells_of, trained_here, trained_on
 from nearfar.training.embedding import Embedder
 from nearfar.training.engine import Say, silent
 from nearfar.training.entries import ALL, Entry, chosen, entry, named, split_specs
@@ -74,6 +76,7 @@ def compare(
     say: Say = silent,
     command: str = "",
     report: bool = True,
+    on: str | None = None,
     **given: Any,
 ) -> Comparison:
     """Trains each method with each seed under one plan, measures all by one task, and says which one works.
@@ -91,6 +94,8 @@ def compare(
         baseline: the row that the others are paired with; default the first of simclr, pairs, simcse that is there.
         out: folder; default runs/compare-DATA. Finished cells found there are not run again.
         report: write report.html, and draw what it shows of each trained model.
+        on: None: this process trains. "ray" or "ray://HOST:PORT": the workers of a Ray cluster train the cells, several
+            at once, to the same table; the plan and what needs no training are made here.
         given: fields of TrainSettings and DataSettings.
 
     Raises InputError for wrong input; a method that fails becomes a failed cell, and the others go on.
@@ -105,6 +110,8 @@ def compare(
         raise InputError(
             "compare trains on one device.", "Train the winner on several: nearfar fit METHOD DATA --devices N."
         )
+    if on is not None:
+        workers.check_on(on)
     limit = seconds_of(budget)
     building.check_settings(settings)
     opened = data_settings.open(data)
@@ -115,23 +122,29 @@ def compare(
     settings = building.suited(settings, *(one.slug for one in entries))
     check_baseline(baseline, entries, opened, task)
     task.check()
-    folder = Path(out) if out is not None else Path("runs") / f"compare-{opened.name}"
-    with claim(folder):
+    trained: Trained = functools.partial(trained_here, opened, progress)
+    if on is not None:
+        trained = functools.partial(trained_on, on, workers.SameData(opened, data, data_settings), say)
+    folder = stores.on_disk(out) if out is not None else Path("runs") / f"compare-{opened.name}"
+    spread = workers.connected(on) if on is not None and auto else contextlib.nullcontext()
+    with claim(folder), spread:  # of the rounds of --auto each finds the cluster connected
         began, rounds = time.perf_counter(), None
         if auto:
             from nearfar.training.halving import halved
 
-            field = Field(folder, opened, task, settings, seeds, limit, least_steps, progress, say)
+            field = Field(folder, opened, task, settings, seeds, limit, least_steps, trained, say)
             entries, rounds, limit = halved(field, entries)
             check_baseline(baseline, entries, opened, task)
         plan = make_plan(folder, opened, settings, entries, seeds, limit, say, least_steps, rounds)
         settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
         own = plan.get("own_batch_sizes", {})
         rows = measured_without_training(folder, opened, task, settings, seeds, say)
-        for number, one in enumerate(entries):
-            place = f"[{number + 1}/{len(entries)}]"
-            drawn = dataclasses.replace(settings, batch_size=own.get(one.label, settings.batch_size))
-            rows.append(train_cells(folder, opened, task, drawn, one, seeds, place, progress, say))
+        drawn = [dataclasses.replace(settings, batch_size=own.get(one.label, settings.batch_size)) for one in entries]
+        cells = [cells_of(folder, one, mine, seeds) for one, mine in zip(entries, drawn, strict=True)]
+        with trained(folder, [cell for row in cells for cell in row if not cell.done]) as train:
+            for number, (one, row) in enumerate(zip(entries, cells, strict=True)):
+                place = f"[{number + 1}/{len(entries)}]"
+                rows.append(train_cells(folder, opened, task, one, row, train, place, say))
         before = sum(one["seconds"] for one in plan.get("rounds", []))
         seconds = max(time.perf_counter() - began, before + trained_seconds(rows))
         results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
@@ -198,7 +211,7 @@ def plan_settings(settings: TrainSettings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Field:
-    """What rounds of a comparison share: where, on what, how, and how long (`limit`: seconds of training)."""
+    """What rounds of a comparison share: where, on what, how, how long (`limit`: seconds of training) and by whom."""
 
     folder: Path
     data: Data
@@ -207,7 +220,7 @@ class Field:
     seeds: int
     limit: float
     least: int
-    progress: bool
+    trained: Trained
     say: Say
 
 
@@ -437,35 +450,18 @@ def untrained_cell(
 
 
 def train_cells(
-    folder: Path,
-    data: Data,
-    task: Task,
-    settings: TrainSettings,
-    one: Entry,
-    seeds: int,
-    place: str,
-    progress: bool,
-    say: Say,
+    folder: Path, data: Data, task: Task, one: Entry, row: Sequence[Cell], train: Train, place: str, say: Say
 ) -> dict[str, Any]:
     """All seeds of one method; finished cells are read, begun ones resumed, failed ones marked."""
     cells, supervised = [], False
-    for seed in range(seeds):
-        run = folder / "cells" / f"{one.name}-s{seed}"
+    for mine in row:
+        seed, run = mine.settings.seed, mine.run
         done = run / "scores.json"
         relative = str(run.relative_to(folder))
-        if not done.exists():
+        if not mine.done:
             say(f"{place} {one.label}, seed {seed}")
             try:
-                engine.fit(
-                    one.slug,
-                    data,
-                    out=run,
-                    resume=(run / "config.json").exists(),
-                    progress=progress,
-                    settings=dataclasses.replace(settings, seed=seed),
-                    data_settings=DataSettings(),
-                    **one.options,
-                )
+                train(mine)
             except (NearfarError, RuntimeError) as error:
                 if isinstance(error, files.Busy) or (isinstance(error, InputError) and seed == 0):
                     raise

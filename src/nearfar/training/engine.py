@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nearfar import files, methods, modalities, processes
+from nearfar import files, methods, modalities, processes, stores
 from nearfar import trained as seen_rows
 from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError, NearfarError
@@ -233,7 +233,7 @@ def _made(out: str | Path | None, method: str, data: Data, resume: bool) -> tupl
     if out is None and resume:
         raise InputError("--resume needs the run's folder.", "Add --out FOLDER.")
     if out is not None:
-        check_folder(Path(out), resume)
+        check_folder(stores.on_disk(out), resume)
         with files.refused(Path(out)):
             return Path(out), files.make_folders(Path(out))
     number = 1

@@ -17,6 +17,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation import Metric
 from nearfar.files import write_json
 from nearfar.training import comparing
+from nearfar.training.cells import cells_of
 from nearfar.training.comparing import Field
 from nearfar.training.engine import human
 from nearfar.training.entries import Entry
@@ -82,25 +83,25 @@ def one_round(field: Field, entries: Sequence[Entry], path: Path, number: int, s
     plan = planned(field, entries, path, number, share)
     failed: dict[str, str] = plan["failed"]
     entries = [one for one in entries if one.label not in failed]
+    batches = [plan["own_batch_sizes"].get(one.label, plan["batch_size"]) for one in entries]
+    settings = [dataclasses.replace(field.settings, steps=plan["steps"], batch_size=batch) for batch in batches]
+    cells = [cells_of(path, one, mine, 1) for one, mine in zip(entries, settings, strict=True)]
     field.say(f"round {number}: {len(entries)} methods, {plan['steps']} steps each")
     rows, scores = [], {}
-    for place, one in enumerate(entries):
-        batch = plan["own_batch_sizes"].get(one.label, plan["batch_size"])
-        settings = dataclasses.replace(field.settings, steps=plan["steps"], batch_size=batch)
-        shown = f"[round {number}, {place + 1}/{len(entries)}]"
-        try:
-            row = comparing.train_cells(
-                path, field.data, field.task, settings, one, 1, shown, field.progress, field.say
-            )
-        except files.Busy:
-            raise
-        except InputError as error:
-            failed[one.label] = str(error)
-            continue
-        rows.append(row)
-        (only,) = row["seeds"]
-        if only["status"] == "done" and only["val"] is not None:
-            scores[one.label] = only["val"]
+    with field.trained(path, [cell for (cell,) in cells if not cell.done]) as train:
+        for place, (one, row) in enumerate(zip(entries, cells, strict=True)):
+            shown = f"[round {number}, {place + 1}/{len(entries)}]"
+            try:
+                told = comparing.train_cells(path, field.data, field.task, one, row, train, shown, field.say)
+            except files.Busy:
+                raise
+            except InputError as error:
+                failed[one.label] = str(error)
+                continue
+            rows.append(told)
+            (only,) = told["seeds"]
+            if only["status"] == "done" and only["val"] is not None:
+                scores[one.label] = only["val"]
     for label, why in failed.items():
         field.say(f"round {number}: {label} left out ({why})")
     if not scores:

@@ -1,0 +1,166 @@
+"""Work on a Ray cluster comes to what this process would make, also where a worker is killed in the middle."""
+
+import os
+import signal
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+import nearfar
+from nearfar import files, using, workers
+from nearfar.errors import InputError
+from nearfar.training import cells
+from nearfar.training.settings import DataSettings, TrainSettings
+from tests import raying
+from tests.test_embed import pairs, table
+
+ray = pytest.importorskip("ray", reason="needs nearfar[ray]")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    data = table(folder / "pairs.csv", pairs(range(40)))
+    return nearfar.fit("pairs", data, out=folder / "run", steps=2, batch_size=8, val_every=0, progress=False).path
+
+
+@pytest.fixture(scope="module")
+def on_ray():
+    """RAY_ADDRESS leads to a cluster of two workers, of several processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("RAY_ADDRESS"):
+            yield
+            return
+        with raying.cluster() as address:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            patch.setenv("RAY_ADDRESS", address)
+            yield
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_ray, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(using, "CHUNK", 8)
+    data, said, told, killed = table(tmp_path / "a.csv", pairs(range(90))), [], [], []
+    plain = pq.read_table(nearfar.embed(model, data, out=tmp_path / "plain.parquet", batch_size=4).path)
+
+    def stop(done, all_):
+        if done == 16:
+            raise Stop
+
+    def kill(done, all_):
+        told.append(done)
+        if not killed:
+            killed.append(raying.working()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    out = tmp_path / "v.parquet"
+    with pytest.raises(Stop):  # two chunks are made here, the others there
+        nearfar.embed(model, data, out=out, batch_size=4, progress=stop)
+    assert not out.exists()
+    done = nearfar.embed(model, data, out=out, batch_size=4, progress=kill, say=said.append, on="ray")
+    assert (done.added, done.replaced, done.left) == (90, 0, 0)
+    assert "on Ray: 2 workers" in said[-1]
+    assert len(told) == 10, "of twelve chunks those that were there are not computed again, and each other comes once"
+    assert told == sorted(told)
+    assert told[-1] == 90
+    assert killed
+    assert not files.running(killed[0])
+    assert pq.read_table(out).equals(plain), "rows, order and every bit of the vectors"
+    assert capsys.readouterr().out == "", "a document in JSON stays one"
+    assert not [p for p in os.listdir(tmp_path) if p.startswith(".")], "no parts, locks or temporaries are left"
+
+
+def scores(compared):
+    """What a comparison found, without seconds."""
+    timed = ("seconds", "samples_per_second", "peak_mib", "run")
+    return [
+        (row["slug"], row.get("mean"), [{k: v for k, v in one.items() if k not in timed} for one in row["seeds"]])
+        for row in compared.results["rows"]
+    ]
+
+
+@pytest.mark.slow
+def test_a_cluster_compares_to_the_same_table(on_ray, tmp_path):
+    data = table(tmp_path / "a.csv", pairs(range(60)))
+    options = {"methods": "pairs,pairs --temperature 0.5", "seeds": 1, "steps": 4, "batch_size": 8, "val_every": 0,
+               "progress": False, "report": False}  # fmt: skip
+    here = nearfar.compare(data, out=tmp_path / "here", **options)
+    there = nearfar.compare(data, out=tmp_path / "there", on="ray", **options)
+    assert scores(there) == scores(here)
+    assert (there.best / "config.json").exists()
+    again = nearfar.compare(data, out=tmp_path / "there", on="ray", **options)
+    assert scores(again) == scores(here), "finished cells are read, and no cluster is asked"
+
+
+def test_a_cell_that_does_not_reach_the_folder_sends_its_run(tmp_path):
+    data = nearfar.data(table(tmp_path / "a.csv", pairs(range(40))))
+    settings = TrainSettings(steps=2, batch_size=8, val_every=0)
+    cell = cells.Cell("pairs", {}, settings, tmp_path / "compared" / "cells" / "pairs-s0")
+    same = workers.SameData(data, data, DataSettings())
+    found = cells.cell_trainer(same, tmp_path / "compared" / "plan.json", b"{}")(cell)
+    assert found is not None
+    assert not cell.run.exists()
+    assert not [name for name in found if name.startswith("checkpoints")]
+    cells.receive(cell, found)
+    assert cell.done
+    assert nearfar.load(cell.run / "model").embed(["a text"]).shape == (1, 128)
+
+
+def test_data_are_opened_by_their_files_or_anew_and_must_be_the_same(tmp_path):
+    path = table(tmp_path / "a.csv", pairs(range(20)))
+    settings = DataSettings()
+    same = workers.SameData(nearfar.data(path), path, settings)
+    assert same.open().texts("text") == nearfar.data(path).texts("text")
+    same.pickled = b"cos\nlistdir\n(S'/nowhere/at/all'\ntR."  # what reading a file that is not there comes to
+    assert same.open().hash == same.hash
+    table(path, pairs(range(1, 21)))
+    with pytest.raises(InputError, match="holds other rows on "):
+        same.open()
+    same.spec = None
+    with pytest.raises(InputError, match="does not reach the files of"):
+        same.open()
+
+
+def test_workers_share_processors_and_graphics_cards():
+    machines = [{"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}, {"memory": 1e9}]
+    assert workers.divided(machines, 3, gpus=False) == workers.Cluster(7, 3, 3)
+    assert workers.divided(machines, 3, gpus=True) == workers.Cluster(2, 3, 3, 1)
+    assert workers.divided(machines, 12, gpus=True) == workers.Cluster(2, 12, 8, 1)
+    assert workers.divided(machines[:1], 12, gpus=True) == workers.Cluster(1, 12, 8)
+    assert workers.divided([{"memory": 1e9}], 1, gpus=False) is None
+
+
+@pytest.mark.parametrize(
+    ("on", "message"),
+    [
+        ("rai", "--on takes ray, or ray://HOST:PORT. Got 'rai' instead. Did you mean 'ray'"),
+        ("ray://", "--on takes ray"),
+        ("ray://127.0.0.1:1", "No Ray cluster answers at ray://127.0.0.1:1: Connection refused"),
+        ("ray://127.0.0.1:port", "No Ray cluster answers at ray://127.0.0.1:port"),
+    ],
+)
+def test_what_names_no_cluster_is_told_before_anything_is_read(on, message, tmp_path):
+    for call in (
+        lambda: nearfar.embed("no model", "no data", out=tmp_path / "v", on=on),
+        lambda: nearfar.compare("no data", on=on),
+    ):
+        with pytest.raises(InputError) as found:
+            call()
+        assert str(found.value).startswith(message)
+
+
+def test_a_cluster_named_by_the_environment_must_answer(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=r"No Ray cluster answers at RAY_ADDRESS \(127.0.0.1:1\)"):
+        workers.check_on("ray")
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"needs the package 'ray'.*'nearfar\[ray\]'"):
+        workers.check_on("ray")
