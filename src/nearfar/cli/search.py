@@ -143,9 +143,11 @@ def queries_of(path: Path, column: str | None) -> list[str]:
         raise InputError(f"--column names a column of a table, and '{path}' is none.", f"Tables: {', '.join(TABLES)}.")
     else:
         try:
-            found = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The queries in '{path}' cannot be read: {error}.", "Give a text file.") from error
+            found = path.read_text(encoding="utf-8-sig").split("\n")
+        except OSError as error:
+            raise InputError(f"The queries in '{path}' cannot be read: {error.strerror}.", "Give a text file.") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"'{path}' is no text in UTF-8 (byte {error.start}).", "Give a text file.") from error
     queries = [query.strip() for query in found if query.strip()]
     if not queries:
         raise InputError(f"'{path}' holds no query.", "Write one on each line.")
