@@ -15,6 +15,7 @@ import numpy as np
 from nearfar import indexing, modalities
 from nearfar.answering import predict
 from nearfar.errors import InputError, NearfarError
+from nearfar.heads.prefix import first_numbers
 from nearfar.models import Model, open_model
 from nearfar.queries import composed, signed, stored_vector
 from nearfar.serving.items import Item, Limits, item_of, listed, pieces
@@ -143,7 +144,7 @@ class Answerer:
             return found
         if job.get("hybrid") and not isinstance(job["query"], str):
             raise InputError("A hybrid search needs a text as its query.")
-        made, every, own = iter([shortened(v, self.index.dim) for v in vectors]), [], []
+        made, every, own = iter([self.shortened(v) for v in vectors]), [], []
         for part, _ in parts(job):
             every.append(stored_vector(self.index, part["key"]) if is_key(part) else next(made))
             own += [part["key"]] if is_key(part) else []
@@ -151,6 +152,14 @@ class Answerer:
         (found,) = self.index.search_many(whole[None], k, job.get("where"), exact=bool(job.get("exact")),
                                           without=[own], texts=texts)  # fmt: skip
         return found
+
+    def shortened(self, vector: np.ndarray) -> np.ndarray:
+        """A vector as `Model.truncated` gives it for an index that keeps its first numbers; others as they are."""
+        assert self.index is not None
+        if len(vector) <= self.index.dim:
+            return vector
+        made = first_numbers(vector, self.index.dim)
+        return made if self.index.similarity == "dot" else normalise(made[None])[0].astype(vector.dtype)
 
     def by_itself(self, job: Job, k: int) -> list[dict[str, Any]] | None:
         """What a model knows without an index: the next items of a history."""
@@ -206,8 +215,3 @@ def parts(job: Job) -> list[tuple[Any, float]]:
 
 def is_key(part: Any) -> bool:
     return isinstance(part, Mapping) and set(part) == {"key"}
-
-
-def shortened(vector: np.ndarray, dim: int) -> np.ndarray:
-    """The first numbers (dim,) of a vector, of length 1, for an index that keeps no more; a shorter one as it is."""
-    return vector if len(vector) <= dim else normalise(vector[None, :dim])[0].astype(vector.dtype)
