@@ -170,7 +170,7 @@ class Model:
         endless = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", made, made)))
         if len(endless):
             raise InputError(f"The vector of item {endless[0]} is not finite, or too long for float32.",
-                             "Look at the item: numbers far from all that the model was trained on do that.")  # fmt: skip
+                             "Look at the item: it may hold numbers far from those of training.")  # fmt: skip
         return _unit(made) if self.similarity == "cosine" else made
 
     def embed_texts(

@@ -35,7 +35,9 @@ def table(path, changed=()):
 def test_numbers_of_a_file_of_words_are_numbers(ending, text_index, tmp_path):
     nearfar.embed(text_index.meta["model"], table(tmp_path / f"t.{ending}"), out=tmp_path / "i", text="text")
     schema = open_index(tmp_path / "i").schema
-    types = {name: schema.field(name).type for name in ("whole", "decimal", "name", "mixed", "empty", "version", "text")}
+    types = {
+        name: schema.field(name).type for name in ("whole", "decimal", "name", "mixed", "empty", "version", "text")
+    }
     assert types == {"whole": pa.int64(), "decimal": pa.float64()} | dict.fromkeys(
         ("name", "mixed", "empty", "version", "text"), pa.string()
     )

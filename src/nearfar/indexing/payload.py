@@ -47,8 +47,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
 
 
 def type_of_words(column: pa.ChunkedArray) -> pa.DataType:
-    """Numbers where all words of a column that say something are such, else texts. A zero in front makes a name (007).
-    """
+    """Numbers where all words of a column that say something are such, else texts; a zero in front (007) is none."""
     filled, whole = False, True
     for chunk in column.chunks:
         words = [word.strip() for word in pc.unique(chunk).to_pylist() if not missing(word)]
