@@ -10,6 +10,7 @@ from nearfar.class_balanced import class_balanced
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.samplers import Groups, Permutation, Rows, WholeSet
+from nearfar.sources import open_data
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
 
@@ -78,6 +79,14 @@ def test_a_run_draws_them_and_says_so(rare):
     (note,) = (one for one in setup.notes if "drawn by" in one)
     assert f"in an epoch of {len(train)} rows each of its 2 classes comes {len(train) / 2:,.0f} times" in note
     assert f"the smallest ({many} rows)" in note
+
+
+def test_numbers_to_be_learned_are_no_classes(tmp_path):
+    lines = [f"word {i} of them and many more words,{i / 7:.3f}" for i in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,height", *lines]) + "\n")
+    data = open_data(tmp_path / "texts.csv", roles={"text": "text", "target": "height"})
+    with pytest.raises(InputError, match="--class-balanced draws by labels; the target 'height' holds numbers"):
+        building.prepare("simclr", data, TrainSettings(steps=2, batch_size=8, class_balanced=True), {})
 
 
 @pytest.mark.parametrize(

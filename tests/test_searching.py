@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import nearfar
 from nearfar import encoders, files, indexing
@@ -79,6 +80,36 @@ def test_what_concerns_all_queries_is_raised(searcher, text_index, tmp_path):
     save_model(tmp_path / "other", {"text": other}, {"method": "none"})
     with pytest.raises(InputError, match="built by another model"):
         nearfar.Searcher(text_index.path, model=tmp_path / "other").search_many(["red boats", "key:s7"])
+
+
+def test_what_a_query_may_be(searcher, tmp_path):
+    for options, message in (({"k": 2.5}, "whole number of at least 1. Got 2.5"), ({"k": True}, "whole number")):
+        with pytest.raises(InputError, match=message):
+            searcher.search("red boats", **options)
+    with pytest.raises(InputError, match=r"takes a list of queries, not one\. Write search_many\(\[query\]\)"):
+        searcher.search_many("red boats")
+    towers = {"image": encoders.image(size=16, dim=8), "text": encoders.text("small", texts=SENTENCES, dim=8)}
+    save_model(tmp_path / "both", towers, {"method": "none"})
+    model = load(tmp_path / "both")
+    indexing.build_index(tmp_path / "i", model.embed_texts(SENTENCES[:3]), list("abc"), model_hash=model.hash)
+    asked = nearfar.Searcher(tmp_path / "i", model=tmp_path / "both", role="image")
+    with pytest.raises(InputError, match="--role image takes pictures, which 'red boats' is not"):
+        asked.search("red boats")
+    with pytest.raises(InputError, match="The query is empty"):
+        asked.search(" ")
+
+
+def test_a_vector_that_is_not_finite_is_told_of_its_query_alone(tmp_path):
+    encoder = encoders.text("small", texts=SENTENCES, vocabulary=200, dim=16)
+    boats, towers, green = map(set, encoder.encode_ids(["boats", "towers", "green"]))
+    with torch.no_grad():
+        encoder.table.weight[min(boats - towers - green)] = 1e30
+    save_model(tmp_path / "m", {"text": encoder}, {"method": "none"})
+    model = load(tmp_path / "m")
+    indexing.build_index(tmp_path / "i", model.embed_texts(["a"]), ["a"], model_hash=model.hash)
+    found = nearfar.Searcher(tmp_path / "i", model=tmp_path / "m").search_many(["towers", "red boats", "green"])
+    assert [one.error is None for one in found] == [True, False, True]
+    assert "The vector of item 0 is not finite" in str(found[1].error)
 
 
 def test_an_index_of_an_earlier_version_is_searched(text_index, tmp_path):

@@ -19,6 +19,11 @@ class InputError(NearfarError, ValueError):
     """Wrong usage or wrong input (exit code 2)."""
 
 
+def install(extra: str) -> str:
+    """How to install what an extra of nearfar brings, from the registry and from a clone."""
+    return f"Run: pip install 'nearfar[{extra}]', in a clone pip install '.[{extra}]'."
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """ " Did you mean 'x'?" for the nearest of `options`, or an empty string where none is near."""
     near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)

@@ -168,6 +168,10 @@ class Model:
         check("batch_size", batch_size, PositiveInt, "argument")
         tower = self._tower(role, None if role else self._modality(items), variant)
         made = encoders.vectors(tower.encoder, items, batch_size, progress, tower.head)
+        endless = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", made, made)))
+        if len(endless):
+            raise InputError(f"The vector of item {endless[0]} is not finite, or too long for float32.",
+                             "Look at the item: it may hold numbers far from those of training.")  # fmt: skip
         return _unit(made) if self.similarity == "cosine" else made
 
     def embed_texts(

@@ -61,7 +61,10 @@ def item_of(model: Model, query: Any, role: str | None) -> Item:
         value = kind.query(query, alone=len(kinds) == 1)
         if value is not None:
             return Item(value, role or model.role_of(kind.name), kind.name)
-    raise InputError("The query is empty.", "Write what to search for.")
+    if role is None or not query.strip():
+        raise InputError("The query is empty.", "Write what to search for.")
+    takes = modalities.words([modalities.of(role).name])
+    raise InputError(f"--role {role} takes {takes}, which '{query:.60}' is not.", "Leave it out, or ask otherwise.")
 
 
 def signed(query: Any, plus: Any = None, minus: Any = None) -> list[tuple[Any, float]]:

@@ -116,11 +116,12 @@ class Searcher:
         dims = self.index.meta.get("dims")
         return loaded.truncated(dims) if dims else loaded
 
+    @checked
     def search_many(
         self,
         queries: Sequence[Any],
         *,
-        k: int = 10,
+        k: PositiveInt = 10,
         where: str | None = None,
         plus: str | None = None,
         minus: str | None = None,
@@ -131,6 +132,8 @@ class Searcher:
 
         Raises InputError for what concerns all: a filter that does not work, a model that is not the index's.
         """
+        if isinstance(queries, str | Path):
+            raise InputError("search_many takes a list of queries, not one.", "Write search_many([query]).")
         if self.index is None:
             refused = {"where": where, "plus": plus, "minus": minus, "hybrid": hybrid or None}
             return [self._by_itself(query, k, refused) for query in queries]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import files
-from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.errors import InputError, NearfarError, did_you_mean, install
 from nearfar.sources.storage import cache_dir
 
 KIND, STATE, UNSENT = "objects", ".state.json", ".unsent"
@@ -24,7 +24,7 @@ LAST = "index.json"  # what says that a folder is complete: written last, taken 
 TRIES = 3  # readings of what somebody changes meanwhile
 DAMAGED = "Delete it: it is fetched anew."
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
-_PACKAGES = {"s3": "nearfar[s3]", "s3a": "nearfar[s3]"}  # protocol -> what to install
+_EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of nearfar that knows it
 _ACCESS = {
     "s3": "Access and server are those of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE and AWS_ENDPOINT_URL.",
 }
@@ -134,8 +134,8 @@ def _told(url: str, verb: str = "read") -> Iterator[None]:
     except NearfarError:
         raise
     except ImportError as error:
-        needed = _PACKAGES.get(protocol)
-        hint = f"pip install '{needed}'." if needed else f"{str(error).splitlines()[0]}."
+        needed = _EXTRAS.get(protocol)
+        hint = install(needed) if needed else f"{str(error).splitlines()[0]}."
         raise InputError(f"'{url}' needs a package for {protocol}:// that is not installed.", hint) from error
     except ValueError as error:
         if "rotocol not known" not in str(error):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 from nearfar.surface import plain
 
 WordClass = Literal["noun", "adjective", "adverb", "verb", "determiner", "number", "other"]
@@ -165,7 +165,7 @@ class SpacyTagger:
         try:
             import spacy  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise InputError("A pipeline of spaCy needs spaCy.", 'pip install "nearfar[spacy]"') from None
+            raise InputError("A pipeline of spaCy needs spaCy.", install("spacy")) from None
         try:
             self.pipeline: Any = spacy.load(folder)
         except (OSError, ValueError) as error:

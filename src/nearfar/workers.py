@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.errors import InputError, NearfarError, did_you_mean, install
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
@@ -66,7 +66,7 @@ def check_on(on: str) -> None:
     except ModuleNotFoundError as error:
         raise InputError(
             f"--on {on} needs the package '{error.name}', which is not installed.",
-            "pip install 'nearfar[ray]', in a clone pip install '.[ray]'.",
+            install("ray"),
         ) from error
     named, place = (on, address) if address else ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
     if place and place not in ("auto", "local"):

@@ -1,5 +1,6 @@
 """The commands end to end on a user's own small data: real training, real files, what is printed."""
 
+import contextlib
 import json
 import re
 
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 import nearfar
-from nearfar.cli import main
+from nearfar.cli import COMMANDS, main
+from nearfar.methods.documentation import parse
 
 SHAPES = ("disc", "square", "cross", "ring")
 
@@ -64,6 +66,39 @@ def test_the_help_of_a_task_names_them_all(capsys):
             main([command, "--help"])
         said = capsys.readouterr().out.partition("--task")[2].partition("  --")[0]
         assert {"classification", "regression", "separation", "bags", "sts"} <= set(re.split(r"[,;\s]+", said))
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_terminal_of_80_columns(command, capsys):
+    with contextlib.suppress(SystemExit):
+        main([*([command] if command else []), "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    if command == "data":
+        whole = " ".join(" ".join(lines).split())
+        assert "or by-time --titles" in whole, "a colon within brackets begins no option"
+        assert "json: {class: [attributes]})" in whole
+
+
+def test_the_arguments_of_a_docstring():
+    """What it does."""
+    found = parse("""Says something.
+
+    Args:
+        a: one (of these: x; y: z), [0, 1); b: two and
+            more: in detail.
+        d: three; e: four.
+
+    Returns: nothing.
+    """)
+    assert found == {"a": "one (of these: x; y: z), [0, 1)", "b": "two and more: in detail",
+                     "d": "three", "e": "four"}  # fmt: skip
+    inline = parse("""Says something.
+
+    Args: width: of it; depth: how often
+        it is.
+    """)
+    assert inline == {"width": "of it", "depth": "how often it is"}
 
 
 def test_help_and_version(capsys):

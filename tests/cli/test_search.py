@@ -11,6 +11,7 @@ from rich.console import Console
 
 import nearfar
 from nearfar.cli import hits, main
+from nearfar.cli.search import queries_of
 from tests.conftest import SENTENCES
 
 
@@ -97,6 +98,9 @@ def test_a_file_of_queries(form, text_index, tmp_path, capsys):
             h["key"] for h in nearfar.search(text_index.path, asked[n], k=2)
         ]
     if form == "txt":
+        path.write_bytes("\ufeffred\u2028boats\x0b\r\n\r\nkey:s7".encode())
+        assert queries_of(path, None) == ["red\u2028boats", "key:s7"], "a line ends where a file's lines end"
+        path.write_text(rows[form])
         code, told = searched(capsys, text_index.path, "--queries", path, "--k", "2")
         assert [line for line in told.out.splitlines() if line in asked] == asked
         assert "nearfar: key:nope: The index has no item" in told.err

@@ -327,7 +327,7 @@ def test_the_whole_way(way, tmp_path, capsys):
     assert told("embed", folder / "run", path, "--out", index)["added"] == 120
     row = path.read_text().splitlines()[5].split(",")
     hits = told("search", index, ",".join(row[:4]), "--k", 2)
-    assert hits[0]["mass"] == row[1]
+    assert hits[0]["mass"] == float(row[1])
     assert hits[0]["score"] == pytest.approx(1, abs=1e-4)
     for query, says in (("1,2,x,4", "'x' is not a number"), ("1,2", "takes rows of 4 numbers"), ("a cat", "'a'")):
         assert cli.main(["search", str(index), query]) == 2

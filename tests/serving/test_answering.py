@@ -204,6 +204,11 @@ def test_an_index_of_the_first_numbers_is_asked_with_as_many(model, tmp_path):
     assert found.value[0]["key"] == texts[4]
     assert np.allclose([hit["score"] for hit in found.value], scores[:3], atol=1e-5)
     assert np.allclose([hit["score"] for hit in others.value], scores[1:3], atol=1e-5)
+    short.meta["similarity"] = "dot"  # of a model whose vectors keep their length, their first numbers do too
+    (found,) = Answerer(model, short).answer(jobs[:1])
+    scores = np.sort(z @ model.embed_texts(texts)[4, :5])[::-1]
+    assert scores[0] < 0.99
+    assert np.allclose([hit["score"] for hit in found.value], scores[:3], atol=1e-5)
 
 
 def test_an_index_of_another_model_is_refused(model, tmp_path):

@@ -99,7 +99,6 @@ def test_views_of_one_row_have_one_teacher(table, teacher):
         ),
         (["pairs", "--distil-weight", "2"], "--distil-weight says how a teacher is learned from, and none is named"),
         (["swav", "--distil-from", "{teacher}"], "'swav' does not contrast two sides of every item"),
-        (["pairs", "--distil-from", "{teacher}", "--devices", "2", "--device", "cpu"], "Use --devices 1"),
     ],
 )
 def test_wrong_uses(words, message, table, teacher, capsys, tmp_path, monkeypatch):

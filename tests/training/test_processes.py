@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfar import processes
+from nearfar import encoders, processes
 from nearfar.errors import InputError
 from nearfar.methods.batch import Batch
+from nearfar.models import save_model
 from nearfar.training.engine import fit
 from nearfar.training.loading import shared
 from tests import stopping
@@ -97,6 +98,25 @@ def test_two_processes_equal_one(case, table, tmp_path, monkeypatch):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
         assert second["samples"] == first["samples"]
         assert second.get("val_primary") == pytest.approx(first.get("val_primary"), abs=0.02)
+
+
+def test_a_teacher_on_two_processes_equals_one(table, tmp_path, monkeypatch):
+    """The relations to the keys of all processes, and the mean over all anchors: 5 on one process, 4 on the other."""
+    torch.manual_seed(0)
+    encoder = encoders.text("small", texts=[f"the {a} beside and" for a in WORDS], vocabulary=120, dim=24)
+    save_model(tmp_path / "teacher", {"text": encoder, "text_b": encoder})
+    taught = SGD | {"steps": 2, "distil_from": str(tmp_path / "teacher"), "distil_weight": 20.0, "dims": "32"}
+    done = train(table, tmp_path / "two", devices=2, **taught)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    fit("pairs", table, text="question", text_b="answer", out=tmp_path / "one", **SCHEDULE | taught)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-6)
+    curves = [[json.loads(x) for x in (tmp_path / n / "curve.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    for first, second in zip(*curves, strict=True):
+        for name in ("loss", "distillation", "loss_32"):
+            assert second[name] == pytest.approx(first[name], rel=1e-4)
 
 
 def test_pairs_of_classes_on_two_processes_equal_one(tmp_path, monkeypatch):

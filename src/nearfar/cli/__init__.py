@@ -13,27 +13,33 @@ nearfar - contrastive learning on your own data
 
 usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
 
-  demo                        the whole way on built-in data, in about five minutes
-  data PATH                   what is understood of your data: roles, sizes, duplicates, problems
-  methods [METHOD]            the methods; or one with its paper, needs and options
-  fit [METHOD] DATA           train one method (without METHOD: one that fits the data)
-  compare DATA                train several under the same conditions; leaderboard and report
-  evaluate MODEL DATA         kNN, probe, retrieval, beside what needs no training
-  diagnose MODEL DATA         alignment, uniformity, rank, collapse... each with advice
-  embed MODEL DATA --out X    vectors of all rows, as parquet, npy or a searchable index
-  predict MODEL DATA          what a model says of each row: classes, numbers, scores
+  demo                        the whole way on built-in data, in five minutes
+  data PATH                   what is understood of your data: roles, sizes,
+                              duplicates, problems
+  methods [METHOD]            the methods; or one: its paper, needs and options
+  fit [METHOD] DATA           train one method; without METHOD, one that fits
+  compare DATA                train several under the same conditions;
+                              leaderboard and report
+  evaluate MODEL DATA         scores: kNN, probe, retrieval, beside baselines
+  diagnose MODEL DATA         alignment, uniformity, rank, collapse: with advice
+  embed MODEL DATA --out X    vectors of all rows: parquet, npy, or an index
+  predict MODEL DATA          what a model says of each row: classes, numbers
   generate MODEL [PROMPT...]  what a model makes of prompts: texts or pictures
-  search INDEX QUERY          nearest items to a text, a picture, numbers or an item
-  explore INDEX               the vectors as a map in the browser: pictures, neighbours, what is odd
-  serve MODEL                 the model behind HTTP, as OpenAI's API: vectors, search, predictions
-  export MODEL --to FORM      onnx, openvino, sentence-transformers, timm, safetensors: verified
+  search INDEX QUERY          nearest items to a text, picture, numbers, an item
+  explore INDEX               the vectors as a map in the browser: pictures,
+                              neighbours, what is odd
+  serve MODEL                 the model behind HTTP, as OpenAI's API: vectors,
+                              search, predictions
+  export MODEL --to FORM      onnx, openvino, sentence-transformers, timm,
+                              safetensors: verified
   report RUN...               one HTML page of a run or a comparison
-  cache [clear]               what is kept of data to be faster the next time; clear removes it
+  cache [clear]               what is kept of data to be faster the next time
 
-DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl, txt or npy file, a BEIR folder, a saved `datasets`
-folder, or the name of a built-in set: {sets}.
-`nearfar COMMAND --help` shows its options. Every command that prints results takes --json.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
+DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl, txt or npy
+file, a BEIR folder, a saved `datasets` folder, or the name of a built-in set:
+{sets}.
+`nearfar COMMAND --help` shows its options. Commands that print results take
+--json. Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
 
 COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "predict", "generate",
@@ -44,9 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
+        import textwrap
+
         from nearfar.registry import DATA_SETS
 
-        sys.stdout.write(USAGE.format(sets=", ".join(DATA_SETS.names())))
+        sets = textwrap.fill(", ".join(DATA_SETS.names()), 79, break_on_hyphens=False)
+        sys.stdout.write(USAGE.format(sets=sets))
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         from nearfar import __version__

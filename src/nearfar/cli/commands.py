@@ -103,8 +103,10 @@ class EmbedOptions:
     """Where vectors go.
 
     Args:
-        out: FILE.parquet, FILE.npy, or a folder (a searchable index); FILE.parquet and a folder also as a URL (s3://...).
-        role: the column to embed; default the first that the model can.
+        out: FILE.parquet, FILE.npy, or a folder (a searchable index); FILE.parquet and a folder also as a URL
+            (s3://...).
+        role: what is embedded, by the role of its column (image, text, text_b...; `nearfar data` tells them); default
+            the first that the model can.
         append: add the rows that are not there yet, and replace those that have changed.
         columns: which go with the vectors: auto (all plain ones), none, or names divided by commas.
         batch_size: rows a batch.
@@ -490,7 +492,8 @@ def answers(words: list[str], base: list[Any], usage: str, *verbs: str) -> tuple
     if wants_help(words) and not any(Path(word).is_dir() for word in words):
         named = "; one of texts takes classes by their names (--classes, --templates, --top)" * ("predict" in verbs)
         verb = usage.split()[1]
-        show_help(usage, base, f"\nA model may have options of its own{named}: nearfar {verb} MODEL --help\n")
+        said = f"A model may have options of its own{named}: nearfar {verb} MODEL --help"
+        show_help(usage, base, f"\n{helping.paragraph(said)}\n")
     from nearfar import answering
 
     named = [word for word in words if not word.startswith("-")]

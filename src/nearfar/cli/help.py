@@ -18,10 +18,11 @@ from nearfar.methods.documentation import arguments, summary
 from nearfar.registry import TASKS
 from nearfar.sources.storage import cache_dir, whole
 
+WIDTH = 80  # of a terminal: what is longer would be cut within words there
 TITLES = {
     "Output": "output",
     "TrainSettings": "training",
-    "DataSettings": "data",
+    "DataSettings": "data (a role says what a column is; roles are guessed where none is named)",
     "FitOptions": "the run",
     "CompareOptions": "the comparison",
     "MeasureOptions": "what is measured",
@@ -57,11 +58,15 @@ def method(slug: str | None) -> str:
     return found
 
 
+def paragraph(words: str) -> str:
+    return textwrap.fill(words, WIDTH, break_on_hyphens=False, break_long_words=False)
+
+
 def _method(slug: str) -> str:
     from nearfar import methods
 
     cls = methods.get(slug)
-    return "\n".join(["", f"{slug}: {summary(cls)}", "", f"options of {slug}:", *_options(cls), ""])
+    return "\n".join(["", paragraph(f"{slug}: {summary(cls)}"), "", f"options of {slug}:", *_options(cls), ""])
 
 
 def _state() -> str:
@@ -109,4 +114,5 @@ def _line(name: str, meaning: str, default: str) -> str:
     head = f"  --{name.replace('_', '-')}"
     shown = meaning + (f" [{default}]" if default else "")
     begin = f"{head:<24}" if len(head) < 24 else head + "\n" + " " * 24
-    return begin + textwrap.fill(shown, 92, subsequent_indent=" " * 24)
+    wrapped = textwrap.wrap(shown, WIDTH - 24, break_on_hyphens=False, break_long_words=False)
+    return begin + ("\n" + " " * 24).join(wrapped)

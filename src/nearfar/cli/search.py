@@ -29,7 +29,7 @@ class SearchOptions:
         k: number of hits.
         where: filter in SQL over the index's columns, such as "style = 'noto'".
         model: folder of the model; default the one that built the index.
-        role: the tower that embeds the query.
+        role: whose encoder embeds the query (image, text, text_b...); default by what the query is.
         variant: which of the vectors of the query; default that of the index.
         plus: a text, a picture or key:KEY that is added to the query.
         minus: a text, a picture or key:KEY that is taken from it.
@@ -143,9 +143,13 @@ def queries_of(path: Path, column: str | None) -> list[str]:
         raise InputError(f"--column names a column of a table, and '{path}' is none.", f"Tables: {', '.join(TABLES)}.")
     else:
         try:
-            found = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The queries in '{path}' cannot be read: {error}.", "Give a text file.") from error
+            found = path.read_text(encoding="utf-8-sig").split("\n")
+        except OSError as error:
+            raise InputError(
+                f"The queries in '{path}' cannot be read: {error.strerror}.", "Give a text file."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"'{path}' is no text in UTF-8 (byte {error.start}).", "Give a text file.") from error
     queries = [query.strip() for query in found if query.strip()]
     if not queries:
         raise InputError(f"'{path}' holds no query.", "Write one on each line.")

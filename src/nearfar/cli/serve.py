@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from nearfar.checks import PositiveFloat, PositiveInt, Range
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 from nearfar.ports import check_address
 
 KEY = "NEARFAR_API_KEY"
@@ -50,7 +50,7 @@ def serve(model: str, given: ServeOptions, say: Callable[[str], None]) -> None:
         from nearfar.serving import service
     except ModuleNotFoundError as error:
         raise InputError(f"Serving needs the package '{error.name}', which is not installed.",
-                         "pip install 'nearfar[serve]', in a clone pip install '.[serve]'.") from error  # fmt: skip
+                         install("serve")) from error  # fmt: skip
     from nearfar import indexing
     from nearfar.models import kinds_in
 

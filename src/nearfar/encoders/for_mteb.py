@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 
 if TYPE_CHECKING:
     from nearfar.models import Model
@@ -74,7 +74,7 @@ class MtebEncoder:
         try:
             from mteb.models.model_meta import ModelMeta  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise InputError("MTEB is not installed.", "Install it: pip install 'nearfar[mteb]'.") from error
+            raise InputError("MTEB is not installed.", install("mteb")) from error
         return ModelMeta.create_empty(
             {
                 "name": self.name,

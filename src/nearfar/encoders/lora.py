@@ -11,13 +11,13 @@ import importlib.util
 from torch import nn
 
 from nearfar.encoders.base import Encoder
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 
 
 def check_peft() -> None:
     """Raises InputError where the library is not installed."""
     if importlib.util.find_spec("peft") is None:
-        raise InputError("--lora needs the library peft.", "Run: pip install 'nearfar[lora]'")
+        raise InputError("--lora needs the library peft.", install("lora"))
 
 
 def adapted(encoder: Encoder, rank: int) -> Encoder:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nearfar.checks import PositiveInt, Width, checked_init
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.numeric import moments
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 from nearfar.graphs import Graph, Node, Nodes, joined, side_by_side
 
 Convolution = Literal["gcn", "sage", "gat", "rgcn", "mlp"]
@@ -22,7 +22,6 @@ Activation = Literal["prelu", "relu", "rrelu", "elu"]
 HEADS = 4  # of a layer of attention; its width is shared among them
 Norm = Literal["none", "batch"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"prelu": nn.PReLU, "relu": nn.ReLU, "rrelu": nn.RReLU, "elu": nn.ELU}
-PYG = "Install PyTorch Geometric: pip install 'nearfar[graph]'."
 
 
 def convolutions() -> Any:
@@ -32,7 +31,7 @@ def convolutions() -> Any:
             warnings.simplefilter("ignore")
             import torch_geometric.nn as found
     except ImportError as error:
-        raise InputError("Graphs need PyTorch Geometric, which is not installed.", PYG) from error
+        raise InputError("Graphs need PyTorch Geometric, which is not installed.", install("graph")) from error
     return found
 
 

@@ -21,7 +21,7 @@ from nearfar.encoders.pretrained import special_of
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.texts import TextEncoder
 from nearfar.encoders.tokens import Embedded, Special, Tokens
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 
 CONFIG = "open_clip_config.json"
 MEND = "The folder must be complete, of an architecture that the installed open_clip knows."
@@ -49,7 +49,7 @@ def opened(folder: Path) -> Iterator[Any]:
     """The library, quiet; what it raises becomes an InputError about the folder."""
     if importlib.util.find_spec("open_clip") is None:
         raise InputError(f"{folder} was written by open_clip, which is not installed.",
-                         "Run: pip install 'nearfar[openclip]'")  # fmt: skip
+                         install("openclip"))  # fmt: skip
     import open_clip  # pyright: ignore[reportMissingImports]
 
     level = logging.getLogger().level

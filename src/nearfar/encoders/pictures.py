@@ -375,7 +375,9 @@ def _to_tensor(item: Any, size: int) -> Tensor:
             )
         item = Image.fromarray(array)
     if not isinstance(item, Image.Image | bytes | str | Path):
-        raise InputError(f"A {type(item).__name__} is not a picture.", "Give PIL pictures, uint8 arrays or paths.")
+        raise InputError(
+            f"{item!r:.60} ({type(item).__name__}) is not a picture.", "Give PIL pictures, uint8 arrays or paths."
+        )
     try:
         picture = plain(item) if isinstance(item, Image.Image) else decode(item)
     except Unreadable as error:

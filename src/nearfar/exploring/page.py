@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.errors import InputError
-from nearfar.exploring.places import INSTALL
+from nearfar.errors import InputError, install
 from nearfar.ports import check_address
 
 if TYPE_CHECKING:
@@ -31,7 +30,8 @@ def check_installed() -> None:
     try:
         importlib.import_module("embedding_atlas.server")
     except ModuleNotFoundError as error:
-        raise InputError(f"Exploring needs the package '{error.name}', which is not installed.", INSTALL) from error
+        raise InputError(f"Exploring needs the package '{error.name}', which is not installed.",
+                         install("explore")) from error  # fmt: skip
 
 
 def app_of(atlas: Atlas) -> Any:

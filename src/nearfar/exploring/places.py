@@ -15,13 +15,12 @@ from typing import Any, Literal
 import numpy as np
 
 from nearfar import files
-from nearfar.errors import InputError
+from nearfar.errors import InputError, install
 from nearfar.evaluation.neighbours import Neighbours
 
 Projection = Literal["umap", "pca"]
 NEAR = 15  # neighbours whose distances UMAP keeps
 SEED = 0
-INSTALL = "pip install 'nearfar[explore]', in a clone pip install '.[explore]'."
 
 
 def kept(
@@ -64,7 +63,7 @@ def _umap(z: np.ndarray, near: Neighbours) -> np.ndarray:
     try:
         import umap
     except ModuleNotFoundError as error:
-        hint = f"{INSTALL} Or take --projection pca."
+        hint = f"{install('explore')} Or take --projection pca."
         raise InputError(f"UMAP needs the package '{error.name}', which is not installed.", hint) from error
     known: Any = None
     if near.indices.shape[1] >= NEAR - 1 and (near.indices[:, : NEAR - 1] >= 0).all():

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from nearfar.encoders.quiet import quiet
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError, NearfarError, install
 from nearfar.exporting.graph import INSTEAD, OUTPUT, Graph
 
 OPSET = 18
-EXTRA = "pip install 'nearfar[export]', in a clone pip install '.[export]'."
 Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], np.ndarray]
 README = {
@@ -36,7 +35,9 @@ def needed(*packages: str) -> None:
         try:
             quiet_openvino() if name == "openvino" else importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise InputError(f"Exporting needs the package '{name}', which is not installed.", EXTRA) from error
+            raise InputError(
+                f"Exporting needs the package '{name}', which is not installed.", install("export")
+            ) from error
 
 
 def write_onnx(graph: Graph, path: Path) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
+
+
+def first_numbers(z: Any, width: int) -> Any:
+    """The first numbers of vectors (..., d): (..., width). They are vectors of their own where a model was trained so
+    (Matryoshka), and have a length of their own."""
+    return z[..., :width]
 
 
 class Prefix(nn.Module):
@@ -13,7 +21,7 @@ class Prefix(nn.Module):
         self.head, self.width = head, width
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x if self.head is None else self.head(x))[..., : self.width]
+        return first_numbers(x if self.head is None else self.head(x), self.width)
 
 
-__all__ = ["Prefix"]
+__all__ = ["Prefix", "first_numbers"]

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from nearfar import files
 from nearfar.bm25 import BM25
+from nearfar.checks import PositiveInt, check
 from nearfar.errors import InputError
 from nearfar.indexing import approximate, hybrid, stored
 from nearfar.indexing.exact import Ranked, nearest
@@ -215,8 +216,7 @@ class Index:
                 f"The query vector has {queries.shape[1]} dimensions, the index {self.path} has {self.dim}.",
                 "Embed the query with the model that built the index.",
             )
-        if k < 1:
-            raise InputError(f"k must be at least 1. Got {k} instead.")
+        check("k", k, PositiveInt, "argument")
         return normalise(queries) if self.similarity == "cosine" else queries
 
     def _where(self, where: str) -> np.ndarray:

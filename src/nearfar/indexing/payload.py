@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from datasets import ClassLabel
 
 from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
 from nearfar.indexing.building import RESERVED
+from nearfar.sources.raw import NO_VALUE, column_of, missing
 from nearfar.stores import origin
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 CHUNK = 4096
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*|(?=\.))(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+pc: Any = pyarrow.compute
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType | None:
@@ -36,6 +45,24 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
         return pa.date32()
     asked = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_timestamp)
     return kind if any(test(kind) for test in asked) else None
+
+
+def type_of_words(column: pa.ChunkedArray) -> pa.DataType:
+    """Numbers where all words of a column that say something are such, else texts; a zero in front (007) is none."""
+    filled, whole = False, True
+    for chunk in column.chunks:
+        words = [word.strip() for word in pc.unique(chunk).to_pylist() if not missing(word)]
+        if not all(_DECIMAL.fullmatch(word) and math.isfinite(float(word)) for word in words):
+            return pa.string()
+        filled, whole = filled or bool(words), whole and all(map(_WHOLE.fullmatch, words))
+    return pa.string() if not filled else pa.int64() if whole else pa.float64()
+
+
+def numbers(words: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Words as numbers, null for those that say nothing. Raises pa.ArrowException for others."""
+    words = pc.utf8_trim_whitespace(words)
+    nothing = pc.is_in(pc.utf8_lower(words), value_set=pa.array(sorted(NO_VALUE), words.type))
+    return pc.if_else(nothing, pa.scalar(None, words.type), words).cast(kind)
 
 
 class Payload:
@@ -84,15 +111,28 @@ class Payload:
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Name -> type of each column as it is stored."""
-        stored = {name: self._type(column) for name, column in self.columns.items()}
+        stored = {name: self._types[column] for name, column in self.columns.items()}
         return stored | dict.fromkeys(self.marks, pa.bool_())
 
-    def _type(self, column: str) -> pa.DataType:
-        if isinstance(self.data.table.features[column], ClassLabel):
-            return pa.string()
-        kind = plain_type(self.arrow.field(column).type)
-        assert kind is not None
-        return kind
+    @cached_property
+    def _types(self) -> dict[str, pa.DataType]:
+        """Column -> the type under which it travels."""
+        texts = {self.data.roles.get(role) for role in modalities.get("text").roles}
+        found = {}
+        for column in self.columns.values():
+            kind = plain_type(self.arrow.field(column).type)
+            assert kind is not None
+            if isinstance(self.data.table.features[column], ClassLabel):
+                kind = pa.string()
+            elif self._untyped and column not in texts:
+                kind = type_of_words(column_of(self.data.table, column, slice(0, len(self.data))))
+            found[column] = kind
+        return found
+
+    @property
+    def _untyped(self) -> bool:
+        """Whether the file knows words alone (csv, JSON lines)."""
+        return all(pa.types.is_large_string(one.type) for one in self.arrow if not one.name.startswith("__"))
 
     def keep(self, names: Sequence[str]) -> list[str]:
         """Only columns of these names travel; returns those that are left out."""
@@ -124,8 +164,11 @@ class Payload:
         if isinstance(feature, ClassLabel):
             names = feature.names
             return pa.array([None if v is None or v < 0 else names[v] for v in values.to_pylist()], kind)
+        values = values.combine_chunks()
         try:
-            return values.combine_chunks().cast(kind)
+            if pa.types.is_large_string(values.type) and not pa.types.is_string(kind):
+                return numbers(values, kind)
+            return values.cast(kind)
         except pa.ArrowException as error:
             raise InputError(
                 f"The column '{column}' of {self.data.name} does not fit the output, which holds {kind}: "

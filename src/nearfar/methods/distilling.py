@@ -3,8 +3,8 @@
     relations   L = mean_i KL(p_i | q_i),  p_i = softmax_j(t_i t_j / tau),  q_i = softmax_j(z_i z_j / tau)
     cosine      L = mean_i 1 - cos(z_i, t_i)
 
-i runs over the anchors of a batch and j over its keys. Sources: SEED (Fang et al., ICLR 2021), whose keys are a queue
-and here those of the batch; RKD (Park et al., CVPR 2019) for learning relations instead of vectors.
+i runs over the anchors of a batch and j over its keys, of all processes. Sources: SEED (Fang et al., ICLR 2021), whose
+keys are a queue and here those of the batch; RKD (Park et al., CVPR 2019) for learning relations instead of vectors.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from nearfar.errors import InputError
 from nearfar.methods.batch import Batch
 from nearfar.similarity import normalise
+from nearfar.similarity.exchange import exchange
 
 if TYPE_CHECKING:
     from nearfar.methods.base import Loss, Method
@@ -32,18 +33,22 @@ def relation_loss(
     student: tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]],
     teacher: tuple[Float[Tensor, "n e"], Float[Tensor, "m e"]],
     temperature: float = 0.1,
+    *,
+    negatives: str = "local",
 ) -> Float[Tensor, ""]:
     """How far the student's similarities of anchors and keys are from the teacher's; in [0, inf). The widths may
-    differ."""
-    mine, theirs = ((normalise(a.float()) @ normalise(b.float()).T / temperature).log_softmax(1)
+    differ. negatives: "global" takes the keys of all processes, and the mean over their anchors."""
+    net = exchange(negatives)
+    mine, theirs = ((normalise(a.float()) @ net.gather(normalise(b.float()))[0].T / temperature).log_softmax(1)
                     for a, b in (student, teacher))  # fmt: skip
-    return F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+    return net.mean(F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1))
 
 
-def cosine_loss(student: Pair, teacher: Pair) -> Float[Tensor, ""]:
-    """How far the student's vectors, anchors and keys alike, point away from the teacher's; in [0, 2]."""
+def cosine_loss(student: Pair, teacher: Pair, *, negatives: str = "local") -> Float[Tensor, ""]:
+    """How far the student's vectors, anchors and keys alike, point away from the teacher's; in [0, 2]. negatives:
+    "global" takes the mean over those of all processes."""
     mine, theirs = torch.cat(student).float(), torch.cat(teacher).float()
-    return (1 - F.cosine_similarity(mine, theirs, dim=1)).mean()
+    return exchange(negatives).mean(1 - F.cosine_similarity(mine, theirs, dim=1))
 
 
 @dataclass(eq=False)
@@ -69,7 +74,10 @@ class Distiller:
         mine: Pair = contrast.sides(embedded)
         (first, last), roles = contrast.side_rows(batch), method.reads
         theirs = self.of(roles[0], first), self.of(roles[-1], last)
-        term = cosine_loss(mine, theirs) if self.form == "cosine" else relation_loss(mine, theirs, self.temperature)
+        if self.form == "cosine":
+            term = cosine_loss(mine, theirs, negatives="global")
+        else:
+            term = relation_loss(mine, theirs, self.temperature, negatives="global")
         loss.terms["distillation"] = term.detach()
         loss.total = loss.total + self.weight * term
         return loss

@@ -19,19 +19,25 @@ def arguments(cls: Any) -> dict[str, str]:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The `name: description` entries of an Args section: one a line with indented continuations, or `;`-separated."""
+    """The `name: description` entries of an Args section: one a line, whose continuations are indented deeper, or
+    `;`-separated, but within brackets."""
     text = inspect.cleandoc(text)
     match = re.search(r"^Args:[ ]*(.*?)(?=^\S[^\n]*:(?:\s|$)|\n\n|\Z)", text, re.S | re.M)
     if not match:
         return {}
-    entries: dict[str, str] = {}
-    body = re.sub(r";\s+(?=[a-z_]\w*: )", "\n", match.group(1))
-    name = ""
-    for line in body.splitlines():
-        start = re.match(r"\s*([a-z_]\w*(?:, [a-z_]\w*)*): (.*)", line)
-        if start:
-            name = start.group(1)
-            entries.update({part: start.group(2).strip() for part in name.split(", ")})
+    body, entries, name = match.group(1), {}, ""
+    indent = re.match(r"\n( *)", body)  # None: the first entry stands behind "Args:"
+
+    def ended(end: re.Match[str]) -> str:
+        before = body[: end.start()]
+        open_still = sum(before.count(mark) for mark in "([{") > sum(before.count(mark) for mark in ")]}")
+        return end.group() if open_still else "\n" + (indent.group(1) if indent else "")
+
+    for line in re.sub(r";\s+(?=[a-z_]\w*: )", ended, body).splitlines():
+        start = re.match(r"( *)([a-z_]\w*(?:, [a-z_]\w*)*): (.*)", line)
+        if start and (indent is None or len(start.group(1)) <= len(indent.group(1))):
+            name = start.group(2)
+            entries.update({part: start.group(3).strip() for part in name.split(", ")})
         elif line.strip() and name:
             for part in name.split(", "):
                 entries[part] += " " + line.strip()

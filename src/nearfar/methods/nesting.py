@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.heads.prefix import first_numbers
 from nearfar.methods.batch import Batch
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def nesting(widths: str, weights: str | None = None) -> Nesting:
 def nested_loss(method: Method, embedded: dict[str, Any], batch: Batch, nesting: Nesting) -> Loss:
     """The method's loss at every width, weighted and added up; of the learning curve's terms those of the whole, and
     the loss of each prefix."""
-    prefixes = [method.loss(first_numbers(embedded, m), batch) for m in nesting.widths[1:]]
+    prefixes = [method.loss(cut(embedded, m), batch) for m in nesting.widths[1:]]
     made = method.loss(embedded, batch)  # last, so that what the method monitors is of the whole
     made.terms["loss_whole"] = made.total.detach()
     made.total = made.total * nesting.weights[0]
@@ -69,13 +70,13 @@ def nested_loss(method: Method, embedded: dict[str, Any], batch: Batch, nesting:
     return made
 
 
-def first_numbers(value: Any, width: int) -> Any:
+def cut(value: Any, width: int) -> Any:
     """The first numbers of each vector of embeddings (n, D), or of all in a list or a dict."""
     if isinstance(value, dict):
-        return {name: first_numbers(one, width) for name, one in value.items()}
+        return {name: cut(one, width) for name, one in value.items()}
     if isinstance(value, list):
-        return [first_numbers(one, width) for one in value]
-    return value[..., :width] if isinstance(value, Tensor) else value
+        return [cut(one, width) for one in value]
+    return first_numbers(value, width) if isinstance(value, Tensor) else value
 
 
 def nest(method: Method, asked: Nesting) -> Nesting:

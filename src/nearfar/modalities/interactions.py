@@ -59,7 +59,10 @@ class Interactions(Modality):
                  "track_id"),
     }  # fmt: skip
     named_with = ("user", "item", "time")
-    described = {"user": "column of users, whose rows are their histories", "item": "column of what they met"}
+    described = {
+        "user": "column of users, whose rows are their histories",
+        "item": "column of the items that users met",
+    }
     rank, certainty = 3, 60
     divisions = ("leave-one-out", "by-time")
     whole = "user"

@@ -16,6 +16,7 @@ from nearfar import indexing, modalities
 from nearfar.answering import predict
 from nearfar.encoders.texts import TextEncoder
 from nearfar.errors import InputError, NearfarError
+from nearfar.heads.prefix import first_numbers
 from nearfar.models import Model, open_model
 from nearfar.queries import composed, signed, stored_vector
 from nearfar.serving.items import Item, Limits, item_of, listed, pieces
@@ -133,7 +134,8 @@ class Answerer:
             return failed
         try:
             if job["kind"] == "embed":
-                return Answer(Embeddings(cut(np.stack(vectors), job.get("dimensions")), self.tokens(items)))
+                made, asked = np.stack(vectors), job.get("dimensions")
+                return Answer(Embeddings(made if asked is None else self.cut(made, asked), self.tokens(items)))
             return Answer(self.hits(job, vectors) if job["kind"] == "search" else self.predicted(job))
         except NearfarError as error:
             return Answer(error=str(error), status=REFUSED)
@@ -161,7 +163,7 @@ class Answerer:
             return found
         if job.get("hybrid") and not isinstance(job["query"], str):
             raise InputError("A hybrid search needs a text as its query.")
-        made, every, own = iter([shortened(v, self.index.dim) for v in vectors]), [], []
+        made, every, own = iter([self.shortened(v) for v in vectors]), [], []
         for part, _ in parts(job):
             every.append(stored_vector(self.index, part["key"]) if is_key(part) else next(made))
             own += [part["key"]] if is_key(part) else []
@@ -169,6 +171,21 @@ class Answerer:
         (found,) = self.index.search_many(whole[None], k, job.get("where"), exact=bool(job.get("exact")),
                                           without=[own], texts=texts)  # fmt: skip
         return found
+
+    def shortened(self, vector: np.ndarray) -> np.ndarray:
+        """A vector for an index that keeps its first numbers; others as they are."""
+        assert self.index is not None
+        return vector if len(vector) <= self.index.dim else self.cut(vector[None], self.index.dim)[0]
+
+    def cut(self, vectors: np.ndarray, dimensions: int) -> np.ndarray:
+        """Vectors (n, d) as `Model.truncated` gives them: their first numbers, of length 1 for cosine models. Raises
+        InputError for more numbers than there are."""
+        if not 1 <= dimensions <= vectors.shape[1]:
+            raise InputError(f"This model's vectors have {vectors.shape[1]} numbers, not {dimensions}.",
+                             "dimensions asks for the first ones of them.")  # fmt: skip
+        made = first_numbers(vectors, dimensions)
+        whole = self.model.similarity == "dot" or dimensions == vectors.shape[1]
+        return made if whole else normalise(made).astype(vectors.dtype)
 
     def by_itself(self, job: Job, k: int) -> list[dict[str, Any]] | None:
         """What a model knows without an index: the next items of a history."""
@@ -224,18 +241,3 @@ def parts(job: Job) -> list[tuple[Any, float]]:
 
 def is_key(part: Any) -> bool:
     return isinstance(part, Mapping) and set(part) == {"key"}
-
-
-def cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """The first numbers of each vector (n, d), of length 1. Raises InputError for more than there are."""
-    if dimensions is None or dimensions == vectors.shape[1]:
-        return vectors
-    if not 1 <= dimensions < vectors.shape[1]:
-        raise InputError(f"This model's vectors have {vectors.shape[1]} numbers, not {dimensions}.",
-                         "dimensions asks for the first ones of them.")  # fmt: skip
-    return np.stack([shortened(one, dimensions) for one in vectors])
-
-
-def shortened(vector: np.ndarray, dim: int) -> np.ndarray:
-    """The first numbers (dim,) of a vector, of length 1, for an index that keeps no more; a shorter one as it is."""
-    return vector if len(vector) <= dim else normalise(vector[None, :dim])[0].astype(vector.dtype)

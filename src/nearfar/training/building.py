@@ -403,9 +403,6 @@ def check_possible(method: Method, settings: TrainSettings) -> None:
             "added up.",
             "Leave out --accumulate, or use a larger --batch-size.",
         )
-    if together > 1 and settings.distil_from is not None:
-        raise InputError("--distil-from compares the items of a whole batch, on one process.",
-                         "Use --devices 1 and --nodes 1.")  # fmt: skip
     if together > 1 and not (method.distributed and method.trained):
         raise InputError(
             f"'{name}' needs every batch whole on one process; {together} were asked for.",

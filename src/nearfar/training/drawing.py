@@ -46,6 +46,10 @@ def balanced_by(method: Method, data: Data) -> str:
         if data.targets is None:
             raise InputError(f"--class-balanced draws by labels, and {data.name} has none.",
                              "Name the column: --label COLUMN.")  # fmt: skip
+        numbers = None if method.target == "classes" or "target" not in data.roles else data.target_values
+        if numbers is not None and (numbers % 1 > 0).any():
+            raise InputError(f"--class-balanced draws by labels; the target '{data.roles['target']}' holds numbers.",
+                             "Name a column of labels: --label COLUMN.")  # fmt: skip
         return "target"
     return "label"
 

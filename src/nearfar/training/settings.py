@@ -39,27 +39,29 @@ class DataSettings:
         negative: columns of hard negatives, separated by commas.
         pair_label: column that says whether the two sides of a row belong together: 1 or 0, or words such as
             entailment.
-        score: column of numbers that say how far they do.
-        score_range: the ends of their scale, as 0,5: a score beyond them is an error (or a row that is left out).
+        score: column of numbers that say how far the two sides of a row belong together.
+        score_range: the ends of the scale of --score, as 0,5: a score beyond them is an error (or a row that is left
+            out).
         label: columns of labels, separated by commas.
-        group: column whose equal values mark positives of each other.
+        group: column whose equal values mark rows that are positives of each other (drawings of one emoji).
         target: column of what is to be learned, labels or numbers, by methods that see it. Those that learn labels
             take the first column of --label where no target is named.
         bag: column whose equal values make rows the members of one bag, which is labelled as a whole.
         tree: column of annotation trees (domain, intent, slot, value) in JSON; those of dialogues are found.
         attribute: columns of attributes, separated by commas, that tell an item together with its object (wet dog).
             Without a column of splits some pairs are held out of training.
-        object: column of objects.
+        object: column of the objects that --attribute describes (dog).
         class_attributes: file of the attributes of each class of --target (csv, tsv: class and a number for each
             attribute; json: {class: [attributes]}). Without a column of splits some classes are held out of training.
-        unit: column of what must not be divided by a split; default the group, the bag, else the content.
+        unit: column of what a split must not divide (all pictures of one patient); default the group, the bag, else
+            the content.
         domain: column of domains (styles, languages, fields) between which retrieval is measured; a model with experts
             of domains routes each row by it.
         split: column of splits, or a named split of a built-in data set; of interactions also leave-one-out (the
             default: each user's last one is tested, the one before validates) or by-time.
-        titles: a table of ids and titles of the items of interactions.
-        time: column of times.
-        id: column of names of the rows.
+        titles: a table of ids and titles of --item.
+        time: column of the times of interactions.
+        id: column of names of the rows, by which `embed` and `search` know them (key:NAME).
         unreadable: error stops at the first row that cannot be read, skip leaves it out and counts it.
         limit: read at most so many rows.
         split_seed: seed of the split; the same for every run that is to be compared.
@@ -169,7 +171,8 @@ class TrainSettings:
         freeze: keep the encoders as they are and train heads on features computed once.
         freeze_stages: keep of a pretrained encoder the embeddings and so many of its first stages as they are: blocks
             of a transformer, stages of a convolutional network; 0: the embeddings alone.
-        by: what pairs are made of where the data hold both: columns or group. auto: what the data set is about.
+        by: what pairs are made of where the data hold both: columns (two items of one row, a picture and its caption)
+            or group (two rows of one --group). auto: what the data set is about.
         task: what is measured: {tasks}; with options of its own if wanted: "few-shot --ways 3". auto: what the method
             names, else the first that the data hold.
         variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
