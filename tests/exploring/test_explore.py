@@ -227,7 +227,7 @@ def test_a_browser_shows_the_rows_and_asks_nobody_else(atlas, tmp_path):
     assert up.wait(120)
     with browser.opened(address[0], tmp_path) as page:
         cells = set(atlas.table["picture"].to_pylist())
-        page.wait(lambda: "41 points" in page.ask("document.body.innerText") and cells & set(page.requests))
+        page.wait(lambda: "41 points" in str(page.ask("document.body?.innerText")) and cells & set(page.requests))
         text = page.ask("document.body.innerText")
         assert "Map without WebGPU" in text
         assert "blue" in text
