@@ -38,14 +38,15 @@ class Page:
         """The value of an expression in the page."""
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def wait(self, script, seconds=240):
-        """The value once it is true."""
+    def wait(self, ready, seconds=300):
+        """Until `ready()`, which may look at `requests`, is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if value := self.ask(script):
-                return value
+            if ready():
+                return
+            self.ask("1")  # reads what has happened meanwhile
             time.sleep(0.5)
-        raise AssertionError(f"never true: {script}; the page says {self.ask('document.body.innerText')!r:.2000}")
+        raise AssertionError(f"the page says {self.ask('document.body.innerText')!r:.2000}")
 
     def picture(self):
         """A PNG of what is seen."""
