@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def begun(folder, processors):
 def address(log):
     """The address of this machine that the cluster took."""
     line = next(line for line in log.read_text().splitlines() if "Local node IP" in line)
-    return line.rpartition(" ")[2].strip("\x1b[0m1")
+    return re.search(r"\d+(\.\d+){3}", line).group()
 
 
 def working(name="Worker"):
