@@ -151,7 +151,7 @@ def test_main_components_are_those_of_the_singular_vectors():
 
 @pytest.mark.parametrize(("words", "says"), [
     (["nothing"], "There is no nearfar index"),
-    (["."], "There is no nearfar index"),
+    ([".", "--browser", "none"], "There is no nearfar index"),
     (["index", "--port", "6000"], "Browsers refuse"),
     (["index", "--browser", "lynxx"], "There is no browser 'lynxx'"),
     (["index", "--projection", "tsne"], "projection"),
@@ -169,7 +169,7 @@ def test_what_is_not_installed_is_told_with_the_command(made, monkeypatch, capsy
     monkeypatch.delitem(sys.modules, "embedding_atlas.server", raising=False)
     monkeypatch.setitem(sys.modules, "embedding_atlas", None)
     assert main(["explore", str(made / "index")]) == 2
-    assert "'embedding_atlas', which is not installed. pip install 'nearfar[explore]'" in capsys.readouterr().err
+    assert "'embedding_atlas', which is not installed. Run: pip install 'nearfar[explore]'" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(InputError, match=r"UMAP needs the package 'umap'.*--projection pca"):
         explore(made / "index", rows=35)

@@ -35,7 +35,7 @@ class ExploreOptions:
     k: Annotated[int, Range(1, 15)] = 10
     thumbnail: Annotated[int, Range(0, 512)] = 64
     port: Annotated[int, Range(1024, 65535)] = 5055
-    browser: str = "auto"
+    browser: Literal["auto", "none"] | str = "auto"
 
 
 def show(index: str, data: str | None, given: ExploreOptions, settings: DataSettings, say: Say) -> None:
