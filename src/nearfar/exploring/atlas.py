@@ -173,14 +173,14 @@ def table_of(
         add("picture", facts.cells, pa.string())
     elif facts.shown == "text" and not any(name in held.column_names for name in as_list(facts.columns.values())):
         add("item", facts.cells, pa.string())
+    first = near.indices[:, 0]
+    add(charts.MAPPED, [keys[b] if copy else None for copy, b in zip(odd.near_copy, first, strict=True)], pa.string())
     columns["issue"] = pa.array(words, pa.string())
     columns |= {name: held[name] for name in held.column_names if name != "key"}
     if column and column not in columns:
         add(column, facts.labels[column], pa.string())
     if any(facts.splits):
         add("split", facts.splits, pa.string())
-    first = near.indices[:, 0]
-    add("near_copy_of", [keys[b] if copy else None for copy, b in zip(odd.near_copy, first, strict=True)], pa.string())
     add("isolation", odd.isolation, pa.float32())
     if names:
         add("label_around", [names[code] if code >= 0 else None for code in around], pa.string())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nearfar.exploring.facts import Facts
 
 ROW, X, Y, NEAREST = "__row", "__x", "__y", "__nearest"  # two underscores: no chart
+MAPPED = "near_copy_of"  # the column in whose place the map without WebGPU stands: its values are keys, no chart
 CHARTED = 12  # columns that get a chart
 POINTS = 5000  # most rows of a map without WebGPU that are drawn one by one
 
@@ -39,14 +40,14 @@ def props(table: pa.Table, facts: Facts, label: str) -> dict[str, Any]:
         data["image"] = "picture"
     shown = ["issue", label, "split", "label_around", "isolation", "trained_on"]
     rest = [name for name in names if name not in (*shown, "key", "picture", "item", text)]
-    charted = ["key", *dict.fromkeys(name for name in [*shown, *rest] if name in names)][:CHARTED]
+    charted = [MAPPED, *dict.fromkeys(name for name in [*shown, *rest] if name in names and name != MAPPED)][:CHARTED]
     return {
         "data": {"id": ROW, "projection": {"x": X, "y": Y}, "neighbors": NEAREST, "text": text}
         | ({"image": "picture"} if "image" in data else {}),
         "defaultChartsConfig": {
             "include": charted,
             "embedding": {"data": data, "title": "Map"},
-            "override": {"key": plain_map(colour, table.num_rows)},
+            "override": {MAPPED: plain_map(colour, table.num_rows)},
         },
     }
 

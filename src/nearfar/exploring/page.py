@@ -30,7 +30,8 @@ def check_installed() -> None:
     try:
         importlib.import_module("embedding_atlas.server")
     except ModuleNotFoundError as error:
-        raise InputError(f"Exploring needs the package '{error.name}', which is not installed.",
+        package = str(error.name).partition(".")[0]
+        raise InputError(f"Exploring needs the package '{package}', which is not installed.",
                          install("explore")) from error  # fmt: skip
 
 
