@@ -146,7 +146,7 @@ class Teller:
         for at in np.argsort(-odd.isolation, kind="stable"):
             if odd.outlier[at]:
                 nearest = int(rows[odd.near.indices[at, 0]])
-                yield self.finding(int(rows[at]), "outlier", nearest, odd.isolation[at])
+                yield self.finding(int(rows[at]), "outlier", nearest, float(odd.isolation[at]))
 
     def unlike_labels(self, rows: np.ndarray, odd: issues.Issues) -> Iterator[Finding]:
         """The surest first, beside the nearest row of the other label. Value: the share of the neighbours that have
@@ -159,5 +159,5 @@ class Teller:
                 around = rows[odd.near.indices[at]]
                 beside = next(int(row) for row in around if codes[row] == other[at])
                 own = names[codes[rows[at]]]
-                yield self.finding(int(rows[at]), "unlike label", beside, share[at],
+                yield self.finding(int(rows[at]), "unlike label", beside, float(share[at]),
                                    f"{name}: {own}, around it {names[other[at]]}")  # fmt: skip

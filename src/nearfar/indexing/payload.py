@@ -117,7 +117,7 @@ class Payload:
     @cached_property
     def _types(self) -> dict[str, pa.DataType]:
         """Column -> the type under which it travels."""
-        texts = {self.data.roles.get(role) for role in modalities.get("text").roles}
+        texts = [self.data.roles.get(role) for role in modalities.get("text").roles]
         found = {}
         for column in self.columns.values():
             kind = plain_type(self.arrow.field(column).type)
