@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
 KINDS = ("duplicate", "near copy", "outlier", "unlike label")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

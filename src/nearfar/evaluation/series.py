@@ -3,7 +3,7 @@ aeon is installed, the features of MiniRocket."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -44,20 +44,31 @@ def by_series(task: Task) -> list[Reference]:
 def raw_values(data: Data, role: str, *, components: bool = False) -> DataEmbed:
     """The values of each series at so many even places as the median training series has steps, each channel by mean
     and deviation over the training rows, or their main components."""
+    even, train = evened(data, role)
+
+    def flat(items: Any) -> np.ndarray:
+        return even(items).reshape(len(items), -1)
+
+    if not components:
+        return DataEmbed(data, lambda _, items: flat(items))
+    project = main_components(flat(train))
+    return DataEmbed(data, lambda _, items: project(flat(items)))
+
+
+def evened(data: Data, role: str, least: int = 1) -> tuple[Callable[[Any], np.ndarray], list[np.ndarray]]:
+    """What brings series to as many even places as the median training series has steps (`least` or more), each channel
+    by mean and deviation over the training rows: float32 (n, T, C); and the training series."""
     from nearfar.encoders.numeric import moments
 
     train = data.splits["train"]
     values, lengths = data.facts("values", role), data.facts("sizes", role)
     mean, std = moments(values[train].reshape(-1, values.shape[2]))
-    steps = int(min(MOST_STEPS, np.median(lengths[train])))
+    steps = int(max(least, min(MOST_STEPS, np.median(lengths[train]))))
 
-    def flat(items: Any) -> np.ndarray:
-        return np.stack([resampled((item - mean) / std, steps).reshape(-1) for item in items]).astype(np.float32)
+    def even(items: Any) -> np.ndarray:
+        return np.stack([resampled((item - mean) / std, steps) for item in items]).astype(np.float32)
 
-    if not components:
-        return DataEmbed(data, lambda _, items: flat(items))
-    project = main_components(flat([values[row, : lengths[row]] for row in train]))
-    return DataEmbed(data, lambda _, items: project(flat(items)))
+    return even, [values[row, : lengths[row]] for row in train]
 
 
 def minirocket(data: Data, role: str) -> DataEmbed:
@@ -70,19 +81,13 @@ def minirocket(data: Data, role: str) -> DataEmbed:
         MiniRocket,
     )
 
-    from nearfar.encoders.numeric import moments
+    even, train = evened(data, role, ROCKET_LEAST)
 
-    train = data.splits["train"]
-    values, lengths = data.facts("values", role), data.facts("sizes", role)
-    mean, std = moments(values[train].reshape(-1, values.shape[2]))
-    steps = int(max(ROCKET_LEAST, min(MOST_STEPS, np.median(lengths[train]))))
+    def channels(items: Any) -> np.ndarray:
+        return even(items).transpose(0, 2, 1)
 
-    def ready(items: Any) -> np.ndarray:
-        return np.stack([resampled((item - mean) / std, steps).T for item in items]).astype(np.float32)
-
-    found = MiniRocket(n_kernels=ROCKET_FEATURES, random_state=0)
-    found.fit(ready([values[row, : lengths[row]] for row in train]))
-    return DataEmbed(data, lambda _, items: np.asarray(found.transform(ready(items)), np.float32))
+    found = MiniRocket(n_kernels=ROCKET_FEATURES, random_state=0).fit(channels(train))
+    return DataEmbed(data, lambda _, items: np.asarray(found.transform(channels(items)), np.float32))
 
 
 def filled_in(series: np.ndarray) -> np.ndarray:
