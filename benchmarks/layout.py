@@ -1,4 +1,4 @@
-"""Should the small picture encoder keep where things are? The default of `--grid`, chosen on validation data.
+"""Should the small image encoder keep where things are? The default of `--grid`, chosen on validation data.
 
     python benchmarks/layout.py [--seeds 3] [--steps 200] [--out runs/benchmark-layout]
 
@@ -54,22 +54,22 @@ def photographs() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def patches() -> Iterator[Item]:
-    for name, picture in photographs():
-        strips = np.split(np.arange(picture.shape[1]), (np.array([0.6, 0.8]) * picture.shape[1]).astype(int))
+    for name, image in photographs():
+        strips = np.split(np.arange(image.shape[1]), (np.array([0.6, 0.8]) * image.shape[1]).astype(int))
         for where, strip in zip(("train", "val", "test"), strips, strict=True):
-            for y in range(0, picture.shape[0] - SIDE + 1, SIDE):
+            for y in range(0, image.shape[0] - SIDE + 1, SIDE):
                 for x in range(strip[0], strip[-1] - SIDE + 2, SIDE):
-                    yield where, name, picture[y : y + SIDE, x : x + SIDE]
+                    yield where, name, image[y : y + SIDE, x : x + SIDE]
 
 
 def scenes() -> Iterator[Item]:
     data = open_data("scenes")
     for where, rows in data.splits.items():
-        pictures, masks = data.images("image", SIDE, rows), data.masks(SIDE, rows)
-        for picture, mask in zip(pictures, masks, strict=True):
+        images, masks = data.images("image", SIDE, rows), data.masks(SIDE, rows)
+        for image, mask in zip(images, masks, strict=True):
             area = np.bincount(mask.ravel(), minlength=256)[1:255]
             if area.max():
-                yield where, data.mask_names[int(area.argmax()) + 1], picture.transpose(1, 2, 0)
+                yield where, data.mask_names[int(area.argmax()) + 1], image.transpose(1, 2, 0)
 
 
 SETS: dict[str, Callable[[], Iterator[Item]]] = {"digits": digits, "patches": patches, "scenes": scenes}

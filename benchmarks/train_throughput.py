@@ -2,13 +2,13 @@
 
     python benchmarks/train_throughput.py [--pairs 15] [--steps 12] [--batch 128] [--out FILE]
 
-Four ways of training on the same pictures (the built-in set at 32 pixels), each a full step (views, forward, loss,
+Four ways of training on the same images (the built-in set at 32 pixels), each a full step (views, forward, loss,
 backward, AdamW), run in turn in one process, so that the machine's moods hit all alike; printed is the ratio of each
 round and its median with a 95 % interval (order statistics):
 
   nearfar      `nearfar.fit("simclr")`: Lightning, batched views
   batched      a hand-written loop over the same batched views
-  per-picture  a hand-written loop over torchvision v2 transforms, one picture at a time, in 2 worker processes
+  per-image  a hand-written loop over torchvision v2 transforms, one image at a time, in 2 worker processes
   lightly      lightly's SimCLR transform, loss and head in its documented loop, 2 worker processes
 """
 
@@ -39,15 +39,15 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(x), x[k], x[n - 1 - k]
 
 
-class Pictures(Dataset):
-    def __init__(self, pictures: Any, transform: Callable[[Any], Any]):
-        self.pictures, self.transform = pictures, transform
+class Images(Dataset):
+    def __init__(self, images: Any, transform: Callable[[Any], Any]):
+        self.images, self.transform = images, transform
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, i: int) -> Any:
-        return self.transform(self.pictures[i])
+        return self.transform(self.images[i])
 
 
 def model() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -94,14 +94,14 @@ def nearfar_rate(
     return run
 
 
-def batched_way(pictures: torch.Tensor, batch: int, steps: int) -> Callable[[], float]:
+def batched_way(images: torch.Tensor, batch: int, steps: int) -> Callable[[], float]:
     def run() -> float:
         net, optimiser = model()
         plan, generator = views.build("two-crops"), torch.Generator().manual_seed(0)
 
         def one() -> None:
-            rows = torch.randint(len(pictures), (batch,), generator=generator)
-            a, b = plan(pictures[rows], generator)
+            rows = torch.randint(len(images), (batch,), generator=generator)
+            a, b = plan(images[rows], generator)
             step(net, optimiser, a, b, lambda x, y: losses.nt_xent(x, y, temperature=0.1))
 
         for _ in range(3):
@@ -114,13 +114,11 @@ def batched_way(pictures: torch.Tensor, batch: int, steps: int) -> Callable[[], 
     return run
 
 
-def loader_way(
-    pictures: Any, transform: Callable[[Any], Any], batch: int, steps: int, loss: Any
-) -> Callable[[], float]:
+def loader_way(images: Any, transform: Callable[[Any], Any], batch: int, steps: int, loss: Any) -> Callable[[], float]:
     def run() -> float:
         net, optimiser = model()
         loader = DataLoader(
-            Pictures(pictures, transform), batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+            Images(images, transform), batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
         )
 
         def batches():
@@ -152,7 +150,7 @@ def torchvision_transform() -> Callable[[Any], Any]:
             v2.ToDtype(torch.float32, scale=True),
         ]
     )
-    return lambda picture: (one(picture), one(picture))
+    return lambda image: (one(image), one(image))
 
 
 def main() -> None:
@@ -163,12 +161,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train_throughput.json"))
     given = parser.parse_args()
     data = open_data("emoji")
-    pictures = torch.from_numpy(data.image_memmap("image", 32)[data.splits["train"]])
+    images = torch.from_numpy(data.image_memmap("image", 32)[data.splits["train"]])
     ways = {
         "nearfar": nearfar_rate("simclr", data, given.batch, given.steps, {}, {}),
-        "batched": batched_way(pictures, given.batch, given.steps),
-        "per-picture": loader_way(
-            pictures,
+        "batched": batched_way(images, given.batch, given.steps),
+        "per-image": loader_way(
+            images,
             torchvision_transform(),
             given.batch,
             given.steps,
@@ -182,7 +180,7 @@ def main() -> None:
 
         transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
         ways["lightly"] = loader_way(
-            [to_pil_image(p) for p in pictures], transform, given.batch, given.steps, NTXentLoss(temperature=0.1)
+            [to_pil_image(p) for p in images], transform, given.batch, given.steps, NTXentLoss(temperature=0.1)
         )
     except ImportError:
         print("lightly is not installed (pip install .[bench]): left out")

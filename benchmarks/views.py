@@ -1,9 +1,9 @@
-"""Two-crop views: samples/s of nearfar's batched plan against torchvision's transforms, picture by picture.
+"""Two-crop views: samples/s of nearfar's batched plan against torchvision's transforms, image by image.
 
     python benchmarks/views.py [--threads 2] [--pairs 15]
 
 Both make SimCLR's two views (crop 0.2 to 1, flip, jitter at strength 0.5, grey; blur from 96 pixels on) of the same
-uint8 pictures, in one process, in turn. "pil": the usual pipeline from PIL pictures to float tensors; "tensor":
+uint8 images, in one process, in turn. "pil": the usual pipeline from PIL images to float tensors; "tensor":
 transforms v2 on uint8 tensors. Prints the median ratio of times over the pairs, with its smallest and largest value.
 """
 
@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from nearfar import views
 
-CASES = ((32, 128), (96, 64))  # side in pixels, pictures a batch
+CASES = ((32, 128), (96, 64))  # side in pixels, images a batch
 
 
 def transforms(side: int, source: str) -> v2.Compose:
@@ -52,13 +52,13 @@ def measure(side: int, n: int, pairs: int) -> list[dict]:
     pixels = np.random.default_rng(0).integers(0, 256, (n, 3, side, side), dtype=np.uint8)
     batch, generator = torch.from_numpy(pixels), torch.Generator().manual_seed(0)
     plan = views.TwoCrops()
-    sources = {"pil": [Image.fromarray(picture) for picture in pixels.transpose(0, 2, 3, 1)], "tensor": list(batch)}
+    sources = {"pil": [Image.fromarray(image) for image in pixels.transpose(0, 2, 3, 1)], "tensor": list(batch)}
     rows = []
-    for source, pictures in sources.items():
+    for source, images in sources.items():
         change = transforms(side, source)
 
-        def theirs(change=change, pictures=pictures):
-            return [torch.stack([change(picture) for picture in pictures]) for _ in range(2)]
+        def theirs(change=change, images=images):
+            return [torch.stack([change(image) for image in images]) for _ in range(2)]
 
         def ours():
             return plan(batch, generator)
@@ -94,7 +94,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "question": "batched views against per-picture transforms",
+                "question": "batched views against per-image transforms",
                 "threads": options.threads,
                 "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
                 "rows": rows,

@@ -158,7 +158,7 @@ def claims(root: Path = ROOT) -> str:
     if "text_pairs" in measured:
         parts += ["", "## A pretrained sentence encoder on one's own pairs", "", text_pairs(measured["text_pairs"])]
     if "layout" in measured:
-        parts += ["", "## The layout of the small picture encoder", "", layout(measured["layout"])]
+        parts += ["", "## The layout of the small image encoder", "", layout(measured["layout"])]
     if "dense" in measured:
         parts += ["", "## Masks read from feature maps", "", dense(measured["dense"])]
     rates = {name: r for name, r in measured.items() if r.get("ratios")}
@@ -316,9 +316,9 @@ def dense(results: Mapping[str, Any]) -> str:
             "Scenes of emoji on photographs, five classes, emoji and photographs of the test scenes in no training "
             f"scene (`python benchmarks/dense.py`; small encoder, 64 pixels, {results['steps']} steps of "
             f"{results['batch']} "
-            f"pictures, {2 * results['steps'] * results['batch']:,} views a run). "
+            f"images, {2 * results['steps'] * results['batch']:,} views a run). "
             "A linear probe reads the class of each pixel from the frozen map.",
-            table(["", "mIoU", "95 %, seeds", "95 %, pictures", "pixel accuracy", "seeds"], rows, range(1, 6)),
+            table(["", "mIoU", "95 %, seeds", "95 %, images", "pixel accuracy", "seeds"], rows, range(1, 6)),
             table(["difference in mIoU, paired by seed", "points", "95 %", "the first is better"], apart, (1, 2)),
             table(["IoU by class", *found[0]["classes"]], classes, range(1, 6)),
             f"Learning rates by mIoU on validation scenes, seed 0: {tried}.",
@@ -374,7 +374,7 @@ def layout(r: Mapping[str, Any]) -> str:
     means = "; ".join(f"grid {g}: {percent(m)}" for g, m in r["means"].items())
     return (
         f"SimCLR, {r['steps']} steps, {r['seeds']} seeds, kNN accuracy on validation data in % (`python "
-        "benchmarks/layout.py`). The last map of the small picture encoder is averaged over grid x grid parts.\n\n"
+        "benchmarks/layout.py`). The last map of the small image encoder is averaged over grid x grid parts.\n\n"
         + table(heads, rows, range(1, len(heads)))
         + f"\n\nMeans: {means}. Within half a point of the best the smallest is the default: {r['chosen']}. "
         "The demo takes what is best on its validation emoji (pairs, gradient orientations, 300 steps, hit@1): "
@@ -423,7 +423,7 @@ def side(interval: Sequence[float]) -> str:
 
 
 def run_facts(r: Mapping[str, Any]) -> str:
-    return f"{r['steps']} steps of {r['batch']} pictures, seeds {', '.join(map(str, range(r['seeds'])))}"
+    return f"{r['steps']} steps of {r['batch']} images, seeds {', '.join(map(str, range(r['seeds'])))}"
 
 
 def composed(r: Mapping[str, Any]) -> str:

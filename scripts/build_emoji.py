@@ -113,24 +113,24 @@ def on_white(path: Path) -> np.ndarray:
         import cairosvg
 
         raw = cairosvg.svg2png(url=str(path), output_width=RENDER, output_height=RENDER)
-        picture = Image.open(io.BytesIO(raw)).convert("RGBA")
+        image = Image.open(io.BytesIO(raw)).convert("RGBA")
     else:
-        picture = Image.open(path).convert("RGBA")
-    ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    ground.alpha_composite(picture)
+        image = Image.open(path).convert("RGBA")
+    ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    ground.alpha_composite(image)
     return np.asarray(ground.convert("RGB"))
 
 
-def cropped(picture: np.ndarray) -> np.ndarray:
+def cropped(image: np.ndarray) -> np.ndarray:
     """Ink only, in the middle of a white square with a margin, uint8 (SIZE, SIZE, 3)."""
-    ink = np.argwhere((picture < 250).any(-1))
-    (top, left), (bottom, right) = (ink.min(0), ink.max(0) + 1) if len(ink) else ((0, 0), picture.shape[:2])
+    ink = np.argwhere((image < 250).any(-1))
+    (top, left), (bottom, right) = (ink.min(0), ink.max(0) + 1) if len(ink) else ((0, 0), image.shape[:2])
     height, width = bottom - top, right - left
     side = max(height, width)
     side += 2 * round(side * MARGIN)
     square = np.full((side, side, 3), 255, np.uint8)
     y, x = (side - height) // 2, (side - width) // 2
-    square[y : y + height, x : x + width] = picture[top:bottom, left:right]
+    square[y : y + height, x : x + width] = image[top:bottom, left:right]
     small = np.asarray(Image.fromarray(square).resize((SIZE, SIZE), Image.Resampling.LANCZOS), np.float64)
     return np.round(np.round(small / 255 * LEVELS) * (255 / LEVELS)).astype(np.uint8)
 
@@ -180,15 +180,15 @@ def write(table: pa.Table, path: Path) -> None:
     print(f"{path.name}: {table.num_rows} rows, {path.stat().st_size / 1e6:.2f} MB")
 
 
-def write_style(out: Path, style: str, codes: list[str], pictures: list[np.ndarray]) -> None:
+def write_style(out: Path, style: str, codes: list[str], images: list[np.ndarray]) -> None:
     """One file a style. Drawings that occur more than once are stored once (dictionary column)."""
     blobs = []
-    for picture in pictures:
+    for image in images:
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "WEBP", lossless=True, quality=80, method=6)
+        Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=80, method=6)
         blobs.append(buffer.getvalue())
-    image = pa.array(blobs, pa.binary()).dictionary_encode()
-    write(pa.table({"emoji": codes, "image": image}), out / f"{style}.parquet")
+    drawings = pa.array(blobs, pa.binary()).dictionary_encode()
+    write(pa.table({"emoji": codes, "image": drawings}), out / f"{style}.parquet")
 
 
 def texts(root: Path, codes: list[str]) -> dict[str, list[str | None]]:
@@ -251,10 +251,10 @@ def main() -> None:
         artwork = []
         for style in STYLES:
             print(f"drawing {style}")
-            pictures = [cropped(on_white(files[style][code])) for code in codes]
-            artwork.append([hashlib.sha256(p.tobytes()).digest() for p in pictures])
+            images = [cropped(on_white(files[style][code])) for code in codes]
+            artwork.append([hashlib.sha256(p.tobytes()).digest() for p in images])
             print(f"{style}: {len(codes) - len(set(artwork[-1]))} exact duplicates")
-            write_style(arguments.out, style, codes, pictures)
+            write_style(arguments.out, style, codes, images)
         base = tone_bases(json.loads((roots["emoji-datasource-twitter"] / "emoji.json").read_text()))
         family = families(codes, base, artwork)
         print(f"{len(set(family))} families")

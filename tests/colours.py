@@ -1,4 +1,4 @@
-"""Pictures of one colour each, whose captions name it."""
+"""Images of one colour each, whose captions name it."""
 
 import csv
 

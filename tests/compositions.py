@@ -1,4 +1,4 @@
-"""Pictures of a shape in a colour, in a table of attribute and object."""
+"""Images of a shape in a colour, in a table of attribute and object."""
 
 import csv
 
@@ -18,7 +18,7 @@ SHAPES = {
 
 
 def write_shapes(folder, each=12, second=False, **columns):
-    """`each` pictures of every pair; second: half of them large with a column size. columns: name -> function of
+    """`each` images of every pair; second: half of them large with a column size. columns: name -> function of
     colour, shape and number."""
     rng, rows = np.random.default_rng(0), []
     for number in range(each):

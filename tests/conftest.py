@@ -316,7 +316,7 @@ def series_few(own_cache, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shapes_few(own_cache, tmp_path_factory):
-    """160 pictures of five shapes in four colours, whose captions name both."""
+    """160 images of five shapes in four colours, whose captions name both."""
     from nearfar.sources import open_data
     from tests.compositions import write_shapes
 

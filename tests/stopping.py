@@ -38,8 +38,7 @@ def start(body, out, method, table, to, options, stop):
         environments = [one | {"MASTER_PORT": port} for one in environments]
     names = {"method": method, "table": str(table), "out": str(to), "options": options, "stop": str(stop)}
     logs = [(Path(f"{out}.{k}.out"), Path(f"{out}.{k}.err")) for k in range(count)]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nearfar.training.engine", "lightning.pytorch", "tests.stopping"])
+    context = forkserver()
     running = [context.Process(target=_run, args=(body, names, one, *log))
                for one, log in zip(environments, logs, strict=True)]  # fmt: skip
     for one in running:
@@ -47,6 +46,29 @@ def start(body, out, method, table, to, options, stop):
     code = _end(running)
     written = ["".join(log[k].read_text("utf-8") for log in logs) for k in (0, 1)]
     return Done(code, *written)
+
+
+def forkserver():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nearfar.training.engine", "lightning.pytorch", "tests.stopping"])
+    return context
+
+
+class Forked:
+    """One process that runs the lines of `body` with `argv`: wait() gives how it ended, what it wrote lies in .out and
+    .err beside `out`."""
+
+    def __init__(self, body, out, *argv):
+        self.logs = Path(f"{out}.out"), Path(f"{out}.err")
+        names = {"argv": [str(one) for one in argv]}
+        self.process = forkserver().Process(target=_run, args=(body, names, clean(), *self.logs))
+        self.process.start()
+
+    def wait(self):
+        self.process.join(PATIENCE)
+        self.process.kill()
+        self.process.join()
+        return Done(self.process.exitcode, *(log.read_text("utf-8") for log in self.logs))
 
 
 def launched(number, count):
@@ -84,7 +106,9 @@ def _run(body, names, environment, out, err):
     sys.stdout, sys.stderr = (os.fdopen(k, "w", buffering=1, closefd=False) for k in (1, 2))
     os.environ.clear()
     os.environ.update(environment)
-    at(int(names["stop"]))
+    if "stop" in names:
+        at(int(names["stop"]))
+    sys.argv[1:] = names.get("argv", [])
     exec(body, names | {"json": json})
 
 

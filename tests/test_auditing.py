@@ -73,7 +73,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_data_are_read(tmp_pa
         assert says in capsys.readouterr().err
 
 
-def test_pictures_are_told_by_their_files(tmp_path):
+def test_images_are_told_by_their_files(tmp_path):
     rng = np.random.default_rng(0)
     for kind, lines in (("up", 0), ("across", 1)):
         (tmp_path / kind).mkdir()

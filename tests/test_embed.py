@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +112,7 @@ def test_edited_rows_with_ids_are_replaced(kind, model, tmp_path):
         assert [hit["key"] for hit in hits] == ["n5"]
 
 
-def test_pictures_of_two_folders_and_edited_ones(emoji_few, tmp_path):
+def test_images_of_two_folders_and_edited_ones(emoji_few, tmp_path):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -216,8 +214,7 @@ def test_a_killed_call_goes_on(kind, moment, model, tmp_path, monkeypatch):
     first, out = table(tmp_path / "a.csv", pairs(range(20))), tmp_path / kind
     second = table(tmp_path / "b.csv", pairs(range(20, 50)))
     nearfar.embed(model, first, out=out)
-    command = [sys.executable, "-c", KILLED, model.path, second, out, moment]
-    ended = subprocess.run(command, capture_output=True, check=False)
+    ended = Forked(KILLED, tmp_path / "killed", model.path, second, out, moment).wait()
     assert ended.returncode == -signal.SIGKILL
     made = []
     monkeypatch.setattr(using, "CHUNK", 8)

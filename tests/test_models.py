@@ -21,7 +21,7 @@ def small_text(seed: int = 0, **options):
     return encoders.text("small", texts=CORPUS, vocabulary=120, dim=16, **options)
 
 
-def pictures(n: int = 5, size: int = 16) -> np.ndarray:
+def images(n: int = 5, size: int = 16) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, 3, size, size), dtype=np.uint8)
 
 
@@ -36,7 +36,7 @@ def trained(module: torch.nn.Module, x) -> torch.nn.Module:
 
 @pytest.fixture
 def dual(tmp_path):
-    """A model of pictures and texts in one space."""
+    """A model of images and texts in one space."""
     torch.manual_seed(1)
     image = encoders.image(size=16, dim=24)
     trained(image, torch.rand(8, 3, 16, 16))
@@ -52,7 +52,7 @@ def test_loaded_vectors_equal_those_before_saving(dual):
     assert model.modalities == ["image", "text"]
     assert model.dim == 10
     assert list(model.roles) == ["image", "text"]
-    for role, items in (("image", pictures()), ("text", TEXTS)):
+    for role, items in (("image", images()), ("text", TEXTS)):
         encoder, head = towers[role]
         expected = encoders.vectors(encoder, items, head=head)
         expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
@@ -66,7 +66,7 @@ def test_loaded_vectors_equal_those_before_saving(dual):
 def test_embed_finds_the_tower_by_what_the_items_are(dual, tmp_path):
     model = models.load(dual[0])
     np.testing.assert_array_equal(model.embed(TEXTS), model.embed_texts(TEXTS))
-    batch = pictures(2)
+    batch = images(2)
     files = []
     for i, pixels in enumerate(batch.transpose(0, 2, 3, 1)):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
@@ -183,11 +183,11 @@ def test_verify_notices_other_vectors(dual):
 
 
 def test_own_examples_are_stored(tmp_path):
-    examples = {"image": list(pictures(20).transpose(0, 2, 3, 1))}
+    examples = {"image": list(images(20).transpose(0, 2, 3, 1))}
     models.save_model(tmp_path / "m", {"image": encoders.image(size=16)}, examples=examples)
     stored = json.loads((tmp_path / "m" / "verify.json").read_text())["examples"]["image"]
     assert len(stored["inputs"]) == len(stored["vectors"]) == 16
-    np.testing.assert_allclose(models.load(tmp_path / "m").embed(pictures(20)[:16]), stored["vectors"], atol=1e-5)
+    np.testing.assert_allclose(models.load(tmp_path / "m").embed(images(20)[:16]), stored["vectors"], atol=1e-5)
 
 
 def test_saving_again_replaces_and_failing_keeps_the_old_one(dual, monkeypatch):
@@ -238,7 +238,7 @@ def test_wrong_calls_are_told(dual, tmp_path):
     models.save_model(tmp_path / "text", {"text": small_text()})
     only_text, both = models.load(tmp_path / "text"), models.load(dual[0])
     with pytest.raises(InputError, match="no image tower"):
-        only_text.embed_images(pictures())
+        only_text.embed_images(images())
     with pytest.raises(InputError, match="no image tower"):
         only_text.save_timm(tmp_path / "t")
     with pytest.raises(InputError, match="Did you mean 'text'"):
@@ -286,8 +286,8 @@ def test_timm_gives_equal_vectors(tmp_path, name, size):
     assert list(said["input_size"]) == [3, size, size]
     mean, std = (torch.tensor(said[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
-        out = theirs((torch.from_numpy(pictures(3, size)).float() / 255 - mean) / std)
-    np.testing.assert_allclose(torch.nn.functional.normalize(out).numpy(), model.embed(pictures(3, size)), atol=1e-6)
+        out = theirs((torch.from_numpy(images(3, size)).float() / 255 - mean) / std)
+    np.testing.assert_allclose(torch.nn.functional.normalize(out).numpy(), model.embed(images(3, size)), atol=1e-6)
 
 
 def test_timm_refuses_what_it_cannot_hold(tmp_path):

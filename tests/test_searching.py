@@ -93,7 +93,7 @@ def test_what_a_query_may_be(searcher, tmp_path):
     model = load(tmp_path / "both")
     indexing.build_index(tmp_path / "i", model.embed_texts(SENTENCES[:3]), list("abc"), model_hash=model.hash)
     asked = nearfar.Searcher(tmp_path / "i", model=tmp_path / "both", role="image")
-    with pytest.raises(InputError, match="--role image takes pictures, which 'red boats' is not"):
+    with pytest.raises(InputError, match="--role image takes images, which 'red boats' is not"):
         asked.search("red boats")
     with pytest.raises(InputError, match="The query is empty"):
         asked.search(" ")

@@ -55,9 +55,9 @@ def test_evaluate_tells(run, on, right):
     assert any(f"was trained on {right} of the {right} {on} rows" in line for line in said) == bool(right)
 
 
-def test_compare_tells_of_pretrained_weights(tmp_path, picture):
+def test_compare_tells_of_pretrained_weights(tmp_path, image):
     for i in range(80):
-        picture(tmp_path / "p" / f"{'ab'[i % 2]}" / f"{i}.png", seed=i)
+        image(tmp_path / "p" / f"{'ab'[i % 2]}" / f"{i}.png", seed=i)
     first = nearfar.fit("simclr", tmp_path / "p", out=tmp_path / "run", **FEW)
     said: list[str] = []
     options = FEW | {"weights": str(first.path), "split_seed": 5, "report": False, "say": said.append}
@@ -88,7 +88,7 @@ def test_a_model_that_does_not_say_and_a_damaged_file(run, tmp_path):
 
 
 @pytest.fixture
-def picture():
+def image():
     from PIL import Image
 
     def make(path, seed):

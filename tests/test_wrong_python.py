@@ -25,13 +25,13 @@ NOTHING = object()
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with pictures, a table of pairs, a model of each and an index; the current folder of the tests."""
+    """A folder with images, a table of pairs, a model of each and an index; the current folder of the tests."""
     folder = tmp_path_factory.mktemp("wrong")
     rng = np.random.default_rng(0)
     for k, name in itertools.product(range(12), "ab"):
         (folder / "pics" / name).mkdir(parents=True, exist_ok=True)
-        picture = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / "pics" / name / f"{k}.png")
+        image = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / "pics" / name / f"{k}.png")
     lines = [f"what is {i} x,it is {i} indeed y,g{i // 2}" for i in range(40)]
     (folder / "pairs.csv").write_text("text,text_b,group\n" + "\n".join(lines) + "\n")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -194,16 +194,16 @@ def test_roles(value, place):
 
 
 def test_items(place):
-    text, picture = nearfar.load("m2/model"), nearfar.load("m1/model")
+    text, image = nearfar.load("m2/model"), nearfar.load("m1/model")
     for items in ["a text", [3], [None], 3, None, [b"x"], [["a"]], NOTHING, np.zeros(3), {"a": 1}]:
         refused(lambda items=items: text.embed_texts(items), place)
     for items in ["x.png", [3], [None], 3, None, ["nowhere.png"], [np.zeros((3, 3))], np.zeros((2, 3, 8, 8)), NOTHING,
                   np.zeros((2, 8, 8), np.uint8), [np.zeros((4, 4, 3))],
                   [np.zeros((0, 5, 3), np.uint8)], [NOTHING], ["pairs.csv"]]:  # fmt: skip
-        refused(lambda items=items: picture.embed_images(items), place)
+        refused(lambda items=items: image.embed_images(items), place)
     pixels = np.zeros((8, 8, 3), np.uint8)
     for call in [lambda: text.embed(["a"], role="nope"), lambda: text.embed(["a"], batch_size=0),
-                 lambda: picture.embed_texts(["a"]), lambda: text.embed_images([pixels])]:  # fmt: skip
+                 lambda: image.embed_texts(["a"]), lambda: text.embed_images([pixels])]:  # fmt: skip
         refused(call, place)
 
 
@@ -254,16 +254,16 @@ def test_parts_by_hand(place):
 
 @pytest.mark.parametrize("rows", [[40], [-1], [1.5], "ab", [[1]], [None], [True], 3], ids=str)
 def test_rows(rows, place):
-    pairs, pictures = nearfar.data("pairs.csv"), nearfar.data("pics")
+    pairs, pics = nearfar.data("pairs.csv"), nearfar.data("pics")
     for call in [lambda: pairs.texts("text", rows), lambda: pairs.values("group", rows),
-                 lambda: pairs.digests("text", rows), lambda: pictures.images("image", 8, rows)]:  # fmt: skip
+                 lambda: pairs.digests("text", rows), lambda: pics.images("image", 8, rows)]:  # fmt: skip
         refused(call, place, "whole numbers from 0 to")
 
 
 def test_what_data_are_asked_for(place):
-    pictures = nearfar.data("pics")
-    for call in [lambda: pictures.images("image", "8"), lambda: pictures.images("image", 8.5),
-                 lambda: pictures.images("image", 0), lambda: pictures.column(3),
+    pics = nearfar.data("pics")
+    for call in [lambda: pics.images("image", "8"), lambda: pics.images("image", 8.5),
+                 lambda: pics.images("image", 0), lambda: pics.column(3),
                  lambda: nearfar.data("a" * 5000)]:  # fmt: skip
         refused(call, place)
 

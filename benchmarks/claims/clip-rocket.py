@@ -1,4 +1,4 @@
-"""CLIP-rocket: strong views of pictures and captions beside the weak ones make CLIP better, also at equal compute.
+"""CLIP-rocket: strong views of images and captions beside the weak ones make CLIP better, also at equal compute.
 
 Emoji of one hand with their name and keywords, 16 pixels, captions as bags of words. CLIP-rocket has three views a
 step: beside it stand CLIP of as many steps, CLIP of three times as many (equal compute), and CLIP whose only view is

@@ -1,4 +1,4 @@
-"""CoOp: a learned context of prompts tells pictures better than a written one; of new compositions it need not.
+"""CoOp: a learned context of prompts tells images better than a written one; of new compositions it need not.
 
 A small CLIP (600 steps on half of the digits under operations, with noisy captions) is frozen. On the other half the
 vectors of "a photo of" are learned from 50 compositions, 300 steps of Adam. The measure that decides is the accuracy

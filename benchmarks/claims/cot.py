@@ -1,9 +1,9 @@
 """CoT: attributes from several layers as the object directs, and rare ones mixed in, tell pairs never trained on.
 
-Digits under eight operations; of each digit the training pictures of its operations follow 1 / rank. The last layer
-alone, the maps of layers without and with gates, and with partners of rare attributes; as many pictures with partners
-but nothing mixed, partners by their frequency, and an encoder that goes on learning. rare: accuracy on test pictures of
-compositions that have fewer training pictures than the median one, told among all without a bias.
+Digits under eight operations; of each digit the training images of its operations follow 1 / rank. The last layer
+alone, the maps of layers without and with gates, and with partners of rare attributes; as many images with partners
+but nothing mixed, partners by their frequency, and an encoder that goes on learning. rare: accuracy on test images of
+compositions that have fewer training images than the median one, told among all without a bias.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOUND = {"AUC": ("compositions", "auc"), "H": ("compositions", "harmonic"), "uns
 
 
 def rare(folder: Path, data: Any) -> dict[str, float]:
-    """How often compositions and attributes with few training pictures are told."""
+    """How often compositions and attributes with few training images are told."""
     found, model = compositions(data), nearfar.load(folder / "model")
     train, test = (np.asarray(data.splits[name]) for name in ("train", "test"))
     count = np.bincount(found.of[train[found.of[train] >= 0]], minlength=len(found))
@@ -67,7 +67,7 @@ CLAIM = Claim(
 def figure(out: Path, result: dict[str, Any]) -> None:
     """Compositions never trained on and rare ones, by what attributes are read from, in docs/assets/methods/cot.svg."""
     rows, arms = next(iter(result["all"].values())), next(iter(CLAIM.cells.values())).arms
-    shown = {"AUC": "AUC of seen and unseen", "unseen": "unseen compositions", "rare": "compositions with few pictures"}
+    shown = {"AUC": "AUC of seen and unseen", "unseen": "unseen compositions", "rare": "compositions with few images"}
     values = {name: {words: [100 * x[key] for x in rows[name]] for key, words in shown.items()} for name in arms}
     about = "How well digits under operations are told, by where their attributes are read and by what is mixed."
     (FIGURES / "cot.svg").write_text(bars_svg(values, "Attribute and digit together", about, unit=" %"))

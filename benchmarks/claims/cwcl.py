@@ -1,6 +1,6 @@
 """CWCL: weights from a frozen tower carry its geometry over better than one positive a row.
 
-Emoji of one hand with their names, the packaged sentence encoder frozen; the picture encoder learns. Against one
+Emoji of one hand with their names, the packaged sentence encoder frozen; the image encoder learns. Against one
 positive a row with the same frozen tower, with the temperature learned, as the paper does, and fixed.
 """
 

@@ -3,7 +3,7 @@
 Digits cut into three bands with noise, 100 labels: each seed draws other rows. At equal weight 0.5, mixtures alone
 against the one-to-one contrast (the same code without mixing), soft targets alone, both phases, and the classifiers
 alone; the same at the paper's 0.1; the released code's targets; without classifiers on each modality. Further cells:
-200 labels, three groups of numbers of tumours, pictures with words. `both` is the mechanism: how often the two rows of
+200 labels, three groups of numbers of tumours, images with words. `both` is the mechanism: how often the two rows of
 a mixture never seen, half of each, are the two nearest of 20 in another modality (by chance 1 of 190). `alone` is the
 best classifier on one modality.
 """
@@ -27,7 +27,7 @@ BANDS = '--groups "top_*; middle_*; bottom_*"'
 TUMOURS = '--groups "mean *; *error; worst *"'
 NUMBERS = {"steps": 200, "batch_size": 100, "vector_width": 64, "vector_layers": 1, "optimiser": "adam", "lr": 2e-3,
            "weight_decay": 0.0, "schedule": "constant", "warmup": 0}  # fmt: skip
-PICTURES = {"steps": 300, "batch_size": 64, "image_size": 32, "text_encoder": "tiny", "text_length": 24}
+IMAGES = {"steps": 300, "batch_size": 64, "image_size": 32, "text_encoder": "tiny", "text_length": 24}
 MEASURES = {"accuracy": ("classification", "accuracy")}
 
 
@@ -77,7 +77,7 @@ CLAIM = Claim(
                            look=mechanism, divided=True),
         "tumours": Cell("breast-cancer", arms(TUMOURS, (0.5,)), NUMBERS | {"batch_size": 128}, MEASURES, look=mechanism,
                         divided=True),
-        "pictures with words": Cell("emoji with words", arms("", (0.5, 0.1)), PICTURES, MEASURES, look=mechanism,
+        "images with words": Cell("emoji with words", arms("", (0.5, 0.1)), IMAGES, MEASURES, look=mechanism,
                                     divided=True),
     },
     control="clip 0.5",

@@ -1,8 +1,8 @@
 """MCL: a second stage with negatives from the clusters of the first learns the suppressed feature.
 
-Pictures of two digits, the right one at 0.4 of the contrast; the label read off is the right one. Equal compute: SimCLR
+Images of two digits, the right one at 0.4 of the contrast; the label read off is the right one. Equal compute: SimCLR
 with the steps of both stages; equal steps and width: MCL whose groups are random would need clusters of no meaning, so
-the control of equal width is MCL that continues from the first stage's weights. Then the same pictures with captions
+the control of equal width is MCL that continues from the first stage's weights. Then the same images with captions
 that name both digits: `mcl-pairs` beside `pairs`.
 """
 
@@ -47,6 +47,6 @@ def figure(out: Path, result: dict[str, Any]) -> None:
     rows = result["all"]["two digits"]
     values = {name: {"weak digit": [100 * float(x[READ]) for x in seeds]} for name, seeds in rows.items()
               if name in CLAIM.cells["two digits"].arms or name == "untrained"}  # fmt: skip
-    about = "Accuracy of a linear probe for the fainter of two digits in one picture."
-    (FIGURES / "mcl.svg").write_text(bars_svg(values, "The weak digit of two in one picture: linear probe", about,
+    about = "Accuracy of a linear probe for the fainter of two digits in one image."
+    (FIGURES / "mcl.svg").write_text(bars_svg(values, "The weak digit of two in one image: linear probe", about,
                                               unit=" %"))  # fmt: skip

@@ -1,6 +1,6 @@
 """MoCHi: negatives mixed from the hardest of a queue, against MoCo, the same without mixtures.
 
-Every picture is its own class for the loss, so hard negatives should help most where a picture is to be found again.
+Every image is its own class for the loss, so hard negatives should help most where an image is to be found again.
 Emoji decide (found again by another drawing); digits by another look of themselves and by their labels.
 """
 
@@ -37,7 +37,7 @@ def arms(views: str, size: int) -> dict[str, Arm]:
 LOOK = {"another look": ("proxy", "hit@1")}
 CLAIM = Claim(
     slug="mochi",
-    claim="Mixed hard negatives find a picture again better than MoCo, the same run without mixtures.",
+    claim="Mixed hard negatives find an image again better than MoCo, the same run without mixtures.",
     cells={
         "digits": Cell("digits", arms(STRONG, 512), PLAN, LOOK | DIGITS),
         "emoji": Cell("emoji", arms("--views members", 640), EMOJI_PLAN, EMOJI),

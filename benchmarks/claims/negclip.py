@@ -1,8 +1,8 @@
-"""NegCLIP: captions in another order and near pictures teach word order, which random negatives do not.
+"""NegCLIP: captions in another order and near images teach word order, which random negatives do not.
 
 Two emoji side by side and which is left or right of which; test scenes pair objects anew. CLIP (the same method without
-hard captions and pictures), with as many random captions more, with hard captions, with hard pictures, and with both;
-both with a bag of words as text encoder, which cannot see order. A step of both encodes two pictures and four captions
+hard captions and images), with as many random captions more, with hard captions, with hard images, and with both;
+both with a bag of words as text encoder, which cannot see order. A step of both encodes two images and four captions
 an item: CLIP of equal compute has twice the batch and twice the steps.
 """
 
@@ -12,24 +12,24 @@ from experiment import Arm, Cell, Claim
 
 PLAN = {"steps": 300, "batch_size": 64, "text_encoder": "tiny", "lr": 1e-3}
 FOUND = {"order": ("order", "relation"), "recall@10": ("pairs", "hit@10"), "shuffles": ("order", "order")}
-CLIP = "negclip --hard none --pictures 0"
+CLIP = "negclip --hard none --images 0"
 BAG = {"text_encoder": "small"}
 CLAIM = Claim(
     slug="negclip",
-    claim="Hard captions and hard pictures teach the order of words, and retrieval does not suffer.",
+    claim="Hard captions and hard images teach the order of words, and retrieval does not suffer.",
     cells={
         "scenes of two": Cell("scenes of two", {
-            "hard captions and pictures": Arm("negclip"),
+            "hard captions and images": Arm("negclip"),
             "CLIP": Arm(CLIP),
             "CLIP, equal compute": Arm(CLIP, {"batch_size": 128, "steps": 600}),
-            "random captions": Arm("negclip --hard random --pictures 0"),
-            "hard captions": Arm("negclip --pictures 0"),
-            "hard pictures": Arm("negclip --hard none"),
+            "random captions": Arm("negclip --hard random --images 0"),
+            "hard captions": Arm("negclip --images 0"),
+            "hard images": Arm("negclip --hard none"),
             "bag of words": Arm("negclip", BAG),
         }, PLAN, FOUND),
     },
     control="CLIP",
     measure="order",
-    pairs=[("hard captions and pictures", "hard captions"), ("hard captions", "random captions"),
-           ("hard captions", "CLIP, equal compute"), ("hard pictures", "CLIP")],
+    pairs=[("hard captions and images", "hard captions"), ("hard captions", "random captions"),
+           ("hard captions", "CLIP, equal compute"), ("hard images", "CLIP")],
 )  # fmt: skip

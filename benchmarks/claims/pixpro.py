@@ -35,7 +35,7 @@ CLAIM = Claim(
 
 
 def figure(out: Path, result: dict[str, Any], side: int = 6) -> None:
-    """Which cells of two crops of one picture are positives, in docs/assets/methods/pixpro.svg."""
+    """Which cells of two crops of one image are positives, in docs/assets/methods/pixpro.svg."""
     crops = torch.tensor([[0.05, 0.1, 0.7, 0.75], [0.95, 0.3, 0.4, 0.95]])  # the second one mirrored
     a, b = (cell_centres(c[None], side, side)[0][0].numpy() for c in crops)
     pairs = positive_pixels(crops[:1], crops[1:], side, side)[0].nonzero().numpy()

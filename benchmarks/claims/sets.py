@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from made.graphs import modules, near_digits
-from made.interactions import walks
-from made.pictures import (
+from made.images import (
     BAG,
     bags,
     bands_of_digits,
@@ -34,6 +33,7 @@ from made.pictures import (
     two_digits,
     two_digits_with_words,
 )
+from made.interactions import walks
 from made.texts import (
     DOCUMENTS,
     EACH,
@@ -127,21 +127,21 @@ SETS = {
                                                      "split": "split"}}, tiny=1500),
     "two digits": Set("pairs of scikit-learn digits side by side, the right one at 0.4, 1200 / 200 / 600",
                       partial(pictured, "two-digits", ("strong", "weak"), two_digits),
-                      {"roles": {"image": "picture", "label": ["weak"], "split": "split"}}),
+                      {"roles": {"image": "image", "label": ["weak"], "split": "split"}}),
     "two digits, captions": Set("two digits side by side, the right one at 0.4, captions, 1200 / 200 / 600",
                                 partial(pictured, "two-digits-captions", ("caption", "strong", "weak"),
                                         two_digits_with_words),
-                                {"roles": {"image": "picture", "text": "caption", "label": ["weak"],
+                                {"roles": {"image": "image", "text": "caption", "label": ["weak"],
                                            "split": "split"}}),
     "digits on photographs": Set("patches of eight photographs, half of them with a digit on it, 2000 / 300 / 600",
                                  partial(pictured, "digits-on-photographs", ("set", "photo", "digit"),
                                          partial(mixed, digits_on_photographs)),
-                                 {"roles": {"image": "picture", "domain": "set", "label": ["photo", "digit"],
+                                 {"roles": {"image": "image", "domain": "set", "label": ["photo", "digit"],
                                             "split": "split"}}, tiny=400),
     "emoji on photographs": Set("patches of eight photographs, half of them with an emoji on it, 2000 / 300 / 600",
                                 partial(pictured, "emoji-on-photographs", ("set", "photo", "category"),
                                         partial(mixed, emoji_on_photographs)),
-                                {"roles": {"image": "picture", "domain": "set", "label": ["photo", "category"],
+                                {"roles": {"image": "image", "domain": "set", "label": ["photo", "category"],
                                            "split": "split"}}, tiny=400),
     "digit operations": Set("scikit-learn digits under eight operations, 50 compositions trained on, 15 tested",
                             lambda out: "digit-operations", tiny=1500),
@@ -156,13 +156,13 @@ SETS = {
                               {"roles": {"target": "progression"}}, tiny=120),
     "digits, turned": Set("scikit-learn digits turned by -60 to 60 degrees, 400 / 200 / 397",
                           partial(pictured, "digits-turned", ("angle",), turned),
-                          {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
+                          {"roles": {"image": "image", "target": "angle", "split": "split"}}, tiny=997),
     "digits, turned, permuted": Set("scikit-learn digits turned, training angles permuted",
                                     partial(pictured, "digits-turned-permuted", ("angle",), turned_permuted),
-                                    {"roles": {"image": "picture", "target": "angle", "split": "split"}}, tiny=997),
+                                    {"roles": {"image": "image", "target": "angle", "split": "split"}}, tiny=997),
     "emoji": Set("emoji in four styles, emoji never trained on", lambda out: "emoji"),
     "emoji, new subgroups": Set("emoji of one style, trained on half of the subgroups, episodes on the others",
-                                subgroups, {"roles": {"image": "picture", "label": ["subgroup"], "split": "split"}},
+                                subgroups, {"roles": {"image": "image", "label": ["subgroup"], "split": "split"}},
                                 tiny=2000),
     "emoji, subcategories": Set("emoji in four styles with their subcategory, emoji never trained on",
                                 lambda out: "emoji", {"roles": {"target": "subcategory"}}),
@@ -231,7 +231,7 @@ SETS = {
     "code": Set("the code of functions alone", lambda out: "functions", {"roles": {"text": "code", "text_b": None}}),
     "scenes of two": Set("two emoji side by side and which is left or right of which, 2000 / 200 / 500",
                          lambda out: pictured("scenes-of-two", ["caption"], scenes_of_two, out),
-                         {"roles": {"image": "picture", "text": "caption", "split": "split"}}, tiny=2700),
+                         {"roles": {"image": "image", "text": "caption", "split": "split"}}, tiny=2700),
     "digits in bands": Set("scikit-learn digits with noise, in three bands, 100 / 100 / 400, drawn anew each seed",
                            bands_of_digits, {"roles": {"vector": ["top_*", "middle_*", "bottom_*"], "target": "digit",
                                                        "split": "split"}}, tiny=600, drawn=True),
@@ -240,18 +240,18 @@ SETS = {
                                            "split": "split"}}, tiny=700, drawn=True),
     "breast-cancer": Set("scikit-learn breast cancer, 398 / 85 / 86", lambda out: "breast-cancer", tiny=200),
     "emoji with words": Set("one emoji of each family with its keywords and category, 300 / 150 / 600, drawn anew each "
-                            "seed", emoji_with_words, {"roles": {"image": "picture", "text": "keywords",
+                            "seed", emoji_with_words, {"roles": {"image": "image", "text": "keywords",
                                                                  "target": "category", "split": "split"}},
                             tiny=1050, drawn=True),
     "digit operations, long-tailed": Set(
         "digits under eight operations, 50 / 15 / 15 compositions; attributes of a digit by 1 / rank in training",
         partial(pictured, "digit-operations-long-tailed", ("attribute", "digit"),
                 partial(mixed, long_tailed_operations)),
-        {"roles": {"image": "picture", "attribute": ["attribute"], "object": "digit", "split": "split"}}, tiny=1200),
+        {"roles": {"image": "image", "attribute": ["attribute"], "object": "digit", "split": "split"}}, tiny=1200),
     "digits, described": Set(
         "scikit-learn digits and 15 facts of each digit's shape, six classes trained on, two others in validation and "
         "two in test, drawn anew each seed", described_digits,
-        {"roles": {"image": "picture", "target": "digit", "label": [], "split": "split"}}, tiny=1797, drawn=True,
+        {"roles": {"image": "image", "target": "digit", "label": [], "split": "split"}}, tiny=1797, drawn=True,
         described=digit_facts),
     "names": Set("emoji and their names", lambda out: names(out, "all")),
     "names, 300": Set("emoji and their names, 300 of the training pairs", lambda out: names(out, "300")),

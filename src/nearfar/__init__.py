@@ -2,10 +2,10 @@
 
 import nearfar
 
-run = nearfar.fit("simclr", "my/pictures")          # or None: a method that fits the data
-table = nearfar.compare("my/pictures")              # several methods, fairly, with intervals
+run = nearfar.fit("simclr", "my/images")          # or None: a method that fits the data
+table = nearfar.compare("my/images")              # several methods, fairly, with intervals
 model = nearfar.load(run.path / "model")
-vectors = model.embed(pictures)
+vectors = model.embed(images)
 loss = nearfar.losses.info_nce(query, key)          # the losses need nothing else of the library
 """
 

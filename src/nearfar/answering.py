@@ -142,19 +142,19 @@ def generate(
     seed: Seed = 0,
     **given: Any,
 ) -> list[Any]:
-    """What a model makes of prompts (or of nothing): texts or pictures.
+    """What a model makes of prompts (or of nothing): texts or images.
 
     Args:
         model: a model or its folder.
         prompts: texts that are continued or shown; one may be given as it is.
-        out: FILE.txt or FILE.jsonl of texts; a new folder of pictures.
+        out: FILE.txt or FILE.jsonl of texts; a new folder of images.
         seed: of what is drawn; the same seed gives the same.
         given: options of the model's own.
 
     Raises InputError: a model that does not generate, an output that exists.
     """
     _, module = answering(model, "generate")
-    place = output(out, TEXTS) if module.makes == "text" else picture_folder(out)
+    place = output(out, TEXTS) if module.makes == "text" else image_folder(out)
     own, asked = settings_of(module, given), [prompts] if isinstance(prompts, str) else list(prompts)
     with torch.inference_mode():
         made = list(module.generate(asked, own, seed=seed))
@@ -163,14 +163,14 @@ def generate(
     return made
 
 
-def picture_folder(out: str | Path | None) -> Path | None:
+def image_folder(out: str | Path | None) -> Path | None:
     if out is not None and stores.on_disk(out).exists():
         raise InputError(f"'{out}' exists already.", "Choose another --out.")
     return None if out is None else Path(out)
 
 
 def write_made(place: Path, prompts: Sequence[str], made: Sequence[Any], kind: str) -> None:
-    """Texts into a file, a line each (with the prompt in .jsonl); pictures as PNG into a folder."""
+    """Texts into a file, a line each (with the prompt in .jsonl); images as PNG into a folder."""
     with files.whole(place) as fresh:
         if kind != "text":
             fresh.mkdir()

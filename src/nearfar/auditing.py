@@ -73,7 +73,7 @@ def audit(data: Data) -> Audit:
     """All that is odd in the contents of data.
 
     Duplicates are rows whose content stands in an earlier row. The other kinds are looked for among the first 20,000
-    different contents: near copies by difference hashes (pictures) or word triples (texts), of other kinds by the
+    different contents: near copies by difference hashes (images) or word triples (texts), of other kinds by the
     nearest row; outliers and unlike labels by the ten nearest in features that need no training (HOG, TF-IDF, the
     numbers themselves).
     """

@@ -217,7 +217,7 @@ class Modality:
     # -- items -----------------------------------------------------------------------------------------------------
 
     def items(self, data: Data, role: str, rows: Any = None, size: int | None = None) -> Any:
-        """The items of some rows (None: all), as references and `embed` take them; pictures at `size`."""
+        """The items of some rows (None: all), as references and `embed` take them; images at `size`."""
         return data.values(role, rows)
 
     def other_look(self, items: Any, rows: np.ndarray) -> Any:

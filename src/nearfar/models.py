@@ -32,7 +32,7 @@ from nearfar.encoders import Encoder, Frozen
 from nearfar.encoders.base import load_into, load_tensors
 from nearfar.encoders.lora import merged
 from nearfar.encoders.quiet import quiet
-from nearfar.encoders.stored import noise_pictures
+from nearfar.encoders.stored import noise_images
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.methods.tower import Tower, with_heads
 from nearfar.stores import local
@@ -154,12 +154,12 @@ class Model:
         progress: Progress | None = None,
         variant: str | None = None,
     ) -> np.ndarray:
-        """float32 (n, d) of pictures (PIL, arrays, paths), texts, rows of numbers..., in their order.
+        """float32 (n, d) of images (PIL, arrays, paths), texts, rows of numbers..., in their order.
 
         variant: which of the vectors of one input, where the model gives several (`variants`).
 
-        role: whose tower to use. None: by what the items are; in a model of texts and pictures, strings are texts, and
-        paths (`pathlib.Path`) and pictures are pictures. progress: called with (done, all) after each batch.
+        role: whose tower to use. None: by what the items are; in a model of texts and images, strings are texts, and
+        paths (`pathlib.Path`) and images are images. progress: called with (done, all) after each batch.
         """
         if isinstance(items, str | Path | bytes | Mapping) or not hasattr(items, "__len__"):
             raise InputError(
@@ -187,7 +187,7 @@ class Model:
         batch_size: int = 64,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """float32 (n, d) of pictures: PIL, uint8 arrays (H, W, 3), paths, or one uint8 batch (n, 3, H, W)."""
+        """float32 (n, d) of images: PIL, uint8 arrays (H, W, 3), paths, or one uint8 batch (n, 3, H, W)."""
         return self.embed(images, role or self.role_of("image"), batch_size, progress)
 
     def verify(self) -> float:
@@ -253,10 +253,10 @@ class Model:
 
         def write(folder: Path) -> float:
             encoder = timm_folder(tower.encoder, tower.head, folder)
-            loaded, x = load_timm(folder), torch.from_numpy(noise_pictures(encoder.size)).float() / 255
+            loaded, x = load_timm(folder), torch.from_numpy(noise_images(encoder.size)).float() / 255
             with torch.inference_mode():
                 theirs = loaded.eval()((x - encoder.mean.cpu()) / encoder.std.cpu()).numpy()
-            return _same(encoders.vectors(encoder, noise_pictures(encoder.size)), theirs, "timm")
+            return _same(encoders.vectors(encoder, noise_images(encoder.size)), theirs, "timm")
 
         return _replace_folder(Path(path), "config.json", write)
 
@@ -378,7 +378,7 @@ def save_model(
 @checked
 def load(path: str | Path, verify: bool = False, device: torch.device | str = "cpu") -> Model:
     """The model of a folder, ready to embed: nearfar's own, or one of transformers (CLIP, SigLIP, an encoder of
-    pictures or of texts) or sentence-transformers. verify: also embed its stored examples and compare.
+    images or of texts) or sentence-transformers. verify: also embed its stored examples and compare.
 
     Raises InputError for a folder that is not a model, is not complete, was changed after it was written, or was
     written by a later nearfar.

@@ -47,7 +47,7 @@ def _batch(model: Model, values: list[Any], role: str, variant: str | None) -> l
 
 
 def item_of(model: Model, query: Any, role: str | None) -> Item:
-    """What a query means: an item, or words on a command line (a text, the path of a picture, numbers)."""
+    """What a query means: an item, or words on a command line (a text, the path of an image, numbers)."""
     if role is not None:
         model.check_role(role)
     if not isinstance(query, str):

@@ -33,7 +33,7 @@ class Rows:
     rows: their sample ids (N,). groups: an integer of every row of the data (by sample id), or None. labels: name ->
     integers of every row, -1 where unknown: the columns of labels, then "target", "domain" and "bag" where there are
     such. tokens: role -> the token ids of all texts (`TokenStore`), for samplers of a stream. alternatives: the number
-    of the item of every row, where several rows tell one item (captions of a picture), of which one is drawn at a time.
+    of the item of every row, where several rows tell one item (captions of an image), of which one is drawn at a time.
     """
 
     rows: np.ndarray

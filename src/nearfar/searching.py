@@ -56,19 +56,19 @@ def search(
     exact: bool = False,
     hybrid: bool = False,
 ) -> Hits:
-    """The nearest items of an index to a text, a picture or one of its own items.
+    """The nearest items of an index to a text, an image or one of its own items.
 
     Args:
         where_from: an index (`nearfar embed MODEL DATA --out INDEX`), or a model folder that holds one as index/; also
             the URL of one (s3://...). A model of interactions knows its items and needs none.
-        query: a text, the path of a picture, numbers separated by commas, an item as `Model.embed` takes it, or
+        query: a text, the path of an image, numbers separated by commas, an item as `Model.embed` takes it, or
             "key:KEY" for an item of the index, which does not find itself; "user:42" or "items:50,181" for the next
             items of a user or a history.
         k: number of hits; where: filter in SQL over the index's columns.
         model: the model to embed the query with; default the one that built the index, found by its path.
         variant: which of the vectors of the query, where the model gives several; default that of the index.
-        plus, minus: a text, a picture or key:KEY whose unit vector is added to the query's, or taken from it ("like
-            this picture, but at night"; ALIGN, ICML 2021, sec. 5).
+        plus, minus: a text, an image or key:KEY whose unit vector is added to the query's, or taken from it ("like
+            this image, but at night"; ALIGN, ICML 2021, sec. 5).
         exact: compare with every item, also where a large index has an approximate index.
         hybrid: fuse the ranking by vectors with that of the query's words among the text columns (BM25), by
             reciprocal ranks.

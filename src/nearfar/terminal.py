@@ -33,7 +33,7 @@ _MARKS = "\u061c\u200e\u200f"  # of direction too, without a kind of their own
 def _sign(character: str) -> str:
     code = ord(character)
     if code < 0x20:
-        return chr(0x2400 + code)  # the Unicode pictures of control characters
+        return chr(0x2400 + code)  # the Unicode images of control characters
     return _NAMES.get(code, f"<U+{code:04X}>")
 
 

@@ -26,22 +26,22 @@ def drawing(kind, rng, size=40):
         "square": np.maximum(abs(x - cx), abs(y - cy)) < r * 0.8,
         "cross": (abs(x - cx) < r / 3) | (abs(y - cy) < r / 3),
     }[kind]
-    picture = rng.integers(180, 255, (size, size, 3))
-    picture[mask] = rng.integers(0, 160, 3)
-    return Image.fromarray(picture.astype(np.uint8))
+    image = rng.integers(180, 255, (size, size, 3))
+    image[mask] = rng.integers(0, 160, 3)
+    return Image.fromarray(image.astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """An image folder with classes, a csv of pairs beside its pictures, a text file."""
+    """An image folder with classes, a csv of pairs beside its images, a text file."""
     root, rng = tmp_path_factory.mktemp("user"), np.random.default_rng(0)
-    lines = ["picture,caption"]
+    lines = ["image,caption"]
     for i in range(120):
         kind = SHAPES[i % 4]
-        picture = drawing(kind, rng)
+        image = drawing(kind, rng)
         for place in (root / "classes" / kind, root / "pairs" / "img"):
             place.mkdir(parents=True, exist_ok=True)
-            picture.save(place / f"{i:03}.png")
+            image.save(place / f"{i:03}.png")
         lines.append(f"img/{i:03}.png,a {kind} number {i} drawn by hand")
     (root / "pairs" / "pairs.csv").write_text("\n".join(lines) + "\n")
     words = ["river", "stone", "market", "winter", "garden", "letter", "engine", "harbour", "violin", "bread"]
@@ -123,7 +123,7 @@ def test_methods(capsys):
     assert all(o["help"] for m in found for o in m["options"]), "every option is documented"
 
 
-def test_pictures_from_folder_to_search(folders, tmp_path, capsys):
+def test_images_from_folder_to_search(folders, tmp_path, capsys):
     data, run, index = folders / "classes", tmp_path / "run", tmp_path / "index"
     plan = json.loads(done(capsys, "fit", "simclr", data, *QUICK, "--dry-run", "--json").out)
     assert plan["path"] is None
@@ -141,22 +141,22 @@ def test_pictures_from_folder_to_search(folders, tmp_path, capsys):
     diagnosis = json.loads(done(capsys, "diagnose", run, data, "--json").out)
     assert all(d["advice"] and d["verdict"] for d in diagnosis)
     done(capsys, "embed", run, data, "--out", index)
-    picture = next((data / "disc").glob("*.png"))
-    hits = json.loads(done(capsys, "search", index, picture, "--k", "3", "--json").out)
-    assert hits[0]["key"].endswith(picture.name)
+    image = next((data / "disc").glob("*.png"))
+    hits = json.loads(done(capsys, "search", index, image, "--k", "3", "--json").out)
+    assert hits[0]["key"].endswith(image.name)
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
-    only = json.loads(done(capsys, "search", index, picture, "--where", "label = 'ring'", "--json").out)
+    only = json.loads(done(capsys, "search", index, image, "--where", "label = 'ring'", "--json").out)
     assert {h["label"] for h in only} == {"ring"}
     near = json.loads(done(capsys, "search", index, f"key:{hits[0]['key']}", "--k", "2", "--json").out)
     assert [h["key"] for h in near] == [h["key"] for h in hits[1:]], "an item does not find itself"
-    both = json.loads(done(capsys, "search", index, picture, "--plus", f"key:{hits[1]['key']}", "--json").out)
+    both = json.loads(done(capsys, "search", index, image, "--plus", f"key:{hits[1]['key']}", "--json").out)
     assert both[0]["key"] == hits[0]["key"]
     assert hits[1]["key"] not in {h["key"] for h in both}
     assert both[0]["score"] == pytest.approx(((1 + hits[1]["score"]) / 2) ** 0.5, abs=1e-4)
-    assert main(["search", str(index), str(picture), "--minus", f"key:{hits[0]['key']}"]) == 2
+    assert main(["search", str(index), str(image), "--minus", f"key:{hits[0]['key']}"]) == 2
     assert "cancel out" in capsys.readouterr().err
     assert main(["search", str(index), "a disc"]) == 2
-    assert "pictures only" in capsys.readouterr().err
+    assert "images only" in capsys.readouterr().err
 
 
 def test_embedding_appends_and_refuses_another_model(folders, tmp_path, capsys):
@@ -222,9 +222,9 @@ def test_compare_is_fair_and_resumable(folders, tmp_path, capsys):
     assert "other data" in capsys.readouterr().err
 
 
-def test_pairs_of_pictures_and_captions(folders, tmp_path, capsys):
+def test_pairs_of_images_and_captions(folders, tmp_path, capsys):
     shown = done(capsys, "fit", folders / "pairs" / "pairs.csv", *QUICK, "--out", tmp_path / "run")
-    assert "method: align (each row pairs a picture with a text)" in shown.out
+    assert "method: align (each row pairs an image with a text)" in shown.out
     assert "masked" not in json.loads((tmp_path / "run" / "scores.json").read_text())["cost"]  # nothing is doubled here
     model = nearfar.load(tmp_path / "run" / "model", verify=True)
     assert model.modalities == ["image", "text"]

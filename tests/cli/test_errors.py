@@ -12,7 +12,7 @@ from nearfar.cli import main
 from nearfar.losses.parts import parts
 
 
-def pictures(folder, n=12, size=24):
+def images(folder, n=12, size=24):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for i in range(n):
@@ -64,9 +64,9 @@ def test_wrong_usage(words, message, capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "x.npy").exists()
 
 
-def test_unreadable_picture_is_named_or_skipped(capsys, tmp_path):
-    folder = pictures(tmp_path / "p")
-    (folder / "05.png").write_bytes(b"not a picture")
+def test_unreadable_image_is_named_or_skipped(capsys, tmp_path):
+    folder = images(tmp_path / "p")
+    (folder / "05.png").write_bytes(b"not an image")
     code, shown = said(capsys, "data", folder)
     assert code == 2
     assert "05.png" in shown.err
@@ -77,7 +77,7 @@ def test_unreadable_picture_is_named_or_skipped(capsys, tmp_path):
 
 
 def test_batch_larger_than_the_data(capsys, tmp_path):
-    folder = pictures(tmp_path / "p", n=20)
+    folder = images(tmp_path / "p", n=20)
     code, shown = said(capsys, "fit", "simclr", folder, "--batch-size", "64", "--out", tmp_path / "run")
     assert code == 2
     assert "Use --batch-size" in shown.err
@@ -85,7 +85,7 @@ def test_batch_larger_than_the_data(capsys, tmp_path):
 
 
 def test_method_whose_needs_the_data_lack(capsys, tmp_path):
-    folder = pictures(tmp_path / "p", n=20)
+    folder = images(tmp_path / "p", n=20)
     code, shown = said(capsys, "fit", "align", folder)
     assert code == 2
     assert "needs image + text" in shown.err
@@ -179,7 +179,7 @@ def test_a_stored_path_of_code_is_imported_only_on_request(capsys, tmp_path, mon
         "pathlib.Path('imported').touch()\n\n\nclass Own(RowLoss):\n    def __call__(self, s):\n"
         "        return rows.info_nce_rows(s)\n"
     )
-    folder = pictures(tmp_path / "p", n=24)
+    folder = images(tmp_path / "p", n=24)
     words = ["fit", "simclr", folder, "--steps", "2", "--batch-size", "8", "--val-every", "0", "--out", "run"]
     assert said(capsys, *words, "--loss", "own_part.Own")[0] == 0
     (tmp_path / "imported").unlink()

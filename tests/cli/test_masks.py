@@ -31,7 +31,7 @@ def test_fit_and_evaluate(shapes, tmp_path, capsys):
     assert "Masks 24; 3 classes" in done(capsys, "data", shapes).out
     told = json.loads(done(capsys, "data", shapes, "--json").out)
     classes = {"ground": 24, "disc": 24, "bar": 24}
-    assert told["masks"] == {"pictures": 24, "without": 0, "classes": classes, "ignore": True}
+    assert told["masks"] == {"images": 24, "without": 0, "classes": classes, "ignore": True}
     run = tmp_path / "run"
     done(capsys, "fit", "pixpro", shapes, *QUICK, "--out", run)
     told = json.loads((run / "scores.json").read_text())

@@ -19,14 +19,14 @@ CASES = [line.split("  ->  ") for line in (Path(__file__).parent / "wrong_inputs
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Pictures, pairs, a model of each, their indexes and a comparison, as the cases name them."""
+    """Images, pairs, a model of each, their indexes and a comparison, as the cases name them."""
     folder = tmp_path_factory.mktemp("wrong")
     rng = np.random.default_rng(0)
     for name in "ab":
         (folder / "pics" / name).mkdir(parents=True)
         for i in range(16):
-            picture = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(folder / "pics" / name / f"{i}.png")
+            image = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / "pics" / name / f"{i}.png")
     with open(folder / "pairs.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["text", "text_b", "group", "section"])

@@ -34,7 +34,7 @@ def words(line: str) -> list[str]:
 
 
 def links(path: Path) -> list[str]:
-    """Relative targets of links and pictures, outside code."""
+    """Relative targets of links and images, outside code."""
     prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
     found = re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", prose)
     return [t for t in found if not re.match(r"[a-z]+:", t)]

@@ -23,8 +23,8 @@ def reader(tmp_path_factory):
         (folder / "photos" / kind).mkdir(parents=True)
         for i in range(20):
             coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-            picture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
-            Image.fromarray(picture).save(folder / "photos" / kind / f"{i:02}.png")
+            image = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+            Image.fromarray(image).save(folder / "photos" / kind / f"{i:02}.png")
     with open(folder / "pairs.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["question", "answer"])

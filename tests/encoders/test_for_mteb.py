@@ -62,7 +62,7 @@ def test_a_name_has_an_owner(model, name):
         model.for_mteb(name)
 
 
-def test_a_task_of_pictures_is_refused(model):
+def test_a_task_of_images_is_refused(model):
     with pytest.raises(InputError, match="the task gives image"):
         model.for_mteb("me/tiny").encode([{"image": [1, 2]}])
 

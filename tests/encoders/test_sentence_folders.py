@@ -232,7 +232,7 @@ def test_frozen_features_know_what_makes_a_vector(folder, tmp_path):
     assert np.abs(long - short).max() > 1e-3
 
 
-def test_frozen_pictures_know_their_normalisation():
+def test_frozen_images_know_their_normalisation():
     one, other = encoders.image("resnet18"), encoders.image("resnet18")
     other.load_state_dict(one.state_dict())
     assert encoders.Frozen(one).hash() == encoders.Frozen(other).hash()

@@ -80,7 +80,7 @@ def captions(tmp_path_factory):
     return write_colours(folder, COLOURS, 80, lambda rng, name, i: f"a square of {name} number {i}")
 
 
-def pictures(size=32):
+def drawn(size=32):
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(5)]
 
@@ -90,7 +90,7 @@ def theirs(folder, kind):
     """What transformers gives, with the padding and the normalisation of its own files."""
     model = AutoModel.from_pretrained(folder).eval()
     processor = (CLIPImageProcessor if kind == "clip" else SiglipImageProcessor).from_pretrained(folder)
-    images = model.get_image_features(**processor(images=pictures(), return_tensors="pt"))
+    images = model.get_image_features(**processor(images=drawn(), return_tensors="pt"))
     given = AutoTokenizer.from_pretrained(folder)(
         TEXTS, return_tensors="pt", padding=True if kind == "clip" else "max_length", truncation=True
     )
@@ -106,7 +106,7 @@ def theirs(folder, kind):
 def test_the_vectors_are_those_of_transformers(kind, folders):
     images, texts = theirs(folders / kind, kind)
     made = both_of(folders / kind)
-    np.testing.assert_allclose(encoders.vectors(made["image"], pictures()), images, atol=2e-5)
+    np.testing.assert_allclose(encoders.vectors(made["image"], drawn()), images, atol=2e-5)
     np.testing.assert_allclose(encoders.vectors(made["text"], TEXTS), texts, atol=2e-5)
     assert made["text"].special.fill == (kind == "siglip")
 
@@ -123,18 +123,18 @@ def test_vectors_put_in_by_hand_take_the_place_of_tokens(kind, folders):
     assert not torch.allclose(encoder(given._replace(vectors=given.vectors + 1)), encoder(x))
 
 
-def test_an_encoder_of_pictures_alone(folders, tmp_path):
+def test_an_encoder_of_images_alone(folders, tmp_path):
     model = ViTModel.from_pretrained(folders / "vit", add_pooling_layer=False).eval()
     encoder = encoders.image(str(folders / "vit")).eval()
-    x = encoder.prepare(pictures())
+    x = encoder.prepare(drawn())
     with torch.inference_mode():
         whole = model(pixel_values=(x - encoder.mean) / encoder.std).last_hidden_state
         np.testing.assert_allclose(encoder(x), whole[:, 0], atol=2e-5)
         np.testing.assert_allclose(encoder.feature_map(x).flatten(2).transpose(1, 2), whole[:, 1:], atol=2e-5)
     save_model(tmp_path / "model", {"image": encoder})
     np.testing.assert_allclose(
-        nearfar.load(tmp_path / "model", verify=True).embed_images(pictures()),
-        nearfar.load(folders / "vit").embed_images(pictures()),
+        nearfar.load(tmp_path / "model", verify=True).embed_images(drawn()),
+        nearfar.load(folders / "vit").embed_images(drawn()),
         atol=1e-5,
     )
 
@@ -153,9 +153,7 @@ def test_a_folder_is_a_model(kind, folders, captions, tmp_path):
     images, texts = theirs(folders / kind, kind)
     model = nearfar.load(folders / kind)
     np.testing.assert_allclose(model.embed_texts(TEXTS), texts / np.linalg.norm(texts, axis=1)[:, None], atol=2e-5)
-    np.testing.assert_allclose(
-        model.embed_images(pictures()), images / np.linalg.norm(images, axis=1)[:, None], atol=2e-5
-    )
+    np.testing.assert_allclose(model.embed_images(drawn()), images / np.linalg.norm(images, axis=1)[:, None], atol=2e-5)
     assert model.modalities == ["image", "text"]
     assert model.hash == nearfar.load(folders / kind).hash
     index = tmp_path / "index"
@@ -173,7 +171,7 @@ def test_a_saved_model_gives_the_same_vectors(kind, folders, tmp_path):
     loaded = nearfar.load(tmp_path / "model", verify=True)
     images, texts = theirs(folders / kind, kind)
     np.testing.assert_allclose(loaded.embed_texts(TEXTS), texts / np.linalg.norm(texts, axis=1)[:, None], atol=2e-5)
-    assert loaded.embed_images(pictures()).shape == images.shape
+    assert loaded.embed_images(drawn()).shape == images.shape
 
 
 def run(slug, captions, out, **given):
@@ -196,7 +194,7 @@ def test_a_clip_folder_is_fine_tuned(folders, captions, tmp_path):
     run("align", captions, tmp_path / "still", steps=1, lr=1e-12, weight_decay=0.0, model=str(folders / "clip"))
     before, still = nearfar.load(folders / "clip"), nearfar.load(tmp_path / "still" / "model")
     np.testing.assert_allclose(still.embed_texts(TEXTS), before.embed_texts(TEXTS), atol=1e-5)
-    np.testing.assert_allclose(still.embed_images(pictures()), before.embed_images(pictures()), atol=1e-5)
+    np.testing.assert_allclose(still.embed_images(drawn()), before.embed_images(drawn()), atol=1e-5)
     trained = run("align", captions, tmp_path / "run", steps=60, lr=1e-3, model=str(folders / "clip"), label="colour")
     scores = {
         str(one): nearfar.evaluate(one, captions, task="zero-shot", label="colour", on="train")["rows"][0]["primary"]
@@ -225,7 +223,7 @@ def test_a_run_from_a_clip_folder_goes_on_as_if_uninterrupted(folders, captions,
     nearfar.fit("pairs", captions, out=tmp_path / "whole", **given)
     a, b = (nearfar.load(tmp_path / name / "model") for name in ("whole", "parts"))
     np.testing.assert_array_equal(a.embed_texts(TEXTS), b.embed_texts(TEXTS))
-    np.testing.assert_array_equal(a.embed_images(pictures()), b.embed_images(pictures()))
+    np.testing.assert_array_equal(a.embed_images(drawn()), b.embed_images(drawn()))
 
 
 def test_one_tower_alone_of_a_folder(folders, captions, tmp_path):
@@ -243,7 +241,7 @@ def test_one_tower_alone_of_a_folder(folders, captions, tmp_path):
         (["--model", "{captions}"], "is not a model folder"),
         (["--head", "own"], "head=own takes the heads of the model"),
         (["--encoder", "{clip}", "--weights", "{clip}"], "--encoder names a folder with weights of its own"),
-        (["--encoder", "{captions}"], "holds no model of transformers that takes pictures"),
+        (["--encoder", "{captions}"], "holds no model of transformers that takes images"),
         (["--encoder", "{clip}", "--channels", "orientation"], "has channels of its own"),
         (["--encoder", "{clip}", "--image-size", "64"], "has size of its own: 32 pixels"),
     ],
@@ -277,7 +275,7 @@ OPEN_CLIP = {
 
 @pytest.fixture(scope="module", params=["clip", "custom text", "siglip"])
 def open_clip_folder(request, tmp_path_factory):
-    """A small model of open_clip with random weights, and what the library gives of it: folder, pictures, texts."""
+    """A small model of open_clip with random weights, and what the library gives of it: folder, images, texts."""
     library = pytest.importorskip("open_clip")
     folder = tmp_path_factory.mktemp("open") / "model"
     folder.mkdir()
@@ -292,7 +290,7 @@ def open_clip_folder(request, tmp_path_factory):
     made = library.create_model(f"local-dir:{folder}", load_weights=False).eval()
     save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / "open_clip_model.safetensors")
     mean, std = (torch.tensor(said["preprocess_cfg"][k]).view(3, 1, 1) for k in ("mean", "std"))
-    pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in pictures()])
+    pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in drawn()])
     with torch.inference_mode():
         images = made.encode_image((pixels - mean) / std).numpy()
         texts = made.encode_text(library.get_tokenizer(f"local-dir:{folder}")(TEXTS)).numpy()
@@ -303,7 +301,7 @@ def test_a_folder_of_open_clip_is_a_model(open_clip_folder, captions, tmp_path):
     folder, images, texts = open_clip_folder
     images, texts = (z / np.linalg.norm(z, axis=1)[:, None] for z in (images, texts))
     model = nearfar.load(folder)
-    np.testing.assert_allclose(model.embed_images(pictures()), images, atol=2e-5)
+    np.testing.assert_allclose(model.embed_images(drawn()), images, atol=2e-5)
     np.testing.assert_allclose(model.embed_texts(TEXTS), texts, atol=2e-5)
     save_model(tmp_path / "model", {role: tower.encoder for role, tower in model.roles.items()})
     saved = nearfar.load(tmp_path / "model", verify=True)

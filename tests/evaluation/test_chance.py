@@ -88,7 +88,7 @@ def text_pairs(folder, rng):
     )
 
 
-def picture_pairs(folder, rng):
+def image_pairs(folder, rng):
     rows = []
     for i in range(150):
         noise(folder / f"{i}.png", rng)
@@ -97,7 +97,7 @@ def picture_pairs(folder, rng):
 
 
 def scenes_in_words(folder, rng):
-    """Pictures with captions of two things in relation; some captions are short, some pictures have two."""
+    """Images with captions of two things in relation; some captions are short, some images have two."""
     rows = []
     for i in range(600):
         noise(folder / f"{i}.png", rng)
@@ -173,7 +173,7 @@ def domains(folder, rng):
 
 
 def labels(folder, rng):
-    """A given split with copies of training pictures in the test part, all of their own label."""
+    """A given split with copies of training images in the test part, all of their own label."""
     rows = []
     for i in range(450):
         noise(folder / f"{i}.png", rng)
@@ -231,7 +231,7 @@ def texts_to_tell(folder, rng):
     return table(folder / "amounts.csv", ["text", "amount"], [(words(rng), f"{rng.random():.4f}") for _ in range(400)])
 
 
-def pictures_to_tell(folder, rng):
+def images_to_tell(folder, rng):
     for i in range(300):
         noise(folder / f"{i}.png", rng)
     return table(folder / "amounts.csv", ["image", "amount"], [(f"{i}.png", f"{rng.random():.4f}") for i in range(300)])
@@ -334,7 +334,7 @@ def stamped(folder, rng):
 
 
 def compositions(folder, rng):
-    """Pictures of twenty pairs; vectors drawn by their contents know nothing of them."""
+    """Images of twenty pairs; vectors drawn by their contents know nothing of them."""
     folder.mkdir(parents=True, exist_ok=True)
     return write_shapes(folder, each=60)
 
@@ -347,7 +347,7 @@ def described_digits(folder, rng):
 DATA = {
     "dense": [masks],
     "sts": [scored_pairs],
-    "pairs": [text_pairs, picture_pairs, labelled_pairs, beir, pairs_of_domains],
+    "pairs": [text_pairs, image_pairs, labelled_pairs, beir, pairs_of_domains],
     "pair-labels": [labelled_pairs],
     "code-search": [text_pairs, pairs_of_domains],
     "bitext": [text_pairs, pairs_of_domains],
@@ -357,10 +357,10 @@ DATA = {
     "link-prediction": [network],
     "classification": [labels, labelled_numbers],
     "zero-shot": [labels, labelled_numbers],
-    "order": [scenes_in_words, picture_pairs],
+    "order": [scenes_in_words, image_pairs],
     "few-shot": [labels, labelled_numbers],
     "bags": [bags_of_numbers, bags_of_texts],
-    "regression": [numbers_to_tell, texts_to_tell, pictures_to_tell],
+    "regression": [numbers_to_tell, texts_to_tell, images_to_tell],
     "separation": [two_sets, two_sets_of_numbers],
     "trees": [dialogues],
     "next-item": [interactions, numbered_interactions],

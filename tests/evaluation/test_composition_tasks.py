@@ -229,7 +229,7 @@ def test_wrong_options_name_the_mend(table):
         task_for(data, "compositions", template="a photo of {object}")
     with pytest.raises(InputError, match="no file"):
         task_for(data, "compositions", word_vectors="none.txt")
-    with pytest.raises(InputError, match="needs pictures with an attribute"):
+    with pytest.raises(InputError, match="needs images with an attribute"):
         task_for(nearfar.data(table, roles={"attribute": None, "object": None}), "compositions")
 
 

@@ -13,7 +13,7 @@ import nearfar
 from nearfar.evaluation import task_for
 from nearfar.evaluation.pairwise import accuracy_at, average_precision, best_threshold, f1_at
 
-from .test_chance import Random, beir, domains, groups, labelled_pairs, labels, picture_pairs, scored_pairs, text_pairs
+from .test_chance import Random, beir, domains, groups, image_pairs, labelled_pairs, labels, scored_pairs, text_pairs
 
 KS = (1, 5, 10)
 
@@ -98,7 +98,7 @@ def test_groups_across_domains(tmp_path):
     check(task_for(data).evaluate(embed, "test").metrics, mean(means))
 
 
-@pytest.mark.parametrize("write", [text_pairs, picture_pairs, labelled_pairs])
+@pytest.mark.parametrize("write", [text_pairs, image_pairs, labelled_pairs])
 def test_pairs(write, tmp_path):
     path = write(tmp_path, np.random.default_rng(0))
     data, table = nearfar.data(path), rows_of(path)

@@ -23,9 +23,9 @@ def drawn(number, size=64):
     bar = int(rng.integers(0, size - 12))
     mask[bar : bar + 12] = 2
     mask[np.hypot(y - cy, x - cx) < r] = 1
-    picture = np.array([[120, 120, 120], [200, 40, 40], [40, 180, 60]])[mask] + rng.integers(-30, 31, (size, size, 3))
+    image = np.array([[120, 120, 120], [200, 40, 40], [40, 180, 60]])[mask] + rng.integers(-30, 31, (size, size, 3))
     mask[:, :2] = 255
-    return picture.astype(np.uint8), mask
+    return image.astype(np.uint8), mask
 
 
 def folder_of(root, count, bare=()):
@@ -33,8 +33,8 @@ def folder_of(root, count, bare=()):
         (root / name).mkdir(parents=True)
     lines = ["image,mask"]
     for number in range(count):
-        picture, mask = drawn(number)
-        Image.fromarray(picture).save(root / "images" / f"{number:03}.png")
+        image, mask = drawn(number)
+        Image.fromarray(image).save(root / "images" / f"{number:03}.png")
         Image.fromarray(mask).save(root / "masks" / f"{number:03}.png")
         lines.append(f"images/{number:03}.png," + ("" if number in bare else f"masks/{number:03}.png"))
     (root / "few.csv").write_text("\n".join(lines) + "\n")
@@ -61,7 +61,7 @@ def test_masks_are_measured_where_there_are_some(data):
     assert task.summary()["classes"] == {"0": "class 0", "1": "class 1", "2": "class 2"}
 
 
-def test_no_picture_is_in_two_parts(data):
+def test_no_image_is_in_two_parts(data):
     task = task_for(data)
     for split in ("val", "test"):
         train, val, test = (set(part.tolist()) for part in task.parts(split))
@@ -118,19 +118,19 @@ def test_rows_without_a_mask_are_trained_on_and_not_measured(tmp_path):
         f"{line},{s}" if s != "val" else f"{line.split(',')[0]},,{s}" for line, s in zip(lines[1:], split, strict=True)
     ]
     (tmp_path / "d" / "split.csv").write_text("\n".join(["image,mask,split", *kept]) + "\n")
-    with pytest.raises(InputError, match="No picture of the val split"):
+    with pytest.raises(InputError, match="No image of the val split"):
         task_for(open_data(tmp_path / "d" / "split.csv"))
 
 
 def test_cells_of_references_lie_where_the_pixels_are():
-    picture = np.zeros((1, 3, 16, 24), np.uint8)
-    picture[0, :, :8, 8:16] = 255
-    cells = pixel_cells(picture)
+    image = np.zeros((1, 3, 16, 24), np.uint8)
+    image[0, :, :8, 8:16] = 255
+    cells = pixel_cells(image)
     assert cells.shape == (1, 192, 2, 3)
     assert cells[0].min(0).tolist() == [[0, 1, 0], [0, 0, 0]]
-    picture = np.full((1, 3, 32, 32), 128, np.uint8)
-    picture[0, :, 24:, ::2] = 0  # upright stripes at the bottom
-    strength = hog_cells(picture)[0].sum(0)
+    image = np.full((1, 3, 32, 32), 128, np.uint8)
+    image[0, :, 24:, ::2] = 0  # upright stripes at the bottom
+    strength = hog_cells(image)[0].sum(0)
     assert strength.shape == (4, 4)
     assert strength[0].max() == 0
     assert strength[3].min() > 0

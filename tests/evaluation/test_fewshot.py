@@ -239,7 +239,7 @@ def test_the_task_tells_queries_apart_as_it_is_asked_to(emoji_few):
     assert task_for(emoji_few, "few-shot", **options).evaluate(Long(z), "train").primary < 0.6
 
 
-def test_the_task_on_real_pictures(emoji_few):
+def test_the_task_on_real_images(emoji_few):
     rival = task_for(emoji_few, "few-shot", ways=3, shots=(1,), queries=4, episodes=20, transductive="soft-k-means")
     assert "soft k-means on the queries" in rival.describe()
     assert set(rival.chance("train").metrics) == {"1-shot", "1-shot+soft-k-means"}

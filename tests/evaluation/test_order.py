@@ -73,7 +73,7 @@ def scenes(tmp_path):
 
 
 class Words:
-    """Texts by their words, and pictures that know their caption; with `order` by their pairs of words as well."""
+    """Texts by their words, and images that know their caption; with `order` by their pairs of words as well."""
 
     def __init__(self, data, order):
         self.data, self.order = data, order

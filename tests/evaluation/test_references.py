@@ -19,7 +19,7 @@ from nearfar.evaluation.references import (
 from nearfar.evaluation.retrieval import retrieval
 from nearfar.evaluation.tasks import task_for
 
-from .tiny import Tiny, pictures
+from .tiny import Tiny, some_images
 
 DOCUMENTS = ["the cat sat on the mat", "a dog and a cat", "trees grow slowly", "dogs chase the dog", "!!!"]
 
@@ -46,7 +46,7 @@ def test_chance_of_labels_is_the_commonest_one():
 
 
 def test_chance_of_groups_knows_what_is_hidden():
-    data = Tiny({"image": pictures(6)}, groups=np.array([0, 0, 0, 1, 1, 1]))
+    data = Tiny({"image": some_images(6)}, groups=np.array([0, 0, 0, 1, 1, 1]))
     scores = references(data, task_for(data))[0].evaluate("test")
     assert scores.primary == pytest.approx(2 / 5)
 
@@ -97,7 +97,7 @@ def test_code_words():
 
 
 def test_pixels_are_centred_and_hog_ignores_a_light_change():
-    images = pictures(8)
+    images = some_images(8)
     data = Tiny({"image": images}, groups=np.arange(8) % 4)
     z = pixels(data)("image", np.arange(8))
     assert z.shape == (8, 3 * 32 * 32)
@@ -112,11 +112,11 @@ def test_pixels_are_centred_and_hog_ignores_a_light_change():
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (Tiny({"image": pictures(8)}, groups=np.arange(8) % 4), ["chance", "pixels", "hog"]),
-        (Tiny({"image": pictures(4), "text": ["a", "b", "c", "d"]}), ["chance"]),
+        (Tiny({"image": some_images(8)}, groups=np.arange(8) % 4), ["chance", "pixels", "hog"]),
+        (Tiny({"image": some_images(4), "text": ["a", "b", "c", "d"]}), ["chance"]),
         (Tiny({"text": ["a b", "b c", "c d", "d e"]}), ["chance", "tfidf", "bm25"]),
         (Tiny({"text": ["a b", "b c", "c d", "d e"]}, labels={"kind": np.arange(4) % 2}), ["chance", "tfidf", "bm25"]),
-        (Tiny({"image": pictures(8)}), ["chance", "pixels", "hog"]),
+        (Tiny({"image": some_images(8)}), ["chance", "pixels", "hog"]),
     ],
 )
 def test_which_references_stand_beside_a_task(data, expected):
@@ -127,7 +127,7 @@ def test_which_references_stand_beside_a_task(data, expected):
 
 
 def test_held_out_looks_are_fixed_by_id_and_different():
-    images = pictures(6)
+    images = some_images(6)
     first = transform_images(images, np.arange(6))
     assert first.shape == images.shape
     assert first.dtype == np.uint8

@@ -15,8 +15,8 @@ from nearfar.word_classes import Rules
 
 @pytest.mark.parametrize(("grid", "size"), [((4, 1), 8), ((1, 4), 9), ((3, 3), 11)])
 def test_cells_change_places_whole(grid, size):
-    picture = np.random.default_rng(0).integers(1, 256, (3, size, size), dtype=np.uint8)
-    made = shuffled_cells(picture, *grid, np.random.default_rng(2))
+    image = np.random.default_rng(0).integers(1, 256, (3, size, size), dtype=np.uint8)
+    made = shuffled_cells(image, *grid, np.random.default_rng(2))
     a, b = size // grid[0], size // grid[1]
 
     def cells(x):
@@ -24,15 +24,15 @@ def test_cells_change_places_whole(grid, size):
             x[:, i * a : i * a + a, j * b : j * b + b].tobytes() for i in range(grid[0]) for j in range(grid[1])
         )
 
-    assert cells(made) == cells(picture)
-    assert not np.array_equal(made, picture)
+    assert cells(made) == cells(image)
+    assert not np.array_equal(made, image)
     assert not made[:, a * grid[0] :].any()
     assert not made[:, :, b * grid[1] :].any()
 
 
-def test_a_picture_smaller_than_its_cells_stays():
-    picture = np.ones((3, 2, 2), np.uint8)
-    assert shuffled_cells(picture, 3, 3, np.random.default_rng(0)) is picture
+def test_a_image_smaller_than_its_cells_stays():
+    image = np.ones((3, 2, 2), np.uint8)
+    assert shuffled_cells(image, 3, 3, np.random.default_rng(0)) is image
 
 
 @pytest.mark.parametrize("how", ["words", "nouns-and-adjectives", "other-words", "within-trigrams", "trigrams"])
@@ -45,7 +45,7 @@ def test_words_stay_and_each_row_has_its_order(how):
 
 
 def by_letters(role, items):
-    """Texts by where each letter stands, pictures by where each pixel does: both know order."""
+    """Texts by where each letter stands, images by where each pixel does: both know order."""
     if role == "image":
         return np.stack([x.reshape(-1) / 255 for x in items])
     made = np.zeros((len(items), 40, 128), np.float32)
@@ -84,7 +84,7 @@ def test_only_what_reads_order_loses(pairs):
     assert "Of each text the words have changed places." in shuffled.describe()
 
 
-def test_pictures_are_cut_and_the_report_shows_them(emoji_few):
+def test_images_are_cut_and_the_report_shows_them(emoji_few):
     data = emoji_few
     task = task_for(data, "pairs --shuffle patches", modalities=["image", "text"])
     seen = []

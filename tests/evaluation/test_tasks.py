@@ -11,7 +11,7 @@ from nearfar.evaluation.embedding import DataEmbed
 from nearfar.evaluation.tasks import parsed, task_for
 from nearfar.evaluation.tasks.groups import GroupTask
 
-from .tiny import Tiny, Vectors, pictures
+from .tiny import Tiny, Vectors, some_images
 
 TEXTS = ["a red cat", "a blue dog", "one green tree", "some old house"]
 
@@ -19,7 +19,7 @@ TEXTS = ["a red cat", "a blue dog", "one green tree", "some old house"]
 def drawings(**changes):
     """Three units of which the first has two groups, in three domains; row = domain * 4 + group."""
     return Tiny(
-        {"image": pictures(12)},
+        {"image": some_images(12)},
         **(
             {
                 "groups": np.tile(np.arange(4), 3),
@@ -39,7 +39,7 @@ def test_the_choice():
     assert task_for(drawings()).kind == "groups"
     assert task_for(Tiny({"text": TEXTS}, labels=labels)).kind == "labels"
     assert task_for(Tiny({"text": TEXTS})).kind == "proxy"
-    both = Tiny({"image": pictures(12), "text": TEXTS * 3}, groups=np.arange(12) % 4)
+    both = Tiny({"image": some_images(12), "text": TEXTS * 3}, groups=np.arange(12) % 4)
     assert task_for(both).kind == "pairs"
     assert task_for(both, "groups").kind == "groups"
     both.domains, both.domain_names = np.arange(12) // 6, ["a", "b"]
@@ -110,7 +110,7 @@ def test_a_group_missing_in_a_domain_is_counted():
 
 
 def test_groups_without_domains_hide_copies_of_the_query():
-    images = pictures(6)
+    images = some_images(6)
     images[1] = images[0]
     data = Tiny({"image": images}, groups=np.array([0, 0, 0, 1, 1, 2]))
     z = np.eye(6)[[0, 0, 1, 2, 2, 3]] + 0.01
@@ -140,8 +140,8 @@ def test_pairs_are_relevant_by_content():
     assert any(hit.corpus >= 0 and hit.row == -1 for example in corpus.examples for hit in example.hits)
 
 
-def test_pictures_and_texts_are_asked_both_ways():
-    data = Tiny({"image": pictures(4), "text": TEXTS})
+def test_images_and_texts_are_asked_both_ways():
+    data = Tiny({"image": some_images(4), "text": TEXTS})
     z = {"image": np.eye(4), "text": np.eye(4)[[0, 1, 3, 2]]}
     scores = task_for(data).evaluate(Vectors(z), "test")
     assert scores.primary_name == "hit@1"
@@ -185,7 +185,7 @@ def test_one_class_only():
 
 
 def test_proxy_finds_another_look_of_itself():
-    data = Tiny({"image": pictures(20)})
+    data = Tiny({"image": some_images(20)})
     task = task_for(data)
     assert task.proxy
     assert "PROXY" in task.describe()

@@ -25,7 +25,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), 
 
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory):
-    """Pictures of one colour with a caption that names it among other words, and its class."""
+    """Images of one colour with a caption that names it among other words, and its class."""
     starts = ["a square", "one tile", "some field"]
     return write_colours(
         tmp_path_factory.mktemp("colours"),

@@ -13,7 +13,7 @@ def ids(values):
 
 @dataclass
 class Tiny:
-    """columns: role -> texts, or uint8 pictures (n, 3, h, w)."""
+    """columns: role -> texts, or uint8 images (n, 3, h, w)."""
 
     columns: dict
     groups: np.ndarray | None = None
@@ -81,7 +81,7 @@ class Vectors:
         return self._corpus[role]
 
 
-def pictures(n, seed=0, size=32):
-    """Blocky random pictures, all different."""
+def some_images(n, seed=0, size=32):
+    """Blocky random images, all different."""
     small = np.random.default_rng(seed).integers(0, 256, (n, 3, size // 8, size // 8), dtype=np.uint8)
     return small.repeat(8, axis=2).repeat(8, axis=3)

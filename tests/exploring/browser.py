@@ -48,7 +48,7 @@ class Page:
             time.sleep(0.5)
         raise AssertionError(f"the page says {self.ask('document.body.innerText')!r:.2000}")
 
-    def picture(self):
+    def screenshot(self):
         """A PNG of what is seen."""
         return base64.b64decode(self.call("Page.captureScreenshot")["data"])
 

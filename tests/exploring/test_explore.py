@@ -37,17 +37,17 @@ def paint(folder, kind, name, seed):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder of 40 pictures of two classes, one of them twice and one in the wrong folder, a model, and an index."""
+    """A folder of 40 images of two classes, one of them twice and one in the wrong folder, a model, and an index."""
     root = tmp_path_factory.mktemp("explore")
     for kind in COLOURS:
         for k in range(20):
-            paint(root / "pictures", kind, f"{k:02}", seed=100 * len(kind) + k)
-    (root / "pictures" / "red" / "copy.png").write_bytes((root / "pictures" / "red" / "03.png").read_bytes())
-    (root / "pictures" / "red" / "wrong.png").write_bytes((root / "pictures" / "blue" / "05.png").read_bytes())
-    (root / "pictures" / "blue" / "05.png").unlink()
+            paint(root / "images", kind, f"{k:02}", seed=100 * len(kind) + k)
+    (root / "images" / "red" / "copy.png").write_bytes((root / "images" / "red" / "03.png").read_bytes())
+    (root / "images" / "red" / "wrong.png").write_bytes((root / "images" / "blue" / "05.png").read_bytes())
+    (root / "images" / "blue" / "05.png").unlink()
     torch.manual_seed(0)
     save_model(root / "model", {"image": (encoders.image(size=16, dim=24), heads.linear(24, 16))}, {"method": "simclr"})
-    nearfar.embed(root / "model", root / "pictures", out=root / "index")
+    nearfar.embed(root / "model", root / "images", out=root / "index")
     return root
 
 
@@ -57,16 +57,16 @@ def atlas(made):
 
 
 def test_the_table_says_of_each_row_what_the_data_say(made, atlas):
-    data = open_data(made / "pictures")
+    data = open_data(made / "images")
     rows = {row["key"]: row for row in atlas.table.to_pylist()}
     assert sorted(rows) == sorted(data.keys)
     for name, part in data.splits.items():
         assert {rows[data.keys[row]]["split"] for row in part} <= {name}
     for key, row in rows.items():
         assert row["label"] == key.split("/")[0]
-        picture = Image.open(io.BytesIO(base64.b64decode(row["picture"].partition(",")[2]))).convert("RGB")
-        shown = np.asarray(picture).reshape(-1, 3).mean(0)
-        true = np.asarray(Image.open(made / "pictures" / key)).reshape(-1, 3).mean(0)
+        image = Image.open(io.BytesIO(base64.b64decode(row["thumbnail"].partition(",")[2]))).convert("RGB")
+        shown = np.asarray(image).reshape(-1, 3).mean(0)
+        true = np.asarray(Image.open(made / "images" / key)).reshape(-1, 3).mean(0)
         assert np.allclose(shown, true, atol=8)
 
 
@@ -115,14 +115,14 @@ def test_an_index_that_has_grown_is_projected_anew(made, tmp_path):
     grown = explore(tmp_path / "index", projection="pca", say=said.append)
     assert grown.table.num_rows == 47
     assert any("projecting 47" in one for one in said)
-    assert None not in grown.table["picture"].to_pylist()
+    assert None not in grown.table["thumbnail"].to_pylist()
     assert None not in grown.table["label"].to_pylist()
     (tmp_path / "more").rename(tmp_path / "away")
     said.clear()
     assert explore(tmp_path / "index", projection="pca", say=said.append).table.num_rows == 47
     assert "name the data" in said[0]
     named = explore(tmp_path / "index", tmp_path / "away", projection="pca")
-    assert sum(cell is not None for cell in named.table["picture"].to_pylist()) == 6
+    assert sum(cell is not None for cell in named.table["thumbnail"].to_pylist()) == 6
 
 
 def test_few_rows_of_many_are_drawn_and_an_index_without_data_is_shown(tmp_path):
@@ -200,7 +200,7 @@ def client(atlas):
 def test_the_page_answers_itself_alone(client, atlas):
     props = client.get("/data/metadata.json").json()["props"]
     assert props["data"]["projection"] == {"x": X, "y": Y}
-    count = {"type": "json", "sql": "select count(*) as n, count(picture) as p from dataset"}
+    count = {"type": "json", "sql": "select count(*) as n, count(image) as p from dataset"}
     assert client.post("/data/query", content=json.dumps(count)).json() == [{"n": 41, "p": 41}]
     assert "<title>Embedding Atlas</title>" in client.get("/").text
     read = {"type": "json", "sql": "select * from read_csv('/etc/passwd')"}
@@ -226,14 +226,14 @@ def test_a_browser_shows_the_rows_and_asks_nobody_else(atlas, tmp_path):
     threading.Thread(target=atlas.serve, args=(port, started), daemon=True).start()
     assert up.wait(120)
     with browser.opened(address[0], tmp_path) as page:
-        cells = set(atlas.table["picture"].to_pylist())
+        cells = set(atlas.table["thumbnail"].to_pylist())
         wanted = {"41 points", "Map without WebGPU", "blue"}
         page.wait(lambda: all(words in str(page.ask("document.body?.innerText")) for words in wanted)
                   and cells & set(page.requests))  # fmt: skip
         away = [one for one in page.requests if not one.startswith((address[0], "data:", "blob:", "about:"))]
         assert away == []
         assert page.errors == []
-        (tmp_path / "page.png").write_bytes(page.picture())
+        (tmp_path / "page.png").write_bytes(page.screenshot())
         assert len(np.unique(np.asarray(Image.open(tmp_path / "page.png")).reshape(-1, 3), axis=0)) > 20
 
 

@@ -71,20 +71,20 @@ def embed_texts(folder: Path, name: str, texts: list[str], file: str = "file") -
     return together
 
 
-def embed_pictures(folder: Path, name: str, pictures: list[Image.Image]) -> np.ndarray:
+def embed_by_hand(folder: Path, name: str, images: list[Image.Image]) -> np.ndarray:
     """By Pillow, numpy and onnxruntime alone."""
     said, rows = read(folder, name), []
-    for picture in pictures:
-        width, height = picture.size
+    for image in images:
+        width, height = image.size
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        square = picture.crop((left, top, left + side, top + side)).resize((said["size"],) * 2, Image.LANCZOS)
+        square = image.crop((left, top, left + side, top + side)).resize((said["size"],) * 2, Image.LANCZOS)
         rows.append(np.asarray(square, np.float32).transpose(2, 0, 1) / 255)
     session = onnxruntime.InferenceSession(str(folder / said["file"]))
     return session.run(None, {"pixels": np.stack(rows)})[0]
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((20, 31), (16, 16), (40, 25))]
 
@@ -135,7 +135,7 @@ def test_two_towers_are_two_files_and_their_readme_runs_without_torch(tmp_path):
         one.difference for one in done.towers.values()
     ]
     np.testing.assert_allclose(embed_texts(out, "text", TEXTS), model.embed_texts(TEXTS), atol=1e-5)
-    np.testing.assert_allclose(embed_pictures(out, "image", pictures()), model.embed_images(pictures()), atol=1e-5)
+    np.testing.assert_allclose(embed_by_hand(out, "image", images()), model.embed_images(images()), atol=1e-5)
     for code in re.findall("```python\n(.*?)```", (out / "README.md").read_text(), re.S):
         blocked = "import sys\nsys.modules['torch'] = sys.modules['nearfar'] = None\n"
         ran = subprocess.run(
@@ -182,15 +182,13 @@ assert sys.modules["openvino_telemetry"] is None
 
 
 @pytest.mark.parametrize("name", ["small", "resnet10t"])
-def test_onnx_of_picture_encoders(tmp_path, name):
+def test_onnx_of_image_encoders(tmp_path, name):
     torch.manual_seed(0)
     channels = "orientation" if name == "small" else "rgb"
     encoder = batch_statistics(encoders.image(name, 32, channels=channels), torch.rand(4, 3, 32, 32))
     model = saved(tmp_path / "m", {"image": encoder})
     nearfar.export(model, "onnx", tmp_path / "out")
-    np.testing.assert_allclose(
-        embed_pictures(tmp_path / "out", "image", pictures()), model.embed(pictures()), atol=1e-5
-    )
+    np.testing.assert_allclose(embed_by_hand(tmp_path / "out", "image", images()), model.embed(images()), atol=1e-5)
 
 
 def test_timm_takes_the_encoder_without_its_head(tmp_path):

@@ -41,7 +41,7 @@ def test_order_of_hard_texts_and_of_items_does_not_matter():
     assert not torch.isclose(losses.negclip(image, text[order], hard, temperature=0.3), value)
 
 
-def test_a_hard_text_has_a_gradient_from_the_pictures_alone():
+def test_a_hard_text_has_a_gradient_from_the_images_alone():
     image, text, hard = (normalize(x, dim=1) for x in batch())
     hard.requires_grad_()
     losses.negclip(image, text, hard, temperature=0.5).backward()
@@ -70,7 +70,7 @@ def test_one_item():
 
 def test_wrong_shapes_are_told():
     image, text, hard = batch()
-    with pytest.raises(InputError, match="Each picture needs a text"):
+    with pytest.raises(InputError, match="Each image needs a text"):
         losses.negclip(image, text[:4], hard)
     with pytest.raises(InputError, match=r"Hard texts are \(m, 4\)"):
         losses.negclip(image, text, hard[:, :3])

@@ -119,7 +119,7 @@ def test_the_order_of_places_counts_through_the_gate_alone():
 
 
 @pytest.mark.parametrize("attention", ["object", "pooled", "last"])
-def test_vectors_of_a_picture(attention):
+def test_vectors_of_a_image(attention):
     net = Primitives(6, [4, 8], 5, attention).double().eval()
     c, maps = drawn(3, 6), [drawn(3, 4, 2, 2, seed=1), drawn(3, 8, 4, 4, seed=2)]
     item, attribute, pair = net(c, maps if attention != "last" else [])

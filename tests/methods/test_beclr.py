@@ -58,15 +58,15 @@ def test_repulsion_at_collapse_and_with_one_item():
 
 
 def test_masked_patches_are_whole_and_of_the_share():
-    pictures = torch.ones(50, 3, 32, 40)
-    out = masked(pictures, 8, (0.05, 0.25), torch.Generator().manual_seed(0))
+    images = torch.ones(50, 3, 32, 40)
+    out = masked(images, 8, (0.05, 0.25), torch.Generator().manual_seed(0))
     cells = out.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4)[:, 0]
     assert bool(((cells == 0).all(-1) | (cells == 1).all(-1)).all())
     share = (cells[..., 0] == 0).float().mean((1, 2))
     assert float(share.min()) >= 0.0
     assert float(share.max()) <= 0.25
     assert float(share.std()) > 0.02
-    assert (masked(pictures, 8, (0.0, 0.0), torch.Generator()) == 1).all()
+    assert (masked(images, 8, (0.0, 0.0), torch.Generator()) == 1).all()
 
 
 def test_sizes_at_the_papers_scale():

@@ -24,7 +24,7 @@ SHAPES = ("square", "bar", "line", "dot")
 
 
 def shapes(folder, count=96, lists=False):
-    """Pictures of one shape in one colour, and sentences about them; as a table, or as JSON lines of several ones."""
+    """Images of one shape in one colour, and sentences about them; as a table, or as JSON lines of several ones."""
     rng, rows = np.random.default_rng(0), []
     for i in range(count):
         colour, shape = list(COLOURS)[i % 4], SHAPES[i // 4 % 4]
@@ -204,8 +204,8 @@ def test_what_the_model_gives(data, tmp_path):
     model = nearfar.load(tmp_path / "run" / "model", verify=True)
     assert model.variants == ["h", "z"]
     assert model.dim == 48
-    pictures, texts = data.images("image", 32)[:9], data.texts("text")[:9]
-    both, z, h = ((model.embed(pictures, "image", variant=v), model.embed(texts, "text", variant=v))
+    images, texts = data.images("image", 32)[:9], data.texts("text")[:9]
+    both, z, h = ((model.embed(images, "image", variant=v), model.embed(texts, "text", variant=v))
                   for v in (None, "z", "h"))  # fmt: skip
     assert_close(both[0] @ both[1].T, 0.3 * z[0] @ z[1].T + 0.7 * h[0] @ h[1].T, rtol=1e-4, atol=1e-5)
     for x in (*both, *z, *h):

@@ -18,7 +18,7 @@ from nearfar.training.settings import TrainSettings
 from tests.small import encoder_of
 
 SLUGS = methods.slugs()
-PAIRED = ("align", "cwcl", "negclip", "clip-rocket")  # of pictures and texts, where the data hold groups too
+PAIRED = ("align", "cwcl", "negclip", "clip-rocket")  # of images and texts, where the data hold groups too
 TOLD = {  # what the data do not say
     "sepclr": {"background": "twemoji"},
     "csp": {"untrained": True},
@@ -53,7 +53,7 @@ def encoded(method, batch):
 
 
 def plain_view(x):
-    """A view as one tensor: pictures or numbers (a missing one 0), edges of a graph, token ids, features of a frozen
+    """A view as one tensor: images or numbers (a missing one 0), edges of a graph, token ids, features of a frozen
     encoder."""
     if isinstance(x, Nodes):
         return x.graph.edges

@@ -107,7 +107,7 @@ def test_the_learned_context_is_kept_and_read_again(coop, clip, table):
     assert again == pytest.approx(scores, abs=1e-6)
 
 
-def test_pictures_without_captions_and_rows_without_an_attribute(clip, table):
+def test_images_without_captions_and_rows_without_an_attribute(clip, table):
     """The text tower reads prompts alone: the data need no column of texts."""
     with open(table) as file:
         rows = list(csv.DictReader(file))

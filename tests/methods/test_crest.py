@@ -76,7 +76,7 @@ def trained(shapes, tmp_path_factory):
     return out
 
 
-def test_batches_hold_pictures_of_every_class(described_few):
+def test_batches_hold_images_of_every_class(described_few):
     made = make(described_few)
     train, digits = set(np.asarray(described_few.splits["train"]).tolist()), described_few.cells_of("digit")
     for batch in made.loader:
@@ -221,7 +221,7 @@ def test_the_model_keeps_the_constant_that_validation_rows_chose(shapes, trained
     assert DescribedClasses.restored({k: v for k, v in config.items() if k != "gamma"}).gamma == 0, "of older models"
 
 
-def test_classes_of_one_picture(table, tmp_path):
+def test_classes_of_one_image(table, tmp_path):
     """The contrast needs two of a class: one that has no second is not drawn, which is said."""
     rows = read(table)
     lonely = [row for row in rows if row["object"] != "disc" or row["image"] == "red-disc-0.png"]

@@ -44,7 +44,7 @@ def test_the_other_tower_learns_the_frozen_space(emoji_few, frozen, weighted):
     assert made.method.tau.log_tau.grad is None, "the temperature is fixed unless asked for"
 
 
-def test_a_frozen_picture_encoder_needs_weights(emoji_few, tmp_path):
+def test_a_frozen_image_encoder_needs_weights(emoji_few, tmp_path):
     with pytest.raises(InputError, match="random weights") as told:
         make(emoji_few, frozen="image")
     assert "--weights" in str(told.value)
@@ -121,8 +121,8 @@ def test_a_reference_gives_the_weights(emoji_few, tmp_path):
     embedded, batch, loss = step(made)
     image, text = embedded["a"], embedded["b"]
     with torch.no_grad():
-        pictures = torch.from_numpy(emoji_few.image_memmap("image", 32)[batch.rows.numpy()].copy())
-        reference = encoders.Frozen(other).eval()(other.prepare(pictures))
+        images = torch.from_numpy(emoji_few.image_memmap("image", 32)[batch.rows.numpy()].copy())
+        reference = encoders.Frozen(other).eval()(other.prepare(images))
     expected = losses.cwcl(text, image, temperature=0.07, reference=reference)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     plain = step(make(emoji_few, **options))[2]

@@ -206,7 +206,7 @@ def test_two_processes_equal_one(table, tmp_path):
 
 
 def slides(root, rng, count):
-    """Pictures as CLASS/SLIDE/PATCH.png: in a tumour two of six are bright."""
+    """Images as CLASS/SLIDE/PATCH.png: in a tumour two of six are bright."""
     for slide in range(count):
         kind = ("normal", "tumour")[slide % 2]
         folder = root / kind / f"s{slide:02}"

@@ -1,4 +1,4 @@
-"""M3CoL: groups of numbers as modalities, pictures with words, both phases, and the class that is told."""
+"""M3CoL: groups of numbers as modalities, images with words, both phases, and the class that is told."""
 
 import csv
 import json
@@ -187,7 +187,7 @@ def test_without_mixing_the_contrast_is_clip(groups):
 
 
 def test_equal_captions_are_no_negatives(tmp_path):
-    """Of pictures whose captions are one of three; not so in the paper's preset."""
+    """Of images whose captions are one of three; not so in the paper's preset."""
     table = write_mixed(tmp_path, caption=lambda k: f"thing {k % 3}")
     data = open_data(table, roles={name: column for name, column in MIXED.items() if name != "vector"})
     small = {"batch_size": 12, "image_size": 16, "text_encoder": "tiny"}
@@ -294,7 +294,7 @@ def test_lists_in_columns_are_a_modality_each(tmp_path):
     assert prepared(data).method.named == ["rna", "meth", "mir"]
 
 
-def test_pictures_and_words(emoji_few):
+def test_images_and_words(emoji_few):
     made = prepared(emoji_few, {"batch_size": 8})
     assert made.method.named == ["image", "text"]
     assert made.method.layers == 3
@@ -308,7 +308,7 @@ def write_mixed(folder, n=60, empty=None, caption=None):
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    lines = ["picture,caption,weight,height,kind,split"]
+    lines = ["image,caption,weight,height,kind,split"]
     for k in range(n):
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / f"{k}.png")
         told = "" if k == empty else caption(k) if caption else f"thing {k} {'ab'[k % 2]}"
@@ -318,10 +318,10 @@ def write_mixed(folder, n=60, empty=None, caption=None):
     return path
 
 
-MIXED = {"image": "picture", "text": "caption", "vector": ["weight", "height"], "target": "kind", "split": "split"}
+MIXED = {"image": "image", "text": "caption", "vector": ["weight", "height"], "target": "kind", "split": "split"}
 
 
-def test_pictures_words_and_numbers_together(tmp_path):
+def test_images_words_and_numbers_together(tmp_path):
     data = open_data(write_mixed(tmp_path), roles=MIXED)
     small = {"batch_size": 8, "image_size": 16, "text_encoder": "tiny"}
     made = prepared(data, small)
@@ -340,8 +340,8 @@ def test_pictures_words_and_numbers_together(tmp_path):
     assert torch.equal(mixed[0], embedded["mixed"][0])
     assert_close(mixed[1], losses.mix_rows(embedded["vectors"][1], *draws[1]))
     assert torch.equal(mixed[3], embedded["mixed"][2])
-    pictures = batch.views["image"]
-    assert_close(pictures[1], losses.mix_rows(pictures[0], *draws[0]))
+    images = batch.views["image"]
+    assert_close(images[1], losses.mix_rows(images[0], *draws[0]))
 
 
 def test_raw_features_of_each_modality_stand_beside(emoji_few):
@@ -384,7 +384,7 @@ def test_errors(groups, tmp_path, emoji_few):
 
 
 def test_presets_are_those_of_the_paper(groups):
-    """Pictures and texts as N24News; groups of numbers as ROSMAP."""
+    """Images and texts as N24News; groups of numbers as ROSMAP."""
     chosen = building.method_options("m3col", {}, "paper")
     assert (chosen.alpha, chosen.rate, chosen.weight, chosen.phase) == (0.15, 0.5, 0.1, 0.33)
     assert (chosen.text_lr, chosen.head_lr, chosen.hidden, chosen.layers) == (2e-5, 1e-4, 256, 3)

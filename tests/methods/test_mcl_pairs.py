@@ -25,7 +25,7 @@ def run(data, out, slug="mcl-pairs", **more):
 
 @pytest.fixture(scope="module")
 def emoji_pairs(emoji_few):
-    """Its pictures with their names as pairs."""
+    """Its images with their names as pairs."""
     return emoji_few
 
 
@@ -58,13 +58,13 @@ def test_the_finished_model_holds_both_stages_of_both_towers(emoji_pairs, tmp_pa
     done = run(emoji_pairs, tmp_path / "run", **OPTIONS)
     model = nearfar.load(done.path / "model")
     texts = emoji_pairs.texts("text")[:3]
-    pictures = list(emoji_pairs.images("image", 32, np.arange(3)).transpose(0, 2, 3, 1))
-    vectors = {"text": model.embed_texts(texts), "image": model.embed_images(pictures)}
+    images = list(emoji_pairs.images("image", 32, np.arange(3)).transpose(0, 2, 3, 1))
+    vectors = {"text": model.embed_texts(texts), "image": model.embed_images(images)}
     for role, made in vectors.items():
         tower = model.roles[role]
         assert isinstance(tower.encoder, Joined)
         assert made.shape == (3, 2 * 16)
-        items = tower.encoder.prepare(texts if role == "text" else pictures)
+        items = tower.encoder.prepare(texts if role == "text" else images)
         with torch.no_grad():
             each = [head(part(items)) for part, head in zip(tower.encoder.parts, tower.encoder.heads)]
         assert_close(torch.from_numpy(made), normalise(torch.cat(each, 1)), atol=1e-5, rtol=1e-5)
@@ -72,7 +72,7 @@ def test_the_finished_model_holds_both_stages_of_both_towers(emoji_pairs, tmp_pa
     assert model.verify() < 1e-4
 
 
-def test_negatives_share_the_cluster_of_the_picture(emoji_pairs):
+def test_negatives_share_the_cluster_of_the_image(emoji_pairs):
     made, batch, _, told = stepped(emoji_pairs, STEPS)
     place = {int(r): k for k, r in enumerate(made.rows)}
     groups = made.method.negative_groups()

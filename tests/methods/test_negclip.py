@@ -1,4 +1,4 @@
-"""NegCLIP as a method: where hard captions and hard pictures come from, what is masked, and what is refused."""
+"""NegCLIP as a method: where hard captions and hard images come from, what is masked, and what is refused."""
 
 import csv
 from collections import Counter
@@ -76,9 +76,9 @@ def test_hard_captions_hold_the_words_of_their_row(tmp_path):
     assert max(map(len, drawn.values())) > 1, "another one is drawn each time"
 
 
-def test_hard_pictures_are_the_nearest_others(tmp_path):
+def test_hard_images_are_the_nearest_others(tmp_path):
     data = scenes(tmp_path, captions())
-    method, rows = make(data, pictures=3).method, np.asarray(data.splits["train"])
+    method, rows = make(data, images=3).method, np.asarray(data.splits["train"])
     x = data.images("image", 16).astype(float)
     x = (x - x[rows].mean(0)).reshape(len(x), -1)
     z = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -89,7 +89,7 @@ def test_hard_pictures_are_the_nearest_others(tmp_path):
         for place, other in enumerate(method.partner(rows, np.random.default_rng(seed))):
             found[place].add(int(other))
     assert found == wanted
-    assert make(data, pictures=500).method.partner(rows, np.random.default_rng(0)).shape == rows.shape
+    assert make(data, images=500).method.partner(rows, np.random.default_rng(0)).shape == rows.shape
 
 
 def test_a_caption_of_one_word_is_counted_hidden_or_dropped(tmp_path):
@@ -129,15 +129,15 @@ def test_random_captions_are_those_of_others(tmp_path):
         tmp_path,
         captions(),
     )
-    method, rows = make(data, hard="random", pictures=0).method, np.asarray(data.splits["train"])
+    method, rows = make(data, hard="random", images=0).method, np.asarray(data.splits["train"])
     for seed in range(5):
         ids = method.pool.draw(rows, np.random.default_rng(seed))[1]
         assert np.isin(ids, np.asarray(data.content("text"))[rows]).all()
         assert (ids != np.asarray(data.content("text"))[rows]).all()
 
 
-def test_without_hard_captions_and_pictures_it_is_clip(tmp_path):
-    made = make(scenes(tmp_path, captions()), hard="none", pictures=0)
+def test_without_hard_captions_and_images_it_is_clip(tmp_path):
+    made = make(scenes(tmp_path, captions()), hard="none", images=0)
     made.method.eval()
     embedded, batch, loss = step(made)
     a, b = embedded["a"][0], embedded["b"][0]
@@ -145,7 +145,7 @@ def test_without_hard_captions_and_pictures_it_is_clip(tmp_path):
     assert loss.item() == pytest.approx(losses.clip(a, b, temperature=0.07).item(), rel=1e-5)
 
 
-def test_identical_captions_and_pictures_are_masked(tmp_path):
+def test_identical_captions_and_images_are_masked(tmp_path):
     texts = captions(40)
     data = scenes(tmp_path, [x for i in range(20) for x in (f"the {NOUNS[i % 4]} on the boat", f"the boat on the "
                              f"{NOUNS[i % 4]}")] + texts)  # fmt: skip
@@ -176,7 +176,7 @@ def test_the_scale_stays_within_1_and_100(tmp_path):
         (captions(), {"word_classes": "nowhere"}, "no folder of word classes"),
         (captions(), {"hard": "own"}, "has a hard caption"),
         (captions(), {"hard": "none", "swaps": 3}, "swaps"),
-        (captions(), {"pictures": 0, "nearest": "pixels"}, "nearest"),
+        (captions(), {"images": 0, "nearest": "pixels"}, "nearest"),
     ],
 )
 def test_what_cannot_be_is_told(texts, options, message, tmp_path):
@@ -185,5 +185,5 @@ def test_what_cannot_be_is_told(texts, options, message, tmp_path):
 
 
 def test_it_trains_from_the_command_line(tmp_path, capsys):
-    curve = curve_of("negclip", tmp_path / "run", capsys, "--by", "columns", "--pictures", "2", "--micro-batch", "7")
+    curve = curve_of("negclip", tmp_path / "run", capsys, "--by", "columns", "--images", "2", "--micro-batch", "7")
     assert curve[-1]["step"] == 12

@@ -649,7 +649,7 @@ class L1Regression(Naive):
 
 
 class CoT(Naive):
-    """Three classifiers by cosine; a step with partners mixes pictures and words, its encoder is held in evaluation
+    """Three classifiers by cosine; a step with partners mixes images and words, its encoder is held in evaluation
     mode and only has values."""
 
     def normed(self, x, norm):
@@ -727,7 +727,7 @@ class CoT(Naive):
 
 
 class Pairs(Naive):
-    """Both sides of rows: a picture and its text."""
+    """Both sides of rows: an image and its text."""
 
     def sides(self, batch):
         views = self.method.make_views(batch)
@@ -748,15 +748,15 @@ class Align(Pairs):
 
 
 class NegCLIP(Naive):
-    """Pictures [x; x_h] against texts [t; t_h; t-; t_h-], row by row; the true texts back against the pictures. A
+    """Images [x; x_h] against texts [t; t_h; t-; t_h-], row by row; the true texts back against the images. A
     caption of one word has no hard one."""
 
     def loss(self, batch, step):
         views, (a, b) = self.views(batch), (self.method.tower_a, self.method.tower_b)
-        pictures = torch.cat([unit(a(x)) for x in views["image"]])
+        images = torch.cat([unit(a(x)) for x in views["image"]])
         texts = torch.cat([unit(b(x)) for x in [*views["text"], *views["negative"]]])
-        assert (len(pictures), len(texts)) == (16, 32)
-        s = self.method.tau.log_tau.neg().exp() * pictures @ texts.T
+        assert (len(images), len(texts)) == (16, 32)
+        s = self.method.tau.log_tau.neg().exp() * images @ texts.T
         there = [*range(16), *(16 + (batch.negatives[0] >= 0).nonzero()[:, 0]).tolist()]
         forth = sum(s[i, there].logsumexp(0) - s[i, i] for i in range(16)) / 16
         back = sum(s[:, j].logsumexp(0) - s[j, j] for j in range(16)) / 16
@@ -768,7 +768,7 @@ class NegCLIP(Naive):
 
 
 class Rocket(Naive):
-    """A weak view and two strong ones of pictures and captions, the strong ones through heads of their own."""
+    """A weak view and two strong ones of images and captions, the strong ones through heads of their own."""
 
     eps, times = 0.1, 1.0
 
@@ -1703,7 +1703,7 @@ class TS2Vec(Naive):
 
 class CREST(Naive):
     """Two paths between regions and attributes, an opinion each and fused by Dempster's rule, and three further terms;
-    loops over pictures, attributes and classes."""
+    loops over images, attributes and classes."""
 
     uncertain = True
 
@@ -1721,7 +1721,7 @@ class CREST(Naive):
         return torch.stack([((row * k).sum(1) / k.shape[1] ** 0.5).softmax(0) @ v for row in q])
 
     def paths(self, x):
-        """psi of both paths of one picture, what its attributes see and its regions read."""
+        """psi of both paths of one image, what its attributes see and its regions read."""
         g = self.method.grounding
         regions, a = x.flatten(1).T, g.words
         v = self.attended(a, regions, g.visual)
@@ -1816,7 +1816,7 @@ CASES: dict[str, tuple[str, type, dict[str, Any]]] = {
     "hydra momentum": ("hydra", HydraMomentum, {"form": "momentum", "beta": 2.0, "dim": 16, "gate_width": 8,
                                                 "gate_hidden": 8}),
     "align": ("align", Align, {"temperature": 0.1}),
-    "negclip": ("negclip", NegCLIP, {"temperature": 0.9, "pictures": 2}),
+    "negclip": ("negclip", NegCLIP, {"temperature": 0.9, "images": 2}),
     "clip-rocket": ("clip-rocket", Rocket, ROCKET),
     "clip-rocket sum": ("clip-rocket", RocketSum, {**ROCKET, "mode": "sum"}),
     "barlip": ("clip-rocket", BarLIP, {**ROCKET, "extra": "barlow", "extra_hidden": 12, "extra_dim": 6}),
@@ -1895,7 +1895,7 @@ def test_naive_steps_give_the_same_parameters(case, data_of):
         batch_size=8, steps=RUN, warmup=WARMUP, optimiser="sgd", lr=LR, weight_decay=0.01, schedule="cosine",
         val_every=0, graph_width=16,
         by="columns" if slug in ("align", "cwcl", "negclip", "clip-rocket") else "auto",
-        **(SMALL if building.methods.get(slug).layered else {}),  # pictures of a size that crops and maps differ in
+        **(SMALL if building.methods.get(slug).layered else {}),  # images of a size that crops and maps differ in
     )  # fmt: skip
     if "mask_duplicates" in building.methods.get(slug).__init__.__annotations__:
         options = options | {"mask_duplicates": False}

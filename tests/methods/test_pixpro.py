@@ -128,7 +128,7 @@ def test_pixpro_equals_the_loop():
     y, target, held = random_pixels(), random_pixels(seed=1), some_positives()
     mean = (cosine(y[0, 0], target[0, 1]) + cosine(y[0, 2], target[0, 2]) + cosine(y[0, 2], target[0, 5])) / 3
     loss = pixpro(y, target, held)
-    assert loss.item() == pytest.approx(-2 * mean / 2, rel=1e-5)  # the other picture has no positive and counts
+    assert loss.item() == pytest.approx(-2 * mean / 2, rel=1e-5)  # the other image has no positive and counts
     loss.backward()
     assert target.grad is None
     assert torch.autograd.gradcheck(lambda a: pixpro(a, target, held), y)
@@ -144,7 +144,7 @@ def test_pixcontrast_equals_the_loop():
         e = [math.exp(cosine(x[0, i], target[0, j]) / 0.3) for j in range(6)]
         rows.append(-math.log(sum(v for v, h in zip(e, held[0, i].tolist(), strict=True) if h) / sum(e)))
     loss = pixcontrast(x, target, held)
-    assert loss.item() == pytest.approx(sum(rows) / 2, rel=1e-9)  # the picture without a positive is left out
+    assert loss.item() == pytest.approx(sum(rows) / 2, rel=1e-9)  # the image without a positive is left out
     loss.backward()
     assert x.grad is not None
     assert bool(x.grad.isfinite().all())

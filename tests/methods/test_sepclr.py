@@ -196,10 +196,10 @@ def folders(tmp_path_factory):
     for name in ("plain", "written"):
         (root / name).mkdir(parents=True)
         for i in range(60):
-            picture = np.full((16, 16, 3), 30) + 90 * np.eye(3)[i % 3] + rng.integers(0, 60, (16, 16, 3))
+            image = np.full((16, 16, 3), 30) + 90 * np.eye(3)[i % 3] + rng.integers(0, 60, (16, 16, 3))
             if name == "written":
-                picture = picture / 2 + np.kron(digits.images[i] * 8, np.ones((2, 2)))[..., None]
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
+                image = image / 2 + np.kron(digits.images[i] * 8, np.ones((2, 2)))[..., None]
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
     return root
 
 
@@ -216,8 +216,8 @@ def test_from_two_folders_to_vectors_of_both_kinds(folders, tmp_path):
     assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
     model = nearfar.load(run / "model", verify=True)
     assert model.variants == ["common", "salient"]
-    pictures = [Image.open(folders / "written" / f"{i}.png") for i in range(3)]
-    plain, common, salient = (model.embed(pictures, variant=v) for v in (None, "common", "salient"))
+    images = [Image.open(folders / "written" / f"{i}.png") for i in range(3)]
+    plain, common, salient = (model.embed(images, variant=v) for v in (None, "common", "salient"))
     assert np.array_equal(plain, common)
     assert common.shape == salient.shape == (3, 32)
     assert not np.allclose(common, salient)
@@ -266,7 +266,7 @@ def test_an_attribute_that_is_no_column_is_named(table):
         prepared(table, attributes="sise")
 
 
-def test_the_papers_views_of_pictures_are_left_out_for_numbers(table):
+def test_the_papers_views_of_images_are_left_out_for_numbers(table):
     made = prepared(table, {"preset": "paper"})
     assert made.method.plan.modality == "vector"
     assert any("the paper's views are for" in note for note in made.notes)

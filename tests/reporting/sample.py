@@ -21,7 +21,7 @@ LEVELS = {
 }
 
 
-def picture(number, size=40):
+def image(number, size=40):
     """A coloured disc or square; uint8 (3, size, size)."""
     generator = np.random.default_rng(number)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
@@ -85,7 +85,7 @@ def example(number, found, text=False):
     def item(place):
         return {
             "key": f"item {place}",
-            **({"text": f"A passage about thing {place}. " * 4} if text else {"image": thumbnail(picture(place))}),
+            **({"text": f"A passage about thing {place}. " * 4} if text else {"image": thumbnail(image(place))}),
         }
 
     hits = [
@@ -121,7 +121,7 @@ def map_of(n=240, seed=0, text=False):
         **(
             {"text": [f"words of {row}" for row in range(n)]}
             if text
-            else {"thumb": [thumbnail(picture(row)) for row in range(n)]}
+            else {"thumb": [thumbnail(image(row)) for row in range(n)]}
         ),
     }
 

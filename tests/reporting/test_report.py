@@ -140,7 +140,7 @@ def test_the_page_asks_no_network(full, page):
     assert "@import" not in styles
 
 
-def test_plotly_is_inside_once_and_pictures_are_stored_once(full):
+def test_plotly_is_inside_once_and_images_are_stored_once(full):
     assert full.count("plotly.js v") == 1
     payload = json.loads(re.search(r'id="payload">(.*?)</script>', full, re.S)[1])
     assert len(payload["pool"]) == len(set(payload["pool"])) == 240
@@ -326,12 +326,12 @@ def test_long_curves_are_thinned():
     assert (x[0], x[-1]) == (0, 39_999)
 
 
-def test_pictures_come_from_inside_the_page_only():
-    from nearfar.reporting.report import picture
+def test_images_come_from_inside_the_page_only():
+    from nearfar.reporting.report import image
 
     good = "data:image/webp;base64,UklGRg=="
-    assert picture(good) == good
+    assert image(good) == good
     for source in ["javascript:alert(1)", "https://example.org/x.png", "data:text/html;base64,PGI+",
                    'data:image/png;base64,"', "data:image/svg+xml;base64,PHN2Zz4=", "//x", None, 3,
                    ["data:image/png;base64,"]]:  # fmt: skip
-        assert picture(source) == ""
+        assert image(source) == ""

@@ -16,7 +16,7 @@ from nearfar.errors import InputError
 from nearfar.models import load, save_model
 from nearfar.serving.answerer import Answerer
 from nearfar.serving.items import Limits, image_of, item_of, listed, pieces
-from nearfar.sources.pictures import decode
+from nearfar.sources.images import decode
 
 
 def png(size=(8, 6), colour=(200, 10, 10)):
@@ -27,7 +27,7 @@ def png(size=(8, 6), colour=(200, 10, 10)):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model of texts and pictures."""
+    """A model of texts and images."""
     torch.manual_seed(0)
     words = ["a red apple", "a green pear", "a long sentence about fruit that grows on trees"] * 3
     text = encoders.text("small", texts=words, vocabulary=120, dim=16)
@@ -70,7 +70,7 @@ def test_pieces_hold_like_sizes_and_all_items_once():
 @pytest.mark.parametrize(("given", "says"), [
     ("", "A text is empty"),
     ({"image": "!!"}, "not base64"),
-    ({"image": base64.b64encode(b"no picture").decode()}, "cannot be read"),
+    ({"image": base64.b64encode(b"no image").decode()}, "cannot be read"),
     ({"image": png(), "text": "a"}, "has one of the keys"),
     ({"path": "/etc/passwd"}, "has one of the keys"),
     ([1.0, 2.0], "no vectors"),
@@ -83,13 +83,13 @@ def test_what_is_no_item_of_the_model_is_told(model, given, says):
         item_of(given, model, None, Limits(characters=100, pixels=1000))
 
 
-def test_a_picture_comes_as_base64_as_a_data_uri_or_as_bytes():
+def test_a_image_comes_as_base64_as_a_data_uri_or_as_bytes():
     for given in (png(), f"data:image/png;base64,{png()}", base64.b64decode(png())):
         made, pixels = image_of(given, Limits())
         assert (made.size, pixels, made.getpixel((0, 0))) == ((8, 6), 48, (200, 10, 10))
 
 
-def test_a_picture_is_read_as_its_file_is(tmp_path):
+def test_a_image_is_read_as_its_file_is(tmp_path):
     """Turned as EXIF says, transparency on white, 16 bits: the vector of an upload is that of the same file."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -130,7 +130,7 @@ def test_answers_are_those_of_the_model_and_each_request_fails_alone(model, inde
     jobs.append({"kind": "search", "query": "fruit number 3", "k": 2, "where": "nonsense ("})
     found = answerer.answer(jobs)
     assert [k for k, one in enumerate(found) if one.error] == [3, 9, len(jobs) - 1]
-    assert "input 1: A picture is not base64" in found[3].error
+    assert "input 1: An image is not base64" in found[3].error
     good = [one for k, one in enumerate(found[:42]) if k not in (3, 9)]
     assert np.allclose(np.concatenate([one.value.vectors for one in good]), model.embed_texts(texts), atol=1e-6)
     both = found[-3].value.vectors
@@ -228,16 +228,14 @@ def test_predictions_are_those_of_predict_and_no_file_of_the_server_is_read(mode
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert found.value == [{k: v for k, v in row.items() if k != "key"}
                            for row in nearfar.predict(model, path, **options).rows()]  # fmt: skip
-    (pictures,) = Answerer(model).answer(
-        [{"kind": "predict", "rows": [{"image": {"image": png()}}], "options": options}]
-    )
-    assert set(pictures.value[0]) == {"prediction", "score", "prediction_2", "score_2"}
+    (images,) = Answerer(model).answer([{"kind": "predict", "rows": [{"image": {"image": png()}}], "options": options}])
+    assert set(images.value[0]) == {"prediction", "score", "prediction_2", "score_2"}
     secret = tmp_path / "secret.png"
     Image.new("RGB", (4, 4)).save(secret)
     listed_ = tmp_path / "classes.txt"
     listed_.write_text("a\nb\n")
     for job, says in (
-        ({"rows": [{"image": str(secret)}], "options": options}, "is the path of a picture"),
+        ({"rows": [{"image": str(secret)}], "options": options}, "is the path of an image"),
         ({"rows": rows, "options": {"classes": str(listed_)}}, "names a file of the server"),
         ({"rows": [], "options": {}}, "1 to 256 objects"),
         ({"rows": rows, "options": {"nonsense": 1}}, "no option 'nonsense'"),

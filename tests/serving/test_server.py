@@ -108,7 +108,7 @@ def test_openais_client_is_told_what_is_wrong(client, server):
         openai.OpenAI(base_url=f"{server}/v1", api_key="wrong", max_retries=0).embeddings.create(model="x", input="a")
 
 
-def test_pictures_come_in_json_and_as_files(server, model):  # noqa: F811
+def test_images_come_in_json_and_as_files(server, model):  # noqa: F811
     from PIL import Image
 
     expected = model.embed_images([Image.new("RGB", (8, 6), (200, 10, 10))])[0]

@@ -33,6 +33,7 @@ from nearfar.similarity import (
     same,
 )
 from nearfar.similarity.exchange import exchange
+from tests import stopping
 from tests.losses.cases import CASES, batch
 
 SHARES = {2: [3, 6], 3: [4, 1, 3]}
@@ -271,4 +272,5 @@ def test_processes_equal_one(world):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (world, port), nprocs=world)
+    stopping.forkserver()  # what it has imported is there at once
+    mp.start_processes(work, (world, port), nprocs=world, start_method="forkserver")

@@ -14,8 +14,8 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def picture():
-    """Writes a picture of random pixels; the same seed gives the same pixels."""
+def image():
+    """Writes an image of random pixels; the same seed gives the same pixels."""
 
     def make(path, seed=0, size=(12, 10), mode="RGB"):
         pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
@@ -27,10 +27,10 @@ def picture():
 
 
 @pytest.fixture
-def image_folder(tmp_path, picture):
-    """Twenty pictures in two classes."""
+def image_folder(tmp_path, image):
+    """Twenty images in two classes."""
     for i in range(20):
-        picture(tmp_path / "animals" / ("cat" if i < 10 else "dog") / f"{i:02d}.png", seed=i)
+        image(tmp_path / "animals" / ("cat" if i < 10 else "dog") / f"{i:02d}.png", seed=i)
     return tmp_path / "animals"
 
 

@@ -44,12 +44,12 @@ def test_wrong_path(tmp_path, image_folder):
     fails("emojy", "Did you mean 'emoji'?")
 
 
-def test_unreadable_picture_in_the_middle(image_folder):
+def test_unreadable_image_in_the_middle(image_folder):
     whole_file = (image_folder / "cat" / "05.png").read_bytes()
-    (image_folder / "cat" / "05.png").write_bytes(b"not a picture")
+    (image_folder / "cat" / "05.png").write_bytes(b"not an image")
     (image_folder / "dog" / "13.png").write_bytes(whole_file[: len(whole_file) // 2])
     (image_folder / "dog" / "15.png").write_bytes(b"")
-    fails(image_folder, image_folder / "cat" / "05.png", "not a picture", "2 more", "--unreadable skip")
+    fails(image_folder, image_folder / "cat" / "05.png", "not an image", "2 more", "--unreadable skip")
     data = open_data(image_folder, unreadable="skip")
     assert len(data) == 17
     assert [p.file for p in data.problems] == [
@@ -59,10 +59,10 @@ def test_unreadable_picture_in_the_middle(image_folder):
     assert "empty" in data.problems[2].message
     assert "cat/05.png" not in data.keys
     assert data.images("image", 6).shape == (17, 3, 6, 6)
-    fails(image_folder, "not a picture")  # still an error after a skip
+    fails(image_folder, "not an image")  # still an error after a skip
 
 
-def test_missing_picture_of_a_table(image_folder, written, tmp_path):
+def test_missing_image_of_a_table(image_folder, written, tmp_path):
     content = "image,text\nanimals/cat/00.png,a cat here\nanimals/cat/77.png,a lost cat\n"
     with pytest.raises(InputError, match=r"t\.csv, line 3: column 'image'.*77\.png.*no such file"):
         written("t.csv", content)
@@ -106,9 +106,9 @@ def test_unknown_role(written):
         written("t.csv", "text\nab cd\n", roles={"lable": "text"})
 
 
-def test_one_class_only(tmp_path, picture, written):
+def test_one_class_only(tmp_path, image, written):
     for i in range(4):
-        picture(tmp_path / "p" / "only" / f"{i}.png", seed=i)
+        image(tmp_path / "p" / "only" / f"{i}.png", seed=i)
     data = open_data(tmp_path / "p")
     assert data.labels == {}
     assert "one class only" in data.notes[0]
@@ -136,7 +136,7 @@ def test_folder_of_other_things(tmp_path):
     fails(tmp_path / "o", "2 tables: a.csv, b.csv")
 
 
-def test_a_single_picture(image_folder):
+def test_a_single_image(image_folder):
     fails(image_folder / "cat" / "00.png", "Give its folder")
 
 
@@ -148,11 +148,11 @@ def reachable():
         yield Path(folder)
 
 
-def test_permission_denied(reachable, picture):
+def test_permission_denied(reachable, image):
     (reachable / "t.csv").write_text("text\nab cd\n")
     (reachable / "t.csv").chmod(0)
     (reachable / "shut").mkdir(mode=0o700)
-    picture(reachable / "open" / "a.png").chmod(0)
+    image(reachable / "open" / "a.png").chmod(0)
     (reachable / "cache").mkdir()
     (reachable / "cache").chmod(0o777)
     if os.geteuid() != 0:
@@ -255,7 +255,7 @@ def test_names_of_classes_in_parquet_are_used(tmp_path):
 
 
 def test_nothing_is_fetched(tmp_path):
-    """A bad row of a column of pictures with addresses is told without a connection."""
+    """A bad row of a column of images with addresses is told without a connection."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -374,13 +374,13 @@ def test_odd_options(written):
         written("t.csv", "text\nab cd\n", limit=0)
     with pytest.raises(InputError, match="no role or column 'imag'"):
         written("t.csv", "text\nab cd\n").images("imag", 8)
-    with pytest.raises(InputError, match="holds texts, not pictures"):
+    with pytest.raises(InputError, match="holds texts, not images"):
         written("t.csv", "text\nab cd\n").images("text", 8)
 
 
-def test_a_huge_picture(tmp_path, monkeypatch, picture):
+def test_a_huge_image(tmp_path, monkeypatch, image):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    picture(tmp_path / "big" / "a.png", size=(20, 20))
+    image(tmp_path / "big" / "a.png", size=(20, 20))
     fails(tmp_path / "big", "a.png", "million pixels; scale it down")
 
 

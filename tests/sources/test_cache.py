@@ -12,11 +12,11 @@ from nearfar.sources import open_data, storage
 
 
 @pytest.fixture
-def same_names(tmp_path, picture):
+def same_names(tmp_path, image):
     """Two folders whose files have equal names, sizes and times, and other pixels."""
     for number, folder in enumerate("ab"):
         for i in range(5):
-            os.utime(picture(tmp_path / folder / f"{i}.bmp", seed=10 * number + i), (1, 1))
+            os.utime(image(tmp_path / folder / f"{i}.bmp", seed=10 * number + i), (1, 1))
     return tmp_path / "a", tmp_path / "b"
 
 
@@ -26,18 +26,18 @@ def test_equal_names_sizes_and_times_are_no_equal_files(same_names):
     assert not np.array_equal(a.images("image", 8), b.images("image", 8))
 
 
-def test_a_file_replaced_under_the_same_size_and_time(tmp_path, picture):
+def test_a_file_replaced_under_the_same_size_and_time(tmp_path, image):
     for i in range(4):
-        os.utime(picture(tmp_path / "p" / f"{i}.bmp", seed=i), (1, 1))
+        os.utime(image(tmp_path / "p" / f"{i}.bmp", seed=i), (1, 1))
     before = open_data(tmp_path / "p")
-    os.utime(picture(tmp_path / "p" / "2.bmp", seed=9), (1, 1))
+    os.utime(image(tmp_path / "p" / "2.bmp", seed=9), (1, 1))
     after = open_data(tmp_path / "p")
     assert np.flatnonzero(before.digests("image") != after.digests("image")).tolist() == [2]
 
 
-def test_an_error_read_from_the_cache_names_the_file_at_hand(tmp_path, picture):
+def test_an_error_read_from_the_cache_names_the_file_at_hand(tmp_path, image):
     for folder in ("first", "second"):
-        picture(tmp_path / folder / "a.png")
+        image(tmp_path / folder / "a.png")
         (tmp_path / folder / "t.csv").write_text("image,text\na.png,some words\nlost.png,more words\n")
         (tmp_path / folder / "e.csv").write_text("text,label\nwords,a\n ,b\nwords,b\n")
         for name in ("t.csv", "e.csv"):

@@ -1,4 +1,4 @@
-"""Pictures with lists of captions: all are measured, one is drawn at a time, none crosses a split."""
+"""Images with lists of captions: all are measured, one is drawn at a time, none crosses a split."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from nearfar.training.building import sampled_rows
 from nearfar.training.settings import TrainSettings
 
 
-def picture(seed):
+def image(seed):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file, "PNG")
     return file.getvalue()
@@ -33,16 +33,16 @@ def lists(n, seed=0):
 def table(request, tmp_path):
     texts = lists(60)
     if request.param == "parquet":
-        pq.write_table(pa.table({"image": [picture(i) for i in range(60)], "caption": texts}), tmp_path / "t.parquet")
+        pq.write_table(pa.table({"image": [image(i) for i in range(60)], "caption": texts}), tmp_path / "t.parquet")
         return tmp_path / "t.parquet", texts
     for i in range(60):
-        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / f"{i}.png").write_bytes(image(i))
     lines = [json.dumps({"image": f"{i}.png", "caption": found}) for i, found in enumerate(texts)]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     return tmp_path / "t.jsonl", texts
 
 
-def test_each_caption_is_a_row_of_its_picture(table):
+def test_each_caption_is_a_row_of_its_image(table):
     path, texts = table
     data = open_data(path)
     assert data.texts("text") == [text for found in texts for text in found]
@@ -51,18 +51,18 @@ def test_each_caption_is_a_row_of_its_picture(table):
     assert data.roles["unit"] == "__item__"
     pixels = data.images("image", 16, np.arange(len(data)))
     for row, item in enumerate(data.alternatives):
-        given = np.asarray(Image.open(io.BytesIO(picture(item)))).transpose(2, 0, 1)
+        given = np.asarray(Image.open(io.BytesIO(image(item)))).transpose(2, 0, 1)
         np.testing.assert_array_equal(pixels[row], given)
 
 
-def test_no_picture_stands_on_two_sides(table):
+def test_no_image_stands_on_two_sides(table):
     data = open_data(table[0])
     sides = [set(data.alternatives[rows].tolist()) for rows in data.splits.values()]
     assert all(a.isdisjoint(b) for i, a in enumerate(sides) for b in sides[i + 1 :])
     assert min(map(len, sides)) > 3
 
 
-def test_an_epoch_draws_one_caption_of_every_picture(table):
+def test_an_epoch_draws_one_caption_of_every_image(table):
     data = open_data(table[0])
     rows = np.asarray(data.splits["train"])
 
@@ -91,7 +91,7 @@ def test_all_captions_count_as_right(table):
     rows = np.asarray(data.splits["test"])
 
     class Told:
-        """Each picture, and all that is said of it, at a place of its own."""
+        """Each image, and all that is said of it, at a place of its own."""
 
         def __call__(self, role, rows):
             z = np.zeros((len(rows), len(data) + 1), np.float32)
@@ -105,16 +105,16 @@ def test_all_captions_count_as_right(table):
     assert counts["text → image"]["queries"] == len(rows)
 
 
-def test_fit_counts_pictures_not_captions(table, tmp_path):
+def test_fit_counts_images_not_captions(table, tmp_path):
     data = open_data(table[0])
-    pictures = len(np.unique(data.alternatives[data.splits["train"]]))
+    images = len(np.unique(data.alternatives[data.splits["train"]]))
     run = nearfar.fit("pairs", table[0], out=tmp_path / "run", settings=TrainSettings(steps=4, val_every=0))
-    assert json.loads((run.path / "config.json").read_text())["resolved"]["batch_size"] == max(2, pictures // 4)
+    assert json.loads((run.path / "config.json").read_text())["resolved"]["batch_size"] == max(2, images // 4)
 
 
 def test_an_empty_list(tmp_path):
     texts = [*lists(20), [], ["", None]]
-    pq.write_table(pa.table({"image": [picture(i) for i in range(22)], "caption": texts}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"image": [image(i) for i in range(22)], "caption": texts}), tmp_path / "t.parquet")
     with pytest.raises(InputError, match=r"row 20: .*the list holds no text \(1 more like this\)"):
         open_data(tmp_path / "t.parquet")
     data = open_data(tmp_path / "t.parquet", unreadable="skip")
@@ -122,7 +122,7 @@ def test_an_empty_list(tmp_path):
     assert len(data.problems) == 2
 
 
-def test_lists_without_pictures_stay_as_they_are(tmp_path):
+def test_lists_without_images_stay_as_they_are(tmp_path):
     pq.write_table(pa.table({"title": [f"the title {i} of all" for i in range(30)], "captions": lists(30)}),
                    tmp_path / "t.parquet")  # fmt: skip
     data = open_data(tmp_path / "t.parquet")

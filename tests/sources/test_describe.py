@@ -9,11 +9,11 @@ from nearfar.sources import open_data, show
 
 
 @pytest.fixture
-def pairs(tmp_path, picture):
+def pairs(tmp_path, image):
     lines = ["image,caption,kind"]
     for i in range(20):
-        picture(tmp_path / "p" / f"{i}.png", seed=i // 2 if i < 4 else i, size=(24, 18))
-        lines.append(f'p/{i}.png,"picture number {i}, one of many pictures [here]",k{i % 3}')
+        image(tmp_path / "p" / f"{i}.png", seed=i // 2 if i < 4 else i, size=(24, 18))
+        lines.append(f'p/{i}.png,"image number {i}, one of many images [here]",k{i % 3}')
     (tmp_path / "p" / "7.png").write_bytes(b"")
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     return open_data(tmp_path / "pairs.csv", roles={"label": "kind"}, unreadable="skip")
@@ -36,7 +36,7 @@ def test_describe_is_plain(pairs):
     assert sum(facts["splits"].values()) == 19
     assert len(facts["problems"]) == 1
     assert facts["hash"] == pairs.hash
-    assert facts["content"]["text"]["samples"][0]["value"].startswith("picture number 0")
+    assert facts["content"]["text"]["samples"][0]["value"].startswith("image number 0")
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -67,7 +67,7 @@ def test_near_copies_are_found(tmp_path, written):
     assert data.describe()["content"]["text"]["duplicates"] == 1
 
 
-def test_similar_pictures_are_found(tmp_path):
+def test_similar_images_are_found(tmp_path):
     import numpy as np
     from PIL import Image
 

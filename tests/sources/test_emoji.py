@@ -104,12 +104,12 @@ def test_same_seed_same_split(emoji):
 
 
 def test_pixels_are_those_of_the_files(emoji):
-    pictures = emoji.images("image", 48, [0, 5000, 14075])
-    for row, picture in zip([0, 5000, 14075], pictures, strict=True):
+    images = emoji.images("image", 48, [0, 5000, 14075])
+    for row, image in zip([0, 5000, 14075], images, strict=True):
         stored = np.asarray(Image.open(io.BytesIO(emoji.values("image", [row])[0])).convert("RGB"))
-        assert np.array_equal(picture.transpose(1, 2, 0), stored)
+        assert np.array_equal(image.transpose(1, 2, 0), stored)
     assert emoji.image_memmap("image", 48).shape == (14076, 3, 48, 48)
-    assert (pictures.reshape(3, -1).min(1) < 128).all()  # there is ink
+    assert (images.reshape(3, -1).min(1) < 128).all()  # there is ink
 
 
 def test_a_limit_keeps_whole_emoji(emoji):

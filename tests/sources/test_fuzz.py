@@ -20,7 +20,7 @@ from nearfar.sources import open_data
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
 
 
-def picture(kind, mode="RGB", **options):
+def image(kind, mode="RGB", **options):
     buffer = io.BytesIO()
     Image.fromarray(PIXELS).convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -28,7 +28,7 @@ def picture(kind, mode="RGB", **options):
 
 def parquet():
     sink = pa.BufferOutputStream()
-    columns = {"text": ["a b c", "d e f", "g h i"], "image": [picture("PNG")] * 3, "label": [0.0, float("nan"), 1.0],
+    columns = {"text": ["a b c", "d e f", "g h i"], "image": [image("PNG")] * 3, "label": [0.0, float("nan"), 1.0],
                "deep": [{"a": [1]}, None, {"a": []}], "day": pa.array([1, 2, 3], pa.timestamp("ns"))}  # fmt: skip
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()
@@ -45,21 +45,21 @@ SAMPLES = {
     "t.json": json.dumps(JSON).encode(),
     "t.parquet": parquet(),
     "t.txt": b"\xef\xbb\xbfone passage\n\nanother passage\n",
-    "p/a.png": picture("PNG"),
-    "p/b.png": picture("PNG", "I;16"),
-    "p/c.jpg": picture("JPEG", exif=EXIF),
-    "p/d.tif": picture("TIFF"),
-    "p/e.tiff": picture("TIFF", "F"),
-    "p/k.tif": picture("TIFF", "I"),
-    "p/f.gif": picture("GIF", "P"),
-    "p/g.webp": picture("WEBP"),
-    "p/h.bmp": picture("BMP"),
-    "p/i.ppm": picture("PPM"),
-    "p/j.avif": picture("AVIF"),
+    "p/a.png": image("PNG"),
+    "p/b.png": image("PNG", "I;16"),
+    "p/c.jpg": image("JPEG", exif=EXIF),
+    "p/d.tif": image("TIFF"),
+    "p/e.tiff": image("TIFF", "F"),
+    "p/k.tif": image("TIFF", "I"),
+    "p/f.gif": image("GIF", "P"),
+    "p/g.webp": image("WEBP"),
+    "p/h.bmp": image("BMP"),
+    "p/i.ppm": image("PPM"),
+    "p/j.avif": image("AVIF"),
     "man/a.1": PAGE,
     "man/b.1.gz": gzip.compress(PAGE, mtime=0),
     "texts/a.md": b"# Title\nand words",
-    "m/masks/a.png": picture("PNG", "L"),
+    "m/masks/a.png": image("PNG", "L"),
     "b/corpus.jsonl": b'{"_id": "d1", "title": "t", "text": "words"}\n{"_id": "d2", "text": "others"}\n',
     "b/queries.jsonl": b'{"_id": "q1", "text": "query"}\n',
     "b/qrels/test.tsv": b"query-id\tcorpus-id\tscore\nq1\td1\t1\n",
@@ -96,7 +96,7 @@ def test_any_bytes(name, data):
         for other in around if name[0] in "b" else []:
             write(Path(folder, "data", other), SAMPLES[other])
         if name.startswith("m/"):
-            write(Path(folder, "data", "m/images/a.png"), picture("PNG"))
+            write(Path(folder, "data", "m/images/a.png"), image("PNG"))
         write(Path(folder, "data", name), content)
         for unreadable in ("error", "skip"):
             understood(top if "/" in name else top / name, unreadable, Path(folder, "cache"))

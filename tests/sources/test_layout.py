@@ -65,10 +65,10 @@ def test_names_of_splits(name, split):
     assert standard_name(name) == split
 
 
-def test_links_to_folders_are_followed_once(tmp_path, picture):
+def test_links_to_folders_are_followed_once(tmp_path, image):
     for i in range(6):
-        picture(tmp_path / "p" / "a" / f"{i}.png", seed=i)
-        picture(tmp_path / "store" / f"{i}.png", seed=10 + i)
+        image(tmp_path / "p" / "a" / f"{i}.png", seed=i)
+        image(tmp_path / "store" / f"{i}.png", seed=10 + i)
     (tmp_path / "p" / "b").symlink_to("../store")
     (tmp_path / "p" / "b2").symlink_to("b")
     (tmp_path / "p" / "a" / "loop").symlink_to("..")
@@ -79,9 +79,9 @@ def test_links_to_folders_are_followed_once(tmp_path, picture):
     assert "3 links to folders that are read already left out (a/loop, b/back, b2)" in data.notes
 
 
-def test_what_is_left_out_is_counted(tmp_path, picture):
+def test_what_is_left_out_is_counted(tmp_path, image):
     for name in ("a/1.PNG", "a/2.png", "b/3.Jpg", "b/4.jpeg", "a/.ipynb_checkpoints/5.png", "__MACOSX/6.png"):
-        picture(tmp_path / "p" / name)
+        image(tmp_path / "p" / name)
     (tmp_path / "p" / "Thumbs.db").write_text("")
     os.mkfifo(tmp_path / "p" / "b" / "pipe.png")
     with socket.socket(socket.AF_UNIX) as server:
@@ -103,17 +103,17 @@ def test_a_pipe_or_a_device_is_no_table(tmp_path):
             open_data(path)
 
 
-def test_a_pipe_in_a_cell_is_a_bad_row(tmp_path, picture):
-    picture(tmp_path / "a.png")
+def test_a_pipe_in_a_cell_is_a_bad_row(tmp_path, image):
+    image(tmp_path / "a.png")
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "t.csv").write_text("image,text\na.png,one two\nb.png,three four\n")
     data = open_data(tmp_path / "t.csv", unreadable="skip")
     assert "it is a pipe, not a file" in data.problems[0].message
 
 
-def test_names_that_are_not_utf8_are_problems(tmp_path, picture):
+def test_names_that_are_not_utf8_are_problems(tmp_path, image):
     for i in range(4):
-        picture(tmp_path / "p" / f"{i}.png", seed=i)
+        image(tmp_path / "p" / f"{i}.png", seed=i)
     os.rename(os.fsencode(tmp_path / "p" / "0.png"), os.fsencode(tmp_path / "p") + b"/caf\xe9.png")
     with pytest.raises(InputError, match=r"caf\\xe9\.png: its name is not valid UTF-8.*Rename"):
         open_data(tmp_path / "p")
@@ -170,10 +170,10 @@ def test_shards_of_unlike_types_and_orders(tmp_path):
         open_data(tmp_path)
 
 
-def test_descriptions_beside_the_pictures_of_each_split(tmp_path, picture):
+def test_descriptions_beside_the_images_of_each_split(tmp_path, image):
     for split, count in (("train", 8), ("test", 4)):
         for i in range(count):
-            picture(tmp_path / "d" / split / f"{i}.png", seed=i + 100 * (split == "test"))
+            image(tmp_path / "d" / split / f"{i}.png", seed=i + 100 * (split == "test"))
         lines = "".join(f"{i}.png,a caption of {split} {i}\n" for i in range(count - 1))
         (tmp_path / "d" / split / "metadata.csv").write_text(f"file_name,text\n{lines}")
     data = open_data(tmp_path / "d")
@@ -182,7 +182,7 @@ def test_descriptions_beside_the_pictures_of_each_split(tmp_path, picture):
     }  # fmt: skip
     assert all("test" in t for t in data.texts("text", data.splits["test"]))
     assert len(data) == 10
-    assert "2 pictures that metadata.csv does not name left out (test/3.png, train/7.png)" in data.notes
+    assert "2 images that metadata.csv does not name left out (test/3.png, train/7.png)" in data.notes
 
 
 def test_outputs_inside_the_data_are_no_data(tmp_path, image_folder):

@@ -1,4 +1,4 @@
-"""Masks beside pictures: what is read, how it is cut, and what each wrong input says."""
+"""Masks beside images: what is read, how it is cut, and what each wrong input says."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from PIL import Image
 
 from nearfar.errors import InputError
 from nearfar.sources import open_data
+from nearfar.sources.images import Unreadable
 from nearfar.sources.masks import decode, pairs, square
-from nearfar.sources.pictures import Unreadable
 
 
 def save(path, mask, **options):
@@ -23,10 +23,10 @@ def mask_of(number, size=(12, 10)):
 
 
 @pytest.fixture
-def masked_folder(tmp_path, picture):
-    """Twenty pictures in images/, each with a mask in masks/."""
+def masked_folder(tmp_path, image):
+    """Twenty images in images/, each with a mask in masks/."""
     for i in range(20):
-        picture(tmp_path / "field" / "images" / f"{i:02d}.jpg", seed=i)
+        image(tmp_path / "field" / "images" / f"{i:02d}.jpg", seed=i)
         save(tmp_path / "field" / "masks" / f"{i:02d}.png", mask_of(i))
     return tmp_path / "field"
 
@@ -38,7 +38,7 @@ def fails(path, *parts, **options):
         assert str(part) in str(caught.value), f"{part!r} not in {caught.value}"
 
 
-def test_a_folder_of_pictures_and_masks(masked_folder):
+def test_a_folder_of_images_and_masks(masked_folder):
     (masked_folder / "classes.txt").write_text("ground\nwheat\nweed\n")
     data = open_data(masked_folder)
     assert len(data) == 20
@@ -46,7 +46,7 @@ def test_a_folder_of_pictures_and_masks(masked_folder):
     assert data.mask_names == {0: "ground", 1: "wheat", 2: "weed"}
     assert data.mask_counts() == {0: 20, 1: 10, 2: 10}
     assert data.notes == []
-    assert (data.masks(10)[3] == mask_of(3)[:, 1:11]).all()  # cut out of the middle, as the picture is
+    assert (data.masks(10)[3] == mask_of(3)[:, 1:11]).all()  # cut out of the middle, as the image is
     assert (data.masks(10, [3])[0] == data.masks(10)[3]).all()
     assert data.describe()["masks"]["classes"] == {"ground": 20, "wheat": 10, "weed": 10}
 
@@ -75,9 +75,9 @@ def test_layouts():
     assert found("images/a.jpg", "images/b.jpg") is None
 
 
-def test_folders_of_splits(tmp_path, picture):
+def test_folders_of_splits(tmp_path, image):
     for i, name in enumerate(["train"] * 8 + ["val"] * 3 + ["test"] * 3):
-        picture(tmp_path / "d" / name / "images" / f"{i}.png", seed=i)
+        image(tmp_path / "d" / name / "images" / f"{i}.png", seed=i)
         save(tmp_path / "d" / name / "masks" / f"{i}.png", mask_of(i))
     data = open_data(tmp_path / "d")
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 8, "val": 3, "test": 3}
@@ -91,10 +91,10 @@ def test_a_table_and_rows_without_a_mask(masked_folder):
     assert data.masked.tolist() == [i % 3 > 0 for i in range(12)]
     assert (data.masks(8, [0]) == 255).all()
     assert "mask" not in open_data(masked_folder / "t.csv", roles={"mask": None}).roles
-    fails(masked_folder / "t.csv", "a mask needs its picture", roles={"image": None, "mask": "mask", "text": "image"})
+    fails(masked_folder / "t.csv", "a mask needs its image", roles={"image": None, "mask": "mask", "text": "image"})
 
 
-def test_what_is_wrong_with_a_mask(masked_folder, picture):
+def test_what_is_wrong_with_a_mask(masked_folder, image):
     masks, images = masked_folder / "masks", masked_folder / "images"
     (masks / "05.png").rename(masks / "away.png")
     fails(masked_folder, images / "05.jpg", masks / "05.png", "no such file")
@@ -102,16 +102,16 @@ def test_what_is_wrong_with_a_mask(masked_folder, picture):
     assert len(data) == 19
     assert "05.jpg" in data.problems[0].file
     save(masks / "05.png", mask_of(5, (30, 20)))
-    fails(masked_folder, "masks/05.png has 30 x 20 pixels, the picture 12 x 10")
-    (masks / "05.png").write_bytes(b"no picture")
-    fails(masked_folder, masks / "05.png", "not a picture")
-    picture(masks / "05.png", seed=1)
+    fails(masked_folder, "masks/05.png has 30 x 20 pixels, the image 12 x 10")
+    (masks / "05.png").write_bytes(b"no image")
+    fails(masked_folder, masks / "05.png", "not an image")
+    image(masks / "05.png", seed=1)
     fails(masked_folder, masks / "05.png", "it holds colours")
     save(masks / "05.png", mask_of(5).astype(np.uint16) * 300)
     fails(masked_folder, "its values reach 600")
     save(masks / "05.png", mask_of(5))
     save(masks / "05.tif", mask_of(5))
-    fails(masked_folder, "two masks of one picture", "05.png", "05.tif")
+    fails(masked_folder, "two masks of one image", "05.png", "05.tif")
 
 
 def test_values_that_are_no_classes(masked_folder):

@@ -21,19 +21,19 @@ def test_class_folders_become_labels(image_folder):
     assert data.images("image", 8).shape == (20, 3, 8, 8)
 
 
-def test_flat_folder_has_no_labels(tmp_path, picture):
+def test_flat_folder_has_no_labels(tmp_path, image):
     for i in range(4):
-        picture(tmp_path / "flat" / f"{i}.png", seed=i)
-    (tmp_path / "flat" / "notes.pdf").write_text("no picture")
+        image(tmp_path / "flat" / f"{i}.png", seed=i)
+    (tmp_path / "flat" / "notes.pdf").write_text("no image")
     data = open_data(tmp_path / "flat")
     assert data.labels == {}
     assert data.groups is None
     assert "1 .pdf" in data.notes[0]
 
 
-def test_split_folders(tmp_path, picture):
+def test_split_folders(tmp_path, image):
     for i, place in enumerate(["train/a", "train/a", "train/b", "train/b", "valid/a", "valid/b", "test/a", "test/b"]):
-        picture(tmp_path / "parts" / place / f"{i}.png", seed=i)
+        image(tmp_path / "parts" / place / f"{i}.png", seed=i)
     data = open_data(tmp_path / "parts")
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 4, "val": 2, "test": 2}
     assert data.label_names["label"] == ["a", "b"]
@@ -215,7 +215,7 @@ def test_saved_datasets(tmp_path, image_folder):
     assert len(parts["val"]) == 2  # 15 % of the training rows: the dict has no validation part
 
 
-def test_metadata_table_in_a_picture_folder(image_folder):
+def test_metadata_table_in_a_image_folder(image_folder):
     (image_folder / "metadata.csv").write_text("file_name,caption\ncat/00.png,a small cat\ndog/11.png,a small dog\n")
     data = open_data(image_folder)
     assert len(data) == 2
@@ -285,9 +285,9 @@ def test_hash_follows_content_roles_and_order(written):
     assert written("e.csv", "text,note\nfirst words,x\nsecond words,q\nthird words,z\n").hash != base
 
 
-def test_a_changed_picture_is_noticed(image_folder, picture):
+def test_a_changed_image_is_noticed(image_folder, image):
     before = open_data(image_folder)
-    picture(image_folder / "cat" / "03.png", seed=999, size=(13, 9))
+    image(image_folder / "cat" / "03.png", seed=999, size=(13, 9))
     after = open_data(image_folder)
     assert before.hash != after.hash
     assert np.flatnonzero(before.digests("image") != after.digests("image")).tolist() == [3]

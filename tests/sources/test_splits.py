@@ -67,10 +67,10 @@ def test_equal_texts_stay_together(written):
     assert data.leaks() == 0
 
 
-def test_a_caption_that_all_share_does_not_swallow_the_split(tmp_path, picture):
+def test_a_caption_that_all_share_does_not_swallow_the_split(tmp_path, image):
     lines = ["image,text"]
     for i in range(20):
-        picture(tmp_path / "p" / f"{i}.png", seed=i)
+        image(tmp_path / "p" / f"{i}.png", seed=i)
         lines.append(f"p/{i}.png,a photo of it")
     (tmp_path / "t.csv").write_text("\n".join(lines))
     data = open_data(tmp_path / "t.csv")
@@ -94,9 +94,9 @@ def test_a_few_answers_to_many_questions_do_not_make_the_splits(written, answer_
     assert apart.leaks() == 0
 
 
-def test_copies_of_a_picture_stay_together(tmp_path, picture):
+def test_copies_of_a_image_stay_together(tmp_path, image):
     for i in range(30):
-        picture(tmp_path / "p" / f"{i:02d}.{'png' if i % 2 else 'bmp'}", seed=i // 2)
+        image(tmp_path / "p" / f"{i:02d}.{'png' if i % 2 else 'bmp'}", seed=i // 2)
     data = open_data(tmp_path / "p")
     place = np.empty(30, int)
     for number, rows in enumerate(data.splits.values()):

@@ -14,7 +14,7 @@ from nearfar.errors import InputError
 from nearfar.sources import open_data
 
 
-def picture(seed, kind="PNG"):
+def image(seed, kind="PNG"):
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, kind)
@@ -33,12 +33,12 @@ def shard(path, members):
 
 
 def as_img2dataset(first, count):
-    """As img2dataset writes: picture, caption, and a JSON that repeats the caption."""
+    """As img2dataset writes: image, caption, and a JSON that repeats the caption."""
     found = {}
     for i in range(first, first + count):
         said = {"caption": f"a thing of sort {i}", "url": f"https://example.org/{i}.jpg", "key": f"{i:09d}",
                 "width": 20, "similarity": i / 100, "sha256": None, "exif": {"a": 1}}  # fmt: skip
-        found |= {f"{i:09d}.jpg": picture(i, "JPEG"), f"{i:09d}.txt": f"a thing of sort {i}\n",
+        found |= {f"{i:09d}.jpg": image(i, "JPEG"), f"{i:09d}.txt": f"a thing of sort {i}\n",
                   f"{i:09d}.json": json.dumps(said)}  # fmt: skip
     return found
 
@@ -54,7 +54,7 @@ def test_one_shard(tmp_path):
     assert "score" not in data.roles  # how near a model found the pair, by which it was chosen
     assert data.values("exif")[0] == '{"a": 1}'
     assert "caption" not in data.table.column_names
-    given = np.asarray(Image.open(io.BytesIO(picture(3, "JPEG"))))
+    given = np.asarray(Image.open(io.BytesIO(image(3, "JPEG"))))
     np.testing.assert_array_equal(data.images("image", 20, np.array([3]))[0].transpose(1, 2, 0), given)
 
 
@@ -70,10 +70,10 @@ def test_a_folder_of_shards_and_splits_by_their_names(tmp_path):
     assert {name: len(rows) for name, rows in named.splits.items()} == {"train": 20, "val": 10, "test": 10}
 
 
-def test_classes_several_pictures_and_members_of_other_kinds(tmp_path):
+def test_classes_several_images_and_members_of_other_kinds(tmp_path):
     members = {}
     for i in range(12):
-        members |= {f"a/{i}.left.png": picture(i), f"a/{i}.right.png": picture(100 + i), f"a/{i}.cls": str(i % 3),
+        members |= {f"a/{i}.left.png": image(i), f"a/{i}.right.png": image(100 + i), f"a/{i}.cls": str(i % 3),
                     f"a/{i}.npy": b"x"}  # fmt: skip
     data = open_data(shard(tmp_path / "s.tar", members), roles={"image": "left", "image_b": "right"})
     assert data.values("label")[:4] == ["0", "1", "2", "0"]
@@ -81,11 +81,11 @@ def test_classes_several_pictures_and_members_of_other_kinds(tmp_path):
     assert any("members of other kinds are left out: npy" in note for note in data.notes)
 
 
-def test_a_sample_that_lacks_its_picture(tmp_path):
+def test_a_sample_that_lacks_its_image(tmp_path):
     members = as_img2dataset(0, 12)
     del members["000000005.jpg"]
     path = shard(tmp_path / "s.tar", members)
-    with pytest.raises(InputError, match=r"s\.tar, row 5: .*there is no picture"):
+    with pytest.raises(InputError, match=r"s\.tar, row 5: .*there is no image"):
         open_data(path)
     assert len(open_data(path, unreadable="skip")) == 11
 
@@ -94,7 +94,7 @@ def test_lists_of_captions_in_a_shard(tmp_path):
     members = {}
     for i in range(20):
         members |= {
-            f"{i}.png": picture(i),
+            f"{i}.png": image(i),
             f"{i}.json": json.dumps({"captions": [f"thing {i} here", f"one {i} again"]}),
         }
     data = open_data(shard(tmp_path / "s.tar", members))

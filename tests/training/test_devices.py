@@ -104,13 +104,13 @@ def test_a_loss_and_its_gradient(name, engine):
         Augment(flip=0.5),
     ],
 )
-def test_views_of_pictures(augment):
-    pictures = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def test_views_of_images(augment):
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
-    plain = augment(pictures, generator)
+    plain = augment(images, generator)
     with stand_in():
         generator = torch.Generator(device="cuda")
         generator.manual_seed(1)
-        there = augment(away(pictures), generator)
+        there = augment(away(images), generator)
         assert there.device.type == "cuda"
     torch.testing.assert_close(home(there), plain, atol=0.02, rtol=0)  # a processor rounds large crops to uint8

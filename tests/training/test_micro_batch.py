@@ -17,7 +17,7 @@ CASES = {
     "simclr": {},
     "cacr": {"form": "momentum", "positives": 1},
     "cwcl": {},
-    "negclip": {"pictures": 2},
+    "negclip": {"images": 2},
     "clip-rocket": {"hidden": 32},
     "whitenedcse": {},
     "debcse": {},

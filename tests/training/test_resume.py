@@ -32,7 +32,7 @@ CASES = {
     "cacr momentum": {"form": "momentum", "positives": 1},
     "contrastive-behaviour memory": {"negatives": {"name": "queue", "size": 40}},
     "cwcl": {},
-    "negclip": {"pictures": 2},
+    "negclip": {"images": 2},
     "csp": {"untrained": True},
     "coop": {"untrained": True},
     "clip-rocket": {"hidden": 32},

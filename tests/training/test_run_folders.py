@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from nearfar import files
 from nearfar.cli import main
 from nearfar.errors import InputError, NearfarError
 from nearfar.training import callbacks, comparing, engine
+from tests.stopping import Forked
 
 QUICK = {"steps": 4, "batch_size": 8, "val_every": 0, "save_every": 2, "progress": False}
 
@@ -29,15 +28,12 @@ def names(folder):
 
 
 def test_the_second_of_two_runs_is_refused(table, tmp_path):
-    words = ["-m", "nearfar", "fit", "pairs", str(table), "--steps", "60", "--batch-size", "8", "--val-every", "0"]
-    runs = [
-        subprocess.Popen([sys.executable, *words, "--seed", str(seed), "--out", "one"], cwd=tmp_path,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for seed in (0, 5)
-    ]  # fmt: skip
-    said = [run.communicate()[1] for run in runs]
-    assert sorted(run.returncode for run in runs) == [0, 2]
-    refused = said[[run.returncode for run in runs].index(2)]
+    words = ["fit", "pairs", table, "--steps", "60", "--batch-size", "8", "--val-every", "0", "--out", tmp_path / "one"]
+    body = "import sys; from nearfar.cli import main; sys.exit(main(sys.argv[1:]))"
+    runs = [Forked(body, tmp_path / f"seed-{seed}", *words, "--seed", seed) for seed in (0, 5)]
+    done = [run.wait() for run in runs]
+    assert sorted(one.returncode for one in done) == [0, 2]
+    refused = next(one.stderr for one in done if one.returncode == 2)
     assert "is in use by another process" in refused or "already holds a run" in refused
     assert names(tmp_path / "one") == ["checkpoints", "config.json", "curve.jsonl", "model", "scores.json"]
 
@@ -139,7 +135,7 @@ def test_a_killed_run_is_found_again(moment, table, tmp_path):
     run = tmp_path / "run"
     if moment == "model":
         engine.fit("pairs", table, out=run, **QUICK)
-    ended = subprocess.run([sys.executable, "-c", KILLED, table, run, moment], capture_output=True, check=False)
+    ended = Forked(KILLED, tmp_path / "killed", table, run, moment).wait()
     assert ended.returncode == -signal.SIGKILL
     assert any(name.startswith(".") for name in names(run)), "a lock and a temporary are left"
     resume = moment != "first write"

@@ -146,7 +146,7 @@ def test_every_view_draws_its_own_caption(encoder):
     assert {view[1] for k in range(5) for view in plan.texts(listed, generator(k))} == {"only"}
 
 
-def test_captions_of_a_picture_reach_every_view_of_it(tmp_path):
+def test_captions_of_a_image_reach_every_view_of_it(tmp_path):
     from PIL import Image
 
     make, rows = rng(), []
@@ -158,13 +158,13 @@ def test_captions_of_a_picture_reach_every_view_of_it(tmp_path):
     train = np.asarray(data.splits["train"])
     read, own = Words().reader(data, "text")(train, None), data.texts("text", train)
     for listed, text in zip(read.told, own, strict=True):
-        picture = text.split()[1]
+        image = text.split()[1]
         assert text in listed
-        assert set(listed) == {f"picture {picture} told {k}" for k in range(1 + int(picture) % 3)}
+        assert set(listed) == {f"image {image} told {k}" for k in range(1 + int(image) % 3)}
 
 
 def f_q(i, k):
-    return f'"picture {i} told {k}"'
+    return f'"image {i} told {k}"'
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   diagnose MODEL DATA         alignment, uniformity, rank, collapse: with advice
   embed MODEL DATA --out X    vectors of all rows: parquet, npy, or an index
   predict MODEL DATA          what a model says of each row: classes, numbers
-  generate MODEL [PROMPT...]  what a model makes of prompts: texts or pictures
-  search INDEX QUERY          nearest items to a text, picture, numbers, an item
-  explore INDEX               the vectors as a map in the browser: pictures,
+  generate MODEL [PROMPT...]  what a model makes of prompts: texts or images
+  search INDEX QUERY          nearest items to a text, image, numbers, an item
+  explore INDEX               the vectors as a map in the browser: images,
                               neighbours, what is odd
   serve MODEL                 the model behind HTTP, as OpenAI's API: vectors,
                               search, predictions
@@ -35,7 +35,7 @@ usage: nearfar COMMAND [ARGUMENTS] [--option VALUE ...]
   report RUN...               one HTML page of a run or a comparison
   cache [clear]               what is kept of data to be faster the next time
 
-DATA is a folder of pictures or texts, a csv, tsv, parquet, jsonl, txt or npy
+DATA is a folder of images or texts, a csv, tsv, parquet, jsonl, txt or npy
 file, a BEIR folder, a saved `datasets` folder, or the name of a built-in set:
 {sets}.
 `nearfar COMMAND --help` shows its options. Commands that print results take

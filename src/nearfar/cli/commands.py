@@ -149,7 +149,7 @@ class GenerateOptions:
 
     Args:
         prompts: text file with a prompt on each line, in place of those on the command line.
-        out: FILE.txt or FILE.jsonl of texts, or a folder of pictures; default texts are shown.
+        out: FILE.txt or FILE.jsonl of texts, or a folder of images; default texts are shown.
         seed: of what is drawn.
     """
 
@@ -543,11 +543,11 @@ def run_generate(words: list[str]) -> None:
     made = answering.generate(model, prompts, out=checked.out, seed=checked.seed, **own)
     texts = all(isinstance(one, str) for one in made)
     if not texts and checked.out is None:
-        raise InputError("This model makes pictures: where to?", "Add --out FOLDER.")
+        raise InputError("This model makes images: where to?", "Add --out FOLDER.")
     if checked.json:
         emit({"path": checked.out, "made": made if texts else len(made)})
     elif checked.out is not None:
-        terminal.say(f"{checked.out}: {len(made)} {'texts' if texts else 'pictures'}", sys.stdout)
+        terminal.say(f"{checked.out}: {len(made)} {'texts' if texts else 'images'}", sys.stdout)
     else:
         for one in made:
             terminal.say(one, sys.stdout)
@@ -568,7 +568,7 @@ def run_search(words: list[str]) -> int:
     from nearfar.cli.search import SearchOptions, search
 
     targets = [SearchOptions, Output]
-    places, given = parse(words, targets, (1, 2), 'nearfar search INDEX "QUERY"|PICTURE|key:KEY')
+    places, given = parse(words, targets, (1, 2), 'nearfar search INDEX "QUERY"|IMAGE|key:KEY')
     checked = options.checked(targets, given)
     query = places[1] if len(places) == 2 else None
     return search(places[0], query, options.build(SearchOptions, checked), checked.json)

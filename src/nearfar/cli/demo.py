@@ -92,11 +92,11 @@ def closing(done: Comparison, index: Path, say: Say) -> None:
 report: {done.path / "report.html"}
 model:  {done.best}
 
-The same on your own data - a folder of pictures, a csv of pairs, a text file:
+The same on your own data - a folder of images, a csv of pairs, a text file:
   nearfar data PATH
   nearfar compare PATH --out RUN
   nearfar embed RUN/best PATH --out INDEX
-  nearfar search INDEX "QUERY"   (a text, a picture, or key:KEY)
+  nearfar search INDEX "QUERY"   (a text, an image, or key:KEY)
 and here:
   nearfar search {index} 'key:{next(iter(_keys(index)))}'""",
     )

@@ -25,7 +25,7 @@ class ExploreOptions:
         projection: how vectors come onto a plane: umap, or pca, which is quick and shows less.
         rows: most rows that are shown; of more, so many are drawn.
         k: neighbours by which rows are judged: outliers, labels.
-        thumbnail: pixels a side of pictures; 0 for none.
+        thumbnail: pixels a side of images; 0 for none.
         port: of the page, on this machine alone.
         browser: auto opens yours where there is one, none leaves that to you, or the name of one (firefox).
     """

@@ -31,8 +31,8 @@ class SearchOptions:
         model: folder of the model; default the one that built the index.
         role: whose encoder embeds the query (image, text, text_b...); default by what the query is.
         variant: which of the vectors of the query; default that of the index.
-        plus: a text, a picture or key:KEY that is added to the query.
-        minus: a text, a picture or key:KEY that is taken from it.
+        plus: a text, an image or key:KEY that is added to the query.
+        minus: a text, an image or key:KEY that is taken from it.
         interactive: keep model and index loaded and answer line after line; Ctrl-D ends.
         queries: file of queries, in place of the one on the command line: one a line, or a csv, tsv, jsonl or parquet
             table.
@@ -133,7 +133,7 @@ def typed() -> Iterator[str]:
 
 
 def queries_of(path: Path, column: str | None) -> list[str]:
-    """The queries of a file: its lines, or a column of a table. The path of a picture may begin in the file's folder.
+    """The queries of a file: its lines, or a column of a table. The path of an image may begin in the file's folder.
 
     Raises InputError for a file that cannot be read or holds no query, and for a column that is not there.
     """
@@ -177,7 +177,7 @@ def _column(path: Path, column: str | None) -> list[str]:
 
 
 def _from(folder: Path, query: str) -> str:
-    """A query; the path of a picture that is written from a folder on, from here on."""
+    """A query; the path of an image that is written from a folder on, from here on."""
     if query.startswith("key:") or Path(query).suffix.casefold() not in modalities.get("image").endings:
         return query
     beside = folder / query

@@ -14,8 +14,8 @@ from nearfar.encoders.base import Encoder, Features
 from nearfar.encoders.batches import vectors
 from nearfar.encoders.choosing import text
 from nearfar.encoders.frozen import Frozen, unfrozen
+from nearfar.encoders.images import ImageEncoder, SmallImage, TimmImage, image
 from nearfar.encoders.joined import Joined
-from nearfar.encoders.pictures import ImageEncoder, SmallImage, TimmImage, image
 from nearfar.encoders.pretrained import TransformerText
 from nearfar.encoders.texts import LayeredText, SmallText, TextEncoder, layered, train_tokenizer
 from nearfar.encoders.tokens import Embedded, Special, Tokens, frame, one_sequence, pad

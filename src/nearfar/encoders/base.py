@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         return {}
 
     def prepare(self, items: Any) -> Any:
-        """Raw items (pictures, paths; texts; rows of numbers) -> the input of `forward`."""
+        """Raw items (images, paths; texts; rows of numbers) -> the input of `forward`."""
         raise NotImplementedError
 
     def recompute(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nearfar.encoders.base import Encoder
 from nearfar.encoders.frozen import unfrozen
-from nearfar.encoders.pictures import TimmImage
+from nearfar.encoders.images import TimmImage
 from nearfar.encoders.pretrained import TransformerText
 from nearfar.encoders.sentence import Dense
 from nearfar.encoders.texts import PUT_IN, LayeredText, SmallText

@@ -52,7 +52,7 @@ class Frozen(Encoder):
 
     @property
     def size(self) -> Any:
-        """The side of an image encoder's pictures."""
+        """The side of an image encoder's images."""
         return self.encoder.size
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:

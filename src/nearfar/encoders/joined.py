@@ -61,17 +61,17 @@ class Joined(Encoder):
 
     @property
     def size(self) -> int:
-        """The side of the pictures."""
+        """The side of the images."""
         return self.first.size
 
     @property
     def mean(self) -> Tensor:
-        """The mean that the first part takes from pictures."""
+        """The mean that the first part takes from images."""
         return self.first.mean
 
     @property
     def std(self) -> Tensor:
-        """The deviation by which the first part divides pictures."""
+        """The deviation by which the first part divides images."""
         return self.first.std
 
     @property

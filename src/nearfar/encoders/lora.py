@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import sys
 
 from torch import nn
 
@@ -52,7 +53,7 @@ def inside(name: str) -> bool:
 
 def merged(encoder: Encoder) -> Encoder:
     """A copy of the encoder with its adapters added to the weights; the encoder itself where it has none."""
-    if importlib.util.find_spec("peft") is None:
+    if "peft" not in sys.modules:  # who put adapters in has imported it; its import takes as long as a short fit
         return encoder
     from peft.tuners.lora import LoraLayer
 

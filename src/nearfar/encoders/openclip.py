@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.encoders.depth import parted
-from nearfar.encoders.pictures import ImageEncoder, timm_stages
+from nearfar.encoders.images import ImageEncoder, timm_stages
 from nearfar.encoders.pretrained import special_of
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.texts import TextEncoder
@@ -38,7 +38,7 @@ def said_by(folder: Path) -> dict[str, Any]:
     return files.read_json(folder / CONFIG, {"model_cfg": dict}, MEND)
 
 
-def picture_side(folder: Path) -> int:
+def image_side(folder: Path) -> int:
     with files.reading(folder / CONFIG, MEND):
         size = said_by(folder)["model_cfg"]["vision_cfg"].get("image_size", 224)
         return size if isinstance(size, int) else size[0]
@@ -143,7 +143,7 @@ class OpenClipText(TextEncoder):
 
 
 class OpenClipImage(ImageEncoder):
-    """The tower of pictures."""
+    """The tower of images."""
 
     def __init__(self, model: Any, said: Mapping[str, Any], name: str = ""):
         super().__init__()

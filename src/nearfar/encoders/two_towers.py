@@ -1,7 +1,7 @@
-"""The towers of transformers' models of pictures and texts (CLIP, SigLIP and their kin), and its encoders of pictures,
+"""The towers of transformers' models of images and texts (CLIP, SigLIP and their kin), and its encoders of images,
 from local folders; those of open_clip are in `openclip`.
 
-    pictures --vision model--> pooled --projection, where there is one--> vector
+    images --vision model--> pooled --projection, where there is one--> vector
     texts    --text model, its last token--> state --projection--> vector
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.encoders import openclip
-from nearfar.encoders.pictures import ImageEncoder
+from nearfar.encoders.images import ImageEncoder
 from nearfar.encoders.pretrained import TransformerText, find_layers, longest_text, recompute
 from nearfar.encoders.quiet import quiet
 from nearfar.encoders.texts import TextEncoder
@@ -40,12 +40,12 @@ def said_by(folder: Path) -> dict[str, Any]:
 
 
 def has_towers(folder: str | Path) -> bool:
-    """Whether a folder holds a model of transformers or open_clip with a tower of pictures and one of texts."""
+    """Whether a folder holds a model of transformers or open_clip with a tower of images and one of texts."""
     return openclip.holds(folder) or {"text_config", "vision_config"} <= set(said_by(Path(folder)))
 
 
 def is_vision(folder: str | Path) -> bool:
-    """Whether a folder holds a model of transformers or open_clip that takes pictures."""
+    """Whether a folder holds a model of transformers or open_clip that takes images."""
     if openclip.holds(folder):
         return True
     said = said_by(Path(folder))
@@ -149,7 +149,7 @@ class TowerText(TransformerText):
 
 
 class HubImage(ImageEncoder):
-    """The tower of pictures of a model with two towers, or an encoder of pictures alone (ViT, DINOv2...): its pooled
+    """The tower of images of a model with two towers, or an encoder of images alone (ViT, DINOv2...): its pooled
     output, projected where the model has a projection; without a pooled output the first token."""
 
     def __init__(self, model: Any, mean: Any, std: Any, name: str = ""):
@@ -201,7 +201,7 @@ class HubImage(ImageEncoder):
 
 
 def moments_of(folder: Path) -> tuple[Any, Any]:
-    """Mean and deviation of the channels by which a folder's pictures are normalised."""
+    """Mean and deviation of the channels by which a folder's images are normalised."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return MEAN, STD
@@ -214,10 +214,10 @@ def moments_of(folder: Path) -> tuple[Any, Any]:
 
 
 def image_of(folder: str | Path, model: Any = None) -> ImageEncoder:
-    """The encoder of pictures of a folder of transformers or open_clip. Raises InputError where it has none."""
+    """The encoder of images of a folder of transformers or open_clip. Raises InputError where it has none."""
     place = Path(folder)
     if not is_vision(place):
-        raise InputError(f"The model in {folder} takes no pictures.", "Give the folder of a CLIP, SigLIP or ViT.")
+        raise InputError(f"The model in {folder} takes no images.", "Give the folder of a CLIP, SigLIP or ViT.")
     if openclip.holds(place):
         made: ImageEncoder = openclip.image_of(place, model)
     else:
@@ -252,25 +252,25 @@ def restored_text(config: Mapping[str, Any], folder: Path) -> TowerText:
 
 
 def restored_image(config: Mapping[str, Any], folder: Path) -> HubImage:
-    """As `restored_text`, of pictures."""
+    """As `restored_text`, of images."""
     model = fresh_model(folder)
     if not config["pooled"]:
         model.pooler = None
     return HubImage(model, config["mean"], config["std"], config["source"])
 
 
-def picture_side(folder: str | Path) -> int:
-    """The side in pixels of the pictures that the model in a folder takes."""
+def image_side(folder: str | Path) -> int:
+    """The side in pixels of the images that the model in a folder takes."""
     if openclip.holds(folder):
-        return openclip.picture_side(Path(folder))
+        return openclip.image_side(Path(folder))
     said = said_by(Path(folder))
     size = said.get("vision_config", said).get("image_size", 224)
     return size if isinstance(size, int) else size[0]
 
 
 def of_options(folder: str, size: int | None, weights: Any, channels: str, grid: int | None) -> ImageEncoder:
-    """The encoder of pictures of a folder. Raises InputError for options that only other encoders have."""
-    side = picture_side(folder)
+    """The encoder of images of a folder. Raises InputError for options that only other encoders have."""
+    side = image_side(folder)
     others = {"weights": weights, "grid": grid, "channels": None if channels == "rgb" else channels,
               "size": None if size in (None, side) else size}  # fmt: skip
     given = [name for name, value in others.items() if value is not None]

@@ -29,7 +29,7 @@ class Segmenter:
     bias: np.ndarray
 
     def __call__(self, maps: Any, side: int) -> np.ndarray:
-        """uint8 (n, side, side): the class of each pixel, from feature maps (n, c, h, w) over square pictures.
+        """uint8 (n, side, side): the class of each pixel, from feature maps (n, c, h, w) over square images.
 
         The scores are enlarged (bilinear), which equals enlarging the map first.
         """
@@ -49,8 +49,8 @@ class Segmenter:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a probe reached. counts: `class_counts` of each test picture, (n, 3, k), over `classes` (k,); strength: C,
-    chosen on validation pictures; probe: the fitted one."""
+    """What a probe reached. counts: `class_counts` of each test image, (n, 3, k), over `classes` (k,); strength: C,
+    chosen on validation images; probe: the fitted one."""
 
     counts: np.ndarray
     classes: np.ndarray
@@ -85,7 +85,7 @@ def segmentation_probe(
             hold classes, and 255 where a pixel belongs to none; maps and masks cover the same square.
         classes: all that may occur.
         strengths: values of C; the best mIoU on `val` decides, `test` is scored once.
-        pixels: at most so many to fit on; each: drawn from every training picture before that.
+        pixels: at most so many to fit on; each: drawn from every training image before that.
 
     Raises InputError for shapes that do not fit, and where the training pixels hold one class only.
     """
@@ -106,7 +106,7 @@ def segmentation_probe(
 
 
 def _drawn(train: Batches, each: int, pixels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features (m, c) and classes (m,) of pixels drawn from all pictures alike, m <= `pixels`."""
+    """Features (m, c) and classes (m,) of pixels drawn from all images alike, m <= `pixels`."""
     rng, found, labels = np.random.default_rng(seed), [], []
     for maps, masks in train:
         maps, masks = np.asarray(maps, np.float32), np.asarray(masks)
@@ -125,7 +125,7 @@ def _drawn(train: Batches, each: int, pixels: int, seed: int) -> tuple[np.ndarra
 
 
 def read_at(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Maps (n, c, h, w) at the centres of pixels (n, m) of pictures of `size` (height, width), bilinear: (n, m, c)."""
+    """Maps (n, c, h, w) at the centres of pixels (n, m) of images of `size` (height, width), bilinear: (n, m, c)."""
     import torch
     from torch.nn.functional import grid_sample
 
@@ -163,7 +163,7 @@ def _path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> list[Segm
 
 
 def class_counts(found: Any, truth: Any, classes: Sequence[int]) -> np.ndarray:
-    """int64 (n, 3, k): how many pixels of each picture are of a class in both masks, in the true one, in the found one.
+    """int64 (n, 3, k): how many pixels of each image are of a class in both masks, in the true one, in the found one.
 
     found, truth: (n, s, s); where the truth is 255 a pixel is left out.
     """
@@ -202,7 +202,7 @@ def pixel_accuracy(counts: np.ndarray) -> float:
 def bootstrap_miou(
     counts: np.ndarray, clusters: Any = None, *, draws: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Percentile interval of the mIoU, resampling pictures, or whole `clusters` (n,) of them: (n, 3, k)."""
+    """Percentile interval of the mIoU, resampling images, or whole `clusters` (n,) of them: (n, 3, k)."""
     code = np.arange(len(counts)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     total = np.zeros((int(code.max()) + 1, *counts.shape[1:]))
     np.add.at(total, code, counts)
@@ -252,7 +252,7 @@ def dense_probe(
     max_cells: int = 20_000,
     seed: int = 0,
 ) -> DenseScores:
-    """Logistic regression from standardised cells to classes, scored on the cells of other pictures.
+    """Logistic regression from standardised cells to classes, scored on the cells of other images.
 
     Args:
         train_maps, test_maps: feature maps (n, C, h, w).

@@ -35,7 +35,7 @@ class Embed(Protocol):
         ...
 
     def maps(self, role: str, rows: np.ndarray, layer: int | None = None) -> Iterator[np.ndarray]:
-        """float (n, c, h, w) of the pictures of the rows, batch after batch; after a layer, or the last one."""
+        """float (n, c, h, w) of the images of the rows, batch after batch; after a layer, or the last one."""
         ...
 
     def corpus(self, role: str) -> np.ndarray:
@@ -43,7 +43,7 @@ class Embed(Protocol):
         ...
 
     def items(self, role: str, items: Any) -> np.ndarray:
-        """float (n, d) of items as `Modality.items` gives them: pictures uint8 (n, 3, s, s), texts as a list..."""
+        """float (n, d) of items as `Modality.items` gives them: images uint8 (n, 3, s, s), texts as a list..."""
         ...
 
     def check_whole(self, role: str, items: Any) -> None:
@@ -52,7 +52,7 @@ class Embed(Protocol):
 
 
 class DataEmbed:
-    """An `Embed` from one function `encode(role, items) -> (n, d)`; items as in `Embed.items`, pictures at `size`."""
+    """An `Embed` from one function `encode(role, items) -> (n, d)`; items as in `Embed.items`, images at `size`."""
 
     def __init__(self, data: Data, encode: Callable[[str, Any], Any], *, size: int = 32, batch_size: int = 512):
         self.data, self.encode, self.size, self.batch_size = data, encode, size, batch_size
@@ -120,5 +120,5 @@ def whitening_of(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def take(data: Data, role: str, rows: np.ndarray, size: int) -> Any:
-    """The items of the rows; pictures are uint8 (n, 3, size, size)."""
+    """The items of the rows; images are uint8 (n, 3, size, size)."""
     return modalities.of(role).items(data, role, rows, size)

@@ -23,8 +23,8 @@ TESTS = ("relation", "attribution", "order")
 
 @dataclass(frozen=True)
 class Choice:
-    """One question about a picture. test: of `TESTS`; group: the relation, the pair of attributes, or ""; row: the
-    place of its picture; options: the true caption first, all different; names: of the options."""
+    """One question about an image. test: of `TESTS`; group: the relation, the pair of attributes, or ""; row: the
+    place of its image; options: the true caption first, all different; names: of the options."""
 
     test: str
     group: str

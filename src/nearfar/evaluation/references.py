@@ -35,8 +35,8 @@ def by_kind(task: Task, size: int) -> list[Reference]:
     return modalities.get(kinds[0]).references(task, size) if len(kinds) == 1 else []
 
 
-def by_pictures(task: Task, size: int) -> list[Reference]:
-    """Raw pixels and HOG, for a task on pictures."""
+def by_images(task: Task, size: int) -> list[Reference]:
+    """Raw pixels and HOG, for a task on images."""
     data = task.data
     return [
         vector_row("pixels", "raw pixels", task, lambda: pixels(data, task.roles[0], size=size)),
@@ -128,7 +128,7 @@ def score_row(slug: str, label: str, task: SearchTask, scorer: Callable[[Search]
 
 
 def pixel_cells(images: Any, *, cell: int = 8) -> np.ndarray:
-    """The pixels of each cell of uint8 pictures (n, 3, h, w) in 0..1, as a map (n, 3 cell^2, h / cell, w / cell)."""
+    """The pixels of each cell of uint8 images (n, 3, h, w) in 0..1, as a map (n, 3 cell^2, h / cell, w / cell)."""
     import torch
     from torch.nn.functional import pixel_unshuffle
 
@@ -153,12 +153,12 @@ def pixels(data: Data, role: str = "image", *, size: int = 32, max_train: int = 
 
 
 def gradients(data: Data, *, size: int = 32) -> DataEmbed:
-    """HOG of pictures at so many pixels a side."""
+    """HOG of images at so many pixels a side."""
     return DataEmbed(data, lambda _, items: hog(items), size=size)
 
 
 def hog(images: Any, *, cell: int = 8, orientations: int = 9, block: int = 2, flat: bool = True) -> np.ndarray:
-    """Histograms of oriented gradients of uint8 pictures (n, 3, h, w): cells of `cell` pixels, block x block cells a
+    """Histograms of oriented gradients of uint8 images (n, 3, h, w): cells of `cell` pixels, block x block cells a
     block; (n, d), or unless `flat` (n, rows, columns, block, block, orientations).
 
     Source: Dalal and Triggs, CVPR 2005 (scikit-image's implementation, L2-Hys).

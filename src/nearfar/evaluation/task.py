@@ -182,7 +182,7 @@ class Task:
         return [split for split in ("val", "test") if len(self.data.splits.get(split, ()))]
 
     def references(self, *, size: int = 32) -> list[Reference]:
-        """Rows that need no training, computed only when `.evaluate(split, examples=0)` is called; pictures are looked
+        """Rows that need no training, computed only when `.evaluate(split, examples=0)` is called; images are looked
         at with `size` pixels a side."""
         return []
 

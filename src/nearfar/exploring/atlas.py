@@ -64,7 +64,7 @@ def explore(
     data_settings: DataSettings | None = None,
     say: Say = silent,
 ) -> Atlas:
-    """An index as a map to look at: vectors on a plane, their columns, splits and pictures, the nearest of each, near
+    """An index as a map to look at: vectors on a plane, their columns, splits and images, the nearest of each, near
     copies, outliers, labels unlike those around them, and candidates for false negatives.
 
     Args:
@@ -73,7 +73,7 @@ def explore(
         label: column of labels that colours the map; default the first.
         rows: most rows that are shown; of more, so many are drawn.
         k: neighbours by which rows are judged.
-        thumbnail: pixels a side of pictures; 0 for none.
+        thumbnail: pixels a side of images; 0 for none.
 
     Places and neighbours are computed once and kept in the folder of the index.
     Raises InputError: no index, a damaged or an empty one, a column of labels that is not there.
@@ -170,7 +170,7 @@ def table_of(
         columns[name] = pa.array(values, kind, from_pandas=True)
 
     if facts.shown == "image":
-        add("picture", facts.cells, pa.string())
+        add(charts.CELL, facts.cells, pa.string())
     elif facts.shown == "text" and not any(name in held.column_names for name in as_list(facts.columns.values())):
         add("item", facts.cells, pa.string())
     first = near.indices[:, 0]

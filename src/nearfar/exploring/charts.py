@@ -1,4 +1,4 @@
-"""What Embedding Atlas is told of the table: which columns are the map, the pictures, the charts."""
+"""What Embedding Atlas is told of the table: which columns are the map, the images, the charts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ROW, X, Y, NEAREST = "__row", "__x", "__y", "__nearest"  # two underscores: no chart
 MAPPED = "near_copy_of"  # the column in whose place the map without WebGPU stands: its values are keys, no chart
+CELL = "thumbnail"
 CHARTED = 12  # columns that get a chart
 POINTS = 5000  # most rows of a map without WebGPU that are drawn one by one
 
@@ -29,6 +30,11 @@ def hidden(near: Neighbours, places: np.ndarray) -> dict[str, pa.Array]:
             NEAREST: pa.StructArray.from_arrays([ids, gaps], ["ids", "distances"])}  # fmt: skip
 
 
+def cell_of(names: list[str]) -> str:
+    """The column of thumbnails: it has an underscore more than the columns of the index that are called so."""
+    return max((name for name in names if name.rstrip("_") == CELL), key=len, default="")
+
+
 def props(table: pa.Table, facts: Facts, label: str) -> dict[str, Any]:
     """The properties of the page: the map coloured by the label, else by what is odd; charts of what a filter is wanted
     of; texts for the search."""
@@ -36,14 +42,15 @@ def props(table: pa.Table, facts: Facts, label: str) -> dict[str, Any]:
     text = text_of(table, facts)
     colour = label or "issue"
     data = {"x": X, "y": Y, "text": text, "neighbors": NEAREST, "category": colour}
-    if "picture" in names and facts.shown == "image":
-        data["image"] = "picture"
+    cell = cell_of(names) if facts.shown == "image" else ""
+    if cell:
+        data["image"] = cell
     shown = ["issue", label, "split", "label_around", "isolation", "trained_on"]
-    rest = [name for name in names if name not in (*shown, "key", "picture", "item", text)]
+    rest = [name for name in names if name not in (*shown, "key", cell, "item", text)]
     charted = [MAPPED, *dict.fromkeys(name for name in [*shown, *rest] if name in names and name != MAPPED)][:CHARTED]
     return {
         "data": {"id": ROW, "projection": {"x": X, "y": Y}, "neighbors": NEAREST, "text": text}
-        | ({"image": "picture"} if "image" in data else {}),
+        | ({"image": cell} if cell else {}),
         "defaultChartsConfig": {
             "include": charted,
             "embedding": {"data": data, "title": "Map"},

@@ -69,7 +69,7 @@ def gather(
     index: Index, keys: list[str], rows: np.ndarray, data: Any, given: DataSettings, size: int, say: Say
 ) -> Facts:
     """The facts of the rows with these keys. data: a path, name or Data in place of those that the index names; what
-    cannot be opened of these is said and left out. size: pixels a side of a picture, 0 for none."""
+    cannot be opened of these is said and left out. size: pixels a side of an image, 0 for none."""
     facts = Facts.none(len(keys))
     if data is not None:
         add(facts, given.open(data), index, keys, np.arange(len(keys)), size, 0)
@@ -80,7 +80,7 @@ def gather(
         try:
             add(facts, reopened(source, settings, given), index, keys, places, size, number)
         except NearfarError as error:
-            say(f"warning: {error.message} So their splits, groups and pictures are not shown; name the data: "
+            say(f"warning: {error.message} So their splits, groups and images are not shown; name the data: "
                 f"nearfar explore {index.path} DATA")  # fmt: skip
     return facts
 

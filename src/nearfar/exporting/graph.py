@@ -92,7 +92,7 @@ class TextGraph(Graph):
 
 
 class PlainGraph(Graph):
-    """Pictures float (n, 3, size, size) in [0, 1], or rows of numbers float (n, d), NaN where one is empty."""
+    """Images float (n, 3, size, size) in [0, 1], or rows of numbers float (n, d), NaN where one is empty."""
 
     def __init__(self, tower: Tower, normalised: bool):
         super().__init__(tower, normalised)

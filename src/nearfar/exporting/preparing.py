@@ -11,7 +11,7 @@ from nearfar.encoders import unfrozen
 from nearfar.errors import InputError, NearfarError
 from nearfar.exporting.graph import INSTEAD, Graph, TextGraph
 
-PICTURE = (
+IMAGE = (
     "turned as its EXIF says, transparent parts laid on white, RGB",
     "the middle square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2",
     "Lanczos resize to size x size (Pillow)",
@@ -33,14 +33,14 @@ items = ["a cat sits on the mat", "stock prices fell"]""",
     "image": """\
 
 
-def prepare(pictures):
+def prepare(images):
     rows = []
-    for picture in pictures:
-        picture = ImageOps.exif_transpose(picture).convert("RGBA")
-        ground = Image.new("RGBA", picture.size, "white")
-        ground.alpha_composite(picture)
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    for image in images:
+        image = ImageOps.exif_transpose(image).convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        ground.alpha_composite(image)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
         middle = ground.convert("RGB").crop((left, top, left + side, top + side))
         small = middle.resize((said["size"], said["size"]), Image.Resampling.LANCZOS)
         rows.append(np.asarray(small, np.float32).transpose(2, 0, 1) / 255)
@@ -81,7 +81,7 @@ def describe(graph: Graph, name: str, folder: Path) -> dict[str, Any]:
             "see_padding": special.fill,
         }
     elif encoder.modality == "image":
-        said |= {"size": encoder.size, "steps": list(PICTURE)}
+        said |= {"size": encoder.size, "steps": list(IMAGE)}
     else:
         said |= {"columns": list(encoder.columns), "empty": "NaN; counts as the mean of the training rows"}
     return said

@@ -1,4 +1,4 @@
-"""Attributes of a picture from its regions and from the words of the attributes, on two paths (CREST, arXiv
+"""Attributes of an image from its regions and from the words of the attributes, on two paths (CREST, arXiv
 2404.09640, reconstructed)."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Paths = Literal["both", "visual", "attribute", "pooled"]
 
 
 class Grounded(NamedTuple):
-    """What the paths make of pictures: psi (n, K) of each of them; `seen` (n, K, d): what each attribute sees (visual);
+    """What the paths make of images: psi (n, K) of each of them; `seen` (n, K, d): what each attribute sees (visual);
     `read` (n, R, d): what each region reads, before patterns (attribute). None for a path that is not there."""
 
     psi: list[Tensor]

@@ -41,7 +41,7 @@ class ObjectGuidedAttention(nn.Module):
 
 @checked_init
 class Primitives(nn.Module):
-    """Of the vector c (n, inputs) and the maps of several layers of a picture: v_o, v_a and v_p, (n, dim) each.
+    """Of the vector c (n, inputs) and the maps of several layers of an image: v_o, v_a and v_p, (n, dim) each.
 
     v_o = W c + b;  v_a = W [mean G_l of each layer] + b, in the order given;
     v_p = W2 ReLU(W1 dropout([v_o; v_a]) + b1) + b2. attention: object (G_l as v_o sees the maps), pooled (the maps as

@@ -32,7 +32,7 @@ pc: Any = pyarrow.compute
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type under which a column travels; None for lists, pictures and other things that a filter cannot ask."""
+    """The type under which a column travels; None for lists, images and other things that a filter cannot ask."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_string(kind):
@@ -69,7 +69,7 @@ class Payload:
     """The columns of data that go beside vectors.
 
     Args:
-        data: an opened Data; role: the column that is embedded; size: side of the pictures that the model
+        data: an opened Data; role: the column that is embedded; size: side of the images that the model
             sees, or None.
         wanted: names of columns, or None for all plain ones.
 

@@ -14,11 +14,11 @@ from nearfar.similarity import Layout, both_ways
 
 
 def negclip_layout(image: Tensor, text: Tensor, hard_text: Tensor | None = None, **options: Any) -> Layout:
-    """Pictures (n, d) against their texts (n, d) and all hard texts (m, d), and the texts back against the pictures
-    alone: no picture belongs to a hard text. options: of `nearfar.similarity.both_ways`; with several processes each
+    """Images (n, d) against their texts (n, d) and all hard texts (m, d), and the texts back against the images
+    alone: no image belongs to a hard text. options: of `nearfar.similarity.both_ways`; with several processes each
     one's hard texts follow its own texts. Raises InputError where shapes do not fit."""
     if image.shape != text.shape:
-        raise InputError(f"Each picture needs a text. Got {tuple(image.shape)} and {tuple(text.shape)}.")
+        raise InputError(f"Each image needs a text. Got {tuple(image.shape)} and {tuple(text.shape)}.")
     if hard_text is None:
         return both_ways(image, text, **options)
     if hard_text.dim() != 2 or hard_text.shape[1] != text.shape[1]:
@@ -34,10 +34,10 @@ def negclip(
     temperature: float | Tensor = 0.07,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
-    """The mean of image -> text InfoNCE over all n + m texts, and of text -> image InfoNCE over the n pictures for the
+    """The mean of image -> text InfoNCE over all n + m texts, and of text -> image InfoNCE over the n images for the
     n true texts alone. Compared by cosine.
 
-    image, text: row i of each belongs together; of hard pictures the rows follow those of the batch in both (n = 2B).
+    image, text: row i of each belongs together; of hard images the rows follow those of the batch in both (n = 2B).
     hard_text: candidates of the first direction, in any order; None: the symmetric loss of CLIP. Every process gives as
     many. Range [0, inf); (log(n + m) + log n) / 2 at collapse. Raises InputError where shapes do not fit.
     Source: NegCLIP, ICLR 2023, sec. 4.

@@ -1,12 +1,12 @@
 """CREST: regions and attributes look at each other (ACM MM 2024, arXiv 2404.09640), reconstructed.
 
-    X (R, d_v) regions of a picture, A (K, w) words of attributes, Z (C, K) attributes of classes
+    X (R, d_v) regions of an image, A (K, w) words of attributes, Z (C, K) attributes of classes
     V_k = softmax( q(a_k) k(X)^T / sqrt d ) v(X)      attributes look at regions      psi_k = < s(a_k), V_k >
     T_r = softmax( q(x_r) k(A)^T / sqrt d ) v(A)      regions look at attributes,
     h_r = T_r + what is recalled of patterns for it,                                  psi_k = < s(a_k), mean h_r >
     score of a class = < psi, z / |z| >
 
-n pictures. The paper's equations could not be read; these follow its figure.
+n images. The paper's equations could not be read; these follow its figure.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def certain_contrast(
     temperature: PositiveFloat = 0.2,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
-    """L_VICL: pictures of a class look alike attribute by attribute, and sure pictures of other classes do not.
+    """L_VICL: images of a class look alike attribute by attribute, and sure images of other classes do not.
 
     s_ij = the mean over attributes of cos(V_ik, V_jk), divided by the temperature; the mean over anchors with positives
     of the mean over positives p of -log( e^s_ip / ( e^s_ip + sum_j w_j e^s_ij ) ), j of other classes. Weights
@@ -75,7 +75,7 @@ def certain_contrast(
     sure, all are 1. In [0, inf); 0 without positives or without negatives. Does not change when all V are turned or
     lengthened.
 
-    negatives: "global": the pictures of all processes."""
+    negatives: "global": the images of all processes."""
     check("temperature", temperature, PositiveFloat)
     one = exchange(negatives)
     z, of = one.gather(normalise(grounded).flatten(1))[0], one.gather(labels)[0]
@@ -92,7 +92,7 @@ def certain_contrast(
 
 
 def _log_weights(uncertainty: Tensor, rival: Tensor) -> Tensor:
-    """log w (n, n) of each picture as a rival of each other one."""
+    """log w (n, n) of each image as a rival of each other one."""
     sure = (1 - accumulated(uncertainty)).clamp(min=0).expand(rival.shape) * rival
     total = sure.sum(1, keepdim=True)
     weights = rival.sum(1, keepdim=True) * sure / torch.where(total > 0, total, 1)
@@ -139,11 +139,11 @@ def agreed_attributes(
 def attribute_loss(
     psi: Float[Tensor, "n k"], classes: Float[Tensor, "c k"], target: Int[Tensor, "n"], *, negatives: str = "local"
 ) -> Float[Tensor, ""]:
-    """L_ARISE: the mean over pictures and attributes of (psi - z_y)^2, >= 0; 0 of none.
+    """L_ARISE: the mean over images and attributes of (psi - z_y)^2, >= 0; 0 of none.
 
     negatives: "global": the mean is that of all processes."""
     if psi.shape[1] != classes.shape[1]:
-        raise InputError(f"Pictures have {psi.shape[1]} attributes, classes {classes.shape[1]}.")
+        raise InputError(f"Images have {psi.shape[1]} attributes, classes {classes.shape[1]}.")
     wide = accumulated(psi)
     return exchange(negatives).mean((wide - classes[target].to(wide.dtype)).square().mean(1))
 

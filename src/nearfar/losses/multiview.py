@@ -26,7 +26,7 @@ MODES = ("avg", "sum")
 
 
 def view_pairs(image: Sequence[Tensor], text: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Which views meet: the global ones, and every local picture every local text. Raises InputError for lists of
+    """Which views meet: the global ones, and every local image every local text. Raises InputError for lists of
     different lengths, or none."""
     check_lists(image, text)
     local = range(1, len(image))
@@ -35,7 +35,7 @@ def view_pairs(image: Sequence[Tensor], text: Sequence[Tensor]) -> list[tuple[in
 
 def check_lists(image: Sequence[Tensor], text: Sequence[Tensor], least: int = 1) -> None:
     if len(image) != len(text) or len(image) < least:
-        raise InputError(f"Pictures and texts have as many views each, {least} or more. Got {len(image)} and "
+        raise InputError(f"Images and texts have as many views each, {least} or more. Got {len(image)} and "
                          f"{len(text)}.")  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def clip_rocket(
     excluded: ExcludedPairs | None = None,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
-    """CLIP of the weak (global) views z, and smoothed CLIP of every strong (local) picture with every strong text h.
+    """CLIP of the weak (global) views z, and smoothed CLIP of every strong (local) image with every strong text h.
 
     (CLIP(z) + A mean_ab CLIP_eps(h_a, h_b)) / (1 + A), A views a side; mode "sum": twice that. Compared by cosine; z
     and h may differ in width and have a temperature each. A = 0 is `clip`. Range [0, inf); log n at collapse.
@@ -171,7 +171,7 @@ def swalip(
 ) -> Float[Tensor, ""]:
     """Each pair of local views (a, b) predicts the balanced assignment of the pair of the other views (1 - a, 1 - b).
 
-    S_ab = cos(h_a, h_b) of all pictures and texts of the batch, which are each other's prototypes; targets `sinkhorn`
+    S_ab = cos(h_a, h_b) of all images and texts of the batch, which are each other's prototypes; targets `sinkhorn`
     of S_(1-a)(1-b) with entropy eps, rows that sum to 1, constants. The mean of both directions and of the four pairs.
     Range [0, inf); log n at collapse. Exactly two local views a side, else InputError. official: candidates are
     constants. Source: SwALIP (arXiv 2305.08675), sec. 3, after SwAV; the version of its final runs.

@@ -1,10 +1,10 @@
 """CoT: attributes and objects as visual primitives of several layers (Kim et al., ICCV 2023).
 
     F_l  maps of a layer, v_o an object's vector:   F' = F_l * g (channels),   G_l = F_l + F' * s (places)
-    cosines of a picture with the words of objects and of attributes, and with the labels of pairs, each a classifier
-    rare attributes: two pictures of one object are mixed, and so are the words of their attributes
+    cosines of an image with the words of objects and of attributes, and with the labels of pairs, each a classifier
+    rare attributes: two images of one object are mixed, and so are the words of their attributes
 
-The released code's equations. n pictures, K pairs of A attributes and O objects.
+The released code's equations. n images, K pairs of A attributes and O objects.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ def mixed_pairs(
     temperature: PositiveFloat = 0.1,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
-    """L_mix: a virtual picture is told from all pairs of training by its virtual label, the mean of
+    """L_mix: a virtual image is told from all pairs of training by its virtual label, the mean of
 
         - log  e^(u.q) / ( e^(u.q) + sum_k e^(u.y_k) ),     each cosine divided by the temperature
 
-    virtual: u, mixed pictures; label: q, of the mixed words; classes: y, of all pairs of training, the two true ones
+    virtual: u, mixed images; label: q, of the mixed words; classes: y, of all pairs of training, the two true ones
     among them: above 0, and at least log 2 where q is one of them. 0 of no rows. negatives: "global": the mean is that
     of all processes."""
     if virtual.shape != label.shape:
-        raise InputError(f"Each virtual picture needs a label. Got {tuple(virtual.shape)} and {tuple(label.shape)}.")
+        raise InputError(f"Each virtual image needs a label. Got {tuple(virtual.shape)} and {tuple(label.shape)}.")
     check("temperature", temperature, PositiveFloat)
     own = (normalise(virtual) * normalise(label)).sum(1, keepdim=True) / temperature
     logits = torch.cat([own, cosine_logits(virtual, classes, temperature)], 1)

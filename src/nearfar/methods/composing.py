@@ -84,7 +84,7 @@ class Composing(Inference):
     """Tells compositions of known attributes and objects; a class writes `of_compositions`.
 
     attributes, objects: names that it knows; known: compositions of the data it was trained on; seen: of each, whether
-    a training row had it; role: of the pictures.
+    a training row had it; role: of the images.
     """
 
     options: ClassVar[type] = CompositionOptions
@@ -207,7 +207,7 @@ def words_of(source: str, names: Sequence[str], width: int | None, generator: to
     found = torch.from_numpy(np.asarray(vectors, np.float32))
     if width is not None and found.shape[1] != width:
         raise InputError(f"The vectors of {source} have {found.shape[1]} numbers, not {width} (--dim).",
-                         "Leave out --dim: words and pictures are compared in the words' space.")  # fmt: skip
+                         "Leave out --dim: words and images are compared in the words' space.")  # fmt: skip
     return found
 
 

@@ -47,7 +47,7 @@ def column_groups(columns: Sequence[str], words: str | None = None) -> dict[str,
         if len(told) < 2 or any(one == column for one, column in zip(whole, columns, strict=True)):
             raise InputError(f"One row of {len(columns)} numbers is one modality; there must be two or more.",
                              'Name groups of columns, for example --groups "mean *; *error; worst *", or a column of '
-                             "pictures or texts beside them.")  # fmt: skip
+                             "images or texts beside them.")  # fmt: skip
     else:
         told = _named_groups(words)
     found: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""What a finished model answers beside vectors: predictions, scores, generated texts or pictures."""
+"""What a finished model answers beside vectors: predictions, scores, generated texts or images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Inference(nn.Module):
 
     options: a dataclass of settings, described under its "Args:", which become flags of `nearfar predict` and
     `nearfar generate`. whole: whether all rows must be asked about at once (their answers depend on each other), not in
-    pieces. makes: what `generate` gives, "text" or "image" (PIL pictures or uint8 arrays (h, w, 3)).
+    pieces. makes: what `generate` gives, "text" or "image" (PIL images or uint8 arrays (h, w, 3)).
     """
 
     options: ClassVar[type] = NoOptions
@@ -71,7 +71,7 @@ class Inference(nn.Module):
         raise NotImplementedError
 
     def generate(self, prompts: Sequence[str], options: Any, *, seed: int = 0) -> Sequence[Any]:
-        """What follows the prompts (or, without any, comes from nothing): texts or pictures."""
+        """What follows the prompts (or, without any, comes from nothing): texts or images."""
         raise NotImplementedError
 
     def diagnostics(self, request: Request) -> Sequence[Diagnostic]:

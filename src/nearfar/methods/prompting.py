@@ -1,7 +1,7 @@
 """What methods that learn words of prompts share: compositions of an attribute and an object as vectors of tokens in a
 frozen text tower, a classifier over those trained on, and what the finished model answers.
 
-    [start] a photo of  v_a v_o  [end]  --frozen text tower-->  t_(a,o)        f(x) --frozen picture tower-->
+    [start] a photo of  v_a v_o  [end]  --frozen text tower-->  t_(a,o)        f(x) --frozen image tower-->
     z_k = s cos(f(x), t_k) over the K compositions of training rows;   L = cross-entropy of z with the true one
 """
 
@@ -37,7 +37,7 @@ CHUNK = 256  # prompts that pass the text tower at once, where no gradient is wa
 VIEWS = {
     "name": "members", "k": 1, "rotate": 5.0, "zoom": 0.0, "shift": 0.0, "saturation": 0.0, "grey": 0.0, "flip": 0.5,
 }  # fmt: skip
-"""How CSP's code changes pictures, but for a random perspective."""
+"""How CSP's code changes images, but for a random perspective."""
 MODEL = "Start from a trained image-text model: --model FOLDER (of nearfar, transformers or open_clip)."
 
 
@@ -164,7 +164,7 @@ class Prompts(nn.Module):
 
 
 class ComposedInference(Composing):
-    """The composition whose prompt is nearest to a picture."""
+    """The composition whose prompt is nearest to an image."""
 
     def __init__(self, prompts: Prompts, known: Sequence[Name], seen: Sequence[bool], scale: float,
                  role: str = "image"):  # fmt: skip
@@ -198,23 +198,23 @@ class ComposedInference(Composing):
 
 def common_space(image: Encoder, text: Encoder, untrained: bool) -> tuple[nn.Module | None, nn.Module | None]:
     """The heads that lead two towers into their common space; of random towers of different widths a random map for the
-    pictures. Raises InputError for towers that were not trained together, unless `untrained`."""
+    images. Raises InputError for towers that were not trained together, unless `untrained`."""
     if image.joint is not None and text.joint is not None and image.joint.space == text.joint.space:
         return image.joint.head, text.joint.head
     if not untrained:
-        raise InputError("The two towers were not trained together: in them no picture is like its prompt.",
+        raise InputError("The two towers were not trained together: in them no image is like its prompt.",
                          f"{MODEL} Or take random ones all the same (--untrained true).")  # fmt: skip
     return (None if image.dim == text.dim else nn.Linear(image.dim, text.dim, bias=False)), None
 
 
 class PromptLearner(Method):
-    """Both towers stay as they are; words of prompts are learned as vectors, from pictures with an attribute and an
+    """Both towers stay as they are; words of prompts are learned as vectors, from images with an attribute and an
     object.
 
     Args:
         context: what stands in front of attribute and object.
         scale: s; what the cosines are multiplied by (CLIP's is 100; of a model of another temperature 1 / that).
-        views: how a picture is changed before it is encoded. Default not at all; its features are then computed once.
+        views: how an image is changed before it is encoded. Default not at all; its features are then computed once.
         untrained: take towers with random weights all the same.
 
     Raises InputError: towers without a common space, a text tower that takes no vectors, or one that is too short.

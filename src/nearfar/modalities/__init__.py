@@ -107,7 +107,7 @@ def needs_in_words(needs: Iterable[Iterable[str]]) -> str:
 
 
 def words(names: Sequence[str] | None = None) -> str:
-    """ "pictures, texts or vectors", of the kinds named (None: all)."""
+    """ "images, texts or vectors", of the kinds named (None: all)."""
     found = [kind.words for kind in everyone() if names is None or kind.name in names]
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
 

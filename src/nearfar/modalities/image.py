@@ -1,4 +1,4 @@
-"""Pictures: files or bytes in a column, or a folder of them; masks may stand beside."""
+"""Images: files or bytes in a column, or a folder of them; masks may stand beside."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
                      ".avif"})  # fmt: skip
 ASKED = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-NEAR_BITS = 2  # of 64: pictures whose difference hashes differ in no more count as near copies
+NEAR_BITS = 2  # of 64: images whose difference hashes differ in no more count as near copies
 
 
 @dataclass
 class Options:
-    """The encoder of pictures.
+    """The encoder of images.
 
     Args:
-        encoder: picture encoder: small (4 conv layers), any name that timm knows, or the folder of a CLIP, SigLIP or
+        encoder: image encoder: small (4 conv layers), any name that timm knows, or the folder of a CLIP, SigLIP or
             ViT of transformers.
-        image_size: pixels a side. auto: 32 for pictures of at most 64 pixels a side, else 64 (small) or 224 (timm).
+        image_size: pixels a side. auto: 32 for images of at most 64 pixels a side, else 64 (small) or 224 (timm).
         channels: rgb, or orientation for gradient-orientation channels beside them.
-        grid: parts a side of its last map that the small picture encoder averages; 1, the default, forgets where
+        grid: parts a side of its last map that the small image encoder averages; 1, the default, forgets where
             things are.
-        weights: file of weights (safetensors) for the picture encoder, or the folder of a nearfar model with such an
+        weights: file of weights (safetensors) for the image encoder, or the folder of a nearfar model with such an
             encoder.
     """
 
@@ -55,7 +55,7 @@ class Options:
 class Image(Modality):
     """Items are uint8 (n, 3, size, size), RGB on white; the encoder takes them as float32 in [0, 1]."""
 
-    word, words = "picture", "pictures"
+    word, words = "image", "images"
     roles = ("image", "image_b")
     columns = {
         "image": ("image", "img", "picture", "photo", "image_path", "image_file", "file_name", "filename", "filepath",
@@ -64,9 +64,9 @@ class Image(Modality):
         "mask": ("mask", "masks", "mask_path", "mask_file", "segmentation", "segmentation_mask", "label_map"),
     }  # fmt: skip
     described = {
-        "image": "column of pictures",
-        "image_b": "second column of pictures",
-        "mask": "column of masks, pictures whose pixels are classes (0 to 254; 255 is left out)",
+        "image": "column of images",
+        "image_b": "second column of images",
+        "mask": "column of masks, images whose pixels are classes (0 to 254; 255 is left out)",
     }
     companions = {"mask": "image"}
     rank, certainty = 0, 100
@@ -81,10 +81,10 @@ class Image(Modality):
     }
     default_plan = "two-crops"
     pair_plan = ("members", {"k": 1})
-    why = "there are pictures without pairs: two augmentations of one picture are its positives"
+    why = "there are images without pairs: two augmentations of one image are its positives"
     example = "emoji"
     tag = "image-feature-extraction"
-    usage = 'embed_images(["picture.png"])'
+    usage = 'embed_images(["image.png"])'
 
     # -- the way in
 
@@ -99,9 +99,9 @@ class Image(Modality):
         return self.looks_like(values)
 
     def read_files(self, path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
-        from nearfar.sources.folders import read_pictures
+        from nearfar.sources.folders import read_images
 
-        return read_pictures(path, files, others, cache, skip)
+        return read_images(path, files, others, cache, skip)
 
     def state(self, raw: Raw, columns: Mapping[str, Sequence[str]]) -> Mapping[str, np.ndarray]:
         from nearfar.sources.looking import stamps
@@ -109,11 +109,11 @@ class Image(Modality):
         return {column: stamps(raw, column) for names in columns.values() for column in names}
 
     def scan(self, raw: Raw, columns: Mapping[str, Sequence[str]], found: Scan) -> None:
-        from nearfar.sources.looking import scan_masks, scan_pictures
+        from nearfar.sources.looking import scan_images, scan_masks
 
         for role, names in columns.items():
             for column in names if role not in self.companions else ():
-                scan_pictures(raw, column, found, optional=role == "negative")
+                scan_images(raw, column, found, optional=role == "negative")
         for column in columns.get("mask", ()):
             scan_masks(raw, column, columns["image"][0], found)
 
@@ -122,11 +122,11 @@ class Image(Modality):
         return f"{named[0]} px" if len(set(named)) == 1 else f"{' / '.join(named)} px"
 
     def near_copies(self, data: Data, role: str, rows: np.ndarray) -> list[tuple[int, int]]:
-        """Pictures whose difference hash is at most two bits away."""
+        """Images whose difference hash is at most two bits away."""
         import numpy as np
 
         hashes = data.facts("hashes", role)[rows]
-        flat = np.bitwise_count(hashes) < 6  # hardly any edge: unlike pictures look alike
+        flat = np.bitwise_count(hashes) < 6  # hardly any edge: unlike images look alike
         return [(int(rows[a]), int(rows[b])) for a, b in hamming_pairs(hashes) if not (flat[a] or flat[b])]
 
     def samples(self, data: Data, role: str, rows: np.ndarray) -> list[str]:
@@ -151,9 +151,9 @@ class Image(Modality):
         return [pixels.tobytes() for pixels in self.items(data, role, None, size)[rows]]
 
     def references(self, task: Task, size: int) -> list[Reference]:
-        from nearfar.evaluation.references import by_pictures
+        from nearfar.evaluation.references import by_images
 
-        return by_pictures(task, size)
+        return by_images(task, size)
 
     def raw_features(self, data: Data, role: str) -> DataEmbed | None:
         from nearfar.evaluation.references import gradients
@@ -167,7 +167,7 @@ class Image(Modality):
             from nearfar.encoders.two_towers import is_vision
 
             if not is_vision(options.encoder):
-                raise InputError(f"The folder '{options.encoder}' holds no model of transformers that takes pictures.",
+                raise InputError(f"The folder '{options.encoder}' holds no model of transformers that takes images.",
                                  "Give that of a CLIP, SigLIP or ViT; a nearfar model goes to --weights.")  # fmt: skip
             if options.weights is not None:
                 raise InputError("--encoder names a folder with weights of its own.", "Leave out --weights.")
@@ -183,13 +183,13 @@ class Image(Modality):
             raise InputError(f"There is no weights file or folder '{weights}'.", "Check --weights.")
 
     def resolve(self, options: Any, data: Data) -> Any:
-        """32 for pictures of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
+        """32 for images of at most 64 pixels a side; else 64 for the small encoder and 224 for timm's."""
         if options.image_size != "auto":
             return options
         if names_folder(options.encoder):
-            from nearfar.encoders.two_towers import picture_side
+            from nearfar.encoders.two_towers import image_side
 
-            return dataclasses.replace(options, image_size=picture_side(options.encoder))
+            return dataclasses.replace(options, image_size=image_side(options.encoder))
         role = next((r for r in self.roles if r in data.roles), None)
         large = role is not None and data.side(role) > 64
         size = (64 if large else 32) if options.encoder == "small" else (224 if large else 64)
@@ -223,13 +223,13 @@ class Image(Modality):
         )
 
     def reader(self, data: Data, role: str, encoder: Any, length: int | None = None) -> Reader:
-        """uint8 pictures of a role, read from the memory-mapped cache."""
+        """uint8 images of a role, read from the memory-mapped cache."""
         import torch
 
-        pictures = data.image_memmap(role, encoder.size)
+        images = data.image_memmap(role, encoder.size)
 
         def raw(rows: np.ndarray, rng: Any = None) -> Any:
-            return torch.from_numpy(pictures[rows])
+            return torch.from_numpy(images[rows])
 
         return Reader(raw, lambda rows: self.ready(raw(rows), encoder))
 
@@ -263,18 +263,18 @@ class Image(Modality):
                 "mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()}  # fmt: skip
 
     def examples(self, encoder: Any) -> list[Any]:
-        from nearfar.encoders.stored import noise_pictures
+        from nearfar.encoders.stored import noise_images
 
-        return list(noise_pictures(encoder.size).transpose(0, 2, 3, 1))
+        return list(noise_images(encoder.size).transpose(0, 2, 3, 1))
 
     def kept(self, data: Data, role: str, rows: np.ndarray, encoder: Any) -> list[Any]:
-        return [picture.transpose(1, 2, 0) for picture in data.images(role, encoder.size, rows)]
+        return [image.transpose(1, 2, 0) for image in data.images(role, encoder.size, rows)]
 
     def write(self, items: Sequence[Any], encoder: Any) -> list[Any]:
         """Prepared to the encoder's size, as PNG in base64."""
         from nearfar.encoders.stored import to_base64
 
-        return [to_base64(picture) for picture in encoder.prepare(items)]
+        return [to_base64(image) for image in encoder.prepare(items)]
 
     def read(self, coded: Sequence[Any], encoder: Any) -> list[Any]:
         from nearfar.encoders.stored import from_base64
@@ -282,15 +282,15 @@ class Image(Modality):
         return [from_base64(text) for text in coded]
 
     def query(self, words: str, alone: bool) -> Any:
-        """The path of a picture."""
+        """The path of an image."""
         if Path(words).suffix.lower() in ASKED:
             if not Path(words).is_file():
-                raise InputError(f"There is no picture '{words}'.")
+                raise InputError(f"There is no image '{words}'.")
             return Path(words)
         if alone:
             raise InputError(
-                "This model embeds pictures only, so it cannot search by a text.",
-                "Give the path of a picture, or key:KEY for an item of the index.",
+                "This model embeds images only, so it cannot search by a text.",
+                "Give the path of an image, or key:KEY for an item of the index.",
             )
         return None
 

@@ -122,7 +122,7 @@ class Text(Modality):
     def gathered(
         self, raw: Raw, wanted: Mapping[str, Any], window: int | None, skip: bool
     ) -> tuple[Raw, dict[str, Any], dict[str, str]] | None:
-        """A picture with several captions as a row for each."""
+        """An image with several captions as a row for each."""
         from nearfar.sources.captions import opened_lists
 
         role = self.roles[0]

@@ -1,4 +1,4 @@
-"""Cells of the report: small pictures and the beginnings of texts."""
+"""Cells of the report: small images and the beginnings of texts."""
 
 import base64
 import io
@@ -13,17 +13,17 @@ TEXT_LENGTH = 240
 
 
 def thumbnail(image: Any, size: int = 48) -> str:
-    """A data-URI of a uint8 picture, (3, h, w), (h, w, 3) or (h, w), at most `size` pixels a side."""
+    """A data-URI of a uint8 image, (3, h, w), (h, w, 3) or (h, w), at most `size` pixels a side."""
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise InputError(f"A thumbnail needs a uint8 picture. Got {array.dtype} {array.shape} instead.")
+        raise InputError(f"A thumbnail needs a uint8 image. Got {array.dtype} {array.shape} instead.")
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)
-    picture = Image.fromarray(array.squeeze()).convert("RGB")
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    small = Image.fromarray(array.squeeze()).convert("RGB")
+    small.thumbnail((size, size), Image.Resampling.LANCZOS)
     kind = "webp" if features.check("webp") else "png"
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"quality": 85, "method": 4} if kind == "webp" else {"optimize": True}))
+    small.save(buffer, kind, **({"quality": 85, "method": 4} if kind == "webp" else {"optimize": True}))
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -57,15 +57,15 @@ def lines(values: Any, size: int = 48) -> str:
     from PIL import ImageDraw
 
     side, found = 2 * size, np.asarray(values, np.float64)[:, : len(_COLOURS)]
-    picture = Image.new("RGB", (2 * side, side), "white")
+    small = Image.new("RGB", (2 * side, side), "white")
     there = np.isfinite(found)
     low, high = (found[there].min(), found[there].max()) if there.any() else (0.0, 0.0)
     x = np.linspace(1, 2 * side - 2, max(len(found), 2))[: len(found)]
     y = 1 + (side - 3) * (1 - (found - low) / (high - low)) if high > low else np.where(there, side / 2, np.nan)
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(small)
     for channel in reversed(range(found.shape[1])):
         for run in np.split(np.arange(len(found)), np.flatnonzero(np.diff(there[:, channel])) + 1):
             if there[run, channel].all() and len(run):
                 points = list(zip(x[run].tolist(), y[run, channel].tolist(), strict=True))
                 (draw.line if len(points) > 1 else draw.point)(points, fill=_COLOURS[channel])
-    return thumbnail(np.asarray(picture), 2 * side)
+    return thumbnail(np.asarray(small), 2 * side)

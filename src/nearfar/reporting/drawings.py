@@ -1,4 +1,4 @@
-"""Drawings of what is no picture: the neighbourhood of a node."""
+"""Drawings of what is no image: the neighbourhood of a node."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def neighbourhood(item: Node, size: int = 96) -> str:
         len(graph) > 1) else {centre: np.zeros(2)}  # fmt: skip
     reach = max(1e-9, max(float(np.abs(p).max()) for p in place.values()))
     side = 2 * size  # drawn at twice the size, so that lines are smooth
-    picture = Image.new("RGB", (side, side), "white")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), "white")
+    pen = ImageDraw.Draw(image)
     spots = {k: tuple((side / 2 + p / reach * side * 0.44).tolist()) for k, p in place.items()}
     for a, b in drawn.edges:
         pen.line([*spots[a], *spots[b]], fill=(176, 176, 176), width=max(1, side // 96))
@@ -40,4 +40,4 @@ def neighbourhood(item: Node, size: int = 96) -> str:
             pen.ellipse([x - radius * 1.7, y - radius * 1.7, x + radius * 1.7, y + radius * 1.7], outline=(20, 20, 20),
                         width=max(2, side // 64))  # fmt: skip
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
-    return thumbnail(np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS)), size)
+    return thumbnail(np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)), size)

@@ -15,7 +15,7 @@ from nearfar.evaluation.comparison import (
     training_gain,
     winners_of,
 )
-from nearfar.reporting.pictures import class_colour
+from nearfar.reporting.images import class_colour
 from nearfar.units import Metric, known_metrics, metric_of, places_of
 
 KINDS = {

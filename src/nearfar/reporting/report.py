@@ -1,4 +1,4 @@
-"""`write_report`: one HTML file with pictures, plots and numbers inside; it asks nothing of any network."""
+"""`write_report`: one HTML file with images, plots and numbers inside; it asks nothing of any network."""
 
 import json
 import math
@@ -157,11 +157,11 @@ def _ordered(parts: dict[str, Any] | None, ranked: Sequence[str]) -> dict[str, A
 
 
 def pooled(maps: dict[str, dict[str, list]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Maps with each picture stored once, however many maps show it, and the pictures."""
+    """Maps with each image stored once, however many maps show it, and the images."""
     pool: dict[str, int] = {}
     compact = {}
     for slug, one in maps.items():
-        places = [pool.setdefault(picture(uri), len(pool)) for uri in one.get("thumb") or ()]
+        places = [pool.setdefault(image(uri), len(pool)) for uri in one.get("thumb") or ()]
         rest = {name: values for name, values in one.items() if name != "thumb"}
         compact[slug] = rest | ({"thumb": places} if places else {}) | {"shown": _common(one.get("label") or [])}
     return compact, list(pool)
@@ -217,17 +217,17 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = embedded
-    environment.filters["picture"] = picture
+    environment.filters["image"] = image
     environment.globals.update(spell=page.spell, amount=page.amount)
     return environment
 
 
-def picture(source: Any) -> str:
-    """A picture inside the page, or nothing: no other source is ever followed."""
-    return source if isinstance(source, str) and _PICTURE.fullmatch(source) else ""
+def image(source: Any) -> str:
+    """An image inside the page, or nothing: no other source is ever followed."""
+    return source if isinstance(source, str) and _IMAGE.fullmatch(source) else ""
 
 
-_PICTURE = re.compile(r"data:image/(png|webp|jpeg|gif);base64,[A-Za-z0-9+/=]*")
+_IMAGE = re.compile(r"data:image/(png|webp|jpeg|gif);base64,[A-Za-z0-9+/=]*")
 
 
 def embedded(value: Any) -> str:

@@ -25,7 +25,7 @@ from nearfar.vectors import normalise
 
 Job = Mapping[str, Any]
 """{"kind": embed, search or predict, ...the body of the request}"""
-MOST = {"text": 65_536, "image": 64 * 224 * 224}  # characters, pixels of a batch; pictures are counted as encoded
+MOST = {"text": 65_536, "image": 64 * 224 * 224}  # characters, pixels of a batch; images are counted as encoded
 USUAL = 1_000_000
 REFUSED, FAILED = 400, 500
 
@@ -215,7 +215,7 @@ class Answerer:
         return [{name: value for name, value in row.items() if name != "key"} for row in found.rows()]
 
     def row(self, row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """A row as a table holds it, its pictures as files of the folder; no string may name a picture."""
+        """A row as a table holds it, its images as files of the folder; no string may name an image."""
         found = {}
         for name, value in row.items():
             if isinstance(value, Mapping):
@@ -225,13 +225,13 @@ class Answerer:
                 place = folder / f"{uuid.uuid4().hex}.png"
                 item.value.save(place)
                 value = place.name
-            elif isinstance(value, str) and "image" in self.model.modalities and _names_picture(value):
-                raise InputError(f"'{name}' is the path of a picture.", 'Send the picture: {"image": BASE64}.')
+            elif isinstance(value, str) and "image" in self.model.modalities and _names_image(value):
+                raise InputError(f"'{name}' is the path of an image.", 'Send the image: {"image": BASE64}.')
             found[name] = value
         return found
 
 
-def _names_picture(value: str) -> bool:
+def _names_image(value: str) -> bool:
     return Path(value).suffix.lower() in modalities.get("image").endings
 
 

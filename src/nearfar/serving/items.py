@@ -18,7 +18,7 @@ KINDS = {"text": "text", "image": "image", "vector": "vector", "series": "series
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for: items, characters of a text, pixels of a picture, numbers of a vector or series,
+    """What one request may ask for: items, characters of a text, pixels of an image, numbers of a vector or series,
     hits."""
 
     items: int = 256
@@ -96,9 +96,9 @@ def text_of(value: Any, limits: Limits) -> tuple[str, int]:
 
 
 def image_of(value: Any, limits: Limits) -> tuple[Any, int]:
-    """A picture (PIL, RGB) of base64, a data URI, or bytes, as `decode` gives a file. Its size is looked at before its
+    """An image (PIL, RGB) of base64, a data URI, or bytes, as `decode` gives a file. Its size is looked at before its
     pixels are read."""
-    from nearfar.sources.pictures import Unreadable, decode, opened
+    from nearfar.sources.images import Unreadable, decode, opened
 
     if isinstance(value, str):
         head, mark, rest = value.partition(",")
@@ -106,17 +106,17 @@ def image_of(value: Any, limits: Limits) -> tuple[Any, int]:
         try:
             value = base64.b64decode(coded, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InputError("A picture is not base64.", "Send the file's bytes in base64, or a data URI.") from error
+            raise InputError("An image is not base64.", "Send the file's bytes in base64, or a data URI.") from error
     if not isinstance(value, bytes):
-        raise InputError(f"A picture is a string of base64. Got {type(value).__name__}.")
+        raise InputError(f"An image is a string of base64. Got {type(value).__name__}.")
     try:
-        with opened(value) as picture:
-            pixels = picture.width * picture.height
+        with opened(value) as image:
+            pixels = image.width * image.height
         if pixels > limits.pixels:
-            raise InputError(f"A picture has {pixels:,} pixels; up to {limits.pixels:,} are taken.")
+            raise InputError(f"An image has {pixels:,} pixels; up to {limits.pixels:,} are taken.")
         return decode(value), pixels
     except Unreadable as error:
-        raise InputError(f"A picture cannot be read: {error}.") from error
+        raise InputError(f"An image cannot be read: {error}.") from error
 
 
 def numbers_of(value: Any, limits: Limits) -> tuple[np.ndarray, int]:

@@ -1,7 +1,7 @@
 """The endpoints of `nearfar serve`, on LitServe: an answering process behind a queue, in front of it FastAPI.
 
 POST /v1/embeddings        as OpenAI's: texts, {"image": base64}, lists of numbers
-POST /v1/embeddings/files  pictures as uploaded files
+POST /v1/embeddings/files  images as uploaded files
 POST /v1/search            the index: a query, perhaps with plus and minus, a filter
 POST /predict              what the model says of rows
 GET  /health  /metrics  /info  /docs
@@ -68,7 +68,7 @@ class Service:
 
 
 class EmbeddingsRequest(BaseModel):
-    """As OpenAI's, with pictures and numbers beside texts."""
+    """As OpenAI's, with images and numbers beside texts."""
 
     input: Value = Field(examples=["a red apple", ["a red apple", "a green pear"], [{"image": "BASE64"}]])
     model: str = "nearfar"

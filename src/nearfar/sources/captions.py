@@ -1,4 +1,4 @@
-"""Pictures with several captions: a column of lists (of parquet, of JSON lines) becomes a row for each caption.
+"""Images with several captions: a column of lists (of parquet, of JSON lines) becomes a row for each caption.
 
 image, captions: [a, b]   ->   image, a        both rows are one item (`ITEM`), of which training draws one at a time
                                image, b        and by which measuring counts both as right
@@ -31,7 +31,7 @@ _NUMBERED = re.compile(r"(.+)\.(\d+)")  # what JSON lines make of a list
 def opened_lists(
     raw: Raw, wanted: Mapping[str, Any], role: str, names: Sequence[str], beside: Modality, skip: bool
 ) -> tuple[Raw, dict[str, Any], dict[str, str]] | None:
-    """The table with a row for each text of its column of lists, where a column of pictures stands beside; else None.
+    """The table with a row for each text of its column of lists, where a column of images stands beside; else None.
 
     role: of the texts; names: of columns that are taken for it. beside: the kind of what the texts tell.
     skip: rows whose list holds no text are left out, and told in `problems`; else the first raises InputError.

@@ -20,13 +20,13 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 @dataclass(frozen=True)
 class AlignRules:
-    """The rules of ALIGN for pictures with alt-texts, which are all of its cleaning.
+    """The rules of ALIGN for images with alt-texts, which are all of its cleaning.
 
     Args:
         short_side: least pixels of the shorter side. Paper: 200.
         aspect: largest ratio of the longer to the shorter side. Paper: 3.
-        texts: most different texts of one picture. Paper: 1000.
-        pictures: most different pictures of one text. Paper: 10.
+        texts: most different texts of one image. Paper: 1000.
+        images: most different images of one text. Paper: 10.
         shortest: least words of a text. Paper: 3.
         longest: most words of a text. Paper: 20.
         vocabulary: a text with a word or a pair of neighbouring words beyond so many of the most frequent ones is
@@ -38,7 +38,7 @@ class AlignRules:
     short_side: NonNegativeInt = 200
     aspect: PositiveFloat = 3.0
     texts: PositiveInt = 1000
-    pictures: PositiveInt = 10
+    images: PositiveInt = 10
     shortest: NonNegativeInt = 3
     longest: PositiveInt = 20
     vocabulary: PositiveInt = 100_000_000
@@ -86,10 +86,10 @@ def rare(texts: Sequence[Sequence[str]], vocabulary: int) -> Bool[np.ndarray, "n
 def dropped(
     rules: AlignRules,
     sizes: Int[np.ndarray, "n 2"],
-    pictures: Int[np.ndarray, "n"],
+    images: Int[np.ndarray, "n"],
     texts: Sequence[str],
 ) -> Mapping[str, Bool[np.ndarray, "n"]]:
-    """The rows that each rule drops. sizes: width and height; pictures: an equal number where they are equal; texts are
+    """The rows that each rule drops. sizes: width and height; images: an equal number where they are equal; texts are
     compared in lower case by their words."""
     words = [WORD.findall(text.casefold()) for text in texts]
     short, long = sizes.min(1), sizes.max(1)
@@ -98,8 +98,8 @@ def dropped(
     return {
         f"shorter side below {rules.short_side} pixels": short < rules.short_side,
         f"sides more than {rules.aspect:g} : 1": long > rules.aspect * short,
-        f"pictures with more than {rules.texts} texts": partners(pictures, captions) > rules.texts,
-        f"texts with more than {rules.pictures} pictures": partners(captions, pictures) > rules.pictures,
+        f"images with more than {rules.texts} texts": partners(images, captions) > rules.texts,
+        f"texts with more than {rules.images} images": partners(captions, images) > rules.images,
         f"texts of fewer than {rules.shortest} words": lengths < rules.shortest,
         f"texts of more than {rules.longest} words": lengths > rules.longest,
         f"texts with words beyond the {rules.vocabulary:,} most frequent": rare(words, rules.vocabulary),

@@ -17,14 +17,15 @@ from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.limits import MOST_SIDE
 from nearfar.modality import digest as digest_of
 from nearfar.progress import track
-from nearfar.sources import judgements, masks, pictures, trees
+from nearfar.sources import images as image_files
+from nearfar.sources import judgements, masks, trees
 from nearfar.sources import leaks as leaking
 from nearfar.sources.captions import ITEM, numbered
 from nearfar.sources.class_attributes import divide as divide_classes
 from nearfar.sources.class_attributes import has_class_attributes
 from nearfar.sources.compositions import divide as divide_compositions
 from nearfar.sources.compositions import has_compositions
-from nearfar.sources.looking import in_chunks, picture_source, stamp
+from nearfar.sources.looking import image_source, in_chunks, stamp
 from nearfar.sources.raw import Problem, Raw, column_of, filled, plain_values, whole_numbers
 from nearfar.sources.roles import Roles
 from nearfar.sources.scan import BATCH, Scan, cells, key_of, place
@@ -114,7 +115,7 @@ class Data:
 
     @cached_property
     def alternatives(self) -> np.ndarray | None:
-        """int64 (N,): rows of one number tell one item in several ways (captions of a picture), of which training
+        """int64 (N,): rows of one number tell one item in several ways (captions of an image), of which training
         draws one at a time; None where each row is an item of its own."""
         return np.array(self.values(ITEM), np.int64) if ITEM in self.table.column_names else None
 
@@ -539,7 +540,7 @@ class Data:
         return leaking.shared(self)
 
     def side(self, role: str) -> int:
-        """The median short side of a role's pictures, in pixels."""
+        """The median short side of a role's images, in pixels."""
         return int(np.median(self.facts("sizes", role).min(axis=1)))
 
     def images(self, role: str, size: int, rows: Rows = None, fit: str | None = None) -> np.ndarray:
@@ -555,11 +556,11 @@ class Data:
         """
         kind = self.modality(role)
         if kind.name != "image":
-            raise InputError(f"The role '{role}' of {self.name} holds {kind.words}, not pictures.")
+            raise InputError(f"The role '{role}' of {self.name} holds {kind.words}, not images.")
         return self._map(role, size, fit or self.fit)
 
     def _map(self, role: str, size: int, fit: str, mask: bool = False) -> np.memmap:
-        """Pictures (N, 3, size, size) or masks (N, size, size), decoded at the first call."""
+        """Images (N, 3, size, size) or masks (N, size, size), decoded at the first call."""
         column = self.column(role)
         if fit not in ("crop", "pad") or not (isinstance(size, int | np.integer) and 1 <= size <= MOST_SIDE):
             raise InputError(
@@ -572,7 +573,7 @@ class Data:
                 state += self._scan.part("classes")[column].tobytes()
             path = self._cache / "pixels" / f"{hashlib.sha256(state).hexdigest()[:32]}.u8"
             if not entry(path):
-                self._decode(column, size, fit, path, self._mask_square if mask else self._picture_square)
+                self._decode(column, size, fit, path, self._mask_square if mask else self._image_square)
             shape = (len(self), size, size) if mask else (len(self), 3, size, size)
             self._mapped[key] = np.memmap(path, np.uint8, mode="r", shape=shape)
         return self._mapped[key]
@@ -595,7 +596,7 @@ class Data:
         return dict(zip(values.tolist(), names, strict=True))
 
     def mask_counts(self, rows: Rows = None) -> dict[int, int]:
-        """Class -> in how many pictures (of the rows) it occurs."""
+        """Class -> in how many images (of the rows) it occurs."""
         bits = self._scan.part("classes")[self.column("mask")]
         there = masks.unpack(bits if rows is None else bits[self._numbers(rows)]).sum(0)
         return {value: int(there[value]) for value in self.mask_names}
@@ -605,13 +606,13 @@ class Data:
         mapped = self._map("mask", size, fit or self.fit, mask=True)
         return np.array(mapped if rows is None else mapped[self._numbers(rows)])
 
-    def _picture_square(self, value: Any, size: int, fit: str, span: pictures.Span | None) -> np.ndarray:
-        return pictures.square(pictures.decode(picture_source(value, self.base), span), size, fit)
+    def _image_square(self, value: Any, size: int, fit: str, span: image_files.Span | None) -> np.ndarray:
+        return image_files.square(image_files.decode(image_source(value, self.base), span), size, fit)
 
-    def _mask_square(self, value: Any, size: int, fit: str, span: pictures.Span | None) -> np.ndarray:
+    def _mask_square(self, value: Any, size: int, fit: str, span: image_files.Span | None) -> np.ndarray:
         if value is None or value in ("", b""):
             return np.full((size, size), masks.IGNORE, np.uint8)
-        return masks.square(masks.decode(picture_source(value, self.base)), size, fit)
+        return masks.square(masks.decode(image_source(value, self.base)), size, fit)
 
     def _decode(self, column: str, size: int, fit: str, path: Path, square: Callable[..., np.ndarray]) -> None:
         stamps = self._scan.part("stamps")[column]
@@ -621,7 +622,7 @@ class Data:
         def one(cell: tuple[Any, int, list[float]]) -> bytes:
             value, known, span = cell
             if stamp(value, self.base) != known:
-                raise pictures.Unreadable(str(picture_source(value, self.base)))
+                raise image_files.Unreadable(str(image_source(value, self.base)))
             return square(value, size, fit, None if np.isnan(span[0]) else (span[0], span[1])).tobytes()
 
         with (
@@ -636,9 +637,9 @@ class Data:
                     here = slice(row, row + len(block))
                     found = list(zip(block, stamps[here].tolist(), spans[here].tolist(), strict=True))
                     file.writelines(in_chunks(pool, one, found))
-                except pictures.Unreadable as error:
+                except image_files.Unreadable as error:
                     raise InputError(
-                        f"A picture changed since {self.name} was opened: {error}.", "Open it again."
+                        f"An image changed since {self.name} was opened: {error}.", "Open it again."
                     ) from error
                 row += len(block)
                 advance(len(block))
@@ -667,7 +668,7 @@ def _check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise NearfarError(
-            f"The decoded pictures need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB left.",
+            f"The decoded images need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB left.",
             "Choose a smaller --image-size, free some space, or set NEARFAR_CACHE.",
         )
 

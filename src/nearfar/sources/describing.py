@@ -197,10 +197,10 @@ def _compositions(data: Data) -> dict[str, Any]:
 
 
 def _masks(data: Data) -> dict[str, Any]:
-    """Each class with the number of pictures that hold it, and what is left out of the count."""
+    """Each class with the number of images that hold it, and what is left out of the count."""
     counts = data.mask_counts()
     return {
-        "pictures": int(data.masked.sum()),
+        "images": int(data.masked.sum()),
         "without": int((~data.masked).sum()),
         "classes": {name: counts[value] for value, name in data.mask_names.items()},
         "ignore": bool((data.mask_values == IGNORE).any()),

@@ -1,4 +1,4 @@
-"""Folders: pictures, texts, manual pages, table shards, and `datasets` saved to disk."""
+"""Folders: images, texts, manual pages, table shards, and `datasets` saved to disk."""
 
 import gzip
 import hashlib
@@ -69,7 +69,7 @@ def _read_folder(path: Path, cache: Path, skip: bool) -> Raw:
         found = "; ".join(there.notes())
         raise InputError(
             f"The folder {path} {f'holds nothing to read: {found}' if found else 'is empty'}.",
-            "Put pictures, texts or a table into it.",
+            "Put images, texts or a table into it.",
         )
     raw = _read_files(path, there, cache, skip)
     raw.notes += there.notes()
@@ -110,7 +110,7 @@ def _tables(path: Path, files: list[str], tables: list[str], cache: Path, skip: 
     else:
         raise InputError(
             f"{path} holds nothing that nearfar reads (files: {endings(files)}).",
-            "Known: pictures, texts, man pages, tables.",
+            "Known: images, texts, man pages, tables.",
         )
     raw.notes += _left_out(tables, files, "tables")
     return raw
@@ -136,7 +136,7 @@ def _listing(
     reasons = {
         "split": "the folders train, val, test say so",
         "label": "each folder is a class",
-        "mask": "pictures and masks of one name lie side by side",
+        "mask": "images and masks of one name lie side by side",
     }
     raw.roles = {role: [role] if role == "label" else role for role in columns}
     raw.reasons = {role: reasons[role] for role in columns}
@@ -161,8 +161,8 @@ def _named(path: Path, files: list[str], skip: bool) -> tuple[list[str], list[Pr
     return good, problems
 
 
-def read_pictures(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
-    """A folder of pictures, with its layout as labels, splits or masks."""
+def read_images(path: Path, files: list[str], others: list[str], cache: Path, skip: bool) -> Raw:
+    """A folder of images, with its layout as labels, splits or masks."""
     given = files
     files, problems = _named(path, files, skip)
     found = masks.pairs(files)
@@ -180,22 +180,22 @@ def read_pictures(path: Path, files: list[str], others: list[str], cache: Path, 
     key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
     raw = _listing(path, "image folder", columns, kept, rows, cache, key.hexdigest())
     raw.roles |= {"image": FILE, "id": FILE}
-    raw.reasons |= {"image": "a folder of pictures", "id": "its path"}
+    raw.reasons |= {"image": "a folder of images", "id": "its path"}
     bare = sum(mask is None for mask in columns.get("mask", []))
     if bare:
-        raw.notes.append(f"{bare} pictures have no folder of masks beside theirs: they are trained on and not measured")
-    raw.notes += [*found.notes, *_left_out([*used, *strange], others, "pictures")]
+        raw.notes.append(f"{bare} images have no folder of masks beside theirs: they are trained on and not measured")
+    raw.notes += [*found.notes, *_left_out([*used, *strange], others, "images")]
     raw.problems = problems
     return raw
 
 
 def _masked(path: Path, found: dict[str, masks.Pair]) -> tuple[list[str], list[str], list[str | None], list[str]]:
-    """Pictures with masks beside them: the pictures, their places without the folder of pictures, their masks, and all
+    """Images with masks beside them: the images, their places without the folder of images, their masks, and all
     files that are used."""
     twice = next((pair for pair in found.values() if len(pair.masks) > 1), None)
     if twice:
         raise InputError(
-            f"{path}: there are two masks of one picture: {' and '.join(twice.masks[:2])}.", "Take one of them away."
+            f"{path}: there are two masks of one image: {' and '.join(twice.masks[:2])}.", "Take one of them away."
         )
     masked = [pair.mask for pair in found.values()]
     used = [*found, *(mask for mask in masked if mask), masks.NAMES]

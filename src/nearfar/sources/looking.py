@@ -1,6 +1,6 @@
-"""One look at every picture and mask: can it be read, what is in it, and from which state of its file does that come?
+"""One look at every image and mask: can it be read, what is in it, and from which state of its file does that come?
 
-Parts of a `Scan` that are kept of pictures: `hashes`, difference hashes (uint64); `spans`, which values were made black
+Parts of a `Scan` that are kept of images: `hashes`, difference hashes (uint64); `spans`, which values were made black
 and white (N, 2), NaN where the file says so; `stamps`, which tell whether a file changed. Of masks: `classes`, which
 values occur, as bits (N, 32), all 0 for a row without a mask. `sizes` are width and height (N, 2).
 """
@@ -18,26 +18,26 @@ import numpy as np
 from PIL import Image
 
 from nearfar.progress import track
-from nearfar.sources import masks, pictures
+from nearfar.sources import images, masks
 from nearfar.sources.listing import identity
 from nearfar.sources.raw import Raw
 from nearfar.sources.scan import Fault, Scan, cell, cells
 
-ADDRESS = ("it is an address on the network, and nothing is downloaded: fetch the pictures first (img2dataset, say, "
+ADDRESS = ("it is an address on the network, and nothing is downloaded: fetch the images first (img2dataset, say, "
            "writes shards that are read here)")  # fmt: skip
 _SETTLED = 20_000_000  # nanoseconds after which another change of a file gets another time
 
 
-def picture_source(value: Any, base: Path | None) -> bytes | Path:
+def image_source(value: Any, base: Path | None) -> bytes | Path:
     """The bytes or the path that an image cell holds. Raises Unreadable for an empty cell."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if value is None or value in ("", b""):
-        raise pictures.Unreadable("there is no picture: the cell is empty")
+        raise images.Unreadable("there is no image: the cell is empty")
     if isinstance(value, bytes):
         return value
     if str(value).startswith(("http://", "https://")):
-        raise pictures.Unreadable(ADDRESS)
+        raise images.Unreadable(ADDRESS)
     return (base or Path()) / str(value)
 
 
@@ -52,7 +52,7 @@ def in_chunks(
 
 
 def stamp(value: Any, base: Path | None) -> int:
-    """An int64 that tells a picture's file and its state from all others; 0 for stored bytes and for files that are
+    """An int64 that tells an image's file and its state from all others; 0 for stored bytes and for files that are
     not there."""
     return _stamp(value, base)[0]
 
@@ -62,9 +62,9 @@ def _stamp(value: Any, base: Path | None) -> tuple[int, int]:
     if isinstance(value, bytes) or not value:
         return 0, 0
     try:
-        source = picture_source(value, base)
+        source = image_source(value, base)
         found = () if isinstance(source, bytes) else identity(source)
-    except (OSError, ValueError, pictures.Unreadable):
+    except (OSError, ValueError, images.Unreadable):
         return 0, 0
     if not found:
         return 0, 0
@@ -83,29 +83,29 @@ def stamps(raw: Raw, column: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Look:
-    """A picture's content id, difference hash, width and height, and the extent of one of 32 bits or floats."""
+    """An image's content id, difference hash, width and height, and the extent of one of 32 bits or floats."""
 
     content: int
     hash: int
     size: tuple[int, int]
-    extent: pictures.Extent | None
+    extent: images.Extent | None
 
 
-def _look(value: Any, base: Path | None, span: pictures.Span | None = None) -> _Look | str:
-    """What is found in a picture, or what is wrong with it."""
+def _look(value: Any, base: Path | None, span: images.Span | None = None) -> _Look | str:
+    """What is found in an image, or what is wrong with it."""
     try:
-        picture, extent = pictures.read(picture_source(value, base), span)
-    except pictures.Unreadable as error:
+        image, extent = images.read(image_source(value, base), span)
+    except images.Unreadable as error:
         return str(error)
-    return _Look(pictures.pixel_digest(picture), pictures.difference_hash(picture), picture.size, extent)
+    return _Look(images.pixel_digest(image), images.difference_hash(image), image.size, extent)
 
 
-def scan_pictures(raw: Raw, column: str, result: Scan, optional: bool = False) -> None:
-    """Content, difference hash, width and height, and the extent of each picture; optional: cells may be empty."""
+def scan_images(raw: Raw, column: str, result: Scan, optional: bool = False) -> None:
+    """Content, difference hash, width and height, and the extent of each image; optional: cells may be empty."""
     rows = len(raw.table)
     digests, hashes = np.zeros(rows, np.int64), np.zeros(rows, np.uint64)
     sizes, spans = np.zeros((rows, 2), np.int32), np.full((rows, 2), np.nan)
-    extents: dict[int, pictures.Extent] = {}
+    extents: dict[int, images.Extent] = {}
 
     def look(value: Any) -> _Look | str | None:
         return None if optional and value in (None, "", b"") else _look(value, raw.base)
@@ -127,7 +127,7 @@ def scan_pictures(raw: Raw, column: str, result: Scan, optional: bool = False) -
             advance(len(block))
     for row, span in _common_spans(extents).items():
         spans[row] = span
-        if span != pictures.span_of(extents[row]):
+        if span != images.span_of(extents[row]):
             found = _look(cell(raw.table, column, row), raw.base, span)
             if isinstance(found, _Look):
                 keep(row, found)
@@ -135,16 +135,16 @@ def scan_pictures(raw: Raw, column: str, result: Scan, optional: bool = False) -
     result.part("hashes")[column], result.part("spans")[column] = hashes, spans
 
 
-def _common_spans(extents: dict[int, pictures.Extent]) -> dict[int, pictures.Span]:
-    """One span for all float pictures and one for all of 32-bit whole numbers, from their extent together; one picture
+def _common_spans(extents: dict[int, images.Extent]) -> dict[int, images.Span]:
+    """One span for all float images and one for all of 32-bit whole numbers, from their extent together; one image
     in a hundred may lie outside."""
-    spans: dict[int, pictures.Span] = {}
+    spans: dict[int, images.Span] = {}
     for floats in (False, True):
         rows = [row for row, extent in extents.items() if extent.floats == floats]
         if rows:
             low = np.quantile([extents[row].low for row in rows], 0.01, method="lower")
             high = np.quantile([extents[row].high for row in rows], 0.99, method="higher")
-            span = pictures.span_of(pictures.Extent(floats, float(low), float(high)))
+            span = images.span_of(images.Extent(floats, float(low), float(high)))
             spans |= dict.fromkeys(rows, span)
     return spans
 
@@ -154,14 +154,14 @@ def _look_at_mask(value: Any, base: Path | None) -> tuple[int, np.ndarray, int, 
     if value is None or value in ("", b""):
         return None
     try:
-        mask = masks.decode(picture_source(value, base))
-    except pictures.Unreadable as error:
+        mask = masks.decode(image_source(value, base))
+    except images.Unreadable as error:
         return f"its mask{{}}: {error}"
-    return pictures.pixel_digest(Image.fromarray(mask)), masks.pack(mask), *mask.shape[::-1]
+    return images.pixel_digest(Image.fromarray(mask)), masks.pack(mask), *mask.shape[::-1]
 
 
-def scan_masks(raw: Raw, column: str, pictures_of: str, result: Scan) -> None:
-    """The values and the size of each mask, which is that of its picture; the pictures were scanned before."""
+def scan_masks(raw: Raw, column: str, images_of: str, result: Scan) -> None:
+    """The values and the size of each mask, which is that of its image; the images were scanned before."""
     rows = len(raw.table)
     digests, bits = np.zeros(rows, np.int64), np.zeros((rows, 32), np.uint8)
     wrong = {fault.row for fault in result.bad}
@@ -169,13 +169,13 @@ def scan_masks(raw: Raw, column: str, pictures_of: str, result: Scan) -> None:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, track(f"checking {column}", rows) as advance:
         for block in cells(raw.table, column):
             for found in in_chunks(pool, lambda value: _look_at_mask(value, raw.base), block):
-                width, height = result.sizes[pictures_of][row].tolist()
+                width, height = result.sizes[images_of][row].tolist()
                 if isinstance(found, str):
                     result.bad.append(Fault(row, column, found, names_file=True))
                 elif found is not None:
                     digests[row], bits[row] = found[:2]
                     if found[2:] != (width, height) and row not in wrong:
-                        fault = f"its mask{{}} has {found[2]} x {found[3]} pixels, the picture {width} x {height}"
+                        fault = f"its mask{{}} has {found[2]} x {found[3]} pixels, the image {width} x {height}"
                         result.bad.append(Fault(row, column, fault, names_file=True))
                 row += 1
             advance(len(block))

@@ -1,4 +1,4 @@
-"""Masks: pictures whose pixels are classes. 0 to 254 are classes, 255 belongs to none and is never scored."""
+"""Masks: images whose pixels are classes. 0 to 254 are classes, 255 belongs to none and is never scored."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,26 +7,26 @@ import numpy as np
 from PIL import Image
 
 from nearfar.errors import InputError
-from nearfar.sources.pictures import Unreadable, opened
+from nearfar.sources.images import Unreadable, opened
 
 IGNORE = 255
 MOST = 200  # more values than any labelled set has classes: grey levels, depth, soft edges
-PICTURE_FOLDERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
 MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "segmentations", "segmentationclass")
 NAMES = "classes.txt"
 _WHOLE = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 
 
 def decode(source: bytes | Path) -> np.ndarray:
-    """uint8 (H, W) of a PNG (or another lossless picture) of integer classes: grey, palette (its numbers, not its
+    """uint8 (H, W) of a PNG (or another lossless image) of integer classes: grey, palette (its numbers, not its
     colours), 16 bits, or three equal channels. Raises Unreadable, which says why it is no mask."""
-    with opened(source) as picture:
-        if picture.format == "JPEG":
+    with opened(source) as image:
+        if image.format == "JPEG":
             raise Unreadable("a JPEG blurs class numbers; save masks as PNG")
-        if picture.mode in _WHOLE:
-            values = np.asarray(picture)
+        if image.mode in _WHOLE:
+            values = np.asarray(image)
         else:
-            values = _equal_channels(np.asarray(picture), picture.mode)
+            values = _equal_channels(np.asarray(image), image.mode)
     if values.min(initial=0) < 0 or values.max(initial=0) > IGNORE:
         raise Unreadable(f"its values reach {values.max()}; classes are 0 to 254, and 255 is left out")
     return values.astype(np.uint8)
@@ -42,15 +42,15 @@ def _equal_channels(pixels: np.ndarray, mode: str) -> np.ndarray:
 
 
 def square(mask: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
-    """uint8 (size, size), cut as `pictures.square` cuts the picture, nearest pixel; what "pad" adds is 255."""
+    """uint8 (size, size), cut as `images.square` cuts the image, nearest pixel; what "pad" adds is 255."""
     height, width = mask.shape
-    picture = Image.fromarray(mask)
+    image = Image.fromarray(mask)
     if fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        return np.asarray(picture.crop((left, top, left + side, top + side)).resize((size, size), 0))
+        return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), 0))
     scale = size / max(width, height)
-    inner = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), 0)
+    inner = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), 0)
     out = Image.new("L", (size, size), IGNORE)
     out.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
     return np.asarray(out)
@@ -98,8 +98,8 @@ def class_names(base: Path | None, known: list[str] | None, values: np.ndarray) 
 
 @dataclass(frozen=True)
 class Pair:
-    """What belongs to a picture in a folder. masks: files of its name; mask: the one that it has or should have, None
-    where no folder of masks lies beside its own; place: its path without the folder of pictures."""
+    """What belongs to an image in a folder. masks: files of its name; mask: the one that it has or should have, None
+    where no folder of masks lies beside its own; place: its path without the folder of images."""
 
     masks: list[str]
     mask: str | None
@@ -107,16 +107,16 @@ class Pair:
 
 
 def pairs(files: list[str]) -> dict[str, Pair] | None:
-    """The pictures among the files of a folder, each with its mask; None where there are no masks.
+    """The images among the files of a folder, each with its mask; None where there are no masks.
 
     images/a.jpg goes with masks/a.png, images/x/a.jpg with masks/x/a.png, x/images/a.jpg with x/masks/a.png.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     beside: dict[tuple[str, ...], str] = {}
-    pictures: dict[str, tuple[int, tuple[str, ...]]] = {}
+    images: dict[str, tuple[int, tuple[str, ...]]] = {}
     for file in files:
         path = Path(file)
-        known = [part.casefold() in MASK_FOLDERS + PICTURE_FOLDERS for part in path.parts[:-1]]
+        known = [part.casefold() in MASK_FOLDERS + IMAGE_FOLDERS for part in path.parts[:-1]]
         if not any(known):
             continue
         at = known.index(True)
@@ -125,10 +125,10 @@ def pairs(files: list[str]) -> dict[str, Pair] | None:
             found.setdefault(key, []).append(file)
             beside.setdefault(path.parts[:at], path.parts[at])
         else:
-            pictures[file] = at, key
-    if not any(Path(file).parts[:at] in beside for file, (at, _) in pictures.items()):
+            images[file] = at, key
+    if not any(Path(file).parts[:at] in beside for file, (at, _) in images.items()):
         return None
-    return {file: _pair(file, at, found.get(key, []), beside) for file, (at, key) in pictures.items()}
+    return {file: _pair(file, at, found.get(key, []), beside) for file, (at, key) in images.items()}
 
 
 def _pair(file: str, at: int, masks: list[str], beside: dict[tuple[str, ...], str]) -> Pair:

@@ -49,7 +49,7 @@ def open_data(
 
     Args:
         spec: the name of a built-in set ("emoji", "digits", those of other packages), or a path: a folder
-            of pictures (folders of classes become labels; images/ and masks/ become pictures with masks), a csv, tsv,
+            of images (folders of classes become labels; images/ and masks/ become images with masks), a csv, tsv,
             parquet or jsonl table, a .tar of WebDataset or a folder of them, a .txt file (one passage a line), a folder
             of text files or man pages, a BEIR folder, a `datasets` folder saved to disk. Relative image paths are taken
             from the table's folder. URLs of object stores (s3://...) are read by way of a copy in the cache.
@@ -288,7 +288,7 @@ def _checked(raw: Raw, roles: Roles, unreadable: str, cache: Path, scale: tuple[
 def _cleaned(raw: Raw, roles: Roles, found: Scan, rules: AlignRules) -> Scan:
     """Only the rows that pass the rules; the notes say how many each dropped."""
     if not {"image", "text"} <= set(roles):
-        raise InputError("--clean align is for pictures with texts.",
+        raise InputError("--clean align is for images with texts.",
                          "Name the columns: --image COLUMN --text COLUMN.")  # fmt: skip
     image, text = str(roles["image"]), str(roles["text"])
     texts = [filled(value) for block in cells(raw.table, text) for value in block]

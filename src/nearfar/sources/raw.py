@@ -30,7 +30,7 @@ def column_of(table: Dataset, column: str, rows: slice | np.ndarray) -> pa.Chunk
 
 
 def plain_values(column: pa.ChunkedArray) -> list[Any]:
-    """Python values; a stored picture is its {bytes, path}. What Python has no value for (a date far off) is a text."""
+    """Python values; a stored image is its {bytes, path}. What Python has no value for (a date far off) is a text."""
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):

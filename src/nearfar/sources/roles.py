@@ -199,7 +199,7 @@ def meant(name: str, columns: list[str]) -> list[str]:
 
 def _by_name(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str], taken: set[str]) -> None:
     """What a column is called. The items of a row may be its unit or its id as well: --unit image keeps the rows of
-    one picture together, and they stay pictures."""
+    one image together, and they stay images."""
     also = {name for role in _ALSO_ITEMS & given for name in listed(roles.get(role, []))}
     lower = {plain_name(name): name for name in reversed(visible(table))}
     for role, candidates in _names().items():
@@ -255,7 +255,7 @@ def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
     if not any({a, b} <= set(roles) for a, b in modalities.pairs()) or given & {"pair_label", "score"}:
         return
     alike = any({a, b} <= set(roles) and modalities.of(a) is modalities.of(b) for a, b in modalities.pairs())
-    # of a picture and a text, "similarity" is a model's cosine by which crawled pairs were chosen, no judgement
+    # of an image and a text, "similarity" is a model's cosine by which crawled pairs were chosen, no judgement
     scores = _PAIR_SCORES if alike else ()
     for role, names in (("pair_label", _PAIR_LABELS), ("score", scores)):
         for column in _free(table, roles, given):
@@ -273,7 +273,7 @@ def _by_pair(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[s
 
 def _by_composition(table: Dataset, roles: Roles, reasons: dict[str, str], given: set[str]) -> None:
     """Columns that tell an item by an attribute and an object, where both are called so (or the user named the other)
-    and pictures are there."""
+    and images are there."""
     columns = {plain_name(name): name for name in reversed(_free(table, roles, given))}
     open_places = [role for role in _PAIR_OF_WORDS if role not in roles]
     found = [next((columns[name] for name in (role, f"{role}s") if name in columns), None) for role in open_places]
@@ -375,7 +375,7 @@ def _all_numbers(values: Sequence[Any]) -> bool:
 
 
 def _names_classes(values: Sequence[Any]) -> bool:
-    """Whether values may be classes: no pictures, and no measures (2.75, 3.1) that hardly repeat."""
+    """Whether values may be classes: no images, and no measures (2.75, 3.1) that hardly repeat."""
     if modalities.get("image").looks_like(values):
         return False
     filled = [str(v) for v in values if v not in (None, "")]

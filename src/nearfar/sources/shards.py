@@ -1,4 +1,4 @@
-"""Several tables of a folder read as one: shards, tables named by their split, and descriptions beside pictures."""
+"""Several tables of a folder read as one: shards, tables named by their split, and descriptions beside images."""
 
 import hashlib
 import re
@@ -176,7 +176,7 @@ def _metadata(path: Path, parts: Sequence[Part]) -> dict[bytes, bytes] | None:
 
 
 def read_metadata(path: Path, described: Sequence[str], files: Sequence[str], cache: Path, skip: bool) -> Raw | None:
-    """The table metadata.csv, .jsonl or .parquet of a folder of pictures, or one beside the pictures of each split.
+    """The table metadata.csv, .jsonl or .parquet of a folder of images, or one beside the images of each split.
     None where none of them names files."""
     above = [file for file in described if "/" not in file]
     parts = [_part(path, file, cache, skip) for file in above[:1] or described]
@@ -214,7 +214,7 @@ def _placed(part: Part) -> Part:
 
 
 def _split_by_path(raw: Raw) -> None:
-    """Where no column says the split, the folders of the pictures may: train/1.png, test/2.png."""
+    """Where no column says the split, the folders of the images may: train/1.png, test/2.png."""
     if "split" in raw.table.column_names or "file_name" not in raw.table.column_names:
         return
     values = [str(v) for v in raw.table.data.column("file_name").to_pylist()]
@@ -225,11 +225,11 @@ def _split_by_path(raw: Raw) -> None:
 
 
 def _count_left(raw: Raw, tables: Sequence[str], files: Sequence[str]) -> None:
-    """A note on pictures that the table does not name."""
+    """A note on images that the table does not name."""
     named = set()
     for name in raw.table.column_names:
         if name == "file_name" or name.endswith("_file_name") or name in ("image", "path", "file"):
             named |= {str(Path(v)) for v in raw.table.data.column(name).to_pylist() if isinstance(v, str)}
     away = [f for f in files if Path(f).suffix.casefold() in ENDINGS and f not in named]
     if away:
-        raw.notes.append(left_out(away, f"pictures that {Path(tables[0]).name} does not name"))
+        raw.notes.append(left_out(away, f"images that {Path(tables[0]).name} does not name"))

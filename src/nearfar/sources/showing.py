@@ -170,10 +170,10 @@ def _masks(found: dict[str, Any]) -> Text:
     most = sorted(found["classes"].items(), key=lambda pair: -pair[1])
     names = ", ".join(f"{name} {count:,}" for name, count in most[:8])
     more = f" and {len(most) - 8} more, the rarest in {most[-1][1]:,}" if len(most) > 8 else ""
-    bare = f"; {found['without']:,} pictures without one" if found["without"] else ""
+    bare = f"; {found['without']:,} images without one" if found["without"] else ""
     left = "; pixels of 255 are left out" if found["ignore"] else ""
-    return Text.assemble("\n", ("Masks ", "bold"), f"{found['pictures']:,}; {len(most)} classes, by the number of "
-                         f"pictures that hold them: {names}{more}{bare}{left}")  # fmt: skip
+    return Text.assemble("\n", ("Masks ", "bold"), f"{found['images']:,}; {len(most)} classes, by the number of "
+                         f"images that hold them: {names}{more}{bare}{left}")  # fmt: skip
 
 
 def _splits(facts: dict[str, Any]) -> Text:

@@ -22,8 +22,8 @@ from nearfar.sources.listing import identity
 BOUND = "20GB"
 KINDS = {
     "tables": "tables and texts as they were read",
-    "scans": "what was found of each picture and text",
-    "pixels": "decoded pictures and masks",
+    "scans": "what was found of each image and text",
+    "pixels": "decoded images and masks",
     "features": "vectors of frozen encoders",
     "functions": "the built-in set functions",
     "imports": "the built-in set imports",

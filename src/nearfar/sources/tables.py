@@ -221,7 +221,7 @@ def _header(path: Path, first: tuple[int, list[str]] | None) -> list[str]:
     check_names(names, f"{path}, line {first[0]}")
     if any("." + name.rsplit(".", 1)[-1].casefold() in ENDINGS for name in names if "." in name):
         raise InputError(
-            f"{path}, line {first[0]} holds a picture's path, no column names.", "Add a line like image,text."
+            f"{path}, line {first[0]} holds an image's path, no column names.", "Add a line like image,text."
         )
     return names
 

@@ -35,7 +35,7 @@ def read_tar(path: Path, cache: Path) -> Raw:
     if not columns:
         ends = f" (endings: {', '.join(sorted(other)[:8])})" if other else ""
         raise InputError(f"{path} holds no sample that nearfar reads{ends}.",
-                         "Known members: pictures, .txt, .cls, .json.")  # fmt: skip
+                         "Known members: images, .txt, .cls, .json.")  # fmt: skip
     check_names(list(columns), path)
     digest = file_digest(path)
     raw = raw_table(path, "WebDataset", stored(cache, f"tar:{digest}", batches(path, columns)), digest)
@@ -68,7 +68,7 @@ def samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[tarfile.TarFile, 
 
 
 def column_for(ending: str) -> str | None:
-    """The column of a member by its ending: a picture, a text, a class; None for other members."""
+    """The column of a member by its ending: an image, a text, a class; None for other members."""
     first, _, last = ending.rpartition(".")
     if f".{last}" in ENDINGS:
         return first or IMAGE

@@ -496,7 +496,7 @@ def whole_set(method: Method) -> bool:
 
 
 def check_layer(method: Method, layer: int | None) -> None:
-    """Raises before any training where the measured layer is none of the picture encoder's."""
+    """Raises before any training where the measured layer is none of the image encoder's."""
     made: list[Any] = [t.encoder for t in method.towers().values()]
     for one in made:
         encoder: Any = unfrozen(one)

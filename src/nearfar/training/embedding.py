@@ -66,7 +66,7 @@ class Embedder:
 
     @property
     def size(self) -> int | None:
-        """The side of the pictures that an encoder takes, or None."""
+        """The side of the images that an encoder takes, or None."""
         return next((size for t in self.towers.values() if (size := getattr(t.encoder, "size", None))), None)
 
     def tower(self, role: str) -> Tower:

@@ -53,7 +53,7 @@ class DataSettings:
         object: column of the objects that --attribute describes (dog).
         class_attributes: file of the attributes of each class of --target (csv, tsv: class and a number for each
             attribute; json: {class: [attributes]}). Without a column of splits some classes are held out of training.
-        unit: column of what a split must not divide (all pictures of one patient); default the group, the bag, else
+        unit: column of what a split must not divide (all images of one patient); default the group, the bag, else
             the content.
         domain: column of domains (styles, languages, fields) between which retrieval is measured; a model with experts
             of domains routes each row by it.
@@ -68,7 +68,7 @@ class DataSettings:
         clean: rules that drop rows of noisy pairs: align (as in its paper), with options of their own if wanted:
             "align --short-side 64". Default none.
         series_window: cut long time series into runs of so many steps, in order of time. Default none.
-        strict: refuse data of which two splits share a picture or text, a group or a unit.
+        strict: refuse data of which two splits share an image or text, a group or a unit.
     """
 
     negative: str | None = None
@@ -171,12 +171,12 @@ class TrainSettings:
         freeze: keep the encoders as they are and train heads on features computed once.
         freeze_stages: keep of a pretrained encoder the embeddings and so many of its first stages as they are: blocks
             of a transformer, stages of a convolutional network; 0: the embeddings alone.
-        by: what pairs are made of where the data hold both: columns (two items of one row, a picture and its caption)
+        by: what pairs are made of where the data hold both: columns (two items of one row, an image and its caption)
             or group (two rows of one --group). auto: what the data set is about.
         task: what is measured: {tasks}; with options of its own if wanted: "few-shot --ways 3". auto: what the method
             names, else the first that the data hold.
         variant: which of the vectors of one input is measured, where the method gives several; default the plain ones.
-        layer: of the picture encoder, from 1 on, whose map dense measurement reads; default the last.
+        layer: of the image encoder, from 1 on, whose map dense measurement reads; default the last.
         dims: widths, as 256,128,64: the loss is computed for the first numbers of the vectors too, so that these are
             vectors of their own (Matryoshka); the whole is always among them.
         dims_weights: the weight of each of --dims in the loss; default 1 each.
@@ -198,7 +198,7 @@ class TrainSettings:
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
         optimiser: any name that timm knows: adamw, sgd, lars, lamb... each as its paper has it, without hidden
             clipping. auto: adamw, or the paper's with --preset paper.
-        lr: peak learning rate. auto: 2e-3 (small picture encoder), 1e-3 (others from scratch), 5e-5 (pretrained), 2e-4
+        lr: peak learning rate. auto: 2e-3 (small image encoder), 1e-3 (others from scratch), 5e-5 (pretrained), 2e-4
             (with --lora); with --preset paper the paper's, in proportion to the batch where the paper scales it.
         layer_decay: share by which the learning rate falls from each block of the encoders to the one before, as 0.75
             for a large pretrained one; heads learn at the full rate.

@@ -1,7 +1,7 @@
 """Views: what is contrasted. Batched, each item with its own random numbers from a given generator.
 
 plan = views.build("two-crops", strength=0.8)
-a, b = plan(pictures, generator)                    # uint8 (n, 3, H, W) -> two float (n, 3, H, W) in [0, 1]
+a, b = plan(images, generator)                    # uint8 (n, 3, H, W) -> two float (n, 3, H, W) in [0, 1]
 """
 
 import importlib

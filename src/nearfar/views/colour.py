@@ -1,4 +1,4 @@
-"""Colour changes of a whole batch: all linear ones become one 3 x 4 matrix a picture, applied in one product."""
+"""Colour changes of a whole batch: all linear ones become one 3 x 4 matrix an image, applied in one product."""
 
 import math
 
@@ -13,7 +13,7 @@ _TO_YIQ = torch.tensor([LUMINANCE, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227,
 def mix_colours(
     x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, order: Tensor, grey: Tensor
 ) -> Tensor:
-    """x (n, 3, h, w) in [0, 255] -> [0, 1] with each picture's own brightness, contrast, saturation, hue and grey.
+    """x (n, 3, h, w) in [0, 255] -> [0, 1] with each image's own brightness, contrast, saturation, hue and grey.
 
     brightness, contrast, saturation (n,): factors, 1 = as it is. hue (n,): turns in the YIQ plane (luminance stays).
     order (n, 4): in which order the four are applied. grey bool (n,): keep only the luminance, last.
@@ -32,7 +32,7 @@ def mix_colours(
 def colour_matrices(
     mean: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, order: Tensor, grey: Tensor
 ) -> Tensor:
-    """(n, 4, 4) matrices on (r, g, b, 1); mean (n, 3) is the picture's mean colour, which contrast turns about."""
+    """(n, 4, 4) matrices on (r, g, b, 1); mean (n, 3) is the image's mean colour, which contrast turns about."""
     n, device = len(mean), mean.device
     luminance = torch.tensor(LUMINANCE, device=device)
     eye = torch.eye(4, device=device)
@@ -72,7 +72,7 @@ def _hue_matrices(turns: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Gaussian blur of every picture of x (n, 3, h, w) with its own sigma (n,) in pixels; `kernel` (odd) taps.
+    """Gaussian blur of every image of x (n, 3, h, w) with its own sigma (n,) in pixels; `kernel` (odd) taps.
 
     Edges are mirrored without repeating the edge pixel.
     """
@@ -105,7 +105,7 @@ def solarise(x: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def erase(x: Tensor, boxes: Tensor, value: float = 0.5) -> Tensor:
-    """A grey rectangle in every picture; boxes (n, 4): x0, y0, x1, y1 in pixels of x."""
+    """A grey rectangle in every image; boxes (n, 4): x0, y0, x1, y1 in pixels of x."""
     x0, y0, x1, y1 = boxes.to(x.device)[:, :, None].unbind(1)
     columns, rows = torch.arange(x.shape[3], device=x.device), torch.arange(x.shape[2], device=x.device)
     inside = ((rows >= y0) & (rows < y1))[:, :, None] & ((columns >= x0) & (columns < x1))[:, None, :]

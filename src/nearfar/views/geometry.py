@@ -1,6 +1,6 @@
-"""Crops, flips and small affine changes of a whole batch, each picture with its own numbers.
+"""Crops, flips and small affine changes of a whole batch, each image with its own numbers.
 
-Two engines give the same pictures (to rounding): on a CPU, larger pictures go one by one through the vectorised uint8
+Two engines give the same images (to rounding): on a CPU, larger images go one by one through the vectorised uint8
 resize; small ones, and everything on an accelerator, through two batched products with interpolation matrices.
 """
 
@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 32  # pictures worked on together: their floats stay in the processor's cache
-SMALL = 48  # up to this side (pixels) the two products are faster than one resize call a picture
+CHUNK = 32  # images worked on together: their floats stay in the processor's cache
+SMALL = 48  # up to this side (pixels) the two products are faster than one resize call an image
 
 
 def draw_boxes(u: Tensor, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
     """Boxes (n, 4) int64 x0, y0, x1, y1 (x1, y1 outside the box) from uniform numbers u (n, 4).
 
-    The area is uniform in `scale` (shares of the picture), the logarithm of width / height uniform in that part of
-    `ratio` which fits into the picture. (The usual way draws again where the box does not fit, which favours small
+    The area is uniform in `scale` (shares of the image), the logarithm of width / height uniform in that part of
+    `ratio` which fits into the image. (The usual way draws again where the box does not fit, which favours small
     boxes; here the area keeps its law.)
     """
     share = scale[0] + u[:, 0] * (scale[1] - scale[0])
@@ -37,34 +37,34 @@ def full_boxes(n: int, height: int, width: int, device: torch.device) -> Tensor:
     return torch.tensor([0, 0, width, height], device=device).expand(n, 4)
 
 
-def crop_resize(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
-    """Each picture's box, resized to `size` (height, width) with anti-aliased bilinear weights, then flipped.
+def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
+    """Each image's box, resized to `size` (height, width) with anti-aliased bilinear weights, then flipped.
 
-    pictures: uint8 (n, 3, H, W); boxes int64 (n, 4); flip bool (n,). Returns float32 (n, 3, *size) in [0, 255].
+    images: uint8 (n, 3, H, W); boxes int64 (n, 4); flip bool (n,). Returns float32 (n, 3, *size) in [0, 255].
     """
-    if pictures.device.type == "cpu" and max(*pictures.shape[-2:], *size) > SMALL:
-        return _crop_one_by_one(pictures, boxes, flip, size)
-    return _crop_by_products(pictures, boxes, flip, size)
+    if images.device.type == "cpu" and max(*images.shape[-2:], *size) > SMALL:
+        return _crop_one_by_one(images, boxes, flip, size)
+    return _crop_by_products(images, boxes, flip, size)
 
 
-def _crop_one_by_one(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
-    out = torch.empty(len(pictures), 3, *size, dtype=torch.uint8)
+def _crop_one_by_one(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
+    out = torch.empty(len(images), 3, *size, dtype=torch.uint8)
     for i, ((x0, y0, x1, y1), mirrored) in enumerate(zip(boxes.tolist(), flip.tolist())):
-        part = pictures[i : i + 1, :, y0:y1, x0:x1]
+        part = images[i : i + 1, :, y0:y1, x0:x1]
         part = F.interpolate(part, size, mode="bilinear", antialias=True)[0]
         out[i] = part.flip(-1) if mirrored else part
     return out.float()
 
 
-def _crop_by_products(pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
-    n, _, height, width = pictures.shape
-    boxes, flip = boxes.to(pictures.device), flip.to(pictures.device)
+def _crop_by_products(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
+    n, _, height, width = images.shape
+    boxes, flip = boxes.to(images.device), flip.to(images.device)
     rows = interpolation(boxes[:, 1], boxes[:, 3], height, size[0], torch.zeros_like(flip))
     columns = interpolation(boxes[:, 0], boxes[:, 2], width, size[1], flip).transpose(1, 2)
-    out = torch.empty(n, 3, *size, device=pictures.device)
-    step = CHUNK if pictures.device.type == "cpu" else n
+    out = torch.empty(n, 3, *size, device=images.device)
+    step = CHUNK if images.device.type == "cpu" else n
     for i in range(0, n, max(1, step)):
-        x = pictures[i : i + step].float()
+        x = images[i : i + step].float()
         x = torch.bmm(x.reshape(len(x), 3 * height, width), columns[i : i + step])  # (c, 3H, w)
         x = x.view(len(x), 3, height, size[1])
         out[i : i + step] = torch.matmul(rows[i : i + step, None], x)  # (c, 3, h, w)
@@ -90,20 +90,20 @@ def interpolation(start: Tensor, stop: Tensor, n_in: int, n_out: int, mirrored: 
 
 
 def affine(
-    pictures: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int], turn: Tensor, zoom: Tensor, shift: Tensor
+    images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int], turn: Tensor, zoom: Tensor, shift: Tensor
 ) -> Tensor:
-    """Each picture's box, turned about its centre, zoomed and shifted, in one bilinear sampling.
+    """Each image's box, turned about its centre, zoomed and shifted, in one bilinear sampling.
 
     turn (n,) in radians, counter-clockwise; zoom (n,), > 1 enlarges what is seen; shift (n, 2) moves the content right
-    and down by that share of the box. Beyond the picture its edge is repeated. Returns float32 (n, 3, *size) in
+    and down by that share of the box. Beyond the image its edge is repeated. Returns float32 (n, 3, *size) in
     [0, 255].
     """
-    n, _, height, width = pictures.shape
-    theta = _inverse_maps(boxes, flip, height, width, turn, zoom, shift).to(pictures.device)
-    out = torch.empty(n, 3, *size, device=pictures.device)
-    step = CHUNK if pictures.device.type == "cpu" else n
+    n, _, height, width = images.shape
+    theta = _inverse_maps(boxes, flip, height, width, turn, zoom, shift).to(images.device)
+    out = torch.empty(n, 3, *size, device=images.device)
+    step = CHUNK if images.device.type == "cpu" else n
     for i in range(0, n, max(1, step)):
-        x = pictures[i : i + step].float()
+        x = images[i : i + step].float()
         grid = F.affine_grid(theta[i : i + step], [len(x), 3, *size], align_corners=False)
         out[i : i + step] = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     return out

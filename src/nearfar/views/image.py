@@ -1,9 +1,9 @@
-"""Views of pictures as operations on a whole uint8 batch (n, 3, H, W), each picture with its own random numbers.
+"""Views of images as operations on a whole uint8 batch (n, 3, H, W), each image with its own random numbers.
 
     drawn = augment.draw(n, height, width, generator)     # every random number, among them the crop boxes
-    view = augment.apply(pictures, drawn)                 # float32 (n, 3, h, w) in [0, 1]
+    view = augment.apply(images, drawn)                 # float32 (n, 3, h, w) in [0, 1]
 
-A plan (`TwoCrops`, `MultiCrop`, `Members`) makes several such views; `plan(pictures, generator)` does both steps.
+A plan (`TwoCrops`, `MultiCrop`, `Members`) makes several such views; `plan(images, generator)` does both steps.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ RandAugment = tuple[Annotated[int, Range(1, 14)], Annotated[float, Range(0, 30)]
 
 
 class Drawn(NamedTuple):
-    """The random numbers of one view of n pictures (on the generator's device).
+    """The random numbers of one view of n images (on the generator's device).
 
     boxes: int64 (n, 4), x0, y0, x1, y1 in pixels of the input (x1, y1 outside the box); flip, upside: bool (n,),
     whether the view is mirrored left-right and top-down; ops: uniform numbers of RandAugment (n, 2 count). With turns,
@@ -52,11 +52,11 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """One random view of a picture.
+    """One random view of an image.
 
     Args:
         size: side of the view in pixels; None: as the input.
-        crop: share of the picture's area that a crop keeps (from, to); None: the whole picture.
+        crop: share of the image's area that a crop keeps (from, to); None: the whole image.
         ratio: width / height of a crop (from, to).
         flip: probability of mirroring left-right.
         flip_vertical: probability of mirroring top-down.
@@ -102,11 +102,11 @@ class Augment:
             check_range(where, 0, 1, crop=self.crop)
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the view of a picture of that size."""
+        """(height, width) of the view of an image of that size."""
         return (height, width) if self.size is None else (self.size, self.size)
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Drawn:
-        """All random numbers for n pictures of height x width pixels; one row of uniform numbers a picture."""
+        """All random numbers for n images of height x width pixels; one row of uniform numbers an image."""
         u = torch.rand(n, 27, generator=generator, device=generator.device)
         if self.crop is None:
             boxes = geometry.full_boxes(n, height, width, u.device)
@@ -147,10 +147,10 @@ class Augment:
             return {"upside": upside, "ops": torch.zeros(n, 0, device=device)}
         return {"upside": upside, "ops": torch.rand(n, 2 * count, generator=generator, device=device)}
 
-    def apply(self, pictures: Tensor, drawn: Drawn) -> Tensor:
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """uint8 (n, 3, H, W) -> float32 (n, 3, h, w) in [0, 1], with the given random numbers."""
-        _check_pictures(pictures)
-        x = self._geometry(pictures, drawn)
+        _check_images(images)
+        x = self._geometry(images, drawn)
         for _, there in _chosen(drawn.upside, x):
             x[there] = x[there].flip(-2)
         if self.randaugment is not None:
@@ -164,23 +164,23 @@ class Augment:
             x[there] = colour.erase(x[there], drawn.erased[rows])
         return x
 
-    def __call__(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """One view of each picture: `apply` with fresh random numbers."""
-        _check_pictures(pictures)
-        height, width = pictures.shape[-2:]
-        return self.apply(pictures, self.draw(len(pictures), height, width, generator))
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """One view of each image: `apply` with fresh random numbers."""
+        _check_images(images)
+        height, width = images.shape[-2:]
+        return self.apply(images, self.draw(len(images), height, width, generator))
 
     def _blur(self, height: int, width: int) -> float:
         return self.blur if self.blur is not None else (0.5 if min(height, width) >= 96 else 0.0)
 
-    def _geometry(self, pictures: Tensor, drawn: Drawn) -> Tensor:
-        height, width = pictures.shape[-2:]
+    def _geometry(self, images: Tensor, drawn: Drawn) -> Tensor:
+        height, width = images.shape[-2:]
         size = self.out_size(height, width)
         if self.rotate or self.zoom or self.shift:
-            return geometry.affine(pictures, drawn.boxes, drawn.flip, size, drawn.turn, drawn.zoom, drawn.shift)
+            return geometry.affine(images, drawn.boxes, drawn.flip, size, drawn.turn, drawn.zoom, drawn.shift)
         if self.crop is not None or size != (height, width):
-            return geometry.crop_resize(pictures, drawn.boxes, drawn.flip, size)
-        x = pictures.float()
+            return geometry.crop_resize(images, drawn.boxes, drawn.flip, size)
+        x = images.float()
         return torch.where(drawn.flip.to(x.device)[:, None, None, None], x.flip(-1), x) if self.flip else x
 
     def _colours(self, x: Tensor, drawn: Drawn) -> Tensor:
@@ -196,21 +196,21 @@ class Augment:
 
 
 class ImageViews(Views):
-    """A plan over pictures: every view has its own `Augment`; the boxes of the crops can be had."""
+    """A plan over images: every view has its own `Augment`; the boxes of the crops can be had."""
 
     modality = "image"
 
     def augments(self, height: int, width: int) -> list[Augment]:
-        """One Augment a view, for pictures of height x width pixels."""
+        """One Augment a view, for images of height x width pixels."""
         raise NotImplementedError
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> list[Drawn]:
-        """The random numbers of each view of n items: `.boxes` and `.flip` say where each view lies in its picture."""
+        """The random numbers of each view of n items: `.boxes` and `.flip` say where each view lies in its image."""
         return [augment.draw(n, height, width, generator) for augment in self.augments(height, width)]
 
     def apply(self, inputs: Tensor, drawn: list[Drawn]) -> list[Tensor]:
-        """The views of uint8 pictures (members * n, 3, H, W) with the given random numbers."""
-        _check_pictures(inputs)
+        """The views of uint8 images (members * n, 3, H, W) with the given random numbers."""
+        _check_images(inputs)
         n = check_members(len(inputs), self.members, type(self).__name__)
         augments = self.augments(inputs.shape[-2], inputs.shape[-1])
         parts = inputs.split(n) if n else [inputs] * self.members
@@ -220,7 +220,7 @@ class ImageViews(Views):
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> list[Tensor]:
         """uint8 (members * n, 3, H, W) -> float32 views (n, 3, h, w) in [0, 1]."""
-        _check_pictures(inputs)
+        _check_images(inputs)
         n = check_members(len(inputs), self.members, type(self).__name__)
         height, width = inputs.shape[-2:]
         return self.apply(inputs, self.draw(n, height, width, generator))
@@ -241,7 +241,7 @@ def simclr_augment(
     """SimCLR's random view: crop, flip, colour jitter of `strength` (brightness, contrast, saturation 0.8 strength, hue
     0.2 strength, with probability 0.8), grey, blur.
 
-    The defaults fit small pictures; the paper's at 224 pixels: crop (0.08, 1), strength 1, blur 0.5. saturation: a
+    The defaults fit small images; the paper's at 224 pixels: crop (0.08, 1), strength 1, blur 0.5. saturation: a
     change of its own (BYOL: strength 0.5, saturation 0.2).
     """
     change = min(1.0, 0.8 * strength)
@@ -263,13 +263,13 @@ def simclr_augment(
 
 @dataclass(frozen=True)
 class TwoCrops(ImageViews):
-    """Two random views of one picture (Chen et al., SimCLR, ICML 2020).
+    """Two random views of one image (Chen et al., SimCLR, ICML 2020).
 
     Args:
         size: side of both views in pixels; None: as the input.
-        crop: share of the area that a crop keeps (paper: 0.08 to 1 at 224 pixels; 0.2 suits small pictures).
+        crop: share of the area that a crop keeps (paper: 0.08 to 1 at 224 pixels; 0.2 suits small images).
         flip: probability of mirroring.
-        strength: of the colour jitter (paper: 1; 0.5 for small pictures).
+        strength: of the colour jitter (paper: 1; 0.5 for small images).
         grey: probability of losing the colour.
         blur: probability of a blur; None: 0.5 from 96 pixels on, else 0 (as in the paper). A pair of numbers gives the
             two views different ones (BYOL: 1.0, 0.1).
@@ -317,12 +317,12 @@ class TwoCrops(ImageViews):
 
 @dataclass(frozen=True)
 class MultiCrop(ImageViews):
-    """Several big crops, which may be targets, and more small ones of one picture (Caron et al., SwAV, NeurIPS 2020).
+    """Several big crops, which may be targets, and more small ones of one image (Caron et al., SwAV, NeurIPS 2020).
 
     Args:
         big, small: how many crops of each kind (paper: 2 and 6).
         big_scale, small_scale: shares of the area. None: the paper's (0.14, 1) and (0.05, 0.14) from 160 pixels on,
-            else (0.3, 1) and (0.1, 0.3), since parts of a small picture show little.
+            else (0.3, 1) and (0.1, 0.3), since parts of a small image show little.
         big_size, small_size: sides in pixels. None: the input's, and 96/224 of the big one, at least 16.
         flip, strength, grey, saturation: as in `TwoCrops` (paper: strength 1, grey 0.2).
         blur: probability of a blur; None: 0.5 from 96 pixels on, else 0 (paper: 0.5). Three numbers: of the big crops
@@ -437,14 +437,14 @@ class Members(ImageViews):
 
 @dataclass(frozen=True)
 class WeakStrong(ImageViews):
-    """One weak view of a picture, then several strong ones (Fini et al., CLIP-rocket, TMLR 2023).
+    """One weak view of an image, then several strong ones (Fini et al., CLIP-rocket, TMLR 2023).
 
     Args:
         strong: how many strong views follow the first.
         first: how the first view is changed: weak, a crop alone; strong, as the others; plain, not at all.
         size: side of all views in pixels; None: as the input.
         weak_crop: share of the area that a weak crop keeps (paper: 0.5 to 1).
-        crop: share of the area that a strong crop keeps (paper: 0.08 to 1 at 224 pixels; 0.2 suits small pictures).
+        crop: share of the area that a strong crop keeps (paper: 0.08 to 1 at 224 pixels; 0.2 suits small images).
         flip: probability of mirroring a strong view; 0 where left and right carry meaning.
         strength: of its colour jitter: brightness, contrast, saturation 0.8 strength, hue 0.2 strength (paper: 0.5).
         grey: probability that it loses the colour.
@@ -482,9 +482,8 @@ def _chosen(flags: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(rows, rows.to(x.device))] if len(rows) else []
 
 
-def _check_pictures(pictures: Tensor) -> None:
-    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+def _check_images(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise InputError(
-            f"Image views need a uint8 batch (n, 3, height, width). Got {pictures.dtype} "
-            f"{tuple(pictures.shape)} instead."
+            f"Image views need a uint8 batch (n, 3, height, width). Got {images.dtype} {tuple(images.shape)} instead."
         )

@@ -11,7 +11,7 @@ from nearfar.errors import InputError
 class Views:
     """Turns one batch into the several things to be contrasted.
 
-    members: rows that one item needs (1: one picture or text; k: k members of a group, given member-major).
+    members: rows that one item needs (1: one image or text; k: k members of a group, given member-major).
     targets: how many of the first views may serve as targets (big crops); the others are local.
     count:   how many views come out.
     equal:   whether they are the same, so that only what is random in the encoder tells them apart.

@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al., NeurIPS 2020) on a whole batch: each picture gets its own operations.
+"""RandAugment (Cubuk et al., NeurIPS 2020) on a whole batch: each image gets its own operations.
 
 The operations and their strengths are torchvision's (`transforms.v2.RandAugment`, 31 bins); the random numbers are
 given.
@@ -40,16 +40,16 @@ OPERATIONS: Mapping[str, Operation] = {
     "contrast of its own": lambda x, m, sign: F.autocontrast(x),
     "equalise": lambda x, m, sign: F.equalize(x),
 }
-"""Name -> (pictures uint8 (n, 3, h, w), magnitude in [0, 1], sign) -> pictures."""
+"""Name -> (images uint8 (n, 3, h, w), magnitude in [0, 1], sign) -> images."""
 
 
-def apply(pictures: Tensor, drawn: Tensor, magnitude: float) -> Tensor:
-    """Pictures (n, 3, h, w) with values from 0 to 255 -> the same, float32.
+def apply(images: Tensor, drawn: Tensor, magnitude: float) -> Tensor:
+    """Images (n, 3, h, w) with values from 0 to 255 -> the same, float32.
 
     drawn: uniform numbers (n, 2 count); of each pair the first chooses the operation, the second its sign. magnitude:
     of 30, the strongest. Source: Cubuk et al., algorithm 1 (the same magnitude for all operations).
     """
-    x = pictures.round().clamp(0, 255).to(torch.uint8)
+    x = images.round().clamp(0, 255).to(torch.uint8)
     operations = list(OPERATIONS.values())
     for round_ in range(drawn.shape[1] // 2):
         chosen = (drawn[:, 2 * round_] * len(operations)).long().clamp(max=len(operations) - 1)

@@ -46,7 +46,7 @@ _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]$")
 
 
 class Texts(NamedTuple):
-    """n items as texts, each by one that tells it or by several (captions of a picture)."""
+    """n items as texts, each by one that tells it or by several (captions of an image)."""
 
     told: tuple[tuple[str, ...], ...]
 
@@ -142,7 +142,7 @@ def _lines(path: str | Path, what: str) -> list[str]:
 
 @dataclass
 class Words(TextViews):
-    """One weak view of a text by its words, then several strong ones; of a picture with several captions each view
+    """One weak view of a text by its words, then several strong ones; of an image with several captions each view
     draws its own.
 
     Args:

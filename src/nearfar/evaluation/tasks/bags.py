@@ -213,7 +213,7 @@ class BagTask(Task):
     def shown(
         self, bags: Bags, instance: np.ndarray, whole: np.ndarray, count: int
     ) -> tuple[list[Example], list[Table]]:
-        """The highest instances of the highest and the lowest bags, as pictures or texts and as a table."""
+        """The highest instances of the highest and the lowest bags, as images or texts and as a table."""
         if not count:
             return [], []
         order, members = np.argsort(-whole, kind="stable"), places_of(bags.of)

@@ -1,4 +1,4 @@
-"""Compositions: pictures told by an attribute and an object together, also those that were never trained on."""
+"""Compositions: images told by an attribute and an object together, also those that were never trained on."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Asked:
 
 @register
 class CompositionTask(Task):
-    """How well pictures are told by attribute and object, seen together in training or not (generalised compositional
+    """How well images are told by attribute and object, seen together in training or not (generalised compositional
     zero-shot): a bias on unseen compositions is swept; S and U are the best accuracies of seen and unseen ones, H the
     best harmonic mean, AUC the area under one over the other.
 
-    A model that scores compositions is asked. Of others, those with a tower of texts compare the picture with hard
+    A model that scores compositions is asked. Of others, those with a tower of texts compare the image with hard
     prompts, and from the vectors of the rest two logistic regressions tell attribute and object, whose log
     probabilities are added.
 
@@ -83,7 +83,7 @@ class CompositionTask(Task):
     }
     beside = "harmonic"
     chance_words = "scores drawn at random"
-    needs = "It needs pictures with an attribute and an object: --attribute COLUMN --object COLUMN."
+    needs = "It needs images with an attribute and an object: --attribute COLUMN --object COLUMN."
     also = ("text",)
 
     def __init__(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Segmented:
-    """A test picture with its true and its found mask, uint8 (s, s), and the mIoU of the two."""
+    """A test image with its true and its found mask, uint8 (s, s), and the mIoU of the two."""
 
     row: int
     truth: np.ndarray
@@ -42,8 +42,8 @@ class Segmented:
 
 @dataclass(frozen=True)
 class MaskScores(Scores):
-    """Scores of masks. pixels: `class_counts` of each test picture, (n, 3, k); units: (n,), pictures of one unit are
-    drawn together. A mIoU is no mean over pictures, so the bootstrap counts all pixels of the drawn pictures anew."""
+    """Scores of masks. pixels: `class_counts` of each test image, (n, 3, k); units: (n,), images of one unit are
+    drawn together. A mIoU is no mean over images, so the bootstrap counts all pixels of the drawn images anew."""
 
     pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, 3, 1), np.int64))
     units: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -58,13 +58,13 @@ class MaskScores(Scores):
 
 @register
 class DenseTask(Task):
-    """The class of every pixel, read by a linear probe from the encoder's map: mIoU on test pictures.
+    """The class of every pixel, read by a linear probe from the encoder's map: mIoU on test images.
 
-    The probe is fitted on pixels of the training pictures that have a mask, its penalty chosen on validation pictures
-    (while a run validates, on a fifth of the training pictures).
+    The probe is fitted on pixels of the training images that have a mask, its penalty chosen on validation images
+    (while a run validates, on a fifth of the training images).
 
     Args:
-        layer: of the picture encoder, from 1 on, whose map is read; default the last.
+        layer: of the image encoder, from 1 on, whose map is read; default the last.
     """
 
     primary = "miou"
@@ -98,7 +98,7 @@ class DenseTask(Task):
         rows = rows[self.data.masked[rows]]
         if not len(rows):
             raise InputError(
-                f"No picture of the {split} split of {self.data.name} has a mask.",
+                f"No image of the {split} split of {self.data.name} has a mask.",
                 "Add masks, or choose another --task.",
             )
         return rows
@@ -135,7 +135,7 @@ class DenseTask(Task):
         ]
 
     def scored(self, pixels: np.ndarray, split: str, rows: np.ndarray, shown: Sequence[Segmented] = ()) -> MaskScores:
-        """Scores from the `class_counts` of each picture."""
+        """Scores from the `class_counts` of each image."""
         total = pixels.sum(0)
         metrics = {"miou": float(mean_iou_of(total)), "pixel accuracy": pixel_accuracy(total)}
         directions = {
@@ -143,7 +143,7 @@ class DenseTask(Task):
             for value, one in zip(self.classes, ious(total))
             if np.isfinite(one)
         }
-        counts = {"pictures": {"queries": len(rows), "skipped": 0, "gallery": len(self.classes)}}
+        counts = {"images": {"queries": len(rows), "skipped": 0, "gallery": len(self.classes)}}
         each = mean_iou_of(pixels)
         return MaskScores(
             "miou",
@@ -181,7 +181,7 @@ class DenseTask(Task):
     def describe(self) -> str:
         where = "the encoder's last map" if self.layer is None else f"the map after layer {self.layer}"
         return (
-            f"The class of every pixel ({len(self.classes)} classes, {self.side} x {self.side} pixels a picture), "
+            f"The class of every pixel ({len(self.classes)} classes, {self.side} x {self.side} pixels an image), "
             f"read from {where} by a linear probe that sees one place at a time: mIoU, the mean over the classes "
             "of what true and found mask share, as a part of what either covers."
         )

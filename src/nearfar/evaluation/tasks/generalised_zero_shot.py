@@ -30,7 +30,7 @@ class GeneralisedZeroShotTask(TargetTask):
     of seen (S) and unseen (U) classes among all of them, their harmonic mean H with a constant gamma on the scores of
     unseen classes (calibrated stacking), and zero-shot accuracy, among unseen classes alone.
 
-    A model that scores described classes is asked. Of others, those with a tower of texts compare the picture with the
+    A model that scores described classes is asked. Of others, those with a tower of texts compare the image with the
     class in a hard prompt, and from the vectors of the rest a ridge regression tells the attributes, which are compared
     with those of each class (cosine).
 

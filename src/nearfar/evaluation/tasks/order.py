@@ -1,4 +1,4 @@
-"""Order: a picture's caption among the same words in another order."""
+"""Order: an image's caption among the same words in another order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = 20  # relations and attributes in the report, the commonest first
 
 @register
 class OrderTask(Task):
-    """How often a picture's caption is nearer to it than the same words in another order (ARO, Yuksekgonul et al.
+    """How often an image's caption is nearer to it than the same words in another order (ARO, Yuksekgonul et al.
     2023): two noun phrases exchanged around a relation, two attributes exchanged, four shuffles. A tie counts 1 / the
     number of options that tie, so a model that does not see order gets exactly chance.
 
@@ -46,7 +46,7 @@ class OrderTask(Task):
     }
     beside = "order"
     chance_words = "a model that does not see order"
-    needs = "It needs pictures with captions, and a model that embeds both."
+    needs = "It needs images with captions, and a model that embeds both."
     roles = ("image", "text")
 
     def __init__(
@@ -86,16 +86,16 @@ class OrderTask(Task):
             self.asked(split)
 
     def describe(self) -> str:
-        return ("How often the caption of a picture is nearer to it than the same words in another order: noun phrases "
+        return ("How often the caption of an image is nearer to it than the same words in another order: noun phrases "
                 "or attributes exchanged, or words shuffled in four ways. Ties count by chance.")  # fmt: skip
 
     def evaluate(self, embed: Embed, split: str = "val", *, examples: int = 0) -> Scores:
         rows, asked = self.asked(split)
         place = {text: i for i, text in enumerate(dict.fromkeys(text for one in asked for text in one.options))}
         texts = np.asarray(embed.items("text", list(place)), np.float64)
-        pictures = np.asarray(embed("image", rows), np.float64)
+        images = np.asarray(embed("image", rows), np.float64)
         where = [np.array([place[text] for text in one.options]) for one in asked]
-        return self.scored([texts[at] @ pictures[one.row] for one, at in zip(asked, where, strict=True)], split)
+        return self.scored([texts[at] @ images[one.row] for one, at in zip(asked, where, strict=True)], split)
 
     def scored(self, scores: Sequence[np.ndarray], split: str) -> Scores:
         """scores: of the options of each question, (m,), the true one first."""

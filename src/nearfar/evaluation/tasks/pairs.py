@@ -17,7 +17,7 @@ from nearfar.evaluation.relevance import listed, same, union
 from nearfar.evaluation.retrieval import Retrieval
 from nearfar.evaluation.search_task import RETRIEVAL
 from nearfar.evaluation.searches import Example, Search, Side
-from nearfar.evaluation.shuffles import OfPictures, OfTexts, Shuffle, role_of
+from nearfar.evaluation.shuffles import OfImages, OfTexts, Shuffle, role_of
 from nearfar.evaluation.task import Scores, register
 from nearfar.similarity import Source, Sparse
 from nearfar.units import Metric
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @register
 class PairTask(PairedTask):
-    """Find the other half of a pair, both ways; relevance by content, so a text with several pictures has several.
+    """Find the other half of a pair, both ways; relevance by content, so a text with several images has several.
 
     The gallery holds every different item of the split, or the whole corpus where there is one. What equals the query
     is hidden from it. Pairs labelled 0 (and those of a low score) are relevant to nobody; where pairs are labelled, the
@@ -41,7 +41,7 @@ class PairTask(PairedTask):
         candidates: at most so many rows (of each pool), the same ones each time; default all.
         shuffle: what changes places within each item, to see what retrieval owes to its order: words of texts (all;
             nouns among nouns and adjectives among adjectives; the other words; within groups of three; the groups), or
-            of pictures four strips (rows, columns) or 3 x 3 patches. Default nothing.
+            of images four strips (rows, columns) or 3 x 3 patches. Default nothing.
     """
 
     metrics = RETRIEVAL | {
@@ -57,7 +57,7 @@ class PairTask(PairedTask):
         modalities: Sequence[str] | None = None,
         pool: Literal["all", "domain"] = "all",
         candidates: PositiveInt | None = None,
-        shuffle: Literal[OfTexts, OfPictures] | None = None,
+        shuffle: Literal[OfTexts, OfImages] | None = None,
     ):
         super().__init__(data, modalities=modalities)
         self.shuffle, self.shuffled = shuffle, {}
@@ -98,7 +98,7 @@ class PairTask(PairedTask):
         return {name: self.draw(part, self.candidates or len(part)) for name, part in found.items()}
 
     def asked(self, searches: list[Search]) -> list[Search]:
-        """Texts are asked one way, the first column for the second; pictures both ways."""
+        """Texts are asked one way, the first column for the second; images both ways."""
         return searches if self.primary == "hit@1" else searches[::2]
 
     def collect(

@@ -40,7 +40,7 @@ class PairContrast(Contrast):
             with (--model). auto: own where there are such, linear where the encoders differ in width or are frozen,
             else none.
         dim: width of the common space; needed with a head.
-        views: how a picture (or text) is changed before it is encoded; auto is mild for pictures, nothing for texts.
+        views: how an image (or text) is changed before it is encoded; auto is mild for images, nothing for texts.
     """
 
     needs = (frozenset({"pair"}), frozenset({"any", "group"}))

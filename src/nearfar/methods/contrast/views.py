@@ -38,7 +38,7 @@ class ViewContrast(Contrast):
     """Views of one sample (or several members of its group) against the views of the others.
 
     Args:
-        views: what is contrasted: two-crops, multi-crop, members, weak-strong (pictures), twice, crops, ict, delete,
+        views: what is contrasted: two-crops, multi-crop, members, weak-strong (images), twice, crops, ict, delete,
             mask, words (texts), corrupt, noise (vectors).
         momentum: m; a teacher that follows by EMA gives the targets: a number, auto, or none for no teacher.
         projector: width of the hidden layer of the projection head; 0 for no head.

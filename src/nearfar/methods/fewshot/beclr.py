@@ -77,15 +77,15 @@ def repulsion(z: tuple[Tensor, Tensor], *, temperature: float = 2.0, negatives: 
     return s.log_mean_exp(rows - torch.log(rows.new_tensor(float(others))))
 
 
-def masked(pictures: Tensor, patch: int, share: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Pictures (n, 3, h, w) with random patches set to zero, a share drawn from `share` for each picture."""
-    n, _, height, width = pictures.shape
+def masked(images: Tensor, patch: int, share: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Images (n, 3, h, w) with random patches set to zero, a share drawn from `share` for each image."""
+    n, _, height, width = images.shape
     rows, columns = -(-height // patch), -(-width // patch)
-    u = torch.rand(n, rows * columns + 1, generator=generator, device=generator.device).to(pictures.device)
+    u = torch.rand(n, rows * columns + 1, generator=generator, device=generator.device).to(images.device)
     count = ((share[0] + (share[1] - share[0]) * u[:, -1]) * rows * columns).long()
     hidden = u[:, :-1].argsort(1).argsort(1) < count[:, None]
     grid = hidden.view(n, 1, rows, columns).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
-    return pictures.masked_fill(grid[..., :height, :width], 0)
+    return images.masked_fill(grid[..., :height, :width], 0)
 
 
 def auto_clusters(facts: Facts) -> int:
@@ -116,7 +116,7 @@ class BECLR(Method):
         eps: entropy weight of the balanced assignment.
         momentum: m; of the teacher, rising to 1 by cosine.
         spread_over: student, both (student's first view and teacher's second), or teacher: which rows are spread.
-        mask_ratio: share of the student's picture that is masked, from and to.
+        mask_ratio: share of the student's image that is masked, from and to.
         patch: side of a masked patch in pixels; 0 for none. auto: 16 from 96 pixels on, else none.
         projector: width of the projection head (three layers).
         dim: width of the compared vectors; the predictor narrows to a quarter of it.

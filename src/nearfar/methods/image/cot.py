@@ -1,12 +1,12 @@
 """CoT: attributes from several layers, as the object sees them (Kim et al., ICCV 2023).
 
-    picture --encoder--> vector c, maps F_l of three layers
+    image --encoder--> vector c, maps F_l of three layers
     v_o = W c,  G_l = F_l under gates of channels and places that v_o opens,  v_a = W [mean G_l],  v_p = MLP [v_o; v_a]
     words E_o, E_a, trained;   y_(a,o) = MLP [E_o; E_a]
     L = CE(v_p, y) + 0.4 CE(v_o, E_o) + 0.6 CE(v_a, E_a)     by cosine, over the pairs of training and over all words
 
-From a late step on the encoder is held, each picture gets a partner of the same object with another, rare attribute,
-and in half of the steps a mixed picture must find its mixed label among all pairs: L + L_mix.
+From a late step on the encoder is held, each image gets a partner of the same object with another, rare attribute,
+and in half of the steps a mixed image must find its mixed label among all pairs: L + L_mix.
 score(a, o) = cos(v_p, y) + cos(v_a, E_a) + cos(v_o, E_o). The equations are those of `nearfar.losses.primitives`.
 """
 
@@ -42,10 +42,10 @@ Layers = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 @register("cot", family="image")
 class CoT(Method):
-    """Pictures with an attribute and an object (`--attribute` and `--object`); pairs that were never trained on are
+    """Images with an attribute and an object (`--attribute` and `--object`); pairs that were never trained on are
     told by what is learned of their parts.
 
-    The curve shows the terms of the loss: pair, object, attribute, and mix where a step has mixed pictures.
+    The curve shows the terms of the loss: pair, object, attribute, and mix where a step has mixed images.
 
     Args:
         attention: object (the object's vector opens gates of channels and places in the maps), pooled (the maps of the
@@ -58,19 +58,19 @@ class CoT(Method):
         temperature: of the three classifiers.
         object_weight: of the classifier of objects.
         attribute_weight: of that of attributes.
-        augment_from: share of the run after which pictures get partners of rare attributes and the encoder is held;
-            batches are then halved, a partner a picture. 1: never.
+        augment_from: share of the run after which images get partners of rare attributes and the encoder is held;
+            batches are then halved, a partner an image. 1: never.
         augment_share: in which share of the steps after it the partners take part; in the others they are left out.
-        partners: how a partner's attribute is drawn among the others of its object: rare (by 1 / its pictures) or
-            frequent (by its pictures).
-        mix_weight: of the mixed pictures; 0: partners are further pictures, nothing is mixed.
-        mix_temperature: of mixed pictures among all pairs.
+        partners: how a partner's attribute is drawn among the others of its object: rare (by 1 / its images) or
+            frequent (by its images).
+        mix_weight: of the mixed images; 0: partners are further images, nothing is mixed.
+        mix_temperature: of mixed images among all pairs.
         beta: mixed by a share from Beta(beta, beta), one a step; 1: uniform.
         hold_encoder: whether the encoder stays as it is from then on.
         encoder_rate: multiple of the learning rate for the encoder. auto: 0.1 where it is pretrained, else 1.
         word_rate: multiple for the words. auto: 0.025, of random ones 1.
         milestones: two shares of the run after which the learning rate is a tenth, beside the run's schedule.
-        views: the first view of a picture is used. Default a crop of half the area at least, since sides, colours and
+        views: the first view of an image is used. Default a crop of half the area at least, since sides, colours and
             light may be attributes.
         official: as the released code: the held encoder keeps its dropout and its batch statistics moving, and scores
             are sums of cosines (nearfar: times 100, fine enough for the sweep over biases).
@@ -82,14 +82,14 @@ class CoT(Method):
     paper = Paper(
         "Hierarchical Visual Primitive Experts for Compositional Zero-Shot Learning",
         "ICCV 2023",
-        "Attributes are read from several layers as the object directs, and rare ones are mixed into other pictures.",
+        "Attributes are read from several layers as the object directs, and rare ones are mixed into other images.",
         arxiv="2308.04016",
         differs="random unit vectors as words unless a file is given (the paper: GloVe); AdamW and a cosine schedule "
         "unless asked (--preset paper: Adam with L2 decay, rates by group, a tenth of them from 23/36 and again from "
         "30/36 of the run on, as for C-GQA); a warm-up of a twentieth of the run; no mirroring by default; the held "
         "encoder is in evaluation mode and scores are times 100 (--official for the released code); the weights of the "
         "loss are those that the code uses, not those of its configuration files; vectors and words are mixed, as in "
-        "the code, not pictures, as the abstract has it; several attributes count as the mean of theirs; the model is "
+        "the code, not images, as the abstract has it; several attributes count as the mean of theirs; the model is "
         "kept as it ends (the code: at its best validation AUC); batch norms see the rows of their own process",
     )
     needs = (frozenset({"image", "attribute", "object"}),)
@@ -146,7 +146,7 @@ class CoT(Method):
         self.role, self.tower = encoder.role, Tower(mapped.without_projection())
         self.plan = check_plan(views or self.default_part("views"), encoder)
         if self.plan.members > 1:
-            raise InputError("'cot' looks at each picture alone, and these views show rows of a group together.",
+            raise InputError("'cot' looks at each image alone, and these views show rows of a group together.",
                              "Choose other --views.")  # fmt: skip
         self.attention, self.dropout, self.words, self.dim = attention, dropout, words, None if dim == "auto" else dim
         self.layers = () if attention == "last" else layers_between(mapped.layers) if layers == "auto" else layers
@@ -190,7 +190,7 @@ class CoT(Method):
         if self.start(facts.steps) < facts.steps:
             if facts.batch_size // 2 // processes.rank_and_world()[1] < 2:
                 raise InputError(f"Batches of {facts.batch_size} are halved for the augmentation, and a process must "
-                                 "have two of the pictures left.", "Use a larger --batch-size, or --augment-from 1."
+                                 "have two of the images left.", "Use a larger --batch-size, or --augment-from 1."
                                  )  # fmt: skip
             found["augmented_from"] = self.start(facts.steps)
         return found
@@ -204,7 +204,7 @@ class CoT(Method):
         return round(self.augment_from * steps)
 
     def stage_of(self, step: int) -> int:
-        """1: pictures have partners."""
+        """1: images have partners."""
         return int(step >= self.start(self.facts.steps))
 
     def sampler(self, stage: int) -> Sampler:
@@ -218,7 +218,7 @@ class CoT(Method):
         return Partners(draw, base).sized(self.facts.batch_size // 2)
 
     def drawn(self, batch: Batch) -> tuple[bool, float]:
-        """Whether the partners take part in this step, and the share of each picture that is not its partner's; the
+        """Whether the partners take part in this step, and the share of each image that is not its partner's; the
         same on all processes."""
         rng = np.random.default_rng([batch.seed, batch.number, 23])
         return batch.members == 2 and rng.random() < self.augment_share, float(rng.beta(self.beta, self.beta))
@@ -260,7 +260,7 @@ class CoT(Method):
         return Loss(total, {name: term.detach() for name, term in terms.items()})
 
     def mixed(self, pair: Sequence[Tensor], of: Tensor, labels: Tensor, share: float) -> Tensor:
-        """L_mix: pictures and the words of their attributes, mixed with their partners'."""
+        """L_mix: images and the words of their attributes, mixed with their partners'."""
         mine, theirs = (self.shares[rows] for rows in of)
         virtual = equations.mixed(pair[0], pair[1], share)
         label = self.composer.labels(equations.mixed(mine, theirs, share), self.objects[of[0]])

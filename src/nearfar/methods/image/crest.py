@@ -1,8 +1,8 @@
 """CREST: evidence for classes on two paths between regions and attributes (ACM MM 2024), a reconstruction.
 
-    picture --encoder--> regions X;   words A of attributes look at X, and X looks at A  -->  psi, psi' of attributes
+    image --encoder--> regions X;   words A of attributes look at X, and X looks at A  -->  psi, psi' of attributes
     score of a class = < psi, z / |z| >   --softplus-->  evidence, a Dirichlet opinion a path;   Dempster fuses both
-    L = L_EDL (both paths and fused) + 0.5 L_VICL (pictures alike by attribute; unsure negatives count less)
+    L = L_EDL (both paths and fused) + 0.5 L_VICL (images alike by attribute; unsure negatives count less)
         + 0.1 L_DIGS (patterns apart) + L_ARISE (the attributes of both paths, by how sure they are, are those of z)
 
 Classes that were never trained on are told by their attributes alone. The equations are those of
@@ -44,7 +44,7 @@ EVIDENTIAL = {"learned": ("evidential",)}
 
 @register("crest", family="image")
 class CREST(Method):
-    """Pictures with a class that attributes describe (`--target` and `--class-attributes FILE`); classes that were
+    """Images with a class that attributes describe (`--target` and `--class-attributes FILE`); classes that were
     never trained on are told too, each answer with its uncertainty.
 
     The curve shows the terms of the loss (told, vicl, digs, arise), the mean uncertainty of the fused opinion, and the
@@ -73,11 +73,11 @@ class CREST(Method):
         attribute_weight: of ARISE.
         anneal_epochs: until the divergence of wrong evidence counts in full.
         classes: of a batch. auto: 10, or as many as there are.
-        each: pictures of every one; smaller classes are not drawn. auto: 5, or as many as the smallest class with two
+        each: images of every one; smaller classes are not drawn. auto: 5, or as many as the smallest class with two
             has.
         map_layer: whose map the regions are; last: the encoder's last.
         hold_encoder: whether the encoder stays as it is. auto: where it is pretrained.
-        views: how a picture is changed before it is encoded. Default not at all.
+        views: how an image is changed before it is encoded. Default not at all.
 
     Raises InputError: data without attributes of classes, one class alone, an encoder without maps, no term to learn
     from.
@@ -165,7 +165,7 @@ class CREST(Method):
             self.tower.requires_grad_(False).eval()
         self.plan = None if views is None else check_plan(views, encoder)
         if self.plan is not None and self.plan.members > 1:
-            raise InputError("'crest' looks at each picture alone, and these views show rows of a group together.",
+            raise InputError("'crest' looks at each image alone, and these views show rows of a group together.",
                              "Choose other --views.")  # fmt: skip
         self.words, self.word_width = words, None if word_width == "auto" else word_width
         self.sizes = {"dim": dim, "patterns": patterns, "kept": kept, "paths": paths}
@@ -192,11 +192,11 @@ class CREST(Method):
         made = self.trained_on = described_classes(data, rows, "crest")
         counts = np.bincount(made.of[rows][made.of[rows] >= 0], minlength=len(made.matrix))
         classes, each = self.wanted
-        several = counts[counts > 1]  # of a class of one picture the contrast sees no positive
+        several = counts[counts > 1]  # of a class of one image the contrast sees no positive
         self.each = (min(5, int(several.min())) if len(several) else 1) if each == "auto" else each
         self.classes = min(10, int((counts >= self.each).sum())) if classes == "auto" else classes
         if self.classes < 2:
-            raise InputError(f"Batches of 'crest' hold {self.each} pictures of two classes at least; {self.classes} of "
+            raise InputError(f"Batches of 'crest' hold {self.each} images of two classes at least; {self.classes} of "
                              f"the {len(counts)} classes of training rows have so many.",
                              "Use a smaller --each.")  # fmt: skip
         encoder: Any = self.tower.encoder

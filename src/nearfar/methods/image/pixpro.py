@@ -1,8 +1,8 @@
 """PixPro and PixContrast: consistency of pixels that show the same place (Xie et al., CVPR 2021).
 
-x --two crops--> feature maps; cells whose centres lie near each other in the source picture are positives
+x --two crops--> feature maps; cells whose centres lie near each other in the source image are positives
 PixPro:      y = pixels propagated to the similar ones of their own view, against the teacher's x' of the other view
-PixContrast: each pixel must find its positives among all pixels of the other view of the SAME picture
+PixContrast: each pixel must find its positives among all pixels of the other view of the SAME image
 optionally an instance branch beside it: pooled vectors through a predictor, against the teacher's
 """
 
@@ -27,13 +27,13 @@ from nearfar.views.image import Drawn, ImageViews
 
 
 def crop_coordinates(drawn: Drawn, height: int, width: int) -> Float[Tensor, "n 4"]:
-    """(x_left, y_top, x_right, y_bottom) of each crop in shares of its source picture of height x width pixels.
+    """(x_left, y_top, x_right, y_bottom) of each crop in shares of its source image of height x width pixels.
 
-    The whole picture is (0, 0, 1, 1); a crop mirrored left-right has x_left > x_right, one mirrored top-down
+    The whole image is (0, 0, 1, 1); a crop mirrored left-right has x_left > x_right, one mirrored top-down
     y_top > y_bottom. Source: official code, card A.
     """
     if min(height, width) < 2:
-        raise InputError(f"Crops of a picture of {width} x {height} pixels have no coordinates.")
+        raise InputError(f"Crops of an image of {width} x {height} pixels have no coordinates.")
     x0, y0, x1, y1 = drawn.boxes.float().unbind(1)
     left, right = x0 / (width - 1), (x1 - 1) / (width - 1)
     flip = drawn.flip.to(left.device)
@@ -87,9 +87,9 @@ def pixpro(
     *,
     negatives: str = "local",
 ) -> Float[Tensor, ""]:
-    """-2 mean over pictures of the mean cosine of y_i and target_j over the positive pairs (i, j): in [-2, 2].
+    """-2 mean over images of the mean cosine of y_i and target_j over the positive pairs (i, j): in [-2, 2].
 
-    The target is a constant. A picture without a positive pair counts as 0. One direction of eq. 5.
+    The target is a constant. An image without a positive pair counts as 0. One direction of eq. 5.
     """
     net = exchange(negatives)
     cosine = F.normalize(y, dim=-1, eps=1e-12) @ F.normalize(target.detach(), dim=-1, eps=1e-12).transpose(1, 2)
@@ -108,7 +108,7 @@ def pixcontrast(
 ) -> Float[Tensor, ""]:
     """-log of the share of the positives in the softmax over the pixels of the other view, at least 0.
 
-    The mean over the pixels that have a positive, then over the pictures that have one; 0 with a graph where none
+    The mean over the pixels that have a positive, then over the images that have one; 0 with a graph where none
     has. The target is a constant. tau: 0.3. One direction of eq. 2.
     """
     net = exchange(negatives)
@@ -118,8 +118,8 @@ def pixcontrast(
     rows = torch.where(held, everyone - torch.where(held, near, everyone), 0)
     counts = held.sum(-1)
     total = (rows.sum(-1) / counts.clamp(min=1)).sum()
-    pictures = net.sum((counts > 0).sum().to(rows.dtype))
-    return net.sum(total) / pictures.clamp(min=1)
+    images = net.sum((counts > 0).sum().to(rows.dtype))
+    return net.sum(total) / images.clamp(min=1)
 
 
 class Propagation(nn.Module):
@@ -174,7 +174,7 @@ class PixPro(Method):
 
     Args:
         pretext: propagate (PixPro) or contrast (PixContrast: positives among the pixels of the other view).
-        views: two crops of a picture, which may be flipped but not turned. Paper: BYOL's, with blur and solarisation.
+        views: two crops of an image, which may be flipped but not turned. Paper: BYOL's, with blur and solarisation.
         threshold: T; largest distance of positive cells in diagonals of a cell.
         gamma: sharpness of the propagation.
         layers: l; 1x1 convolutions before the propagation.
@@ -287,16 +287,16 @@ class PixPro(Method):
 
 
 def pooled_consistency(p: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
-    """-2 mean cosine of the predicted and the teacher's vector, over the pictures of all processes."""
+    """-2 mean cosine of the predicted and the teacher's vector, over the images of all processes."""
     net = exchange("global")
     cosine = (F.normalize(p, dim=1) * F.normalize(target.detach(), dim=1)).sum(1)
     return -2 * net.sum(cosine.sum()) / net.count(p)
 
 
 def check_geometry(plan: Views) -> ImageViews:
-    """Raises for views whose cells cannot be traced back: several members, or turned, zoomed or shifted pictures."""
+    """Raises for views whose cells cannot be traced back: several members, or turned, zoomed or shifted images."""
     if not isinstance(plan, ImageViews) or plan.members > 1 or plan.targets < 2 or turned(plan):
-        raise InputError("PixPro needs two crops of one picture, neither turned nor shifted.", "Use --views two-crops.")
+        raise InputError("PixPro needs two crops of one image, neither turned nor shifted.", "Use --views two-crops.")
     return plan
 
 

@@ -75,7 +75,7 @@ class SepCLR(Method):
         arxiv="2402.11928",
         differs="only the kernel joint entropy of the paper's ways to keep the codes independent, as in the released "
         "code; numbers of attributes are brought to 0..1 over the training rows, and rows without one left out of "
-        "its term; colours are jittered for each picture instead of once a batch; crops keep the picture's size "
+        "its term; colours are jittered for each image instead of once a batch; crops keep the image's size "
         '(24 pixels of 32 in the paper\'s CIFAR-MNIST: --views "two-crops --size 24"); a term without rows of its '
         "set is 0; weights of 10 unless asked, which suit small encoders and few steps; encoders are small ones "
         "unless named (--encoder resnet18)",

@@ -87,4 +87,4 @@ class Align(PairContrast):
     @classmethod
     def suits(cls, roles: Mapping[str, Any]) -> tuple[int, str] | None:
         both = {"image", "text"} <= set(roles) and "group" not in roles
-        return (50, "each row pairs a picture with a text") if both else None
+        return (50, "each row pairs an image with a text") if both else None

@@ -1,9 +1,9 @@
 """CLIP-rocket, and SiamLIP, BYOLIP, BarLIP, SwALIP beside it: improved baselines for vision-language pre-training (Fini
 et al., TMLR 2023).
 
-    picture, caption --weak-->        x0, t0      --tower, linear head-->  z      G = CLIP(z; s)
+    image, caption --weak-->        x0, t0      --tower, linear head-->  z      G = CLIP(z; s)
                      --strong, A x--> x1.., t1..  --tower, MLP-->          h      L = mean_ab CLIP(h_a, h_b; s_h, eps)
-    loss = (G + A L) / (1 + A)   [mode sum: twice that]   + weight * extra(pictures, captions)
+    loss = (G + A L) / (1 + A)   [mode sum: twice that]   + weight * extra(images, captions)
 
 Strong views of both sides keep small data from being learned by heart; a head and a temperature of their own keep them
 from blurring z. Used are z, h, or both: w cos z + (1 - w) cos h. The equations are `nearfar.losses.clip_rocket`,
@@ -44,12 +44,12 @@ PAPER = {
 
 @register("clip-rocket", family="multimodal")
 class CLIPRocket(PairContrast):
-    """CLIP with strong views of pictures and captions beside the weak ones, through heads of their own.
+    """CLIP with strong views of images and captions beside the weak ones, through heads of their own.
 
     Args:
-        local: A; strong views of each picture and caption beside the first one; 0: CLIP.
+        local: A; strong views of each image and caption beside the first one; 0: CLIP.
         first: how the first views are changed: weak; strong, as the others; plain, not at all.
-        views: how pictures are changed: weak-strong, or another plan of 1 + local views.
+        views: how images are changed: weak-strong, or another plan of 1 + local views.
         text_views: how captions are changed: words, or another plan of 1 + local views.
         projector: separate: strong views have a head (three layers) and a temperature of their own; shared: those of
             the first view.
@@ -59,7 +59,7 @@ class CLIPRocket(PairContrast):
             --extra swav 0.
         mode: avg: the mean over views and directions; sum: twice that, beside which an extra term weighs half as much.
         dropout: local: dropout and drop-path of encoders act on strong views alone; all: on the first one too.
-        extra: a further term between pictures and captions: none, barlow (BarLIP), simsiam (SiamLIP), byol (BYOLIP),
+        extra: a further term between images and captions: none, barlow (BarLIP), simsiam (SiamLIP), byol (BYOLIP),
             swav (SwALIP, of two strong views).
         extra_weight: its weight. auto: 1, of swav 0.2.
         extra_hidden: width of the hidden layers of its projectors, and of its predictors.
@@ -82,7 +82,7 @@ class CLIPRocket(PairContrast):
     paper = Paper(
         "Improved baselines for vision-language pre-training",
         "TMLR 2023",
-        "Strong views of pictures and captions, with a head of their own, make CLIP as good as its relatives.",
+        "Strong views of images and captions, with a head of their own, make CLIP as good as its relatives.",
         arxiv="2305.08675",
         differs="gradients flow through all candidates (--official: constants, as on several processes in the released "
         "code); identical items are masked in all CLIP terms, by the caption that was drawn for the row "

@@ -23,6 +23,6 @@ class CoOp(PromptLearner):
         arxiv="2109.01134",
         differs="for compositions, as in the code of CSP: three learned tokens that begin as 'a photo of' (as many as "
         "--context has), the names behind them, no contexts of single classes and no random start; the preset is that "
-        "of CSP, whose baseline it is: its rate, decay and views; towers, pictures and the open world as in csp",
+        "of CSP, whose baseline it is: its rate, decay and views; towers, images and the open world as in csp",
     )
     learned = "context"

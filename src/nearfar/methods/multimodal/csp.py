@@ -34,7 +34,7 @@ class CSP(PromptLearner):
         "Attributes and objects are learned words of a prompt, which can be put together in pairs never seen.",
         arxiv="2204.03574",
         differs="towers and scale are frozen outright (the code computes their gradients and throws them away); "
-        "prompts are as long as they need to be, not 8 tokens in training and 16 in use; pictures are not changed "
+        "prompts are as long as they need to be, not 8 tokens in training and 16 in use; images are not changed "
         "unless --views or --preset paper say so, and never by a random perspective; in the open world implausible "
         "pairs are left out (--task 'compositions --left zero' for the code's factor 0), and judged by the tower's own "
         "vectors of their names unless word vectors are given; the preset is that of MIT-States and C-GQA (UT-Zappos: "

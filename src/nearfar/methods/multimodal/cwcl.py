@@ -61,14 +61,14 @@ class ContinuousWeights(PairContrast):
 
     Args:
         frozen: which tower stays as it is. Give it pretrained weights (--text-encoder minilm, --weights FILE or the
-            folder of a nearfar model). A fresh small text encoder compares keywords; a fresh picture encoder is
+            folder of a nearfar model). A fresh small text encoder compares keywords; a fresh image encoder is
             refused.
-        untrained: take a frozen picture encoder with random weights all the same.
+        untrained: take a frozen image encoder with random weights all the same.
         weighted: whose vectors are the anchors of the weighted direction: trained, frozen, both, or none (one positive
             a row in both directions, the paper's baseline). Which one the paper weights could not be verified; the
             effect is nearly the same.
         reference: an encoder of the frozen side's kind whose space gives the weights in place of the frozen tower's:
-            for texts minilm or a folder, for pictures a file of weights or the folder of a nearfar model. Its
+            for texts minilm or a folder, for images a file of weights or the folder of a nearfar model. Its
             vectors are computed once.
         temperature: tau; where it is learned, its start.
         learn_temperature: train tau, as the paper does. Fixed by default: in an earlier check that did better (78.0 %
@@ -76,7 +76,7 @@ class ContinuousWeights(PairContrast):
         head: of the trained tower, into the frozen space: linear or mlp.
         views: how the input of the trained tower is changed before it is encoded; the frozen one sees it as it is.
 
-    Raises InputError: a frozen picture encoder with random weights, unless `untrained`.
+    Raises InputError: a frozen image encoder with random weights, unless `untrained`.
     """
 
     paper = Paper(
@@ -111,7 +111,7 @@ class ContinuousWeights(PairContrast):
         place = next((k for k, e in enumerate(both) if e.modality == frozen), 1)
         if frozen == "image" and not both[place].pretrained and not untrained:
             raise InputError(
-                "The frozen picture encoder has random weights: how alike it finds two pictures is noise.",
+                "The frozen image encoder has random weights: how alike it finds two images is noise.",
                 "Give it weights (--weights with a file or the folder of a nearfar model), freeze the texts' encoder "
                 "(--frozen text), or take it as it is (--untrained true).",
             )

@@ -44,7 +44,7 @@ class M3CoL(Method):
     Args:
         groups: which columns of numbers are a modality: "mean *; *error; worst *", each if need be with a name,
             "size=radius,area; ...". Default: all numbers are one; columns that hold lists are one each.
-        mix: what is mixed: embeddings (as in the released code), or inputs of pictures and numbers beside embeddings of
+        mix: what is mixed: embeddings (as in the released code), or inputs of images and numbers beside embeddings of
             the others (as in the paper).
         alpha: a; of the Beta distribution of the mixing shares.
         rate: s; the share of rows that are mixed; 0: none, the contrast is CLIP's.
@@ -58,7 +58,7 @@ class M3CoL(Method):
         head: a layer between encoder and vector: none or linear. auto: linear where the encoders differ in width or
             are frozen.
         dim: width of the vectors, with such layers.
-        views: how a picture is changed before it is encoded.
+        views: how an image is changed before it is encoded.
         text_lr: learning rate of encoders of texts (paper: 2e-5); default that of the others.
         head_lr: learning rate of the classifiers; default that of the encoders.
         mask_duplicates: rows that are equal in a modality (or of one group) are no negatives of each other, nor of
@@ -72,7 +72,7 @@ class M3CoL(Method):
         "TMLR 2025",
         "A mixture of two rows in one modality is near to both of them in another, in proportion to their shares.",
         arxiv="2409.17777",
-        differs="embeddings are mixed, as in the released code (--mix inputs: pictures and numbers before the encoder, "
+        differs="embeddings are mixed, as in the released code (--mix inputs: images and numbers before the encoder, "
         "as in the paper); candidates are clean rows and a row that is its own partner keeps its whole target "
         "(--official true for the released code, which overwrites both); rows that are equal in a modality are "
         "masked where mixtures are contrasted (--mask-duplicates false for the paper's behaviour); rows are mixed "
@@ -139,7 +139,7 @@ class M3CoL(Method):
         )
         self.plans = {one.modality: pair_views(views, one) for one in made}
         if any(plan is not None and plan.members > 1 for plan in self.plans.values()):
-            raise InputError("'m3col' takes one view of each picture, and these views show rows of a group together.",
+            raise InputError("'m3col' takes one view of each image, and these views show rows of a group together.",
                              "Set --views.k 1, or choose other --views.")  # fmt: skip
         self.mix, self.official, self.unimodal, self.mask_duplicates = mix, official, unimodal, mask_duplicates
         self.alpha, self.share_mixed, self.phase, self.weight = alpha, rate, phase, weight
@@ -238,7 +238,7 @@ class M3CoL(Method):
         return drawn[0].to(batch.rows.device), drawn[1].to(batch.rows.device)
 
     def make_views(self, batch: Batch) -> dict[str, list]:
-        """One view of each modality; where inputs are mixed, a mixed one of pictures and numbers beside it."""
+        """One view of each modality; where inputs are mixed, a mixed one of images and numbers beside it."""
         made: dict[str, list] = {}
         generator, place = batch.generator(), 0
         for role, _, encoder in self.sides():

@@ -1,4 +1,4 @@
-"""MCL over pairs: multistage contrastive learning of two encoders, such as those of pictures and of their texts (Zhang
+"""MCL over pairs: multistage contrastive learning of two encoders, such as those of images and of their texts (Zhang
 et al., ECCV 2024).
 
     stage 0: contrast of pairs (or a ready model) --> f_0, g_0
@@ -33,7 +33,7 @@ class PairsInStages(Multistage, PairContrast):
     paper = Paper(
         "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning",
         "ECCV 2024",
-        "Pictures that earlier stages cannot tell apart are the only negatives of the next one.",
+        "Images that earlier stages cannot tell apart are the only negatives of the next one.",
         arxiv="2402.11816",
         differs="all layers of the first tower are trained, not the last six groups; stage 0 is trained unless --first "
         "names a model, and each stage begins at the temperature that is asked for, which learns at five times the "

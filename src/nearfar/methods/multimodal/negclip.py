@@ -1,12 +1,12 @@
-"""NegCLIP: captions of the same words in another order, and pictures that look alike, as negatives (Yuksekgonul et al.,
+"""NegCLIP: captions of the same words in another order, and images that look alike, as negatives (Yuksekgonul et al.,
 ICLR 2023).
 
-    item:  (x, t) and t-, a hard caption of t;   (x_h, t_h), one of the K pictures nearest to x, and t_h-
+    item:  (x, t) and t-, a hard caption of t;   (x_h, t_h), one of the K images nearest to x, and t_h-
     I = [x; x_h]  (2B)      T = [t; t_h; t-; t_h-]  (4B)      S = I T' / tau
-    L = 1/2 [ CE(S, the true caption among all 4B)  +  CE(S' of the 2B true captions, their picture among the 2B) ]
+    L = 1/2 [ CE(S, the true caption among all 4B)  +  CE(S' of the 2B true captions, their image among the 2B) ]
 
 Random negatives differ in their words, so that a bag of words already tells them apart. A hard caption is a candidate
-of pictures alone: no picture belongs to it. The equation is `nearfar.losses.negclip`.
+of images alone: no image belongs to it. The equation is `nearfar.losses.negclip`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class HardCaptions:
 
 @register("negclip", family="multimodal")
 class NegCLIP(PairContrast):
-    """A caption with its words in another order, and a picture that looks alike, are negatives: the order counts.
+    """A caption with its words in another order, and an image that looks alike, are negatives: the order counts.
 
     Args:
         hard: hard captions. swapped: two constituents of one kind (nouns, adjectives, adverbs, verbs, noun phrases)
@@ -70,8 +70,8 @@ class NegCLIP(PairContrast):
             words change places), or the folder of a pipeline of spaCy.
         unswappable: what becomes of a caption that has nothing to swap: random (two of its words change places) or drop
             (it is not trained on).
-        pictures: K; one of so many nearest pictures joins the batch with its caption and hard caption; 0: none.
-        nearest: what says how near two pictures are: encoder (the one that is trained, as it begins) or pixels. auto:
+        images: K; one of so many nearest images joins the batch with its caption and hard caption; 0: none.
+        nearest: what says how near two images are: encoder (the one that is trained, as it begins) or pixels. auto:
             the encoder where it is pretrained.
         temperature: tau; its start where it is learned; kept within 0.01 and 1.
 
@@ -81,17 +81,17 @@ class NegCLIP(PairContrast):
     paper = Paper(
         "When and why vision-language models behave like bags-of-words, and what to do about it?",
         "ICLR 2023",
-        "Captions with their words exchanged and pictures that look alike are negatives, so that word order counts.",
+        "Captions with their words exchanged and images that look alike are negatives, so that word order counts.",
         arxiv="2210.01936",
         differs="classes of words by rules unless a pipeline of spaCy is named; what means the same in another order "
-        "(a cat and a dog) is no hard caption; identical pictures and captions are masked "
-        "(--mask-duplicates false for the paper's behaviour); the pictures nearest to the encoder that is "
+        "(a cat and a dog) is no hard caption; identical images and captions are masked "
+        "(--mask-duplicates false for the paper's behaviour); the images nearest to the encoder that is "
         "trained, as it begins, or in pixels; the temperature learns at five times the rate and starts at 0.07, not "
         "from a checkpoint; a warm-up of a twentieth of a run (the paper: 50 steps); no gathering in the paper's "
         "code, whose diagonal is wrong on several processes",
     )
     needs = (frozenset({"image", "text"}),)
-    preset_paper = {"hard": "swapped", "pictures": 3, "temperature": 0.07, "mask_duplicates": False}
+    preset_paper = {"hard": "swapped", "images": 3, "temperature": 0.07, "mask_duplicates": False}
     paper_training = {"optimiser": "adamw", "lr": 1e-6, "weight_decay": 0.2, "betas": (0.9, 0.98), "eps": 1e-6,
                       "schedule": "cosine"}  # fmt: skip
     defaults = {"temperature": 0.07, "learn_temperature": True}
@@ -100,7 +100,7 @@ class NegCLIP(PairContrast):
     only_with = {
         **PairContrast.only_with,
         **{name: {"hard": ("auto", "swapped")} for name in ("swaps", "word_classes", "unswappable")},
-        "nearest": {"pictures": Range(1, MOST)},
+        "nearest": {"images": Range(1, MOST)},
     }
 
     def __init__(
@@ -112,7 +112,7 @@ class NegCLIP(PairContrast):
         swaps: PositiveInt = 5,
         word_classes: str = "rules",
         unswappable: Literal["random", "drop"] = "random",
-        pictures: NonNegativeInt = 3,
+        images: NonNegativeInt = 3,
         nearest: Literal["auto", "encoder", "pixels"] = "auto",
         **shared: Any,
     ):
@@ -121,7 +121,7 @@ class NegCLIP(PairContrast):
         self.hard, self.swaps, self.word_classes, self.unswappable = hard, swaps, word_classes, unswappable
         if hard in ("auto", "swapped") and word_classes != "rules":
             tagger(word_classes, ())  # a folder that is none is told before the data are read
-        self.pictures = pictures
+        self.images = images
         self.nearest = ("encoder" if encoder.pretrained else "pixels") if nearest == "auto" else nearest
         self.pool: HardCaptions | None = None
         self.summary: dict[str, Any] = {}
@@ -131,7 +131,7 @@ class NegCLIP(PairContrast):
         column = data.roles[self.roles[1]]
         if len(np.unique(content[rows])) < 2:
             raise InputError(f"All {len(rows):,} training captions of {data.name} ('{column}') are equal: nothing "
-                             "tells two pictures apart.", "Name another column: --text COLUMN.")  # fmt: skip
+                             "tells two images apart.", "Name another column: --text COLUMN.")  # fmt: skip
         if self.hard == "auto":
             self.hard = "own" if data.roles.get("negative") or data.pair_labels is not None else "swapped"
         self.kept, self.summary = rows, {"hard": self.hard}
@@ -144,7 +144,7 @@ class NegCLIP(PairContrast):
             if self.hard == "swapped" and self.unswappable == "drop":
                 self.kept = rows[[bool(found) for found in lists]]
             self.pool = self.pooled(data, rows, content, lists)
-        if self.pictures:
+        if self.images:
             self.summary["nearest"] = self.nearest
             self.partner = self.neighbours(data, self.kept)
 
@@ -183,18 +183,18 @@ class NegCLIP(PairContrast):
         return HardCaptions(ids, first, count, content, read)
 
     def neighbours(self, data: Data, rows: np.ndarray) -> Any:
-        """Of each row, the rows of the K other pictures that are nearest to its own, each picture alike."""
+        """Of each row, the rows of the K other images that are nearest to its own, each image alike."""
         content, role = np.asarray(data.content(self.roles[0]))[rows], self.roles[0]
-        _, first, picture, many = np.unique(content, return_index=True, return_inverse=True, return_counts=True)
+        _, first, image, many = np.unique(content, return_index=True, return_inverse=True, return_counts=True)
         if len(first) < 2:
-            raise InputError(f"All {len(rows):,} training pictures of {data.name} are equal: none has a neighbour.",
-                             "Name another column: --image COLUMN; or use --pictures 0.")  # fmt: skip
+            raise InputError(f"All {len(rows):,} training images of {data.name} are equal: none has a neighbour.",
+                             "Name another column: --image COLUMN; or use --images 0.")  # fmt: skip
         z = torch.from_numpy(np.asarray(self.looks(data, role, rows[first]), np.float32))
-        found = Similarity(z, z).topk(min(self.pictures + 1, len(z)))[1]
+        found = Similarity(z, z).topk(min(self.images + 1, len(z)))[1]
         other = found != torch.arange(len(z))[:, None]
-        other[:, -1] &= ~other.all(1)  # a picture whose copies in the encoder's eyes crowd it out
+        other[:, -1] &= ~other.all(1)  # an image whose copies in the encoder's eyes crowd it out
         of, near = (x.numpy() for x in (other.nonzero()[:, 0], found[other]))
-        order = np.argsort(picture, kind="stable")
+        order = np.argsort(image, kind="stable")
         members = np.split(rows[order], np.cumsum(many)[:-1])
         pairs = [(row, other, 1 / many[b]) for a, b in zip(of, near, strict=True) for row in members[a]
                  for other in members[b]]  # fmt: skip
@@ -214,11 +214,11 @@ class NegCLIP(PairContrast):
 
     def sampler(self, stage: int) -> Sampler:
         base = Permutation().only(self.kept)
-        return Partners(self.partner, base) if self.pictures else base
+        return Partners(self.partner, base) if self.images else base
 
     @property
     def members(self) -> int:
-        return 2 if self.pictures else 1
+        return 2 if self.images else 1
 
     def drawn_negatives(self, data: Data) -> Sequence[Any]:
         return () if self.pool is None else (self.pool,)
@@ -229,12 +229,12 @@ class NegCLIP(PairContrast):
         return made | ({"negative": [x for both in hard for x in by_member(both, batch.members)]} if hard else {})
 
     def encode(self, batch: Batch) -> dict[str, Any]:
-        (pictures, texts), hard = (batch.views[role] for role in self.roles), batch.views.get("negative", [])
-        made = {"a": [self.tower_a(x) for x in pictures], "b": [self.tower_b(x) for x in texts]}
+        (images, texts), hard = (batch.views[role] for role in self.roles), batch.views.get("negative", [])
+        made = {"a": [self.tower_a(x) for x in images], "b": [self.tower_b(x) for x in texts]}
         return made | ({"negative": [self.tower_b(x) for x in hard]} if hard else {})
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
-        rows = dataclasses.replace(batch, members=1)  # the hard pictures are items like the others
+        rows = dataclasses.replace(batch, members=1)  # the hard images are items like the others
         image, text = (torch.cat(embedded[side]) for side in ("a", "b"))
         hard = torch.cat(embedded["negative"]) if "negative" in embedded else None
         options = self.with_hard_negatives(self.layout_options(rows), rows)
@@ -253,16 +253,16 @@ def frozen_reader(encoder: Frozen, texts: Sequence[str]) -> Any:
 
 def own_captions(data: Data, rows: np.ndarray, roles: tuple[str, str]) -> list[list[str]]:
     """The hard captions that the data hold of each of the rows: its cells in the columns of hard negatives, and the
-    captions of rows labelled 0 with its picture; none that is its own caption."""
+    captions of rows labelled 0 with its image; none that is its own caption."""
     kind = modalities.of(roles[1])
     cells = [data.texts(column, rows) for column in data.roles.get("negative") or ()]
     found = [list(texts) for texts in zip(*cells, strict=True)] if cells else [[] for _ in rows]
     if data.pair_labels is not None:
-        train, pictures = np.asarray(data.splits["train"]), np.asarray(data.content(roles[0]))
-        apart, by_picture = train[data.pair_labels[train] == 0], {}
-        for picture, text in zip(pictures[apart].tolist(), data.texts(roles[1], apart), strict=True):
-            by_picture.setdefault(picture, []).append(text)
-        found = [texts + by_picture.get(int(pictures[row]), []) for texts, row in zip(found, rows, strict=True)]
+        train, images = np.asarray(data.splits["train"]), np.asarray(data.content(roles[0]))
+        apart, by_image = train[data.pair_labels[train] == 0], {}
+        for image, text in zip(images[apart].tolist(), data.texts(roles[1], apart), strict=True):
+            by_image.setdefault(image, []).append(text)
+        found = [texts + by_image.get(int(images[row]), []) for texts, row in zip(found, rows, strict=True)]
     own = [kind.content(text) for text in data.texts(roles[1], rows)]
     return [[text for text in dict.fromkeys(texts) if text.strip() and kind.content(text) != mine]
             for texts, mine in zip(found, own, strict=True)]  # fmt: skip

@@ -72,7 +72,7 @@ class SupReMix(ViewContrast):
         differs="the linear regressor is a ridge regression instead of one trained with L1; two slips of the released "
         "code are not repeated (real and mixed logits shifted by different maxima; weights of mixtures sorted apart "
         "from their mixtures); a row without a positive leaves the mean; cosine instead of steps in the learning rate; "
-        "crops of pictures change colours as well unless told (--views.strength 0 --views.grey 0); the unit of the "
+        "crops of images change colours as well unless told (--views.strength 0 --views.grey 0); the unit of the "
         "target, a year in the paper, follows the data unless named (--target-unit)",
     )
     needs = (frozenset({"any", "target"}),)

@@ -63,9 +63,9 @@
 
   const plot = document.getElementById("map-plot");
   const tip = document.getElementById("map-tip");
-  const toggle = document.getElementById("as-pictures");
+  const toggle = document.getElementById("as-images");
   let current = maps && Object.keys(maps)[0];
-  let pictures = true;
+  let images = true;
 
   const range = (values) => {
     const low = Math.min(...values), high = Math.max(...values);
@@ -90,10 +90,10 @@
     }).filter((trace) => trace.x.length);
   };
 
-  const pictured = (map) => pictures && Boolean(map.thumb);
+  const pictured = (map) => images && Boolean(map.thumb);
 
-  // Only pictures that do not cover one another are drawn; the others stay dots.
-  const drawnPictures = (map) => {
+  // Only images that do not cover one another are drawn; the others stay dots.
+  const drawnImages = (map) => {
     if (!pictured(map)) return [];
     const [left, right] = range(map.x), [low, high] = range(map.y);
     const side = narrow.matches ? 22 : 28;
@@ -115,7 +115,7 @@
     const axis = { visible: false, zeroline: false, fixedrange: narrow.matches };
     const layout = {
       ...base(), margin: { l: 8, r: 8, t: 12, b: 8 }, dragmode: narrow.matches ? false : "pan", hovermode: "closest",
-      showlegend: map.shown.length > 0 && !pictured(map), images: drawnPictures(map), uirevision: current,
+      showlegend: map.shown.length > 0 && !pictured(map), images: drawnImages(map), uirevision: current,
       legend: { orientation: "h", y: -0.02, yanchor: "top", font: { size: 12, color: ink("soft") }, itemsizing: "constant" },
       xaxis: { ...axis, range: range(map.x) }, yaxis: { ...axis, range: range(map.y) },
     };
@@ -157,8 +157,8 @@
     plot.on("plotly_click", show);
     plot.on("plotly_unhover", () => { tip.hidden = true; });
     toggle.addEventListener("click", () => {
-      pictures = !pictures;
-      toggle.textContent = pictures ? "show kinds" : "show pictures";
+      images = !images;
+      toggle.textContent = images ? "show kinds" : "show images";
       drawMap();
     });
     listeners.map = (slug) => { current = slug; drawMap(); };

@@ -1,7 +1,7 @@
 """The built-in breast-cancer: 569 tumours as rows of 30 numbers, which scikit-learn packages.
 
 Breast Cancer Wisconsin (Diagnostic) (W. Wolberg, O. Mangasarian, N. Street and W. Street, UCI Machine Learning
-Repository, CC BY 4.0): ten features of the nuclei in a picture of each: their mean, its error, their worst values.
+Repository, CC BY 4.0): ten features of the nuclei in an image of each: their mean, its error, their worst values.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def open_digit_attributes() -> Raw:
     return Raw(
         name="digit-attributes",
         path=None,
-        kind="built-in pictures",
+        kind="built-in images",
         table=Dataset.from_list(rows),
         fingerprint=fingerprint(rows) + repr(facts()),
         roles={"image": "image", "label": ["digit"], "target": "digit", "id": "key"},

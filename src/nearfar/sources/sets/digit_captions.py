@@ -30,7 +30,7 @@ def noisy_caption(attribute: str, digit: str, rng: np.random.Generator) -> str:
 
 @register
 def open_digit_captions() -> Raw:
-    """One row a picture with its caption. All pictures of a drawing stand in one part."""
+    """One row an image with its caption. All images of a drawing stand in one part."""
     rng = np.random.default_rng(0)
     rows = [{"image": row["image"], "caption": noisy_caption(row["attribute"], row["object"], rng),
              "drawing": row["drawing"], "key": f"{row['drawing']}-{row['attribute']}"}
@@ -38,14 +38,14 @@ def open_digit_captions() -> Raw:
     return Raw(
         name="digit-captions",
         path=None,
-        kind="built-in pictures with texts",
+        kind="built-in images with texts",
         table=Dataset.from_list(rows),
         fingerprint=fingerprint(rows),
         roles={"image": "image", "text": "caption", "unit": "drawing", "id": "key"},
         reasons={
             "image": f"handwritten digits, {SIDE} x {SIDE} pixels",
             "text": "says what was done to the digit, and which it is, where no word is missing or wrong",
-            "unit": "pictures of one drawing stay together",
+            "unit": "images of one drawing stay together",
             "id": "drawing and operation",
         },
         meta={"licence": LICENCE},

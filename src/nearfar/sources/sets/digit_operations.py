@@ -38,7 +38,7 @@ OPERATIONS: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]
     "faint": lambda ink, rng: 0.35 * ink,
     "noisy": _noisy,
 }
-"""Ink (SIDE, SIDE), 0 to 1 -> that of the picture."""
+"""Ink (SIDE, SIDE), 0 to 1 -> that of the image."""
 
 
 def drawings() -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def operated(first: int) -> list[dict[str, Any]]:
 
 
 def png(light: np.ndarray) -> bytes:
-    """A grey picture (h, w) of values 0 to 1."""
+    """A grey image (h, w) of values 0 to 1."""
     file = io.BytesIO()
     Image.fromarray((255 * np.clip(light, 0, 1)).round().astype(np.uint8)).save(file, "PNG")
     return file.getvalue()
@@ -77,14 +77,14 @@ def fingerprint(rows: list[dict[str, Any]]) -> str:
 
 @register
 def open_digit_operations() -> Raw:
-    """One row a picture. All pictures of a drawing stand in one part; 15 of the 80 compositions stand in val alone and
+    """One row an image. All images of a drawing stand in one part; 15 of the 80 compositions stand in val alone and
     15 in test alone, drawn with the seed of the split."""
     rows = [row | {"caption": f"a photo of {row['attribute']} {row['object']}",
                    "key": f"{row['drawing']}-{row['attribute']}"} for row in operated(1)]  # fmt: skip
     return Raw(
         name="digit-operations",
         path=None,
-        kind="built-in pictures",
+        kind="built-in images",
         table=Dataset.from_list(rows),
         fingerprint=fingerprint(rows),
         roles={"image": "image", "text": "caption", "attribute": ["attribute"], "object": "object", "unit": "drawing",
@@ -94,7 +94,7 @@ def open_digit_operations() -> Raw:
             "text": "names attribute and object",
             "attribute": "what was done to the drawing",
             "object": "the digit that was written",
-            "unit": "pictures of one drawing stay together",
+            "unit": "images of one drawing stay together",
             "id": "drawing and operation",
         },
         meta={"licence": LICENCE},

@@ -67,7 +67,7 @@ def open_emoji(split: str | None = None) -> Raw:
     return Raw(
         name="emoji",
         path=None,
-        kind="built-in pictures",
+        kind="built-in images",
         table=Dataset(table),
         fingerprint=_fingerprint(),
         roles={

@@ -34,7 +34,7 @@ def open_emoji_tones() -> Raw:
     return Raw(
         name="emoji-tones",
         path=None,
-        kind="built-in pictures",
+        kind="built-in images",
         table=Dataset.from_list(rows),
         fingerprint=hashlib.sha256((emoji.fingerprint + repr((STYLES, GROUPS))).encode()).hexdigest(),
         roles={"image": "image", "text": "caption", "attribute": ["tone"], "object": "drawn", "domain": "style",

@@ -1,7 +1,7 @@
 """The built-in data set `scenes`: emoji laid on photographs, with a mask of the emoji's categories.
 
 Photographs: those below, which come inside scikit-image and scikit-learn; emoji: Twemoji and Noto of the set `emoji`.
-Licences: docs/licences.md. Nothing is shipped: the pictures are made on the user's machine, once, in the cache folder.
+Licences: docs/licences.md. Nothing is shipped: the images are made on the user's machine, once, in the cache folder.
 """
 
 import hashlib
@@ -57,9 +57,9 @@ class Sticker:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture uint8 (SIDE, SIDE, 3), its mask uint8 (SIDE, SIDE), the photograph and the emoji on it."""
+    """An image uint8 (SIDE, SIDE, 3), its mask uint8 (SIDE, SIDE), the photograph and the emoji on it."""
 
-    picture: np.ndarray
+    image: np.ndarray
     mask: np.ndarray
     photo: str
     emoji: list[str]
@@ -77,7 +77,7 @@ def open_scenes(cache: Path, seed: int = 0) -> Raw:
     return Raw(
         name="scenes",
         path=None,
-        kind="built-in pictures with masks",
+        kind="built-in images with masks",
         table=Dataset.from_file(str(path)),
         fingerprint=key[:32],
         roles={"image": "image", "mask": "mask", "split": "split", "id": "key"},
@@ -103,7 +103,7 @@ def _build(path: Path, emoji: Dataset, seed: int) -> None:
     ):
         for split, found in stickers_of(emoji, seed).items():
             for number, scene in enumerate(scenes(found, split, COUNTS[split], seed)):
-                row = (f"{split}/{number:04d}", _png(scene.picture), _png(scene.mask), split, scene.photo,
+                row = (f"{split}/{number:04d}", _png(scene.image), _png(scene.mask), split, scene.photo,
                        " ".join(scene.emoji))  # fmt: skip
                 cells = [pa.array([value], kind) for value, kind in zip(row, kinds, strict=True)]
                 writer.write_batch(pa.RecordBatch.from_arrays(cells, schema=schema))

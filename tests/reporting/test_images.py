@@ -10,9 +10,9 @@ from PIL import Image
 from nearfar.errors import InputError
 from nearfar.evaluation.tasks import task_for
 from nearfar.reporting import examples_json, map_2d, map_json, painted, thumbnail
-from nearfar.reporting.pictures import class_colour
+from nearfar.reporting.images import class_colour
 
-from ..evaluation.tiny import Tiny, Vectors, pictures
+from ..evaluation.tiny import Tiny, Vectors, images
 from .sample import embedding
 
 
@@ -74,8 +74,8 @@ def test_examples_point_at_the_right_items():
     assert texts == {"a": "d1", "b c": "d2", "far away": "d3"}
 
 
-def test_examples_and_maps_of_pictures():
-    data = Tiny({"image": pictures(12)}, groups=np.arange(12) % 4)
+def test_examples_and_maps_of_images():
+    data = Tiny({"image": images(12)}, groups=np.arange(12) % 4)
     embed = Vectors({"image": np.random.default_rng(0).normal(size=(12, 4))})
     scores = task_for(data).evaluate(embed, "test", examples=3)
     found = examples_json(data, scores.examples)
@@ -89,11 +89,11 @@ def test_examples_and_maps_of_pictures():
     assert len(drawn["thumb"]) == len(drawn["x"]) == 2
 
 
-def test_masks_are_painted_over_the_picture():
-    picture = np.full((3, 8, 8), 200, np.uint8)
+def test_masks_are_painted_over_the_image():
+    image = np.full((3, 8, 8), 200, np.uint8)
     mask = np.zeros((4, 4), np.uint8)
     mask[0, 0], mask[3, 3] = 1, 255
-    shown = painted(picture, mask).astype(int)
+    shown = painted(image, mask).astype(int)
     assert (shown[4, 4] == shown[4, 4, 0]).all()  # the ground is darkened, not coloured
     assert shown[4, 4, 0] < 200
     assert abs(shown[0, 0] - (0.28 * 200 + 0.72 * np.array(class_colour(1)))).max() <= 1

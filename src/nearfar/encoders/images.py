@@ -24,7 +24,7 @@ CHANNELS = {"rgb": 3, "orientation": 3 + ORIENTATIONS}
 
 
 class ImageEncoder(Encoder):
-    """Float pictures (n, 3, H, W) in [0, 1] -> vectors (n, dim); normalises its input itself."""
+    """Float images (n, 3, H, W) in [0, 1] -> vectors (n, dim); normalises its input itself."""
 
     modality = "image"
     size: int
@@ -82,16 +82,16 @@ class ImageEncoder(Encoder):
         return self
 
     def prepare(self, items: Any) -> Tensor:
-        """Pictures -> float32 (n, 3, size, size) in [0, 1].
+        """Images -> float32 (n, 3, size, size) in [0, 1].
 
-        items: a uint8 batch (n, 3, H, W), array or tensor, or a list of paths, PIL pictures and uint8 arrays (H, W, 3).
+        items: a uint8 batch (n, 3, H, W), array or tensor, or a list of paths, PIL images and uint8 arrays (H, W, 3).
         Transparent parts are laid on white; the short side is resized to `size`, then the centre is cut out.
         """
         if isinstance(items, np.ndarray | Tensor) and items.ndim == 4:
             batch = torch.from_numpy(np.array(items)) if isinstance(items, np.ndarray) else items
             if batch.dtype != torch.uint8 or batch.shape[1] != 3:
                 raise InputError(
-                    f"A batch of pictures must be uint8 (n, 3, H, W). Got {batch.dtype} {tuple(batch.shape)} instead."
+                    f"A batch of images must be uint8 (n, 3, H, W). Got {batch.dtype} {tuple(batch.shape)} instead."
                 )
             if tuple(batch.shape[-2:]) != (self.size, self.size):
                 batch = torch.stack([_to_tensor(x, self.size) for x in batch.permute(0, 2, 3, 1).numpy()])
@@ -131,7 +131,7 @@ class SmallImage(ImageEncoder):
     def feature_map(self, x: Tensor, layer: int | None = None) -> Tensor:
         if min(x.shape[-2:]) < 8:
             raise InputError(
-                f"The small image encoder needs pictures of at least 8 x 8 pixels. Got {tuple(x.shape[-2:])} instead."
+                f"The small image encoder needs images of at least 8 x 8 pixels. Got {tuple(x.shape[-2:])} instead."
             )
         self.check_layer(layer)
         ends = [i + 1 for i, part in enumerate(self.body) if isinstance(part, nn.ReLU)]
@@ -201,7 +201,7 @@ class TimmImage(ImageEncoder):
                 dim = self.model.eval()(torch.zeros(1, CHANNELS[self.channels], self.size, self.size)).shape[1]
         except Exception as error:
             raise InputError(
-                f"'{self.name}' cannot take pictures of {self.size} x {self.size} pixels: {error}",
+                f"'{self.name}' cannot take images of {self.size} x {self.size} pixels: {error}",
                 "Choose another size.",
             ) from error
         self.model.train(training)
@@ -284,8 +284,8 @@ def image(
 
     Args:
         name: "small" (`SmallImage`), any name of timm.list_models(), or the folder of a model of transformers that
-            takes pictures (CLIP, SigLIP, ViT...), which has a size and weights of its own.
-        size: side of the pictures in pixels; None: 32 for "small", else the architecture's own.
+            takes images (CLIP, SigLIP, ViT...), which has a size and weights of its own.
+        size: side of the images in pixels; None: 32 for "small", else the architecture's own.
         weights: a .safetensors file, or a torch file of tensors, of that architecture; a classifier in it is left out.
             Or the folder of a nearfar model (or of its run) with such an encoder.
         channels: "rgb", or "orientation", which adds six channels of gradient orientation to the input.
@@ -322,7 +322,7 @@ def image(
 
 
 def orientation_channels(x: Tensor) -> Tensor:
-    """Gradient orientation of pictures (n, 3, H, W) in [0, 1] as six channels (n, 6, H, W), each 0 or more.
+    """Gradient orientation of images (n, 3, H, W) in [0, 1] as six channels (n, 6, H, W), each 0 or more.
 
     Channel b is |g| max(cos 2(theta - pi b / 6), 0): theta is the direction of the luminance gradient, modulo pi, and
     |g| its length, divided by its mean over 5 x 5 pixels (so that faint outlines count like strong ones).
@@ -349,7 +349,7 @@ def _create(name: str, size: int | None, channels: int) -> tuple[Any, dict[str, 
             continue
         except (AssertionError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"'{name}' cannot be built for pictures of {size} pixels: {error}",
+                f"'{name}' cannot be built for images of {size} pixels: {error}",
                 "Choose a multiple of its patch size.",
             ) from error
     return timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels), {}
@@ -363,24 +363,23 @@ def _grid(tokens: int, height: int, width: int, name: str) -> tuple[int, int]:
 
 
 def _to_tensor(item: Any, size: int) -> Tensor:
-    """One picture, decoded and cut as those of data sets are, so that a served picture equals a trained one."""
-    from nearfar.sources.pictures import Unreadable, decode, plain, square
+    """One image, decoded and cut as those of data sets are, so that a served image equals a trained one."""
+    from nearfar.sources.images import Unreadable, decode, plain, square
 
     if isinstance(item, np.ndarray | Tensor):
         array = np.asarray(item)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4) or not array.size:
             raise InputError(
-                "A picture as an array must be uint8 (H, W, 3), and not empty. "
-                f"Got {array.dtype} {array.shape} instead."
+                f"An image as an array must be uint8 (H, W, 3), and not empty. Got {array.dtype} {array.shape} instead."
             )
         item = Image.fromarray(array)
     if not isinstance(item, Image.Image | bytes | str | Path):
         raise InputError(
-            f"{item!r:.60} ({type(item).__name__}) is not a picture.", "Give PIL pictures, uint8 arrays or paths."
+            f"{item!r:.60} ({type(item).__name__}) is not an image.", "Give PIL images, uint8 arrays or paths."
         )
     try:
-        picture = plain(item) if isinstance(item, Image.Image) else decode(item)
+        image = plain(item) if isinstance(item, Image.Image) else decode(item)
     except Unreadable as error:
-        name = "The picture" if isinstance(item, bytes) else item
-        raise InputError(f"{name} cannot be read as a picture: {error}.") from error
-    return torch.from_numpy(square(picture, size))
+        name = "The image" if isinstance(item, bytes) else item
+        raise InputError(f"{name} cannot be read as an image: {error}.") from error
+    return torch.from_numpy(square(image, size))

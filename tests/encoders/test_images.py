@@ -1,4 +1,4 @@
-"""Image encoders: shapes, weights from files, preparation of pictures, orientation channels."""
+"""Image encoders: shapes, weights from files, preparation of images, orientation channels."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from nearfar import encoders
-from nearfar.encoders.pictures import orientation_channels
+from nearfar.encoders.images import orientation_channels
 from nearfar.errors import InputError
 
 
@@ -144,7 +144,7 @@ def test_names_and_sizes_that_are_wrong_are_told():
         encoders.image(channels="orientations")
 
 
-def test_prepare_takes_paths_pictures_arrays_and_batches(tmp_path):
+def test_prepare_takes_paths_images_arrays_and_batches(tmp_path):
     encoder = encoders.image(size=16)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -169,7 +169,7 @@ def test_prepare_fits_and_lays_transparency_on_white():
 
 def test_prepare_tells_what_it_cannot_read(tmp_path):
     encoder = encoders.image(size=16)
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"a\.png cannot be read"):
         encoder.prepare([tmp_path / "a.png"])
     with pytest.raises(InputError, match="cannot be read"):
@@ -204,17 +204,17 @@ def test_config_rebuilds_the_encoder():
 
 def test_frozen_features_are_made_once(tmp_path):
     frozen = encoders.Frozen(encoders.image(size=16)).train()
-    pictures = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=generator()).numpy()
+    images = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=generator()).numpy()
     assert not frozen.encoder.training
-    assert not frozen(frozen.prepare(pictures)).requires_grad
+    assert not frozen(frozen.prepare(images)).requires_grad
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     calls = []
-    first = frozen.features(pictures, tmp_path, "data", 4, lambda done, n: calls.append(done))
-    second = frozen.features(pictures, tmp_path, "data", 4, lambda done, n: calls.append(done))
+    first = frozen.features(images, tmp_path, "data", 4, lambda done, n: calls.append(done))
+    second = frozen.features(images, tmp_path, "data", 4, lambda done, n: calls.append(done))
     assert calls == [4, 8, 10]
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first, frozen(frozen.prepare(pictures)).numpy(), atol=1e-5)
-    frozen.features(pictures, tmp_path, "other data", 4, lambda done, n: calls.append(done))
+    np.testing.assert_allclose(first, frozen(frozen.prepare(images)).numpy(), atol=1e-5)
+    frozen.features(images, tmp_path, "other data", 4, lambda done, n: calls.append(done))
     assert len(calls) == 6
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
     other = encoders.Frozen(encoders.image(size=16))

@@ -33,25 +33,25 @@ def scanned() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def digits() -> Iterator[Item]:
-    for picture, label, split in zip(*scanned(), strict=True):
-        yield str(split), str(label), picture
+    for image, label, split in zip(*scanned(), strict=True):
+        yield str(split), str(label), image
 
 
 def imbalanced() -> Iterator[Item]:
     """Class sizes 120 x 0.65^c in the training part; val and test as they are."""
     left = [round(120 * 0.65**c) for c in range(10)]
-    for split, label, picture in digits():
+    for split, label, image in digits():
         if split == "train":
             left[int(label)] -= 1
             if left[int(label)] < 0:
                 continue
-        yield split, label, picture
+        yield split, label, image
 
 
 def new_classes(first: int = 5) -> Iterator[Item]:
     """Digits below `first` to train on; the others, which no training saw, as test."""
-    for picture, label, _ in zip(*scanned(), strict=True):
-        yield ("train" if label < first else "test"), str(label), picture
+    for image, label, _ in zip(*scanned(), strict=True):
+        yield ("train" if label < first else "test"), str(label), image
 
 
 def numbers_of_new_classes(out: Path) -> Path:
@@ -59,8 +59,8 @@ def numbers_of_new_classes(out: Path) -> Path:
     table = out / "data" / "digits-numbers-new-classes.csv"
     if table.exists():
         return table
-    rows = [[*picture.ravel().tolist(), label, "train" if label < 6 else "test"]
-            for picture, label, _ in zip(*scanned(), strict=True)]  # fmt: skip
+    rows = [[*image.ravel().tolist(), label, "train" if label < 6 else "test"]
+            for image, label, _ in zip(*scanned(), strict=True)]  # fmt: skip
     return write_csv(table, [*(f"ink_{i}" for i in range(64)), "digit", "split"], rows)
 
 
@@ -70,11 +70,11 @@ def bands_of_digits(out: Path, seed: int, train: int = 100, val: int = 100, test
     table = out / "data" / f"digits-bands-{train}-s{seed}.csv"
     if table.exists():
         return table
-    pictures, labels, _ = scanned()
+    images, labels, _ = scanned()
     rng = np.random.default_rng([seed, 29])
     rows = rng.permutation(len(labels))[: train + val + test]
-    pixels = pictures[rows].reshape(len(rows), -1) / 255 * 16
-    pixels = pixels + rng.normal(size=pixels.shape) * 0.5 * (pictures.reshape(len(pictures), -1) / 255 * 16).std(0)
+    pixels = images[rows].reshape(len(rows), -1) / 255 * 16
+    pixels = pixels + rng.normal(size=pixels.shape) * 0.5 * (images.reshape(len(images), -1) / 255 * 16).std(0)
     names = [f"{('top', 'middle', 'bottom')[(y > 2) + (y > 4)]}_{y}_{x}" for y in range(8) for x in range(8)]
     splits = np.repeat(["train", "val", "test"], [train, val, test])
     lines = [[*(f"{v:.4f}" for v in row), labels[i], split]
@@ -94,9 +94,9 @@ def _emoji_with_words(seed: int) -> Iterator[Row]:
     own = own[np.unique(family[own], return_index=True)[1]]
     drawn = np.random.default_rng([seed, 31]).permutation(own)[:1050]
     for row, split in zip(drawn.tolist(), np.repeat(["train", "val", "test"], [300, 150, 600]), strict=True):
-        picture = Image.open(io.BytesIO(raw.table[row]["image"])).convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        shown = Image.alpha_composite(white, picture).convert("RGB").resize((32, 32))
+        image = Image.open(io.BytesIO(raw.table[row]["image"])).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        shown = Image.alpha_composite(white, image).convert("RGB").resize((32, 32))
         yield str(split), shown, (text[row].split(": ")[-1], kind[row])
 
 
@@ -107,15 +107,15 @@ def described_digits(out: Path, seed: int) -> Path:
 
 
 def _described_digits(seed: int) -> Iterator[Row]:
-    pictures, labels, _ = scanned()
+    images, labels, _ = scanned()
     rng = np.random.default_rng([seed, 37])
     classes = rng.permutation(10)
     homes = dict(zip(classes.tolist(), ["seen"] * 6 + ["val"] * 2 + ["test"] * 2, strict=True))
-    for picture, label, share in zip(pictures, labels, rng.random(len(labels)), strict=True):
+    for image, label, share in zip(images, labels, rng.random(len(labels)), strict=True):
         home = homes[int(label)]
         if home == "seen":
             home = "train" if share < 0.7 else "val" if share < 0.85 else "test"
-        yield home, Image.fromarray(picture), (DIGITS[int(label)],)
+        yield home, Image.fromarray(image), (DIGITS[int(label)],)
 
 
 def digit_facts(out: Path) -> Path:
@@ -127,43 +127,43 @@ def digit_facts(out: Path) -> Path:
 
 
 def two_digits(dim: float = 0.4) -> Iterator[Row]:
-    """Pictures with two digits side by side, the right one fainter, both of the picture's split."""
-    pictures, labels, splits = scanned()
+    """Images with two digits side by side, the right one fainter, both of the image's split."""
+    images, labels, splits = scanned()
     rng = np.random.default_rng(0)
     for split, count in (("train", 1200), ("val", 200), ("test", 600)):
         own = np.flatnonzero(splits == split)
         for _ in range(count):
             a, b = rng.choice(own, 2)
             both = np.zeros((16, 16), np.uint8)
-            both[4:12, :8], both[4:12, 8:] = pictures[a], np.uint8(dim * pictures[b])
+            both[4:12, :8], both[4:12, 8:] = images[a], np.uint8(dim * images[b])
             yield split, Image.fromarray(both), (labels[a], labels[b])
 
 
 def two_digits_with_words(dim: float = 0.4) -> Iterator[Row]:
-    """Those pictures with a caption that names both digits."""
+    """Those images with a caption that names both digits."""
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    for split, picture, (strong, weak) in two_digits(dim):
-        yield split, picture, (f"{words[strong]} beside {words[weak]}", strong, weak)
+    for split, image, (strong, weak) in two_digits(dim):
+        yield split, image, (f"{words[strong]} beside {words[weak]}", strong, weak)
 
 
 def turned() -> Iterator[Row]:
     """Digits of 16 x 16 pixels, each turned by an angle from -60 to 60 degrees that stands beside it; 400 training
     rows."""
-    pictures, _, splits = scanned()
+    images, _, splits = scanned()
     rng = np.random.default_rng(0)
     for split, count in (("train", 400), ("val", 200), ("test", 397)):
         for row in np.flatnonzero(splits == split)[:count]:
             angle = round(float(rng.uniform(-60, 60)), 2)
-            large = Image.fromarray(pictures[row]).resize((16, 16), Image.Resampling.BICUBIC)
+            large = Image.fromarray(images[row]).resize((16, 16), Image.Resampling.BICUBIC)
             yield split, large.rotate(angle, Image.Resampling.BICUBIC), (angle,)
 
 
 def turned_permuted() -> Iterator[Row]:
-    """The same pictures; the angles of training rows exchanged among each other."""
+    """The same images; the angles of training rows exchanged among each other."""
     rows = list(turned())
     own = [place for place, row in enumerate(rows) if row[0] == "train"]
     told = dict(zip(own, np.random.default_rng(1).permutation(own), strict=True))
-    yield from ((split, picture, rows[told.get(place, place)][2]) for place, (split, picture, _) in enumerate(rows))
+    yield from ((split, image, rows[told.get(place, place)][2]) for place, (split, image, _) in enumerate(rows))
 
 
 def diabetes_permuted(out: Path) -> Path:
@@ -199,7 +199,7 @@ TWO_SETS = (("train", 1000), ("val", 150), ("test", 300))  # rows of each of the
 
 def digits_on_photographs() -> Iterator[Row]:
     """Patches of photographs at half intensity; in the target set a digit of the split is added, at half as well."""
-    pictures, labels, splits = scanned()
+    images, labels, splits = scanned()
     rng = np.random.default_rng(0)
     for split, count in TWO_SETS:
         own = np.flatnonzero(splits == split)
@@ -208,7 +208,7 @@ def digits_on_photographs() -> Iterator[Row]:
                 yield split, Image.fromarray(np.uint8(patch / 2)), ("background", photo, "")
                 continue
             row = rng.choice(own)
-            digit = Image.fromarray(pictures[row]).resize((16, 16), Image.Resampling.BICUBIC)
+            digit = Image.fromarray(images[row]).resize((16, 16), Image.Resampling.BICUBIC)
             both = patch / 2 + np.asarray(digit, np.float64)[..., None] / 2
             yield split, Image.fromarray(np.uint8(both)), ("target", photo, labels[row])
 
@@ -251,9 +251,9 @@ BAGS, BAG = {"train": 240, "val": 40, "test": 120}, 10  # half of the bags are p
 
 def bagged_digits(ratio: float, seed: int = 0) -> Iterator[list[Any]]:
     """Bags of digits as rows of 64 grey values, bag, label of the bag, class of the digit, split. A positive bag holds
-    a share of nines, a negative one none. Pictures of a split stand in bags of it alone; each is turned anew by up to
+    a share of nines, a negative one none. Images of a split stand in bags of it alone; each is turned anew by up to
     15 degrees where it is used (two or three times), so no two instances are equal."""
-    pictures, labels, splits = scanned()
+    images, labels, splits = scanned()
     rng, number = np.random.default_rng(seed), 0
     for split, count in BAGS.items():
         own = {hot: cycled(np.flatnonzero((splits == split) & ((labels == 9) == hot)), rng) for hot in (False, True)}
@@ -261,9 +261,9 @@ def bagged_digits(ratio: float, seed: int = 0) -> Iterator[list[Any]]:
             positive = bag % 2 == 1
             for place in range(BAG):
                 row = next(own[positive and place < round(ratio * BAG)])
-                picture = Image.fromarray(pictures[row]).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
+                image = Image.fromarray(images[row]).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
                 yield [
-                    *np.asarray(picture).ravel().tolist(),
+                    *np.asarray(image).ravel().tolist(),
                     f"bag {number}",
                     "positive" if positive else "negative",
                     labels[row],
@@ -303,7 +303,7 @@ def names(out: Path, kind: str) -> Path:
         return path
     data = open_data("emoji")
     style = np.array(data.values(data.roles["domain"]))
-    texts, pictures, rng = np.array(data.texts("text")), data.values("image"), np.random.default_rng(0)
+    texts, images, rng = np.array(data.texts("text")), data.values("image"), np.random.default_rng(0)
     rows, split = [], []
     for where in ("train", "val", "test"):
         own = np.asarray(data.splits[where])
@@ -317,7 +317,7 @@ def names(out: Path, kind: str) -> Path:
         rows += own.tolist()
         split += [where] * len(own)
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {"picture": pa.array([pictures[r] for r in rows], pa.binary()), "name": pa.array(texts[rows].tolist()),
+    columns = {"image": pa.array([images[r] for r in rows], pa.binary()), "name": pa.array(texts[rows].tolist()),
                "split": pa.array(split)}  # fmt: skip
     with files.whole(path) as fresh:
         pq.write_table(pa.table(columns), fresh)
@@ -341,9 +341,9 @@ def subgroups(out: Path, least: int = 10) -> Path:
     order = np.random.default_rng(0).permutation(known[sizes >= least])
     cuts = [len(order) // 2, len(order) // 2 + len(order) // 6]
     where = {c: name for name, part in zip(("train", "val", "test"), np.split(order, cuts), strict=True) for c in part}
-    own, pictures = [r for r in own if kind[r] in where], data.values("image")
+    own, images = [r for r in own if kind[r] in where], data.values("image")
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {"picture": pa.array([pictures[r] for r in own], pa.binary()), "subgroup": pa.array(kind[own].tolist()),
+    columns = {"image": pa.array([images[r] for r in own], pa.binary()), "subgroup": pa.array(kind[own].tolist()),
                "split": pa.array([where[kind[r]] for r in own])}  # fmt: skip
     with files.whole(path) as fresh:
         pq.write_table(pa.table(columns), fresh)
@@ -358,8 +358,8 @@ def scenes_of_two() -> Iterator[Row]:
     no two scenes hold the same two objects, so that no caption stands beside the exchanged one."""
     data, rng = open_data("emoji"), np.random.default_rng(0)
     columns: Any = data.table.with_format("arrow")[:]
-    styles, names, pictures = (columns.column(name).to_pylist() for name in ("style", "name", "image"))
-    found = {name: image for style, name, image in zip(styles, names, pictures, strict=True)
+    styles, names, images = (columns.column(name).to_pylist() for name in ("style", "name", "image"))
+    found = {name: image for style, name, image in zip(styles, names, images, strict=True)
              if style == "twemoji" and name.isascii() and name.isalpha() and len(name) > 1}  # fmt: skip
     nouns = sorted(name for name in found if Rules()([name, "left", "of"])[0] == "noun")
     chosen = [str(name) for name in rng.permutation(np.array(nouns))[:OBJECTS]]
@@ -377,11 +377,11 @@ def scenes_of_two() -> Iterator[Row]:
 
 
 def long_tailed_operations() -> Iterator[Row]:
-    """The built-in digit-operations with its own splits; of each digit the training pictures of its attributes follow
+    """The built-in digit-operations with its own splits; of each digit the training images of its attributes follow
     1 / rank, in an order drawn once. Columns: attribute, digit."""
     data = open_data("digit-operations")
     attributes, objects = (np.array(data.cells_of(column)) for column in ("attribute", "object"))
-    pictures, rng = data.values("image"), np.random.default_rng(0)
+    images, rng = data.values("image"), np.random.default_rng(0)
     train = np.asarray(data.splits["train"])
     kept: list[int] = []
     for digit in np.unique(objects):
@@ -391,5 +391,5 @@ def long_tailed_operations() -> Iterator[Row]:
             kept += rows[: max(2, round(len(rows) / rank))].tolist()
     for split in data.splits:
         for row in sorted(kept) if split == "train" else np.asarray(data.splits[split]).tolist():
-            with Image.open(io.BytesIO(pictures[row])) as picture:
-                yield split, picture.copy(), (attributes[row], objects[row])
+            with Image.open(io.BytesIO(images[row])) as image:
+                yield split, image.copy(), (attributes[row], objects[row])

@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from nearfar.errors import InputError
+from nearfar.sources import images as reading
 from nearfar.sources import open_data
-from nearfar.sources import pictures as reading
-from nearfar.sources.pictures import Unreadable, decode, difference_hash, pixel_digest, plain, square
+from nearfar.sources.images import Unreadable, decode, difference_hash, pixel_digest, plain, square
 
 GRADIENT = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))
 
 
-def saved(picture, kind="PNG", **options):
+def saved(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -29,42 +29,42 @@ def test_sixteen_bits_are_scaled_not_clipped():
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "1", "CMYK"])
 def test_modes(mode):
-    picture = Image.fromarray(GRADIENT).convert(mode)
-    found = decode(saved(picture, "TIFF"))
+    image = Image.fromarray(GRADIENT).convert(mode)
+    found = decode(saved(image, "TIFF"))
     assert found.mode == "RGB"
-    assert np.array_equal(np.asarray(found), np.asarray(picture.convert("RGB")))
+    assert np.array_equal(np.asarray(found), np.asarray(image.convert("RGB")))
 
 
 def test_alpha_and_transparent_palette_are_laid_on_white():
     red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     red.putpixel((0, 0), (255, 0, 0, 255))
-    for picture in (red, Image.new("LA", (4, 4), (0, 0))):
-        assert np.asarray(decode(saved(picture)))[3, 3].tolist() == [255, 255, 255]
+    for image in (red, Image.new("LA", (4, 4), (0, 0))):
+        assert np.asarray(decode(saved(image)))[3, 3].tolist() == [255, 255, 255]
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([10, 20, 30, 40, 50, 60])
     assert np.asarray(decode(saved(palette, transparency=0)))[0, 0].tolist() == [255, 255, 255]
     assert np.asarray(decode(saved(red)))[0, 0].tolist() == [255, 0, 0]
 
 
-def test_exif_turns_the_picture():
-    picture = Image.fromarray(np.dstack([GRADIENT] * 3))
+def test_exif_turns_the_image():
+    image = Image.fromarray(np.dstack([GRADIENT] * 3))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    turned = decode(saved(picture, exif=exif))
-    assert turned.size == picture.size[::-1]
-    assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(picture), -1))
+    turned = decode(saved(image, exif=exif))
+    assert turned.size == image.size[::-1]
+    assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(image), -1))
 
 
 def test_one_content_whatever_the_file():
-    picture = Image.fromarray(np.dstack([GRADIENT, GRADIENT.T[:16, :16].repeat(2, 1)[:, :24], GRADIENT]))
+    image = Image.fromarray(np.dstack([GRADIENT, GRADIENT.T[:16, :16].repeat(2, 1)[:, :24], GRADIENT]))
     files = [
-        saved(picture),
-        saved(picture, "BMP"),
-        saved(picture, "WEBP", lossless=True),
-        saved(picture.convert("RGBA")),
+        saved(image),
+        saved(image, "BMP"),
+        saved(image, "WEBP", lossless=True),
+        saved(image.convert("RGBA")),
     ]
     assert len({pixel_digest(decode(f)) for f in files}) == 1
-    mirrored = decode(saved(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
+    mirrored = decode(saved(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
     assert pixel_digest(decode(files[0])) != pixel_digest(mirrored)
 
 
@@ -116,7 +116,7 @@ def test_pixels_are_decoded_once(image_folder, cache):
 
 
 def floats(folder, *ranges, kind="f4"):
-    """Pictures of random values, each from 0 to (or between) what `ranges` say; as data."""
+    """Images of random values, each from 0 to (or between) what `ranges` say; as data."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i, span in enumerate(ranges):
@@ -132,7 +132,7 @@ def largest(data, size=32):
 
 
 @pytest.mark.parametrize(("ranges", "kind", "right"), [
-    ([0.49, 0.1, 0.98], "f4", [125, 26, 250]),  # one factor, not each picture's own
+    ([0.49, 0.1, 0.98], "f4", [125, 26, 250]),  # one factor, not each image's own
     ([250, 0.9, 100], "f4", [250, 1, 100]),
     ([1.02, 0.5], "f4", [255, 128]),  # resampling goes a little over
     ([(-1, 1), (-1, 0)], "f4", [255, 128]),
@@ -142,7 +142,7 @@ def largest(data, size=32):
     ([65535, 257 * 9, 200], "u2", [255, 9, 1]),
     ([200], "u2", [1]),
 ])  # fmt: skip
-def test_one_factor_for_all_pictures(tmp_path, ranges, kind, right):
+def test_one_factor_for_all_images(tmp_path, ranges, kind, right):
     data = floats(tmp_path / "p", *ranges, kind=kind)
     assert largest(data) == right
     assert largest(open_data(tmp_path / "p")) == right  # from the cache
@@ -173,21 +173,21 @@ def test_the_same_pixels_by_path_bytes_and_pil(tmp_path, mode, kind):
         pytest.skip(f"Pillow writes no {kind} of mode {mode}")
     (tmp_path / "a.bin").write_bytes(raw)
     found = [decode(raw), decode(tmp_path / "a.bin"), plain(Image.open(io.BytesIO(raw)))]
-    assert len({pixel_digest(picture) for picture in found}) == 1
+    assert len({pixel_digest(image) for image in found}) == 1
     prepared = image("small", 16).prepare([tmp_path / "a.bin", Image.open(io.BytesIO(raw)), raw])
     assert (prepared == prepared[0]).all()
     assert (prepared[0].numpy() * 255).round().astype(np.uint8).tolist() == square(found[0], 16).tolist()
 
 
-def test_a_wrong_exif_rejects_no_picture():
+def test_a_wrong_exif_rejects_no_image():
     wrong = (b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHII", 256, 5, 1, 38)
              + struct.pack("<HHIHH", 274, 3, 1, 6, 0)
              + bytes(4) + struct.pack("<II", 32, 1))  # fmt: skip
-    picture = Image.fromarray(np.dstack([GRADIENT] * 3))
-    assert decode(saved(picture, "JPEG", exif=wrong)).size == picture.size[::-1]
+    image = Image.fromarray(np.dstack([GRADIENT] * 3))
+    assert decode(saved(image, "JPEG", exif=wrong)).size == image.size[::-1]
     for content in (b"Exif\0\0II*\0", b"Exif\0\0" + b"\xff" * 50, b"nonsense"):
-        assert decode(saved(picture, "JPEG", exif=content)).size == picture.size
-        assert decode(saved(picture, "PNG", exif=content)).size == picture.size
+        assert decode(saved(image, "JPEG", exif=content)).size == image.size
+        assert decode(saved(image, "PNG", exif=content)).size == image.size
 
 
 def test_no_format_is_read_by_another_program(tmp_path, monkeypatch):
@@ -200,12 +200,12 @@ def test_no_format_is_read_by_another_program(tmp_path, monkeypatch):
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "evil.png").write_bytes(page)
     for source in (page, tmp_path / "evil.png"):
-        with pytest.raises(Unreadable, match="not a picture in a known format"):
+        with pytest.raises(Unreadable, match="not an image in a known format"):
             decode(source)
     assert not (tmp_path / "ran").exists()
 
 
-def test_large_pictures_are_converted_in_strips(monkeypatch):
+def test_large_images_are_converted_in_strips(monkeypatch):
     monkeypatch.setattr(reading, "_STRIP", 100)
     rng = np.random.default_rng(0)
     wide = Image.fromarray(rng.integers(0, 65536, (40, 30)).astype(np.uint16))
@@ -217,7 +217,7 @@ def test_large_pictures_are_converted_in_strips(monkeypatch):
     assert np.array_equal(np.asarray(whole[0])[..., 0], np.round(np.asarray(wide) / 257))
 
 
-def test_a_small_file_of_a_huge_picture_is_refused(tmp_path):
+def test_a_small_file_of_a_huge_image_is_refused(tmp_path):
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 

@@ -1,4 +1,4 @@
-"""Small pictures, 2-D maps and retrieval examples as JSON for results.json and the report."""
+"""Small images, 2-D maps and retrieval examples as JSON for results.json and the report."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def map_json(
 ) -> dict[str, list]:
     """The map of embeddings z (n, d) of the rows, as it stands in results.json: x, y, label, key and thumb or text.
 
-    size: pixels of a thumbnail; by default that of the data's own pictures where it is known, else 48.
+    size: pixels of a thumbnail; by default that of the data's own images where it is known, else 48.
     """
     size = size or _native(data)
     rows, places = np.asarray(rows), map_2d(z, seed=seed)
@@ -109,34 +109,34 @@ def shown_json(data: Data, scores: Scores) -> dict[str, list[dict[str, Any]]]:
 
 
 def masks_json(data: Data, shown: Sequence[Segmented], *, size: int = 128) -> list[dict[str, Any]]:
-    """Pictures with their masks as they stand in results.json: key, image, truth and found (data-URIs), miou."""
+    """Images with their masks as they stand in results.json: key, image, truth and found (data-URIs), miou."""
     out = []
     for one in shown:
-        picture = data.images(one.role, size, np.array([one.row]))[0]
+        image = data.images(one.role, size, np.array([one.row]))[0]
         out.append(
             {
                 "key": str(data.keys[one.row]),
-                "image": thumbnail(picture, size),
+                "image": thumbnail(image, size),
                 "miou": round(one.miou, 4),
-                "truth": thumbnail(painted(picture, one.truth), size),
-                "found": thumbnail(painted(picture, one.found), size),
+                "truth": thumbnail(painted(image, one.truth), size),
+                "found": thumbnail(painted(image, one.found), size),
             }
         )
     return out
 
 
 def class_colour(value: int) -> tuple[int, int, int]:
-    """The colour of a class in every picture: hues a golden angle apart, so that neighbours differ; 255 is grey."""
+    """The colour of a class in every image: hues a golden angle apart, so that neighbours differ; 255 is grey."""
     if value == IGNORE:
         return 190, 190, 190
     red, green, blue = colorsys.hsv_to_rgb((0.12 + 0.381966 * (value - 1)) % 1, 0.85, 0.98 - 0.28 * (value // 8 % 2))
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def painted(picture: Any, mask: Any, *, strength: float = 0.72) -> np.ndarray:
-    """A uint8 picture (3, h, w) under the colours of its mask (s, s); class 0, by custom the background, is darkened
+def painted(image: Any, mask: Any, *, strength: float = 0.72) -> np.ndarray:
+    """A uint8 image (3, h, w) under the colours of its mask (s, s); class 0, by custom the background, is darkened
     only. Returns uint8 (h, w, 3)."""
-    pixels = np.asarray(picture).transpose(1, 2, 0).astype(np.float64)
+    pixels = np.asarray(image).transpose(1, 2, 0).astype(np.float64)
     large = Image.fromarray(np.asarray(mask, np.uint8)).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)
     values = np.asarray(large)
     colours = np.array([(0, 0, 0), *(class_colour(value) for value in range(1, 256))], np.float64)
