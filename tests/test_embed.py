@@ -14,6 +14,7 @@ from nearfar import files, indexing, using
 from nearfar.errors import InputError
 from nearfar.indexing import outputs
 from nearfar.training.modelled import ModelEmbedder
+from tests.stopping import Forked
 
 KINDS = ("v.parquet", "v.npy", "v")
 

@@ -12,7 +12,7 @@ from nearfar.evaluation.tasks import task_for
 from nearfar.reporting import examples_json, map_2d, map_json, painted, thumbnail
 from nearfar.reporting.images import class_colour
 
-from ..evaluation.tiny import Tiny, Vectors, images
+from ..evaluation.tiny import Tiny, Vectors, some_images
 from .sample import embedding
 
 
@@ -75,7 +75,7 @@ def test_examples_point_at_the_right_items():
 
 
 def test_examples_and_maps_of_images():
-    data = Tiny({"image": images(12)}, groups=np.arange(12) % 4)
+    data = Tiny({"image": some_images(12)}, groups=np.arange(12) % 4)
     embed = Vectors({"image": np.random.default_rng(0).normal(size=(12, 4))})
     scores = task_for(data).evaluate(embed, "test", examples=3)
     found = examples_json(data, scores.examples)
