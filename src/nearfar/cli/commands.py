@@ -205,10 +205,10 @@ def parse(
     places: list[str] = []
     given = options.from_command_line(targets, words, places)
     if len(places) not in counts:
-        raise InputError(
-            f"Expected: {usage}.",
-            f"Got {len(places)} argument{'s' * (len(places) != 1)}{': ' + ' '.join(places) if places else ''}.",
-        )
+        got = f"Got {len(places)} argument{'s' * (len(places) != 1)}{': ' + ' '.join(places[:4]) if places else ''}"
+        of_shell = len(places) > max(counts) and all(Path(place).exists() for place in places[-2:])
+        quoted = " Where the shell made files of a pattern, put it in quotes: 'photos/*.jpg'." if of_shell else ""
+        raise InputError(f"Expected: {usage}.", f"{got}{' ...' * (len(places) > 4)}.{quoted}")
     return places, given
 
 

@@ -15,7 +15,17 @@ from nearfar.errors import InputError
 from nearfar.limits import MOST_UNPACKED
 from nearfar.sources import manpages, masks
 from nearfar.sources.layout import layout
-from nearfar.sources.listing import Listing, check_regular, endings, left_out, listing, open_regular, shown
+from nearfar.sources.listing import (
+    Listing,
+    check_regular,
+    endings,
+    is_pattern,
+    left_out,
+    listing,
+    matching,
+    open_regular,
+    shown,
+)
 from nearfar.sources.raw import Problem, Raw
 from nearfar.sources.shards import TABLES, read_metadata, read_shards, table_sets
 from nearfar.sources.splits import standard_name
@@ -26,8 +36,10 @@ FILE, FOLDER = "file", "folder"
 
 
 def read_path(path: Path, cache: Path, skip: bool) -> Raw:
-    """Whatever lies at `path`. Raises InputError where nothing there can be read."""
+    """Whatever lies at `path`, or matches it where it is a pattern. Raises InputError where nothing can be read."""
     try:
+        if is_pattern(path) and not path.exists():
+            return _read_matching(path, cache, skip)
         return _read_folder(path, cache, skip) if path.is_dir() else _read_file(path, cache, skip)
     except PermissionError as error:
         raise InputError(
@@ -72,6 +84,19 @@ def _read_folder(path: Path, cache: Path, skip: bool) -> Raw:
             "Put images, texts or a table into it.",
         )
     raw = _read_files(path, there, cache, skip)
+    raw.notes += there.notes()
+    return raw
+
+
+def _read_matching(pattern: Path, cache: Path, skip: bool) -> Raw:
+    """The files that match a pattern, as a folder of them alone would be read."""
+    top, there = matching(pattern)
+    if not there.files:
+        found = "; ".join(there.notes())
+        raise InputError(f"No file matches {pattern}{f': {found}' if found else ''}.",
+                         "A * stands for any part of a name, ** for any folders: photos/**/*.jpg.")  # fmt: skip
+    raw = _read_files(top, there, cache, skip)
+    raw.path, raw.name = pattern, top.resolve().name or pattern.anchor
     raw.notes += there.notes()
     return raw
 

@@ -108,6 +108,33 @@ def listing(path: Path) -> Listing:
     return found
 
 
+def is_pattern(path: str | Path) -> bool:
+    """Whether it holds a *, a ? or a [, as patterns of paths do."""
+    return any(sign in str(path) for sign in "*?[")
+
+
+def matching(pattern: Path) -> tuple[Path, Listing]:
+    """The folder above the first * of a pattern (** is any number of folders), and the regular files below it that
+    match or lie in a folder that does. What `listing` leaves out is left out."""
+    at = next(i for i, part in enumerate(pattern.parts) if is_pattern(part))
+    top, found = Path(*pattern.parts[:at]), Listing()
+    for match in sorted(top.glob(str(Path(*pattern.parts[at:])))):
+        name = match.relative_to(top)
+        if any(map(_hidden, name.parts)):
+            found.leave("hidden or system files and folders", [str(name)])
+        elif match.is_dir() and not _own_folder(match):
+            inside = listing(match)
+            found.files += [str(name / file) for file in inside.files]
+            for reason, names in inside.left.items():
+                found.leave(reason, [str(name / file) for file in names])
+        elif match.is_dir() or _own_file(match):
+            found.leave("outputs of nearfar", [str(name)])
+        else:
+            _add_files(top, [str(name)], found)
+    found.files = sorted(set(found.files))
+    return top, found
+
+
 def _walk(start: Path, top: Path, found: Listing, seen: set[tuple[int, ...]]) -> list[Path]:
     """Adds what lies below `start` to `found`; the links to folders that were met."""
 

@@ -20,6 +20,7 @@ from nearfar.sources.compositions import ROLES, compositions, has_compositions
 from nearfar.sources.data import Data, label_words
 from nearfar.sources.folders import read_path
 from nearfar.sources.leaks import refuse
+from nearfar.sources.listing import is_pattern
 from nearfar.sources.masks import check_classes
 from nearfar.sources.raw import Raw, filled
 from nearfar.sources.roles import Roles, listed, questions, resolve, second_side
@@ -52,7 +53,8 @@ def open_data(
             of images (folders of classes become labels; images/ and masks/ become images with masks), a csv, tsv,
             parquet or jsonl table, a .tar of WebDataset or a folder of them, a .txt file (one passage a line), a folder
             of text files or man pages, a BEIR folder, a `datasets` folder saved to disk. Relative image paths are taken
-            from the table's folder. URLs of object stores (s3://...) are read by way of a copy in the cache.
+            from the table's folder. A pattern ("photos/**/*.jpg", "logs/2024-*.csv") names the files that match it,
+            read as a folder of them alone. URLs of object stores (s3://...) are read by way of a copy in the cache.
         roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
@@ -174,7 +176,7 @@ def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, ca
         ) from error
     except OSError as error:
         raise InputError(f"{str(path)[:200]} is not a path: {error.strerror}.", "Give a file or a folder.") from error
-    if not exists:
+    if not exists and not is_pattern(path):
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         known = sets.names()
         near = did_you_mean(str(spec), known) or did_you_mean(path.name, siblings)
