@@ -42,6 +42,9 @@ class Tiny:
         self.keys = [f"item {row}" for row in range(n)]
         self.splits = self.splits or {name: np.arange(n) for name in ("train", "val", "test")}
 
+    def names(self, role, rows):
+        return [self.keys[row] for row in rows]
+
     def _all(self):
         columns = [*self.columns.items(), *((("corpus", role), texts) for role, texts in self.corpus.items())]
         found = ids([item if isinstance(item, str) else item.tobytes() for _, column in columns for item in column])

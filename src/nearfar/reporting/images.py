@@ -74,7 +74,7 @@ def map_json(
         "x": places[:, 0].round(4).tolist(),
         "y": places[:, 1].round(4).tolist(),
         "label": list(labels) if labels is not None else [""] * len(rows),
-        "key": [data.keys[row] for row in rows],
+        "key": data.names(role, rows),
         **shown,
     }
 
@@ -115,7 +115,7 @@ def masks_json(data: Data, shown: Sequence[Segmented], *, size: int = 128) -> li
         image = data.images(one.role, size, np.array([one.row]))[0]
         out.append(
             {
-                "key": str(data.keys[one.row]),
+                "key": data.names(one.role, [one.row])[0],
                 "image": thumbnail(image, size),
                 "miou": round(one.miou, 4),
                 "truth": thumbnail(painted(image, one.truth), size),
@@ -156,4 +156,4 @@ def _item(data: Data, role: str, row: int, corpus: int, size: int, changed: Chan
     rows, kind = np.array([row]), modalities.of(role)
     items = kind.items(data, role, rows, size)
     shown = items if changed is None else changed(items, rows)
-    return {"key": str(data.keys[row])} | kind.show(data, role, shown, size)[0]
+    return {"key": data.names(role, rows)[0]} | kind.show(data, role, shown, size)[0]

@@ -113,6 +113,14 @@ class Data:
             return names
         return [f"{file}:{name}" for file, name in zip(self.values(self._raw.shard_column), names, strict=True)]
 
+    def names(self, role: str, rows: Rows = None) -> list[str]:
+        """What a reader knows the items of a role by: the path of an image where no column is the id, else the key."""
+        places = range(len(self)) if rows is None else self._numbers(rows).tolist()
+        keys = [str(self.keys[row]) for row in places]
+        if "id" in self.roles or self.modality(role).name != "image":
+            return keys
+        return [v if isinstance(v, str) else key for key, v in zip(keys, self.values(role, rows), strict=True)]
+
     @cached_property
     def alternatives(self) -> np.ndarray | None:
         """int64 (N,): rows of one number tell one item in several ways (captions of an image), of which training
