@@ -169,10 +169,10 @@ def _collapse(z: np.ndarray) -> Diagnostic:
         verdict,
         {
             "good": "The features vary as they should (1 = spread over the whole sphere); there is no collapse.",
-            "watch": "The vectors crowd into a cone; a higher temperature, a larger batch or stronger "
-            "views spread them.",
-            "bad": "The representation has collapsed to nearly one point; lower the rate, check that negatives are in "
-            "use and that the views are not all alike.",
+            "watch": "The vectors crowd into a cone; a lower --temperature, a larger --batch-size or "
+            "other --views spread them.",
+            "bad": "The representation has collapsed to nearly one point; train with a smaller --lr, with a loss that "
+            "has negatives (--loss infonce), and look at the views: nearfar data PATH shows samples.",
         }[verdict],
     )
 
@@ -187,8 +187,10 @@ def _rank(z: np.ndarray) -> Diagnostic:
         verdict,
         {
             "good": f"{share}; nothing to do.",
-            "watch": f"{share}; train longer or use more varied views, or save a smaller dimension.",
-            "bad": f"{share}; the features are redundant: use stronger views, more negatives or a lower rate.",
+            "watch": f"{share}; train longer (--steps) or with other --views, or keep fewer numbers: "
+            f"embed --dims {max(2, round(value))}.",
+            "bad": f"{share}; the features are redundant: train with other --views, more negatives (--batch-size, "
+            "--negatives queue) or a smaller --lr.",
         }[verdict],
     )
 
@@ -202,10 +204,10 @@ def _uniformity(z: np.ndarray) -> Diagnostic:
         verdict,
         {
             "good": "The vectors use the sphere evenly (−4 is even, 0 is one point).",
-            "watch": "The vectors are somewhat crowded (−4 is even, 0 is one point); a lower temperature or more "
-            "negatives push them apart.",
+            "watch": "The vectors are somewhat crowded (−4 is even, 0 is one point); a lower --temperature or more "
+            "negatives (--batch-size, --negatives queue) push them apart.",
             "bad": "The vectors are crowded together (−4 is even, 0 is one point); search will hardly tell items "
-            "apart.",
+            "apart: train with a lower --temperature and more negatives (--batch-size, --negatives queue).",
         }[verdict],
     )
 
@@ -219,7 +221,8 @@ def _alignment(a: np.ndarray, b: np.ndarray) -> Diagnostic:
         verdict,
         {
             "good": "Positives lie near each other (0 = equal, 2 = unrelated).",
-            "watch": "Positives are only loosely near (0 = equal, 2 = unrelated); train longer or check the pairs.",
+            "watch": "Positives are only loosely near (0 = equal, 2 = unrelated); train longer (--steps) or look at "
+            "the pairs that lie far apart.",
             "bad": "Positives lie no nearer than strangers (0 = equal, 2 = unrelated); the model has not learned these "
             "pairs, or they do not belong together.",
         }[verdict],
@@ -235,10 +238,10 @@ def _gap(z: np.ndarray, partner: np.ndarray) -> Diagnostic:
         verdict,
         {
             "good": "Both columns share one region of the sphere (0 = no gap, 2 = opposite).",
-            "watch": "The two columns sit apart (0 = no gap, 2 = opposite): search one column at a time, or raise the "
-            "temperature.",
+            "watch": "The two columns sit apart (0 = no gap, 2 = opposite): search one column at a time, or train with a "
+            "higher --temperature.",
             "bad": "The two columns lie in different regions (0 = no gap, 2 = opposite): a mixed search would always "
-            "find one kind first; a higher temperature or a shared encoder narrows it.",
+            "find one kind first; a higher --temperature narrows it.",
         }[verdict],
     )
 
@@ -263,7 +266,8 @@ def _labels(z: np.ndarray, labels: np.ndarray) -> list[Diagnostic]:
             + {
                 "good": "classes hold together.",
                 "watch": "classes hold together weakly.",
-                "bad": "labels play no part in this space: choose positives by label if labels matter to you.",
+                "bad": "labels play no part in this space: if labels matter to you, train on them: a method with labels "
+                "such as supcon, or --group COLUMN, which makes rows of one value positives.",
             }[verdict],
         ),
         _false_negatives(labels, "label"),
@@ -273,16 +277,22 @@ def _labels(z: np.ndarray, labels: np.ndarray) -> list[Diagnostic]:
 def _false_negatives(ids: np.ndarray, what: str) -> Diagnostic:
     value = false_negative_rate(ids)
     verdict = "good" if value < 0.02 else "watch" if value < 0.1 else "bad"
+    share = f"{100 * value:.1f} % of random pairs share a {what}; "
+    if what == "group":
+        hidden = "they are hidden from each other's negatives" + (
+            "" if verdict == "good" else ": a larger --batch-size makes up for the negatives that this takes"
+        )
+        return Diagnostic("false negatives", value, verdict, f"{share}{hidden}.")
+    mend = "--group COLUMN makes rows of one value positives and hides them from the negatives"
     return Diagnostic(
         "false negatives",
         value,
         verdict,
-        f"{100 * value:.1f} % of random pairs share a {what}; "
+        share
         + {
             "good": "few enough to leave alone.",
-            "watch": f"hide them by passing the {what} as a role, or try a debiased loss.",
-            "bad": f"in-batch negatives are often positives: pass the {what} as a role so that they are masked, or use "
-            "a supervised loss.",
+            "watch": f"{mend}; --loss debiased weighs negatives less.",
+            "bad": f"negatives of a batch are often positives: {mend}, or train with the labels (supcon).",
         }[verdict],
     )
 
@@ -310,8 +320,9 @@ def _hubs(near: Neighbours, gallery: int) -> Diagnostic:
         verdict,
         {
             "good": "No item crowds everybody's neighbour list.",
-            "watch": "A few items turn up in many neighbour lists; centring the vectors usually mends it.",
-            "bad": "Hubs dominate the neighbour lists: centre the vectors, or train with a lower temperature.",
+            "watch": "A few items turn up in many neighbour lists; subtracting the mean vector usually mends it.",
+            "bad": "Hubs dominate the neighbour lists: subtract the mean vector before you search, or train with a "
+            "lower --temperature.",
         }[verdict],
     )
 
@@ -327,9 +338,9 @@ def _twins(near: Neighbours) -> Diagnostic:
             "good": f"{100 * value:.1f} % of items share their vector with a different item; the model tells items "
             "apart.",
             "watch": f"{100 * value:.1f} % of items share their vector with a different item: near-duplicates in the "
-            "data, or inputs cut too short.",
-            "bad": f"{100 * value:.1f} % of items cannot be told from a different one: look at them, and at the "
-            "input size and length.",
+            "data, or inputs cut too short (nearfar data PATH --report FILE lists the first).",
+            "bad": f"{100 * value:.1f} % of items cannot be told from a different one: nearfar data PATH --report FILE "
+            "lists near copies; else raise --image-size or --text-length.",
         }[verdict],
     )
 
@@ -348,7 +359,8 @@ def _agreement(near: Neighbours, ids: np.ndarray) -> Diagnostic:
         + {
             "good": ".",
             "watch": "; neighbours are only partly about what you labelled.",
-            "bad": "; neighbours are about something else than what you labelled: choose other views or positives.",
+            "bad": "; neighbours are about something else than what you labelled: choose other --views, or positives by "
+            "--group COLUMN.",
         }[verdict],
     )
 
