@@ -239,7 +239,7 @@ def _gap(z: np.ndarray, partner: np.ndarray) -> Diagnostic:
         {
             "good": "Both columns share one region of the sphere (0 = no gap, 2 = opposite).",
             "watch": "The two columns sit apart (0 = no gap, 2 = opposite): search one column at a time, or train with a "
-            "higher --temperature.",
+            "with a higher --temperature.",
             "bad": "The two columns lie in different regions (0 = no gap, 2 = opposite): a mixed search would always "
             "find one kind first; a higher --temperature narrows it.",
         }[verdict],
@@ -266,8 +266,8 @@ def _labels(z: np.ndarray, labels: np.ndarray) -> list[Diagnostic]:
             + {
                 "good": "classes hold together.",
                 "watch": "classes hold together weakly.",
-                "bad": "labels play no part in this space: if labels matter to you, train on them: a method with labels "
-                "such as supcon, or --group COLUMN, which makes rows of one value positives.",
+                "bad": "labels play no part in this space: if they matter to you, train on them: a method with "
+                "labels such as supcon, or --group COLUMN, which makes rows of one value positives.",
             }[verdict],
         ),
         _false_negatives(labels, "label"),
@@ -359,8 +359,8 @@ def _agreement(near: Neighbours, ids: np.ndarray) -> Diagnostic:
         + {
             "good": ".",
             "watch": "; neighbours are only partly about what you labelled.",
-            "bad": "; neighbours are about something else than what you labelled: choose other --views, or positives by "
-            "--group COLUMN.",
+            "bad": "; neighbours are about something else than what you labelled: choose other --views, or positives "
+            "by --group COLUMN.",
         }[verdict],
     )
 
