@@ -238,7 +238,7 @@ def _gap(z: np.ndarray, partner: np.ndarray) -> Diagnostic:
         verdict,
         {
             "good": "Both columns share one region of the sphere (0 = no gap, 2 = opposite).",
-            "watch": "The two columns sit apart (0 = no gap, 2 = opposite): search one column at a time, or train with a "
+            "watch": "The two columns sit apart (0 = no gap, 2 = opposite): search one column at a time, or train "
             "with a higher --temperature.",
             "bad": "The two columns lie in different regions (0 = no gap, 2 = opposite): a mixed search would always "
             "find one kind first; a higher --temperature narrows it.",
