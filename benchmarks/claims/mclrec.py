@@ -3,8 +3,9 @@
 MovieLens-100k, the last item of each user among all items. MCLRec updates its encoder twice a step, so its baselines
 stand beside it with the same steps and with twice as many; the second decides. Further: one update of both (MCLRec-J),
 no regulariser; and a tenth of both weights (the scripts of the code have none of the contrast of plain views and 0.01
-of the other for MovieLens-1M). Popularity and item kNN need no training. Every place of a history of 20 films tells the next one
-(--positions all), in all arms: prefixes as samples of their own would take twenty times the steps for as many films.
+of the other for MovieLens-1M). Popularity and item kNN need no training. Every place of a history of 20 films tells the
+next one (--positions all), in all arms: prefixes as samples of their own would take twenty times the steps for as many
+films.
 """
 
 from __future__ import annotations
@@ -74,5 +75,5 @@ CLAIM = Claim(
         ("MCLRec-J", "CL4SRec"),
         ("MCLRec, small weights", "SASRec, twice the steps"),
         ("MCLRec, small weights", "CL4SRec, small weight, twice the steps"),
-    ],  # fmt: skip
+    ],
 )
