@@ -129,3 +129,25 @@ def test_other_languages_and_domains_by_role(emoji):
     assert data.texts("text", [data.keys.index("noto/1F431")])[0].startswith("tête de chat")
     assert data.domain_names == ["noto", "openmoji", "twemoji"]
     assert data.hash != emoji.hash
+
+
+def test_compositions_of_colours_are_drawn_in_their_colours():
+    """The colour of most pixels, by the angle of its hue, is the one that the row says."""
+    data = open_data("emoji-colours")
+    told, shapes = np.array(data.values("attribute")), np.array(data.values("object"))
+    assert len(told) == 108
+    assert len({*zip(told, shapes, strict=True)}) == 36
+    assert {"heart": 11, "circle": 9, "square": 9} | dict.fromkeys(("book", "large diamond", "small diamond")) == {
+        shape: len({*told[shapes == shape]}) if (shapes == shape).sum() > 9 else None for shape in set(shapes)
+    }
+    hues = {"red": 0, "orange": 35, "yellow": 50, "green": 100, "blue": 210, "purple": 270}
+    rows = [row for row, colour in enumerate(told) if colour in hues]
+    right = 0
+    for row, pixels in zip(rows, data.images("image", 48, rows), strict=True):
+        r, g, b = (pixels[k].astype(float) for k in range(3))
+        ink = np.ptp(pixels.astype(float), axis=0) > 90
+        angle = np.degrees(np.arctan2(np.sqrt(3) * (g - b), 2 * r - g - b))[ink]
+        hue = np.degrees(np.angle(np.exp(1j * np.radians(angle)).mean())) % 360
+        near = min(hues, key=lambda name: abs((hue - hues[name] + 180) % 360 - 180))
+        right += near == told[row]
+    assert right >= 0.75 * len(rows)  # names by chance: a sixth

@@ -6,7 +6,9 @@ Drawings: Twemoji (CC-BY 4.0), Noto Emoji (Apache-2.0), OpenMoji (CC-BY-SA 4.0);
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from nearfar.sources.sets import register
 FOLDER = Path(__file__).parents[1] / "emoji"
 TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
 VENDORS = {"twemoji": "twemoji", "noto": "noto", "openmoji-color": "openmoji", "openmoji-line": "openmoji"}
+COLOURED = ("twemoji", "noto", "openmoji-color")
 HELD_OUT = "noto"
 LICENCES = {
     "twemoji": "CC-BY 4.0",
@@ -108,3 +111,35 @@ def _fingerprint() -> str:
     for path in sorted(FOLDER.glob("*.parquet")):
         state.update(path.read_bytes())
     return state.hexdigest()
+
+
+def composed(name: str, attribute: str, told: Callable[[dict[str, Any]], tuple[str, str] | None], why: dict[str, str],
+             version: object) -> Raw:  # fmt: skip
+    """The drawings of which `told` says an attribute and an object, as a data set of compositions. why: the reasons of
+    the roles attribute and object; version: whatever else decides what the rows are, for the fingerprint."""
+    emoji = open_emoji()
+    table: Any = emoji.table.select_columns(["key", "image", "style", "tone", "subcategory", "name"])
+    rows = [
+        {"key": row["key"], "image": row["image"], "style": row["style"], attribute: pair[0], "drawn": pair[1],
+         "caption": f"a photo of {pair[0]} {pair[1]}"}
+        for row in table
+        if row["style"] in COLOURED and (pair := told(row))
+    ]  # fmt: skip
+    return Raw(
+        name=name,
+        path=None,
+        kind="built-in images",
+        table=Dataset.from_list(rows),
+        fingerprint=hashlib.sha256((emoji.fingerprint + repr(version)).encode()).hexdigest(),
+        roles={"image": "image", "text": "caption", "attribute": [attribute], "object": "drawn", "domain": "style",
+               "id": "key"},
+        reasons={
+            "image": "a drawing, 48 x 48 pixels",
+            "text": "names attribute and object",
+            **why,
+            "domain": "the drawing style",
+            "id": "style and code points",
+        },
+        meta={"licences": {name: LICENCES[name] for name in (*COLOURED, "text")},
+              "attribution": emoji.meta["attribution"], "native_size": 48},
+    )  # fmt: skip
