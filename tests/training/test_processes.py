@@ -17,6 +17,7 @@ from nearfar.models import save_model
 from nearfar.training.engine import fit
 from nearfar.training.loading import shared
 from tests import stopping
+from tests.compositions import write_shapes
 from tests.conftest import dialogue, write_triplets
 from tests.modalities.histories import made_up, write
 
@@ -74,6 +75,8 @@ def two_equal_one(method, table, folder, options, monkeypatch):
     return curves[0]
 
 
+PROMPTED = {"text_encoder": "tiny", "text_causal": True, "text_pooling": "lasttoken", "text_length": 12,
+            "vocabulary": 120, "image_size": 16}  # fmt: skip
 CASES = {
     "micro-batch": {"micro_batch": 2, "accumulate": 2},
     "queue": {"negatives": {"name": "queue", "size": 24}, "learn_temperature": True},
@@ -270,3 +273,22 @@ def test_dialogues_of_both_sorts_on_two_processes_equal_one(tmp_path, monkeypatc
     options = SCHEDULE | SGD | {"mlm": 0.0, "batch_size": 12, "val_every": 0}
     curve = two_equal_one("space2", dialogues, tmp_path, options, monkeypatch)
     assert curve[-1]["loss"] != curve[0]["loss"]
+
+
+def test_prompts_of_compositions_on_two_processes_equal_one(tmp_path, monkeypatch):
+    shapes = write_shapes(tmp_path)
+    options = SCHEDULE | SGD | PROMPTED | {"untrained": True, "batch_size": 8}
+    curve = two_equal_one("csp", shapes, tmp_path, options, monkeypatch)
+    assert curve[-1]["loss"] != curve[0]["loss"]
+
+
+def test_partners_of_rare_attributes_on_two_processes_equal_one(tmp_path, monkeypatch):
+    """The encoder is held from the start, and neither gates nor mixtures take part, since batch norms
+    see the rows of their own process; whole images."""
+    whole = {"name": "two-crops", "crop": [1.0, 1.0], "flip": 0.0, "strength": 0.0, "grey": 0.0, "blur": 0.0}
+    shapes = write_shapes(tmp_path)
+    options = SCHEDULE | SGD | {"augment_from": 0.0, "augment_share": 1.0, "dim": 16, "dropout": 0.0, "batch_size": 8,
+                                "attention": "pooled", "mix_weight": 0.0,
+                                "views": whole,
+                                "image_size": 16}  # fmt: skip
+    two_equal_one("cot", shapes, tmp_path, options, monkeypatch)
