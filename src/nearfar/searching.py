@@ -53,6 +53,7 @@ def search(
     variant: str | None = None,
     plus: str | None = None,
     minus: str | None = None,
+    dims: PositiveInt | None = None,
     exact: bool = False,
     hybrid: bool = False,
 ) -> Hits:
@@ -69,6 +70,8 @@ def search(
         variant: which of the vectors of the query, where the model gives several; default that of the index.
         plus, minus: a text, an image or key:KEY whose unit vector is added to the query's, or taken from it ("like
             this image, but at night"; ALIGN, ICML 2021, sec. 5).
+        dims: compare the first numbers of the vectors alone, of length 1 by themselves, with every item; for a model
+            whose vectors may be cut short (`fit --dims`).
         exact: compare with every item, also where a large index has an approximate index.
         hybrid: fuse the ranking by vectors with that of the query's words among the text columns (BM25), by
             reciprocal ranks.
@@ -78,7 +81,7 @@ def search(
     model was trained on. Raises InputError for a stale or missing index, a model that cannot embed such a query, a
     filter that does not work, a hybrid search without texts.
     """
-    searcher = Searcher(where_from, model=model, role=role, variant=variant)
+    searcher = Searcher(where_from, model=model, role=role, variant=variant, dims=dims)
     (found,) = searcher.search_many([query], k=k, where=where, plus=plus, minus=minus, exact=exact, hybrid=hybrid)
     if found.error is not None:
         raise found.error
@@ -91,7 +94,13 @@ class Searcher:
     needs it."""
 
     def __init__(
-        self, where_from: str | Path, *, model: Any = None, role: str | None = None, variant: str | None = None
+        self,
+        where_from: str | Path,
+        *,
+        model: Any = None,
+        role: str | None = None,
+        variant: str | None = None,
+        dims: PositiveInt | None = None,
     ):
         if not str(where_from).strip():
             raise InputError("No index was named: the path is empty.")
@@ -102,6 +111,10 @@ class Searcher:
         self.index = indexing.open_index(place) if indexing.is_index(place) else None
         if self.index is None and not any((self.path / n / "config.json").exists() for n in (".", "model", "best")):
             raise self._no_index()
+        if dims is not None:
+            if self.index is None:
+                raise self._without("dims")
+            self.index = self.index.truncated(dims)
         self.variant = variant or (None if self.index is None else self.index.meta.get("variant")) or None
 
     @cached_property
@@ -201,9 +214,13 @@ class Searcher:
             raise self._no_index()
         for name, value in refused.items():
             if value is not None:
-                hint = f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"
-                raise InputError(f"--{name} needs an index.", hint)
+                raise self._without(name)
         return Found(query, hits)
+
+    def _without(self, name: str) -> InputError:
+        return InputError(
+            f"--{name} needs an index.", f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"
+        )
 
     def _no_index(self) -> InputError:
         made = f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"

@@ -117,9 +117,14 @@ def cut(model: Any, dims: int | None, say: Say) -> Any:
         return model
     made = model.truncated(dims)
     if dims != model.dim and dims not in model.dims:
-        known = f"for {', '.join(map(str, model.dims))}" if model.dims else "for the whole vector alone (fit --dims)"
-        say(f"note: the model was trained {known}; its first {dims} numbers may say less than others could")
+        say(untrained_width(model, dims))
     return made
+
+
+def untrained_width(model: Any, dims: int) -> str:
+    """That a model was not trained for its first numbers alone, in words."""
+    known = f"for {', '.join(map(str, model.dims))}" if model.dims else "for the whole vector alone (fit --dims)"
+    return f"note: the model was trained {known}; its first {dims} numbers may say less than others could"
 
 
 def divided(given: Mapping[str, Any], data_settings: DataSettings | None) -> tuple[DataSettings, dict[str, Any]]:

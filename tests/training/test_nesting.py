@@ -75,6 +75,29 @@ def test_the_model_knows_its_widths_and_gives_prefixes(model, table, tmp_path):
         nearfar.embed(model, table, out=tmp_path / "index", append=True)
 
 
+def test_an_index_is_asked_for_its_first_numbers(model, table, tmp_path, capsys):
+    """Beside vectors embedded anew and cut by hand; an index of cut vectors is cut further."""
+    whole = nearfar.embed(model, table, out=tmp_path / "whole")
+    loaded, query = nearfar.load(model / "model"), "the stone of the river"
+    for path, dims in ((whole, 16), (nearfar.embed(model, table, out=tmp_path / "short", dims=16), 2)):
+        hits = nearfar.search(path, query, k=5, dims=dims)
+        stored = nearfar.load(model / "model").embed_texts([query, *(hit["question"] for hit in hits)])[:, :dims]
+        stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+        np.testing.assert_allclose([hit["score"] for hit in hits], stored[1:] @ stored[0], atol=1e-5)
+    everyone = nearfar.search(whole, query, k=1000, dims=16)
+    vectors = loaded.embed_texts([query, *(hit["question"] for hit in everyone)])[:, :16]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.argmax(vectors[1:] @ vectors[0]) == 0
+    key = everyone[3]["key"]
+    assert key not in {hit["key"] for hit in nearfar.search(whole, f"key:{key}", k=1000, dims=16)}
+    with pytest.raises(InputError, match=r"have 16 numbers\. Got dims 17"):
+        nearfar.search(tmp_path / "short", query, dims=17)
+    assert main(["search", str(whole.path), query, "--dims", "5"]) == 0
+    assert "trained for 128, 16, 2; its first 5" in capsys.readouterr().err
+    assert main(["search", str(whole.path), query, "--dims", "16"]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 def test_evaluate_sets_the_prefixes_beside_the_whole(model, table):
     said = []
     found = nearfar.evaluate(model, table, baseline=False)

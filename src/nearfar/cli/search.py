@@ -13,6 +13,7 @@ from nearfar import modalities, terminal
 from nearfar.checks import PositiveInt
 from nearfar.cli.commands import emit
 from nearfar.errors import InputError, NearfarError, did_you_mean
+from nearfar.queries import is_key
 
 if TYPE_CHECKING:
     from nearfar.searching import Searcher
@@ -38,6 +39,7 @@ class SearchOptions:
             table.
         column: of the table that holds the queries; default query, or the only one.
         hybrid: fuse the ranking by vectors with that by words (BM25) among the index's columns of texts.
+        dims: compare the first numbers of the vectors alone, with every item; default all that the index has.
         exact: compare with every item, also where a large index has an approximate index.
     """
 
@@ -52,6 +54,7 @@ class SearchOptions:
     queries: str | None = None
     column: str | None = None
     hybrid: bool = False
+    dims: PositiveInt | None = None
     exact: bool = False
 
 
@@ -65,11 +68,16 @@ def search(index: str, query: str | None, given: SearchOptions, as_json: bool) -
     if given.column is not None and given.queries is None:
         raise InputError("--column names a column of --queries FILE, which is not there.")
     queries = [query] if given.queries is None else queries_of(Path(given.queries), given.column)
-    searcher = Searcher(index, model=given.model, role=given.role, variant=given.variant)
+    searcher = Searcher(index, model=given.model, role=given.role, variant=given.variant, dims=given.dims)
     options = {name: getattr(given, name) for name in ("k", "where", "plus", "minus", "exact", "hybrid")}
     if searcher.index is not None and searcher.index.approximate and not given.exact and given.where is None:
         kind, recall = searcher.index.approximate["type"], searcher.index.approximate["recall"]
         terminal.say(f"approximate search ({kind}), which finds {recall:.1%} of the ten nearest; --exact finds all")
+    if given.dims is not None and not all(is_key(one) for one in queries):
+        from nearfar.using import untrained_width
+
+        if given.dims not in searcher.model.dims:
+            terminal.say(untrained_width(searcher.model, given.dims))
     if given.interactive:
         return answering(searcher, options, as_json)
     found = searcher.search_many(queries, **options)

@@ -119,6 +119,22 @@ class Index:
                     if files.digest(self.path / name) != digest:
                         raise files.damaged(self.path / name, "its content is not what was written", DAMAGED)
 
+    def truncated(self, dims: int) -> "Index":
+        """The index of the first `dims` numbers of every vector, of length 1 by themselves where it is of cosines; its
+        searches compare with every item. Raises InputError for more numbers than there are."""
+        check("dims", dims, PositiveInt, "argument")
+        if dims > self.dim:
+            raise InputError(f"The vectors of the index {self.path} have {self.dim} numbers. Got dims {dims}.",
+                             f"Use {self.dim} or less.")  # fmt: skip
+        made = Index(
+            self.path, {k: v for k, v in self.meta.items() if k != "approximate"} | {"dim": dims, "dims": dims}
+        )
+        shared = ("table", "_rows", "_loaded", "_words")
+        made.__dict__.update({name: self.__dict__[name] for name in shared if name in self.__dict__})
+        cut = self._vectors[:, :dims]
+        made.__dict__["_vectors"] = normalise(cut).astype(np.float32) if self.similarity == "cosine" else cut.copy()
+        return made
+
     def open(self) -> "Index":
         """Reads what a search needs, so that damage is told before the first query."""
         if self.approximate is None:
