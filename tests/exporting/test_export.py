@@ -64,6 +64,8 @@ def embed_texts(folder: Path, name: str, texts: list[str], file: str = "file") -
         rows = tokenizer.encode_batch([said["prompt"] + one for one in some])
         feed = {"input_ids": np.array([row.ids for row in rows], np.int64),
                 "attention_mask": np.array([row.attention_mask for row in rows], np.int64)}  # fmt: skip
+        if said["see_padding"]:
+            feed["attention_mask"][:] = 1
         return session.run(None, feed)[0]
 
     together, alone = run(texts), np.concatenate([run([one]) for one in texts])
