@@ -11,7 +11,7 @@ from nearfar.errors import InputError, NearfarError
 from nearfar.evaluation.comparison import compare_rows
 from nearfar.reporting import page as page_of
 from nearfar.reporting import results_of_runs, write_report
-from nearfar.reporting.report import parts_of, render
+from nearfar.reporting.report import parts_of, render, whole
 
 from .sample import results, rows, two_kinds
 
@@ -335,3 +335,10 @@ def test_images_come_from_inside_the_page_only():
                    'data:image/png;base64,"', "data:image/svg+xml;base64,PHN2Zz4=", "//x", None, 3,
                    ["data:image/png;base64,"]]:  # fmt: skip
         assert image(source) == ""
+
+
+def test_options_in_an_advice_are_not_divided_and_nothing_else_is_markup():
+    found = str(whole("a lower --temperature & <b>more</b> -- (--batch-size)"))
+    assert '<span class="option">--batch-size</span>)' in found
+    assert "&lt;b&gt;more&lt;/b&gt; --" in found
+    assert found.count("<span") == 2

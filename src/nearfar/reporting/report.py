@@ -218,8 +218,16 @@ def _environment() -> Any:
     )
     environment.filters["embedded"] = embedded
     environment.filters["image"] = image
+    environment.filters["whole"] = whole
     environment.globals.update(spell=page.spell, amount=page.amount)
     return environment
+
+
+def whole(text: str) -> str:
+    """A text whose options (--batch-size) are not divided at the end of a line."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"--[a-z-]+", r'<span class="option">\g<0></span>', str(escape(text))))
 
 
 def image(source: Any) -> str:
