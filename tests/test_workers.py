@@ -1,18 +1,24 @@
 """Work on a Ray cluster comes to what this process would make, also where a worker is killed in the middle."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
+import threading
+import time
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import nearfar
 from nearfar import files, using, workers
 from nearfar.errors import InputError
 from nearfar.training import cells
 from nearfar.training.settings import DataSettings, TrainSettings
-from tests import raying
+from tests import raying, stopping
 from tests.test_embed import pairs, table
 
 ray = pytest.importorskip("ray", reason="needs nearfar[ray]")
@@ -164,3 +170,45 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"needs the package 'ray'.*'nearfar\[ray\]'"):
         workers.check_on("ray")
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_on_two_workers_equals_one_on_two_processes_though_a_worker_is_killed(on_ray, tmp_path, monkeypatch):
+    data = table(tmp_path / "pairs.csv", pairs(range(60)))
+    options = {"steps": 30, "batch_size": 8, "val_every": 0, "save_every": 5, "devices": 2, "device": "cpu"}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "nearfar", "fit", "pairs", str(data), "--out", str(tmp_path / "two"), *words]
+    subprocess.run(command, check=True, capture_output=True, env=stopping.clean())
+    said, killed, run = [], [], tmp_path / "ray"
+
+    def kill():
+        while not (run / "checkpoints" / "last.ckpt").exists():
+            time.sleep(0.01)
+        killed.append(raying.working("RayTrainWorker")[-1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    found = nearfar.fit("pairs", data, out=run, on="ray", say=said.append, **options)
+    killer.join(1)
+    assert killed
+    assert "on Ray: 2 workers" in " ".join(said)
+    assert any(line.startswith("step ") for line in said)
+    one, two = weights(tmp_path / "two"), weights(run)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert found.scores == json.loads((tmp_path / "two" / "scores.json").read_text())["scores"]
+    assert found.model().embed_texts(["a thing"]).shape == (1, 128)
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in (tmp_path / "two").iterdir())
+    with pytest.raises(InputError, match=r"ask for 3 workers; the cluster has 2"):
+        nearfar.fit("pairs", data, out=tmp_path / "more", on="ray", **options | {"devices": 3})
+    assert not (tmp_path / "more").exists()
+    with pytest.raises(InputError, match="larger than the"):
+        nearfar.fit("pairs", data, out=tmp_path / "more", on="ray", **options | {"batch_size": 4000})
+    with pytest.raises(InputError, match="already holds a run"):
+        nearfar.fit("pairs", data, out=run, on="ray", **options)
+    assert nearfar.fit("pairs", data, out=run, on="ray", resume=True, **options).scores == found.scores

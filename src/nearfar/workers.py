@@ -159,8 +159,7 @@ def spread(
     given, waiting = ray.put(make), list(enumerate(jobs))[::-1]
     needs = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
     actor = ray.remote(Worker).options(**needs, max_restarts=-1, max_task_retries=AGAIN)
-    here = os.getcwd(), _environment()
-    free = [actor.remote(given, cluster.threads, *here) for _ in range(min(cluster.workers, len(jobs)))]
+    free = [actor.remote(given, cluster.threads, *here()) for _ in range(min(cluster.workers, len(jobs)))]
     everyone, running = list(free), {}
 
     def give() -> None:
@@ -201,10 +200,10 @@ def _answer(ray: Any, done: Any) -> Any:
         )
 
 
-def _environment() -> dict[str, str]:
-    """What a worker takes over of this process."""
+def here() -> tuple[str, dict[str, str]]:
+    """The folder and the part of the environment that a worker takes over of this process."""
     names = ("NEARFAR_CACHE", "NEARFAR_CACHE_SIZE", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    return os.getcwd(), {name: os.environ[name] for name in names if name in os.environ}
 
 
 class Worker:

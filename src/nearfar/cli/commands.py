@@ -41,6 +41,9 @@ class FitOptions:
             their code; only for runs that you made.
         dry_run: show the plan after a few timed steps, and write nothing.
         config: YAML file of options; the command line goes before it.
+        on: where the --devices times --nodes processes of the run are: ray (workers of the cluster of RAY_ADDRESS or of
+            `ray start`, else processes of this machine) or ray://HOST:PORT; default this machine. --out must lie where
+            all of them reach it.
     """
 
     out: str | None = None
@@ -48,6 +51,7 @@ class FitOptions:
     trust: bool = False
     dry_run: bool = False
     config: str | None = None
+    on: str | None = None
 
 
 @dataclass
@@ -309,6 +313,7 @@ def run_fit(words: list[str]) -> None:
         out=checked.out,
         resume=checked.resume,
         dry_run=checked.dry_run,
+        on=checked.on,
         settings=options.build(TrainSettings, checked),
         data_settings=options.build(DataSettings, checked),
         say=say,

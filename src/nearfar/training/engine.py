@@ -63,6 +63,7 @@ CONFIG = {
 }  # what is read again of a run's config.json
 SCORES = {"data_hash": str, "split_hash": str, "summary": (dict, type(None)), "scores": dict, "cost": dict}
 DAMAGED = "Delete the run's folder and train anew, or restore it from a copy."
+MARK = ".nearfar-cluster"  # there while the workers of a cluster train: who does not see it has another folder
 OWN = (
     "config.json",
     "curve.jsonl",
@@ -70,6 +71,7 @@ OWN = (
     "checkpoints",
     LOGS,
     files.LOCK,
+    MARK,
 )  # what a run that was cut off may leave
 
 
@@ -110,6 +112,7 @@ def fit(
     progress: bool = True,
     say: Say = silent,
     command: str = "",
+    on: str | None = None,
     **given: Any,
 ) -> Run:
     """Trains a method on data and leaves a folder with the model, its curve and its scores.
@@ -120,10 +123,13 @@ def fit(
         out: the run's folder; default runs/METHOD-DATA, numbered.
         resume: go on from the last checkpoint of `out`; equals an uninterrupted run.
         dry_run: time a few steps and return the plan; nothing is written.
+        on: None: this process trains, with others that it or a launcher starts. "ray" or "ray://HOST:PORT": workers of
+            a Ray cluster train together, through Ray Train, as many as `devices` times `nodes`; `out` must lie where
+            all of them reach it. The run goes on from its checkpoint where one dies.
         given: fields of TrainSettings and DataSettings, and options of the method, by name.
 
     Raises:
-        InputError: wrong data, options or folder (nothing is written).
+        InputError: wrong data, options or folder (nothing is written), a cluster out of reach or too small.
         NearfarError: the training failed; the last checkpoint is kept.
     """
     processes.follow_parent()
@@ -134,6 +140,36 @@ def fit(
         say(f"method: {method} ({why})")
     else:
         methods.get(method)
+    asked = Asked(data, data_settings, command)
+    if on is None:
+        return fit_opened(method, opened, asked, settings, given, out, resume, dry_run, progress, say)
+    if dry_run:
+        raise InputError("--dry-run times steps on this machine.", "Leave out --on.")
+    return fit_on(on, method, opened, asked, settings, given, out, resume, say)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a run was asked for, as config.json holds it: the data's name or path, how they were opened, the command."""
+
+    spec: Any
+    data_settings: DataSettings
+    command: str
+
+
+def fit_opened(
+    method: str,
+    opened: Data,
+    asked: Asked,
+    settings: TrainSettings,
+    given: Mapping[str, Any],
+    out: str | Path | None,
+    resume: bool,
+    dry_run: bool = False,
+    progress: bool = False,
+    say: Say = silent,
+) -> Run:
+    """`fit` on opened data, with checked settings."""
     building.check_needs(method, opened)
     building.check_settings(settings)
     processes.check_launch(settings.devices, settings.nodes)
@@ -142,22 +178,63 @@ def fit(
     task = building.task_of(method, opened, settings)
     claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
     with claimed as folder:
-        setup = building.prepare(method, opened, settings, given, cache=cache_dir())
-        building.check_batch(setup)
-        check_variant_of(setup)
-        able = can_measure(setup.method.towers(), task)
-        check_patience(settings, setup.method, task, able, opened.splits.get("val"))
-        if able:
-            if settings.val_every != 0:
-                task.rows("val")
-            task.check()
-        record = describe(method, opened, setup, data, data_settings, command)
+        setup = ready(method, opened, settings, given, task)
+        record = describe(method, opened, setup, asked)
         for line in summary_lines(setup):
             say(line)
         if folder is None:
             return timed_plan(method, opened, setup, task, record, say)
         with recorded(folder, record, resume):
             return train(folder, method, opened, setup, task, record, resume, progress, say)
+
+
+def ready(method: str, opened: Data, settings: TrainSettings, given: Mapping[str, Any], task: Task) -> building.Setup:
+    """What the run trains, after all checks that need no training."""
+    setup = building.prepare(method, opened, settings, given, cache=cache_dir())
+    building.check_batch(setup)
+    check_variant_of(setup)
+    able = can_measure(setup.method.towers(), task)
+    check_patience(settings, setup.method, task, able, opened.splits.get("val"))
+    if able:
+        if settings.val_every != 0:
+            task.rows("val")
+        task.check()
+    return setup
+
+
+def fit_on(
+    on: str,
+    method: str,
+    opened: Data,
+    asked: Asked,
+    settings: TrainSettings,
+    given: Mapping[str, Any],
+    out: str | Path | None,
+    resume: bool,
+    say: Say,
+) -> Run:
+    """`fit` by workers of a Ray cluster. All that can be wrong with data and options is told before it is asked."""
+    from nearfar import workers
+    from nearfar.training.clustered import Order, train_on
+
+    workers.check_on(on)
+    if processes.started() > 1:
+        raise InputError("--on starts the processes of a run; a launcher has started some already.", "Leave one out.")
+    building.check_needs(method, opened)
+    building.check_settings(settings)
+    tell_overlaps(opened, building.weights_of(settings), say)
+    task = building.task_of(method, opened, settings)
+    for line in summary_lines(ready(method, opened, settings, given, task)):
+        say(line)
+    folder, made = _made(out, method, opened, resume)
+    data = workers.SameData(opened, asked.spec, asked.data_settings)
+    try:
+        train_on(on, Order(method, data, folder.absolute(), resume, settings, dict(given), asked), say)
+    finally:
+        files.remove_empty(made)
+    stored = files.read_json(folder / "scores.json", SCORES, DAMAGED)
+    plan = files.read_json(folder / "config.json", CONFIG, DAMAGED)
+    return Run(folder, method, plan, stored["scores"], stored["cost"], stored["summary"])
 
 
 def check_variant_of(setup: building.Setup) -> None:
@@ -333,9 +410,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(
-    method: str, data: Data, setup: building.Setup, spec: Any, data_settings: DataSettings, command: str
-) -> dict[str, Any]:
+def describe(method: str, data: Data, setup: building.Setup, asked: Asked) -> dict[str, Any]:
     """config.json: all that is needed to understand and repeat the run."""
     return {
         "format": 1,
@@ -343,15 +418,15 @@ def describe(
         "options": setup.options,
         "settings": dataclasses.asdict(setup.settings),
         "resolved": setup.resolved,
-        "data": str(spec) if isinstance(spec, (str, Path)) else data.name,
-        "data_settings": dataclasses.asdict(data_settings),
+        "data": str(asked.spec) if isinstance(asked.spec, (str, Path)) else data.name,
+        "data_settings": dataclasses.asdict(asked.data_settings),
         "data_hash": data.hash,
         "split_hash": data.split_hash,
         "rows": {k: len(v) for k, v in data.splits.items()},
         "roles": data.roles,
         "supervised": sees_labels(setup.method, data) or setup.settings.class_balanced,
         "parameters": sum(p.numel() for p in setup.method.parameters() if p.requires_grad),
-        "command": command,
+        "command": asked.command,
         "versions": versions(),
     }
 

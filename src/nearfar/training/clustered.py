@@ -1,0 +1,165 @@
+"""One run whose processes are workers of a Ray cluster, through Ray Train: each is told its rank as torchrun would tell
+it, and trains as `fit` does on several processes. A worker that dies ends the others; all go on from the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nearfar import workers
+from nearfar.errors import InputError, NearfarError
+from nearfar.training import engine
+from nearfar.training.engine import MARK, Asked
+from nearfar.training.settings import TrainSettings
+
+LOOK = 1.0  # seconds between two looks at the learning curve
+
+
+@dataclass(frozen=True)
+class Order:
+    """What each worker is given; `there`: the folder and the environment of the process that asks."""
+
+    method: str
+    data: workers.SameData
+    run: Path
+    resume: bool
+    settings: TrainSettings
+    options: Mapping[str, Any]
+    asked: Asked
+    threads: int = 1
+    there: tuple[str, dict[str, str]] = (".", {})
+
+
+def train_on(on: str, order: Order, say: Any) -> None:
+    """Trains on the cluster until the run is finished. Raises InputError where it has too few workers, what went wrong
+    in a worker, and NearfarError where workers died again and again; the last checkpoint is kept."""
+    settings = order.settings
+    count = settings.devices * settings.nodes
+    with workers.connected(on, settings.device != "cpu") as cluster, tempfile.TemporaryDirectory() as place:
+        if count > cluster.workers:
+            raise InputError(
+                f"--devices {settings.devices}{f' and --nodes {settings.nodes}' * (settings.nodes > 1)} ask for "
+                f"{count} workers; the cluster has {cluster.workers} of {cluster.threads} threads.",
+                "Ask for fewer, start more machines, or give each fewer threads (OMP_NUM_THREADS).",
+            )
+        say(cluster.words(count))
+        trainer = _trainer(
+            cluster, dataclasses.replace(order, threads=cluster.threads, there=workers.here()), count, place
+        )
+        (order.run / MARK).touch()
+        try:
+            with _told(order.run / "curve.jsonl", say):
+                trainer.fit()
+        except NearfarError:
+            raise
+        except Exception as error:
+            raise _what_was_wrong(error, order.run) from error
+        finally:
+            (order.run / MARK).unlink(missing_ok=True)
+
+
+def _trainer(cluster: workers.Cluster, order: Order, count: int, place: str) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    needs: dict[str, Any] = {"CPU": cluster.cpus} | ({"GPU": 1} if cluster.gpus else {})
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"order": order},
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=count,
+            use_gpu=bool(cluster.gpus),
+            resources_per_worker=needs,
+            placement_strategy="SPREAD" if order.settings.nodes > 1 else "PACK",
+        ),
+        run_config=RunConfig(storage_path=place, failure_config=FailureConfig(max_failures=workers.AGAIN)),
+    )
+
+
+def train_worker(given: dict[str, Any]) -> None:
+    """What every worker does, in the process group that Ray Train has made."""
+    import torch
+
+    order: Order = given["order"]
+    folder, environment = order.there
+    os.environ.update(environment)
+    os.environ["TORCHELASTIC_RUN_ID"] = "nearfar"  # Lightning reads the ranks as those of torchrun
+    os.environ["GROUP_RANK"] = os.environ.get("NODE_RANK", "0")
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    torch.set_num_threads(order.threads)
+    if not (order.run / MARK).exists():
+        raise InputError(f"{socket.gethostname()} does not see the run's folder {order.run}.",
+                         "Name an --out that all machines of the cluster share.")  # fmt: skip
+    opened = order.data.open()
+    engine.fit_opened(order.method, opened, order.asked, order.settings, order.options, order.run, _begun(order))
+
+
+def _begun(order: Order) -> bool:
+    """Whether there is a run to go on with, as the first worker sees it: an earlier one, or this one, whose worker
+    died."""
+    import torch.distributed as dist
+
+    seen = [order.resume or (order.run / "config.json").exists()]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(seen, 0)
+    return seen[0]
+
+
+def _what_was_wrong(error: Exception, run: Path) -> NearfarError:
+    """The error of nearfar that a worker met, else what Ray says."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    for failure in failures.values():
+        found: BaseException | None = failure
+        while found is not None:
+            inner = getattr(found, "cause", None)
+            for one in (found, inner):
+                if isinstance(one, NearfarError):
+                    return one
+            found = found.__cause__ or (inner if isinstance(inner, BaseException) else None)
+    said = next((line for line in str(next(iter(failures.values()))).strip().splitlines()[::-1] if line.strip()), "")
+    return NearfarError(f"Training on the cluster failed: {said[:300]}",
+                        f"Its last checkpoint is kept: go on with --resume --out {run}.")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _told(curve: Path, say: Any) -> Iterator[None]:
+    """Says each tenth of the run that the workers have come to, while the block runs."""
+    import json
+
+    ended = threading.Event()
+    before = curve.stat().st_size if curve.exists() else 0
+
+    def follow() -> None:
+        place, told = before, 0
+        while not ended.wait(LOOK):
+            try:
+                with curve.open("rb") as file:
+                    file.seek(min(place, curve.stat().st_size))
+                    block = file.read()
+            except OSError:
+                continue
+            whole = block.rpartition(b"\n")[0]
+            place += len(whole) + bool(whole)
+            lines = [json.loads(line) for line in whole.splitlines() if line]
+            if lines and (lines[-1]["seconds"] // 10 > told or told == 0):
+                told = lines[-1]["seconds"] // 10
+                say(f"step {lines[-1]['step']}: loss {lines[-1].get('loss', float('nan')):.3f}")
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
