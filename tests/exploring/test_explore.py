@@ -200,7 +200,7 @@ def client(atlas):
 def test_the_page_answers_itself_alone(client, atlas):
     props = client.get("/data/metadata.json").json()["props"]
     assert props["data"]["projection"] == {"x": X, "y": Y}
-    count = {"type": "json", "sql": "select count(*) as n, count(image) as p from dataset"}
+    count = {"type": "json", "sql": "select count(*) as n, count(thumbnail) as p from dataset"}
     assert client.post("/data/query", content=json.dumps(count)).json() == [{"n": 41, "p": 41}]
     assert "<title>Embedding Atlas</title>" in client.get("/").text
     read = {"type": "json", "sql": "select * from read_csv('/etc/passwd')"}
