@@ -218,12 +218,13 @@ class Searcher:
         return Found(query, hits)
 
     def _without(self, name: str) -> InputError:
-        return InputError(
-            f"--{name} needs an index.", f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"
-        )
+        return InputError(f"--{name} needs an index.", self._making)
+
+    @property
+    def _making(self) -> str:
+        return f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"
 
     def _no_index(self) -> InputError:
-        made = f"Make one: nearfar embed {self.named} DATA --out {self.named}/index"
         general = "`nearfar embed MODEL DATA --out INDEX` makes one."
-        hint = made if (self.path / "config.json").exists() else general
+        hint = self._making if (self.path / "config.json").exists() else general
         return InputError(f"There is no index at '{self.named}'.", hint)

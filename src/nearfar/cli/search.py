@@ -76,7 +76,8 @@ def search(index: str, query: str | None, given: SearchOptions, as_json: bool) -
     if given.dims is not None and not all(is_key(one) for one in queries):
         from nearfar.using import untrained_width
 
-        if given.dims not in searcher.model.dims:
+        cut = searcher.index is not None and searcher.index.meta.get("dims")
+        if cut and given.dims not in searcher.model.dims:
             terminal.say(untrained_width(searcher.model, given.dims))
     if given.interactive:
         return answering(searcher, options, as_json)

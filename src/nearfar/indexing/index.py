@@ -1,5 +1,6 @@
 """Open and search an index. Below `approximate.LARGE` bytes of vectors, and where it is asked for, search is exact."""
 
+import copy
 import hashlib
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -121,18 +122,17 @@ class Index:
 
     def truncated(self, dims: int) -> "Index":
         """The index of the first `dims` numbers of every vector, of length 1 by themselves where it is of cosines; its
-        searches compare with every item. Raises InputError for more numbers than there are."""
+        searches compare with every item. The index itself where it has no more; InputError for more than there are."""
         check("dims", dims, PositiveInt, "argument")
         if dims > self.dim:
             raise InputError(f"The vectors of the index {self.path} have {self.dim} numbers. Got dims {dims}.",
                              f"Use {self.dim} or less.")  # fmt: skip
-        made = Index(
-            self.path, {k: v for k, v in self.meta.items() if k != "approximate"} | {"dim": dims, "dims": dims}
-        )
-        shared = ("table", "_rows", "_loaded", "_words")
-        made.__dict__.update({name: self.__dict__[name] for name in shared if name in self.__dict__})
-        cut = self._vectors[:, :dims]
-        made.__dict__["_vectors"] = normalise(cut).astype(np.float32) if self.similarity == "cosine" else cut.copy()
+        if dims == self.dim:
+            return self
+        made, cut = copy.copy(self), self._vectors[:, :dims]
+        made.dim = dims
+        made.meta = {k: v for k, v in self.meta.items() if k != "approximate"} | {"dim": dims, "dims": dims}
+        made._vectors = normalise(cut).astype(np.float32) if self.similarity == "cosine" else cut.copy()
         return made
 
     def open(self) -> "Index":

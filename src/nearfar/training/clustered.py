@@ -134,27 +134,23 @@ def _what_was_wrong(error: Exception, run: Path) -> NearfarError:
 
 @contextlib.contextmanager
 def _told(curve: Path, say: Any) -> Iterator[None]:
-    """Says each tenth of the run that the workers have come to, while the block runs."""
-    import json
-
+    """Says every ten seconds of training how far the workers have come, while the block runs."""
     ended = threading.Event()
-    before = curve.stat().st_size if curve.exists() else 0
+
+    def latest() -> dict[str, Any] | None:
+        try:
+            return next(reversed(engine.curve_lines(curve)), None)
+        except (OSError, InputError):  # it is not there yet, or a line is on its way
+            return None
 
     def follow() -> None:
-        place, told = before, 0
+        before = latest()
+        told = before and before["seconds"] // 10
         while not ended.wait(LOOK):
-            try:
-                with curve.open("rb") as file:
-                    file.seek(min(place, curve.stat().st_size))
-                    block = file.read()
-            except OSError:
-                continue
-            whole = block.rpartition(b"\n")[0]
-            place += len(whole) + bool(whole)
-            lines = [json.loads(line) for line in whole.splitlines() if line]
-            if lines and (lines[-1]["seconds"] // 10 > told or told == 0):
-                told = lines[-1]["seconds"] // 10
-                say(f"step {lines[-1]['step']}: loss {lines[-1].get('loss', float('nan')):.3f}")
+            line = latest()
+            if line is not None and line["seconds"] // 10 != told:
+                told = line["seconds"] // 10
+                say(f"step {line['step']}: loss {line.get('loss', float('nan')):.3f}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -170,12 +170,9 @@ def fit_opened(
     say: Say = silent,
 ) -> Run:
     """`fit` on opened data, with checked settings."""
-    building.check_needs(method, opened)
-    building.check_settings(settings)
     processes.check_launch(settings.devices, settings.nodes)
     say = say if processes.leader() else silent
-    tell_overlaps(opened, building.weights_of(settings), say)
-    task = building.task_of(method, opened, settings)
+    task = understood(method, opened, settings, say)
     claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
     with claimed as folder:
         setup = ready(method, opened, settings, given, task)
@@ -186,6 +183,14 @@ def fit_opened(
             return timed_plan(method, opened, setup, task, record, say)
         with recorded(folder, record, resume):
             return train(folder, method, opened, setup, task, record, resume, progress, say)
+
+
+def understood(method: str, opened: Data, settings: TrainSettings, say: Say) -> Task:
+    """What the run is measured by, once data and settings are known to fit the method; says what flatters scores."""
+    building.check_needs(method, opened)
+    building.check_settings(settings)
+    tell_overlaps(opened, building.weights_of(settings), say)
+    return building.task_of(method, opened, settings)
 
 
 def ready(method: str, opened: Data, settings: TrainSettings, given: Mapping[str, Any], task: Task) -> building.Setup:
@@ -220,10 +225,7 @@ def fit_on(
     workers.check_on(on)
     if processes.started() > 1:
         raise InputError("--on starts the processes of a run; a launcher has started some already.", "Leave one out.")
-    building.check_needs(method, opened)
-    building.check_settings(settings)
-    tell_overlaps(opened, building.weights_of(settings), say)
-    task = building.task_of(method, opened, settings)
+    task = understood(method, opened, settings, say)
     for line in summary_lines(ready(method, opened, settings, given, task)):
         say(line)
     folder, made = _made(out, method, opened, resume)
