@@ -7,7 +7,8 @@ of 128 with its tokenizer; beside the latter nearfar's own `tiny`, which has the
 the summaries and codes of the built-in set `functions`, tokenised anew each time, all of them in memory. A training
 step is one batch of pairs through the encoder, in-batch InfoNCE at temperature 0.05 both in nearfar.fit("pairs") and in
 a hand-written loop over sentence-transformers' MultipleNegativesRankingLoss, with AdamW. The ways take turns; printed
-is the median ratio with its 95 % interval (order statistics); above 1: nearfar is faster.
+is the median ratio with its 95 % interval (order statistics); above 1: nearfar is faster. What is measured is stored
+after each turn, so that a run cut short leaves the turns that it finished.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from train_throughput import interval, nearfar_rate
 
 from nearfar import encoders
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/text_encode.json"))
     given = parser.parse_args()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     data = open_data("functions", limit=3000)
     train = data.splits["train"]
     sides = [data.texts(role, train) for role in ("text", "text_b")]
@@ -125,34 +128,33 @@ def main() -> None:
             )
             steps["sentence-transformers"] = peer_steps(peer(folder, given.length), pairs, given.batch, given.steps)
             ways |= {f"encode, {name}": encode, f"training step, {name}": steps}
-        report = measured(ways, given)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(report, indent=1) + "\n")
+        report: dict[str, Any] = {}
+        for report in measured(ways, given):
+            given.out.write_text(json.dumps(report, indent=1) + "\n")
+    for cell, found in report["cells"].items():
+        for name, (middle, low, high) in found["ratios"].items():
+            print(f"{cell}: {name} {middle:.2f} [{low:.2f}, {high:.2f}] of sentence-transformers")
 
 
-def measured(ways: dict[str, dict[str, Callable[[], float]]], given: argparse.Namespace) -> dict[str, Any]:
+def measured(ways: dict[str, dict[str, Callable[[], float]]], given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The report after each turn; the first turn warms up and is left out."""
     rates: dict[str, dict[str, list[float]]] = {cell: {name: [] for name in own} for cell, own in ways.items()}
-    for turn in range(given.pairs + 1):
+    told = {"unit": "texts/s, pairs/s", "batch": given.batch, "length": given.length, "texts": given.texts,
+            "steps": given.steps, "threads": torch.get_num_threads(), "versions": engine.versions()}  # fmt: skip
+    for turn in track(range(given.pairs + 1), "turns"):
         for cell, own in ways.items():
             for name, way in own.items():
                 rate = way()
-                if turn:  # the first warms up
+                if turn:
                     rates[cell][name].append(rate)
-    report: dict[str, Any] = {
-        "unit": "texts/s, pairs/s",
-        "batch": given.batch,
-        "length": given.length,
-        "threads": torch.get_num_threads(),
-        "versions": engine.versions(),
-        "cells": {},
-    }
-    for cell, own in rates.items():
-        theirs = own["sentence-transformers"]
-        ratios = {n: interval([a / b for a, b in zip(r, theirs)]) for n, r in own.items() if r is not theirs}
-        report["cells"][cell] = {"rates": own, "ratios": ratios}
-        for name, (middle, low, high) in ratios.items():
-            print(f"{cell}: {name} {middle:.2f} [{low:.2f}, {high:.2f}] of sentence-transformers")
-    return report
+        if turn:
+            yield told | {"cells": {cell: cell_of(own) for cell, own in rates.items()}}
+
+
+def cell_of(rates: dict[str, list[float]]) -> dict[str, Any]:
+    theirs = rates["sentence-transformers"]
+    ratios = {n: interval([a / b for a, b in zip(r, theirs)]) for n, r in rates.items() if r is not theirs}
+    return {"rates": rates, "ratios": ratios}
 
 
 if __name__ == "__main__":

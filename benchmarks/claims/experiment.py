@@ -217,12 +217,13 @@ def measured(cell: Cell, data: Any, embed: Any) -> dict[str, float]:
 
 def untrained(cell: Cell, data: Any, kept: Path, seed: int) -> dict[str, float]:
     """The same measures of the encoder as its seed made it, but for those of two towers, which have no common space
-    yet."""
+    yet, and those by prompts, which need both."""
     if kept.exists():
         return json.loads(kept.read_text())
     names = {f.name for f in dataclasses.fields(TrainSettings)}
     settings = TrainSettings(**{k: v for k, v in {**cell.settings, "seed": seed}.items() if k in names})
-    roles = {name: evaluation.task_for(data, task).roles for name, (task, _) in cell.measures.items()}
+    tasks = {name: evaluation.task_for(data, task) for name, (task, _) in cell.measures.items()}
+    roles = {name: task.roles for name, task in tasks.items() if getattr(task, "read", "") != "prompts"}
     of_one = {name: own for name, own in roles.items() if len(modalities.kinds(own)) == 1}
     if not of_one:
         return {}
