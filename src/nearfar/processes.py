@@ -101,15 +101,20 @@ def broadcast(values: Any) -> Any:
     return shared.to(values.device)
 
 
+def sharded(tensor: Any) -> bool:
+    """Whether a tensor is divided among the processes (torch's `DTensor`): then its gradients have met already."""
+    return hasattr(tensor, "full_tensor")
+
+
 def average_gradients(parameters: Iterable[Any]) -> None:
     """The mean of the gradients over the connected processes, in one exchange a dtype. A parameter without a gradient
-    on every process keeps none."""
+    on every process keeps none; those of sharded ones are means already."""
     import torch
     import torch.distributed as dist
 
     if rank_and_world()[1] == 1:
         return
-    trained = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad and not sharded(p)]
     held = torch.tensor([float(p.grad is not None) for p in trained], device=device())
     dist.all_reduce(held, dist.ReduceOp.MAX)
     used = [p for p, h in zip(trained, held.tolist(), strict=True) if h]

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from nearfar import modalities, processes
 from nearfar.checks import Range
 from nearfar.encoders.depth import rates
+from nearfar.encoders.sharding import shard
 from nearfar.errors import NearfarError
 from nearfar.methods.batch import Batch, Facts
 from nearfar.methods.distilling import Distiller
 from nearfar.methods.inference import Inference
-from nearfar.methods.micro_batches import Cached
+from nearfar.methods.micro_batches import Cached, parts_of
 from nearfar.methods.nesting import Nesting, nested_loss
 from nearfar.methods.optimisation import Optimisation
 from nearfar.methods.paper import Paper
@@ -48,7 +49,8 @@ class Method(pl.LightningModule):
     `similarity`: how its vectors are compared, "cosine" or "dot". `length`: the most tokens that are read of a text
     (None: what the encoder takes); `from_start`: whether a longer one is read from its start in training, as it is in
     use, and not around a random place. `micro`: most items that pass the encoder at once on a device; `fit` sets it
-    from --micro-batch. `nesting`: the widths of --dims; `distiller`: the teacher of --distil-from. `log_every`: steps
+    from --micro-batch. `sharded`: whether the blocks of its encoders are divided among the processes (--strategy
+    fsdp). `nesting`: the widths of --dims; `distiller`: the teacher of --distil-from. `log_every`: steps
     between two lines of the curve. `survey`: the whole training set as the method sees it now
     (`nearfar.negatives.Survey`), or None outside of `fit`.
     Class attributes: `paper`; `needs`: alternatives, each the roles that a sample must hold ("any": a column of any
@@ -100,6 +102,7 @@ class Method(pl.LightningModule):
     optimisation: Optimisation = Optimisation()
     updating: Optimisation = Optimisation()
     micro: int | None = None
+    sharded: bool = False
     nesting: Nesting | None = None
     distiller: Distiller | None = None
     log_every: int = 10
@@ -314,7 +317,7 @@ class Method(pl.LightningModule):
         if not self.automatic_optimization:
             return self._in_phases(batch)
         self._cached = None
-        if self.micro is not None and self.micro < len(batch):
+        if self.micro is not None and parts_of(batch, self.micro) > 1:
             self._cached = Cached(self, batch, self.micro)
             embedded = self._cached.embedded()
         else:
@@ -355,8 +358,14 @@ class Method(pl.LightningModule):
         if self._cached is not None:
             self._cached.backward()
             self._cached = None
-        if self.micro is not None and self._pending[-1][1].last_accumulation_step:
+        if (self.micro is not None or self.sharded) and self._pending[-1][1].last_accumulation_step:
             processes.average_gradients(self.parameters())
+
+    def configure_model(self) -> None:
+        """Called by Lightning once the processes are connected."""
+        if self.sharded:
+            mesh: Any = self.device_mesh
+            shard(self, mesh["data_parallel"])
 
     def on_train_start(self) -> None:
         if self.micro is not None:

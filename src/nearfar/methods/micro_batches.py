@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nearfar import processes
 from nearfar.methods.batch import Batch
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Cached:
 
     def __init__(self, method: Method, batch: Batch, size: int):
         self.method = method
-        count = -(-len(batch) // size)
+        count = parts_of(batch, size)
         edges = [round(k * len(batch) / count) for k in range(count + 1)]
         self.parts = [batch.part(slice(a, b)) for a, b in itertools.pairwise(edges)]
         self.states: list[Any] = []
@@ -56,6 +57,13 @@ class Cached:
                 torch.autograd.backward([z for z, _ in pairs], [g for _, g in pairs])
             place += len(part)
         set_random_state(after)
+
+
+def parts_of(batch: Batch, size: int) -> int:
+    """How many parts of `size` items at most the share of each process makes: as many on all of them, whose encoders
+    may have to compute together."""
+    largest = -(-batch.everywhere // (batch.members * processes.rank_and_world()[1]))
+    return -(-max(largest, len(batch)) // size)
 
 
 def random_state() -> tuple[Tensor, list[Tensor]]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nearfar.errors import InputError, did_you_mean
+from nearfar.processes import sharded
 
 _PLAIN = {"nesterov": False}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -150,25 +151,33 @@ class Optimisation:
         )
 
     def groups(self, parameters: Iterable[nn.Parameter], scaled: Mapping[nn.Parameter, float]) -> list[dict[str, Any]]:
-        """Parameters by their learning rate and decay, those at the full rate first; scaled: parameter -> multiple of
-        the learning rate.
+        """Parameters by their learning rate and decay, those at the full rate first, sharded ones apart.
 
+        scaled: parameter -> multiple of the learning rate.
         Raises InputError: nothing is trained.
         """
-        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
         for p in parameters:
             if p.requires_grad:
                 decay = self.weight_decay if p.dim() > 1 or self.decay_all else 0.0
-                found.setdefault((scaled.get(p, 1.0), decay), []).append(p)
+                found.setdefault((scaled.get(p, 1.0), decay, sharded(p)), []).append(p)
         if not found:
             raise InputError("Nothing of this model is trained.", "Unfreeze the encoder or add a head.")
         ordered = sorted(found.items(), key=lambda one: one[0][0] != 1)
-        return [{"params": ps, "lr": self.lr * scale, "weight_decay": d} for (scale, d), ps in ordered]
+        return [{"params": ps, "lr": self.lr * scale, "weight_decay": d} for (scale, d, _), ps in ordered]
 
     def clip(self, parameters: Iterable[nn.Parameter]) -> None:
         """Scales all gradients together so that their norm is at most `clip_norm`."""
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(list(parameters), self.clip_norm)
+        if self.clip_norm is None:
+            return
+        parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for p in parameters:
+            if p.grad is not None:
+                parts[sharded(p)].append(p)
+        whole, divided = (torch.nn.utils.get_total_norm([p.grad for p in part]) for part in parts)
+        norm = torch.hypot(whole, divided.full_tensor()) if sharded(divided) else whole
+        for part in parts:
+            torch.nn.utils.clip_grads_with_norm_(part, self.clip_norm, norm)
 
     def describe(self) -> str:
         """The optimiser and what it does besides the step of its paper, for the plan."""

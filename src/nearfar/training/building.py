@@ -31,6 +31,7 @@ from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.loggers import check_loggers, names_of
 from nearfar.training.settings import TrainSettings
 from nearfar.training.shaping import check_shape, check_shaped, shaped
+from nearfar.training.sharding import check_sharded
 from nearfar.training.survey import survey_of
 from nearfar.training.teaching import check_teacher, distiller_of
 
@@ -310,7 +311,7 @@ def prepare(
     method, kinds = build_method(slug, data, settings, checked, ready)
     check_layer(method, settings.layer)
     check_possible(method, settings)
-    said = check_shaped(method, settings)
+    said = check_shaped(method, settings) + check_sharded(method, settings)
     widths = None if settings.dims is None else nest(method, nesting(settings.dims, settings.dims_weights)).widths
     rows, method.seed = training_rows(method, data), settings.seed
     torch.manual_seed(settings.seed + 3)
@@ -345,7 +346,7 @@ def prepare(
         method.distiller = distiller_of(method, data, rows, settings, cache)
         said.append(f"taught by the vectors of {settings.distil_from} ({settings.distil_loss})")
     facts: Facts = loader.facts(len(rows), tuple(data.target_names), tuple(data.domain_names))
-    method.micro = settings.micro_batch
+    method.micro, method.sharded = settings.micro_batch, settings.strategy == "fsdp"
     paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
     method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)
     own = [kind for kind in kinds if settings.model is None or kind not in kinds_in(settings.model)]

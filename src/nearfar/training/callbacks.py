@@ -37,7 +37,10 @@ class Curve(pl.Callback):
         validate: Callable[[], dict[str, float]] | None,
         val_every: int,
         on_log: Sequence[Callable[[dict[str, Any]], None]] = (),
+        gather: Callable[[Any], None] | None = None,
     ):
+        """gather: what all processes do with the method before the first one measures it."""
+        self.gather = gather
         self.path, self.every, self.validate, self.val_every, self.on_log = path, every, validate, val_every, on_log
         self.seconds, self.samples, self.last, self.warned = 0.0, 0, 0.0, False
 
@@ -77,6 +80,8 @@ class Curve(pl.Callback):
             if pl_module.monitored is not None:
                 line["spread"] = spread(pl_module.monitored.float())
                 self.warn(line["spread"], step)
+            if due and self.gather is not None:
+                self.gather(pl_module)
             if not processes.leader():
                 return
             if due and self.validate is not None:

@@ -42,6 +42,7 @@ from nearfar.training.embedding import Embedder
 from nearfar.training.loggers import FOLDER as LOGS
 from nearfar.training.loggers import Loggers, names_of
 from nearfar.training.settings import DataSettings, TrainSettings
+from nearfar.training.sharding import Whole, sharded_strategy
 from nearfar.training.stopping import Patience, check_patience
 
 if TYPE_CHECKING:
@@ -469,7 +470,7 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
             accelerator=device,
             devices=setup.settings.devices,
             num_nodes=setup.settings.nodes,
-            strategy="auto" if together == 1 else together_strategy(setup.settings.device, setup.settings.nodes),
+            strategy="auto" if together == 1 else together_strategy(setup.settings),
             use_distributed_sampler=False,
             accumulate_grad_batches=setup.settings.accumulate,
             precision=precision,
@@ -485,12 +486,15 @@ def trainer_for(setup: building.Setup, callbacks: list[Any], steps: int) -> Any:
         )
 
 
-def together_strategy(device: str, nodes: int) -> Any:
-    """DDP. Every process keeps its own running statistics and the first one's are saved: queues and teachers are equal
-    everywhere by construction, and sending them anew at each step would cost their size."""
+def together_strategy(settings: TrainSettings) -> Any:
+    """DDP, or with --strategy fsdp encoders that are divided. Of DDP every process keeps its own running statistics and
+    the first one's are saved: queues and teachers are equal everywhere by construction, and sending them anew at each
+    step would cost their size."""
     from lightning.pytorch.strategies import DDPStrategy
 
-    backend = "gloo" if device == "cpu" or not torch.cuda.is_available() else "nccl"
+    backend = "gloo" if settings.device == "cpu" or not torch.cuda.is_available() else "nccl"
+    if settings.strategy == "fsdp":
+        return sharded_strategy(backend, settings.nodes)
 
     class OneMachine(DDPStrategy):
         def setup_distributed(self) -> None:
@@ -499,7 +503,7 @@ def together_strategy(device: str, nodes: int) -> Any:
                 processes.prepare_local(backend, self.global_rank, self.world_size)
             super().setup_distributed()  # leaves processes that are connected as they are
 
-    strategy = DDPStrategy if nodes > 1 else OneMachine
+    strategy = DDPStrategy if settings.nodes > 1 else OneMachine
     return strategy(find_unused_parameters=True, broadcast_buffers=False, process_group_backend=backend)
 
 
@@ -624,8 +628,10 @@ def train(
         given = ", ".join(setup.method.towers()) or "nothing"
         say(f"{method} embeds {given}: it has no part in '{task.describe()}'")
 
+    whole = Whole(setup.method) if setup.method.sharded else None
+
     def validate() -> dict[str, float]:
-        scores = measured(task, setup, data, "val")
+        scores = measured(task, setup if whole is None else whole.of(setup), data, "val")
         return {"primary": scores.primary, **scores.metrics}
 
     val_every = max(50, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
@@ -635,10 +641,12 @@ def train(
     loggers = Loggers(names_of(settings.logger) if processes.leader() else (), folder, f"{method} on {data.name}")
     loggers.described({"method": method, "data": data.name, **record["options"], **record["settings"]})
     listeners = [loggers.log, *([bar.log] if bar else [])]
-    curve = Curve(folder / "curve.jsonl", max(1, steps // 200), validate if able else None, val_every, listeners)
+    every, gather = max(1, steps // 200), None if whole is None else whole.gather
+    curve = Curve(folder / "curve.jsonl", every, validate if able else None, val_every, listeners, gather)
     patience = None
     if settings.patience is not None:
-        patience = Patience(folder / "checkpoints" / "best.ckpt", settings.patience, task.metric(), curve)
+        best = folder / "checkpoints" / "best.ckpt"
+        patience = Patience(best, settings.patience, task.metric(), curve, None if whole is None else whole.copy)
         listeners.append(patience.hear)
     alone = settings.devices * settings.nodes == 1 and processes.started() == 1
     signals = Signals(say, alone)
@@ -659,6 +667,9 @@ def train(
         with processes.connected(), signals:
             last = checkpoint.path if start is not None else None
             run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
+            if whole is not None:
+                whole.gather(setup.method)
+        setup = setup if whole is None else whole.of(setup)
     else:
         load_finished(setup, checkpoint.path, curve)
     kept = {}

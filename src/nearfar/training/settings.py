@@ -223,6 +223,8 @@ class TrainSettings:
         device: cpu, cuda or auto.
         devices: GPUs (or processes on a CPU) of each machine that share every batch and contrast all of it.
         nodes: machines that train together, each started with the same command (torchrun, SLURM).
+        strategy: how several processes share a model: ddp (each holds all of it) or fsdp (the blocks of the encoders,
+            their gradients and the moments of the optimiser are divided among them, for encoders that do not fit).
     """
 
     model: str | None = None
@@ -264,6 +266,7 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: PositiveInt = 1
     nodes: PositiveInt = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
 
     def __post_init__(self):
         check_fields(self)

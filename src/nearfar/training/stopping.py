@@ -31,7 +31,8 @@ class Patience(pl.Callback):
     same decisions. `hear` is told every line of the learning curve (by the first process alone).
     """
 
-    def __init__(self, path: Path, checks: int, metric: Metric, curve: Curve):
+    def __init__(self, path: Path, checks: int, metric: Metric, curve: Curve, measured: Any = None):
+        self.measured = measured
         self.path, self.checks, self.metric, self.curve = path, checks, metric, curve
         self.best: float | None = None
         self.step = self.since = 0
@@ -55,7 +56,7 @@ class Patience(pl.Callback):
         if not batch.last_accumulation_step or not self.curve.due(trainer):
             return
         if self.heard is not None:
-            self.judge(self.heard, trainer.global_step, pl_module)
+            self.judge(self.heard, trainer.global_step, self.measured or pl_module)
             self.heard = None
         if processes.any_rank(self.ended):
             trainer.should_stop = True
