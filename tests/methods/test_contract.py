@@ -129,7 +129,13 @@ SMALL = {
     "crest": {"batch_size": "auto"},
     "pamc": {"batch_size": "auto"},  # all nodes
     "meow": {"batch_size": "auto"},
-    "mochi": {"negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False}, "image_size": 32},
+    "mochi": {
+        "negatives": {"name": "mixing", "size": 64, "start": 0.1, "in_batch": False},
+        "image_size": 32,
+        "batch_size": 32,
+    },
+    "mcl": {"batch_size": 32},
+    "whitenedcse": {"batch_size": 32},
 }
 # Where the candidates change (a queue fills, running statistics settle, mixing or a stage begins), the loss is compared
 # with what it was then.
@@ -153,7 +159,7 @@ def test_it_learns_a_toy_task(slug, data_of, tmp_path):
         slug,
         data_of(slug),
         out=tmp_path / "run",
-        **{"steps": 40, "batch_size": 32, "val_every": 0, "progress": False}
+        **{"steps": 40, "batch_size": 16, "val_every": 0, "progress": False}
         | encoder_of(slug)
         | TOLD.get(slug, {})
         | SMALL.get(slug, {}),

@@ -1,10 +1,6 @@
 """n + m steps equal n steps, save, load, m steps: weights, memories and curve, to the bit."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -15,6 +11,7 @@ from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.training import callbacks
 from nearfar.training.engine import fit
+from tests import stopping
 from tests.small import encoder_of
 
 STEPS = 8
@@ -55,7 +52,7 @@ CASES = {
     "cvib": {"hidden": 16},
     "r-drop": {},
     "moe-embeddings": {"routing": "router"},
-    "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200},
+    "ccp": {"bank": 20, "text_encoder": "tiny", "vocabulary": 200, "text_length": 24},
     "cocosoda": {"queue": 32},
     "multicsr": {"frozen_share": 0.3},
     "space2": {},
@@ -126,31 +123,20 @@ def test_resumed_equals_uninterrupted(method, data_of, tmp_path, monkeypatch):
 
 
 def test_a_killed_process_is_resumed(tmp_path):
-    options = ["--limit", "400", "--batch-size", "16", "--steps", "40", "--save-every", "2", "--val-every", "0"]
+    options = ["--limit", "400", "--batch-size", "16", "--steps", "60", "--save-every", "2", "--val-every", "0"]
+    words = ["fit", "simclr", "emoji", *options, "--image-size", "16", "--out"]
     folder = tmp_path / "run"
-    words = [
-        sys.executable,
-        "-c",
-        "import sys; from nearfar.cli import main; sys.exit(main())",
-        "fit",
-        "simclr",
-        "emoji",
-        *options,
-        "--out",
-        str(folder),
-    ]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = stopping.Forked("import sys\nfrom nearfar.cli import main\nsys.exit(main(argv))", tmp_path / "log", *words,
+                          folder)  # fmt: skip
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    for _ in range(2400):
-        if checkpoint.exists() or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert torch.load(checkpoint, weights_only=True)["global_step"] < 40
+    while run.process.is_alive() and not checkpoint.exists():
+        time.sleep(0.02)
+    run.process.kill()
+    run.wait()
+    assert torch.load(checkpoint, weights_only=True)["global_step"] < 60
     assert not (folder / "scores.json").exists()
     assert main(["fit", "--resume", "--out", str(folder)]) == 0
-    assert main(["fit", "simclr", "emoji", *options, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*words, str(tmp_path / "whole")]) == 0
     a, b = (load_file(f / "model" / "model.safetensors") for f in (folder, tmp_path / "whole"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
