@@ -10,6 +10,8 @@ round and its median with a 95 % interval (order statistics):
   batched      a hand-written loop over the same batched views
   per-image  a hand-written loop over torchvision v2 transforms, one image at a time, in 2 worker processes
   lightly      lightly's SimCLR transform, loss and head in its documented loop, 2 worker processes
+
+--also compile,bf16 adds `fit` with --compile and with --precision bf16.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from nearfar import encoders, heads, losses, views
 from nearfar.sources import open_data
 from nearfar.training import building, engine
 from nearfar.training.settings import TrainSettings
+
+OPTIONS: dict[str, dict[str, Any]] = {"compile": {"compile": True}, "bf16": {"precision": "bf16"}}
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -158,6 +162,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--also", default="", help="compile, bf16")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train_throughput.json"))
     given = parser.parse_args()
     data = open_data("emoji")
@@ -173,6 +178,8 @@ def main() -> None:
             lambda x, y: losses.nt_xent(x, y, temperature=0.1),
         ),
     }
+    for name in filter(None, given.also.split(",")):
+        ways[name] = nearfar_rate("simclr", data, given.batch, given.steps, OPTIONS[name], {})
     try:
         from lightly.loss import NTXentLoss
         from lightly.transforms import SimCLRTransform

@@ -30,7 +30,7 @@ from nearfar.training.drawing import Draw, balance_note, samplers_of
 from nearfar.training.loading import HardNegatives, Inputs, Loader
 from nearfar.training.loggers import check_loggers, names_of
 from nearfar.training.settings import TrainSettings
-from nearfar.training.shaping import check_shape, check_shaped, shaped
+from nearfar.training.shaping import check_shape, check_shaped, compile_encoders, shaped
 from nearfar.training.sharding import check_sharded
 from nearfar.training.survey import survey_of
 from nearfar.training.teaching import check_teacher, distiller_of
@@ -379,6 +379,8 @@ def prepare(
         prescribed,
     )
     method.survey = survey_of(setup, data)
+    if settings.compile:
+        compile_encoders(method)
     return setup
 
 

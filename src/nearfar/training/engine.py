@@ -42,6 +42,7 @@ from nearfar.training.embedding import Embedder
 from nearfar.training.loggers import FOLDER as LOGS
 from nearfar.training.loggers import Loggers, names_of
 from nearfar.training.settings import DataSettings, TrainSettings
+from nearfar.training.shaping import eagerly
 from nearfar.training.sharding import Whole, sharded_strategy
 from nearfar.training.stopping import Patience, check_patience
 
@@ -600,7 +601,7 @@ def embedder(setup: building.Setup, data: Data) -> Embedder:
 def measured(task: Task, setup: building.Setup, data: Data, split: str) -> Any:
     """The scores of the method as it is, with what it answers in evaluation mode, as in the finished model."""
     embed = embedder(setup, data)
-    with evaluating(*([] if embed.inference is None else [embed.inference])):
+    with eagerly(setup.settings), evaluating(*([] if embed.inference is None else [embed.inference])):
         return task.evaluate(embed, split)
 
 
@@ -793,7 +794,8 @@ def finish(
         "steps": setup.loader.steps,
         "versions": record["versions"],
     }
-    save_model(folder / "model", method, data, setup, task, record, scores, answers)
+    with eagerly(setup.settings):
+        save_model(folder / "model", method, data, setup, task, record, scores, answers)
     summary = task.summary() if task else None
     write_json(
         folder / "scores.json",

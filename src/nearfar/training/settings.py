@@ -193,6 +193,8 @@ class TrainSettings:
             gradients.
         gradient_checkpointing: keep of each block of the encoders its input alone and compute the block again in the
             backward pass: less memory and more time for the same gradients.
+        compile: translate the encoders by torch.compile before the first step, for as long as they train; what is
+            measured runs as it is. It pays on GPUs, and needs a C++ compiler.
         accumulate: batches whose gradients are added up for one optimiser step. They do not contrast with each other:
             for more negatives use --batch-size with --micro-batch.
         steps: optimiser steps. auto: 50 epochs within 200 and 3000 steps; 3 epochs for a pretrained encoder.
@@ -245,6 +247,7 @@ class TrainSettings:
     class_balanced: bool = False
     micro_batch: PositiveInt | None = None
     gradient_checkpointing: bool = False
+    compile: bool = False
     accumulate: PositiveInt = 1
     steps: PositiveInt | Literal["auto"] = "auto"
     optimiser: str = "auto"

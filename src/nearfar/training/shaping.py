@@ -1,11 +1,15 @@
 """What the settings make of an encoder before it is trained: adapters in place of its weights, all of it or its first
-stages frozen, blocks that are computed again in the backward pass."""
+stages frozen, blocks that are computed again in the backward pass, compiled code."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearfar.encoders import Encoder, Frozen
@@ -22,6 +26,7 @@ NEEDS_TRAINING = {
     "freeze_stages": "freezes the first part of the encoders",
     "gradient_checkpointing": "saves memory of encoders that are trained",
     "layer_decay": "is about the learning rates of the encoders",
+    "compile": "makes the training of encoders faster",
 }
 
 
@@ -30,6 +35,8 @@ def check_shape(settings: TrainSettings, pretrained: bool) -> None:
     whether there is one."""
     if settings.lora is not None:
         check_peft()
+    if settings.compile:
+        check_compiler(settings)
     for name, what in NEEDS_TRAINING.items():
         if settings.freeze and getattr(settings, name) not in (None, False):
             option = f"--{name.replace('_', '-')}"
@@ -114,3 +121,31 @@ def _frozen(encoder: Encoder) -> str:
     many, of = sum(n for n, trained in sizes if not trained), sum(n for n, _ in sizes)
     what = f" and the first {count} of {there} stages" if count else f", none of {there} stages"
     return f"frozen: the embeddings{what} of {encoder.named} ({many:,} of {of:,} parameters)"
+
+
+COMPILERS = ("g++", "clang++", "c++", "cl")
+
+
+def check_compiler(settings: TrainSettings) -> None:
+    """Raises InputError where torch.compile would find no compiler, or not the encoders as they train."""
+    if settings.strategy == "fsdp":
+        raise InputError("--compile translates whole encoders; --strategy fsdp divides them.", "Leave one out.")
+    if not any(shutil.which(one) for one in (os.environ.get("CXX", ""), *COMPILERS) if one):
+        raise InputError(f"--compile needs a C++ compiler; none is found ({', '.join(COMPILERS)}).",
+                         "Install one (apt install g++), name it by CXX, or leave out --compile.")  # fmt: skip
+
+
+def compile_encoders(method: Method) -> None:
+    """From now on the encoders of a method, teachers' included, run as code of torch.compile, with the random numbers
+    (dropout) that they have without it. In place; names of weights stay."""
+    for one in method.modules():
+        if isinstance(one, Encoder) and not isinstance(one, Frozen):
+            one.compile(options={"fallback_random": True})
+
+
+def eagerly(settings: TrainSettings) -> AbstractContextManager[Any]:
+    """While the block runs, compiled encoders run as they were written: for what is measured now and then on batches of
+    other sizes, each of which would be compiled anew."""
+    if not settings.compile:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
