@@ -65,8 +65,8 @@ def called(kind: str, rows: int) -> str:
     return f"{kind} of {rows:,} row{'s' * (rows != 1)}"
 
 
-def given_raw(kind: str, table: Dataset, digest: str, **facts: Any) -> Raw:
-    """A table of an object, with what a run records of it."""
+def given_raw(kind: str, table: Dataset, digest: str, how: str = "given in memory", **facts: Any) -> Raw:
+    """A table of an object, with what a run records of it. how: it was given, in words."""
     name = called(kind, len(table))
     given = {
         "object": kind,
@@ -74,7 +74,7 @@ def given_raw(kind: str, table: Dataset, digest: str, **facts: Any) -> Raw:
         "features": {name: str(one) for name, one in table.features.items()},
         "fingerprint": digest,
     }
-    return Raw(name, None, "given in memory", table, digest, given=given, **facts)
+    return Raw(name, None, how, table, digest, given=given, **facts)
 
 
 def _of_datasets(value: Dataset | DatasetDict, cache: Path) -> Raw:

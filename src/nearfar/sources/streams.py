@@ -58,7 +58,7 @@ def read_stream(value: Any, cache: Path, limit: int | None) -> Raw:
         raise empty(kind)
     if limit is not None and len(table) == limit:
         notes.append(f"the first {limit:,} rows of the stream (limit)")
-    raw = given_raw(kind, table, digest, notes=notes)
+    raw = given_raw(kind, table, digest, "stream", notes=notes)
     if divides:
         raw.roles, raw.reasons = {SPLIT: SPLIT}, {SPLIT: f"the parts of the {kind}"}
     return raw
@@ -96,11 +96,19 @@ def _blocks(parts: Mapping[str, Any], divides: bool, limit: int | None, kind: st
                 left = None if left is None else left - len(block)
                 advance(len(block))
                 yield block
-                if limit is None and (rows > MOST_STREAMED or size > cache_bound()):
-                    raise InputError(
-                        f"The {kind} has given {rows:,} rows ({size / 1e9:.1f} GB) and no end.",
-                        f"{_LIMIT} Where it is really so large: NEARFAR_CACHE_SIZE=100GB (rows: save it as files).",
-                    )
+                if limit is None:
+                    _check_bound(rows, size, kind)
+
+
+def _check_bound(rows: int, size: int, kind: str) -> None:
+    """Raises InputError for a stream without a limit that gives more than the cache may hold, or than is believed to
+    be meant."""
+    if rows > MOST_STREAMED:
+        raise InputError(f"The {kind} has given {rows:,} rows and no end.",
+                         f"{_LIMIT} As many as that are read of files alone.")  # fmt: skip
+    if size > cache_bound():
+        raise InputError(f"The {kind} has given {size / 1e6:,.0f} MB ({rows:,} rows), more than the cache may hold.",
+                         f"{_LIMIT} Or set NEARFAR_CACHE_SIZE to what it needs.")  # fmt: skip
 
 
 def _told(parts: Mapping[str, Any]) -> int | None:
