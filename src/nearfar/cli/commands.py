@@ -338,8 +338,9 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     config = files.read_json(path, CONFIG, DAMAGED)
     if config.get("data_given"):
         raise InputError(
-            f"The data of the run in '{given['out']}' were given in memory ({config['data']}), and a command takes paths.",
-            f"Go on from Python, with the options that it had: nearfar.fit({config['method']!r}, data, out={given['out']!r}, resume=True, ...).",
+            f"The data of the run in '{given['out']}' were given in memory ({config['data']}); a command takes paths.",
+            "Go on from Python, with the options that it had: "
+            f"nearfar.fit({config['method']!r}, data, out={given['out']!r}, resume=True, ...).",
         )
     foreign = options.foreign_parts(config["options"])
     if foreign and str(given.get("trust", "false")).lower() not in ("true", "yes"):

@@ -55,16 +55,18 @@ def batches_of(table: Dataset) -> Iterator[pa.RecordBatch]:
 
 
 def written(folder: Path, blocks: Iterable[pa.Table], where: str) -> Path:
-    """One file of all blocks. Where the types grow, a file of the wider ones is begun, and all are joined at the end."""
+    """One file of all blocks. Where the types grow, a file of the wider ones is begun; all are joined at the end."""
     parts: list[_Part] = []
-    features, rows = Features(), 0
+    features, rows, before = Features(), 0, None
     try:
         for block in map(flattened, blocks):
-            grown = merged(features, Features.from_arrow_schema(block.schema), where, rows)
-            if not parts or grown != features:
-                parts.append(_Part(folder / f"{len(parts)}.arrow", grown.arrow_schema))
-                features = grown
-            parts[-1].add(cast(block, features.arrow_schema, where))
+            if before is None or not block.schema.equals(before, check_metadata=True):
+                before = block.schema
+                grown = merged(features, Features.from_arrow_schema(before), where, rows)
+                if not parts or grown != features:
+                    parts.append(_Part(folder / f"{len(parts)}.arrow", grown.arrow_schema))
+                    features = grown
+            parts[-1].add(cast(block, parts[-1].schema, where))
             rows += len(block)
         if not parts:
             parts.append(_Part(folder / "0.arrow", pa.schema([])))
@@ -155,6 +157,8 @@ def cast(block: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
 
 def flattened(block: pa.Table) -> pa.Table:
     """Arrays of numbers in cells (Array2D...) as one list of numbers a row."""
+    if not any(isinstance(one.type, pa.ExtensionType) for one in block.schema):
+        return block
     for place, (name, feature) in enumerate(Features.from_arrow_schema(block.schema).items()):
         if isinstance(feature, _ArrayXD) and None not in feature.shape:
             lists = pa.chunked_array([_lists(chunk, math.prod(feature.shape)) for chunk in block.column(place).chunks],

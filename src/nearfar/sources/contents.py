@@ -1,5 +1,5 @@
-"""The digest of what columns hold, however they are stored: blocks, slices, dictionaries and the width of offsets do not
-count, so the same rows come to the same digest from a memory-mapped file, a frame or a stream."""
+"""The digest of what columns hold, however they are stored: blocks, slices, dictionaries and the width of offsets do
+not count, so the same rows come to the same digest from a memory-mapped file, a frame or a stream."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -8,8 +8,10 @@ from typing import Any
 
 from nearfar.errors import InputError
 
-TAKEN = ("Data are a path, the name of a built-in set, a Dataset or a stream of `datasets`, a DataFrame, a Table of Arrow, "
-         "a dict of columns, a list of texts or records, or an array.")  # fmt: skip
+TAKEN = (
+    "Data are a path, the name of a built-in set, a Dataset or a stream of `datasets`, a DataFrame, a Table of Arrow, a "
+    "dict of columns, a list of texts or records, or an array."
+)
 _STREAM = "datasets.IterableDataset.from_generator(FUNCTION), whose FUNCTION yields one record a row, can be read anew."
 
 
@@ -33,8 +35,9 @@ def mistaken(value: Any) -> InputError:
     return InputError(f"Rows cannot be read of {kind}: {str(value)[:60]!r}.", TAKEN)
 
 
-_RECORDS = ("Name what an item holds: datasets.Dataset.from_list([{{'image': image, 'label': label}} for image, label in "
-            "{}]).")  # fmt: skip
+_RECORDS = (
+    "Name what an item holds: datasets.Dataset.from_list([{{'image': image, 'label': label}} for image, label in {}])."
+)
 
 
 def _is_torch(value: Any, name: str) -> bool:

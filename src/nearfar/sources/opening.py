@@ -62,9 +62,9 @@ def open_data(
         roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
-            them in `problems`. limit: at most about so many rows, whole groups, spread over the input; of a stream the first
-            ones, and no more are read. cache: folder
-            of derived data; default NEARFAR_CACHE or ~/.cache/nearfar. strict: refuse data of which two splits share
+            them in `problems`. limit: at most about so many rows, whole groups, spread over the input; of a stream
+            the first ones, and no more are read. cache: folder of derived data; default NEARFAR_CACHE or
+            ~/.cache/nearfar. strict: refuse data of which two splits share
             a content, a group or a unit. clean: rules that drop rows ("align", see `sources.cleaning`).
             score_range: the ends of the scale of the scores, (0, 5) or "0,5": one beyond them is a fault of its row.
             titles: a table of ids and titles of the items of interactions; RecBole's .item file beside its .inter is

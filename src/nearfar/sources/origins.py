@@ -38,7 +38,9 @@ class Unsure(Exception):
 def origin_of(parts: Mapping[str, Any], limit: int | None) -> str | None:
     """The key of streams by their names, read up to a limit; None where they may give other rows next time."""
     try:
-        made = [(name, described(one._ex_iterable), _place(one), described(one.features)) for name, one in parts.items()]
+        made = [
+            (name, described(one._ex_iterable), _place(one), described(one.features)) for name, one in parts.items()
+        ]
     except (Unsure, AttributeError, OSError):
         return None
     return hashlib.sha256(repr([VERSION, datasets.__version__, limit, made]).encode()).hexdigest()[:32]
@@ -77,7 +79,7 @@ def described(value: Any) -> Any:
     if isinstance(value, FilesIterable):
         return [described(one) for one in value]
     if isinstance(value, Mapping):
-        return [(described(key), described(one)) for key, one in value.items()]
+        return [(str(key), described(one)) for key, one in value.items()]
     if isinstance(value, list | tuple):
         return [described(one) for one in value]
     if isinstance(value, np.random.Generator):

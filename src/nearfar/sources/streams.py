@@ -1,4 +1,4 @@
-"""Streams of `datasets` (load_dataset(..., streaming=True), from_generator...): read once into the cache, block by block.
+"""Streams of `datasets` (load_dataset(..., streaming=True), from_generator...): read into the cache, block by block.
 
 CACHE/streams/CONTENT.arrow     the rows       ORIGIN.json     which content a stream came to, where what it is made of
 says for certain that it gives the same again (`nearfar.sources.origins`); other streams are read at each opening.
@@ -42,7 +42,8 @@ def read_stream(value: Any, cache: Path, limit: int | None) -> Raw:
     from nearfar.sources.objects import empty, given_raw
 
     kind, notes = type(value).__name__, []
-    parts: dict[str, Any] = dict(value) if isinstance(value, IterableDatasetDict) else {"": value}
+    given: dict[Any, Any] = dict(value) if isinstance(value, IterableDatasetDict) else {"": value}
+    parts = {str(name): stream for name, stream in given.items()}
     names, divides = chosen_parts(list(parts), notes)
     parts = {name: parts[name] for name in names}
     if limit is None and any(map(endless, parts.values())):
@@ -146,7 +147,8 @@ def _read(stream: IterableDataset, name: str) -> Iterator[pa.Table]:
         return
     schema = stream.features.arrow_schema
     for block in stream.with_format("arrow").iter(AT_ONCE):
-        yield embed_table_storage(pa.table(block.columns, schema=schema))
+        found: Any = block
+        yield embed_table_storage(pa.table(found.columns, schema=schema))
 
 
 def _with_split(block: pa.Table, name: str) -> pa.Table:

@@ -84,8 +84,8 @@ def array_columns(value: Any) -> Columns:
         return Columns({"image": array}, {"image": "image"}, {"image": "an array of images"})
     raise InputError(
         f"The array has the type {array.dtype} and the shape {tuple(array.shape)}.",
-        "Rows of numbers are an array of two dimensions (x.reshape(len(x), -1)), images one of uint8 (N, height, width, "
-        "3); columns go into a dict.",
+        "Rows of numbers have two dimensions (x.reshape(len(x), -1)), images are uint8 (N, height, width, 3); columns "
+        "go into a dict.",
     )
 
 
@@ -121,7 +121,7 @@ def _sort(one: Any, place: int) -> str:
     if plain and all(isinstance(v, int | float | np.number) or v is None for v in plain):
         return "rows of numbers"
     raise InputError(f"Item {place} of the list is of the type {type(one).__name__}, which is no row.",
-                     "Give texts, images, lists of numbers, or records: [{'text': ..., 'label': ...}, ...].")  # fmt: skip
+                     "Give texts, images, rows of numbers, or records: [{'text': ..., 'label': ...}].")  # fmt: skip
 
 
 def _records(values: list[Mapping[Any, Any]]) -> Columns:
