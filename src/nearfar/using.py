@@ -501,8 +501,8 @@ def run_parts(folder: Path, data: Any = None, say: Say = silent) -> dict[str, An
     if not shown.exists() and (folder / "model" / "config.json").exists():
         if data is None and config.get("data_given"):
             say(
-                f"note: the data of '{folder}' were given in memory ({config['data']}), so the report shows no examples "
-                f"and no map of them; in Python: nearfar.report({str(folder)!r}, data=data)"
+                f"note: the data of '{folder}' were given in memory ({config['data']}), so the report shows no "
+                f"examples and no map of them; in Python: nearfar.report({str(folder)!r}, data=data)"
             )
         else:
             files.write_json(shown, illustrated(folder, config, data))

@@ -618,7 +618,7 @@ def run_report(words: list[str]) -> None:
     checked = options.checked(targets, given)
     from nearfar import using
 
-    path = using.report(*places, out=checked.out, say=speaker(checked.json))
+    path = using.report(*places, out=checked.out, say=speaker(True))
     emit({"path": path}) if checked.json else terminal.say(f"report: {path}", sys.stdout)
 
 

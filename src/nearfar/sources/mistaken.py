@@ -36,7 +36,7 @@ def mistaken(value: Any) -> InputError:
 
 
 _RECORDS = (
-    "Name what an item holds: datasets.Dataset.from_list([{{'image': image, 'label': label}} for image, label in {}])."
+    "Name what an item holds: datasets.Dataset.from_list([{{'image': image, 'label': one}} for image, one in {}])."
 )
 
 

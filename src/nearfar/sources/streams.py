@@ -28,7 +28,7 @@ from nearfar.sources.tables import check_names
 from nearfar.sources.values import block_of
 
 KIND = "streams"  # of the cache
-AT_ONCE = 256  # rows in memory
+AT_ONCE = 256  # rows that are asked for together
 SPLIT = "split"
 _LIMIT = "Say how many rows are wanted: limit=100_000."
 

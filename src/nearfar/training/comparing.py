@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from nearfar import evaluation, files, methods, modalities, stores, workers
+from nearfar import evaluation, files, methods, modalities, options, stores, workers
 from nearfar.checks import PositiveInt, Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
@@ -561,7 +561,10 @@ def commands(
     found = [command] if command else []
     for one in entries:
         if one.name == best and data.given is not None:
-            own = {**one.options, "steps": plan["steps"], "batch_size": plan["batch_size"]}
+            read = vars(options.checked(building.targets_of(one.slug), one.options))
+            plain = {name: read[name] if isinstance(read[name], int | float) else said
+                     for name, said in one.options.items()}  # fmt: skip
+            own = {**plain, "steps": plan["steps"], "batch_size": plan["batch_size"]}
             found += [
                 f"nearfar.fit({one.slug!r}, data, {', '.join(f'{name}={value!r}' for name, value in own.items())})",
                 f"nearfar.embed({str(folder / 'best')!r}, data, out={str(folder / 'index')!r})",
