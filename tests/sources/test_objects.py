@@ -1,6 +1,7 @@
 """Data in memory: whatever holds the rows, they are those of the csv; what cannot be rows is told with its mend."""
 
 import io
+import itertools
 import pickle
 from pathlib import Path
 
@@ -101,12 +102,13 @@ def test_the_digest_is_that_of_the_values(tmp_path):
         "text": ["a", None, "", "ddd"] * 9, "n": pa.array([1, None, 3, 4] * 9), "flag": [True, False, None, True] * 9,
         "lists": [[1.0, 2.0], None, [], [3.0]] * 9, "bytes": [b"x", None, b"", b"\0"] * 9,
         "struct": [{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}, {"a": 2, "b": None}] * 9,
-        "day": pa.array([1, 2, None, 4] * 9, pa.date32()), "dec": pa.array([1, 2, None, 4] * 9).cast(pa.decimal128(22, 2)),
+        "day": pa.array([1, 2, None, 4] * 9, pa.date32()),
+        "dec": pa.array([1, 2, None, 4] * 9).cast(pa.decimal128(22, 2)),
     })  # fmt: skip
     expected = content_digest(whole.to_batches(), {})
     for _ in range(5):
         ends = np.unique([0, 36, *rng.integers(0, 36, 4)])
-        parts = [whole.slice(a, b - a) for a, b in zip(ends, ends[1:], strict=False)]
+        parts = [whole.slice(a, b - a) for a, b in itertools.pairwise(ends)]
         stored = pa.concat_tables([part.set_column(0, "text", part["text"].cast(pa.large_string())) for part in parts])
         stored = stored.set_column(3, "lists", stored["lists"].cast(pa.large_list(pa.float64())))
         assert content_digest(stored.to_batches(), {}) == expected
@@ -167,8 +169,9 @@ def test_images_are_their_pixels(tmp_path):
     expected = open_data(tmp_path).digests("image")
     column = Dataset.from_dict({"image": stored}, features=Features({"image": datasets.Image()}))
     forms = [array, torch.from_numpy(array), {"image": array}, pictures, [{"image": one} for one in pictures],
-             [{"image": one} for one in array], pd.DataFrame({"image": pictures}), Dataset.from_dict({"image": pictures}),
-             column, column.to_iterable_dataset(), IterableDataset.from_generator(lambda: ({"image": p} for p in pictures)),
+             [{"image": one} for one in array], pd.DataFrame({"image": pictures}), column,
+             Dataset.from_dict({"image": pictures}), column.to_iterable_dataset(),
+             IterableDataset.from_generator(lambda: ({"image": one} for one in pictures)),
              sorted(tmp_path.glob("*.png")), [str(path) for path in sorted(tmp_path.glob("*.png"))],
              datasets.load_dataset("imagefolder", data_dir=str(tmp_path), split="train", streaming=True)]  # fmt: skip
     for one in forms:
@@ -178,14 +181,16 @@ def test_images_are_their_pixels(tmp_path):
     loaded = Image.open(tmp_path / "00.png")
     loaded.thumbnail((4, 4))  # as it is now, not as it lies in its file
     assert open_data([loaded, *pictures[1:]]).facts("sizes", "image")[0].max() == 4
-    grey = open_data({"image": pixels(shape=(9, 8)), "label": np.arange(12) % 2})
-    assert np.array_equal(grey.images("image", 8, [3])[0][0], np.asarray(Image.fromarray(pixels(shape=(9, 8))[3]))[:8])
+    grey = pixels(shape=(8, 8))
+    data = open_data({"image": grey, "label": np.arange(12) % 2})
+    assert np.array_equal(data.images("image", 8, [3])[0][0], grey[3])
 
 
 def test_rows_of_numbers():
     matrix = np.random.default_rng(0).random((30, 6)).astype(np.float32)
     shaped = Features({"x": Array2D((2, 3), "float32")})
-    forms = [matrix, torch.from_numpy(matrix), matrix.tolist(), list(matrix), {"x": matrix}, {"x": torch.from_numpy(matrix)},
+    tensor = torch.from_numpy(matrix)
+    forms = [matrix, tensor, matrix.tolist(), list(matrix), {"x": matrix}, {"x": tensor},
              {"x": matrix.reshape(30, 2, 3)}, pd.DataFrame(matrix), [{"x": row.reshape(2, 3)} for row in matrix],
              Dataset.from_dict({"x": matrix.reshape(30, 2, 3)}, features=shaped),
              Dataset.from_dict({"x": matrix.reshape(30, 2, 3)}, features=shaped).to_iterable_dataset(),
@@ -215,10 +220,10 @@ def test_an_index_that_says_something_is_the_id():
         open_data(frame.rename_axis("text"))
 
 
-def png(content=None):
+def png():
     file = io.BytesIO()
     Image.fromarray(pixels(1)[0]).save(file, "PNG")
-    return content or file.getvalue()
+    return file.getvalue()
 
 
 class Torch(torch.utils.data.Dataset):
@@ -229,10 +234,11 @@ class Torch(torch.utils.data.Dataset):
         return place
 
 
+MIXED = [{"text": 3 if place > 599 else "a"} for place in range(700)]
 WRONG = {
     "no rows of Dataset": (lambda: Dataset.from_dict({"text": []}), "The Dataset holds no rows. Is it the right one"),
     "no parts": (DatasetDict, "The DatasetDict holds no rows"),
-    "no rows of stream": (lambda: IterableDataset.from_generator(lambda: iter([])), "The IterableDataset holds no rows"),
+    "no rows of stream": (lambda: IterableDataset.from_generator(lambda: iter([])), "IterableDataset holds no rows"),
     "no list": (list, "The list holds no rows"),
     "no dict": (dict, "The dict holds no rows"),
     "no frame": (pd.DataFrame, "The DataFrame holds no rows"),
@@ -242,11 +248,12 @@ WRONG = {
     "mixed list": (lambda: ["a", {"text": "b"}], r"texts \(item 0\) and records \(item 1\). Give a list of one kind"),
     "no item": (lambda: ["a", 3], "Item 1 of the list is of the type int, which is no row. Give texts"),
     "tuples": (lambda: [("a", "b")] * 3, "Item 0 of the list is of the type tuple"),
-    "mixed column": (lambda: [{"text": "a"}] * 5000 + [{"text": 3}], "'text' holds str in row 4096 and int in row 5000"),
-    "mixed stream": (lambda: IterableDataset.from_generator(lambda: ({"text": "a" if i < 600 else i} for i in range(700))),
+    "mixed column": (lambda: [{"text": "a"}] * 5000 + [{"text": 3}],
+                     "'text' holds str in row 4096 and int in row 5000. Give every row"),
+    "mixed stream": (lambda: IterableDataset.from_generator(lambda: iter(MIXED)),
                      "'text' holds (string in the first 512 rows and int64|str in row 512 and int in row 600)"),
-    "names": (lambda: pd.DataFrame([["a", "b"]], columns=["text", "text"]), "column 'text' occurs more than once. Rename"),
-    "levels": (lambda: pd.DataFrame([["a"]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "have several levels. Join"),
+    "names": (lambda: pd.DataFrame([["a", "b"]], columns=["text", "text"]), "'text' occurs more than once. Rename"),
+    "levels": (lambda: pd.DataFrame([["a"]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "several levels. Join"),
     "own name": (lambda: Dataset.from_dict({"__line__": ["a"]}), "the column name '__line__' is taken"),
     "loader": (lambda: torch.utils.data.DataLoader([1, 2]), "A DataLoader gives batches.*Dataset.from_list"),
     "torch": (Torch, r"A torch Dataset \(.*Torch\) gives items of which nothing says.*Dataset.from_list"),

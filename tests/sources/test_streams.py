@@ -117,7 +117,7 @@ def endless():
 
 def test_what_has_no_end_is_told(monkeypatch):
     before = entries()
-    with pytest.raises(InputError, match="repeated without end. Say how many rows are wanted: limit="):
+    with pytest.raises(InputError, match=r"repeated without end\. Say how many rows are wanted: limit="):
         open_data(Dataset.from_list(ROWS).to_iterable_dataset().repeat(None).shuffle(seed=1))
     assert len(open_data(Dataset.from_list(ROWS).to_iterable_dataset().repeat(None).take(50))) == 50
     monkeypatch.setenv("NEARFAR_CACHE_SIZE", "1MB")
@@ -125,7 +125,7 @@ def test_what_has_no_end_is_told(monkeypatch):
         open_data(IterableDataset.from_generator(endless))
     monkeypatch.delenv("NEARFAR_CACHE_SIZE")
     monkeypatch.setattr(streams, "MOST_STREAMED", 1000)
-    with pytest.raises(InputError, match="has given 1,024 rows and no end. Say how many"):
+    with pytest.raises(InputError, match=r"has given 1,024 rows and no end\. Say how many"):
         open_data(IterableDataset.from_generator(endless))
     assert len(entries() - before) == 1, "that of the fifty rows"
     asked = []

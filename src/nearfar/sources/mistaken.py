@@ -9,8 +9,8 @@ from typing import Any
 from nearfar.errors import InputError
 
 TAKEN = (
-    "Data are a path, the name of a built-in set, a Dataset or a stream of `datasets`, a DataFrame, a Table of Arrow, a "
-    "dict of columns, a list of texts or records, or an array."
+    "Data are a path, the name of a built-in set, a Dataset or a stream of `datasets`, a DataFrame, a Table of Arrow, "
+    "a dict of columns, a list of texts or records, or an array."
 )
 _STREAM = "datasets.IterableDataset.from_generator(FUNCTION), whose FUNCTION yields one record a row, can be read anew."
 
