@@ -189,12 +189,12 @@ def test_images_are_their_pixels(tmp_path):
 def test_rows_of_numbers():
     matrix = np.random.default_rng(0).random((30, 6)).astype(np.float32)
     shaped = Features({"x": Array2D((2, 3), "float32")})
-    tensor = torch.from_numpy(matrix)
+    tensor, fixed = torch.from_numpy(matrix), Features({"x": Sequence(Value("float32"), length=6)})
     forms = [matrix, tensor, matrix.tolist(), list(matrix), {"x": matrix}, {"x": tensor},
              {"x": matrix.reshape(30, 2, 3)}, pd.DataFrame(matrix), [{"x": row.reshape(2, 3)} for row in matrix],
              Dataset.from_dict({"x": matrix.reshape(30, 2, 3)}, features=shaped),
              Dataset.from_dict({"x": matrix.reshape(30, 2, 3)}, features=shaped).to_iterable_dataset(),
-             Dataset.from_dict({"x": matrix}, features=Features({"x": Sequence(Value("float32"), length=6)}))]  # fmt: skip
+             Dataset.from_dict({"x": matrix}, features=fixed)]  # fmt: skip
     for one in forms:
         data = open_data(one)
         assert np.array_equal(data.facts("values", "vector"), matrix), type(one)
