@@ -22,8 +22,6 @@ from nearfar.sources.listing import identity
 BOUND = "20GB"
 KINDS = {
     "tables": "tables and texts as they were read",
-    "given": "data that were given in memory",
-    "streams": "streams of data, and what they were read from",
     "scans": "what was found of each image and text",
     "pixels": "decoded images and masks",
     "features": "vectors of frozen encoders",
@@ -38,6 +36,8 @@ KINDS = {
     "packaged": "files of built-in sets out of other packages",
     "help": "the help of methods",
     "objects": "copies of what lies on object stores",
+    "given": "data that were given in memory",
+    "streams": "streams of data, and what they were read from",
 }
 ABANDONED = 3600  # seconds without a write after which a temporary file is taken for a leftover
 _SEAL = b"nearfar\x01"
