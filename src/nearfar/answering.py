@@ -85,7 +85,7 @@ def predict(
     """What a model says of each row of data: classes, numbers, scores of pairs, and how sure it is.
 
     Args:
-        model: a model or its folder; data: path, name or Data.
+        model: a model or its folder; data: path, name, object in memory or Data.
         out: FILE.csv, .tsv, .jsonl or .parquet with the key of each row and the answers.
         on: which rows: all, or a split.
         batch_size: rows that pass the encoder at once.

@@ -16,7 +16,7 @@ from nearfar.errors import InputError, NearfarError
 STORE, PARENT = "NEARFAR_STORE", "NEARFAR_PARENT"
 PATIENCE = timedelta(minutes=10)
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
-FOLDER = "NEARFAR_RUN"
+FOLDER, DATA = "NEARFAR_RUN", "NEARFAR_DATA"
 
 
 def rank() -> int:

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def track(what: str, total: int, least: int = 2000) -> Iterator[Callable[[int], None]]:
-    """Gives a function that counts on. The bar is drawn only on a terminal and for at least `least` items."""
-    if total < least or not sys.stderr.isatty():
+def track(what: str, total: int | None, least: int = 2000) -> Iterator[Callable[[int], None]]:
+    """Gives a function that counts on. The bar is drawn only on a terminal and for at least `least` items; total: None
+    where nobody knows it."""
+    if (total is not None and total < least) or not sys.stderr.isatty():
         yield lambda count: None
         return
     from rich.markup import escape

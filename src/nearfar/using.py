@@ -53,7 +53,7 @@ def evaluate(
     """Scores of a model on data by one task: masks, retrieval (both directions for two columns), kNN, linear probe...
 
     Args:
-        model: a model or its folder; data: path, name or Data.
+        model: a model or its folder; data: path, name, object in memory or Data.
         task: a name of `nearfar.evaluation.tasks.names()`, with options of its own if wanted; default what the method
             of the model names, else the first that the data hold.
         on: the split that is scored.
@@ -265,7 +265,7 @@ def embed(
             "dims": dims or 0,
             "similarity": loaded.similarity,
             "data": opened.name,
-            "sources": {load.source: opened_with(settings, data)},
+            "sources": {load.source: opened_with(settings, data) | ({"given": True} if opened.given else {})},
             "versions": versions(),
         }
         made = vectors_here(vectors_of, role)
@@ -452,8 +452,12 @@ def record_batches(
 
 
 @checked
-def report(*runs: str | Path, out: str | Path | None = None) -> Path:
-    """One HTML page of a comparison's folder, or of one or more run folders on the same data. Returns its path."""
+def report(*runs: str | Path, out: str | Path | None = None, data: Any = None, say: Say = silent) -> Path:
+    """One HTML page of a comparison's folder, or of one or more run folders on the same data. Returns its path.
+
+    data: what the runs were trained on, where it was given in memory: without it the page has no examples and no map of
+    them, which is said. Raises InputError for other data.
+    """
     from nearfar.reporting import write_report
 
     for one in runs:
@@ -473,13 +477,13 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
             if not results["rows"]:
                 raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
             return write_report(place, results)
-    return write_report(place, {}, [run_parts(f) for f in folders])
+    return write_report(place, {}, [run_parts(f, data, say) for f in folders])
 
 
 RESULTS = {"rows": list, "task": dict, "data": dict}
 
 
-def run_parts(folder: Path) -> dict[str, Any]:
+def run_parts(folder: Path, data: Any = None, say: Say = silent) -> dict[str, Any]:
     """A run folder's parts as the report takes them."""
     path, scores, shown = folder / "config.json", folder / "scores.json", folder / "shown.json"
     if not path.exists():
@@ -495,14 +499,21 @@ def run_parts(folder: Path) -> dict[str, Any]:
             if test:
                 parts["scores"] = test | stored["cost"] | {"task": stored["summary"]}
     if not shown.exists() and (folder / "model" / "config.json").exists():
-        files.write_json(shown, illustrated(folder, config))
+        if data is None and config.get("data_given"):
+            say(
+                f"note: the data of '{folder}' were given in memory ({config['data']}), so the report shows no "
+                f"examples and no map of them; in Python: nearfar.report({str(folder)!r}, data=data)"
+            )
+        else:
+            files.write_json(shown, illustrated(folder, config, data))
     if shown.exists():
         parts |= files.read_json(shown, {}, "Delete it: it is made again.")
     return parts
 
 
-def illustrated(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Diagnostics, examples and map of a run's model; nothing where its data are no longer there or have changed."""
+def illustrated(folder: Path, config: dict[str, Any], data: Any = None) -> dict[str, Any]:
+    """Diagnostics, examples and map of a run's model; nothing where its data are no longer there or have changed. data:
+    in place of those that the run names; others are an error."""
     from nearfar.training.building import task_of
     from nearfar.training.settings import TrainSettings
 
@@ -513,10 +524,14 @@ def illustrated(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     except InputError as error:
         raise error if str(path) in error.message else files.damaged(path, error.message, DAMAGED) from error
     try:
-        opened = data_settings.open(config["data"])
+        opened = data_settings.open(config["data"] if data is None else data)
     except InputError:
+        if data is not None:
+            raise
         return {}
     if opened.hash != config["data_hash"]:
+        if data is not None:
+            raise InputError(f"'{folder}' was not trained on these data ({opened.name}).", "Give those that it had.")
         return {}
     task = task_of(config["method"], opened, settings)
     return showing.illustrate(folder / "model", opened, task)

@@ -226,13 +226,18 @@ class Worker:
             return error
 
 
+def named(data: Any) -> str | None:
+    """The path or the name of data; None for those that were given in memory, or opened."""
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else None
+
+
 class SameData:
-    """Data as other processes open them: by their files where these are in reach, else anew from `spec`, so that
-    machines need no common folder for what is derived."""
+    """Data as other processes open them: by their files where these are in reach (of data that were given in memory the
+    one in the cache), else anew from `spec`, so that machines need no common folder for what is derived."""
 
     def __init__(self, data: Data, spec: Any, settings: DataSettings):
         self.pickled, self.hash, self.name = pickle.dumps(data), data.hash, data.name
-        self.spec, self.settings = None if spec is data else spec, settings
+        self.spec, self.settings, self.given = named(spec), settings, data.given is not None
 
     def open(self) -> Data:
         """Raises InputError where the data are not in reach of this machine, or are others there."""
@@ -241,8 +246,9 @@ class SameData:
             return pickle.loads(self.pickled)
         except OSError as error:
             if self.spec is None:
-                raise InputError(f"{where} does not reach the files of {self.name} ({error}).",
-                                 "Name the data by a path that all machines reach.") from error  # fmt: skip
+                mend = "Set NEARFAR_CACHE to a folder that all machines reach, or " if self.given else ""
+                said = f"{mend}{'name' if mend else 'Name'} the data by a path that all machines reach."
+                raise InputError(f"{where} does not reach the files of {self.name} ({error}).", said) from error
         found = self.settings.open(self.spec)
         if found.hash != self.hash:
             raise InputError(

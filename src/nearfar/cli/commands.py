@@ -336,6 +336,12 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     if not path.exists():
         raise InputError(f"'{given['out']}' holds no run to resume.")
     config = files.read_json(path, CONFIG, DAMAGED)
+    if config.get("data_given"):
+        raise InputError(
+            f"The data of the run in '{given['out']}' were given in memory ({config['data']}); a command takes paths.",
+            "Go on from Python, with the options that it had: "
+            f"nearfar.fit({config['method']!r}, data, out={given['out']!r}, resume=True, ...).",
+        )
     foreign = options.foreign_parts(config["options"])
     if foreign and str(given.get("trust", "false")).lower() not in ("true", "yes"):
         raise InputError(
@@ -612,7 +618,7 @@ def run_report(words: list[str]) -> None:
     checked = options.checked(targets, given)
     from nearfar import using
 
-    path = using.report(*places, out=checked.out)
+    path = using.report(*places, out=checked.out, say=speaker(True))
     emit({"path": path}) if checked.json else terminal.say(f"report: {path}", sys.stdout)
 
 

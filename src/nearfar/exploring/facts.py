@@ -77,6 +77,10 @@ def gather(
             say(f"warning: no row of {data} has a key of {index.path}")
         return facts
     for number, (source, (places, settings)) in enumerate(sources_of(index, rows).items()):
+        if settings.get("given"):
+            say(f"warning: {source} was given in memory, so the splits, groups and images of its rows are not shown; "
+                f"in Python: nearfar.explore({str(index.path)!r}, data)")  # fmt: skip
+            continue
         try:
             add(facts, reopened(source, settings, given), index, keys, places, size, number)
         except NearfarError as error:

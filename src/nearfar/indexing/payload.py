@@ -189,7 +189,9 @@ class Payload:
 
     @property
     def source(self) -> str:
-        """Where the rows come from."""
+        """Where the rows come from; other data in memory are another place, whatever they are called."""
+        if self.data.given is not None:
+            return f"{self.data.name} ({self.data.given['fingerprint'][:8]})"
         return origin(Path(self.data.path)) if self.data.path else str(self.data.name)
 
     def contents(self, rows: np.ndarray, types: dict[str, pa.DataType]) -> np.ndarray:

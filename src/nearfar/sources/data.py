@@ -48,6 +48,7 @@ class Data:
         corpus: role -> all documents of the gallery (BEIR), empty without one; `corpus_keys` their ids.
         only_tested: roles that no training row has; `training_roles` are the others.
         meta: facts of the built-in sets (licences, styles that share outlines, which rows ask at test time).
+        given: of data that were given in memory, what they were: object, rows, features, fingerprint; else None.
 
     Wherever a method takes a role it takes a column name as well (hard negatives: one call for each of
     `roles["negative"]`).
@@ -64,6 +65,7 @@ class Data:
         self.corpus: dict[str, list[str]] = raw.corpus or {}
         self.corpus_keys: dict[str, list[str]] = raw.corpus_keys
         self.meta = dict(raw.meta)
+        self.given = raw.given
         self.only_tested = raw.only_tested
         self.split_name, self.fit = split or "default", raw.fit
         self._raw, self._scan, self._cache = raw, scan, cache
@@ -75,6 +77,11 @@ class Data:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_mapped": {}, "_derived": {}}  # made again; a pickled map would copy all pixels
+
+    @property
+    def short_name(self) -> str:
+        """The name as a part of the name of a folder."""
+        return self.name if self.given is None else self.given["object"].lower()
 
     def __repr__(self) -> str:
         return f"Data({self.name!r}, {self.kind}, {len(self)} rows, roles {self.roles})"
@@ -93,7 +100,13 @@ class Data:
     def _row_marks(self) -> np.ndarray:
         """Which rows of the input these are: they differ where rows were skipped or a limit was set."""
         indices = self.table._indices
-        return np.arange(len(self)) if indices is None else indices.column(0).to_numpy().astype(np.int64)
+        if indices is None:
+            return np.arange(len(self))
+        rows, order = indices.column(0).to_numpy().astype(np.int64), self._raw.order
+        if order is None:
+            return rows
+        places = np.argsort(order, kind="stable")
+        return places[np.searchsorted(order, rows, sorter=places)]
 
     @cached_property
     def ids(self) -> np.ndarray:

@@ -337,7 +337,7 @@ def _saved(path: Path) -> Raw:
     roles: dict = {}
     try:
         found = load_from_disk(str(path))
-        table = _joined(path, found, roles, notes) if isinstance(found, DatasetDict) else found
+        table = joined(path, found, roles, notes) if isinstance(found, DatasetDict) else found
     except InputError:
         raise
     except Exception as error:  # whatever damaged files lead the reader to
@@ -354,26 +354,33 @@ def _saved(path: Path) -> Raw:
     return raw
 
 
-def _joined(path: Path, found: DatasetDict, roles: dict, notes: list[str]) -> Dataset:
-    """The parts of a dict one after the other; where they are called as splits are, the others are left out."""
-    names = [str(name) for name in found]
-    if len({standard_name(name) for name in names} - {None}) > 1:
-        away = [name for name in names if standard_name(name) is None]
-        if away:
-            notes.append(left_out(away, "parts that are not called train, val or test"))
-        names, roles["split"] = [name for name in names if name not in away], "split"
+def joined(where: Path | str, found: DatasetDict, roles: dict, notes: list[str]) -> Dataset:
+    """The parts of a dict one after the other; where they are called as splits are, they are the role of the split."""
+    names, divides = chosen_parts([str(name) for name in found], notes)
     parts = [found[name] for name in names]
-    given = [part.remove_columns("split") if "split" in part.column_names else part for part in parts]
+    given = [part.remove_columns("split") if "split" in part.column_names else part for part in parts] if divides else (
+        parts)  # fmt: skip
     try:
         table: Dataset = concatenate_datasets(given)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: the parts {', '.join(names)} hold columns of unlike types ({error}).", "Save them as one type."
+            f"{where}: the parts {', '.join(names)} hold columns of unlike types ({error}).", "Give them one type."
         ) from error
-    if roles:
+    if divides:
+        roles["split"] = "split"
         column = [name for name, part in zip(names, parts, strict=True) for _ in range(len(part))]
         table = concatenate_datasets([table, Dataset.from_dict({"split": column})], axis=1)
     return table
+
+
+def chosen_parts(names: list[str], notes: list[str]) -> tuple[list[str], bool]:
+    """The parts of a dict that are read, and whether they are splits by their names: then the others are left out."""
+    if len({standard_name(name) for name in names} - {None}) <= 1:
+        return names, False
+    away = [name for name in names if standard_name(name) is None]
+    if away:
+        notes.append(left_out(away, "parts that are not called train, val or test"))
+    return [name for name in names if name not in away], True
 
 
 datasets.disable_progress_bars()

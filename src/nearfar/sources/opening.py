@@ -1,6 +1,7 @@
-"""`open_data`: from a name or a path to checked rows with roles."""
+"""`open_data`: from a name, a path or an object in memory to checked rows with roles."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ from nearfar.stores import fetched, is_url
 
 @checked
 def open_data(
-    spec: str | Path,
+    spec: Any,
     roles: Mapping[str, Any] | None = None,
     split: str | None = None,
     seed: Seed = 0,
@@ -55,11 +56,15 @@ def open_data(
             of text files or man pages, a BEIR folder, a `datasets` folder saved to disk. Relative image paths are taken
             from the table's folder. A pattern ("photos/**/*.jpg", "logs/2024-*.csv") names the files that match it,
             read as a folder of them alone. URLs of object stores (s3://...) are read by way of a copy in the cache.
+            Or an object in memory: a Dataset, DatasetDict or stream of `datasets`, a DataFrame of pandas or polars, a
+            Table of pyarrow, a dict of columns, a list of texts, records or images, an array of rows of numbers
+            (`nearfar.sources.objects`).
         roles: role -> column, for roles that should not be guessed ("label" and "negative" also take lists; None
             takes a role away). split: None; the name of a column of train/val/test; for emoji also "unseen-hand".
             seed: of the splits. unreadable: "error" raises at the first bad row; "skip" leaves bad rows out and lists
-            them in `problems`. limit: at most about so many rows, whole groups, spread over the input. cache: folder
-            of derived data; default NEARFAR_CACHE or ~/.cache/nearfar. strict: refuse data of which two splits share
+            them in `problems`. limit: at most about so many rows, whole groups, spread over the input; of a stream
+            the first ones, and no more are read. cache: folder of derived data; default NEARFAR_CACHE or
+            ~/.cache/nearfar. strict: refuse data of which two splits share
             a content, a group or a unit. clean: rules that drop rows ("align", see `sources.cleaning`).
             score_range: the ends of the scale of the scores, (0, 5) or "0,5": one beyond them is a fault of its row.
             titles: a table of ids and titles of the items of interactions; RecBole's .item file beside its .inter is
@@ -71,7 +76,9 @@ def open_data(
     """
     one_of("unreadable", unreadable, ("error", "skip"))
     rules = None if clean is None else rules_of(clean)
-    if not str(spec).strip():
+    if isinstance(spec, Data):
+        raise InputError("These data are opened already.", "Take them as they are.")
+    if isinstance(spec, str) and not spec.strip():
         raise InputError("No data were named: the path is empty.", "Give a file, a folder, or a built-in set.")
     if roles is not None and not isinstance(roles, Mapping):
         raise InputError(f"roles is a table of roles and columns. Got {roles!r}.", "Write roles={'text': 'COLUMN'}.")
@@ -164,7 +171,14 @@ def _check_ids(data: Data, wanted: Mapping[str, Any]) -> None:
     data.__dict__.pop("keys", None)
 
 
-def _read(spec: str | Path, split: str | None, skip: bool, limit: int | None, cache: Path, seed: int) -> Raw:
+def _read(spec: Any, split: str | None, skip: bool, limit: int | None, cache: Path, seed: int) -> Raw:
+    if not isinstance(spec, str | os.PathLike):
+        from nearfar.sources.objects import read_object
+
+        raw = read_object(spec, cache, limit)
+        indices = raw.table._indices
+        raw.order = None if indices is None else indices.column(0).to_numpy().astype(np.int64)
+        return raw
     if str(spec) in sets.names():
         return sets.open_set(str(spec), split=split, seed=seed, limit=limit, cache=cache)
     path = fetched(str(spec)) if is_url(spec) else Path(spec).expanduser()

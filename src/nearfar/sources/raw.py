@@ -84,7 +84,9 @@ class Raw:
     where several are read as one (paths below `base`). `corpus` and `corpus_keys` hold the documents of a gallery per
     role; `query_column` and `grade_column` the id of the query and the relevance of each row, where pairs were judged;
     `splits` the hidden domains of each further split; `only_tested` the roles that training rows lack
-    (`nearfar.sources.tested`).
+    (`nearfar.sources.tested`). `given`: of data that were given in memory what a run records of them (object, rows,
+    features, fingerprint); None where a path or a name leads to them. `order`: the rows of the table below that such
+    data were, where they are a choice of them (`Dataset.select`).
     """
 
     name: str
@@ -109,3 +111,5 @@ class Raw:
     only_tested: frozenset[str] = frozenset()
     meta: dict = field(default_factory=dict)
     fit: str = "crop"
+    given: dict[str, Any] | None = None
+    order: np.ndarray | None = None

@@ -36,6 +36,8 @@ KINDS = {
     "packaged": "files of built-in sets out of other packages",
     "help": "the help of methods",
     "objects": "copies of what lies on object stores",
+    "given": "data that were given in memory",
+    "streams": "streams of data, and what they were read from",
 }
 ABANDONED = 3600  # seconds without a write after which a temporary file is taken for a leftover
 _SEAL = b"nearfar\x01"
@@ -90,11 +92,19 @@ def whole(target: Path) -> Iterator[Path]:
     Two processes may write the same target: one of them wins, and both contents are whole.
     Raises NearfarError where the disk is full or the folder cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with temporary(target) as fresh:
+        yield fresh
+        _move(fresh, target)
+
+
+@contextmanager
+def temporary(target: Path) -> Iterator[Path]:
+    """A fresh path beside `target`, in a folder that is made where there is none; what still lies there at the end of
+    the block goes. Raises NearfarError where the disk is full or the folder cannot be written."""
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _move(temporary, target)
+        yield fresh
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NearfarError(
@@ -104,9 +114,9 @@ def whole(target: Path) -> Iterator[Path]:
             raise NearfarError(f"{target.parent} cannot be written: {error.strerror}.", "Set NEARFAR_CACHE.") from error
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            fresh.unlink(missing_ok=True)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -124,11 +134,11 @@ def new_entry(path: Path) -> Iterator[Path]:
     bound = cache_bound()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _close(path.parent)
-    with whole(path) as temporary:
-        yield temporary
-        with open(temporary, "rb") as file:
+    with whole(path) as fresh:
+        yield fresh
+        with open(fresh, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        with open(temporary, "ab") as file:
+        with open(fresh, "ab") as file:
             file.write(_SEAL + digest)
     _whole[path] = identity(path)
     trim(path.parent.parent, bound, keep=path)
@@ -186,8 +196,8 @@ def kept(cache: Path) -> list[Kept]:
                 used = max(facts.st_mtime, facts.st_atime)
                 if path.suffix != ".tmp":
                     found.append(Kept(path, kind, _size(path), used))
-                elif time.time() - facts.st_mtime > ABANDONED:
-                    path.unlink()
+                elif time.time() - _last_write(path) > ABANDONED:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
     return sorted(found, key=lambda one: one.used)
 
 
@@ -230,6 +240,11 @@ def seconds(text: str) -> float:
     if not match:
         raise InputError(f"'{text}' is not a time.", "Write for example 90m, 12h or 30d.")
     return float(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
+
+
+def _last_write(path: Path) -> float:
+    """When an entry, or a file in its folder, was last written."""
+    return max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
 
 
 def _size(path: Path) -> int:

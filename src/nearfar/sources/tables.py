@@ -391,28 +391,36 @@ def open_parquet(path: Path) -> ParquetPart:
     """Looks at the columns of a Parquet file. Raises InputError where it has none that can be read."""
     with _parquet(path) as file:
         given = file.schema_arrow
-    check_names(given.names, path)
-    plain = [_plain(f) for f in given]
+    chosen, schema, notes = readable_columns(given, path)
+    return ParquetPart(path, chosen, schema, [f"{path.name}: {note}" for note in notes])
+
+
+def readable_columns(given: pa.Schema, where: Path | str) -> tuple[list[int], pa.Schema, list[str]]:
+    """Which columns of an Arrow schema are read, as what, and what to say of the others. Raises InputError where there
+    are none, and for names that do not serve."""
+    check_names(given.names, where)
+    plain, notes = [_plain(f) for f in given], []
     whole = _readable(pa.schema(plain))  # the usual case, and much faster than to ask each column
     chosen = [i for i, f in enumerate(plain) if whole or _readable(pa.schema([f]))]
     away = [f"{f.name} ({f.type})" for i, f in enumerate(plain) if i not in chosen]
     if not chosen:
-        raise InputError(f"{path} has no column of a kind that is read: {', '.join(away[:5])}.", "Write texts instead.")
-    part = ParquetPart(path, chosen, pa.schema([plain[i] for i in chosen]))
+        raise InputError(
+            f"{where} has no column of a kind that is read: {', '.join(away[:5])}.", "Write texts instead."
+        )
     if away:
-        part.notes.append(f"{path.name}: columns of kinds that are not read left out: {', '.join(away[:5])}")
-    described = _described(part.schema, given.metadata)
-    if described is not None:
-        part.schema = described
-    elif b"huggingface" in (given.metadata or {}):
-        part.notes.append(f"{path.name}: the description of the columns that is stored with it is wrong and not used")
-    return part
+        notes.append(f"columns of kinds that are not read left out: {', '.join(away[:5])}")
+    schema = pa.schema([plain[i] for i in chosen])
+    described = _described(schema, given.metadata)
+    if described is None and b"huggingface" in (given.metadata or {}):
+        notes.append("the description of the columns that is stored with it is wrong and not used")
+    return chosen, described or schema, notes
 
 
 def _plain(field: pa.Field) -> pa.Field:
-    """The same without dictionary encoding, whose dictionaries may differ from batch to batch."""
+    """The same without dictionary encoding, whose dictionaries may differ from batch to batch, and without views."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.field(field.name, kind)
+    kind = pa.large_string() if pa.types.is_string_view(kind) else kind
+    return pa.field(field.name, pa.large_binary() if pa.types.is_binary_view(kind) else kind)
 
 
 def _readable(schema: pa.Schema) -> bool:

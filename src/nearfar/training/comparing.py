@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from nearfar import evaluation, files, methods, modalities, stores, workers
+from nearfar import evaluation, files, methods, modalities, options, stores, workers
 from nearfar.checks import PositiveInt, Range, checked
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.files import write_json
@@ -82,7 +82,7 @@ def compare(
     """Trains each method with each seed under one plan, measures all by one task, and says which one works.
 
     Args:
-        data: a path, the name of a built-in set, or an opened Data.
+        data: a path, the name of a built-in set, an object in memory, or an opened Data.
         methods: slugs, each with options of its own if wanted ("dcl --views members"); "all": every one that fits;
             default: at most four that suit the data.
         auto: halve the methods (default all that fit) by validation, in rounds of one seed, until two are left, which
@@ -125,7 +125,7 @@ def compare(
     trained: Trained = functools.partial(trained_here, opened, progress)
     if on is not None:
         trained = functools.partial(trained_on, on, workers.SameData(opened, data, data_settings), say)
-    folder = stores.on_disk(out) if out is not None else Path("runs") / f"compare-{opened.name}"
+    folder = stores.on_disk(out) if out is not None else Path("runs") / f"compare-{opened.short_name}"
     spread = workers.connected(on) if on is not None and auto else contextlib.nullcontext()
     with claim(folder), spread:  # of the rounds of --auto each finds the cluster connected
         began, rounds = time.perf_counter(), None
@@ -560,7 +560,17 @@ def commands(
     spec = shlex.quote(data.name if data.path is None else str(data.path))
     found = [command] if command else []
     for one in entries:
-        if one.name == best:
+        if one.name == best and data.given is not None:
+            read = vars(options.checked(building.targets_of(one.slug), one.options))
+            plain = {name: read[name] if isinstance(read[name], int | float) else said
+                     for name, said in one.options.items()}  # fmt: skip
+            own = {**plain, "steps": plan["steps"], "batch_size": plan["batch_size"]}
+            found += [
+                f"nearfar.fit({one.slug!r}, data, {', '.join(f'{name}={value!r}' for name, value in own.items())})",
+                f"nearfar.embed({str(folder / 'best')!r}, data, out={str(folder / 'index')!r})",
+                f"nearfar search {folder / 'index'} QUERY",
+            ]
+        elif one.name == best:
             own = one.label[len(one.slug) :]
             found += [
                 f"nearfar fit {one.slug} {spec}{own} --steps {plan['steps']} --batch-size {plan['batch_size']}",

@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import pickle
 import platform
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nearfar import files, methods, modalities, processes, stores
+from nearfar import files, methods, modalities, processes, stores, workers
 from nearfar import trained as seen_rows
 from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError, NearfarError
@@ -121,7 +123,8 @@ def fit(
 
     Args:
         method: slug, or None for one that fits the data.
-        data: a path, the name of a built-in set, or an opened `nearfar.sources.Data`.
+        data: a path, the name of a built-in set, an object in memory (`nearfar.data` says which), or an opened
+            `nearfar.sources.Data`.
         out: the run's folder; default runs/METHOD-DATA, numbered.
         resume: go on from the last checkpoint of `out`; equals an uninterrupted run.
         dry_run: time a few steps and return the plan; nothing is written.
@@ -136,13 +139,13 @@ def fit(
     """
     processes.follow_parent()
     settings, data_settings, given = split_options(method, given, settings, data_settings)
-    opened = data_settings.open(data)
+    opened = handed_over() or data_settings.open(data)
     if method is None:
         method, why = building.choose(opened)
         say(f"method: {method} ({why})")
     else:
         methods.get(method)
-    asked = Asked(data, data_settings, command)
+    asked = Asked(workers.named(data), data_settings, command)
     if on is None:
         return fit_opened(method, opened, asked, settings, given, out, resume, dry_run, progress, say)
     if dry_run:
@@ -150,11 +153,35 @@ def fit(
     return fit_on(on, method, opened, asked, settings, given, out, resume, say)
 
 
+@contextmanager
+def handing_over(opened: Data, settings: TrainSettings) -> Iterator[None]:
+    """While the block runs, the processes that are started on this machine find data that were given in memory, or as a
+    stream, as they were opened here: by their file in the cache."""
+    if opened.given is None or settings.devices == 1 or processes.started() > 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="nearfar-") as place:
+        path = Path(place) / "data"
+        path.write_bytes(pickle.dumps(opened))
+        os.environ[processes.DATA] = str(path)
+        try:
+            yield
+        finally:
+            os.environ.pop(processes.DATA, None)
+
+
+def handed_over() -> Data | None:
+    """The data that the process which started this one has opened."""
+    path = os.environ.get(processes.DATA)
+    return None if path is None or processes.leader() else pickle.loads(Path(path).read_bytes())
+
+
 @dataclass(frozen=True)
 class Asked:
-    """How a run was asked for, as config.json holds it: the data's name or path, how they were opened, the command."""
+    """How a run was asked for, as config.json holds it: the data's name or path (None where they were given in memory),
+    how they were opened, the command."""
 
-    spec: Any
+    spec: str | None
     data_settings: DataSettings
     command: str
 
@@ -183,7 +210,7 @@ def fit_opened(
             say(line)
         if folder is None:
             return timed_plan(method, opened, setup, task, record, say)
-        with recorded(folder, record, resume):
+        with recorded(folder, record, resume), handing_over(opened, settings):
             return train(folder, method, opened, setup, task, record, resume, progress, say)
 
 
@@ -221,7 +248,6 @@ def fit_on(
     say: Say,
 ) -> Run:
     """`fit` by workers of a Ray cluster. All that can be wrong with data and options is told before it is asked."""
-    from nearfar import workers
     from nearfar.training.clustered import Order, train_on
 
     workers.check_on(on)
@@ -319,7 +345,7 @@ def _made(out: str | Path | None, method: str, data: Data, resume: bool) -> tupl
             return Path(out), files.make_folders(Path(out))
     number = 1
     while True:
-        folder = Path("runs") / f"{method}-{data.name}-{number}"
+        folder = Path("runs") / f"{method}-{data.short_name}-{number}"
         with files.refused(folder):
             made = files.make_folders(folder)
         if folder in made:
@@ -422,7 +448,8 @@ def describe(method: str, data: Data, setup: building.Setup, asked: Asked) -> di
         "options": setup.options,
         "settings": dataclasses.asdict(setup.settings),
         "resolved": setup.resolved,
-        "data": str(asked.spec) if isinstance(asked.spec, (str, Path)) else data.name,
+        "data": asked.spec or data.name,
+        **({} if data.given is None else {"data_given": data.given}),
         "data_settings": dataclasses.asdict(asked.data_settings),
         "data_hash": data.hash,
         "split_hash": data.split_hash,
