@@ -416,3 +416,34 @@ def text_index(own_cache, tmp_path_factory):
     return indexing.build_index(folder / "index", model.embed_texts(SENTENCES),
                                 [f"s{number}" for number in range(len(SENTENCES))], payload, model_hash=model.hash,
                                 meta={"model": str(folder / "model")})  # fmt: skip
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The URL of a bucket on a server of this machine."""
+    import fsspec
+
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items() | {("AWS_ENDPOINT_URL", f"http://{host}:{port}")}:
+            patch.setenv(name, value)
+        fsspec.filesystem("s3", skip_instance_cache=True).makedirs("shelf", exist_ok=True)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        yield "s3://shelf"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def memory():
+    """A store in memory, as fsspec has it."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    yield store
+    store.store.clear()

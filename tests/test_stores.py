@@ -15,9 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 import nearfar
 from nearfar import cli, stores
 from nearfar.errors import InputError
+from tests.conftest import KEYS
 from tests.test_embed import pairs, stored, table
-
-KEYS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
@@ -26,30 +25,6 @@ def model(tmp_path_factory):
     data = table(folder / "pairs.csv", pairs(range(40)))
     run = nearfar.fit("pairs", data, out=folder / "run", steps=2, batch_size=8, val_every=0, progress=False)
     return run.path / "model"
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """The URL of a bucket on a server of this machine."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items() | {("AWS_ENDPOINT_URL", f"http://{host}:{port}")}:
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("shelf")
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        yield "s3://shelf"
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
-
-
-@pytest.fixture
-def memory():
-    """A store in memory, as fsspec has it."""
-    store = fsspec.filesystem("memory")
-    yield store
-    store.store.clear()
 
 
 def hits(index, query):
@@ -190,18 +165,7 @@ def test_wrong_urls_are_told(url, message):
         assert str(found.value).startswith(message)
 
 
-def test_outputs_that_no_store_takes_are_told(model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data = table(tmp_path / "a.csv", pairs(range(20)))
-    for call in (
-        lambda: nearfar.fit("pairs", data, out="memory://a/run", steps=1, batch_size=4),
-        lambda: nearfar.compare(data, methods="pairs", out="memory://a/run"),
-        lambda: nearfar.report(model, out="memory://a/page.html"),
-        lambda: nearfar.export(model, to="onnx", out="memory://a/folder"),
-    ):
-        with pytest.raises(InputError, match="This is written to a disk, and 'memory://a/"):
-            call()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+def test_outputs_that_no_store_takes_are_told(model):
     with pytest.raises(InputError, match="would be two objects"):
         nearfar.embed(model, "emoji", out="memory://a/v.npy")
     with pytest.raises(InputError, match="Unknown kind of output"):

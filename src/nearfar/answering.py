@@ -3,6 +3,7 @@ Python call of the same name."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,11 +32,11 @@ TEXTS = (".txt", ".jsonl")
 
 @dataclass(frozen=True)
 class Predictions:
-    """The key of each row, and the columns that the model answers; `path`: the file that they were written to."""
+    """The key of each row, and the columns that the model answers; `path`: the file (or URL) they were written to."""
 
     keys: list[str]
     columns: dict[str, list[Any]]
-    path: Path | None = None
+    path: Path | str | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict a row."""
@@ -86,7 +87,7 @@ def predict(
 
     Args:
         model: a model or its folder; data: path, name, object in memory or Data.
-        out: FILE.csv, .tsv, .jsonl or .parquet with the key of each row and the answers.
+        out: FILE.csv, .tsv, .jsonl or .parquet (also a URL) with the key of each row and the answers.
         on: which rows: all, or a split.
         batch_size: rows that pass the encoder at once.
         variant: which of the vectors of one input is used, where the model gives several.
@@ -94,19 +95,19 @@ def predict(
 
     Raises InputError: a model that does not predict, data that lack what it needs, an output that exists.
     """
-    place = output(out)
-    loaded, module = answering(model, "predict", "score")
-    roles, rest = columns_of(given, data_settings)
-    opened, own = roles.open(data), settings_of(module, rest)
-    rows = opened.ids if on == "all" else np.asarray(opened.splits[on])
-    if not len(rows):
-        raise InputError(f"The {on} split of {opened.name} has no rows.", "Leave out --on.")
-    embed = ModelEmbedder(loaded, opened, batch_size, variant)
-    columns = answers(module, Request(opened, rows, embed), own, progress)
-    keys = [opened.keys[row] for row in rows]
-    if place is not None:
-        write_table(place, {"key": keys, **columns})
-    return Predictions(keys, columns, place)
+    with output(out) as place:
+        loaded, module = answering(model, "predict", "score")
+        roles, rest = columns_of(given, data_settings)
+        opened, own = roles.open(data), settings_of(module, rest)
+        rows = opened.ids if on == "all" else np.asarray(opened.splits[on])
+        if not len(rows):
+            raise InputError(f"The {on} split of {opened.name} has no rows.", "Leave out --on.")
+        embed = ModelEmbedder(loaded, opened, batch_size, variant)
+        columns = answers(module, Request(opened, rows, embed), own, progress)
+        keys = [opened.keys[row] for row in rows]
+        if place is not None:
+            write_table(place, {"key": keys, **columns})
+    return Predictions(keys, columns, out if stores.is_url(out) else place)
 
 
 def answers(module: Inference, request: Request, own: Any, progress: Progress | None = None) -> dict[str, list[Any]]:
@@ -147,26 +148,29 @@ def generate(
     Args:
         model: a model or its folder.
         prompts: texts that are continued or shown; one may be given as it is.
-        out: FILE.txt or FILE.jsonl of texts; a new folder of images.
+        out: FILE.txt or FILE.jsonl of texts; a new folder of images; each also as a URL.
         seed: of what is drawn; the same seed gives the same.
         given: options of the model's own.
 
     Raises InputError: a model that does not generate, an output that exists.
     """
     _, module = answering(model, "generate")
-    place = output(out, TEXTS) if module.makes == "text" else image_folder(out)
-    own, asked = settings_of(module, given), [prompts] if isinstance(prompts, str) else list(prompts)
-    with torch.inference_mode():
-        made = list(module.generate(asked, own, seed=seed))
-    if place is not None:
-        write_made(place, asked, made, module.makes)
+    with output(out, TEXTS) if module.makes == "text" else image_folder(out) as place:
+        own, asked = settings_of(module, given), [prompts] if isinstance(prompts, str) else list(prompts)
+        with torch.inference_mode():
+            made = list(module.generate(asked, own, seed=seed))
+        if place is not None:
+            write_made(place, asked, made, module.makes)
     return made
 
 
-def image_folder(out: str | Path | None) -> Path | None:
-    if out is not None and stores.on_disk(out).exists():
-        raise InputError(f"'{out}' exists already.", "Choose another --out.")
-    return None if out is None else Path(out)
+def image_folder(out: str | Path | None) -> contextlib.AbstractContextManager[Path | None]:
+    return contextlib.nullcontext() if out is None else stores.written(out, check=check_new)
+
+
+def check_new(place: Path) -> None:
+    if place.exists():
+        raise InputError(f"'{place}' exists already.", "Choose another --out.")
 
 
 def write_made(place: Path, prompts: Sequence[str], made: Sequence[Any], kind: str) -> None:

@@ -205,6 +205,19 @@ def lock(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
+def waiting_lock(path: Path, what: str) -> Iterator[None]:
+    """`lock`, once whoever has it is done."""
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(path, what))
+                break
+            except Busy:
+                time.sleep(0.1)
+        yield
+
+
+@contextmanager
 def lock_of(output: Path) -> Iterator[None]:
     """`lock` for an output that is replaced as a whole: the lock lies beside it. Folders above it are made, and taken
     away again where they stay empty."""

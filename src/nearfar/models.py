@@ -35,7 +35,7 @@ from nearfar.encoders.quiet import quiet
 from nearfar.encoders.stored import noise_images
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.methods.tower import Tower, with_heads
-from nearfar.stores import local
+from nearfar.stores import Store, below, fetched, is_url, local
 
 FORMAT = 1
 SIMILARITIES = ("cosine", "dot")
@@ -383,7 +383,7 @@ def load(path: str | Path, verify: bool = False, device: torch.device | str = "c
     Raises InputError for a folder that is not a model, is not complete, was changed after it was written, or was
     written by a later nearfar.
     """
-    folder = Path(path)
+    folder = local(path)
     files.tidy(folder)  # an earlier model that was being replaced comes back
     if encoders.is_foreign(folder):
         model = _foreign(folder).to(device)
@@ -409,11 +409,15 @@ def open_model(model: Any) -> Model:
         return model
     if not isinstance(model, str | Path) or not str(model).strip():
         raise InputError(f"A model is a folder or a loaded model. Got {model!r:.80}.", "Give the folder of a model.")
-    return load(inner_folder(local(model)))
+    return load(inner_folder(model))
 
 
-def inner_folder(path: Path) -> Path:
-    """The model folder within that of a run or a comparison; else the folder itself."""
+def inner_folder(place: str | Path) -> Path:
+    """The model folder within that of a run or a comparison; else the folder itself. Of a URL a copy of it alone."""
+    if is_url(place):
+        there = Store(str(place)).listed()
+        return fetched(str(next((below(place, n) for n in ("model", "best") if f"{n}/config.json" in there), place)))
+    path = Path(place)
     for name in ("model", "best"):
         files.tidy(path / name)  # one that was being replaced when its process was killed comes back
     return next((path / n for n in ("model", "best") if (path / n / "config.json").exists()), path)
@@ -423,7 +427,7 @@ def kinds_in(model: str | Path) -> list[str]:
     """The kinds of data that the model in a folder (or in that of its run) embeds, without loading it.
 
     Raises InputError for a folder that holds none."""
-    place = inner_folder(Path(model))
+    place = inner_folder(model)
     if encoders.is_foreign(place):
         return encoders.kinds_of_folder(place)
     towers = _read_config(place)["towers"]

@@ -88,6 +88,11 @@ def search(
     return found.hits
 
 
+def searched(name: str) -> bool:
+    """Whether what has this name below a URL is needed to search there: a run holds more."""
+    return name.partition("/")[0] not in ("checkpoints", "cells", "rounds", "logs")
+
+
 @checked_init
 class Searcher:
     """An index with its model, or a model that finds without one; see `search`. The model is loaded when a query first
@@ -104,7 +109,7 @@ class Searcher:
     ):
         if not str(where_from).strip():
             raise InputError("No index was named: the path is empty.")
-        self.path, self.named, self.role, self._given = stores.local(where_from), where_from, role, model
+        self.path, self.named, self.role, self._given = stores.local(where_from, searched), where_from, role, model
         for one in (self.path, self.path / "index"):
             files.tidy(one)
         place = self.path if indexing.is_index(self.path) else self.path / "index"

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nearfar import files
 from nearfar.errors import InputError
-from nearfar.stores import on_disk
+from nearfar.stores import written
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-def output(out: str | Path | None, kinds: Sequence[str] = TABLES, option: str = "--out") -> Path | None:
-    """The file that is to be written. Raises InputError, before any work, where it cannot be or exists."""
+@contextmanager
+def output(out: str | Path | None, kinds: Sequence[str] = TABLES, option: str = "--out") -> Iterator[Path | None]:
+    """The file that is to be written while the block runs; of a URL one that is sent there when it ends well. Raises
+    InputError, before any work, where it cannot be or exists."""
     if out is None:
-        return None
-    place = on_disk(out)
-    if place.suffix.lower() not in kinds:
-        raise InputError(f"'{out}' is not the name of a file of a known kind.", f"Kinds: {', '.join(kinds)}.")
-    check_place(place, option)
-    if place.exists():
-        raise InputError(f"'{place}' exists already.", f"Choose another {option}.")
-    return place
+        yield None
+        return
+
+    def check(place: Path) -> None:
+        if place.suffix.lower() not in kinds:
+            raise InputError(f"'{out}' is not the name of a file of a known kind.", f"Kinds: {', '.join(kinds)}.")
+        check_place(place, option)
+        if place.exists():
+            raise InputError(f"'{place}' exists already.", f"Choose another {option}.")
+
+    with written(out, option=option, check=check) as place:
+        yield place
 
 
 def write_table(place: Path, table: Mapping[str, Sequence[Any]]) -> None:

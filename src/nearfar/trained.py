@@ -12,6 +12,7 @@ import numpy as np
 
 from nearfar import modalities
 from nearfar.errors import InputError
+from nearfar.stores import Store, is_url, local
 
 if TYPE_CHECKING:
     from nearfar.sources import Data
@@ -51,7 +52,9 @@ def read(folder: str | Path) -> Known | None:
 
     from nearfar.sources.scan import VERSION
 
-    place = Path(folder)
+    if is_url(folder) and not any(name.rpartition("/")[2] == NAME for name in Store(str(folder)).listed()):
+        return None
+    place = local(folder, lambda name: name.rpartition("/")[2] == NAME)
     inner = next((p for p in (place, place / "model", place / "best", place.parent) if (p / NAME).is_file()), None)
     if inner is None or (inner == place.parent and not place.is_file()):
         return None

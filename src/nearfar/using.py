@@ -243,7 +243,7 @@ def embed(
     modalities.everyone()
     settings = data_settings or DataSettings(**roles)
     with contextlib.ExitStack() as held:
-        path, append = held.enter_context(stores.staged(out, append))
+        path, append = held.enter_context(stores.appended(out, append))
         place = outputs.output(path)
         check_free(place, append)
         opened, loaded = settings.open(data), cut(open_model(model), dims, say)
@@ -452,8 +452,9 @@ def record_batches(
 
 
 @checked
-def report(*runs: str | Path, out: str | Path | None = None, data: Any = None, say: Say = silent) -> Path:
-    """One HTML page of a comparison's folder, or of one or more run folders on the same data. Returns its path.
+def report(*runs: str | Path, out: str | Path | None = None, data: Any = None, say: Say = silent) -> Path | str:
+    """One HTML page of a comparison's folder, or of one or more run folders on the same data. Folders and page may be
+    URLs of object stores. Returns its path.
 
     data: what the runs were trained on, where it was given in memory: without it the page has no examples and no map of
     them, which is said. Raises InputError for other data.
@@ -464,20 +465,27 @@ def report(*runs: str | Path, out: str | Path | None = None, data: Any = None, s
         check("runs", one, str | Path, "argument")
     if not runs:
         raise InputError("report needs at least one folder of a run or a comparison.")
-    folders = [Path(r) for r in runs]
+    folders = [stores.local(r, shown_in_report) for r in runs]
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder '{folder}'.")
-    place = folders[0] / "report.html" if out is None else stores.on_disk(out)
-    check_place(place)
-    stored = folders[0] / "results.json"
-    if len(folders) == 1 and stored.exists():
-        results = files.read_json(stored, RESULTS, "Run the comparison again: finished cells are kept.")
-        with files.reading(stored, "Run the comparison again: finished cells are kept."):
-            if not results["rows"]:
-                raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
-            return write_report(place, results)
-    return write_report(place, {}, [run_parts(f, data, say) for f in folders])
+    page = stores.below(runs[0], "report.html") if out is None else out
+    with stores.written(page, replace=True, check=check_place) as place:
+        stored = folders[0] / "results.json"
+        if len(folders) == 1 and stored.exists():
+            results = files.read_json(stored, RESULTS, "Run the comparison again: finished cells are kept.")
+            with files.reading(stored, "Run the comparison again: finished cells are kept."):
+                if not results["rows"]:
+                    raise files.damaged(stored, "it has no rows", "Run the comparison again: finished cells are kept.")
+                write_report(place, results)
+        else:
+            write_report(place, {}, [run_parts(f, data, say) for f in folders])
+    return page if stores.is_url(page) else Path(page)
+
+
+def shown_in_report(name: str) -> bool:
+    """Whether a page is made of what has this name in a run or a comparison."""
+    return name.partition("/")[0] not in ("checkpoints", "cells", "rounds", "logs", "best")
 
 
 RESULTS = {"rows": list, "task": dict, "data": dict}
@@ -490,7 +498,10 @@ def run_parts(folder: Path, data: Any = None, say: Say = silent) -> dict[str, An
         raise InputError(f"'{folder}' is neither a run nor a comparison of nearfar.")
     config = files.read_json(path, CONFIG, DAMAGED)
     with files.reading(path, DAMAGED):
-        parts: dict[str, Any] = {"config": config | {"seed": config["settings"]["seed"]}, "path": str(folder)}
+        parts: dict[str, Any] = {
+            "config": config | {"seed": config["settings"]["seed"]},
+            "path": str(stores.named(folder)),
+        }
     parts["curve"] = showing.curve(folder)
     if scores.exists():
         stored = files.read_json(scores, SCORES, DAMAGED)

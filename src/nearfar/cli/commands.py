@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from nearfar import files, options, processes, terminal
+from nearfar import files, options, processes, stores, terminal
 from nearfar.checks import PositiveInt, Range, Seed
 from nearfar.cli import help as helping
 from nearfar.cli import tables
@@ -35,7 +35,7 @@ class FitOptions:
     """Where the run goes, and whether it goes on.
 
     Args:
-        out: folder of the run; default runs/METHOD-DATA-NUMBER.
+        out: folder of the run, or its URL on an object store (s3://...); default runs/METHOD-DATA-NUMBER.
         resume: go on from the last checkpoint of --out.
         trust: with --resume alone, import parts of your own (module.Class) that the run's config names, which runs
             their code; only for runs that you made.
@@ -43,7 +43,7 @@ class FitOptions:
         config: YAML file of options; the command line goes before it.
         on: where the --devices times --nodes processes of the run are: ray (workers of the cluster of RAY_ADDRESS or of
             `ray start`, else processes of this machine) or ray://HOST:PORT; default this machine. --out must lie where
-            all of them reach it.
+            all of them reach it, or be a URL.
     """
 
     out: str | None = None
@@ -67,7 +67,7 @@ class CompareOptions:
         budget: time for all training, from which the steps are fixed once: 90s, 30m, 2h. Default 30m.
         least_steps: where the time gives a method fewer steps than this, say so and train nothing.
         baseline: the row that the others are compared with.
-        out: folder; default runs/compare-DATA. What is finished there is not run again.
+        out: folder, or a URL (s3://...); default runs/compare-DATA. What is finished there is not run again.
         on: where cells are trained, several at once: ray (the cluster of RAY_ADDRESS or of `ray start`, else processes
             of this machine) or ray://HOST:PORT; default this process, one after the other.
     """
@@ -135,7 +135,7 @@ class PredictOptions:
     """Of which rows, and where the answers go.
 
     Args:
-        out: FILE.csv, .tsv, .jsonl or .parquet; default the first rows are shown.
+        out: FILE.csv, .tsv, .jsonl or .parquet, also as a URL (s3://...); default the first rows are shown.
         on: which rows are asked about: all, or those of a split.
         batch_size: rows that pass the encoder at once.
         variant: which of the vectors of one input is used, where the model gives several.
@@ -153,7 +153,7 @@ class GenerateOptions:
 
     Args:
         prompts: text file with a prompt on each line, in place of those on the command line.
-        out: FILE.txt or FILE.jsonl of texts, or a folder of images; default texts are shown.
+        out: FILE.txt or FILE.jsonl of texts, or a folder of images, also as a URL; default texts are shown.
         seed: of what is drawn.
     """
 
@@ -181,7 +181,7 @@ class ReportOptions:
     """Where the page goes.
 
     Args:
-        out: path of the page; default report.html in the first folder.
+        out: path or URL of the page; default report.html in the first folder.
     """
 
     out: str | None = None
@@ -332,7 +332,7 @@ def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """`fit --resume --out RUN` alone: everything else is in the run's config.json."""
     from nearfar.training.engine import CONFIG, DAMAGED
 
-    path = Path(given["out"]) / "config.json"
+    path = stores.local(given["out"], lambda name: name == "config.json") / "config.json"
     if not path.exists():
         raise InputError(f"'{given['out']}' holds no run to resume.")
     config = files.read_json(path, CONFIG, DAMAGED)
@@ -500,7 +500,7 @@ def run_cache(words: list[str]) -> None:
 
 def answers(words: list[str], base: list[Any], usage: str, *verbs: str) -> tuple[list[str], Any, dict[str, Any], Any]:
     """Positional words, checked options, those of the model's own among them, and the loaded model."""
-    if wants_help(words) and not any(Path(word).is_dir() for word in words):
+    if wants_help(words) and not any(names_model(word) for word in words):
         named = "; one of texts takes classes by their names (--classes, --templates, --top)" * ("predict" in verbs)
         verb = usage.split()[1]
         said = f"A model may have options of its own{named}: nearfar {verb} MODEL --help"
@@ -510,12 +510,16 @@ def answers(words: list[str], base: list[Any], usage: str, *verbs: str) -> tuple
     named = [word for word in words if not word.startswith("-")]
     if not named:
         raise InputError(f"Expected: {usage}.", "Got 0 arguments.")
-    first = named[0] if words[0] == named[0] else next((w for w in named if Path(w).is_dir()), named[0])
+    first = named[0] if words[0] == named[0] else next((w for w in named if names_model(w)), named[0])
     model, module = answering.answering(first, *verbs)
     targets = [*base, module.options]
     places, given = parse(words, targets, range(1, 1000), usage)
     checked = options.checked(targets, given)
     return places, checked, {name: given[name] for name in options.names([module.options]) if name in given}, model
+
+
+def names_model(word: str) -> bool:
+    return stores.is_url(word) or Path(word).is_dir()
 
 
 def run_predict(words: list[str]) -> None:
@@ -628,4 +632,9 @@ def run_demo(words: list[str]) -> None:
     from nearfar.cli.demo import demo
 
     checked = options.checked(targets, given)
-    demo(Path(checked.out), checked.seconds, speaker(checked.json), checked.json)
+    demo(
+        stores.on_disk(checked.out, "the demo shows what lies on this machine"),
+        checked.seconds,
+        speaker(checked.json),
+        checked.json,
+    )

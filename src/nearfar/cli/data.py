@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -31,26 +30,26 @@ class ReportedOptions:
 def understood(path: str, report: str | None, settings: DataSettings, as_json: bool) -> dict[str, Any] | None:
     """Shows what is understood and writes the report; or returns both, for JSON. Raises InputError for a report that
     cannot be written or exists, before the data are read."""
-    out = tabular.output(report, option="--report")
-    from nearfar import sources
+    with tabular.output(report, option="--report") as out:
+        from nearfar import sources
 
-    opened = settings.open(path)
-    if not as_json:
-        sources.show(opened)
-    found = None
-    if out is not None:
-        from nearfar.auditing import audit
-
-        found = audit(opened)
-        found.write(out)
+        opened = settings.open(path)
         if not as_json:
-            show(found, out)
+            sources.show(opened)
+        found = None
+        if out is not None:
+            from nearfar.auditing import audit
+
+            found = audit(opened)
+            found.write(out)
+    if found is not None and not as_json:
+        show(found, report)
     if not as_json:
         return None
-    return opened.describe() | ({} if found is None else {"report": {"path": str(out), "found": found.to_dict()}})
+    return opened.describe() | ({} if found is None else {"report": {"path": str(report), "found": found.to_dict()}})
 
 
-def show(found: Audit, out: Path) -> None:
+def show(found: Audit, out: str | None) -> None:
     """How much of each kind, beside what chance alone would give."""
     rows = []
     for one in found.to_dict():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nearfar.errors import InputError
@@ -18,7 +17,8 @@ class ExportOptions:
 
     Args:
         to: onnx, openvino, sentence-transformers, timm, or safetensors (weights alone).
-        out: a new folder; default that of the model with the target behind its name: runs/notes/model-onnx.
+        out: a new folder, or a URL (s3://...) of one; default that of the model with the target behind its name:
+            runs/notes/model-onnx.
         role: whose tower; default all of them, or the first one that the target can hold.
         head: whether the head that the model keeps is part of it (--head false).
         int8: also write onnx files with weights of 8 bits, and measure on --data how many nearest neighbours they find.
@@ -39,9 +39,11 @@ def export(model: str, given: ExportOptions, data_settings: Any) -> Any:
         raise InputError("To which form?", f"Add --to {TARGETS}.")
     from nearfar import exporting
     from nearfar.models import inner_folder
+    from nearfar.stores import is_url, named
 
-    place = inner_folder(Path(model))
-    out = given.out or str(place.with_name(f"{place.resolve().name}-{given.to}"))
+    place = inner_folder(model)
+    where = named(place) if is_url(model) else place.with_name(place.resolve().name)
+    out = given.out or f"{where}-{given.to}"
     return exporting.export(place, given.to, out, role=given.role, head=given.head, int8=given.int8, data=given.data,
                             data_settings=data_settings)  # fmt: skip
 

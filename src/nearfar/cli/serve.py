@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from nearfar.checks import PositiveFloat, PositiveInt, Range
@@ -51,12 +50,14 @@ def serve(model: str, given: ServeOptions, say: Callable[[str], None]) -> None:
     except ModuleNotFoundError as error:
         raise InputError(f"Serving needs the package '{error.name}', which is not installed.",
                          install("serve")) from error  # fmt: skip
-    from nearfar import indexing
+    from nearfar import indexing, stores
     from nearfar.models import kinds_in
+    from nearfar.searching import searched
 
-    kinds_in(model)
-    own = Path(model) / "index"
-    index = given.index or (str(own) if indexing.is_index(own) else None)
+    place = stores.local(model, searched)
+    kinds_in(place)
+    own = place / "index"
+    index = str(stores.local(given.index)) if given.index else str(own) if indexing.is_index(own) else None
     if index is not None and not indexing.is_index(index):
         raise InputError(f"There is no index at '{index}'.", "`nearfar embed MODEL DATA --out INDEX` makes one.")
     key = given.api_key or os.environ.get(KEY) or None
@@ -69,7 +70,7 @@ def serve(model: str, given: ServeOptions, say: Callable[[str], None]) -> None:
         "/metrics /docs")  # fmt: skip
     say("Ctrl-C stops it.")
     service.run(
-        service.Service(str(model), index, key, Path(model).resolve().name, given.waiting, timeout=given.timeout,
+        service.Service(str(place), index, key, place.resolve().name, given.waiting, timeout=given.timeout,
                         bytes=given.megabytes << 20),
         given.host, given.port, given.device,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nearfar import modalities, terminal
+from nearfar.stores import below
 from nearfar.units import Metric, metric_of, places_of
 
 MARKS = {"good": "[green]good[/]", "watch": "[yellow]watch[/]", "bad": "[red]bad[/]", "info": "[dim]info[/]"}
@@ -83,7 +84,7 @@ def run(done: Any) -> None:
         print_columns(out, ["split", *(metric.heading for metric in names.values())], rows)
     cost = done.cost
     out.print(f"{cost['seconds']:.0f} s, {cost['samples_per_second']:.0f} samples/s, peak {cost['peak_mib']:.0f} MiB")
-    out.print(f"model: {done.path / 'model'}\nnext:  nearfar report {done.path}", soft_wrap=True)
+    out.print(f"model: {below(done.path, 'model')}\nnext:  nearfar report {done.path}", soft_wrap=True)
 
 
 def leaderboard(results: dict[str, Any]) -> None:
@@ -223,7 +224,7 @@ def _metric(cells: list[dict[str, Any]], name: str) -> float | None:
 
 def next_steps(done: Any) -> None:
     out = console()
-    out.print(f"\nreport: {done.path / 'report.html'}", soft_wrap=True)
+    out.print(f"\nreport: {below(done.path, 'report.html')}", soft_wrap=True)
     if done.best:
         out.print(f"best model (chosen on validation data): {done.best}", soft_wrap=True)
 

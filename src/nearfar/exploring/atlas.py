@@ -20,6 +20,7 @@ from nearfar.exploring.facts import Facts, gather
 from nearfar.exploring.places import NEAR, Projection, kept, project
 from nearfar.indexing import Index, open_index
 from nearfar.indexing.stored import EXPLORED
+from nearfar.stores import local
 from nearfar.training.settings import DataSettings
 from nearfar.vectors import normalise
 
@@ -68,7 +69,7 @@ def explore(
     copies, outliers, labels unlike those around them, and candidates for false negatives.
 
     Args:
-        index: folder of an index that `embed` made; data: the data, where they are not those that the index names.
+        index: folder or URL of an index that `embed` made; data: the data, where they are not those that it names.
         projection: "umap", or "pca", which is quick and shows less.
         label: column of labels that colours the map; default the first.
         rows: most rows that are shown; of more, so many are drawn.
@@ -78,7 +79,7 @@ def explore(
     Places and neighbours are computed once and kept in the folder of the index.
     Raises InputError: no index, a damaged or an empty one, a column of labels that is not there.
     """
-    opened = open_index(index)
+    opened = open_index(local(index))
     if not len(opened):
         raise InputError(f"The index {opened.path} holds no items.", "Embed data that have rows.")
     chosen = drawn(len(opened), rows)

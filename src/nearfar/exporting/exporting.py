@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class ExportedTower:
 class Exported:
     """Where an export lies, and what was measured of each tower."""
 
-    path: Path
+    path: Path | str
     to: str
     towers: dict[str, ExportedTower] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ def export(
         model: a model, its folder, or that of its run.
         to: "onnx", "openvino" (a file of each tower, with tokenizer, preprocessing.json and README.md),
             "sentence-transformers" (a text tower), "timm" (a tower of a timm encoder), "safetensors" (weights alone).
-        out: a new folder.
+        out: a new folder, or a URL of one.
         role: whose tower; default every tower, or the first one that the target can hold.
         head: whether the head that the model keeps is part of it.
         int8: also write onnx files of 8 bits, and measure on `data` how many of the 10 nearest neighbours they find.
@@ -85,9 +85,26 @@ def export(
         raise InputError("int8 is measured, and of onnx alone.", "Use --to onnx --int8 --data DATA.")
     if data is not None and not int8:
         raise InputError("The data are what --int8 is measured on.", "Add --int8, or leave out --data.")
-    place = stores.on_disk(out)
+    with stores.written(out, check=check_new) as place:
+        found = _exported(model, to, place, role, head, int8, data, data_settings)
+    return replace(found, path=str(out)) if stores.is_url(out) else found
+
+
+def check_new(place: Path) -> None:
     if place.exists() or place.is_symlink():
         raise InputError(f"'{place}' exists already.", "Choose another --out.")
+
+
+def _exported(
+    model: Any,
+    to: str,
+    place: Path,
+    role: str | None,
+    head: bool,
+    int8: bool,
+    data: Any,
+    data_settings: DataSettings | None,
+) -> Exported:
     if to in runtimes.README:
         runtimes.needed(*(("onnx", "onnxruntime") if to == "onnx" else ("onnx", "openvino")))
     whole = open_model(model)

@@ -218,7 +218,6 @@ class Checkpoint(pl.Callback):
         self.signals.check()
 
     def save(self, trainer: Any) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(self.path)  # by all processes together; the first one writes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import socket
 import tempfile
@@ -14,22 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nearfar import workers
+from nearfar import stores, workers
 from nearfar.errors import InputError, NearfarError
 from nearfar.training import engine
 from nearfar.training.engine import MARK, Asked
 from nearfar.training.settings import TrainSettings
 
-LOOK = 1.0  # seconds between two looks at the learning curve
+LOOK, LOOK_THERE = 1.0, 10.0  # seconds between two looks at the learning curve in a folder, and at a URL
 
 
 @dataclass(frozen=True)
 class Order:
-    """What each worker is given; `there`: the folder and the environment of the process that asks."""
+    """What each worker is given; `run`: the folder that all reach, or the URL of one; `there`: the folder and the
+    environment of the process that asks."""
 
     method: str
     data: workers.SameData
-    run: Path
+    run: Path | str
     resume: bool
     settings: TrainSettings
     options: Mapping[str, Any]
@@ -54,16 +56,26 @@ def train_on(on: str, order: Order, say: Any) -> None:
         trainer = _trainer(
             cluster, dataclasses.replace(order, threads=cluster.threads, there=workers.here()), count, place
         )
-        (order.run / MARK).touch()
         try:
-            with _told(order.run / "curve.jsonl", say):
+            with _marked(order.run), _told(order.run, say):
                 trainer.fit()
         except NearfarError:
             raise
         except Exception as error:
             raise _what_was_wrong(error, order.run) from error
-        finally:
-            (order.run / MARK).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _marked(run: Path | str) -> Iterator[None]:
+    """A folder has a mark while the block runs, by which workers know that they see the same one."""
+    mark = None if isinstance(run, str) else run / MARK
+    if mark is not None:
+        mark.touch()
+    try:
+        yield
+    finally:
+        if mark is not None:
+            mark.unlink(missing_ok=True)
 
 
 def _trainer(cluster: workers.Cluster, order: Order, count: int, place: str) -> Any:
@@ -98,9 +110,9 @@ def train_worker(given: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         os.chdir(folder)
     torch.set_num_threads(order.threads)
-    if not (order.run / MARK).exists():
+    if isinstance(order.run, Path) and not (order.run / MARK).exists():
         raise InputError(f"{socket.gethostname()} does not see the run's folder {order.run}.",
-                         "Name an --out that all machines of the cluster share.")  # fmt: skip
+                         "Name an --out that all machines of the cluster share, or a URL.")  # fmt: skip
     opened = order.data.open()
     engine.fit_opened(order.method, opened, order.asked, order.settings, order.options, order.run, _begun(order))
 
@@ -110,13 +122,20 @@ def _begun(order: Order) -> bool:
     died."""
     import torch.distributed as dist
 
-    seen = [order.resume or (order.run / "config.json").exists()]
+    seen = [order.resume or _held(order.run, "config.json") is not None]
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(seen, 0)
     return seen[0]
 
 
-def _what_was_wrong(error: Exception, run: Path) -> NearfarError:
+def _held(run: Path | str, name: str) -> str | None:
+    """What a file of the run holds; None where there is none."""
+    if isinstance(run, str):
+        return stores.Store(run).text(name)
+    return (run / name).read_text("utf-8") if (run / name).exists() else None
+
+
+def _what_was_wrong(error: Exception, run: Path | str) -> NearfarError:
     """The error of nearfar that a worker met, else what Ray says."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     for failure in failures.values():
@@ -133,20 +152,21 @@ def _what_was_wrong(error: Exception, run: Path) -> NearfarError:
 
 
 @contextlib.contextmanager
-def _told(curve: Path, say: Any) -> Iterator[None]:
+def _told(run: Path | str, say: Any) -> Iterator[None]:
     """Says every ten seconds of training how far the workers have come, while the block runs."""
-    ended = threading.Event()
+    ended, look = threading.Event(), LOOK if isinstance(run, Path) else LOOK_THERE
 
     def latest() -> dict[str, Any] | None:
         try:
-            return next(reversed(engine.curve_lines(curve)), None)
-        except (OSError, InputError):  # it is not there yet, or a line is on its way
+            lines = (_held(run, "curve.jsonl") or "").split("\n")[:-1]
+            return json.loads(lines[-1]) if lines else None
+        except (OSError, InputError, ValueError):  # a line is on its way, or a store is away
             return None
 
     def follow() -> None:
         before = latest()
         told = before and before["seconds"] // 10
-        while not ended.wait(LOOK):
+        while not ended.wait(look):
             line = latest()
             if line is not None and line["seconds"] // 10 != told:
                 told = line["seconds"] // 10

@@ -48,15 +48,15 @@ Seeds = Annotated[int, Range(1, 1000)]
 
 @dataclass
 class Comparison:
-    """A finished comparison. `path`: its folder, with report.html, results.json and best/; `results`: the JSON."""
+    """A finished comparison. `path`: its folder (or URL), with report.html, results.json and best/; `results`: the
+    JSON."""
 
-    path: Path
+    path: Path | str
     results: dict[str, Any]
 
     @property
-    def best(self) -> Path | None:
-        folder = self.path / "best"
-        return folder if folder.exists() else None
+    def best(self) -> Path | str | None:
+        return None if self.results["best_on_validation"] is None else stores.below(self.path, "best")
 
 
 @checked
@@ -92,7 +92,8 @@ def compare(
             `steps` is given.
         least_steps: fewer steps a method than this are not worth a comparison: InputError, which says what fits.
         baseline: the row that the others are paired with; default the first of simclr, pairs, simcse that is there.
-        out: folder; default runs/compare-DATA. Finished cells found there are not run again.
+        out: folder; default runs/compare-DATA. Finished cells found there are not run again. Also a URL of an object
+            store (s3://...), to which all is sent as it is made; another machine goes on there.
         report: write report.html, and draw what it shows of each trained model.
         on: None: this process trains. "ray" or "ray://HOST:PORT": the workers of a Ray cluster train the cells, several
             at once, to the same table; the plan and what needs no training are made here.
@@ -125,9 +126,10 @@ def compare(
     trained: Trained = functools.partial(trained_here, opened, progress)
     if on is not None:
         trained = functools.partial(trained_on, on, workers.SameData(opened, data, data_settings), say)
-    folder = stores.on_disk(out) if out is not None else Path("runs") / f"compare-{opened.short_name}"
+    where = out if out is not None else Path("runs") / f"compare-{opened.short_name}"
     spread = workers.connected(on) if on is not None and auto else contextlib.nullcontext()
-    with claim(folder), spread:  # of the rounds of --auto each finds the cluster connected
+    sending = stores.mirrored(where, again="the same command", check=lambda names: check_names(names, where), say=say)
+    with sending as folder, claim(folder), spread:  # of the rounds of --auto each finds the cluster connected
         began, rounds = time.perf_counter(), None
         if auto:
             from nearfar.training.halving import halved
@@ -155,7 +157,7 @@ def compare(
             from nearfar.reporting import write_report
 
             write_report(folder / "report.html", results)
-    return Comparison(folder, results)
+    return Comparison(str(where) if stores.is_url(where) else folder, results)
 
 
 @contextmanager
@@ -181,8 +183,13 @@ OWN = ("plan.json", "references.json", "cells", "rounds", "results.json", "repor
 
 def check_own(folder: Path) -> None:
     """Raises where a folder holds files and is not a comparison: those may be someone's data."""
-    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if not {"plan.json", "rounds"} & set(there) and any(name not in OWN and not name.startswith(".") for name in there):
+    check_names({path.name for path in folder.iterdir()} if folder.is_dir() else set(), folder)
+
+
+def check_names(names: set[str], folder: str | Path) -> None:
+    """`check_own` by the names of what is below a folder."""
+    there = {name.partition("/")[0] for name in names}
+    if not {"plan.json", "rounds"} & there and any(name not in OWN and not name.startswith(".") for name in there):
         raise InputError(f"'{folder}' is not empty and is not a comparison of nearfar.", "Choose another --out.")
 
 
@@ -340,15 +347,16 @@ def read_plan(path: Path, facts: dict[str, Any], settings: TrainSettings, say: S
     for name in facts:
         if plan[name] != json.loads(json.dumps(facts[name])):
             raise InputError(
-                f"'{path.parent}' holds a comparison with other {name.replace('_', ' ')}: scores on different "
-                "data, splits or settings are not ranked together.",
+                f"'{stores.named(path.parent)}' holds a comparison with other {name.replace('_', ' ')}: scores on "
+                "different data, splits or settings are not ranked together.",
                 "Choose another --out.",
             )
     if settings.steps not in ("auto", plan["steps"]):
         raise InputError(
-            f"The plan in '{path.parent}' has {plan['steps']} steps, not {settings.steps}.", "Choose another --out."
+            f"The plan in '{stores.named(path.parent)}' has {plan['steps']} steps, not {settings.steps}.",
+            "Choose another --out.",
         )
-    say(f"plan of {path.parent}: {plan['steps']} steps of {plan['batch_size']} items")
+    say(f"plan of {stores.named(path.parent)}: {plan['steps']} steps of {plan['batch_size']} items")
     return plan
 
 
@@ -492,7 +500,7 @@ def check_same(stored: dict[str, Any], data: Data, run: Path) -> None:
     for name in ("data_hash", "split_hash"):
         if stored[name] != getattr(data, name.removeprefix("data_")):
             raise InputError(
-                f"The run '{run}' was made on other data or another split ({name} differs).",
+                f"The run '{stores.named(run)}' was made on other data or another split ({name} differs).",
                 "Take it away, or choose another --out.",
             )
 
@@ -558,7 +566,7 @@ def commands(
 ) -> list[str]:
     """What to type to repeat the comparison, to train its best method alone, and to search with it."""
     spec = shlex.quote(data.name if data.path is None else str(data.path))
-    found = [command] if command else []
+    found, place = [command] if command else [], stores.named(folder)
     for one in entries:
         if one.name == best and data.given is not None:
             read = vars(options.checked(building.targets_of(one.slug), one.options))
@@ -567,15 +575,15 @@ def commands(
             own = {**plain, "steps": plan["steps"], "batch_size": plan["batch_size"]}
             found += [
                 f"nearfar.fit({one.slug!r}, data, {', '.join(f'{name}={value!r}' for name, value in own.items())})",
-                f"nearfar.embed({str(folder / 'best')!r}, data, out={str(folder / 'index')!r})",
-                f"nearfar search {folder / 'index'} QUERY",
+                f"nearfar.embed({str(stores.below(place, 'best'))!r}, data, out={str(stores.below(place, 'index'))!r})",
+                f"nearfar search {stores.below(place, 'index')} QUERY",
             ]
         elif one.name == best:
             own = one.label[len(one.slug) :]
             found += [
                 f"nearfar fit {one.slug} {spec}{own} --steps {plan['steps']} --batch-size {plan['batch_size']}",
-                f"nearfar embed {folder / 'best'} {spec} --out {folder / 'index'}",
-                f"nearfar search {folder / 'index'} QUERY",
+                f"nearfar embed {stores.below(place, 'best')} {spec} --out {stores.below(place, 'index')}",
+                f"nearfar search {stores.below(place, 'index')} QUERY",
             ]
     return found
 

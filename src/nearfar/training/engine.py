@@ -67,6 +67,7 @@ CONFIG = {
 }  # what is read again of a run's config.json
 SCORES = {"data_hash": str, "split_hash": str, "summary": (dict, type(None)), "scores": dict, "cost": dict}
 DAMAGED = "Delete the run's folder and train anew, or restore it from a copy."
+LATEST = "checkpoints/last.ckpt"
 MARK = ".nearfar-cluster"  # there while the workers of a cluster train: who does not see it has another folder
 OWN = (
     "config.json",
@@ -81,10 +82,10 @@ OWN = (
 
 @dataclass
 class Run:
-    """A finished (or planned) run. `path`: its folder; `scores`: split -> scores as JSON values; `plan`: what was
-    resolved; `cost`: seconds, samples, peak memory; `task`: the summary of what was measured."""
+    """A finished (or planned) run. `path`: its folder or URL; `scores`: split -> scores as JSON values; `plan`: what
+    was resolved; `cost`: seconds, samples, peak memory; `task`: the summary of what was measured."""
 
-    path: Path | None
+    path: Path | str | None
     method: str
     plan: dict[str, Any]
     scores: dict[str, Any]
@@ -97,7 +98,7 @@ class Run:
 
         if self.path is None:
             raise InputError("This run was only planned.")
-        return load(self.path / "model")
+        return load(stores.below(self.path, "model"))
 
 
 def silent(_: str) -> None:
@@ -125,8 +126,9 @@ def fit(
         method: slug, or None for one that fits the data.
         data: a path, the name of a built-in set, an object in memory (`nearfar.data` says which), or an opened
             `nearfar.sources.Data`.
-        out: the run's folder; default runs/METHOD-DATA, numbered.
-        resume: go on from the last checkpoint of `out`; equals an uninterrupted run.
+        out: the run's folder; default runs/METHOD-DATA, numbered. Also a URL of an object store (s3://...), to which
+            the run is sent as it grows: each checkpoint, and at the end all of it.
+        resume: go on from the last checkpoint of `out`; equals an uninterrupted run. At a URL also on another machine.
         dry_run: time a few steps and return the plan; nothing is written.
         on: None: this process trains, with others that it or a launcher starts. "ray" or "ray://HOST:PORT": workers of
             a Ray cluster train together, through Ray Train, as many as `devices` times `nodes`; `out` must lie where
@@ -135,9 +137,11 @@ def fit(
 
     Raises:
         InputError: wrong data, options or folder (nothing is written), a cluster out of reach or too small.
-        NearfarError: the training failed; the last checkpoint is kept.
+        NearfarError: the training failed; the last checkpoint is kept. Or an object store did not take everything.
     """
     processes.follow_parent()
+    if out is not None and not isinstance(out, str | Path):
+        raise InputError(f"'out' takes the path of a folder. Got {out!r}.")
     settings, data_settings, given = split_options(method, given, settings, data_settings)
     opened = handed_over() or data_settings.open(data)
     if method is None:
@@ -202,7 +206,7 @@ def fit_opened(
     processes.check_launch(settings.devices, settings.nodes)
     say = say if processes.leader() else silent
     task = understood(method, opened, settings, say)
-    claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume)
+    claimed = contextlib.nullcontext() if dry_run else claim(out, method, opened, resume, say)
     with claimed as folder:
         setup = ready(method, opened, settings, given, task)
         record = describe(method, opened, setup, asked)
@@ -211,7 +215,8 @@ def fit_opened(
         if folder is None:
             return timed_plan(method, opened, setup, task, record, say)
         with recorded(folder, record, resume), handing_over(opened, settings):
-            return train(folder, method, opened, setup, task, record, resume, progress, say)
+            run = train(folder, method, opened, setup, task, record, resume, progress, say)
+    return dataclasses.replace(run, path=str(out)) if stores.is_url(out) else run
 
 
 def understood(method: str, opened: Data, settings: TrainSettings, say: Say) -> Task:
@@ -256,14 +261,22 @@ def fit_on(
     task = understood(method, opened, settings, say)
     for line in summary_lines(ready(method, opened, settings, given, task)):
         say(line)
-    folder, made = _made(out, method, opened, resume)
+    if stores.is_url(out):
+        store = stores.Store(str(out))
+        check_held(set(store.listed()), store.url, resume)
+        store.check_writable()
+        folder, made = store.url, []
+    else:
+        folder, made = _made(None if out is None else Path(out), method, opened, resume)
     data = workers.SameData(opened, asked.spec, asked.data_settings)
+    run = folder.absolute() if isinstance(folder, Path) else folder
     try:
-        train_on(on, Order(method, data, folder.absolute(), resume, settings, dict(given), asked), say)
+        train_on(on, Order(method, data, run, resume, settings, dict(given), asked), say)
     finally:
         files.remove_empty(made)
-    stored = files.read_json(folder / "scores.json", SCORES, DAMAGED)
-    plan = files.read_json(folder / "config.json", CONFIG, DAMAGED)
+    there = stores.local(folder, lambda name: name in ("scores.json", "config.json"))
+    stored = files.read_json(there / "scores.json", SCORES, DAMAGED)
+    plan = files.read_json(there / "config.json", CONFIG, DAMAGED)
     return Run(folder, method, plan, stored["scores"], stored["cost"], stored["summary"])
 
 
@@ -313,8 +326,9 @@ def split_options(
 
 
 @contextmanager
-def claim(out: str | Path | None, method: str, data: Data, resume: bool) -> Iterator[Path]:
-    """The run's folder, owned by this process (of several that train together: by the first) while the block runs.
+def claim(out: str | Path | None, method: str, data: Data, resume: bool, say: Say = silent) -> Iterator[Path]:
+    """The run's folder, owned by this process (of several that train together: by the first) while the block runs. Of a
+    URL it is one of this machine, whose changes are sent there by the first process.
 
     Raises InputError where it holds something else, or another process works in it. A block that fails before its
     first checkpoint leaves a new folder as it found it.
@@ -323,9 +337,9 @@ def claim(out: str | Path | None, method: str, data: Data, resume: bool) -> Iter
         folder = os.environ.get(processes.FOLDER, out)
         if folder is None:
             raise InputError("Processes that are started together need one folder.", "Add --out FOLDER.")
-        yield Path(folder)
+        yield followed(folder, resume)
         return
-    with _claimed(*_made(out, method, data, resume), resume) as folder:
+    with _mirrored(out, resume, say) as place, _claimed(*_made(place, method, data, resume), resume) as folder:
         os.environ[processes.FOLDER] = str(folder)
         try:
             yield folder
@@ -333,16 +347,37 @@ def claim(out: str | Path | None, method: str, data: Data, resume: bool) -> Iter
             os.environ.pop(processes.FOLDER, None)
 
 
-def _made(out: str | Path | None, method: str, data: Data, resume: bool) -> tuple[Path, list[Path]]:
+def _mirrored(out: str | Path | None, resume: bool, say: Say) -> contextlib.AbstractContextManager[Path | None]:
+    if out is None:
+        return contextlib.nullcontext()
+    return stores.mirrored(
+        out,
+        again="the same command with --resume",
+        goes_on=resume,
+        alone=processes.started() == 1,
+        check=lambda names: check_held(names, out, resume),
+        say=say,
+    )
+
+
+def followed(folder: str | Path, resume: bool) -> Path:
+    """The run's folder as a process sees it that writes nothing there: of a URL it has what a run goes on from."""
+    if not stores.is_url(folder):
+        return Path(folder)
+    url = str(folder)
+    return (
+        stores.fetched(url, lambda name: name.startswith(("config", "checkpoints/"))) if resume else stores.copy_of(url)
+    )
+
+
+def _made(out: Path | None, method: str, data: Data, resume: bool) -> tuple[Path, list[Path]]:
     """The folder that was asked for, or the next free one of this name, and which folders had to be made."""
-    if out is not None and not isinstance(out, str | Path):
-        raise InputError(f"'out' takes the path of a folder. Got {out!r}.")
     if out is None and resume:
         raise InputError("--resume needs the run's folder.", "Add --out FOLDER.")
     if out is not None:
-        check_folder(stores.on_disk(out), resume)
-        with files.refused(Path(out)):
-            return Path(out), files.make_folders(Path(out))
+        check_folder(out, resume)
+        with files.refused(out):
+            return out, files.make_folders(out)
     number = 1
     while True:
         folder = Path("runs") / f"{method}-{data.short_name}-{number}"
@@ -377,16 +412,23 @@ def _claimed(folder: Path, made: list[Path], resume: bool) -> Iterator[Path]:
 def check_folder(folder: Path, resume: bool) -> None:
     """Raises where a folder holds a run that is not to be resumed, no run to resume, or something else."""
     if folder.exists() and not folder.is_dir():
+        check_held({""}, folder, resume)
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    check_held(names | {LATEST} if (folder / LATEST).exists() else names, stores.named(folder), resume)
+
+
+def check_held(names: set[str], folder: str | Path, resume: bool) -> None:
+    """`check_folder` by the names of what is below it."""
+    if "" in names:
         raise InputError(f"'{folder}' is a file, not a folder.", "Choose another --out.")
-    held = (folder / "config.json").exists()
+    held = "config.json" in names
     if held and not resume:
         raise InputError(f"'{folder}' already holds a run.", "Go on with it (--resume), or choose another --out.")
     if resume and not held:
         raise InputError(f"'{folder}' holds no run to resume.", "Leave out --resume to start one.")
-    if folder.exists() and not held:
-        others = [p.name for p in folder.iterdir() if p.name not in OWN and not files.is_temporary(p.name)]
-        if others or (folder / "checkpoints" / "last.ckpt").exists():
-            raise InputError(f"'{folder}' is not empty and is not a run of nearfar.", "Choose another --out.")
+    tops = {name.partition("/")[0] for name in names}
+    if not held and (LATEST in names or any(top not in OWN and not files.is_temporary(top) for top in tops)):
+        raise InputError(f"'{folder}' is not empty and is not a run of nearfar.", "Choose another --out.")
 
 
 @contextmanager
@@ -395,7 +437,7 @@ def recorded(folder: Path, record: dict[str, Any], resume: bool) -> Iterator[Non
     path, last = folder / "config.json", folder / "checkpoints" / "last.ckpt"
     try:
         if processes.leader() and resume:
-            check_same_run(files.read_json(path, CONFIG, DAMAGED), record, folder)
+            check_same_run(files.read_json(path, CONFIG, DAMAGED), record, stores.named(folder))
         elif processes.leader():
             write_json(path, record)
         yield
@@ -407,7 +449,7 @@ def recorded(folder: Path, record: dict[str, Any], resume: bool) -> Iterator[Non
         ) from error
 
 
-def check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def check_same_run(before: dict[str, Any], now: dict[str, Any], folder: str | Path) -> None:
     """A run is only resumed as what it was."""
     if before["method"] != now["method"]:
         raise InputError(

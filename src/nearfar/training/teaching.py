@@ -37,7 +37,7 @@ def check_teacher(settings: TrainSettings) -> None:
                              "Add --distil-from FOLDER.")  # fmt: skip
         return
     for one in settings.distil_from.split(","):
-        place = Path(one.strip())
+        place = inner_folder(one.strip())
         if not (place.is_dir() or (place.is_file() and place.suffix in KINDS)):
             raise InputError(f"--distil-from: there is no model and no file of vectors at '{one.strip()}'.", MEND)
 
@@ -50,7 +50,7 @@ def distiller_of(
     assert settings.distil_from is not None
     width = check_taught(method)
     roles = list(dict.fromkeys((method.reads[0], method.reads[-1])))
-    sources = [Path(one.strip()) for one in settings.distil_from.split(",")]
+    sources = [inner_folder(one.strip()) for one in settings.distil_from.split(",")]
     if sources[0].is_dir():
         found = of_model(sources[0], data, roles, rows, cache)
     else:
