@@ -14,7 +14,7 @@ from nearfar import files
 from nearfar.errors import InputError
 from nearfar.indexing import outputs
 from nearfar.methods.distilling import Distiller, check_taught, check_widths
-from nearfar.models import open_model
+from nearfar.models import inner_folder, open_model
 from nearfar.training.modelled import ModelEmbedder
 
 if TYPE_CHECKING:
