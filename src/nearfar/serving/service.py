@@ -40,6 +40,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from nearfar import processes
 from nearfar.serving.answerer import Answer, Answerer
 from nearfar.serving.items import Limits
+from nearfar.training.embedding import give_back_memory
 
 QUEUE = "/v1/embeddings"
 OPEN = ("/health",)  # asked by what watches the server: needs no key
@@ -127,6 +128,7 @@ class Gathering(BatchedLoop):
         return found, late
 
 
+TIDY = 5.0  # seconds between two times that memory is given back: batches of all sizes leave holes
 bearer = HTTPBearer(auto_error=False)
 
 
@@ -134,7 +136,7 @@ class Api(LitAPI):
     """The answering process: one model for all endpoints."""
 
     def __init__(self, service: Service):
-        self.service = service
+        self.service, self.tidied = service, time.monotonic()
         super().__init__(max_batch_size=service.batch, batch_timeout=service.gather, api_path=QUEUE,
                          spec=Endpoints(service), loop=Gathering())  # fmt: skip
 
@@ -154,7 +156,11 @@ class Api(LitAPI):
         return list(inputs)
 
     def predict(self, jobs: Any) -> list[Any]:
-        return [(answer, len(jobs)) for answer in self.answerer.answer(jobs)]
+        found = [(answer, len(jobs)) for answer in self.answerer.answer(jobs)]
+        if time.monotonic() - self.tidied > TIDY:
+            give_back_memory()
+            self.tidied = time.monotonic()
+        return found
 
     def unbatch(self, output: Any) -> Any:
         return output
