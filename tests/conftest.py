@@ -1,6 +1,7 @@
 """Shared fixtures: a cache of their own, and small real data."""
 
 import os
+import urllib.request
 
 import pytest
 
@@ -436,6 +437,7 @@ def bucket():
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         yield "s3://shelf"
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"")  # objects outlive a server
     server.stop()
 
 

@@ -1,7 +1,11 @@
 """Which way imports go: the table of docs/architecture.md is the rule, every file of the package is held against it."""
 
 import ast
+import builtins
+import dis
+import importlib
 import re
+import types
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -106,3 +110,18 @@ def test_no_circle_of_files():
     """At their heads the files import each other in one order; only within functions may it be the other way round."""
     graph = {module: at_head(path) for module, path in MODULES.items()}
     TopologicalSorter(graph).prepare()
+
+
+def test_every_global_name_is_defined():
+    """By the code of every function; annotations, in which shapes of tensors stand, are none."""
+    missing = []
+    for name, path in MODULES.items():
+        module = importlib.import_module(f"nearfar.{name}".rstrip(".")) if name != "__main__" else None
+        known = set(dir(builtins)) | (set(vars(module)) if module is not None else set())
+        waiting = [compile(path.read_text("utf-8"), str(path), "exec")] if module is not None else []
+        while waiting:
+            code = waiting.pop()
+            waiting += [one for one in code.co_consts if isinstance(one, types.CodeType)]
+            missing += [f"{path.name}:{code.co_firstlineno} {found.argval}" for found in dis.get_instructions(code)
+                        if found.opname == "LOAD_GLOBAL" and found.argval not in known]  # fmt: skip
+    assert not missing, missing

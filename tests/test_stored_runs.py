@@ -407,7 +407,7 @@ def test_processes_that_a_launcher_starts_go_on_elsewhere(data, elsewhere, tmp_p
 
     assert launch(tmp_path / "whole").returncode == 0
     elsewhere("first")
-    assert launch(url, 3, devices=2).returncode == 3
+    assert launch(url, 3, devices=2).returncode != 0
     assert names(url) == {"config.json", "curve.jsonl", "checkpoints/last.ckpt"}
     elsewhere("second")
     done = launch(url, devices=2, resume=True)

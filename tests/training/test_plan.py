@@ -120,6 +120,6 @@ def test_what_a_model_answers_is_measured_in_evaluation_mode_and_then_is_as_it_w
     seen = []
     task = SimpleNamespace(evaluate=lambda embed, split: seen.append([one.training for one in answer.modules()]))
     monkeypatch.setattr(engine, "embedder", lambda setup, data: SimpleNamespace(inference=answer))
-    engine.measured(task, None, emoji_few, "val")
+    engine.measured(task, SimpleNamespace(settings=TrainSettings()), emoji_few, "val")
     assert seen == [[False, False, False]]
     assert [one.training for one in answer.modules()] == [True, True, False]

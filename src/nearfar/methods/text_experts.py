@@ -6,7 +6,7 @@ The prompts are the library's own; those of GAugLLM were not released.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,8 +199,8 @@ def read_answers(
         raise InputError(f"{path} has no column '{lacking[0]}'.", COLUMNS)
     names = ["node", "expert", "text", *(["other"] if "other" in raw.table.column_names else [])]
     columns = [[filled(v) for v in plain_values(column_of(raw.table, n, slice(0, len(raw.table))))] for n in names]
-    contents: Texts = {}
-    edges: Verdicts = {}
+    contents: dict[str, dict[int, str]] = {}
+    edges: dict[tuple[int, int], bool] = {}
     left = 0
     for row, (node, expert, text, *other) in enumerate(zip(*columns, strict=True), 1):
         if expert not in (*ASK, "ORI"):
@@ -235,7 +235,7 @@ def verdict_of(path: Path, row: int, text: str) -> bool:
     return float(text) == 1
 
 
-def plan_of(edges: Tensor, count: int, said: Verdicts) -> EdgePlan:
+def plan_of(edges: Tensor, count: int, said: Mapping[tuple[int, int], bool]) -> EdgePlan:
     """The plan of verdicts that were given, in their order."""
     joined = set(map(tuple, torch.unique(edges, dim=1).T.tolist()))
     lists = [[([], []) for _ in range(count)] for _ in range(2)]

@@ -24,6 +24,7 @@ from nearfar.training.entries import Entry
 
 SHARE = 0.4  # of the time goes to the rounds
 LEFT = 2
+STARTED = {"steps": int, "batch_size": int, "own_batch_sizes": dict, "failed": dict}
 ROUND = {
     "steps": int,
     "batch_size": int,

@@ -41,6 +41,7 @@ from nearfar.similarity.answer.steps import (
     Plan,
     Shape,
     Step,
+    pairs_cost,
 )
 from nearfar.similarity.answer.vectors import Vectors
 from nearfar.similarity.reductions import Count, CrossEntropy, LogSumExp, Mean, Reduction, Sum
@@ -326,7 +327,7 @@ class _Blocks:
             return None
         cost = Cost(0, 0, 0)
         if name == LISTED:
-            cost = _pairs_cost(self.shape, p.terms.listed[0].listed.shape[1])
+            cost = pairs_cost(self.shape, p.terms.listed[0].listed.shape[1])
         elif name != NOTHING:
             rank = p.weight.low_rank[0].a.shape[1] if p.weight is not None and p.weight.low_rank else 1
             numbers = (self.shape.rows + block.width) * self.shape.dim * rank * 2 ** len(p.terms.different)
@@ -497,8 +498,3 @@ def _swept(shape: Shape, times: int, passes: int, numbers: float, half: bool = F
 
 def _keys(shape: Shape) -> int:
     return shape.width * shape.dim
-
-
-def _pairs_cost(shape: Shape, each: int) -> Cost:
-    numbers = math.prod(shape.lead) * shape.rows * shape.dim * each
-    return Cost(numbers * (6 if shape.wanted else 2), 0, 4 * numbers)

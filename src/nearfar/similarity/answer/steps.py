@@ -221,6 +221,12 @@ class Body:
     steps: list[Step]
 
 
+def pairs_cost(shape: Shape, each: int) -> Cost:
+    """What `each` listed similarities of every row cost."""
+    numbers = math.prod(shape.lead) * shape.rows * shape.dim * each
+    return Cost(numbers * (6 if shape.wanted else 2), 0, 4 * numbers)
+
+
 @dataclass(eq=False)
 class Plan:
     """How the reductions of one `Ask` are answered. `str()` is a table of the steps and their cost.
@@ -243,7 +249,7 @@ class Plan:
         """In the order in which they are taken."""
         out = list(self.passes.values())
         if self.positives == "pairs":
-            out.append(Step(PAIRS, [], _pairs_cost(self.shape, 1), "the similarity of each row and its positive"))
+            out.append(Step(PAIRS, [], pairs_cost(self.shape, 1), "the similarity of each row and its positive"))
         if self.recalled is not None:
             out.append(Step(TRANSPOSE, [], Cost(0, 0, 0), "the sweep of the other direction has answered it"))
         return out + (self.body.steps if self.body is not None else [])
