@@ -405,7 +405,7 @@ def test_processes_that_a_launcher_starts_go_on_elsewhere(data, elsewhere, tmp_p
     def launch(out, stop=9, **more):
         return start(LAUNCHED, tmp_path / "log", "pairs", data, out, json.dumps(options | more), stop)
 
-    assert launch(tmp_path / "whole").returncode == 0
+    assert launch(tmp_path / "whole", devices=2).returncode == 0
     elsewhere("first")
     assert launch(url, 3, devices=2).returncode != 0
     assert names(url) == {"config.json", "curve.jsonl", "checkpoints/last.ckpt"}
