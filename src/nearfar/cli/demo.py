@@ -89,7 +89,7 @@ def closing(done: Comparison, index: Path, say: Say) -> None:
     lines(
         say,
         f"""
-report: {done.path / "report.html"}
+report: {Path(done.path) / "report.html"}
 model:  {done.best}
 
 The same on your own data - a folder of images, a csv of pairs, a text file:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -174,7 +174,8 @@ class Optimisation:
         for p in parameters:
             if p.grad is not None:
                 parts[sharded(p)].append(p)
-        whole, divided = (torch.nn.utils.get_total_norm([p.grad for p in part]) for part in parts)
+        held = [[p.grad for p in part if p.grad is not None] for part in parts]
+        whole, divided = torch.nn.utils.get_total_norm(held[0]), cast(Any, torch.nn.utils.get_total_norm(held[1]))
         norm = torch.hypot(whole, divided.full_tensor()) if sharded(divided) else whole
         for part in parts:
             torch.nn.utils.clip_grads_with_norm_(part, self.clip_norm, norm)
