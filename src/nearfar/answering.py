@@ -165,12 +165,7 @@ def generate(
 
 
 def image_folder(out: str | Path | None) -> contextlib.AbstractContextManager[Path | None]:
-    return contextlib.nullcontext() if out is None else stores.written(out, check=check_new)
-
-
-def check_new(place: Path) -> None:
-    if place.exists():
-        raise InputError(f"'{place}' exists already.", "Choose another --out.")
+    return contextlib.nullcontext() if out is None else stores.written(out)
 
 
 def write_made(place: Path, prompts: Sequence[str], made: Sequence[Any], kind: str) -> None:

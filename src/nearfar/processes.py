@@ -106,6 +106,11 @@ def sharded(tensor: Any) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def whole(tensor: Any) -> Any:
+    """All of a tensor, gathered where it is divided; all processes must call it."""
+    return tensor.full_tensor() if sharded(tensor) else tensor
+
+
 def average_gradients(parameters: Iterable[Any]) -> None:
     """The mean of the gradients over the connected processes, in one exchange a dtype. A parameter without a gradient
     on every process keeps none; those of sharded ones are means already."""
@@ -174,6 +179,13 @@ def prepare_local(backend: str, rank: int, world: int) -> None:
             f"The {world} processes of this machine cannot be connected: {str(error).splitlines()[0][:200]}.",
             "They need the loopback interface (ip link set lo up).",
         ) from error
+
+
+def meet_here(strategy: Any, backend: str) -> None:
+    """Connects the processes of a strategy of Lightning that were started on this machine, as `prepare_local` does."""
+    if STORE in os.environ:
+        strategy.set_world_ranks()
+        prepare_local(backend, strategy.global_rank, strategy.world_size)
 
 
 @contextmanager

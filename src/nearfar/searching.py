@@ -88,9 +88,12 @@ def search(
     return found.hits
 
 
+TRAINING = ("checkpoints", "cells", "rounds", "logs")  # what a run or a comparison holds of its training alone
+
+
 def searched(name: str) -> bool:
     """Whether what has this name below a URL is needed to search there: a run holds more."""
-    return name.partition("/")[0] not in ("checkpoints", "cells", "rounds", "logs")
+    return name.partition("/")[0] not in TRAINING
 
 
 @checked_init

@@ -28,8 +28,6 @@ def output(out: str | Path | None, kinds: Sequence[str] = TABLES, option: str = 
         if place.suffix.lower() not in kinds:
             raise InputError(f"'{out}' is not the name of a file of a known kind.", f"Kinds: {', '.join(kinds)}.")
         check_place(place, option)
-        if place.exists():
-            raise InputError(f"'{place}' exists already.", f"Choose another {option}.")
 
     with written(out, option=option, check=check) as place:
         yield place

@@ -23,7 +23,7 @@ from nearfar.indexing import outputs
 from nearfar.indexing.appending import Change, change, check_unique
 from nearfar.indexing.payload import CHUNK, Payload
 from nearfar.models import open_model
-from nearfar.searching import TRAINED
+from nearfar.searching import TRAINED, searched
 from nearfar.sources import Data
 from nearfar.tabular import check_place
 from nearfar.training import showing
@@ -485,7 +485,7 @@ def report(*runs: str | Path, out: str | Path | None = None, data: Any = None, s
 
 def shown_in_report(name: str) -> bool:
     """Whether a page is made of what has this name in a run or a comparison."""
-    return name.partition("/")[0] not in ("checkpoints", "cells", "rounds", "logs", "best")
+    return searched(name) and name.partition("/")[0] != "best"
 
 
 RESULTS = {"rows": list, "task": dict, "data": dict}

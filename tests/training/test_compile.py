@@ -1,7 +1,6 @@
 """Encoders as code of torch.compile while they train (--compile)."""
 
 import re
-import shutil
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ PLAN |= {"optimiser": "sgd", "lr": 0.05}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(not shaping.has_compiler(), reason="--compile is refused where there is no C++ compiler")
 def test_compiled_equals_uncompiled(tmp_path, monkeypatch):
     """A teacher and its queue too; what is measured is not compiled."""
     from torch._dynamo.utils import counters

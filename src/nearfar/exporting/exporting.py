@@ -85,14 +85,9 @@ def export(
         raise InputError("int8 is measured, and of onnx alone.", "Use --to onnx --int8 --data DATA.")
     if data is not None and not int8:
         raise InputError("The data are what --int8 is measured on.", "Add --int8, or leave out --data.")
-    with stores.written(out, check=check_new) as place:
+    with stores.written(out) as place:
         found = _exported(model, to, place, role, head, int8, data, data_settings)
     return replace(found, path=str(out)) if stores.is_url(out) else found
-
-
-def check_new(place: Path) -> None:
-    if place.exists() or place.is_symlink():
-        raise InputError(f"'{place}' exists already.", "Choose another --out.")
 
 
 def _exported(

@@ -7,14 +7,14 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, cast
+from functools import cache, reduce
+from typing import Any
 
 import torch
 from torch import nn
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.processes import sharded
+from nearfar.processes import sharded, whole
 
 _PLAIN = {"nesterov": False}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -170,15 +170,13 @@ class Optimisation:
         """Scales all gradients together so that their norm is at most `clip_norm`."""
         if self.clip_norm is None:
             return
-        parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        parts: dict[bool, dict[nn.Parameter, torch.Tensor]] = {}
         for p in parameters:
             if p.grad is not None:
-                parts[sharded(p)].append(p)
-        held = [[p.grad for p in part if p.grad is not None] for part in parts]
-        whole, divided = torch.nn.utils.get_total_norm(held[0]), cast(Any, torch.nn.utils.get_total_norm(held[1]))
-        norm = torch.hypot(whole, divided.full_tensor()) if sharded(divided) else whole
-        for part in parts:
-            torch.nn.utils.clip_grads_with_norm_(part, self.clip_norm, norm)
+                parts.setdefault(sharded(p), {})[p] = p.grad
+        norms = [whole(torch.nn.utils.get_total_norm(list(part.values()))) for part in parts.values()]
+        for part in parts.values():
+            torch.nn.utils.clip_grads_with_norm_(list(part), self.clip_norm, reduce(torch.hypot, norms))
 
     def describe(self) -> str:
         """The optimiser and what it does besides the step of its paper, for the plan."""

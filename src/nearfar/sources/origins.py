@@ -97,9 +97,7 @@ def _attribute(name: str, value: Any) -> Any:
     """An attribute of a step of a stream; a function must be that of a reader of `datasets`."""
     if name in ("generate_tables_fn", "generate_examples_fn"):
         return _reader(value)
-    if name == "generate_more_kwargs_fn":  # how to divide the files further, which no row depends on
-        return None
-    if name == "token_per_repo_id":
+    if name in ("generate_more_kwargs_fn", "token_per_repo_id"):  # no row depends on how files are divided, or by whom
         return None
     return described(value)
 

@@ -84,7 +84,7 @@ def _blocks(parts: Mapping[str, Any], divides: bool, limit: int | None, kind: st
     """The rows of all parts, each with its name as the split. A limit is shared by the parts; what one lacks of its
     share goes to the next ones."""
     left = limit
-    total = limit or _told(parts)
+    total = limit or _expected_rows(parts)
     with track(f"reading the {kind}", total) as advance:
         rows = size = 0
         for number, (name, stream) in enumerate(parts.items()):
@@ -112,7 +112,7 @@ def _check_bound(rows: int, size: int, kind: str) -> None:
                          f"{_LIMIT} Or set NEARFAR_CACHE_SIZE to what it needs.")  # fmt: skip
 
 
-def _told(parts: Mapping[str, Any]) -> int | None:
+def _expected_rows(parts: Mapping[str, Any]) -> int | None:
     """How many rows `datasets` says that there are."""
     counts = [(one.info.splits or {}).get(str(one.split)) for one in parts.values()]
     return sum(one.num_examples for one in counts if one) or None if all(counts) else None

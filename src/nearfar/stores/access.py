@@ -42,7 +42,7 @@ class Store:
         from fsspec.core import url_to_fs
 
         self.url = url.rstrip("/")
-        with told(url):
+        with store_errors(url):
             self.system, place = url_to_fs(url)
         if not str(place).strip("/"):
             raise InputError(f"'{url}' names no object.", "Write for example s3://BUCKET/NAME.")
@@ -59,7 +59,7 @@ class Store:
     def listed(self, name: str = "") -> Listed:
         """What is there, or at a name below it; empty where there is nothing."""
         place = self.at(name)
-        with told(self.url):
+        with store_errors(self.url):
             self.system.invalidate_cache()
             try:
                 found = self.system.find(place, detail=True)
@@ -71,12 +71,12 @@ class Store:
 
     def get(self, name: str, target: Path) -> None:
         """Reads one object into a file."""
-        with told(self.url):
+        with store_errors(self.url):
             self.system.get_file(self.at(name), str(target))
 
     def text(self, name: str = "") -> str | None:
         """What one small object holds; None where there is none."""
-        with told(self.url), contextlib.suppress(FileNotFoundError):
+        with store_errors(self.url), contextlib.suppress(FileNotFoundError):
             self.system.invalidate_cache()
             return self.system.cat_file(self.at(name)).decode("utf-8", "replace")
         return None
@@ -84,7 +84,7 @@ class Store:
     def put(self, source: Path, name: str) -> None:
         """Writes one object, which is seen whole or as it was before."""
         target = self.at(name)
-        with told(self.url, "written"):
+        with store_errors(self.url, "written"):
             if not self._shows_half:
                 self.system.put_file(str(source), target)
                 return
@@ -96,14 +96,14 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Takes one object away, if it is there."""
-        with told(self.url, "written"), contextlib.suppress(FileNotFoundError):
+        with store_errors(self.url, "written"), contextlib.suppress(FileNotFoundError):
             self.system.rm_file(self.at(name))
 
     def check_writable(self) -> None:
         """Raises InputError where nothing can be written."""
         above, _, name = self.place.rpartition("/")
         probe = f"{above}/.{name}.nearfar" if above else f"{self.place}.nearfar"
-        with told(self.url, "written"):
+        with store_errors(self.url, "written"):
             if self._shows_half:
                 self.system.makedirs(above, exist_ok=True)
             self.system.pipe_file(probe, b"")
@@ -112,7 +112,7 @@ class Store:
 
 
 @contextmanager
-def told(url: str, verb: str = "read") -> Iterator[None]:
+def store_errors(url: str, verb: str = "read") -> Iterator[None]:
     """Whatever a store says becomes an InputError with the URL and the mend."""
     protocol = url.partition("://")[0]
     try:

@@ -3,6 +3,7 @@ thing, and a killed sender leaves what was whole before."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -175,12 +176,14 @@ def written(
     """Gives the path to write a file or a folder to that is made in one go: `out` as it is, or one that is sent to a
     URL when the block ends well. check: of the path.
 
-    Raises InputError, before anything is computed, where the URL cannot be written, where a folder lies there, or
-    (unless `replace`) something is there.
+    Raises InputError, before anything is computed, where (unless `replace`) something is there, where a URL cannot be
+    written, or a folder lies there.
     """
     if not is_url(out):
         if check is not None:
             check(Path(out))
+        if not replace and os.path.lexists(out):
+            raise exists(str(out), f"Choose another {option}.")
         yield Path(out)
         return
     store = Store(str(out))

@@ -568,9 +568,7 @@ def together_strategy(settings: TrainSettings) -> Any:
 
     class OneMachine(DDPStrategy):
         def setup_distributed(self) -> None:
-            if processes.STORE in os.environ:
-                self.set_world_ranks()
-                processes.prepare_local(backend, self.global_rank, self.world_size)
+            processes.meet_here(self, backend)
             super().setup_distributed()  # leaves processes that are connected as they are
 
     strategy = DDPStrategy if settings.nodes > 1 else OneMachine
@@ -698,10 +696,10 @@ def train(
         given = ", ".join(setup.method.towers()) or "nothing"
         say(f"{method} embeds {given}: it has no part in '{task.describe()}'")
 
-    whole = Whole(setup.method) if setup.method.sharded else None
+    whole = Whole(setup.method)
 
     def validate() -> dict[str, float]:
-        scores = measured(task, setup if whole is None else whole.of(setup), data, "val")
+        scores = measured(task, whole.of(setup), data, "val")
         return {"primary": scores.primary, **scores.metrics}
 
     val_every = max(50, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
@@ -711,12 +709,12 @@ def train(
     loggers = Loggers(names_of(settings.logger) if processes.leader() else (), folder, f"{method} on {data.name}")
     loggers.described({"method": method, "data": data.name, **record["options"], **record["settings"]})
     listeners = [loggers.log, *([bar.log] if bar else [])]
-    every, gather = max(1, steps // 200), None if whole is None else whole.gather
-    curve = Curve(folder / "curve.jsonl", every, validate if able else None, val_every, listeners, gather)
+    every, validating = max(1, steps // 200), validate if able else None
+    curve = Curve(folder / "curve.jsonl", every, validating, val_every, listeners, whole.gather)
     patience = None
     if settings.patience is not None:
         best = folder / "checkpoints" / "best.ckpt"
-        patience = Patience(best, settings.patience, task.metric(), curve, None if whole is None else whole.copy)
+        patience = Patience(best, settings.patience, task.metric(), curve, whole.copy)
         listeners.append(patience.hear)
     alone = settings.devices * settings.nodes == 1 and processes.started() == 1
     signals = Signals(say, alone)
@@ -737,9 +735,8 @@ def train(
         with processes.connected(), signals:
             last = checkpoint.path if start is not None else None
             run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
-            if whole is not None:
-                whole.gather(setup.method)
-        setup = setup if whole is None else whole.of(setup)
+            whole.gather(setup.method)
+        setup = whole.of(setup)
     else:
         load_finished(setup, checkpoint.path, curve)
     kept = {}

@@ -126,11 +126,16 @@ def _frozen(encoder: Encoder) -> str:
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
+def has_compiler() -> bool:
+    """Whether a C++ compiler is found, by CXX or its usual names."""
+    return any(shutil.which(one) for one in (os.environ.get("CXX", ""), *COMPILERS) if one)
+
+
 def check_compiler(settings: TrainSettings) -> None:
     """Raises InputError where torch.compile would find no compiler, or not the encoders as they train."""
     if settings.strategy == "fsdp":
         raise InputError("--compile translates whole encoders; --strategy fsdp divides them.", "Leave one out.")
-    if not any(shutil.which(one) for one in (os.environ.get("CXX", ""), *COMPILERS) if one):
+    if not has_compiler():
         raise InputError(f"--compile needs a C++ compiler; none is found ({', '.join(COMPILERS)}).",
                          "Install one (apt install g++), name it by CXX, or leave out --compile.")  # fmt: skip
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from typing import TYPE_CHECKING, Any
 
 from nearfar import processes
-from nearfar.encoders import Encoder, Frozen
+from nearfar.encoders import Encoder
 from nearfar.encoders.sharding import blocks_of
 from nearfar.errors import InputError
 from nearfar.methods.staged import Staged
@@ -22,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class Whole:
-    """A copy of a method that is not divided, on the first process alone: what is measured, kept and saved."""
+    """Of a divided method a copy that is not, on the first process alone: what is measured, kept and saved. Of another
+    there is none, and nothing to do."""
 
     def __init__(self, method: Method):
         same = {id(one): one for one in (method.survey, method.facts)}
-        self.copy: Method | None = copy.deepcopy(method, same) if processes.leader() else None
+        self.copy: Method | None = copy.deepcopy(method, same) if method.sharded and processes.leader() else None
 
     def of(self, setup: Setup) -> Setup:
         """The setup with the copy in place of its method, where there is one."""
@@ -34,14 +34,12 @@ class Whole:
 
     def gather(self, method: Method) -> None:
         """Gives the copy the state of the method; all processes must call it."""
-        state = {name: _whole(value) for name, value in method.state_dict().items()}
+        if not method.sharded:
+            return
+        state = {name: processes.whole(value) for name, value in method.state_dict().items()}
         if self.copy is not None:
             self.copy.load_state_dict(state)
             self.copy.to(method.device)
-
-
-def _whole(value: Any) -> Any:
-    return value.full_tensor() if processes.sharded(value) else value
 
 
 def sharded_strategy(backend: str, nodes: int) -> Any:
@@ -50,9 +48,8 @@ def sharded_strategy(backend: str, nodes: int) -> Any:
 
     class Sharded(ModelParallelStrategy):
         def setup_environment(self) -> None:
-            if nodes == 1 and processes.STORE in os.environ:
-                self.set_world_ranks()
-                processes.prepare_local(backend, self.global_rank, self.world_size)
+            if nodes == 1:
+                processes.meet_here(self, backend)
             self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
             super().setup_environment()  # leaves processes that are connected as they are
 
@@ -63,7 +60,7 @@ def check_sharded(method: Method, settings: TrainSettings) -> list[str]:
     """What --strategy fsdp divides, in words. Raises InputError where it could divide nothing, or not this method."""
     if settings.strategy != "fsdp":
         return []
-    why, mend = "", "Leave out --strategy."
+    why, mend, blocks = "", "Leave out --strategy.", blocks_of(method)
     if settings.devices * settings.nodes == 1:
         why, mend = "there is one process, which holds it all", "Ask for several: --devices 2."
     elif settings.freeze:
@@ -74,14 +71,13 @@ def check_sharded(method: Method, settings: TrainSettings) -> list[str]:
         why, mend = "they compute together, and one item may be too few for each", "Use --micro-batch 2 or more."
     elif method.in_turn or isinstance(method, Staged):
         why = f"'{method.slug}' trains {'its parts in turn' if method.in_turn else 'in stages'}"
-    elif not any(not isinstance(one, Frozen) for one in method.modules() if isinstance(one, Encoder)):
-        why = f"'{method.slug}' trains no encoder"
-    elif not blocks_of(method):
+    elif not blocks:
         names = ", ".join(dict.fromkeys(one.named for one in method.modules() if isinstance(one, Encoder)))
-        why, mend = f"none has any ({names})", "Leave it out, or take a transformer or an encoder of timm."
+        why = f"none has any ({names or 'there is none'})"
+        mend = "Leave it out, or take a transformer or an encoder of timm."
     if why:
         raise InputError(f"--strategy fsdp divides the blocks of the encoders among the processes; {why}.", mend)
-    blocks, held = blocks_of(method), sum(p.numel() for p in method.parameters())
+    held = sum(p.numel() for p in method.parameters())
     divided = sum(p.numel() for block in blocks for p in block.parameters())
     count = settings.devices * settings.nodes
     return [f"divided among {count} processes: {len(blocks)} blocks of {divided:,} parameters; each holds the other "
