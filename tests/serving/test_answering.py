@@ -3,6 +3,7 @@
 import base64
 import copy
 import io
+import itertools
 import json
 
 import numpy as np
@@ -58,13 +59,32 @@ def test_one_value_or_several():
     assert listed([]) == []
 
 
-def test_pieces_hold_like_sizes_and_all_items_once():
-    costs = [5, 1, 100, 2, 3, 1000]
-    found = pieces(costs, 100)
-    assert sorted(k for piece in found for k in piece) == list(range(6))
-    assert all(len(piece) * max(costs[k] for k in piece) <= 100 or len(piece) == 1 for piece in found)
-    assert pieces([0, 0], 1) == [[0], [1]]
-    assert pieces([], 10) == []
+@pytest.mark.parametrize("each", [1, 30, 500])
+def test_pieces_hold_all_items_once_at_the_least_work(each):
+    """Held against every way to cut the sorted items."""
+    costs, most = [7, 90, 3, 41, 40, 200, 5, 38], 160
+    found = pieces(costs, most, each)
+    assert sorted(k for batch in found for k in batch) == list(range(len(costs)))
+
+    def work(batches):
+        return sum(each + len(batch) * max(batch) for batch in batches)
+
+    def allowed(batches):
+        return all(len(batch) == 1 or len(batch) * max(batch) <= most for batch in batches)
+
+    items, ways = sorted(costs), []
+    for bits in range(2 ** (len(items) - 1)):
+        cuts = [0, *(k + 1 for k in range(len(items) - 1) if bits >> k & 1), len(items)]
+        ways.append([items[a:b] for a, b in itertools.pairwise(cuts)])
+    batches = [[costs[k] for k in batch] for batch in found]
+    assert allowed(batches)
+    assert work(batches) == min(work(way) for way in ways if allowed(way))
+
+
+def test_pieces_of_nothing_and_of_like_items():
+    assert pieces([0, 0], 1, 1) == [[0], [1]]
+    assert pieces([], 10, 1) == []
+    assert [len(batch) for batch in pieces([4] * 10, 16, 1)] == [2, 4, 4]
 
 
 @pytest.mark.parametrize(("given", "says"), [

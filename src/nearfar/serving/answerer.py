@@ -27,6 +27,7 @@ Job = Mapping[str, Any]
 """{"kind": embed, search or predict, ...the body of the request}"""
 MOST = {"text": 65_536, "image": 64 * 224 * 224}  # characters, pixels of a batch; images are counted as encoded
 USUAL = 1_000_000
+EACH = {"text": 500}  # characters that cost as much as a batch by itself
 REFUSED, FAILED = 400, 500
 
 
@@ -108,7 +109,7 @@ class Answerer:
             encoder = self.model.roles[role].encoder
             size = getattr(encoder, "size", None) if encoder.modality == "image" else None
             costs = [size * size if isinstance(size, int) else items[k].cost for k in mine]
-            for batch in pieces(costs, MOST.get(encoder.modality, USUAL)):
+            for batch in pieces(costs, MOST.get(encoder.modality, USUAL), EACH.get(encoder.modality, 1)):
                 places = [mine[k] for k in batch]
                 for place, made in zip(places, self.vectors([items[k].value for k in places], role), strict=True):
                     found[place] = made

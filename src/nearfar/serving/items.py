@@ -139,12 +139,20 @@ def ids_of(value: Any, limits: Limits) -> tuple[list[str], int]:
 _MADE = {"text": text_of, "image": image_of, "vector": numbers_of, "series": numbers_of, "items": ids_of}
 
 
-def pieces(costs: Sequence[int], most: int) -> list[list[int]]:
-    """Places of items in batches of like sizes: count x largest cost is at most `most`, or the item is alone."""
+def pieces(costs: Sequence[int], most: int, each: int) -> list[list[int]]:
+    """Places of items in batches of like sizes, so that the work is least: a batch costs `each`, and its largest item
+    once for every item, since the others are padded to it. That is at most `most`, or the item is alone."""
+    order = np.argsort(costs, kind="stable")
+    least, begins = np.zeros(len(order) + 1), np.zeros(len(order), int)
+    for last, place in enumerate(order):
+        largest = max(costs[place], 1)
+        first = np.arange(max(0, last + 1 - max(1, most // largest)), last + 1)
+        work = least[first] + each + (last + 1 - first) * largest
+        begins[last], least[last + 1] = first[work.argmin()], work.min()
     found: list[list[int]] = []
-    for place in sorted(range(len(costs)), key=lambda k: costs[k]):
-        if found and (len(found[-1]) + 1) * max(costs[place], 1) <= most:
-            found[-1].append(place)
-        else:
-            found.append([place])
-    return found
+    end = len(order)
+    while end:
+        begin = begins[end - 1]
+        found.append([int(place) for place in order[begin:end]])
+        end = begin
+    return found[::-1]

@@ -128,7 +128,7 @@ class Gathering(BatchedLoop):
         return found, late
 
 
-TIDY = 5.0  # seconds between two times that memory is given back: batches of all sizes leave holes
+TIDY = 1.0  # seconds between two times that memory is given back: batches of all sizes leave holes
 bearer = HTTPBearer(auto_error=False)
 
 
