@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from nearfar import processes
 from nearfar.errors import InputError
@@ -88,3 +89,20 @@ def test_a_process_whose_parent_is_gone_does_not_begin():
     env = os.environ | {"NEARFAR_PARENT": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_launch_leaves_the_threads_as_they_were(monkeypatch):
+    """Lightning divides them among the processes that it starts, in the environment too."""
+    from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with processes.connected():
+            _set_num_threads_if_needed(1024)
+            assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"]) == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert "OMP_NUM_THREADS" not in os.environ

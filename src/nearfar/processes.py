@@ -218,8 +218,11 @@ def follow_parent() -> None:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Leaves no process group and no mark of a launch behind, so that the next run of this process starts afresh."""
-    before = {name: os.environ.get(name) for name in LAUNCHED}
+    """Leaves no process group and no mark of a launch behind, so that the next run of this process starts afresh; with
+    as many threads as before, where the launch has divided them among the processes."""
+    import torch
+
+    before, threads = {name: os.environ.get(name) for name in (*LAUNCHED, "OMP_NUM_THREADS")}, torch.get_num_threads()
     joined = rank_and_world()[1] > 1
     try:
         with meeting_place():
@@ -234,3 +237,4 @@ def connected() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        torch.set_num_threads(threads)

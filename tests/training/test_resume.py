@@ -154,6 +154,32 @@ def test_a_run_is_resumed_only_as_what_it_was(emoji_few, tmp_path):
     assert json.loads(before)["scores"]["test"]["primary"] == again.scores["test"]["primary"]
 
 
+def test_other_threads_than_before_are_told(tmp_path, monkeypatch, capsys):
+    threads, save = torch.get_num_threads(), callbacks.Checkpoint.on_train_batch_end
+    words = ["fit", "simclr", "emoji", "--limit", "400", "--batch-size", "16", "--image-size", "16", "--steps", "4",
+             "--save-every", "2", "--val-every", "0"]  # fmt: skip
+
+    def end(self, trainer, *rest):
+        save(self, trainer, *rest)
+        if trainer.global_step == 2:
+            raise KeyboardInterrupt
+
+    for change in (0, 1):
+        folder = str(tmp_path / f"run{change}")
+        with monkeypatch.context() as patched:
+            patched.setattr(callbacks.Checkpoint, "on_train_batch_end", end)
+            assert main([*words, "--out", folder]) == 130
+        capsys.readouterr()
+        torch.set_num_threads(threads + change)
+        try:
+            for wanted in (change == 1, False):  # the second time nothing is left to train
+                assert main(["fit", "--resume", "--out", folder]) == 0
+                told = f"With OMP_NUM_THREADS={threads} they do not." in capsys.readouterr().out
+                assert told == wanted
+        finally:
+            torch.set_num_threads(threads)
+
+
 def test_nothing_is_left_of_a_run_that_never_began(emoji_few, tmp_path):
     with pytest.raises(InputError, match="larger than the"):
         fit("simclr", emoji_few, out=tmp_path / "run", batch_size=100_000, progress=False)

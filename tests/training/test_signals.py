@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +11,7 @@ from safetensors.torch import load_file
 from nearfar.cli import main
 from nearfar.methods.base import Method
 from nearfar.training import callbacks, engine
+from tests import stopping
 
 OPTIONS = {"negatives": "queue", "momentum": "auto", "accumulate": 2, "steps": 6, "batch_size": 16, "val_every": 3,
            "image_size": 16}  # fmt: skip
@@ -87,21 +86,21 @@ def test_a_second_signal_stops_at_the_last_checkpoint(whole, emoji_few, tmp_path
 
 
 def test_on_the_command_line(tmp_path):
-    words = ["fit", "dcl", "emoji", "--limit", "400", "--batch-size", "16", "--steps", "40", "--val-every", "0",
-             "--negatives", "queue", "--momentum", "auto", "--save-every", "1000"]  # fmt: skip
-    run, command = tmp_path / "run", [sys.executable, "-m", "nearfar"]
+    words = ["fit", "dcl", "emoji", "--limit", "400", "--batch-size", "16", "--steps", "150", "--val-every", "0",
+             "--negatives", "queue", "--momentum", "auto", "--save-every", "1000", "--image-size", "16"]  # fmt: skip
+    run, command = tmp_path / "run", "import sys\nfrom nearfar.cli import main\nsys.exit(main(argv))"
     curve, step = run / "curve.jsonl", 0
     for number, code, more in ((signal.SIGINT, 130, words), (signal.SIGTERM, 143, ["fit", "--resume"])):
-        process = subprocess.Popen([*command, *more, "--out", str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        called = stopping.Forked(command, tmp_path / "log", *more, "--out", run)
         size = curve.stat().st_size if curve.exists() else 0
-        while process.poll() is None and not (curve.exists() and curve.stat().st_size > size):
+        while called.process.is_alive() and not (curve.exists() and curve.stat().st_size > size):
             time.sleep(0.01)
-        process.send_signal(number)
-        _, said = process.communicate()
-        assert process.returncode == code, said
-        assert b"Traceback" not in said
+        os.kill(called.process.pid, number)
+        done = called.wait()
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
         before, step = step, torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-        assert before < step < 40
+        assert before < step < 150
         assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "config.json", "curve.jsonl"]
     for more in (["fit", "--resume", "--out", str(run)], [*words, "--out", str(tmp_path / "whole")]):
         assert main(more) == 0

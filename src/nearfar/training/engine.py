@@ -470,6 +470,16 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any], folder: str | Pa
                 )
 
 
+def tell_threads(folder: Path, now: int, say: Say) -> None:
+    """Sums are divided among the threads, and rounded as they are divided."""
+    before = files.read_json(folder / "config.json", {}, DAMAGED).get("threads", now)
+    if before != now:
+        say(
+            f"note: the run began on {before} thread{'s' * (before > 1)} and goes on on {now}: on the CPU its numbers "
+            f"will differ by rounding from an undisturbed run's. With OMP_NUM_THREADS={before} they do not."
+        )
+
+
 def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -501,6 +511,7 @@ def describe(method: str, data: Data, setup: building.Setup, asked: Asked) -> di
         "parameters": sum(p.numel() for p in setup.method.parameters() if p.requires_grad),
         "command": asked.command,
         "versions": versions(),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -732,6 +743,8 @@ def train(
     if start is not None and patience is not None:
         patience.load_state_dict(loaded(checkpoint.path, "callbacks").get(patience.state_key, patience.state_dict()))
     if start is None or (start < steps and not (patience and patience.ended)):
+        if start is not None and processes.leader():
+            tell_threads(folder, record["threads"], say)
         with processes.connected(), signals:
             last = checkpoint.path if start is not None else None
             run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
