@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from nearfar import checks, methods, options
 from nearfar.checks import NonNegativeInt, PositiveFloat, PositiveInt, Range, ShareBelowOne, UnitInterval, Width
-from nearfar.cli import commands
+from nearfar.cli.answer import GenerateOptions, PredictOptions
+from nearfar.cli.common import Output
+from nearfar.cli.compare import CompareOptions
+from nearfar.cli.embed import EmbedOptions
+from nearfar.cli.fit import FitOptions
+from nearfar.cli.measure import MeasureOptions
 from nearfar.cli.search import SearchOptions
 from nearfar.errors import InputError
 from nearfar.training.settings import DataSettings, TrainSettings
@@ -78,7 +83,7 @@ def test_functions_and_classes():
 
 
 def test_every_default_is_allowed():
-    targets = [TrainSettings, DataSettings, commands.CompareOptions, commands.EmbedOptions, SearchOptions]
+    targets = [TrainSettings, DataSettings, CompareOptions, EmbedOptions, SearchOptions]
     for target in [*targets, *(methods.get(slug) for slug in methods.slugs())]:
         values = {name: default for name, (_, default) in options.signature(target).items()}
         checks.check_arguments(target if target in targets else target.__init__, values)
@@ -86,8 +91,8 @@ def test_every_default_is_allowed():
 
 def test_no_option_of_a_method_bears_the_name_of_one_of_the_commands():
     """`fit mcl DATA --weights x` could mean either, and silently meant the wrong one."""
-    commons = [TrainSettings, DataSettings, *(c for c in vars(commands).values() if isinstance(c, type)
-                                              and c.__module__ == commands.__name__)]  # fmt: skip
+    commons = [TrainSettings, DataSettings, FitOptions, CompareOptions, MeasureOptions, EmbedOptions, PredictOptions,
+               GenerateOptions, Output]  # fmt: skip
     taken = {name for target in commons for name in options.signature(target)}
     for slug in methods.slugs():
         assert not taken & set(options.signature(methods.get(slug))), slug

@@ -6,10 +6,19 @@ import re
 import pytest
 
 from nearfar import options
-from nearfar.cli import COMMANDS, commands
+from nearfar.cli import COMMANDS
+from nearfar.cli.answer import GenerateOptions, PredictOptions
+from nearfar.cli.cache import CacheOptions
+from nearfar.cli.common import Output
+from nearfar.cli.compare import CompareOptions
 from nearfar.cli.data import ReportedOptions
+from nearfar.cli.demo import DemoOptions
+from nearfar.cli.embed import EmbedOptions
 from nearfar.cli.explore import ExploreOptions
 from nearfar.cli.export import ExportOptions
+from nearfar.cli.fit import FitOptions
+from nearfar.cli.measure import MeasureOptions
+from nearfar.cli.report import ReportOptions
 from nearfar.cli.search import SearchOptions
 from nearfar.cli.serve import ServeOptions
 from nearfar.evaluation import tasks
@@ -21,21 +30,21 @@ from nearfar.training.settings import DataSettings, TrainSettings
 from tests.docs import pages
 
 TARGETS = {
-    "demo": ([commands.DemoOptions, commands.Output], (0,)),
-    "data": ([ReportedOptions, commands.Output, DataSettings], (1,)),
-    "methods": ([commands.Output], (0, 1)),
-    "compare": ([commands.CompareOptions, commands.Output, TrainSettings, DataSettings], (1,)),
-    "evaluate": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
-    "diagnose": ([commands.MeasureOptions, commands.Output, DataSettings, *tasks.classes()], (2,)),
-    "embed": ([commands.EmbedOptions, commands.Output, DataSettings], (2,)),
-    "predict": ([commands.PredictOptions, commands.Output, DataSettings, ByNames.options, DescribedOptions], (2,)),
-    "generate": ([commands.GenerateOptions, commands.Output], range(1, 100)),
-    "search": ([SearchOptions, commands.Output], (1, 2)),
+    "demo": ([DemoOptions, Output], (0,)),
+    "data": ([ReportedOptions, Output, DataSettings], (1,)),
+    "methods": ([Output], (0, 1)),
+    "compare": ([CompareOptions, Output, TrainSettings, DataSettings], (1,)),
+    "evaluate": ([MeasureOptions, Output, DataSettings, *tasks.classes()], (2,)),
+    "diagnose": ([MeasureOptions, Output, DataSettings, *tasks.classes()], (2,)),
+    "embed": ([EmbedOptions, Output, DataSettings], (2,)),
+    "predict": ([PredictOptions, Output, DataSettings, ByNames.options, DescribedOptions], (2,)),
+    "generate": ([GenerateOptions, Output], range(1, 100)),
+    "search": ([SearchOptions, Output], (1, 2)),
     "explore": ([ExploreOptions, DataSettings], (1, 2)),
     "serve": ([ServeOptions], (1,)),
-    "export": ([ExportOptions, commands.Output, DataSettings], (1,)),
-    "report": ([commands.ReportOptions, commands.Output], range(1, 9)),
-    "cache": ([commands.CacheOptions, commands.Output], (0, 1)),
+    "export": ([ExportOptions, Output, DataSettings], (1,)),
+    "report": ([ReportOptions, Output], range(1, 9)),
+    "cache": ([CacheOptions, Output], (0, 1)),
 }
 LINES = list(dict.fromkeys((pages.name(p), line) for p in pages.PAGES for line in pages.commands(p)))
 
@@ -48,7 +57,7 @@ def check(words: list[str]) -> None:
     assert command in COMMANDS
     places: list[str] = []
     if command == "fit":
-        base = [commands.FitOptions, commands.Output, TrainSettings, DataSettings]
+        base = [FitOptions, Output, TrainSettings, DataSettings]
         slug = next((w for w in rest if w in methods.slugs()), None)
         targets, counts = ([*base, methods.get(slug)] if slug else base), ((2,) if slug else (0, 1))
     else:
@@ -81,7 +90,7 @@ def test_every_command_has_a_section_with_an_example():
 def test_every_option_of_every_command_has_help():
     from nearfar.methods.documentation import arguments
 
-    targets = {target for found, _ in TARGETS.values() for target in found} | {commands.FitOptions}
+    targets = {target for found, _ in TARGETS.values() for target in found} | {FitOptions}
     missing = [(t.__name__, name) for t in targets for name in options.signature(t) if not arguments(t).get(name)]
     assert missing == []
 

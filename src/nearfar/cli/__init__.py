@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
@@ -42,8 +43,12 @@ file, a BEIR folder, a saved `datasets` folder, or the name of a built-in set:
 --json. Exit codes: 0 done, 1 the work failed, 2 wrong usage or wrong input.
 """
 
-COMMANDS = ("demo", "data", "methods", "fit", "compare", "evaluate", "diagnose", "embed", "predict", "generate",
-            "search", "explore", "serve", "export", "report", "cache")  # fmt: skip
+COMMANDS = {
+    "demo": "demo", "data": "data", "methods": "methods", "fit": "fit", "compare": "compare", "evaluate": "measure",
+    "diagnose": "measure", "embed": "embed", "predict": "answer", "generate": "answer", "search": "search",
+    "explore": "explore", "serve": "serve", "export": "export", "report": "report", "cache": "cache",
+}  # fmt: skip
+"""The file of this folder whose `run_COMMAND` does it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,10 +85,10 @@ def _run(command: str, words: list[str]) -> int:
                 f"Unknown command '{command}'.{did_you_mean(command, COMMANDS)}", "`nearfar --help` lists the commands."
             )
         from nearfar import modalities
-        from nearfar.cli import commands
 
         modalities.everyone()  # those of other packages add options
-        return getattr(commands, f"run_{command}")(words) or 0
+        module = importlib.import_module(f"nearfar.cli.{COMMANDS[command]}")
+        return getattr(module, f"run_{command}")(words) or 0
     except InputError as error:
         _say(error)
         return 2

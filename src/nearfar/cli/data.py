@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from nearfar import tabular
+from nearfar import options, tabular
 from nearfar.cli import tables
+from nearfar.cli.common import Output, emit, parse
 
 if TYPE_CHECKING:
     from nearfar.auditing import Audit
@@ -59,3 +60,14 @@ def show(found: Audit, out: str | None) -> None:
     console.print()
     tables.print_columns(console, ["odd rows", "found", "by chance"], rows)
     console.print(f"\nreport: {escape(str(out))}", soft_wrap=True)
+
+
+def run_data(words: list[str]) -> None:
+    from nearfar.training.settings import DataSettings
+
+    targets = [ReportedOptions, Output, DataSettings]
+    places, given = parse(words, targets, (1,), "nearfar data PATH")
+    checked = options.checked(targets, given)
+    found = understood(places[0], checked.report, options.build(DataSettings, checked), checked.json)
+    if found is not None:
+        emit(found)

@@ -5,21 +5,38 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from nearfar import using
+from nearfar import options, stores
+from nearfar.checks import Range
 from nearfar.cli import tables
+from nearfar.cli.common import Output, parse, speaker
 from nearfar.cli.hits import show
-from nearfar.searching import search
-from nearfar.training.comparing import Comparison, compare
-from nearfar.training.engine import Say
+
+if TYPE_CHECKING:
+    from nearfar.training.comparing import Comparison
+    from nearfar.training.engine import Say
 
 METHODS = ("simclr", "pairs", "dcl --views members", "swav --views members")
 ENCODER = {"channels": "orientation", "grid": 2}  # the best on validation emoji (benchmarks/layout.py)
 QUERIES = 3
+
+
+@dataclass
+class DemoOptions:
+    """Where the demo goes.
+
+    Args:
+        out: folder of the demo.
+        seconds: time for all training.
+    """
+
+    out: str = "runs/demo"
+    seconds: Annotated[int, Range(1, 1_000_000)] = 240
 
 
 def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
@@ -33,7 +50,8 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
         "direction of outlines, as HOG does, and keeps where they are\n"
         "(--channels orientation --grid 2).\n",
     )
-    from nearfar import sources
+    from nearfar import sources, using
+    from nearfar.training.comparing import compare
 
     data = sources.open_data("emoji")
     done = compare(
@@ -70,6 +88,8 @@ def lines(say: Say, text: str) -> None:
 
 def searches(index: Path, data: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     """Test drawings as queries, each searched among the drawings of the other hands."""
+    from nearfar.searching import search
+
     rows = np.asarray(data.splits["test"])
     drawn = np.random.default_rng(0).permutation(rows)
     families = drawn[np.unique(data.units[drawn], return_index=True)[1]]  # one drawing of each family
@@ -106,3 +126,15 @@ def _keys(index: Path) -> list[str]:
     from nearfar import indexing
 
     return indexing.open_index(index).keys()[:1]
+
+
+def run_demo(words: list[str]) -> None:
+    targets = [DemoOptions, Output]
+    _, given = parse(words, targets, (0,), "nearfar demo")
+    checked = options.checked(targets, given)
+    demo(
+        stores.on_disk(checked.out, "the demo shows what lies on this machine"),
+        checked.seconds,
+        speaker(checked.json),
+        checked.json,
+    )

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from nearfar import terminal
+from nearfar import options, terminal
 from nearfar.checks import PositiveInt, Range
+from nearfar.cli.common import parse, speaker
 from nearfar.errors import InputError
 from nearfar.training.settings import DataSettings
 
@@ -78,3 +79,11 @@ def browser_of(name: str) -> Any:
                          "With --browser none open the address yourself.") from None  # fmt: skip
     in_terminal = isinstance(found, webbrowser.GenericBrowser) and not isinstance(found, webbrowser.BackgroundBrowser)
     return None if name == "auto" and in_terminal else found
+
+
+def run_explore(words: list[str]) -> None:
+    targets = [ExploreOptions, DataSettings]
+    places, given = parse(words, targets, (1, 2), "nearfar explore INDEX [DATA]")
+    checked = options.checked(targets, given)
+    data = places[1] if len(places) == 2 else None
+    show(places[0], data, options.build(ExploreOptions, checked), options.build(DataSettings, checked), speaker(False))

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nearfar import options
+from nearfar.cli.common import Output, emit, parse, speaker
 from nearfar.errors import InputError
+from nearfar.training.settings import DataSettings
 
 TARGETS = "onnx, openvino, sentence-transformers, timm or safetensors"
 
@@ -61,3 +64,11 @@ def show(done: Any, say: Callable[[str], None]) -> None:
 
 def _size(number: int) -> str:
     return f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number / 1e3:.1f} kB"
+
+
+def run_export(words: list[str]) -> None:
+    targets = [ExportOptions, Output, DataSettings]
+    places, given = parse(words, targets, (1,), "nearfar export MODEL --to FORM")
+    checked = options.checked(targets, given)
+    done = export(places[0], options.build(ExportOptions, checked), options.build(DataSettings, checked))
+    emit(done.to_dict()) if checked.json else show(done, speaker(False))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar import modalities, terminal
+from nearfar import modalities, options, terminal
 from nearfar.checks import PositiveInt
-from nearfar.cli.commands import emit
+from nearfar.cli.common import Output, emit, parse
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.queries import is_key
 
@@ -191,3 +191,11 @@ def _from(folder: Path, query: str) -> str:
         return query
     beside = folder / query
     return str(beside) if beside.is_file() and not Path(query).is_file() else query
+
+
+def run_search(words: list[str]) -> int:
+    targets = [SearchOptions, Output]
+    places, given = parse(words, targets, (1, 2), 'nearfar search INDEX "QUERY"|IMAGE|key:KEY')
+    checked = options.checked(targets, given)
+    query = places[1] if len(places) == 2 else None
+    return search(places[0], query, options.build(SearchOptions, checked), checked.json)

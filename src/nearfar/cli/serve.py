@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from nearfar import options
 from nearfar.checks import PositiveFloat, PositiveInt, Range
+from nearfar.cli.common import parse, speaker
 from nearfar.errors import InputError, install
 from nearfar.ports import check_address
 
@@ -74,3 +76,8 @@ def serve(model: str, given: ServeOptions, say: Callable[[str], None]) -> None:
                         bytes=given.megabytes << 20),
         given.host, given.port, given.device,
     )  # fmt: skip
+
+
+def run_serve(words: list[str]) -> None:
+    places, given = parse(words, [ServeOptions], (1,), "nearfar serve MODEL")
+    serve(places[0], options.build(ServeOptions, options.checked([ServeOptions], given)), speaker(False))

@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearfar.checks import UnitInterval, check
-from nearfar.similarity import normalise
 
 
 def joined_vectors(z: Float[Tensor, "n d"], h: Float[Tensor, "n e"], share: float) -> Float[Tensor, "n d+e"]:
     """[sqrt(w) z / |z|, sqrt(1 - w) h / |h|] of length 1: products of two such vectors are w cos z + (1 - w) cos h.
 
     share: w in [0, 1]. Source: the ensemble of both similarities of CLIP-rocket (arXiv 2305.08675)."""
+    from nearfar.similarity import normalise  # slow to import, and most models have no such head
+
     return torch.cat([math.sqrt(share) * normalise(z), math.sqrt(1 - share) * normalise(h)], -1)
 
 
