@@ -185,17 +185,37 @@ def trained(
 ) -> dict[str, float]:
     """Scores of one run, trained unless its folder holds it; start: the run whose model it starts from."""
     kept, data = folder / "claim.json", opened[cell.data]
+    made = {
+        "arm": arm.spec,
+        "settings": plan.settings(cell, arm, seed),
+        "data": identity(opened[arm.data or cell.data]),
+    }
+    of = made | {"measures": dict(cell.measures), "measured": identity(data)}
+    if (told := finished(kept, of)) is not None:
+        return told
     if kept.exists():
-        return json.loads(kept.read_text())
+        plan.say(f"{folder}: trained under another plan, and so once more")
+        shutil.rmtree(folder)
     fitted(cell, arm, opened, seed, plan, start, out=folder, resume=(folder / "config.json").exists())
     model = nearfar.load(folder / "model")
     scores = measured(cell, data, ModelEmbedder(model, data))
     if cell.look is not None:
         scores |= cell.look(folder, data)
     scores["seconds"] = json.loads((folder / "scores.json").read_text())["cost"]["seconds"]
-    files.write_json(kept, scores)
+    files.write_json(kept, {"of": of, "scores": scores})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return scores
+
+
+def identity(data: Any) -> list[str]:
+    """What data and their splits are recognised by."""
+    return [data.hash, data.split_hash]
+
+
+def finished(kept: Path, of: Mapping[str, Any]) -> Any:
+    """The scores in a file, if they are of the same plan and data."""
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    return found["scores"] if found.get("of") == json.loads(json.dumps(of)) else None
 
 
 def fitted(
@@ -218,8 +238,9 @@ def measured(cell: Cell, data: Any, embed: Any) -> dict[str, float]:
 def untrained(cell: Cell, data: Any, kept: Path, seed: int) -> dict[str, float]:
     """The same measures of the encoder as its seed made it, but for those of two towers, which have no common space
     yet, and those by prompts, which need both."""
-    if kept.exists():
-        return json.loads(kept.read_text())
+    of = {"settings": {**cell.settings, "seed": seed}, "measures": dict(cell.measures), "measured": identity(data)}
+    if (told := finished(kept, of)) is not None:
+        return told
     names = {f.name for f in dataclasses.fields(TrainSettings)}
     settings = TrainSettings(**{k: v for k, v in {**cell.settings, "seed": seed}.items() if k in names})
     tasks = {name: evaluation.task_for(data, task) for name, (task, _) in cell.measures.items()}
@@ -231,14 +252,15 @@ def untrained(cell: Cell, data: Any, kept: Path, seed: int) -> dict[str, float]:
     same = {name: own for name, own in of_one.items() if modalities.kinds(own) == kind}
     embed = untrained_embedder(data, sorted(set().union(*same.values())), settings)
     scores = measured(dataclasses.replace(cell, measures={name: cell.measures[name] for name in same}), data, embed)
-    files.write_json(kept, scores)
+    files.write_json(kept, {"of": of, "scores": scores})
     return scores
 
 
 def references(cell: Cell, data: Any, kept: Path) -> dict[str, dict[str, float]]:
     """label -> measures of the rows that no seed changes: chance, raw features, HOG, TF-IDF, BM25."""
-    if kept.exists():
-        return json.loads(kept.read_text())
+    of = {"measures": dict(cell.measures), "measured": identity(data)}
+    if (told := finished(kept, of)) is not None:
+        return told
     rows: dict[str, dict[str, float]] = {}
     for task in dict.fromkeys(task for task, _ in cell.measures.values()):
         for one in evaluation.references(data, evaluation.task_for(data, task)):
@@ -247,7 +269,7 @@ def references(cell: Cell, data: Any, kept: Path) -> dict[str, dict[str, float]]
                 if asked == task and metric in metrics:
                     rows.setdefault(one.label, {})[name] = float(metrics[metric])
     kept.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(kept, rows)
+    files.write_json(kept, {"of": of, "scores": rows})
     return rows
 
 

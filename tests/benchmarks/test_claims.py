@@ -1,6 +1,7 @@
 """Checks of claims: each is a sound plan, and one of each sort of data runs in its short form, with few steps and few
 rows, beside what needs no training. `python benchmarks/claims --all --tiny` runs all of them so."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -94,6 +95,12 @@ def test_a_finished_run_is_read_and_not_trained_again(claims, tmp_path, monkeypa
     assert {"a", "b", "untrained"} <= set(before["all"]["diabetes"])
     monkeypatch.setattr(e, "fit", None)
     assert e.run(claim, plan)["all"] == before["all"]
+    monkeypatch.undo()
+    trained, fit = [], e.fit
+    monkeypatch.setattr(e, "fit", lambda slug, *given, **how: trained.append(how["lr"]) or fit(slug, *given, **how))
+    changed = dataclasses.replace(claim.cells["diabetes"], settings={"lr": 0.01})
+    e.run(dataclasses.replace(claim, cells={"diabetes": changed}), plan)
+    assert trained == [0.01, 0.01]  # another plan than that of the runs that are kept
 
 
 def test_what_needs_no_training_is_said_first_where_no_arm_beats_it(claims):
