@@ -192,6 +192,7 @@ def test_on_the_command_line_the_first_process_speaks(table, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained parameters") == 1
     assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
 
 
 def test_an_error_of_the_run_ends_all_processes(table, tmp_path):

@@ -76,6 +76,7 @@ def _run(command: str, words: list[str]) -> int:
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # several processes would each print a note for programmers
     processes.follow_parent()
     if not processes.leader():
         sys.stdout = io.StringIO()  # of several processes that run one command, the first speaks
