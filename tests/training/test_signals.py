@@ -85,23 +85,57 @@ def test_a_second_signal_stops_at_the_last_checkpoint(whole, emoji_few, tmp_path
     assert equal(weights(whole), weights(tmp_path / "run"))
 
 
+class Late(callbacks.Signals):
+    """A signal comes right after the fifth look for one."""
+
+    looks = value = 0
+
+    @property
+    def asked(self):
+        self.looks += 1
+        found = self.value
+        if self.looks == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    @asked.setter
+    def asked(self, number):
+        self.value = number
+
+
+def test_no_step_is_lost_where_a_signal_comes_just_after_the_look_for_one(emoji_few, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "Signals", Late)
+    with pytest.raises(callbacks.Stopped):
+        train(emoji_few, tmp_path / "run")
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert last == callbacks.curve_lines(tmp_path / "run" / "curve.jsonl")[-1]["step"]
+
+
 def test_on_the_command_line(tmp_path):
+    """As two more runs of the same command give them: one that nobody stops, one in this process."""
     words = ["fit", "dcl", "emoji", "--limit", "400", "--batch-size", "16", "--steps", "150", "--val-every", "0",
              "--negatives", "queue", "--momentum", "auto", "--save-every", "1000", "--image-size", "16"]  # fmt: skip
-    run, command = tmp_path / "run", "import sys\nfrom nearfar.cli import main\nsys.exit(main(argv))"
-    curve, step = run / "curve.jsonl", 0
+
+    def called(*given):
+        command = "import sys\nfrom nearfar.cli import main\nsys.exit(main(argv))"
+        return stopping.Forked(command, tmp_path / "log", *given)
+
+    run, step = tmp_path / "run", 0
+    curve = run / "curve.jsonl"
     for number, code, more in ((signal.SIGINT, 130, words), (signal.SIGTERM, 143, ["fit", "--resume"])):
-        called = stopping.Forked(command, tmp_path / "log", *more, "--out", run)
+        running = called(*more, "--out", run)
         size = curve.stat().st_size if curve.exists() else 0
-        while called.process.is_alive() and not (curve.exists() and curve.stat().st_size > size):
+        while running.process.is_alive() and not (curve.exists() and curve.stat().st_size > size):
             time.sleep(0.01)
-        os.kill(called.process.pid, number)
-        done = called.wait()
+        os.kill(running.process.pid, number)
+        done = running.wait()
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         before, step = step, torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
         assert before < step < 150
         assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "config.json", "curve.jsonl"]
-    for more in (["fit", "--resume", "--out", str(run)], [*words, "--out", str(tmp_path / "whole")]):
-        assert main(more) == 0
+    for more in (["fit", "--resume", "--out", run], [*words, "--out", tmp_path / "whole"]):
+        assert called(*more).wait().returncode == 0
     assert equal(weights(run), weights(tmp_path / "whole"))
+    assert main([*words, "--out", str(tmp_path / "here")]) == 0
+    assert equal(weights(tmp_path / "here"), weights(tmp_path / "whole"))

@@ -212,10 +212,11 @@ class Checkpoint(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if not batch.last_accumulation_step:
             return
-        step = trainer.global_step
-        if step % self.every == 0 or step >= trainer.max_steps or trainer.should_stop or self.signals.asked:
+        step, asked = trainer.global_step, self.signals.asked  # once: one that comes while this runs waits for its step
+        if step % self.every == 0 or step >= trainer.max_steps or trainer.should_stop or asked:
             self.save(trainer)
-        self.signals.check()
+        if asked:
+            self.signals.check()
 
     def save(self, trainer: Any) -> None:
         trainer.save_checkpoint(self.path)  # by all processes together; the first one writes
