@@ -86,7 +86,7 @@ def test_a_second_signal_stops_at_the_last_checkpoint(whole, emoji_few, tmp_path
 
 
 class Late(callbacks.Signals):
-    """A signal comes right after the fifth look for one."""
+    """A signal comes right after the fourth look for one."""
 
     looks = value = 0
 
@@ -94,7 +94,7 @@ class Late(callbacks.Signals):
     def asked(self):
         self.looks += 1
         found = self.value
-        if self.looks == 5:
+        if self.looks == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return found
 
