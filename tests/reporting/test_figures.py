@@ -41,3 +41,12 @@ def test_lines_join_places_beneath_the_points():
     assert svg.index("<line") < svg.index('fill-opacity="0.8"')
     x1, y1 = re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)"', svg)[0]
     assert f'cx="{x1}" cy="{y1}"' in svg
+
+
+def test_long_labels_of_bars_are_not_cut():
+    label = "both, mean, softmax, all terms, and more"
+    root = ET.fromstring(bars_svg({label: {"a": [1.0, 3.0]}, "two": {"a": [4.0, 4.0]}}, "t", "d"))
+    (end,) = (float(t.get("x")) for t in root.iter(f"{NS}text") if t.text == label)
+    assert end - 7 * len(label) > 0
+    ends = [float(r.get("x")) + float(r.get("width")) for r in root.iter(f"{NS}rect") if r.get("x")]
+    assert max(ends) < 760

@@ -64,7 +64,8 @@ def bars_svg(
     if not names or any(list(v) != names for v in values.values()) or len(names) > len(COLOURS) - 1:
         raise InputError("Bars need at least one row, and the same series in every row.")
     most = max(max(v) for row in values.values() for v in row.values())
-    left, scale, y, parts = 190, (width - 190 - 90) / max(most, 1e-9), 62.0, []
+    left = max(190, 30 + round(7.4 * max(map(len, values))))  # the width of the longest label, as of the legend's
+    scale, y, parts = (width - left - 90) / max(most, 1e-9), 62.0, []
     for label, row in values.items():
         middle = y + 8 * len(names)
         parts.append(
