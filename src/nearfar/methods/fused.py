@@ -128,10 +128,12 @@ class OfModalities(Method):
     """Each modality of a row through its encoder to a vector, all of one width; `Fused` tells the class by them. What
     a derived class calls in its constructor: `take_encoders`, then `take_classifiers`.
 
-    `roles`: of the modalities; `names`: of the classes; `fused`: the classifiers.
+    `roles`: of the modalities; `names`: of the classes; `fused`: the classifiers; `contents`: of each modality that is
+    a group of numbers an integer of each row of the data, equal where its numbers are, else None.
     """
 
     fused: Fused
+    contents: list[Tensor | None]
 
     def take_encoders(self, encoders: Sequence[Encoder], groups: str | None, head: str, dim: int) -> None:
         """head: none, linear, or auto: linear where the encoders differ in width or none is trained; dim: width of
