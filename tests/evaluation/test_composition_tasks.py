@@ -144,6 +144,19 @@ def test_random_vectors_are_chance():
     assert chance["unseen"] == pytest.approx(1 / 15, abs=0.03)
 
 
+class WithoutTexts:
+    """A model whose tower of texts is left out."""
+
+    def __init__(self, embed):
+        self.embed = embed
+
+    def has(self, role):
+        return role == "image"
+
+    def __call__(self, role, rows):
+        return self.embed(role, rows)
+
+
 def test_the_open_world_and_its_options(table, model, tmp_path):
     data = nearfar.data(table)
     embed = ModelEmbedder(nearfar.load(model / "model"), data)
@@ -170,7 +183,10 @@ def test_the_open_world_and_its_options(table, model, tmp_path):
     assert len(blind) == 3
     assert open_.metrics == none.metrics
     assert open_.counts["rows"]["gallery"] == 20
-    assert len(references(data, task_for(data, "compositions --world open --threshold 0.1"))) == 1
+    firm = task_for(data, "compositions --world open --threshold 0.1")
+    assert len(references(data, firm)) == 1
+    with pytest.raises(InputError, match=r"no vectors of words.*--word-vectors FILE"):
+        firm.evaluate(WithoutTexts(embed), "test")
     read = task_for(data, "compositions --read classifiers").evaluate(embed, "test")
     assert read.metrics["auc"] != closed.metrics["auc"]
 

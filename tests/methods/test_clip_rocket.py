@@ -1,5 +1,6 @@
 """CLIP-rocket as a method: which views meet, what the model gives, the terms beside it, and what is refused."""
 
+import copy
 import csv
 import json
 
@@ -16,6 +17,7 @@ from nearfar.errors import InputError
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
 from tests.methods.command_line import curve_of
+from tests.methods.test_one_step import BYOLIP, BarLIP, Rocket, SiamLIP, SwALIP, without_dropout
 
 COLOURS = {"red": (230, 20, 20), "green": (20, 200, 30), "blue": (20, 40, 220), "yellow": (240, 220, 30)}
 TINY = {"text_encoder": "tiny", "vocabulary": 200}
@@ -80,6 +82,42 @@ def test_one_weak_and_two_strong_views_of_both_sides(data):
     assert (wanted * 3).item() == pytest.approx((loss.terms["whole"] + 2 * loss.terms["local"]).item(), rel=1e-5)
     double = make(data, mode="sum")
     assert step(double)[2].total.item() == pytest.approx(2 * wanted.item(), rel=1e-5)
+
+
+NAIVE = {"none": Rocket, "barlow": BarLIP, "simsiam": SiamLIP, "byol": BYOLIP, "swav": SwALIP}
+
+
+@pytest.mark.parametrize("extra", NAIVE)
+def test_a_step_in_double_precision_is_that_of_the_card(data, extra):
+    """One step of gradient descent, and what follows it, by the loops of the naive steps; all parameters."""
+    more = {"extra_hidden": 12, "extra_dim": 6} if extra not in ("none", "swav") else {}
+    more |= {"momentum": 0.9} if extra == "byol" else {}
+    made = make(data, extra=extra, hidden=16, dim=24, temperature=0.5, local_temperature=0.7, **more)
+    method, batch = made.method.double(), made.loader.at(0)
+    without_dropout(method)
+    for tau in (method.tau, method.local_tau):
+        tau.log_tau.data = tau.log_tau.data.double()
+    views = method.make_views(batch)
+    batch.views = views | {"image": [x.double() for x in views["image"]]}
+    arm = NAIVE[extra](copy.deepcopy(method), made)
+    arm.views = lambda batch: batch.views
+
+    embedded = method.encode(batch)
+    with torch.no_grad():
+        embedded |= method.targets(batch)
+    method.loss(embedded, batch).total.backward()
+    torch.set_default_dtype(torch.float64)  # that of the constants of the loops
+    try:
+        arm.loss(batch, 0).backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for own in (method, arm.method):
+        torch.optim.SGD([p for p in own.parameters() if p.requires_grad], 0.3).step()
+    method.after_step(embedded, batch)
+    arm.after(batch, 0)
+    wanted = dict(arm.method.named_parameters())
+    for name, p in method.named_parameters():
+        assert_close(p, wanted[name], rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_without_local_views_it_is_clip(data):

@@ -183,7 +183,7 @@ def test_the_preset_of_the_paper(shapes_few):
     m = building.prepare("cot", shapes_few, settings, {}).method
     o = m.optimisation
     assert (o.optimiser, o.lr, o.weight_decay, o.schedule, o.decay_all) == ("adam", 1e-4, 5e-5, "constant", True)
-    assert (m.start(36), m.width, m.rates) == (24, 300, {"encoder": 0.1, "words": 0.025})
+    assert (m.late.start(36), m.width, m.rates) == (24, 300, {"encoder": 0.1, "words": 0.025})
     assert m.plan.flip == 0.5
     assert m.plan.crop == (0.08, 1.0)
     assert m.plan.strength == m.plan.grey == 0

@@ -15,7 +15,7 @@ from nearfar.cli import main
 from nearfar.encoders.numeric import GroupedVectors, VectorEncoder
 from nearfar.errors import InputError
 from nearfar.evaluation import references, task_for
-from nearfar.methods.fused import column_groups, roles_of_modalities
+from nearfar.methods.row_modalities import column_groups, roles_of_modalities
 from nearfar.sources import open_data
 from nearfar.training import building
 from nearfar.training.settings import TrainSettings
@@ -206,6 +206,26 @@ def test_equal_captions_are_no_negatives(tmp_path):
     assert masked.method.loss(e, batch).terms["masked"] == pytest.approx(equal.float().mean().item() * 12 / 11)
     assert "masked" not in plain.method.loss(e, batch).terms
     assert building.method_options("m3col", {}, "paper").mask_duplicates is False
+
+
+def test_rows_equal_in_a_group_of_numbers_are_no_negatives_where_it_is_compared(tmp_path):
+    """A third group says nothing of two others."""
+    few = {f"r{n}_{name}": str(n % 3) for n in range(100) for name in ("meth_a", "meth_b")}
+    data = open_data(write_groups(tmp_path / "few.csv", **few), roles=TABLE)
+    made = prepared(data, groups=GROUPS, rate=0.0, phase=1.0)
+    batch = drawn(made)
+    e, value = made.method.encode(batch)["vectors"], batch.inputs["vector"][:, 3]
+    equal = (value[:, None] == value) & ~torch.eye(12, dtype=torch.bool)
+    assert equal.any()
+    wanted = torch.tensor(0.0)
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        s = torch.nn.functional.normalize(e[a]) @ torch.nn.functional.normalize(e[b]).T / 0.1
+        s = s.masked_fill(equal, -torch.inf) if 1 in (a, b) else s
+        wanted = wanted + sum(torch.nn.functional.cross_entropy(one, torch.arange(12)) for one in (s, s.T)) / 2
+    embedded = {"vectors": e, "mixed": []}
+    assert_close(made.method.contrast(embedded, batch), wanted)
+    share = equal.float().sum().item() / (12 * 11)
+    assert made.method.loss(embedded, batch).terms["masked"] == pytest.approx(2 * share / 3)
 
 
 def test_inputs_are_mixed_group_by_group(groups):

@@ -238,8 +238,9 @@ def test_a_language_model_writes_and_scores(tmp_path, kind, monkeypatch):
 def test_the_preset(triplets_few):
     made = building.prepare("multicsr", triplets_few, TrainSettings(batch_size=8, steps=10, preset="paper", **TINY), {})
     method, o = made.method, made.method.optimisation
-    assert (float(method.temperature()), method.phi, method.lines, method.official, method.mask_duplicates) == (
-        pytest.approx(0.05), 0.95, (3, 3, True), False, False)  # fmt: skip
+    assert method.refining.lines == (3, 3, True)
+    assert (float(method.temperature()), method.phi, method.official, method.mask_duplicates) == (
+        pytest.approx(0.05), 0.95, False, False)  # fmt: skip
     assert method.tower.encoder.pooling == method.frozen.encoder.pooling == ("cls",)
     assert (o.optimiser, o.lr, o.schedule, o.weight_decay, o.clip_norm) == ("adamw", 5e-5, "linear", 0, 1.0)
     asked = TrainSettings(batch_size=8, steps=10, preset="paper", **TINY, text_pooling="mean")

@@ -11,6 +11,7 @@ Sources: Sensoy et al., NeurIPS 2018; Han et al. (TMC), ICLR 2021, its code; use
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -114,10 +115,43 @@ def evidential_rows(
     return missed + weight * dirichlet_kl(torch.where(own, 1, alpha))
 
 
+class PathTerms(NamedTuple):
+    """rows: the loss (n,) of each path's opinion and, of two, of both fused; of_path: the uncertainty (n,) of each;
+    uncertainty (n,): of both fused; conflict (n,): of two paths, else None."""
+
+    rows: list[Tensor]
+    of_path: list[Tensor]
+    uncertainty: Tensor
+    conflict: Tensor | None
+
+
+def path_terms(
+    logits: Sequence[Float[Tensor, "n c"]],
+    target: Int[Tensor, "n"],
+    weight: UnitInterval = 1.0,
+    *,
+    kind: str = "softplus",
+    fusion: str = "dempster",
+) -> PathTerms:
+    """`evidential_rows` of the scores of one path or two on the same classes, and of the evidence of both together.
+
+    kind: of `evidence`; fusion: of `fused_evidence`; weight: `annealing`. Gradients flow through the uncertainties of
+    the paths, not through those of both."""
+    found = [evidence(x, kind) for x in logits]
+    fused = [fused_evidence(found[0], found[1], fusion)] if len(found) == 2 else []
+    return PathTerms(
+        [evidential_rows(e, target, weight) for e in [*found, *fused]],
+        [opinion(e).uncertainty for e in found],
+        opinion([*found, *fused][-1].detach()).uncertainty,
+        conflict(found[0].detach(), found[1].detach()) if fused else None,
+    )
+
+
 __all__ = [
     "Evidence",
     "Fusion",
     "Opinion",
+    "PathTerms",
     "annealing",
     "conflict",
     "dirichlet_kl",
@@ -125,4 +159,5 @@ __all__ = [
     "evidential_rows",
     "fused_evidence",
     "opinion",
+    "path_terms",
 ]

@@ -44,6 +44,17 @@ def mix_rows(e: Float[Tensor, "n *d"], partner: Int[Tensor, "n"], shares: Float[
     return own * e + (1 - own) * e[partner]
 
 
+def mix_columns(
+    x: Float[Tensor, "n d"], groups: Sequence[Sequence[int]], drawn: Sequence[tuple[Tensor, Tensor]]
+) -> Float[Tensor, "n d"]:
+    """Rows of numbers of which each group of columns is mixed (`mix_rows`) by partners and shares of its own; columns
+    of no group stay."""
+    mixed = x.clone()
+    for places, (partner, shares) in zip(groups, drawn, strict=True):
+        mixed[:, places] = mix_rows(x[:, places], partner, shares)
+    return mixed
+
+
 def mixture_targets(
     partner: Int[Tensor, "n"], shares: Float[Tensor, "n"], *, added: bool = True
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
@@ -170,4 +181,4 @@ def _check_mixture(n: int, partner: Tensor, shares: Tensor) -> None:
         raise InputError("Shares of a mixture lie in [0, 1].")
 
 
-__all__ = ["draw_mixture", "m3co", "mix_rows", "mixture_targets", "position_rows", "soft_contrast"]
+__all__ = ["draw_mixture", "m3co", "mix_columns", "mix_rows", "mixture_targets", "position_rows", "soft_contrast"]

@@ -240,13 +240,14 @@ class Batch:
         values = self.groups if kind == "group" else self.labels[kind]
         return None if values is None else values[:n]
 
-    def masked_share(self) -> float:
-        """The share of pairs of different items that are hidden from each other."""
+    def masked_share(self, further: Sequence[tuple[Tensor, Tensor]] = ()) -> float:
+        """The share of pairs of different items that are hidden from each other. further: kinds beside the
+        `identities`."""
         n = min(len(self), 2048)
         if n < 2:
             return 0.0
         same = torch.zeros(n, n, dtype=torch.bool, device=self.rows.device)
-        for a, b in self.identities():
+        for a, b in [*self.identities(), *further]:
             same |= (a[:n, None] == b[None, :n]) & (a[:n, None] >= 0)
         if self.known is not None:
             row, column = self.known[0].among(self.known[0].columns, torch.arange(len(self))).pairs(slice(0, n))

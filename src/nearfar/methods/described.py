@@ -78,4 +78,18 @@ def described_classes(data: Data, rows: np.ndarray, slug: str) -> Described:
                      matrix[trained] / np.abs(matrix[trained]).max(), place[targets])  # fmt: skip
 
 
-__all__ = ["Described", "alike", "described_classes"]
+def batches_of_classes(counts: np.ndarray, classes: int | str, each: int | str, slug: str) -> tuple[int, int]:
+    """Classes of a batch and images of every one, of classes with so many training rows (C,).
+
+    classes: auto is 10, or as many as have enough; each: auto is 5, or as many as the smallest class with two has: of a
+    class of one image a contrast sees no positive. Raises InputError where not two classes have enough."""
+    several = counts[counts > 1]
+    many = (min(5, int(several.min())) if len(several) else 1) if each == "auto" else int(each)
+    enough = min(10, int((counts >= many).sum())) if classes == "auto" else int(classes)
+    if enough < 2:
+        raise InputError(f"Batches of '{slug}' hold {many} images of two classes at least; {enough} of the "
+                         f"{len(counts)} classes of training rows have so many.", "Use a smaller --each.")  # fmt: skip
+    return enough, many
+
+
+__all__ = ["Described", "alike", "batches_of_classes", "described_classes"]

@@ -1,9 +1,7 @@
-"""Several modalities of one row: which there are, their vectors, and the classifiers on each and on all together."""
+"""Methods of several modalities of one row: their vectors, and the classifiers on each and on all together."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,104 +9,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from nearfar import modalities
-from nearfar.encoders import Encoder, Frozen
+from nearfar import heads, modalities
+from nearfar.encoders import Encoder
 from nearfar.encoders.base import evaluating
-from nearfar.encoders.numeric import GroupedVectors, VectorEncoder
+from nearfar.encoders.numeric import GroupedVectors
 from nearfar.errors import InputError, did_you_mean
+from nearfar.methods.base import Method
+from nearfar.methods.batch import Batch
 from nearfar.methods.inference import Inference, Request
-from nearfar.methods.text_classes import classifier
+from nearfar.methods.row_modalities import (
+    FUSION,
+    check_there,
+    column_groups,
+    group_contents,
+    grouped,
+    roles_of_modalities,
+)
+from nearfar.methods.text_classes import classifier, training_classes
 from nearfar.methods.tower import Tower
+from nearfar.similarity.exchange import exchange
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
-
-FUSION = "fusion"
-
-
-def roles_of_modalities(roles: Set[str]) -> list[str]:
-    """The roles of items that are modalities of a row: of kinds whose rows are not seen through each other; the second
-    column of a kind is another modality, unless the kind takes several columns as one item (numbers: their groups)."""
-    kinds = [kind for kind in modalities.everyone() if not kind.transductive and not kind.divisions]
-    return [role for kind in kinds for role in kind.roles[: 1 if kind.several else 2] if role in roles]
-
-
-def column_groups(columns: Sequence[str], words: str | None = None) -> dict[str, list[int]]:
-    """Groups of columns -> the places of theirs.
-
-    words: groups divided by ";", each the names or patterns of its columns divided by ",", if need be behind a name:
-    "mean *; *error; size=worst radius,worst area". A column that holds lists is named as a whole. None: each column of
-    lists is a group.
-    Raises InputError: fewer than two groups, a column in none or in two, a pattern that is nobody's."""
-    whole = [re.sub(r"\[\d+\]$", "", column) for column in columns]
-    if words is None:
-        told = {name: [name] for name in dict.fromkeys(whole)}
-        if len(told) < 2 or any(one == column for one, column in zip(whole, columns, strict=True)):
-            raise InputError(f"One row of {len(columns)} numbers is one modality; there must be two or more.",
-                             'Name groups of columns, for example --groups "mean *; *error; worst *", or a column of '
-                             "images or texts beside them.")  # fmt: skip
-    else:
-        told = _named_groups(words)
-    found: dict[str, list[int]] = {}
-    owner: dict[int, str] = {}
-    for name, patterns in told.items():
-        for pattern in patterns:
-            places = [i for i, (column, one) in enumerate(zip(columns, whole, strict=True))
-                      if pattern in (column, one) or fnmatch.fnmatchcase(one, pattern)]  # fmt: skip
-            if not places:
-                raise InputError(f"--groups: no column of numbers is called '{pattern}' (group '{name}')."
-                                 f"{did_you_mean(pattern, list(dict.fromkeys(whole)))}",
-                                 f"Columns: {', '.join(list(dict.fromkeys(whole))[:12])}.")  # fmt: skip
-            for i in places:
-                if owner.setdefault(i, name) != name:
-                    raise InputError(f"--groups: the column '{columns[i]}' is in '{owner[i]}' and in '{name}'.",
-                                     "Each column belongs to one group.")  # fmt: skip
-        found[name] = sorted({i for i in owner if owner[i] == name})
-    left = next((column for i, column in enumerate(columns) if i not in owner), None)
-    if left is not None:
-        raise InputError(f"--groups: the column '{left}' is in no group.",
-                         "Name it in one, or name the columns that are read: --vector COLUMNS.")  # fmt: skip
-    return found
-
-
-def _named_groups(words: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for number, part in enumerate(filter(None, (one.strip() for one in words.split(";")))):
-        given, _, listed = part.rpartition("=")
-        patterns = [one.strip() for one in listed.split(",") if one.strip()]
-        name = given.strip() or re.sub(r"[*?]|^[\W_]+|[\W_]+$", "", patterns[0] if patterns else "").strip(" _-.")
-        name = name or f"group {number + 1}"
-        if name in found or "/" in name or name == FUSION:
-            raise InputError(f"--groups: '{name}' cannot be the name of one group more.",
-                             'Give each a name of its own without "/": "name=COLUMN,COLUMN; ...".')  # fmt: skip
-        if not patterns:
-            raise InputError(f"--groups: the group '{name}' has no columns.", "Write name=COLUMN,COLUMN.")
-        found[name] = patterns
-    if len(found) < 2:
-        raise InputError(f"--groups: there must be two groups or more. Got '{words}'.",
-                         'Divide them by ";": --groups "mean *; *error; worst *".')  # fmt: skip
-    return found
-
-
-def grouped(encoder: Encoder, words: str | None, alone: bool, outputs: int | None) -> Encoder:
-    """An encoder of numbers with layers for each group of them, where there are groups; else as it is. alone: it is the
-    only one, so that there must be. outputs: the length of a group's vector; None: the encoder's width."""
-    join: Literal["concat", "mean"] = "concat" if alone else "mean"
-    if isinstance(encoder, GroupedVectors):
-        if words is not None and [*column_groups(encoder.columns, words).values()] != [*encoder.groups.values()]:
-            raise InputError(f"--groups: the model has other groups: {', '.join(encoder.groups)}.", "Leave it out.")
-        if outputs not in (None, encoder.each_dim):
-            raise InputError(f"The model's groups give vectors of {encoder.each_dim} numbers, not of {outputs}.",
-                             f"Use --dim {encoder.each_dim}.")  # fmt: skip
-        return encoder.joined_by(join)
-    if encoder.modality != "vector" or (words is None and not alone):
-        return encoder
-    if not isinstance(encoder, VectorEncoder) or encoder.pretrained:
-        raise InputError("Groups of numbers need encoders of their own; this one sees all of them together"
-                         f"{' and is frozen' if isinstance(encoder, Frozen) else ''}.",
-                         "Leave out --freeze and --model, or take a model that was trained with groups.")  # fmt: skip
-    return GroupedVectors.of(encoder, column_groups(encoder.columns, words), outputs).joined_by(join)
 
 
 class Fused(nn.Module):
@@ -200,36 +124,124 @@ class FusedClasses(Inference):
         return {"prediction": [self.names[k] for k in share.argmax(1)], "share": share.amax(1)}
 
 
-def check_there(data: Data, role: str, rows: np.ndarray, encoder: Any) -> None:
-    """Raises InputError that names the first row of which a modality is not there: an empty cell, or a group of numbers
-    of which all are empty."""
-    if role not in data.roles:
-        raise InputError(f"{data.name} has no {role}, which is one of the modalities.",
-                         f"Name its column: --{role.replace('_', '-')} COLUMN.")  # fmt: skip
-    rows, kind = np.asarray(rows), modalities.of(role)
-    if isinstance(encoder, GroupedVectors):
-        values = kind.reader(data, role, encoder).raw(rows, None).numpy()
-        parts = {f"the group '{name}'": np.isnan(values[:, i]).all(1) for name, i in encoder.groups.items()}
-    elif kind.name == "vector":
-        parts = {f"'{role}'": np.isnan(kind.items(data, role, rows)).all(1)}
-    elif kind.name == "text":
-        parts = {f"'{data.roles[role]}'": np.array([not text.strip() for text in data.texts(role, rows)], bool)}
-    else:
-        return
-    for what, missing in parts.items():
-        if missing.any():
-            raise InputError(f"{data.name}: {what} of row '{data.keys[rows[int(missing.argmax())]]}' is empty "
-                             f"({missing.sum():,} such rows); every row needs all of its modalities.",
-                             "Fill it, or leave such rows out.")  # fmt: skip
+class OfModalities(Method):
+    """Each modality of a row through its encoder to a vector, all of one width; `Fused` tells the class by them. What
+    a derived class calls in its constructor: `take_encoders`, then `take_classifiers`.
+
+    `roles`: of the modalities; `names`: of the classes; `fused`: the classifiers; `contents`: of each modality that is
+    a group of numbers an integer of each row of the data, equal where its numbers are, else None.
+    """
+
+    fused: Fused
+    contents: list[Tensor | None]
+
+    def take_encoders(self, encoders: Sequence[Encoder], groups: str | None, head: str, dim: int) -> None:
+        """head: none, linear, or auto: linear where the encoders differ in width or none is trained; dim: width of
+        vectors with it. Raises InputError: groups without numbers, several widths without a layer."""
+        widths = {one.each_dim if isinstance(one, GroupedVectors) else one.dim for one in encoders}
+        still = not any(p.requires_grad for one in encoders for p in one.parameters())
+        linear = head == "linear" or (head == "auto" and (len(widths) > 1 or still))
+        if len(widths) > 1 and not linear:
+            raise InputError(f"The encoders give {' and '.join(map(str, sorted(widths)))} numbers.", "Use head=linear.")
+        made = [grouped(one, groups, len(encoders) == 1, dim if linear else None) for one in encoders]
+        if groups is not None and not any(isinstance(one, GroupedVectors) for one in made):
+            raise InputError("--groups divides columns of numbers, and there are none.", "Name them: --vector COLUMNS.")
+        self.dim = dim if linear else widths.pop()
+        plain = [linear and not isinstance(one, GroupedVectors) for one in made]
+        self.encoders = nn.ModuleList(
+            Tower(one, heads.linear(one.dim, dim) if layer else None, kept=True)
+            for one, layer in zip(made, plain, strict=True)
+        )
+        self.roles: list[str] = []
+        self.names: list[str] = []
+
+    def take_classifiers(self, hidden: int | Literal["auto"], layers: int | Literal["auto"], alone: bool) -> None:
+        """hidden: their width; auto: 256, or that of the vectors where all are numbers; layers: of each; auto: 3, or 2
+        where all are numbers; alone: whether each modality has one."""
+        towers: Any = self.encoders
+        numbers = all(tower.encoder.modality == "vector" for tower in towers)
+        self.hidden = (self.dim if numbers else 256) if hidden == "auto" else hidden
+        self.layers = (2 if numbers else 3) if layers == "auto" else layers
+        self.unimodal = alone
+
+    @classmethod
+    def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
+        return [modalities.of(role).name for role in roles_of_modalities(roles)]
+
+    @classmethod
+    def lacks(cls, data: Data) -> str:
+        found = roles_of_modalities(set(data.training_roles))
+        listed = data.training_roles.get(found[0]) if len(found) == 1 else None
+        if listed is None:
+            return ""
+        try:
+            column_groups(modalities.get("vector").names(data, found[0]))  # pyright: ignore
+        except InputError:
+            return f'must be told groups of columns: "{cls.slug} --groups {listed[0]};{listed[-1]}"'
+        return ""
+
+    def columns(self, roles: Set[str]) -> None:
+        self.roles = roles_of_modalities(roles)
+        if len(self.roles) != len(self.encoders):
+            raise InputError(f"'{self.slug}' needs each modality in a column of its own.", "Leave out --by group.")
+        if "vector_b" in roles:
+            raise InputError(f"'{self.slug}' reads all numbers as --vector, and tells modalities apart by their "
+                             "columns.", 'Name both in --vector, and --groups "COLUMNS; COLUMNS".')  # fmt: skip
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.roles)
+
+    def prepare(self, data: Data, rows: Any) -> None:
+        """Raises InputError where the training rows are of one class, or one lacks a modality."""
+        self.names, self.contents = training_classes(data, rows), []
+        for role, _, encoder in self.sides():
+            check_there(data, role, rows, encoder)
+            if isinstance(encoder, GroupedVectors):
+                self.contents += torch.from_numpy(group_contents(data, role, encoder)).unbind()
+            else:
+                self.contents.append(None)
+        self.fused = Fused(dict.fromkeys(self.named, self.dim), len(self.names), self.hidden, self.layers,
+                           self.unimodal)  # fmt: skip
+
+    def sides(self) -> list[tuple[str, Tower, Any]]:
+        """Each role with its tower and that one's encoder."""
+        towers: Any = self.encoders
+        return [(role, tower, tower.encoder) for role, tower in zip(self.roles, towers, strict=True)]
+
+    @staticmethod
+    def many(encoder: Any) -> int:
+        """How many modalities an encoder reads."""
+        return len(encoder.groups) if isinstance(encoder, GroupedVectors) else 1
+
+    @property
+    def named(self) -> list[str]:
+        """The name of each modality: its role, or its group of numbers."""
+        parts = ([*e.groups] if isinstance(e, GroupedVectors) else [role] for role, _, e in self.sides())
+        return [name for part in parts for name in part]
+
+    def equal_groups(self, batch: Batch, places: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Kinds of identity: of those among these modalities that are groups of numbers, which rows are equal."""
+        kinds = [self.contents[place] for place in places]
+        found = [ids[batch.rows.cpu()].to(batch.rows.device) for ids in kinds if ids is not None]
+        return [(ids, ids) for ids in found]
+
+    def class_losses(self, vectors: Sequence[Tensor], batch: Batch) -> list[Tensor]:
+        """The cross-entropy of each classifier, that on all modalities first."""
+        assert batch.targets is not None
+        net = exchange("global")
+        return [net.mean(cross_entropy(logits.float(), batch.targets, reduction="none"))
+                for logits in self.fused(vectors).values()]  # fmt: skip
+
+    def towers(self) -> dict[str, Tower]:
+        return {role: tower for role, tower, _ in self.sides()}
+
+    def inference(self) -> FusedClasses:
+        return FusedClasses(self.fused, self.names, self.towers())
+
+    @classmethod
+    def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Tower]) -> FusedClasses:
+        return FusedClasses.restored(config, towers)
 
 
-__all__ = [
-    "FUSION",
-    "Fused",
-    "FusedClasses",
-    "HeadOptions",
-    "check_there",
-    "column_groups",
-    "grouped",
-    "roles_of_modalities",
-]
+__all__ = ["Fused", "FusedClasses", "HeadOptions", "OfModalities"]

@@ -3,7 +3,7 @@ attribute's and a pair's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,13 @@ class ComposedPrimitives(Composing):
     ):
         super().__init__(**names)
         self.primitives, self.composer, self.layers, self.scale = primitives, composer, tuple(layers), scale
+
+    @classmethod
+    def restored(cls, config: Mapping[str, Any]) -> ComposedPrimitives:
+        """As `config` says, with fresh weights."""
+        names, width = Composing.names_in(config), config["words"]
+        composer = LabelComposer(*(torch.zeros(len(names[side]), width) for side in ("attributes", "objects")))
+        return cls(Primitives(**config["primitives"]), composer, config["layers"], config["scale"], **names)
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"primitives": self.primitives.sizes, "words": self.composer.objects.shape[1],

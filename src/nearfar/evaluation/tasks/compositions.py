@@ -175,9 +175,12 @@ class CompositionTask(Task):
         if self.world == "closed" or not (~asked.seen).any():
             return self.scored(scores, asked, split)
         threshold = self.threshold
-        if threshold == "none" or (threshold == "auto" and not self.judges_words(embed)):
+        feasible = None if threshold == "none" else self.feasible(embed, asked)
+        if feasible is None and threshold not in ("auto", "none"):
+            raise InputError("The open world asks how plausible a pair is, and this model has no vectors of words.",
+                             "Give some (--word-vectors FILE), or leave none out (--threshold none).")  # fmt: skip
+        if feasible is None:
             return self.scored(scores, asked, split, np.ones(len(asked.seen)))
-        feasible = self.feasible(embed, asked)
         if threshold == "auto":
             held = asked if split == "val" else self.asked("val")
             known = scores if split == "val" else self.scores_of(embed, held)
@@ -212,10 +215,13 @@ class CompositionTask(Task):
         both = (attribute[:, np.maximum(used, 0)] * there).sum(2) / there.sum(1)
         return both + item[:, asked.candidates[:, -1]]
 
-    def feasible(self, embed: Any, asked: Asked) -> np.ndarray:
-        """Of each candidate its feasibility (K,); 1 for those of several attributes: no word vectors judge these."""
+    def feasible(self, embed: Any, asked: Asked) -> np.ndarray | None:
+        """Of each candidate its feasibility (K,); 1 for those of several attributes: no word vectors judge these. None:
+        there are no vectors of words."""
         found = self.found
         attributes, objects = self.words_of(embed, found.attributes), self.words_of(embed, found.objects)
+        if attributes is None or objects is None:
+            return None
         seen = np.zeros((len(found.attributes), len(found.objects)), bool)
         alone = (asked.candidates[:, :-1] >= 0).sum(1) == 1
         pairs = asked.candidates[:, [0, -1]]
@@ -223,23 +229,15 @@ class CompositionTask(Task):
         seen[known[:, 0], known[:, 1]] = True
         return np.where(alone, feasibility(seen, attributes, objects)[pairs[:, 0], pairs[:, 1]], 1.0)
 
-    def judges_words(self, embed: Any) -> bool:
-        """Whether there are vectors of words, by which pairs are found plausible."""
-        answer = getattr(embed, "inference", None)
-        own = answer is not None and answer.composes and answer.of_words(self.found.objects[:1]) is not None
-        return self.words is not None or own or embeds_texts(embed)
-
-    def words_of(self, embed: Any, names: list[str]) -> np.ndarray:
+    def words_of(self, embed: Any, names: list[str]) -> np.ndarray | None:
+        """Vectors of the names: those of a file, the model's own, or of its tower of texts; None: it has none."""
         if self.words is not None:
             return np.stack([self.words[name] for name in names])
         answer = getattr(embed, "inference", None)
         own = None if answer is None or not answer.composes else answer.of_words(names)
-        if own is not None:
-            return np.asarray(own, np.float64)
-        if not embeds_texts(embed):
-            raise InputError("The open world asks how plausible a pair is, and this model has no vectors of words.",
-                             "Give some (--word-vectors FILE), or leave none out (--threshold none).")  # fmt: skip
-        return np.asarray(embed.items("text", names), np.float64)
+        if own is None and embeds_texts(embed):
+            own = embed.items("text", names)
+        return None if own is None else np.asarray(own, np.float64)
 
     def scored(
         self, scores: np.ndarray, asked: Asked, split: str, feasible: np.ndarray | None = None, threshold: float = -1.0

@@ -1,5 +1,6 @@
 """What contrastive methods share: `shared` by all, `views` by methods of views, `copies` by those of copies of a text,
-`pairs` by methods of pairs, `multistage` by those in stages of clusters."""
+`pairs` by methods of pairs, `extra_terms` by those of them with a term beside their contrast, `multistage` by those in
+stages of clusters."""
 
 from nearfar.methods.contrast.copies import CopyContrast
 from nearfar.methods.contrast.multistage import Multistage

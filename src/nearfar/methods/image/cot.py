@@ -28,9 +28,10 @@ from nearfar.heads.primitives import Attention, LabelComposer, Primitives
 from nearfar.losses import primitives as equations
 from nearfar.methods import Batch, Facts, Loss, Method, Paper, Tower, check_plan, register
 from nearfar.methods.batch import by_member
-from nearfar.methods.composing import Composing, Trained, trained_compositions, words_of
+from nearfar.methods.composing import Trained, trained_compositions, words_of
+from nearfar.methods.late_partners import LatePartners
 from nearfar.methods.primitives import ComposedPrimitives, layers_between
-from nearfar.samplers import Partners, Permutation, Sampler, unlike
+from nearfar.samplers import Permutation, Sampler
 from nearfar.views import Views
 
 if TYPE_CHECKING:
@@ -152,9 +153,9 @@ class CoT(Method):
         self.layers = () if attention == "last" else layers_between(mapped.layers) if layers == "auto" else layers
         for layer in self.layers:
             mapped.check_layer(layer)
-        self.temperature, self.mix_temperature, self.beta = temperature, mix_temperature, beta
+        self.temperature, self.mix_temperature = temperature, mix_temperature
         self.weights = {"object": object_weight, "attribute": attribute_weight, "mix": mix_weight}
-        self.augment_from, self.augment_share, self.partners = augment_from, augment_share, partners
+        self.late = LatePartners(augment_from, augment_share, partners == "rare", beta)
         self.hold_encoder, self.milestones, self.official = hold_encoder, milestones or (), official
         known = words != "random"
         self.rates = {"encoder": (0.1 if encoder.pretrained else 1.0) if encoder_rate == "auto" else encoder_rate,
@@ -187,44 +188,32 @@ class CoT(Method):
         assert made is not None
         found = {"compositions": made.words, "dim": self.width}
         found |= {"layers": ",".join(map(str, self.layers))} if self.layers else {}
-        if self.start(facts.steps) < facts.steps:
+        if (start := self.late.start(facts.steps)) < facts.steps:
             if facts.batch_size // 2 // processes.rank_and_world()[1] < 2:
                 raise InputError(f"Batches of {facts.batch_size} are halved for the augmentation, and a process must "
                                  "have two of the images left.", "Use a larger --batch-size, or --augment-from 1."
                                  )  # fmt: skip
-            found["augmented_from"] = self.start(facts.steps)
+            found["augmented_from"] = start
         return found
 
     @property
     def width(self) -> int:
         return self.composer.objects.shape[1]
 
-    def start(self, steps: int) -> int:
-        """The first step with partners."""
-        return round(self.augment_from * steps)
-
     def stage_of(self, step: int) -> int:
         """1: images have partners."""
-        return int(step >= self.start(self.facts.steps))
+        return int(step >= self.late.start(self.facts.steps))
 
     def sampler(self, stage: int) -> Sampler:
         made = self.trained_on
         assert made is not None
-        base = Permutation().only(made.rows)
         if stage == 0:
-            return base
+            return Permutation().only(made.rows)
         of = made.of[made.rows]
-        draw = unlike(made.rows, made.pairs[of, -1], of, -1.0 if self.partners == "rare" else 1.0)
-        return Partners(draw, base).sized(self.facts.batch_size // 2)
-
-    def drawn(self, batch: Batch) -> tuple[bool, float]:
-        """Whether the partners take part in this step, and the share of each image that is not its partner's; the
-        same on all processes."""
-        rng = np.random.default_rng([batch.seed, batch.number, 23])
-        return batch.members == 2 and rng.random() < self.augment_share, float(rng.beta(self.beta, self.beta))
+        return self.late.sampler(made.rows, made.pairs[of, -1], of, self.facts.batch_size // 2)
 
     def make_views(self, batch: Batch) -> dict[str, list]:
-        x, both = batch.inputs[self.role], self.drawn(batch)[0]
+        x, both = batch.inputs[self.role], self.late.drawn(batch)[0]
         shown = x if both else by_member(x, batch.members)[0]
         return {self.role: by_member(self.plan(shown, batch.generator())[0], 1 + both)}
 
@@ -253,7 +242,7 @@ class CoT(Method):
             "attribute": equations.cosine_classifier(attribute, self.composer.attributes, self.shares[rows], **told),
         }
         if len(of) == 2 and self.weights["mix"]:
-            terms["mix"] = self.mixed(embedded["pair"], of, labels, self.drawn(batch)[1])
+            terms["mix"] = self.mixed(embedded["pair"], of, labels, self.late.drawn(batch)[1])
         total = sum(
             (self.weights.get(name, 1.0) * term for name, term in terms.items()), torch.zeros_like(terms["pair"])
         )
@@ -287,8 +276,4 @@ class CoT(Method):
 
     @classmethod
     def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Any]) -> ComposedPrimitives:
-        names, width = Composing.names_in(config), config["words"]
-        composer = LabelComposer(*(torch.zeros(len(names[side]), width) for side in ("attributes", "objects")))
-        return ComposedPrimitives(
-            Primitives(**config["primitives"]), composer, config["layers"], config["scale"], **names
-        )
+        return ComposedPrimitives.restored(config)

@@ -28,7 +28,7 @@ from nearfar.losses import evidential, grounding
 from nearfar.methods import Batch, Facts, Loss, Method, Paper, Tower, check_plan, register
 from nearfar.methods.batch import by_member
 from nearfar.methods.composing import words_of
-from nearfar.methods.described import Described, described_classes
+from nearfar.methods.described import Described, batches_of_classes, described_classes
 from nearfar.methods.describing import DescribedClasses, Learned
 from nearfar.samplers import Balanced, Sampler
 from nearfar.similarity.exchange import exchange
@@ -191,14 +191,7 @@ class CREST(Method):
     def prepare(self, data: Data, rows: np.ndarray) -> None:
         made = self.trained_on = described_classes(data, rows, "crest")
         counts = np.bincount(made.of[rows][made.of[rows] >= 0], minlength=len(made.matrix))
-        classes, each = self.wanted
-        several = counts[counts > 1]  # of a class of one image the contrast sees no positive
-        self.each = (min(5, int(several.min())) if len(several) else 1) if each == "auto" else each
-        self.classes = min(10, int((counts >= self.each).sum())) if classes == "auto" else classes
-        if self.classes < 2:
-            raise InputError(f"Batches of 'crest' hold {self.each} images of two classes at least; {self.classes} of "
-                             f"the {len(counts)} classes of training rows have so many.",
-                             "Use a smaller --each.")  # fmt: skip
+        self.classes, self.each = batches_of_classes(counts, *self.wanted, "crest")
         encoder: Any = self.tower.encoder
         channels = encoder.map_channels if self.layer is None else encoder.channels_of([self.layer])[0]
         drawn = torch.Generator().manual_seed(self.seed * 1_000_003 + 31)
@@ -240,13 +233,12 @@ class CREST(Method):
         logits = [grounding.class_logits(x, self.matrix, self.settings["scale"]) for x in psi]
         terms, told, unsure = {}, {}, [None, None]
         if self.settings["learned"] == "evidential":
-            found = [evidential.evidence(x, self.settings["kind"]) for x in logits]
-            fused = [evidential.fused_evidence(found[0], found[1], self.settings["fusion"])] if len(found) == 2 else []
             weight = evidential.annealing(1 + batch.step // self.facts.epoch, self.anneal_epochs)
-            terms["told"] = sum(one.mean(evidential.evidential_rows(e, y, weight)) for e in [*found, *fused])
-            unsure = [evidential.opinion(e).uncertainty for e in found] if self.certainty else unsure
-            told["uncertainty"] = one.mean(evidential.opinion([*found, *fused][-1].detach()).uncertainty)
-            told |= {"conflict": one.mean(evidential.conflict(found[0], found[1]).detach())} if fused else {}
+            found = evidential.path_terms(logits, y, weight, kind=self.settings["kind"], fusion=self.settings["fusion"])
+            terms["told"] = sum(one.mean(rows) for rows in found.rows)
+            unsure = found.of_path if self.certainty else unsure
+            told["uncertainty"] = one.mean(found.uncertainty)
+            told |= {} if found.conflict is None else {"conflict": one.mean(found.conflict)}
         elif self.settings["learned"] == "cross-entropy":
             terms["told"] = one.mean(F.cross_entropy(torch.stack(logits).mean(0), y, reduction="none"))
         if "seen" in made and self.weights["vicl"]:

@@ -23,17 +23,15 @@ from nearfar.checks import PositiveFloat, PositiveInt, Range, UnitInterval, Widt
 from nearfar.encoders import Encoder, Features
 from nearfar.encoders.base import without_dropout
 from nearfar.errors import InputError
-from nearfar.losses import barlip, clip_rocket_terms, siamlip, swalip
-from nearfar.methods import Batch, Facts, Loss, PairContrast, Paper, Tower, check_plan, register
-from nearfar.momentum import Teacher
+from nearfar.losses import clip_rocket_terms
+from nearfar.methods import Batch, Facts, Loss, Paper, Tower, check_plan, register
+from nearfar.methods.contrast.extra_terms import PROJECTED, WEIGHTS, WithExtraTerm
 from nearfar.similarity import Temperature
 from nearfar.views import Views
 from nearfar.views.words import Words
 
 SCALE = (0.01, 1.0)  # of a temperature, so that the log of its inverse stays within 0 and log 100
 SOME = Range(1, 16)
-WEIGHTS = {"barlow": 1.0, "simsiam": 1.0, "byol": 1.0, "swav": 0.2}
-PROJECTED = ("barlow", "simsiam", "byol")
 PAPER = {
     "barlow": {"extra_hidden": 3000, "extra_dim": 8192},
     "simsiam": {"extra_hidden": 2048, "extra_dim": 128},
@@ -43,7 +41,7 @@ PAPER = {
 
 
 @register("clip-rocket", family="multimodal")
-class CLIPRocket(PairContrast):
+class CLIPRocket(WithExtraTerm):
     """CLIP with strong views of images and captions beside the weak ones, through heads of their own.
 
     Args:
@@ -147,10 +145,9 @@ class CLIPRocket(PairContrast):
     ):
         super().__init__(encoder, encoder_b, **shared)
         self.local, self.mode, self.dropout, self.official = local, mode, dropout, official
-        self.extra, self.sinkhorn, self.momentum = extra, {"eps": eps, "iterations": iterations}, momentum
         self.smoothing = (0.0 if extra == "swav" else 0.1) if smoothing == "auto" else float(smoothing)
-        self.extra_weight = WEIGHTS.get(extra, 0.0) if extra_weight == "auto" else float(extra_weight)
-        self.check_swav()
+        if extra == "swav":
+            check_swav(local, self.smoothing)
         own = bool(local) and projector == "separate"
         self.kept, self.share = inference if own else "z", share
         chosen = {"local": local, "first": first}
@@ -166,25 +163,8 @@ class CLIPRocket(PairContrast):
         for tower, (z, _) in zip(sides, made, strict=True):
             tower.head = z
         self.local_heads = nn.ModuleList([h for _, h in made] if own else [])
-        width = (extra_hidden if extra == "barlow" else 128) if extra_dim == "auto" else extra_dim
         self.resolved = {"smoothing": self.smoothing} if local and smoothing == "auto" else {}
-        if extra != "none":
-            self.resolved |= {"extra_weight": self.extra_weight}
-            self.resolved |= {"extra_dim": width} if extra in PROJECTED else {}
-        self.projectors, self.predictors = nn.ModuleList(), nn.ModuleList()
-        if extra in PROJECTED:
-            self.projectors.extend(extra_projector(extra, t.encoder.dim, extra_hidden, width) for t in sides)
-        if extra in ("simsiam", "byol"):
-            self.predictors.extend(heads.predictor(width, extra_hidden) for _ in sides)
-        self.teacher = Teacher(self.projected()) if extra == "byol" else None
-
-    def check_swav(self) -> None:
-        if self.extra != "swav":
-            return
-        if self.local != 2:
-            raise InputError(f"--extra swav swaps two strong views a side; --local is {self.local}.", "Use --local 2.")
-        if self.smoothing:
-            raise InputError("--extra swav has targets of its own, and none are smoothed.", "Leave out --smoothing.")
+        self.resolved |= self.take_term(extra, extra_weight, extra_hidden, extra_dim, momentum, eps, iterations)
 
     def check_count(self, plan: Views) -> Views:
         if plan.count != 1 + self.local or plan.members > 1:
@@ -244,25 +224,8 @@ class CLIPRocket(PairContrast):
             found = [self.features(tower, x, bool(v)) for v, x in enumerate(batch.views[self.roles[k]])]
             local = self.local_heads[k] if self.local_heads else tower.project
             made[side], made[f"h_{side}"] = tower.project(found[0]), [local(f) for f in found[1:]]
-            if self.projectors:
-                v = [self.projectors[k](f) for f in found]
-                made |= {} if self.teacher is not None else {f"v_{side}": v}
-                made |= {f"p_{side}": [self.predictors[k](x) for x in v]} if self.predictors else {}
+            made |= self.projections(k, found)
         return {name: x for name, x in made.items() if len(x)}
-
-    def projected(self) -> nn.ModuleList:
-        """Both encoders with the projectors of the extra term."""
-        encoders = self.tower_a.encoder, self.tower_b.encoder
-        return nn.ModuleList(Tower(e, p) for e, p in zip(encoders, self.projectors, strict=True))
-
-    def targets(self, batch: Batch) -> dict[str, Any]:
-        if self.teacher is None:
-            return {}
-        towers: Any = self.teacher.module
-        return {
-            f"v_{side}": [tower.project(self.features(tower, x, bool(v))) for v, x in enumerate(batch.views[role])]
-            for side, tower, role in zip("ab", towers, self.roles, strict=True)
-        }
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
         options = self.layout_options(batch)
@@ -284,21 +247,10 @@ class CLIPRocket(PairContrast):
             told["extra"], total = extra.detach(), total + self.extra_weight * extra
         return Loss(total, told)
 
-    def extra_term(self, embedded: dict[str, Any], local_tau: Tensor) -> Tensor:
-        if self.extra == "swav":
-            options = {"official": self.official, "negatives": "global", **self.sinkhorn}
-            return swalip(embedded["h_a"], embedded["h_b"], temperature=local_tau, **options)
-        v = embedded["v_a"], embedded["v_b"]
-        if self.extra == "barlow":
-            return barlip(*v, negatives="global")
-        return siamlip(embedded["p_a"], embedded["p_b"], *v, negatives="global")
-
     def after_step(self, embedded: dict[str, Any], batch: Batch) -> None:
         super().after_step(embedded, batch)
         if self.local_tau is not None:
             self.local_tau.project()
-        if self.teacher is not None:
-            self.teacher.follow(self.projected(), self.momentum)
 
     def towers(self) -> dict[str, Tower]:
         found = {}
@@ -313,8 +265,8 @@ class CLIPRocket(PairContrast):
         return found
 
 
-def extra_projector(kind: str, inputs: int, hidden: int, outputs: int) -> nn.Module:
-    """What the extra term compares: of barlow three layers and a batch norm, else two and one without scale."""
-    if kind == "barlow":
-        return nn.Sequential(*heads.mlp(inputs, hidden, outputs, layers=3), nn.BatchNorm1d(outputs))
-    return heads.mlp(inputs, hidden, outputs, last_norm=True)
+def check_swav(local: int, smoothing: float) -> None:
+    if local != 2:
+        raise InputError(f"--extra swav swaps two strong views a side; --local is {local}.", "Use --local 2.")
+    if smoothing:
+        raise InputError("--extra swav has targets of its own, and none are smoothed.", "Leave out --smoothing.")

@@ -13,32 +13,28 @@ the contrast is CLIP's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from nearfar import heads, modalities
+from nearfar import modalities
 from nearfar.checks import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval, Width
 from nearfar.encoders import Encoder, Features, Frozen
 from nearfar.encoders.numeric import GroupedVectors
 from nearfar.errors import InputError
 from nearfar.losses import draw_mixture, m3co, mix_rows, soft_contrast
-from nearfar.methods import Batch, Facts, Loss, Method, Paper, Tower, register
+from nearfar.losses.mixtures import mix_columns
+from nearfar.methods import Batch, Facts, Loss, Paper, register
 from nearfar.methods.contrast.pairs import pair_views
-from nearfar.methods.fused import Fused, FusedClasses, check_there, column_groups, grouped, roles_of_modalities
-from nearfar.methods.text_classes import training_classes
-from nearfar.similarity.exchange import exchange
+from nearfar.methods.fused import OfModalities
+from nearfar.similarity import ExcludedPairs
 from nearfar.views import Views
-
-if TYPE_CHECKING:
-    from nearfar.sources.data import Data
 
 
 @register("m3col", family="multimodal")
-class M3CoL(Method):
+class M3CoL(OfModalities):
     """Tells classes of rows of two or more modalities, which learn what rows share across them (`--target COLUMN`).
 
     Args:
@@ -120,35 +116,20 @@ class M3CoL(Method):
         official: bool = False,
     ):
         super().__init__()
-        widths = {one.each_dim if isinstance(one, GroupedVectors) else one.dim for one in encoders}
-        still = not any(p.requires_grad for one in encoders for p in one.parameters())
-        linear = head == "linear" or (head == "auto" and (len(widths) > 1 or still))
-        if len(widths) > 1 and not linear:
-            raise InputError(f"The encoders give {' and '.join(map(str, sorted(widths)))} numbers.", "Use head=linear.")
-        made = [grouped(one, groups, len(encoders) == 1, dim if linear else None) for one in encoders]
-        if groups is not None and not any(isinstance(one, GroupedVectors) for one in made):
-            raise InputError("--groups divides columns of numbers, and there are none.", "Name them: --vector COLUMNS.")
+        self.take_encoders(encoders, groups, head, dim)
+        self.take_classifiers(hidden, layers, unimodal)
+        towers: Any = self.encoders
+        made = [tower.encoder for tower in towers]
         if mix == "inputs" and any(isinstance(one, Frozen) for one in made):
             raise InputError("--mix inputs changes what the encoders see, and --freeze keeps what they made.",
                              "Leave out one of both.")  # fmt: skip
-        self.dim = dim if linear else widths.pop()
-        plain = [linear and not isinstance(one, GroupedVectors) for one in made]
-        self.encoders = nn.ModuleList(
-            Tower(one, heads.linear(one.dim, dim) if layer else None, kept=True)
-            for one, layer in zip(made, plain, strict=True)
-        )
         self.plans = {one.modality: pair_views(views, one) for one in made}
         if any(plan is not None and plan.members > 1 for plan in self.plans.values()):
             raise InputError("'m3col' takes one view of each image, and these views show rows of a group together.",
                              "Set --views.k 1, or choose other --views.")  # fmt: skip
-        self.mix, self.official, self.unimodal, self.mask_duplicates = mix, official, unimodal, mask_duplicates
+        self.mix, self.official, self.mask_duplicates = mix, official, mask_duplicates
         self.alpha, self.share_mixed, self.phase, self.weight = alpha, rate, phase, weight
         self.temperature, self.soft_temperature, self.rates = temperature, soft_temperature, (text_lr, head_lr)
-        numbers = all(one.modality == "vector" for one in made)
-        self.hidden = (self.dim if numbers else 256) if hidden == "auto" else hidden
-        self.layers = (2 if numbers else 3) if layers == "auto" else layers
-        self.roles: list[str] = []
-        self.names: list[str] = []
 
     @classmethod
     def parts(cls, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -167,53 +148,6 @@ class M3CoL(Method):
         if given.get("groups") is None:
             return cls.paper_training
         return {"optimiser": "adam", "lr": 2e-3, "weight_decay": 0.0, "schedule": "constant"}
-
-    @classmethod
-    def wants(cls, roles: Set[str], by_group: bool) -> list[str]:
-        return [modalities.of(role).name for role in roles_of_modalities(roles)]
-
-    @classmethod
-    def lacks(cls, data: Data) -> str:
-        found = roles_of_modalities(set(data.training_roles))
-        listed = data.training_roles.get(found[0]) if len(found) == 1 else None
-        if listed is None:
-            return ""
-        try:
-            column_groups(modalities.get("vector").names(data, found[0]))  # pyright: ignore
-        except InputError:
-            return f'must be told groups of columns: "m3col --groups {listed[0]};{listed[-1]}"'
-        return ""
-
-    def columns(self, roles: Set[str]) -> None:
-        self.roles = roles_of_modalities(roles)
-        if len(self.roles) != len(self.encoders):
-            raise InputError("'m3col' needs each modality in a column of its own.", "Leave out --by group.")
-        if "vector_b" in roles:
-            raise InputError("'m3col' reads all numbers as --vector, and tells modalities apart by their columns.",
-                             'Name both in --vector, and --groups "COLUMNS; COLUMNS".')  # fmt: skip
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.roles)
-
-    def prepare(self, data: Data, rows: Any) -> None:
-        """Raises InputError where the training rows are of one class, or one lacks a modality."""
-        self.names = training_classes(data, rows)
-        for role, _, encoder in self.sides():
-            check_there(data, role, rows, encoder)
-        self.fused = Fused(dict.fromkeys(self.named, self.dim), len(self.names), self.hidden, self.layers,
-                           self.unimodal)  # fmt: skip
-
-    def sides(self) -> list[tuple[str, Tower, Any]]:
-        """Each role with its tower and that one's encoder."""
-        towers: Any = self.encoders
-        return [(role, tower, tower.encoder) for role, tower in zip(self.roles, towers, strict=True)]
-
-    @property
-    def named(self) -> list[str]:
-        """The name of each modality: its role, or its group of numbers."""
-        parts = ([*e.groups] if isinstance(e, GroupedVectors) else [role] for role, _, e in self.sides())
-        return [name for part in parts for name in part]
 
     def resolve(self, facts: Facts) -> dict[str, Any]:
         self.switch = math.floor(self.phase * facts.steps) if self.phase < 1 else facts.steps
@@ -256,20 +190,11 @@ class M3CoL(Method):
         """Whether the inputs of an encoder are mixed, not what it makes of them."""
         return self.mix == "inputs" and encoder.modality in ("image", "vector")
 
-    @staticmethod
-    def many(encoder: Any) -> int:
-        """How many modalities an encoder reads."""
-        return len(encoder.groups) if isinstance(encoder, GroupedVectors) else 1
-
     def mixed_inputs(self, x: Any, encoder: Any, drawn: list[tuple[Tensor, Tensor]]) -> Tensor:
         if encoder.modality == "vector":
             x = encoder.filled(x)
-        if not isinstance(encoder, GroupedVectors):
-            return mix_rows(x, *drawn[0])
-        mixed = x.clone()
-        for places, one in zip(encoder.groups.values(), drawn, strict=True):
-            mixed[:, places] = mix_rows(x[:, places], *one)
-        return mixed
+        groups = encoder.groups if isinstance(encoder, GroupedVectors) else None
+        return mix_rows(x, *drawn[0]) if groups is None else mix_columns(x, [*groups.values()], drawn)
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         """vectors: of each modality, (n, dim); mixed: of those whose inputs were mixed."""
@@ -289,37 +214,39 @@ class M3CoL(Method):
     def contrast(self, embedded: dict[str, Any], batch: Batch) -> Tensor:
         """The sum over each modality and the next one, around."""
         e: list[Tensor] = embedded["vectors"]
-        after = [(k, (k + 1) % len(e)) for k in range(len(e))]
+        after = around(len(e))
         if not self.mixes(batch):
             terms = [soft_contrast(e[a], e[b], temperature=self.soft_temperature, negatives="global") for a, b in after]
             return torch.stack(terms).sum()
         drawn = [self.mixture(batch, k) for k in range(len(e))]
         mixed = self.mixtures(embedded, drawn)
         clean = mixed if self.official else e
-        options = {"temperature": self.temperature, "added": not self.official, "negatives": "global",
-                   "excluded": batch.excluded() if self.mask_duplicates else None}  # fmt: skip
-        return torch.stack([m3co(mixed[a], clean[b], *drawn[a], **options) for a, b in after]).sum()
+        options = {"temperature": self.temperature, "added": not self.official, "negatives": "global"}
+        terms = [m3co(mixed[a], clean[b], *drawn[a], excluded=self.equal(batch, a, b), **options) for a, b in after]
+        return torch.stack(terms).sum()
+
+    def equal(self, batch: Batch, a: int, b: int) -> ExcludedPairs | None:
+        """Rows that are no negatives of each other between two modalities: of one group, equal in a column, or in a
+        group of numbers that is one of the two. The other groups do not count, since few numbers may be equal by
+        chance."""
+        if not self.mask_duplicates:
+            return None
+        return ExcludedPairs([*batch.identities(), *self.equal_groups(batch, (a, b))], batch.known)
 
     def loss(self, embedded: dict[str, Any], batch: Batch) -> Loss:
-        assert batch.targets is not None
-        self.monitored, net = embedded["vectors"][0].detach(), exchange("global")
-        known = [net.mean(cross_entropy(logits.float(), batch.targets, reduction="none"))
-                 for logits in self.fused(embedded["vectors"]).values()]  # fmt: skip
+        e: list[Tensor] = embedded["vectors"]
+        self.monitored, known = e[0].detach(), self.class_losses(e, batch)
         total = torch.stack(known).sum()
         terms: dict[str, Tensor | float] = {"fusion": known[0].detach()}
         if self.weight:
             between = self.contrast(embedded, batch)
             total, terms["contrast"] = total + self.weight * between, between.detach()
             if self.mask_duplicates and self.mixes(batch) and self.logged(batch):
-                terms["masked"] = batch.masked_share()
+                shares = [batch.masked_share(self.equal_groups(batch, pair)) for pair in around(len(e))]
+                terms["masked"] = sum(shares) / len(shares)
         return Loss(total, terms)
 
-    def towers(self) -> dict[str, Tower]:
-        return {role: tower for role, tower, _ in self.sides()}
 
-    def inference(self) -> FusedClasses:
-        return FusedClasses(self.fused, self.names, self.towers())
-
-    @classmethod
-    def restore_inference(cls, config: Mapping[str, Any], towers: Mapping[str, Tower]) -> FusedClasses:
-        return FusedClasses.restored(config, towers)
+def around(count: int) -> list[tuple[int, int]]:
+    """Each modality with the next one, the last with the first."""
+    return [(k, (k + 1) % count) for k in range(count)]

@@ -7,7 +7,7 @@
              InfoNCE of z^0_i among all z^1_j and z^2_j, without those whose cos(m^0_i, m_j) is above phi
 
 Each stage removes one kind of wrong pair: an entailment that contradicts, a pair of which nobody is sure, and another
-row's sentence that says the same. The rules are in `nearfar.methods.triplets`, the loss is `nearfar.losses.multicsr`.
+row's sentence that says the same. The rules are in `nearfar.methods.refining`, the loss is `nearfar.losses.multicsr`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ from nearfar.encoders.tokens import TokenStore
 from nearfar.errors import InputError
 from nearfar.losses import released_rows, triplet_layout
 from nearfar.methods import Batch, Contrast, Facts, Loss, Paper, Staged, Tower, against_targets, forward_views, register
-from nearfar.methods import triplets as refining
 from nearfar.methods.contrast import part_name
-from nearfar.methods.language_models import LanguageModel
+from nearfar.methods.refining import AT_ONCE, CURATION, TOKENS, Refining, lacks_triplets
 from nearfar.samplers import Permutation, Sampler
 from nearfar.similarity import ExcludedPairs
 
 if TYPE_CHECKING:
     from nearfar.sources.data import Data
 
-PHI, CURATION, AT_ONCE, TOKENS = 0.95, "3/3+gap", 16, 256
+PHI = 0.95
 
 
 @register("multicsr", family="text")
@@ -130,16 +129,9 @@ class MultiCSR(Staged, Contrast):
         if self.pooling != "auto":
             layered(encoder, "The option --pooling").pool_by(self.pooling)
         self.tower = Tower(encoder, heads.pooler(encoder.dim, "tanh"))
-        self.generator, self.scorer, self.contrast, self.at_once = generator, scorer, contrast, generator_batch
-        self.most = generator_tokens
-        self.swap, self.curation, self.lines = swap, curation, refining.lines_of(curation)
-        self.first, self.share, self.weights, self.phi, self.official = (
-            frozen,
-            frozen_share,
-            stage_weights,
-            phi,
-            official,
-        )
+        self.refining = Refining(generator, contrast, scorer, generator_batch, generator_tokens, swap, curation)
+        self.first, self.share, self.weights = frozen, frozen_share, stage_weights
+        self.phi, self.official = phi, official
         self.frozen = self._frozen(encoder)
 
     def _frozen(self, encoder: Encoder) -> Frozen | None:
@@ -161,80 +153,14 @@ class MultiCSR(Staged, Contrast):
 
     def prepare(self, data: Data, rows: Any) -> None:
         """Triplets, their scores, and which are kept. Raises InputError where there are none."""
-        rows, told = np.asarray(rows), {}
-        source, model = self.source(data)
-        columns, judge = self.scored_by(data, source, model)
-        if self.at_once != AT_ONCE and model is None and judge is None:
-            raise InputError(f"--generator-batch {self.at_once} has no effect: no language model is asked.",
-                             "Name one (--generator FOLDER or --scorer FOLDER), or leave it out.")  # fmt: skip
-        made = self.triplets(data, rows, source, model)
-        if source == "columns" and data.positives is not None:
-            told["no_pairs"] = int((~data.positives[rows]).sum())
-            rows = rows[data.positives[rows]]
-        refining.check_some(data, made, rows, source)
-        scores, how, whole = None, "none (no swap, no curation)", rows[made.whole[rows]]
-        if columns:
-            scores, how = refining.scores_in(data, columns, whole), ",".join(columns)
-        elif judge is not None:
-            scores, how = refining.scores_of(made, whole, judge), f"said by {judge.folder.name}"
-        found = refining.refined(made, rows, scores, self.swap, self.lines)
-        self.found, self.kept = found.triplets, found.rows
-        written = {} if model is None else {"triplets": f"written by {model.folder.name}"}
-        self.told = {"triplets": source, "scores": how} | written | told | found.told
+        made = self.refining.of(data, np.asarray(rows), self.seed)
+        self.found, self.kept, self.told = made.triplets, made.rows, made.told
         self.contents = torch.from_numpy(np.append(self.found.contents(), -1)[self.found.places])
         self.documents = None if self.found.documents is None else torch.from_numpy(self.found.documents)
 
-    def source(self, data: Data) -> tuple[str, LanguageModel | None]:
-        """Where the triplets come from: "columns", "documents", or "model" with the language model."""
-        source = self.generator
-        if source == "auto":
-            if lacking := self.lacks(data):
-                raise InputError(f"multicsr {lacking}. {data.name} holds none of them.", "Name what there is.")
-            held = data.training_roles
-            source = "columns" if held.get("text_b") and held.get("negative") else "documents"
-        if source not in ("columns", "documents"):
-            return "model", LanguageModel(source, self.at_once)
-        for name, value, idle in (("contrast", self.contrast, 0), ("generator-tokens", self.most, TOKENS)):
-            if value != idle:
-                raise InputError(f"--{name} {value:g} has no effect: no language model writes the triplets.",
-                                 f"Name one (--generator FOLDER), or leave out --{name}.")  # fmt: skip
-        return source, None
-
-    def triplets(self, data: Data, rows: np.ndarray, source: str, model: LanguageModel | None) -> refining.Triplets:
-        """The triplets from that source, before stage 1's swap."""
-        if model is not None:
-            return refining.written(data, rows, model, self.contrast, self.most)
-        return refining.of_columns(data) if source == "columns" else refining.of_documents(data, rows, self.seed)
-
-    def scored_by(self, data: Data, source: str, model: LanguageModel | None) -> tuple[list[str], LanguageModel | None]:
-        """Columns or a language model that score the triplets; neither where nothing does. model: the one that writes
-        them. Raises InputError for what has no effect."""
-        asked, refines = self.scorer not in (None, "auto"), self.swap or self.lines is not None
-        if asked and not refines:
-            raise InputError(f"--scorer {self.scorer} has no effect with --swap false --curation none.",
-                             "Leave out --scorer, or one of the others.")  # fmt: skip
-        columns: list[str] = []
-        if self.scorer is not None and (asked or source == "columns"):
-            columns = refining.score_columns(data, self.scorer)
-        if columns and source != "columns":
-            raise InputError(f"--scorer {self.scorer} names columns, which score triplets of columns; here they come "
-                             f"from {'a language model' if model else 'documents'}.",
-                             "Use --scorer FOLDER (a language model), or leave it out.")  # fmt: skip
-        if asked and not columns:
-            model = LanguageModel(str(self.scorer), self.at_once)
-        elif columns or self.scorer is None:
-            model = None
-        if refines and not columns and model is None and (not self.swap or self.curation not in (CURATION, None)):
-            raise InputError("--swap and --curation have no effect: the triplets have no scores.",
-                             "Give them (--scorer A,B or --scorer FOLDER), or leave both out.")  # fmt: skip
-        return (columns, model) if refines else ([], None)
-
     @classmethod
     def lacks(cls, data: Data) -> str:
-        held = data.training_roles
-        if data.groups is not None or (held.get("text_b") and held.get("negative")):
-            return ""
-        return "needs triplets (--text-b, --negative), documents (--group) or a language model (--generator FOLDER)"
+        return lacks_triplets(data)
 
     # -- stage 3
 
