@@ -26,8 +26,10 @@ def free_ports(count):
 @contextlib.contextmanager
 def cluster(processors=2):
     """The address HOST:PORT of a small cluster. Its ports are named, since Ray waits only 15 seconds for processes that
-    choose theirs. Ray gives up where a busy machine takes more than half a minute, so it is tried again."""
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # of a short name: paths of sockets are short
+    choose theirs. It would give up where a busy machine takes more than half a minute: it is given more, and tried
+    again. What its processes still write while they end may stay."""
+    # of a short name: paths of sockets are short
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         head, address = started(Path(folder), processors)
         try:
             yield address
@@ -67,6 +69,7 @@ def begun(folder, processors):
         *(f"--{flag}={port}" for flag, port in zip(flags, agents, strict=True)),
     ]  # fmt: skip
     calm = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+    calm |= dict.fromkeys(("RAY_raylet_start_wait_time_s", "RAY_worker_register_timeout_seconds"), str(PATIENCE))
     log = folder / "start.log"
     with log.open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | calm)

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 import nearfar
 from nearfar import files, using, workers
 from nearfar.errors import InputError
-from nearfar.training import cells
+from nearfar.training import callbacks, cells, clustered
+from nearfar.training.clustered import Order, train_on
+from nearfar.training.engine import Asked
 from nearfar.training.settings import DataSettings, TrainSettings
 from tests import raying, stopping
 from tests.test_embed import pairs, table
@@ -172,6 +174,33 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         workers.check_on("ray")
 
 
+@pytest.mark.slow
+def test_what_is_wrong_in_a_worker_is_told_at_once(on_ray, tmp_path):
+    """The worker does not reach the data: it leaves a folder for each time that it was asked."""
+    data = nearfar.data(table(tmp_path / "a.csv", pairs(range(20))))
+    same = workers.SameData(data, None, DataSettings())
+    same.pickled = (f"ctempfile\nmkdtemp\n(S''\nS'asked-'\nS'{tmp_path}'\ntR0"
+                    "cos\nlistdir\n(S'/nowhere/at/all'\ntR.").encode()  # fmt: skip
+    settings = TrainSettings(steps=2, batch_size=8, val_every=0, device="cpu")
+    order = Order("pairs", same, tmp_path / "run", False, settings, {}, Asked(None, DataSettings(), ""))
+    order.run.mkdir()
+    with pytest.raises(InputError, match="does not reach the files of"):
+        train_on("ray", order, lambda text: None)
+    assert len(list(tmp_path.glob("asked-*"))) == 1
+    assert list(order.run.iterdir()) == []
+
+
+def test_progress_is_read_off_the_learning_curve_of_the_workers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(clustered, "LOOK", 0.01)
+    bar, seen, until = callbacks.Progress("pairs on things", every_seconds=0), "", time.monotonic() + 60
+    with clustered._followed(tmp_path, bar, 40):
+        (tmp_path / "curve.jsonl").write_text('{"step": 7, "seconds": 1.0, "loss": 0.5}\n{"step": 9, "sec')
+        while not seen and time.monotonic() < until:
+            time.sleep(0.02)
+            seen = capsys.readouterr().err
+    assert seen.startswith("pairs on things: step 7/40  loss 0.500\n")
+
+
 def weights(run):
     return load_file(run / "model" / "model.safetensors")
 
@@ -197,7 +226,9 @@ def test_a_run_on_two_workers_equals_one_on_two_processes_though_a_worker_is_kil
     killer.join(1)
     assert killed
     assert "on Ray: 2 workers" in " ".join(said)
-    assert any(line.startswith("step ") for line in said)
+    assert [line for line in said if line.startswith("note: a worker failed")] == [
+        "note: a worker failed; all go on from the last checkpoint (1 of 3 times)"
+    ]
     one, two = weights(tmp_path / "two"), weights(run)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -212,3 +243,8 @@ def test_a_run_on_two_workers_equals_one_on_two_processes_though_a_worker_is_kil
     with pytest.raises(InputError, match="already holds a run"):
         nearfar.fit("pairs", data, out=run, on="ray", **options)
     assert nearfar.fit("pairs", data, out=run, on="ray", resume=True, **options).scores == found.scores
+    url = f"file://{tmp_path}/shelf/run"  # the workers' only common place is a store
+    there = nearfar.fit("pairs", data, out=url, on="ray", **options)
+    assert (there.path, there.scores) == (url, found.scores)
+    stored = weights(tmp_path / "shelf" / "run")
+    assert all(torch.equal(one[name], stored[name]) for name in one)

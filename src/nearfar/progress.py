@@ -1,8 +1,16 @@
-"""A progress bar on stderr for what takes long; silent where nobody watches."""
+"""What is told while work goes on: remarks, and a progress bar on stderr for what takes long, silent where nobody
+watches."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Say = Callable[[str], None]
+"""Where remarks go."""
+
+
+def silent(_: str) -> None:
+    """Says nothing."""
 
 
 @contextmanager

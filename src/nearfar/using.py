@@ -23,12 +23,13 @@ from nearfar.indexing import outputs
 from nearfar.indexing.appending import Change, change, check_unique
 from nearfar.indexing.payload import CHUNK, Payload
 from nearfar.models import open_model
+from nearfar.progress import Say, silent
 from nearfar.searching import TRAINED, searched
 from nearfar.sources import Data
 from nearfar.tabular import check_place
 from nearfar.training import showing
 from nearfar.training.chunks import Chunks, vectors_here, vectors_on
-from nearfar.training.engine import CONFIG, DAMAGED, SCORES, Say, silent, versions
+from nearfar.training.engine import CONFIG, DAMAGED, SCORES, versions
 from nearfar.training.modelled import ModelEmbedder
 from nearfar.training.settings import DataSettings
 
@@ -263,6 +264,7 @@ def embed(
             "role": role,
             "variant": variant or "",
             "dims": dims or 0,
+            "size": vectors_of.size,
             "similarity": loaded.similarity,
             "data": opened.name,
             "sources": {load.source: opened_with(settings, data) | ({"given": True} if opened.given else {})},

@@ -107,9 +107,9 @@ def test_what_was_computed_is_kept_and_a_damaged_part_is_made_anew(made, atlas):
 
 def test_an_index_that_has_grown_is_projected_anew(made, tmp_path):
     shutil.copytree(made / "index", tmp_path / "index")
-    for k in range(3):
-        paint(tmp_path / "more", "blue", f"new{k}", seed=k)
-        paint(tmp_path / "more", "red", f"new{k}", seed=50 + k)
+    for k in range(3):  # of names that are taken
+        paint(tmp_path / "more", "blue", f"{k:02}", seed=k)
+        paint(tmp_path / "more", "red", f"{k:02}", seed=50 + k)
     nearfar.embed(made / "model", tmp_path / "more", out=tmp_path / "index", append=True)
     said = []
     grown = explore(tmp_path / "index", projection="pca", say=said.append)
@@ -122,7 +122,25 @@ def test_an_index_that_has_grown_is_projected_anew(made, tmp_path):
     assert explore(tmp_path / "index", projection="pca", say=said.append).table.num_rows == 47
     assert "name the data" in said[0]
     named = explore(tmp_path / "index", tmp_path / "away", projection="pca")
-    assert sum(cell is not None for cell in named.table["thumbnail"].to_pylist()) == 6
+    shown = {row["key"] for row in named.table.to_pylist() if row["thumbnail"] is not None}
+    assert shown == {f"more/{kind}/{k:02}.png" for kind in COLOURS for k in range(3)}
+
+
+def test_rows_that_have_only_numbers_are_known_by_what_they_say(tmp_path):
+    """A line that was put in above moves every number."""
+    words = ["apple", "pear", "plum", "nut", "fig", "date"]
+    rows = [f"the {word} is {k},{'ab'[k % 2]}" for k, word in enumerate(words)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows, ""]))
+    torch.manual_seed(0)
+    tower = encoders.text("small", texts=words, vocabulary=60, dim=16)
+    save_model(tmp_path / "model", {"text": tower}, {"method": "simcse"})
+    nearfar.embed(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "index", columns="none")
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", "a new line,b", *rows[:4], "the last line,a", ""]))
+    said = []
+    found = explore(tmp_path / "index", projection="pca", say=said.append)
+    assert found.table["label"].to_pylist() == ["a", "b", "a", "b", None, None]
+    assert found.table["item"].to_pylist() == [row.split(",")[0] for row in rows[:4]] + [None, None]
+    assert "2 of 6 rows of" in said[0]
 
 
 def test_few_rows_of_many_are_drawn_and_an_index_without_data_is_shown(tmp_path):
@@ -135,6 +153,11 @@ def test_few_rows_of_many_are_drawn_and_an_index_without_data_is_shown(tmp_path)
     assert (few.table.num_rows, few.of) == (20, 50)
     assert "20 of 50 rows are drawn" in said[0]
     assert set(few.table["kind"].to_pylist()) == {"a", "b"}
+    kinds, names = few.table["kind"].to_pylist(), few.table["key"].to_pylist()
+    shown = np.stack([z[int(name[4:])] / np.linalg.norm(z[int(name[4:])]) for name in names])
+    nearest = (shown @ shown.T - 3 * np.eye(20)).argmax(1)
+    expected = [None if kinds[j] == kinds[i] else names[j] for i, j in enumerate(nearest)]
+    assert few.table["false_negative"].to_pylist() == expected
     with pytest.raises(InputError, match="no column 'sort' for --label"):
         explore(tmp_path / "index", projection="pca", label="sort")
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import nearfar
 from nearfar import encoders, heads, indexing
+from nearfar.encoders.numeric import VectorEncoder
 from nearfar.errors import InputError
 from nearfar.models import load, save_model
 from nearfar.serving.answerer import Answerer
@@ -94,6 +95,7 @@ def test_pieces_of_nothing_and_of_like_items():
     ({"image": png(), "text": "a"}, "has one of the keys"),
     ({"path": "/etc/passwd"}, "has one of the keys"),
     ([1.0, 2.0], "no vectors"),
+    ({"vector": [10**400]}, "no vectors"),
     (7, "An item is a text"),
     ("x" * 200, "200 characters; up to 100"),
     ({"image": png((80, 80))}, "6,400 pixels; up to 1,000"),
@@ -186,8 +188,22 @@ def test_a_query_may_be_an_item_of_the_index_with_parts_added_and_taken_away(mod
     assert [hit["key"] for hit in found.value] == [hit["key"] for hit in expected[:3]]
     (wrong,) = Answerer(model, index).answer([{"kind": "search", "query": {"key": "nope"}}])
     assert (wrong.status, "no item 'nope'" in wrong.error) == (400, True)
+    for job, says in (({"query": {"key": 4}}, "key of an item is a string"), ({"query": "a", "k": 0}, "Got k = 0")):
+        (wrong,) = Answerer(model, index).answer([{"kind": "search", **job}])
+        assert (wrong.status, says in wrong.error) == (400, True), wrong
     (none,) = Answerer(model).answer([{"kind": "search", "query": "a"}])
     assert "has no index" in none.error
+
+
+def test_a_number_that_no_float_holds_fails_its_own_request_alone(tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "model", {"vector": VectorEncoder(["a", "b", "c"], dim=8)}, {"method": "simclr"})
+    own = load(tmp_path / "model")
+    given = ([1.0, 2.0, 3.0], [10**400, 1, 1], [{"vector": [[1, 2, 3], [4, 5]]}], [4, 5, 6])
+    found = Answerer(own).answer([{"kind": "embed", "input": one} for one in given])
+    assert [one.status for one in found] == [200, 400, 400, 200]
+    assert "each a float32" in found[1].error
+    assert np.allclose(found[3].value.vectors, own.embed(np.array([[4.0, 5, 6]], np.float32), "vector"), atol=1e-6)
 
 
 def test_words_and_vectors_together(model, index):
@@ -252,14 +268,18 @@ def test_predictions_are_those_of_predict_and_no_file_of_the_server_is_read(mode
     assert set(images.value[0]) == {"prediction", "score", "prediction_2", "score_2"}
     secret = tmp_path / "secret.png"
     Image.new("RGB", (4, 4)).save(secret)
+    passwords = tmp_path / "passwords"
+    passwords.write_text("root:secret\n")
     listed_ = tmp_path / "classes.txt"
     listed_.write_text("a\nb\n")
     for job, says in (
         ({"rows": [{"image": str(secret)}], "options": options}, "is the path of an image"),
         ({"rows": rows, "options": {"classes": str(listed_)}}, "names a file of the server"),
+        ({"rows": rows, "options": options | {"templates": str(passwords)}}, "names a file of the server"),
         ({"rows": [], "options": {}}, "1 to 256 objects"),
         ({"rows": rows, "options": {"nonsense": 1}}, "no option 'nonsense'"),
     ):
         (wrong,) = Answerer(model).answer([{"kind": "predict", **job}])
-        assert wrong.status == 400
+        assert wrong.status == 400, wrong
         assert says in wrong.error
+        assert "root" not in wrong.error

@@ -1,5 +1,6 @@
 """The running server, asked by OpenAI's own client and by plain requests."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -133,6 +135,47 @@ def test_search_and_predictions(server, model, index):  # noqa: F811
     status, found = call(server, "/predict", asked, "secret")
     assert status == 200, found
     assert found["predictions"][0]["prediction"] in ("apple", "pear")
+
+
+def test_a_field_that_no_endpoint_knows_is_told(server):
+    for path, body, says in (
+        ("/v1/search", {"query": "fruit", "top_k": 3}, "top_k: Extra inputs are not permitted"),
+        ("/v1/embeddings", {"input": "fruit", "dimension": 5}, "dimension: Extra inputs are not permitted"),
+    ):
+        status, found = call(server, path, body, "secret")
+        assert (status, says in found["error"]["message"]) == (400, True), found
+
+
+def test_a_request_whose_process_dies_is_told_so(monkeypatch):
+    """The process that took it is killed before it answers; one that still waits in the queue goes on waiting."""
+    service = pytest.importorskip("nearfar.serving.service", reason="pip install 'nearfar[serve]'")
+    monkeypatch.setattr(service, "LOOK", 0.05)
+    assert service.Gathering().worker_id == os.getpid()
+    ends = service.Endpoints(service.Service("model"))
+    ends.response_buffer, ends.request_queue, ends.response_queue_id = {}, SimpleQueue(), 0
+    taker = subprocess.Popen(["sleep", "600"])
+
+    async def asked():
+        both = [asyncio.ensure_future(ends.answered("embeddings", {})) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        taken = ends.request_queue.get()[1]
+        ends.response_buffer[taken].worker_id = taker.pid
+        await asyncio.sleep(0.2)
+        assert not any(one.done() for one in both)
+        taker.kill()
+        with pytest.raises(service.HTTPException, match="process of the model died"):
+            await asyncio.wait_for(both[0], 60)
+        assert (both[1].done(), ends.waiting) == (False, 1)
+        item = ends.response_buffer[ends.request_queue.get()[1]]
+        item.response = (service.Answer("vectors"), 1), service.LitAPIStatus.OK
+        item.event.set()
+        return await both[1]
+
+    try:
+        assert asyncio.run(asked()) == "vectors"
+    finally:
+        taker.kill()
+        taker.wait()
 
 
 def test_without_the_key_nothing_but_health_is_answered(server):

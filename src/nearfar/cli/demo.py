@@ -16,10 +16,10 @@ from nearfar.checks import Range
 from nearfar.cli import tables
 from nearfar.cli.common import Output, parse, speaker
 from nearfar.cli.hits import show
+from nearfar.progress import Say
 
 if TYPE_CHECKING:
     from nearfar.training.comparing import Comparison
-    from nearfar.training.engine import Say
 
 METHODS = ("simclr", "pairs", "dcl --views members", "swav --views members")
 ENCODER = {"channels": "orientation", "grid": 2}  # the best on validation emoji (benchmarks/layout.py)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import webbrowser
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,9 +12,8 @@ from nearfar import options, terminal
 from nearfar.checks import PositiveInt, Range
 from nearfar.cli.common import parse, speaker
 from nearfar.errors import InputError
+from nearfar.progress import Say
 from nearfar.training.settings import DataSettings
-
-Say = Callable[[str], None]
 
 
 @dataclass

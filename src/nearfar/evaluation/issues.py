@@ -28,10 +28,13 @@ BEYOND_FENCE = 0.0035  # of normally distributed numbers; of skewed ones more
 def neighbours(z: Float[np.ndarray, "n d"], k: int = K, contents: Int[np.ndarray, "n"] | None = None) -> Neighbours:
     """The k nearest other rows by cosine, exact. contents: rows of equal content (from 0 on; -1: of none) do not see
     each other; without them a row is hidden from itself alone."""
-    own = np.arange(len(z))
-    if contents is not None:
-        own = np.where(contents >= 0, contents, contents.max(initial=-1) + 1 + own)
+    own = np.arange(len(z)) if contents is None else each_its_own(contents)
     return topk(VectorScorer(z, z), k, same(own, own))
+
+
+def each_its_own(contents: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """The contents, and for each row without one (-1) one that no other row has."""
+    return np.where(contents >= 0, contents, contents.max(initial=-1) + 1 + np.arange(len(contents)))
 
 
 def duplicates(contents: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
@@ -106,7 +109,7 @@ def false_negatives(
     a negative that is nearer than every positive. -1 elsewhere. ids: from 0 on, -1 for none."""
     asked, agrees = agreeing(near, ids)
     nearest = near.indices[:, 0]
-    pairs = np.stack([ids, np.arange(len(ids)) if contents is None else np.where(contents < 0, -1 - ids, contents)], 1)
+    pairs = np.stack([ids, np.arange(len(ids)) if contents is None else each_its_own(contents)], 1)
     positives = np.bincount(np.unique(pairs[ids >= 0], axis=0)[:, 0], minlength=max(1, ids.max(initial=0) + 1))
     found = asked & ~agrees & (ids[nearest] >= 0) & (positives[np.maximum(ids, 0)] > 1)
     return np.where(found, nearest, -1)

@@ -20,13 +20,13 @@ from nearfar.exploring.facts import Facts, gather
 from nearfar.exploring.places import NEAR, Projection, kept, project
 from nearfar.indexing import Index, open_index
 from nearfar.indexing.stored import EXPLORED
+from nearfar.progress import Say, silent
 from nearfar.stores import local
 from nearfar.training.settings import DataSettings
 from nearfar.vectors import normalise
 
 NEIGHBOURS = NEAR  # that are kept of each row
 SEED = 0
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,6 @@ class Atlas:
         from nearfar.exploring.page import serve
 
         serve(self, port, started)
-
-
-def silent(text: str) -> None:
-    pass
 
 
 @checked

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nearfar import modalities
 from nearfar.errors import NearfarError
+from nearfar.indexing.appending import own_key
 from nearfar.indexing.payload import CHUNK, Payload
-from nearfar.progress import track
+from nearfar.progress import Say, track
+from nearfar.searching import TRAINED
 from nearfar.training.settings import DataSettings
 
 if TYPE_CHECKING:
     from nearfar.indexing import Index
     from nearfar.sources.data import Data
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -70,22 +71,30 @@ def gather(
 ) -> Facts:
     """The facts of the rows with these keys. data: a path, name or Data in place of those that the index names; what
     cannot be opened of these is said and left out. size: pixels a side of an image, 0 for none."""
-    facts = Facts.none(len(keys))
+    facts, sources = Facts.none(len(keys)), sources_of(index, rows)
     if data is not None:
-        add(facts, given.open(data), index, keys, np.arange(len(keys)), size, 0)
+        opened = given.open(data)
+        for source, places in stood_for(opened, index, sources, len(keys)).items():
+            add(facts, opened, source, index, keys, rows, places, size, 0)
         if not facts.found:
-            say(f"warning: no row of {data} has a key of {index.path}")
+            say(f"warning: no row of {data} is one of {index.path}")
         return facts
-    for number, (source, (places, settings)) in enumerate(sources_of(index, rows).items()):
+    for number, (source, (places, settings)) in enumerate(sources.items()):
         if settings.get("given"):
             say(f"warning: {source} was given in memory, so the splits, groups and images of its rows are not shown; "
                 f"in Python: nearfar.explore({str(index.path)!r}, data)")  # fmt: skip
             continue
+        before = facts.found
         try:
-            add(facts, reopened(source, settings, given), index, keys, places, size, number)
+            add(facts, reopened(source, settings, given), source, index, keys, rows, places, size, number)
         except NearfarError as error:
             say(f"warning: {error.message} So their splits, groups and images are not shown; name the data: "
                 f"nearfar explore {index.path} DATA")  # fmt: skip
+            continue
+        gone = len(places) - (facts.found - before)
+        if gone:
+            say(f"warning: {gone:,} of {len(places):,} rows of {source} are not in it any more as they were embedded: "
+                "their splits, groups and images are not shown")  # fmt: skip
     return facts
 
 
@@ -97,13 +106,54 @@ def reopened(source: str, settings: Mapping[str, Any], given: DataSettings) -> D
     return DataSettings(**{name: value for name, value in settings.items() if name in known} | now).open(source)
 
 
-def add(facts: Facts, data: Data, index: Index, keys: list[str], places: np.ndarray, size: int, number: int) -> None:
-    """Adds what data say of the rows at some places."""
-    role = str(index.meta.get("role") or data.content_roles[0])
-    load = Payload(data, role, None, [])
-    row_of = {key: row for row, key in enumerate(load.keys(data.ids))}
-    at = np.array([place for place in places if keys[place] in row_of], np.int64)
-    rows = np.array([row_of[keys[place]] for place in at], np.int64)
+def role_of(index: Index, data: Data) -> str:
+    return str(index.meta.get("role") or data.content_roles[0])
+
+
+def stood_for(
+    data: Data, index: Index, sources: Mapping[str, tuple[np.ndarray, Any]], count: int
+) -> dict[str, np.ndarray]:
+    """The sources whose rows the named data are, with their places: themselves, else those that are not where they
+    were, else all rows."""
+    own = Payload(data, role_of(index, data), None, []).source
+    found = [own] if own in sources else [one for one in sources if Path(one).is_absolute() and not Path(one).exists()]
+    return {one: sources[one][0] for one in found} or {"": np.arange(count)}
+
+
+def met(
+    data: Data, source: str, index: Index, keys: list[str], shown: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of some places (of the shown rows of an index) are rows of the data, and which rows. Known by their keys;
+    rows that have only numbers by their content, since a number moves with every line that is put in above."""
+    load = Payload(data, role_of(index, data), index.meta.get("size"))
+    stamps = load.stamped(index.schema, {TRAINED}) if load.named == "line" else None
+    if stamps is not None:
+        row_of: dict[Any, int] = {stamp: row for row, stamp in reversed(list(enumerate(stamps.tolist())))}
+        held = index.rows(["_content"])["_content"].to_numpy()[shown]
+        found = [row_of.get(stamp) for stamp in held[places].tolist()]
+    else:
+        row_of = {key: row for row, key in enumerate(load.keys(data.ids))}
+        names = {data.name, Path(source).name, Path(source).stem}
+        own = [[keys[place], *(own_key(keys[place], name, load.named) for name in names)] for place in places]
+        found = [next((row_of[key] for key in known if key in row_of), None) for known in own]
+    known = np.array([row is not None for row in found], bool)
+    return places[known], np.array([row for row in found if row is not None], np.int64)
+
+
+def add(
+    facts: Facts,
+    data: Data,
+    source: str,
+    index: Index,
+    keys: list[str],
+    shown: np.ndarray,
+    places: np.ndarray,
+    size: int,
+    number: int,
+) -> None:
+    """Adds what data say of the rows at some places among those that are shown."""
+    role = role_of(index, data)
+    at, rows = met(data, source, index, keys, shown, places)
     facts.found += len(rows)
     facts.columns |= data.roles
     if not len(rows):

@@ -23,7 +23,6 @@ from nearfar.training.settings import DataSettings
 
 TARGETS = ("onnx", "openvino", "sentence-transformers", "timm", "safetensors")
 LONG = "a longer text of many words, " * 400
-Say = Callable[[str], None]
 
 
 @dataclass

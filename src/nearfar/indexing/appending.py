@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +69,22 @@ def change(known: pa.Table | None, keys: pa.Array, contents: np.ndarray, source:
     final, clash = keys.to_pylist(), np.flatnonzero(new & taken & ~gone)
     used = {*known["key"].to_pylist(), *final} if len(clash) else set()
     for row in clash:
-        final[row] = _free(f"{name}{'/' if named == 'file' else ':'}{final[row]}", used)
+        final[row] = _free(f"{_before(name, named)}{final[row]}", used)
     rows = np.flatnonzero(new)
     written = pa.array([final[row] for row in rows], pa.string())
     return Change(rows, written, frozenset(final[row] for row in np.flatnonzero(gone)), int(there.sum()))
+
+
+def own_key(key: str, name: str, named: str) -> str | None:
+    """The key that a row has in its own data, where it is stored under one with the name of its source before it; None
+    for a key that is not of that form."""
+    before = _before(name, named)
+    return re.sub(r"#\d+$", "", key.removeprefix(before)) if key.startswith(before) else None
+
+
+def _before(name: str, named: str) -> str:
+    """What stands before the key of a row whose own is taken."""
+    return f"{name}{'/' if named == 'file' else ':'}"
 
 
 def _free(key: str, used: set[str]) -> str:

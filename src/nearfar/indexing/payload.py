@@ -18,6 +18,7 @@ from datasets import ClassLabel
 from nearfar import modalities
 from nearfar.errors import InputError, did_you_mean
 from nearfar.indexing.building import RESERVED
+from nearfar.indexing.stored import HIDDEN
 from nearfar.sources.raw import NO_VALUE, column_of, missing
 from nearfar.stores import origin
 
@@ -193,6 +194,16 @@ class Payload:
         if self.data.given is not None:
             return f"{self.data.name} ({self.data.given['fingerprint'][:8]})"
         return origin(Path(self.data.path)) if self.data.path else str(self.data.name)
+
+    def stamped(self, schema: pa.Schema, marks: set[str]) -> np.ndarray | None:
+        """`contents` of all rows as an output with this schema has stored them; None where it stores none, or where the
+        size of its images is not known. marks: names of columns that are no content, as far as the data have none."""
+        if "_content" not in schema.names or (self.size is None and modalities.of(self.role).name == "image"):
+            return None
+        others = {"key", "vector", *HIDDEN, *marks.difference(self.columns)}
+        types = {one.name: one.type for one in schema if one.name not in others}
+        every, size = np.arange(len(self.data)), CHUNK
+        return np.concatenate([self.contents(every[at : at + size], types) for at in range(0, len(every), size)])
 
     def contents(self, rows: np.ndarray, types: dict[str, pa.DataType]) -> np.ndarray:
         """int64 (n,): changes with the embedded item and with any column that travels. Key and path are no

@@ -89,11 +89,16 @@ class Answerer:
                 return [self.item(one, job.get("role"), f"input {k}: " if len(given) > 1 else "")
                         for k, one in enumerate(given)]  # fmt: skip
             if job["kind"] == "search":
+                for part, _ in parts(job):
+                    if is_key(part) and not isinstance(part["key"], str):
+                        raise InputError(f"The key of an item is a string. Got {part['key']!r:.60}.")
                 return [self.item(part, job.get("role") if n == 0 else None)
                         for n, (part, _) in enumerate(parts(job)) if not is_key(part)]  # fmt: skip
             return []
         except InputError as error:
             return Answer(error=str(error), status=REFUSED)
+        except Exception as error:  # what nobody foresaw must not fail the others
+            return Answer(error=f"The server failed: {error}", status=FAILED)
 
     def item(self, given: Any, role: str | None, where: str = "") -> Item:
         try:
@@ -154,7 +159,7 @@ class Answerer:
         return count
 
     def hits(self, job: Job, vectors: list[np.ndarray]) -> list[dict[str, Any]]:
-        k = int(job.get("k") or 10)
+        k = int(job.get("k", 10))
         if not 1 <= k <= self.limits.hits:
             raise InputError(f"1 to {self.limits.hits} hits are given. Got k = {k}.")
         if self.index is None:
@@ -205,7 +210,7 @@ class Answerer:
         ):
             raise InputError(f"rows is a list of 1 to {self.limits.items} objects, column to value.")
         for name, value in options.items():
-            if isinstance(value, str) and Path(value).suffix and Path(value).exists():
+            if isinstance(value, str) and _is_there(value):
                 raise InputError(f"'{name}' names a file of the server.", "Send the names themselves.")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.jsonl"
@@ -230,6 +235,14 @@ class Answerer:
                 raise InputError(f"'{name}' is the path of an image.", 'Send the image: {"image": BASE64}.')
             found[name] = value
         return found
+
+
+def _is_there(value: str) -> bool:
+    """Whether a text is the path of something on this machine, whatever it ends with."""
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # too long for a path, or with a zero in it
+        return False
 
 
 def _names_image(value: str) -> bool:

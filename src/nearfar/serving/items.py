@@ -122,8 +122,8 @@ def image_of(value: Any, limits: Limits) -> tuple[Any, int]:
 def numbers_of(value: Any, limits: Limits) -> tuple[np.ndarray, int]:
     try:
         made = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError("Numbers are a list, of equal lengths where it holds lists.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError("Numbers are a list, of equal lengths where it holds lists, each a float32.") from error
     if not made.size or made.size > limits.numbers or not np.isfinite(made).all():
         raise InputError(f"1 to {limits.numbers:,} finite numbers are taken. Got {made.size:,}"
                          f"{'' if np.isfinite(made).all() else ', not all finite'}.")  # fmt: skip

@@ -34,10 +34,10 @@ from litserve.loops import simple_loops
 from litserve.specs import base as specs_base
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from nearfar import processes
+from nearfar import files, processes
 from nearfar.serving.answerer import Answer, Answerer
 from nearfar.serving.items import Limits
 from nearfar.training.embedding import give_back_memory
@@ -45,6 +45,8 @@ from nearfar.training.embedding import give_back_memory
 QUEUE = "/v1/embeddings"
 OPEN = ("/health",)  # asked by what watches the server: needs no key
 Value = str | list[Any] | dict[str, Any]
+Coding = Literal["float", "base64"]
+LOOK = 1.0  # seconds between two looks at whether the process that answers still lives
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,24 @@ class Service:
     limits: Limits = field(default_factory=Limits)
 
 
-class EmbeddingsRequest(BaseModel):
+class Body(BaseModel):
+    """A field that an endpoint does not know is told, not passed over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EmbeddingsRequest(Body):
     """As OpenAI's, with images and numbers beside texts."""
 
     input: Value = Field(examples=["a red apple", ["a red apple", "a green pear"], [{"image": "BASE64"}]])
     model: str = "nearfar"
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Coding = "float"
     dimensions: int | None = None
     user: str | None = None
     role: str | None = None
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(Body):
     query: Value = Field(examples=["a red apple", {"image": "BASE64"}, {"key": "KEY OF AN ITEM"}])
     k: int = 10
     where: str | None = Field(None, examples=["year > 2000"])
@@ -90,7 +98,7 @@ class SearchRequest(BaseModel):
     hybrid: bool = False
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(Body):
     rows: list[dict[str, Any]] = Field(examples=[[{"text": "a red apple"}]])
     options: dict[str, Any] = Field(default_factory=dict, examples=[{"classes": "fruit,tool", "top": 1}])
 
@@ -102,6 +110,11 @@ BatchedLoop: Any = simple_loops.BatchedLoop
 
 class Gathering(BatchedLoop):
     """Waits for a request, then gathers what comes within a moment, up to the largest batch."""
+
+    @property
+    def worker_id(self) -> int:
+        """The process that has taken a request, which the one that waits for the answer is told."""
+        return os.getpid()
 
     def get_batch_requests(self, lit_api: Any, request_queue: Any, transport: Any) -> tuple[list[Any], list[Any]]:
         from litserve.loops.base import _SENTINEL_VALUE, _StopLoopError
@@ -228,7 +241,7 @@ class Endpoints(LitSpec):
         return await self.embedded(job, request.encoding_format)
 
     async def files(
-        self, files: Annotated[list[UploadFile], File()], encoding_format: Annotated[str, Form()] = "float"
+        self, files: Annotated[list[UploadFile], File()], encoding_format: Annotated[Coding, Form()] = "float"
     ) -> Response:
         given = [{"image": await one.read()} for one in files]
         return await self.embedded({"kind": "embed", "input": given, "role": None}, encoding_format)
@@ -253,7 +266,7 @@ class Endpoints(LitSpec):
 
     async def answered(self, endpoint: str, job: dict[str, Any]) -> Any:
         """The value of the job. Raises HTTPException: 429 where too many wait, 400 for a wrong request, 504 where it
-        waited too long, 500 where the model failed."""
+        waited too long, 500 where the model failed, or its process died."""
         began, status = time.monotonic(), 500
         try:
             if self.waiting >= self.service.waiting:
@@ -278,7 +291,7 @@ class Endpoints(LitSpec):
         self.response_buffer[uid] = ResponseBufferItem(event=event)
         try:
             self.request_queue.put((self.response_queue_id, uid, time.monotonic(), job))
-            await event.wait()
+            await self.arrived(self.response_buffer[uid])
             response, state = self.response_buffer[uid].response
         finally:
             self.response_buffer.pop(uid, None)
@@ -291,6 +304,16 @@ class Endpoints(LitSpec):
         if answer.error is not None:
             raise HTTPException(answer.status, answer.error)
         return answer.value
+
+    async def arrived(self, item: ResponseBufferItem) -> None:
+        """Waits for an answer as long as the process lives that has taken the request."""
+        waiting = asyncio.ensure_future(item.event.wait())
+        try:
+            while not (await asyncio.wait([waiting], timeout=LOOK))[0]:
+                if item.worker_id is not None and not files.running(item.worker_id) and not item.event.is_set():
+                    raise HTTPException(500, "The process of the model died over this request; a new one is started.")
+        finally:
+            waiting.cancel()
 
 
 def coded(vector: np.ndarray, coding: str) -> Any:

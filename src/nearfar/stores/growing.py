@@ -16,18 +16,14 @@ from pathlib import Path
 
 from nearfar import files
 from nearfar.errors import InputError, NearfarError
+from nearfar.progress import Say, silent
 from nearfar.stores.access import Listed, Store, first_line, is_url
 from nearfar.stores.copies import STATE, State, brought, copy_of, facts_of
 from nearfar.stores.sending import PAUSES, Overwritten, held_in, patiently, sent, unlike
 
-Say = Callable[[str], None]
 LOOK = 1.0  # seconds between two looks at the folder
 EVERY = 60.0  # seconds after which what only grows (curves, logs) is sent
 GROWING = ("curve.jsonl", "logs/")
-
-
-def silent(_: str) -> None:
-    return None
 
 
 @contextmanager

@@ -244,7 +244,7 @@ class Progress(pl.Callback):
         self.console = terminal.console(stderr=True)
         self.bar: Any = None
         self.task: Any = None
-        self.shown = time.monotonic()
+        self.shown, self.steps = time.monotonic(), 0
         self.note = self.val = ""
 
     def log(self, line: dict[str, Any]) -> None:
@@ -253,7 +253,9 @@ class Progress(pl.Callback):
         stage = f"stage {line['stage']:.0f}" if "stage" in line else ""
         self.note = "  ".join(part for part in (stage, f"loss {line['loss']:.3f}", self.val) if part)
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def begin(self, steps: int, done: int = 0) -> None:
+        """Of so many steps, some of which are done."""
+        self.steps = steps
         if not self.console.is_terminal:
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -269,15 +271,22 @@ class Progress(pl.Callback):
             transient=True,
         )
         self.bar.start()
-        self.task = self.bar.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step, note="")
+        self.task = self.bar.add_task(self.title, total=steps, completed=done, note="")
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def reach(self, step: int) -> None:
+        """So many steps are done."""
         if self.bar is not None:
-            self.bar.update(self.task, completed=trainer.global_step, note=self.note)
+            self.bar.update(self.task, completed=step, note=self.note)
         elif time.monotonic() - self.shown > self.every:
             self.shown = time.monotonic()
-            terminal.say(f"{self.title}: step {trainer.global_step}/{trainer.max_steps}  {self.note}")
+            terminal.say(f"{self.title}: step {step}/{self.steps}  {self.note}")
             sys.stderr.flush()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.begin(trainer.max_steps, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.reach(trainer.global_step)
 
     def stop(self) -> None:
         if self.bar is not None:

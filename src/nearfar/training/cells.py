@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import files, workers
+from nearfar.progress import Say
 from nearfar.training import engine
 from nearfar.training.entries import Entry
 from nearfar.training.settings import DataSettings, TrainSettings
@@ -71,9 +72,7 @@ def trained_here(data: Any, progress: bool, folder: Path, cells: Sequence[Cell])
 
 
 @contextmanager
-def trained_on(
-    on: str, data: workers.SameData, say: engine.Say, folder: Path, cells: Sequence[Cell]
-) -> Iterator[Train]:
+def trained_on(on: str, data: workers.SameData, say: Say, folder: Path, cells: Sequence[Cell]) -> Iterator[Train]:
     """All cells at once, as far as there are workers. Those that reach the comparison's folder write into it and resume
     there; others send what they made."""
     if not cells:

@@ -13,7 +13,7 @@ from nearfar.training.embedding import Embedder, give_back_memory
 from nearfar.training.modelled import ModelEmbedder
 
 if TYPE_CHECKING:
-    from nearfar.training.engine import Say
+    from nearfar.progress import Say
 
 Chunks = Callable[[Sequence[np.ndarray]], Iterator[tuple[int, np.ndarray]]]
 """Row numbers in pieces -> place of a piece and its vectors float32 (n, d): each piece once, in any order."""

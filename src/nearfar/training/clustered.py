@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nearfar import stores, workers
+from nearfar import files, stores, workers
 from nearfar.errors import InputError, NearfarError
+from nearfar.progress import Say
 from nearfar.training import engine
+from nearfar.training.callbacks import Progress
 from nearfar.training.engine import MARK, Asked
 from nearfar.training.settings import TrainSettings
 
@@ -40,9 +42,11 @@ class Order:
     there: tuple[str, dict[str, str]] = (".", {})
 
 
-def train_on(on: str, order: Order, say: Any) -> None:
-    """Trains on the cluster until the run is finished. Raises InputError where it has too few workers, what went wrong
-    in a worker, and NearfarError where workers died again and again; the last checkpoint is kept."""
+def train_on(on: str, order: Order, say: Say, bar: Progress | None = None, steps: int = 0) -> None:
+    """Trains on the cluster until the run is finished. Where a worker dies all begin again from the last checkpoint,
+    `workers.AGAIN` times at most. Raises InputError where there are too few workers, the error of nearfar that a worker
+    met at once (wrong input does not mend itself), and NearfarError where workers died again and again. bar: shows how
+    many of the steps are done."""
     settings = order.settings
     count = settings.devices * settings.nodes
     with workers.connected(on, settings.device != "cpu") as cluster, tempfile.TemporaryDirectory() as place:
@@ -53,16 +57,22 @@ def train_on(on: str, order: Order, say: Any) -> None:
                 "Ask for fewer, start more machines, or give each fewer threads (OMP_NUM_THREADS).",
             )
         say(cluster.words(count))
-        trainer = _trainer(
-            cluster, dataclasses.replace(order, threads=cluster.threads, there=workers.here()), count, place
-        )
-        try:
-            with _marked(order.run), _told(order.run, say):
-                trainer.fit()
-        except NearfarError:
-            raise
-        except Exception as error:
-            raise _what_was_wrong(error, order.run) from error
+        given = dataclasses.replace(order, threads=cluster.threads, there=workers.here())
+        with _marked(order.run), _followed(order.run, bar, steps):
+            for again in range(workers.AGAIN + 1):
+                try:
+                    _trainer(cluster, given, count, place).fit()
+                    return
+                except NearfarError:
+                    raise
+                except Exception as error:
+                    met = _met_by_a_worker(error)
+                    held_on = again and isinstance(met, files.Busy)  # by a process that is about to end
+                    if met is not None and not held_on:
+                        raise met from error
+                    if again == workers.AGAIN or not hasattr(error, "worker_failures"):  # no worker, Ray itself failed
+                        raise _given_up(error, order.run) from error
+                say(f"note: a worker failed; all go on from the last checkpoint ({again + 1} of {workers.AGAIN} times)")
 
 
 @contextlib.contextmanager
@@ -94,7 +104,7 @@ def _trainer(cluster: workers.Cluster, order: Order, count: int, place: str) -> 
             resources_per_worker=needs,
             placement_strategy="SPREAD" if order.settings.nodes > 1 else "PACK",
         ),
-        run_config=RunConfig(storage_path=place, failure_config=FailureConfig(max_failures=workers.AGAIN)),
+        run_config=RunConfig(storage_path=place, failure_config=FailureConfig(max_failures=0)),
     )
 
 
@@ -135,10 +145,14 @@ def _held(run: Path | str, name: str) -> str | None:
     return (run / name).read_text("utf-8") if (run / name).exists() else None
 
 
-def _what_was_wrong(error: Exception, run: Path | str) -> NearfarError:
-    """The error of nearfar that a worker met, else what Ray says."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    for failure in failures.values():
+def _failures(error: Exception) -> list[Exception]:
+    """What each worker met, as Ray tells it."""
+    return list((getattr(error, "worker_failures", None) or {0: error}).values())
+
+
+def _met_by_a_worker(error: Exception) -> NearfarError | None:
+    """The error of nearfar that a worker met; None where it died, or its processes lost each other."""
+    for failure in _failures(error):
         found: BaseException | None = failure
         while found is not None:
             inner = getattr(found, "cause", None)
@@ -146,36 +160,41 @@ def _what_was_wrong(error: Exception, run: Path | str) -> NearfarError:
                 if isinstance(one, NearfarError):
                     return one
             found = found.__cause__ or (inner if isinstance(inner, BaseException) else None)
-    said = next((line for line in str(next(iter(failures.values()))).strip().splitlines()[::-1] if line.strip()), "")
+    return None
+
+
+def _given_up(error: Exception, run: Path | str) -> NearfarError:
+    """What Ray says of a run that failed again and again."""
+    said = next((line for line in str(_failures(error)[0]).strip().splitlines()[::-1] if line.strip()), "")
     return NearfarError(f"Training on the cluster failed: {said[:300]}",
                         f"Its last checkpoint is kept: go on with --resume --out {run}.")  # fmt: skip
 
 
 @contextlib.contextmanager
-def _told(run: Path | str, say: Any) -> Iterator[None]:
-    """Says every ten seconds of training how far the workers have come, while the block runs."""
+def _followed(run: Path | str, bar: Progress | None, steps: int) -> Iterator[None]:
+    """Shows how far the workers have come, as their learning curve says, while the block runs."""
+    if bar is None:
+        yield
+        return
     ended, look = threading.Event(), LOOK if isinstance(run, Path) else LOOK_THERE
 
-    def latest() -> dict[str, Any] | None:
-        try:
-            lines = (_held(run, "curve.jsonl") or "").split("\n")[:-1]
-            return json.loads(lines[-1]) if lines else None
-        except (OSError, InputError, ValueError):  # a line is on its way, or a store is away
-            return None
-
     def follow() -> None:
-        before = latest()
-        told = before and before["seconds"] // 10
         while not ended.wait(look):
-            line = latest()
-            if line is not None and line["seconds"] // 10 != told:
-                told = line["seconds"] // 10
-                say(f"step {line['step']}: loss {line.get('loss', float('nan')):.3f}")
+            try:
+                lines = (_held(run, "curve.jsonl") or "").split("\n")[:-1]
+                if lines:
+                    line = json.loads(lines[-1])
+                    bar.log(line)
+                    bar.reach(line["step"])
+            except (OSError, InputError, ValueError):  # a line is on its way, or a store is away
+                continue
 
     thread = threading.Thread(target=follow, daemon=True)
+    bar.begin(steps)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+        bar.stop()

@@ -26,11 +26,11 @@ from nearfar.files import write_json
 from nearfar.methods import registry
 from nearfar.methods.tower import Tower
 from nearfar.models import kinds_in
+from nearfar.progress import Say, silent
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building, engine
 from nearfar.training.cells import Cell, Train, Trained, cells_of, trained_here, trained_on
 from nearfar.training.embedding import Embedder
-from nearfar.training.engine import Say, silent
 from nearfar.training.entries import ALL, Entry, chosen, entry, named, split_specs
 from nearfar.training.settings import DataSettings, TrainSettings
 

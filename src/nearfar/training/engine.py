@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from nearfar.encoders.base import evaluating
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
 from nearfar.methods.tower import with_heads
+from nearfar.progress import Say, silent
 from nearfar.sources.storage import cache_dir
 from nearfar.training import building
 from nearfar.training.callbacks import (
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from nearfar.methods.inference import Inference
     from nearfar.sources.data import Data
 
-Say = Callable[[str], None]
 CONFIG = {
     "method": str,
     "options": dict,
@@ -99,10 +99,6 @@ class Run:
         if self.path is None:
             raise InputError("This run was only planned.")
         return load(stores.below(self.path, "model"))
-
-
-def silent(_: str) -> None:
-    return None
 
 
 def fit(
@@ -154,7 +150,7 @@ def fit(
         return fit_opened(method, opened, asked, settings, given, out, resume, dry_run, progress, say)
     if dry_run:
         raise InputError("--dry-run times steps on this machine.", "Leave out --on.")
-    return fit_on(on, method, opened, asked, settings, given, out, resume, say)
+    return fit_on(on, method, opened, asked, settings, given, out, resume, progress, say)
 
 
 @contextmanager
@@ -250,6 +246,7 @@ def fit_on(
     given: Mapping[str, Any],
     out: str | Path | None,
     resume: bool,
+    progress: bool,
     say: Say,
 ) -> Run:
     """`fit` by workers of a Ray cluster. All that can be wrong with data and options is told before it is asked."""
@@ -259,8 +256,10 @@ def fit_on(
     if processes.started() > 1:
         raise InputError("--on starts the processes of a run; a launcher has started some already.", "Leave one out.")
     task = understood(method, opened, settings, say)
-    for line in summary_lines(ready(method, opened, settings, given, task)):
+    setup = ready(method, opened, settings, given, task)
+    for line in summary_lines(setup):
         say(line)
+    bar = Progress(f"{method} on {opened.name}", written=task.metric().written.text) if progress else None
     if stores.is_url(out):
         store = stores.Store(str(out))
         check_held(set(store.listed()), store.url, resume)
@@ -271,7 +270,7 @@ def fit_on(
     data = workers.SameData(opened, asked.spec, asked.data_settings)
     run = folder.absolute() if isinstance(folder, Path) else folder
     try:
-        train_on(on, Order(method, data, run, resume, settings, dict(given), asked), say)
+        train_on(on, Order(method, data, run, resume, settings, dict(given), asked), say, bar, setup.loader.steps)
     finally:
         files.remove_empty(made)
     there = stores.local(folder, lambda name: name in ("scores.json", "config.json"))

@@ -11,8 +11,8 @@ from nearfar import methods, modalities, options
 from nearfar.errors import InputError
 from nearfar.methods import registry
 from nearfar.methods.suited import SUITED
+from nearfar.progress import Say
 from nearfar.training import building
-from nearfar.training.engine import Say
 from nearfar.training.settings import TrainSettings
 
 if TYPE_CHECKING:
