@@ -124,6 +124,8 @@ def test_a_class_is_the_mean_of_unit_vectors():
 def test_wrong_templates_and_names(tmp_path):
     with pytest.raises(InputError, match="neither a file of templates nor a template"):
         read_templates("a photo")
+    with pytest.raises(InputError, match="neither a file of templates nor a template"):
+        read_templates("a photo " * 1000)
     (tmp_path / "t.txt").write_text("a photo of {}\n\na drawing\n")
     with pytest.raises(InputError, match=r"line 3: the template 'a drawing' has no \{\}"):
         read_templates(str(tmp_path / "t.txt"))

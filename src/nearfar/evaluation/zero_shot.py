@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ def read_templates(given: str | None) -> list[str]:
     if SLOT in given:
         return [given]
     path = Path(given)
-    if not path.is_file():
-        raise InputError(f"'{given}' is neither a file of templates nor a template: it has no {SLOT}.",
+    if not os.path.isfile(given):  # False, too, for a text that is too long for a path
+        raise InputError(f"'{given[:200]}' is neither a file of templates nor a template: it has no {SLOT}.",
                          f"Write a sentence with {SLOT} where the class stands, or a file of such lines.")  # fmt: skip
     lines = read_text(path).splitlines()
     found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

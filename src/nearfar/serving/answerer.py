@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -210,7 +211,7 @@ class Answerer:
         ):
             raise InputError(f"rows is a list of 1 to {self.limits.items} objects, column to value.")
         for name, value in options.items():
-            if isinstance(value, str) and _is_there(value):
+            if isinstance(value, str) and os.path.exists(value):
                 raise InputError(f"'{name}' names a file of the server.", "Send the names themselves.")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.jsonl"
@@ -235,14 +236,6 @@ class Answerer:
                 raise InputError(f"'{name}' is the path of an image.", 'Send the image: {"image": BASE64}.')
             found[name] = value
         return found
-
-
-def _is_there(value: str) -> bool:
-    """Whether a text is the path of something on this machine, whatever it ends with."""
-    try:
-        return Path(value).exists()
-    except (OSError, ValueError):  # too long for a path, or with a zero in it
-        return False
 
 
 def _names_image(value: str) -> bool:
