@@ -15,7 +15,6 @@ from nearfar import options, stores
 from nearfar.checks import Range
 from nearfar.cli import tables
 from nearfar.cli.common import Output, parse, speaker
-from nearfar.cli.hits import show
 from nearfar.progress import Say
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def demo(out: Path, seconds: int, say: Say, as_json: bool) -> None:
         "(--channels orientation --grid 2).\n",
     )
     from nearfar import sources, using
+    from nearfar.cli.hits import show
     from nearfar.training.comparing import compare
 
     data = sources.open_data("emoji")
