@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nearfar import options
 from nearfar.cli import tables
-from nearfar.cli.common import Output, emit, parse
+from nearfar.cli.common import Output, emit, read
 from nearfar.errors import InputError
 
 
@@ -26,8 +25,7 @@ class CacheOptions:
 
 def run_cache(words: list[str]) -> None:
     targets = [CacheOptions, Output]
-    places, given = parse(words, targets, (0, 1), "nearfar cache [clear]")
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, (0, 1), "nearfar cache [clear]")
     from nearfar.sources import storage
 
     if places not in ([], ["clear"]):

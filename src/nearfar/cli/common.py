@@ -42,6 +42,12 @@ def parse(
     return places, given
 
 
+def read(words: Sequence[str], targets: Sequence[Any], counts: Sequence[int], usage: str) -> tuple[list[str], Any]:
+    """`parse`, with the options checked, defaults among them."""
+    places, given = parse(words, targets, counts, usage)
+    return places, options.checked(targets, given)
+
+
 def wants_help(words: Sequence[str]) -> bool:
     return "--help" in words or "-h" in words
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from nearfar import options
 from nearfar.checks import PositiveInt, Range
 from nearfar.cli import tables
-from nearfar.cli.common import Output, emit, parse, speaker, written
+from nearfar.cli.common import Output, emit, read, speaker, written
 from nearfar.training.settings import DataSettings, TrainSettings
 
 
@@ -42,8 +42,7 @@ class CompareOptions:
 
 def run_compare(words: list[str]) -> None:
     targets = [CompareOptions, Output, TrainSettings, DataSettings]
-    places, given = parse(words, targets, (1,), "nearfar compare DATA")
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, (1,), "nearfar compare DATA")
     from nearfar.training.comparing import compare
 
     done = compare(

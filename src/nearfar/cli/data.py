@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from nearfar import options, tabular
 from nearfar.cli import tables
-from nearfar.cli.common import Output, emit, parse
+from nearfar.cli.common import Output, emit, read
 
 if TYPE_CHECKING:
     from nearfar.auditing import Audit
@@ -66,8 +66,7 @@ def run_data(words: list[str]) -> None:
     from nearfar.training.settings import DataSettings
 
     targets = [ReportedOptions, Output, DataSettings]
-    places, given = parse(words, targets, (1,), "nearfar data PATH")
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, (1,), "nearfar data PATH")
     found = understood(places[0], checked.report, options.build(DataSettings, checked), checked.json)
     if found is not None:
         emit(found)

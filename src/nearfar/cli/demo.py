@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from nearfar import options, stores
+from nearfar import stores
 from nearfar.checks import Range
 from nearfar.cli import tables
-from nearfar.cli.common import Output, parse, speaker
+from nearfar.cli.common import Output, read, speaker
 from nearfar.progress import Say
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def _keys(index: Path) -> list[str]:
 
 def run_demo(words: list[str]) -> None:
     targets = [DemoOptions, Output]
-    _, given = parse(words, targets, (0,), "nearfar demo")
-    checked = options.checked(targets, given)
+    _, checked = read(words, targets, (0,), "nearfar demo")
     demo(
         stores.on_disk(checked.out, "the demo shows what lies on this machine"),
         checked.seconds,

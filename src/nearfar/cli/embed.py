@@ -11,7 +11,7 @@ from typing import Annotated
 from nearfar import options, terminal
 from nearfar.checks import PositiveInt, Range
 from nearfar.cli import tables
-from nearfar.cli.common import Output, emit, parse, speaker
+from nearfar.cli.common import Output, emit, read, speaker
 from nearfar.errors import InputError
 from nearfar.training.settings import DataSettings
 
@@ -46,8 +46,7 @@ class EmbedOptions:
 
 def run_embed(words: list[str]) -> None:
     targets = [EmbedOptions, Output, DataSettings]
-    places, given = parse(words, targets, (2,), "nearfar embed MODEL DATA --out X")
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, (2,), "nearfar embed MODEL DATA --out X")
     from nearfar import using
 
     if checked.out is None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from nearfar import options, terminal
 from nearfar.checks import PositiveInt, Range
-from nearfar.cli.common import parse, speaker
+from nearfar.cli.common import read, speaker
 from nearfar.errors import InputError
 from nearfar.progress import Say
 from nearfar.training.settings import DataSettings
@@ -81,7 +81,6 @@ def browser_of(name: str) -> Any:
 
 def run_explore(words: list[str]) -> None:
     targets = [ExploreOptions, DataSettings]
-    places, given = parse(words, targets, (1, 2), "nearfar explore INDEX [DATA]")
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, (1, 2), "nearfar explore INDEX [DATA]")
     data = places[1] if len(places) == 2 else None
     show(places[0], data, options.build(ExploreOptions, checked), options.build(DataSettings, checked), speaker(False))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearfar import options
-from nearfar.cli.common import Output, emit, parse, speaker
+from nearfar.cli.common import Output, emit, read, speaker
 from nearfar.errors import InputError
 from nearfar.training.settings import DataSettings
 
@@ -68,7 +68,6 @@ def _size(number: int) -> str:
 
 def run_export(words: list[str]) -> None:
     targets = [ExportOptions, Output, DataSettings]
-    places, given = parse(words, targets, (1,), "nearfar export MODEL --to FORM")
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, (1,), "nearfar export MODEL --to FORM")
     done = export(places[0], options.build(ExportOptions, checked), options.build(DataSettings, checked))
     emit(done.to_dict()) if checked.json else show(done, speaker(False))

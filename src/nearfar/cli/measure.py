@@ -33,53 +33,38 @@ class MeasureOptions:
     on: Literal["train", "val", "test"] = "test"
 
 
-def measuring(words: list[str], usage: str) -> tuple[list[str], Any, dict[str, Any]]:
-    """Positional words, checked options, and those of a task among them, of a command that measures."""
-    base = [MeasureOptions, Output, DataSettings]
+def run_evaluate(words: list[str]) -> None:
+    found, as_json = measured("evaluate", words, "measuring", say=speaker(True))
+    emit(found) if as_json else tables.evaluation(found)
+
+
+def run_diagnose(words: list[str]) -> None:
+    found, as_json = measured("diagnose", words, "reading factors")
+    emit(found) if as_json else tables.diagnosis(found)
+
+
+def measured(command: str, words: list[str], what: str, **more: Any) -> tuple[Any, bool]:
+    """What the function of `using` with the command's name found, and whether it is printed as JSON."""
+    base, usage = [MeasureOptions, Output, DataSettings], f"nearfar {command} MODEL DATA"
     if wants_help(words):
         show_help(usage, base, helping.tasks())
+    from nearfar import using
     from nearfar.evaluation import tasks
 
     targets = [*base, *tasks.classes()]
     places, given = parse(words, targets, (2,), usage)
     checked = options.checked(targets, given)
-    return places, checked, {name: getattr(checked, name) for name in tasks.option_names() if name in given}
-
-
-def run_evaluate(words: list[str]) -> None:
-    places, checked, own = measuring(words, "nearfar evaluate MODEL DATA")
-    from nearfar import using
-
-    with tables.bar("measuring") as progress:
-        found = using.evaluate(
-            places[0],
-            places[1],
+    own = {name: getattr(checked, name) for name in tasks.option_names() if name in given}
+    with tables.bar(what) as progress:
+        found = getattr(using, command)(
+            *places,
             task=checked.task,
             on=checked.on,
             variant=checked.variant,
             dims=checked.dims,
             data_settings=options.build(DataSettings, checked),
-            say=speaker(True),
             progress=progress,
+            **more,
             **own,
         )
-    emit(found) if checked.json else tables.evaluation(found)
-
-
-def run_diagnose(words: list[str]) -> None:
-    places, checked, own = measuring(words, "nearfar diagnose MODEL DATA")
-    from nearfar import using
-
-    with tables.bar("reading factors") as progress:
-        found = using.diagnose(
-            places[0],
-            places[1],
-            task=checked.task,
-            on=checked.on,
-            variant=checked.variant,
-            dims=checked.dims,
-            progress=progress,
-            data_settings=options.build(DataSettings, checked),
-            **own,
-        )
-    emit(found) if checked.json else tables.diagnosis(found)
+    return found, checked.json

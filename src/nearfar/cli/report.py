@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from nearfar import options, terminal
-from nearfar.cli.common import Output, emit, parse, speaker
+from nearfar import terminal
+from nearfar.cli.common import Output, emit, read, speaker
 
 
 @dataclass
@@ -22,8 +22,7 @@ class ReportOptions:
 
 def run_report(words: list[str]) -> None:
     targets = [ReportOptions, Output]
-    places, given = parse(words, targets, range(1, 1000), "nearfar report RUN...")
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, range(1, 1000), "nearfar report RUN...")
     from nearfar import using
 
     path = using.report(*places, out=checked.out, say=speaker(True))

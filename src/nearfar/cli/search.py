@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar import modalities, options, terminal
 from nearfar.checks import PositiveInt
-from nearfar.cli.common import Output, emit, parse
+from nearfar.cli.common import Output, emit, read
 from nearfar.errors import InputError, NearfarError, did_you_mean
 from nearfar.queries import is_key
 
@@ -195,7 +195,6 @@ def _from(folder: Path, query: str) -> str:
 
 def run_search(words: list[str]) -> int:
     targets = [SearchOptions, Output]
-    places, given = parse(words, targets, (1, 2), 'nearfar search INDEX "QUERY"|IMAGE|key:KEY')
-    checked = options.checked(targets, given)
+    places, checked = read(words, targets, (1, 2), 'nearfar search INDEX "QUERY"|IMAGE|key:KEY')
     query = places[1] if len(places) == 2 else None
     return search(places[0], query, options.build(SearchOptions, checked), checked.json)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from nearfar import options
 from nearfar.checks import PositiveFloat, PositiveInt, Range
-from nearfar.cli.common import parse, speaker
+from nearfar.cli.common import read, speaker
 from nearfar.errors import InputError, install
 from nearfar.ports import check_address
 
@@ -79,5 +79,5 @@ def serve(model: str, given: ServeOptions, say: Callable[[str], None]) -> None:
 
 
 def run_serve(words: list[str]) -> None:
-    places, given = parse(words, [ServeOptions], (1,), "nearfar serve MODEL")
-    serve(places[0], options.build(ServeOptions, options.checked([ServeOptions], given)), speaker(False))
+    places, checked = read(words, [ServeOptions], (1,), "nearfar serve MODEL")
+    serve(places[0], options.build(ServeOptions, checked), speaker(False))
