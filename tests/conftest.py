@@ -1,9 +1,22 @@
 """Shared fixtures: a cache of their own, and small real data."""
 
 import os
+import sys
 import urllib.request
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """No test leaves torch another number of threads, which would change the bits of what comes after it."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch:
+        after = torch.get_num_threads()
+        torch.set_num_threads(before)
+        assert after == before
 
 
 @pytest.fixture(scope="session", autouse=True)

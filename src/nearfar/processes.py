@@ -217,15 +217,26 @@ def follow_parent() -> None:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """Leaves no process group and no mark of a launch behind, so that the next run of this process starts afresh; with
-    as many threads as before, where the launch has divided them among the processes."""
+def same_threads() -> Iterator[None]:
+    """Gives torch as many threads as before, also where the block changes it: a launch divides them among the
+    processes, and numba, which shares torch's OpenMP, sets its own number when it first works in parallel."""
     import torch
 
-    before, threads = {name: os.environ.get(name) for name in (*LAUNCHED, "OMP_NUM_THREADS")}, torch.get_num_threads()
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Leaves no process group and no mark of a launch behind, so that the next run of this process starts afresh; with
+    as many threads as before."""
+    before = {name: os.environ.get(name) for name in (*LAUNCHED, "OMP_NUM_THREADS")}
     joined = rank_and_world()[1] > 1
     try:
-        with meeting_place():
+        with same_threads(), meeting_place():
             yield
     finally:
         import torch.distributed as dist
@@ -237,4 +248,3 @@ def connected() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nearfar import processes
 from nearfar.evaluation.embedding import DataEmbed
 from nearfar.evaluation.neighbours import FunctionScorer
 from nearfar.evaluation.references import main_components, score_row, vector_row
@@ -86,8 +87,13 @@ def minirocket(data: Data, role: str) -> DataEmbed:
     def channels(items: Any) -> np.ndarray:
         return even(items).transpose(0, 2, 1)
 
-    found = MiniRocket(n_kernels=ROCKET_FEATURES, random_state=0).fit(channels(train))
-    return DataEmbed(data, lambda _, items: np.asarray(found.transform(channels(items)), np.float32))
+    def answers(_: str, items: Any) -> np.ndarray:
+        with processes.same_threads():
+            return np.asarray(found.transform(channels(items)), np.float32)
+
+    with processes.same_threads():
+        found = MiniRocket(n_kernels=ROCKET_FEATURES, random_state=0).fit(channels(train))
+    return DataEmbed(data, answers)
 
 
 def filled_in(series: np.ndarray) -> np.ndarray:

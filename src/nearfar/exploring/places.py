@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nearfar import files
+from nearfar import files, processes
 from nearfar.errors import InputError, install
 from nearfar.evaluation.neighbours import Neighbours
 
@@ -70,7 +70,7 @@ def _umap(z: np.ndarray, near: Neighbours) -> np.ndarray:
         others, distances = near.indices[:, : NEAR - 1], 1 - near.scores[:, : NEAR - 1]
         own = np.arange(len(z))[:, None]
         known = np.hstack([own, others]), np.hstack([np.zeros_like(own), np.maximum(distances, 0)]).astype(np.float32)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), processes.same_threads():
         warnings.simplefilter("ignore")  # of seeds that forbid threads, and of an index for further points
         given = {} if known is None else {"precomputed_knn": known, "force_approximation_algorithm": True}
         make = umap.UMAP(n_neighbors=NEAR, metric="cosine", random_state=SEED, **given)
