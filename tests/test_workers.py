@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import nearfar
-from nearfar import files, using, workers
+from nearfar import files, processes, using, workers
 from nearfar.errors import InputError
 from nearfar.training import callbacks, cells, clustered
 from nearfar.training.clustered import Order, train_on
@@ -36,7 +36,8 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def on_ray():
     """RAY_ADDRESS leads to a cluster of two workers, of several processes."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, processes.same_threads():
+        torch.set_num_threads(1)
         if os.environ.get("RAY_ADDRESS"):
             yield
             return
@@ -48,6 +49,11 @@ def on_ray():
 
 class Stop(Exception):
     pass
+
+
+class Held:
+    def answer(self):
+        return 0
 
 
 @pytest.mark.slow
@@ -81,6 +87,23 @@ def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_r
     assert pq.read_table(out).equals(plain), "rows, order and every bit of the vectors"
     assert capsys.readouterr().out == "", "a document in JSON stays one"
     assert not [p for p in os.listdir(tmp_path) if p.startswith(".")], "no parts, locks or temporaries are left"
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_other_work_is_waited_for_and_that_is_told(model, on_ray, tmp_path):
+    data, said = table(tmp_path / "a.csv", pairs(range(20))), []
+    with workers.connected("ray"):
+        other = ray.remote(Held).options(num_cpus=2).remote()
+        ray.get(other.answer.remote())
+
+        def say(words):
+            said.append(words)
+            if words.startswith("on Ray"):
+                threading.Timer(1, ray.kill, [other]).start()
+
+        done = nearfar.embed(model, data, out=tmp_path / "v.parquet", batch_size=4, say=say, on="ray")
+    assert done.added == 20
+    assert "on Ray: 1 worker of 1 thread; the cluster does other work, for which 1 of them waits" in said
 
 
 def scores(compared):
@@ -141,6 +164,13 @@ def test_workers_share_processors_and_graphics_cards():
     assert workers.divided(machines, 12, gpus=True) == workers.Cluster(2, 12, 8, 1)
     assert workers.divided(machines[:1], 12, gpus=True) == workers.Cluster(1, 12, 8)
     assert workers.divided([{"memory": 1e9}], 1, gpus=False) is None
+
+
+def test_workers_that_wait_are_told():
+    told = {free: workers.Cluster(3, 1, 1, free=free).words(8) for free in (None, 3, 2, 0)}
+    assert told[None] == told[3] == "on Ray: 3 workers of 1 thread"
+    assert told[2] == told[3] + "; the cluster does other work, for which 1 of them waits"
+    assert told[0] == told[3] + "; the cluster does other work, for which 3 of them wait"
 
 
 @pytest.mark.parametrize(

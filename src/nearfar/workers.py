@@ -16,8 +16,9 @@ import pickle
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nearfar.errors import InputError, NearfarError, did_you_mean, install
@@ -34,22 +35,27 @@ REACH = 5.0  # seconds within which a cluster has to answer
 CLIENT = 10001  # the port of Ray's client server, where an address names none
 STORE = 200 << 20  # bytes of Ray's memory for results, of a cluster that is started here
 AGAIN = 3  # times that a job is done anew whose worker died
+SETTLE = 2.0  # seconds after which a cluster knows that work has ended
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where work is spread: how many `workers`, of how many `threads` each, with `cpus` and `gpus` of a machine."""
+    """Where work is spread: how many `workers`, of how many `threads` each, with `cpus` and `gpus` of a machine, and
+    how many of them no other work holds (`free`)."""
 
     workers: int
     threads: int
     cpus: int
     gpus: int = 0
+    free: int | None = None
 
     def words(self, jobs: int) -> str:
-        """Who does so many pieces of work."""
+        """Who does so many pieces of work, and who has to wait."""
         many = min(jobs, self.workers)
         gpu = " and a GPU" if self.gpus else ""
-        return f"on Ray: {many} worker{'s' * (many > 1)} of {self.threads} thread{'s' * (self.threads > 1)}{gpu}"
+        held = many - min(many, many if self.free is None else self.free)
+        waits = f"; the cluster does other work, for which {held} of them wait{'s' * (held == 1)}" if held else ""
+        return f"on Ray: {many} worker{'s' * (many > 1)} of {self.threads} thread{'s' * (self.threads > 1)}{gpu}{waits}"
 
 
 def check_on(on: str) -> None:
@@ -102,10 +108,22 @@ def connected(on: str, gpus: bool = False) -> Iterator[Cluster]:
             found = divided([node["Resources"] for node in ray.nodes() if node["Alive"]], threads, gpus)
             if found is None:
                 raise InputError(f"The cluster at {on} has no processors for work.", "Start it with `ray start`.")
-            yield found
+            yield replace(found, free=_free(ray, found))
         finally:
             if not already:
                 ray.shutdown()
+
+
+def _free(ray: Any, cluster: Cluster) -> int:
+    """How many workers other work on the cluster leaves; what has just ended counts no more."""
+    until = time.monotonic() + SETTLE
+    while True:
+        have = ray.available_resources()
+        free = int(have.get("CPU", 0) // cluster.cpus)
+        free = min(free, int(have.get("GPU", 0) // cluster.gpus)) if cluster.gpus else free
+        if free >= cluster.workers or time.monotonic() > until:
+            return min(free, cluster.workers)
+        time.sleep(0.1)
 
 
 def divided(machines: Sequence[Mapping[str, float]], threads: int, gpus: bool) -> Cluster | None:
