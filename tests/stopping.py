@@ -101,6 +101,8 @@ def _end(running):
 
 
 def _run(body, names, environment, out, err):
+    import torch
+
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(k, "w", buffering=1, closefd=False) for k in (1, 2))
@@ -109,6 +111,7 @@ def _run(body, names, environment, out, err):
     if "stop" in names:
         at(int(names["stop"]))
     sys.argv[1:] = names.get("argv", [])
+    torch.set_num_threads(1)  # OpenMP read the environment of the server
     exec(body, names | {"json": json})
 
 
@@ -118,7 +121,6 @@ def at(step):
 
     from nearfar.training import callbacks
 
-    torch.set_num_threads(1)
     torch.nn.Dropout.forward = lambda self, x: x  # its random numbers depend on how a batch is divided
     save = callbacks.Checkpoint.on_train_batch_end
 
