@@ -120,13 +120,13 @@ def test_the_naive_step(series_few):
         w, g = torch.sigmoid(augmenter.keep(e)), torch.sigmoid(augmenter.scale(e))
         eps = (2 * 0.05 - 1) * u + 0.95
         m = (torch.sigmoid(eps.log() - (1 - eps).log() + (w / (1 - w)).log()) * 1.05 - 0.05).clamp(0, 1)
-        return (g * m * values * encoder.std + encoder.mean).masked_fill(x.isnan(), torch.nan), w
+        return (g * m * values * encoder.std + encoder.mean).masked_fill(x.isnan(), torch.nan), w, m
 
     def features(s, keep=None):
         z = encoder.steps(s, keep)
         return z, torch.stack([row[:n].amax(0) for row, n in zip(z, last, strict=True)])
 
-    v, w = view(u1)
+    v, w, m = view(u1)
     a, b = features(x)[1], features(v)[1]
     both = torch.cat([a, b])
     d = (both[:, None] - both[None]).square().sum(2)
@@ -140,8 +140,11 @@ def test_the_naive_step(series_few):
         smooth = (here - w[:, s0 - 1]).abs() + (here - w[:, s0 + 1]).abs()
         terms.append((smooth + (1 - gap if abs(s1 - s0) > 1 else gap)).mean())
     wanted = mmd + 0.3 * torch.relu(kept - 0.4) + 0.2 * torch.stack(terms).mean()
-    first, second = (phase.loss(batch).total for phase in found.method.phases())
+    (first, shown), (second, _) = ((one.total, one.terms) for one in (p.loss(batch) for p in found.method.phases()))
     assert torch.allclose(first, wanted, atol=1e-5)
+    inner = [row[:length].detach() for row, length in zip(m, last, strict=True)]
+    assert torch.allclose(shown["kept"], torch.cat(inner).mean())
+    assert torch.allclose(shown["kept_spread"], torch.stack([row.var(0) for row in inner]).mean())
 
     steps, a = features(x, keep_x)
     b = features(view(u2)[0], keep_v)[1]
