@@ -16,18 +16,14 @@ in the corpus. The encoder is nearfar's `small`, trained on the first 2,000 sent
 measured is the way through the library, not a model. `--dim` is the width of the vectors.
 
 recall   of the ten nearest of each query by a product with every vector in float64, the share that the search found
-growth   of a quantity from one size to the next: the exponent b of rows^b. 1 is linear
 
-Stored in benchmarks/results/growth.json by rows and width. The peak of the memory is that of the largest process; the
-promise is 4 GiB.
+Stored in benchmarks/results/growth.json by rows and width, and shown with how each quantity grows (docs/throughput.md).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import os
 import platform
 import resource
@@ -42,9 +38,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import build_docs
+import throughput_tables
+
 RESULTS = Path(__file__).resolve().parent / "results" / "growth.json"
 QUERIES, K, WORDS, TOPICS, BLOCK = 200, 10, 20_000, 1000, 10_000
-PROMISE = 4096  # MiB
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -149,48 +149,6 @@ def measured(folder: Path, model: Path, rows: int, dim: int) -> dict[str, Any]:
     }
 
 
-def show(stored: dict[str, Any]) -> None:
-    """The table, and how each quantity grows from one size to the next."""
-    for width, sizes in stored.items():
-        print(f"\n{width} numbers a vector\n")
-        print("| rows | embed and index, s | of the processor | peak, MiB | index, MiB | 200 queries, s | peak, MiB | "
-              "one query, s | recall@10 |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
-        for rows, one in sorted(sizes.items(), key=lambda item: int(item[0])):
-            e, m = one["embed"], one["search_many"]
-            print(f"| {int(rows):,} | {e['seconds']:.0f} | {e['processor']:.0f} | {e['peak_mib']:,.0f} | "
-                  f"{one['index_mib']:,.0f} | {m['seconds']:.1f} | {m['peak_mib']:,.0f} | "
-                  f"{one['search_one']['seconds']:.1f} | {one['recall']:.1%} |")  # fmt: skip
-        ordered = sorted(sizes, key=int)
-        for before, after in itertools.pairwise(ordered):
-            told = ", ".join(f"{name} {exponent(sizes, before, after, *path):.2f}" for name, path in GROWING.items())
-            print(f"\nfrom {int(before):,} to {int(after):,} rows^b: {told}")
-        most = max(one[part]["peak_mib"] for one in sizes.values() for part in ("embed", "search_many", "search_one"))
-        print(f"\nthe largest process took {most:,.0f} MiB, {'inside' if most <= PROMISE else 'BEYOND'} 4 GiB")
-
-
-GROWING = {
-    "seconds of embed": ("embed", "processor"),
-    "its memory": ("embed", "peak_mib"),
-    "index": ("index_mib",),
-    "seconds of 200 queries": ("search_many", "processor"),
-    "their memory": ("search_many", "peak_mib"),
-}
-
-
-def exponent(sizes: dict[str, Any], before: str, after: str, *path: str) -> float:
-    """b of rows^b, of what is above the cost of starting as far as that was measured."""
-
-    def value(rows: str) -> float:
-        found = sizes[rows]
-        for name in path:
-            found = found[name]
-        return found - (sizes[rows]["start"][path[1]] if path[0] == "embed" else 0)
-
-    if min(value(before), value(after)) <= 0:
-        return math.nan
-    return math.log(value(after) / value(before)) / math.log(int(after) / int(before))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="10000,100000,1000000")
@@ -211,7 +169,7 @@ def main() -> None:
                 RESULTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
                 own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
                 print(f"{rows:,} rows done; this script took {own:,.0f} MiB")
-    show(stored)
+    print("\n\n".join(throughput_tables.growth(stored, build_docs.table)))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python scripts/build_docs.py --check    # writes nothing; exit code 1 where a page is out of date
 
 docs/gallery.md comes from `nearfar.list_methods()`, docs/claims.md from benchmarks/claims/results/*.json and
-benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss*.json and evaluation.json, the table in README.md
-from benchmarks/results/demo.json, those of docs/negatives.md and docs/composing.md from
+benchmarks/results/*.json, docs/speed.md from benchmarks/results/loss*.json and evaluation.json, docs/throughput.md from
+benchmarks/results/text_encode.json, search.json, serve.json and growth.json, the table in README.md from
+benchmarks/results/demo.json, those of docs/negatives.md and docs/composing.md from
 benchmarks/results/compositions.json. None of them is typed by hand.
 """
 
@@ -224,6 +225,14 @@ def losses(root: Path = ROOT) -> str:
         )
         + "\n"
     )
+
+
+def throughput(root: Path = ROOT) -> str:
+    """docs/throughput.md from benchmarks/results."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import throughput_tables
+
+    return f"{MADE}\n\n{throughput_tables.page(read_results(root / 'benchmarks' / 'results'), table)}\n"
 
 
 ASKS = {
@@ -553,6 +562,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "gallery.md": gallery(),
         ROOT / "docs" / "claims.md": claims(),
         ROOT / "docs" / "speed.md": losses(),
+        ROOT / "docs" / "throughput.md": throughput(),
         **{ROOT / "docs" / page: with_compositions(page) for page in COMPOSITIONS},
         ROOT / "README.md": readme(),
         ROOT / "docs" / "adding.md": adding(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from experiment import Arm, Cell, Claim
 
-PLAN = {"steps": 900, "batch_size": 32, "text_encoder": "tiny", "grid": 2, "lr": 1e-3}
+PLAN = {"steps": 1800, "batch_size": 32, "text_encoder": "tiny", "grid": 2, "lr": 1e-3}
 FOUND = {"order": ("order", "relation"), "recall@10": ("pairs", "hit@10"), "shuffles": ("order", "order")}
 CLIP = "negclip --hard none --images 0"
 BAG = {"text_encoder": "small"}
@@ -22,7 +22,7 @@ CLAIM = Claim(
         "scenes of two": Cell("scenes of two", {
             "hard captions and images": Arm("negclip"),
             "CLIP": Arm(CLIP),
-            "CLIP, equal compute": Arm(CLIP, {"batch_size": 64, "steps": 1800}),
+            "CLIP, equal compute": Arm(CLIP, {"batch_size": 64, "steps": 3600}),
             "random captions": Arm("negclip --hard random --images 0"),
             "hard captions": Arm("negclip --images 0"),
             "hard images": Arm("negclip --hard none"),

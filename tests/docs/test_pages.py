@@ -165,6 +165,26 @@ def test_claims_are_shown_as_measured(tmp_path):
     assert "| nearfar / lightly | 2.50 | 2.25 .. 2.75 |" in text
 
 
+def test_what_use_costs_is_shown_with_how_it_grows(tmp_path):
+    import json
+
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    assert "##" not in build_docs().throughput(tmp_path)
+
+    def size(factor, recall):
+        one = {"seconds": 2.0, "processor": 3.0, "peak_mib": 400.0}
+        embed = {"seconds": 5.0 * factor, "processor": 1.0 + 2 * factor, "peak_mib": 400.0}
+        return {"start": one | {"processor": 1.0}, "embed": embed, "search_one": one, "search_many": one,
+                "index_mib": 10.0 * factor**2, "recall": recall}  # fmt: skip
+
+    sizes = {"10000": size(1, 1.0), "100000": size(10, 0.987)}
+    (tmp_path / "benchmarks" / "results" / "growth.json").write_text(json.dumps({"128": sizes}))
+    text = build_docs().throughput(tmp_path)
+    assert "| 100,000 | 50 | 21 | 400 | 1,000 | 2.0 | 2.0 | 400 | 98.7% |" in text
+    assert "| 10,000 to 100,000 | 1.00 |  | 2.00 | 0.00 | 0.00 |" in text
+    assert "took 400 MiB, within 4 GiB" in text
+
+
 def test_the_speed_of_the_losses_is_shown_with_its_intervals(tmp_path):
     import json
 
