@@ -125,3 +125,16 @@ def test_every_global_name_is_defined():
             missing += [f"{path.name}:{code.co_firstlineno} {found.argval}" for found in dis.get_instructions(code)
                         if found.opname == "LOAD_GLOBAL" and found.argval not in known]  # fmt: skip
     assert not missing, missing
+
+
+def test_functions_are_short():
+    """At most 40 lines of body, beside signature and docstring (CONTRIBUTING.md)."""
+    long = []
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                told = ast.get_docstring(node, clean=False) is not None
+                begin = node.body[0].end_lineno + 1 if told else node.body[0].lineno
+                if node.end_lineno - begin + 1 > 40:
+                    long.append(f"{path.name}:{node.lineno} {node.name}")
+    assert not long, long

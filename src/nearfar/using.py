@@ -74,12 +74,7 @@ def evaluate(
     measure = evaluation.task_for(opened, task, before=loaded.measured_by, **own)
     embed = ModelEmbedder(loaded, opened, variant=variant)
     embed.progress = progress or embed.progress
-    for role in measure.roles:
-        if not embed.has(role):
-            raise InputError(
-                f"This model embeds {', '.join(loaded.roles)}, but the task asks for {role}.",
-                "Choose another --task, or a model with that tower.",
-            )
+    check_towers(embed, measure.roles)
     repeated = measured_twice(loaded, opened, measure.rows(on), on)
     if repeated["rows"]:
         name = model if isinstance(model, (str, Path)) else "the model"
@@ -110,6 +105,16 @@ def evaluate(
         "versions": versions(),
         "rows": rows,
     }
+
+
+def check_towers(embed: ModelEmbedder, roles: Sequence[str]) -> None:
+    """Raises InputError for a role of a task that the model has no tower for."""
+    for role in roles:
+        if not embed.has(role):
+            raise InputError(
+                f"This model embeds {', '.join(embed.model.roles)}, but the task asks for {role}.",
+                "Choose another --task, or a model with that tower.",
+            )
 
 
 def cut(model: Any, dims: int | None, say: Say) -> Any:
@@ -236,11 +241,7 @@ def embed(
         workers.check_on(on)
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1. Got {batch_size} instead.")
-    kind = outputs.output(Path(out))
-    if not kind.columned and columns not in ("auto", "none"):
-        raise InputError(f"'{out}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
-    if stores.is_url(out) and kind.path.suffix == ".npy":
-        raise InputError(f"'{out}' would be two objects.", "Write FILE.parquet or a folder to an object store.")
+    check_holds(out, columns)
     modalities.everyone()
     settings = data_settings or DataSettings(**roles)
     with contextlib.ExitStack() as held:
@@ -275,6 +276,15 @@ def embed(
             made = vectors_on(on, vectors_of, role, workers.SameData(opened, data, settings), say)
         done = _embed(place, made, load, facts, columns == "auto", progress, say)
     return dataclasses.replace(done, path=str(out)) if stores.is_url(out) else done
+
+
+def check_holds(out: str | Path, columns: str | Sequence[str]) -> None:
+    """Raises InputError for an output that does not hold columns, or that a store would hold in two objects."""
+    kind = outputs.output(Path(out))
+    if not kind.columned and columns not in ("auto", "none"):
+        raise InputError(f"'{out}' holds keys and vectors, no columns.", "Write FILE.parquet or a folder.")
+    if stores.is_url(out) and kind.path.suffix == ".npy":
+        raise InputError(f"'{out}' would be two objects.", "Write FILE.parquet or a folder to an object store.")
 
 
 def opened_with(settings: DataSettings, data: Any) -> dict[str, Any]:

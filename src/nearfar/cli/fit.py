@@ -38,42 +38,25 @@ class FitOptions:
     on: str | None = None
 
 
+BASE = [FitOptions, Output, TrainSettings, DataSettings]
+USAGE = "nearfar fit [METHOD] DATA"
+
+
 def run_fit(words: list[str]) -> None:
     from nearfar import methods
 
-    base = [FitOptions, Output, TrainSettings, DataSettings]
-    usage = "nearfar fit [METHOD] DATA"
     named = next((w for w in words if w in methods.slugs()), None)
     if wants_help(words):
-        show_help(usage, base, helping.method(named))
-    targets = [*base, methods.get(named)] if named else base
-    places, given = parse(words, targets, (0, 1, 2), usage)
-    method, data = (places[0], places[1]) if len(places) == 2 else (None, places[0] if places else None)
-    if method is not None:
-        methods.get(method)
-        targets = [*base, methods.get(method)]
-    if "config" in given:
-
-        def with_method(values: dict[str, Any]) -> list[Any]:
-            named = method or values.get("method")
-            return [*base, methods.get(named)] if named else base
-
-        from_file = options.from_file(given["config"], with_method)
-        targets = with_method(from_file)
-        method, data = method or from_file.pop("method", None), data or from_file.pop("data", None)
-        given = {k: v for k, v in from_file.items() if k not in ("method", "data")} | given
-    if data is None and given.get("resume") and given.get("out"):
-        method, data, given = remembered(given)
-        targets = [*base, methods.get(method)]
+        show_help(USAGE, BASE, helping.method(named))
+    method, data, given = asked(words, named)
     if data is None:
-        raise InputError(f"Expected: {usage}.", "Name the data: a path, or emoji.")
+        raise InputError(f"Expected: {USAGE}.", "Name the data: a path, or emoji.")
     if data in methods.slugs() and not Path(data).exists():
-        raise InputError(f"'{data}' is a method; the data are missing.", f"Expected: {usage}.")
-    checked = options.checked(targets, given)
+        raise InputError(f"'{data}' is a method; the data are missing.", f"Expected: {USAGE}.")
+    checked = options.checked(targets_of(method), given)
+    own = {k: v for k, v in given.items() if k not in options.names(BASE)}
     from nearfar.training.engine import fit
 
-    own = {k: v for k, v in given.items() if k not in options.names(base)}
-    say = speaker(checked.json)
     run = fit(
         method,
         data,
@@ -83,7 +66,7 @@ def run_fit(words: list[str]) -> None:
         on=checked.on,
         settings=options.build(TrainSettings, checked),
         data_settings=options.build(DataSettings, checked),
-        say=say,
+        say=speaker(checked.json),
         command=written("fit", words),
         **own,
     )
@@ -93,6 +76,27 @@ def run_fit(words: list[str]) -> None:
         emit({"path": run.path, "method": run.method, "plan": run.plan, "scores": run.scores, "cost": run.cost})
     elif run.path is not None:
         tables.run(run)
+
+
+def targets_of(method: str | None) -> list[Any]:
+    """Whose options a command takes, that of a method's where one is named."""
+    from nearfar import methods
+
+    return [*BASE, methods.get(method)] if method else BASE
+
+
+def asked(words: list[str], named: str | None) -> tuple[str | None, str | None, dict[str, Any]]:
+    """Method, data and options: of the command line, of --config beneath it, and of the run that goes on."""
+    places, given = parse(words, targets_of(named), (0, 1, 2), USAGE)
+    method, data = (places[0], places[1]) if len(places) == 2 else (None, places[0] if places else None)
+    targets_of(method)  # a method that is unknown is told before a file of options is read
+    if "config" in given:
+        from_file = options.from_file(given["config"], lambda values: targets_of(method or values.get("method")))
+        method, data = method or from_file.pop("method", None), data or from_file.pop("data", None)
+        given = {k: v for k, v in from_file.items() if k not in ("method", "data")} | given
+    if data is None and given.get("resume") and given.get("out"):
+        return remembered(given)
+    return method, data, given
 
 
 def remembered(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:

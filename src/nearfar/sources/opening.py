@@ -76,12 +76,7 @@ def open_data(
     """
     one_of("unreadable", unreadable, ("error", "skip"))
     rules = None if clean is None else rules_of(clean)
-    if isinstance(spec, Data):
-        raise InputError("These data are opened already.", "Take them as they are.")
-    if isinstance(spec, str) and not spec.strip():
-        raise InputError("No data were named: the path is empty.", "Give a file, a folder, or a built-in set.")
-    if roles is not None and not isinstance(roles, Mapping):
-        raise InputError(f"roles is a table of roles and columns. Got {roles!r}.", "Write roles={'text': 'COLUMN'}.")
+    _check_asked(spec, roles)
     folder = cache_dir(cache)
     raw = _read(spec, split, unreadable == "skip", limit, folder, seed)
     if not len(raw.table):
@@ -92,16 +87,8 @@ def open_data(
         _check_split(split, raw)
         wanted.setdefault("split", split)
     raw, wanted, why = _gathered(raw, wanted, window, unreadable == "skip")
-    resolved, reasons = resolve(raw.table, wanted, raw.roles, raw.reasons, str(raw.path or raw.name))
+    resolved, reasons = _resolved(raw, wanted, split, division)
     reasons |= why
-    for kind in modalities.everyone():
-        if kind.identifies and kind.roles[0] in resolved and "id" not in wanted and "id" not in resolved:
-            resolved["id"], reasons["id"] = resolved[kind.roles[0]], f"{kind.words} have names"
-    if division is not None and division.roles[0] not in resolved:
-        raise InputError(
-            f"--split {split} divides {division.words}; {raw.path or raw.name} has {', '.join(resolved)}.",
-            f"Name their columns ({', '.join(f'--{role} COLUMN' for role in division.roles)}), or leave it out.",
-        )
     raw.roles = resolved
     if titles is not None:
         _name_items(raw, Path(titles), folder)
@@ -110,15 +97,54 @@ def open_data(
     if class_attributes is not None:
         _describe_classes(raw, class_attributes)
     raw.only_tested = only_tested(raw)
-    scale = None if score_range is None else judgements.scale(score_range)
-    if scale is not None and "score" not in resolved:
-        raise InputError(
-            f"{raw.path or raw.name} has no scores for --score-range.", "Name their column: --score COLUMN."
-        )
-    found = _checked(raw, resolved, unreadable, folder, scale)
+    found = _checked(raw, resolved, unreadable, folder, _scale(raw, resolved, score_range))
     if rules is not None:
         found = _cleaned(raw, resolved, found, rules)
     data = Data(raw, resolved, reasons, found, seed=seed, split=split, cache=folder)
+    _check_opened(data, wanted)
+    if strict:
+        refuse(data)
+    return data
+
+
+def _check_asked(spec: Any, roles: Any) -> None:
+    if isinstance(spec, Data):
+        raise InputError("These data are opened already.", "Take them as they are.")
+    if isinstance(spec, str) and not spec.strip():
+        raise InputError("No data were named: the path is empty.", "Give a file, a folder, or a built-in set.")
+    if roles is not None and not isinstance(roles, Mapping):
+        raise InputError(f"roles is a table of roles and columns. Got {roles!r}.", "Write roles={'text': 'COLUMN'}.")
+
+
+def _resolved(raw: Raw, wanted: Mapping[str, Any], split: str | None, division: Any) -> tuple[Roles, dict[str, str]]:
+    """Role -> column, and why; an item that its content names is its own id. division: the kind of data that the split
+    divides."""
+    resolved, reasons = resolve(raw.table, wanted, raw.roles, raw.reasons, str(raw.path or raw.name))
+    for kind in modalities.everyone():
+        if kind.identifies and kind.roles[0] in resolved and "id" not in wanted and "id" not in resolved:
+            resolved["id"], reasons["id"] = resolved[kind.roles[0]], f"{kind.words} have names"
+    if division is not None and division.roles[0] not in resolved:
+        raise InputError(
+            f"--split {split} divides {division.words}; {raw.path or raw.name} has {', '.join(resolved)}.",
+            f"Name their columns ({', '.join(f'--{role} COLUMN' for role in division.roles)}), or leave it out.",
+        )
+    return resolved, reasons
+
+
+def _scale(raw: Raw, resolved: Mapping[str, Any], asked: tuple[float, float] | str | None) -> Any:
+    """The ends of the scale of the scores."""
+    if asked is None:
+        return None
+    scale = judgements.scale(asked)
+    if "score" not in resolved:
+        raise InputError(
+            f"{raw.path or raw.name} has no scores for --score-range.", "Name their column: --score COLUMN."
+        )
+    return scale
+
+
+def _check_opened(data: Data, wanted: Mapping[str, Any]) -> None:
+    """What holds of whole data, and what the reader should know of them."""
     _check_ids(data, wanted)
     _check_pairs(data)
     _check_labels(data, wanted)
@@ -127,12 +153,9 @@ def open_data(
     _check_compositions(data)
     for role in data.content_roles:
         data.notes += data.modality(role).remarks(data, role)
-    if "mask" in resolved:
+    if "mask" in data.roles:
         check_classes(data.mask_values, str(data.path or data.name))
         _ = data.mask_names  # a wrong classes.txt is told now
-    if strict:
-        refuse(data)
-    return data
 
 
 def _gathered(

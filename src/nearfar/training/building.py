@@ -304,10 +304,7 @@ def prepare(
 ) -> Setup:
     """Everything before the first step. Raises InputError early, before anything is written."""
     settings = suited(settings, slug)
-    checked = method_options(slug, given, settings.preset)
-    foreign = views_of_another_kind(slug, data, given, settings, checked)
-    if foreign:
-        checked = method_options(slug, {**given, "views": None}, settings.preset)
+    checked, foreign = own_options(slug, data, given, settings)
     method, kinds = build_method(slug, data, settings, checked, ready)
     check_layer(method, settings.layer)
     check_possible(method, settings)
@@ -318,70 +315,102 @@ def prepare(
     began = time.perf_counter()
     method.prepare(data, rows)
     seconds = time.perf_counter() - began
+    drawn = draw_batches(method, data, rows, kinds, settings, cache)
+    if settings.class_balanced:
+        said.append(balance_note(method, data, rows))
+    if settings.distil_from is not None:
+        method.distiller = distiller_of(method, data, rows, settings, cache)
+        said.append(f"taught by the vectors of {settings.distil_from} ({settings.distil_loss})")
+    loader = drawn.loader
+    facts: Facts = loader.facts(len(rows), tuple(data.target_names), tuple(data.domain_names))
+    method.micro, method.sharded = settings.micro_batch, settings.strategy == "fsdp"
+    paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
+    items = loader.batch_size * settings.accumulate
+    method.optimisation = auto_optimisation(settings, loader.steps, drawn.known, kinds, items, paper)
+    resolved = resolved_settings(method, data, kinds, settings, loader, widths)
+    torch.manual_seed(settings.seed + 2)
+    resolved |= method.attach(facts)
+    notes = [*([foreign] if foreign else []), *said, *notes_of(method, data, drawn.words, drawn.left_out)]
+    told = {name: value for name, value in resolved.items() if value is not None}
+    plain, prescribed = options.plain(checked), drawn.prescribed
+    setup = Setup(method, loader, settings, plain, told, rows, kinds, seconds, notes, prescribed)
+    method.survey = survey_of(setup, data)
+    if settings.compile:
+        compile_encoders(method)
+    return setup
+
+
+def own_options(slug: str, data: Data, given: Mapping[str, Any], settings: TrainSettings) -> tuple[Any, str]:
+    """Checked options of a method, and a note where the paper's views do not suit the data and the default ones are
+    taken; else ""."""
+    checked = method_options(slug, given, settings.preset)
+    foreign = views_of_another_kind(slug, data, given, settings, checked)
+    return method_options(slug, {**given, "views": None}, settings.preset) if foreign else checked, foreign
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How the batches of a run come. `known`: whether an encoder that is trained was pretrained; `prescribed`: the
+    batch size, where the method draws batches of its own size; `words`: what such a batch is; `left_out`: what is
+    never drawn."""
+
+    loader: Loader
+    known: bool
+    prescribed: int | None
+    words: str
+    left_out: str
+
+
+def draw_batches(
+    method: Method, data: Data, rows: np.ndarray, kinds: Sequence[str], settings: TrainSettings, cache: Path | None
+) -> Drawn:
+    """Batch size, steps and the loader of both. rows: the training rows, which the method is prepared for."""
     table = sampled_rows(method, data, rows)
     draw = samplers_of(method, data, settings.class_balanced)
     sampler = draw(0).over(table, 1, settings.seed)
-    if method.needs_rows and not sampler.identified:
-        raise InputError(
-            "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
-        )
+    if not sampler.identified:
+        check_stream(method, settings)
     prescribed = sampler.prescribed(sampler.table)
-    if settings.distil_from is not None and not sampler.identified:
-        raise InputError("--distil-from asks a teacher about training rows, but a stream of text has none.",
-                         "Use --stream false.")  # fmt: skip
     usual = min((modalities.get(kind).usual_batch(sampler.sizing) for kind in kinds), default=128)
-    if settings.class_balanced:
-        said.append(balance_note(method, data, rows))
-    batch = enough(prescribed or auto_batch(settings, sampler.sizing, slug, usual), settings)
+    batch = enough(prescribed or auto_batch(settings, sampler.sizing, method.slug, usual), settings)
     sampler = draw(0).over(table, batch, settings.seed)
     known = any(pretrained(k, settings) and trains(method, k) for k in kinds)
     steps = auto_steps(settings, max(1, sampler.epoch_steps // settings.accumulate), known) if method.trained else 0
-    loader = make_loader(method, data, table, steps, batch, settings, cache, draw)
     if method.trained and settings.warmup != "auto" and settings.warmup >= steps:
         raise InputError(
             f"A warm-up of {settings.warmup} steps does not end within the {steps} steps of the run.",
             "Use a smaller --warmup or more --steps.",
         )
+    loader = make_loader(method, data, table, steps, batch, settings, cache, draw)
+    return Drawn(loader, known, prescribed, drawn_of(sampler, prescribed), sampler.left_out)
+
+
+def check_stream(method: Method, settings: TrainSettings) -> None:
+    """Raises InputError for what a stream of text, which has no rows, does not give."""
+    if method.needs_rows:
+        raise InputError(
+            "These negatives look at all training rows, but a stream of text has none.", "Use --stream false."
+        )
     if settings.distil_from is not None:
-        method.distiller = distiller_of(method, data, rows, settings, cache)
-        said.append(f"taught by the vectors of {settings.distil_from} ({settings.distil_loss})")
-    facts: Facts = loader.facts(len(rows), tuple(data.target_names), tuple(data.domain_names))
-    method.micro, method.sharded = settings.micro_batch, settings.strategy == "fsdp"
-    paper = methods.get(slug).training_preset(vars(checked)) if settings.preset == "paper" else {}
-    method.optimisation = auto_optimisation(settings, steps, known, kinds, batch * settings.accumulate, paper)
+        raise InputError("--distil-from asks a teacher about training rows, but a stream of text has none.",
+                         "Use --stream false.")  # fmt: skip
+
+
+def resolved_settings(
+    method: Method, data: Data, kinds: Sequence[str], settings: TrainSettings, loader: Loader,
+    widths: Sequence[int] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What each "auto" of the settings became."""
     own = [kind for kind in kinds if settings.model is None or kind not in kinds_in(settings.model)]
-    made = [modalities.get(kind).resolved(options_of(kind, data, settings)) for kind in own]
-    resolved = {
-        "batch_size": batch,
-        "steps": steps,
-        **{name: value for one in made for name, value in one.items()},
+    found: dict[str, Any] = {"batch_size": loader.batch_size, "steps": loader.steps}
+    for kind in own:
+        found |= modalities.get(kind).resolved(options_of(kind, data, settings))
+    return found | {
         "dims": None if widths is None else "+".join(map(str, widths)),
         "optimiser": method.optimisation.describe(),
         "lr": method.optimisation.lr,
         "warmup": method.optimisation.warmup,
     }
-    torch.manual_seed(settings.seed + 2)
-    resolved |= method.attach(facts)
-    setup = Setup(
-        method,
-        loader,
-        settings,
-        options.plain(checked),
-        {k: v for k, v in resolved.items() if v is not None},
-        rows,
-        kinds,
-        seconds,
-        [
-            *([foreign] if foreign else []),
-            *said,
-            *notes_of(method, data, drawn_of(sampler, prescribed), sampler.left_out),
-        ],
-        prescribed,
-    )
-    method.survey = survey_of(setup, data)
-    if settings.compile:
-        compile_encoders(method)
-    return setup
 
 
 def has_target(data: Data, kind: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,17 +102,7 @@ def compare(
     Raises InputError for wrong input; a method that fails becomes a failed cell, and the others go on.
     """
     settings, data_settings, rest = engine.split_options(None, given, settings, data_settings)
-    if rest:
-        raise InputError(
-            f"compare has no option '{next(iter(rest))}'.",
-            'Options of one method go beside its name: --methods "dcl --sigma 0.5".',
-        )
-    if settings.devices * settings.nodes > 1:
-        raise InputError(
-            "compare trains on one device.", "Train the winner on several: nearfar fit METHOD DATA --devices N."
-        )
-    if on is not None:
-        workers.check_on(on)
+    check_asked(settings, rest, on)
     limit = seconds_of(budget)
     building.check_settings(settings)
     opened = data_settings.open(data)
@@ -139,25 +129,58 @@ def compare(
             check_baseline(baseline, entries, opened, task)
         plan = make_plan(folder, opened, settings, entries, seeds, limit, say, least_steps, rounds)
         settings = dataclasses.replace(settings, steps=plan["steps"], batch_size=plan["batch_size"])
-        own = plan.get("own_batch_sizes", {})
         rows = measured_without_training(folder, opened, task, settings, seeds, say)
-        drawn = [dataclasses.replace(settings, batch_size=own.get(one.label, settings.batch_size)) for one in entries]
-        cells = [cells_of(folder, one, mine, seeds) for one, mine in zip(entries, drawn, strict=True)]
-        with trained(folder, [cell for row in cells for cell in row if not cell.done]) as train:
-            for number, (one, row) in enumerate(zip(entries, cells, strict=True)):
-                place = f"[{number + 1}/{len(entries)}]"
-                rows.append(train_cells(folder, opened, task, one, row, train, place, say))
+        own = plan.get("own_batch_sizes", {})
+        sized = [dataclasses.replace(settings, batch_size=own.get(one.label, settings.batch_size)) for one in entries]
+        cells = [cells_of(folder, one, mine, seeds) for one, mine in zip(entries, sized, strict=True)]
+        rows += train_rows(folder, opened, task, entries, cells, trained, say)
         before = sum(one["seconds"] for one in plan.get("rounds", []))
         seconds = max(time.perf_counter() - began, before + trained_seconds(rows))
         results = conclude(folder, opened, task, plan, rows, entries, baseline, command, seconds, illustrated=report)
         results["warnings"] = warnings
-        write_json(folder / "results.json", results)
-        keep_best(folder, results)
-        if report:
-            from nearfar.reporting import write_report
-
-            write_report(folder / "report.html", results)
+        write_results(folder, results, report)
     return Comparison(str(where) if stores.is_url(where) else folder, results)
+
+
+def write_results(folder: Path, results: dict[str, Any], report: bool) -> None:
+    write_json(folder / "results.json", results)
+    keep_best(folder, results)
+    if report:
+        from nearfar.reporting import write_report
+
+        write_report(folder / "report.html", results)
+
+
+def check_asked(settings: TrainSettings, unknown: Mapping[str, Any], on: str | None) -> None:
+    """Raises InputError for options that no comparison has, several devices, and a cluster out of reach."""
+    if unknown:
+        raise InputError(
+            f"compare has no option '{next(iter(unknown))}'.",
+            'Options of one method go beside its name: --methods "dcl --sigma 0.5".',
+        )
+    if settings.devices * settings.nodes > 1:
+        raise InputError(
+            "compare trains on one device.", "Train the winner on several: nearfar fit METHOD DATA --devices N."
+        )
+    if on is not None:
+        workers.check_on(on)
+
+
+def train_rows(
+    folder: Path,
+    data: Data,
+    task: Task,
+    entries: Sequence[Entry],
+    cells: Sequence[Sequence[Cell]],
+    trained: Trained,
+    say: Say,
+) -> list[dict[str, Any]]:
+    """The row of each method, once all of its cells are finished."""
+    rows = []
+    with trained(folder, [cell for row in cells for cell in row if not cell.done]) as train:
+        for number, (one, row) in enumerate(zip(entries, cells, strict=True)):
+            rows.append(train_cells(folder, data, task, one, row, train, f"[{number + 1}/{len(entries)}]", say))
+    return rows
 
 
 @contextmanager

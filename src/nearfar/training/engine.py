@@ -698,65 +698,94 @@ def train(
     progress: bool,
     say: Say,
 ) -> Run:
-    steps, settings = setup.loader.steps, setup.settings
-    able = can_measure(setup.method.towers(), task)
-    if able:
+    steps, measuring = setup.loader.steps, task if can_measure(setup.method.towers(), task) else None
+    if measuring is not None:
         say(f"measured by: {task.describe()}")
     else:
         given = ", ".join(setup.method.towers()) or "nothing"
         say(f"{method} embeds {given}: it has no part in '{task.describe()}'")
-
     whole = Whole(setup.method)
+    seen = watched(folder, method, data, setup, task, measuring is not None, whole, record, progress, say)
+    curve, patience, last = seen.curve, seen.patience, seen.checkpoint.path
+    reset_peak()
+    if not setup.method.trained:
+        curve.seconds = setup.seconds
+        return logged(finish_alone(folder, method, data, setup, measuring, record, curve, say), seen.loggers, 0)
+    start = resume_from(last) if resume else None
+    if start is not None:
+        setup.loader.start = start
+        if patience is not None:
+            patience.load_state_dict(loaded(last, "callbacks").get(patience.state_key, patience.state_dict()))
+    if start is None or (start < steps and not (patience and patience.ended)):
+        if start is not None and processes.leader():
+            tell_threads(folder, record["threads"], say)
+        with processes.connected(), seen.signals:
+            trainer = trainer_for(setup, seen.callbacks, steps)
+            run_trainer(trainer, setup, None if start is None else last, seen.signals)
+            whole.gather(setup.method)
+        setup = whole.of(setup)
+    else:
+        load_finished(setup, last, curve)
+    kept = {}
+    if patience is not None and processes.leader():
+        kept = {"last_step": int(loaded(last, "global_step"))} | patience.restore(setup.method)
+        say(patience.words(kept["last_step"]))
+    done = finish_alone(folder, method, data, setup, measuring, record, curve, say, kept)
+    return logged(done, seen.loggers, steps)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What goes along with a training: `callbacks` of the trainer, those among them that are asked afterwards, and what
+    hears of its numbers."""
+
+    callbacks: list[Any]
+    curve: Curve
+    patience: Patience | None
+    checkpoint: Checkpoint
+    signals: Signals
+    loggers: Loggers
+
+
+def watched(
+    folder: Path,
+    method: str,
+    data: Data,
+    setup: building.Setup,
+    task: Task,
+    able: bool,
+    whole: Whole,
+    record: dict[str, Any],
+    progress: bool,
+    say: Say,
+) -> Watched:
+    """Learning curve, checkpoints, progress and signals of a run. able: whether the task measures on the way."""
+    steps, settings = setup.loader.steps, setup.settings
 
     def validate() -> dict[str, float]:
         scores = measured(task, whole.of(setup), data, "val")
         return {"primary": scores.primary, **scores.metrics}
 
+    title, validating = f"{method} on {data.name}", validate if able else None
     val_every = max(50, steps // 10) if settings.val_every == "auto" else int(settings.val_every)
     save_every = max(1, steps // 20) if settings.save_every == "auto" else int(settings.save_every)
     written = task.metric().written.text
-    bar = Progress(f"{method} on {data.name}", written=written) if progress and processes.leader() else None
-    loggers = Loggers(names_of(settings.logger) if processes.leader() else (), folder, f"{method} on {data.name}")
+    bar = Progress(title, written=written) if progress and processes.leader() else None
+    loggers = Loggers(names_of(settings.logger) if processes.leader() else (), folder, title)
     loggers.described({"method": method, "data": data.name, **record["options"], **record["settings"]})
     listeners = [loggers.log, *([bar.log] if bar else [])]
-    every, validating = max(1, steps // 200), validate if able else None
-    curve = Curve(folder / "curve.jsonl", every, validating, val_every, listeners, whole.gather)
+    curve = Curve(folder / "curve.jsonl", max(1, steps // 200), validating, val_every, listeners, whole.gather)
     patience = None
     if settings.patience is not None:
         best = folder / "checkpoints" / "best.ckpt"
         patience = Patience(best, settings.patience, task.metric(), curve, whole.copy)
         listeners.append(patience.hear)
-    alone = settings.devices * settings.nodes == 1 and processes.started() == 1
-    signals = Signals(say, alone)
+    signals = Signals(say, settings.devices * settings.nodes == 1 and processes.started() == 1)
     checkpoint = Checkpoint(folder / "checkpoints", save_every, signals)
     setup.method.log_every, setup.method.survey.folder, setup.method.survey.say = curve.every, folder, say
-    stages = Stages(folder / "stages.json", curve, validate if able else None)
+    stages = Stages(folder / "stages.json", curve, validating)
     callbacks = [curve, stages, *([patience] if patience else []), checkpoint, *([bar] if bar else [])]
-    reset_peak()
-    if not setup.method.trained:
-        curve.seconds = setup.seconds
-        return logged(finish_alone(folder, method, data, setup, task if able else None, record, curve, say), loggers, 0)
-    start = resume_from(checkpoint.path) if resume else None
-    if start is not None:
-        setup.loader.start = start
-    if start is not None and patience is not None:
-        patience.load_state_dict(loaded(checkpoint.path, "callbacks").get(patience.state_key, patience.state_dict()))
-    if start is None or (start < steps and not (patience and patience.ended)):
-        if start is not None and processes.leader():
-            tell_threads(folder, record["threads"], say)
-        with processes.connected(), signals:
-            last = checkpoint.path if start is not None else None
-            run_trainer(trainer_for(setup, callbacks, steps), setup, last, signals)
-            whole.gather(setup.method)
-        setup = whole.of(setup)
-    else:
-        load_finished(setup, checkpoint.path, curve)
-    kept = {}
-    if patience is not None and processes.leader():
-        kept = {"last_step": int(loaded(checkpoint.path, "global_step"))} | patience.restore(setup.method)
-        say(patience.words(kept["last_step"]))
-    done = finish_alone(folder, method, data, setup, task if able else None, record, curve, say, kept)
-    return logged(done, loggers, steps)
+    return Watched(callbacks, curve, patience, checkpoint, signals, loggers)
 
 
 def logged(run: Run, loggers: Loggers, step: int) -> Run:
