@@ -4,7 +4,9 @@ Two emoji side by side and which is left or right of which; test scenes pair obj
 hard captions and images), with as many random captions more, with hard captions, with hard images, and with both;
 both with a bag of words as text encoder, which cannot see order. A step of both encodes two images and four captions
 an item: CLIP of equal compute has twice the batch and twice the steps. The image encoder averages the quarters of its
-last map apart: by one mean of all of it, which forgets where things are, no arm told the order (48 to 50 %).
+last map apart: by one mean of all of it, which forgets where things are, no arm told the order (48 to 50 %). Steps were
+chosen on seed 1 by the training loss of hard captions and images, which after 900 still lay on its plateau (order of
+validation 49 %, after 1,800 93 %); all arms have as many.
 """
 
 from __future__ import annotations
