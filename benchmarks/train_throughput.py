@@ -179,7 +179,7 @@ def main() -> None:
         ),
     }
     for name in filter(None, given.also.split(",")):
-        ways[name] = nearfar_rate("simclr", data, given.batch, given.steps, OPTIONS[name], {})
+        ways[f"nearfar, {name}"] = nearfar_rate("simclr", data, given.batch, given.steps, OPTIONS[name], {})
     try:
         from lightly.loss import NTXentLoss
         from lightly.transforms import SimCLRTransform
@@ -210,7 +210,7 @@ def main() -> None:
             ratios = [a / b for a, b in zip(rates["nearfar"], rates[name], strict=True)]
             middle, low, high = interval(ratios)
             report["ratios"][name] = {"median": middle, "interval": [low, high]}
-            print(f"nearfar / {name:<12} {middle:.2f}x  (95 % {low:.2f} .. {high:.2f}, {len(ratios)} rounds)")
+            print(f"nearfar / {name:<16} {middle:.2f}x  (95 % {low:.2f} .. {high:.2f}, {len(ratios)} rounds)")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written: {given.out}")
