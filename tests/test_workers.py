@@ -1,7 +1,9 @@
 """Work on a Ray cluster comes to what this process would make, also where a worker is killed in the middle."""
 
+import importlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 
 import nearfar
 from nearfar import files, processes, using, workers
-from nearfar.errors import InputError
+from nearfar.errors import InputError, NearfarError
 from nearfar.training import callbacks, cells, clustered
 from nearfar.training.clustered import Order, train_on
 from nearfar.training.engine import Asked
@@ -51,13 +53,20 @@ class Stop(Exception):
     pass
 
 
+class Elsewhere:
+    """Makes work by a module that other machines do not have."""
+
+    def __reduce__(self):
+        return importlib.import_module, ("nearfar.that_is_not_there",)
+
+
 class Held:
     def answer(self):
         return 0
 
 
 @pytest.mark.slow
-def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_ray, tmp_path, monkeypatch, capsys):
+def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_ray, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(using, "CHUNK", 8)
     data, said, told, killed = table(tmp_path / "a.csv", pairs(range(90))), [], [], []
     plain = pq.read_table(nearfar.embed(model, data, out=tmp_path / "plain.parquet", batch_size=4).path)
@@ -85,7 +94,9 @@ def test_a_cluster_embeds_to_the_same_bits_though_a_worker_is_killed(model, on_r
     assert killed
     assert not files.running(killed[0])
     assert pq.read_table(out).equals(plain), "rows, order and every bit of the vectors"
-    assert capsys.readouterr().out == "", "a document in JSON stays one"
+    printed = capfd.readouterr()
+    assert printed.out == "", "a document in JSON stays one"
+    assert "constructor" not in printed.err, "Ray finds nothing to warn of"
     assert not [p for p in os.listdir(tmp_path) if p.startswith(".")], "no parts, locks or temporaries are left"
 
 
@@ -104,6 +115,31 @@ def test_a_cluster_that_does_other_work_is_waited_for_and_that_is_told(model, on
         done = nearfar.embed(model, data, out=tmp_path / "v.parquet", batch_size=4, say=say, on="ray")
     assert done.added == 20
     assert "on Ray: 1 worker of 1 thread; the cluster does other work, for which 1 of them waits" in said
+
+
+@pytest.mark.slow
+def test_workers_without_what_makes_the_work_are_told(on_ray):
+    with workers.connected("ray") as cluster:
+        ((_, answer),) = workers.spread(cluster, Elsewhere(), [1])
+    with pytest.raises(NearfarError, match=r"cannot begin: .*nearfar\.that_is_not_there.*in one version"):
+        raise answer
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_no_codes_of_ray(on_ray):
+    program = """if True:
+        import ray
+        import colorama
+        from nearfar import workers
+        colorama.init(strip=False)  # as Ray does when it starts processes of this machine
+        with workers.connected("ray"):
+            print("done")
+    """
+    head, tail = pty.openpty()
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=tail, stderr=tail)
+    assert os.read(head, 1000) == b"done\r\n"
+    os.close(tail)
+    os.close(head)
 
 
 def scores(compared):

@@ -8,8 +8,8 @@ again, with its job, where it dies.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import functools
 import logging
 import os
 import pickle
@@ -112,6 +112,8 @@ def connected(on: str, gpus: bool = False) -> Iterator[Cluster]:
         finally:
             if not already:
                 ray.shutdown()
+            if (colours := sys.modules.get("colorama.initialise")) is not None:
+                atexit.unregister(colours.reset_all)  # Ray's, which would end the output with a code
 
 
 def _free(ray: Any, cluster: Cluster) -> int:
@@ -177,14 +179,14 @@ def spread(
     given, waiting = ray.put(make), list(enumerate(jobs))[::-1]
     needs = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
     actor = ray.remote(Worker).options(**needs, max_restarts=-1, max_task_retries=AGAIN)
-    free = [actor.remote(given, cluster.threads, *here()) for _ in range(min(cluster.workers, len(jobs)))]
+    free = [actor.remote(cluster.threads, *here()) for _ in range(min(cluster.workers, len(jobs)))]
     everyone, running = list(free), {}
 
     def give() -> None:
         while waiting and free:
             number, job = waiting.pop()
             worker = free.pop()
-            running[worker.do.remote(job)] = number, worker
+            running[worker.do.remote([given], job)] = number, worker
 
     try:
         give()
@@ -206,16 +208,25 @@ def _answer(ray: Any, done: Any) -> Any:
     except ray.exceptions.RayTaskError:  # a fault of the work itself, with its traceback
         raise
     except ray.exceptions.RayError as error:
-        lines = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
         if "creation task" in str(error):
-            return NearfarError(
-                f"The workers of the cluster cannot begin: {(lines or [str(error)])[-1][:200]}.",
-                "nearfar, with the same extras, must be installed on all machines in one version.",
-            )
+            return _unlike(_said(error))
         return NearfarError(
             f"A worker died {AGAIN + 1} times over one piece of the work.",
             "Does its memory suffice? Finished pieces are kept: the same command goes on.",
         )
+
+
+def _said(error: Exception) -> str:
+    """The error that Ray tells of, without the traceback above it."""
+    lines = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (lines or [str(error)])[-1]
+
+
+def _unlike(said: str) -> NearfarError:
+    return NearfarError(
+        f"The workers of the cluster cannot begin: {said[:200]}.",
+        "nearfar, with the same extras, must be installed on all machines in one version.",
+    )
 
 
 def here() -> tuple[str, dict[str, str]]:
@@ -225,23 +236,34 @@ def here() -> tuple[str, dict[str, str]]:
 
 
 class Worker:
-    """An actor: makes the work at its first job, and keeps it."""
+    """An actor: makes the work at its first job, and keeps it. It is started again without what an argument of its
+    constructor would refer to, so each job refers to what makes the work."""
 
-    def __init__(self, make: Callable[[], Work[Any, Any]], threads: int, folder: str, environment: dict[str, str]):
+    def __init__(self, threads: int, folder: str, environment: dict[str, str]):
         import torch
 
         os.environ.update(environment)
         with contextlib.suppress(OSError):
             os.chdir(folder)  # relative paths mean what they mean here
         torch.set_num_threads(threads)
-        self.make = functools.cache(make)
+        self.work: Work[Any, Any] | None = None
 
-    def do(self, job: Any) -> Any:
-        """The answer to a job, or the error that it met."""
+    def do(self, given: list[Any], job: Any) -> Any:
+        """The answer to a job, or the error that it met. given: a reference to what makes the work."""
         try:
-            return self.make()(job)
+            if self.work is None:
+                self.work = self.made(given[0])
+            return self.work(job)
         except (NearfarError, RuntimeError, MemoryError, OSError) as error:
             return error
+
+    def made(self, given: Any) -> Work[Any, Any]:
+        ray = _ray()
+        try:
+            make = ray.get(given)
+        except (ImportError, AttributeError, ray.exceptions.RayError) as error:  # what it names is not there
+            raise _unlike(_said(error)) from error
+        return make()
 
 
 def named(data: Any) -> str | None:
