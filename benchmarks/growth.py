@@ -40,7 +40,6 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-import build_docs
 import throughput_tables
 
 RESULTS = Path(__file__).resolve().parent / "results" / "growth.json"
@@ -169,7 +168,7 @@ def main() -> None:
                 RESULTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
                 own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
                 print(f"{rows:,} rows done; this script took {own:,.0f} MiB")
-    print("\n\n".join(throughput_tables.growth(stored, build_docs.table)))
+    print("\n\n".join(throughput_tables.growth(stored)))
 
 
 if __name__ == "__main__":

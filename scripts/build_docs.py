@@ -23,6 +23,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import throughput_tables  # noqa: E402
+from markdown_tables import table  # noqa: E402
+
 MADE = "<!-- Made by scripts/build_docs.py; do not edit. -->"
 VERDICTS = {True: "holds", False: "does not hold", "undecided": "undecided", None: ""}
 
@@ -33,16 +38,6 @@ def percent(value: float | None, sign: bool = False) -> str:
 
 def spread(bounds: Sequence[float] | None, show: Any = percent) -> str:
     return "" if not bounds else f"{show(bounds[0])} .. {show(bounds[1])}"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> str:
-    """A Markdown table; the columns numbered in `right` are aligned to the right."""
-
-    def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(" ".join(str(c).split()).replace("|", "\\|") for c in cells) + " |"
-
-    rule = "|" + "|".join("---:" if i in right else "---" for i in range(len(heads))) + "|"
-    return "\n".join([line(heads), rule, *[line(row) for row in rows]])
 
 
 def between(text: str, begin: str, end: str, inside: str) -> str:
@@ -229,10 +224,7 @@ def losses(root: Path = ROOT) -> str:
 
 def throughput(root: Path = ROOT) -> str:
     """docs/throughput.md from benchmarks/results."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import throughput_tables
-
-    return f"{MADE}\n\n{throughput_tables.page(read_results(root / 'benchmarks' / 'results'), table)}\n"
+    return f"{MADE}\n\n{throughput_tables.page(read_results(root / 'benchmarks' / 'results'))}\n"
 
 
 ASKS = {

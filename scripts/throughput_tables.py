@@ -9,11 +9,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markdown_tables import table
+
 PROMISE = 4096  # MiB that a million rows may take
 
 
-def page(measured: Mapping[str, Any], table: Any) -> str:
-    """All that was measured; `table` makes a table of Markdown."""
+def page(measured: Mapping[str, Any]) -> str:
+    """All that was measured."""
     parts = [
         "# Speed of embedding, search and serving",
         "Measured on two cores without a GPU. Peers run in turn with nearfar, on the same weights; a ratio is the "
@@ -21,7 +23,7 @@ def page(measured: Mapping[str, Any], table: Any) -> str:
     ]
     for name, section in SECTIONS.items():
         if name in measured:
-            parts += section(measured[name], table)
+            parts += section(measured[name])
     return "\n\n".join(parts)
 
 
@@ -34,7 +36,7 @@ def versions(stored: Mapping[str, Any], names: Sequence[str]) -> str:
     return ", ".join(f"{name} {stored['versions'][name]}" for name in names if name in stored.get("versions", {}))
 
 
-def texts(stored: Mapping[str, Any], table: Any) -> list[str]:
+def texts(stored: Mapping[str, Any]) -> list[str]:
     rows = [
         [cell, name, f"{statistics.median(found['rates'][name]):.0f}", ratio(told)]
         for cell, found in stored["cells"].items()
@@ -49,7 +51,7 @@ def texts(stored: Mapping[str, Any], table: Any) -> list[str]:
     ]
 
 
-def search(stored: Mapping[str, Any], table: Any) -> list[str]:
+def search(stored: Mapping[str, Any]) -> list[str]:
     rows = []
     for cell, parts in stored["cells"].items():
         size = " x ".join(f"{int(n):,}" for n in cell.split(" x "))
@@ -64,13 +66,13 @@ def search(stored: Mapping[str, Any], table: Any) -> list[str]:
     return [
         "## Search",
         "The ten nearest of vectors, rows x width. In the library an open index beside numpy's product with all of "
-        "them; on the command line a whole process, which reads the index and embeds the question, beside `import "
+        "them; on the command line a whole process, which reads the index and embeds the query, beside `import "
         f"torch` alone ({versions(stored, ('nearfar', 'torch', 'numpy', 'lancedb'))}; `python benchmarks/search.py`).",
         table(["vectors", "where", "", "ms", "peer: ms", "time over the peer's", "seconds more"], rows, range(3, 7)),
     ]
 
 
-def serve(stored: Mapping[str, Any], table: Any) -> list[str]:
+def serve(stored: Mapping[str, Any]) -> list[str]:
     parts = [
         "## Serving",
         f"`nearfar serve` with the packaged all-MiniLM-L6-v2 and an index, 16 clients on the same cores "
@@ -104,7 +106,7 @@ def serve(stored: Mapping[str, Any], table: Any) -> list[str]:
     return parts
 
 
-def growth(stored: Mapping[str, Any], table: Any) -> list[str]:
+def growth(stored: Mapping[str, Any]) -> list[str]:
     parts = [
         "## A corpus that grows",
         "`nearfar embed` of a table of texts with the `small` encoder (it reads, checks, embeds and indexes), and "
@@ -113,7 +115,7 @@ def growth(stored: Mapping[str, Any], table: Any) -> list[str]:
         "`python benchmarks/growth.py` measures it.",
     ]
     for width, sizes in stored.items():
-        parts += [f"Vectors of {width} numbers:", *of_width(sizes, table)]
+        parts += [f"Vectors of {width} numbers:", *of_width(sizes)]
     return parts
 
 
@@ -121,12 +123,12 @@ GROWING = {
     "embedding, s": ("embed", "processor"),
     "its memory": ("embed", "peak_mib"),
     "index": ("index_mib",),
-    "200 questions, s": ("search_many", "processor"),
+    "200 queries, s": ("search_many", "processor"),
     "their memory": ("search_many", "peak_mib"),
 }
 
 
-def of_width(sizes: Mapping[str, Any], table: Any) -> list[str]:
+def of_width(sizes: Mapping[str, Any]) -> list[str]:
     """The table of the sizes, how each quantity grows from one to the next, and the largest process."""
     ordered = sorted(sizes, key=int)
     rows = [
@@ -141,7 +143,7 @@ def of_width(sizes: Mapping[str, Any], table: Any) -> list[str]:
         ]
         for n in ordered
     ]
-    heads = ["rows", "embedding, s", "of the processor", "peak, MiB", "index, MiB", "1 question, s", "200 questions, s",
+    heads = ["rows", "embedding, s", "of the processor", "peak, MiB", "index, MiB", "1 query, s", "200 queries, s",
              "peak, MiB", "recall@10"]  # fmt: skip
     steps = [
         [f"{int(a):,} to {int(b):,}", *(grown(sizes, a, b, *path) for path in GROWING.values())]

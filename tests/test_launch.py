@@ -96,13 +96,10 @@ def test_a_launch_leaves_the_threads_as_they_were(monkeypatch):
     from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with processes.same_threads():
+        torch.set_num_threads(2)
         with processes.connected():
             _set_num_threads_if_needed(1024)
             assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"]) == 1
         assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
     assert "OMP_NUM_THREADS" not in os.environ

@@ -203,8 +203,8 @@ def test_workers_share_processors_and_graphics_cards():
 
 
 def test_workers_that_wait_are_told():
-    told = {free: workers.Cluster(3, 1, 1, free=free).words(8) for free in (None, 3, 2, 0)}
-    assert told[None] == told[3] == "on Ray: 3 workers of 1 thread"
+    told = {free: workers.Cluster(3, 1, 1, busy=3 - free).words(8) for free in (3, 2, 0)}
+    assert workers.Cluster(3, 1, 1).words(8) == told[3] == "on Ray: 3 workers of 1 thread"
     assert told[2] == told[3] + "; the cluster does other work, for which 1 of them waits"
     assert told[0] == told[3] + "; the cluster does other work, for which 3 of them wait"
 

@@ -41,19 +41,19 @@ SETTLE = 2.0  # seconds after which a cluster knows that work has ended
 @dataclass(frozen=True)
 class Cluster:
     """Where work is spread: how many `workers`, of how many `threads` each, with `cpus` and `gpus` of a machine, and
-    how many of them no other work holds (`free`)."""
+    how many of them other work keeps `busy`."""
 
     workers: int
     threads: int
     cpus: int
     gpus: int = 0
-    free: int | None = None
+    busy: int = 0
 
     def words(self, jobs: int) -> str:
         """Who does so many pieces of work, and who has to wait."""
         many = min(jobs, self.workers)
         gpu = " and a GPU" if self.gpus else ""
-        held = many - min(many, many if self.free is None else self.free)
+        held = max(0, many - (self.workers - self.busy))
         waits = f"; the cluster does other work, for which {held} of them wait{'s' * (held == 1)}" if held else ""
         return f"on Ray: {many} worker{'s' * (many > 1)} of {self.threads} thread{'s' * (self.threads > 1)}{gpu}{waits}"
 
@@ -108,7 +108,7 @@ def connected(on: str, gpus: bool = False) -> Iterator[Cluster]:
             found = divided([node["Resources"] for node in ray.nodes() if node["Alive"]], threads, gpus)
             if found is None:
                 raise InputError(f"The cluster at {on} has no processors for work.", "Start it with `ray start`.")
-            yield replace(found, free=_free(ray, found))
+            yield replace(found, busy=_busy(ray, found))
         finally:
             if not already:
                 ray.shutdown()
@@ -116,15 +116,15 @@ def connected(on: str, gpus: bool = False) -> Iterator[Cluster]:
                 atexit.unregister(colours.reset_all)  # Ray's, which would end the output with a code
 
 
-def _free(ray: Any, cluster: Cluster) -> int:
-    """How many workers other work on the cluster leaves; what has just ended counts no more."""
+def _busy(ray: Any, cluster: Cluster) -> int:
+    """How many workers wait for other work on the cluster; what has just ended counts no more."""
     until = time.monotonic() + SETTLE
     while True:
         have = ray.available_resources()
         free = int(have.get("CPU", 0) // cluster.cpus)
         free = min(free, int(have.get("GPU", 0) // cluster.gpus)) if cluster.gpus else free
         if free >= cluster.workers or time.monotonic() > until:
-            return min(free, cluster.workers)
+            return max(0, cluster.workers - free)
         time.sleep(0.1)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nearfar import processes
 from nearfar.cli import main
 from nearfar.errors import InputError
 from nearfar.training import callbacks
@@ -170,14 +171,12 @@ def test_other_threads_than_before_are_told(tmp_path, monkeypatch, capsys):
             patched.setattr(callbacks.Checkpoint, "on_train_batch_end", end)
             assert main([*words, "--out", folder]) == 130
         capsys.readouterr()
-        torch.set_num_threads(threads + change)
-        try:
+        with processes.same_threads():
+            torch.set_num_threads(threads + change)
             for wanted in (change == 1, False):  # the second time nothing is left to train
                 assert main(["fit", "--resume", "--out", folder]) == 0
                 told = f"With OMP_NUM_THREADS={threads} they do not." in capsys.readouterr().out
                 assert told == wanted
-        finally:
-            torch.set_num_threads(threads)
 
 
 def test_nothing_is_left_of_a_run_that_never_began(emoji_few, tmp_path):

@@ -332,8 +332,8 @@ def prepare(
     resolved |= method.attach(facts)
     notes = [*([foreign] if foreign else []), *said, *notes_of(method, data, drawn.words, drawn.left_out)]
     told = {name: value for name, value in resolved.items() if value is not None}
-    plain, prescribed = options.plain(checked), drawn.prescribed
-    setup = Setup(method, loader, settings, plain, told, rows, kinds, seconds, notes, prescribed)
+    setup = Setup(method, loader, settings, options.plain(checked), told, rows, kinds, seconds, notes,
+                  drawn.prescribed)  # fmt: skip
     method.survey = survey_of(setup, data)
     if settings.compile:
         compile_encoders(method)

@@ -183,17 +183,16 @@ class AutoTCL(Averaged):
         x, _, _, u, _, pairs, _ = batch.views[self.role]
         v, m, w = self.view(x, u)
         (_, z_x), (_, z_v) = self.pooled(x, None), self.pooled(v, None)
-        there = inside(x)[..., None].to(w.dtype)
-        share, steps = m.detach() * there, there.sum(1)
-        apart = (m.detach() - (share.sum(1) / steps.clamp(min=1))[:, None]).square() * there
-        shown: dict[str, Tensor | float] = {
-            "kept": share.mean() / there.mean().clamp(min=1e-6),
-            "kept_spread": (apart.sum(1) / (steps - 1).clamp(min=1)).mean(),
-        }
+        known, mask = inside(x), m.detach()
+        there = known[..., None].to(w.dtype)
+        share = there.mean().clamp(min=1e-6)
+        apart = (mask - pooled(mask, known, "mean")[:, None]).square() * there
+        spread = apart.sum(1) / (there.sum(1) - 1).clamp(min=1)
+        shown: dict[str, Tensor | float] = {"kept": (mask * there).mean() / share, "kept_spread": spread.mean()}
         if self.objective == "adversarial":
             return Loss(-info_nce(z_x, z_v, temperature=self.tau), shown)
         near = feature_mmd(z_x, z_v)
-        total = near + self.weights[0] * kept_excess(w * there / there.mean().clamp(min=1e-6), self.threshold)
+        total = near + self.weights[0] * kept_excess(w * there / share, self.threshold)
         if self.weights[1] > 0 and x.shape[1] > 3:
             total = total + self.weights[1] * step_consistency(w, *pairs.T, released=self.released)
         return Loss(total, shown | {"mmd": near.detach()})
